@@ -1,0 +1,33 @@
+//! What a backend can do.
+
+/// What the stores of a connection can do: facts, which the conformance suite holds the backend to.
+///
+/// What a backend does not claim it answers with [`KvError::Unsupported`](crate::KvError::Unsupported). More fields
+/// may come; start from `ConnectionCapabilities::default()`, which claims nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionCapabilities {
+    /// Values can be written; else stores are read-only.
+    pub write: bool,
+    /// `create`, `update` and `delete_with_version` compare and swap atomically.
+    pub compare_and_swap: bool,
+    /// Stores can be watched.
+    pub watch: bool,
+    /// A watch can be resumed from a cursor.
+    pub watch_resume: bool,
+    /// The most versions of a key that a store can keep; 1 is the newest only.
+    pub max_history: u8,
+    /// Stores can have a maximum age, after which values expire.
+    pub max_age: bool,
+    /// Single keys can be given a time to live ([`Store::ttl`](crate::Store::ttl)).
+    pub key_ttl: bool,
+    /// A value that expires arrives at watches and leaves a tombstone.
+    pub expiry_events: bool,
+    /// [`ReadConsistency::Leader`](crate::ReadConsistency::Leader) is honoured: a store opened with it reads its own
+    /// writes.
+    pub leader_reads: bool,
+    /// Values survive the end of the process that wrote them.
+    pub persistent: bool,
+    /// Other processes and machines see the same stores.
+    pub shared: bool,
+}

@@ -1,0 +1,268 @@
+//! How a store is made, and how it is opened.
+
+use std::time::Duration;
+
+use super::{ConfigDifference, Deadline, KvError};
+
+/// Where a store keeps its values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StorageType {
+    /// On disk.
+    #[default]
+    File,
+    /// In the server's memory: gone when it restarts.
+    Memory,
+}
+
+/// What a read may miss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReadConsistency {
+    /// Any replica may answer. In a cluster a read can miss a write that was acknowledged a moment before, this
+    /// client's own included; on a single server it does not.
+    #[default]
+    Any,
+    /// The leader answers, so that on a healthy cluster a store reads its own writes. During a partition a leader
+    /// that does not know yet that it was replaced can still answer with what it has.
+    Leader,
+}
+
+/// How a store is made, and how this handle uses it.
+///
+/// Settings that are left alone take the backend's default when the store is made, and are not compared when it
+/// exists. A setting that was made and that an existing store does not have is
+/// [`KvError::ConfigMismatch`], unless [`reconcile`](Self::reconcile) was asked for.
+///
+/// ```
+/// use std::time::Duration;
+/// use shizuku_kv::{ReadConsistency, StoreConfig};
+///
+/// let config = StoreConfig::new()
+///     .history(5)
+///     .max_value_size(64 * 1024)
+///     .consistency(ReadConsistency::Leader)
+///     .deadline(Duration::from_secs(2));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub struct StoreConfig {
+    /// Set by [`description`](Self::description()).
+    pub description: Option<String>,
+    /// Set by [`history`](Self::history()).
+    pub history: Option<u8>,
+    /// Set by [`max_value_size`](Self::max_value_size()).
+    pub max_value_size: Option<usize>,
+    /// Set by [`max_bytes`](Self::max_bytes()).
+    pub max_bytes: Option<u64>,
+    /// Set by [`max_age`](Self::max_age()).
+    pub max_age: Option<Duration>,
+    /// Set by [`key_ttl`](Self::key_ttl()).
+    pub key_ttl: Option<bool>,
+    /// Set by [`storage`](Self::storage()).
+    pub storage: Option<StorageType>,
+    /// Set by [`replicas`](Self::replicas()).
+    pub replicas: Option<usize>,
+    /// Set by [`consistency`](Self::consistency()).
+    pub consistency: ReadConsistency,
+    /// Set by [`deadline`](Self::deadline()).
+    pub deadline: Option<Duration>,
+    /// Set by [`reconcile`](Self::reconcile()).
+    pub reconcile: bool,
+    /// Set by [`must_exist`](Self::must_exist()).
+    pub must_exist: bool,
+}
+
+/// The settings of the store itself, and those of the handle.
+impl StoreConfig {
+    /// Nothing set: get the store, or create it with the backend's defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A text for people.
+    pub fn description(mut self, description: impl Into<String>) -> Self {
+        self.description = Some(description.into());
+        self
+    }
+
+    /// How many versions of each key the store keeps, tombstones included: 1 (the default) to 64.
+    pub fn history(mut self, versions: u8) -> Self {
+        self.history = Some(versions);
+        self
+    }
+
+    /// The largest value, in bytes, at least 1. The default is what the backend takes.
+    pub fn max_value_size(mut self, bytes: usize) -> Self {
+        self.max_value_size = Some(bytes);
+        self
+    }
+
+    /// The most that the store may hold, in bytes as the backend counts them, at least 1; a write beyond it is
+    /// [`KvError::StoreFull`]. The default is no limit.
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// How long a value lives after it was written: at least 100 ms. The default is for ever.
+    ///
+    /// Where the backend can, expiry then leaves a tombstone and arrives at watches (see
+    /// [`ConnectionCapabilities::expiry_events`](crate::ConnectionCapabilities::expiry_events)).
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
+        self
+    }
+
+    /// Whether single keys can be given a time to live, through [`Store::ttl`](crate::Store::ttl). Off by default.
+    /// Needs a history of 1: with more, the value before would come back when the newest expires.
+    pub fn key_ttl(mut self, enabled: bool) -> Self {
+        self.key_ttl = Some(enabled);
+        self
+    }
+
+    /// Where values are kept. A backend that has only one place takes note of this and does nothing else.
+    pub fn storage(mut self, storage: StorageType) -> Self {
+        self.storage = Some(storage);
+        self
+    }
+
+    /// How many servers of a cluster keep the store: 1 (the default) to 5. A backend of a single process takes note
+    /// of this and does nothing else.
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.replicas = Some(replicas);
+        self
+    }
+
+    /// What this handle's reads may miss. Not a setting of the store: each handle has its own.
+    pub fn consistency(mut self, consistency: ReadConsistency) -> Self {
+        self.consistency = consistency;
+        self
+    }
+
+    /// The deadline of each operation of this handle, more than zero; 5 seconds unless set. Not a setting of the
+    /// store.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Change an existing store to these settings, rather than refuse to open it when it differs. What a backend
+    /// cannot change afterwards is still [`KvError::ConfigMismatch`].
+    pub fn reconcile(mut self) -> Self {
+        self.reconcile = true;
+        self
+    }
+
+    /// Open the store only if it exists; else [`KvError::StoreNotFound`].
+    pub fn must_exist(mut self) -> Self {
+        self.must_exist = true;
+        self
+    }
+}
+
+/// For authors of backends.
+impl StoreConfig {
+    /// The deadline of each operation: what was set, or the default.
+    pub fn operation_deadline(&self) -> Duration {
+        self.deadline.unwrap_or(Deadline::DEFAULT)
+    }
+
+    /// Refuses what cannot work on any backend.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidConfig`] naming the setting.
+    pub fn validate(&self) -> Result<(), KvError> {
+        let refuse = |field, reason: &str| Err(KvError::InvalidConfig { field, reason: reason.to_owned() });
+        if self.history.is_some_and(|versions| !(1..=64).contains(&versions)) {
+            return refuse("history", "between 1 and 64 versions can be kept");
+        }
+        if self.max_value_size.is_some_and(|bytes| bytes == 0 || i32::try_from(bytes).is_err()) {
+            return refuse("max_value_size", "between 1 byte and 2 GiB");
+        }
+        if self.max_bytes.is_some_and(|bytes| bytes == 0 || i64::try_from(bytes).is_err()) {
+            return refuse("max_bytes", "between 1 byte and 2^63 - 1");
+        }
+        if self
+            .max_age
+            .is_some_and(|age| age < Duration::from_millis(100) || i64::try_from(age.as_nanos()).is_err())
+        {
+            return refuse("max_age", "between 100 ms and 292 years");
+        }
+        if self.replicas.is_some_and(|replicas| !(1..=5).contains(&replicas)) {
+            return refuse("replicas", "between 1 and 5");
+        }
+        if self.key_ttl == Some(true) && self.history.is_some_and(|versions| versions > 1) {
+            return refuse(
+                "key_ttl",
+                "needs a history of 1: with more, an older value comes back when the newest expires",
+            );
+        }
+        if self.deadline == Some(Duration::ZERO) {
+            return refuse("deadline", "must be more than zero");
+        }
+        Ok(())
+    }
+
+    /// Each setting that was made here and is different in `found`, the configuration of an existing store with every
+    /// field filled in.
+    pub fn differences(&self, found: &Self) -> Vec<ConfigDifference> {
+        fn compare<T: PartialEq + std::fmt::Debug>(
+            out: &mut Vec<ConfigDifference>,
+            field: &'static str,
+            wanted: &Option<T>,
+            found: &Option<T>,
+        ) {
+            if let Some(value) = wanted
+                && wanted != found
+            {
+                out.push(match found {
+                    Some(found) => ConfigDifference::new(field, value, found),
+                    None => ConfigDifference::new(field, value, format_args!("not set")),
+                });
+            }
+        }
+        let mut out = Vec::new();
+        compare(&mut out, "description", &self.description, &found.description);
+        compare(&mut out, "history", &self.history, &found.history);
+        compare(&mut out, "max_value_size", &self.max_value_size, &found.max_value_size);
+        compare(&mut out, "max_bytes", &self.max_bytes, &found.max_bytes);
+        compare(&mut out, "max_age", &self.max_age, &found.max_age);
+        compare(&mut out, "key_ttl", &self.key_ttl, &found.key_ttl);
+        compare(&mut out, "storage", &self.storage, &found.storage);
+        compare(&mut out, "replicas", &self.replicas, &found.replicas);
+        out
+    }
+
+    /// These settings, and where one was not made, that of `base`. The handle's settings stay as they are.
+    pub fn over(mut self, base: &Self) -> Self {
+        self.description = self.description.or_else(|| base.description.clone());
+        self.history = self.history.or(base.history);
+        self.max_value_size = self.max_value_size.or(base.max_value_size);
+        self.max_bytes = self.max_bytes.or(base.max_bytes);
+        self.max_age = self.max_age.or(base.max_age);
+        self.key_ttl = self.key_ttl.or(base.key_ttl);
+        self.storage = self.storage.or(base.storage);
+        self.replicas = self.replicas.or(base.replicas);
+        self
+    }
+}
+
+/// Checks the name of a store: 1 to 64 characters of `[A-Za-z0-9_-]`, the same on every backend.
+///
+/// # Errors
+/// [`KvError::InvalidStoreName`].
+pub fn check_store_name(name: &str) -> Result<(), KvError> {
+    let refuse = |reason| Err(KvError::InvalidStoreName { name: name.chars().take(80).collect(), reason });
+    if name.is_empty() {
+        return refuse("it is empty");
+    }
+    if name.len() > 64 {
+        return refuse("it is longer than 64 characters");
+    }
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+        return refuse("only A-Z a-z 0-9 _ and - are allowed");
+    }
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! The contract that every backend fulfils, as object-safe traits.
+//!
+//! Users meet it through [`Store`](crate::Store), whose methods take strings, check them, and hold the deadlines; these
+//! traits are what a backend implements. A backend is right when
+//! [`conformance`](crate::conformance) says so, whose checks are this contract clause by clause:
+//!
+//! **Keys.** A backend gets only valid [`Key`]s. Scopes are literal string prefixes; a backend may push down what it
+//! can, the meaning is [`WatchScope::matches`].
+//!
+//! **Values.** Any bytes up to [`KvStore::max_value_size`]. An empty value is a value, never a tombstone.
+//!
+//! **Versions.** Every write to a key, deletions included, gives it a version that it never had before.
+//!
+//! **Writes.** A write took effect once or not at all, and the caller is told which. Where an acknowledgement is lost
+//! the backend finds out by itself; only where that is impossible it returns [`KvError::OutcomeUnknown`]. Nothing is
+//! repeated blindly. A lost compare-and-swap is [`KvError::RevisionMismatch`], a create over a live value
+//! [`KvError::AlreadyExists`].
+//!
+//! **Reads.** A read sees every write that was acknowledged before it began, as far as [`ReadConsistency`] says.
+//! Every key that lives throughout a scan appears in it exactly once.
+//!
+//! **Watches.** State first: the newest entry of every live key in scope (tombstones that are still held may come
+//! too), then [`KvUpdate::CaughtUp`], also on an empty scope, then live updates. Per key, versions never go back,
+//! nothing arrives twice, the last one always arrives; superseded ones may be skipped. A watch heals itself and ends
+//! only when it is dropped, when the store is gone ([`KvError::StoreNotFound`]), when it cannot go on without a gap
+//! ([`KvError::CursorExpired`]), or when its connection is shut down ([`KvError::Closed`]). Memory is bounded: a slow
+//! reader slows the source. Deletion, purge and expiry arrive.
+//!
+//! **Cursors.** A cursor of another store, of an earlier incarnation of this one, or from before what the store still
+//! holds is [`KvError::CursorExpired`], never a silent skip.
+//!
+//! **Deadlines.** Every operation ends by the [`Deadline`] that it is given.
+//!
+//! **Secrets.** No error, log line or `Debug` output contains a value or a credential.
+//!
+//! [`ReadConsistency`]: crate::ReadConsistency
+//! [`KvUpdate::CaughtUp`]: crate::KvUpdate::CaughtUp
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::future::BoxFuture;
+
+use super::{
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvStream, Store, StoreConfig, VersionToken,
+    Watch, WatchCursor, WatchScope,
+};
+
+/// The result of every operation.
+pub type KvResult<T> = Result<T, KvError>;
+
+/// A connection to a backend: its lifecycle, and the stores in it.
+///
+/// [`connect`](crate::connect) opens one from a URL.
+pub trait Connection: Debug + Send + Sync {
+    /// What the stores of this connection can do.
+    fn capabilities(&self) -> ConnectionCapabilities;
+
+    /// Opens the store `name`, and creates it where there is none; with the backend's defaults.
+    ///
+    /// # Errors
+    /// As for [`store_with_config`](Self::store_with_config).
+    fn store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<Store>> {
+        self.store_with_config(name, StoreConfig::new())
+    }
+
+    /// Opens the store `name`, and creates it where there is none.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidStoreName`] and [`KvError::InvalidConfig`] before anything is sent;
+    /// [`KvError::ConfigMismatch`] where the store exists and differs in a setting that was made;
+    /// [`KvError::StoreNotFound`] where it had to exist; [`KvError::Unsupported`] where the backend cannot do what was
+    /// asked for.
+    fn store_with_config<'a>(&'a self, name: &'a str, config: StoreConfig) -> BoxFuture<'a, KvResult<Store>>;
+
+    /// The names of the stores, in no particular order.
+    fn list_stores(&self) -> KvStream<String>;
+
+    /// Deletes a store with everything in it. Handles that are open then answer [`KvError::StoreNotFound`].
+    ///
+    /// # Errors
+    /// [`KvError::StoreNotFound`] where there is none.
+    fn delete_store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<()>>;
+
+    /// Whether the backend answers: one round trip.
+    ///
+    /// # Errors
+    /// What is in the way, within the connection's deadline.
+    fn health(&self) -> BoxFuture<'_, KvResult<()>>;
+
+    /// Ends the connection: what was written is flushed, then every operation answers [`KvError::Closed`]. Doing it
+    /// twice is not an error.
+    ///
+    /// # Errors
+    /// Where the flush did not succeed within the connection's deadline. The connection is closed all the same.
+    fn shutdown(&self) -> BoxFuture<'_, KvResult<()>>;
+}
+
+/// One store, as its backend sees it. What is optional is asked of it.
+pub trait KvStore: KvReader + Debug {
+    /// The store's name.
+    fn name(&self) -> &str;
+
+    /// What this store can do; at most what its connection can.
+    fn capabilities(&self) -> ConnectionCapabilities;
+
+    /// The largest value that can be written now, in bytes.
+    fn max_value_size(&self) -> usize;
+
+    /// The ability to write, where there is one.
+    fn writer(&self) -> Option<&dyn KvWriter> {
+        None
+    }
+
+    /// The ability to watch, where there is one.
+    fn watcher(&self) -> Option<&dyn KvWatcher> {
+        None
+    }
+
+    /// The ability to give single keys a time to live, where there is one.
+    fn ttl(&self) -> Option<&dyn KvTtl> {
+        None
+    }
+}
+
+/// Reading: what every store can do.
+///
+/// Dropping any of the futures is safe and leaves nothing behind.
+pub trait KvReader: Send + Sync {
+    /// The newest entry of a key, tombstones included; `None` where there is none.
+    fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>>;
+
+    /// The newest entry of each key, in the order of `keys`, tombstones included. A key that appears twice is answered
+    /// twice. Entries of different keys may be of different moments.
+    fn entries<'a>(
+        &'a self,
+        keys: &'a [Key],
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>>;
+
+    /// What the store holds of a key, the oldest first, tombstones included.
+    fn history(&self, key: Key, deadline: Deadline) -> KvStream<KvEntry>;
+
+    /// The live entries in scope. `deadline` is the longest that any one item may take.
+    fn scan(&self, scope: WatchScope, deadline: Duration) -> KvStream<KvEntry>;
+
+    /// The live keys in scope. `deadline` is the longest that any one item may take.
+    fn keys(&self, scope: WatchScope, deadline: Duration) -> KvStream<Key>;
+}
+
+/// Writing.
+///
+/// A future that is dropped leaves nothing behind but, perhaps, the write: it may have happened.
+pub trait KvWriter: Send + Sync {
+    /// Stores a value, whatever was there.
+    fn put<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// Stores a value where the key is absent: never written, deleted, purged or expired.
+    fn create<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// Stores a value where the key's newest entry has the version `expected`.
+    fn update<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        expected: VersionToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// Deletes the key: leaves a tombstone, whose version is returned. Deleting an absent key succeeds.
+    fn delete<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// Deletes the key where its newest entry has the version `expected`.
+    fn delete_with_version<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: VersionToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// Deletes the key and what the store holds of its history: leaves a tombstone, whose version is returned.
+    fn purge<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// Stores many values, each as [`put`](Self::put) would, with a bounded number on their way at a time, and answers
+    /// in their order. Writes of one key take effect in the order given. `deadline` is that of each item, from the
+    /// moment that it is sent.
+    fn put_many<'a>(
+        &'a self,
+        items: Vec<(Key, Bytes)>,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>>;
+}
+
+/// Watching.
+pub trait KvWatcher: Send + Sync {
+    /// Watches a scope, from its current state, or from a cursor on.
+    ///
+    /// From a cursor, what came after it is delivered, then the caught-up marker, then live updates. Errors of the
+    /// beginning are returned here where they can be, else as the first item.
+    fn watch(
+        &self,
+        scope: WatchScope,
+        from: Option<WatchCursor>,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, KvResult<Watch>>;
+}
+
+/// Times to live of single keys.
+///
+/// The value expires `ttl` after it was written, unless it was written again before; expiry is a deletion that arrives
+/// at watches. A backend refuses a `ttl` that it cannot keep with [`KvError::InvalidConfig`].
+pub trait KvTtl: Send + Sync {
+    /// The shortest time to live, and the step in which they are counted.
+    fn granularity(&self) -> Duration;
+
+    /// As [`KvWriter::put`], with a time to live.
+    fn put_with_ttl<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        ttl: Duration,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// As [`KvWriter::create`], with a time to live.
+    fn create_with_ttl<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        ttl: Duration,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// As [`KvWriter::update`], with a time to live: how a lease is renewed.
+    fn update_with_ttl<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        expected: VersionToken,
+        ttl: Duration,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>>;
+}

@@ -1,0 +1,101 @@
+//! Watch cursors: where a watch stands, to be continued later.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::KvError;
+
+/// A place in a store's sequence of changes, from which a watch can go on later.
+///
+/// Opaque to users: [`to_bytes`](Self::to_bytes) to keep it, [`from_bytes`](Self::from_bytes) to read it back,
+/// [`Store::watch_from`](crate::Store::watch_from) to resume. It carries the store's incarnation, so that a cursor of
+/// another store, or from before the store was deleted and made again, is refused as
+/// [`KvError::CursorExpired`], never misread as a position in the new one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WatchCursor {
+    incarnation: [u8; 16],
+    position: u64,
+    as_of_nanos: u64,
+}
+
+/// Marks the bytes as a cursor; the last byte is the format's version.
+const MAGIC: [u8; 4] = [b'S', b'K', b'C', 1];
+
+impl WatchCursor {
+    /// The length of the byte form.
+    pub const LEN: usize = 4 + 16 + 8 + 8 + 4;
+
+    /// A cursor; for authors of backends.
+    ///
+    /// `incarnation` identifies the store as created once: no other store, and no later store of the same name, may
+    /// have it. `position` is the last change delivered, in the backend's own numbering. `as_of` is the time of that
+    /// change by the store's clock, from which a backend that forgets deletions after a while can tell that the
+    /// cursor is too old.
+    pub fn new(incarnation: [u8; 16], position: u64, as_of: SystemTime) -> Self {
+        let as_of_nanos = as_of.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        Self { incarnation, position, as_of_nanos: u64::try_from(as_of_nanos).unwrap_or(u64::MAX) }
+    }
+
+    /// The store's incarnation; for authors of backends.
+    pub fn incarnation(&self) -> &[u8; 16] {
+        &self.incarnation
+    }
+
+    /// The last change delivered; for authors of backends.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The time of that change by the store's clock; for authors of backends.
+    pub fn as_of(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_nanos(self.as_of_nanos)
+    }
+
+    /// The byte form: a magic number with the format's version, the fields, and a checksum.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut out = [0; Self::LEN];
+        out[..4].copy_from_slice(&MAGIC);
+        out[4..20].copy_from_slice(&self.incarnation);
+        out[20..28].copy_from_slice(&self.position.to_be_bytes());
+        out[28..36].copy_from_slice(&self.as_of_nanos.to_be_bytes());
+        let checksum = crc32fast::hash(&out[..36]);
+        out[36..].copy_from_slice(&checksum.to_be_bytes());
+        out
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidCursor`] for anything else: another length, another format version, a damaged byte.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, KvError> {
+        let refuse = |reason| Err(KvError::InvalidCursor { reason });
+        let Some((magic, fields)) = bytes.split_first_chunk::<4>() else {
+            return refuse("too short");
+        };
+        if magic[..3] != MAGIC[..3] {
+            return refuse("not a cursor of this library");
+        }
+        if magic[3] != MAGIC[3] {
+            return refuse("written in a format that this version does not know");
+        }
+        let (Some((incarnation, rest)), Ok(bytes)) =
+            (fields.split_first_chunk::<16>(), <&[u8; Self::LEN]>::try_from(bytes))
+        else {
+            return refuse("wrong length");
+        };
+        let number =
+            |at: usize| rest.get(at..at + 8).and_then(|n| n.try_into().ok()).map_or(0, u64::from_be_bytes);
+        let cursor = Self { incarnation: *incarnation, position: number(0), as_of_nanos: number(8) };
+        // The fields fill the bytes, so that comparing the whole compares the checksum.
+        if &cursor.to_bytes() != bytes {
+            return refuse("checksum does not match: the bytes are damaged");
+        }
+        Ok(cursor)
+    }
+}
+
+impl fmt::Debug for WatchCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchCursor").field("position", &self.position).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,28 @@
+//! The store contract: what a store promises, whatever the backend.
+//!
+//! [`Store`] is what users hold. The traits in [`contract`] are what a backend implements.
+
+mod capabilities;
+mod config;
+pub mod contract;
+mod cursor;
+mod deadline;
+mod entry;
+mod error;
+mod grammar;
+mod handle;
+mod key;
+mod stream;
+mod version;
+
+pub use capabilities::ConnectionCapabilities;
+pub use config::{ReadConsistency, StorageType, StoreConfig, check_store_name};
+pub use contract::{Connection, KvReader, KvResult, KvStore, KvTtl, KvWatcher, KvWriter};
+pub use cursor::WatchCursor;
+pub use deadline::Deadline;
+pub use entry::{KvEntry, KvOperation, KvUpdate};
+pub use error::{ConfigDifference, ErrorSource, KvError};
+pub use handle::{Store, StoreTtl};
+pub use key::{IntoKey, Key, WatchScope};
+pub use stream::{KvStream, Watch};
+pub use version::VersionToken;

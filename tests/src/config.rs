@@ -1,0 +1,183 @@
+//! What a test wants of its server, and the configuration file which says so.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use crate::NatsServer;
+
+/// Describes a [`NatsServer`] before it starts. What is not set is as the server has it.
+#[derive(Debug, Clone)]
+#[must_use = "nothing starts before `start`"]
+pub struct NatsServerBuilder {
+    jetstream: bool,
+    port: Option<u16>,
+    max_payload: Option<usize>,
+    token: Option<String>,
+    users: Vec<String>,
+    tls: Option<(PathBuf, PathBuf)>,
+    client_ca: Option<PathBuf>,
+    extra: String,
+}
+
+impl NatsServerBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            jetstream: true,
+            port: None,
+            max_payload: None,
+            token: None,
+            users: Vec::new(),
+            tls: None,
+            client_ca: None,
+            extra: String::new(),
+        }
+    }
+
+    /// Whether JetStream is on, which it is unless this says otherwise.
+    pub fn jetstream(mut self, on: bool) -> Self {
+        self.jetstream = on;
+        self
+    }
+
+    /// Listens on this port and not on one that is free. If something else listens there, the
+    /// start is tried again until the deadline.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// The largest message the server takes, in bytes.
+    pub fn max_payload(mut self, bytes: usize) -> Self {
+        self.max_payload = Some(bytes);
+        self
+    }
+
+    /// Lets in a client with this user name and password. May be called more than once.
+    pub fn user(mut self, name: &str, password: &str) -> Self {
+        self.users.push(format!(
+            "{{ user: {}, password: {} }}",
+            quoted(name),
+            quoted(password)
+        ));
+        self
+    }
+
+    /// Lets in a client that signs with the seed of this public user key (`U…`). May be called
+    /// more than once.
+    pub fn nkey(mut self, public_key: &str) -> Self {
+        self.users
+            .push(format!("{{ nkey: {} }}", quoted(public_key)));
+        self
+    }
+
+    /// Lets in a client with this token. The server allows either a token or users.
+    pub fn token(mut self, token: &str) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Requires TLS, with the server's certificate chain and key in these PEM files.
+    pub fn tls(mut self, cert: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
+        self.tls = Some((cert.as_ref().into(), key.as_ref().into()));
+        self
+    }
+
+    /// With [`tls`](Self::tls): requires a client certificate signed by this CA.
+    pub fn tls_client_ca(mut self, ca: impl AsRef<Path>) -> Self {
+        self.client_ca = Some(ca.as_ref().into());
+        self
+    }
+
+    /// Appends text to the configuration file, on a line of its own. May be called more than once.
+    ///
+    /// Whatever has no method of its own: accounts and permissions, an operator with a resolver,
+    /// limits of JetStream. The harness reads the server's greeting before TLS and
+    /// authentication, so neither keeps the server from being found ready.
+    pub fn config(mut self, text: &str) -> Self {
+        self.extra.push_str(text);
+        self.extra.push('\n');
+        self
+    }
+
+    /// Starts the server and returns when it takes connections and JetStream is up.
+    ///
+    /// # Panics
+    ///
+    /// If there is no `nats-server` binary, or the server is not ready in 20 seconds or ends
+    /// before it is; the message then has the end of the server's log.
+    pub fn start(self) -> NatsServer {
+        NatsServer::start_with(self)
+    }
+
+    pub(crate) fn has_jetstream(&self) -> bool {
+        self.jetstream
+    }
+
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    pub(crate) fn fixed_port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// The configuration file's text; without a port, the server picks a free one itself, which
+    /// nobody can take between the choice and the use.
+    pub(crate) fn render(&self, port: Option<u16>, store_dir: &Path, ports_dir: &Path) -> String {
+        let mut text = format!(
+            "host: 127.0.0.1\nport: {}\nports_file_dir: {}\n",
+            port.map_or(-1, i32::from),
+            quoted_path(ports_dir)
+        );
+        if self.jetstream {
+            let store_dir = quoted_path(store_dir);
+            let _ = writeln!(text, "jetstream {{ store_dir: {store_dir} }}");
+        }
+        if let Some(bytes) = self.max_payload {
+            let _ = writeln!(text, "max_payload: {bytes}");
+        }
+        // Both timeouts are 2 seconds otherwise: short for a busy machine.
+        if let Some(token) = &self.token {
+            let token = quoted(token);
+            let _ = writeln!(text, "authorization {{ timeout: 10, token: {token} }}");
+        }
+        if !self.users.is_empty() {
+            let users = self.users.join(", ");
+            let _ = writeln!(text, "authorization {{ timeout: 10, users: [ {users} ] }}");
+        }
+        if let Some((cert, key)) = &self.tls {
+            let (cert, key) = (quoted_path(cert), quoted_path(key));
+            let _ = write!(
+                text,
+                "tls {{ timeout: 10, cert_file: {cert}, key_file: {key}"
+            );
+            if let Some(ca) = &self.client_ca {
+                let _ = write!(text, ", verify: true, ca_file: {}", quoted_path(ca));
+            }
+            text.push_str(" }\n");
+        }
+        text.push_str(&self.extra);
+        text
+    }
+}
+
+fn quoted_path(path: &Path) -> String {
+    quoted(path.to_str().expect("a path in UTF-8"))
+}
+
+/// A string of the server's configuration language. Quotes also keep `$` from naming a variable.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}

@@ -1,0 +1,31 @@
+//! The harness which the integration tests of `shizuku-kv` share.
+//!
+//! A test that needs NATS talks to a real `nats-server`: [`NatsServer`] starts one on a free
+//! loopback port in about ten milliseconds, so every test can have its own and kill it. Tests
+//! that only store something share one with [`NatsServer::shared`] and keep apart by
+//! [`unique`] names.
+//!
+//! Nothing here skips: where no server can be found, the test fails and says how to get one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a harness reports by panicking: whatever fails here fails the test that asked for it"
+)]
+
+mod binary;
+mod config;
+mod server;
+mod silence;
+mod supervisor;
+mod tls;
+mod unique;
+mod wait;
+
+pub use config::NatsServerBuilder;
+pub use server::NatsServer;
+pub use silence::TcpSilence;
+pub use tls::{Identity, TestCerts};
+pub use unique::unique;
+pub use wait::eventually;

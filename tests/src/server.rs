@@ -1,0 +1,301 @@
+//! A `nats-server` process for one test, or for all tests of a binary.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::NatsServerBuilder;
+use crate::binary;
+use crate::supervisor::Supervised;
+use crate::wait::{PATIENCE, poll};
+
+/// A real `nats-server` on a loopback port, with its storage in a temporary directory.
+///
+/// The process is killed and its files are removed when this is dropped, and also when the test
+/// process ends in any other way, by SIGKILL for one.
+///
+/// What changes the server takes `&mut self`, so the one all tests [share](Self::shared) cannot
+/// be killed by one of them. All methods block; a start takes about ten milliseconds.
+#[derive(Debug)]
+pub struct NatsServer {
+    // Dropped in this order: the process ends before its files go.
+    process: Option<Supervised>,
+    home: TempDir,
+    options: NatsServerBuilder,
+    binary: PathBuf,
+    pid: u32,
+    port: u16,
+    version: String,
+}
+
+impl NatsServer {
+    /// Starts a server with JetStream, without TLS and authentication.
+    ///
+    /// # Panics
+    ///
+    /// As [`NatsServerBuilder::start`] does.
+    pub fn start() -> Self {
+        Self::builder().start()
+    }
+
+    /// Starts with a description of the server.
+    pub fn builder() -> NatsServerBuilder {
+        NatsServerBuilder::new()
+    }
+
+    /// The server which all tests of this process share, as [`start`](Self::start) starts it,
+    /// when first asked for. It ends with the process. Use [`unique`](crate::unique) names on it.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<NatsServer> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    pub(crate) fn start_with(options: NatsServerBuilder) -> Self {
+        let home = tempfile::Builder::new()
+            .prefix("shizuku-kv-nats-")
+            .tempdir()
+            .expect("a temporary directory");
+        let mut server = Self {
+            process: None,
+            home,
+            binary: binary::nats_server(),
+            pid: 0,
+            port: options.fixed_port().unwrap_or(0),
+            version: String::new(),
+            options,
+        };
+        server.run();
+        server
+    }
+
+    /// Where clients connect: `nats://127.0.0.1:PORT`, or `tls://…` with TLS.
+    pub fn url(&self) -> String {
+        self.url_with("")
+    }
+
+    /// The same with userinfo: `url_as("name:password")`, `url_as("token")`. It is put in as it
+    /// is; percent-encode what needs to be.
+    pub fn url_as(&self, userinfo: &str) -> String {
+        self.url_with(&format!("{userinfo}@"))
+    }
+
+    fn url_with(&self, userinfo: &str) -> String {
+        let scheme = if self.options.has_tls() {
+            "tls"
+        } else {
+            "nats"
+        };
+        format!("{scheme}://{userinfo}127.0.0.1:{}", self.port)
+    }
+
+    /// The port, the same after a restart.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The process id of the server, or of the last one while it is killed.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The version the server reports, such as `2.15.1`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Whether the server's version is `major.minor` or newer.
+    pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
+        let mut parts = self.version.split('.').map(|part| {
+            part.parse::<u32>()
+                .unwrap_or_else(|_| panic!("{:?} is no version", self.version))
+        });
+        (parts.next(), parts.next()) >= (Some(major), Some(minor))
+    }
+
+    /// Where JetStream keeps its files, also while the server is killed.
+    pub fn store_dir(&self) -> PathBuf {
+        self.home.path().join("jetstream")
+    }
+
+    /// What all server processes of this value have logged.
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(self.log_file()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// A plain client of this server, for what a test must see from outside the library.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot connect; a server with TLS or authentication needs a client made by hand.
+    pub async fn client(&self) -> async_nats::Client {
+        async_nats::connect(self.url())
+            .await
+            .expect("connect to the test's server")
+    }
+
+    /// Whether the server has been started and neither killed here nor ended by itself.
+    pub fn is_running(&mut self) -> bool {
+        self.process
+            .as_mut()
+            .is_some_and(|process| !process.has_ended())
+    }
+
+    /// Kills the server with SIGKILL and returns when it is gone. Its files stay.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Kills the server if it runs, and starts it again on the same port and storage.
+    ///
+    /// # Panics
+    ///
+    /// As [`NatsServerBuilder::start`] does.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.run();
+    }
+
+    /// Stops the process with SIGSTOP and returns when it has stopped: connections stay open, new
+    /// ones are accepted by the kernel, and nothing is answered.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not run.
+    pub fn pause(&mut self) {
+        self.running().signal("STOP");
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.pid));
+        poll(Instant::now() + PATIENCE, || all_stopped(&tasks).then_some(()))
+            .unwrap_or_else(|| panic!("the server has not stopped within {PATIENCE:?}"));
+    }
+
+    /// Lets a [paused](Self::pause) server go on.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not run.
+    pub fn resume(&mut self) {
+        self.running().signal("CONT");
+    }
+
+    fn running(&self) -> &Supervised {
+        self.process
+            .as_ref()
+            .expect("the server was killed; `restart` starts it again")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.home.path().join("server.log")
+    }
+
+    fn run(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        // Where the port is given, something else may hold it for a moment.
+        while !self.try_run(deadline) {}
+    }
+
+    /// Starts the process and waits until it is ready; `false` where its port is taken and there
+    /// is still time.
+    fn try_run(&mut self, deadline: Instant) -> bool {
+        let home = self.home.path();
+        let ports_dir = home.join("ports");
+        let config = home.join("server.conf");
+        // A killed server leaves its ports file behind.
+        let _ = std::fs::remove_dir_all(&ports_dir);
+        std::fs::create_dir(&ports_dir).expect("create a directory for the server's ports file");
+        let port = (self.port != 0).then_some(self.port);
+        let text = self.options.render(port, &self.store_dir(), &ports_dir);
+        std::fs::write(&config, text).expect("write the server's configuration");
+
+        let logged_before = self.log().len();
+        let mut process = Supervised::spawn(home, &self.binary, &config);
+        let ready = poll(deadline, || {
+            let ready = listening_port(&ports_dir)
+                .and_then(|port| Some((port, greeting(port)?)))
+                .filter(|(_, info)| {
+                    !self.options.has_jetstream() || info.contains("\"jetstream\":true")
+                });
+            match ready {
+                None if process.has_ended() => Some(None),
+                None => None,
+                ready => Some(ready),
+            }
+        });
+        match ready {
+            Some(Some((port, info))) => {
+                self.port = port;
+                self.pid = process.pid();
+                self.version = version_in(&info);
+                self.process = Some(process);
+                true
+            }
+            Some(None) => {
+                let port_taken = self.log()[logged_before..].contains("address already in use");
+                if !port_taken || Instant::now() >= deadline {
+                    self.fail("ended before it was ready");
+                }
+                false
+            }
+            None => self.fail(&format!("was not ready within {PATIENCE:?}")),
+        }
+    }
+
+    fn fail(&self, why: &str) -> ! {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(60)..].join("\n");
+        panic!(
+            "{} {why}. The end of its log:\n{tail}",
+            self.binary.display()
+        )
+    }
+}
+
+/// The port in the file which the server writes once it listens:
+/// `{"nats":["nats://127.0.0.1:4222"]}`.
+fn listening_port(ports_dir: &Path) -> Option<u16> {
+    let file = std::fs::read_dir(ports_dir).ok()?.next()?.ok()?;
+    let text = std::fs::read_to_string(file.path()).ok()?;
+    let (_, after) = text.split_once("\"nats\":[\"")?;
+    let (url, _) = after.split_once('"')?;
+    url.rsplit(':').next()?.parse().ok()
+}
+
+/// The `INFO` line with which a server greets every connection.
+fn greeting(port: u16) -> Option<String> {
+    let brief = Duration::from_secs(1);
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let stream = TcpStream::connect_timeout(&address, brief).ok()?;
+    stream.set_read_timeout(Some(brief)).ok()?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).ok()?;
+    (line.starts_with("INFO ") && line.ends_with('\n')).then_some(line)
+}
+
+fn version_in(info: &str) -> String {
+    info.split_once("\"version\":\"")
+        .and_then(|(_, after)| after.split_once('"'))
+        .map(|(version, _)| version.to_owned())
+        .unwrap_or_else(|| panic!("the server greets without its version: {info}"))
+}
+
+/// Whether every thread of a process is stopped, as far as the system can tell: a signal is
+/// delivered some time after it was sent.
+fn all_stopped(tasks: &Path) -> bool {
+    let Ok(tasks) = std::fs::read_dir(tasks) else {
+        return !Path::new("/proc/self/task").exists();
+    };
+    tasks.flatten().all(|task| {
+        std::fs::read_to_string(task.path().join("stat"))
+            .ok()
+            .and_then(|stat| {
+                let (_, after_name) = stat.rsplit_once(')')?;
+                Some(after_name.trim_start().starts_with('T'))
+            })
+            .unwrap_or(true)
+    })
+}
