@@ -1,1 +1,6 @@
+//! The backends, one folder each, each behind a feature.
 
+#[cfg(feature = "memory")]
+pub(crate) mod memory;
+#[cfg(feature = "nats")]
+pub(crate) mod nats;

@@ -1,0 +1,757 @@
+//! What a store holds: the retained entries in order, as a plain data structure.
+//!
+//! Nothing here waits, locks or reads a clock; every method that depends on the time is told it. That makes the rules
+//! of the store testable one by one, and against a naive model (`log_model.rs`).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::mem;
+use std::ops::Bound;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::store::{Key, KvEntry, KvOperation, StoreConfig, VersionToken, WatchScope};
+
+/// How long a store that has a maximum age or times to live holds a tombstone. Such a store is expected to be written
+/// to with ever new keys, whose tombstones would otherwise pile up. Every other store holds them for ever.
+pub(super) const MARKER_TTL: Duration = Duration::from_secs(60 * 60);
+
+/// How many entries [`Log::next_after`] looks at in one call, so that the lock around it is held for a short time
+/// whatever the scope.
+pub(super) const WALK: usize = 1024;
+
+/// The settings of a store that decide what its log holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// How many versions of a key are held.
+    pub(super) history: usize,
+    /// The most bytes of keys and values that are held.
+    pub(super) max_bytes: Option<u64>,
+    /// How long a value lives.
+    pub(super) max_age: Option<Duration>,
+    /// Whether tombstones are forgotten after [`MARKER_TTL`].
+    pub(super) forgets: bool,
+}
+
+impl Limits {
+    /// Those of a configuration in which every field is filled in.
+    pub(super) fn of(config: &StoreConfig) -> Self {
+        Self {
+            history: usize::from(config.history.unwrap_or(1).max(1)),
+            max_bytes: config.max_bytes,
+            max_age: config.max_age,
+            forgets: config.max_age.is_some() || config.key_ttl == Some(true),
+        }
+    }
+}
+
+/// What a write does.
+#[derive(Clone)]
+pub(super) enum Change {
+    /// Stores a value, which ends its life after `ttl` where there is one.
+    Put { value: Bytes, ttl: Option<Duration> },
+    /// Leaves a tombstone.
+    Delete,
+    /// Drops the history and leaves a tombstone.
+    Purge,
+}
+
+/// What has to be true of the key's newest entry for a write to take effect.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Condition {
+    /// Nothing.
+    Any,
+    /// There is none, or it is a tombstone.
+    Absent,
+    /// It has this version; that of a tombstone counts like any other.
+    Version(VersionToken),
+}
+
+/// Why a write did not take effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The key had to be absent, and has a value of this version.
+    Exists(VersionToken),
+    /// The newest entry has another version, or there is none.
+    Mismatch(Option<VersionToken>),
+    /// More than this many bytes would be held.
+    Full(u64),
+}
+
+/// What [`Log::next_after`] came upon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// An entry in scope, with its sequence number.
+    Entry(u64, KvEntry),
+    /// Nothing in scope up to this sequence number; there is more to look at.
+    More(u64),
+    /// Nothing more.
+    End,
+}
+
+/// An entry that is held.
+struct Held {
+    sequence: u64,
+    entry: KvEntry,
+    /// When its life ends: a value expires, a tombstone is forgotten.
+    due: Option<Instant>,
+}
+
+impl Held {
+    fn size(&self) -> u64 {
+        size(&self.entry.key, &self.entry.value)
+    }
+}
+
+/// What is held of one key: always at least one entry.
+struct Versions {
+    newest: Held,
+    /// The sequence number from which on something has been held of the key.
+    since: u64,
+    /// The oldest first. Empty, and without an allocation, where the history is 1.
+    older: VecDeque<Held>,
+}
+
+impl Versions {
+    fn iter(&self) -> impl Iterator<Item = &Held> {
+        self.older.iter().chain(std::iter::once(&self.newest))
+    }
+}
+
+/// The sequence-numbered log of a store, with an index by key.
+///
+/// Each write appends an entry under the next sequence number, which is its version. What is superseded is dropped,
+/// so that the log is at the same time the state of the store.
+pub(super) struct Log {
+    limits: Limits,
+    clock: Clock,
+    /// The last sequence number that was given out, and when.
+    sequence: u64,
+    written: SystemTime,
+    /// The held entries in order: whose each sequence number is.
+    order: BTreeMap<u64, Key>,
+    /// The entries themselves, where a read finds them in one step.
+    keys: HashMap<Key, Versions>,
+    /// The keys of `keys` in order, for scans that go on where they stopped.
+    sorted: BTreeSet<Key>,
+    /// The ends of life that are to come.
+    due: BTreeSet<(Instant, u64)>,
+    bytes: u64,
+    /// The highest sequence number of a tombstone that was the newest of its key and was forgotten.
+    forgotten: u64,
+}
+
+impl Log {
+    /// An empty log, made at `now`.
+    pub(super) fn new(limits: Limits, now: Instant) -> Self {
+        let clock = Clock { instant: now, system: SystemTime::now() };
+        Self {
+            limits,
+            clock,
+            sequence: 0,
+            written: clock.system,
+            order: BTreeMap::new(),
+            keys: HashMap::new(),
+            sorted: BTreeSet::new(),
+            due: BTreeSet::new(),
+            bytes: 0,
+            forgotten: 0,
+        }
+    }
+
+    /// The last sequence number that was given out; 0 before the first.
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// When it was given out; before the first, when the log was made.
+    pub(super) fn written(&self) -> SystemTime {
+        self.written
+    }
+
+    /// When [`expire`](Self::expire) next has something to do.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.due.first().map(|&(due, _)| due)
+    }
+
+    /// The newest entry of a key.
+    pub(super) fn newest(&self, key: &str) -> Option<&KvEntry> {
+        self.keys.get(key).map(|versions| &versions.newest.entry)
+    }
+
+    /// What is held of a key, the oldest first.
+    pub(super) fn history(&self, key: &str) -> Vec<KvEntry> {
+        self.keys
+            .get(key)
+            .map_or_else(Vec::new, |versions| versions.iter().map(|held| held.entry.clone()).collect())
+    }
+
+    /// The newest entry of each key, tombstones included, in the order of the keys.
+    pub(super) fn newest_from(&self, from: Bound<&str>) -> impl Iterator<Item = &KvEntry> {
+        self.sorted.range::<str, _>((from, Bound::Unbounded)).filter_map(|key| self.newest(key))
+    }
+
+    /// The first entry in scope after `position`. Up to the sequence number `state`, only what is the newest of its
+    /// key counts.
+    pub(super) fn next_after(&self, position: u64, state: u64, scope: &WatchScope) -> Next {
+        let wanted = |held: &Held, versions: &Versions| {
+            held.sequence > position && (held.sequence > state || held.sequence == versions.newest.sequence)
+        };
+        // Most watches of a single key are opened on stores of many.
+        if let WatchScope::Key(key) = scope {
+            let versions = self.keys.get(key);
+            let held = versions.and_then(|versions| versions.iter().find(|held| wanted(held, versions)));
+            return held.map_or(Next::End, |held| Next::Entry(held.sequence, held.entry.clone()));
+        }
+        let mut walked = 0;
+        for (&sequence, key) in self.order.range((Bound::Excluded(position), Bound::Unbounded)) {
+            walked += 1;
+            if scope.matches(key)
+                && let Some(versions) = self.keys.get(key)
+                && let Some(held) = versions.iter().find(|held| held.sequence == sequence)
+                && wanted(held, versions)
+            {
+                return Next::Entry(sequence, held.entry.clone());
+            }
+            if walked == WALK {
+                return Next::More(sequence);
+            }
+        }
+        Next::End
+    }
+
+    /// The keys in scope of which something was held at the sequence number `start`, and has been superseded by an entry
+    /// that a reader at `position` is still to come to.
+    pub(super) fn superseded(&self, start: u64, position: u64, scope: &WatchScope) -> HashSet<Key> {
+        let superseded = |key: &&Key| {
+            self.keys
+                .get(*key)
+                .is_some_and(|versions| versions.since <= start && versions.newest.sequence > position)
+        };
+        if let WatchScope::Key(key) = scope {
+            return std::iter::once(key).filter(superseded).cloned().collect();
+        }
+        let to_come = self.order.range((Bound::Excluded(position), Bound::Unbounded)).map(|(_, key)| key);
+        to_come.filter(|key| scope.matches(key)).filter(superseded).cloned().collect()
+    }
+
+    /// Whether what came after `position` is known without a gap.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(super) fn resume(&self, position: u64) -> Result<(), &'static str> {
+        if position > self.sequence {
+            return Err("the cursor is ahead of everything that the store has seen");
+        }
+        // Some of what is missing before the first entry was only superseded. The store cannot tell which, and
+        // neither can a server.
+        let first = self.order.first_key_value().map_or(self.sequence + 1, |(&first, _)| first);
+        if position + 1 < first {
+            return Err("the store no longer holds everything that followed the cursor");
+        }
+        self.remembers(position)
+    }
+
+    /// Whether every tombstone after `position` is still held or was superseded.
+    ///
+    /// # Errors
+    /// Why a reader that stands there, and saw something, has a gap before it.
+    pub(super) fn remembers(&self, position: u64) -> Result<(), &'static str> {
+        if position < self.forgotten {
+            return Err("a deletion that followed the cursor has been forgotten");
+        }
+        Ok(())
+    }
+
+    /// Writes to a key, after what is due by `now` has been applied.
+    ///
+    /// Deletions are never refused for want of room, so that room can always be made; neither is a value that takes no
+    /// more room than what it supersedes.
+    pub(super) fn write(
+        &mut self,
+        key: &Key,
+        change: Change,
+        condition: Condition,
+        now: Instant,
+    ) -> Result<VersionToken, Refusal> {
+        self.expire(now);
+        let held = self.keys.get(key);
+        let newest = held.map(|versions| &versions.newest.entry);
+        match (condition, newest) {
+            (Condition::Any, _) | (Condition::Absent, None) => {}
+            (Condition::Absent, Some(entry)) => {
+                if !entry.is_tombstone() {
+                    return Err(Refusal::Exists(entry.version));
+                }
+            }
+            (Condition::Version(expected), entry) => {
+                let found = entry.map(|entry| entry.version);
+                if found != Some(expected) {
+                    return Err(Refusal::Mismatch(found));
+                }
+            }
+        }
+        if let (Change::Put { value, .. }, Some(limit)) = (&change, self.limits.max_bytes) {
+            // At most one is dropped for one that comes: the history was within its limit before.
+            let dropped = held
+                .filter(|versions| versions.older.len() + 1 >= self.limits.history)
+                .map_or(0, |versions| versions.older.front().unwrap_or(&versions.newest).size());
+            let after = self.bytes.saturating_add(size(key, value)).saturating_sub(dropped);
+            if after > limit && after > self.bytes {
+                return Err(Refusal::Full(limit));
+            }
+        }
+        let created = self.clock.system(now);
+        let (operation, value, ttl) = match change {
+            Change::Put { value, ttl } => {
+                let life = [ttl, self.limits.max_age].into_iter().flatten().min();
+                (KvOperation::Put, value, life)
+            }
+            Change::Delete => (KvOperation::Delete, Bytes::new(), self.marker_ttl()),
+            Change::Purge => (KvOperation::Purge, Bytes::new(), self.marker_ttl()),
+        };
+        // An end of life that the clock cannot express never comes.
+        let due = ttl.and_then(|ttl| now.checked_add(ttl));
+        Ok(self.append(key, value, operation, created, due))
+    }
+
+    /// Applies every end of life that is due by `now`, in the order in which they fall due.
+    ///
+    /// A value that is the newest of its key gives way to a tombstone, an older one is dropped. A tombstone that is
+    /// the newest of its key is forgotten together with what is left of the key's history, which would otherwise come
+    /// back to life.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while let Some(&(due, sequence)) = self.due.first()
+            && due <= now
+        {
+            self.due.pop_first();
+            let Some(key) = self.order.get(&sequence).cloned() else { continue };
+            let Some(versions) = self.keys.get_mut(&key) else { continue };
+            if versions.newest.sequence != sequence {
+                if let Some(at) = versions.older.iter().position(|held| held.sequence == sequence)
+                    && let Some(held) = versions.older.remove(at)
+                {
+                    self.release(&held);
+                }
+            } else if versions.newest.entry.is_tombstone() {
+                self.forgotten = self.forgotten.max(sequence);
+                self.drop_key(&key);
+            } else {
+                // The tombstone says when the value's life ended, and is held from when anyone can see it: however
+                // late that is, no watch misses it.
+                let created = self.clock.system(due);
+                let forget = self.marker_ttl().and_then(|ttl| now.checked_add(ttl));
+                self.append(&key, Bytes::new(), KvOperation::Expire, created, forget);
+            }
+        }
+    }
+
+    /// Takes over new settings. Those about ages apply to what is written from now on.
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        let mut dropped = Vec::new();
+        for versions in self.keys.values_mut() {
+            let excess = (versions.older.len() + 1).saturating_sub(limits.history);
+            dropped.extend(versions.older.drain(..excess));
+        }
+        for held in &dropped {
+            self.release(held);
+        }
+    }
+
+    fn marker_ttl(&self) -> Option<Duration> {
+        self.limits.forgets.then_some(MARKER_TTL)
+    }
+
+    fn append(
+        &mut self,
+        key: &Key,
+        value: Bytes,
+        operation: KvOperation,
+        created: SystemTime,
+        due: Option<Instant>,
+    ) -> VersionToken {
+        self.sequence += 1;
+        self.written = created;
+        let sequence = self.sequence;
+        let version = VersionToken::from_u64(sequence);
+        // All that is held of a key shares one allocation for it.
+        let key =
+            self.keys.get(key).map_or_else(|| key.clone(), |versions| versions.newest.entry.key.clone());
+        let entry = if operation.is_deletion() {
+            KvEntry::tombstone(key.clone(), operation, version, created)
+        } else {
+            KvEntry::put(key.clone(), value, version, created)
+        };
+        let held = Held { sequence, entry, due };
+        self.bytes += held.size();
+        self.order.insert(sequence, key.clone());
+        if let Some(due) = due {
+            self.due.insert((due, sequence));
+        }
+        if let Some(versions) = self.keys.get_mut(&key) {
+            let superseded = mem::replace(&mut versions.newest, held);
+            // Neither what was purged nor a value that expired is history.
+            let purged = match operation {
+                KvOperation::Purge => mem::take(&mut versions.older),
+                _ => VecDeque::new(),
+            };
+            let ended = matches!(operation, KvOperation::Purge | KvOperation::Expire);
+            // With a history of 1 the queue is left alone: using it would allocate.
+            let dropped = if ended || self.limits.history == 1 {
+                Some(superseded)
+            } else {
+                versions.older.push_back(superseded);
+                let excess = versions.older.len() + 1 > self.limits.history;
+                if excess { versions.older.pop_front() } else { None }
+            };
+            for held in purged.iter().chain(&dropped) {
+                self.release(held);
+            }
+        } else {
+            self.sorted.insert(key.clone());
+            self.keys.insert(key, Versions { newest: held, since: sequence, older: VecDeque::new() });
+        }
+        version
+    }
+
+    fn drop_key(&mut self, key: &Key) {
+        if let Some(versions) = self.keys.remove(key) {
+            self.sorted.remove(key);
+            for held in versions.iter() {
+                self.release(held);
+            }
+        }
+    }
+
+    /// Takes an entry that is no longer held out of the indexes.
+    fn release(&mut self, held: &Held) {
+        self.order.remove(&held.sequence);
+        self.bytes = self.bytes.saturating_sub(held.size());
+        if let Some(due) = held.due {
+            self.due.remove(&(due, held.sequence));
+        }
+    }
+}
+
+/// What an entry counts for against the limit of the store.
+fn size(key: &str, value: &Bytes) -> u64 {
+    (key.len() as u64).saturating_add(value.len() as u64)
+}
+
+/// The store's clock: it starts at the wall clock's time and runs with tokio's, so that it never goes back, and stands
+/// still where a test has stopped the time.
+#[derive(Clone, Copy)]
+struct Clock {
+    instant: Instant,
+    system: SystemTime,
+}
+
+impl Clock {
+    fn system(&self, at: Instant) -> SystemTime {
+        self.system.checked_add(at.saturating_duration_since(self.instant)).unwrap_or(self.system)
+    }
+}
+
+#[cfg(test)]
+impl Log {
+    /// The sequence numbers that are held, in order.
+    pub(super) fn sequences(&self) -> Vec<u64> {
+        self.order.keys().copied().collect()
+    }
+
+    /// The size of what is held, as the limit counts it.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// That the indexes say the same as the entries.
+    pub(super) fn check(&self) {
+        let held: Vec<_> = self.keys.values().flat_map(Versions::iter).collect();
+        assert_eq!(held.len(), self.order.len());
+        assert_eq!(held.iter().map(|held| held.size()).sum::<u64>(), self.bytes);
+        assert_eq!(held.iter().filter(|held| held.due.is_some()).count(), self.due.len());
+        for held in &held {
+            assert_eq!(self.order.get(&held.sequence), Some(&held.entry.key));
+            assert!(held.due.is_none_or(|due| self.due.contains(&(due, held.sequence))));
+        }
+        let sorted: BTreeSet<_> = self.keys.keys().cloned().collect();
+        assert_eq!(sorted, self.sorted);
+        for versions in self.keys.values() {
+            assert!(versions.older.len() < self.limits.history);
+            assert!(versions.iter().is_sorted_by_key(|held| held.sequence));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { history: 1, max_bytes: None, max_age: None, forgets: false };
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn key(key: &str) -> Key {
+        Key::new(key).unwrap()
+    }
+
+    fn put(value: &'static str) -> Change {
+        Change::Put { value: Bytes::from_static(value.as_bytes()), ttl: None }
+    }
+
+    fn living(value: &'static str, seconds: u64) -> Change {
+        Change::Put { value: Bytes::from_static(value.as_bytes()), ttl: Some(Duration::from_secs(seconds)) }
+    }
+
+    fn version(sequence: u64) -> VersionToken {
+        VersionToken::from_u64(sequence)
+    }
+
+    /// A log and the moment at which it was made.
+    fn log(limits: Limits) -> (Log, Instant) {
+        let now = Instant::now();
+        (Log::new(limits, now), now)
+    }
+
+    fn values(entries: &[KvEntry]) -> Vec<&str> {
+        entries.iter().map(|entry| std::str::from_utf8(&entry.value).unwrap()).collect()
+    }
+
+    #[test]
+    fn history_keeps_the_newest_versions() {
+        let (mut log, now) = log(Limits { history: 3, ..LIMITS });
+        let a = key("a");
+        for value in ["1", "2", "3", "4"] {
+            log.write(&a, put(value), Condition::Any, now).unwrap();
+        }
+        assert_eq!(values(&log.history("a")), ["2", "3", "4"]);
+        assert_eq!(log.sequences(), [2, 3, 4]);
+        log.write(&a, Change::Delete, Condition::Any, now).unwrap();
+        assert_eq!(values(&log.history("a")), ["3", "4", ""]);
+        log.check();
+    }
+
+    #[test]
+    fn shrinking_the_history_drops_the_oldest() {
+        let (mut log, now) = log(Limits { history: 5, ..LIMITS });
+        for value in ["1", "2", "3", "4"] {
+            log.write(&key("a"), put(value), Condition::Any, now).unwrap();
+        }
+        log.write(&key("b"), put("5"), Condition::Any, now).unwrap();
+        log.set_limits(Limits { history: 2, ..LIMITS });
+        assert_eq!(values(&log.history("a")), ["3", "4"]);
+        assert_eq!(values(&log.history("b")), ["5"]);
+        log.check();
+    }
+
+    #[test]
+    fn an_update_needs_the_version_of_the_newest_entry() {
+        let (mut log, now) = log(LIMITS);
+        let a = key("a");
+        let mut update = |expected| log.write(&a, put("x"), Condition::Version(expected), now);
+        assert_eq!(update(version(1)), Err(Refusal::Mismatch(None)));
+        assert_eq!(update(version(0)), Err(Refusal::Mismatch(None)));
+        assert_eq!(log.write(&a, put("1"), Condition::Any, now), Ok(version(1)));
+        let mut update = |expected| log.write(&a, put("x"), Condition::Version(expected), now);
+        assert_eq!(update(version(0)), Err(Refusal::Mismatch(Some(version(1)))));
+        let opaque = VersionToken::opaque(&1_u64.to_be_bytes()).unwrap();
+        assert_eq!(update(opaque), Err(Refusal::Mismatch(Some(version(1)))));
+        assert_eq!(update(version(1)), Ok(version(2)));
+        assert_eq!(update(version(1)), Err(Refusal::Mismatch(Some(version(2)))));
+        let delete = log.write(&a, Change::Delete, Condition::Version(version(1)), now);
+        assert_eq!(delete, Err(Refusal::Mismatch(Some(version(2)))));
+        assert_eq!(log.sequence(), 2);
+    }
+
+    #[test]
+    fn a_tombstone_has_a_version_like_any_other() {
+        let (mut log, now) = log(LIMITS);
+        let a = key("a");
+        log.write(&a, put("1"), Condition::Any, now).unwrap();
+        assert_eq!(log.write(&a, Change::Delete, Condition::Version(version(1)), now), Ok(version(2)));
+        let late = log.write(&a, put("2"), Condition::Version(version(1)), now);
+        assert_eq!(late, Err(Refusal::Mismatch(Some(version(2)))));
+        assert_eq!(log.write(&a, put("2"), Condition::Version(version(2)), now), Ok(version(3)));
+    }
+
+    #[test]
+    fn create_succeeds_over_every_kind_of_tombstone() {
+        let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
+        let a = key("a");
+        let created = log.write(&a, living("1", 1), Condition::Absent, now);
+        assert_eq!(created, Ok(version(1)));
+        assert_eq!(log.write(&a, put("2"), Condition::Absent, now), Err(Refusal::Exists(version(1))));
+        // 2 is the tombstone of the expiry, applied by the write itself.
+        let over_expired = log.write(&a, put("3"), Condition::Absent, now + SECOND);
+        assert_eq!(over_expired, Ok(version(3)));
+        log.write(&a, Change::Delete, Condition::Any, now + SECOND).unwrap();
+        assert_eq!(log.write(&a, put("5"), Condition::Absent, now + SECOND), Ok(version(5)));
+        log.write(&a, Change::Purge, Condition::Any, now + SECOND).unwrap();
+        assert_eq!(log.write(&a, put("7"), Condition::Absent, now + SECOND), Ok(version(7)));
+        log.check();
+    }
+
+    #[test]
+    fn deleting_an_absent_key_leaves_a_tombstone() {
+        let (mut log, now) = log(LIMITS);
+        assert_eq!(log.write(&key("a"), Change::Delete, Condition::Any, now), Ok(version(1)));
+        assert_eq!(log.newest("a").unwrap().operation, KvOperation::Delete);
+        assert_eq!(log.write(&key("a"), Change::Delete, Condition::Any, now), Ok(version(2)));
+    }
+
+    #[test]
+    fn purge_drops_the_history() {
+        let (mut log, now) = log(Limits { history: 5, ..LIMITS });
+        for value in ["1", "2"] {
+            log.write(&key("a"), put(value), Condition::Any, now).unwrap();
+        }
+        log.write(&key("a"), Change::Purge, Condition::Any, now).unwrap();
+        let history = log.history("a");
+        assert_eq!(history.len(), 1);
+        assert_eq!(history[0].operation, KvOperation::Purge);
+        assert_eq!(history[0].version, version(3));
+        assert_eq!(log.bytes(), 1);
+        log.check();
+    }
+
+    #[test]
+    fn values_expire_in_the_order_of_their_ends() {
+        let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
+        log.write(&key("late"), living("1", 3), Condition::Any, now).unwrap();
+        log.write(&key("early"), living("2", 1), Condition::Any, now).unwrap();
+        log.write(&key("stays"), put("3"), Condition::Any, now).unwrap();
+        log.write(&key("renewed"), living("4", 1), Condition::Any, now).unwrap();
+        log.write(&key("renewed"), living("5", 9), Condition::Any, now).unwrap();
+        assert_eq!(log.next_due(), Some(now + SECOND));
+        log.expire(now + 2 * SECOND);
+        assert_eq!(log.sequence(), 6);
+        log.expire(now + 5 * SECOND);
+        let (early, late) = (log.newest("early").unwrap(), log.newest("late").unwrap());
+        assert_eq!((early.operation, early.version), (KvOperation::Expire, version(6)));
+        assert_eq!((late.operation, late.version), (KvOperation::Expire, version(7)));
+        assert_eq!(late.created.duration_since(early.created).unwrap(), 2 * SECOND);
+        assert!(!log.newest("stays").unwrap().is_tombstone());
+        assert!(!log.newest("renewed").unwrap().is_tombstone());
+        log.check();
+    }
+
+    #[test]
+    fn the_shorter_of_age_and_time_to_live_counts() {
+        let (mut log, now) = log(Limits { max_age: Some(2 * SECOND), forgets: true, ..LIMITS });
+        log.write(&key("a"), living("1", 1), Condition::Any, now).unwrap();
+        log.write(&key("b"), living("2", 60), Condition::Any, now).unwrap();
+        log.write(&key("c"), put("3"), Condition::Any, now).unwrap();
+        log.expire(now + SECOND);
+        assert!(log.newest("a").unwrap().is_tombstone());
+        assert!(!log.newest("b").unwrap().is_tombstone());
+        log.expire(now + 2 * SECOND);
+        assert!(log.newest("b").unwrap().is_tombstone());
+        assert!(log.newest("c").unwrap().is_tombstone());
+    }
+
+    #[test]
+    fn older_versions_expire_without_a_trace() {
+        let (mut log, now) = log(Limits { history: 5, max_age: Some(2 * SECOND), forgets: true, ..LIMITS });
+        log.write(&key("a"), put("1"), Condition::Any, now).unwrap();
+        log.write(&key("a"), put("2"), Condition::Any, now + SECOND).unwrap();
+        log.expire(now + 2 * SECOND);
+        assert_eq!(values(&log.history("a")), ["2"]);
+        log.expire(now + 3 * SECOND);
+        assert_eq!(log.sequences(), [3]);
+        assert!(log.newest("a").unwrap().is_tombstone());
+        log.check();
+    }
+
+    #[test]
+    fn a_forgotten_tombstone_takes_the_history_with_it() {
+        let day = Duration::from_secs(86_400);
+        let (mut log, now) = log(Limits { history: 5, max_age: Some(day), forgets: true, ..LIMITS });
+        log.write(&key("a"), put("1"), Condition::Any, now).unwrap();
+        log.write(&key("a"), Change::Delete, Condition::Any, now).unwrap();
+        log.expire(now + MARKER_TTL);
+        assert_eq!(log.newest("a"), None);
+        assert!(log.sequences().is_empty());
+        log.check();
+    }
+
+    #[test]
+    fn tombstones_are_held_for_ever_where_nothing_expires() {
+        let (mut log, now) = log(LIMITS);
+        log.write(&key("a"), Change::Delete, Condition::Any, now).unwrap();
+        assert_eq!(log.next_due(), None);
+    }
+
+    #[test]
+    fn an_expiry_that_is_noticed_late_is_still_to_be_seen() {
+        let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
+        log.write(&key("a"), living("1", 1), Condition::Any, now).unwrap();
+        log.expire(now + 10 * MARKER_TTL);
+        assert_eq!(log.newest("a").unwrap().operation, KvOperation::Expire);
+    }
+
+    #[test]
+    fn the_limit_counts_what_is_held_after_the_write() {
+        let (mut log, now) = log(Limits { max_bytes: Some(10), ..LIMITS });
+        assert_eq!(log.write(&key("a"), put("12345678"), Condition::Any, now), Ok(version(1)));
+        assert_eq!(log.write(&key("b"), put("1"), Condition::Any, now), Err(Refusal::Full(10)));
+        assert_eq!(log.write(&key("a"), put("123456789"), Condition::Any, now), Ok(version(2)));
+        assert_eq!(log.write(&key("a"), put("1234567890"), Condition::Any, now), Err(Refusal::Full(10)));
+        assert_eq!(log.write(&key("a"), Change::Delete, Condition::Any, now), Ok(version(3)));
+        assert_eq!(log.write(&key("b"), put("12345678"), Condition::Any, now), Ok(version(4)));
+        assert_eq!(log.bytes(), 10);
+        assert_eq!(log.write(&key("c"), Change::Delete, Condition::Any, now), Ok(version(5)));
+        // Over the limit by a tombstone, what takes no more room than before is still taken.
+        assert_eq!(log.write(&key("b"), put("87654321"), Condition::Any, now), Ok(version(6)));
+        log.check();
+    }
+
+    #[test]
+    fn a_cursor_is_honoured_only_without_a_gap() {
+        let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
+        assert_eq!(log.resume(0), Ok(()));
+        assert!(log.resume(1).unwrap_err().contains("ahead"));
+        log.write(&key("a"), put("1"), Condition::Any, now).unwrap();
+        log.write(&key("b"), put("2"), Condition::Any, now).unwrap();
+        assert_eq!(log.resume(0), Ok(()));
+        log.write(&key("a"), put("3"), Condition::Any, now).unwrap();
+        assert!(log.resume(0).unwrap_err().contains("no longer holds"));
+        assert_eq!(log.resume(1), Ok(()));
+        log.write(&key("a"), Change::Delete, Condition::Any, now).unwrap();
+        assert_eq!(log.resume(1), Ok(()));
+        log.expire(now + MARKER_TTL);
+        // 2 is still the first that is held, but the deletion of `a` at 4 is not.
+        assert!(log.resume(3).unwrap_err().contains("forgotten"));
+        assert_eq!(log.resume(4), Ok(()));
+        assert!(log.resume(u64::MAX).unwrap_err().contains("ahead"));
+    }
+
+    #[test]
+    fn an_emptied_log_remembers_where_it_was() {
+        let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
+        log.write(&key("a"), put("1"), Condition::Any, now).unwrap();
+        log.write(&key("a"), Change::Purge, Condition::Any, now).unwrap();
+        log.expire(now + MARKER_TTL);
+        assert!(log.sequences().is_empty());
+        assert!(log.resume(1).is_err());
+        assert_eq!(log.resume(2), Ok(()));
+    }
+
+    #[test]
+    fn a_walk_is_cut_into_pieces() {
+        let (mut log, now) = log(LIMITS);
+        for number in 0..WALK {
+            log.write(&key(&format!("other.{number}")), put(""), Condition::Any, now).unwrap();
+        }
+        log.write(&key("mine"), put(""), Condition::Any, now).unwrap();
+        let scope = WatchScope::prefix("mine");
+        let Next::More(position) = log.next_after(0, 0, &scope) else { panic!("a piece") };
+        assert_eq!(position, WALK as u64);
+        assert!(matches!(log.next_after(position, 0, &scope), Next::Entry(1025, _)));
+        assert_eq!(log.next_after(position + 1, 0, &scope), Next::End);
+        let one = WatchScope::key("mine").unwrap();
+        assert!(matches!(log.next_after(0, 0, &one), Next::Entry(1025, _)));
+    }
+}

@@ -1,0 +1,245 @@
+//! The log against a model that is too simple to be wrong: one list, searched from end to end for every question.
+//!
+//! `SHIZUKU_SEED=n` repeats a run; the seed of each is printed.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::log::{Change, Condition, Limits, Log, MARKER_TTL, Next, Refusal};
+use crate::store::{Key, KvEntry, KvOperation, VersionToken, WatchScope};
+
+struct Line {
+    sequence: u64,
+    key: Key,
+    operation: KvOperation,
+    value: Bytes,
+    due: Option<Instant>,
+}
+
+struct Model {
+    limits: Limits,
+    lines: Vec<Line>,
+    sequence: u64,
+    forgotten: u64,
+}
+
+impl Model {
+    fn of<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a Line> {
+        self.lines.iter().filter(move |line| line.key == key)
+    }
+
+    fn newest(&self, key: &str) -> Option<&Line> {
+        self.lines.iter().rfind(|line| line.key == key)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.lines.iter().map(|line| (line.key.len() + line.value.len()) as u64).sum()
+    }
+
+    fn append(&mut self, key: &Key, operation: KvOperation, value: Bytes, due: Option<Instant>) {
+        self.sequence += 1;
+        self.lines.push(Line { sequence: self.sequence, key: key.clone(), operation, value, due });
+        while self.of(key).count() > self.limits.history {
+            let oldest = self.of(key).next().unwrap().sequence;
+            self.lines.retain(|line| line.sequence != oldest);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let due = |line: &Line| line.due.filter(|due| *due <= now).map(|due| (due, line.sequence));
+        while let Some((_, sequence)) = self.lines.iter().filter_map(due).min() {
+            let at = self.lines.iter().position(|line| line.sequence == sequence).unwrap();
+            let newest = self.newest(&self.lines[at].key).unwrap().sequence == sequence;
+            let line = self.lines.remove(at);
+            if !newest {
+                continue;
+            }
+            if line.operation == KvOperation::Put {
+                let due = self.limits.forgets.then(|| now + MARKER_TTL);
+                self.append(&line.key, KvOperation::Expire, Bytes::new(), due);
+            } else {
+                self.lines.retain(|other| other.key != line.key);
+                self.forgotten = self.forgotten.max(sequence);
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        key: &Key,
+        change: Change,
+        condition: Condition,
+        now: Instant,
+    ) -> Result<VersionToken, Refusal> {
+        self.expire(now);
+        let newest = self.newest(key);
+        let version = newest.map(|line| VersionToken::from_u64(line.sequence));
+        match condition {
+            Condition::Any => {}
+            Condition::Absent => {
+                if newest.is_some_and(|line| line.operation == KvOperation::Put) {
+                    return Err(Refusal::Exists(version.unwrap()));
+                }
+            }
+            Condition::Version(expected) => {
+                if version != Some(expected) {
+                    return Err(Refusal::Mismatch(version));
+                }
+            }
+        }
+        let (operation, value, life) = match change {
+            Change::Put { value, ttl } => {
+                (KvOperation::Put, value, ttl.into_iter().chain(self.limits.max_age).min())
+            }
+            Change::Delete => (KvOperation::Delete, Bytes::new(), self.limits.forgets.then_some(MARKER_TTL)),
+            Change::Purge => (KvOperation::Purge, Bytes::new(), self.limits.forgets.then_some(MARKER_TTL)),
+        };
+        if let (KvOperation::Put, Some(limit)) = (operation, self.limits.max_bytes) {
+            let size = (key.len() + value.len()) as u64;
+            let of_key: Vec<_> = self.of(key).collect();
+            let dropped = of_key.len().saturating_sub(self.limits.history - 1);
+            let room: u64 =
+                of_key.iter().take(dropped).map(|line| (line.key.len() + line.value.len()) as u64).sum();
+            let after = self.bytes() + size - room;
+            if after > limit && after > self.bytes() {
+                return Err(Refusal::Full(limit));
+            }
+        }
+        if operation == KvOperation::Purge {
+            self.lines.retain(|line| line.key != *key);
+        }
+        self.append(key, operation, value, life.map(|life| now + life));
+        Ok(VersionToken::from_u64(self.sequence))
+    }
+
+    fn next_after(&self, position: u64, state: u64, scope: &WatchScope) -> Option<u64> {
+        self.lines
+            .iter()
+            .filter(|line| line.sequence > position && scope.matches(&line.key))
+            .find(|line| line.sequence > state || self.newest(&line.key).unwrap().sequence == line.sequence)
+            .map(|line| line.sequence)
+    }
+
+    fn resumes(&self, position: u64) -> bool {
+        let first = self.lines.first().map_or(self.sequence + 1, |line| line.sequence);
+        position <= self.sequence && position + 1 >= first && position >= self.forgotten
+    }
+}
+
+fn shape(entry: &KvEntry) -> (u64, KvOperation, Bytes) {
+    (entry.version.as_u64().unwrap(), entry.operation, entry.value.clone())
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(|| fastrand::u64(..))
+}
+
+#[test]
+fn the_log_does_what_the_model_does() {
+    let seed = seed();
+    println!("SHIZUKU_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..60 {
+        run(&mut random);
+    }
+}
+
+fn limits(random: &mut fastrand::Rng) -> Limits {
+    let max_age = random.bool().then(|| Duration::from_secs(random.u64(1..5000)));
+    Limits {
+        history: random.usize(1..5),
+        max_bytes: random.bool().then(|| random.u64(10..80)),
+        max_age,
+        forgets: max_age.is_some() || random.bool(),
+    }
+}
+
+fn run(random: &mut fastrand::Rng) {
+    let mut now = Instant::now();
+    let limits_now = limits(random);
+    let mut log = Log::new(limits_now, now);
+    let mut model = Model { limits: limits_now, lines: Vec::new(), sequence: 0, forgotten: 0 };
+    let keys: Vec<Key> =
+        ["a", "a.a", "a.b", "b", "b.a", "ab"].into_iter().map(|key| Key::new(key).unwrap()).collect();
+    for _ in 0..300 {
+        let key = random.choice(&keys).unwrap();
+        if random.u8(..20) == 0 {
+            let changed = limits(random);
+            log.set_limits(changed);
+            model.limits = changed;
+            for key in &keys {
+                while model.of(key).count() > changed.history {
+                    let oldest = model.of(key).next().unwrap().sequence;
+                    model.lines.retain(|line| line.sequence != oldest);
+                }
+            }
+        }
+        if random.u8(..4) == 0 {
+            now += Duration::from_secs(random.u64(0..3000));
+        }
+        if random.bool() {
+            log.expire(now);
+            model.expire(now);
+        }
+        let change = match random.u8(..8) {
+            0 | 1 => Change::Delete,
+            2 => Change::Purge,
+            _ => {
+                let ttl =
+                    (limits_now.forgets && random.bool()).then(|| Duration::from_secs(random.u64(1..5000)));
+                Change::Put { value: Bytes::from(vec![random.u8(..); random.usize(0..12)]), ttl }
+            }
+        };
+        let condition = match random.u8(..4) {
+            0 => Condition::Absent,
+            1 => Condition::Version(VersionToken::from_u64(
+                model.newest(key).map_or(0, |line| line.sequence) + u64::from(random.u8(..4) == 0),
+            )),
+            _ => Condition::Any,
+        };
+        assert_eq!(log.write(key, change.clone(), condition, now), model.write(key, change, condition, now));
+        compare(&log, &model, &keys, random);
+    }
+}
+
+fn compare(log: &Log, model: &Model, keys: &[Key], random: &mut fastrand::Rng) {
+    log.check();
+    assert_eq!(log.sequence(), model.sequence);
+    assert_eq!(log.sequences(), model.lines.iter().map(|line| line.sequence).collect::<Vec<_>>());
+    assert_eq!(log.bytes(), model.bytes());
+    assert_eq!(log.next_due(), model.lines.iter().filter_map(|line| line.due).min());
+    for key in keys {
+        let held: Vec<_> = log.history(key).iter().map(shape).collect();
+        let expected: Vec<_> =
+            model.of(key).map(|line| (line.sequence, line.operation, line.value.clone())).collect();
+        assert_eq!(held, expected);
+        assert_eq!(log.newest(key).map(shape), expected.last().cloned());
+    }
+    let sorted: Vec<_> = log.newest_from(Bound::Unbounded).map(|entry| entry.key.clone()).collect();
+    let expected: BTreeSet<_> = model.lines.iter().map(|line| line.key.clone()).collect();
+    assert_eq!(sorted, expected.into_iter().collect::<Vec<_>>());
+
+    let (position, state) = (random.u64(..=model.sequence + 1), random.u64(..=model.sequence));
+    assert_eq!(log.resume(position).is_ok(), model.resumes(position));
+    let one = random.choice(keys).unwrap().clone();
+    for scope in
+        [WatchScope::All, WatchScope::Key(one), WatchScope::prefix("a"), WatchScope::prefixes(["a.", "b"])]
+    {
+        let found = match log.next_after(position, state, &scope) {
+            Next::Entry(sequence, entry) => {
+                assert_eq!(entry.version.as_u64(), Some(sequence));
+                Some(sequence)
+            }
+            Next::End => None,
+            Next::More(_) => panic!("too few entries for a second piece"),
+        };
+        assert_eq!(found, model.next_after(position, state, &scope));
+    }
+}

@@ -1,0 +1,183 @@
+//! The memory backend: stores that live as long as the process, for unit tests and for what need not outlive it.
+//!
+//! It is also the reference for the meaning of the contract, and mirrors what a NATS bucket does, so that a program
+//! that was tested on it behaves the same there:
+//!
+//! - A store is a log, numbered from 1. Each write, deletions and expiries included, takes the next number, which is
+//!   the key's version. Of each key the newest entries are held, as many as the history allows.
+//! - Nothing runs in the background. Every operation first applies what has expired by tokio's clock, in the order in
+//!   which it fell due; a watch that waits wakes up for it by itself. With the time paused by a test, values expire when
+//!   the test moves the clock.
+//! - Where values expire (a maximum age, or times to live), tombstones are forgotten an hour after they were written.
+//!   Everywhere else they are held for ever.
+//! - A cursor is honoured while the store holds every entry after it, or can be sure of it: it expires when the oldest
+//!   entry held is beyond the next one, and when a tombstone after it was forgotten.
+//! - The limit on bytes counts the keys and values that are held after the write. Deletions are never refused by it.
+//! - Storage and replicas are taken note of and compared, and change nothing.
+
+mod log;
+#[cfg(test)]
+mod log_model;
+mod scan;
+mod shared;
+mod store;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::poll_fn;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use futures_core::future::BoxFuture;
+use futures_util::stream;
+
+use self::shared::{End, Shared};
+use self::store::MemoryStore;
+use crate::store::{
+    Connection, ConnectionCapabilities, KvError, KvResult, KvStream, Store, StoreConfig, check_store_name,
+};
+
+const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
+    write: true,
+    compare_and_swap: true,
+    watch: true,
+    watch_resume: true,
+    max_history: 64,
+    max_age: true,
+    key_ttl: true,
+    expiry_events: true,
+    leader_reads: true,
+    persistent: false,
+    shared: false,
+};
+
+/// Stores in the memory of this process.
+///
+/// Each [`new`](Self::new) is a world of its own: stores of the same name in two of them have nothing to do with each
+/// other. Clones share their stores. What is stored goes with the last clone, handle and watch, or with
+/// [`shutdown`](Connection::shutdown).
+///
+/// Times to live and maximum ages run on tokio's clock, so that a test with paused time decides when values expire.
+#[derive(Clone, Default)]
+pub struct MemoryConnection {
+    world: Arc<Mutex<World>>,
+}
+
+#[derive(Default)]
+struct World {
+    stores: BTreeMap<String, Arc<Shared>>,
+    closed: bool,
+}
+
+impl MemoryConnection {
+    /// A connection to a new world without stores.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, operation: &'static str) -> KvResult<MutexGuard<'_, World>> {
+        let world = self.lock();
+        if world.closed { Err(KvError::Closed { operation }) } else { Ok(world) }
+    }
+}
+
+impl fmt::Debug for MemoryConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let world = self.lock();
+        f.debug_struct("MemoryConnection")
+            .field("stores", &world.stores.len())
+            .field("closed", &world.closed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection for MemoryConnection {
+    fn capabilities(&self) -> ConnectionCapabilities {
+        CAPABILITIES
+    }
+
+    fn store_with_config<'a>(&'a self, name: &'a str, config: StoreConfig) -> BoxFuture<'a, KvResult<Store>> {
+        Box::pin(async move {
+            check_store_name(name)?;
+            config.validate()?;
+            let deadline = config.operation_deadline();
+            let mut world = self.open("store")?;
+            let shared = match world.stores.get(name) {
+                Some(shared) => {
+                    shared.open_with(&config)?;
+                    Arc::clone(shared)
+                }
+                None if config.must_exist => {
+                    return Err(KvError::StoreNotFound { store: name.to_owned() });
+                }
+                None => {
+                    let shared = Arc::new(Shared::new(name, config));
+                    world.stores.insert(name.to_owned(), Arc::clone(&shared));
+                    shared
+                }
+            };
+            Ok(Store::new(Arc::new(MemoryStore::new(shared)), deadline))
+        })
+    }
+
+    fn list_stores(&self) -> KvStream<String> {
+        let names = self.open("list_stores").map(|world| world.stores.keys().cloned().collect::<Vec<_>>());
+        match names {
+            Ok(names) => KvStream::new(stream::iter(names.into_iter().map(Ok))),
+            Err(error) => KvStream::error(error),
+        }
+    }
+
+    fn delete_store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<()>> {
+        Box::pin(async move {
+            check_store_name(name)?;
+            let removed = self.open("delete_store")?.stores.remove(name);
+            match removed {
+                Some(shared) => {
+                    shared.end(End::Deleted);
+                    Ok(())
+                }
+                None => Err(KvError::StoreNotFound { store: name.to_owned() }),
+            }
+        })
+    }
+
+    fn health(&self) -> BoxFuture<'_, KvResult<()>> {
+        Box::pin(async move { self.open("health").map(drop) })
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, KvResult<()>> {
+        Box::pin(async move {
+            let stores = {
+                let mut world = self.lock();
+                world.closed = true;
+                mem::take(&mut world.stores)
+            };
+            for shared in stores.into_values() {
+                shared.end(End::Closed);
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Lets other tasks run before going on.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,146 @@
+//! Scans: the live entries of a scope, page by page, in the order of the keys.
+//!
+//! A scan goes on after the last key that it looked at. A key that lives throughout is in the order throughout, so that
+//! it is met exactly once, whatever is written meanwhile.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::vec;
+
+use futures_util::stream;
+
+use super::shared::Shared;
+use super::yield_once;
+use crate::store::{Key, KvEntry, KvResult, KvStream, WatchScope};
+
+/// How many keys are looked at under one lock.
+pub(super) const PAGE: usize = 256;
+
+/// The live entries in scope, each seen through `project`, so that a listing of keys does not hold the values.
+pub(super) fn scan<T: Send + 'static>(
+    shared: Arc<Shared>,
+    operation: &'static str,
+    scope: &WatchScope,
+    project: fn(&KvEntry) -> T,
+) -> KvStream<T> {
+    let scan =
+        Scan { shared, operation, ranges: ranges(scope), after: None, page: Vec::new().into_iter(), project };
+    KvStream::new(stream::try_unfold(scan, |mut scan| async move {
+        Ok(scan.next().await?.map(|item| (item, scan)))
+    }))
+}
+
+/// Keys that are next to each other in the order.
+#[derive(Debug, PartialEq, Eq)]
+enum Range {
+    One(Key),
+    Prefix(String),
+}
+
+impl Range {
+    fn start(&self) -> &str {
+        match self {
+            Self::One(key) => key,
+            Self::Prefix(prefix) => prefix,
+        }
+    }
+
+    fn contains(&self, key: &Key) -> bool {
+        match self {
+            Self::One(one) => one == key,
+            Self::Prefix(prefix) => key.starts_with(prefix.as_str()),
+        }
+    }
+}
+
+/// The keys of a scope as ranges that do not overlap, in order.
+fn ranges(scope: &WatchScope) -> VecDeque<Range> {
+    let prefixes = match scope {
+        WatchScope::All => vec![String::new()],
+        WatchScope::Key(key) => return VecDeque::from([Range::One(key.clone())]),
+        WatchScope::Prefix(prefix) => vec![prefix.clone()],
+        WatchScope::Prefixes(prefixes) => {
+            // Whatever another prefix covers comes right after it.
+            let mut prefixes = prefixes.clone();
+            prefixes.sort_unstable();
+            prefixes.dedup_by(|longer, shorter| longer.starts_with(shorter.as_str()));
+            prefixes
+        }
+    };
+    prefixes.into_iter().map(Range::Prefix).collect()
+}
+
+struct Scan<T> {
+    shared: Arc<Shared>,
+    operation: &'static str,
+    /// What is still to be looked at; the first in part.
+    ranges: VecDeque<Range>,
+    /// The last key of the first range that was looked at.
+    after: Option<Key>,
+    page: vec::IntoIter<T>,
+    project: fn(&KvEntry) -> T,
+}
+
+impl<T> Scan<T> {
+    async fn next(&mut self) -> KvResult<Option<T>> {
+        loop {
+            if let Some(item) = self.page.next() {
+                return Ok(Some(item));
+            }
+            if self.ranges.is_empty() {
+                return Ok(None);
+            }
+            self.turn()?;
+            if self.page.len() == 0 {
+                // Many pages of tombstones in a row must not keep other tasks from running.
+                yield_once().await;
+            }
+        }
+    }
+
+    /// Takes the next page of the first range.
+    fn turn(&mut self) -> KvResult<()> {
+        let Some(range) = self.ranges.front() else { return Ok(()) };
+        let from = match &self.after {
+            Some(key) => Bound::Excluded(key.as_str()),
+            None => Bound::Included(range.start()),
+        };
+        let (page, after) = self.shared.with(self.operation, |contents| {
+            let mut page = Vec::new();
+            let mut looked_at = 0;
+            let mut last = None;
+            let in_range = contents.log.newest_from(from).take_while(|entry| range.contains(&entry.key));
+            for entry in in_range.take(PAGE) {
+                looked_at += 1;
+                last = Some(&entry.key);
+                if !entry.is_tombstone() {
+                    page.push((self.project)(entry));
+                }
+            }
+            // A page that is not full is the last of its range.
+            Ok((page, last.filter(|_| looked_at == PAGE).cloned()))
+        })?;
+        if after.is_none() {
+            self.ranges.pop_front();
+        }
+        self.after = after;
+        self.page = page.into_iter();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_taken_once_and_in_order() {
+        let prefix = |prefix: &str| Range::Prefix(prefix.to_owned());
+        let scope = WatchScope::prefixes(["b.c", "a", "b", "a", "ab", "c.d", "b.d"]);
+        assert_eq!(ranges(&scope), [prefix("a"), prefix("b"), prefix("c.d")]);
+        assert_eq!(ranges(&WatchScope::prefixes(["x", ""])), [prefix("")]);
+        assert_eq!(ranges(&WatchScope::prefixes(Vec::<String>::new())), []);
+        assert_eq!(ranges(&WatchScope::All), [prefix("")]);
+    }
+}

@@ -1,0 +1,275 @@
+//! The traits of the contract, over the shared store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::future::BoxFuture;
+use futures_util::stream;
+use tokio::time::Instant;
+
+use super::log::{Change, Condition, Refusal};
+use super::scan::{PAGE, scan};
+use super::shared::Shared;
+use super::{CAPABILITIES, watch, yield_once};
+use crate::store::{
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvReader, KvResult, KvStore, KvStream, KvTtl,
+    KvWatcher, KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
+};
+
+/// As on NATS, so that what a program does with it works there too.
+const TTL_GRANULARITY: Duration = Duration::from_secs(1);
+
+/// A handle on a store.
+///
+/// Nothing here waits for anything, so that the deadlines that come with the operations are kept without being looked
+/// at.
+pub(super) struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+impl MemoryStore {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn write(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        change: Change,
+        condition: Condition,
+    ) -> KvResult<VersionToken> {
+        self.shared.with(operation, |contents| {
+            if matches!(change, Change::Put { ttl: Some(_), .. }) && contents.config.key_ttl != Some(true) {
+                return Err(KvError::Unsupported {
+                    operation,
+                    reason: format!("store {:?} does not have times to live any more", self.shared.name),
+                });
+            }
+            contents.log.write(key, change, condition, Instant::now()).map_err(|refusal| match refusal {
+                Refusal::Exists(found) => KvError::AlreadyExists { key: key.clone(), found: Some(found) },
+                Refusal::Mismatch(found) => match condition {
+                    Condition::Version(expected) => {
+                        KvError::RevisionMismatch { key: key.clone(), expected, found }
+                    }
+                    Condition::Any | Condition::Absent => KvError::AlreadyExists { key: key.clone(), found },
+                },
+                Refusal::Full(limit) => KvError::StoreFull {
+                    store: self.shared.name.clone(),
+                    limit: format!("it may hold {limit} bytes of keys and values"),
+                },
+            })
+        })
+    }
+
+    fn write_with_ttl(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        value: Bytes,
+        ttl: Duration,
+        condition: Condition,
+    ) -> KvResult<VersionToken> {
+        if ttl < TTL_GRANULARITY {
+            return Err(KvError::InvalidConfig {
+                field: "time to live",
+                reason: format!("{ttl:?} is below the shortest that the store keeps, {TTL_GRANULARITY:?}"),
+            });
+        }
+        self.write(operation, key, Change::Put { value, ttl: Some(ttl) }, condition)
+    }
+}
+
+/// A write of a value that lives as long as the store says.
+fn put(value: Bytes) -> Change {
+    Change::Put { value, ttl: None }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore").field("name", &self.shared.name).finish_non_exhaustive()
+    }
+}
+
+impl KvStore for MemoryStore {
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    fn capabilities(&self) -> ConnectionCapabilities {
+        ConnectionCapabilities { key_ttl: self.shared.key_ttl(), ..CAPABILITIES }
+    }
+
+    fn max_value_size(&self) -> usize {
+        self.shared.max_value_size()
+    }
+
+    fn writer(&self) -> Option<&dyn KvWriter> {
+        Some(self)
+    }
+
+    fn watcher(&self) -> Option<&dyn KvWatcher> {
+        Some(self)
+    }
+
+    fn ttl(&self) -> Option<&dyn KvTtl> {
+        self.shared.key_ttl().then_some(self as &dyn KvTtl)
+    }
+}
+
+impl KvReader for MemoryStore {
+    fn entry<'a>(&'a self, key: &'a Key, _deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+        Box::pin(async move { self.shared.with("get", |contents| Ok(contents.log.newest(key).cloned())) })
+    }
+
+    fn entries<'a>(
+        &'a self,
+        keys: &'a [Key],
+        _deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
+        Box::pin(async move {
+            let mut entries = Vec::with_capacity(keys.len());
+            for page in keys.chunks(PAGE) {
+                self.shared.with("get_many", |contents| {
+                    entries.extend(page.iter().map(|key| contents.log.newest(key).cloned()));
+                    Ok(())
+                })?;
+            }
+            Ok(entries)
+        })
+    }
+
+    fn history(&self, key: Key, _deadline: Deadline) -> KvStream<KvEntry> {
+        match self.shared.with("history", |contents| Ok(contents.log.history(&key))) {
+            Ok(entries) => KvStream::new(stream::iter(entries.into_iter().map(Ok))),
+            Err(error) => KvStream::error(error),
+        }
+    }
+
+    fn scan(&self, scope: WatchScope, _deadline: Duration) -> KvStream<KvEntry> {
+        scan(Arc::clone(&self.shared), "scan", &scope, KvEntry::clone)
+    }
+
+    fn keys(&self, scope: WatchScope, _deadline: Duration) -> KvStream<Key> {
+        scan(Arc::clone(&self.shared), "keys", &scope, |entry| entry.key.clone())
+    }
+}
+
+impl KvWriter for MemoryStore {
+    fn put<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        _deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move { self.write("put", key, put(value), Condition::Any) })
+    }
+
+    fn create<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        _deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move { self.write("create", key, put(value), Condition::Absent) })
+    }
+
+    fn update<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        expected: VersionToken,
+        _deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move { self.write("update", key, put(value), Condition::Version(expected)) })
+    }
+
+    fn delete<'a>(&'a self, key: &'a Key, _deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move { self.write("delete", key, Change::Delete, Condition::Any) })
+    }
+
+    fn delete_with_version<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: VersionToken,
+        _deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move {
+            self.write("delete_with_version", key, Change::Delete, Condition::Version(expected))
+        })
+    }
+
+    fn purge<'a>(&'a self, key: &'a Key, _deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move { self.write("purge", key, Change::Purge, Condition::Any) })
+    }
+
+    fn put_many<'a>(
+        &'a self,
+        items: Vec<(Key, Bytes)>,
+        _deadline: Duration,
+    ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
+        Box::pin(async move {
+            let mut answers = Vec::with_capacity(items.len());
+            for (key, value) in items {
+                answers.push(self.write("put_many", &key, put(value), Condition::Any));
+                if answers.len() % PAGE == 0 {
+                    // However many there are, other tasks get to run.
+                    yield_once().await;
+                }
+            }
+            answers
+        })
+    }
+}
+
+impl KvWatcher for MemoryStore {
+    fn watch(
+        &self,
+        scope: WatchScope,
+        from: Option<WatchCursor>,
+        _deadline: Deadline,
+    ) -> BoxFuture<'_, KvResult<Watch>> {
+        Box::pin(async move { watch::watch(Arc::clone(&self.shared), scope, from) })
+    }
+}
+
+impl KvTtl for MemoryStore {
+    fn granularity(&self) -> Duration {
+        TTL_GRANULARITY
+    }
+
+    fn put_with_ttl<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        ttl: Duration,
+        _deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move { self.write_with_ttl("put_with_ttl", key, value, ttl, Condition::Any) })
+    }
+
+    fn create_with_ttl<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        ttl: Duration,
+        _deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move { self.write_with_ttl("create_with_ttl", key, value, ttl, Condition::Absent) })
+    }
+
+    fn update_with_ttl<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        expected: VersionToken,
+        ttl: Duration,
+        _deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move {
+            self.write_with_ttl("update_with_ttl", key, value, ttl, Condition::Version(expected))
+        })
+    }
+}

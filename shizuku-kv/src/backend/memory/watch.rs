@@ -1,0 +1,141 @@
+//! Watches: a place in the log that moves on as it is polled.
+//!
+//! There is no queue between the writers and a watch. The reader pulls from the log, so that a slow one skips what was
+//! superseded and costs nothing meanwhile; it waits only for the bell, and for the next end of life, which nobody else
+//! may be there to notice.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::stream;
+use tokio::time::{Instant, timeout_at};
+
+use super::log::Next;
+use super::shared::Shared;
+use super::yield_once;
+use crate::store::{Key, KvError, KvResult, KvUpdate, Watch, WatchCursor, WatchScope};
+
+/// Opens a watch.
+///
+/// # Errors
+/// [`KvError::CursorExpired`] where the cursor cannot be honoured; [`KvError::StoreNotFound`], [`KvError::Closed`].
+pub(super) fn watch(shared: Arc<Shared>, scope: WatchScope, from: Option<WatchCursor>) -> KvResult<Watch> {
+    let place = Place::new(&shared, scope, from)?;
+    Ok(Watch::new(stream::try_unfold((shared, place), |(shared, mut place)| async move {
+        let item = place.next(&shared).await?;
+        Ok(Some((item, (shared, place))))
+    })))
+}
+
+/// Where a watch stands.
+struct Place {
+    scope: WatchScope,
+    /// Everything in scope up to this sequence number was delivered, or superseded before it could be.
+    position: u64,
+    /// Up to this sequence number the watch delivers state, only what is the newest of its key; beyond it, everything
+    /// that is held. From a cursor on there is no state.
+    state: u64,
+    /// What the caught-up marker waits for; none once it was delivered.
+    target: Option<Target>,
+}
+
+/// What has to be delivered before the watch has caught up.
+struct Target {
+    /// The last entry of the store at the moment when the watch began.
+    sequence: u64,
+    written: SystemTime,
+    /// Known once the watch has come to that entry: the keys that were written again before the watch came to them.
+    /// Without waiting for what they have now, the state would lack keys that were there all the time. Only keys are
+    /// held, and no more than the store has.
+    owed: Option<HashSet<Key>>,
+}
+
+/// What a look at the log gave.
+enum Pulled {
+    Item(KvUpdate, WatchCursor),
+    /// There is more to look at.
+    More,
+    /// Nothing, until the bell rings or this moment comes.
+    Wait(Option<Instant>),
+}
+
+impl Place {
+    fn new(shared: &Shared, scope: WatchScope, from: Option<WatchCursor>) -> KvResult<Self> {
+        shared.with("watch", |contents| {
+            let log = &contents.log;
+            let target = Target { sequence: log.sequence(), written: log.written(), owed: None };
+            let Some(cursor) = from else {
+                return Ok(Self { scope, position: 0, state: target.sequence, target: Some(target) });
+            };
+            if cursor.incarnation() != &shared.incarnation {
+                let reason = "the cursor belongs to another store, or to one that was deleted and made again";
+                return Err(expired(shared, reason));
+            }
+            let position = cursor.position();
+            log.resume(position).map_err(|reason| expired(shared, reason))?;
+            Ok(Self { scope, position, state: 0, target: Some(target) })
+        })
+    }
+
+    async fn next(&mut self, shared: &Shared) -> KvResult<(KvUpdate, WatchCursor)> {
+        loop {
+            // Listening begins before looking: what is written in between rings this bell.
+            let bell = shared.bell.notified();
+            match self.pull(shared)? {
+                Pulled::Item(update, cursor) => return Ok((update, cursor)),
+                Pulled::More => yield_once().await,
+                Pulled::Wait(None) => bell.await,
+                Pulled::Wait(Some(due)) => {
+                    // Both ways it is time to look again.
+                    let _ = timeout_at(due, bell).await;
+                }
+            }
+        }
+    }
+
+    fn pull(&mut self, shared: &Shared) -> KvResult<Pulled> {
+        shared.with("watch", |contents| {
+            let log = &contents.log;
+            // A reader that was away for so long that a deletion was forgotten would show the value for ever. One
+            // that has seen nothing yet misses nothing.
+            if self.position > 0 {
+                log.remembers(self.position).map_err(|reason| expired(shared, reason))?;
+            }
+            let next = log.next_after(self.position, self.state, &self.scope);
+            let reached = match &next {
+                Next::Entry(sequence, _) => sequence.saturating_sub(1),
+                Next::More(sequence) => *sequence,
+                Next::End => log.sequence(),
+            };
+            self.position = self.position.max(reached);
+            let (position, scope) = (self.position, &self.scope);
+            let caught_up = |target: &mut Target| {
+                let start = target.sequence;
+                let owed = || log.superseded(start, position, scope);
+                matches!(next, Next::End)
+                    || (start <= reached && target.owed.get_or_insert_with(owed).is_empty())
+            };
+            if let Some(target) = self.target.take_if(caught_up) {
+                let cursor = WatchCursor::new(shared.incarnation, self.position, target.written);
+                return Ok(Pulled::Item(KvUpdate::CaughtUp, cursor));
+            }
+            Ok(match next {
+                Next::Entry(sequence, entry) => {
+                    self.position = sequence;
+                    if let Some(owed) = self.target.as_mut().and_then(|target| target.owed.as_mut()) {
+                        owed.remove(&entry.key);
+                    }
+                    let cursor = WatchCursor::new(shared.incarnation, sequence, entry.created);
+                    Pulled::Item(KvUpdate::from(entry), cursor)
+                }
+                Next::More(_) => Pulled::More,
+                Next::End => Pulled::Wait(log.next_due()),
+            })
+        })
+    }
+}
+
+fn expired(shared: &Shared, reason: &'static str) -> KvError {
+    KvError::CursorExpired { store: shared.name.clone(), reason }
+}
