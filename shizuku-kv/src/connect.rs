@@ -1,9 +1,100 @@
-use crate::store::{Connection, KvError};
+//! Opening a backend by its URL.
+
 use std::sync::Arc;
+
+use crate::store::{Connection, KvError};
+
+/// The environment variable that [`connect_from_env`] reads.
 pub const URL_VARIABLE: &str = "SHIZUKU_KV_URL";
-pub async fn connect(_url: &str) -> Result<Arc<dyn Connection>, KvError> {
-    Err(KvError::InvalidUrl { reason: String::new() })
+
+/// Connects to the backend that a URL names.
+///
+/// | URL | backend |
+/// |---|---|
+/// | `memory:` | in this process; every call makes a world of its own (feature `memory`) |
+/// | `nats://HOST[:PORT][,HOST…]`, `tls://…` | NATS JetStream (feature `nats`); for userinfo and options see `NatsConnectionConfig::from_url` |
+///
+/// # Errors
+/// [`KvError::InvalidUrl`] for a URL that cannot be understood, [`KvError::Unsupported`] for a scheme that this build
+/// has no backend for; else what the backend's own connecting returns. No message repeats the URL's userinfo.
+///
+/// Dropping the future is safe.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), shizuku_kv::KvError> {
+/// let connection = shizuku_kv::connect("memory:").await?;
+/// let store = connection.store("config").await?;
+/// # Ok(())
+/// # }
+/// ```
+pub async fn connect(url: &str) -> Result<Arc<dyn Connection>, KvError> {
+    let Some((scheme, rest)) = url.split_once(':') else {
+        return Err(KvError::InvalidUrl { reason: format!("it has no scheme; known are {}", known()) });
+    };
+    match scheme {
+        #[cfg(feature = "memory")]
+        "memory" if rest.is_empty() => Ok(Arc::new(crate::MemoryConnection::new())),
+        #[cfg(feature = "memory")]
+        "memory" => Err(KvError::InvalidUrl {
+            reason: "nothing may follow \"memory:\": every connection is a world of its own".to_owned(),
+        }),
+        #[cfg(feature = "nats")]
+        "nats" | "tls" => {
+            let config = crate::NatsConnectionConfig::from_url(url)?;
+            Ok(Arc::new(crate::nats_connect(config).await?))
+        }
+        #[cfg(not(feature = "memory"))]
+        "memory" => Err(not_in_this_build("memory")),
+        #[cfg(not(feature = "nats"))]
+        "nats" | "tls" => Err(not_in_this_build("nats")),
+        // A scheme is shown only if it looks like one: a URL without scheme can begin with a user's name.
+        _ if rest.starts_with("//") || rest.is_empty() => {
+            let scheme: String = scheme.chars().take(20).collect();
+            Err(KvError::Unsupported {
+                operation: "connect",
+                reason: format!("unknown scheme {scheme:?}; known are {}", known()),
+            })
+        }
+        _ => Err(KvError::InvalidUrl {
+            reason: format!("it has no scheme that is known; known are {}", known()),
+        }),
+    }
 }
+
+/// Connects to the backend that the environment variable `SHIZUKU_KV_URL` names.
+///
+/// There is no default: a service that forgot the variable must not run on a store that vanishes with it.
+///
+/// # Errors
+/// [`KvError::InvalidUrl`] if the variable is not set; else as for [`connect`].
 pub async fn connect_from_env() -> Result<Arc<dyn Connection>, KvError> {
-    connect("").await
+    match std::env::var(URL_VARIABLE) {
+        Ok(url) => connect(&url).await,
+        Err(_) => Err(KvError::InvalidUrl {
+            reason: format!(
+                "the environment variable {URL_VARIABLE} is not set; set it to memory: or nats://HOST:PORT"
+            ),
+        }),
+    }
+}
+
+#[cfg(not(all(feature = "memory", feature = "nats")))]
+fn not_in_this_build(feature: &str) -> KvError {
+    KvError::Unsupported {
+        operation: "connect",
+        reason: format!("this build has no such backend: enable the feature {feature:?} of shizuku-kv"),
+    }
+}
+
+/// The schemes of this build, for error messages.
+fn known() -> String {
+    let mut known = Vec::new();
+    if cfg!(feature = "memory") {
+        known.push("memory:");
+    }
+    if cfg!(feature = "nats") {
+        known.extend(["nats://", "tls://"]);
+    }
+    known.join(", ")
 }

@@ -1,0 +1,363 @@
+//! A store's configuration as a stream's, and back: the layout of ADR-8.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::link::{ApiError, Link};
+use super::wire::{HEADER_RESERVE, parse_time, stream_name, subject_prefix};
+use crate::store::{ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, StorageType, StoreConfig};
+
+/// How long a deletion that the server made (an expired value) is kept as a marker, in buckets where values expire.
+/// Long enough for a watch or a replica to come back and see it.
+const MARKER_TTL: Duration = Duration::from_secs(3600);
+
+/// What the server says of a stream.
+#[derive(Debug, Deserialize)]
+pub(super) struct StreamInfo {
+    config: Value,
+    created: String,
+    state: StreamState,
+    /// The server's clock; absent before 2.10.
+    #[serde(default)]
+    ts: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct StreamState {
+    first_seq: u64,
+    last_seq: u64,
+}
+
+impl StreamInfo {
+    pub(super) fn first_sequence(&self) -> u64 {
+        self.state.first_seq
+    }
+
+    pub(super) fn last_sequence(&self) -> u64 {
+        self.state.last_seq
+    }
+
+    /// The server's clock when it answered.
+    pub(super) fn now(&self) -> SystemTime {
+        parse_time(&self.ts)
+    }
+
+    /// What tells this stream from every other, and from an earlier one of the same name: when it was created, to the
+    /// nanosecond, and its name.
+    pub(super) fn incarnation(&self, stream: &str) -> [u8; 16] {
+        let nanos = parse_time(&self.created)
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+        let mut incarnation = [0; 16];
+        incarnation[..8].copy_from_slice(&nanos.to_be_bytes());
+        incarnation[8..12].copy_from_slice(&crc32fast::hash(stream.as_bytes()).to_be_bytes());
+        incarnation[12..].copy_from_slice(&crc32fast::hash(self.created.as_bytes()).to_be_bytes());
+        incarnation
+    }
+
+    fn number(&self, field: &str) -> i64 {
+        self.config.get(field).and_then(Value::as_i64).unwrap_or(0)
+    }
+
+    fn flag(&self, field: &str) -> bool {
+        self.config.get(field).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    fn duration(&self, field: &str) -> Option<Duration> {
+        u64::try_from(self.number(field)).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos)
+    }
+
+    /// How long a tombstone is sure to stay, where not for ever: markers by their own time to live, the others by the
+    /// bucket's maximum age.
+    fn tombstone_life(&self) -> Option<Duration> {
+        match (self.duration("subject_delete_marker_ttl"), self.duration("max_age")) {
+            (Some(marker), Some(age)) => Some(marker.min(age)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// The stream's configuration as a store's, every field that has a value filled in.
+    fn store_config(&self) -> StoreConfig {
+        let positive = |field| u64::try_from(self.number(field)).ok().filter(|n| *n > 0);
+        let mut config = StoreConfig::new();
+        config.description =
+            Some(self.config.get("description").and_then(Value::as_str).unwrap_or_default().to_owned());
+        config.history = positive("max_msgs_per_subject").and_then(|n| u8::try_from(n).ok());
+        config.max_value_size = positive("max_msg_size")
+            .and_then(|n| usize::try_from(n).ok())
+            .map(|n| n.saturating_sub(HEADER_RESERVE));
+        config.max_bytes = positive("max_bytes");
+        config.max_age = self.duration("max_age");
+        config.key_ttl =
+            Some(self.flag("allow_msg_ttl") && self.duration("subject_delete_marker_ttl").is_some());
+        config.storage = Some(match self.config.get("storage").and_then(Value::as_str) {
+            Some("memory") => StorageType::Memory,
+            _ => StorageType::File,
+        });
+        config.replicas = positive("num_replicas").and_then(|n| usize::try_from(n).ok());
+        config
+    }
+}
+
+/// A bucket that exists, as this client needs to know it.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    pub(super) name: String,
+    pub(super) stream: String,
+    pub(super) prefix: String,
+    pub(super) history: u8,
+    pub(super) replicas: usize,
+    pub(super) allow_direct: bool,
+    pub(super) max_message_size: Option<usize>,
+    pub(super) key_ttl: bool,
+    pub(super) expiry_events: bool,
+    pub(super) tombstone_life: Option<Duration>,
+    pub(super) last_sequence: u64,
+}
+
+impl Bucket {
+    fn new(name: &str, info: &StreamInfo) -> Self {
+        let config = info.store_config();
+        let history = config.history.unwrap_or(1);
+        let markers = info.duration("subject_delete_marker_ttl").is_some();
+        Self {
+            name: name.to_owned(),
+            stream: stream_name(name),
+            prefix: subject_prefix(name),
+            history,
+            replicas: config.replicas.unwrap_or(1),
+            allow_direct: info.flag("allow_direct"),
+            max_message_size: usize::try_from(info.number("max_msg_size")).ok().filter(|n| *n > 0),
+            // With a longer history the value before would come back when the newest expires (ADR-48).
+            key_ttl: config.key_ttl == Some(true) && history == 1,
+            expiry_events: markers,
+            tombstone_life: info.tombstone_life(),
+            last_sequence: info.last_sequence(),
+        }
+    }
+}
+
+/// What the server of this connection can do.
+pub(super) fn capabilities(link: &Link) -> ConnectionCapabilities {
+    let markers = link.server_is_at_least(2, 11);
+    let mut capabilities = ConnectionCapabilities::default();
+    capabilities.write = true;
+    capabilities.compare_and_swap = true;
+    capabilities.watch = true;
+    capabilities.watch_resume = true;
+    capabilities.max_history = 64;
+    capabilities.max_age = true;
+    capabilities.key_ttl = markers;
+    capabilities.expiry_events = markers;
+    capabilities.leader_reads = true;
+    capabilities.persistent = true;
+    capabilities.shared = true;
+    capabilities
+}
+
+/// What the server says of the bucket's stream.
+pub(super) async fn info(
+    link: &Link,
+    operation: &'static str,
+    name: &str,
+    deadline: Deadline,
+) -> KvResult<StreamInfo> {
+    let subject = format!("STREAM.INFO.{}", stream_name(name));
+    let answer = link.api(operation, &subject, &json!({}), deadline).await?;
+    answer.map_err(|error: ApiError| error.into_error(operation, name))
+}
+
+/// Opens a bucket, creates it where there is none, changes it where that was asked for.
+pub(super) async fn open(
+    link: &Link,
+    name: &str,
+    config: &StoreConfig,
+    deadline: Deadline,
+) -> KvResult<Bucket> {
+    const OPERATION: &str = "open store";
+    if config.key_ttl == Some(true) && !link.server_is_at_least(2, 11) {
+        return Err(KvError::Unsupported {
+            operation: "a time to live for single keys",
+            reason: format!("it needs nats-server 2.11, this is {}", link.client().server_info().version),
+        });
+    }
+    loop {
+        let found = match info(link, OPERATION, name, deadline).await {
+            Ok(found) => found,
+            Err(KvError::StoreNotFound { .. }) if !config.must_exist => {
+                match create(link, name, config, deadline).await? {
+                    Some(created) => return Ok(Bucket::new(name, &created)),
+                    // Another client was faster: look at what it made.
+                    None => continue,
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        let differences = differences(config, &found);
+        if differences.is_empty() {
+            return Ok(Bucket::new(name, &found));
+        }
+        if !config.reconcile {
+            return Err(KvError::ConfigMismatch { store: name.to_owned(), differences });
+        }
+        let changed = update(link, name, config, found, deadline).await?;
+        let differences = self::differences(config, &changed);
+        if !differences.is_empty() {
+            return Err(KvError::ConfigMismatch { store: name.to_owned(), differences });
+        }
+        return Ok(Bucket::new(name, &changed));
+    }
+}
+
+fn differences(wanted: &StoreConfig, found: &StreamInfo) -> Vec<crate::store::ConfigDifference> {
+    let mut found = found.store_config();
+    if wanted.key_ttl == Some(false) {
+        // The markers of a maximum age need the server's switch for times to live as well, so that it can be on
+        // without anybody having asked for it.
+        found.key_ttl = Some(false);
+    }
+    wanted.differences(&found)
+}
+
+async fn create(
+    link: &Link,
+    name: &str,
+    config: &StoreConfig,
+    deadline: Deadline,
+) -> KvResult<Option<StreamInfo>> {
+    const OPERATION: &str = "create store";
+    let mut stream = json!({
+        "name": stream_name(name),
+        "subjects": [format!("{}>", subject_prefix(name))],
+        "retention": "limits",
+        "discard": "new",
+        "allow_rollup_hdrs": true,
+        "deny_delete": true,
+        "allow_direct": true,
+        "max_msgs": -1,
+        "max_consumers": -1,
+    });
+    let defaults = StoreConfig::new().history(1).replicas(1).storage(StorageType::File);
+    apply(link, &mut stream, &config.clone().over(&defaults));
+    let subject = format!("STREAM.CREATE.{}", stream_name(name));
+    match link.api::<StreamInfo>(OPERATION, &subject, &stream, deadline).await? {
+        Ok(created) => Ok(Some(created)),
+        Err(error) if error.err_code == ApiError::STREAM_NAME_IN_USE => Ok(None),
+        Err(error) => Err(error.into_error(OPERATION, name)),
+    }
+}
+
+async fn update(
+    link: &Link,
+    name: &str,
+    config: &StoreConfig,
+    found: StreamInfo,
+    deadline: Deadline,
+) -> KvResult<StreamInfo> {
+    const OPERATION: &str = "reconcile store";
+    let merged = config.clone().over(&found.store_config());
+    merged.validate()?;
+    let mut stream = found.config.clone();
+    // Only what was asked for is changed, so that what other clients set stays as it is.
+    let mut wanted = config.clone();
+    wanted.max_age = merged.max_age;
+    apply(link, &mut stream, &wanted);
+    let subject = format!("STREAM.UPDATE.{}", stream_name(name));
+    match link.api(OPERATION, &subject, &stream, deadline).await? {
+        Ok(changed) => Ok(changed),
+        Err(error) if error.err_code == ApiError::STREAM_UPDATE_REFUSED => {
+            let differences = differences(config, &found);
+            tracing::debug!(reason = %error.description, "the server refused to change the stream");
+            Err(KvError::ConfigMismatch { store: name.to_owned(), differences })
+        }
+        Err(error) => Err(error.into_error(OPERATION, name)),
+    }
+}
+
+/// Writes the settings that were made into a stream's configuration.
+fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
+    let mut set = |field: &str, value: Value| stream[field] = value;
+    let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    if let Some(description) = &config.description {
+        set("description", json!(description));
+    }
+    if let Some(history) = config.history {
+        set("max_msgs_per_subject", json!(history));
+    }
+    if let Some(bytes) = config.max_value_size {
+        set("max_msg_size", json!(bytes + HEADER_RESERVE));
+    }
+    if let Some(bytes) = config.max_bytes {
+        set("max_bytes", json!(bytes));
+    }
+    if let Some(age) = config.max_age {
+        set("max_age", json!(nanos(age)));
+        // The server refuses a window for duplicates beyond the maximum age.
+        set("duplicate_window", json!(nanos(age.min(Duration::from_secs(120)))));
+    }
+    if let Some(storage) = config.storage {
+        set("storage", json!(if storage == StorageType::Memory { "memory" } else { "file" }));
+    }
+    if let Some(replicas) = config.replicas {
+        set("num_replicas", json!(replicas));
+    }
+    // Where values expire, the server is asked to leave markers, so that expiry can be seen.
+    let expires = config.key_ttl == Some(true) || config.max_age.is_some();
+    if expires && link.server_is_at_least(2, 11) {
+        set("allow_msg_ttl", json!(true));
+        set("subject_delete_marker_ttl", json!(nanos(MARKER_TTL)));
+    } else if config.key_ttl == Some(false) && stream.get("subject_delete_marker_ttl").is_some() {
+        stream["subject_delete_marker_ttl"] = json!(0);
+    }
+}
+
+/// Deletes a bucket.
+pub(super) async fn delete(link: &Link, name: &str, deadline: Deadline) -> KvResult<()> {
+    const OPERATION: &str = "delete store";
+    let subject = format!("STREAM.DELETE.{}", stream_name(name));
+    match link.api::<Value>(OPERATION, &subject, &json!({}), deadline).await? {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.into_error(OPERATION, name)),
+    }
+}
+
+/// A round trip to JetStream.
+pub(super) async fn probe(link: &Link, operation: &'static str, deadline: Deadline) -> KvResult<()> {
+    match link.api::<Value>(operation, "INFO", &json!({}), deadline).await? {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.into_error(operation, "")),
+    }
+}
+
+#[derive(Deserialize)]
+struct Names {
+    total: usize,
+    #[serde(default)]
+    streams: Option<Vec<String>>,
+}
+
+/// The names of the buckets, page by page.
+pub(super) fn list(link: Arc<Link>, deadline: Duration) -> KvStream<String> {
+    const OPERATION: &str = "list stores";
+    let pages = futures_util::stream::try_unfold(Some(0), move |offset| {
+        let link = Arc::clone(&link);
+        async move {
+            let Some(offset) = offset else { return Ok(None) };
+            let query = json!({ "offset": offset, "subject": "$KV.*.>" });
+            let deadline = Deadline::after(deadline);
+            let page = link.api::<Names>(OPERATION, "STREAM.NAMES", &query, deadline).await?;
+            let Names { total, streams } = page.map_err(|e| e.into_error(OPERATION, ""))?;
+            let streams = streams.unwrap_or_default();
+            let next = offset + streams.len();
+            let more = !streams.is_empty() && next < total;
+            let names =
+                streams.into_iter().filter_map(|stream| stream.strip_prefix("KV_").map(str::to_owned));
+            let names: Vec<KvResult<String>> = names.map(Ok).collect();
+            Ok(Some((futures_util::stream::iter(names), more.then_some(next))))
+        }
+    });
+    KvStream::new(futures_util::TryStreamExt::try_flatten(pages))
+}

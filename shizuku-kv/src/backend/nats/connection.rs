@@ -1,0 +1,290 @@
+//! The public connection: opening, health, shutdown.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{ConnectErrorKind, ConnectOptions};
+use futures_core::future::BoxFuture;
+
+use super::bucket;
+use super::config::{NatsAuth, NatsConnectionConfig, without_userinfo};
+use super::link::{Link, LinkEvents, backoff, parse_version};
+use super::store::NatsStore;
+use crate::store::{
+    Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, Store, StoreConfig,
+    check_store_name,
+};
+
+const OPERATION: &str = "connect";
+
+/// The oldest server that works: an older one answers in ways that the client library cannot read.
+const OLDEST_SERVER: &str = "2.10";
+
+/// The inbound channel of one subscription, in messages. A watch asks for far fewer at a time, so it never fills.
+const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
+
+/// A connection to NATS, whose stores are JetStream key-value buckets.
+///
+/// Cheap to clone. When the connection breaks it is made again, for ever, with jittered exponential pauses; until
+/// then operations wait for it up to their deadlines. It ends with [`shutdown`](Connection::shutdown), or when the last
+/// clone, store and watch of it is dropped.
+#[derive(Clone)]
+pub struct NatsConnection {
+    link: Arc<Link>,
+    config: Arc<NatsConnectionConfig>,
+}
+
+/// Connects to NATS.
+///
+/// Tries each server once; whichever answers first in turn is used. Ends within
+/// [`connect_timeout`](NatsConnectionConfig::connect_timeout()), with a server that accepts and never answers too.
+///
+/// # Errors
+/// [`KvError::InvalidConfig`] for settings that cannot work, unreadable files included; [`KvError::Unavailable`] where
+/// no server can be reached; [`KvError::Unauthorized`] where the credentials are refused; [`KvError::ServerTooOld`]
+/// below 2.10; [`KvError::Timeout`].
+///
+/// Dropping the future is safe.
+pub async fn nats_connect(config: NatsConnectionConfig) -> Result<NatsConnection, KvError> {
+    let deadline = Deadline::after(config.connect_timeout);
+    deadline.bound(OPERATION, None, open(config)).await
+}
+
+async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
+    let invalid = |field, reason: &str| Err(KvError::InvalidConfig { field, reason: reason.to_owned() });
+    if config.servers.is_empty() {
+        return invalid("servers", "at least one is needed");
+    }
+    if config.connect_timeout.is_zero() || config.deadline.is_zero() {
+        return invalid("connect_timeout and deadline", "must be more than zero");
+    }
+    let mut servers = Vec::new();
+    for server in &config.servers {
+        let shown = without_userinfo(server);
+        if shown != *server {
+            return invalid(
+                "servers",
+                "an address must not contain userinfo; use `auth`, or `NatsConnectionConfig::from_url`",
+            );
+        }
+        match server.parse::<async_nats::ServerAddr>() {
+            Ok(address) => servers.push(address),
+            Err(error) => return invalid("servers", &format!("{shown:?} is no address: {error}")),
+        }
+    }
+
+    let events = LinkEvents::new();
+    let options = connect_options(&config, events.clone()).await?;
+    let client = options.connect(servers).await.map_err(|error| {
+        let addresses = config.servers.iter().map(|s| without_userinfo(s)).collect::<Vec<_>>();
+        connect_error(&error, &addresses.join(", "))
+    })?;
+    let version = client.server_info().version;
+    if parse_version(&version) < parse_version(OLDEST_SERVER) {
+        return Err(KvError::ServerTooOld { found: version, needed: OLDEST_SERVER });
+    }
+    tracing::debug!(%version, "connected to NATS");
+    Ok(NatsConnection { link: Arc::new(Link::new(client, events)), config: Arc::new(config) })
+}
+
+async fn connect_options(config: &NatsConnectionConfig, events: LinkEvents) -> KvResult<ConnectOptions> {
+    let mut options = ConnectOptions::new()
+        .connection_timeout(config.connect_timeout)
+        .request_timeout(None)
+        .subscription_capacity(SUBSCRIPTION_CAPACITY)
+        // A half-dead connection is noticed after two of these.
+        .ping_interval(Duration::from_secs(10))
+        .reconnect_delay_callback(|attempts| {
+            // Jittered, so that a fleet does not come back all at once.
+            let pauses = backoff(Duration::from_millis(20), Duration::from_secs(2));
+            pauses.take(attempts.min(12)).last().unwrap_or_default()
+        })
+        .event_callback(move |event| {
+            events.on_event(&event);
+            std::future::ready(())
+        });
+    if let Some(name) = &config.name {
+        options = options.name(name);
+    }
+    let invalid = |field, reason: String| KvError::InvalidConfig { field, reason };
+    let credentials = |options: ConnectOptions, text: &str| {
+        // The error of the parser is not repeated: it could quote what it read.
+        options.credentials(text).map_err(|_| {
+            invalid("credentials", "no JWT with a seed; give the content of a .creds file".to_owned())
+        })
+    };
+    options = match &config.auth {
+        NatsAuth::None => options,
+        NatsAuth::UserPassword { user, password } => {
+            options.user_and_password(user.clone(), password.clone())
+        }
+        NatsAuth::Token(token) => options.token(token.clone()),
+        NatsAuth::NKey(seed) => options.nkey(checked_seed(seed)?),
+        NatsAuth::NKeyFile(path) => options.nkey(checked_seed(&read_file("nkey", path).await?)?),
+        NatsAuth::Credentials(text) => credentials(options, text)?,
+        NatsAuth::CredentialsFile(path) => credentials(options, &read_file("credentials", path).await?)?,
+    };
+    let tls = &config.tls;
+    for (field, path) in [
+        ("tls root certificates", tls.root_certificates.as_ref()),
+        ("tls client certificate", tls.client_certificate.as_ref().map(|(chain, _)| chain)),
+        ("tls client key", tls.client_certificate.as_ref().map(|(_, key)| key)),
+    ] {
+        if let Some(path) = path {
+            // Read here only to name the file that is missing: the client library's error does not.
+            read_file(field, path).await?;
+        }
+    }
+    if let Some(pem) = &tls.root_certificates {
+        options = options.add_root_certificates(pem.clone());
+    }
+    if let Some((chain, key)) = &tls.client_certificate {
+        options = options.add_client_certificate(chain.clone(), key.clone());
+    }
+    if tls.required {
+        options = options.require_tls(true);
+    }
+    if tls.first {
+        options = options.tls_first();
+    }
+    Ok(options)
+}
+
+fn checked_seed(seed: &str) -> KvResult<String> {
+    let seed = seed.trim();
+    if seed.starts_with("SU") && seed.len() == 58 {
+        return Ok(seed.to_owned());
+    }
+    Err(KvError::InvalidConfig {
+        field: "nkey",
+        reason: "not the seed of a user's NKey: it begins with SU and has 58 characters".to_owned(),
+    })
+}
+
+async fn read_file(field: &'static str, path: &std::path::Path) -> KvResult<String> {
+    let path = path.to_owned();
+    let shown = path.display().to_string();
+    match tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await {
+        Ok(Ok(text)) => Ok(text),
+        Ok(Err(error)) => {
+            Err(KvError::InvalidConfig { field, reason: format!("cannot read file {shown:?}: {error}") })
+        }
+        Err(_) => Err(KvError::InvalidConfig {
+            field,
+            reason: format!("cannot read file {shown:?}: the runtime is shutting down"),
+        }),
+    }
+}
+
+fn connect_error(error: &async_nats::ConnectError, addresses: &str) -> KvError {
+    let unavailable = |reason: String| KvError::Unavailable { operation: OPERATION, reason, source: None };
+    // The client library's errors are kept out of the source where they could quote an address.
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            KvError::Unauthorized {
+                operation: OPERATION,
+                reason: format!("{addresses} refused the credentials"),
+            }
+        }
+        ConnectErrorKind::Tls => unavailable(format!("no TLS connection to {addresses}: {error}")),
+        ConnectErrorKind::Dns => unavailable(format!("no address found for {addresses}: {error}")),
+        _ => unavailable(format!("no server answers at {addresses}: {error}")),
+    }
+}
+
+impl NatsConnection {
+    /// The version of the server that the connection is to at the moment.
+    pub fn server_version(&self) -> String {
+        self.link.client().server_info().version
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::after(self.config.deadline)
+    }
+}
+
+impl fmt::Debug for NatsConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NatsConnection").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Connection for NatsConnection {
+    fn capabilities(&self) -> ConnectionCapabilities {
+        bucket::capabilities(&self.link)
+    }
+
+    fn store_with_config<'a>(&'a self, name: &'a str, config: StoreConfig) -> BoxFuture<'a, KvResult<Store>> {
+        Box::pin(async move {
+            check_store_name(name)?;
+            config.validate()?;
+            let bucket = bucket::open(&self.link, name, &config, self.deadline()).await?;
+            let deadline = config.operation_deadline();
+            let store = NatsStore::new(Arc::clone(&self.link), bucket, config.consistency);
+            Ok(Store::new(Arc::new(store), deadline))
+        })
+    }
+
+    fn list_stores(&self) -> KvStream<String> {
+        bucket::list(Arc::clone(&self.link), self.config.deadline)
+    }
+
+    fn delete_store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<()>> {
+        Box::pin(async move {
+            check_store_name(name)?;
+            bucket::delete(&self.link, name, self.deadline()).await
+        })
+    }
+
+    fn health(&self) -> BoxFuture<'_, KvResult<()>> {
+        Box::pin(async move {
+            let (operation, deadline) = ("health", self.deadline());
+            self.link.up(operation, deadline).await?;
+            let flush = self.link.client().flush();
+            // A flush only shows that bytes were written; an answer shows that the server lives. The API refuses
+            // nobody this question about a stream that need not exist.
+            deadline
+                .bound(operation, None, async { flush.await.map_err(|e| flush_error(operation, e)) })
+                .await?;
+            bucket::probe(&self.link, operation, deadline).await
+        })
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, KvResult<()>> {
+        Box::pin(async move {
+            let (operation, deadline) = ("shutdown", self.deadline());
+            if self.link.is_closed() {
+                return Ok(());
+            }
+            let client = self.link.client();
+            let flushed = if client.connection_state() == State::Connected {
+                let flush = async {
+                    // Writes that are on their way get their acknowledgements first.
+                    self.link.jetstream().wait_for_acks().await;
+                    client.flush().await.map_err(|e| flush_error(operation, e))
+                };
+                deadline.bound(operation, None, flush).await
+            } else {
+                Err(KvError::Unavailable {
+                    operation,
+                    reason: "not connected: what was not yet sent is lost".to_owned(),
+                    source: None,
+                })
+            };
+            self.link.close();
+            // Ends the client's task. It fails only where that has ended already.
+            let _ = tokio::time::timeout(deadline.limit(), client.drain()).await;
+            flushed
+        })
+    }
+}
+
+fn flush_error(operation: &'static str, error: async_nats::client::FlushError) -> KvError {
+    KvError::Unavailable {
+        operation,
+        reason: "the connection could not be flushed".to_owned(),
+        source: Some(Arc::new(error)),
+    }
+}

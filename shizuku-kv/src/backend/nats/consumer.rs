@@ -1,0 +1,347 @@
+//! An ordered pull consumer: every message once and in order, or the word that it was lost.
+//!
+//! Pull rather than push, because what is asked for is what can arrive: a reader that does not read asks for nothing,
+//! so that memory stays bounded without the server having to guess. The consumer acknowledges nothing and lives in the
+//! server's memory; when it is lost, whoever reads from it makes another one from where it stands (the ordered consumer
+//! of ADR-17, on pull as ADR-37 recommends).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Message, StatusCode, Subscriber};
+use futures_util::{FutureExt, StreamExt};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::link::{ApiError, Interruption, Link, Mark};
+use super::wire::{Place, subject_prefix};
+use crate::store::{Deadline, Key, KvError, KvResult, WatchScope};
+
+/// Messages asked for at a time, and the fewest that may still be outstanding before more are asked for.
+const PULL: usize = 1024;
+const PULL_MORE_BELOW: usize = PULL / 2;
+
+/// Bytes asked for at a time. With one message larger than this, the server's limit on messages is used instead.
+const PULL_BYTES: usize = 8 * 1024 * 1024;
+
+/// How long one request for messages stays open on the server.
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
+
+/// How often an idle consumer tells that it is there. After two of these without a word it counts as lost.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// How long the server keeps a consumer that nobody asks for messages: bounds what a client that vanished leaves
+/// behind.
+const INACTIVE: Duration = Duration::from_secs(60);
+
+/// What a consumer delivers.
+#[derive(Clone, Debug)]
+pub(super) struct Spec {
+    pub(super) stream: String,
+    /// Subjects, not overlapping; none of them is everything in the stream.
+    pub(super) filters: Vec<String>,
+    pub(super) start: Start,
+    pub(super) headers_only: bool,
+    pub(super) heartbeat: Duration,
+}
+
+/// Where a consumer begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// The newest message of each subject, then what follows.
+    LastPerSubject,
+    /// Every message from this stream sequence on.
+    Sequence(u64),
+}
+
+/// One thing that happened.
+#[derive(Debug)]
+pub(super) enum Delivery {
+    Message(Message, Place),
+    /// Nothing to deliver at the moment; the consumer is alive.
+    Idle,
+    /// The consumer is gone, or something that it sent is. Make another one.
+    Lost(&'static str),
+}
+
+#[derive(Debug)]
+pub(super) struct OrderedConsumer {
+    link: Arc<Link>,
+    stream: String,
+    name: String,
+    inbox: String,
+    messages: Subscriber,
+    mark: Mark,
+    pull_subject: String,
+    pulls: u64,
+    outstanding: usize,
+    last_sequence: u64,
+    heartbeat: Duration,
+    /// Messages that were waiting when it was created.
+    pub(super) pending_at_start: u64,
+}
+
+impl OrderedConsumer {
+    /// Creates the consumer `name`. Creating it twice with the same specification is harmless, so that a creation
+    /// whose answer was lost can be repeated and leaves one consumer at most.
+    pub(super) async fn create(
+        link: Arc<Link>,
+        operation: &'static str,
+        spec: &Spec,
+        name: String,
+        deadline: Deadline,
+    ) -> KvResult<Result<Self, ApiError>> {
+        #[derive(Deserialize)]
+        struct Created {
+            num_pending: u64,
+        }
+        let mut config = json!({
+            "name": name,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "replay_policy": "instant",
+            "mem_storage": true,
+            "num_replicas": 1,
+            "inactive_threshold": nanos(INACTIVE),
+            "headers_only": spec.headers_only,
+        });
+        match spec.filters.as_slice() {
+            [] => {}
+            [one] => config["filter_subject"] = json!(one),
+            many => config["filter_subjects"] = json!(many),
+        }
+        match spec.start {
+            Start::LastPerSubject => config["deliver_policy"] = json!("last_per_subject"),
+            Start::Sequence(sequence) => {
+                config["deliver_policy"] = json!("by_start_sequence");
+                config["opt_start_seq"] = json!(sequence.max(1));
+            }
+        }
+        let mark = link.up(operation, deadline).await?;
+        let inbox = link.client().new_inbox();
+        let messages = link
+            .client()
+            .subscribe(format!("{inbox}.*"))
+            .await
+            .map_err(|error| send_error(operation, error))?;
+        let request = json!({ "stream_name": spec.stream, "config": config });
+        let subject = format!("CONSUMER.CREATE.{}.{name}", spec.stream);
+        let mut consumer = Self {
+            pull_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{}.{name}", spec.stream),
+            link: Arc::clone(&link),
+            stream: spec.stream.clone(),
+            name,
+            inbox,
+            messages,
+            mark,
+            pulls: 0,
+            outstanding: 0,
+            last_sequence: 0,
+            heartbeat: spec.heartbeat,
+            pending_at_start: 0,
+        };
+        // From here on the consumer may exist, so that dropping this future has to delete it: `consumer` does.
+        Ok(link.api::<Created>(operation, &subject, &request, deadline).await?.map(|created| {
+            consumer.pending_at_start = created.num_pending;
+            consumer
+        }))
+    }
+
+    /// The next thing that happens. Asks for more messages when few are left to come.
+    pub(super) async fn next(&mut self) -> Delivery {
+        loop {
+            if self.outstanding <= PULL_MORE_BELOW && self.pull().await.is_err() {
+                return Delivery::Lost("the request for messages could not be sent");
+            }
+            // What has arrived is taken without setting up timers.
+            let message = match self.messages.next().now_or_never() {
+                Some(message) => message,
+                None => tokio::select! {
+                    biased;
+                    message = self.messages.next() => message,
+                    interruption = self.link.interrupted(self.mark, &self.pull_subject) => {
+                        return Delivery::Lost(match interruption {
+                            Interruption::Lost => "disconnected",
+                            Interruption::Refused(_) => "not allowed to ask for messages",
+                        });
+                    }
+                    // Counted from now, not from the last word: whoever did not poll has heard nothing either.
+                    () = tokio::time::sleep(self.heartbeat * 2) => {
+                        return Delivery::Lost("no heartbeat");
+                    }
+                },
+            };
+            let Some(message) = message else {
+                return Delivery::Lost("the subscription ended");
+            };
+            if let Some(delivery) = self.receive(message) {
+                return delivery;
+            }
+        }
+    }
+
+    fn receive(&mut self, message: Message) -> Option<Delivery> {
+        let Some(status) = message.status else {
+            let Some(place) = message.reply.as_deref().and_then(Place::parse) else {
+                return Some(Delivery::Lost("a message without its place"));
+            };
+            self.outstanding = self.outstanding.saturating_sub(1);
+            if place.consumer_sequence != self.last_sequence + 1 {
+                return Some(Delivery::Lost("a message is missing"));
+            }
+            self.last_sequence = place.consumer_sequence;
+            return Some(Delivery::Message(message, place));
+        };
+        let header = |name: &str| {
+            let value = message.headers.as_ref().and_then(|headers| headers.get(name));
+            value.and_then(|value| value.as_str().parse::<u64>().ok())
+        };
+        if status == StatusCode::IDLE_HEARTBEAT {
+            let delivered = header("Nats-Last-Consumer").unwrap_or(self.last_sequence);
+            return Some(if delivered == self.last_sequence {
+                Delivery::Idle
+            } else {
+                Delivery::Lost("a message before a heartbeat is missing")
+            });
+        }
+        // Every other status ends one request for messages.
+        let description = message.description.as_deref().unwrap_or_default();
+        match status.as_u16() {
+            // 404: nothing there, 408: expired, 409 of these kinds: as much as was asked for.
+            404 | 408 => {}
+            409 if description.contains("MaxBytes") || description.contains("Batch Completed") => {}
+            503 => return Some(Delivery::Lost("the consumer is gone")),
+            _ => {
+                tracing::debug!(%status, description, "the server ended a consumer");
+                return Some(Delivery::Lost("the server ended the consumer"));
+            }
+        }
+        let unfilled = header("Nats-Pending-Messages").and_then(|n| usize::try_from(n).ok());
+        self.outstanding = self.outstanding.saturating_sub(unfilled.unwrap_or(self.outstanding));
+        (status.as_u16() == 408).then_some(Delivery::Idle)
+    }
+
+    /// Whether everything that matches has been delivered, as the server knows it.
+    pub(super) async fn is_drained(&self, operation: &'static str, deadline: Deadline) -> KvResult<bool> {
+        #[derive(Deserialize)]
+        struct Info {
+            num_pending: u64,
+            delivered: Delivered,
+        }
+        #[derive(Deserialize)]
+        struct Delivered {
+            consumer_seq: u64,
+        }
+        let subject = format!("CONSUMER.INFO.{}.{}", self.stream, self.name);
+        let info = self.link.api::<Info>(operation, &subject, &json!({}), deadline).await?;
+        Ok(info.is_ok_and(|info| info.num_pending == 0 && info.delivered.consumer_seq == self.last_sequence))
+    }
+
+    async fn pull(&mut self) -> Result<(), async_nats::PublishError> {
+        let batch = PULL - self.outstanding;
+        // A limit below one message would be refused over and over.
+        let bytes = PULL_BYTES.max(self.link.client().max_payload() + 64 * 1024);
+        let request = json!({
+            "batch": batch,
+            "max_bytes": bytes,
+            "expires": nanos(PULL_EXPIRES),
+            "idle_heartbeat": nanos(self.heartbeat),
+        });
+        self.pulls += 1;
+        let reply = format!("{}.{}", self.inbox, self.pulls);
+        let payload = request.to_string().into();
+        self.link.client().publish_with_reply(self.pull_subject.clone(), reply, payload).await?;
+        self.outstanding += batch;
+        Ok(())
+    }
+}
+
+impl Drop for OrderedConsumer {
+    /// Deletes the consumer on the server, without waiting. Where there is no runtime any more, the server does it by
+    /// itself a little later.
+    fn drop(&mut self) {
+        if self.link.is_closed() {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let client = self.link.client().clone();
+        let subject = format!("$JS.API.CONSUMER.DELETE.{}.{}", self.stream, self.name);
+        runtime.spawn(async move {
+            // Bounded, so that a client that is cut off does not gather these.
+            let publish = client.publish(subject, bytes::Bytes::new());
+            let _ = tokio::time::timeout(INACTIVE, publish).await;
+        });
+    }
+}
+
+/// The subjects that cover a scope, for the server to filter: not overlapping, and never less than the scope.
+pub(super) fn filters(bucket: &str, scope: &WatchScope) -> Vec<String> {
+    let prefix = subject_prefix(bucket);
+    let everything = || vec![format!("{prefix}>")];
+    // The part of a string prefix up to its last dot is whole tokens, which the server can match.
+    let covering = |key_prefix: &str| match key_prefix.rfind('.') {
+        // What is no key would be a pattern or an error there: it is left to the local filter.
+        Some(dot) if Key::new(&key_prefix[..dot]).is_ok() => {
+            Some(format!("{prefix}{}.>", &key_prefix[..dot]))
+        }
+        _ => None,
+    };
+    match scope {
+        WatchScope::Key(key) => vec![format!("{prefix}{key}")],
+        WatchScope::Prefix(key_prefix) => covering(key_prefix).map_or_else(everything, |one| vec![one]),
+        WatchScope::Prefixes(prefixes) => {
+            let mut filters: Vec<String> = Vec::new();
+            for key_prefix in prefixes {
+                let Some(filter) = covering(key_prefix) else { return everything() };
+                filters.push(filter);
+            }
+            // The server refuses filters that overlap: one that another covers is left out.
+            filters.sort_by_key(String::len);
+            let mut kept: Vec<String> = Vec::new();
+            for filter in filters {
+                let covered = |wide: &String| filter.starts_with(wide.trim_end_matches('>'));
+                if !kept.iter().any(covered) {
+                    kept.push(filter);
+                }
+            }
+            if kept.is_empty() { everything() } else { kept }
+        }
+        _ => everything(),
+    }
+}
+
+fn nanos(duration: Duration) -> Value {
+    json!(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn send_error(operation: &'static str, error: async_nats::SubscribeError) -> KvError {
+    KvError::Unavailable {
+        operation,
+        reason: "the subscription could not be made".to_owned(),
+        source: Some(Arc::new(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_cover_the_scope() {
+        let prefix = |p: &str| filters("b", &WatchScope::prefix(p));
+        assert_eq!(filters("b", &WatchScope::All), ["$KV.b.>"]);
+        assert_eq!(prefix(""), ["$KV.b.>"]);
+        assert_eq!(prefix("config"), ["$KV.b.>"]);
+        assert_eq!(prefix("config."), ["$KV.b.config.>"]);
+        assert_eq!(prefix("config.da"), ["$KV.b.config.>"]);
+        assert_eq!(prefix("a.b.c"), ["$KV.b.a.b.>"]);
+        // What is no key is not given to the server, where it would be a pattern or be refused.
+        for odd in ["*.a", "a.*.b", ">.a", ".a", "a b.c", "a..b", "a..", "ä.b"] {
+            assert_eq!(prefix(odd), ["$KV.b.>"], "{odd}");
+        }
+        let prefixes = |p: &[&str]| filters("b", &WatchScope::prefixes(p.iter().copied()));
+        assert_eq!(prefixes(&["a.b.", "a.", "c.x"]), ["$KV.b.a.>", "$KV.b.c.>"]);
+        assert_eq!(prefixes(&["a.", "b"]), ["$KV.b.>"]);
+        assert_eq!(prefixes(&["ab.", "a."]), ["$KV.b.a.>", "$KV.b.ab.>"]);
+    }
+}

@@ -1,0 +1,352 @@
+//! Requests that end: deadlines, reconnection, and the server's errors in our words.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
+use async_nats::connection::State;
+use async_nats::jetstream;
+use async_nats::{Client, Event, Message, Request, ServerError};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::store::{Deadline, ErrorSource, KvError, KvResult};
+
+/// How often the state of the client is looked at beside its events, one of which can get lost when many come at once.
+const STATE_POLL: Duration = Duration::from_millis(50);
+
+/// What the events of the client say.
+#[derive(Clone, Debug, Default)]
+struct LinkState {
+    /// Counts disconnections: what was on its way in an earlier epoch may be lost.
+    epoch: u64,
+    /// The owner has shut the connection down.
+    closed: bool,
+    /// Counts refusals for lack of permission.
+    refusals: u64,
+    /// The last refusal: it names the subject, not the request.
+    refusal: Option<Arc<str>>,
+}
+
+/// A moment on the link, before something was sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    epoch: u64,
+    refusals: u64,
+}
+
+/// Why no answer will come.
+#[derive(Debug)]
+pub(super) enum Interruption {
+    /// The connection broke, or was closed: what was on its way may be lost.
+    Lost,
+    /// The server does not allow it.
+    Refused(Arc<str>),
+}
+
+/// Receives the client's events.
+#[derive(Clone, Debug)]
+pub(super) struct LinkEvents(Arc<watch::Sender<LinkState>>);
+
+impl LinkEvents {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(LinkState::default())))
+    }
+
+    pub(super) fn on_event(&self, event: &Event) {
+        match event {
+            Event::Connected => {
+                tracing::info!("connected to NATS");
+                self.0.send_modify(|_| ());
+            }
+            Event::Disconnected => {
+                tracing::warn!("disconnected from NATS");
+                self.0.send_modify(|state| state.epoch += 1);
+            }
+            Event::ServerError(ServerError::Other(text)) => {
+                tracing::warn!(error = %text, "NATS server error");
+                if text.to_ascii_lowercase().contains("permissions violation") {
+                    self.0.send_modify(|state| {
+                        state.refusals += 1;
+                        state.refusal = Some(text.as_str().into());
+                    });
+                }
+            }
+            other => tracing::info!(event = %other, "NATS connection"),
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.0.send_modify(|state| state.closed = true);
+    }
+}
+
+/// An error of the JetStream API.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct ApiError {
+    pub(super) code: u16,
+    #[serde(default)]
+    pub(super) err_code: u64,
+    #[serde(default)]
+    pub(super) description: String,
+}
+
+impl ApiError {
+    pub(super) const MESSAGE_NOT_FOUND: u64 = 10037;
+    pub(super) const STREAM_NOT_FOUND: u64 = 10059;
+    pub(super) const STREAM_NAME_IN_USE: u64 = 10058;
+    pub(super) const STREAM_UPDATE_REFUSED: u64 = 10052;
+
+    /// The error in our words, for a request about a store.
+    pub(super) fn into_error(self, operation: &'static str, store: &str) -> KvError {
+        if self.err_code == Self::STREAM_NOT_FOUND {
+            return KvError::StoreNotFound { store: store.to_owned() };
+        }
+        let Self { code, err_code, description } = self;
+        let reason = format!("the server answered {code}: {description} ({err_code})");
+        match code {
+            401 | 403 => KvError::Unauthorized { operation, reason },
+            503 | 408 => KvError::Unavailable { operation, reason, source: None },
+            _ => KvError::Backend { operation, reason, source: None },
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ApiAnswer<T> {
+    Refused { error: ApiError },
+    Granted(T),
+}
+
+/// What came back from a request.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Message(Message),
+    /// Nobody listens on the subject: no such stream, or one that has no leader at the moment.
+    NobodyThere,
+}
+
+/// The client with everything that makes its requests end.
+#[derive(Debug)]
+pub(super) struct Link {
+    client: Client,
+    jetstream: jetstream::Context,
+    events: LinkEvents,
+    operation_prefix: u64,
+    operations: AtomicU64,
+}
+
+impl Link {
+    pub(super) fn new(client: Client, events: LinkEvents) -> Self {
+        let mut jetstream = jetstream::new(client.clone());
+        // Deadlines are held here; the client's own must not come first.
+        jetstream.set_timeout(Duration::from_secs(86_400));
+        Self {
+            client,
+            jetstream,
+            events,
+            // The standard library's hasher is keyed by the operating system's randomness.
+            operation_prefix: RandomState::new().hash_one(std::process::id()),
+            operations: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn jetstream(&self) -> &jetstream::Context {
+        &self.jetstream
+    }
+
+    pub(super) fn close(&self) {
+        self.events.close();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.events.0.borrow().closed
+    }
+
+    /// An id that no other operation of any client has.
+    pub(super) fn next_id(&self) -> String {
+        let number = self.operations.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}{number:x}", self.operation_prefix)
+    }
+
+    /// Whether the server is at least of this version; one that cannot be read counts as old.
+    pub(super) fn server_is_at_least(&self, major: u64, minor: u64) -> bool {
+        parse_version(&self.client.server_info().version) >= (major, minor)
+    }
+
+    /// Whether the server is alone: requests sent one after the other then arrive in that order.
+    pub(super) fn is_single_server(&self) -> bool {
+        self.client.server_info().cluster.is_none()
+    }
+
+    /// Waits for the connection to be up.
+    pub(super) async fn up(&self, operation: &'static str, deadline: Deadline) -> KvResult<Mark> {
+        let (mark, closed) = self.mark();
+        if closed {
+            return Err(KvError::Closed { operation });
+        }
+        if self.client.connection_state() == State::Connected {
+            return Ok(mark);
+        }
+        self.come_up(operation, deadline).await
+    }
+
+    fn mark(&self) -> (Mark, bool) {
+        let state = self.events.0.borrow();
+        (Mark { epoch: state.epoch, refusals: state.refusals }, state.closed)
+    }
+
+    async fn come_up(&self, operation: &'static str, deadline: Deadline) -> KvResult<Mark> {
+        let mut state = self.events.0.subscribe();
+        loop {
+            state.mark_unchanged();
+            let (mark, closed) = self.mark();
+            if closed {
+                return Err(KvError::Closed { operation });
+            }
+            if self.client.connection_state() == State::Connected {
+                return Ok(mark);
+            }
+            let left = deadline.remaining();
+            if left.is_zero() {
+                return Err(KvError::Unavailable {
+                    operation,
+                    reason: format!("no connection to any of the servers within {:?}", deadline.limit()),
+                    source: None,
+                });
+            }
+            // Either is a reason to look again.
+            let _ = tokio::time::timeout(left.min(STATE_POLL), state.changed()).await;
+        }
+    }
+
+    /// Waits until what was sent to `subject` after `mark` will get no answer.
+    pub(super) async fn interrupted(&self, mark: Mark, subject: &str) -> Interruption {
+        let mut state = self.events.0.subscribe();
+        let about_us = |text: &Arc<str>| text.split('"').any(|part| part == subject);
+        let interrupted = state.wait_for(|state| {
+            state.epoch != mark.epoch
+                || state.closed
+                || (state.refusals != mark.refusals && state.refusal.as_ref().is_some_and(about_us))
+        });
+        match interrupted.await {
+            Ok(state) if state.epoch == mark.epoch && !state.closed => {
+                Interruption::Refused(state.refusal.clone().unwrap_or_default())
+            }
+            // The sender lives in this very struct, so waiting does not fail.
+            _ => Interruption::Lost,
+        }
+    }
+
+    /// A request that may be sent again when the connection breaks, since it changes nothing. Ends by the deadline.
+    pub(super) async fn request(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        payload: Bytes,
+        deadline: Deadline,
+    ) -> KvResult<Answer> {
+        loop {
+            let mark = self.up(operation, deadline).await?;
+            let request = Request::new().payload(payload.clone()).timeout(None);
+            tokio::select! {
+                biased;
+                answer = self.client.send_request(subject.to_owned(), request) => {
+                    return match answer {
+                        Ok(message) => Ok(Answer::Message(message)),
+                        Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                            Ok(Answer::NobodyThere)
+                        }
+                        Err(_) if self.is_closed() => Err(KvError::Closed { operation }),
+                        Err(error) => Err(KvError::Unavailable {
+                            operation,
+                            reason: "the request could not be sent".to_owned(),
+                            source: Some(Arc::new(error) as ErrorSource),
+                        }),
+                    };
+                }
+                interruption = self.interrupted(mark, subject) => {
+                    if let Interruption::Refused(text) = interruption {
+                        return Err(KvError::Unauthorized { operation, reason: text.to_string() });
+                    }
+                }
+                () = tokio::time::sleep_until(deadline.instant()) => {
+                    return Err(deadline.timeout(operation, None));
+                }
+            }
+        }
+    }
+
+    /// A request to the JetStream API, `$JS.API.` before its subject, that may be sent again.
+    pub(super) async fn api<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        payload: &impl Serialize,
+        deadline: Deadline,
+    ) -> KvResult<Result<T, ApiError>> {
+        let malformed = |source: serde_json::Error| KvError::Backend {
+            operation,
+            reason: format!(
+                "the answer to {subject} cannot be read: {:?} at line {} column {}",
+                source.classify(),
+                source.line(),
+                source.column()
+            ),
+            source: None,
+        };
+        let payload = serde_json::to_vec(payload).map_err(malformed)?;
+        let subject = format!("$JS.API.{subject}");
+        match self.request(operation, &subject, payload.into(), deadline).await? {
+            Answer::Message(message) => match serde_json::from_slice(&message.payload).map_err(malformed)? {
+                ApiAnswer::Granted(answer) => Ok(Ok(answer)),
+                ApiAnswer::Refused { error } => Ok(Err(error)),
+            },
+            Answer::NobodyThere => Err(KvError::Unavailable {
+                operation,
+                reason: "JetStream does not answer: it is not enabled on the server or for the account"
+                    .to_owned(),
+                source: None,
+            }),
+        }
+    }
+}
+
+/// Major and minor version; zeros for what is none.
+pub(super) fn parse_version(version: &str) -> (u64, u64) {
+    let mut parts = version.trim_start_matches('v').split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// The pauses between tries: exponential and jittered, without an end.
+pub(super) fn backoff(first: Duration, longest: Duration) -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(first)
+        .with_max_delay(longest)
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(parse_version("2.15.1"), (2, 15));
+        assert_eq!(parse_version("v2.9.10-beta.1"), (2, 9));
+        assert_eq!(parse_version(""), (0, 0));
+        assert!(parse_version("2.10.26") >= (2, 10));
+    }
+}

@@ -1,0 +1,33 @@
+//! The NATS JetStream backend: a store is a bucket in the layout of ADR-8, shared with every other NATS client.
+//!
+//! async-nats carries the bytes: connecting, authenticating, reconnecting, requests. What the contract needs beyond
+//! that is here:
+//!
+//! | file | idea |
+//! |---|---|
+//! | `config` | what a connection needs to know, and what of it may be shown |
+//! | `url` | the same, read from a URL |
+//! | `connection` | the public connection: opening, health, shutdown |
+//! | `link` | requests that end: deadlines, reconnection, the server's errors |
+//! | `wire` | subjects, headers and messages, as pure functions |
+//! | `bucket` | a store's configuration as a stream's, and back |
+//! | `store` | reading |
+//! | `write` | writing, and finding out what became of a write whose acknowledgement was lost |
+//! | `consumer` | an ordered pull consumer: every message once and in order, or the word that it was lost |
+//! | `scan` | listings over it |
+//! | `watch` | watches over it: the state machine that heals |
+
+mod bucket;
+mod config;
+mod connection;
+mod consumer;
+mod link;
+mod scan;
+mod store;
+mod url;
+mod watch;
+mod wire;
+mod write;
+
+pub use config::{NatsAuth, NatsConnectionConfig, NatsTls};
+pub use connection::{NatsConnection, nats_connect};

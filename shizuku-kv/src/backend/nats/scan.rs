@@ -1,0 +1,181 @@
+//! Listings: what a consumer has to deliver, up to the end.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+
+use super::bucket;
+use super::consumer::{Delivery, OrderedConsumer, Spec, Start, filters};
+use super::link::backoff;
+use super::store::{StoreCore, pause};
+use super::wire::{StreamMessage, delivered};
+use crate::store::{Deadline, Key, KvEntry, KvResult, KvStream, WatchScope};
+
+/// Shorter than a watch's, since a listing that waits is a listing that may have lost its consumer.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// The live entries in scope.
+pub(super) fn entries(core: Arc<StoreCore>, scope: WatchScope, limit: Duration) -> KvStream<KvEntry> {
+    let scan = Scan::new("scan", core, scope, false, limit);
+    KvStream::new(scan.into_stream().map(|item| item.map(StreamMessage::into_entry)))
+}
+
+/// The live keys in scope.
+pub(super) fn keys(core: Arc<StoreCore>, scope: WatchScope, limit: Duration) -> KvStream<Key> {
+    let scan = Scan::new("keys", core, scope, true, limit);
+    KvStream::new(scan.into_stream().map(|item| item.map(|message| message.key)))
+}
+
+/// What is held of one key.
+pub(super) fn history(core: Arc<StoreCore>, key: Key, limit: Duration) -> KvStream<KvEntry> {
+    let mut scan = Scan::new("history", core, WatchScope::Key(key), false, limit);
+    scan.seen = None;
+    KvStream::new(scan.into_stream().map(|item| item.map(StreamMessage::into_entry)))
+}
+
+/// A listing on its way.
+///
+/// A key that is written while the listing runs may come twice: with the value that was there at the beginning, and
+/// with the newer one; and a value that is superseded before its turn comes only as the newer one. So a listing goes on
+/// until nothing is pending, and remembers what it has delivered.
+struct Scan {
+    operation: &'static str,
+    core: Arc<StoreCore>,
+    scope: WatchScope,
+    spec: Spec,
+    limit: Duration,
+    consumer: Option<OrderedConsumer>,
+    /// Keys delivered, as 128-bit hashes with keys of this process; none for a history, where a key comes often.
+    seen: Option<Seen>,
+    /// The stream's last sequence before the consumer was made: what is there up to it was there from the beginning.
+    floor: u64,
+    /// Messages received from this consumer.
+    received: u64,
+    last_sequence: u64,
+    done: bool,
+}
+
+#[derive(Default)]
+struct Seen {
+    keys: [RandomState; 2],
+    hashes: HashSet<(u64, u64)>,
+}
+
+impl Seen {
+    /// Whether the key is new.
+    fn insert(&mut self, key: &Key) -> bool {
+        self.hashes.insert((self.keys[0].hash_one(key), self.keys[1].hash_one(key)))
+    }
+}
+
+impl Scan {
+    fn new(
+        operation: &'static str,
+        core: Arc<StoreCore>,
+        scope: WatchScope,
+        headers_only: bool,
+        limit: Duration,
+    ) -> Self {
+        let spec = Spec {
+            stream: core.bucket.stream.clone(),
+            filters: filters(&core.bucket.name, &scope),
+            start: Start::LastPerSubject,
+            headers_only,
+            heartbeat: HEARTBEAT,
+        };
+        Self {
+            operation,
+            core,
+            scope,
+            spec,
+            limit,
+            consumer: None,
+            seen: Some(Seen::default()),
+            floor: 0,
+            received: 0,
+            last_sequence: 0,
+            done: false,
+        }
+    }
+
+    fn into_stream(self) -> impl stream::Stream<Item = KvResult<StreamMessage>> + Send {
+        stream::try_unfold(
+            self,
+            |mut scan| async move { Ok(scan.next().await?.map(|message| (message, scan))) },
+        )
+    }
+
+    async fn next(&mut self) -> KvResult<Option<StreamMessage>> {
+        let deadline = Deadline::after(self.limit);
+        deadline.bound(self.operation, None, self.advance(deadline)).await
+    }
+
+    async fn advance(&mut self, deadline: Deadline) -> KvResult<Option<StreamMessage>> {
+        while !self.done {
+            let Some(consumer) = &mut self.consumer else {
+                self.start(deadline).await?;
+                continue;
+            };
+            match consumer.next().await {
+                Delivery::Message(message, place) => {
+                    self.received += 1;
+                    self.last_sequence = place.stream_sequence;
+                    self.core.observe(place.stream_sequence);
+                    let whole = self.received == consumer.pending_at_start
+                        && (self.seen.is_none() || place.stream_sequence <= self.floor);
+                    self.done = place.pending == 0 || whole;
+                    let message = delivered(message, &place, &self.core.bucket.prefix);
+                    if let Some(message) = message.filter(|message| self.wants(message)) {
+                        return Ok(Some(message));
+                    }
+                }
+                // What was pending can have expired before its turn; then no message says that it was the last.
+                Delivery::Idle => self.done = consumer.is_drained(self.operation, deadline).await?,
+                Delivery::Lost(reason) => {
+                    tracing::debug!(store = %self.core.bucket.name, reason, "a listing starts over");
+                    self.consumer = None;
+                }
+            }
+        }
+        self.consumer = None;
+        Ok(None)
+    }
+
+    fn wants(&mut self, message: &StreamMessage) -> bool {
+        if !self.scope.matches(&message.key) {
+            return false;
+        }
+        match &mut self.seen {
+            None => true,
+            Some(seen) => !message.operation.is_deletion() && seen.insert(&message.key),
+        }
+    }
+
+    /// Makes the consumer, again where one was lost. A history goes on behind its last message, a listing starts over
+    /// and leaves out what it has delivered.
+    async fn start(&mut self, deadline: Deadline) -> KvResult<()> {
+        if self.seen.is_none() {
+            self.spec.start = Start::Sequence(self.last_sequence + 1);
+        }
+        let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
+        loop {
+            let core = &self.core;
+            let info = bucket::info(&core.link, self.operation, &core.bucket.name, deadline).await?;
+            self.floor = info.last_sequence();
+            let (link, name) = (Arc::clone(&core.link), format!("shizuku-{}", core.link.next_id()));
+            match OrderedConsumer::create(link, self.operation, &self.spec, name, deadline).await? {
+                Ok(consumer) => {
+                    self.received = 0;
+                    self.done = consumer.pending_at_start == 0;
+                    self.consumer = Some(consumer);
+                    return Ok(());
+                }
+                Err(error) if error.code == 503 => pause(&mut pauses, self.operation, deadline).await?,
+                Err(error) => return Err(error.into_error(self.operation, &core.bucket.name)),
+            }
+        }
+    }
+}

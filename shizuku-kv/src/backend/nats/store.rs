@@ -1,0 +1,359 @@
+//! Reading.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::{Message, StatusCode};
+use bytes::Bytes;
+use futures_core::future::BoxFuture;
+use futures_util::{StreamExt, TryStreamExt};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::bucket::{self, Bucket};
+use super::link::{Answer, ApiError, Link, backoff};
+use super::scan;
+use super::wire::{HEADER_RESERVE, RawMessage, StreamMessage, parse_direct};
+use crate::store::{
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvReader, KvResult, KvStore, KvStream, KvTtl,
+    KvWatcher, KvWriter, ReadConsistency, WatchScope,
+};
+
+/// Single gets on their way at a time, where many keys are asked for one by one.
+const GETS_IN_FLIGHT: usize = 64;
+
+/// Keys in one batch request: the server takes at most 1,024.
+const BATCH_KEYS: usize = 512;
+
+/// Bytes of subjects in one batch request, well below the smallest payload limit that is in use.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// Fewer keys than this are asked for one by one: a batch costs a subscription.
+const BATCH_MIN: usize = 4;
+
+/// One bucket. Shared by the handle, its watches and its scans.
+#[derive(Debug)]
+pub(super) struct NatsStore(pub(super) Arc<StoreCore>);
+
+/// What reads, writes and watches have in common.
+#[derive(Debug)]
+pub(super) struct StoreCore {
+    pub(super) link: Arc<Link>,
+    pub(super) bucket: Bucket,
+    pub(super) consistency: ReadConsistency,
+    /// The highest stream sequence that this client knows to be taken. A write that is sent gets a higher one, so
+    /// that whatever has a lower one was there before.
+    observed: AtomicU64,
+}
+
+impl NatsStore {
+    pub(super) fn new(link: Arc<Link>, bucket: Bucket, consistency: ReadConsistency) -> Self {
+        let observed = AtomicU64::new(bucket.last_sequence);
+        Self(Arc::new(StoreCore { link, bucket, consistency, observed }))
+    }
+}
+
+impl StoreCore {
+    pub(super) fn subject(&self, key: &Key) -> String {
+        let prefix = &self.bucket.prefix;
+        let mut subject = String::with_capacity(prefix.len() + key.len());
+        subject.push_str(prefix);
+        subject.push_str(key);
+        subject
+    }
+
+    pub(super) fn observe(&self, sequence: u64) {
+        self.observed.fetch_max(sequence, Ordering::Relaxed);
+    }
+
+    pub(super) fn observed(&self) -> u64 {
+        self.observed.load(Ordering::Relaxed)
+    }
+
+    /// The newest message of a key, as the store's consistency asks.
+    async fn newest(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        deadline: Deadline,
+    ) -> KvResult<Option<StreamMessage>> {
+        if self.consistency == ReadConsistency::Leader || !self.bucket.allow_direct {
+            return self.newest_of_leader(operation, key, deadline).await;
+        }
+        let subject = format!("$JS.API.DIRECT.GET.{}.{}", self.bucket.stream, self.subject(key));
+        let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
+        loop {
+            let answer = self.link.request(operation, &subject, Bytes::new(), deadline).await?;
+            match answer {
+                Answer::Message(message) => return self.direct_answer(operation, message),
+                Answer::NobodyThere => {
+                    self.exists(operation, deadline).await?;
+                    pause(&mut pauses, operation, deadline).await?;
+                }
+            }
+        }
+    }
+
+    fn direct_answer(&self, operation: &'static str, message: Message) -> KvResult<Option<StreamMessage>> {
+        match message.status {
+            None => {}
+            Some(StatusCode::NOT_FOUND) => return Ok(None),
+            Some(status) => {
+                return Err(KvError::Backend {
+                    operation,
+                    reason: format!("the server answered with status {status}"),
+                    source: None,
+                });
+            }
+        }
+        let message = parse_direct(message, &self.bucket.prefix).map_err(|reason| KvError::Backend {
+            operation,
+            reason: reason.to_owned(),
+            source: None,
+        })?;
+        self.observe(message.sequence);
+        Ok(Some(message))
+    }
+
+    /// The newest message of a key, from the leader.
+    pub(super) async fn newest_of_leader(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        deadline: Deadline,
+    ) -> KvResult<Option<StreamMessage>> {
+        let query = json!({ "last_by_subj": self.subject(key) });
+        self.raw_message(operation, &query, deadline).await
+    }
+
+    /// The first message of a key from a stream sequence on, from the leader.
+    pub(super) async fn next_of_leader(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        from: u64,
+        deadline: Deadline,
+    ) -> KvResult<Option<StreamMessage>> {
+        let query = json!({ "seq": from, "next_by_subj": self.subject(key) });
+        self.raw_message(operation, &query, deadline).await
+    }
+
+    async fn raw_message(
+        &self,
+        operation: &'static str,
+        query: &serde_json::Value,
+        deadline: Deadline,
+    ) -> KvResult<Option<StreamMessage>> {
+        #[derive(Deserialize)]
+        struct Found {
+            message: RawMessage,
+        }
+        let subject = format!("STREAM.MSG.GET.{}", self.bucket.stream);
+        match self.link.api::<Found>(operation, &subject, query, deadline).await? {
+            Ok(Found { message }) => {
+                let message = message.parse(&self.bucket.prefix).map_err(|reason| KvError::Backend {
+                    operation,
+                    reason: reason.to_owned(),
+                    source: None,
+                })?;
+                self.observe(message.sequence);
+                Ok(Some(message))
+            }
+            Err(error) if error.err_code == ApiError::MESSAGE_NOT_FOUND => Ok(None),
+            Err(error) => Err(error.into_error(operation, &self.bucket.name)),
+        }
+    }
+
+    /// Whether the store is still there: what to ask when nobody listens.
+    pub(super) async fn exists(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
+        bucket::info(&self.link, operation, &self.bucket.name, deadline).await.map(|_| ())
+    }
+
+    /// Many keys by batched direct gets (ADR-31): one request and one subscription for up to [`BATCH_KEYS`].
+    async fn batch(
+        &self,
+        keys: &[Key],
+        found: &mut HashMap<Key, StreamMessage>,
+        deadline: Deadline,
+    ) -> KvResult<BatchEnd> {
+        const OPERATION: &str = "get_many";
+        let unavailable = |source: async_nats::Error| KvError::Unavailable {
+            operation: OPERATION,
+            reason: "the request could not be sent".to_owned(),
+            source: Some(Arc::from(source)),
+        };
+        let mark = self.link.up(OPERATION, deadline).await?;
+        let client = self.link.client();
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(|e| unavailable(e.into()))?;
+        let subjects: Vec<_> = keys.iter().map(|key| self.subject(key)).collect();
+        let query = json!({ "multi_last": subjects, "batch": subjects.len() });
+        let subject = format!("$JS.API.DIRECT.GET.{}", self.bucket.stream);
+        client
+            .publish_with_reply(subject.clone(), inbox, query.to_string().into())
+            .await
+            .map_err(|e| unavailable(e.into()))?;
+        loop {
+            let message = tokio::select! {
+                biased;
+                message = answers.next() => message,
+                _ = self.link.interrupted(mark, &subject) => return Ok(BatchEnd::Cut),
+                () = tokio::time::sleep_until(deadline.instant()) => {
+                    return Err(deadline.timeout(OPERATION, None));
+                }
+            };
+            let Some(message) = message else { return Ok(BatchEnd::Cut) };
+            match message.status {
+                None => {
+                    if let Some(message) = self.direct_answer(OPERATION, message)? {
+                        found.insert(message.key.clone(), message);
+                    }
+                }
+                // 204: that was all. 404: none of them is there.
+                Some(status) if status.as_u16() == 204 => {
+                    let left = message.headers.as_ref().and_then(|h| h.get("Nats-Num-Pending"));
+                    let complete = left.is_none_or(|left| left.as_str() == "0");
+                    return Ok(if complete { BatchEnd::Complete } else { BatchEnd::Cut });
+                }
+                Some(StatusCode::NOT_FOUND) => return Ok(BatchEnd::Complete),
+                Some(StatusCode::NO_RESPONDERS) => {
+                    self.exists(OPERATION, deadline).await?;
+                    return Ok(BatchEnd::Cut);
+                }
+                // 413 and what else a server may refuse: one by one works everywhere.
+                Some(_) => return Ok(BatchEnd::Cut),
+            }
+        }
+    }
+
+    async fn many(&self, keys: &[Key], deadline: Deadline) -> KvResult<Vec<Option<KvEntry>>> {
+        let mut found = HashMap::new();
+        let batched = self.consistency == ReadConsistency::Any
+            && self.bucket.allow_direct
+            && keys.len() >= BATCH_MIN
+            && self.link.server_is_at_least(2, 11);
+        let mut single = Vec::new();
+        if batched {
+            for part in batches(keys, self.bucket.prefix.len()) {
+                if self.batch(part, &mut found, deadline).await? == BatchEnd::Cut {
+                    single.extend(part.iter().filter(|key| !found.contains_key(*key)).cloned());
+                }
+            }
+        } else {
+            single.extend_from_slice(keys);
+        }
+        let mut singles = futures_util::stream::iter(single)
+            .map(|key| async move { self.newest("get_many", &key, deadline).await })
+            .buffer_unordered(GETS_IN_FLIGHT);
+        while let Some(message) = singles.try_next().await? {
+            if let Some(message) = message {
+                found.insert(message.key.clone(), message);
+            }
+        }
+        drop(singles);
+        let found: HashMap<_, _> =
+            found.into_iter().map(|(key, message)| (key, message.into_entry())).collect();
+        Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
+    }
+}
+
+/// How a batch ended.
+#[derive(Debug, PartialEq, Eq)]
+enum BatchEnd {
+    /// Every key that is there was answered.
+    Complete,
+    /// The answer broke off; what is missing has to be asked for again.
+    Cut,
+}
+
+/// Keys in portions that one request can carry.
+fn batches(keys: &[Key], prefix: usize) -> impl Iterator<Item = &[Key]> {
+    let mut rest = keys;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = rest.iter().take(BATCH_KEYS).take_while(|key| {
+            bytes += key.len() + prefix + 3;
+            bytes <= BATCH_BYTES
+        });
+        let (part, after) = rest.split_at(fits.count());
+        rest = after;
+        (!part.is_empty()).then_some(part)
+    })
+}
+
+/// Waits a little before the next try, or ends at the deadline.
+pub(super) async fn pause(
+    pauses: &mut impl Iterator<Item = Duration>,
+    operation: &'static str,
+    deadline: Deadline,
+) -> KvResult<()> {
+    let pause = pauses.next().unwrap_or(Duration::from_millis(500));
+    if deadline.remaining() <= pause {
+        return Err(KvError::Unavailable {
+            operation,
+            reason: format!("the store has no leader that answers within {:?}", deadline.limit()),
+            source: None,
+        });
+    }
+    tokio::time::sleep(pause).await;
+    Ok(())
+}
+
+impl KvStore for NatsStore {
+    fn name(&self) -> &str {
+        &self.0.bucket.name
+    }
+
+    fn capabilities(&self) -> ConnectionCapabilities {
+        let mut capabilities = bucket::capabilities(&self.0.link);
+        capabilities.key_ttl = self.0.bucket.key_ttl;
+        capabilities.expiry_events = self.0.bucket.expiry_events;
+        capabilities
+    }
+
+    fn max_value_size(&self) -> usize {
+        let payload = self.0.link.client().max_payload();
+        let message = self.0.bucket.max_message_size.unwrap_or(usize::MAX);
+        payload.min(message).saturating_sub(HEADER_RESERVE)
+    }
+
+    fn writer(&self) -> Option<&dyn KvWriter> {
+        Some(self)
+    }
+
+    fn watcher(&self) -> Option<&dyn KvWatcher> {
+        Some(self)
+    }
+
+    fn ttl(&self) -> Option<&dyn KvTtl> {
+        self.0.bucket.key_ttl.then_some(self)
+    }
+}
+
+impl KvReader for NatsStore {
+    fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+        Box::pin(async move { Ok(self.0.newest("get", key, deadline).await?.map(StreamMessage::into_entry)) })
+    }
+
+    fn entries<'a>(
+        &'a self,
+        keys: &'a [Key],
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
+        Box::pin(self.0.many(keys, deadline))
+    }
+
+    fn history(&self, key: Key, deadline: Deadline) -> KvStream<KvEntry> {
+        scan::history(Arc::clone(&self.0), key, deadline.limit())
+    }
+
+    fn scan(&self, scope: WatchScope, deadline: Duration) -> KvStream<KvEntry> {
+        scan::entries(Arc::clone(&self.0), scope, deadline)
+    }
+
+    fn keys(&self, scope: WatchScope, deadline: Duration) -> KvStream<Key> {
+        scan::keys(Arc::clone(&self.0), scope, deadline)
+    }
+}

@@ -1,0 +1,458 @@
+//! Watches: a state machine that reads from an ordered consumer and makes another one when that is lost.
+//!
+//! It runs inside the reader's own task: there is nothing to end when the watch is dropped but the consumer, whose
+//! `Drop` deletes it. A reader that does not poll asks for no messages, so that nothing piles up.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use backon::ExponentialBackoff;
+use futures_core::future::BoxFuture;
+use futures_util::stream;
+use tokio::time::Instant;
+
+use super::bucket::{self, StreamInfo};
+use super::consumer::{Delivery, HEARTBEAT, OrderedConsumer, Spec, Start, filters};
+use super::link::backoff;
+use super::store::{NatsStore, StoreCore};
+use super::wire::{Place, delivered};
+use crate::store::{Deadline, KvError, KvResult, KvUpdate, KvWatcher, Watch, WatchCursor, WatchScope};
+
+const OPERATION: &str = "watch";
+
+/// How long one try to make a consumer may take.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// The pauses between tries. Jittered, since everybody else's watch broke at the same moment.
+fn pauses() -> ExponentialBackoff {
+    backoff(Duration::from_millis(50), Duration::from_secs(10))
+}
+
+impl KvWatcher for NatsStore {
+    fn watch(
+        &self,
+        scope: WatchScope,
+        from: Option<WatchCursor>,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, KvResult<Watch>> {
+        Box::pin(async move {
+            let mut watch = NatsWatch::new(Arc::clone(&self.0), scope, from);
+            watch.begin(deadline).await?;
+            Ok(Watch::new(stream::unfold(watch, |mut watch| async move {
+                watch.next().await.map(|item| (item, watch))
+            })))
+        })
+    }
+}
+
+/// What a watch is doing.
+#[derive(Debug)]
+enum State {
+    /// There is no consumer: the watch is new, or its consumer was lost. Waits for the pause to pass and for the
+    /// connection to be up, then makes one, from where the watch stands. Becomes `Reading`; stays, with a longer pause,
+    /// when that fails; becomes `Ended` when the store is gone or the watch cannot go on without a gap.
+    Starting { pause: Duration },
+    /// Waits for what the consumer delivers. Becomes `Starting` when the consumer is lost.
+    Reading(Box<OrderedConsumer>),
+    /// Nothing follows.
+    Ended,
+}
+
+type Item = (KvUpdate, WatchCursor);
+
+#[derive(Debug)]
+struct NatsWatch {
+    core: Arc<StoreCore>,
+    scope: WatchScope,
+    filters: Vec<String>,
+    state: State,
+    pauses: ExponentialBackoff,
+    /// Names the consumers of this watch: one more for each that came to be.
+    id: String,
+    consumers: u64,
+    /// The stream as it was created once, from the cursor or from the first look at it.
+    incarnation: Option<[u8; 16]>,
+    /// Everything up to this stream sequence has been delivered, as far as it is in scope.
+    position: u64,
+    /// When that was so, by the server's clock.
+    as_of: SystemTime,
+    /// Whether nothing is assumed to be known: the newest value of each key is due first.
+    from_state: bool,
+    /// The cursor that the user gave is still to be checked.
+    unchecked_cursor: bool,
+    /// The end of the stream when the watch began, and the server's time then.
+    floor: Option<(u64, SystemTime)>,
+    caught_up: bool,
+    queued: Option<Item>,
+    /// The last sign of life from the consumer, by the local monotonic clock.
+    last_word: Instant,
+}
+
+impl NatsWatch {
+    fn new(core: Arc<StoreCore>, scope: WatchScope, from: Option<WatchCursor>) -> Self {
+        Self {
+            filters: filters(&core.bucket.name, &scope),
+            id: core.link.next_id(),
+            core,
+            scope,
+            state: State::Starting { pause: Duration::ZERO },
+            pauses: pauses(),
+            consumers: 0,
+            incarnation: from.map(|cursor| *cursor.incarnation()),
+            position: from.map_or(0, |cursor| cursor.position()),
+            as_of: from.map_or(SystemTime::UNIX_EPOCH, |cursor| cursor.as_of()),
+            from_state: from.is_none(),
+            unchecked_cursor: from.is_some(),
+            floor: None,
+            caught_up: false,
+            queued: None,
+            last_word: Instant::now(),
+        }
+    }
+
+    /// The first start, whose errors are the caller's: what can be mended is tried again up to the deadline.
+    async fn begin(&mut self, deadline: Deadline) -> KvResult<()> {
+        loop {
+            let error = match self.start(deadline).await {
+                Ok(consumer) => {
+                    self.read_from(consumer);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            let pause = self.pauses.next().unwrap_or_default();
+            if !error.is_retryable() || deadline.remaining() <= pause {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn next(&mut self) -> Option<KvResult<Item>> {
+        loop {
+            if let Some(item) = self.queued.take() {
+                return Some(Ok(item));
+            }
+            match &mut self.state {
+                State::Ended => return None,
+                State::Starting { pause } => {
+                    tokio::time::sleep(*pause).await;
+                    match self.start(Deadline::after(START_LIMIT)).await {
+                        Ok(consumer) => self.read_from(consumer),
+                        Err(error) if ends_a_watch(&error) => return self.end(error),
+                        Err(error) => {
+                            tracing::warn!(store = %self.core.bucket.name, %error, "a watch cannot go on yet");
+                            self.state = State::Starting { pause: self.pauses.next().unwrap_or_default() };
+                        }
+                    }
+                }
+                State::Reading(consumer) => match consumer.next().await {
+                    Delivery::Message(message, place) => {
+                        let last_of_state = !self.caught_up
+                            && self.floor.is_some_and(|(floor, _)| {
+                                completes_state(&place, consumer.pending_at_start, floor)
+                            });
+                        self.alive();
+                        let message = delivered(message, &place, &self.core.bucket.prefix);
+                        let update = message
+                            .filter(|message| self.scope.matches(&message.key))
+                            .map(|message| KvUpdate::from(message.into_entry()));
+                        if let Some(item) = self.advance(update, &place, last_of_state) {
+                            return Some(Ok(item));
+                        }
+                    }
+                    Delivery::Idle => {
+                        // What was pending can have expired before its turn; then no message says that it was the last.
+                        let drained = !self.caught_up
+                            && consumer
+                                .is_drained(OPERATION, Deadline::after(HEARTBEAT))
+                                .await
+                                .unwrap_or(false);
+                        self.alive();
+                        if drained {
+                            return Some(Ok(self.catch_up()));
+                        }
+                    }
+                    Delivery::Lost(_) if self.core.link.is_closed() => {
+                        return self.end(KvError::Closed { operation: OPERATION });
+                    }
+                    Delivery::Lost(reason) => {
+                        tracing::debug!(store = %self.core.bucket.name, reason, "a watch lost its consumer");
+                        self.state = State::Starting { pause: self.pauses.next().unwrap_or_default() };
+                    }
+                },
+            }
+        }
+    }
+
+    fn end(&mut self, error: KvError) -> Option<KvResult<Item>> {
+        self.state = State::Ended;
+        Some(Err(error))
+    }
+
+    /// A sign of life: the next loss is a new one.
+    fn alive(&mut self) {
+        self.last_word = Instant::now();
+        self.pauses = pauses();
+    }
+
+    fn read_from(&mut self, consumer: OrderedConsumer) {
+        if consumer.pending_at_start == 0 && !self.caught_up {
+            self.queued = Some(self.catch_up());
+        }
+        self.state = State::Reading(Box::new(consumer));
+    }
+
+    /// Takes note of a message, and tells what is to be delivered for it.
+    fn advance(&mut self, update: Option<KvUpdate>, place: &Place, last_of_state: bool) -> Option<Item> {
+        self.core.observe(place.stream_sequence);
+        self.position = self.position.max(place.stream_sequence);
+        self.as_of = place.time();
+        self.from_state = false;
+        let item = update.map(|update| (update, self.cursor()));
+        if self.caught_up || !last_of_state {
+            return item;
+        }
+        let marker = self.catch_up();
+        match item {
+            Some(item) => {
+                self.queued = Some(marker);
+                Some(item)
+            }
+            None => Some(marker),
+        }
+    }
+
+    /// The caught-up marker.
+    fn catch_up(&mut self) -> Item {
+        self.caught_up = true;
+        self.from_state = false;
+        // Where there is one copy of the stream, everything up to the floor is known to be covered, also where the
+        // last message in scope is older: a cursor that is as new as can be. With several, the consumer may run on one
+        // that is a moment behind.
+        if let Some((floor, time)) = self.floor
+            && self.core.bucket.replicas == 1
+            && floor > self.position
+        {
+            (self.position, self.as_of) = (floor, time);
+        }
+        (KvUpdate::CaughtUp, self.cursor())
+    }
+
+    fn cursor(&self) -> WatchCursor {
+        WatchCursor::new(self.incarnation.unwrap_or_default(), self.position, self.as_of)
+    }
+
+    /// Looks at the stream and makes a consumer that goes on where the watch stands.
+    async fn start(&mut self, deadline: Deadline) -> KvResult<OrderedConsumer> {
+        let core = Arc::clone(&self.core);
+        let info = bucket::info(&core.link, OPERATION, &core.bucket.name, deadline).await?;
+        self.check(&info)?;
+        let spec = Spec {
+            stream: core.bucket.stream.clone(),
+            filters: self.filters.clone(),
+            start: if self.from_state { Start::LastPerSubject } else { Start::Sequence(self.position + 1) },
+            headers_only: false,
+            heartbeat: HEARTBEAT,
+        };
+        // The same name until it exists, so that a creation whose answer was lost leaves one consumer, not two.
+        let name = format!("shizuku-{}-{}", self.id, self.consumers);
+        let link = Arc::clone(&core.link);
+        let created = OrderedConsumer::create(link, OPERATION, &spec, name, deadline).await?;
+        let consumer = created.map_err(|error| error.into_error(OPERATION, &core.bucket.name))?;
+        self.consumers += 1;
+        if !self.from_state {
+            // The store can have been made again between the look and the consumer.
+            let again = bucket::info(&core.link, OPERATION, &core.bucket.name, deadline).await?;
+            if self.incarnation != Some(again.incarnation(&core.bucket.stream)) {
+                return Err(self.expired(Expiry::MadeAgain));
+            }
+        }
+        if self.floor.is_none() {
+            self.floor = Some((info.last_sequence(), info.now()));
+        }
+        self.unchecked_cursor = false;
+        self.last_word = Instant::now();
+        Ok(consumer)
+    }
+
+    /// Whether the watch can go on without a gap.
+    fn check(&mut self, info: &StreamInfo) -> KvResult<()> {
+        let found = info.incarnation(&self.core.bucket.stream);
+        if self.from_state {
+            self.incarnation = Some(found);
+        }
+        let age = if self.unchecked_cursor {
+            info.now().duration_since(self.as_of).unwrap_or_default()
+        } else {
+            self.last_word.elapsed()
+        };
+        let standing = Standing {
+            same_incarnation: self.incarnation == Some(found),
+            position: self.position,
+            age,
+            given_by_user: self.unchecked_cursor,
+            fresh: self.from_state,
+        };
+        let stream = Retained {
+            first: info.first_sequence(),
+            last: info.last_sequence(),
+            tombstone_life: self.core.bucket.tombstone_life,
+        };
+        match expiry(&standing, &stream) {
+            None => Ok(()),
+            Some(expiry) => Err(self.expired(expiry)),
+        }
+    }
+
+    fn expired(&self, expiry: Expiry) -> KvError {
+        KvError::CursorExpired { store: self.core.bucket.name.clone(), reason: expiry.reason() }
+    }
+}
+
+/// Whether a message completes the state that was there when the consumer was made, of which `waiting` messages were
+/// to come.
+///
+/// A value that is superseded before its turn does not come; its successor does, from behind the floor. So having
+/// reached the floor is not enough: either as many messages have come as were waiting, none of them from behind the
+/// floor, or nothing is waiting any more.
+fn completes_state(place: &Place, waiting: u64, floor: u64) -> bool {
+    place.pending == 0 || (place.consumer_sequence == waiting && place.stream_sequence <= floor)
+}
+
+/// Errors that trying again cannot mend.
+fn ends_a_watch(error: &KvError) -> bool {
+    matches!(
+        error,
+        KvError::StoreNotFound { .. }
+            | KvError::CursorExpired { .. }
+            | KvError::Closed { .. }
+            | KvError::Unauthorized { .. }
+    )
+}
+
+/// Where a watch stands.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    same_incarnation: bool,
+    position: u64,
+    /// How long ago the watch was known to miss nothing.
+    age: Duration,
+    /// The position is from a cursor that was kept somewhere; else the watch itself was there a moment ago.
+    given_by_user: bool,
+    /// The watch has delivered nothing and takes the state as it is.
+    fresh: bool,
+}
+
+/// What the stream still holds.
+#[derive(Clone, Copy, Debug)]
+struct Retained {
+    first: u64,
+    last: u64,
+    tombstone_life: Option<Duration>,
+}
+
+/// Why a watch cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expiry {
+    MadeAgain,
+    Beyond,
+    Compacted,
+    TombstonesForgotten,
+}
+
+impl Expiry {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::MadeAgain => "it belongs to another store, or to one that was deleted and made again",
+            Self::Beyond => "the store ends before it: the server has lost what it had acknowledged",
+            Self::Compacted => "the store no longer holds everything that followed it",
+            Self::TombstonesForgotten => "deletions that followed it may have been forgotten since",
+        }
+    }
+}
+
+/// Whether something that followed a position may be missing from the stream.
+///
+/// Messages vanish from a bucket because a newer one of the same key came, which a watch may skip, or without a
+/// successor: tombstones that have reached their age, and what an operator removed. From a cursor that was kept
+/// somewhere nothing is known about the time since, so that any gap at the front counts. A watch that was there a
+/// moment ago needs only the tombstones of that moment.
+fn expiry(standing: &Standing, stream: &Retained) -> Option<Expiry> {
+    if standing.fresh {
+        return None;
+    }
+    if !standing.same_incarnation {
+        return Some(Expiry::MadeAgain);
+    }
+    if standing.position > stream.last {
+        return Some(Expiry::Beyond);
+    }
+    if standing.position == stream.last {
+        return None;
+    }
+    if standing.given_by_user && standing.position + 1 < stream.first {
+        return Some(Expiry::Compacted);
+    }
+    if stream.tombstone_life.is_some_and(|life| standing.age >= life) {
+        return Some(Expiry::TombstonesForgotten);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STANDING: Standing = Standing {
+        same_incarnation: true,
+        position: 10,
+        age: Duration::from_secs(60),
+        given_by_user: true,
+        fresh: false,
+    };
+    const STREAM: Retained = Retained { first: 5, last: 20, tombstone_life: None };
+
+    #[test]
+    fn what_makes_a_cursor_expire() {
+        assert_eq!(expiry(&STANDING, &STREAM), None);
+        assert_eq!(
+            expiry(&Standing { same_incarnation: false, ..STANDING }, &STREAM),
+            Some(Expiry::MadeAgain)
+        );
+        assert_eq!(expiry(&Standing { position: 21, ..STANDING }, &STREAM), Some(Expiry::Beyond));
+        assert_eq!(expiry(&STANDING, &Retained { first: 11, ..STREAM }), None);
+        assert_eq!(expiry(&STANDING, &Retained { first: 12, ..STREAM }), Some(Expiry::Compacted));
+        // Nothing followed it, so that nothing can be missing.
+        let at_end = Standing { position: 20, ..STANDING };
+        assert_eq!(expiry(&at_end, &Retained { first: 21, ..STREAM }), None);
+        let forgets = |life| Retained { tombstone_life: Some(Duration::from_secs(life)), ..STREAM };
+        assert_eq!(expiry(&STANDING, &forgets(61)), None);
+        assert_eq!(expiry(&STANDING, &forgets(60)), Some(Expiry::TombstonesForgotten));
+        assert_eq!(expiry(&at_end, &forgets(1)), None);
+    }
+
+    #[test]
+    fn the_state_is_complete_only_when_nothing_of_it_can_be_missing() {
+        let place = |consumer_sequence, stream_sequence, pending| Place {
+            stream_sequence,
+            consumer_sequence,
+            nanos: 0,
+            pending,
+        };
+        // Three were waiting, the floor is at 10.
+        assert!(completes_state(&place(3, 10, 5), 3, 10));
+        assert!(completes_state(&place(1, 4, 0), 3, 10));
+        // At the floor, but one was superseded and is still to come from behind it.
+        assert!(!completes_state(&place(2, 10, 4), 3, 10));
+        assert!(!completes_state(&place(3, 11, 4), 3, 10));
+    }
+
+    #[test]
+    fn a_watch_that_was_there_a_moment_ago_goes_on_over_compaction() {
+        let own = Standing { given_by_user: false, ..STANDING };
+        assert_eq!(expiry(&own, &Retained { first: 15, ..STREAM }), None);
+        let fresh = Standing { fresh: true, same_incarnation: false, position: 0, ..own };
+        assert_eq!(expiry(&fresh, &STREAM), None);
+    }
+}
