@@ -8,9 +8,22 @@ mod backend;
 mod connect;
 mod typed;
 
+#[cfg(feature = "memory")]
+pub use backend::memory::MemoryConnection;
+#[cfg(feature = "nats")]
+pub use backend::nats::{NatsAuth, NatsConnection, NatsConnectionConfig, NatsTls, nats_connect};
 pub use connect::{URL_VARIABLE, connect, connect_from_env};
 pub use store::{
     ConfigDifference, Connection, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError,
     KvOperation, KvReader, KvResult, KvStore, KvStream, KvTtl, KvUpdate, KvWatcher, KvWriter,
     ReadConsistency, StorageType, Store, StoreConfig, StoreTtl, VersionToken, Watch, WatchCursor, WatchScope,
 };
+#[doc(hidden)]
+pub use typed::__private;
+pub use typed::{
+    ByteDeserialize, ByteSerialize, Bytes, DecodeError, EncodeError, KeyValue, KeyValueRead, KeyValueWrite,
+    KvReadError, KvWriteError, ParseKeyError, RecordKey, StaticKeyIndexedValue, TypedEntry, TypedScan,
+    TypedUpdate, TypedWatch,
+};
+#[cfg(feature = "derive")]
+pub use shizuku_kv_derive::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};

@@ -1,1 +1,32 @@
+//! The typed layer: records instead of bytes.
+//!
+//! [`KeyValue`] says where a record lives and carries the point operations; [`KeyValueRead`] and [`KeyValueWrite`] add
+//! what needs one codec or the other; [`StaticKeyIndexedValue`] is the short way for a record with one fixed key. The
+//! derives write these for ordinary types; nothing in them cannot be written by hand.
 
+#[doc(hidden)]
+#[path = "private.rs"]
+pub mod __private;
+mod codec;
+mod entry;
+mod error;
+mod escape;
+mod json;
+mod key;
+mod key_value;
+mod modify;
+mod read;
+mod scan;
+mod watch;
+mod write;
+
+pub use bytes::Bytes;
+pub use codec::{ByteDeserialize, ByteSerialize, DecodeError, EncodeError};
+pub use entry::{TypedEntry, TypedUpdate};
+pub use error::{KvReadError, KvWriteError};
+pub use key::{ParseKeyError, RecordKey};
+pub use key_value::{KeyValue, StaticKeyIndexedValue};
+pub use read::KeyValueRead;
+pub use scan::TypedScan;
+pub use watch::TypedWatch;
+pub use write::KeyValueWrite;

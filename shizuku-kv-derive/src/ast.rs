@@ -1,0 +1,78 @@
+//! The input as the user wrote it.
+
+use proc_macro2::Span;
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{Data, DeriveInput, Member, Result, Type};
+
+use crate::attr::{self, ContainerAttrs, Role};
+
+/// A type with a derive on it.
+pub(crate) struct Input<'a> {
+    pub(crate) original: &'a DeriveInput,
+    pub(crate) attrs: ContainerAttrs,
+    pub(crate) shape: Shape<'a>,
+}
+
+pub(crate) enum Shape<'a> {
+    Struct(Vec<Field<'a>>),
+    Enum,
+    Union,
+}
+
+/// A field of a struct.
+pub(crate) struct Field<'a> {
+    pub(crate) original: &'a syn::Field,
+    pub(crate) member: Member,
+    pub(crate) role: Option<Role>,
+}
+
+impl<'a> Input<'a> {
+    pub(crate) fn new(original: &'a DeriveInput) -> Result<Self> {
+        let attrs = attr::container(&original.attrs)?;
+        let shape = match &original.data {
+            Data::Struct(data) => Shape::Struct(fields(&data.fields)?),
+            Data::Enum(data) => {
+                for variant in &data.variants {
+                    attr::none(&variant.attrs, "it belongs on the enum")?;
+                    for field in &variant.fields {
+                        attr::none(&field.attrs, "it belongs on the enum")?;
+                    }
+                }
+                Shape::Enum
+            }
+            Data::Union(_) => Shape::Union,
+        };
+        Ok(Self { original, attrs, shape })
+    }
+}
+
+fn fields(fields: &syn::Fields) -> Result<Vec<Field<'_>>> {
+    fields
+        .members()
+        .zip(fields)
+        .map(|(member, original)| Ok(Field { original, member, role: attr::field(&original.attrs)? }))
+        .collect()
+}
+
+impl Field<'_> {
+    /// The name as a template has it: without `r#`, a number in a tuple struct.
+    pub(crate) fn name(&self) -> String {
+        match &self.member {
+            Member::Named(ident) => ident.unraw().to_string(),
+            Member::Unnamed(index) => index.index.to_string(),
+        }
+    }
+
+    pub(crate) fn ty(&self) -> &Type {
+        &self.original.ty
+    }
+
+    /// Where the field is named, or where it stands.
+    pub(crate) fn span(&self) -> Span {
+        match &self.original.ident {
+            Some(ident) => ident.span(),
+            None => self.original.ty.span(),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+../../shizuku-kv/src/store/grammar.rs

@@ -1,0 +1,102 @@
+//! Decoded entries and updates.
+
+use std::fmt;
+use std::ops::Deref;
+use std::time::SystemTime;
+
+use super::KeyValue;
+use crate::store::{KvOperation, VersionToken};
+
+/// A record with the version that its key has, to be compared when it is written back.
+///
+/// ```
+/// use shizuku_kv::{KeyValue, KeyValueRead, Store};
+/// # #[derive(KeyValue)]
+/// # struct Motto(#[kv(key)] String, #[kv(value)] String);
+///
+/// # async fn shout(store: &Store) -> Result<(), Box<dyn std::error::Error>> {
+/// if let Some(mut motto) = Motto::atomic_read_from(store, "ours").await? {
+///     motto.value.1.push('!');
+///     // Fails where somebody else wrote meanwhile.
+///     motto.write_to_atomically(store, motto.version).await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TypedEntry<T> {
+    /// The record.
+    pub value: T,
+    /// The version of its key.
+    pub version: VersionToken,
+    /// When the store took the write, by the store's clock. `None` for what [`modify`](crate::KeyValueWrite::modify)
+    /// has just written: the store does not tell.
+    pub created: Option<SystemTime>,
+}
+
+impl<T> TypedEntry<T> {
+    pub(super) fn new(value: T, version: VersionToken, created: Option<SystemTime>) -> Self {
+        Self { value, version, created }
+    }
+
+    /// The record alone.
+    pub fn into_value(self) -> T {
+        self.value
+    }
+}
+
+impl<T> Deref for TypedEntry<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// What a typed watch delivers, and what a typed history consists of.
+#[non_exhaustive]
+pub enum TypedUpdate<T: KeyValue> {
+    /// The record is this now.
+    Put(TypedEntry<T>),
+    /// The record is absent now.
+    #[non_exhaustive]
+    Delete {
+        /// Its key.
+        key: T::Key,
+        /// The version of the tombstone.
+        version: VersionToken,
+        /// How it went: deleted, purged or expired.
+        operation: KvOperation,
+        /// When it went, by the store's clock.
+        created: SystemTime,
+    },
+    /// Everything that was in the store when the watch began (or was resumed) has been delivered; what follows is
+    /// live. Comes once a watch, on an empty scope too; never in a history.
+    CaughtUp,
+}
+
+impl<T: KeyValue> TypedUpdate<T> {
+    /// The entry of a [`Put`](Self::Put).
+    pub fn into_entry(self) -> Option<TypedEntry<T>> {
+        match self {
+            Self::Put(entry) => Some(entry),
+            _ => None,
+        }
+    }
+}
+
+impl<T: KeyValue + fmt::Debug> fmt::Debug for TypedUpdate<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put(entry) => f.debug_tuple("Put").field(entry).finish(),
+            Self::Delete { key, version, operation, created: _ } => f
+                .debug_struct("Delete")
+                .field("key", &format_args!("{key}"))
+                .field("version", version)
+                .field("operation", operation)
+                .finish_non_exhaustive(),
+            Self::CaughtUp => f.write_str("CaughtUp"),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The errors of the typed layer.
+
+use super::{DecodeError, EncodeError};
+use crate::store::{Key, KvError, VersionToken};
+
+/// What can go wrong with a typed read.
+///
+/// No variant contains anything of a value, neither in `Display` nor in `Debug`; keys are named.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KvReadError {
+    /// The store did not answer with a value.
+    #[error(transparent)]
+    Store(#[from] KvError),
+
+    /// What is stored does not decode to the type.
+    #[error("{type_name} under key {key} (version {version}) cannot be decoded: {source}")]
+    #[non_exhaustive]
+    Decode {
+        /// The record's type.
+        type_name: &'static str,
+        /// The key.
+        key: Key,
+        /// The version of what does not decode.
+        version: VersionToken,
+        /// What is wrong with it, and where.
+        source: DecodeError,
+    },
+
+    /// The record says that it belongs under another key than it was found under.
+    #[error("{type_name} was read under key {read_under}, but its own key is {own:?}")]
+    #[non_exhaustive]
+    KeyMismatch {
+        /// The record's type.
+        type_name: &'static str,
+        /// The key that it was found under.
+        read_under: Key,
+        /// The key that it says it has.
+        own: String,
+    },
+
+    /// The store has a key in scope that is no key of this type.
+    #[error("key {key} is not a key of {type_name}: {reason}")]
+    #[non_exhaustive]
+    InvalidRecordKey {
+        /// The record's type.
+        type_name: &'static str,
+        /// The key.
+        key: Key,
+        /// Why it is none.
+        reason: String,
+    },
+}
+
+impl KvReadError {
+    /// Whether the same call can succeed later without anything being changed by the caller. See
+    /// [`KvError::is_retryable`].
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_retryable())
+    }
+}
+
+/// What can go wrong with a typed write.
+///
+/// No variant contains anything of a value, neither in `Display` nor in `Debug`; keys are named.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KvWriteError {
+    /// The store did not take the write, or does not know. A lost compare-and-swap is here too, as
+    /// [`KvError::RevisionMismatch`] or [`KvError::AlreadyExists`]: see [`is_conflict`](Self::is_conflict).
+    #[error(transparent)]
+    Store(#[from] KvError),
+
+    /// The value has no byte form. Nothing was sent.
+    #[error("{type_name} for key {key} cannot be encoded: {source}")]
+    #[non_exhaustive]
+    Encode {
+        /// The record's type.
+        type_name: &'static str,
+        /// The key.
+        key: Key,
+        /// What is wrong with it.
+        source: EncodeError,
+    },
+
+    /// The record that was to be written belongs under another key than the one being modified. Nothing was sent.
+    #[error("{type_name} was to be written under key {key}, but its own key is {own:?}")]
+    #[non_exhaustive]
+    KeyMismatch {
+        /// The record's type.
+        type_name: &'static str,
+        /// The key that was being modified.
+        key: Key,
+        /// The key that the record says it has.
+        own: String,
+    },
+
+    /// Others changed the record each time between its being read and its being written back. Nothing was written.
+    #[error(
+        "{type_name} under key {key} was changed by others during each of {attempts} attempts to modify it"
+    )]
+    #[non_exhaustive]
+    Contended {
+        /// The record's type.
+        type_name: &'static str,
+        /// The key.
+        key: Key,
+        /// How often it was tried.
+        attempts: u32,
+    },
+
+    /// What is stored could not be read, so that it could not be modified. Nothing was written.
+    #[error(transparent)]
+    Read(KvReadError),
+}
+
+impl KvWriteError {
+    /// Whether the same call can succeed later without anything being changed by the caller. See
+    /// [`KvError::is_retryable`].
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_retryable(),
+            Self::Read(error) => error.is_retryable(),
+            Self::Contended { .. } => true,
+            Self::Encode { .. } | Self::KeyMismatch { .. } => false,
+        }
+    }
+
+    /// Whether a compare-and-swap lost: the record has another version than expected, exists where it was to be
+    /// created, or was contended.
+    pub fn is_conflict(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_conflict(),
+            Self::Contended { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// A store that does not answer is the same error for a read and for a write.
+impl From<KvReadError> for KvWriteError {
+    fn from(error: KvReadError) -> Self {
+        match error {
+            KvReadError::Store(error) => Self::Store(error),
+            error => Self::Read(error),
+        }
+    }
+}
+
+/// The name of a type as errors show it: without its module and without its parameters.
+pub(super) fn type_name<T>() -> &'static str {
+    let full = std::any::type_name::<T>();
+    let bare = full.split_once('<').map_or(full, |(bare, _)| bare);
+    bare.rsplit_once("::").map_or(bare, |(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_small_enough_to_be_returned_by_value() {
+        assert!(size_of::<KvReadError>() < 128, "{}", size_of::<KvReadError>());
+        assert!(size_of::<KvWriteError>() < 128, "{}", size_of::<KvWriteError>());
+    }
+
+    #[test]
+    fn type_names_are_short() {
+        assert_eq!(type_name::<DecodeError>(), "DecodeError");
+        assert_eq!(type_name::<Option<std::string::String>>(), "Option");
+        assert_eq!(type_name::<u64>(), "u64");
+    }
+
+    #[test]
+    fn a_store_that_does_not_answer_is_the_same_in_both_directions() {
+        let closed = KvReadError::from(KvError::Closed { operation: "get" });
+        assert!(matches!(KvWriteError::from(closed), KvWriteError::Store(KvError::Closed { .. })));
+    }
+}

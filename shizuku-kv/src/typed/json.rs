@@ -1,0 +1,469 @@
+//! JSON, and its errors without what they quote.
+//!
+//! serde_json's messages repeat what they object to (`invalid type: string "hunter2", expected u32`), so that none of
+//! them may be shown or kept as a source. Here a message is taken apart by the grammar that serde writes it in, and
+//! only what comes from the *type* is kept: the kind of what was found, what was expected, the names of fields and
+//! variants that the type declares. What does not follow that grammar comes from a type's own code, which can quote
+//! anything, and is not shown at all. Neither is a message that follows it but contains a scalar of the value: it was
+//! made to look so.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_json::error::Category;
+
+use super::{DecodeError, EncodeError};
+
+/// What is said where nothing may be quoted.
+const OPAQUE: &str = "does not fit the type";
+
+/// A value as JSON.
+pub fn to_bytes<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, EncodeError> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| match error.classify() {
+        // What the type's own code says can quote anything.
+        Category::Data | Category::Io => EncodeError::new("the type refuses to be serialized"),
+        Category::Syntax | Category::Eof => EncodeError::new(without_position(&error)),
+    })
+}
+
+/// A value from JSON.
+pub fn from_bytes<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, DecodeError> {
+    serde_json::from_slice(bytes).map_err(|error| translate(&error, bytes))
+}
+
+#[cold]
+fn translate(error: &serde_json::Error, bytes: &[u8]) -> DecodeError {
+    let message = without_position(error);
+    let decoded = match error.classify() {
+        // These messages are constants of serde_json.
+        Category::Syntax | Category::Eof => DecodeError::new(format!("JSON: {message}")),
+        Category::Data => match harmless(&message) {
+            Some(kept) if !quotes(&kept, bytes) => DecodeError::new(kept),
+            _ => DecodeError::new(OPAQUE),
+        },
+        Category::Io => DecodeError::new(OPAQUE),
+    };
+    // A position can be forged by a message that ends like one; then it is hardly a place in these bytes.
+    match bytes.split(|byte| *byte == b'\n').nth(error.line().wrapping_sub(1)) {
+        Some(line) if error.column() <= line.len() + 1 => decoded.at_line(error.line(), error.column()),
+        _ => decoded,
+    }
+}
+
+fn without_position(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    message.strip_suffix(&position).map_or_else(|| message.clone(), str::to_owned)
+}
+
+/// The part of serde's message that the type wrote, not the value.
+fn harmless(message: &str) -> Option<String> {
+    if let Some(rest) = message.strip_prefix("invalid type: ") {
+        let (kind, expected) = found_and_expected(rest)?;
+        return Some(format!("invalid type: {kind}, expected {}", description(expected)?));
+    }
+    if let Some(rest) = message.strip_prefix("invalid value: ") {
+        let (kind, expected) = found_and_expected(rest)?;
+        // Types in the wild put the error of their parser here, which can quote what it parsed.
+        return Some(match expected {
+            "i8" | "i16" | "i32" | "i64" | "i128" | "isize" | "u8" | "u16" | "u32" | "u64" | "u128"
+            | "usize" | "f32" | "f64" | "a character" => {
+                format!("invalid value: {kind}, expected {expected}")
+            }
+            _ => format!("invalid value: {kind}"),
+        });
+    }
+    if let Some(rest) = message.strip_prefix("invalid length ") {
+        let (length, expected) = rest.split_once(", expected ")?;
+        let length = length.parse::<usize>().ok()?;
+        return Some(format!("invalid length {length}, expected {}", description(expected)?));
+    }
+    for prefix in ["missing field", "duplicate field"] {
+        if let Some(name) = message.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(' ')) {
+            let name = name.strip_prefix('`')?.strip_suffix('`')?;
+            return is_name(name).then(|| format!("{prefix} `{name}`"));
+        }
+    }
+    for what in ["unknown variant", "unknown field"] {
+        if let Some(rest) = message.strip_prefix(what) {
+            let rest = rest.strip_prefix(" `")?;
+            if rest.ends_with("`, there are no variants") || rest.ends_with("`, there are no fields") {
+                return Some(what.to_owned());
+            }
+            // The name that was found stands before the list and can contain anything; nothing follows the list.
+            let (_, list) = rest.rsplit_once("`, expected ")?;
+            let names = listed(list)?;
+            return Some(format!("{what}, expected {names}"));
+        }
+    }
+    None
+}
+
+/// The kind of what was found, without the literal, and what was expected.
+fn found_and_expected(rest: &str) -> Option<(&'static str, &str)> {
+    const BARE: [&str; 12] = [
+        "null",
+        "unit value",
+        "byte array",
+        "Option value",
+        "newtype struct",
+        "sequence",
+        "map",
+        "enum",
+        "unit variant",
+        "newtype variant",
+        "tuple variant",
+        "struct variant",
+    ];
+    let (kind, after) = if let Some(literal) = rest.strip_prefix("string ") {
+        ("string", after_quoted(literal)?)
+    } else if let Some(literal) = rest.strip_prefix("character `") {
+        let mut characters = literal.chars();
+        characters.next()?;
+        ("character", characters.as_str().strip_prefix('`')?)
+    } else if let Some(literal) = rest.strip_prefix("boolean `") {
+        ("boolean", literal.strip_prefix("true`").or_else(|| literal.strip_prefix("false`"))?)
+    } else if let Some(literal) = rest.strip_prefix("integer `") {
+        let after = after_number(literal)?;
+        let after =
+            after.strip_prefix(" as i128").or_else(|| after.strip_prefix(" as u128")).unwrap_or(after);
+        ("integer", after)
+    } else if let Some(literal) = rest.strip_prefix("floating point `") {
+        ("floating point", after_number(literal)?)
+    } else {
+        let kind = BARE
+            .into_iter()
+            .find(|kind| rest.strip_prefix(kind).is_some_and(|after| after.starts_with(',')))?;
+        (kind, rest.strip_prefix(kind)?)
+    };
+    Some((kind, after.strip_prefix(", expected ")?))
+}
+
+/// What follows a string in `Debug`'s form, which ends at the first quote that is not escaped.
+fn after_quoted(literal: &str) -> Option<&str> {
+    let body = literal.strip_prefix('"')?;
+    let mut escaped = false;
+    let end = body.find(|character| match character {
+        _ if escaped => {
+            escaped = false;
+            false
+        }
+        '\\' => {
+            escaped = true;
+            false
+        }
+        character => character == '"',
+    })?;
+    body.get(end + 1..)
+}
+
+fn after_number(literal: &str) -> Option<&str> {
+    let (number, after) = literal.split_once('`')?;
+    (!number.is_empty() && number.chars().all(|c| c.is_ascii_digit() || "+-.eE".contains(c))).then_some(after)
+}
+
+/// What a type says that it expects: a short phrase, not something that quotes.
+fn description(expected: &str) -> Option<&str> {
+    let is_phrase = !expected.is_empty()
+        && expected.len() <= 120
+        && expected.chars().all(|c| c.is_alphanumeric() || " _-,.:<>()[]`/#'".contains(c));
+    is_phrase.then_some(expected)
+}
+
+/// A list of names as serde writes it: `` `a` ``, `` `a` or `b` ``, ``one of `a`, `b`, `c` ``.
+fn listed(list: &str) -> Option<&str> {
+    let (names, separator) = match list.strip_prefix("one of ") {
+        Some(names) => (names, ", "),
+        None => (list, " or "),
+    };
+    names
+        .split(separator)
+        .all(|name| name.strip_prefix('`').and_then(|name| name.strip_suffix('`')).is_some_and(is_name))
+        .then_some(list)
+}
+
+/// A name that a type may declare for a field or a variant.
+fn is_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_alphanumeric() || "_-.$@ /:".contains(c);
+    !name.is_empty() && name.len() <= 120 && name.chars().all(allowed)
+}
+
+/// Whether `kept` shares something with a scalar of the value: then it does not come from the type alone.
+///
+/// Bytes that are no JSON as a whole are taken to be quoted.
+fn quotes(kept: &str, bytes: &[u8]) -> bool {
+    let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return true };
+    let kept = kept.to_lowercase();
+    let words = words(kept_from_type(&kept)).filter(|word| !is_vocabulary(word)).collect::<Vec<_>>();
+    any_scalar(&value, &mut |scalar| {
+        let scalar = scalar.to_lowercase();
+        words.iter().any(|word| match word.len() {
+            0..4 => self::words(&scalar).any(|part| part == *word),
+            _ => {
+                scalar.contains(word)
+                    || self::words(&scalar).any(|part| part.len() >= 4 && word.contains(part))
+            }
+        })
+    })
+}
+
+/// What of a kept message is not serde's own wording.
+fn kept_from_type(kept: &str) -> &str {
+    match kept.split_once(", expected ") {
+        Some((start, expected)) if !start.starts_with("invalid length ") => expected,
+        _ => ["invalid value: ", "invalid length ", "missing field ", "duplicate field "]
+            .into_iter()
+            .find_map(|prefix| kept.strip_prefix(prefix))
+            .unwrap_or(""),
+    }
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+}
+
+/// Words with which serde and the standard library say what they expect, and small counts.
+fn is_vocabulary(word: &str) -> bool {
+    const WORDS: [&str; 49] = [
+        "a",
+        "an",
+        "any",
+        "array",
+        "boolean",
+        "byte",
+        "bytes",
+        "character",
+        "element",
+        "elements",
+        "enum",
+        "expected",
+        "f32",
+        "f64",
+        "field",
+        "floating",
+        "i128",
+        "i16",
+        "i32",
+        "i64",
+        "i8",
+        "identifier",
+        "integer",
+        "isize",
+        "map",
+        "newtype",
+        "nonzero",
+        "null",
+        "of",
+        "one",
+        "option",
+        "or",
+        "point",
+        "sequence",
+        "size",
+        "string",
+        "struct",
+        "tuple",
+        "u128",
+        "u16",
+        "u32",
+        "u64",
+        "u8",
+        "unit",
+        "usize",
+        "valid",
+        "value",
+        "variant",
+        "with",
+    ];
+    WORDS.binary_search(&word).is_ok() || (word.len() <= 2 && word.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn any_scalar(value: &Value, found: &mut impl FnMut(&str) -> bool) -> bool {
+    match value {
+        Value::String(text) => found(text),
+        Value::Number(number) => found(&number.to_string()),
+        Value::Array(items) => items.iter().any(|item| any_scalar(item, found)),
+        Value::Object(fields) => fields.values().any(|field| any_scalar(field, found)),
+        Value::Null | Value::Bool(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+    use std::collections::BTreeMap;
+
+    const SECRET: &str = "hunter2";
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only its errors matter")]
+    struct Config {
+        url: String,
+        port: u16,
+        mode: Mode,
+        pair: Option<(u8, u8)>,
+        custom: Option<Custom>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Mode {
+        Plain,
+        Tls,
+    }
+
+    /// Says whatever it is told to say.
+    #[derive(Debug, Deserialize)]
+    #[serde(try_from = "String")]
+    struct Custom;
+
+    impl TryFrom<String> for Custom {
+        type Error = String;
+
+        fn try_from(text: String) -> Result<Self, String> {
+            Err(text)
+        }
+    }
+
+    fn message<T: DeserializeOwned>(json: &str) -> String {
+        match from_bytes::<T>(&Bytes::copy_from_slice(json.as_bytes())) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn vocabulary_is_sorted() {
+        for word in ["a", "boolean", "floating", "null", "point", "with", "u32", "usize", "12"] {
+            assert!(is_vocabulary(word), "{word}");
+        }
+        assert!(!is_vocabulary(SECRET) && !is_vocabulary("123"));
+    }
+
+    #[test]
+    fn what_the_type_says_is_kept_and_the_position_too() {
+        for (json, expected) in [
+            (r#"{"port": 1}"#, "missing field `url` at line 1, column 11"),
+            (r#"{"url": "x", "port": "hunter2"}"#, "invalid type: string, expected u16 at line 1, column 30"),
+            (r#"{"url": "x", "port": "\"\\"}"#, "invalid type: string, expected u16 at line 1, column 27"),
+            (r#"{"url": 7}"#, "invalid type: integer, expected a string at line 1, column 9"),
+            (r#"{"url": -7.25}"#, "invalid type: floating point, expected a string at line 1, column 13"),
+            (r#"{"url": true}"#, "invalid type: boolean, expected a string at line 1, column 12"),
+            (r#"{"url": null}"#, "invalid type: null, expected a string at line 1, column 12"),
+            (r#"{"url": []}"#, "invalid type: sequence, expected a string at line 1, column 8"),
+            ("{\n\"port\": 70000}", "invalid value: integer, expected u16 at line 2, column 13"),
+            (r#"{"pair": [1]}"#, "invalid length 1, expected a tuple of size 2 at line 1, column 12"),
+            (r#"{"pair": [1, 2, 3]}"#, "JSON: trailing characters at line 1, column 17"),
+            (r#"{"url": "x", "url": "x"}"#, "duplicate field `url` at line 1, column 18"),
+            (r#"{"mode": "hunter2"}"#, "unknown variant, expected `plain` or `tls` at line 1, column 18"),
+            (
+                r#"{"hunter2": 1}"#,
+                "unknown field, expected one of `url`, `port`, `mode`, `pair`, `custom` at line 1, column 10",
+            ),
+            ("7", "invalid type: integer, expected struct Config at line 1, column 1"),
+            ("{\"url\": \"hunter2", "JSON: EOF while parsing a string at line 1, column 16"),
+            ("", "JSON: EOF while parsing a value at line 1, column 0"),
+            ("hunter2", "JSON: expected value at line 1, column 1"),
+        ] {
+            assert_eq!(message::<Config>(json), expected, "{json}");
+        }
+        assert_eq!(
+            message::<BTreeMap<u8, u8>>(r#"{"hunter2": 1}"#),
+            "JSON: invalid value: expected key to be a number in quotes at line 1, column 2"
+        );
+        assert_eq!(message::<i64>("\"1\""), "invalid type: string, expected i64 at line 1, column 3");
+        assert_eq!(
+            message::<char>("\"hunter2\""),
+            "invalid value: string, expected a character at line 1, column 9"
+        );
+        assert_eq!(message::<std::net::IpAddr>("\"hunter2\""), "does not fit the type at line 1, column 9");
+    }
+
+    /// A type's own message is not shown, whatever it imitates.
+    #[test]
+    fn what_a_type_says_by_itself_is_not_shown() {
+        for imitation in [
+            "hunter2",
+            "hunter2 at line 1 column 2",
+            "missing field `hunter2`",
+            "duplicate field `hunter2`",
+            "invalid type: string, expected hunter2",
+            "invalid type: string \"\", expected hunter2",
+            "invalid type: hunter2, expected u32",
+            "invalid type: map, expected hunter2",
+            "invalid value: string \"x\", expected hunter2",
+            "invalid length 1, expected hunter2",
+            "invalid length 48151623, expected a map",
+            "unknown variant `x`, expected `hunter2`",
+            "unknown variant `x`, expected one of `hunter2`, `b`",
+            "unknown field `x`, expected `hunter2`",
+            "unknown field `hunter2`, there are no fields",
+        ] {
+            let json = serde_json::to_string(&BTreeMap::from([("custom", imitation)])).unwrap_or_default();
+            let shown = message::<Config>(&json);
+            assert!(!shown.is_empty() && !shown.contains(SECRET) && !shown.contains("48151623"), "{shown}");
+        }
+    }
+
+    /// Strings that try to look like the rest of serde's message, in every place where one can stand.
+    #[test]
+    fn secrets_never_show() {
+        let tricks = [
+            "hunter2",
+            "\", expected hunter2",
+            "`, expected `hunter2`",
+            "`, expected one of `hunter2`, `b`",
+            "`, there are no variants hunter2",
+            "x`, expected `hunter2`, there are no variants",
+            "\\\", expected hunter2",
+            "\\\\\", expected hunter2",
+            "missing field `hunter2`",
+            " at line 7 column 7 hunter2",
+            "\u{7f}\", expected \u{202e}hunter2",
+        ];
+        let places: [fn(&str) -> Value; 8] = [
+            |trick| Value::from(trick),
+            |trick| serde_json::json!([trick]),
+            |trick| serde_json::json!({ "port": trick }),
+            |trick| serde_json::json!({ "mode": trick }),
+            |trick| serde_json::json!({ "mode": { trick: 1 } }),
+            |trick| serde_json::json!({ trick: trick }),
+            |trick| serde_json::json!({ "url": { "url": trick } }),
+            |trick| serde_json::json!({ "custom": trick }),
+        ];
+        for trick in tricks {
+            for place in places {
+                let json = place(trick).to_string();
+                // Whole, and torn at every place.
+                for end in (0..=json.len()).filter(|end| json.is_char_boundary(*end)) {
+                    for shown in [
+                        message::<Config>(&json[..end]),
+                        message::<Mode>(&json[..end]),
+                        message::<u32>(&json[..end]),
+                        message::<BTreeMap<u8, Mode>>(&json[..end]),
+                        message::<Custom>(&json[..end]),
+                    ] {
+                        assert!(!shown.contains("hunter"), "{json}: {shown}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_json_says_so_without_its_content() {
+        struct Refuses;
+        impl Serialize for Refuses {
+            fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+                Err(serde::ser::Error::custom(SECRET))
+            }
+        }
+        let refused = to_bytes(&Refuses).map_err(|error| error.to_string());
+        assert_eq!(refused, Err("the type refuses to be serialized".to_owned()));
+        let refused = to_bytes(&BTreeMap::from([((1, 2), 3)])).map_err(|error| error.to_string());
+        assert_eq!(refused, Err("key must be a string".to_owned()));
+    }
+}

@@ -1,0 +1,103 @@
+//! Typed keys: between a record's key and the store's.
+
+use std::borrow::Cow;
+use std::fmt::{self, Display, Write};
+use std::str::FromStr;
+
+use super::KvReadError;
+use super::error::type_name;
+use crate::store::{Key, KvError};
+
+/// What can be a record's key: anything that prints and parses, and can be sent between threads.
+///
+/// Never implemented by hand: every such type is one. What it prints is the store's key, which is checked before
+/// anything is sent; parsing what was printed has to give an equal key.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a record's key",
+    note = "a key implements `Display` and `FromStr` (with an error that implements `Display`), `Send` and `Sync`"
+)]
+pub trait RecordKey: Display + FromStr<Err: Display> + Send + Sync {}
+
+impl<K> RecordKey for K
+where
+    K: Display + FromStr + Send + Sync,
+    K::Err: Display,
+{
+}
+
+/// The store's key of a record's key.
+pub(super) fn store_key(key: &impl Display) -> Result<Key, KvError> {
+    Key::new(key.to_string())
+}
+
+/// The record's key of a key in the store.
+pub(super) fn record_key<T, K: RecordKey>(key: &Key) -> Result<K, KvReadError> {
+    K::from_str(key).map_err(|error| KvReadError::InvalidRecordKey {
+        type_name: type_name::<T>(),
+        key: key.clone(),
+        reason: error.to_string(),
+    })
+}
+
+/// Whether `value` prints as `text`, without printing it into memory.
+pub(super) fn prints_as(value: &impl Display, text: &str) -> bool {
+    struct Rest<'a>(&'a str);
+
+    impl Write for Rest<'_> {
+        fn write_str(&mut self, part: &str) -> fmt::Result {
+            self.0 = self.0.strip_prefix(part).ok_or(fmt::Error)?;
+            Ok(())
+        }
+    }
+
+    let mut rest = Rest(text);
+    write!(rest, "{value}").is_ok() && rest.0.is_empty()
+}
+
+/// Why a string is not a key of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseKeyError {
+    template: &'static str,
+    reason: Cow<'static, str>,
+}
+
+impl ParseKeyError {
+    pub(super) fn new(template: &'static str, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { template, reason: reason.into() }
+    }
+
+    /// The template that the key does not follow.
+    pub fn template(&self) -> &'static str {
+        self.template
+    }
+}
+
+impl Display for ParseKeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (a key here is \"{}\")", self.reason, self.template)
+    }
+}
+
+impl std::error::Error for ParseKeyError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printing_is_compared_to_the_end() {
+        assert!(prints_as(&format_args!("a.{}.{}", "b", 7), "a.b.7"));
+        assert!(prints_as(&"", ""));
+        for other in ["a.b.", "a.b.77", "a.b", "", "x"] {
+            assert!(!prints_as(&format_args!("a.{}.{}", "b", 7), other), "{other}");
+        }
+    }
+
+    #[test]
+    fn strings_and_numbers_are_keys() {
+        fn is_key<K: RecordKey>() {}
+        is_key::<String>();
+        is_key::<u64>();
+        is_key::<Key>();
+    }
+}

@@ -1,0 +1,392 @@
+//! Records: what is stored, and where.
+
+use std::future::Future;
+
+use super::entry::TypedEntry;
+use super::error::type_name;
+use super::key::{prints_as, store_key};
+use super::{
+    ByteDeserialize, ByteSerialize, KeyValueRead, KeyValueWrite, KvReadError, KvWriteError, RecordKey,
+    TypedWatch,
+};
+use crate::store::{Key, KvEntry, KvError, Store, VersionToken, WatchScope};
+
+/// A record: a value that knows its key.
+///
+/// `#[derive(KeyValue)]` writes this. There are three shapes:
+///
+/// - A type with one fixed key implements [`StaticKeyIndexedValue`] instead, and has this through it.
+/// - A record whose key is made of its fields is stored as a whole: its [`Value`](Self::Value) is `Self`.
+/// - A pair of a key and a value stores only the value: its [`Value`](Self::Value) is that of the value's field.
+///
+/// Reading needs [`ByteDeserialize`] of the value and writing [`ByteSerialize`]; a type may have only one of the two.
+/// [`KeyValueRead`] and [`KeyValueWrite`] come by themselves and add the rest.
+///
+/// Every operation has the deadline of its store. Dropping the future of a read is safe. A write whose future is
+/// dropped may have happened or not; nothing else is left behind. Values are encoded when a method is called, keys
+/// checked before anything is sent.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use shizuku_kv::{JsonByteDes, JsonByteSer, KeyValue};
+///
+/// #[derive(Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, KeyValue)]
+/// #[kv(key = "user.{tenant}.{id}")]
+/// struct User {
+///     tenant: String,
+///     id: u64,
+///     name: String,
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = shizuku_kv::connect("memory:").await?.store("users").await?;
+/// let ann = User { tenant: "acme.com".to_owned(), id: 7, name: "Ann".to_owned() };
+/// let version = ann.write_to_anyway(&store).await?;
+///
+/// // Any text can be in a key.
+/// assert_eq!(ann.kv_key().to_string(), "user.acme=2Ecom.7");
+/// assert_eq!(User::read_from(&store, ("acme.com".to_owned(), 7)).await?, Some(ann));
+///
+/// User::delete_atomically(&store, UserKey { tenant: "acme.com".to_owned(), id: 7 }, version).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// By hand it is three functions. This one stores a number under a name:
+///
+/// ```
+/// use shizuku_kv::{ByteSerialize, Bytes, EncodeError, KeyValue};
+///
+/// struct Limit {
+///     name: String,
+///     most: Most,
+/// }
+///
+/// struct Most(u32);
+///
+/// impl ByteSerialize for Most {
+///     fn to_bytes(&self) -> Result<Bytes, EncodeError> {
+///         Ok(self.0.to_string().into())
+///     }
+/// }
+///
+/// impl KeyValue for Limit {
+///     type Key = String;
+///     type Value = Most;
+///
+///     fn kv_key(&self) -> String {
+///         self.name.clone()
+///     }
+///
+///     fn kv_value(&self) -> &Most {
+///         &self.most
+///     }
+///
+///     fn from_kv(name: String, most: Most) -> Self {
+///         Self { name, most }
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a record: it does not implement `KeyValue`",
+    label = "this type has no key",
+    note = "add `#[derive(StaticKeyIndexedValue)] #[kv(key = \"…\")]` for one value at one key, or \
+            `#[derive(KeyValue)] #[kv(key = \"….{{field}}\")]` for many"
+)]
+pub trait KeyValue: Sized {
+    /// The key, as the record's own type for it. It prints as the store's key.
+    type Key: RecordKey;
+
+    /// What is stored under the key.
+    type Value;
+
+    /// The record's key.
+    fn kv_key(&self) -> Self::Key;
+
+    /// What is stored of the record.
+    fn kv_value(&self) -> &Self::Value;
+
+    /// The record with a value, as found under a key.
+    ///
+    /// A record that has its key in its value ignores `key`: that the two agree is checked by the caller.
+    fn from_kv(key: Self::Key, value: Self::Value) -> Self;
+
+    /// The scope in which the records of this type are, for listing and watching all of them: every key, unless the
+    /// type says otherwise.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidKey`] where the scope is a key that is none.
+    fn kv_scope() -> Result<WatchScope, KvError> {
+        Ok(WatchScope::All)
+    }
+
+    /// The record under a key; `None` where it is absent.
+    ///
+    /// # Errors
+    /// [`KvReadError::Decode`] where what is there does not decode; [`KvReadError::KeyMismatch`] where it belongs
+    /// under another key; [`KvReadError::Store`] for the errors of [`Store::get`].
+    fn read_from(
+        store: &Store,
+        key: impl Into<Self::Key>,
+    ) -> impl Future<Output = Result<Option<Self>, KvReadError>> + Send
+    where
+        Self::Value: ByteDeserialize,
+    {
+        let key = key.into();
+        async move {
+            let Some(entry) = store.get(store_key(&key)?).await? else { return Ok(None) };
+            decode(key, &entry).map(Some)
+        }
+    }
+
+    /// Stores the record, whatever was there, and returns the version that it has now.
+    ///
+    /// # Errors
+    /// [`KvWriteError::Encode`] before anything is sent; [`KvWriteError::Store`] for the errors of [`Store::put`].
+    fn write_to_anyway(
+        &self,
+        store: &Store,
+    ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send
+    where
+        Self::Value: ByteSerialize,
+    {
+        let encoded = encode(self);
+        async move {
+            let (key, bytes) = encoded?;
+            Ok(store.put(key, bytes).await?)
+        }
+    }
+
+    /// Compare-and-swap: stores the record where its key has the version `revision`, and returns the new version.
+    ///
+    /// # Errors
+    /// [`KvError::RevisionMismatch`] where the key has another version (see [`KvWriteError::is_conflict`]);
+    /// [`KvWriteError::Encode`] before anything is sent; [`KvWriteError::Store`] for the other errors of
+    /// [`Store::update`].
+    fn write_to_atomically(
+        &self,
+        store: &Store,
+        revision: VersionToken,
+    ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send
+    where
+        Self::Value: ByteSerialize,
+    {
+        let encoded = encode(self);
+        async move {
+            let (key, bytes) = encoded?;
+            Ok(store.update(key, bytes, revision).await?)
+        }
+    }
+
+    /// Deletes the record under a key, whatever it is, and returns the version of the tombstone. Deleting an absent
+    /// record succeeds.
+    ///
+    /// # Errors
+    /// [`KvWriteError::Store`] for the errors of [`Store::delete`].
+    fn delete_anyway(
+        store: &Store,
+        key: impl Into<Self::Key>,
+    ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send {
+        let key = store_key(&key.into());
+        async move { Ok(store.delete(key?).await?) }
+    }
+
+    /// Compare-and-delete: deletes the record under a key where it has the version `revision`.
+    ///
+    /// # Errors
+    /// [`KvError::RevisionMismatch`] where it has another; else as for [`delete_anyway`](Self::delete_anyway).
+    fn delete_atomically(
+        store: &Store,
+        key: impl Into<Self::Key>,
+        revision: VersionToken,
+    ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send {
+        let key = store_key(&key.into());
+        async move { Ok(store.delete_with_version(key?, revision).await?) }
+    }
+
+    /// Deletes the record under a key and what the store holds of its history, and returns the version of the
+    /// tombstone.
+    ///
+    /// # Errors
+    /// As for [`delete_anyway`](Self::delete_anyway).
+    fn purge(
+        store: &Store,
+        key: impl Into<Self::Key>,
+    ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send {
+        let key = store_key(&key.into());
+        async move { Ok(store.purge(key?).await?) }
+    }
+}
+
+/// A record with one fixed key: a configuration, a set of flags, a limit.
+///
+/// `#[derive(StaticKeyIndexedValue)]` with `#[kv(key = "…")]` writes this and checks the key when it compiles. The type
+/// is then a [`KeyValue`] too, whose operations can be written without the key: [`read`](Self::read),
+/// [`atomic_read`](Self::atomic_read), [`changes`](Self::changes), [`update`](Self::update),
+/// [`delete`](Self::delete).
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use shizuku_kv::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};
+///
+/// #[derive(Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
+/// #[kv(key = "config.limits")]
+/// struct Limits {
+///     connections: u32,
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = shizuku_kv::connect("memory:").await?.store("config").await?;
+/// Limits { connections: 5 }.write_to_anyway(&store).await?;
+/// assert_eq!(Limits::read(&store).await?, Limits::read_from(&store, Limits::key()).await?);
+///
+/// let limits = Limits::update(&store, |limits| {
+///     limits.map(|limits| Limits { connections: limits.connections * 2 })
+/// });
+/// assert_eq!(limits.await?.unwrap().connections, 10);
+/// # Ok(())
+/// # }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no fixed key: it does not implement `StaticKeyIndexedValue`",
+    label = "this type has no fixed key",
+    note = "add `#[derive(StaticKeyIndexedValue)] #[kv(key = \"…\")]`"
+)]
+pub trait StaticKeyIndexedValue: Sized {
+    /// The key under which every value of this type is stored.
+    fn key() -> String;
+
+    /// As [`KeyValue::read_from`] with the type's key.
+    ///
+    /// # Errors
+    /// As for [`KeyValue::read_from`].
+    fn read(store: &Store) -> impl Future<Output = Result<Option<Self>, KvReadError>> + Send
+    where
+        Self: ByteDeserialize,
+    {
+        <Self as KeyValue>::read_from(store, Self::key())
+    }
+
+    /// As [`KeyValueRead::atomic_read_from`] with the type's key.
+    ///
+    /// # Errors
+    /// As for [`KeyValue::read_from`].
+    fn atomic_read(
+        store: &Store,
+    ) -> impl Future<Output = Result<Option<TypedEntry<Self>>, KvReadError>> + Send
+    where
+        Self: ByteDeserialize,
+    {
+        <Self as KeyValueRead>::atomic_read_from(store, Self::key())
+    }
+
+    /// As [`KeyValueRead::watch`] with the type's key: the value now, then every change.
+    ///
+    /// # Errors
+    /// As for [`KeyValueRead::watch`].
+    fn changes(store: &Store) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send
+    where
+        Self: ByteDeserialize,
+    {
+        <Self as KeyValueRead>::watch(store, Self::key())
+    }
+
+    /// As [`KeyValueWrite::modify`] with the type's key.
+    ///
+    /// # Errors
+    /// As for [`KeyValueWrite::modify`].
+    fn update(
+        store: &Store,
+        change: impl FnMut(Option<Self>) -> Option<Self> + Send,
+    ) -> impl Future<Output = Result<Option<TypedEntry<Self>>, KvWriteError>> + Send
+    where
+        Self: ByteSerialize + ByteDeserialize + Send,
+    {
+        <Self as KeyValueWrite>::modify(store, Self::key(), change)
+    }
+
+    /// As [`KeyValue::delete_anyway`] with the type's key.
+    ///
+    /// # Errors
+    /// As for [`KeyValue::delete_anyway`].
+    fn delete(store: &Store) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send {
+        <Self as KeyValue>::delete_anyway(store, Self::key())
+    }
+}
+
+impl<T: StaticKeyIndexedValue> KeyValue for T {
+    type Key = String;
+    type Value = Self;
+
+    fn kv_key(&self) -> String {
+        T::key()
+    }
+
+    fn kv_value(&self) -> &Self {
+        self
+    }
+
+    fn from_kv(_key: String, value: Self) -> Self {
+        value
+    }
+
+    fn kv_scope() -> Result<WatchScope, KvError> {
+        WatchScope::key(T::key())
+    }
+}
+
+/// The record that an entry of a key stands for.
+pub(super) fn decode<T>(key: T::Key, entry: &KvEntry) -> Result<T, KvReadError>
+where
+    T: KeyValue<Value: ByteDeserialize>,
+{
+    let value = T::Value::from_bytes(&entry.value).map_err(|source| KvReadError::Decode {
+        type_name: type_name::<T>(),
+        key: entry.key.clone(),
+        version: entry.version,
+        source,
+    })?;
+    let record = T::from_kv(key, value);
+    let own = record.kv_key();
+    if prints_as(&own, &entry.key) {
+        Ok(record)
+    } else {
+        Err(KvReadError::KeyMismatch {
+            type_name: type_name::<T>(),
+            read_under: entry.key.clone(),
+            own: own.to_string(),
+        })
+    }
+}
+
+/// The record that an entry stands for, with its version.
+pub(super) fn decode_entry<T>(key: T::Key, entry: &KvEntry) -> Result<TypedEntry<T>, KvReadError>
+where
+    T: KeyValue<Value: ByteDeserialize>,
+{
+    decode(key, entry).map(|record| TypedEntry::new(record, entry.version, Some(entry.created)))
+}
+
+/// The key and the bytes of a record.
+pub(super) fn encode<T>(record: &T) -> Result<(Key, bytes::Bytes), KvWriteError>
+where
+    T: KeyValue<Value: ByteSerialize>,
+{
+    let key = store_key(&record.kv_key())?;
+    let bytes = encode_value(record, &key)?;
+    Ok((key, bytes))
+}
+
+/// The bytes of a record that belongs under `key`.
+pub(super) fn encode_value<T>(record: &T, key: &Key) -> Result<bytes::Bytes, KvWriteError>
+where
+    T: KeyValue<Value: ByteSerialize>,
+{
+    record.kv_value().to_bytes().map_err(|source| KvWriteError::Encode {
+        type_name: type_name::<T>(),
+        key: key.clone(),
+        source,
+    })
+}

@@ -1,0 +1,162 @@
+//! Reading records: with versions, many at a time, their history, and as they change.
+
+use std::future::Future;
+
+use super::entry::{TypedEntry, TypedUpdate};
+use super::key::{record_key, store_key};
+use super::key_value::{decode, decode_entry};
+use super::{ByteDeserialize, KeyValue, KvReadError, TypedScan, TypedWatch};
+use crate::store::{Key, KvEntry, Store, WatchCursor, WatchScope};
+
+/// Reading, beyond [`KeyValue::read_from`]. Every [`KeyValue`] whose value decodes has this.
+///
+/// Where many records are read, each is decoded by itself: one that does not decode is an error in its place and hides
+/// none of the others.
+pub trait KeyValueRead: KeyValue<Value: ByteDeserialize> {
+    /// The record under a key with its version, to be compared when it is written back; `None` where it is absent.
+    ///
+    /// # Errors
+    /// As for [`KeyValue::read_from`].
+    fn atomic_read_from(
+        store: &Store,
+        key: impl Into<Self::Key>,
+    ) -> impl Future<Output = Result<Option<TypedEntry<Self>>, KvReadError>> + Send {
+        let key = key.into();
+        async move {
+            let Some(entry) = store.get(store_key(&key)?).await? else { return Ok(None) };
+            decode_entry(key, &entry).map(Some)
+        }
+    }
+
+    /// The records under many keys in one go, in the order of the keys; `None` for each that is absent. They may be of
+    /// different moments. The deadline is that of the whole.
+    ///
+    /// Each record is a result of its own; `into_iter().collect::<Result<Vec<_>, _>>()` stops at the first bad one.
+    ///
+    /// # Errors
+    /// [`KvReadError::Store`] where the store does not answer. A key that is none, a record that does not decode or
+    /// belongs under another key is an error in its place.
+    fn read_many<K: Into<Self::Key>>(
+        store: &Store,
+        keys: impl IntoIterator<Item = K>,
+    ) -> impl Future<Output = Result<Vec<Result<Option<Self>, KvReadError>>, KvReadError>> + Send {
+        let keys = keys
+            .into_iter()
+            .map(|key| {
+                let key = key.into();
+                store_key(&key).map(|name| (key, name))
+            })
+            .collect::<Vec<_>>();
+        async move {
+            let names = keys.iter().flatten().map(|(_, name)| name.clone()).collect::<Vec<_>>();
+            let mut entries = store.get_many(names).await?.into_iter();
+            let answers = keys.into_iter().map(|key| {
+                let (key, _) = key?;
+                entries.next().flatten().map(|entry| decode(key, &entry)).transpose()
+            });
+            Ok(answers.collect())
+        }
+    }
+
+    /// What the store holds of a record, the oldest first: [`TypedUpdate::Put`] and [`TypedUpdate::Delete`], at most as
+    /// many as the store keeps versions.
+    ///
+    /// # Errors
+    /// [`KvReadError::Store`] where the store does not answer. A version that does not decode is an error in its
+    /// place.
+    fn history_read_from(
+        store: &Store,
+        key: impl Into<Self::Key>,
+    ) -> impl Future<Output = Result<Vec<Result<TypedUpdate<Self>, KvReadError>>, KvReadError>> + Send {
+        let key = store_key(&key.into());
+        async move {
+            let entries = store.history(key?)?.try_collect().await?;
+            Ok(entries.iter().map(decode_update).collect())
+        }
+    }
+
+    /// Watches the record under a key: what it is now, then [`TypedUpdate::CaughtUp`], then every change.
+    ///
+    /// # Errors
+    /// [`KvReadError::Store`] for the errors of [`Store::watch`].
+    fn watch(
+        store: &Store,
+        key: impl Into<Self::Key>,
+    ) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send {
+        let key = store_key(&key.into());
+        async move { Ok(TypedWatch::new(store.watch(WatchScope::Key(key?)).await?)) }
+    }
+
+    /// Watches all records of this type, as far as [`KeyValue::kv_scope`] selects them.
+    ///
+    /// # Errors
+    /// As for [`watch`](Self::watch).
+    fn watch_all(store: &Store) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send {
+        let scope = Self::kv_scope();
+        async move { Ok(TypedWatch::new(store.watch(scope?).await?)) }
+    }
+
+    /// Watches the records in a scope. Everything in the scope has to be of this type: a key that is none of it is an
+    /// error item.
+    ///
+    /// # Errors
+    /// As for [`watch`](Self::watch).
+    fn watch_scope(
+        store: &Store,
+        scope: impl Into<WatchScope>,
+    ) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send {
+        let scope = scope.into();
+        async move { Ok(TypedWatch::new(store.watch(scope).await?)) }
+    }
+
+    /// Watches the records in a scope from a [cursor](TypedWatch::cursor) on: what came after it, then
+    /// [`TypedUpdate::CaughtUp`], then every change.
+    ///
+    /// # Errors
+    /// [`KvError::CursorExpired`](crate::KvError::CursorExpired) where something that followed the cursor may be
+    /// missing from the store; else as for [`watch`](Self::watch).
+    fn watch_scope_from(
+        store: &Store,
+        scope: impl Into<WatchScope>,
+        cursor: WatchCursor,
+    ) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send {
+        let scope = scope.into();
+        async move { Ok(TypedWatch::new(store.watch_from(scope, cursor).await?)) }
+    }
+
+    /// All records of this type, as far as [`KeyValue::kv_scope`] selects them; see [`Store::scan`].
+    fn list(store: &Store) -> TypedScan<Self> {
+        TypedScan::new(Self::kv_scope().map(|scope| store.scan(scope)))
+    }
+
+    /// The records in a scope; see [`Store::scan`]. Everything in the scope has to be of this type: a key that is none
+    /// of it is an error item.
+    fn list_scope(store: &Store, scope: impl Into<WatchScope>) -> TypedScan<Self> {
+        TypedScan::new(Ok(store.scan(scope)))
+    }
+}
+
+impl<T: KeyValue<Value: ByteDeserialize>> KeyValueRead for T {}
+
+/// What an entry says of a record.
+pub(super) fn decode_update<T>(entry: &KvEntry) -> Result<TypedUpdate<T>, KvReadError>
+where
+    T: KeyValue<Value: ByteDeserialize>,
+{
+    let key: T::Key = typed_key::<T>(&entry.key)?;
+    Ok(if entry.is_tombstone() {
+        TypedUpdate::Delete {
+            key,
+            version: entry.version,
+            operation: entry.operation,
+            created: entry.created,
+        }
+    } else {
+        TypedUpdate::Put(decode_entry(key, entry)?)
+    })
+}
+
+/// The record's key of a key in the store.
+pub(super) fn typed_key<T: KeyValue>(key: &Key) -> Result<T::Key, KvReadError> {
+    record_key::<T, T::Key>(key)
+}

@@ -1,0 +1,112 @@
+//! Writing records: new ones, many at a time, and changing what is there.
+
+use std::borrow::Borrow;
+use std::future::Future;
+
+use super::entry::TypedEntry;
+use super::key_value::encode;
+use super::modify::modify;
+use super::{ByteDeserialize, ByteSerialize, KeyValue, KvWriteError};
+#[allow(unused_imports, reason = "named in the documentation")]
+use crate::store::KvError;
+use crate::store::{Store, VersionToken};
+
+/// Writing, beyond [`KeyValue::write_to_anyway`]. Every [`KeyValue`] whose value encodes has this.
+pub trait KeyValueWrite: KeyValue<Value: ByteSerialize> {
+    /// Stores the record where its key is absent (never written, deleted, purged or expired), and returns its version.
+    ///
+    /// # Errors
+    /// [`KvError::AlreadyExists`] over a live value (see [`KvWriteError::is_conflict`]);
+    /// [`KvWriteError::Encode`] before anything is sent; [`KvWriteError::Store`] for the other errors of
+    /// [`Store::create`].
+    fn create_write(&self, store: &Store) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send {
+        let encoded = encode(self);
+        async move {
+            let (key, bytes) = encoded?;
+            Ok(store.create(key, bytes).await?)
+        }
+    }
+
+    /// Stores many records (a slice, a vector, any iterator over records or references), pipelined, and answers for
+    /// each in the order given. Each is a write of its own, as [`KeyValue::write_to_anyway`]: some can succeed while
+    /// others fail. Records with the same key are written in the order given.
+    fn write_many<R: Borrow<Self>>(
+        store: &Store,
+        records: impl IntoIterator<Item = R>,
+    ) -> impl Future<Output = Vec<Result<VersionToken, KvWriteError>>> + Send {
+        let encoded = records.into_iter().map(|record| encode::<Self>(record.borrow())).collect::<Vec<_>>();
+        async move {
+            // What is refused here keeps its place in the answer.
+            let (mut accepted, mut refused) = (Vec::with_capacity(encoded.len()), Vec::new());
+            for (place, item) in encoded.into_iter().enumerate() {
+                match item {
+                    Ok(item) => accepted.push(item),
+                    Err(error) => refused.push((place, error)),
+                }
+            }
+            let written = store.put_many(accepted).await;
+            let mut answers =
+                written.into_iter().map(|written| written.map_err(KvWriteError::from)).collect::<Vec<_>>();
+            // In ascending order, so that each place is right when its turn comes.
+            for (place, error) in refused {
+                answers.insert(place.min(answers.len()), Err(error));
+            }
+            answers
+        }
+    }
+
+    /// Changes the record under a key by compare-and-swap: reads it, lets `change` make the new record of it, and
+    /// writes that if nobody else wrote meanwhile; else begins again with what is there then.
+    ///
+    /// `change` gets the record, or `None` where it is absent, and returns what it is to be, or `None` to leave it as
+    /// it is. It is called once an attempt, so it must not do anything that may not be done again. An absent record is
+    /// created. Between attempts it waits, longer each time and at random. It ends after 32 attempts or when the
+    /// store's deadline has passed, which here is that of the whole.
+    ///
+    /// Returns what is there now: what was written, or what `change` left as it is; `None` where there is nothing.
+    /// Dropping the future leaves nothing behind but, perhaps, one write.
+    ///
+    /// ```
+    /// use shizuku_kv::{KeyValue, KeyValueWrite};
+    ///
+    /// #[derive(KeyValue)]
+    /// struct Motto {
+    ///     #[kv(key)]
+    ///     name: String,
+    ///     #[kv(value)]
+    ///     text: String,
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = shizuku_kv::connect("memory:").await?.store("mottos").await?;
+    /// let motto = Motto::modify(&store, "ours", |motto| {
+    ///     let text = motto.map_or(String::new(), |motto| motto.text + " and ");
+    ///     Some(Motto { name: "ours".to_owned(), text: text + "quietly" })
+    /// });
+    /// assert_eq!(motto.await?.unwrap().text, "quietly");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`KvWriteError::Contended`] when every attempt lost; [`KvWriteError::Read`] where what is there does not decode:
+    /// it is not overwritten; [`KvWriteError::KeyMismatch`] where `change` returns a record of another key;
+    /// [`KvWriteError::Encode`]; [`KvWriteError::Store`] for the errors of [`Store::get`], [`Store::create`] and
+    /// [`Store::update`] other than a lost compare-and-swap. [`KvError::OutcomeUnknown`] is among them: such a write is
+    /// not tried again.
+    fn modify(
+        store: &Store,
+        key: impl Into<Self::Key>,
+        change: impl FnMut(Option<Self>) -> Option<Self> + Send,
+    ) -> impl Future<Output = Result<Option<TypedEntry<Self>>, KvWriteError>> + Send
+    where
+        Self: Send,
+        Self::Value: ByteDeserialize,
+    {
+        let key = super::key::store_key(&key.into());
+        async move { modify(store, key?, change).await }
+    }
+}
+
+impl<T: KeyValue<Value: ByteSerialize>> KeyValueWrite for T {}
