@@ -4,10 +4,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// The servers whose checksums the project knows; the first is the one tests use unless told.
-const KNOWN_SERVERS: &str = include_str!(concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../scripts/nats-server.sha256"
-));
+const KNOWN_SERVERS: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/nats-server.sha256"));
 
 /// The server to start: `NATS_SERVER`, else what `scripts/test` fetched, else the one in `PATH`.
 pub(crate) fn nats_server() -> PathBuf {
@@ -21,8 +19,8 @@ pub(crate) fn nats_server() -> PathBuf {
         );
         return named;
     }
-    let version = non_empty("NATS_SERVER_VERSION")
-        .map_or_else(|| pinned_version().into(), |v| v.display().to_string());
+    let version =
+        non_empty("NATS_SERVER_VERSION").map_or_else(|| pinned_version().into(), |v| v.display().to_string());
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../target/tools")
         .join(format!("nats-server-{version}"))

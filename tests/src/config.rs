@@ -54,19 +54,14 @@ impl NatsServerBuilder {
 
     /// Lets in a client with this user name and password. May be called more than once.
     pub fn user(mut self, name: &str, password: &str) -> Self {
-        self.users.push(format!(
-            "{{ user: {}, password: {} }}",
-            quoted(name),
-            quoted(password)
-        ));
+        self.users.push(format!("{{ user: {}, password: {} }}", quoted(name), quoted(password)));
         self
     }
 
     /// Lets in a client that signs with the seed of this public user key (`U…`). May be called
     /// more than once.
     pub fn nkey(mut self, public_key: &str) -> Self {
-        self.users
-            .push(format!("{{ nkey: {} }}", quoted(public_key)));
+        self.users.push(format!("{{ nkey: {} }}", quoted(public_key)));
         self
     }
 
@@ -147,10 +142,7 @@ impl NatsServerBuilder {
         }
         if let Some((cert, key)) = &self.tls {
             let (cert, key) = (quoted_path(cert), quoted_path(key));
-            let _ = write!(
-                text,
-                "tls {{ timeout: 10, cert_file: {cert}, key_file: {key}"
-            );
+            let _ = write!(text, "tls {{ timeout: 10, cert_file: {cert}, key_file: {key}");
             if let Some(ca) = &self.client_ca {
                 let _ = write!(text, ", verify: true, ca_file: {}", quoted_path(ca));
             }

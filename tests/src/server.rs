@@ -55,10 +55,8 @@ impl NatsServer {
     }
 
     pub(crate) fn start_with(options: NatsServerBuilder) -> Self {
-        let home = tempfile::Builder::new()
-            .prefix("shizuku-kv-nats-")
-            .tempdir()
-            .expect("a temporary directory");
+        let home =
+            tempfile::Builder::new().prefix("shizuku-kv-nats-").tempdir().expect("a temporary directory");
         let mut server = Self {
             process: None,
             home,
@@ -84,11 +82,7 @@ impl NatsServer {
     }
 
     fn url_with(&self, userinfo: &str) -> String {
-        let scheme = if self.options.has_tls() {
-            "tls"
-        } else {
-            "nats"
-        };
+        let scheme = if self.options.has_tls() { "tls" } else { "nats" };
         format!("{scheme}://{userinfo}127.0.0.1:{}", self.port)
     }
 
@@ -109,10 +103,10 @@ impl NatsServer {
 
     /// Whether the server's version is `major.minor` or newer.
     pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
-        let mut parts = self.version.split('.').map(|part| {
-            part.parse::<u32>()
-                .unwrap_or_else(|_| panic!("{:?} is no version", self.version))
-        });
+        let mut parts = self
+            .version
+            .split('.')
+            .map(|part| part.parse::<u32>().unwrap_or_else(|_| panic!("{:?} is no version", self.version)));
         (parts.next(), parts.next()) >= (Some(major), Some(minor))
     }
 
@@ -133,16 +127,12 @@ impl NatsServer {
     ///
     /// If it cannot connect; a server with TLS or authentication needs a client made by hand.
     pub async fn client(&self) -> async_nats::Client {
-        async_nats::connect(self.url())
-            .await
-            .expect("connect to the test's server")
+        async_nats::connect(self.url()).await.expect("connect to the test's server")
     }
 
     /// Whether the server has been started and neither killed here nor ended by itself.
     pub fn is_running(&mut self) -> bool {
-        self.process
-            .as_mut()
-            .is_some_and(|process| !process.has_ended())
+        self.process.as_mut().is_some_and(|process| !process.has_ended())
     }
 
     /// Kills the server with SIGKILL and returns when it is gone. Its files stay.
@@ -183,9 +173,7 @@ impl NatsServer {
     }
 
     fn running(&self) -> &Supervised {
-        self.process
-            .as_ref()
-            .expect("the server was killed; `restart` starts it again")
+        self.process.as_ref().expect("the server was killed; `restart` starts it again")
     }
 
     fn log_file(&self) -> PathBuf {
@@ -216,9 +204,7 @@ impl NatsServer {
         let ready = poll(deadline, || {
             let ready = listening_port(&ports_dir)
                 .and_then(|port| Some((port, greeting(port)?)))
-                .filter(|(_, info)| {
-                    !self.options.has_jetstream() || info.contains("\"jetstream\":true")
-                });
+                .filter(|(_, info)| !self.options.has_jetstream() || info.contains("\"jetstream\":true"));
             match ready {
                 None if process.has_ended() => Some(None),
                 None => None,
@@ -248,10 +234,7 @@ impl NatsServer {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(60)..].join("\n");
-        panic!(
-            "{} {why}. The end of its log:\n{tail}",
-            self.binary.display()
-        )
+        panic!("{} {why}. The end of its log:\n{tail}", self.binary.display())
     }
 }
 

@@ -35,11 +35,7 @@ impl TcpSilence {
             let shared = Arc::clone(&shared);
             move || accept_until_closing(&listener, &shared)
         });
-        Self {
-            address,
-            shared,
-            listener: Some(thread),
-        }
+        Self { address, shared, listener: Some(thread) }
     }
 
     /// `nats://127.0.0.1:PORT`.

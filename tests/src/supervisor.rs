@@ -36,10 +36,8 @@ impl Supervised {
         BufReader::new(supervisor.stdout.take().expect("stdout is piped"))
             .read_line(&mut pid)
             .expect("the supervisor prints the server's process id");
-        let pid = pid
-            .trim()
-            .parse()
-            .unwrap_or_else(|_| panic!("the supervisor printed {pid:?}, not a process id"));
+        let pid =
+            pid.trim().parse().unwrap_or_else(|_| panic!("the supervisor printed {pid:?}, not a process id"));
         Self { supervisor, pid }
     }
 
@@ -50,10 +48,7 @@ impl Supervised {
 
     /// Whether the server has ended without having been killed here.
     pub(crate) fn has_ended(&mut self) -> bool {
-        self.supervisor
-            .try_wait()
-            .expect("a child can be waited for")
-            .is_some()
+        self.supervisor.try_wait().expect("a child can be waited for").is_some()
     }
 
     /// Sends the server a signal such as `STOP`.
@@ -62,11 +57,7 @@ impl Supervised {
             .args(["-c", "kill -s \"$0\" \"$1\"", name, &self.pid.to_string()])
             .status()
             .expect("`sh` runs");
-        assert!(
-            status.success(),
-            "cannot send SIG{name} to the server, process {}",
-            self.pid
-        );
+        assert!(status.success(), "cannot send SIG{name} to the server, process {}", self.pid);
     }
 }
 

@@ -34,15 +34,11 @@ impl TestCerts {
     ///
     /// If the files cannot be written.
     pub fn generate() -> Self {
-        let files = tempfile::Builder::new()
-            .prefix("shizuku-kv-certs-")
-            .tempdir()
-            .expect("a temporary directory");
+        let files =
+            tempfile::Builder::new().prefix("shizuku-kv-certs-").tempdir().expect("a temporary directory");
 
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "shizuku-kv test CA");
+        params.distinguished_name.push(DnType::CommonName, "shizuku-kv test CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().expect("a key pair");
@@ -57,19 +53,8 @@ impl TestCerts {
             ExtendedKeyUsagePurpose::ServerAuth,
             &issuer,
         );
-        let client = issue(
-            files.path(),
-            "client",
-            &[],
-            ExtendedKeyUsagePurpose::ClientAuth,
-            &issuer,
-        );
-        Self {
-            ca,
-            server,
-            client,
-            _files: files,
-        }
+        let client = issue(files.path(), "client", &[], ExtendedKeyUsagePurpose::ClientAuth, &issuer);
+        Self { ca, server, client, _files: files }
     }
 
     /// The PEM file of the authority's certificate.

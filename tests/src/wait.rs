@@ -31,10 +31,7 @@ pub(crate) fn poll<T>(deadline: Instant, mut attempt: impl FnMut() -> Option<T>)
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition().await {
-        assert!(
-            Instant::now() < deadline,
-            "not so within {PATIENCE:?}: {what}"
-        );
+        assert!(Instant::now() < deadline, "not so within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,0 +1,474 @@
+//! Backends that break the contract, each in one way: what the conformance suite is tried on.
+//!
+//! [`Broken`] wraps any connection, and with [`Fault::None`] it is as good as what it wraps.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use shizuku_kv::{
+    Connection, ConnectionCapabilities, Key, KvEntry, KvError, KvResult, KvStream, ReadConsistency, Store,
+    StoreConfig,
+};
+
+#[path = "broken/reader.rs"]
+mod reader;
+#[path = "broken/watcher.rs"]
+mod watcher;
+#[path = "broken/writer.rs"]
+mod writer;
+
+/// A way to break the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// None at all.
+    None,
+    /// Claims little, and refuses the rest as it should.
+    Modest,
+    /// Claims little, and does the rest all the same.
+    FalselyModest,
+
+    /// Takes upper case for lower case in keys.
+    IgnoresCase,
+    /// Refuses keys over 255 bytes.
+    ShortKeys,
+    /// Refuses `=` and `/` in keys.
+    NarrowKeys,
+    /// A store that is opened has something in it.
+    WritesAtOpening,
+
+    /// Takes an empty value for a deletion.
+    EmptyIsDeleted,
+    /// Cuts values at the first zero.
+    CutsAtZero,
+    /// Says that twice as much fits as does, and cuts what is over.
+    LimitLies,
+    /// Says that half as much fits as was asked for.
+    HalfTheLimit,
+    /// Shows the last value in `Debug`.
+    ShowsValues,
+
+    /// Every entry has the same version.
+    OneVersion,
+    /// `delete` returns the version of what it deleted.
+    OldVersionOfDeletion,
+    /// `put` returns the version of the write before.
+    OldVersionOfPut,
+    /// Reads find other versions than writes return, and swaps take either.
+    ShiftedVersions,
+
+    /// `update` does not compare.
+    LostUpdate,
+    /// `update` of an absent key creates it.
+    UpdateCreates,
+    /// `update` never succeeds over a tombstone.
+    UpdateRefusesTombstones,
+    /// `update` reports a conflict, and writes.
+    UpdateWritesAnyway,
+    /// `create` does not compare.
+    CreateOverwrites,
+    /// `create` over a tombstone is refused.
+    CreateRefusesTombstones,
+    /// `create` looks, waits, and then writes.
+    CreateRaces,
+    /// `create` over a tombstone swaps once, and reports the key as existing when that loses.
+    CreateTriesOnce,
+    /// `create` never compares with a value that is empty.
+    CreateOverEmpty,
+    /// Deleting what is absent is refused.
+    DeleteNeedsValue,
+    /// Deleting keeps the value.
+    DeleteDoesNothing,
+    /// `delete_with_version` does not compare.
+    DeleteIgnoresVersion,
+    /// `delete_with_version` is always refused.
+    DeleteNeverMatches,
+    /// `purge` is `delete`.
+    PurgeIsDelete,
+    /// `purge` also purges the keys that begin with the key.
+    PurgeTakesChildren,
+    /// `put` writes twice.
+    PutTwice,
+    /// `put` is dropped where the key exists.
+    PutKeepsOld,
+    /// `put_many` answers in another order.
+    PutManyShuffled,
+    /// `put_many` stops at the third item.
+    PutManyStops,
+    /// `put_many` writes the last item first.
+    PutManyBackwards,
+
+    /// Reads answer from a cache that nobody tells of writes.
+    StaleReads,
+    /// Tombstones are not found.
+    ForgetsTombstones,
+    /// Reads find what was never written.
+    FindsEverything,
+    /// `get_many` answers in the order of the names.
+    GetManySorted,
+    /// `get_many` answers for 1,000 keys at most.
+    GetManyShort,
+    /// The newest entry of a history comes first.
+    HistoryBackwards,
+    /// A history has the newest entry only.
+    HistoryIsOne,
+    /// A store keeps more versions than it was asked for.
+    HistoryIsLonger,
+    /// The history of a key has those of the keys that begin with it.
+    HistoryOfChildren,
+
+    /// A scan has its first item twice.
+    ScanRepeats,
+    /// A scan has no more than a hundred items.
+    ScanIsShort,
+    /// A scan leaves out what was overwritten since it began.
+    ScanSkipsOverwritten,
+    /// A scan has what was overwritten since it began once more.
+    ScanRepeatsOverwritten,
+    /// A scan has every version that is held.
+    ScanHasHistory,
+    /// A scan never has an item.
+    ScanHangs,
+    /// A scan that ran out of time ends as if it were complete.
+    ScanEndsEarly,
+
+    /// Prefixes select whole tokens.
+    TokenPrefixes,
+    /// Prefixes may be patterns.
+    PatternPrefixes,
+    /// A key selects those that begin with it.
+    KeyHasChildren,
+    /// Each of several prefixes delivers on its own.
+    OverlapsTwice,
+    /// What changes outside the scope arrives when it is live.
+    ScopeEndsWithState,
+
+    /// No watch ever catches up.
+    NoMarker,
+    /// The marker comes only behind an update.
+    NoMarkerWhenEmpty,
+    /// The marker comes again after each update.
+    ManyMarkers,
+    /// The marker comes first.
+    MarkerFirst,
+    /// The state has every version that is held.
+    StateIsHistory,
+    /// Every third update arrives twice.
+    DuplicatedUpdate,
+    /// Some updates arrive after the next of their key.
+    GoesBack,
+    /// The first live update is lost.
+    LosesFirstLive,
+    /// Every seventh update is lost.
+    LosesSome,
+    /// Deletions do not arrive.
+    DropsDeletions,
+    /// Values arrive empty.
+    DropsValues,
+    /// A value that the reader had to wait for is lost.
+    LosesAfterPending,
+    /// A second watch takes the updates of the first.
+    OneWatchOnly,
+    /// A watch keeps only the last twenty updates for a slow reader.
+    LossyBuffer,
+    /// A watch whose store is gone ends as if that were all.
+    EndsSilently,
+    /// A watch whose store is gone waits.
+    WaitsForGoneStore,
+    /// A watch never delivers anything.
+    WatchHangs,
+
+    /// A cursor that cannot be honoured is one for now.
+    ForgetsIncarnation,
+    /// A resumed watch begins with live updates.
+    SkipsForward,
+    /// A resumed watch begins with the state.
+    ResumesFromStart,
+    /// A cursor from the state says that all of it was delivered.
+    StateCursorIsEnd,
+    /// A resumed watch delivers all scopes.
+    ResumeForgetsScope,
+    /// A resumed watch does not deliver deletions from before it.
+    ResumeForgetsDeletions,
+    /// The cursors of a resumed watch do not move.
+    ResumedCursorStays,
+    /// No cursor can be resumed from twice.
+    CursorUsedOnce,
+
+    /// Values with a time to live stay.
+    NeverExpires,
+    /// `update` with a time to live has none.
+    RenewalForgetsTtl,
+    /// `update` with a time to live does not write.
+    RenewalIgnored,
+    /// Swaps with a time to live do not compare.
+    TtlIgnoresVersions,
+    /// Every write has a time to live.
+    EverythingExpires,
+    /// Expiry does not arrive at watches.
+    SilentExpiry,
+    /// An expired value arrives as deleted by somebody.
+    ExpiryIsDelete,
+    /// An expired value leaves no tombstone, and what it was is in the history.
+    ExpiryForgotten,
+    /// Values expire in half the time.
+    ExpiresEarly,
+    /// The maximum age is forgotten.
+    ForgetsMaxAge,
+    /// Every store has times to live.
+    TtlUnasked,
+    /// Any time to live is taken, and rounded up.
+    TtlAnyLength,
+
+    /// Opening a store always makes a new one.
+    StoreIsFresh,
+    /// All stores are one.
+    OneStore,
+    /// A store that must exist is made.
+    MustExistCreates,
+    /// Any name is taken.
+    AnyName,
+    /// Settings are not looked at.
+    AnySettings,
+    /// The store claims what its connection does not.
+    StoreClaimsMore,
+    /// Another configuration is not noticed.
+    ConfigNotCompared,
+    /// Settings that were not made are compared with the defaults.
+    ComparesDefaults,
+    /// Reconciling changes nothing.
+    ReconcileDoesNothing,
+    /// The first store is not listed.
+    ListForgets,
+    /// Deleting a store does nothing.
+    DeleteStoreDoesNothing,
+    /// Deleting a store that is not there succeeds.
+    DeleteStoreForgives,
+    /// A deleted store is an empty one.
+    GoneIsEmpty,
+    /// A store that is full takes more.
+    NeverFull,
+    /// More history than is claimed is cut.
+    HistoryIsCut,
+
+    /// Every write that has little time is done, and reported as timed out.
+    TimedOutWriteLands,
+    /// Writes ignore their deadline.
+    WritesHang,
+    /// Handles have the default deadline.
+    ForgetsDeadline,
+    /// The backend is never healthy.
+    NeverHealthy,
+    /// `put` panics.
+    Panics,
+    /// Shutting down does nothing.
+    ShutdownDoesNothing,
+    /// Shutting down twice is an error.
+    ShutdownOnce,
+    /// Claims that others see the same stores, and that they last.
+    ClaimsToLast,
+}
+
+/// What all handles of a store share.
+#[derive(Debug, Default)]
+struct Memory {
+    reads: HashMap<Key, Option<KvEntry>>,
+    cursors: Vec<Vec<u8>>,
+    last_value: Option<String>,
+    watches: usize,
+    shut_down: bool,
+}
+
+/// A connection with one [`Fault`].
+#[derive(Clone)]
+pub struct Broken {
+    inner: Arc<dyn Connection>,
+    fault: Fault,
+    memory: Arc<Mutex<Memory>>,
+}
+
+impl Broken {
+    /// A wrapper around a connection.
+    pub fn new(inner: Arc<dyn Connection>, fault: Fault) -> Self {
+        Self { inner, fault, memory: Arc::default() }
+    }
+
+    fn is_modest(&self) -> bool {
+        matches!(self.fault, Fault::Modest | Fault::FalselyModest)
+    }
+
+    async fn open(&self, name: &str, mut config: StoreConfig) -> KvResult<Store> {
+        let fault = self.fault;
+        let mut name = name.to_owned();
+        let deadline = config.operation_deadline();
+        if fault == Fault::Modest {
+            self.refuse_unclaimed(&config)?;
+        }
+        match fault {
+            Fault::StoreIsFresh => {
+                self.inner.delete_store(&name).await.ok();
+            }
+            Fault::OneStore => {
+                if config != StoreConfig::new() || config.must_exist {
+                    return self.open_as_it_is(&name, config).await;
+                }
+                name = "conformance-the-one-store".to_owned();
+            }
+            Fault::MustExistCreates => config.must_exist = false,
+            Fault::AnyName => {
+                name = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+                name = if name.is_empty() { "empty".to_owned() } else { name.chars().take(64).collect() };
+            }
+            Fault::AnySettings if config.validate().is_err() => config = StoreConfig::new(),
+            Fault::HalfTheLimit => config.max_value_size = config.max_value_size.map(|size| size / 2),
+            Fault::HistoryIsLonger if config.key_ttl != Some(true) => {
+                config.history = config.history.filter(|versions| *versions > 64).or(Some(64));
+            }
+            Fault::HistoryIsCut => config.history = config.history.map(|versions| versions.min(4)),
+            Fault::ComparesDefaults => {
+                config.description = config.description.or_else(|| Some(String::new()));
+            }
+            Fault::ReconcileDoesNothing if config.reconcile => {
+                config = StoreConfig::new().deadline(deadline);
+            }
+            Fault::ExpiresEarly => {
+                config.max_age = config.max_age.map(|age| if age == Duration::MAX { age } else { age / 2 });
+            }
+            Fault::ForgetsMaxAge if config.validate().is_ok() => config.max_age = None,
+            Fault::TtlUnasked if config.history.is_none() => config.key_ttl = Some(true),
+            Fault::EverythingExpires if config.history.is_none() => config.key_ttl = Some(true),
+            Fault::NeverFull if config.validate().is_ok() => config.max_bytes = None,
+            _ => {}
+        }
+        let mut opened = self.open_as_it_is(&name, config.clone()).await;
+        if fault == Fault::ConfigNotCompared && matches!(opened, Err(KvError::ConfigMismatch { .. })) {
+            opened = self.open_as_it_is(&name, StoreConfig::new().deadline(deadline)).await;
+        }
+        let store = opened?;
+        if fault == Fault::WritesAtOpening {
+            store.put("opened", "value").await?;
+        }
+        Ok(if fault == Fault::ForgetsDeadline {
+            store.with_deadline(Duration::from_secs(5) + Duration::from_nanos(1))
+        } else {
+            store
+        })
+    }
+
+    async fn open_as_it_is(&self, name: &str, config: StoreConfig) -> KvResult<Store> {
+        let store = self.inner.store_with_config(name, config).await?;
+        let broken = reader::BrokenStore {
+            inner: Arc::clone(store.backend()),
+            fault: self.fault,
+            memory: Arc::default(),
+        };
+        Ok(Store::new(Arc::new(broken), store.deadline()))
+    }
+
+    fn refuse_unclaimed(&self, config: &StoreConfig) -> KvResult<()> {
+        config.validate()?;
+        let asked = config.history.is_some_and(|versions| versions > 1)
+            || config.max_age.is_some()
+            || config.key_ttl == Some(true)
+            || config.consistency == ReadConsistency::Leader;
+        if asked { Err(unsupported("open")) } else { Ok(()) }
+    }
+}
+
+fn unsupported(operation: &'static str) -> KvError {
+    KvError::Unsupported { operation, reason: "this backend is modest".to_owned() }
+}
+
+/// What [`Fault::Modest`] claims of what there is.
+fn modest(all: ConnectionCapabilities) -> ConnectionCapabilities {
+    let mut claimed = ConnectionCapabilities::default();
+    claimed.write = all.write;
+    claimed.max_history = 1;
+    claimed
+}
+
+impl Connection for Broken {
+    fn capabilities(&self) -> ConnectionCapabilities {
+        let mut all = self.inner.capabilities();
+        match self.fault {
+            _ if self.is_modest() => modest(all),
+            Fault::StoreClaimsMore => {
+                all.leader_reads = false;
+                all
+            }
+            Fault::HistoryIsCut => {
+                all.max_history = 4;
+                all
+            }
+            Fault::ClaimsToLast => {
+                all.persistent = true;
+                all.shared = true;
+                all
+            }
+            _ => all,
+        }
+    }
+
+    fn store_with_config<'a>(&'a self, name: &'a str, config: StoreConfig) -> BoxFuture<'a, KvResult<Store>> {
+        Box::pin(self.open(name, config))
+    }
+
+    fn list_stores(&self) -> KvStream<String> {
+        use futures_util::StreamExt;
+        let all = self.inner.list_stores();
+        let end = (self.fault == Fault::ListForgets).then_some("-0");
+        KvStream::new(all.filter(move |name| {
+            let kept = !matches!((name, end), (Ok(name), Some(end)) if name.ends_with(end));
+            std::future::ready(kept)
+        }))
+    }
+
+    fn delete_store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<()>> {
+        match self.fault {
+            Fault::DeleteStoreDoesNothing => Box::pin(std::future::ready(Ok(()))),
+            Fault::DeleteStoreForgives => Box::pin(async move {
+                match self.inner.delete_store(name).await {
+                    Err(KvError::StoreNotFound { .. }) => Ok(()),
+                    result => result,
+                }
+            }),
+            Fault::AnyName => Box::pin(async move {
+                match self.inner.delete_store(name).await {
+                    Err(KvError::InvalidStoreName { .. }) => {
+                        Err(KvError::StoreNotFound { store: name.to_owned() })
+                    }
+                    result => result,
+                }
+            }),
+            _ => self.inner.delete_store(name),
+        }
+    }
+
+    fn health(&self) -> BoxFuture<'_, KvResult<()>> {
+        if self.fault == Fault::NeverHealthy {
+            let error =
+                KvError::Unavailable { operation: "health", reason: "not today".to_owned(), source: None };
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        self.inner.health()
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, KvResult<()>> {
+        let again = std::mem::replace(&mut self.memory.lock().unwrap().shut_down, true);
+        match self.fault {
+            Fault::ShutdownDoesNothing => Box::pin(std::future::ready(Ok(()))),
+            Fault::ShutdownOnce if again => {
+                Box::pin(std::future::ready(Err(KvError::Closed { operation: "shutdown" })))
+            }
+            _ => self.inner.shutdown(),
+        }
+    }
+}
+
+impl fmt::Debug for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broken").field("fault", &self.fault).field("inner", &self.inner).finish()
+    }
+}

@@ -1,0 +1,342 @@
+//! Watches that are broken.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, Stream, StreamExt, stream};
+use shizuku_kv::{
+    Deadline, KvEntry, KvError, KvOperation, KvResult, KvUpdate, KvWatcher, Watch, WatchCursor, WatchScope,
+};
+
+use super::reader::BrokenStore;
+use super::{Fault, unsupported};
+
+type Item = KvResult<(KvUpdate, WatchCursor)>;
+type Items = BoxStream<'static, Item>;
+
+/// The items of a watch, each with its cursor.
+fn items(watch: Watch) -> Items {
+    stream::unfold(watch, |mut watch| async move {
+        let update = watch.next().await?;
+        let cursor = watch.cursor().unwrap_or_else(nowhere);
+        Some((update.map(|update| (update, cursor)), watch))
+    })
+    .boxed()
+}
+
+fn nowhere() -> WatchCursor {
+    WatchCursor::new([0; 16], 0, SystemTime::UNIX_EPOCH)
+}
+
+/// Puts other items in the place of each.
+fn replace(items: Items, mut with: impl FnMut(Item) -> Vec<Item> + Send + 'static) -> Items {
+    items.flat_map(move |item| stream::iter(with(item))).boxed()
+}
+
+fn is_marker(item: &Item) -> bool {
+    matches!(item, Ok((KvUpdate::CaughtUp, _)))
+}
+
+fn entry(item: &Item) -> Option<&KvEntry> {
+    item.as_ref().ok()?.0.entry()
+}
+
+impl KvWatcher for BrokenStore {
+    fn watch(
+        &self,
+        scope: WatchScope,
+        from: Option<WatchCursor>,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, KvResult<Watch>> {
+        Box::pin(async move {
+            let items = match from {
+                None => self.begin(scope, deadline).await?,
+                Some(cursor) => self.resume(scope, cursor, deadline).await?,
+            };
+            let this = self.clone();
+            let shown = replace(items, move |item| match item {
+                Ok((KvUpdate::CaughtUp, _)) | Err(_) => vec![item],
+                Ok((update, cursor)) => {
+                    let shown = update.into_entry().and_then(|entry| this.shown(entry));
+                    shown.map(|entry| Ok((entry.into(), cursor))).into_iter().collect()
+                }
+            });
+            Ok(Watch::new(self.deliver(shown)))
+        })
+    }
+}
+
+impl BrokenStore {
+    async fn inner_watch(
+        &self,
+        scope: WatchScope,
+        from: Option<WatchCursor>,
+        deadline: Deadline,
+    ) -> KvResult<Items> {
+        let watcher = self.inner.watcher().ok_or_else(|| unsupported("watch"))?;
+        if !self.breaks_scopes() {
+            return Ok(items(watcher.watch(scope, from, deadline).await?));
+        }
+        let (this, all) = (self.clone(), items(watcher.watch(WatchScope::All, from, deadline).await?));
+        Ok(replace(all, move |item| {
+            let out = entry(&item).is_some_and(|entry| !this.selects(&scope, &entry.key));
+            if out { Vec::new() } else { vec![item] }
+        }))
+    }
+
+    async fn begin(&self, scope: WatchScope, deadline: Deadline) -> KvResult<Items> {
+        let items = self.inner_watch(scope.clone(), None, deadline).await?;
+        let this = self.clone();
+        Ok(match self.fault {
+            Fault::OverlapsTwice => match scope {
+                WatchScope::Prefixes(prefixes) => {
+                    replace(items, move |item| match entry(&item).map(|entry| entry.key.clone()) {
+                        Some(key) => {
+                            let times = prefixes.iter().filter(|prefix| key.starts_with(prefix.as_str()));
+                            vec![item; times.count()]
+                        }
+                        None => vec![item],
+                    })
+                }
+                _ => items,
+            },
+            Fault::ScopeEndsWithState => {
+                let mut all = self.inner_watch(WatchScope::All, None, deadline).await?;
+                let mut in_state = true;
+                all = replace(all, move |item| {
+                    in_state &= !is_marker(&item);
+                    let out = in_state && entry(&item).is_some_and(|entry| !scope.matches(&entry.key));
+                    if out { Vec::new() } else { vec![item] }
+                });
+                all
+            }
+            Fault::StateIsHistory => {
+                let mut before: Vec<Item> = Vec::new();
+                for key in self.inner.keys(scope, Duration::from_secs(5)).try_collect().await? {
+                    let history = self.inner.history(key, deadline).try_collect().await?;
+                    let older = history.len().saturating_sub(1);
+                    before.extend(history.into_iter().take(older).map(|entry| Ok((entry.into(), nowhere()))));
+                }
+                stream::iter(before).chain(items).boxed()
+            }
+            Fault::MarkerFirst => {
+                let first = stream::iter([Ok((KvUpdate::CaughtUp, nowhere()))]);
+                let rest = replace(items, |item| if is_marker(&item) { Vec::new() } else { vec![item] });
+                first.chain(rest).boxed()
+            }
+            Fault::StateCursorIsEnd => {
+                let mut ahead = self.inner_watch(scope, None, deadline).await?;
+                let mut end = nowhere();
+                while let Some(item) = ahead.next().await {
+                    end = item.as_ref().map_or(end, |(_, cursor)| *cursor);
+                    if is_marker(&item) {
+                        break;
+                    }
+                }
+                let mut in_state = true;
+                replace(items, move |item| {
+                    in_state &= !is_marker(&item);
+                    vec![item.map(|(update, cursor)| (update, if in_state { end } else { cursor }))]
+                })
+            }
+            Fault::OneWatchOnly => {
+                let mine = {
+                    let mut memory = this.memory.lock().unwrap();
+                    memory.watches += 1;
+                    memory.watches
+                };
+                replace(items, move |item| {
+                    let newest = this.memory.lock().unwrap().watches == mine;
+                    if newest || entry(&item).is_none() { vec![item] } else { Vec::new() }
+                })
+            }
+            _ => items,
+        })
+    }
+
+    async fn resume(&self, scope: WatchScope, cursor: WatchCursor, deadline: Deadline) -> KvResult<Items> {
+        let resumed = self.inner_watch(scope.clone(), Some(cursor), deadline).await;
+        Ok(match self.fault {
+            Fault::ForgetsIncarnation => match resumed {
+                Err(KvError::CursorExpired { .. }) => {
+                    live_only(self.inner_watch(scope, None, deadline).await?)
+                }
+                resumed => resumed?,
+            },
+            Fault::SkipsForward => live_only(resumed?),
+            Fault::ResumesFromStart => self.inner_watch(scope, None, deadline).await?,
+            Fault::ResumeForgetsScope => self.inner_watch(WatchScope::All, Some(cursor), deadline).await?,
+            Fault::ResumeForgetsDeletions => {
+                let mut in_state = true;
+                replace(resumed?, move |item| {
+                    in_state &= !is_marker(&item);
+                    let deletion = entry(&item).is_some_and(KvEntry::is_tombstone);
+                    if in_state && deletion { Vec::new() } else { vec![item] }
+                })
+            }
+            Fault::ResumedCursorStays => {
+                replace(resumed?, move |item| vec![item.map(|(update, _)| (update, cursor))])
+            }
+            Fault::CursorUsedOnce => {
+                let bytes = cursor.to_bytes().to_vec();
+                let mut memory = self.memory.lock().unwrap();
+                if memory.cursors.contains(&bytes) {
+                    let store = self.inner.name().to_owned();
+                    return Err(KvError::CursorExpired { store, reason: "it was used" });
+                }
+                memory.cursors.push(bytes);
+                resumed?
+            }
+            _ => resumed?,
+        })
+    }
+
+    /// What is broken in all watches alike.
+    fn deliver(&self, items: Items) -> Items {
+        let mut count = 0_usize;
+        let mut caught_up = false;
+        let fault = self.fault;
+        match fault {
+            Fault::NoMarker => replace(items, |item| if is_marker(&item) { Vec::new() } else { vec![item] }),
+            Fault::NoMarkerWhenEmpty => replace(items, move |item| {
+                count += 1;
+                if is_marker(&item) && count == 1 { Vec::new() } else { vec![item] }
+            }),
+            Fault::ManyMarkers => replace(items, move |item| {
+                caught_up |= is_marker(&item);
+                let again = item.clone().ok().filter(|_| caught_up && !is_marker(&item));
+                let again = again.map(|(_, cursor)| Ok((KvUpdate::CaughtUp, cursor)));
+                [Some(item), again].into_iter().flatten().collect()
+            }),
+            Fault::DuplicatedUpdate => replace(items, move |item| {
+                count += 1;
+                vec![item; if count % 3 == 0 { 2 } else { 1 }]
+            }),
+            Fault::GoesBack => {
+                let mut held = HashMap::new();
+                replace(items, move |item| {
+                    let Some(key) = entry(&item).map(|entry| entry.key.clone()) else {
+                        return vec![item];
+                    };
+                    match held.remove(&key) {
+                        Some(older) => vec![item, older],
+                        None if caught_up_at(&mut count, 4) => {
+                            held.insert(key, item);
+                            Vec::new()
+                        }
+                        None => vec![item],
+                    }
+                })
+            }
+            Fault::LosesFirstLive => replace(items, move |item| {
+                let first = caught_up && count == 0 && !is_marker(&item) && item.is_ok();
+                caught_up |= is_marker(&item);
+                count += usize::from(first);
+                if first { Vec::new() } else { vec![item] }
+            }),
+            Fault::LosesSome => replace(items, move |item| {
+                count += usize::from(entry(&item).is_some());
+                if entry(&item).is_some() && count % 7 == 0 { Vec::new() } else { vec![item] }
+            }),
+            Fault::DropsDeletions => replace(items, |item| {
+                let deletion = entry(&item).is_some_and(KvEntry::is_tombstone);
+                if deletion { Vec::new() } else { vec![item] }
+            }),
+            Fault::DropsValues => replace(items, |item| {
+                vec![item.map(|(update, cursor)| match update.into_entry() {
+                    Some(mut entry) => {
+                        entry.value.clear();
+                        (entry.into(), cursor)
+                    }
+                    None => (KvUpdate::CaughtUp, cursor),
+                })]
+            }),
+            Fault::SilentExpiry | Fault::ExpiryIsDelete => replace(items, move |item| {
+                let expired = entry(&item).is_some_and(|entry| entry.operation == KvOperation::Expire);
+                match item {
+                    Ok(_) if expired && fault == Fault::SilentExpiry => Vec::new(),
+                    Ok((update, cursor)) if expired => update
+                        .into_entry()
+                        .map(|mut entry| {
+                            entry.operation = KvOperation::Delete;
+                            Ok((entry.into(), cursor))
+                        })
+                        .into_iter()
+                        .collect(),
+                    item => vec![item],
+                }
+            }),
+            Fault::LosesAfterPending => Forgetful { items, polled: false }.boxed(),
+            Fault::LossyBuffer => Lossy { items, buffer: VecDeque::new() }.boxed(),
+            Fault::EndsSilently => replace(items, |item| if item.is_err() { Vec::new() } else { vec![item] }),
+            Fault::WaitsForGoneStore => {
+                let first = items.take_while(|item| std::future::ready(item.is_ok()));
+                first.chain(stream::pending()).boxed()
+            }
+            Fault::WatchHangs => stream::pending().boxed(),
+            _ => items,
+        }
+    }
+}
+
+fn caught_up_at(count: &mut usize, every: usize) -> bool {
+    *count += 1;
+    count.is_multiple_of(every)
+}
+
+fn live_only(items: Items) -> Items {
+    let mut live = false;
+    replace(items, move |item| {
+        live |= is_marker(&item);
+        if live || item.is_err() { vec![item] } else { Vec::new() }
+    })
+}
+
+/// Loses the value that arrives after it was polled in vain.
+struct Forgetful {
+    items: Items,
+    polled: bool,
+}
+
+impl Stream for Forgetful {
+    type Item = Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        let polled = self.items.poll_next_unpin(cx);
+        if polled.is_pending() {
+            self.polled = true;
+        }
+        if self.polled && matches!(&polled, Poll::Ready(Some(Ok((KvUpdate::Put(_), _))))) {
+            self.polled = false;
+            return self.items.poll_next_unpin(cx);
+        }
+        polled
+    }
+}
+
+/// Keeps the newest twenty of the updates that are there.
+struct Lossy {
+    items: Items,
+    buffer: VecDeque<Item>,
+}
+
+impl Stream for Lossy {
+    type Item = Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        while let Some(Some(item)) = self.items.next().now_or_never() {
+            self.buffer.push_back(item);
+            if self.buffer.len() > 20 {
+                self.buffer.pop_front();
+            }
+        }
+        match self.buffer.pop_front() {
+            Some(item) => Poll::Ready(Some(item)),
+            None => self.items.poll_next_unpin(cx),
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The conformance suite finds what is wrong: each fault is reported by the checks that are there for it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::panic_in_result_fn,
+    reason = "tests report by panicking"
+)]
+
+#[path = "../src/broken.rs"]
+mod broken;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use broken::{Broken, Fault};
+use shizuku_kv::conformance::{Outcome, Report, Suite, checks};
+use shizuku_kv::{Connection, connect};
+
+/// Each fault, and checks that must not pass.
+const FAULTS: &[(Fault, &[&str])] = &[
+    (
+        Fault::FalselyModest,
+        &[
+            "create_makes_an_absent_key",
+            "an_empty_store_is_caught_up",
+            "history_is_bounded",
+            "times_to_live_are_asked_for",
+        ],
+    ),
+    // Keys.
+    (Fault::IgnoresCase, &["similar_keys_are_different_keys", "every_allowed_character_works"]),
+    (Fault::ShortKeys, &["the_longest_key_works"]),
+    (Fault::NarrowKeys, &["every_allowed_character_works"]),
+    (
+        Fault::WritesAtOpening,
+        &[
+            "invalid_keys_are_refused_by_writes",
+            "invalid_keys_are_refused_with_a_time_to_live",
+            "an_empty_store_has_nothing_to_list",
+            "a_store_made_again_is_empty",
+        ],
+    ),
+    // Values.
+    (Fault::EmptyIsDeleted, &["an_empty_value_is_a_value", "an_empty_value_arrives_at_a_watch"]),
+    (Fault::CreateOverEmpty, &["an_empty_value_cannot_be_created_over"]),
+    (Fault::CutsAtZero, &["any_bytes_come_back"]),
+    (
+        Fault::LimitLies,
+        &[
+            "a_value_of_the_limit_fits",
+            "a_value_over_the_limit_is_refused",
+            "a_swapped_value_over_the_limit_is_refused",
+            "the_default_limit_is_true",
+        ],
+    ),
+    (Fault::HalfTheLimit, &["a_value_of_the_limit_fits"]),
+    (Fault::ShowsValues, &["values_are_never_shown"]),
+    // Versions.
+    (
+        Fault::OneVersion,
+        &[
+            "every_write_changes_the_version",
+            "a_version_never_comes_back",
+            "versions_can_be_stored",
+            "concurrent_puts_all_take_effect",
+        ],
+    ),
+    (
+        Fault::OldVersionOfDeletion,
+        &[
+            "every_write_changes_the_version",
+            "reads_return_the_version_that_the_write_returned",
+            "delete_leaves_a_tombstone",
+        ],
+    ),
+    (Fault::OldVersionOfPut, &["reads_return_the_version_that_the_write_returned", "put_then_get"]),
+    (Fault::ShiftedVersions, &["swaps_return_the_version_of_their_entry", "create_makes_an_absent_key"]),
+    // Writes.
+    (
+        Fault::LostUpdate,
+        &[
+            "update_with_another_version_is_refused",
+            "update_of_a_deleted_key_is_refused",
+            "no_update_is_lost",
+            "a_version_never_comes_back",
+        ],
+    ),
+    (
+        Fault::UpdateCreates,
+        &["swaps_of_a_key_never_written_are_refused", "update_of_a_deleted_key_is_refused"],
+    ),
+    (Fault::UpdateRefusesTombstones, &["update_over_the_tombstone_itself_succeeds"]),
+    (Fault::UpdateWritesAnyway, &["update_with_another_version_is_refused", "swaps_arrive_live"]),
+    (Fault::CreateOverwrites, &["create_over_a_live_value_is_refused", "one_of_many_creates_wins"]),
+    (Fault::CreateRefusesTombstones, &["create_over_a_tombstone_succeeds", "an_expired_key_can_be_created"]),
+    (Fault::CreateRaces, &["one_of_many_creates_wins", "create_and_update_do_not_both_win"]),
+    (Fault::CreateTriesOnce, &["create_against_deletions_does_not_fail"]),
+    (Fault::DeleteNeedsValue, &["deleting_what_is_absent_succeeds"]),
+    (Fault::DeleteDoesNothing, &["delete_leaves_a_tombstone", "scans_have_live_keys_only"]),
+    (Fault::DeleteIgnoresVersion, &["delete_with_another_version_is_refused", "one_of_many_deletions_wins"]),
+    (Fault::DeleteNeverMatches, &["delete_with_version_swaps"]),
+    (Fault::PurgeIsDelete, &["purge_drops_the_history", "delete_leaves_a_tombstone"]),
+    (Fault::PurgeTakesChildren, &["similar_keys_are_different_keys"]),
+    (Fault::PutTwice, &["history_is_the_oldest_first", "history_is_bounded"]),
+    (Fault::PutKeepsOld, &["put_then_get"]),
+    (Fault::PutManyShuffled, &["put_many_answers_in_order", "put_many_answers_for_each_item"]),
+    (Fault::PutManyStops, &["put_many_answers_in_order", "put_many_answers_for_each_item"]),
+    (Fault::PutManyBackwards, &["put_many_keeps_the_order_of_a_key"]),
+    // Reads.
+    (Fault::StaleReads, &["a_store_reads_its_own_writes", "the_leader_reads_its_own_writes", "put_then_get"]),
+    (
+        Fault::ForgetsTombstones,
+        &["entry_shows_tombstones", "delete_leaves_a_tombstone", "expiry_leaves_a_tombstone"],
+    ),
+    (Fault::FindsEverything, &["what_was_never_written_is_absent"]),
+    (Fault::GetManySorted, &["get_many_keeps_the_order"]),
+    (Fault::GetManyShort, &["get_many_takes_many_keys"]),
+    (Fault::HistoryBackwards, &["history_is_the_oldest_first"]),
+    (Fault::HistoryIsOne, &["history_is_bounded", "history_is_of_one_key"]),
+    (Fault::HistoryIsLonger, &["history_is_bounded", "history_is_one_by_default"]),
+    (Fault::HistoryOfChildren, &["history_is_of_one_key"]),
+    // Scans.
+    (Fault::ScanRepeats, &["scans_have_live_keys_only", "a_scan_keeps_to_its_scope"]),
+    (Fault::ScanIsShort, &["scans_take_many_keys", "a_dropped_scan_leaves_nothing_behind"]),
+    (
+        Fault::ScanSkipsOverwritten,
+        &[
+            "a_scan_under_writes_has_every_key_once",
+            "a_listing_under_writes_has_every_key_once",
+            "a_scan_next_to_writers_has_every_key_once",
+        ],
+    ),
+    (
+        Fault::ScanRepeatsOverwritten,
+        &["a_scan_under_writes_has_every_key_once", "a_listing_under_writes_has_every_key_once"],
+    ),
+    (Fault::ScanHasHistory, &["a_scan_in_a_history_has_the_newest"]),
+    (Fault::ScanHangs, &["an_empty_store_has_nothing_to_list", "reads_end_by_their_deadline"]),
+    (Fault::ScanEndsEarly, &["reads_end_by_their_deadline"]),
+    // Scopes.
+    (
+        Fault::TokenPrefixes,
+        &[
+            "a_scan_keeps_to_its_scope",
+            "a_listing_keeps_to_its_scope",
+            "the_state_of_a_watch_keeps_to_its_scope",
+            "live_updates_keep_to_their_scope",
+        ],
+    ),
+    (
+        Fault::PatternPrefixes,
+        &[
+            "a_scan_keeps_to_its_scope",
+            "a_listing_keeps_to_its_scope",
+            "the_state_of_a_watch_keeps_to_its_scope",
+            "live_updates_keep_to_their_scope",
+        ],
+    ),
+    (Fault::KeyHasChildren, &["a_scan_keeps_to_its_scope", "the_state_of_a_watch_keeps_to_its_scope"]),
+    (
+        Fault::OverlapsTwice,
+        &[
+            "a_scan_keeps_to_its_scope",
+            "a_listing_keeps_to_its_scope",
+            "the_state_of_a_watch_keeps_to_its_scope",
+            "live_updates_keep_to_their_scope",
+        ],
+    ),
+    (Fault::ScopeEndsWithState, &["live_updates_keep_to_their_scope"]),
+    // Watches.
+    (
+        Fault::NoMarker,
+        &["an_empty_store_is_caught_up", "the_state_comes_first", "an_idle_store_is_caught_up_at_once"],
+    ),
+    (
+        Fault::NoMarkerWhenEmpty,
+        &["an_empty_store_is_caught_up", "an_empty_scope_is_caught_up", "an_idle_store_is_caught_up_at_once"],
+    ),
+    (Fault::ManyMarkers, &["the_marker_comes_once"]),
+    (Fault::MarkerFirst, &["the_state_comes_first", "resuming_in_the_state_delivers_the_rest"]),
+    (Fault::StateIsHistory, &["the_state_is_no_history"]),
+    (Fault::DuplicatedUpdate, &["changes_arrive_live", "the_last_write_always_arrives"]),
+    (Fault::GoesBack, &["the_last_write_always_arrives", "a_slow_reader_ends_at_the_final_state"]),
+    (Fault::LosesFirstLive, &["changes_arrive_live", "swaps_arrive_live", "an_empty_store_is_caught_up"]),
+    (Fault::LosesSome, &["the_last_write_always_arrives", "nothing_is_lost_between_state_and_live"]),
+    (Fault::DropsDeletions, &["changes_arrive_live", "swaps_arrive_live"]),
+    (Fault::DropsValues, &["changes_arrive_live", "the_state_comes_first"]),
+    (Fault::LosesAfterPending, &["a_next_that_is_dropped_loses_nothing"]),
+    (Fault::OneWatchOnly, &["watches_are_independent"]),
+    (Fault::LossyBuffer, &["a_slow_reader_ends_at_the_final_state"]),
+    (Fault::EndsSilently, &["a_watch_ends_with_its_store", "shutdown_ends_watches"]),
+    (Fault::WaitsForGoneStore, &["a_watch_ends_with_its_store", "shutdown_ends_watches"]),
+    (Fault::WatchHangs, &["an_empty_store_is_caught_up", "changes_arrive_live"]),
+    // Cursors.
+    (
+        Fault::ForgetsIncarnation,
+        &[
+            "a_cursor_of_another_store_has_expired",
+            "a_cursor_of_an_earlier_incarnation_has_expired",
+            "a_cursor_ahead_of_the_store_has_expired",
+        ],
+    ),
+    (
+        Fault::SkipsForward,
+        &[
+            "resuming_delivers_what_came_after",
+            "an_old_cursor_skips_nothing",
+            "deletions_after_a_cursor_are_not_skipped",
+            "cursors_can_be_stored",
+        ],
+    ),
+    (
+        Fault::ResumesFromStart,
+        &["resuming_delivers_what_came_after", "a_cursor_of_another_store_has_expired"],
+    ),
+    (Fault::StateCursorIsEnd, &["resuming_in_the_state_delivers_the_rest"]),
+    (Fault::ResumeForgetsScope, &["resuming_keeps_to_the_scope"]),
+    (
+        Fault::ResumeForgetsDeletions,
+        &["deletions_after_a_cursor_are_not_skipped", "resuming_delivers_what_came_after"],
+    ),
+    (Fault::ResumedCursorStays, &["cursors_can_be_chained"]),
+    (Fault::CursorUsedOnce, &["an_idle_store_is_caught_up_at_once"]),
+    // Expiry.
+    (Fault::NeverExpires, &["a_value_expires_after_its_time_to_live", "expiry_arrives_at_a_watch"]),
+    (Fault::RenewalForgetsTtl, &["a_renewed_value_lives_on"]),
+    (Fault::RenewalIgnored, &["a_renewed_value_lives_on", "swaps_with_a_time_to_live_compare"]),
+    (Fault::TtlIgnoresVersions, &["swaps_with_a_time_to_live_compare"]),
+    (Fault::EverythingExpires, &["others_do_not_expire"]),
+    (
+        Fault::SilentExpiry,
+        &[
+            "expiry_arrives_at_a_watch",
+            "expiry_while_away_is_not_skipped",
+            "the_maximum_age_arrives_at_a_watch",
+        ],
+    ),
+    (Fault::ExpiryIsDelete, &["expiry_arrives_at_a_watch", "the_maximum_age_arrives_at_a_watch"]),
+    (Fault::ExpiryForgotten, &["expiry_leaves_a_tombstone"]),
+    (Fault::ExpiresEarly, &["others_do_not_expire", "values_expire_after_the_maximum_age"]),
+    (Fault::ForgetsMaxAge, &["values_expire_after_the_maximum_age", "the_maximum_age_arrives_at_a_watch"]),
+    (Fault::TtlUnasked, &["times_to_live_are_asked_for"]),
+    (Fault::TtlAnyLength, &["a_time_to_live_below_the_granularity_is_refused"]),
+    // Stores and settings.
+    (Fault::StoreIsFresh, &["a_store_is_made_once"]),
+    (Fault::OneStore, &["stores_are_apart"]),
+    (Fault::MustExistCreates, &["a_store_that_must_exist_is_not_made"]),
+    (Fault::AnyName, &["invalid_names_are_refused"]),
+    (Fault::StoreClaimsMore, &["a_store_claims_no_more_than_its_connection"]),
+    (Fault::ListForgets, &["stores_are_listed"]),
+    (
+        Fault::DeleteStoreDoesNothing,
+        &[
+            "stores_are_listed",
+            "a_deleted_store_is_gone",
+            "watching_and_swapping_in_a_deleted_store_fails",
+            "a_store_made_again_is_empty",
+        ],
+    ),
+    (Fault::DeleteStoreForgives, &["deleting_a_missing_store_is_refused"]),
+    (Fault::GoneIsEmpty, &["a_deleted_store_is_gone"]),
+    (Fault::AnySettings, &["impossible_settings_are_refused"]),
+    (Fault::HistoryIsCut, &["the_claimed_history_is_the_most"]),
+    (Fault::ConfigNotCompared, &["a_different_configuration_is_refused"]),
+    (Fault::ComparesDefaults, &["settings_left_alone_are_not_compared"]),
+    (Fault::ReconcileDoesNothing, &["reconciling_changes_the_store"]),
+    (Fault::NeverFull, &["a_full_store_says_so"]),
+    // Deadlines and the end.
+    (Fault::NeverHealthy, &["a_backend_that_answers_is_healthy"]),
+    (Fault::ForgetsDeadline, &["the_deadline_of_a_handle_is_its_own"]),
+    (Fault::WritesHang, &["writes_end_by_their_deadline"]),
+    (Fault::TimedOutWriteLands, &["a_write_that_timed_out_did_not_happen"]),
+    (Fault::Panics, &["put_then_get"]),
+    (
+        Fault::ShutdownDoesNothing,
+        &[
+            "shutdown_ends_the_connection",
+            "shutdown_ends_its_stores",
+            "shutdown_ends_swaps",
+            "shutdown_ends_watches",
+        ],
+    ),
+    (Fault::ShutdownOnce, &["shutdown_ends_the_connection"]),
+    (
+        Fault::ClaimsToLast,
+        &[
+            "values_survive_the_connection",
+            "cursors_survive_the_connection",
+            "connections_share_their_stores",
+            "connections_end_alone",
+        ],
+    ),
+];
+
+/// Checks that no backend can fail: what they check is decided before it is asked.
+const UNBREAKABLE: [&str; 1] = ["invalid_keys_are_refused_by_reads"];
+
+/// Long enough for what has to expire, and short for what hangs.
+const DEADLINE: Duration = Duration::from_secs(6);
+
+async fn run(fault: Fault) -> Report {
+    let wrapped = move || async move {
+        let inner = connect("memory:").await?;
+        Ok(Arc::new(Broken::new(inner, fault)) as Arc<dyn Connection>)
+    };
+    // Most of what fails fails by hanging: all of it at the same time.
+    Suite::connecting(wrapped).deadline(DEADLINE).concurrency(500).run().await
+}
+
+#[tokio::test]
+async fn without_a_fault_everything_passes() {
+    let report = run(Fault::None).await;
+    assert!(report.is_ok(), "{report}");
+    assert!(matches!(report.outcome("put_then_get"), Some(Outcome::Passed)), "{report}");
+}
+
+#[tokio::test]
+async fn what_is_not_claimed_and_refused_is_not_applicable() {
+    let report = run(Fault::Modest).await;
+    assert!(report.is_ok(), "{report}");
+    for name in ["no_update_is_lost", "the_state_comes_first", "history_is_bounded", "others_do_not_expire"] {
+        assert!(matches!(report.outcome(name), Some(Outcome::NotApplicable(_))), "{name} in\n{report}");
+    }
+    assert!(matches!(report.outcome("put_then_get"), Some(Outcome::Passed)), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_is_found_and_every_check_finds_one() {
+    let runs = FAULTS.iter().map(|(fault, _)| (*fault, tokio::spawn(run(*fault)))).collect::<Vec<_>>();
+    let mut reports = BTreeMap::new();
+    for (fault, run) in runs {
+        reports.insert(format!("{fault:?}"), run.await.expect("the suite itself does not panic"));
+    }
+    let mut wrong = String::new();
+    let mut found = BTreeSet::new();
+    for (fault, expected) in FAULTS {
+        let report = &reports[&format!("{fault:?}")];
+        let failed = report.failures().map(|check| check.name.as_str()).collect::<BTreeSet<_>>();
+        for name in expected.iter().filter(|name| !failed.contains(**name)) {
+            let outcome = report.outcome(name);
+            wrong += &format!("{fault:?} is not found by {name}: {outcome:?}; it is found by {failed:?}\n");
+        }
+        found.extend(failed.into_iter().map(str::to_owned));
+    }
+    for check in checks().filter(|check| !found.contains(check.name)) {
+        if !UNBREAKABLE.contains(&check.name) {
+            wrong += &format!("no fault is found by {}\n", check.name);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[tokio::test]
+async fn a_check_that_hangs_says_where_it_stood() {
+    let connection = Arc::new(Broken::new(connect("memory:").await.unwrap(), Fault::WatchHangs));
+    let suite = Suite::new(connection).deadline(Duration::from_millis(300));
+    let report = suite.only("an_empty_store_is_caught_up").run().await;
+    let Some(Outcome::Failed(failure)) = report.outcome("an_empty_store_is_caught_up") else {
+        panic!("expected a failure in\n{report}");
+    };
+    assert!(failure.message().contains("did not end within 300ms"), "{failure}");
+    assert!(failure.message().contains("waiting for the caught-up marker"), "{failure}");
+    assert_eq!(report.checks().len(), 1, "{report}");
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_of_its_check_alone() {
+    let connection = Arc::new(Broken::new(connect("memory:").await.unwrap(), Fault::Panics));
+    let report = Suite::new(connection).only("put_then_get").only("create_makes_an_absent_key").run().await;
+    let text = report.to_string();
+    assert!(text.contains("the backend panicked: a bug in the backend"), "{text}");
+    assert!(text.ends_with("1 passed, 1 failed"), "{text}");
+}
+
+#[tokio::test]
+async fn a_name_that_there_is_not_is_a_failure() {
+    let suite = Suite::new(connect("memory:").await.unwrap()).only("keys").only("kyes");
+    let report = suite.run().await;
+    assert_eq!(report.failures().map(|check| check.name.as_str()).collect::<Vec<_>>(), ["kyes"], "{report}");
+}
+
+#[tokio::test]
+async fn a_connection_that_cannot_be_opened_fails_every_check() {
+    let report = Suite::connecting(|| connect("nonsense:")).run().await;
+    assert_eq!(report.failures().count(), checks().count(), "{report}");
+}

@@ -1,0 +1,42 @@
+//! The in-memory backend fulfils the whole contract.
+
+use shizuku_kv::conformance::{self, Outcome, Suite};
+use shizuku_kv::{ReadConsistency, StoreConfig, connect};
+
+#[tokio::test]
+async fn memory_fulfils_the_contract() {
+    let report = Suite::connecting(|| connect("memory:")).run().await;
+    assert!(report.is_ok(), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_fulfils_the_contract_with_leader_reads() {
+    let base = StoreConfig::new().consistency(ReadConsistency::Leader);
+    let report = Suite::connecting(|| connect("memory:")).base_config(base).run().await;
+    assert!(report.is_ok(), "{report}");
+}
+
+/// What the memory of a process cannot promise is all that is left out.
+#[tokio::test]
+async fn memory_claims_everything_but_what_outlives_it() {
+    let report = Suite::connecting(|| connect("memory:")).run().await;
+    for check in report.checks() {
+        if let Outcome::NotApplicable(why) = &check.outcome {
+            assert!(why.contains("Persistent") || why.contains("Shared"), "{}: {why}", check.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_plain_runner_takes_any_connection() -> Result<(), shizuku_kv::KvError> {
+    let connection = connect("memory:").await?;
+    let report = conformance::run(connection.clone()).await;
+    assert!(report.is_ok(), "{report}");
+    assert!(
+        matches!(report.outcome("shutdown_ends_its_stores"), Some(Outcome::NotApplicable(_))),
+        "{report}"
+    );
+    // It leaves the connection open, and nothing in it.
+    assert!(connection.list_stores().try_collect().await?.is_empty());
+    Ok(())
+}

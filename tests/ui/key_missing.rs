@@ -1,0 +1,8 @@
+use shizuku_kv::KeyValue;
+
+#[derive(KeyValue)]
+struct User {
+    id: u64,
+}
+
+fn main() {}

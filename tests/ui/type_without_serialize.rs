@@ -1,0 +1,6 @@
+use shizuku_kv::JsonByteSer;
+
+#[derive(JsonByteSer)]
+struct Config;
+
+fn main() {}
