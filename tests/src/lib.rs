@@ -16,6 +16,7 @@
 
 mod binary;
 mod config;
+mod proxy;
 mod server;
 mod silence;
 mod supervisor;
@@ -24,6 +25,7 @@ mod unique;
 mod wait;
 
 pub use config::NatsServerBuilder;
+pub use proxy::TcpProxy;
 pub use server::NatsServer;
 pub use silence::TcpSilence;
 pub use tls::{Identity, TestCerts};

@@ -1,0 +1,230 @@
+//! Writes whose request or acknowledgement is lost: each took effect once or not at all, and the caller is told which.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests report by panicking, and their names say what they show"
+)]
+
+use std::time::Duration;
+
+use shizuku_kv::{KvError, KvOperation, KvResult, Store, StoreConfig, VersionToken, connect};
+use shizuku_kv_tests::{NatsServer, TcpProxy, eventually};
+
+/// One client behind the proxy, and one that goes around it and sees what is really there.
+struct Fixture {
+    server: NatsServer,
+    proxy: TcpProxy,
+    behind: Store,
+    around: Store,
+}
+
+async fn fixture(history: u8) -> Fixture {
+    let server = NatsServer::start();
+    let proxy = TcpProxy::start(server.port()).await;
+    let config = StoreConfig::new().history(history).deadline(Duration::from_secs(10));
+    let around = connect(&server.url()).await.unwrap();
+    let around = around.store_with_config("b", config.clone()).await.unwrap();
+    let behind = connect(&proxy.url()).await.unwrap();
+    let behind = behind.store_with_config("b", config).await.unwrap();
+    Fixture { server, proxy, behind, around }
+}
+
+impl Fixture {
+    async fn entries(&self, key: &str) -> Vec<(u64, KvOperation)> {
+        let entries = self.around.history(key).unwrap().try_collect().await.unwrap();
+        entries.iter().map(|entry| (entry.version.as_u64().unwrap(), entry.operation)).collect()
+    }
+
+    /// Runs a write whose acknowledgement is lost: the server takes it, then the connection is cut. `meanwhile` runs
+    /// between the two.
+    async fn lose_acknowledgement(
+        &self,
+        key: &str,
+        write: impl Future<Output = KvResult<VersionToken>>,
+        meanwhile: impl Future<Output = ()>,
+    ) -> KvResult<VersionToken> {
+        let before = self.around.entry(key).await.unwrap().map(|entry| entry.version);
+        self.proxy.hold_answers(true);
+        let cut = async {
+            eventually("the server has the write", async || {
+                self.around.entry(key).await.unwrap().map(|entry| entry.version) != before
+            })
+            .await;
+            meanwhile.await;
+            self.proxy.cut();
+        };
+        tokio::join!(write, cut).0
+    }
+
+    /// Runs a write whose request is lost: it is kept back in the proxy, then the connection is cut.
+    async fn lose_request(
+        &self,
+        write: impl Future<Output = KvResult<VersionToken>>,
+        meanwhile: impl Future<Output = ()>,
+    ) -> KvResult<VersionToken> {
+        self.proxy.hold_requests(true);
+        let cut = async {
+            // The write is on its way once its future has run as far as it can; everything in it that needs no
+            // answer happens before the first of these turns comes round.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            meanwhile.await;
+            self.proxy.cut();
+        };
+        tokio::join!(write, cut).0
+    }
+}
+
+fn version(result: KvResult<VersionToken>) -> u64 {
+    result.unwrap().as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn a_put_that_landed_is_found_by_its_id() {
+    let f = fixture(5).await;
+    let put = f.behind.put("key", "value");
+    let written = version(f.lose_acknowledgement("key", put, async {}).await);
+    assert_eq!(f.entries("key").await, [(written, KvOperation::Put)]);
+}
+
+#[tokio::test]
+async fn a_create_that_landed_is_no_conflict_with_itself() {
+    let f = fixture(5).await;
+    let create = f.behind.create("key", "value");
+    let written = version(f.lose_acknowledgement("key", create, async {}).await);
+    assert_eq!(f.entries("key").await, [(written, KvOperation::Put)]);
+}
+
+#[tokio::test]
+async fn a_swap_that_landed_is_no_conflict_with_itself() {
+    for history in [1, 5] {
+        let f = fixture(history).await;
+        let first = f.behind.put("key", "one").await.unwrap();
+        let update = f.behind.update("key", "two", first);
+        let written = version(f.lose_acknowledgement("key", update, async {}).await);
+        assert_eq!(f.entries("key").await.last(), Some(&(written, KvOperation::Put)));
+        assert_eq!(f.entries("key").await.len(), usize::from(history.min(2)));
+    }
+}
+
+#[tokio::test]
+async fn deletions_that_landed_are_found_too() {
+    let f = fixture(5).await;
+    let first = f.behind.put("a", "one").await.unwrap();
+    f.behind.put("b", "one").await.unwrap();
+    let delete = f.behind.delete_with_version("a", first);
+    let written = version(f.lose_acknowledgement("a", delete, async {}).await);
+    assert_eq!(f.entries("a").await.last(), Some(&(written, KvOperation::Delete)));
+    let purge = f.behind.purge("b");
+    let written = version(f.lose_acknowledgement("b", purge, async {}).await);
+    assert_eq!(f.entries("b").await, [(written, KvOperation::Purge)]);
+}
+
+#[tokio::test]
+async fn a_write_that_was_lost_on_its_way_is_repeated_once() {
+    let f = fixture(5).await;
+    let written = version(f.lose_request(f.behind.put("put", "value"), async {}).await);
+    assert_eq!(f.entries("put").await, [(written, KvOperation::Put)]);
+    let written = version(f.lose_request(f.behind.create("create", "value"), async {}).await);
+    assert_eq!(f.entries("create").await, [(written, KvOperation::Put)]);
+    let first = f.behind.put("update", "one").await.unwrap();
+    let written = version(f.lose_request(f.behind.update("update", "two", first), async {}).await);
+    assert_eq!(f.entries("update").await.len(), 2);
+    assert_eq!(f.entries("update").await.last(), Some(&(written, KvOperation::Put)));
+}
+
+#[tokio::test]
+async fn a_lost_swap_that_another_overtook_is_a_conflict_where_history_shows_it() {
+    let f = fixture(5).await;
+    let first = f.behind.put("key", "one").await.unwrap();
+    let others = async {
+        f.around.put("key", "other").await.unwrap();
+    };
+    let result = f.lose_request(f.behind.update("key", "two", first), others).await;
+    assert!(matches!(result, Err(KvError::RevisionMismatch { .. })), "{result:?}");
+    assert_eq!(f.entries("key").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_swap_that_landed_and_was_replaced_is_found_in_the_history() {
+    let f = fixture(5).await;
+    let first = f.behind.put("key", "one").await.unwrap();
+    let others = async {
+        f.around.put("key", "other").await.unwrap();
+    };
+    let update = f.behind.update("key", "two", first);
+    let written = version(f.lose_acknowledgement("key", update, others).await);
+    let entries = f.entries("key").await;
+    assert_eq!(entries[1].0, written);
+    assert_eq!(entries.len(), 3);
+}
+
+#[tokio::test]
+async fn what_cannot_be_known_is_said_to_be_unknown() {
+    let f = fixture(1).await;
+    let first = f.behind.put("key", "one").await.unwrap();
+    let replace = async || {
+        f.around.put("key", "other").await.unwrap();
+    };
+    // Whether it landed before it was replaced, nothing shows.
+    let landed = f.lose_acknowledgement("key", f.behind.update("key", "two", first), replace()).await;
+    assert!(matches!(landed, Err(KvError::OutcomeUnknown { .. })), "{landed:?}");
+    assert!(!landed.unwrap_err().is_retryable());
+    let put = f.lose_request(f.behind.put("key", "three"), replace()).await;
+    assert!(matches!(put, Err(KvError::OutcomeUnknown { .. })), "{put:?}");
+    assert_eq!(f.around.get("key").await.unwrap().unwrap().value, "other");
+}
+
+#[tokio::test]
+async fn a_server_that_stays_away_leaves_the_outcome_unknown_within_the_deadline() {
+    let mut f = fixture(1).await;
+    let behind = f.behind.with_deadline(Duration::from_millis(600));
+    f.proxy.hold_answers(true);
+    let put = tokio::spawn(async move { behind.put("key", "value").await });
+    eventually("the server has the write", async || f.around.get("key").await.unwrap().is_some()).await;
+    f.server.kill();
+    f.proxy.refuse(true);
+    f.proxy.cut();
+    let result = tokio::time::timeout(Duration::from_secs(5), put).await.expect("no hang").unwrap();
+    assert!(matches!(result, Err(KvError::OutcomeUnknown { .. })), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_write_while_disconnected_does_not_happen_later() {
+    let f = fixture(5).await;
+    f.proxy.refuse(true);
+    f.proxy.cut();
+    let behind = f.behind.with_deadline(Duration::from_millis(300));
+    // The client may take a moment to notice; what is sent before it does is told as unknown.
+    eventually("writes are refused", async || {
+        matches!(behind.put("noticed", "x").await, Err(KvError::Unavailable { .. }))
+    })
+    .await;
+    let result = behind.put("key", "value").await;
+    assert!(matches!(result, Err(KvError::Unavailable { .. })), "{result:?}");
+    f.proxy.refuse(false);
+    // Once a later write is through, an earlier one that was kept would be too.
+    f.behind.put("later", "x").await.unwrap();
+    assert!(f.around.get("key").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_pipeline_of_writes_over_a_cut_has_each_once() {
+    let f = fixture(5).await;
+    let keys: Vec<_> = (0..200).map(|n| format!("key.{n}")).collect();
+    f.proxy.hold_answers(true);
+    let writes = f.behind.put_many(keys.iter().map(|key| (key.as_str(), "value")));
+    let cut = async {
+        eventually("the server has half of it", async || f.around.get("key.99").await.unwrap().is_some()).await;
+        f.proxy.cut();
+    };
+    let (answers, ()) = tokio::join!(writes, cut);
+    for (key, answer) in keys.iter().zip(answers) {
+        let written = version(answer);
+        assert_eq!(f.entries(key).await, [(written, KvOperation::Put)], "{key}");
+    }
+}
