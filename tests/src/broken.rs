@@ -151,6 +151,8 @@ pub enum Fault {
     NoMarkerWhenEmpty,
     /// The marker comes again after each update.
     ManyMarkers,
+    /// The marker comes before the whole state where something changes meanwhile.
+    EarlyMarker,
     /// The marker comes first.
     MarkerFirst,
     /// The state has every version that is held.

@@ -1,1 +1,124 @@
-//! The contract as checks.
+//! The store contract as runnable checks, for authors of backends and for whoever wants to know what a server really
+//! does.
+//!
+//! Each clause of the [contract](crate::store::contract) is an async function here, grouped in families: one module
+//! each. [`run`] runs them all against any [`Connection`] and reports each by name:
+//!
+//! ```
+//! # #[cfg(feature = "memory")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), shizuku_kv::KvError> {
+//! use shizuku_kv::conformance;
+//!
+//! let connection = shizuku_kv::connect("memory:").await?;
+//! # let all = conformance::run;
+//! # async fn run(connection: std::sync::Arc<dyn shizuku_kv::Connection>) -> conformance::Report {
+//! #     conformance::Suite::new(connection).only("keys").run().await
+//! # }
+//! # let _ = all;
+//! let report = run(connection).await;
+//! assert!(report.is_ok(), "{report}");
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "memory"))]
+//! # fn main() {}
+//! ```
+//!
+//! [`Suite`] has the options: a family or a single check, another deadline, settings for every store, and a way to
+//! open connections, without which the checks that end a connection are left out.
+//!
+//! Every check works in stores of its own with names that nobody else has, deletes them afterwards, and has a
+//! deadline: one that hangs has failed. What a backend does not
+//! [claim](crate::ConnectionCapabilities) is checked too: it must be refused with
+//! [`KvError::Unsupported`](crate::KvError::Unsupported).
+//!
+//! Checks read right after they wrote. On a cluster, where reads may be answered by a replica that is behind, give the
+//! suite stores with [`ReadConsistency::Leader`](crate::ReadConsistency::Leader).
+
+#[macro_use]
+mod check;
+mod capability;
+mod fixture;
+mod observe;
+mod report;
+mod suite;
+
+pub mod cursors;
+pub mod deadlines;
+pub mod expiry;
+pub mod keys;
+pub mod lifecycle;
+pub mod markers;
+pub mod races;
+pub mod reads;
+pub mod scans;
+pub mod scopes;
+pub mod settings;
+pub mod stores;
+pub mod values;
+pub mod versions;
+pub mod watches;
+pub mod writes;
+
+use std::sync::Arc;
+
+use crate::store::Connection;
+
+pub use capability::Capability;
+pub use check::{Check, CheckFailure, CheckFunction, CheckResult};
+pub use fixture::Fixture;
+pub use report::{CheckReport, Outcome, Report};
+pub use suite::Suite;
+
+/// Every check, family by family.
+pub fn checks() -> impl Iterator<Item = &'static Check> {
+    [
+        keys::CHECKS,
+        values::CHECKS,
+        versions::CHECKS,
+        writes::CHECKS,
+        races::CHECKS,
+        reads::CHECKS,
+        scans::CHECKS,
+        scopes::CHECKS,
+        watches::CHECKS,
+        markers::CHECKS,
+        cursors::CHECKS,
+        expiry::CHECKS,
+        stores::CHECKS,
+        settings::CHECKS,
+        deadlines::CHECKS,
+        lifecycle::CHECKS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Runs every check against a connection that stays open: those that need connections of their own are reported as
+/// not applicable (see [`Suite::connecting`]).
+pub async fn run(connection: Arc<dyn Connection>) -> Report {
+    Suite::new(connection).run().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_no_check_is_named_like_a_family() {
+        let families = super::checks().map(|check| check.family).collect::<HashSet<_>>();
+        let mut names = HashSet::new();
+        for check in super::checks() {
+            assert!(names.insert(check.name), "two checks are named {}", check.name);
+            assert!(!families.contains(check.name), "{} is a family and a check", check.name);
+            assert!(!check.clause.is_empty(), "{} names no clause", check.name);
+        }
+        assert_eq!(families.len(), 16);
+    }
+
+    #[test]
+    fn a_run_can_be_spawned() {
+        fn sendable(_: impl Send + 'static) {}
+        sendable(super::Suite::connecting(|| crate::connect("memory:")).run());
+    }
+}

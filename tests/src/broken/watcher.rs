@@ -212,6 +212,25 @@ impl BrokenStore {
                 let again = again.map(|(_, cursor)| Ok((KvUpdate::CaughtUp, cursor)));
                 [Some(item), again].into_iter().flatten().collect()
             }),
+            Fault::EarlyMarker => {
+                let mut newest = 0;
+                replace(items, move |item| {
+                    let version = entry(&item).and_then(|entry| entry.version.as_u64()).unwrap_or(0);
+                    // What is pending is counted wrong when what was pending is replaced.
+                    let jumped = newest != 0 && version > newest + 50;
+                    newest = version;
+                    let marker = is_marker(&item);
+                    let early = match &item {
+                        Ok((_, cursor)) if (jumped || marker) && !caught_up => {
+                            caught_up = true;
+                            Some(Ok((KvUpdate::CaughtUp, *cursor)))
+                        }
+                        _ => None,
+                    };
+                    let item = (!marker).then_some(item);
+                    [item, early].into_iter().flatten().collect()
+                })
+            }
             Fault::DuplicatedUpdate => replace(items, move |item| {
                 count += 1;
                 vec![item; if count % 3 == 0 { 2 } else { 1 }]

@@ -164,7 +164,7 @@ fn defaults() -> StoreConfig {
         .history(1)
         .max_value_size(MAX_VALUE_SIZE)
         .key_ttl(false)
-        .storage(StorageType::Memory)
+        .storage(StorageType::default())
         .replicas(1)
 }
 

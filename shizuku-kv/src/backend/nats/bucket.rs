@@ -143,19 +143,19 @@ impl Bucket {
 /// What the server of this connection can do.
 pub(super) fn capabilities(link: &Link) -> ConnectionCapabilities {
     let markers = link.server_is_at_least(2, 11);
-    let mut capabilities = ConnectionCapabilities::default();
-    capabilities.write = true;
-    capabilities.compare_and_swap = true;
-    capabilities.watch = true;
-    capabilities.watch_resume = true;
-    capabilities.max_history = 64;
-    capabilities.max_age = true;
-    capabilities.key_ttl = markers;
-    capabilities.expiry_events = markers;
-    capabilities.leader_reads = true;
-    capabilities.persistent = true;
-    capabilities.shared = true;
-    capabilities
+    ConnectionCapabilities {
+        write: true,
+        compare_and_swap: true,
+        watch: true,
+        watch_resume: true,
+        max_history: 64,
+        max_age: true,
+        key_ttl: markers,
+        expiry_events: markers,
+        leader_reads: true,
+        persistent: true,
+        shared: true,
+    }
 }
 
 /// What the server says of the bucket's stream.

@@ -24,11 +24,19 @@ const PULL_MORE_BELOW: usize = PULL / 2;
 /// Bytes asked for at a time. With one message larger than this, the server's limit on messages is used instead.
 const PULL_BYTES: usize = 8 * 1024 * 1024;
 
-/// How long one request for messages stays open on the server.
-const PULL_EXPIRES: Duration = Duration::from_secs(30);
-
-/// How often an idle consumer tells that it is there. After two of these without a word it counts as lost.
+/// How often an idle consumer tells that it is there. After some of these without a word it counts as lost.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// The same where the end of what is there is waited for, which the first heartbeat shows.
+pub(super) const SHORT_HEARTBEAT: Duration = Duration::from_millis(250);
+
+/// How long one request for messages stays open on the server, in heartbeats.
+const PULL_EXPIRES: u32 = 6;
+
+/// How long nothing may be heard: two heartbeats, and what a loaded machine may add.
+fn patience(heartbeat: Duration) -> Duration {
+    heartbeat * 2 + Duration::from_secs(1)
+}
 
 /// How long the server keeps a consumer that nobody asks for messages: bounds what a client that vanished leaves
 /// behind.
@@ -42,7 +50,6 @@ pub(super) struct Spec {
     pub(super) filters: Vec<String>,
     pub(super) start: Start,
     pub(super) headers_only: bool,
-    pub(super) heartbeat: Duration,
 }
 
 /// Where a consumer begins.
@@ -77,6 +84,8 @@ pub(super) struct OrderedConsumer {
     outstanding: usize,
     last_sequence: u64,
     heartbeat: Duration,
+    /// Heartbeats since the last message.
+    idle: u32,
     /// Messages that were waiting when it was created.
     pub(super) pending_at_start: u64,
 }
@@ -137,7 +146,8 @@ impl OrderedConsumer {
             pulls: 0,
             outstanding: 0,
             last_sequence: 0,
-            heartbeat: spec.heartbeat,
+            heartbeat: SHORT_HEARTBEAT,
+            idle: 0,
             pending_at_start: 0,
         };
         // From here on the consumer may exist, so that dropping this future has to delete it: `consumer` does.
@@ -166,7 +176,7 @@ impl OrderedConsumer {
                         });
                     }
                     // Counted from now, not from the last word: whoever did not poll has heard nothing either.
-                    () = tokio::time::sleep(self.heartbeat * 2) => {
+                    () = tokio::time::sleep(patience(self.heartbeat)) => {
                         return Delivery::Lost("no heartbeat");
                     }
                 },
@@ -190,6 +200,7 @@ impl OrderedConsumer {
                 return Some(Delivery::Lost("a message is missing"));
             }
             self.last_sequence = place.consumer_sequence;
+            self.idle = 0;
             return Some(Delivery::Message(message, place));
         };
         let header = |name: &str| {
@@ -198,6 +209,7 @@ impl OrderedConsumer {
         };
         if status == StatusCode::IDLE_HEARTBEAT {
             let delivered = header("Nats-Last-Consumer").unwrap_or(self.last_sequence);
+            self.idle += 1;
             return Some(if delivered == self.last_sequence {
                 Delivery::Idle
             } else {
@@ -221,20 +233,24 @@ impl OrderedConsumer {
         (status.as_u16() == 408).then_some(Delivery::Idle)
     }
 
-    /// Whether everything that matches has been delivered, as the server knows it.
+    /// From the next request for messages on, heartbeats come as seldom as for a consumer that lives long.
+    pub(super) fn settle(&mut self) {
+        self.heartbeat = HEARTBEAT;
+    }
+
+    /// Whether an idle consumer has delivered everything: the server counts nothing as pending, or has had nothing to
+    /// say for two heartbeats.
     pub(super) async fn is_drained(&self, operation: &'static str, deadline: Deadline) -> KvResult<bool> {
         #[derive(Deserialize)]
         struct Info {
             num_pending: u64,
-            delivered: Delivered,
         }
-        #[derive(Deserialize)]
-        struct Delivered {
-            consumer_seq: u64,
+        if self.idle > 1 {
+            return Ok(true);
         }
         let subject = format!("CONSUMER.INFO.{}.{}", self.stream, self.name);
         let info = self.link.api::<Info>(operation, &subject, &json!({}), deadline).await?;
-        Ok(info.is_ok_and(|info| info.num_pending == 0 && info.delivered.consumer_seq == self.last_sequence))
+        Ok(info.is_ok_and(|info| info.num_pending == 0))
     }
 
     async fn pull(&mut self) -> Result<(), async_nats::PublishError> {
@@ -244,7 +260,7 @@ impl OrderedConsumer {
         let request = json!({
             "batch": batch,
             "max_bytes": bytes,
-            "expires": nanos(PULL_EXPIRES),
+            "expires": nanos(self.heartbeat * PULL_EXPIRES),
             "idle_heartbeat": nanos(self.heartbeat),
         });
         self.pulls += 1;

@@ -14,6 +14,7 @@
 //! | `store` | reading |
 //! | `write` | writing, and finding out what became of a write whose acknowledgement was lost |
 //! | `consumer` | an ordered pull consumer: every message once and in order, or the word that it was lost |
+//! | `state` | knowing when the state that was there has been delivered |
 //! | `scan` | listings over it |
 //! | `watch` | watches over it: the state machine that heals |
 
@@ -23,6 +24,7 @@ mod connection;
 mod consumer;
 mod link;
 mod scan;
+mod state;
 mod store;
 mod url;
 mod watch;

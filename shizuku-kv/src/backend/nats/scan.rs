@@ -1,7 +1,5 @@
 //! Listings: what a consumer has to deliver, up to the end.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +8,10 @@ use futures_util::{StreamExt, stream};
 use super::bucket;
 use super::consumer::{Delivery, OrderedConsumer, Spec, Start, filters};
 use super::link::backoff;
+use super::state::{Completion, StateSync};
 use super::store::{StoreCore, pause};
 use super::wire::{StreamMessage, delivered};
 use crate::store::{Deadline, Key, KvEntry, KvResult, KvStream, WatchScope};
-
-/// Shorter than a watch's, since a listing that waits is a listing that may have lost its consumer.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// The live entries in scope.
 pub(super) fn entries(core: Arc<StoreCore>, scope: WatchScope, limit: Duration) -> KvStream<KvEntry> {
@@ -32,7 +28,7 @@ pub(super) fn keys(core: Arc<StoreCore>, scope: WatchScope, limit: Duration) -> 
 /// What is held of one key.
 pub(super) fn history(core: Arc<StoreCore>, key: Key, limit: Duration) -> KvStream<KvEntry> {
     let mut scan = Scan::new("history", core, WatchScope::Key(key), false, limit);
-    scan.seen = None;
+    scan.newest = false;
     KvStream::new(scan.into_stream().map(|item| item.map(StreamMessage::into_entry)))
 }
 
@@ -40,7 +36,7 @@ pub(super) fn history(core: Arc<StoreCore>, key: Key, limit: Duration) -> KvStre
 ///
 /// A key that is written while the listing runs may come twice: with the value that was there at the beginning, and
 /// with the newer one; and a value that is superseded before its turn comes only as the newer one. So a listing goes on
-/// until nothing is pending, and remembers what it has delivered.
+/// until every key is known to have come, and leaves out what comes again.
 struct Scan {
     operation: &'static str,
     core: Arc<StoreCore>,
@@ -48,27 +44,12 @@ struct Scan {
     spec: Spec,
     limit: Duration,
     consumer: Option<OrderedConsumer>,
-    /// Keys delivered, as 128-bit hashes with keys of this process; none for a history, where a key comes often.
-    seen: Option<Seen>,
-    /// The stream's last sequence before the consumer was made: what is there up to it was there from the beginning.
-    floor: u64,
-    /// Messages received from this consumer.
-    received: u64,
+    /// The newest of each key is asked for; else everything that is there.
+    newest: bool,
+    /// What has been delivered; there from the first consumer on.
+    state: Option<StateSync>,
     last_sequence: u64,
     done: bool,
-}
-
-#[derive(Default)]
-struct Seen {
-    keys: [RandomState; 2],
-    hashes: HashSet<(u64, u64)>,
-}
-
-impl Seen {
-    /// Whether the key is new.
-    fn insert(&mut self, key: &Key) -> bool {
-        self.hashes.insert((self.keys[0].hash_one(key), self.keys[1].hash_one(key)))
-    }
 }
 
 impl Scan {
@@ -84,7 +65,6 @@ impl Scan {
             filters: filters(&core.bucket.name, &scope),
             start: Start::LastPerSubject,
             headers_only,
-            heartbeat: HEARTBEAT,
         };
         Self {
             operation,
@@ -93,9 +73,8 @@ impl Scan {
             spec,
             limit,
             consumer: None,
-            seen: Some(Seen::default()),
-            floor: 0,
-            received: 0,
+            newest: true,
+            state: None,
             last_sequence: 0,
             done: false,
         }
@@ -119,20 +98,22 @@ impl Scan {
                 self.start(deadline).await?;
                 continue;
             };
+            let Some(state) = &mut self.state else {
+                self.consumer = None;
+                continue;
+            };
             match consumer.next().await {
                 Delivery::Message(message, place) => {
-                    self.received += 1;
                     self.last_sequence = place.stream_sequence;
                     self.core.observe(place.stream_sequence);
-                    let whole = self.received == consumer.pending_at_start
-                        && (self.seen.is_none() || place.stream_sequence <= self.floor);
-                    self.done = place.pending == 0 || whole;
+                    let (new, completion) = state.receive(&message.subject, &place, consumer, deadline).await;
+                    self.done = completion != Completion::NotYet;
                     let message = delivered(message, &place, &self.core.bucket.prefix);
-                    if let Some(message) = message.filter(|message| self.wants(message)) {
+                    if let Some(message) = message.filter(|message| self.wants(message, new)) {
                         return Ok(Some(message));
                     }
                 }
-                // What was pending can have expired before its turn; then no message says that it was the last.
+                // What was pending can have expired before its turn; then no message was the last.
                 Delivery::Idle => self.done = consumer.is_drained(self.operation, deadline).await?,
                 Delivery::Lost(reason) => {
                     tracing::debug!(store = %self.core.bucket.name, reason, "a listing starts over");
@@ -144,31 +125,26 @@ impl Scan {
         Ok(None)
     }
 
-    fn wants(&mut self, message: &StreamMessage) -> bool {
-        if !self.scope.matches(&message.key) {
-            return false;
-        }
-        match &mut self.seen {
-            None => true,
-            Some(seen) => !message.operation.is_deletion() && seen.insert(&message.key),
-        }
+    fn wants(&self, message: &StreamMessage, new: bool) -> bool {
+        self.scope.matches(&message.key) && (!self.newest || (new && !message.operation.is_deletion()))
     }
 
     /// Makes the consumer, again where one was lost. A history goes on behind its last message, a listing starts over
     /// and leaves out what it has delivered.
     async fn start(&mut self, deadline: Deadline) -> KvResult<()> {
-        if self.seen.is_none() {
+        if !self.newest {
             self.spec.start = Start::Sequence(self.last_sequence + 1);
         }
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         loop {
             let core = &self.core;
             let info = bucket::info(&core.link, self.operation, &core.bucket.name, deadline).await?;
-            self.floor = info.last_sequence();
+            let floor = info.last_sequence();
+            self.state
+                .get_or_insert_with(|| StateSync::new(Arc::clone(core), self.operation, &self.spec, floor));
             let (link, name) = (Arc::clone(&core.link), format!("shizuku-{}", core.link.next_id()));
             match OrderedConsumer::create(link, self.operation, &self.spec, name, deadline).await? {
                 Ok(consumer) => {
-                    self.received = 0;
                     self.done = consumer.pending_at_start == 0;
                     self.consumer = Some(consumer);
                     return Ok(());

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::bucket::{self, StreamInfo};
 use super::consumer::{Delivery, HEARTBEAT, OrderedConsumer, Spec, Start, filters};
 use super::link::backoff;
+use super::state::{Completion, StateSync};
 use super::store::{NatsStore, StoreCore};
 use super::wire::{Place, delivered};
 use crate::store::{Deadline, KvError, KvResult, KvUpdate, KvWatcher, Watch, WatchCursor, WatchScope};
@@ -82,6 +83,8 @@ struct NatsWatch {
     unchecked_cursor: bool,
     /// The end of the stream when the watch began, and the server's time then.
     floor: Option<(u64, SystemTime)>,
+    /// There until the watch is caught up.
+    state_sync: Option<StateSync>,
     caught_up: bool,
     queued: Option<Item>,
     /// The last sign of life from the consumer, by the local monotonic clock.
@@ -104,6 +107,7 @@ impl NatsWatch {
             from_state: from.is_none(),
             unchecked_cursor: from.is_some(),
             floor: None,
+            state_sync: None,
             caught_up: false,
             queued: None,
             last_word: Instant::now(),
@@ -148,26 +152,35 @@ impl NatsWatch {
                 }
                 State::Reading(consumer) => match consumer.next().await {
                     Delivery::Message(message, place) => {
-                        let last_of_state = !self.caught_up
-                            && self.floor.is_some_and(|(floor, _)| {
-                                completes_state(&place, consumer.pending_at_start, floor)
-                            });
+                        let completion = match &mut self.state_sync {
+                            Some(state) => {
+                                let deadline = Deadline::after(HEARTBEAT);
+                                state.receive(&message.subject, &place, consumer, deadline).await.1
+                            }
+                            None => Completion::NotYet,
+                        };
+                        if self.caught_up || completion != Completion::NotYet {
+                            consumer.settle();
+                        }
                         self.alive();
                         let message = delivered(message, &place, &self.core.bucket.prefix);
                         let update = message
                             .filter(|message| self.scope.matches(&message.key))
                             .map(|message| KvUpdate::from(message.into_entry()));
-                        if let Some(item) = self.advance(update, &place, last_of_state) {
+                        if let Some(item) = self.advance(update, &place, completion) {
                             return Some(Ok(item));
                         }
                     }
                     Delivery::Idle => {
-                        // What was pending can have expired before its turn; then no message says that it was the last.
+                        // What was pending can have expired before its turn; then no message was the last.
                         let drained = !self.caught_up
                             && consumer
                                 .is_drained(OPERATION, Deadline::after(HEARTBEAT))
                                 .await
                                 .unwrap_or(false);
+                        if drained || self.caught_up {
+                            consumer.settle();
+                        }
                         self.alive();
                         if drained {
                             return Some(Ok(self.catch_up()));
@@ -204,28 +217,24 @@ impl NatsWatch {
     }
 
     /// Takes note of a message, and tells what is to be delivered for it.
-    fn advance(&mut self, update: Option<KvUpdate>, place: &Place, last_of_state: bool) -> Option<Item> {
+    fn advance(&mut self, update: Option<KvUpdate>, place: &Place, completion: Completion) -> Option<Item> {
         self.core.observe(place.stream_sequence);
+        let marker_before = (completion == Completion::Before).then(|| self.catch_up());
         self.position = self.position.max(place.stream_sequence);
         self.as_of = place.time();
         self.from_state = false;
         let item = update.map(|update| (update, self.cursor()));
-        if self.caught_up || !last_of_state {
-            return item;
-        }
-        let marker = self.catch_up();
-        match item {
-            Some(item) => {
-                self.queued = Some(marker);
-                Some(item)
-            }
-            None => Some(marker),
-        }
+        let marker_after = (completion == Completion::With).then(|| self.catch_up());
+        let mut due = [marker_before, item, marker_after].into_iter().flatten();
+        let first = due.next();
+        self.queued = due.next();
+        first
     }
 
     /// The caught-up marker.
     fn catch_up(&mut self) -> Item {
         self.caught_up = true;
+        self.state_sync = None;
         self.from_state = false;
         // Where there is one copy of the stream, everything up to the floor is known to be covered, also where the
         // last message in scope is older: a cursor that is as new as can be. With several, the consumer may run on one
@@ -253,7 +262,6 @@ impl NatsWatch {
             filters: self.filters.clone(),
             start: if self.from_state { Start::LastPerSubject } else { Start::Sequence(self.position + 1) },
             headers_only: false,
-            heartbeat: HEARTBEAT,
         };
         // The same name until it exists, so that a creation whose answer was lost leaves one consumer, not two.
         let name = format!("shizuku-{}-{}", self.id, self.consumers);
@@ -270,6 +278,7 @@ impl NatsWatch {
         }
         if self.floor.is_none() {
             self.floor = Some((info.last_sequence(), info.now()));
+            self.state_sync = Some(StateSync::new(core, OPERATION, &spec, info.last_sequence()));
         }
         self.unchecked_cursor = false;
         self.last_word = Instant::now();
@@ -308,16 +317,6 @@ impl NatsWatch {
     fn expired(&self, expiry: Expiry) -> KvError {
         KvError::CursorExpired { store: self.core.bucket.name.clone(), reason: expiry.reason() }
     }
-}
-
-/// Whether a message completes the state that was there when the consumer was made, of which `waiting` messages were
-/// to come.
-///
-/// A value that is superseded before its turn does not come; its successor does, from behind the floor. So having
-/// reached the floor is not enough: either as many messages have come as were waiting, none of them from behind the
-/// floor, or nothing is waiting any more.
-fn completes_state(place: &Place, waiting: u64, floor: u64) -> bool {
-    place.pending == 0 || (place.consumer_sequence == waiting && place.stream_sequence <= floor)
 }
 
 /// Errors that trying again cannot mend.
@@ -430,22 +429,6 @@ mod tests {
         assert_eq!(expiry(&STANDING, &forgets(61)), None);
         assert_eq!(expiry(&STANDING, &forgets(60)), Some(Expiry::TombstonesForgotten));
         assert_eq!(expiry(&at_end, &forgets(1)), None);
-    }
-
-    #[test]
-    fn the_state_is_complete_only_when_nothing_of_it_can_be_missing() {
-        let place = |consumer_sequence, stream_sequence, pending| Place {
-            stream_sequence,
-            consumer_sequence,
-            nanos: 0,
-            pending,
-        };
-        // Three were waiting, the floor is at 10.
-        assert!(completes_state(&place(3, 10, 5), 3, 10));
-        assert!(completes_state(&place(1, 4, 0), 3, 10));
-        // At the floor, but one was superseded and is still to come from behind it.
-        assert!(!completes_state(&place(2, 10, 4), 3, 10));
-        assert!(!completes_state(&place(3, 11, 4), 3, 10));
     }
 
     #[test]

@@ -1,0 +1,554 @@
+//! Our operations next to the same done by hand with async-nats and serde_json, against the same real server in the
+//! same process, and the memory backend next to the decoding alone.
+//!
+//! `cargo bench -p shizuku-kv [-- --quick]`. The two sides take turns in short blocks, and who begins changes with
+//! every round, so that what the machine does beside hits both. What counts is the ratio within a round. The last lines
+//! are one for each case: `case | ours | other | ratio | target | met`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a benchmark that cannot go on ends"
+)]
+
+use std::hint::black_box;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::{self, kv};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use shizuku_kv::{
+    ByteDeserialize, Connection, JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue, Store,
+    StoreConfig, VersionToken, WatchScope, connect,
+};
+use tempfile::TempDir;
+
+/// What a service keeps in a store: 180 bytes of JSON.
+#[derive(
+    Clone, Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue,
+)]
+#[kv(key = "config.database")]
+struct DatabaseConfig {
+    url: String,
+    user: String,
+    password: String,
+    pool_size: u32,
+    connect_timeout_ms: u64,
+    read_only: bool,
+    replicas: Vec<String>,
+}
+
+impl DatabaseConfig {
+    fn example(pool_size: u32) -> Self {
+        Self {
+            url: "postgres://db.internal:5432/billing".to_owned(),
+            user: "billing".to_owned(),
+            password: "correct horse battery staple".to_owned(),
+            pool_size,
+            connect_timeout_ms: 2500,
+            read_only: false,
+            replicas: vec!["db-1.internal".to_owned(), "db-2.internal".to_owned()],
+        }
+    }
+}
+
+/// The key of the other side's record, of the same length as ours.
+const OTHER_KEY: &str = "config.datahoard";
+
+/// What the target of every comparison with async-nats is: at most this many times its time.
+const TARGET: f64 = 1.05;
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+struct Effort {
+    /// Rounds and operations a block, for single operations.
+    single: (usize, usize),
+    /// Rounds for each that handles many items.
+    many: usize,
+    get_many: usize,
+    put_many: usize,
+    scan: usize,
+    /// Rounds and operations a block, in memory.
+    memory: (usize, usize),
+}
+
+const FULL: Effort = Effort {
+    single: (30, 200),
+    many: 20,
+    get_many: 1000,
+    put_many: 10_000,
+    scan: 100_000,
+    memory: (50, 20_000),
+};
+
+const QUICK: Effort =
+    Effort { single: (10, 50), many: 4, get_many: 1000, put_many: 2000, scan: 10_000, memory: (10, 5000) };
+
+#[tokio::main]
+async fn main() {
+    // Cargo adds `--bench`.
+    let effort = if std::env::args().any(|argument| argument == "--quick") { QUICK } else { FULL };
+    // A task of its own, since that is where services run.
+    tokio::spawn(run(effort)).await.expect("the benchmark");
+}
+
+async fn run(effort: Effort) {
+    let server = Server::start();
+    let world = World::connect(&server).await;
+    println!("nats-server {}, {} cores\n", server.version, cores());
+    let mut lines = vec![memory_read(effort).await];
+    println!();
+    lines.push(typed_read(&world, effort).await.line("typed read", Unit::Each));
+    lines.push(typed_write(&world, effort).await.line("typed write", Unit::Each));
+    lines.push(typed_swap(&world, effort).await.line("typed CAS", Unit::Each));
+    let what = format!("get_many({})", effort.get_many);
+    lines.push(get_many(&world, effort).await.line(&what, Unit::Item));
+    let what = format!("put_many({})", effort.put_many);
+    lines.push(put_many(&world, effort).await.line(&what, Unit::Item));
+    let what = format!("scan of {} keys", effort.scan);
+    lines.push(scan(&world, effort).await.line(&what, Unit::Item));
+    println!("\ncase | ours | other | ratio | target | met");
+    for line in lines {
+        println!("{line}");
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+// Comparing.
+
+/// One round: the time of an operation on each side.
+#[derive(Clone, Copy)]
+struct Round {
+    ours: Duration,
+    other: Duration,
+}
+
+/// All rounds of a case.
+struct Comparison(Vec<Round>);
+
+/// What a time is of.
+#[derive(Clone, Copy, PartialEq)]
+enum Unit {
+    /// The median of the operations of a round.
+    Each,
+    /// An item among many.
+    Item,
+}
+
+impl Comparison {
+    /// Lets the sides take turns. A first round of each is not counted.
+    async fn run<A, B>(rounds: usize, mut ours: impl FnMut() -> A, mut other: impl FnMut() -> B) -> Self
+    where
+        A: Future<Output = Duration>,
+        B: Future<Output = Duration>,
+    {
+        ours().await;
+        other().await;
+        let mut all = Vec::with_capacity(rounds);
+        for round in 0..rounds {
+            let (first, second);
+            all.push(if round % 2 == 0 {
+                (first, second) = (ours().await, other().await);
+                Round { ours: first, other: second }
+            } else {
+                (first, second) = (other().await, ours().await);
+                Round { ours: second, other: first }
+            });
+        }
+        Self(all)
+    }
+
+    fn line(&self, case: &str, unit: Unit) -> String {
+        let ours = sorted(self.0.iter().map(|round| round.ours.as_secs_f64()));
+        let other = sorted(self.0.iter().map(|round| round.other.as_secs_f64()));
+        let ratios = sorted(self.0.iter().map(|r| r.ours.as_secs_f64() / r.other.as_secs_f64()));
+        let ratio = median(&ratios);
+        let shown = |times: &[f64]| match unit {
+            Unit::Each => format!("{:.1} us p50", median(times) * 1e6),
+            Unit::Item => format!("{:.2} us/item ({:.0} k/s)", median(times) * 1e6, 1e-3 / median(times)),
+        };
+        let line = format!(
+            "{case} | {} | {} | {ratio:.3} ({:.3} to {:.3}) | <= {TARGET} | {}",
+            shown(&ours),
+            shown(&other),
+            ratios[0],
+            ratios[ratios.len() - 1],
+            met(ratio <= TARGET),
+        );
+        println!("measured: {line}");
+        line
+    }
+}
+
+fn met(met: bool) -> &'static str {
+    if met { "yes" } else { "NO" }
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
+}
+
+/// The median time of `count` operations one after the other.
+async fn p50<F: Future<Output = ()>>(count: usize, mut operation: impl FnMut() -> F) -> Duration {
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count {
+        let start = Instant::now();
+        operation().await;
+        times.push(start.elapsed());
+    }
+    times.sort();
+    times[count / 2]
+}
+
+/// The time of each of `count` items that are handled together.
+async fn per_item(count: usize, together: impl Future<Output = ()>) -> Duration {
+    let start = Instant::now();
+    together.await;
+    start.elapsed() / u32::try_from(count).expect("a small number")
+}
+
+// The cases.
+
+/// One bucket, and both sides with a connection of their own.
+struct World {
+    ours: Store,
+    other: kv::Store,
+    context: jetstream::Context,
+    connection: Arc<dyn Connection>,
+}
+
+impl World {
+    async fn connect(server: &Server) -> Self {
+        let url = format!("nats://127.0.0.1:{}", server.port);
+        let connection = connect(&url).await.expect("our connection");
+        let context = jetstream::new(async_nats::connect(&url).await.expect("the other connection"));
+        let (ours, other) = Self::bucket(&connection, &context, "single").await;
+        Self { ours, other, context, connection }
+    }
+
+    async fn bucket(
+        connection: &Arc<dyn Connection>,
+        context: &jetstream::Context,
+        name: &str,
+    ) -> (Store, kv::Store) {
+        let config = StoreConfig::new().deadline(Duration::from_secs(60));
+        let ours = connection.store_with_config(name, config).await.expect("a bucket");
+        (ours, context.get_key_value(name).await.expect("the same bucket"))
+    }
+}
+
+async fn typed_read(world: &World, effort: Effort) -> Comparison {
+    let (rounds, count) = effort.single;
+    let record = DatabaseConfig::example(7);
+    record.write_to_anyway(&world.ours).await.unwrap();
+    world.other.put(OTHER_KEY, serde_json::to_vec(&record).unwrap().into()).await.unwrap();
+    Comparison::run(
+        rounds,
+        || {
+            p50(count, || async {
+                let key = DatabaseConfig::key();
+                let read = DatabaseConfig::read_from(&world.ours, key).await.unwrap();
+                black_box(read.expect("it was written"));
+            })
+        },
+        || {
+            p50(count, || async {
+                let bytes = world.other.get(OTHER_KEY).await.unwrap().expect("it was written");
+                black_box(serde_json::from_slice::<DatabaseConfig>(&bytes).unwrap());
+            })
+        },
+    )
+    .await
+}
+
+async fn typed_write(world: &World, effort: Effort) -> Comparison {
+    let (rounds, count) = effort.single;
+    let record = DatabaseConfig::example(8);
+    Comparison::run(
+        rounds,
+        || {
+            p50(count, || async {
+                black_box(record.write_to_anyway(&world.ours).await.unwrap());
+            })
+        },
+        || {
+            p50(count, || async {
+                let bytes = serde_json::to_vec(&record).unwrap();
+                black_box(world.other.put(OTHER_KEY, bytes.into()).await.unwrap());
+            })
+        },
+    )
+    .await
+}
+
+async fn typed_swap(world: &World, effort: Effort) -> Comparison {
+    let (rounds, count) = effort.single;
+    let record = DatabaseConfig::example(9);
+    let version = record.write_to_anyway(&world.ours).await.unwrap();
+    let version = AtomicU64::new(version.as_u64().expect("a numbered version"));
+    let revision = AtomicU64::new(world.other.put(OTHER_KEY, Bytes::new()).await.unwrap());
+    Comparison::run(
+        rounds,
+        || {
+            p50(count, || async {
+                let expected = VersionToken::from_u64(version.load(Relaxed));
+                let written = record.write_to_atomically(&world.ours, expected).await.unwrap();
+                version.store(written.as_u64().unwrap_or_default(), Relaxed);
+            })
+        },
+        || {
+            p50(count, || async {
+                let bytes = serde_json::to_vec(&record).unwrap();
+                let expected = revision.load(Relaxed);
+                let written = world.other.update(OTHER_KEY, bytes.into(), expected).await.unwrap();
+                revision.store(written, Relaxed);
+            })
+        },
+    )
+    .await
+}
+
+/// Keys of one kind, with values of 200 bytes.
+fn items(count: usize) -> Vec<(String, Bytes)> {
+    let value = Bytes::from(vec![b'x'; 200]);
+    (0..count).map(|n| (format!("items.{}.{n}", n % 10), value.clone())).collect()
+}
+
+async fn get_many(world: &World, effort: Effort) -> Comparison {
+    let items = items(effort.get_many);
+    let keys: Vec<_> = items.iter().map(|(key, _)| key.clone()).collect();
+    for answer in world.ours.put_many(items).await {
+        answer.unwrap();
+    }
+    Comparison::run(
+        effort.many,
+        || {
+            per_item(keys.len(), async {
+                let found = world.ours.get_many(&keys).await.unwrap();
+                assert_eq!(black_box(found).iter().flatten().count(), keys.len());
+            })
+        },
+        || {
+            per_item(keys.len(), async {
+                let found = join_all(keys.iter().map(|key| world.other.get(key))).await;
+                assert_eq!(black_box(found).iter().flatten().flatten().count(), keys.len());
+            })
+        },
+    )
+    .await
+}
+
+async fn put_many(world: &World, effort: Effort) -> Comparison {
+    let items = items(effort.put_many);
+    Comparison::run(
+        effort.many,
+        || {
+            per_item(effort.put_many, async {
+                for answer in world.ours.put_many(items.clone()).await {
+                    black_box(answer.unwrap());
+                }
+            })
+        },
+        || {
+            per_item(effort.put_many, async {
+                // Everything is sent before the first acknowledgement is looked at.
+                let mut acknowledgements = Vec::with_capacity(items.len());
+                for (key, value) in items.clone() {
+                    let subject = format!("{}{key}", world.other.prefix);
+                    acknowledgements.push(world.context.publish(subject, value).await.unwrap());
+                }
+                for acknowledgement in acknowledgements {
+                    black_box(acknowledgement.await.unwrap());
+                }
+            })
+        },
+    )
+    .await
+}
+
+async fn scan(world: &World, effort: Effort) -> Comparison {
+    let (ours, other) = World::bucket(&world.connection, &world.context, "large").await;
+    for answer in ours.put_many(items(effort.scan)).await {
+        answer.unwrap();
+    }
+    Comparison::run(
+        effort.many.div_ceil(2),
+        || {
+            per_item(effort.scan, async {
+                let mut scan = ours.scan(WatchScope::All);
+                let mut found = 0;
+                while let Some(entry) = scan.next().await {
+                    black_box(entry.unwrap());
+                    found += 1;
+                }
+                assert_eq!(found, effort.scan);
+            })
+        },
+        || {
+            per_item(effort.scan, async {
+                let mut watch = other.watch_with_history(">").await.unwrap();
+                let mut found = 0;
+                while let Some(entry) = watch.next().await {
+                    found += 1;
+                    if black_box(entry.unwrap()).seen_current {
+                        break;
+                    }
+                }
+                assert_eq!(found, effort.scan);
+            })
+        },
+    )
+    .await
+}
+
+/// A typed read from memory next to the decoding of the same bytes.
+async fn memory_read(effort: Effort) -> String {
+    const BATCH: usize = 50;
+    const TARGET: f64 = 1000.0;
+    let (rounds, count) = effort.memory;
+    let connection = connect("memory:").await.unwrap();
+    let store = connection.store("config").await.unwrap();
+    DatabaseConfig::example(5).write_to_anyway(&store).await.unwrap();
+    let bytes = store.get("config.database").await.unwrap().unwrap().value;
+    // So short that a clock around each would be measured too.
+    let comparison = Comparison::run(
+        rounds,
+        || {
+            p50(count / BATCH, || async {
+                for _ in 0..BATCH {
+                    let key = DatabaseConfig::key();
+                    black_box(DatabaseConfig::read_from(black_box(&store), key).await.unwrap());
+                }
+            })
+        },
+        || {
+            p50(count / BATCH, || async {
+                for _ in 0..BATCH {
+                    black_box(DatabaseConfig::from_bytes(black_box(&bytes)).unwrap());
+                }
+            })
+        },
+    )
+    .await;
+    let nanos = |time: Duration| time.as_secs_f64() * 1e9 / BATCH as f64;
+    let read = sorted(comparison.0.iter().map(|round| nanos(round.ours)));
+    let decode = sorted(comparison.0.iter().map(|round| nanos(round.other)));
+    let apart = sorted(comparison.0.iter().map(|round| nanos(round.ours) - nanos(round.other)));
+    let line = format!(
+        "memory typed read, without decoding | {:.0} ns p50 read | {:.0} ns p50 decode | {:.0} ns apart ({:.0} to {:.0}) \
+         | <= {TARGET} ns | {}",
+        median(&read),
+        median(&decode),
+        median(&apart),
+        apart[0],
+        apart[apart.len() - 1],
+        met(median(&apart) <= TARGET),
+    );
+    println!("measured: {line}");
+    line
+}
+
+// The server.
+
+/// A nats-server on a free port, with its files in a temporary directory.
+struct Server {
+    process: Child,
+    port: u16,
+    version: String,
+    _home: TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let ports = home.path().join("ports");
+        std::fs::create_dir(&ports).expect("a directory");
+        let binary = binary();
+        let mut process = Command::new(&binary)
+            .args(["--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir"])
+            .arg(home.path().join("store"))
+            .arg("--ports_file_dir")
+            .arg(&ports)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", binary.display()));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let (port, info) = loop {
+            let ready = listening_port(&ports).and_then(|port| Some((port, greeting(port)?)));
+            if let Some(ready) = ready.filter(|(_, info)| info.contains("\"jetstream\":true")) {
+                break ready;
+            }
+            if Instant::now() > deadline || process.try_wait().is_ok_and(|ended| ended.is_some()) {
+                let _ = process.kill();
+                panic!("{} does not start", binary.display());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let version = info.split("\"version\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        Self { process, port, version: version.unwrap_or("?").to_owned(), _home: home }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The port in the file which the server writes once it listens.
+fn listening_port(ports: &Path) -> Option<u16> {
+    let file = std::fs::read_dir(ports).ok()?.next()?.ok()?;
+    let text = std::fs::read_to_string(file.path()).ok()?;
+    let (_, after) = text.split_once("\"nats\":[\"")?;
+    after.split_once('"')?.0.rsplit(':').next()?.parse().ok()
+}
+
+/// The line with which the server greets.
+fn greeting(port: u16) -> Option<String> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    let mut line = String::new();
+    BufReader::new(stream.take(1 << 20)).read_line(&mut line).ok()?;
+    Some(line)
+}
+
+/// Where the tests find it too: `NATS_SERVER`, what `scripts/test` fetched, `PATH`.
+fn binary() -> PathBuf {
+    if let Some(named) = std::env::var_os("NATS_SERVER").filter(|named| !named.is_empty()) {
+        return named.into();
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let pinned = std::fs::read_to_string(root.join("scripts/nats-server.sha256")).unwrap_or_default();
+    let pinned = pinned.lines().find(|line| !line.starts_with('#')).and_then(|line| line.split('-').nth(1));
+    let fetched = pinned.map(|version| root.join(format!("target/tools/nats-server-{version}/nats-server")));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&path).map(|folder| folder.join("nats-server"));
+    fetched.into_iter().chain(in_path).find(|candidate| candidate.is_file()).unwrap_or_else(|| {
+        eprintln!(
+            "needs a nats-server and found none: run `scripts/test --fetch-only` once, which fetches it"
+        );
+        std::process::exit(1)
+    })
+}

@@ -1,0 +1,133 @@
+//! What a check is, and how it says what is wrong.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::panic::Location;
+
+use futures_core::future::BoxFuture;
+
+use super::{Capability, Fixture};
+use crate::store::KvError;
+
+/// What a check answers.
+pub type CheckResult<T = ()> = Result<T, CheckFailure>;
+
+/// A check as a function pointer.
+pub type CheckFunction = for<'a> fn(&'a Fixture) -> BoxFuture<'a, CheckResult>;
+
+/// One clause of the contract, and the function that checks it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Check {
+    /// The name of the function; no two checks have the same.
+    pub name: &'static str,
+    /// The module that it is in.
+    pub family: &'static str,
+    /// What the contract promises.
+    pub clause: &'static str,
+    /// What the backend must claim for the promise to be made. Where it does not, its refusal is checked instead.
+    pub needs: &'static [Capability],
+    /// Whether the check ends connections or opens several, so that it needs a [`Suite`](super::Suite) that
+    /// [can](super::Suite::connecting).
+    pub own_connection: bool,
+    /// The check itself.
+    pub run: CheckFunction,
+}
+
+/// What a check found to be otherwise than the contract says.
+#[derive(Clone, Debug)]
+pub struct CheckFailure {
+    message: String,
+    at: &'static Location<'static>,
+}
+
+impl CheckFailure {
+    /// A failure with what was expected and what was found instead.
+    #[track_caller]
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), at: Location::caller() }
+    }
+
+    /// What was expected and what was found instead.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+/// The message and the line of the check that it comes from.
+impl fmt::Display for CheckFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}:{})", self.message, self.at.file(), self.at.line())
+    }
+}
+
+impl StdError for CheckFailure {}
+
+/// An error where the check expected success.
+impl From<KvError> for CheckFailure {
+    #[track_caller]
+    fn from(error: KvError) -> Self {
+        Self::new(format!("expected success, found the error: {error}"))
+    }
+}
+
+/// Fails the check with a message unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err($crate::conformance::CheckFailure::new(format!($($message)+)));
+        }
+    };
+}
+
+/// Fails the check unless the first is equal to the second: `ensure_eq!(found, expected, "what it is")`.
+macro_rules! ensure_eq {
+    ($found:expr, $expected:expr, $($what:tt)+) => {
+        match (&$found, &$expected) {
+            (found, expected) => {
+                if found != expected {
+                    let what = format!($($what)+);
+                    let message = format!("{what}: expected {expected:?}, found {found:?}");
+                    return Err($crate::conformance::CheckFailure::new(message));
+                }
+            }
+        }
+    };
+}
+
+/// Fails the check unless the result is an error of this pattern:
+/// `ensure_error!(result, KvError::Closed { .. }, "what was done")`.
+macro_rules! ensure_error {
+    ($result:expr, $pattern:pat $(if $guard:expr)?, $($what:tt)+) => {
+        match $result {
+            Err($pattern) $(if $guard)? => {}
+            other => {
+                let found = match other {
+                    Ok(_) => "success".to_owned(),
+                    Err(error) => format!("the error {error:?}"),
+                };
+                let expected = concat!(stringify!($pattern) $(, " if ", stringify!($guard))?);
+                let what = format!($($what)+);
+                let message = format!("{what}: expected the error {expected}, found {found}");
+                return Err($crate::conformance::CheckFailure::new(message));
+            }
+        }
+    };
+}
+
+/// The checks of a family: each function with the capabilities that it needs and the clause that it checks.
+macro_rules! checks {
+    ($family:literal; $($name:ident [$($capability:ident),*] $clause:literal,)+) => {
+        checks!($family, false; $($name [$($capability),*] $clause,)+)
+    };
+    ($family:literal, $own:literal; $($name:ident [$($capability:ident),*] $clause:literal,)+) => {
+        &[$($crate::conformance::Check {
+            name: stringify!($name),
+            family: $family,
+            clause: $clause,
+            needs: &[$($crate::conformance::Capability::$capability),*],
+            own_connection: $own,
+            run: |fixture| Box::pin($name(fixture)),
+        }),+]
+    };
+}

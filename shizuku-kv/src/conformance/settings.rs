@@ -1,0 +1,224 @@
+//! Settings: what a store is made with, and what happens when it is opened with others.
+
+use std::time::Duration;
+
+use super::{Check, CheckFailure, CheckResult, Fixture};
+use crate::store::{
+    ConfigDifference, Deadline, KvError, KvResult, ReadConsistency, Store, StoreConfig, WatchScope,
+};
+
+/// The checks of this family.
+pub const CHECKS: &[Check] = checks! { "settings";
+    impossible_settings_are_refused []
+        "A setting that cannot work is InvalidConfig naming it, and nothing is made.",
+    the_claimed_history_is_the_most [History]
+        "A store can keep as many versions as is claimed, and more are Unsupported.",
+    a_different_configuration_is_refused [Write]
+        "A setting that was made and is different in the store is in ConfigMismatch, with what was wanted and found.",
+    settings_left_alone_are_not_compared [Write]
+        "Settings that are left alone, and those of the handle, are not compared.",
+    reconciling_changes_the_store [Write]
+        "Asked to reconcile, a store is changed to the settings or is ConfigMismatch; its values stay.",
+    a_full_store_says_so [Write]
+        "A write over max_bytes is StoreFull and writes nothing; reading goes on.",
+};
+
+/// Each on its own, and a deadline of zero.
+pub async fn impossible_settings_are_refused(fixture: &Fixture) -> CheckResult {
+    let base = || fixture.config();
+    let impossible = [
+        ("history", base().history(0)),
+        ("history", base().history(65)),
+        ("history", base().history(255)),
+        ("max_value_size", base().max_value_size(0)),
+        ("max_bytes", base().max_bytes(0)),
+        ("max_age", base().max_age(Duration::ZERO)),
+        ("max_age", base().max_age(Duration::from_millis(99))),
+        ("max_age", base().max_age(Duration::MAX)),
+        ("replicas", base().replicas(0)),
+        ("replicas", base().replicas(6)),
+        ("key_ttl", base().key_ttl(true).history(2)),
+        ("deadline", base().deadline(Duration::ZERO)),
+    ];
+    for (field, config) in impossible {
+        let name = fixture.fresh_name();
+        match fixture.connection().store_with_config(&name, config).await {
+            Err(KvError::InvalidConfig { field: found, .. }) => {
+                ensure_eq!(found, field, "the setting that InvalidConfig names");
+            }
+            Err(error) => {
+                let message = format!("an impossible {field}: expected InvalidConfig, found: {error}");
+                return Err(CheckFailure::new(message));
+            }
+            Ok(_) => return Err(CheckFailure::new(format!("a store with an impossible {field} was opened"))),
+        }
+        let opened = fixture.connection().store_with_config(&name, base().must_exist()).await;
+        ensure_error!(opened, KvError::StoreNotFound { .. }, "a store with an impossible {field}");
+    }
+    Ok(())
+}
+
+/// Opened, with one more.
+pub async fn the_claimed_history_is_the_most(fixture: &Fixture) -> CheckResult {
+    let most = fixture.capabilities().max_history;
+    ensure!(most <= 64, "a history of {most} is claimed, and no store can be asked for more than 64");
+    fixture.store_with(fixture.config().history(most)).await?;
+    if most < 64 {
+        let name = fixture.fresh_name();
+        let opened = fixture.connection().store_with_config(&name, fixture.config().history(most + 1)).await;
+        ensure_error!(opened, KvError::Unsupported { .. }, "a history of one more than claimed");
+    }
+    Ok(())
+}
+
+fn ensure_differences(opened: KvResult<Store>, name: &str, expected: &[(&str, &str, &str)]) -> CheckResult {
+    let differences = match opened {
+        Err(KvError::ConfigMismatch { store, differences }) => {
+            ensure_eq!(store, name, "the store in ConfigMismatch");
+            differences
+        }
+        Err(error) => return Err(CheckFailure::new(format!("expected ConfigMismatch, found: {error}"))),
+        Ok(_) => {
+            return Err(CheckFailure::new("a store was opened that is different from what was asked for"));
+        }
+    };
+    let mut found = differences.iter().map(|difference| difference.field).collect::<Vec<_>>();
+    found.sort_unstable();
+    let mut fields = expected.iter().map(|(field, ..)| *field).collect::<Vec<_>>();
+    fields.sort_unstable();
+    ensure_eq!(found, fields, "the settings in ConfigMismatch");
+    for ConfigDifference { field, wanted, found } in &differences {
+        for (_, expect_wanted, expect_found) in expected.iter().filter(|(expected, ..)| expected == field) {
+            ensure!(
+                wanted.contains(expect_wanted),
+                "{field}: wanted {expect_wanted}, the error says {wanted}"
+            );
+            ensure!(found.contains(expect_found), "{field}: found {expect_found}, the error says {found}");
+        }
+    }
+    Ok(())
+}
+
+/// One setting, two, and one among others that agree.
+pub async fn a_different_configuration_is_refused(fixture: &Fixture) -> CheckResult {
+    let (name, connection) = (fixture.fresh_name(), fixture.connection());
+    let base = || StoreConfig { description: None, max_value_size: None, ..fixture.config() };
+    let store = connection.store_with_config(&name, base().description("blue").max_value_size(1111)).await?;
+    let version = store.put("key", "value").await?;
+    let opened = connection.store_with_config(&name, base().description("green")).await;
+    ensure_differences(opened, &name, &[("description", "green", "blue")])?;
+    let opened = connection.store_with_config(&name, base().description("blue").max_value_size(2222)).await;
+    ensure_differences(opened, &name, &[("max_value_size", "2222", "1111")])?;
+    let opened = connection.store_with_config(&name, base().description("red").max_value_size(2222)).await;
+    ensure_differences(opened, &name, &[("description", "red", "blue"), ("max_value_size", "2222", "1111")])?;
+    if fixture.capabilities().max_history > 1 {
+        let opened = connection.store_with_config(&name, base().history(2)).await;
+        ensure_differences(opened, &name, &[("history", "2", "1")])?;
+    }
+    ensure_eq!(store.max_value_size(), 1111, "the limit after refused openings");
+    ensure_eq!(
+        store.get("key").await?.map(|entry| entry.version),
+        Some(version),
+        "the value after refused openings"
+    );
+    Ok(())
+}
+
+/// None set, one set as it is, and another deadline and consistency.
+pub async fn settings_left_alone_are_not_compared(fixture: &Fixture) -> CheckResult {
+    let (name, connection) = (fixture.fresh_name(), fixture.connection());
+    let base = || StoreConfig { description: None, max_value_size: None, ..fixture.config() };
+    let made = base().description("text").max_value_size(1234);
+    connection.store_with_config(&name, made.clone()).await?.put("key", "value").await?;
+    let deadline = Duration::from_secs(7);
+    let same = [
+        StoreConfig::new(),
+        base(),
+        base().must_exist(),
+        base().description("text"),
+        base().max_value_size(1234),
+        made.clone(),
+        made.reconcile(),
+        base().deadline(deadline),
+    ];
+    for config in same {
+        let set = config.deadline;
+        let store = connection.store_with_config(&name, config).await?;
+        ensure!(store.get("key").await?.is_some(), "a store that was opened again has lost its value");
+        ensure_eq!(store.max_value_size(), 1234, "the limit of a store that was opened again");
+        let expected = set.unwrap_or(Deadline::DEFAULT);
+        ensure_eq!(store.deadline(), expected, "the deadline of the handle");
+    }
+    if fixture.capabilities().leader_reads {
+        let config = base().consistency(ReadConsistency::Leader);
+        connection.store_with_config(&name, config).await?;
+    }
+    Ok(())
+}
+
+/// The description and the limit, which a backend may be unable to change; then the store is as it says.
+pub async fn reconciling_changes_the_store(fixture: &Fixture) -> CheckResult {
+    let (name, connection) = (fixture.fresh_name(), fixture.connection());
+    let base = || StoreConfig { description: None, max_value_size: None, ..fixture.config() };
+    let old = || base().description("old").max_value_size(1000);
+    let new = || base().description("new").max_value_size(2000);
+    let first = connection.store_with_config(&name, old()).await?;
+    let version = first.put("key", "value").await?;
+    match connection.store_with_config(&name, new().reconcile()).await {
+        Ok(store) => {
+            ensure_eq!(store.max_value_size(), 2000, "the limit after reconciling");
+            store.put("large", vec![b'v'; 2000]).await?;
+            let opened = connection.store_with_config(&name, old()).await;
+            let expected = [("description", "old", "new"), ("max_value_size", "1000", "2000")];
+            ensure_differences(opened, &name, &expected)?;
+            connection.store_with_config(&name, new()).await?;
+        }
+        Err(KvError::ConfigMismatch { .. }) => {
+            // All or nothing: nothing that could be changed was.
+            connection.store_with_config(&name, old()).await?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    ensure_eq!(
+        first.get("key").await?.map(|entry| entry.version),
+        Some(version),
+        "the value after reconciling"
+    );
+    Ok(())
+}
+
+/// Sixty-four kilobytes, filled by four at a time; what the backend counts besides values is left to it.
+pub async fn a_full_store_says_so(fixture: &Fixture) -> CheckResult {
+    const LIMIT: u64 = 64 * 1024;
+    const VALUE: usize = 4096;
+    let name = fixture.fresh_name();
+    let config = fixture.config().max_bytes(LIMIT);
+    let store = match fixture.connection().store_with_config(&name, config).await {
+        Err(KvError::Unsupported { .. }) => return Ok(()),
+        opened => opened?,
+    };
+    let mut written = 0_usize;
+    let refused = loop {
+        match store.put(format!("key.{written}"), vec![b'v'; VALUE]).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        let bytes = written * VALUE;
+        ensure!(
+            bytes <= 64 * 1024,
+            "{bytes} bytes of values were written to a store limited to {LIMIT} bytes"
+        );
+    };
+    ensure_error!(Err::<(), _>(refused), KvError::StoreFull { .. }, "a write to a full store");
+    ensure!(written * VALUE >= 32 * 1024, "the store is full with {written} values of {VALUE} bytes");
+    let found = store.keys(WatchScope::All).try_collect().await?.len();
+    ensure_eq!(found, written, "keys in a full store");
+    ensure!(store.entry(format!("key.{written}")).await?.is_none(), "a refused write left something behind");
+    let full = store.put_many([(format!("key.{written}"), vec![b'v'; VALUE])]).await.pop();
+    ensure_error!(full.transpose(), KvError::StoreFull { .. }, "put_many to a full store");
+    if store.capabilities().compare_and_swap {
+        let full = store.create(format!("key.{written}"), vec![b'v'; VALUE]).await;
+        ensure_error!(full, KvError::StoreFull { .. }, "create in a full store");
+    }
+    Ok(())
+}
