@@ -94,7 +94,7 @@ async fn two_writers(store: &Store) -> Result<(), Box<dyn Error>> {
     }
 
     // Reads, changes and swaps, again and again until nobody wrote in between.
-    let merged = DatabaseConfig::update(store, |config| {
+    let merged = DatabaseConfig::modify_value(store, |config| {
         config.map(|config| DatabaseConfig { max_connections: config.max_connections + 5, ..config })
     });
     let merged = merged.await?.ok_or("no configuration")?;
@@ -107,7 +107,7 @@ async fn two_writers(store: &Store) -> Result<(), Box<dyn Error>> {
 
 /// Follows the configuration while others change it, break it and mend it.
 async fn follow(store: &Store, json: &str) -> Result<(), Box<dyn Error>> {
-    let changes = DatabaseConfig::changes(store).await?;
+    let changes = DatabaseConfig::watch_value(store).await?;
     say("watch", seen(changes.next().await)?);
     say("", seen(changes.next().await)?);
 
@@ -116,7 +116,7 @@ async fn follow(store: &Store, json: &str) -> Result<(), Box<dyn Error>> {
         async move {
             let changed =
                 |config| DatabaseConfig { url: "postgres://db2.internal:5432/shop".to_owned(), ..config };
-            DatabaseConfig::update(&store, |config| config.map(changed)).await
+            DatabaseConfig::modify_value(&store, |config| config.map(changed)).await
         }
     });
     another.await??;
@@ -126,7 +126,7 @@ async fn follow(store: &Store, json: &str) -> Result<(), Box<dyn Error>> {
     store.put(DatabaseConfig::key(), json.replace(": 20", ": \"plenty\"")).await?;
     say("refuse", seen(changes.next().await)?);
     // Nor is it overwritten by a change, which would be made to what cannot be read.
-    match DatabaseConfig::update(store, |config| config).await {
+    match DatabaseConfig::modify_value(store, |config| config).await {
         Err(KvWriteError::Read(_)) => say("", "an update leaves it as it is"),
         _ => return Err("a bad value was read".into()),
     }

@@ -1,5 +1,6 @@
 //! Opening a backend by its URL.
 
+use std::env::VarError;
 use std::sync::Arc;
 
 use crate::store::{Connection, KvError};
@@ -49,8 +50,7 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Connection>, KvError> {
         #[cfg(not(feature = "nats"))]
         "nats" | "tls" => Err(not_in_this_build("nats")),
         // A scheme is shown only if it looks like one: a URL without scheme can begin with a user's name.
-        _ if rest.starts_with("//") || rest.is_empty() => {
-            let scheme: String = scheme.chars().take(20).collect();
+        _ if looks_like_a_scheme(scheme) && (rest.starts_with("//") || rest.is_empty()) => {
             Err(KvError::Unsupported {
                 operation: "connect",
                 reason: format!("unknown scheme {scheme:?}; known are {}", known()),
@@ -71,12 +71,22 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Connection>, KvError> {
 pub async fn connect_from_env() -> Result<Arc<dyn Connection>, KvError> {
     match std::env::var(URL_VARIABLE) {
         Ok(url) => connect(&url).await,
-        Err(_) => Err(KvError::InvalidUrl {
+        Err(VarError::NotPresent) => Err(KvError::InvalidUrl {
             reason: format!(
                 "the environment variable {URL_VARIABLE} is not set; set it to memory: or nats://HOST:PORT"
             ),
         }),
+        Err(VarError::NotUnicode(_)) => Err(KvError::InvalidUrl {
+            reason: format!("the environment variable {URL_VARIABLE} is not UTF-8 text"),
+        }),
     }
+}
+
+/// The grammar of RFC 3986, and short.
+fn looks_like_a_scheme(scheme: &str) -> bool {
+    scheme.len() <= 20
+        && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
 #[cfg(not(all(feature = "memory", feature = "nats")))]

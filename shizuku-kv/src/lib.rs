@@ -13,6 +13,8 @@ pub use backend::memory::MemoryConnection;
 #[cfg(feature = "nats")]
 pub use backend::nats::{NatsAuth, NatsConnection, NatsConnectionConfig, NatsTls, nats_connect};
 pub use connect::{URL_VARIABLE, connect, connect_from_env};
+#[cfg(feature = "derive")]
+pub use shizuku_kv_derive::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};
 pub use store::{
     ConfigDifference, Connection, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError,
     KvOperation, KvReader, KvResult, KvStore, KvStream, KvTtl, KvUpdate, KvWatcher, KvWriter,
@@ -25,5 +27,3 @@ pub use typed::{
     KvReadError, KvWriteError, ParseKeyError, RecordKey, StaticKeyIndexedValue, TypedEntry, TypedScan,
     TypedUpdate, TypedWatch,
 };
-#[cfg(feature = "derive")]
-pub use shizuku_kv_derive::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};

@@ -22,7 +22,7 @@ mod writer;
 
 /// A way to break the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// None at all.
     None,
     /// Claims little, and refuses the rest as it should.
@@ -285,7 +285,7 @@ struct Memory {
 
 /// A connection with one [`Fault`].
 #[derive(Clone)]
-pub struct Broken {
+pub(crate) struct Broken {
     inner: Arc<dyn Connection>,
     fault: Fault,
     memory: Arc<Mutex<Memory>>,
@@ -293,7 +293,7 @@ pub struct Broken {
 
 impl Broken {
     /// A wrapper around a connection.
-    pub fn new(inner: Arc<dyn Connection>, fault: Fault) -> Self {
+    pub(crate) fn new(inner: Arc<dyn Connection>, fault: Fault) -> Self {
         Self { inner, fault, memory: Arc::default() }
     }
 

@@ -462,7 +462,7 @@ async fn a_value_that_does_not_decode_is_a_typed_error_without_its_content(conne
             Database::atomic_read_from(&store, Database::key()).await.unwrap_err(),
             Database::history_read_from(&store, Database::key()).await.unwrap().pop().unwrap().unwrap_err(),
             Database::list(&store).next().await.unwrap().unwrap_err(),
-            Database::changes(&store).await.unwrap().next().await.unwrap().unwrap_err(),
+            Database::watch_value(&store).await.unwrap().next().await.unwrap().unwrap_err(),
         ] {
             assert_decode_error(&error, version, line);
         }
@@ -504,7 +504,7 @@ async fn a_value_that_does_not_decode_does_not_stop_a_watch(connection: Arc<dyn 
     let store = new_store(&connection).await;
     let (value, line) = bad_values().swap_remove(1);
     let version = store.put(Database::key(), value.clone()).await.unwrap();
-    let watch = Database::changes(&store).await.unwrap();
+    let watch = Database::watch_value(&store).await.unwrap();
     assert_decode_error(&watch.next().await.unwrap().unwrap_err(), version, line);
     assert!(matches!(watch.next().await, Some(Ok(TypedUpdate::CaughtUp))));
     for connections in 1..4 {
@@ -520,7 +520,7 @@ async fn a_value_that_does_not_decode_is_not_modified(connection: Arc<dyn Connec
     let store = new_store(&connection).await;
     let (value, line) = bad_values().swap_remove(0);
     let version = store.put(Database::key(), value.clone()).await.unwrap();
-    match Database::update(&store, |_| panic!("there is nothing to change")).await.unwrap_err() {
+    match Database::modify_value(&store, |_| panic!("there is nothing to change")).await.unwrap_err() {
         KvWriteError::Read(error) => assert_decode_error(&error, version, line),
         error => panic!("{error:?}"),
     }

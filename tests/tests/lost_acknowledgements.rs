@@ -219,7 +219,8 @@ async fn a_pipeline_of_writes_over_a_cut_has_each_once() {
     f.proxy.hold_answers(true);
     let writes = f.behind.put_many(keys.iter().map(|key| (key.as_str(), "value")));
     let cut = async {
-        eventually("the server has half of it", async || f.around.get("key.99").await.unwrap().is_some()).await;
+        eventually("the server has half of it", async || f.around.get("key.99").await.unwrap().is_some())
+            .await;
         f.proxy.cut();
     };
     let (answers, ()) = tokio::join!(writes, cut);

@@ -364,7 +364,7 @@ async fn uses_a_store(connection: &dyn Connection, log: &Log) -> Store {
     let mut said = Vec::<String>::new();
     let mut watch = store.watch(WatchScope::All).await.unwrap();
     assert_eq!(watch.next().await.unwrap().unwrap(), KvUpdate::CaughtUp);
-    let typed_watch = Database::changes(&store).await.unwrap();
+    let typed_watch = Database::watch_value(&store).await.unwrap();
     assert!(matches!(typed_watch.next().await, Some(Ok(TypedUpdate::CaughtUp))));
 
     let version =
@@ -412,8 +412,8 @@ async fn uses_a_store(connection: &dyn Connection, log: &Log) -> Store {
         said.push(debugged(&Database::read_many(&store, [Database::key()]).await.unwrap()));
         said.push(debugged(&Database::history_read_from(&store, Database::key()).await.unwrap()));
         said.push(shown(&Database::list(&store).next().await.unwrap().unwrap_err()));
-        said.push(shown(&Database::changes(&store).await.unwrap().next().await.unwrap().unwrap_err()));
-        said.push(shown(&Database::update(&store, |_| None).await.unwrap_err()));
+        said.push(shown(&Database::watch_value(&store).await.unwrap().next().await.unwrap().unwrap_err()));
+        said.push(shown(&Database::modify_value(&store, |_| None).await.unwrap_err()));
     }
     store.delete(Database::key()).await.unwrap();
     said.push(shown(&store.update(Database::key(), SECRET, stale).await.unwrap_err()));

@@ -175,10 +175,10 @@ async fn a_static_record_is_read_written_swapped_and_deleted() -> Outcome {
 #[tokio::test]
 async fn short_forms_watch_and_update() -> Outcome {
     let store = store().await;
-    let changes = Database::changes(&store).await?;
+    let changes = Database::watch_value(&store).await?;
     assert!(matches!(changes.next().await, Some(Ok(TypedUpdate::CaughtUp))));
     let updated =
-        Database::update(&store, |config| config.or_else(|| Some(Database::example()))).await?.unwrap();
+        Database::modify_value(&store, |config| config.or_else(|| Some(Database::example()))).await?.unwrap();
     assert_eq!(updated.value, Database::example());
     let update = changes.next().await.unwrap()?.into_entry().unwrap();
     assert_eq!((update.version, update.into_value()), (updated.version, Database::example()));
@@ -243,7 +243,7 @@ async fn what_does_not_decode_is_an_error_that_says_where_and_not_what() -> Outc
     assert!(!shown.contains(SECRET), "{shown}");
 
     // It is not overwritten by something that could not read it.
-    let error = Database::update(&store, |_| Some(Database::example())).await.unwrap_err();
+    let error = Database::modify_value(&store, |_| Some(Database::example())).await.unwrap_err();
     assert!(matches!(error, KvWriteError::Read(KvReadError::Decode { .. })), "{error}");
     assert!(!error.to_string().contains(SECRET));
     assert_eq!(store.get("config.database").await?.unwrap().version, version);

@@ -11,12 +11,7 @@
 //! use shizuku_kv::conformance;
 //!
 //! let connection = shizuku_kv::connect("memory:").await?;
-//! # let all = conformance::run;
-//! # async fn run(connection: std::sync::Arc<dyn shizuku_kv::Connection>) -> conformance::Report {
-//! #     conformance::Suite::new(connection).only("keys").run().await
-//! # }
-//! # let _ = all;
-//! let report = run(connection).await;
+//! let report = conformance::run(connection).await;
 //! assert!(report.is_ok(), "{report}");
 //! # Ok(())
 //! # }

@@ -27,7 +27,7 @@ pub(super) async fn yield_once() {
 }
 
 /// How many keys [`fill`] writes.
-pub(super) const STABLE: usize = 500;
+pub(super) const STABLE: usize = 300;
 
 /// Writes `stable.00000` and so on, with the same value: keys that are there from the first call on, whatever else is
 /// written.

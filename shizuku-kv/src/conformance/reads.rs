@@ -177,7 +177,7 @@ pub async fn purge_drops_the_history(fixture: &Fixture) -> CheckResult {
     }
     store.purge("key").await?;
     let purged = (KvOperation::Purge, String::new());
-    ensure_eq!(history(&store, "key").await?, [purged.clone()], "the history after a purge");
+    ensure_eq!(history(&store, "key").await?, std::slice::from_ref(&purged), "the history after a purge");
     store.put("key", "4").await?;
     let expected = [purged, (KvOperation::Put, "4".to_owned())];
     ensure_eq!(history(&store, "key").await?, expected, "the history after a purge and a put");

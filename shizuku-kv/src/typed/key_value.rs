@@ -223,7 +223,7 @@ pub trait KeyValue: Sized {
 ///
 /// `#[derive(StaticKeyIndexedValue)]` with `#[kv(key = "…")]` writes this and checks the key when it compiles. The type
 /// is then a [`KeyValue`] too, whose operations can be written without the key: [`read`](Self::read),
-/// [`atomic_read`](Self::atomic_read), [`changes`](Self::changes), [`update`](Self::update),
+/// [`atomic_read`](Self::atomic_read), [`watch_value`](Self::watch_value), [`modify_value`](Self::modify_value),
 /// [`delete`](Self::delete).
 ///
 /// ```
@@ -242,7 +242,7 @@ pub trait KeyValue: Sized {
 /// Limits { connections: 5 }.write_to_anyway(&store).await?;
 /// assert_eq!(Limits::read(&store).await?, Limits::read_from(&store, Limits::key()).await?);
 ///
-/// let limits = Limits::update(&store, |limits| {
+/// let limits = Limits::modify_value(&store, |limits| {
 ///     limits.map(|limits| Limits { connections: limits.connections * 2 })
 /// });
 /// assert_eq!(limits.await?.unwrap().connections, 10);
@@ -286,7 +286,7 @@ pub trait StaticKeyIndexedValue: Sized {
     ///
     /// # Errors
     /// As for [`KeyValueRead::watch`].
-    fn changes(store: &Store) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send
+    fn watch_value(store: &Store) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send
     where
         Self: ByteDeserialize,
     {
@@ -297,7 +297,7 @@ pub trait StaticKeyIndexedValue: Sized {
     ///
     /// # Errors
     /// As for [`KeyValueWrite::modify`].
-    fn update(
+    fn modify_value(
         store: &Store,
         change: impl FnMut(Option<Self>) -> Option<Self> + Send,
     ) -> impl Future<Output = Result<Option<TypedEntry<Self>>, KvWriteError>> + Send

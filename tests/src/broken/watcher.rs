@@ -233,7 +233,7 @@ impl BrokenStore {
             }
             Fault::DuplicatedUpdate => replace(items, move |item| {
                 count += 1;
-                vec![item; if count % 3 == 0 { 2 } else { 1 }]
+                vec![item; if count.is_multiple_of(3) { 2 } else { 1 }]
             }),
             Fault::GoesBack => {
                 let mut held = HashMap::new();
@@ -259,7 +259,7 @@ impl BrokenStore {
             }),
             Fault::LosesSome => replace(items, move |item| {
                 count += usize::from(entry(&item).is_some());
-                if entry(&item).is_some() && count % 7 == 0 { Vec::new() } else { vec![item] }
+                if entry(&item).is_some() && count.is_multiple_of(7) { Vec::new() } else { vec![item] }
             }),
             Fault::DropsDeletions => replace(items, |item| {
                 let deletion = entry(&item).is_some_and(KvEntry::is_tombstone);

@@ -29,6 +29,7 @@ pub(super) struct StreamInfo {
 struct StreamState {
     first_seq: u64,
     last_seq: u64,
+    last_ts: String,
 }
 
 impl StreamInfo {
@@ -38,6 +39,11 @@ impl StreamInfo {
 
     pub(super) fn last_sequence(&self) -> u64 {
         self.state.last_seq
+    }
+
+    /// When the last message was taken, by the server's clock.
+    pub(super) fn last_time(&self) -> SystemTime {
+        parse_time(&self.state.last_ts)
     }
 
     /// The server's clock when it answered.

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::connection::State;
 use async_nats::{ConnectErrorKind, ConnectOptions};
 use futures_core::future::BoxFuture;
 
@@ -62,17 +61,17 @@ async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
     }
     let mut servers = Vec::new();
     for server in &config.servers {
-        let shown = without_userinfo(server);
-        if shown != *server {
+        if without_userinfo(server) != *server {
             return invalid(
                 "servers",
                 "an address must not contain userinfo; use `auth`, or `NatsConnectionConfig::from_url`",
             );
         }
-        match server.parse::<async_nats::ServerAddr>() {
-            Ok(address) => servers.push(address),
-            Err(error) => return invalid("servers", &format!("{shown:?} is no address: {error}")),
-        }
+        let address = check_server(server).map_err(|reason| KvError::InvalidConfig {
+            field: "servers",
+            reason: format!("{server:?}: {reason}"),
+        })?;
+        servers.push(address);
     }
 
     let events = LinkEvents::new();
@@ -86,12 +85,25 @@ async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
         return Err(KvError::ServerTooOld { found: version, needed: OLDEST_SERVER });
     }
     tracing::debug!(%version, "connected to NATS");
-    Ok(NatsConnection { link: Arc::new(Link::new(client, events)), config: Arc::new(config) })
+    let link = Arc::new(Link::new(client, events, config.servers.len() == 1));
+    Ok(NatsConnection { link, config: Arc::new(config) })
+}
+
+/// Checks one server's address.
+fn check_server(server: &str) -> Result<async_nats::ServerAddr, String> {
+    let host = match server.split_once("://") {
+        Some(("nats" | "tls", host)) => host,
+        Some(_) => return Err("the scheme is not nats or tls".to_owned()),
+        None => server,
+    };
+    super::url::check_host(host)?;
+    server.parse().map_err(|error: std::io::Error| error.to_string())
 }
 
 async fn connect_options(config: &NatsConnectionConfig, events: LinkEvents) -> KvResult<ConnectOptions> {
     let mut options = ConnectOptions::new()
-        .connection_timeout(config.connect_timeout)
+        // Each server gets its share, so that one that accepts and never answers does not use up the time of all.
+        .connection_timeout(config.connect_timeout / u32::try_from(config.servers.len()).unwrap_or(u32::MAX))
         .request_timeout(None)
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
         // A half-dead connection is noticed after two of these.
@@ -152,14 +164,18 @@ async fn connect_options(config: &NatsConnectionConfig, events: LinkEvents) -> K
     Ok(options)
 }
 
+/// Checked here, checksum included, since the client library finds out only when it signs, and then blames the server.
 fn checked_seed(seed: &str) -> KvResult<String> {
     let seed = seed.trim();
-    if seed.starts_with("SU") && seed.len() == 58 {
+    let is_user =
+        nkeys::KeyPair::from_seed(seed).is_ok_and(|pair| pair.key_pair_type() == nkeys::KeyPairType::User);
+    if is_user {
         return Ok(seed.to_owned());
     }
     Err(KvError::InvalidConfig {
         field: "nkey",
-        reason: "not the seed of a user's NKey: it begins with SU and has 58 characters".to_owned(),
+        reason: "not the seed of a user's NKey: 58 characters that begin with SU and end in a checksum"
+            .to_owned(),
     })
 }
 
@@ -189,9 +205,20 @@ fn connect_error(error: &async_nats::ConnectError, addresses: &str) -> KvError {
             }
         }
         ConnectErrorKind::Tls => unavailable(format!("no TLS connection to {addresses}: {error}")),
+        // A handshake that fails arrives as an error of the stream.
+        ConnectErrorKind::Io if is_about_tls(error) => {
+            unavailable(format!("the TLS handshake with {addresses} failed: {error}"))
+        }
         ConnectErrorKind::Dns => unavailable(format!("no address found for {addresses}: {error}")),
         _ => unavailable(format!("no server answers at {addresses}: {error}")),
     }
+}
+
+fn is_about_tls(error: &async_nats::ConnectError) -> bool {
+    let text = error.to_string().to_ascii_lowercase();
+    ["certificate", "corrupt message", "handshake", "tls", "fatal alert", "unexpected message"]
+        .iter()
+        .any(|sign| text.contains(sign))
 }
 
 impl NatsConnection {
@@ -255,11 +282,11 @@ impl Connection for NatsConnection {
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>> {
         Box::pin(async move {
             let (operation, deadline) = ("shutdown", self.deadline());
-            if self.link.is_closed() {
+            if !self.link.begin_close() {
                 return Ok(());
             }
             let client = self.link.client();
-            let flushed = if client.connection_state() == State::Connected {
+            let flushed = if self.link.is_connected() {
                 let flush = async {
                     // Writes that are on their way get their acknowledgements first.
                     self.link.jetstream().wait_for_acks().await;

@@ -1,5 +1,6 @@
 //! Requests that end: deadlines, reconnection, and the server's errors in our words.
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,13 +26,18 @@ const STATE_POLL: Duration = Duration::from_millis(50);
 struct LinkState {
     /// Counts disconnections: what was on its way in an earlier epoch may be lost.
     epoch: u64,
-    /// The owner has shut the connection down.
+    /// The owner is shutting the connection down: what is on its way may end, nothing begins.
+    closing: bool,
+    /// The connection is shut down.
     closed: bool,
     /// Counts refusals for lack of permission.
     refusals: u64,
-    /// The last refusal: it names the subject, not the request.
-    refusal: Option<Arc<str>>,
+    /// The last refusals, the newest in front. Each names a subject, not a request.
+    refused: VecDeque<Arc<str>>,
 }
+
+/// Refusals that are kept: as many requests can be refused at the same time and all be told.
+const REFUSALS: usize = 1024;
 
 /// A moment on the link, before something was sent.
 #[derive(Clone, Copy, Debug)]
@@ -73,16 +79,13 @@ impl LinkEvents {
                 if text.to_ascii_lowercase().contains("permissions violation") {
                     self.0.send_modify(|state| {
                         state.refusals += 1;
-                        state.refusal = Some(text.as_str().into());
+                        state.refused.push_front(text.as_str().into());
+                        state.refused.truncate(REFUSALS);
                     });
                 }
             }
             other => tracing::info!(event = %other, "NATS connection"),
         }
-    }
-
-    pub(super) fn close(&self) {
-        self.0.send_modify(|state| state.closed = true);
     }
 }
 
@@ -140,10 +143,12 @@ pub(super) struct Link {
     events: LinkEvents,
     operation_prefix: u64,
     operations: AtomicU64,
+    /// The user named one server only.
+    one_address: bool,
 }
 
 impl Link {
-    pub(super) fn new(client: Client, events: LinkEvents) -> Self {
+    pub(super) fn new(client: Client, events: LinkEvents, one_address: bool) -> Self {
         let mut jetstream = jetstream::new(client.clone());
         // Deadlines are held here; the client's own must not come first.
         jetstream.set_timeout(Duration::from_secs(86_400));
@@ -154,6 +159,7 @@ impl Link {
             // The standard library's hasher is keyed by the operating system's randomness.
             operation_prefix: RandomState::new().hash_one(std::process::id()),
             operations: AtomicU64::new(0),
+            one_address,
         }
     }
 
@@ -165,8 +171,18 @@ impl Link {
         &self.jetstream
     }
 
+    /// Lets nothing begin any more. Whether this was the first to do so.
+    pub(super) fn begin_close(&self) -> bool {
+        self.events.0.send_if_modified(|state| !std::mem::replace(&mut state.closing, true))
+    }
+
+    /// Ends what is still on its way.
     pub(super) fn close(&self) {
-        self.events.close();
+        self.events.0.send_modify(|state| state.closed = true);
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -184,18 +200,19 @@ impl Link {
         parse_version(&self.client.server_info().version) >= (major, minor)
     }
 
-    /// Whether the server is alone: requests sent one after the other then arrive in that order.
+    /// Whether there is one server only: requests sent one after the other then arrive in that order, also over a new
+    /// connection.
     pub(super) fn is_single_server(&self) -> bool {
-        self.client.server_info().cluster.is_none()
+        self.one_address && self.client.server_info().cluster.is_none()
     }
 
     /// Waits for the connection to be up.
     pub(super) async fn up(&self, operation: &'static str, deadline: Deadline) -> KvResult<Mark> {
-        let (mark, closed) = self.mark();
-        if closed {
+        let (mark, closing) = self.mark();
+        if closing {
             return Err(KvError::Closed { operation });
         }
-        if self.client.connection_state() == State::Connected {
+        if self.is_connected() {
             return Ok(mark);
         }
         self.come_up(operation, deadline).await
@@ -203,18 +220,18 @@ impl Link {
 
     fn mark(&self) -> (Mark, bool) {
         let state = self.events.0.borrow();
-        (Mark { epoch: state.epoch, refusals: state.refusals }, state.closed)
+        (Mark { epoch: state.epoch, refusals: state.refusals }, state.closing)
     }
 
     async fn come_up(&self, operation: &'static str, deadline: Deadline) -> KvResult<Mark> {
         let mut state = self.events.0.subscribe();
         loop {
             state.mark_unchanged();
-            let (mark, closed) = self.mark();
-            if closed {
+            let (mark, closing) = self.mark();
+            if closing {
                 return Err(KvError::Closed { operation });
             }
-            if self.client.connection_state() == State::Connected {
+            if self.is_connected() {
                 return Ok(mark);
             }
             let left = deadline.remaining();
@@ -232,19 +249,18 @@ impl Link {
 
     /// Waits until what was sent to `subject` after `mark` will get no answer.
     pub(super) async fn interrupted(&self, mark: Mark, subject: &str) -> Interruption {
+        let refusal = |state: &LinkState| {
+            let new = usize::try_from(state.refusals - mark.refusals).unwrap_or(usize::MAX);
+            let about_us = |text: &&Arc<str>| text.split('"').any(|part| part == subject);
+            state.refused.iter().take(new).find(about_us).cloned()
+        };
         let mut state = self.events.0.subscribe();
-        let about_us = |text: &Arc<str>| text.split('"').any(|part| part == subject);
-        let interrupted = state.wait_for(|state| {
-            state.epoch != mark.epoch
-                || state.closed
-                || (state.refusals != mark.refusals && state.refusal.as_ref().is_some_and(about_us))
-        });
-        match interrupted.await {
-            Ok(state) if state.epoch == mark.epoch && !state.closed => {
-                Interruption::Refused(state.refusal.clone().unwrap_or_default())
-            }
+        let interrupted =
+            state.wait_for(|state| state.epoch != mark.epoch || state.closed || refusal(state).is_some());
+        match interrupted.await.as_deref().map(refusal) {
+            Ok(Some(text)) => Interruption::Refused(text),
             // The sender lives in this very struct, so waiting does not fail.
-            _ => Interruption::Lost,
+            Ok(None) | Err(_) => Interruption::Lost,
         }
     }
 

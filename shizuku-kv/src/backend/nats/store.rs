@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::{Message, StatusCode};
 use bytes::Bytes;
@@ -138,6 +138,17 @@ impl StoreCore {
     ) -> KvResult<Option<StreamMessage>> {
         let query = json!({ "seq": from, "next_by_subj": self.subject(key) });
         self.raw_message(operation, &query, deadline).await
+    }
+
+    /// When the message at a stream sequence was taken; none where it is no longer there.
+    pub(super) async fn time_of(
+        &self,
+        operation: &'static str,
+        sequence: u64,
+        deadline: Deadline,
+    ) -> KvResult<Option<SystemTime>> {
+        let message = self.raw_message(operation, &json!({ "seq": sequence }), deadline).await?;
+        Ok(message.map(|message| message.time))
     }
 
     async fn raw_message(

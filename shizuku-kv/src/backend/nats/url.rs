@@ -25,7 +25,7 @@ pub(super) fn parse(url: &str) -> Result<NatsConnectionConfig, KvError> {
     let tls_required = match scheme {
         "nats" => false,
         "tls" => true,
-        _ => return refuse(format!("scheme {scheme:?} is not nats or tls")),
+        _ => return refuse("its scheme is not nats or tls"),
     };
     // The query is cut off before the userinfo, so that an `@` in a file's name is no userinfo; a `?` in a password
     // has to be written as %3F.
@@ -59,7 +59,8 @@ pub(super) fn parse(url: &str) -> Result<NatsConnectionConfig, KvError> {
         {
             return refuse("the hosts have different users; all servers get the same credentials");
         }
-        servers.push(format!("{scheme}://{}", checked_host(host)?));
+        check_host(host).or_else(refuse)?;
+        servers.push(format!("{scheme}://{host}"));
     }
 
     let mut config = NatsConnectionConfig::new(servers);
@@ -68,29 +69,34 @@ pub(super) fn parse(url: &str) -> Result<NatsConnectionConfig, KvError> {
         config.auth = parse_userinfo(userinfo)?;
     }
     if let Some(query) = query.filter(|query| !query.is_empty()) {
-        apply_options(&mut config, query)?;
+        apply_options(&mut config, query, authority.contains('@') || query.contains('@'))?;
     }
     Ok(config)
 }
 
-fn checked_host(host: &str) -> Result<&str, KvError> {
+/// Checks `HOST` or `HOST:PORT`. The error does not repeat it: a password that was not encoded can stand there.
+pub(super) fn check_host(host: &str) -> Result<(), &'static str> {
     // An IPv6 address stands in brackets and has colons of its own.
     let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, after)) => (address, after.strip_prefix(':')),
+        Some((address, "")) => (address, None),
+        Some((address, after)) => (address, Some(after.strip_prefix(':').unwrap_or_default())),
         None => match host.split_once(':') {
             Some((name, port)) => (name, Some(port)),
             None => (host, None),
         },
     };
     if name.is_empty() {
-        return refuse("a host is missing; write nats://HOST:PORT");
+        return Err("a host is missing; write nats://HOST:PORT");
+    }
+    if name.contains(|c: char| c.is_whitespace() || matches!(c, '/' | '@' | '?' | '#')) {
+        return Err("a host has a character that no host has; percent-encode what is in the userinfo");
     }
     if let Some(port) = port
         && port.parse::<u16>().ok().filter(|port| *port != 0).is_none()
     {
-        return refuse(format!("the port of host {name:?} is not between 1 and 65535"));
+        return Err("a port is not between 1 and 65535; percent-encode what is in the userinfo");
     }
-    Ok(host)
+    Ok(())
 }
 
 fn parse_userinfo(userinfo: &str) -> Result<NatsAuth, KvError> {
@@ -108,13 +114,19 @@ fn decode(text: &str) -> Result<String, KvError> {
     }
 }
 
-fn apply_options(config: &mut NatsConnectionConfig, query: &str) -> Result<(), KvError> {
+fn apply_options(config: &mut NatsConnectionConfig, query: &str, has_userinfo: bool) -> Result<(), KvError> {
     let (mut certificate, mut key) = (None, None);
     let mut seen = Vec::new();
     for option in query.split('&').filter(|option| !option.is_empty()) {
         let Some((name, value)) = option.split_once('=') else {
             return refuse("an option has no value; write ?OPTION=VALUE");
         };
+        // An unknown name is not repeated where there is userinfo: it may be a part of a password.
+        let known = OPTIONS.split(", ").any(|known| known == name);
+        if !known {
+            let shown = if has_userinfo { String::new() } else { format!(" {name:?}") };
+            return refuse(format!("unknown option{shown}; there are {OPTIONS}"));
+        }
         if seen.contains(&name) {
             return refuse(format!("option {name:?} is given twice"));
         }
@@ -134,7 +146,8 @@ fn apply_options(config: &mut NatsConnectionConfig, query: &str) -> Result<(), K
             "name" => config.name = Some(value),
             "connect_timeout_ms" => config.connect_timeout = milliseconds(name, &value)?,
             "deadline_ms" => config.deadline = milliseconds(name, &value)?,
-            _ => return refuse(format!("unknown option {name:?}; there are {OPTIONS}")),
+            // Refused above.
+            _ => {}
         }
     }
     match (certificate, key) {
@@ -192,7 +205,7 @@ mod tests {
         assert!(config.tls.required && config.tls.first);
         assert_eq!(config.tls.client_certificate, Some(("c".into(), "k".into())));
         assert!(
-            matches!(config.auth, NatsAuth::CredentialsFile(path) if path == PathBuf::from("/run/app.creds"))
+            matches!(config.auth, NatsAuth::CredentialsFile(path) if path.as_os_str() == "/run/app.creds")
         );
         let repeated = parse("nats://u:p@a,nats://u:p@b").unwrap();
         assert_eq!(repeated.servers, ["nats://a", "nats://b"]);
@@ -203,6 +216,8 @@ mod tests {
         for (url, needle) in [
             ("nats:u:hunter2@h", "no scheme"),
             ("http://u:hunter2@h", "not nats or tls"),
+            ("nats://u:@hunter2:,x@h", "host"),
+            ("nats://u:@h?hunter2=@h", "unknown option"),
             ("nats://u:hunter2@", "host is missing"),
             ("nats://u:hunter2@h:0", "port"),
             ("nats://u:hunter2@h:99999", "port"),

@@ -75,13 +75,13 @@ struct NatsWatch {
     incarnation: Option<[u8; 16]>,
     /// Everything up to this stream sequence has been delivered, as far as it is in scope.
     position: u64,
-    /// When that was so, by the server's clock.
+    /// When the message at the position was taken, by the server's clock.
     as_of: SystemTime,
     /// Whether nothing is assumed to be known: the newest value of each key is due first.
     from_state: bool,
     /// The cursor that the user gave is still to be checked.
     unchecked_cursor: bool,
-    /// The end of the stream when the watch began, and the server's time then.
+    /// The end of the stream when the watch began, and the time of the message there.
     floor: Option<(u64, SystemTime)>,
     /// There until the watch is caught up.
     state_sync: Option<StateSync>,
@@ -256,7 +256,12 @@ impl NatsWatch {
     async fn start(&mut self, deadline: Deadline) -> KvResult<OrderedConsumer> {
         let core = Arc::clone(&self.core);
         let info = bucket::info(&core.link, OPERATION, &core.bucket.name, deadline).await?;
-        self.check(&info)?;
+        // A server that came back with less than it had acknowledged takes new messages at sequences that this watch
+        // has seen with others.
+        let rewritten = !self.from_state
+            && (1..=info.last_sequence()).contains(&self.position)
+            && core.time_of(OPERATION, self.position, deadline).await?.is_some_and(|time| time != self.as_of);
+        self.check(&info, rewritten)?;
         let spec = Spec {
             stream: core.bucket.stream.clone(),
             filters: self.filters.clone(),
@@ -277,7 +282,7 @@ impl NatsWatch {
             }
         }
         if self.floor.is_none() {
-            self.floor = Some((info.last_sequence(), info.now()));
+            self.floor = Some((info.last_sequence(), info.last_time()));
             self.state_sync = Some(StateSync::new(core, OPERATION, &spec, info.last_sequence()));
         }
         self.unchecked_cursor = false;
@@ -286,7 +291,7 @@ impl NatsWatch {
     }
 
     /// Whether the watch can go on without a gap.
-    fn check(&mut self, info: &StreamInfo) -> KvResult<()> {
+    fn check(&mut self, info: &StreamInfo, rewritten: bool) -> KvResult<()> {
         let found = info.incarnation(&self.core.bucket.stream);
         if self.from_state {
             self.incarnation = Some(found);
@@ -299,6 +304,7 @@ impl NatsWatch {
         let standing = Standing {
             same_incarnation: self.incarnation == Some(found),
             position: self.position,
+            rewritten,
             age,
             given_by_user: self.unchecked_cursor,
             fresh: self.from_state,
@@ -335,6 +341,8 @@ fn ends_a_watch(error: &KvError) -> bool {
 struct Standing {
     same_incarnation: bool,
     position: u64,
+    /// Another message stands there now.
+    rewritten: bool,
     /// How long ago the watch was known to miss nothing.
     age: Duration,
     /// The position is from a cursor that was kept somewhere; else the watch itself was there a moment ago.
@@ -355,7 +363,7 @@ struct Retained {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expiry {
     MadeAgain,
-    Beyond,
+    Lost,
     Compacted,
     TombstonesForgotten,
 }
@@ -364,7 +372,7 @@ impl Expiry {
     fn reason(self) -> &'static str {
         match self {
             Self::MadeAgain => "it belongs to another store, or to one that was deleted and made again",
-            Self::Beyond => "the store ends before it: the server has lost what it had acknowledged",
+            Self::Lost => "the server has lost what it had acknowledged",
             Self::Compacted => "the store no longer holds everything that followed it",
             Self::TombstonesForgotten => "deletions that followed it may have been forgotten since",
         }
@@ -384,8 +392,8 @@ fn expiry(standing: &Standing, stream: &Retained) -> Option<Expiry> {
     if !standing.same_incarnation {
         return Some(Expiry::MadeAgain);
     }
-    if standing.position > stream.last {
-        return Some(Expiry::Beyond);
+    if standing.position > stream.last || standing.rewritten {
+        return Some(Expiry::Lost);
     }
     if standing.position == stream.last {
         return None;
@@ -406,6 +414,7 @@ mod tests {
     const STANDING: Standing = Standing {
         same_incarnation: true,
         position: 10,
+        rewritten: false,
         age: Duration::from_secs(60),
         given_by_user: true,
         fresh: false,
@@ -419,7 +428,8 @@ mod tests {
             expiry(&Standing { same_incarnation: false, ..STANDING }, &STREAM),
             Some(Expiry::MadeAgain)
         );
-        assert_eq!(expiry(&Standing { position: 21, ..STANDING }, &STREAM), Some(Expiry::Beyond));
+        assert_eq!(expiry(&Standing { position: 21, ..STANDING }, &STREAM), Some(Expiry::Lost));
+        assert_eq!(expiry(&Standing { rewritten: true, ..STANDING }, &STREAM), Some(Expiry::Lost));
         assert_eq!(expiry(&STANDING, &Retained { first: 11, ..STREAM }), None);
         assert_eq!(expiry(&STANDING, &Retained { first: 12, ..STREAM }), Some(Expiry::Compacted));
         // Nothing followed it, so that nothing can be missing.

@@ -510,10 +510,16 @@ impl KvWriter for NatsStore {
         Box::pin(async move {
             let mut answers = Vec::with_capacity(items.len());
             let mut on_their_way = FuturesOrdered::new();
+            // While there is no connection, the first item waits for it; the others then do not wait again.
+            let mut waited: Option<Deadline> = None;
             for (key, value) in items {
                 // Sent one after the other, so that writes of one key keep their order.
-                let deadline = Deadline::after(deadline);
+                let deadline = match waited {
+                    Some(passed) if !self.0.link.is_connected() => passed,
+                    _ => Deadline::after(deadline),
+                };
                 let sent = self.0.send(Write::put("put_many", &key, value), deadline).await;
+                waited = matches!(sent, Err(KvError::Unavailable { .. })).then_some(deadline);
                 on_their_way.push_back(async move { self.0.settle(sent?, deadline).await });
                 if on_their_way.len() >= WRITES_IN_FLIGHT {
                     answers.extend(on_their_way.next().await);
