@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::link::{ApiError, Link};
-use super::wire::{HEADER_RESERVE, parse_time, stream_name, subject_prefix};
+use super::wire::{HEADER_RESERVE, SMALL_HEADER_RESERVE, parse_time, stream_name, subject_prefix};
 use crate::store::{ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, StorageType, StoreConfig};
 
 /// How long a deletion that the server made (an expired value) is kept as a marker, in buckets where values expire.
@@ -85,16 +85,20 @@ impl StreamInfo {
         }
     }
 
+    fn max_message_size(&self) -> Option<usize> {
+        usize::try_from(self.number("max_msg_size")).ok().filter(|size| *size > 0)
+    }
+
     /// The stream's configuration as a store's, every field that has a value filled in.
     fn store_config(&self) -> StoreConfig {
         let positive = |field| u64::try_from(self.number(field)).ok().filter(|n| *n > 0);
         let mut config = StoreConfig::new();
         config.description =
             Some(self.config.get("description").and_then(Value::as_str).unwrap_or_default().to_owned());
-        config.history = positive("max_msgs_per_subject").and_then(|n| u8::try_from(n).ok());
-        config.max_value_size = positive("max_msg_size")
-            .and_then(|n| usize::try_from(n).ok())
-            .map(|n| n.saturating_sub(HEADER_RESERVE));
+        // Others may keep more versions than can be asked for here, or all of them.
+        let history = positive("max_msgs_per_subject").unwrap_or(u64::MAX);
+        config.history = Some(u8::try_from(history).unwrap_or(u8::MAX));
+        config.max_value_size = self.max_message_size().map(|size| size.saturating_sub(reserve(size)));
         config.max_bytes = positive("max_bytes");
         config.max_age = self.duration("max_age");
         config.key_ttl =
@@ -136,7 +140,7 @@ impl Bucket {
             history,
             replicas: config.replicas.unwrap_or(1),
             allow_direct: info.flag("allow_direct"),
-            max_message_size: usize::try_from(info.number("max_msg_size")).ok().filter(|n| *n > 0),
+            max_message_size: info.max_message_size(),
             // With a longer history the value before would come back when the newest expires (ADR-48).
             key_ttl: config.key_ttl == Some(true) && history == 1,
             expiry_events: markers,
@@ -144,6 +148,24 @@ impl Bucket {
             last_sequence: info.last_sequence(),
         }
     }
+}
+
+impl Bucket {
+    /// Whether messages have room for an operation id.
+    pub(super) fn has_operation_ids(&self) -> bool {
+        self.max_message_size.is_none_or(|size| reserve(size) == HEADER_RESERVE)
+    }
+
+    /// The largest value that fits, where a message may have `max_payload` bytes.
+    pub(super) fn max_value_size(&self, max_payload: usize) -> usize {
+        let size = self.max_message_size.map_or(max_payload, |size| size.min(max_payload));
+        size.saturating_sub(reserve(size))
+    }
+}
+
+/// What is reserved for headers in messages of a size.
+fn reserve(size: usize) -> usize {
+    if size > HEADER_RESERVE { HEADER_RESERVE } else { SMALL_HEADER_RESERVE }
 }
 
 /// What the server of this connection can do.
@@ -202,6 +224,12 @@ pub(super) async fn open(
             }
             Err(error) => return Err(error),
         };
+        if found.config.get("mirror").is_some_and(|mirror| !mirror.is_null()) {
+            return Err(KvError::Unsupported {
+                operation: OPERATION,
+                reason: format!("store {name:?} is a mirror of another; open the original"),
+            });
+        }
         let differences = differences(config, &found);
         if differences.is_empty() {
             return Ok(Bucket::new(name, &found));
@@ -264,13 +292,15 @@ async fn update(
     deadline: Deadline,
 ) -> KvResult<StreamInfo> {
     const OPERATION: &str = "reconcile store";
-    let merged = config.clone().over(&found.store_config());
-    merged.validate()?;
+    if config.key_ttl == Some(true) {
+        // With the history that is there.
+        let mut merged = config.clone();
+        merged.history = merged.history.or(found.store_config().history);
+        merged.validate()?;
+    }
     let mut stream = found.config.clone();
     // Only what was asked for is changed, so that what other clients set stays as it is.
-    let mut wanted = config.clone();
-    wanted.max_age = merged.max_age;
-    apply(link, &mut stream, &wanted);
+    apply(link, &mut stream, config);
     let subject = format!("STREAM.UPDATE.{}", stream_name(name));
     match link.api(OPERATION, &subject, &stream, deadline).await? {
         Ok(changed) => Ok(changed),
@@ -301,8 +331,6 @@ fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
     }
     if let Some(age) = config.max_age {
         set("max_age", json!(nanos(age)));
-        // The server refuses a window for duplicates beyond the maximum age.
-        set("duplicate_window", json!(nanos(age.min(Duration::from_secs(120)))));
     }
     if let Some(storage) = config.storage {
         set("storage", json!(if storage == StorageType::Memory { "memory" } else { "file" }));
@@ -310,11 +338,19 @@ fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
     if let Some(replicas) = config.replicas {
         set("num_replicas", json!(replicas));
     }
+    if let Some(age) = config.max_age {
+        // The server refuses a window for duplicates beyond the maximum age.
+        let window = stream.get("duplicate_window").and_then(Value::as_u64).unwrap_or(120_000_000_000);
+        stream["duplicate_window"] = json!(window.min(nanos(age)));
+    }
     // Where values expire, the server is asked to leave markers, so that expiry can be seen.
     let expires = config.key_ttl == Some(true) || config.max_age.is_some();
     if expires && link.server_is_at_least(2, 11) {
-        set("allow_msg_ttl", json!(true));
-        set("subject_delete_marker_ttl", json!(nanos(MARKER_TTL)));
+        stream["allow_msg_ttl"] = json!(true);
+        // How long others keep theirs is their choice.
+        if stream.get("subject_delete_marker_ttl").and_then(Value::as_u64).is_none_or(|ttl| ttl == 0) {
+            stream["subject_delete_marker_ttl"] = json!(nanos(MARKER_TTL));
+        }
     } else if config.key_ttl == Some(false) && stream.get("subject_delete_marker_ttl").is_some() {
         stream["subject_delete_marker_ttl"] = json!(0);
     }

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::bucket::{self, Bucket};
 use super::link::{Answer, ApiError, Link, backoff};
 use super::scan;
-use super::wire::{HEADER_RESERVE, RawMessage, StreamMessage, parse_direct};
+use super::wire::{RawMessage, StreamMessage, parse_direct};
 use crate::store::{
     ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvReader, KvResult, KvStore, KvStream, KvTtl,
     KvWatcher, KvWriter, ReadConsistency, WatchScope,
@@ -325,9 +325,7 @@ impl KvStore for NatsStore {
     }
 
     fn max_value_size(&self) -> usize {
-        let payload = self.0.link.client().max_payload();
-        let message = self.0.bucket.max_message_size.unwrap_or(usize::MAX);
-        payload.min(message).saturating_sub(HEADER_RESERVE)
+        self.0.bucket.max_value_size(self.0.link.client().max_payload())
     }
 
     fn writer(&self) -> Option<&dyn KvWriter> {

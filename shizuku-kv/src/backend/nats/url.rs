@@ -216,7 +216,7 @@ mod tests {
         for (url, needle) in [
             ("nats:u:hunter2@h", "no scheme"),
             ("http://u:hunter2@h", "not nats or tls"),
-            ("nats://u:@hunter2:,x@h", "host"),
+            ("nats://u:@hunter2:,x@h", "port"),
             ("nats://u:@h?hunter2=@h", "unknown option"),
             ("nats://u:hunter2@", "host is missing"),
             ("nats://u:hunter2@h:0", "port"),

@@ -22,9 +22,12 @@ const SUBJECT: &str = "Nats-Subject";
 const SEQUENCE: &str = "Nats-Sequence";
 const TIME_STAMP: &str = "Nats-Time-Stamp";
 
-/// What a message's headers may add to its value: the server counts them when it limits sizes, so this much is
-/// reserved below every limit.
-pub(super) const HEADER_RESERVE: usize = 256;
+/// What our headers add to a value at most: the server counts them when it limits sizes, so this much is reserved below
+/// every limit.
+pub(super) const HEADER_RESERVE: usize = 160;
+
+/// The same without an operation id, for buckets of other clients whose messages have no room for one.
+pub(super) const SMALL_HEADER_RESERVE: usize = 96;
 
 /// The stream of a bucket.
 pub(super) fn stream_name(bucket: &str) -> String {
@@ -219,6 +222,19 @@ mod tests {
         for bad in ["", "$JS.ACK", "$JS.ACK.s.c.1.7.5.1000", "_INBOX.x", "$JS.ACK.s.c.1.x.5.1000.3"] {
             assert_eq!(Place::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn headers_fit_into_their_reserve() {
+        let base = "NATS/1.0\r\n\r\n".len()
+            + format!("{EXPECTED_SEQUENCE}: {}\r\n", u64::MAX).len()
+            + format!("{TTL}: {}s\r\n", u32::MAX).len();
+        assert!(base <= SMALL_HEADER_RESERVE, "{base}");
+        let id = format!("{OPERATION_ID}: {:016x}{:x}\r\n", u64::MAX, u64::MAX).len();
+        assert!(base + id <= HEADER_RESERVE, "{}", base + id);
+        let deletion = format!("NATS/1.0\r\n\r\n{KV_OPERATION}: PURGE\r\n{ROLLUP}: sub\r\n").len()
+            + format!("{EXPECTED_SEQUENCE}: {}\r\n", u64::MAX).len();
+        assert!(deletion + id <= HEADER_RESERVE, "{}", deletion + id);
     }
 
     #[test]

@@ -20,9 +20,7 @@ use futures_util::{FutureExt, StreamExt};
 
 use super::link::{Interruption, Mark, backoff};
 use super::store::{NatsStore, StoreCore, pause};
-use super::wire::{
-    EXPECTED_SEQUENCE, HEADER_RESERVE, KV_OPERATION, OPERATION_ID, ROLLUP, StreamMessage, TTL,
-};
+use super::wire::{EXPECTED_SEQUENCE, KV_OPERATION, OPERATION_ID, ROLLUP, StreamMessage, TTL};
 use crate::store::{
     Deadline, ErrorSource, Key, KvError, KvOperation, KvResult, KvTtl, KvWriter, VersionToken,
 };
@@ -80,9 +78,11 @@ impl Write {
         }
     }
 
-    fn headers(&self, expect: Expect, id: &str) -> HeaderMap {
+    fn headers(&self, expect: Expect, id: Option<&str>) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(OPERATION_ID, id);
+        if let Some(id) = id {
+            headers.insert(OPERATION_ID, id);
+        }
         match self.kind {
             KvOperation::Delete => headers.insert(KV_OPERATION, "DEL"),
             KvOperation::Purge => {
@@ -219,7 +219,7 @@ impl StoreCore {
         let mark = self.link.up(operation, deadline).await?;
         let publish = self.link.jetstream().publish_with_headers(
             subject.to_owned(),
-            write.headers(expect, id),
+            write.headers(expect, self.bucket.has_operation_ids().then_some(id)),
             write.value.clone(),
         );
         match tokio::time::timeout_at(deadline.instant(), publish).await {
@@ -238,12 +238,10 @@ impl StoreCore {
     }
 
     fn too_large(&self, write: &Write) -> KvError {
-        let payload = self.link.client().max_payload();
-        let message = self.bucket.max_message_size.unwrap_or(usize::MAX);
         KvError::ValueTooLarge {
             key: write.key.clone(),
             size: write.value.len(),
-            limit: payload.min(message).saturating_sub(HEADER_RESERVE),
+            limit: self.bucket.max_value_size(self.link.client().max_payload()),
         }
     }
 
