@@ -1,8 +1,8 @@
 //! The contract that every backend fulfils, as object-safe traits.
 //!
-//! Users meet it through [`Store`](crate::Store), whose methods take strings, check them, and hold the deadlines; these
+//! Users meet it through [`Store`], whose methods take strings, check them, and hold the deadlines; these
 //! traits are what a backend implements. A backend is right when
-//! [`conformance`](crate::conformance) says so, whose checks are this contract clause by clause:
+//! the module `conformance` (feature `conformance`) says so, whose checks are this contract clause by clause:
 //!
 //! **Keys.** A backend gets only valid [`Key`]s. Scopes are literal string prefixes; a backend may push down what it
 //! can, the meaning is [`WatchScope::matches`].
@@ -27,7 +27,7 @@
 //! reader slows the source. Deletion, purge and expiry arrive.
 //!
 //! **Cursors.** A cursor of another store, of an earlier incarnation of this one, or from before what the store still
-//! holds is [`KvError::CursorExpired`], never a silent skip.
+//! holds, or beyond its end, is [`KvError::CursorExpired`], never a silent skip.
 //!
 //! **Deadlines.** Every operation ends by the [`Deadline`] that it is given.
 //!

@@ -83,7 +83,8 @@ pub enum KvUpdate {
     /// The key is absent now: deleted, purged or expired, as the entry's operation tells.
     Delete(KvEntry),
     /// Everything that was in the store when the watch began (or was resumed) has been delivered; what follows is
-    /// live. Comes once a watch, on an empty scope too.
+    /// live. Comes once a watch, on an empty scope too. Every key that lives from before the watch to this marker has
+    /// arrived before it, so that a replica can drop the keys that have not.
     CaughtUp,
 }
 

@@ -163,10 +163,13 @@ impl Store {
         self.finish("create", &key, deadline, writer.create(&key, value, deadline)).await
     }
 
-    /// Compare-and-swap: stores a value where the key has the version `expected`, and returns the new version.
+    /// Compare-and-swap: stores a value where the key's newest entry has the version `expected`, and returns the new
+    /// version. A deletion is an entry with a version of its own: a value that was deleted since is not replaced, and
+    /// the version of the tombstone itself (from [`entry`](Self::entry) or [`delete`](Self::delete)) matches.
     ///
     /// # Errors
-    /// [`KvError::RevisionMismatch`] where it has another, or was deleted since; else as for [`put`](Self::put).
+    /// [`KvError::RevisionMismatch`] where the newest entry has another version or there is none; else as for
+    /// [`put`](Self::put).
     pub async fn update(
         &self,
         key: impl IntoKey,

@@ -12,7 +12,8 @@
 //! | `wire` | subjects, headers and messages, as pure functions |
 //! | `bucket` | a store's configuration as a stream's, and back |
 //! | `store` | reading |
-//! | `write` | writing, and finding out what became of a write whose acknowledgement was lost |
+//! | `writer`, `write` | writing: the operations, and one write on its way |
+//! | `fate` | what became of a write whose acknowledgement was lost |
 //! | `consumer` | an ordered pull consumer: every message once and in order, or the word that it was lost |
 //! | `state` | knowing when the state that was there has been delivered |
 //! | `scan` | listings over it |
@@ -22,6 +23,7 @@ mod bucket;
 mod config;
 mod connection;
 mod consumer;
+mod fate;
 mod link;
 mod scan;
 mod state;
@@ -30,6 +32,7 @@ mod url;
 mod watch;
 mod wire;
 mod write;
+mod writer;
 
 pub use config::{NatsAuth, NatsConnectionConfig, NatsTls};
 pub use connection::{NatsConnection, nats_connect};

@@ -2,7 +2,7 @@
 //!
 //! Every write carries an id of its own in a header. When the connection breaks before the acknowledgement came, the
 //! id is looked for in the stream: found, the write took effect. Not found, what else is there tells whether it can
-//! still have happened (see [`Fate`]). A message id for the server's own duplicate detection would not do: a repeated
+//! still have happened (see [`decide`]). A message id for the server's own duplicate detection would not do: a repeated
 //! compare-and-swap is refused for its sequence before it is recognised as a duplicate.
 
 use std::pin::Pin;
@@ -13,20 +13,14 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::publish::PublishAck;
 use bytes::Bytes;
-use futures_core::future::BoxFuture;
+use futures_util::FutureExt;
 use futures_util::future::Fuse;
-use futures_util::stream::FuturesOrdered;
-use futures_util::{FutureExt, StreamExt};
 
+use super::fate::{Evidence, Expect, Fate, decide};
 use super::link::{Interruption, Mark, backoff};
-use super::store::{NatsStore, StoreCore, pause};
+use super::store::{StoreCore, pause};
 use super::wire::{EXPECTED_SEQUENCE, KV_OPERATION, OPERATION_ID, ROLLUP, StreamMessage, TTL};
-use crate::store::{
-    Deadline, ErrorSource, Key, KvError, KvOperation, KvResult, KvTtl, KvWriter, VersionToken,
-};
-
-/// Writes of `put_many` on their way at a time.
-const WRITES_IN_FLIGHT: usize = 1024;
+use crate::store::{Deadline, ErrorSource, Key, KvError, KvOperation, KvResult, VersionToken};
 
 /// The share of the deadline that is left for finding out, where no acknowledgement comes on a connection that seems
 /// to be alive.
@@ -34,7 +28,7 @@ const FIND_OUT_SHARE: u32 = 3;
 
 /// One write.
 #[derive(Clone, Debug)]
-struct Write {
+pub(super) struct Write {
     operation: &'static str,
     key: Key,
     value: Bytes,
@@ -43,16 +37,8 @@ struct Write {
     ttl: Option<Duration>,
 }
 
-/// What a write expects the newest stream sequence of its key to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expect {
-    Anything,
-    /// Zero: no message at all.
-    Exactly(u64),
-}
-
 impl Write {
-    fn put(operation: &'static str, key: &Key, value: Bytes) -> Self {
+    pub(super) fn put(operation: &'static str, key: &Key, value: Bytes) -> Self {
         Self {
             operation,
             key: key.clone(),
@@ -63,12 +49,17 @@ impl Write {
         }
     }
 
-    fn deletion(operation: &'static str, key: &Key, kind: KvOperation) -> Self {
+    pub(super) fn deletion(operation: &'static str, key: &Key, kind: KvOperation) -> Self {
         Self { kind, ..Self::put(operation, key, Bytes::new()) }
     }
 
+    /// The same with a time to live, in whole seconds.
+    pub(super) fn expiring(self, ttl: Duration) -> Self {
+        Self { ttl: Some(ttl), ..self }
+    }
+
     /// The same with an expected version. One that this backend cannot have given out never matches.
-    fn expecting(mut self, expected: VersionToken) -> KvResult<Self> {
+    pub(super) fn expecting(mut self, expected: VersionToken) -> KvResult<Self> {
         match expected.as_u64() {
             Some(sequence) if sequence > 0 => {
                 self.expect = Expect::Exactly(sequence);
@@ -121,7 +112,7 @@ impl Write {
 type Acknowledgement = Fuse<Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>>;
 
 /// A write on its way.
-struct Sent {
+pub(super) struct Sent {
     write: Write,
     id: String,
     /// What was known to be taken before it was sent.
@@ -147,56 +138,14 @@ enum Verdict {
     Silence(Option<ErrorSource>),
 }
 
-/// What became of a write that was not acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// It took effect at this sequence.
-    Landed(u64),
-    /// It did not, and cannot any more; the newest sequence of the key is this.
-    Lost(u64),
-    /// It did not up to now. A copy that expects this sequence takes effect at most once, together with the first.
-    NotYet(u64),
-    Unknown,
-}
-
-/// What the stream shows of a key after a write was not acknowledged, none of it being that write.
-#[derive(Clone, Copy, Debug)]
-struct Evidence {
-    /// The newest sequence of the key; 0 where there is no message.
-    newest: u64,
-    /// What this client knew to be taken before it sent the write.
-    observed: u64,
-    /// Every message of the key behind the expected sequence is still there.
-    complete: bool,
-    /// Requests arrive in the order in which they were sent.
-    single_server: bool,
-}
-
-/// The decision, without which a lost acknowledgement would be a guess.
-///
-/// Sequences only grow, so that a message at or below `observed` was there before the write was sent: if that is the
-/// newest of the key, then nothing has been written since, this write included. A compare-and-swap whose expected
-/// sequence is no longer the newest cannot take effect any more; whether it had done so before can be told only if
-/// everything since is still there. A write without expectation is repeated only as a compare-and-swap against what is
-/// there, and only where its first copy cannot overtake that.
-fn decide(expect: Expect, evidence: &Evidence) -> Fate {
-    let nothing_since = evidence.newest <= evidence.observed;
-    match expect {
-        Expect::Exactly(expected) if evidence.newest == expected => Fate::NotYet(expected),
-        Expect::Exactly(_) if nothing_since || evidence.complete => Fate::Lost(evidence.newest),
-        Expect::Anything if nothing_since && evidence.single_server => Fate::NotYet(evidence.newest),
-        _ => Fate::Unknown,
-    }
-}
-
 impl StoreCore {
-    async fn write(&self, write: Write, deadline: Deadline) -> KvResult<VersionToken> {
+    pub(super) async fn write(&self, write: Write, deadline: Deadline) -> KvResult<VersionToken> {
         let sent = self.send(write, deadline).await?;
         self.settle(sent, deadline).await
     }
 
     /// Sends a write. An error means that it was not sent.
-    async fn send(&self, write: Write, deadline: Deadline) -> KvResult<Sent> {
+    pub(super) async fn send(&self, write: Write, deadline: Deadline) -> KvResult<Sent> {
         let id = self.link.next_id();
         let observed = self.observed();
         let subject = self.subject(&write.key);
@@ -246,7 +195,7 @@ impl StoreCore {
     }
 
     /// Waits for what becomes of a write, up to the deadline.
-    async fn settle(&self, mut sent: Sent, deadline: Deadline) -> KvResult<VersionToken> {
+    pub(super) async fn settle(&self, mut sent: Sent, deadline: Deadline) -> KvResult<VersionToken> {
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         loop {
             let silence = match self.await_verdict(&mut sent, deadline).await {
@@ -268,6 +217,8 @@ impl StoreCore {
             };
             let expected = match self.find_out(&mut sent, deadline).await {
                 Fate::Landed(sequence) => return Ok(self.taken(sequence)),
+                // Only its repetition, which expects something, was overtaken.
+                Fate::Lost(newest) if sent.write.expect == Expect::Anything => newest,
                 Fate::Lost(newest) => return Err(sent.write.mismatch(Some(newest))),
                 Fate::Unknown => return Err(sent.write.unknown(silence)),
                 Fate::NotYet(expected) => expected,
@@ -415,7 +366,7 @@ impl StoreCore {
 
     /// Writes where the key is absent. A tombstone needs a second try that expects it, and a concurrent deletion
     /// between the two a third (nats-server #5162): so as long as the newest entry is a tombstone.
-    async fn create(&self, mut write: Write, deadline: Deadline) -> KvResult<VersionToken> {
+    pub(super) async fn create(&self, mut write: Write, deadline: Deadline) -> KvResult<VersionToken> {
         write.expect = Expect::Exactly(0);
         loop {
             let mut try_this = write.clone();
@@ -449,159 +400,9 @@ fn newest_in(description: &str) -> Option<u64> {
     after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-impl KvWriter for NatsStore {
-    fn put<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.0.write(Write::put("put", key, value), deadline))
-    }
-
-    fn create<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.0.create(Write::put("create", key, value), deadline))
-    }
-
-    fn update<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            self.0.write(Write::put("update", key, value).expecting(expected)?, deadline).await
-        })
-    }
-
-    fn delete<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.0.write(Write::deletion("delete", key, KvOperation::Delete), deadline))
-    }
-
-    fn delete_with_version<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            let write = Write::deletion("delete_with_version", key, KvOperation::Delete);
-            self.0.write(write.expecting(expected)?, deadline).await
-        })
-    }
-
-    fn purge<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.0.write(Write::deletion("purge", key, KvOperation::Purge), deadline))
-    }
-
-    fn put_many<'a>(
-        &'a self,
-        items: Vec<(Key, Bytes)>,
-        deadline: Duration,
-    ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
-        Box::pin(async move {
-            let mut answers = Vec::with_capacity(items.len());
-            let mut on_their_way = FuturesOrdered::new();
-            // While there is no connection, the first item waits for it; the others then do not wait again.
-            let mut waited: Option<Deadline> = None;
-            for (key, value) in items {
-                // Sent one after the other, so that writes of one key keep their order.
-                let deadline = match waited {
-                    Some(passed) if !self.0.link.is_connected() => passed,
-                    _ => Deadline::after(deadline),
-                };
-                let sent = self.0.send(Write::put("put_many", &key, value), deadline).await;
-                waited = matches!(sent, Err(KvError::Unavailable { .. })).then_some(deadline);
-                on_their_way.push_back(async move { self.0.settle(sent?, deadline).await });
-                if on_their_way.len() >= WRITES_IN_FLIGHT {
-                    answers.extend(on_their_way.next().await);
-                }
-            }
-            while let Some(answer) = on_their_way.next().await {
-                answers.push(answer);
-            }
-            answers
-        })
-    }
-}
-
-impl KvTtl for NatsStore {
-    fn granularity(&self) -> Duration {
-        Duration::from_secs(1)
-    }
-
-    fn put_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        let write = Write { ttl: Some(ttl), ..Write::put("put with a time to live", key, value) };
-        Box::pin(self.0.write(write, deadline))
-    }
-
-    fn create_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        let write = Write { ttl: Some(ttl), ..Write::put("create with a time to live", key, value) };
-        Box::pin(self.0.create(write, deadline))
-    }
-
-    fn update_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        let write = Write { ttl: Some(ttl), ..Write::put("update with a time to live", key, value) };
-        Box::pin(async move { self.0.write(write.expecting(expected)?, deadline).await })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn evidence(newest: u64, observed: u64) -> Evidence {
-        Evidence { newest, observed, complete: false, single_server: true }
-    }
-
-    #[test]
-    fn a_swap_whose_expectation_still_holds_may_be_repeated() {
-        assert_eq!(decide(Expect::Exactly(7), &evidence(7, 7)), Fate::NotYet(7));
-        assert_eq!(decide(Expect::Exactly(0), &evidence(0, 9)), Fate::NotYet(0));
-    }
-
-    #[test]
-    fn a_swap_that_was_overtaken_is_lost_only_where_that_is_certain() {
-        // Something newer than anything known before: it may have replaced ours.
-        assert_eq!(decide(Expect::Exactly(7), &evidence(9, 8)), Fate::Unknown);
-        // It was there before ours was sent.
-        assert_eq!(decide(Expect::Exactly(7), &evidence(8, 8)), Fate::Lost(8));
-        let complete = Evidence { complete: true, ..evidence(9, 7) };
-        assert_eq!(decide(Expect::Exactly(7), &complete), Fate::Lost(9));
-    }
-
-    #[test]
-    fn a_write_without_expectation_is_repeated_only_where_nothing_can_overtake_it() {
-        assert_eq!(decide(Expect::Anything, &evidence(7, 7)), Fate::NotYet(7));
-        assert_eq!(decide(Expect::Anything, &evidence(8, 7)), Fate::Unknown);
-        let clustered = Evidence { single_server: false, ..evidence(7, 7) };
-        assert_eq!(decide(Expect::Anything, &clustered), Fate::Unknown);
-    }
 
     #[test]
     fn the_newest_sequence_is_read_from_the_error() {

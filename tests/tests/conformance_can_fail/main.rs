@@ -8,7 +8,6 @@
     reason = "tests report by panicking"
 )]
 
-#[path = "../src/broken.rs"]
 mod broken;
 
 use std::collections::{BTreeMap, BTreeSet};
