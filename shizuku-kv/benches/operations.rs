@@ -69,6 +69,9 @@ const OTHER_KEY: &str = "config.datahoard";
 /// What the target of every comparison with async-nats is: at most this many times its time.
 const TARGET: f64 = 1.05;
 
+/// Single operations that one side does before it is the other's turn.
+const BLOCK: usize = 10;
+
 /// How much is measured.
 #[derive(Clone, Copy)]
 struct Effort {
@@ -172,6 +175,36 @@ impl Comparison {
         Self(all)
     }
 
+    /// The same for single operations: `count` a round on each side, of which a round has the median.
+    async fn singles<A, B>(
+        (rounds, count): (usize, usize),
+        mut ours: impl FnMut() -> A,
+        mut other: impl FnMut() -> B,
+    ) -> Self
+    where
+        A: Future<Output = ()>,
+        B: Future<Output = ()>,
+    {
+        let mut all = Vec::with_capacity(rounds);
+        for round in 0..=rounds {
+            let (mut our_times, mut other_times) = (Vec::new(), Vec::new());
+            for block in 0..count / BLOCK {
+                if (round + block) % 2 == 0 {
+                    timed(BLOCK, &mut our_times, &mut ours).await;
+                    timed(BLOCK, &mut other_times, &mut other).await;
+                } else {
+                    timed(BLOCK, &mut other_times, &mut other).await;
+                    timed(BLOCK, &mut our_times, &mut ours).await;
+                }
+            }
+            // The first round is not counted.
+            if round > 0 {
+                all.push(Round { ours: middle(our_times), other: middle(other_times) });
+            }
+        }
+        Self(all)
+    }
+
     fn line(&self, case: &str, unit: Unit) -> String {
         let ours = sorted(self.0.iter().map(|round| round.ours.as_secs_f64()));
         let other = sorted(self.0.iter().map(|round| round.other.as_secs_f64()));
@@ -208,16 +241,29 @@ fn median(sorted: &[f64]) -> f64 {
     (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
 }
 
-/// The median time of `count` operations one after the other.
-async fn p50<F: Future<Output = ()>>(count: usize, mut operation: impl FnMut() -> F) -> Duration {
-    let mut times = Vec::with_capacity(count);
+/// The times of `count` operations one after the other.
+async fn timed<F: Future<Output = ()>>(
+    count: usize,
+    times: &mut Vec<Duration>,
+    mut operation: impl FnMut() -> F,
+) {
     for _ in 0..count {
         let start = Instant::now();
         operation().await;
         times.push(start.elapsed());
     }
+}
+
+fn middle(mut times: Vec<Duration>) -> Duration {
     times.sort();
-    times[count / 2]
+    times[times.len() / 2]
+}
+
+/// The median time of `count` operations one after the other.
+async fn p50<F: Future<Output = ()>>(count: usize, mut operation: impl FnMut() -> F) -> Duration {
+    let mut times = Vec::with_capacity(count);
+    timed(count, &mut times, &mut operation).await;
+    middle(times)
 }
 
 /// The time of each of `count` items that are handled together.
@@ -241,7 +287,9 @@ impl World {
     async fn connect(server: &Server) -> Self {
         let url = format!("nats://127.0.0.1:{}", server.port);
         let connection = connect(&url).await.expect("our connection");
-        let context = jetstream::new(async_nats::connect(&url).await.expect("the other connection"));
+        let client = async_nats::connect(&url).await.expect("the other connection");
+        // As many as are published before the first acknowledgement is awaited; with its 5,000 it would wait for ever.
+        let context = jetstream::context::ContextBuilder::new().max_ack_inflight(1 << 16).build(client);
         let (ours, other) = Self::bucket(&connection, &context, "single").await;
         Self { ours, other, context, connection }
     }
@@ -258,71 +306,56 @@ impl World {
 }
 
 async fn typed_read(world: &World, effort: Effort) -> Comparison {
-    let (rounds, count) = effort.single;
     let record = DatabaseConfig::example(7);
     record.write_to_anyway(&world.ours).await.unwrap();
     world.other.put(OTHER_KEY, serde_json::to_vec(&record).unwrap().into()).await.unwrap();
-    Comparison::run(
-        rounds,
-        || {
-            p50(count, || async {
-                let key = DatabaseConfig::key();
-                let read = DatabaseConfig::read_from(&world.ours, key).await.unwrap();
-                black_box(read.expect("it was written"));
-            })
+    Comparison::singles(
+        effort.single,
+        || async {
+            let key = DatabaseConfig::key();
+            let read = DatabaseConfig::read_from(&world.ours, key).await.unwrap();
+            black_box(read.expect("it was written"));
         },
-        || {
-            p50(count, || async {
-                let bytes = world.other.get(OTHER_KEY).await.unwrap().expect("it was written");
-                black_box(serde_json::from_slice::<DatabaseConfig>(&bytes).unwrap());
-            })
+        || async {
+            let bytes = world.other.get(OTHER_KEY).await.unwrap().expect("it was written");
+            black_box(serde_json::from_slice::<DatabaseConfig>(&bytes).unwrap());
         },
     )
     .await
 }
 
 async fn typed_write(world: &World, effort: Effort) -> Comparison {
-    let (rounds, count) = effort.single;
     let record = DatabaseConfig::example(8);
-    Comparison::run(
-        rounds,
-        || {
-            p50(count, || async {
-                black_box(record.write_to_anyway(&world.ours).await.unwrap());
-            })
+    Comparison::singles(
+        effort.single,
+        || async {
+            black_box(record.write_to_anyway(&world.ours).await.unwrap());
         },
-        || {
-            p50(count, || async {
-                let bytes = serde_json::to_vec(&record).unwrap();
-                black_box(world.other.put(OTHER_KEY, bytes.into()).await.unwrap());
-            })
+        || async {
+            let bytes = serde_json::to_vec(&record).unwrap();
+            black_box(world.other.put(OTHER_KEY, bytes.into()).await.unwrap());
         },
     )
     .await
 }
 
 async fn typed_swap(world: &World, effort: Effort) -> Comparison {
-    let (rounds, count) = effort.single;
     let record = DatabaseConfig::example(9);
     let version = record.write_to_anyway(&world.ours).await.unwrap();
     let version = AtomicU64::new(version.as_u64().expect("a numbered version"));
     let revision = AtomicU64::new(world.other.put(OTHER_KEY, Bytes::new()).await.unwrap());
-    Comparison::run(
-        rounds,
-        || {
-            p50(count, || async {
-                let expected = VersionToken::from_u64(version.load(Relaxed));
-                let written = record.write_to_atomically(&world.ours, expected).await.unwrap();
-                version.store(written.as_u64().unwrap_or_default(), Relaxed);
-            })
+    Comparison::singles(
+        effort.single,
+        || async {
+            let expected = VersionToken::from_u64(version.load(Relaxed));
+            let written = record.write_to_atomically(&world.ours, expected).await.unwrap();
+            version.store(written.as_u64().unwrap_or_default(), Relaxed);
         },
-        || {
-            p50(count, || async {
-                let bytes = serde_json::to_vec(&record).unwrap();
-                let expected = revision.load(Relaxed);
-                let written = world.other.update(OTHER_KEY, bytes.into(), expected).await.unwrap();
-                revision.store(written, Relaxed);
-            })
+        || async {
+            let bytes = serde_json::to_vec(&record).unwrap();
+            let expected = revision.load(Relaxed);
+            let written = world.other.update(OTHER_KEY, bytes.into(), expected).await.unwrap();
+            revision.store(written, Relaxed);
         },
     )
     .await

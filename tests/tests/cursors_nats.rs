@@ -1,0 +1,184 @@
+//! Cursors that cannot be honoured on NATS end in `CursorExpired`, and the others go on without a gap.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests report by panicking, and their names say what they show"
+)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use shizuku_kv::{
+    Connection, KvError, KvUpdate, Store, StoreConfig, Watch, WatchCursor, WatchScope, connect,
+};
+use shizuku_kv_tests::NatsServer;
+
+async fn next(watch: &mut Watch) -> KvUpdate {
+    let next = tokio::time::timeout(Duration::from_secs(20), watch.next());
+    next.await.expect("an update in time").expect("the watch goes on").unwrap()
+}
+
+/// The cursor of a watch that has caught up.
+async fn cursor(store: &Store, scope: WatchScope) -> WatchCursor {
+    let mut watch = store.watch(scope).await.unwrap();
+    while next(&mut watch).await != KvUpdate::CaughtUp {}
+    watch.cursor().unwrap()
+}
+
+async fn expiry(store: &Store, cursor: WatchCursor) -> String {
+    match store.watch_from(WatchScope::All, cursor).await {
+        Err(KvError::CursorExpired { reason, .. }) => reason.to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn open(connection: &dyn Connection) -> Store {
+    connection.store("b").await.unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_compacted_cursor_has_expired() {
+    let server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = open(&*connection).await;
+    store.put("key", "1").await.unwrap();
+    let cursor = cursor(&store, WatchScope::All).await;
+    store.put("key", "2").await.unwrap();
+    // Nothing between the cursor and the first entry that is held: no gap.
+    let mut watch = store.watch_from(WatchScope::All, cursor).await.unwrap();
+    assert_eq!(next(&mut watch).await.into_entry().unwrap().value, "2");
+    store.put("key", "3").await.unwrap();
+    assert!(expiry(&store, cursor).await.contains("no longer holds"));
+}
+
+#[tokio::test]
+async fn a_cursor_of_an_old_key_lives_as_long_as_nothing_is_lost() {
+    let server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = open(&*connection).await;
+    store.put("anchor", "1").await.unwrap();
+    let cursor = cursor(&store, WatchScope::All).await;
+    for n in 0..50 {
+        store.put("key", n.to_string()).await.unwrap();
+    }
+    let mut watch = store.watch_from(WatchScope::All, cursor).await.unwrap();
+    assert_eq!(next(&mut watch).await.into_entry().unwrap().value, "49");
+    assert_eq!(next(&mut watch).await, KvUpdate::CaughtUp);
+}
+
+#[tokio::test]
+async fn a_cursor_from_before_the_bucket_was_made_again_has_expired() {
+    let server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = open(&*connection).await;
+    for n in 0..5 {
+        store.put(format!("key.{n}"), "old").await.unwrap();
+    }
+    let cursor = cursor(&store, WatchScope::All).await;
+    connection.delete_store("b").await.unwrap();
+    let again = open(&*connection).await;
+    for n in 0..9 {
+        again.put(format!("key.{n}"), "new").await.unwrap();
+    }
+    for store in [&store, &again] {
+        assert!(expiry(store, cursor).await.contains("made again"));
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_outlives_client_and_server() {
+    let mut server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = open(&*connection).await;
+    store.put("a", "1").await.unwrap();
+    let cursor = cursor(&store, WatchScope::prefix("a")).await.to_bytes();
+    store.put("b", "2").await.unwrap();
+    connection.shutdown().await.unwrap();
+    server.kill();
+    server.restart();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = open(&*connection).await;
+    let cursor = WatchCursor::from_bytes(&cursor).unwrap();
+    let mut watch = store.watch_from(WatchScope::All, cursor).await.unwrap();
+    assert_eq!(next(&mut watch).await.into_entry().unwrap().key, "b");
+    assert_eq!(next(&mut watch).await, KvUpdate::CaughtUp);
+}
+
+/// A server that comes back without what it had acknowledged, and takes other writes at the same places.
+#[tokio::test]
+async fn what_a_server_lost_is_not_skipped() {
+    let mut server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = open(&*connection).await;
+    for n in 0..5 {
+        store.put(format!("key.{n}"), "kept").await.unwrap();
+    }
+    server.kill();
+    let kept = tempfile::tempdir().unwrap();
+    copy(&server.store_dir(), kept.path());
+    server.restart();
+    let mut live = store.watch(WatchScope::All).await.unwrap();
+    while next(&mut live).await != KvUpdate::CaughtUp {}
+    for n in 5..10 {
+        store.put(format!("key.{n}"), "lost").await.unwrap();
+        next(&mut live).await;
+    }
+    let cursor = live.cursor().unwrap();
+    server.kill();
+    std::fs::remove_dir_all(server.store_dir()).unwrap();
+    copy(kept.path(), &server.store_dir());
+    server.restart();
+
+    let other = connect(&server.url()).await.unwrap();
+    let other = open(&*other).await;
+    assert!(expiry(&other, cursor).await.contains("lost"));
+    for n in 5..12 {
+        other.put(format!("other.{n}"), "other").await.unwrap();
+    }
+    assert!(expiry(&other, cursor).await.contains("lost"));
+    // And the watch that was there all the time.
+    let end = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            match live.next().await.unwrap() {
+                Ok(_) => {}
+                Err(error) => return error,
+            }
+        }
+    });
+    let error = end.await.expect("the watch ends");
+    assert!(matches!(error, KvError::CursorExpired { .. }), "{error:?}");
+}
+
+/// The server forgets the tombstones of a bucket in which values expire.
+#[tokio::test]
+async fn a_cursor_older_than_the_tombstones_has_expired() {
+    let server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let config = StoreConfig::new().max_age(Duration::from_secs(1));
+    let store = connection.store_with_config("b", config).await.unwrap();
+    store.put("anchor", "1").await.unwrap();
+    let cursor = cursor(&store, WatchScope::All).await;
+    // Until it has passed, by the server's clock: whatever is written now is newer than the age.
+    shizuku_kv_tests::eventually("the first value expires", async || {
+        store.get("anchor").await.unwrap().is_none()
+    })
+    .await;
+    store.put("later", "2").await.unwrap();
+    let reason = expiry(&store, cursor).await;
+    assert!(reason.contains("forgotten") || reason.contains("no longer holds"), "{reason}");
+}
