@@ -78,7 +78,7 @@ pub enum KvError {
 
     /// The store exists and differs from what was asked for.
     #[error(
-        "store {store:?} exists with another configuration: {}; ask for what is there, or reconcile",
+        "store {store:?} exists with another configuration: {}; ask for what is there, or reconcile what can be changed",
         join(.differences)
     )]
     ConfigMismatch {
@@ -161,7 +161,9 @@ pub enum KvError {
 
     /// The write was sent, its acknowledgement was lost, and it cannot be known whether it took effect. Read the key
     /// to find out what is there now.
-    #[error("it is not known whether {operation} of key {key} took effect: the acknowledgement was lost")]
+    #[error(
+        "it is not known whether {operation} of key {key} took effect: no acknowledgement came; read the key"
+    )]
     OutcomeUnknown {
         /// What was asked for.
         operation: &'static str,

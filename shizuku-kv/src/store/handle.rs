@@ -183,6 +183,9 @@ impl Store {
 
     /// Deletes a key, whatever it has, and returns the version of the tombstone. Deleting an absent key succeeds.
     ///
+    /// The tombstone stays, so that watches and cursors learn of the deletion: for ever, or for an hour in a store with
+    /// a [`max_age`](crate::StoreConfig::max_age()) or [`key_ttl`](crate::StoreConfig::key_ttl()).
+    ///
     /// # Errors
     /// As for [`put`](Self::put).
     pub async fn delete(&self, key: impl IntoKey) -> KvResult<VersionToken> {
@@ -270,6 +273,9 @@ impl Store {
     }
 
     /// Watches a scope from a cursor on: what came after it, then [`KvUpdate::CaughtUp`], then every change.
+    ///
+    /// Use the scope of the watch that the cursor is from. Of keys outside it only what changed after the cursor
+    /// arrives.
     ///
     /// [`KvUpdate::CaughtUp`]: crate::KvUpdate::CaughtUp
     ///

@@ -1,7 +1,7 @@
 //! Decoded entries and updates.
 
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::time::SystemTime;
 
 use super::KeyValue;
@@ -43,6 +43,13 @@ impl<T> TypedEntry<T> {
     /// The record alone.
     pub fn into_value(self) -> T {
         self.value
+    }
+}
+
+/// What was read can be changed in place and written back with its version.
+impl<T> DerefMut for TypedEntry<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
     }
 }
 

@@ -13,8 +13,8 @@ use super::log::{Limits, Log};
 use crate::store::{ConfigDifference, KvError, KvResult, StorageType, StoreConfig};
 
 /// The largest value where none was configured: what a NATS server takes unless it is told otherwise, so that a
-/// program does not learn of the limit only in production.
-const MAX_VALUE_SIZE: usize = 1024 * 1024;
+/// program does not learn of the limit only in production. There 160 bytes of each message are kept for headers.
+const MAX_VALUE_SIZE: usize = 1024 * 1024 - 160;
 
 /// A store, shared by its connection, its handles and its watches.
 pub(super) struct Shared {

@@ -502,7 +502,7 @@ async fn stores_are_opened_made_and_listed() {
     let second = connection.clone().store_with_config("a", StoreConfig::new().must_exist()).await.unwrap();
     first.put("key", "1").await.unwrap();
     assert!(second.get("key").await.unwrap().is_some());
-    assert_eq!(first.max_value_size(), 1_048_576);
+    assert_eq!(first.max_value_size(), 1_048_416);
     connection.store("b").await.unwrap();
     assert_eq!(connection.list_stores().try_collect().await.unwrap(), ["a", "b"]);
     assert!(MemoryConnection::new().store("a").await.unwrap().get("key").await.unwrap().is_none());

@@ -280,7 +280,7 @@ async fn create(
     match link.api::<StreamInfo>(OPERATION, &subject, &stream, deadline).await? {
         Ok(created) => Ok(Some(created)),
         Err(error) if error.err_code == ApiError::STREAM_NAME_IN_USE => Ok(None),
-        Err(error) => Err(error.into_error(OPERATION, name)),
+        Err(error) => Err(config_error(error, OPERATION, name)),
     }
 }
 
@@ -309,8 +309,18 @@ async fn update(
             tracing::debug!(reason = %error.description, "the server refused to change the stream");
             Err(KvError::ConfigMismatch { store: name.to_owned(), differences })
         }
-        Err(error) => Err(error.into_error(OPERATION, name)),
+        Err(error) => Err(config_error(error, OPERATION, name)),
     }
+}
+
+/// The error for a configuration that the server does not take.
+fn config_error(error: ApiError, operation: &'static str, name: &str) -> KvError {
+    // Replicas beyond one without a cluster, or more than it has servers.
+    if matches!(error.err_code, 10074 | 10005) {
+        let reason = format!("there are not enough servers: {}", error.description);
+        return KvError::Unsupported { operation: "this number of replicas", reason };
+    }
+    error.into_error(operation, name)
 }
 
 /// Writes the settings that were made into a stream's configuration.

@@ -42,13 +42,21 @@ pub struct NatsConnection {
 ///
 /// # Errors
 /// [`KvError::InvalidConfig`] for settings that cannot work, unreadable files included; [`KvError::Unavailable`] where
-/// no server can be reached; [`KvError::Unauthorized`] where the credentials are refused; [`KvError::ServerTooOld`]
-/// below 2.10; [`KvError::Timeout`].
+/// no server can be reached or answers in time; [`KvError::Unauthorized`] where the credentials are refused;
+/// [`KvError::ServerTooOld`] below 2.10.
 ///
 /// Dropping the future is safe.
 pub async fn nats_connect(config: NatsConnectionConfig) -> Result<NatsConnection, KvError> {
-    let deadline = Deadline::after(config.connect_timeout);
-    deadline.bound(OPERATION, None, open(config)).await
+    let limit = config.connect_timeout;
+    let addresses = addresses(&config);
+    match tokio::time::timeout_at(Deadline::after(limit).instant(), open(config)).await {
+        Ok(result) => result,
+        Err(_) => Err(KvError::Unavailable {
+            operation: OPERATION,
+            reason: format!("{addresses} did not answer within {limit:?}"),
+            source: None,
+        }),
+    }
 }
 
 async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
@@ -76,10 +84,7 @@ async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
 
     let events = LinkEvents::new();
     let options = connect_options(&config, events.clone()).await?;
-    let client = options.connect(servers).await.map_err(|error| {
-        let addresses = config.servers.iter().map(|s| without_userinfo(s)).collect::<Vec<_>>();
-        connect_error(&error, &addresses.join(", "))
-    })?;
+    let client = options.connect(servers).await.map_err(|error| connect_error(&error, &config))?;
     let version = client.server_info().version;
     if parse_version(&version) < parse_version(OLDEST_SERVER) {
         return Err(KvError::ServerTooOld { found: version, needed: OLDEST_SERVER });
@@ -194,21 +199,32 @@ async fn read_file(field: &'static str, path: &std::path::Path) -> KvResult<Stri
     }
 }
 
-fn connect_error(error: &async_nats::ConnectError, addresses: &str) -> KvError {
+/// The servers, as they may be shown.
+fn addresses(config: &NatsConnectionConfig) -> String {
+    config.servers.iter().map(|server| without_userinfo(server)).collect::<Vec<_>>().join(", ")
+}
+
+fn connect_error(error: &async_nats::ConnectError, config: &NatsConnectionConfig) -> KvError {
+    let addresses = addresses(config);
     let unavailable = |reason: String| KvError::Unavailable { operation: OPERATION, reason, source: None };
     // The client library's errors are kept out of the source where they could quote an address.
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
             KvError::Unauthorized {
                 operation: OPERATION,
-                reason: format!("{addresses} refused the credentials"),
+                reason: match config.auth {
+                    NatsAuth::None => format!(
+                        "{addresses} asks for credentials and none were given; write nats://USER:PASSWORD@HOST, ?creds= or ?nkey="
+                    ),
+                    _ => format!("{addresses} refused the credentials"),
+                },
             }
         }
         ConnectErrorKind::Tls => unavailable(format!("no TLS connection to {addresses}: {error}")),
         // A handshake that fails arrives as an error of the stream.
-        ConnectErrorKind::Io if is_about_tls(error) => {
-            unavailable(format!("the TLS handshake with {addresses} failed: {error}"))
-        }
+        ConnectErrorKind::Io if is_about_tls(error) => unavailable(format!(
+            "the TLS handshake with {addresses} failed (does it offer TLS, with a certificate of a root that is trusted here?): {error}"
+        )),
         ConnectErrorKind::Dns => unavailable(format!("no address found for {addresses}: {error}")),
         _ => unavailable(format!("no server answers at {addresses}: {error}")),
     }

@@ -296,7 +296,8 @@ impl Link {
                         return Err(KvError::Unauthorized { operation, reason: text.to_string() });
                     }
                 }
-                () = tokio::time::sleep_until(deadline.instant()) => {
+                // A moment later than whoever waits for this and knows the key.
+                () = tokio::time::sleep_until(deadline.instant() + Duration::from_millis(20)) => {
                     return Err(deadline.timeout(operation, None));
                 }
             }
@@ -330,7 +331,7 @@ impl Link {
             },
             Answer::NobodyThere => Err(KvError::Unavailable {
                 operation,
-                reason: "JetStream does not answer: it is not enabled on the server or for the account"
+                reason: "JetStream does not answer: start the server with `-js` or a `jetstream {}` block, and enable it for the account"
                     .to_owned(),
                 source: None,
             }),

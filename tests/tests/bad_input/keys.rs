@@ -1,0 +1,198 @@
+//! Keys that are none, the longest that is one, and prefixes that select nothing.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shizuku_kv::{
+    Connection, Key, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvUpdate, KvWriteError, StoreConfig,
+    WatchScope,
+};
+use shizuku_kv_tests::unique;
+
+use super::{Note, new_store, on_both_backends, store_error};
+
+on_both_backends! {
+    an_invalid_key_is_refused_by_every_operation,
+    an_invalid_key_is_refused_by_every_typed_operation,
+    one_invalid_key_among_many_refuses_the_read_and_only_its_own_write,
+    the_longest_key_works,
+    a_prefix_that_is_no_key_selects_nothing,
+}
+
+/// Everything that is no key: position of the first offending byte, what is found there, and a part of the reason.
+fn invalid_keys() -> Vec<(String, usize, &'static str, &'static str)> {
+    let cases = [
+        ("a..b", 2, "'.'", "empty token"),
+        (".a", 0, "'.'", "empty token"),
+        ("a.", 1, "'.'", "empty token"),
+        (".", 0, "'.'", "empty token"),
+        ("a b", 1, "' '", "joined by single dots"),
+        ("a*", 1, "'*'", "joined by single dots"),
+        ("*", 0, "'*'", "joined by single dots"),
+        (">", 0, "'>'", "joined by single dots"),
+        ("a.>", 2, "'>'", "joined by single dots"),
+        ("", 0, "nothing", "at least one token"),
+        ("ä", 0, "'ä'", "joined by single dots"),
+        ("a.bä", 3, "'ä'", "joined by single dots"),
+        ("a\0b", 1, r"'\0'", "joined by single dots"),
+        ("a\r\nb", 1, r"'\r'", "joined by single dots"),
+        ("_kv.x", 0, "\"_kv\"", "reserved"),
+    ];
+    let mut cases =
+        cases.map(|(key, position, found, reason)| (key.to_owned(), position, found, reason)).to_vec();
+    cases.push(("a".repeat(1025), 1024, "1025 bytes", "at most 1024"));
+    cases
+}
+
+#[track_caller]
+fn assert_invalid_key<T: Debug>(
+    result: Result<T, KvError>,
+    case: &(String, usize, &str, &str),
+    operation: &str,
+) {
+    let (invalid, expected_position, expected_found, expected_reason) = case;
+    let error = result.expect_err(operation);
+    let text = error.to_string();
+    match &error {
+        KvError::InvalidKey { key, position, found, reason } => {
+            assert_eq!(position, expected_position, "{operation} of {invalid:?}: {text}");
+            assert!(found.contains(expected_found), "{operation} of {invalid:?}: {text}");
+            assert!(reason.contains(expected_reason), "{operation} of {invalid:?}: {text}");
+            assert!(invalid.starts_with(key.trim_end_matches('…')), "{operation} of {invalid:?}: {text}");
+        }
+        _ => panic!("{operation} of {invalid:?}: {error:?}"),
+    }
+    assert!(text.contains(&format!("byte {expected_position}")), "{text}");
+    assert!(text.contains(expected_found) && text.contains(expected_reason), "{text}");
+    assert!(text.len() < 400, "an error is for people: {text}");
+    assert!(!error.is_retryable() && !error.is_conflict(), "{text}");
+}
+
+#[track_caller]
+fn read_store_error(error: KvReadError) -> KvError {
+    match error {
+        KvReadError::Store(error) => error,
+        error => panic!("{error:?}"),
+    }
+}
+
+async fn an_invalid_key_is_refused_by_every_operation(connection: Arc<dyn Connection>) {
+    let store = new_store(&connection).await;
+    let version = store.put("good", "x").await.unwrap();
+    for case in &invalid_keys() {
+        let key = case.0.as_str();
+        assert_invalid_key(Key::new(key), case, "Key::new");
+        assert_invalid_key(key.parse::<Key>(), case, "parse");
+        assert_invalid_key(WatchScope::key(key), case, "WatchScope::key");
+        assert_invalid_key(store.get(key).await, case, "get");
+        assert_invalid_key(store.entry(key).await, case, "entry");
+        assert_invalid_key(store.get_many([key]).await, case, "get_many");
+        assert_invalid_key(store.history(key), case, "history");
+        assert_invalid_key(store.put(key, "x").await, case, "put");
+        assert_invalid_key(store.create(key, "x").await, case, "create");
+        assert_invalid_key(store.update(key, "x", version).await, case, "update");
+        assert_invalid_key(store.delete(key).await, case, "delete");
+        assert_invalid_key(store.delete_with_version(key, version).await, case, "delete_with_version");
+        assert_invalid_key(store.purge(key).await, case, "purge");
+        assert_invalid_key(store.put_many([(key, "x")]).await.remove(0), case, "put_many");
+    }
+    if connection.capabilities().key_ttl {
+        let config = StoreConfig::new().key_ttl(true);
+        let store = connection.store_with_config(&unique("bad-input"), config).await.unwrap();
+        let (ttl, hour) = (store.ttl().unwrap(), Duration::from_secs(3600));
+        for case in &invalid_keys() {
+            let key = case.0.as_str();
+            assert_invalid_key(ttl.put(key, "x", hour).await, case, "put with ttl");
+            assert_invalid_key(ttl.create(key, "x", hour).await, case, "create with ttl");
+            assert_invalid_key(ttl.update(key, "x", version, hour).await, case, "update with ttl");
+        }
+        assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap().len(), 0);
+    }
+    let keys = store.keys(WatchScope::All).try_collect().await.unwrap();
+    assert_eq!(keys, ["good"], "nothing was written");
+    assert_eq!(store.get("good").await.unwrap().unwrap().version, version);
+}
+
+async fn an_invalid_key_is_refused_by_every_typed_operation(connection: Arc<dyn Connection>) {
+    let store = new_store(&connection).await;
+    let version = store.put("good", "x").await.unwrap();
+    for case in &invalid_keys() {
+        let key = case.0.as_str();
+        let note = Note(key.to_owned(), "x".to_owned());
+        let read = |result: Result<_, KvReadError>| result.map_err(read_store_error);
+        let written = |result: Result<_, KvWriteError>| result.map_err(store_error);
+        assert_invalid_key(read(Note::read_from(&store, key).await.map(drop)), case, "read_from");
+        assert_invalid_key(
+            read(Note::atomic_read_from(&store, key).await.map(drop)),
+            case,
+            "atomic_read_from",
+        );
+        assert_invalid_key(
+            read(Note::history_read_from(&store, key).await.map(drop)),
+            case,
+            "history_read_from",
+        );
+        assert_invalid_key(read(Note::watch(&store, key).await.map(drop)), case, "watch");
+        assert_invalid_key(written(note.write_to_anyway(&store).await), case, "write_to_anyway");
+        assert_invalid_key(
+            written(note.write_to_atomically(&store, version).await),
+            case,
+            "write_to_atomically",
+        );
+        assert_invalid_key(written(note.create_write(&store).await), case, "create_write");
+        assert_invalid_key(written(Note::write_many(&store, [&note]).await.remove(0)), case, "write_many");
+        assert_invalid_key(written(Note::delete_anyway(&store, key).await), case, "delete_anyway");
+        let deleted = Note::delete_atomically(&store, key, version).await;
+        assert_invalid_key(written(deleted), case, "delete_atomically");
+        assert_invalid_key(written(Note::purge(&store, key).await), case, "purge");
+        let modified = Note::modify(&store, key, |_| panic!("there is nothing to change")).await;
+        assert_invalid_key(modified.map_err(store_error), case, "modify");
+    }
+    assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap(), ["good"]);
+}
+
+async fn one_invalid_key_among_many_refuses_the_read_and_only_its_own_write(connection: Arc<dyn Connection>) {
+    let store = new_store(&connection).await;
+    let invalid = invalid_keys();
+    let items = invalid.iter().enumerate().flat_map(|(i, case)| [format!("k{i}"), case.0.clone()]);
+    let answers = store.put_many(items.map(|key| (key, "x"))).await;
+    assert_eq!(answers.len(), 2 * invalid.len());
+    for (pair, case) in answers.chunks(2).zip(&invalid) {
+        assert!(pair[0].is_ok(), "{:?}", pair[0]);
+        assert_invalid_key(pair[1].clone(), case, "put_many");
+    }
+    assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap().len(), invalid.len());
+    assert_invalid_key(store.get_many(["k0", "a..b", "k1"]).await, &invalid[0], "get_many");
+}
+
+async fn the_longest_key_works(connection: Arc<dyn Connection>) {
+    let store = new_store(&connection).await;
+    let keys = ["a".repeat(1024), "b.".repeat(511) + "cc"];
+    for key in &keys {
+        assert_eq!(key.len(), 1024);
+        let version = store.create(key, "x").await.unwrap();
+        assert_eq!(store.get(key).await.unwrap().unwrap().version, version);
+    }
+    assert_eq!(store.get_many(&keys).await.unwrap().iter().flatten().count(), 2);
+    assert_eq!(store.keys(WatchScope::prefix("b.")).try_collect().await.unwrap(), [keys[1].as_str()]);
+    store.delete(&keys[0]).await.unwrap();
+}
+
+async fn a_prefix_that_is_no_key_selects_nothing(connection: Arc<dyn Connection>) {
+    let store = new_store(&connection).await;
+    store.put("ab.c", "x").await.unwrap();
+    store.put("a_b", "x").await.unwrap();
+    for (prefix, ..) in invalid_keys().into_iter().filter(|(prefix, ..)| !prefix.is_empty()) {
+        for scope in [WatchScope::prefix(&prefix), WatchScope::prefixes([&prefix, "nothing"])] {
+            assert_eq!(
+                store.keys(scope.clone()).try_collect().await.unwrap(),
+                Vec::<Key>::new(),
+                "{scope:?}"
+            );
+            assert_eq!(store.scan(scope.clone()).try_collect().await.unwrap(), [], "{scope:?}");
+            let first = store.watch(scope.clone()).await.unwrap().next().await;
+            assert_eq!(first.unwrap().unwrap(), KvUpdate::CaughtUp, "{scope:?}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Bad input: refused before anything is sent, with an error that names what is wrong, the same on both backends.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test fails by panicking, and its name says what it shows"
+)]
+
+mod decoding;
+mod keys;
+mod settings;
+mod swaps;
+mod urls;
+mod values;
+
+use std::error::Error;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use shizuku_kv::{Connection, KeyValue, KvError, KvWriteError, Store};
+use shizuku_kv_tests::unique;
+
+/// In every value that must not be shown.
+const SECRET: &str = "hunter2";
+
+/// Runs each case on both backends, as tests of their own.
+macro_rules! on_both_backends {
+    ($($case:ident,)*) => {
+        mod on_memory {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case(shizuku_kv::connect("memory:").await.unwrap()).await;
+                }
+            )*
+        }
+        mod on_nats {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    let server = shizuku_kv_tests::NatsServer::shared();
+                    super::$case(shizuku_kv::connect(&server.url()).await.unwrap()).await;
+                }
+            )*
+        }
+    };
+}
+
+use on_both_backends;
+
+async fn new_store(connection: &Arc<dyn Connection>) -> Store {
+    connection.store(&unique("bad-input")).await.unwrap()
+}
+
+#[track_caller]
+fn store_error(error: KvWriteError) -> KvError {
+    match error {
+        KvWriteError::Store(error) => error,
+        error => panic!("{error:?}"),
+    }
+}
+
+/// A record whose key is whatever string it is given.
+#[derive(Debug, PartialEq, KeyValue)]
+struct Note(#[kv(key)] String, #[kv(value)] String);
+
+/// Everything an error shows, its sources included.
+fn shown(error: &dyn Error) -> String {
+    let mut shown = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        shown.push_str(&format!("{error}\n{error:?}\n{error:#?}\n"));
+        next = error.source();
+    }
+    shown
+}

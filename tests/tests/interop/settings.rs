@@ -1,0 +1,243 @@
+//! Buckets with other settings: opened as they are, made as others make them, and kept by reconciling.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_nats::jetstream::{kv, stream};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use shizuku_kv::{KvError, StorageType, StoreConfig};
+use shizuku_kv_tests::{NatsServer, eventually};
+
+use super::{World, has_ttl, names, scanned, with_markers};
+
+#[tokio::test]
+async fn a_bucket_with_other_settings_opens_without_any() {
+    let (world, ours, theirs) = World::made_by_them(kv::Config {
+        description: "of the others".to_owned(),
+        history: 8,
+        max_age: Duration::from_secs(3600),
+        max_bytes: 1 << 20,
+        max_value_size: 4096,
+        storage: stream::StorageType::Memory,
+        ..kv::Config::default()
+    })
+    .await;
+    let before = world.raw_config().await;
+    theirs.put("k", "theirs".into()).await.unwrap();
+    assert_eq!(ours.get("k").await.unwrap().unwrap().value, "theirs");
+    ours.put("k", "ours").await.unwrap();
+    assert_eq!(theirs.get("k").await.unwrap().unwrap(), "ours");
+
+    let same = StoreConfig::new()
+        .description("of the others")
+        .history(8)
+        .max_age(Duration::from_secs(3600))
+        .max_bytes(1 << 20)
+        .storage(StorageType::Memory)
+        .replicas(1)
+        .must_exist();
+    world.connection.store_with_config(&world.bucket, same).await.unwrap();
+    let other = StoreConfig::new().history(3).storage(StorageType::File).max_bytes(1 << 20);
+    let refused = world.connection.store_with_config(&world.bucket, other).await.unwrap_err();
+    let KvError::ConfigMismatch { differences, .. } = &refused else { panic!("{refused:?}") };
+    let fields: BTreeSet<_> = differences.iter().map(|difference| difference.field.to_owned()).collect();
+    assert_eq!(fields, names(["history", "storage"]));
+    assert_eq!(world.raw_config().await, before, "opening changes nothing");
+}
+
+#[tokio::test]
+async fn a_bucket_made_by_us_has_the_layout_of_adr_8() {
+    let (world, _ours, theirs) = World::made_by_us(StoreConfig::new().history(7).description("ours")).await;
+    let mut stream = world.context.get_stream(world.stream()).await.unwrap();
+    let config = stream.info().await.unwrap().config.clone();
+    assert_eq!(config.name, world.stream());
+    assert_eq!(config.subjects, [format!("$KV.{}.>", world.bucket)]);
+    assert_eq!(config.discard, stream::DiscardPolicy::New);
+    assert_eq!(config.retention, stream::RetentionPolicy::Limits);
+    assert_eq!(config.storage, stream::StorageType::File);
+    assert!(config.allow_rollup);
+    assert!(config.deny_delete);
+    assert!(!config.deny_purge);
+    assert!(config.allow_direct);
+    assert!(!config.discard_new_per_subject);
+    assert!(!config.no_ack && !config.sealed);
+    assert_eq!(config.max_messages_per_subject, 7);
+    assert_eq!(config.num_replicas, 1);
+    assert_eq!((config.max_messages, config.max_bytes, config.max_consumers), (-1, -1, -1));
+    assert_eq!(config.max_age, Duration::ZERO);
+    assert_eq!(config.duplicate_window, Duration::from_secs(120));
+    assert_eq!(config.description.as_deref(), Some("ours"));
+    assert!(!config.allow_message_ttl && config.subject_delete_marker_ttl.is_none());
+    assert!(config.mirror.is_none() && config.sources.is_none() && config.republish.is_none());
+    let status = theirs.status().await.unwrap();
+    assert_eq!((status.bucket(), status.history()), (world.bucket.as_str(), 7));
+}
+
+#[tokio::test]
+async fn a_bucket_made_by_us_is_as_one_made_by_the_other_client() {
+    let (one, ..) = World::made_by_us(StoreConfig::new()).await;
+    let (other, ..) = World::made_by_them(kv::Config { history: 1, ..kv::Config::default() }).await;
+    let own = ["name", "subjects"];
+    assert_eq!(but(own, one.raw_config().await), but(own, other.raw_config().await));
+}
+
+#[tokio::test]
+async fn a_bucket_with_times_to_live_made_by_us_is_one_for_the_other_client() {
+    let world = World::new().await;
+    if !has_ttl(&world).await {
+        return;
+    }
+    let (world, ours, theirs) = World::made_by_us(StoreConfig::new().key_ttl(true)).await;
+    let stream = world.context.get_stream(world.stream()).await.unwrap();
+    let config = &stream.cached_info().config;
+    assert!(config.allow_message_ttl);
+    assert!(config.subject_delete_marker_ttl.is_some_and(|ttl| ttl >= Duration::from_secs(1)));
+    assert_eq!(config.max_messages_per_subject, 1);
+    theirs.create_with_ttl("k", "x".into(), Duration::from_secs(1)).await.unwrap();
+    eventually("the value expires", async || ours.get("k").await.unwrap().is_none()).await;
+}
+
+#[tokio::test]
+async fn a_bucket_without_direct_gets_is_read() {
+    let (_world, ours) = World::made_as_stream(|config| config["allow_direct"] = json!(false)).await;
+    let keys: Vec<_> = (0..20).map(|n| format!("k.{n}")).collect();
+    let binary = Bytes::from_static(b"\x00\r\n\xff");
+    for answer in ours.put_many(keys.iter().map(|key| (key, binary.clone()))).await {
+        answer.unwrap();
+    }
+    ours.put("empty", "").await.unwrap();
+    let deleted = ours.delete("k.3").await.unwrap();
+    assert_eq!(ours.get("k.0").await.unwrap().unwrap().value, binary);
+    assert_eq!(ours.get("empty").await.unwrap().unwrap().value, "");
+    assert_eq!(ours.get("k.3").await.unwrap(), None);
+    assert_eq!(ours.entry("k.3").await.unwrap().unwrap().version, deleted);
+    assert_eq!(ours.get("never").await.unwrap(), None);
+    let many = ours.get_many(&keys).await.unwrap();
+    assert_eq!(many.iter().flatten().count(), 19);
+    assert!(many[3].is_none());
+    assert_eq!(scanned(&ours).await.len(), 20);
+}
+
+#[tokio::test]
+async fn reconciling_keeps_the_settings_of_others() {
+    let server = NatsServer::shared();
+    let (world, ours) = World::made_as_stream(|config| {
+        config["description"] = json!("of the others");
+        config["metadata"] = json!({ "owner": "billing", "tier": "gold" });
+        config["compression"] = json!("s2");
+        config["republish"] = json!({ "src": ">", "dest": "audit.>" });
+        config["placement"] = json!({ "cluster": "", "tags": ["ssd"] });
+        config["consumer_limits"] = json!({ "inactive_threshold": 300_000_000_000_u64 });
+        config["duplicate_window"] = json!(30_000_000_000_u64);
+        config["max_bytes"] = json!(1 << 20);
+        // Settings that this library has never heard of. A server refuses those that itself does not know.
+        if server.is_at_least(2, 12) {
+            config["allow_atomic"] = json!(true);
+        }
+        if server.is_at_least(2, 14) {
+            config["allow_batched"] = json!(true);
+        }
+    })
+    .await;
+    ours.put("k", "kept").await.unwrap();
+    let before = world.raw_config().await;
+    assert_eq!(before["compression"], "s2");
+    assert_eq!(before["metadata"]["owner"], "billing");
+    assert!(!server.is_at_least(2, 12) || before["allow_atomic"] == true);
+    assert!(!server.is_at_least(2, 14) || before["allow_batched"] == true);
+
+    let wanted = StoreConfig::new().history(5).max_value_size(1000).reconcile();
+    let ours = world.connection.store_with_config(&world.bucket, wanted).await.unwrap();
+    let after = world.raw_config().await;
+    assert_eq!(after["max_msgs_per_subject"], 5);
+    assert_eq!(after["metadata"]["owner"], "billing");
+    let changed = ["max_msgs_per_subject", "max_msg_size"];
+    assert_eq!(but(changed, after), but(changed, before));
+    assert_eq!(ours.get("k").await.unwrap().unwrap().value, "kept");
+}
+
+/// The configurations without the fields that a change is about, and without the notes that the server keeps in the
+/// metadata.
+fn but<const N: usize>(fields: [&str; N], mut config: Value) -> Value {
+    let object = config.as_object_mut().unwrap();
+    for field in fields {
+        object.remove(field);
+    }
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.retain(|name, _| !name.starts_with("_nats."));
+        if metadata.is_empty() {
+            object.remove("metadata");
+        }
+    }
+    config
+}
+
+#[tokio::test]
+async fn reconciling_a_maximum_age_keeps_the_window_for_duplicates() {
+    let (world, _) =
+        World::made_as_stream(|config| config["duplicate_window"] = json!(30_000_000_000_u64)).await;
+    let before = world.raw_config().await;
+    let wanted = StoreConfig::new().max_age(Duration::from_secs(3600)).reconcile();
+    world.connection.store_with_config(&world.bucket, wanted).await.unwrap();
+    let after = world.raw_config().await;
+    assert_eq!(after["max_age"], 3_600_000_000_000_u64);
+    // Expiry brings its markers with it.
+    let changed = ["max_age", "allow_msg_ttl", "subject_delete_marker_ttl"];
+    assert_eq!(but(changed, after), but(changed, before));
+
+    // A shorter age than the window takes the window with it: the server insists.
+    let wanted = StoreConfig::new().max_age(Duration::from_secs(10)).reconcile();
+    world.connection.store_with_config(&world.bucket, wanted).await.unwrap();
+    assert_eq!(world.raw_config().await["duplicate_window"], 10_000_000_000_u64);
+}
+
+#[tokio::test]
+async fn reconciling_something_else_leaves_a_bucket_with_a_maximum_age_as_it_is() {
+    let config = kv::Config { max_age: Duration::from_secs(3600), ..kv::Config::default() };
+    let (world, ..) = World::made_by_them(config).await;
+    let before = world.raw_config().await;
+    let wanted = StoreConfig::new().history(3).reconcile();
+    world.connection.store_with_config(&world.bucket, wanted).await.unwrap();
+    let after = world.raw_config().await;
+    assert_eq!(after["max_msgs_per_subject"], 3);
+    assert_eq!(but(["max_msgs_per_subject"], after), but(["max_msgs_per_subject"], before));
+}
+
+#[tokio::test]
+async fn reconciling_keeps_the_age_of_markers_that_others_chose() {
+    let world = World::new().await;
+    if !has_ttl(&world).await {
+        return;
+    }
+    let (world, ..) = World::made_by_them(with_markers()).await;
+    let wanted = StoreConfig::new().key_ttl(true).description("ours now").reconcile();
+    let ours = world.connection.store_with_config(&world.bucket, wanted).await.unwrap();
+    assert!(ours.ttl().is_some());
+    let config = world.raw_config().await;
+    assert_eq!(config["description"], "ours now");
+    assert_eq!(config["subject_delete_marker_ttl"], 60_000_000_000_u64);
+}
+
+#[tokio::test]
+async fn what_fits_a_bucket_of_small_values_is_written() {
+    for limit in [128, 300, 1000] {
+        let config = kv::Config { max_value_size: limit, ..kv::Config::default() };
+        let (_world, ours, theirs) = World::made_by_them(config).await;
+        // What the other client may write, we read.
+        let whole = vec![7; usize::try_from(limit).unwrap()];
+        theirs.put("theirs", whole.clone().into()).await.unwrap();
+        assert_eq!(ours.get("theirs").await.unwrap().unwrap().value, whole);
+
+        // What we say that we take, the server takes, with and without an expected version.
+        let most = ours.max_value_size();
+        assert!(most > 0, "nothing at all fits a bucket of {limit} bytes");
+        let version = ours.create("ours", vec![1; most]).await.unwrap();
+        ours.update("ours", vec![2; most], version).await.unwrap();
+        let refused = ours.put("ours", vec![3; most + 1]).await.unwrap_err();
+        assert!(matches!(refused, KvError::ValueTooLarge { .. }), "{refused:?}");
+        assert_eq!(theirs.get("ours").await.unwrap().unwrap().len(), most);
+        ours.delete("ours").await.unwrap();
+        ours.purge("ours").await.unwrap();
+    }
+}

@@ -1,0 +1,204 @@
+//! Servers that are killed, restarted and paused: everything ends by its deadline, and goes on afterwards.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use shizuku_kv::{KvError, KvUpdate, ReadConsistency, StoreConfig, WatchScope, connect, nats_connect};
+use shizuku_kv_tests::{NatsServer, eventually};
+
+use super::{SHORT, caught_up, config, lets_in, next_of, operations, refused, within, works};
+
+#[tokio::test]
+async fn health_is_what_the_server_is() {
+    let mut server = NatsServer::start();
+    let connection = nats_connect(config(&server.url()).deadline(SHORT)).await.unwrap();
+    connection.health().await.unwrap();
+    server.kill();
+    eventually("the connection is not healthy", async || {
+        let health = within(SHORT, "health", connection.health()).await;
+        if let Err(error) = &health {
+            assert!(matches!(error, KvError::Unavailable { .. } | KvError::Timeout { .. }), "{error:?}");
+            assert!(error.is_retryable(), "{error:?}");
+        }
+        health.is_err()
+    })
+    .await;
+    server.restart();
+    eventually("the connection is healthy again", async || connection.health().await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn after_a_restart_the_same_handles_work_again_and_a_watch_goes_on() {
+    let mut server = NatsServer::builder().user("app", "hunter2").start();
+    let connection = connect(&server.url_as("app:hunter2")).await.unwrap();
+    let store = connection.store("config").await.unwrap();
+    let first = store.put("key", "one").await.unwrap();
+    let mut watch = caught_up(&store, WatchScope::All).await;
+    let mut unread = caught_up(&store, WatchScope::All).await;
+    let mut seen = first.as_u64();
+    for round in 0..3 {
+        server.restart();
+        let value = format!("round {round}");
+        eventually("the store takes writes again", async || store.put("key", value.clone()).await.is_ok())
+            .await;
+        // A put whose answer got lost may have been repeated here: the newest value is what has to arrive.
+        let newest = store.get("key").await.unwrap().unwrap();
+        assert_ne!(newest.version, first);
+        while seen < newest.version.as_u64() {
+            let version = next_of(&mut watch, "key").await.entry().unwrap().version.as_u64();
+            assert!(version > seen, "nothing arrives twice, and nothing goes back");
+            seen = version;
+        }
+        works(&*connection).await;
+    }
+    // One that was not polled meanwhile has the last value too.
+    let newest = store.get("key").await.unwrap().unwrap();
+    while next_of(&mut unread, "key").await.entry().unwrap().version != newest.version {}
+    store.delete("key").await.unwrap();
+    assert!(matches!(next_of(&mut watch, "key").await, KvUpdate::Delete(_)));
+    assert!(matches!(next_of(&mut unread, "key").await, KvUpdate::Delete(_)));
+}
+
+#[tokio::test]
+async fn an_operation_waits_for_a_server_that_comes_back_in_time() {
+    let mut server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = connection.store("config").await.unwrap().with_deadline(Duration::from_secs(20));
+    let version = store.put("key", "x").await.unwrap();
+    server.kill();
+    eventually("the server is missed", async || {
+        store.with_deadline(Duration::from_millis(100)).get("key").await.is_err()
+    })
+    .await;
+    let reading = tokio::spawn({
+        let store = store.clone();
+        async move { store.get("key").await }
+    });
+    let writing = tokio::spawn(async move { store.update("key", "y", version).await });
+    tokio::task::yield_now().await;
+    server.restart();
+    reading.await.unwrap().unwrap();
+    writing.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn while_no_server_is_there_every_operation_ends_by_its_deadline() {
+    let mut server = NatsServer::start();
+    let connection = nats_connect(config(&server.url()).deadline(SHORT)).await.unwrap();
+    let store = connection.store_with_config("config", StoreConfig::new().deadline(SHORT)).await.unwrap();
+    let version = store.put("key", "x").await.unwrap();
+    server.kill();
+    eventually("the server is missed", async || {
+        store.with_deadline(Duration::from_millis(100)).get("key").await.is_err()
+    })
+    .await;
+    let mut all = operations(&connection, &store, [version; 2]);
+    // It has a test of its own.
+    all.retain(|(what, _)| *what != "put_many");
+    let ends = all.into_iter().map(async |(what, operation)| {
+        let error = within(SHORT, what, operation).await.expect_err(what);
+        // Nothing was sent, so that nothing is unknown.
+        assert!(matches!(error, KvError::Unavailable { .. } | KvError::Timeout { .. }), "{what}: {error:?}");
+        assert!(error.is_retryable(), "{what}: {error:?}");
+    });
+    join_all(ends).await;
+    // What cannot be is still refused for what it is.
+    assert!(matches!(store.put("a b", "x").await, Err(KvError::InvalidKey { .. })));
+    assert!(matches!(store.put("key", vec![0; 1 << 21]).await, Err(KvError::ValueTooLarge { .. })));
+}
+
+#[tokio::test]
+async fn while_no_server_is_there_many_writes_end_by_their_deadline_too() {
+    let mut server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = connection.store_with_config("config", StoreConfig::new().deadline(SHORT)).await.unwrap();
+    server.kill();
+    eventually("the server is missed", async || {
+        store.with_deadline(Duration::from_millis(100)).get("key").await.is_err()
+    })
+    .await;
+    let many = store.put_many((0..50).map(|i| (format!("key.{i}"), "x")));
+    for answer in within(SHORT, "put_many", many).await {
+        assert!(matches!(answer, Err(KvError::Unavailable { .. } | KvError::Timeout { .. })), "{answer:?}");
+    }
+}
+
+/// Everything that can be asked of a server that is there and does not answer.
+async fn ends_by_its_deadline_while_the_server_is_paused(consistency: ReadConsistency) {
+    let mut server = NatsServer::start();
+    let connection = nats_connect(config(&server.url()).deadline(SHORT)).await.unwrap();
+    let settings = StoreConfig::new().deadline(SHORT).consistency(consistency);
+    let store = connection.store_with_config("config", settings).await.unwrap();
+    let mut versions = Vec::new();
+    for key in ["key", "w.update", "w.delete", "w.delete_with_version", "w.purge"] {
+        versions.push((key, store.put(key, "before").await.unwrap()));
+    }
+    connection.store("other").await.unwrap();
+    let mut watch = caught_up(&store, WatchScope::All).await;
+    let cursor = watch.cursor().unwrap();
+
+    server.pause();
+    let mut all = operations(&connection, &store, [versions[1].1, versions[3].1]);
+    all.push(("watch_from", Box::pin(async { store.watch_from(WatchScope::All, cursor).await.map(drop) })));
+    let ends = all.into_iter().map(async |(what, operation)| {
+        let error = within(SHORT, what, operation).await.expect_err(what);
+        (what, error)
+    });
+    let errors = join_all(ends).await;
+    server.resume();
+
+    for (what, error) in &errors {
+        match error {
+            KvError::Timeout { .. } | KvError::Unavailable { .. } => assert!(error.is_retryable()),
+            KvError::OutcomeUnknown { .. } => assert!(!error.is_retryable()),
+            _ => panic!("{what}: {error:?}"),
+        }
+    }
+    // Everything works again.
+    let patience = Duration::from_secs(20);
+    let store = store.with_deadline(patience);
+    let last = within(patience, "put", store.put("after", "x")).await.unwrap();
+    within(patience, "health", connection.health()).await.unwrap();
+    within(patience, "get", store.get("key")).await.unwrap().unwrap();
+    let keys = within(patience, "keys", store.keys(WatchScope::All).try_collect()).await.unwrap();
+    assert!(keys.len() >= 4, "{keys:?}");
+    loop {
+        let update = within(patience, "the watch", watch.next()).await.unwrap().unwrap();
+        if update.entry().is_some_and(|entry| entry.version == last) {
+            break;
+        }
+    }
+    // What was said not to have happened has not: `after` was written behind everything that had been sent.
+    for (what, error) in &errors {
+        let key = match *what {
+            "put_many" => "w.many.0".to_owned(),
+            what => format!("w.{what}"),
+        };
+        if matches!(error, KvError::OutcomeUnknown { .. }) {
+            continue;
+        }
+        let before = versions.iter().find(|(before, _)| *before == key).map(|(_, version)| *version);
+        let now = store.entry(&key).await.unwrap().map(|entry| entry.version);
+        assert_eq!(now, before, "{what} was not to have happened: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn while_the_server_does_not_answer_every_operation_ends_by_its_deadline() {
+    ends_by_its_deadline_while_the_server_is_paused(ReadConsistency::Any).await;
+}
+
+#[tokio::test]
+async fn while_the_server_does_not_answer_leader_reads_end_by_their_deadline_too() {
+    ends_by_its_deadline_while_the_server_is_paused(ReadConsistency::Leader).await;
+}
+
+#[tokio::test]
+async fn a_connect_to_a_paused_server_ends_within_the_timeout() {
+    let mut server = NatsServer::start();
+    server.pause();
+    let error = refused(config(&server.url())).await;
+    assert!(matches!(error, KvError::Timeout { .. } | KvError::Unavailable { .. }), "{error:?}");
+    server.resume();
+    lets_in(config(&server.url())).await;
+}
