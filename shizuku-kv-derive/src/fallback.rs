@@ -14,6 +14,7 @@ pub(crate) fn json_serialize(input: &DeriveInput) -> TokenStream {
     let (name, (generics, parameters, conditions)) = (&input.ident, input.generics.split_for_impl());
     quote! {
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #generics #root::ByteSerialize for #name #parameters #conditions {
             fn to_bytes(&self) -> #root::__private::core::result::Result<#root::__private::Bytes, #root::EncodeError> {
                 #root::__private::core::unreachable!()
@@ -27,6 +28,7 @@ pub(crate) fn json_deserialize(input: &DeriveInput) -> TokenStream {
     let (name, (generics, parameters, conditions)) = (&input.ident, input.generics.split_for_impl());
     quote! {
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #generics #root::ByteDeserialize for #name #parameters #conditions {
             fn from_bytes(
                 _: &#root::__private::Bytes,
@@ -42,6 +44,7 @@ pub(crate) fn static_key(input: &DeriveInput) -> TokenStream {
     let (name, (generics, parameters, conditions)) = (&input.ident, input.generics.split_for_impl());
     quote! {
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #generics #root::StaticKeyIndexedValue for #name #parameters #conditions {
             fn key() -> #root::__private::std::string::String {
                 #root::__private::core::unreachable!()
@@ -65,6 +68,7 @@ pub(crate) fn record(input: &DeriveInput) -> TokenStream {
         #key
 
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #generics #root::KeyValue for #name #parameters #conditions {
             type Key = #root::__private::std::string::String;
             type Value = Self;

@@ -30,7 +30,8 @@ pub fn derive_json_byte_des(input: TokenStream) -> TokenStream {
     expand::derive(input, expand::json::deserialize, fallback::json_deserialize)
 }
 
-/// Implements `StaticKeyIndexedValue`, and through it `KeyValue`: one value at one key.
+/// Implements `StaticKeyIndexedValue`, and through it `KeyValue`: one value at one key. A generic type has one key too:
+/// every instantiation is under it.
 ///
 /// - `#[kv(key = "config.database")]`: the key, checked when it compiles by the store's own grammar.
 /// - `#[kv(crate = path)]`: where `shizuku_kv` is, for crates that re-export it.
@@ -44,7 +45,10 @@ pub fn derive_static_key_indexed_value(input: TokenStream) -> TokenStream {
 /// - `#[kv(key = "user.{tenant}.{id}")]` on `struct User`: the key is made of fields. A type `UserKey` is generated,
 ///   with the visibility of the struct and those fields, which prints, parses, compares and is made from a tuple. Each
 ///   field's value is escaped, so that it can be any text and never leaves its token. The fields' types have `Clone`,
-///   `Display`, `FromStr`, `Debug`, `Eq`, `Hash` and `Ord`. The whole struct is stored.
+///   `Display`, `FromStr`, `Debug`, `Eq`, `Hash` and `Ord`. The whole struct is stored. Listing and watching all records
+///   takes every key that starts with what stands before the first placeholder, so that all of these have to be of
+///   this type: do not keep records at `user.{id}` and others at `user.{id}.settings` in the same store, or go on past
+///   `KvReadError::InvalidRecordKey`.
 /// - `#[kv(key)]` on one field: the field is the key, as it prints. The whole struct is stored.
 /// - `#[kv(key)]` on one field and `#[kv(value)]` on the other: a pair. Only the value is stored.
 ///

@@ -1,8 +1,9 @@
 //! Every check, each with a message that says what to write instead.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
-use quote::ToTokens;
-use syn::{Error, GenericParam, Generics, LitStr, Result};
+use quote::{ToTokens, format_ident};
+use syn::ext::IdentExt;
+use syn::{Error, GenericParam, Generics, Ident, LitStr, Result};
 
 use crate::ast::{Field, Input, Shape};
 use crate::attr::Role;
@@ -149,6 +150,11 @@ fn pair<'a>(fields: &'a [Field<'a>], key: &'a Field<'a>, value: &'a Field<'a>) -
     }
 }
 
+/// The name of the key type that a template makes: `UserKey` for `User`.
+pub(crate) fn key_type(input: &Input<'_>) -> Ident {
+    format_ident!("{}Key", input.original.ident.unraw(), span = input.original.ident.span())
+}
+
 fn template<'a>(input: &'a Input<'_>, literal: &LitStr, fields: &'a [Field<'a>]) -> Result<Template<'a>> {
     let text = literal.value();
     let refuse = |message: String| Err(Error::new(literal.span(), message));
@@ -206,6 +212,12 @@ fn template<'a>(input: &'a Input<'_>, literal: &LitStr, fields: &'a [Field<'a>])
         }
     }
     check(literal, &text, &stand_in)?;
+    let key = key_type(input);
+    if let Some(parameter) = input.original.generics.type_params().find(|parameter| parameter.ident == key) {
+        let message =
+            format!("the type parameter `{key}` has the name of the key type that is generated: rename it");
+        return Err(Error::new(parameter.ident.span(), message));
+    }
     let template = Template { literal: text, tokens };
     for (place, field) in template.fields().enumerate() {
         if template.fields().take(place).any(|before| before.member == field.member) {
@@ -376,6 +388,11 @@ mod tests {
             ("#[kv(key = \"{a}\")] struct A { #[kv(key)] a: u8 }", "the key is given twice"),
             ("#[kv(key = \"{a}\")] struct A { a: u8, #[kv(value)] b: u8 }", "is stored as a whole"),
             ("#[kv(key = \"{a}\")] struct A<T> { a: Vec<T> }", "the parameter `T`"),
+            (
+                "#[kv(key = \"{a}\")] struct A<AKey> { a: u8, b: AKey }",
+                "the type parameter `AKey` has the name",
+            ),
+            ("struct A<AKey> { #[kv(key)] a: u8, b: AKey }", ""),
             ("#[kv(key = \"{a}\")] struct A<'x> { a: &'x str }", "the parameter `'x`"),
             ("#[kv(key = \"{a}\")] struct A<const N: u8> { a: [u8; N] }", "the parameter `N`"),
             ("#[kv(key = \"{a}\")] #[kv(key = \"{a}\")] struct A { a: u8 }", "given twice"),

@@ -33,7 +33,9 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Connection>, KvError> {
     let Some((scheme, rest)) = url.split_once(':') else {
         return Err(KvError::InvalidUrl { reason: format!("it has no scheme; known are {}", known()) });
     };
-    match scheme {
+    // Schemes are compared as RFC 3986 says, whatever their case.
+    let known_as = scheme.to_ascii_lowercase();
+    match known_as.as_str() {
         #[cfg(feature = "memory")]
         "memory" if rest.is_empty() => Ok(Arc::new(crate::MemoryConnection::new())),
         #[cfg(feature = "memory")]
@@ -42,20 +44,19 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Connection>, KvError> {
         }),
         #[cfg(feature = "nats")]
         "nats" | "tls" => {
-            let config = crate::NatsConnectionConfig::from_url(url)?;
+            let config = crate::NatsConnectionConfig::from_url(&format!("{known_as}:{rest}"))?;
             Ok(Arc::new(crate::nats_connect(config).await?))
         }
         #[cfg(not(feature = "memory"))]
         "memory" => Err(not_in_this_build("memory")),
         #[cfg(not(feature = "nats"))]
         "nats" | "tls" => Err(not_in_this_build("nats")),
-        // A scheme is shown only if it looks like one: a URL without scheme can begin with a user's name.
-        _ if looks_like_a_scheme(scheme) && (rest.starts_with("//") || rest.is_empty()) => {
-            Err(KvError::Unsupported {
-                operation: "connect",
-                reason: format!("unknown scheme {scheme:?}; known are {}", known()),
-            })
-        }
+        // A scheme is shown only if it stands and looks like one: a URL without can begin with a user's name, or be
+        // nothing but a password.
+        _ if looks_like_a_scheme(scheme) && rest.starts_with("//") => Err(KvError::Unsupported {
+            operation: "connect",
+            reason: format!("unknown scheme {scheme:?}; known are {}", known()),
+        }),
         _ => Err(KvError::InvalidUrl {
             reason: format!("it has no scheme that is known; known are {}", known()),
         }),
@@ -107,4 +108,40 @@ fn known() -> String {
         known.extend(["nats://", "tls://"]);
     }
     known.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[cfg(feature = "memory")]
+    #[tokio::test]
+    async fn a_scheme_is_known_in_any_case() {
+        for url in ["memory:", "MEMORY:", "Memory:"] {
+            connect(url).await.unwrap().store("config").await.unwrap();
+        }
+    }
+
+    #[cfg(feature = "nats")]
+    #[tokio::test]
+    async fn a_scheme_of_nats_is_known_in_any_case() {
+        for url in ["NATS://", "Nats://", "TLS://"] {
+            let error = connect(url).await.unwrap_err();
+            assert!(error.to_string().contains("host is missing"), "{url}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unknown_scheme_is_shown_only_before_slashes() {
+        let shown = connect("redis://host").await.unwrap_err();
+        assert!(shown.to_string().contains("redis"), "{shown}");
+        for url in ["hunter2:", "hunter2", "hunter2:4222", "hunter2:/", "HUNTER2:"] {
+            let error = connect(url).await.unwrap_err();
+            let text = format!("{error} {error:?}").to_lowercase();
+            assert!(!text.contains("hunter2"), "{url}: {error:?}");
+            assert!(matches!(error, KvError::InvalidUrl { .. }), "{url}: {error:?}");
+        }
+    }
 }

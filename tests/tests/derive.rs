@@ -347,6 +347,79 @@ mod hygiene {
     pub struct Pair(#[kv(key)] pub u8, #[kv(value)] pub u8);
 }
 
+/// A warning about what is deprecated belongs where the user names it, not to what the derives write.
+#[deny(warnings, missing_docs, clippy::all)]
+#[allow(dead_code, unreachable_pub, reason = "it only has to compile")]
+mod deprecated {
+    use serde::{Deserialize, Serialize};
+    use shizuku_kv::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};
+
+    /// A record.
+    #[deprecated = "not used any more"]
+    #[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
+    #[kv(key = "deprecated")]
+    pub struct Static {
+        #[deprecated = "not used any more"]
+        flag: bool,
+    }
+
+    /// A record.
+    #[deprecated = "not used any more"]
+    #[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
+    #[kv(key = "deprecated")]
+    pub struct Wrapped<T>(T);
+
+    /// A record.
+    #[deprecated = "not used any more"]
+    #[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes, KeyValue)]
+    #[kv(key = "deprecated.{id}")]
+    pub struct Record {
+        #[deprecated = "not used any more"]
+        id: u8,
+    }
+
+    /// A record.
+    #[deprecated = "not used any more"]
+    #[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes, KeyValue)]
+    #[kv(key = "deprecated.{0}.{1}")]
+    pub struct Tuple(#[deprecated = "not used any more"] u8, u8);
+
+    /// A record.
+    #[deprecated = "not used any more"]
+    #[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes, KeyValue)]
+    pub struct Whole {
+        #[deprecated = "not used any more"]
+        #[kv(key)]
+        id: u8,
+    }
+
+    /// A record.
+    #[deprecated = "not used any more"]
+    #[derive(KeyValue)]
+    pub struct Pair {
+        #[deprecated = "not used any more"]
+        #[kv(key)]
+        id: u8,
+        #[deprecated = "not used any more"]
+        #[kv(value)]
+        value: u8,
+    }
+
+    mod field_types {
+        /// A key.
+        #[deprecated = "not used any more"]
+        pub type Id = u8;
+    }
+
+    /// A record. Without serde, which warns of such a field itself.
+    #[derive(KeyValue)]
+    #[kv(key = "deprecated.{id}")]
+    pub struct OfType {
+        #[allow(deprecated, reason = "said once, where it is named")]
+        id: field_types::Id,
+    }
+}
+
 #[allow(dead_code, reason = "only its key is used")]
 #[derive(Debug, Clone, PartialEq, KeyValue)]
 #[kv(key = "all.{text}.{number}.{character}")]

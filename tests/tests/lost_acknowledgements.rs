@@ -125,16 +125,72 @@ async fn deletions_that_landed_are_found_too() {
 }
 
 #[tokio::test]
-async fn a_write_that_was_lost_on_its_way_is_repeated_once() {
+async fn a_swap_that_was_lost_on_its_way_is_repeated_once() {
     let f = fixture(5).await;
-    let written = version(f.lose_request(f.behind.put("put", "value"), async {}).await);
-    assert_eq!(f.entries("put").await, [(written, KvOperation::Put)]);
     let written = version(f.lose_request(f.behind.create("create", "value"), async {}).await);
     assert_eq!(f.entries("create").await, [(written, KvOperation::Put)]);
     let first = f.behind.put("update", "one").await.unwrap();
     let written = version(f.lose_request(f.behind.update("update", "two", first), async {}).await);
     assert_eq!(f.entries("update").await.len(), 2);
     assert_eq!(f.entries("update").await.last(), Some(&(written, KvOperation::Put)));
+    let delete =
+        f.behind.delete_with_version("create", f.around.get("create").await.unwrap().unwrap().version);
+    let written = version(f.lose_request(delete, async {}).await);
+    assert_eq!(f.entries("create").await.last(), Some(&(written, KvOperation::Delete)));
+}
+
+/// Its first copy may still be on its way: a second could undo what others write meanwhile.
+#[tokio::test]
+async fn a_write_without_expectation_is_never_repeated() {
+    let f = fixture(5).await;
+    let put = f.lose_request(f.behind.put("put", "value"), async {}).await;
+    assert!(matches!(put, Err(KvError::OutcomeUnknown { .. })), "{put:?}");
+    let delete = f.lose_request(f.behind.delete("delete"), async {}).await;
+    assert!(matches!(delete, Err(KvError::OutcomeUnknown { .. })), "{delete:?}");
+    // Once a later write is through, a copy that was sent again would be too.
+    f.behind.put("later", "x").await.unwrap();
+    assert_eq!(f.entries("put").await, []);
+    assert_eq!(f.entries("delete").await, []);
+}
+
+/// The bucket is not the one whose sequences the client has seen.
+#[tokio::test]
+async fn a_bucket_that_was_made_again_misleads_nobody() {
+    let f = fixture(1).await;
+    for _ in 0..50 {
+        f.behind.put("other", "x").await.unwrap();
+    }
+    let direct = connect(&f.server.url()).await.unwrap();
+    direct.delete_store("b").await.unwrap();
+    direct.store("b").await.unwrap();
+    let first = f.behind.put("key", "one").await.unwrap();
+    let replace = async {
+        f.around.put("key", "other").await.unwrap();
+    };
+    let update = f.behind.update("key", "two", first);
+    let result = f.lose_acknowledgement("key", update, replace).await;
+    assert!(matches!(result, Err(KvError::OutcomeUnknown { .. })), "{result:?}");
+    assert_eq!(f.around.get("key").await.unwrap().unwrap().value, "other");
+}
+
+/// What took effect and has aged since is not written again.
+#[tokio::test]
+async fn a_value_that_aged_before_it_was_found_is_not_written_again() {
+    let f = fixture(1).await;
+    let config = StoreConfig::new().max_age(Duration::from_millis(1000)).deadline(Duration::from_secs(10));
+    let direct = connect(&f.server.url()).await.unwrap();
+    let around = direct.store_with_config("short", config.clone()).await.unwrap();
+    let behind = connect(&f.proxy.url()).await.unwrap().store_with_config("short", config).await.unwrap();
+    f.proxy.hold_answers(true);
+    let create = behind.create("key", "value");
+    let cut = async {
+        eventually("the server has the write", async || around.get("key").await.unwrap().is_some()).await;
+        eventually("it has expired", async || around.get("key").await.unwrap().is_none()).await;
+        f.proxy.cut();
+    };
+    let (result, ()) = tokio::join!(create, cut);
+    assert!(matches!(result, Err(KvError::OutcomeUnknown { .. })), "{result:?}");
+    assert!(around.get("key").await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -213,19 +269,35 @@ async fn a_write_while_disconnected_does_not_happen_later() {
 }
 
 #[tokio::test]
-async fn a_pipeline_of_writes_over_a_cut_has_each_once() {
+async fn a_pipeline_of_writes_over_a_cut_has_each_once_and_in_order() {
     let f = fixture(5).await;
-    let keys: Vec<_> = (0..200).map(|n| format!("key.{n}")).collect();
+    let items: Vec<_> = (0..200).map(|n| (format!("key.{}", n / 2), n.to_string())).collect();
     f.proxy.hold_answers(true);
-    let writes = f.behind.put_many(keys.iter().map(|key| (key.as_str(), "value")));
+    let writes = f.behind.put_many(items.clone());
     let cut = async {
-        eventually("the server has half of it", async || f.around.get("key.99").await.unwrap().is_some())
+        eventually("the server has half of it", async || f.around.get("key.50").await.unwrap().is_some())
             .await;
         f.proxy.cut();
     };
     let (answers, ()) = tokio::join!(writes, cut);
-    for (key, answer) in keys.iter().zip(answers) {
-        let written = version(answer);
-        assert_eq!(f.entries(key).await, [(written, KvOperation::Put)], "{key}");
+    let mut written = 0;
+    for (pair, answers) in items.chunks(2).zip(answers.chunks(2)) {
+        let key = &pair[0].0;
+        let entries = f.around.history(key.as_str()).unwrap().try_collect().await.unwrap();
+        let text = |value: &[u8]| String::from_utf8(value.to_vec()).unwrap();
+        let values: Vec<u32> = entries.iter().map(|entry| text(&entry.value).parse().unwrap()).collect();
+        // Each at most once, the later after the earlier.
+        assert!(values.is_sorted_by(|one, next| one < next), "{key}: {values:?}");
+        assert!(values.len() <= 2, "{key}: {values:?}");
+        for (item, answer) in pair.iter().zip(answers) {
+            let there = entries.iter().find(|entry| entry.value == item.1.as_bytes());
+            match answer {
+                Ok(version) => assert_eq!(there.map(|entry| entry.version), Some(*version), "{key}"),
+                Err(error) => assert!(matches!(error, KvError::OutcomeUnknown { .. }), "{key}: {error:?}"),
+            }
+            written += usize::from(answer.is_ok());
+        }
     }
+    // What the server had before the cut is found.
+    assert!(written >= 100, "{written}");
 }

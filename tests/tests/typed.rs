@@ -6,16 +6,19 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    ByteDeserialize, ByteSerialize, DecodeError, EncodeError, JsonByteDes, JsonByteSer, Key, KeyValue,
-    KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, KvWriteError, StaticKeyIndexedValue,
-    Store, StoreConfig, TypedUpdate, WatchScope,
+    ByteDeserialize, ByteSerialize, ConnectionCapabilities, Deadline, DecodeError, EncodeError, JsonByteDes,
+    JsonByteSer, Key, KeyValue, KeyValueRead, KeyValueWrite, KvEntry, KvError, KvOperation, KvReadError,
+    KvReader, KvResult, KvStore, KvStream, KvWriteError, KvWriter, StaticKeyIndexedValue, Store, StoreConfig,
+    TypedUpdate, TypedWatch, VersionToken, WatchScope,
 };
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -263,6 +266,46 @@ async fn a_record_under_another_key_is_a_mismatch() -> Outcome {
     Ok(())
 }
 
+/// A record's own key is shown as keys are: what is none is content.
+#[tokio::test]
+async fn a_mismatch_shows_the_own_key_where_it_is_one_and_only_so_far() -> Outcome {
+    #[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes)]
+    struct Note(String);
+    impl KeyValue for Note {
+        type Key = String;
+        type Value = Self;
+        fn kv_key(&self) -> String {
+            self.0.clone()
+        }
+        fn kv_value(&self) -> &Self {
+            self
+        }
+        fn from_kv(_key: String, value: Self) -> Self {
+            value
+        }
+    }
+
+    let store = store().await;
+    for own in [format!("{SECRET} {SECRET}"), SECRET.repeat(10_000), String::new()] {
+        store.put("a", Note(own.clone()).to_bytes()?).await?;
+        let read = Note::read_from(&store, "a").await.err().unwrap();
+        let message = "Note was read under key a, but its own key is something that is no key";
+        assert_eq!(read.to_string(), message);
+        assert!(!format!("{read:?}").contains(SECRET));
+        store.purge("a").await?;
+        let written = Note::modify(&store, "a", |_| Some(Note(own.clone()))).await.err().unwrap();
+        let message = "Note was to be written under key a, but its own key is something that is no key";
+        assert_eq!(written.to_string(), message);
+        assert!(!format!("{written:?}").contains(SECRET));
+    }
+    let own = "k".repeat(1000);
+    store.put("a", Note(own.clone()).to_bytes()?).await?;
+    let error = Note::read_from(&store, "a").await.err().unwrap();
+    let KvReadError::KeyMismatch { own: shown, .. } = error else { panic!("{error}") };
+    assert_eq!(shown, format!("{}…", &own[..79]));
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_key_that_is_none_is_refused_before_anything_is_sent() -> Outcome {
     let store = store().await;
@@ -315,6 +358,21 @@ async fn many_records_keep_their_places() -> Outcome {
     ));
     assert_eq!(Counter::read_from(&store, "d").await?, Some(counter("d", 4)));
     Ok(())
+}
+
+/// Finding each one's place takes as long for many refused records as for few.
+#[tokio::test]
+async fn many_refused_records_take_no_longer() {
+    const EACH: usize = 60_000;
+    let store = store().await;
+    let refused = (0..EACH).map(|_| counter("a", u64::MAX));
+    let records = refused.chain((0..EACH).map(|_| counter("a", 1))).collect::<Vec<_>>();
+    let start = std::time::Instant::now();
+    let written = Counter::write_many(&store, records).await;
+    // It moved some 400 GB when each was put into its place by itself.
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(written.len(), 2 * EACH);
+    assert!(written[..EACH].iter().all(Result::is_err) && written[EACH..].iter().all(Result::is_ok));
 }
 
 #[tokio::test]
@@ -391,6 +449,120 @@ async fn a_watch_is_shared_and_its_cursor_can_be_asked_for_meanwhile() -> Outcom
     }
     seen.sort();
     assert_eq!(seen, ["a", "b"]);
+    Ok(())
+}
+
+async fn caught_up(store: &Store) -> TypedWatch<Counter> {
+    let watch = Counter::watch_all(store).await.unwrap();
+    assert!(matches!(watch.next().await, Some(Ok(TypedUpdate::CaughtUp))));
+    watch
+}
+
+async fn next_name(watch: &TypedWatch<Counter>) -> String {
+    watch.next().await.unwrap().unwrap().into_entry().unwrap().into_value().name
+}
+
+/// Polls once, as this task.
+async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
+    std::future::poll_fn(|cx| Poll::Ready(future.poll_unpin(cx).is_pending())).await
+}
+
+/// A future of `next` that was polled and then left alone holds up no other.
+#[tokio::test(start_paused = true)]
+async fn a_kept_next_holds_up_no_other() -> Outcome {
+    let store = store().await;
+    let watch = caught_up(&store).await;
+    let mut kept = Box::pin(next_name(&watch));
+    assert!(is_pending(&mut kept).await);
+    let other = async {
+        let other = next_name(&watch);
+        let write = async { counter("a", 1).write_to_anyway(&store).await };
+        let (name, written) = tokio::join!(other, write);
+        written.map(|_| name)
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(1), other).await??, "a");
+    assert!(watch.cursor().is_some());
+    assert!(is_pending(&mut kept).await);
+    counter("b", 1).write_to_anyway(&store).await?;
+    assert_eq!(tokio::time::timeout(Duration::from_secs(1), kept).await?, "b");
+    Ok(())
+}
+
+/// Two in one task, which has one waker: the second is woken too when the first is done.
+#[tokio::test(start_paused = true)]
+async fn two_nexts_of_one_task_each_get_an_update() -> Outcome {
+    let store = store().await;
+    let watch = caught_up(&store).await;
+    let writes = async {
+        for name in ["a", "b"] {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            counter(name, 1).write_to_anyway(&store).await.unwrap();
+        }
+    };
+    let both = async { tokio::join!(next_name(&watch), next_name(&watch), writes) };
+    let (one, two, ()) = tokio::time::timeout(Duration::from_secs(1), both).await?;
+    assert_ne!(one, two);
+    Ok(())
+}
+
+/// Whoever of several tasks gives up waiting, the others are still woken, and nothing is lost.
+#[tokio::test(start_paused = true)]
+async fn wake_ups_are_not_lost_with_those_that_stop_to_wait() -> Outcome {
+    for gone in 0..3 {
+        let store = store().await;
+        let watch = Arc::new(caught_up(&store).await);
+        let mut tasks = (0..3)
+            .map(|_| {
+                let watch = Arc::clone(&watch);
+                tokio::spawn(async move { next_name(&watch).await })
+            })
+            .collect::<Vec<_>>();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        // Woken by the write, and gone before it can take what was written.
+        counter("a", 1).write_to_anyway(&store).await?;
+        tasks.remove(gone).abort();
+        counter("b", 1).write_to_anyway(&store).await?;
+        let mut names = Vec::new();
+        for task in tasks {
+            names.push(tokio::time::timeout(Duration::from_secs(1), task).await??);
+        }
+        names.sort();
+        assert_eq!(names, ["a", "b"]);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tasks_share_a_watch() -> Outcome {
+    const TASKS: usize = 8;
+    const EACH: usize = 200;
+    let store = store().await;
+    let watch = Arc::new(caught_up(&store).await);
+    let tasks = (0..TASKS).map(|_| {
+        let watch = Arc::clone(&watch);
+        tokio::spawn(async move {
+            let mut names = Vec::new();
+            for _ in 0..EACH {
+                names.push(next_name(&watch).await);
+            }
+            names
+        })
+    });
+    let tasks = tasks.collect::<Vec<_>>();
+    for number in 0..TASKS * EACH {
+        // A key of its own each, so that none is superseded.
+        counter(&number.to_string(), 1).write_to_anyway(&store).await?;
+        if number % 7 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut names = Vec::new();
+    for task in tasks {
+        names.extend(tokio::time::timeout(Duration::from_secs(20), task).await??);
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), TASKS * EACH);
     Ok(())
 }
 
@@ -505,7 +677,7 @@ async fn modify_gives_up_when_it_always_loses() -> Outcome {
     let error = Counter::modify(&store, "a", |found| {
         attempts.fetch_add(1, Ordering::Relaxed);
         let count = u64::from(attempts.load(Ordering::Relaxed));
-        futures_util::FutureExt::now_or_never(counter("a", count).write_to_anyway(&other));
+        counter("a", count).write_to_anyway(&other).now_or_never();
         Some(increment("a", found))
     })
     .await;
@@ -519,6 +691,176 @@ async fn modify_gives_up_when_it_always_loses() -> Outcome {
         }
         other => panic!("{other:?}"),
     }
+    Ok(())
+}
+
+/// A store that takes its time.
+#[derive(Debug)]
+struct Slow {
+    inner: Store,
+    read: Duration,
+    write: Duration,
+    writes: AtomicU32,
+}
+
+impl Slow {
+    async fn over(inner: &Store, read: u64, write: u64) -> (Arc<Self>, Store) {
+        let slow = Arc::new(Self {
+            inner: inner.clone(),
+            read: Duration::from_millis(read),
+            write: Duration::from_millis(write),
+            writes: AtomicU32::new(0),
+        });
+        (Arc::clone(&slow), Store::new(slow, Duration::from_secs(1)))
+    }
+
+    fn writer(&self) -> &dyn KvWriter {
+        self.inner.backend().writer().unwrap()
+    }
+
+    fn late<'a>(
+        &'a self,
+        operation: &'static str,
+        key: &'a Key,
+        deadline: Deadline,
+        write: BoxFuture<'a, KvResult<VersionToken>>,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        let late = async {
+            tokio::time::sleep(self.write).await;
+            write.await
+        };
+        async move { deadline.bound(operation, Some(key), late).await }.boxed()
+    }
+}
+
+impl KvStore for Slow {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn capabilities(&self) -> ConnectionCapabilities {
+        self.inner.capabilities()
+    }
+
+    fn max_value_size(&self) -> usize {
+        self.inner.max_value_size()
+    }
+
+    fn writer(&self) -> Option<&dyn KvWriter> {
+        Some(self)
+    }
+}
+
+impl KvReader for Slow {
+    fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+        async move {
+            tokio::time::sleep(self.read).await;
+            self.inner.backend().entry(key, deadline).await
+        }
+        .boxed()
+    }
+
+    fn entries<'a>(
+        &'a self,
+        keys: &'a [Key],
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
+        self.inner.backend().entries(keys, deadline)
+    }
+
+    fn history(&self, key: Key, deadline: Deadline) -> KvStream<KvEntry> {
+        self.inner.backend().history(key, deadline)
+    }
+
+    fn scan(&self, scope: WatchScope, deadline: Duration) -> KvStream<KvEntry> {
+        self.inner.backend().scan(scope, deadline)
+    }
+
+    fn keys(&self, scope: WatchScope, deadline: Duration) -> KvStream<Key> {
+        self.inner.backend().keys(scope, deadline)
+    }
+}
+
+impl KvWriter for Slow {
+    fn put<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.late("put", key, deadline, self.writer().put(key, value, deadline))
+    }
+
+    fn create<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.late("create", key, deadline, self.writer().create(key, value, deadline))
+    }
+
+    fn update<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        expected: VersionToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.late("update", key, deadline, self.writer().update(key, value, expected, deadline))
+    }
+
+    fn delete<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.writer().delete(key, deadline)
+    }
+
+    fn delete_with_version<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: VersionToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.writer().delete_with_version(key, expected, deadline)
+    }
+
+    fn purge<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.writer().purge(key, deadline)
+    }
+
+    fn put_many<'a>(
+        &'a self,
+        items: Vec<(Key, Bytes)>,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
+        self.writer().put_many(items, deadline)
+    }
+}
+
+/// The deadline is that of the whole: reading and writing share it, and the error names what was set.
+#[tokio::test(start_paused = true)]
+async fn modify_has_one_deadline_for_reading_and_writing() -> Outcome {
+    let inner = store().await;
+    // How long a read takes, how long a write, and how many writes are begun.
+    for (read, write, writes) in [(700, 700, 1), (1_000, 0, 0), (2_000, 0, 0), (0, 2_000, 1)] {
+        for exists in [false, true] {
+            inner.purge("a").await?;
+            if exists {
+                counter("a", 1).write_to_anyway(&inner).await?;
+            }
+            let (slow, store) = Slow::over(&inner, read, write).await;
+            let start = tokio::time::Instant::now();
+            let error = Counter::modify(&store, "a", |found| Some(increment("a", found))).await.unwrap_err();
+            let took = start.elapsed();
+            assert_eq!(error.to_string(), "modify of key a did not end within 1s", "{read} {write}");
+            assert!(took <= Duration::from_millis(1_010), "{read} {write}: {took:?}");
+            assert_eq!(slow.writes.load(Ordering::Relaxed), writes, "{read} {write}");
+            let found = Counter::read_from(&inner, "a").await?;
+            assert_eq!(found, exists.then(|| counter("a", 1)), "{read} {write}");
+        }
+    }
+    let (_, store) = Slow::over(&inner, 400, 400).await;
+    assert_eq!(Counter::modify(&store, "a", |found| Some(increment("a", found))).await?.unwrap().count.0, 2);
     Ok(())
 }
 

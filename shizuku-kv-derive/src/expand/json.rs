@@ -18,6 +18,7 @@ pub(crate) fn serialize(input: &Input<'_>) -> Result<TokenStream> {
     let encode = quote_spanned!(located(name.span())=> #root::__private::to_bytes::<Self>);
     Ok(quote! {
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #generics #root::ByteSerialize for #name #parameters #conditions {
             fn to_bytes(&self) -> #root::__private::core::result::Result<#root::__private::Bytes, #root::EncodeError> {
                 #encode(self)
@@ -37,6 +38,7 @@ pub(crate) fn deserialize(input: &Input<'_>) -> Result<TokenStream> {
     let decode = quote_spanned!(located(name.span())=> #root::__private::from_bytes::<Self>);
     Ok(quote! {
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #generics #root::ByteDeserialize for #name #parameters #conditions {
             fn from_bytes(
                 bytes: &#root::__private::Bytes,

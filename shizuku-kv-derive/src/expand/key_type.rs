@@ -2,18 +2,13 @@
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::Member;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Ident, Member};
 
 use super::root;
 use crate::ast::Input;
-use crate::valid::{Template, Token};
-
-/// `UserKey` for `User`.
-pub(crate) fn name(input: &Input<'_>) -> Ident {
-    format_ident!("{}Key", input.original.ident.unraw(), span = input.original.ident.span())
-}
+use crate::valid::{Template, Token, key_type as name};
 
 /// The fields of the key type, in the order of the template: named as in the struct, numbered anew in a tuple struct.
 pub(crate) fn members(template: &Template<'_>) -> Vec<Member> {
@@ -52,6 +47,7 @@ fn definition(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
     let core = quote!(#root::__private::core);
     quote! {
         #[doc = #doc]
+        #[allow(deprecated)]
         #[#core::prelude::v1::derive(
             #core::fmt::Debug,
             #core::clone::Clone,
@@ -63,7 +59,8 @@ fn definition(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
         )]
         #visibility struct #key #fields
 
-        #[allow(dead_code)]
+        #[automatically_derived]
+        #[allow(dead_code, deprecated)]
         impl #key {
             /// What a key is made of.
             pub const TEMPLATE: &'static #core::primitive::str = #literal;
@@ -103,6 +100,7 @@ fn printing(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
     }
     quote! {
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #core::fmt::Display for #key {
             fn fmt(&self, f: &mut #core::fmt::Formatter<'_>) -> #core::fmt::Result {
                 #(#parts)*
@@ -136,6 +134,7 @@ fn parsing(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
     let members = members(template);
     quote! {
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #core::str::FromStr for #key {
             type Err = #root::ParseKeyError;
 
@@ -161,6 +160,7 @@ fn conversions(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
         let member = members.first().into_iter();
         quote! {
             #[automatically_derived]
+            #[allow(deprecated)]
             impl #core::convert::From<#ty> for #key {
                 fn from(__field: #ty) -> Self {
                     Self { #(#member: __field)* }
@@ -171,6 +171,7 @@ fn conversions(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
         let places = (0..types.len()).map(syn::Index::from);
         quote! {
             #[automatically_derived]
+            #[allow(deprecated)]
             impl #core::convert::From<(#(#types),*)> for #key {
                 fn from(__fields: (#(#types),*)) -> Self {
                     Self { #(#members: __fields.#places),* }
@@ -181,6 +182,7 @@ fn conversions(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
     let into_key = [key.to_token_stream(), quote!(&#key)].map(|ty| {
         quote! {
             #[automatically_derived]
+            #[allow(deprecated)]
             impl #root::IntoKey for #ty {
                 fn into_key(self) -> #core::result::Result<#root::Key, #root::KvError> {
                     #root::Key::new(#std::string::ToString::to_string(&self))
@@ -193,6 +195,7 @@ fn conversions(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
         #(#into_key)*
 
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #core::convert::From<&#key> for #key {
             fn from(__key: &#key) -> Self {
                 #core::clone::Clone::clone(__key)

@@ -19,7 +19,7 @@ pub(crate) fn expand(input: &Input<'_>) -> Result<TokenStream> {
 /// The key type, and a record that is stored as a whole under it.
 fn template(input: &Input<'_>, form: &Template<'_>) -> TokenStream {
     let root = root(input);
-    let key = key_type::name(input);
+    let key = valid::key_type(input);
     let key_type = key_type::expand(input, form);
     let fields = form.fields().map(|field| {
         let member = &field.member;

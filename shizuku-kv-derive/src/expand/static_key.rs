@@ -15,6 +15,7 @@ pub(crate) fn expand(input: &Input<'_>) -> Result<TokenStream> {
     let (generics, parameters, conditions) = input.original.generics.split_for_impl();
     Ok(quote! {
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #generics #root::StaticKeyIndexedValue for #name #parameters #conditions {
             fn key() -> #root::__private::std::string::String {
                 <#root::__private::std::string::String as #root::__private::core::convert::From<

@@ -7,6 +7,9 @@ use tokio::time::Instant;
 
 use super::{Key, KvError};
 
+/// The longest span of a deadline. No clock is short of it, and nothing that is added to it overflows one.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// The moment by which an operation has to end, with the span it was made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
@@ -18,15 +21,14 @@ impl Deadline {
     /// The deadline of an operation for which none was set: 5 seconds.
     pub const DEFAULT: Duration = Duration::from_secs(5);
 
-    /// A deadline `limit` from now.
+    /// A deadline `limit` from now; a limit of more than a hundred years is one of a hundred years.
     pub fn after(limit: Duration) -> Self {
+        let limit = limit.min(CENTURY);
         let now = Instant::now();
-        // A limit beyond what the clock can represent is as good as a century.
-        let at = now.checked_add(limit).unwrap_or(now + Duration::from_secs(100 * 365 * 86_400));
-        Self { at, limit }
+        Self { at: now.checked_add(limit).unwrap_or(now), limit }
     }
 
-    /// The span that was set.
+    /// The span that was set, at most a hundred years.
     pub fn limit(&self) -> Duration {
         self.limit
     }
@@ -39,6 +41,11 @@ impl Deadline {
     /// The moment itself, by tokio's clock.
     pub fn instant(&self) -> Instant {
         self.at
+    }
+
+    /// The moment `grace` after it.
+    pub(super) fn instant_and(&self, grace: Duration) -> Instant {
+        self.at.checked_add(grace).unwrap_or(self.at)
     }
 
     /// The error that says that it passed.
@@ -57,5 +64,22 @@ impl Deadline {
             Ok(result) => result,
             Err(_) => Err(self.timeout(operation, key)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_limit_is_beyond_the_clock() {
+        let edge = Duration::from_secs_f64(9_223_372_036_854_769_389.5);
+        for limit in [CENTURY, CENTURY + Duration::from_nanos(1), edge, Duration::MAX] {
+            let deadline = Deadline::after(limit);
+            assert_eq!(deadline.limit(), CENTURY, "{limit:?}");
+            assert!(deadline.remaining() > CENTURY - Duration::from_secs(60), "{limit:?}");
+            assert!(deadline.instant_and(Duration::from_secs(1)) > deadline.instant());
+        }
+        assert_eq!(Deadline::after(Duration::ZERO).remaining(), Duration::ZERO);
     }
 }

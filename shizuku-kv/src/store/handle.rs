@@ -15,6 +15,10 @@ use super::{
 /// write, and this much later the handle stops waiting for the answer.
 const WRITE_GRACE: Duration = Duration::from_millis(250);
 
+/// How many writes of a `put_many` a backend is expected to have on their way at a time, for the time that the whole may
+/// take.
+const PUTS_IN_FLIGHT: usize = 1024;
+
 /// One store (bucket): a handle that is cheap to clone and the same on every backend.
 ///
 /// Keys are anything that is [`IntoKey`]: a [`Key`], or a string, which is checked before anything is sent. Values are
@@ -70,7 +74,8 @@ impl Store {
         self.deadline
     }
 
-    /// The same store with another deadline for each operation.
+    /// The same store with another deadline for each operation. One of zero has passed already: every operation
+    /// answers [`KvError::Timeout`], and nothing is sent.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { backend: Arc::clone(&self.backend), deadline }
@@ -98,7 +103,7 @@ impl Store {
     }
 
     async fn read(&self, operation: &'static str, key: Key) -> KvResult<Option<KvEntry>> {
-        let deadline = Deadline::after(self.deadline);
+        let deadline = self.deadline_of(operation, Some(&key))?;
         deadline.bound(operation, Some(&key), self.backend.entry(&key, deadline)).await
     }
 
@@ -112,7 +117,7 @@ impl Store {
         keys: impl IntoIterator<Item = K>,
     ) -> KvResult<Vec<Option<KvEntry>>> {
         let keys = keys.into_iter().map(K::into_key).collect::<KvResult<Vec<_>>>()?;
-        let deadline = Deadline::after(self.deadline);
+        let deadline = self.deadline_of("get_many", None)?;
         let mut entries = deadline.bound("get_many", None, self.backend.entries(&keys, deadline)).await?;
         for entry in &mut entries {
             entry.take_if(|entry| entry.is_tombstone());
@@ -121,24 +126,44 @@ impl Store {
     }
 
     /// What the store holds of a key, the oldest first, tombstones included: at most as many entries as the store
-    /// keeps versions.
+    /// keeps versions. The deadline is that of the whole, from this call on.
     ///
     /// # Errors
     /// [`KvError::InvalidKey`] here; as items, those of [`get`](Self::get).
     pub fn history(&self, key: impl IntoKey) -> KvResult<KvStream<KvEntry>> {
-        Ok(self.backend.history(key.into_key()?, Deadline::after(self.deadline)))
+        let key = key.into_key()?;
+        Ok(match self.deadline_of("history", Some(&key)) {
+            Ok(deadline) => {
+                let items = self.backend.history(key.clone(), deadline);
+                items.bounded("history", Some(key), move || deadline)
+            }
+            Err(passed) => KvStream::error(passed),
+        })
     }
 
     /// The live entries in scope, in no particular order. Every key that lives throughout the scan appears exactly
     /// once, with a value that it had at some time during the scan. The deadline is that of each item.
     pub fn scan(&self, scope: impl Into<WatchScope>) -> KvStream<KvEntry> {
-        self.backend.scan(scope.into(), self.deadline)
+        self.items("scan", || self.backend.scan(scope.into(), self.deadline))
     }
 
     /// The live keys in scope, in no particular order, each exactly once as for [`scan`](Self::scan). The deadline is
     /// that of each item.
     pub fn keys(&self, scope: impl Into<WatchScope>) -> KvStream<Key> {
-        self.backend.keys(scope.into(), self.deadline)
+        self.items("keys", || self.backend.keys(scope.into(), self.deadline))
+    }
+
+    /// A stream of the backend, of which each item has the deadline.
+    fn items<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        open: impl FnOnce() -> KvStream<T>,
+    ) -> KvStream<T> {
+        let limit = self.deadline;
+        match self.deadline_of(operation, None) {
+            Ok(_) => open().bounded(operation, None, move || Deadline::after(limit)),
+            Err(passed) => KvStream::error(passed),
+        }
     }
 
     /// Stores a value, whatever was there, and returns the key's new version.
@@ -149,7 +174,7 @@ impl Store {
     /// [`KvError::StoreFull`], [`KvError::StoreNotFound`]; [`KvError::Unsupported`] on a read-only store.
     pub async fn put(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<VersionToken> {
         let (key, value) = self.key_and_value(key, value)?;
-        let (writer, deadline) = self.writer("put")?;
+        let (writer, deadline) = self.writer("put", &key)?;
         self.finish("put", &key, deadline, writer.put(&key, value, deadline)).await
     }
 
@@ -159,7 +184,7 @@ impl Store {
     /// [`KvError::AlreadyExists`] over a live value; else as for [`put`](Self::put).
     pub async fn create(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<VersionToken> {
         let (key, value) = self.key_and_value(key, value)?;
-        let (writer, deadline) = self.writer("create")?;
+        let (writer, deadline) = self.writer("create", &key)?;
         self.finish("create", &key, deadline, writer.create(&key, value, deadline)).await
     }
 
@@ -177,7 +202,7 @@ impl Store {
         expected: VersionToken,
     ) -> KvResult<VersionToken> {
         let (key, value) = self.key_and_value(key, value)?;
-        let (writer, deadline) = self.writer("update")?;
+        let (writer, deadline) = self.writer("update", &key)?;
         self.finish("update", &key, deadline, writer.update(&key, value, expected, deadline)).await
     }
 
@@ -190,7 +215,7 @@ impl Store {
     /// As for [`put`](Self::put).
     pub async fn delete(&self, key: impl IntoKey) -> KvResult<VersionToken> {
         let key = key.into_key()?;
-        let (writer, deadline) = self.writer("delete")?;
+        let (writer, deadline) = self.writer("delete", &key)?;
         self.finish("delete", &key, deadline, writer.delete(&key, deadline)).await
     }
 
@@ -204,7 +229,7 @@ impl Store {
         expected: VersionToken,
     ) -> KvResult<VersionToken> {
         let key = key.into_key()?;
-        let (writer, deadline) = self.writer("delete_with_version")?;
+        let (writer, deadline) = self.writer("delete_with_version", &key)?;
         let write = writer.delete_with_version(&key, expected, deadline);
         self.finish("delete_with_version", &key, deadline, write).await
     }
@@ -215,13 +240,16 @@ impl Store {
     /// As for [`put`](Self::put).
     pub async fn purge(&self, key: impl IntoKey) -> KvResult<VersionToken> {
         let key = key.into_key()?;
-        let (writer, deadline) = self.writer("purge")?;
+        let (writer, deadline) = self.writer("purge", &key)?;
         self.finish("purge", &key, deadline, writer.purge(&key, deadline)).await
     }
 
     /// Stores many values, pipelined, and answers for each in the order given. Each is a write of its own: some can
     /// succeed while others fail. Writes of one key take effect in the order given. Each has its own deadline, from
-    /// the moment that it is sent.
+    /// the moment that it is sent, and a thousand or so are on their way at a time.
+    ///
+    /// The whole is not waited for longer than the deadline for each 1,024 items or part of them, and once more; a
+    /// backend that has not answered by then leaves every item [`KvError::OutcomeUnknown`].
     pub async fn put_many<K: IntoKey, V: Into<Bytes>>(
         &self,
         items: impl IntoIterator<Item = (K, V)>,
@@ -238,11 +266,7 @@ impl Store {
                 Err(error) => answers.push(Some(Err(error))),
             }
         }
-        let mut written = match self.writer("put_many") {
-            Ok((writer, _)) => writer.put_many(accepted, self.deadline).await,
-            Err(error) => accepted.iter().map(|_| Err(error.clone())).collect(),
-        }
-        .into_iter();
+        let mut written = self.put_accepted(accepted).await.into_iter();
         answers
             .into_iter()
             .map(|answer| {
@@ -289,7 +313,7 @@ impl Store {
     async fn start_watch(&self, scope: WatchScope, from: Option<WatchCursor>) -> KvResult<Watch> {
         let watcher: &dyn KvWatcher =
             self.backend.watcher().ok_or_else(|| self.unsupported("watch", "cannot be watched"))?;
-        let deadline = Deadline::after(self.deadline);
+        let deadline = self.deadline_of("watch", None)?;
         deadline.bound("watch", None, watcher.watch(scope, from, deadline)).await
     }
 
@@ -308,11 +332,46 @@ impl Store {
         Ok((key, value))
     }
 
-    fn writer(&self, operation: &'static str) -> KvResult<(&dyn KvWriter, Deadline)> {
+    /// Writes what was checked, and waits for it no longer than a backend can need that keeps the deadline of each.
+    async fn put_accepted(&self, items: Vec<(Key, Bytes)>) -> Vec<KvResult<VersionToken>> {
+        let operation = "put_many";
+        let keys: Vec<Key> = items.iter().map(|(key, _)| key.clone()).collect();
+        let writer = match self.backend.writer() {
+            Some(_) if self.deadline.is_zero() => {
+                let timeout = |key: &Key| Err(Deadline::after(self.deadline).timeout(operation, Some(key)));
+                return keys.iter().map(timeout).collect();
+            }
+            Some(writer) => writer,
+            None => {
+                let error = self.unsupported(operation, "is read-only");
+                return keys.iter().map(|_| Err(error.clone())).collect();
+            }
+        };
+        let turns = u32::try_from(keys.len().div_ceil(PUTS_IN_FLIGHT)).unwrap_or(u32::MAX).saturating_add(1);
+        let latest = Deadline::after(self.deadline.saturating_mul(turns)).instant_and(WRITE_GRACE);
+        match tokio::time::timeout_at(latest, writer.put_many(items, self.deadline)).await {
+            Ok(answers) => answers,
+            Err(_) => keys
+                .into_iter()
+                .map(|key| Err(KvError::OutcomeUnknown { operation, key, source: None }))
+                .collect(),
+        }
+    }
+
+    fn writer(&self, operation: &'static str, key: &Key) -> KvResult<(&dyn KvWriter, Deadline)> {
         match self.backend.writer() {
-            Some(writer) => Ok((writer, Deadline::after(self.deadline))),
+            Some(writer) => Ok((writer, self.deadline_of(operation, Some(key))?)),
             None => Err(self.unsupported(operation, "is read-only")),
         }
+    }
+
+    /// The deadline of an operation that begins now.
+    ///
+    /// # Errors
+    /// [`KvError::Timeout`] where there is no time at all, on every backend alike.
+    fn deadline_of(&self, operation: &'static str, key: Option<&Key>) -> KvResult<Deadline> {
+        let deadline = Deadline::after(self.deadline);
+        if self.deadline.is_zero() { Err(deadline.timeout(operation, key)) } else { Ok(deadline) }
     }
 
     fn unsupported(&self, operation: &'static str, reason: &str) -> KvError {
@@ -328,7 +387,7 @@ impl Store {
         deadline: Deadline,
         write: impl Future<Output = KvResult<VersionToken>>,
     ) -> KvResult<VersionToken> {
-        let latest = deadline.instant() + WRITE_GRACE;
+        let latest = deadline.instant_and(WRITE_GRACE);
         match tokio::time::timeout_at(latest, write).await {
             Ok(result) => result,
             Err(_) => Err(KvError::OutcomeUnknown { operation, key: key.clone(), source: None }),
@@ -370,7 +429,8 @@ impl StoreTtl<'_> {
         ttl: Duration,
     ) -> KvResult<VersionToken> {
         let (key, value) = self.store.key_and_value(key, value)?;
-        let (ttl, deadline) = (self.checked(ttl)?, Deadline::after(self.store.deadline));
+        let ttl = self.checked(ttl)?;
+        let deadline = self.store.deadline_of("put with a time to live", Some(&key))?;
         let write = self.ttl.put_with_ttl(&key, value, ttl, deadline);
         self.store.finish("put with a time to live", &key, deadline, write).await
     }
@@ -386,7 +446,8 @@ impl StoreTtl<'_> {
         ttl: Duration,
     ) -> KvResult<VersionToken> {
         let (key, value) = self.store.key_and_value(key, value)?;
-        let (ttl, deadline) = (self.checked(ttl)?, Deadline::after(self.store.deadline));
+        let ttl = self.checked(ttl)?;
+        let deadline = self.store.deadline_of("create with a time to live", Some(&key))?;
         let write = self.ttl.create_with_ttl(&key, value, ttl, deadline);
         self.store.finish("create with a time to live", &key, deadline, write).await
     }
@@ -403,25 +464,23 @@ impl StoreTtl<'_> {
         ttl: Duration,
     ) -> KvResult<VersionToken> {
         let (key, value) = self.store.key_and_value(key, value)?;
-        let (ttl, deadline) = (self.checked(ttl)?, Deadline::after(self.store.deadline));
+        let ttl = self.checked(ttl)?;
+        let deadline = self.store.deadline_of("update with a time to live", Some(&key))?;
         let write = self.ttl.update_with_ttl(&key, value, expected, ttl, deadline);
         self.store.finish("update with a time to live", &key, deadline, write).await
     }
 
     fn checked(&self, ttl: Duration) -> KvResult<Duration> {
         let step = self.ttl.granularity();
-        if ttl < step {
+        if ttl < step || ttl.is_zero() {
             return Err(KvError::InvalidConfig {
                 field: "time to live",
                 reason: format!("{ttl:?} is below the shortest that the store keeps, {step:?}"),
             });
         }
-        let steps = ttl.as_nanos().div_ceil(step.as_nanos().max(1));
-        u32::try_from(steps).ok().and_then(|steps| step.checked_mul(steps)).ok_or_else(|| {
-            KvError::InvalidConfig {
-                field: "time to live",
-                reason: format!("{ttl:?} is longer than the store can count"),
-            }
+        round_up(ttl, step).ok_or_else(|| KvError::InvalidConfig {
+            field: "time to live",
+            reason: format!("{ttl:?} is longer than the store can count"),
         })
     }
 }
@@ -429,5 +488,33 @@ impl StoreTtl<'_> {
 impl fmt::Debug for StoreTtl<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreTtl").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+/// The next multiple of `step` that is not below `span`; none where no `Duration` is.
+fn round_up(span: Duration, step: Duration) -> Option<Duration> {
+    const SECOND: u128 = 1_000_000_000;
+    let nanos = span.as_nanos().checked_next_multiple_of(step.as_nanos().max(1))?;
+    let seconds = u64::try_from(nanos / SECOND).ok()?;
+    Some(Duration::new(seconds, u32::try_from(nanos % SECOND).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_to_live_are_rounded_up_to_whole_steps() {
+        let (second, milli) = (Duration::from_secs(1), Duration::from_millis(1));
+        assert_eq!(round_up(second, second), Some(second));
+        assert_eq!(round_up(second + Duration::from_nanos(1), second), Some(2 * second));
+        assert_eq!(round_up(5 * second, 3 * second), Some(6 * second));
+        // More steps than a u32 counts, and no step at all.
+        let year = Duration::from_secs(365 * 86_400);
+        assert_eq!(round_up(year, milli), Some(year));
+        assert_eq!(round_up(year + Duration::from_nanos(1), milli), Some(year + milli));
+        assert_eq!(round_up(second, Duration::ZERO), Some(second));
+        assert_eq!(round_up(Duration::MAX, Duration::from_nanos(1)), Some(Duration::MAX));
+        assert_eq!(round_up(Duration::MAX, second), None);
     }
 }

@@ -3,11 +3,17 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_core::stream::BoxStream;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::time::timeout_at;
 
-use super::{KvError, KvUpdate, WatchCursor};
+use super::{Deadline, Key, KvError, KvUpdate, WatchCursor};
+
+/// What an item may overrun its deadline by. The backend holds the deadline too, and counts from a moment later; what it
+/// has to say then tells more than that the time is over.
+const ITEM_GRACE: Duration = Duration::from_millis(10);
 
 /// Items of a store, as they arrive: entries of a scan, keys of a listing.
 ///
@@ -27,7 +33,32 @@ impl<T> KvStream<T> {
     where
         T: Send + 'static,
     {
-        Self::new(futures_util::stream::once(std::future::ready(Err(error))))
+        Self::new(stream::once(std::future::ready(Err(error))))
+    }
+
+    /// The same items, each by the deadline that is made when it is asked for; one that is not there by then is
+    /// [`KvError::Timeout`]. Nothing comes after an error.
+    pub(super) fn bounded(
+        self,
+        operation: &'static str,
+        key: Option<Key>,
+        deadline: impl Fn() -> Deadline + Send + 'static,
+    ) -> Self
+    where
+        T: Send + 'static,
+    {
+        Self::new(stream::unfold(Some(self.0), move |items| {
+            let (deadline, key) = (deadline(), key.clone());
+            async move {
+                let mut items = items?;
+                match timeout_at(deadline.instant_and(ITEM_GRACE), items.next()).await {
+                    Ok(Some(Ok(item))) => Some((Ok(item), Some(items))),
+                    Ok(Some(Err(error))) => Some((Err(error), None)),
+                    Ok(None) => None,
+                    Err(_) => Some((Err(deadline.timeout(operation, key.as_ref())), None)),
+                }
+            }
+        }))
     }
 
     /// The next item; `None` after the last.

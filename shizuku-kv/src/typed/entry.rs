@@ -9,7 +9,8 @@ use crate::store::{KvOperation, VersionToken};
 
 /// A record with the version that its key has, to be compared when it is written back.
 ///
-/// ```
+#[cfg_attr(feature = "derive", doc = "```")]
+#[cfg_attr(not(feature = "derive"), doc = "```text")]
 /// use shizuku_kv::{KeyValue, KeyValueRead, Store};
 /// # #[derive(KeyValue)]
 /// # struct Motto(#[kv(key)] String, #[kv(value)] String);

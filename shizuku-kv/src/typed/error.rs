@@ -1,11 +1,13 @@
 //! The errors of the typed layer.
 
+use super::key::NO_KEY;
 use super::{DecodeError, EncodeError};
 use crate::store::{Key, KvError, VersionToken};
 
 /// What can go wrong with a typed read.
 ///
-/// No variant contains anything of a value, neither in `Display` nor in `Debug`; keys are named.
+/// No variant contains anything of a value, neither in `Display` nor in `Debug`; keys are named. The key that a record
+/// says it has is named as any key is, also where it is read from the value: a field that is secret is no part of a key.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KvReadError {
@@ -28,14 +30,14 @@ pub enum KvReadError {
     },
 
     /// The record says that it belongs under another key than it was found under.
-    #[error("{type_name} was read under key {read_under}, but its own key is {own:?}")]
+    #[error("{type_name} was read under key {read_under}, but its own key is {}", own_key(.own))]
     #[non_exhaustive]
     KeyMismatch {
         /// The record's type.
         type_name: &'static str,
         /// The key that it was found under.
         read_under: Key,
-        /// The key that it says it has.
+        /// The key that it says it has, cut to 80 characters; where that is no key, "something that is no key".
         own: String,
     },
 
@@ -62,7 +64,8 @@ impl KvReadError {
 
 /// What can go wrong with a typed write.
 ///
-/// No variant contains anything of a value, neither in `Display` nor in `Debug`; keys are named.
+/// No variant contains anything of a value, neither in `Display` nor in `Debug`; keys are named. The key that a record
+/// says it has is named as any key is, also where it is read from the value: a field that is secret is no part of a key.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KvWriteError {
@@ -84,14 +87,15 @@ pub enum KvWriteError {
     },
 
     /// The record that was to be written belongs under another key than the one being modified. Nothing was sent.
-    #[error("{type_name} was to be written under key {key}, but its own key is {own:?}")]
+    #[error("{type_name} was to be written under key {key}, but its own key is {}", own_key(.own))]
     #[non_exhaustive]
     KeyMismatch {
         /// The record's type.
         type_name: &'static str,
         /// The key that was being modified.
         key: Key,
-        /// The key that the record says it has.
+        /// The key that the record says it has, cut to 80 characters; where that is no key, "something that is no
+        /// key".
         own: String,
     },
 
@@ -145,6 +149,11 @@ impl From<KvReadError> for KvWriteError {
             error => Self::Read(error),
         }
     }
+}
+
+/// A record's own key in a message: quoted, where it is one.
+fn own_key(own: &str) -> String {
+    if own == NO_KEY { own.to_owned() } else { format!("{own:?}") }
 }
 
 /// The name of a type as errors show it: without its module and without its parameters.

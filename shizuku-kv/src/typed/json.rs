@@ -4,12 +4,14 @@
 //! them may be shown or kept as a source. Here a message is taken apart by the grammar that serde writes it in, and
 //! only what comes from the *type* is kept: the kind of what was found, what was expected, the names of fields and
 //! variants that the type declares. What does not follow that grammar comes from a type's own code, which can quote
-//! anything, and is not shown at all. Neither is a message that follows it but contains a scalar of the value: it was
-//! made to look so.
+//! anything, and is not shown at all. Neither is a message that follows it but contains a scalar of the value, or an
+//! object's key that the code which failed can have seen: it was made to look so.
+
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use serde_json::error::Category;
 
@@ -34,21 +36,35 @@ pub fn from_bytes<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, DecodeError> 
 
 #[cold]
 fn translate(error: &serde_json::Error, bytes: &[u8]) -> DecodeError {
+    if bytes.is_empty() {
+        return DecodeError::new("the value is empty");
+    }
     let message = without_position(error);
+    // A position can be forged by a message that ends like one; then it is hardly a place in these bytes.
+    let place = place(bytes, error.line(), error.column());
     let decoded = match error.classify() {
         // These messages are constants of serde_json.
         Category::Syntax | Category::Eof => DecodeError::new(format!("JSON: {message}")),
         Category::Data => match harmless(&message) {
-            Some(kept) if !quotes(&kept, bytes) => DecodeError::new(kept),
+            Some(kept) if !quotes(&kept, &message, bytes, place) => DecodeError::new(kept),
             _ => DecodeError::new(OPAQUE),
         },
         Category::Io => DecodeError::new(OPAQUE),
     };
-    // A position can be forged by a message that ends like one; then it is hardly a place in these bytes.
-    match bytes.split(|byte| *byte == b'\n').nth(error.line().wrapping_sub(1)) {
-        Some(line) if error.column() <= line.len() + 1 => decoded.at_line(error.line(), error.column()),
-        _ => decoded,
+    match place {
+        // The column is 0 where a line ends too early.
+        Some(_) => decoded.at_line(error.line(), error.column().max(1)),
+        None => decoded,
     }
+}
+
+/// How many bytes had been read when the error came, by its line and column.
+fn place(bytes: &[u8], line: usize, column: usize) -> Option<usize> {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let before = line.checked_sub(1)?;
+    let start = lines.by_ref().take(before).map(|line| line.len() + 1).sum::<usize>();
+    let line = lines.next()?;
+    (column <= line.len() + 1).then(|| (start + column).min(bytes.len()))
 }
 
 fn without_position(error: &serde_json::Error) -> String {
@@ -189,23 +205,165 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 120 && name.chars().all(allowed)
 }
 
-/// Whether `kept` shares something with a scalar of the value: then it does not come from the type alone.
+/// Whether `kept` shares something with a scalar of the value, or with a key that was seen: then it does not come from
+/// the type alone.
 ///
 /// Bytes that are no JSON as a whole are taken to be quoted.
-fn quotes(kept: &str, bytes: &[u8]) -> bool {
-    let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return true };
+fn quotes(kept: &str, message: &str, bytes: &[u8], place: Option<usize>) -> bool {
+    let Some(texts) = texts(bytes) else { return true };
     let kept = kept.to_lowercase();
-    let words = words(kept_from_type(&kept)).filter(|word| !is_vocabulary(word)).collect::<Vec<_>>();
-    any_scalar(&value, &mut |scalar| {
-        let scalar = scalar.to_lowercase();
-        words.iter().any(|word| match word.len() {
-            0..4 => self::words(&scalar).any(|part| part == *word),
-            _ => {
-                scalar.contains(word)
-                    || self::words(&scalar).any(|part| part.len() >= 4 && word.contains(part))
+    let from_type = kept_from_type(&kept);
+    let words = words(from_type).filter(|word| !is_vocabulary(word)).collect::<Vec<_>>();
+    let numbers = from_type.split(char::is_alphabetic).map(digits).filter(|run| run.len() > 2);
+    let numbers = numbers.collect::<Vec<_>>();
+    let is_shared = |text: &str| {
+        let run = digits(text);
+        numbers.iter().any(|number| run.contains(number))
+            || words.iter().any(|word| match word.len() {
+                0..4 => self::words(text).any(|part| part == *word),
+                _ => {
+                    text.contains(word)
+                        || self::words(text).any(|part| part.len() >= 4 && word.contains(part))
+                }
+            })
+    };
+    // A name that is missing from where others are: only where it is the same.
+    let is_same = |text: &str| {
+        numbers.contains(&digits(text))
+            || words.iter().any(|word| self::words(text).any(|part| part == *word))
+    };
+    let seen = seen(&texts, bytes, place);
+    let is_seen = |key: &str| match message.starts_with("missing field ") {
+        true => is_same(key),
+        false => is_shared(key),
+    };
+    texts.iter().any(|text| !text.is_key && is_shared(&text.text.to_lowercase()))
+        || !is_about_a_key(message, seen)
+            && seen.iter().any(|key| key.is_key && is_seen(&key.text.to_lowercase()))
+}
+
+/// Those parts of the value that the code which failed at a place can have seen.
+///
+/// A type's own code fails over a value that has been read: the one that ends at that place, or is the last in it.
+fn seen<'t>(texts: &'t [Text], bytes: &[u8], place: Option<usize>) -> &'t [Text] {
+    let Some(read) = place.and_then(|place| bytes.get(..place)) else { return texts };
+    // What separates it from the next one may have been read too.
+    let read = read.trim_ascii_end();
+    let read = read.strip_suffix(b",").unwrap_or(read).trim_ascii_end();
+    let until = texts.partition_point(|text| text.end <= read.len());
+    let texts = texts.get(..until).unwrap_or_default();
+    let from = match read.last() {
+        Some(b'}' | b']') => {
+            let start = start_of_container(read);
+            texts.partition_point(|text| text.end <= start)
+        }
+        _ => texts.partition_point(|text| text.end < read.len()),
+    };
+    texts.get(from..).unwrap_or_default()
+}
+
+/// Where the object or array begins with which these bytes end.
+fn start_of_container(read: &[u8]) -> usize {
+    let mut open = Vec::new();
+    let mut start = 0;
+    let mut place = 0;
+    while let Some(byte) = read.get(place) {
+        match byte {
+            b'"' => {
+                place += length_of_string(&read[place..]);
+                continue;
             }
-        })
-    })
+            b'{' | b'[' => open.push(place),
+            b'}' | b']' => start = open.pop().unwrap_or_default(),
+            _ => {}
+        }
+        place += 1;
+    }
+    start
+}
+
+/// Whether serde's derives say this of the key that was just read: that it is there twice, or is none of the type's.
+fn is_about_a_key(message: &str, seen: &[Text]) -> bool {
+    let [key] = seen else { return false };
+    let named = |prefix: &str| {
+        message
+            .strip_prefix(prefix)
+            .and_then(|rest| rest.strip_prefix(key.text.as_str()))
+            .is_some_and(|rest| rest.starts_with('`'))
+    };
+    key.is_key
+        && (named("unknown field `")
+            || named("unknown variant `")
+            || key.is_again && named("duplicate field `"))
+}
+
+/// A string or a number of the value.
+struct Text {
+    text: String,
+    /// Where it ends.
+    end: usize,
+    is_key: bool,
+    /// A key that its object has had before.
+    is_again: bool,
+}
+
+/// All strings and numbers of a value in their order, with those that a map would keep only the last of. `None` where
+/// it is no JSON.
+fn texts(bytes: &[u8]) -> Option<Vec<Text>> {
+    serde_json::from_slice::<IgnoredAny>(bytes).ok()?;
+    let mut texts = Vec::new();
+    // The keys so far of each object that is open; none for an array.
+    let mut open = Vec::<HashSet<String>>::new();
+    let mut place = 0;
+    while let Some(rest) = bytes.get(place..).filter(|rest| !rest.is_empty()) {
+        let length = match rest[0] {
+            b'"' => length_of_string(rest),
+            b'-' | b'0'..=b'9' => {
+                rest.iter().take_while(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte)).count()
+            }
+            other => {
+                match other {
+                    b'{' | b'[' => open.push(HashSet::new()),
+                    b'}' | b']' => drop(open.pop()),
+                    _ => {}
+                }
+                place += 1;
+                continue;
+            }
+        };
+        let (literal, after) = rest.split_at_checked(length)?;
+        place += length;
+        let is_key = literal.starts_with(b"\"") && after.trim_ascii_start().starts_with(b":");
+        // Numbers as they would be printed again.
+        let text = match serde_json::from_slice(literal).ok()? {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        let is_again = is_key && open.last_mut().is_some_and(|keys| !keys.insert(text.clone()));
+        texts.push(Text { text, end: place, is_key, is_again });
+    }
+    Some(texts)
+}
+
+/// The length of the string literal with which these bytes start, quotes included.
+fn length_of_string(bytes: &[u8]) -> usize {
+    let mut escaped = false;
+    let end = bytes.iter().skip(1).position(|byte| match byte {
+        _ if escaped => {
+            escaped = false;
+            false
+        }
+        b'\\' => {
+            escaped = true;
+            false
+        }
+        byte => *byte == b'"',
+    });
+    end.map_or(bytes.len(), |end| end + 2)
+}
+
+fn digits(text: &str) -> String {
+    text.chars().filter(char::is_ascii_digit).collect()
 }
 
 /// What of a kept message is not serde's own wording.
@@ -277,16 +435,6 @@ fn is_vocabulary(word: &str) -> bool {
         "with",
     ];
     WORDS.binary_search(&word).is_ok() || (word.len() <= 2 && word.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-fn any_scalar(value: &Value, found: &mut impl FnMut(&str) -> bool) -> bool {
-    match value {
-        Value::String(text) => found(text),
-        Value::Number(number) => found(&number.to_string()),
-        Value::Array(items) => items.iter().any(|item| any_scalar(item, found)),
-        Value::Object(fields) => fields.values().any(|field| any_scalar(field, found)),
-        Value::Null | Value::Bool(_) => false,
-    }
 }
 
 #[cfg(test)]
@@ -365,7 +513,8 @@ mod tests {
             ),
             ("7", "invalid type: integer, expected struct Config at line 1, column 1"),
             ("{\"url\": \"hunter2", "JSON: EOF while parsing a string at line 1, column 16"),
-            ("", "JSON: EOF while parsing a value at line 1, column 0"),
+            ("", "the value is empty"),
+            ("{\n", "JSON: EOF while parsing an object at line 2, column 1"),
             ("hunter2", "JSON: expected value at line 1, column 1"),
         ] {
             assert_eq!(message::<Config>(json), expected, "{json}");
@@ -406,6 +555,119 @@ mod tests {
             let shown = message::<Config>(&json);
             assert!(!shown.is_empty() && !shown.contains(SECRET) && !shown.contains("48151623"), "{shown}");
         }
+    }
+
+    /// Fails over an object, with one of its keys.
+    #[derive(Debug, Deserialize)]
+    #[serde(try_from = "BTreeMap<String, Value>")]
+    struct ByKey;
+
+    impl TryFrom<BTreeMap<String, Value>> for ByKey {
+        type Error = String;
+
+        fn try_from(map: BTreeMap<String, Value>) -> Result<Self, String> {
+            let message = map.iter().find_map(|(key, message)| Some(message.as_str()?.replace('?', key)));
+            Err(message.unwrap_or_default())
+        }
+    }
+
+    /// Fails as a key.
+    #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+    #[serde(try_from = "String")]
+    struct BadKey;
+
+    impl TryFrom<String> for BadKey {
+        type Error = String;
+
+        fn try_from(key: String) -> Result<Self, String> {
+            Err(format!("duplicate field `{key}`"))
+        }
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[allow(dead_code, reason = "only its errors matter")]
+    struct Around {
+        before: Option<u8>,
+        by_key: ByKey,
+        after: Option<u8>,
+    }
+
+    /// Object keys are content as well: a type's own code can quote them.
+    #[test]
+    fn keys_never_show() {
+        for imitation in [
+            "missing field `?`",
+            "duplicate field `?`",
+            "invalid type: map, expected ?",
+            "invalid type: string \"\", expected ?",
+            "invalid length 1, expected ?",
+            "unknown variant `x`, expected `?`",
+            "unknown field `x`, expected `?`",
+            "unknown field `x`, expected one of `?`, `b`",
+        ] {
+            let inner = serde_json::json!({ SECRET: imitation }).to_string();
+            for json in [
+                format!("{{\"by_key\": {inner}}}"),
+                format!("{{\"by_key\": {inner} }}"),
+                format!("{{\"by_key\": {inner} , \"after\": 1}}"),
+                format!("{{\"by_key\": {inner}, \"by_key\": {{}}}}"),
+            ] {
+                let shown = message::<Around>(&json);
+                assert!(shown.starts_with(OPAQUE), "{json}: {shown}");
+            }
+            for json in [format!("[{inner}]"), format!("[{inner} , {{}}]")] {
+                let shown = message::<Vec<ByKey>>(&json);
+                assert!(shown.starts_with(OPAQUE), "{json}: {shown}");
+            }
+            assert_eq!(message::<ByKey>(&inner), OPAQUE);
+        }
+        let shown = message::<BTreeMap<BadKey, u8>>("{\"hunter2\": 1}");
+        assert!(shown.starts_with(OPAQUE), "{shown}");
+        // What a map would keep only the last of.
+        let shown = message::<Config>(r#"{"custom": "missing field `hunter2`", "custom": null}"#);
+        assert!(shown.starts_with(OPAQUE), "{shown}");
+    }
+
+    /// A type's own names stay, also where they are keys of the value, as they mostly are.
+    #[test]
+    fn names_that_are_keys_as_well_are_kept() {
+        assert_eq!(
+            message::<Vec<Config>>(r#"[{"port": 1}, {"url": "x"}]"#),
+            "missing field `url` at line 1, column 12"
+        );
+        assert_eq!(
+            message::<BTreeMap<String, Config>>(r#"{"url": {"ports": 1}}"#),
+            "unknown field, expected one of `url`, `port`, `mode`, `pair`, `custom` at line 1, column 16"
+        );
+        assert_eq!(
+            message::<Config>("{\"url\": \"x\",\n\"url\" : 7}"),
+            "duplicate field `url` at line 2, column 6"
+        );
+        assert_eq!(
+            message::<BTreeMap<String, Config>>(r#"{"config": 7}"#),
+            "invalid type: integer, expected struct Config at line 1, column 12"
+        );
+        assert_eq!(
+            message::<Config>(r#"{"url": "x", "port": 1, "urls": 1}"#),
+            "unknown field, expected one of `url`, `port`, `mode`, `pair`, `custom` at line 1, column 30"
+        );
+    }
+
+    /// Digits in groups that are too short to be told from counts by themselves.
+    #[test]
+    fn numbers_in_groups_never_show() {
+        for secret in ["12-34-56", "12.34.56", "12 34 56", "1/2/3"] {
+            for imitation in
+                ["missing field `?`", "invalid type: map, expected ?", "unknown field `x`, expected `?`"]
+            {
+                let imitation = imitation.replace('?', secret);
+                let json = serde_json::json!({ "custom": imitation }).to_string();
+                let shown = message::<Config>(&json);
+                assert!(shown.starts_with(OPAQUE), "{json}: {shown}");
+            }
+        }
+        let shown = message::<ByKey>(r#"{"12-34-56": "missing field `?`"}"#);
+        assert_eq!(shown, OPAQUE);
     }
 
     /// Strings that try to look like the rest of serde's message, in every place where one can stand.

@@ -54,6 +54,22 @@ pub(super) fn prints_as(value: &impl Display, text: &str) -> bool {
     write!(rest, "{value}").is_ok() && rest.0.is_empty()
 }
 
+/// What is shown in place of a record's own key that cannot be one.
+pub(super) const NO_KEY: &str = "something that is no key";
+
+/// As much of a record's own key as is shown.
+const LONGEST_OWN_KEY: usize = 80;
+
+/// A record's own key as an error has it. What is no key of a store may be anything that a value contains.
+pub(super) fn own_key(own: &impl Display) -> String {
+    let Ok(key) = store_key(own) else { return NO_KEY.to_owned() };
+    if key.len() <= LONGEST_OWN_KEY {
+        return key.as_str().to_owned();
+    }
+    // Keys are ASCII.
+    key.chars().take(LONGEST_OWN_KEY - 1).chain(['…']).collect()
+}
+
 /// Why a string is not a key of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseKeyError {
@@ -91,6 +107,16 @@ mod tests {
         for other in ["a.b.", "a.b.77", "a.b", "", "x"] {
             assert!(!prints_as(&format_args!("a.{}.{}", "b", 7), other), "{other}");
         }
+    }
+
+    #[test]
+    fn own_keys_are_shown_where_they_are_keys_and_only_so_far() {
+        assert_eq!(own_key(&"a.b"), "a.b");
+        for none in ["", "a b", "\"hunter2\"", &"a".repeat(1025)] {
+            assert_eq!(own_key(&none), NO_KEY);
+        }
+        assert_eq!(own_key(&"a".repeat(80)), "a".repeat(80));
+        assert_eq!(own_key(&"a".repeat(81)), "a".repeat(79) + "…");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use super::entry::TypedEntry;
 use super::error::type_name;
-use super::key::{prints_as, store_key};
+use super::key::{own_key, prints_as, store_key};
 use super::{
     ByteDeserialize, ByteSerialize, KeyValueRead, KeyValueWrite, KvReadError, KvWriteError, RecordKey,
     TypedWatch,
@@ -26,7 +26,8 @@ use crate::store::{Key, KvEntry, KvError, Store, VersionToken, WatchScope};
 /// dropped may have happened or not; nothing else is left behind. Values are encoded when a method is called, keys
 /// checked before anything is sent.
 ///
-/// ```
+#[cfg_attr(all(feature = "derive", feature = "memory"), doc = "```")]
+#[cfg_attr(not(all(feature = "derive", feature = "memory")), doc = "```text")]
 /// use serde::{Deserialize, Serialize};
 /// use shizuku_kv::{JsonByteDes, JsonByteSer, KeyValue};
 ///
@@ -113,7 +114,8 @@ pub trait KeyValue: Sized {
     fn from_kv(key: Self::Key, value: Self::Value) -> Self;
 
     /// The scope in which the records of this type are, for listing and watching all of them: every key, unless the
-    /// type says otherwise.
+    /// type says otherwise. A derived template says what stands before its first placeholder: everything there has to
+    /// be of this type (see [`KeyValueRead::list`]).
     ///
     /// # Errors
     /// [`KvError::InvalidKey`] where the scope is a key that is none.
@@ -226,7 +228,11 @@ pub trait KeyValue: Sized {
 /// [`atomic_read`](Self::atomic_read), [`watch_value`](Self::watch_value), [`modify_value`](Self::modify_value),
 /// [`delete`](Self::delete).
 ///
-/// ```
+/// The key is that of the type and not of its parameters: every instantiation of a generic type is under the same key,
+/// and reads what another one wrote.
+///
+#[cfg_attr(all(feature = "derive", feature = "memory"), doc = "```")]
+#[cfg_attr(not(all(feature = "derive", feature = "memory")), doc = "```text")]
 /// use serde::{Deserialize, Serialize};
 /// use shizuku_kv::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};
 ///
@@ -356,7 +362,7 @@ where
         Err(KvReadError::KeyMismatch {
             type_name: type_name::<T>(),
             read_under: entry.key.clone(),
-            own: own.to_string(),
+            own: own_key(&own),
         })
     }
 }

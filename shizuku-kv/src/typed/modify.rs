@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use super::entry::TypedEntry;
 use super::error::type_name;
-use super::key::prints_as;
+use super::key::{own_key, prints_as};
 use super::key_value::{decode_entry, encode_value};
 use super::read::typed_key;
 use super::{ByteDeserialize, ByteSerialize, KeyValue, KvReadError, KvWriteError};
-use crate::store::{Deadline, Key, KvEntry, Store};
+use crate::store::{Deadline, Key, KvEntry, KvError, Store};
+
+/// What errors call it.
+const OPERATION: &str = "modify";
 
 /// How often it is tried. With the pauses below this is some 1.3 seconds, within which even a fleet gets through.
 const ATTEMPTS: u32 = 32;
@@ -30,24 +33,27 @@ where
     let deadline = Deadline::after(store.deadline());
     let mut attempts = 0;
     loop {
-        let store = store.with_deadline(deadline.remaining());
-        let entry = store.get(&key).await?;
+        let entry = in_time(store, deadline).get(&key).await.map_err(|error| as_whole(error, deadline))?;
         let read = || entry.as_ref().map(|entry| read::<T>(&key, entry)).transpose();
         let Some(changed) = change(read()?.map(TypedEntry::into_value)) else { return Ok(read()?) };
 
         let own = changed.kv_key();
         if !prints_as(&own, &key) {
-            return Err(KvWriteError::KeyMismatch { type_name: type_name::<T>(), own: own.to_string(), key });
+            return Err(KvWriteError::KeyMismatch { type_name: type_name::<T>(), own: own_key(&own), key });
         }
         drop(own);
         let bytes = encode_value(&changed, &key)?;
+        let store = in_time(store, deadline);
+        if store.deadline().is_zero() {
+            return Err(deadline.timeout(OPERATION, Some(&key)).into());
+        }
         let written = match &entry {
             Some(entry) => store.update(&key, bytes, entry.version).await,
             None => store.create(&key, bytes).await,
         };
         match written {
             Ok(version) => return Ok(Some(TypedEntry::new(changed, version, None))),
-            Err(error) if !error.is_conflict() => return Err(error.into()),
+            Err(error) if !error.is_conflict() => return Err(as_whole(error, deadline).into()),
             Err(_) => {}
         }
 
@@ -57,6 +63,19 @@ where
             return Err(KvWriteError::Contended { type_name: type_name::<T>(), key, attempts });
         }
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// The store with what is left of the deadline.
+fn in_time(store: &Store, deadline: Deadline) -> Store {
+    store.with_deadline(deadline.remaining())
+}
+
+/// A part that took too long is the whole that did: it had only what was left of the deadline that was set.
+fn as_whole(error: KvError, deadline: Deadline) -> KvError {
+    match error {
+        KvError::Timeout { key, .. } => deadline.timeout(OPERATION, key.as_ref()),
+        error => error,
     }
 }
 

@@ -87,7 +87,9 @@ pub trait KeyValueRead: KeyValue<Value: ByteDeserialize> {
         async move { Ok(TypedWatch::new(store.watch(WatchScope::Key(key?)).await?)) }
     }
 
-    /// Watches all records of this type, as far as [`KeyValue::kv_scope`] selects them.
+    /// Watches all records of this type, as far as [`KeyValue::kv_scope`] selects them. Every key in that scope has to
+    /// be of this type, as for [`list`](Self::list): one that is none of it is an error item
+    /// ([`KvReadError::InvalidRecordKey`]), after which the watch goes on.
     ///
     /// # Errors
     /// As for [`watch`](Self::watch).
@@ -125,6 +127,11 @@ pub trait KeyValueRead: KeyValue<Value: ByteDeserialize> {
     }
 
     /// All records of this type, as far as [`KeyValue::kv_scope`] selects them; see [`Store::scan`].
+    ///
+    /// Every key in that scope has to be of this type, and for a derived template that is every key that starts with
+    /// what stands before its first placeholder (`UserKey::PREFIX`). One that is none of it is an error item, after
+    /// which the stream goes on. So do not keep records at `user.{id}` and others at `user.{id}.settings` in the same
+    /// store; or go on past [`KvReadError::InvalidRecordKey`], which [`TypedScan::try_collect`] does not.
     fn list(store: &Store) -> TypedScan<Self> {
         TypedScan::new(Self::kv_scope().map(|scope| store.scan(scope)))
     }

@@ -37,21 +37,19 @@ pub trait KeyValueWrite: KeyValue<Value: ByteSerialize> {
         let encoded = records.into_iter().map(|record| encode::<Self>(record.borrow())).collect::<Vec<_>>();
         async move {
             // What is refused here keeps its place in the answer.
-            let (mut accepted, mut refused) = (Vec::with_capacity(encoded.len()), Vec::new());
-            for (place, item) in encoded.into_iter().enumerate() {
-                match item {
-                    Ok(item) => accepted.push(item),
-                    Err(error) => refused.push((place, error)),
-                }
-            }
-            let written = store.put_many(accepted).await;
-            let mut answers =
-                written.into_iter().map(|written| written.map_err(KvWriteError::from)).collect::<Vec<_>>();
-            // In ascending order, so that each place is right when its turn comes.
-            for (place, error) in refused {
-                answers.insert(place.min(answers.len()), Err(error));
-            }
-            answers
+            let mut accepted = Vec::with_capacity(encoded.len());
+            let refused = encoded
+                .into_iter()
+                .map(|item| item.map(|item| accepted.push(item)).err())
+                .collect::<Vec<_>>();
+            let mut written = store.put_many(accepted).await.into_iter();
+            refused
+                .into_iter()
+                .filter_map(|refused| match refused {
+                    Some(error) => Some(Err(error)),
+                    None => written.next().map(|written| written.map_err(KvWriteError::from)),
+                })
+                .collect()
         }
     }
 
@@ -61,12 +59,13 @@ pub trait KeyValueWrite: KeyValue<Value: ByteSerialize> {
     /// `change` gets the record, or `None` where it is absent, and returns what it is to be, or `None` to leave it as
     /// it is. It is called once an attempt, so it must not do anything that may not be done again. An absent record is
     /// created. Between attempts it waits, longer each time and at random. It ends after 32 attempts or when the
-    /// store's deadline has passed, which here is that of the whole.
+    /// store's deadline has passed, which here is that of the whole: nothing is written that could not end within it.
     ///
     /// Returns what is there now: what was written, or what `change` left as it is; `None` where there is nothing.
     /// Dropping the future leaves nothing behind but, perhaps, one write.
     ///
-    /// ```
+    #[cfg_attr(all(feature = "derive", feature = "memory"), doc = "```")]
+    #[cfg_attr(not(all(feature = "derive", feature = "memory")), doc = "```text")]
     /// use shizuku_kv::{KeyValue, KeyValueWrite};
     ///
     /// #[derive(KeyValue)]

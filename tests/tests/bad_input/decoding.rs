@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, JsonByteDes, JsonByteSer, KeyValue, KeyValueRead, KeyValueWrite, KvReadError, KvWriteError,
+    Connection, JsonByteDes, JsonByteSer, KeyValue, KeyValueRead, KvReadError, KvWriteError,
     StaticKeyIndexedValue, StoreConfig, TypedUpdate, VersionToken, WatchScope,
 };
 use shizuku_kv_tests::unique;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shizuku_kv::{
-    Connection, Key, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvUpdate, KvWriteError, StoreConfig,
-    WatchScope,
+    Connection, Key, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvUpdate, KvWriteError,
+    StoreConfig, WatchScope,
 };
 use shizuku_kv_tests::unique;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shizuku_kv::{Connection, KeyValueWrite, KvError, Store, VersionToken};
+use shizuku_kv::{Connection, KeyValue, KeyValueWrite, KvError, Store, VersionToken};
 
 use super::{Note, SECRET, new_store, on_both_backends, shown, store_error};
 

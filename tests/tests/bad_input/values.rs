@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shizuku_kv::{Connection, KeyValueWrite, KvError, StoreConfig, WatchScope};
+use shizuku_kv::{Connection, KeyValue, KeyValueWrite, KvError, StoreConfig, WatchScope};
 use shizuku_kv_tests::unique;
 
 use super::{Note, new_store, on_both_backends, store_error};

@@ -10,7 +10,7 @@
 )]
 
 mod buckets;
-mod headers;
+mod foreign_headers;
 mod markers;
 mod settings;
 mod they_read_ours;

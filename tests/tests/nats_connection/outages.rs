@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use shizuku_kv::{KvError, KvUpdate, ReadConsistency, StoreConfig, WatchScope, connect, nats_connect};
+use shizuku_kv::{
+    Connection, KvError, KvUpdate, ReadConsistency, StoreConfig, WatchScope, connect, nats_connect,
+};
 use shizuku_kv_tests::{NatsServer, eventually};
 
 use super::{SHORT, caught_up, config, lets_in, next_of, operations, refused, within, works};

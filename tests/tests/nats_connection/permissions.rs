@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use shizuku_kv::{KvError, StoreConfig, WatchScope, connect, nats_connect};
+use shizuku_kv::{Connection, KvError, StoreConfig, WatchScope, connect, nats_connect};
 use shizuku_kv_tests::{NatsServer, unique};
 
 use super::{SHORT, config, lets_in, within};

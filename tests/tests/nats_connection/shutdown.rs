@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shizuku_kv::{KvError, WatchScope, connect, nats_connect};
+use shizuku_kv::{Connection, KvError, WatchScope, connect, nats_connect};
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 use tokio::task::JoinSet;
 

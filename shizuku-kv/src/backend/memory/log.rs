@@ -21,6 +21,9 @@ pub(super) const MARKER_TTL: Duration = Duration::from_secs(60 * 60);
 /// whatever the scope.
 pub(super) const WALK: usize = 1024;
 
+/// How many ends of life [`Log::expire_some`] applies in one call, for the same reason.
+pub(super) const EXPIRY: usize = 512;
+
 /// The settings of a store that decide what its log holds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -43,6 +46,16 @@ impl Limits {
             max_age: config.max_age,
             forgets: config.max_age.is_some() || config.key_ttl == Some(true),
         }
+    }
+
+    /// How long a value lives that was written with `ttl`.
+    fn life(&self, ttl: Option<Duration>) -> Option<Duration> {
+        [ttl, self.max_age].into_iter().flatten().min()
+    }
+
+    /// How long a tombstone is held.
+    fn marker_ttl(&self) -> Option<Duration> {
+        self.forgets.then_some(MARKER_TTL)
     }
 }
 
@@ -94,6 +107,8 @@ pub(super) enum Next {
 struct Held {
     sequence: u64,
     entry: KvEntry,
+    /// The time to live that a value was written with, whatever its store's maximum age.
+    ttl: Option<Duration>,
     /// When its life ends: a value expires, a tombstone is forgotten.
     due: Option<Instant>,
 }
@@ -170,7 +185,7 @@ impl Log {
         self.written
     }
 
-    /// When [`expire`](Self::expire) next has something to do.
+    /// When [`expire_some`](Self::expire_some) next has something to do.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|&(due, _)| due)
     }
@@ -303,28 +318,32 @@ impl Log {
             }
         }
         let created = self.clock.system(now);
-        let (operation, value, ttl) = match change {
-            Change::Put { value, ttl } => {
-                let life = [ttl, self.limits.max_age].into_iter().flatten().min();
-                (KvOperation::Put, value, life)
-            }
-            Change::Delete => (KvOperation::Delete, Bytes::new(), self.marker_ttl()),
-            Change::Purge => (KvOperation::Purge, Bytes::new(), self.marker_ttl()),
+        let (operation, value, ttl, life) = match change {
+            Change::Put { value, ttl } => (KvOperation::Put, value, ttl, self.limits.life(ttl)),
+            Change::Delete => (KvOperation::Delete, Bytes::new(), None, self.limits.marker_ttl()),
+            Change::Purge => (KvOperation::Purge, Bytes::new(), None, self.limits.marker_ttl()),
         };
         // An end of life that the clock cannot express never comes.
-        let due = ttl.and_then(|ttl| now.checked_add(ttl));
-        Ok(self.append(key, value, operation, created, due))
+        let due = life.and_then(|life| now.checked_add(life));
+        Ok(self.append(key, value, operation, created, ttl, due))
     }
 
-    /// Applies every end of life that is due by `now`, in the order in which they fall due.
+    /// Applies every end of life that is due by `now`.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while !self.expire_some(now) {}
+    }
+
+    /// Applies the next [`EXPIRY`] ends of life that are due by `now`, in the order in which they fall due, and returns
+    /// whether none is left. Until then the log shows as living what is not.
     ///
     /// A value that is the newest of its key gives way to a tombstone, an older one is dropped. A tombstone that is
     /// the newest of its key is forgotten together with what is left of the key's history, which would otherwise come
     /// back to life.
-    pub(super) fn expire(&mut self, now: Instant) {
-        while let Some(&(due, sequence)) = self.due.first()
-            && due <= now
-        {
+    pub(super) fn expire_some(&mut self, now: Instant) -> bool {
+        for _ in 0..EXPIRY {
+            let Some((due, sequence)) = self.due.first().copied().filter(|&(due, _)| due <= now) else {
+                return true;
+            };
             self.due.pop_first();
             let Some(key) = self.order.get(&sequence).cloned() else { continue };
             let Some(versions) = self.keys.get_mut(&key) else { continue };
@@ -341,14 +360,17 @@ impl Log {
                 // The tombstone says when the value's life ended, and is held from when anyone can see it: however
                 // late that is, no watch misses it.
                 let created = self.clock.system(due);
-                let forget = self.marker_ttl().and_then(|ttl| now.checked_add(ttl));
-                self.append(&key, Bytes::new(), KvOperation::Expire, created, forget);
+                let forget = self.limits.marker_ttl().and_then(|ttl| now.checked_add(ttl));
+                self.append(&key, Bytes::new(), KvOperation::Expire, created, None, forget);
             }
         }
+        self.next_due().is_none_or(|due| due > now)
     }
 
-    /// Takes over new settings. Those about ages apply to what is written from now on.
-    pub(super) fn set_limits(&mut self, limits: Limits) {
+    /// Takes over new settings, for what is held too: a maximum age counts from when a value was written, and one that
+    /// is older expires with the next [`expire_some`](Self::expire_some). A tombstone that was to be held for ever, and
+    /// is not any more, is held for its time from `now` on.
+    pub(super) fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.limits = limits;
         let mut dropped = Vec::new();
         for versions in self.keys.values_mut() {
@@ -358,10 +380,24 @@ impl Log {
         for held in &dropped {
             self.release(held);
         }
-    }
-
-    fn marker_ttl(&self) -> Option<Duration> {
-        self.limits.forgets.then_some(MARKER_TTL)
+        for versions in self.keys.values_mut() {
+            for held in versions.older.iter_mut().chain(std::iter::once(&mut versions.newest)) {
+                let due = if held.entry.is_tombstone() {
+                    held.due.or_else(|| limits.marker_ttl().and_then(|ttl| now.checked_add(ttl)))
+                } else {
+                    let written = self.clock.instant(held.entry.created);
+                    limits.life(held.ttl).and_then(|life| written.checked_add(life))
+                };
+                if due == held.due {
+                    continue;
+                }
+                if let Some(before) = held.due {
+                    self.due.remove(&(before, held.sequence));
+                }
+                self.due.extend(due.map(|due| (due, held.sequence)));
+                held.due = due;
+            }
+        }
     }
 
     fn append(
@@ -370,6 +406,7 @@ impl Log {
         value: Bytes,
         operation: KvOperation,
         created: SystemTime,
+        ttl: Option<Duration>,
         due: Option<Instant>,
     ) -> VersionToken {
         self.sequence += 1;
@@ -384,7 +421,7 @@ impl Log {
         } else {
             KvEntry::put(key.clone(), value, version, created)
         };
-        let held = Held { sequence, entry, due };
+        let held = Held { sequence, entry, ttl, due };
         self.bytes += held.size();
         self.order.insert(sequence, key.clone());
         if let Some(due) = due {
@@ -451,6 +488,12 @@ struct Clock {
 impl Clock {
     fn system(&self, at: Instant) -> SystemTime {
         self.system.checked_add(at.saturating_duration_since(self.instant)).unwrap_or(self.system)
+    }
+
+    /// The moment at which it was `system`.
+    fn instant(&self, system: SystemTime) -> Instant {
+        let since = system.duration_since(self.system).unwrap_or_default();
+        self.instant.checked_add(since).unwrap_or(self.instant)
     }
 }
 
@@ -541,7 +584,7 @@ mod tests {
             log.write(&key("a"), put(value), Condition::Any, now).unwrap();
         }
         log.write(&key("b"), put("5"), Condition::Any, now).unwrap();
-        log.set_limits(Limits { history: 2, ..LIMITS });
+        log.set_limits(Limits { history: 2, ..LIMITS }, now);
         assert_eq!(values(&log.history("a")), ["3", "4"]);
         assert_eq!(values(&log.history("b")), ["5"]);
         log.check();
@@ -650,6 +693,49 @@ mod tests {
         log.expire(now + 2 * SECOND);
         assert!(log.newest("b").unwrap().is_tombstone());
         assert!(log.newest("c").unwrap().is_tombstone());
+    }
+
+    #[test]
+    fn a_new_maximum_age_counts_from_the_writing() {
+        let (mut log, now) = log(LIMITS);
+        log.write(&key("old"), put("1"), Condition::Any, now).unwrap();
+        log.write(&key("lease"), living("2", 2), Condition::Any, now).unwrap();
+        log.write(&key("gone"), Change::Delete, Condition::Any, now).unwrap();
+        log.write(&key("young"), put("3"), Condition::Any, now + 3 * SECOND / 2).unwrap();
+        let aged = |seconds: u32| Limits { max_age: Some(seconds * SECOND), forgets: true, ..LIMITS };
+        let expired = |log: &Log, key| log.newest(key).unwrap().operation == KvOperation::Expire;
+        log.set_limits(aged(1), now + 3 * SECOND / 2);
+        log.check();
+        log.set_limits(aged(3), now + 3 * SECOND / 2);
+        log.check();
+        // The shorter counts, and the time to live was not forgotten over the age that was shorter for a while.
+        assert_eq!(log.next_due(), Some(now + 2 * SECOND));
+        log.expire(now + 2 * SECOND);
+        assert!(expired(&log, "lease") && !expired(&log, "old") && !expired(&log, "young"));
+        log.expire(now + 3 * SECOND);
+        assert!(expired(&log, "old") && !expired(&log, "young"));
+        log.set_limits(aged(1), now + 3 * SECOND);
+        log.expire(now + 3 * SECOND);
+        assert!(expired(&log, "young"));
+        assert_eq!(log.newest("gone").unwrap().operation, KvOperation::Delete);
+        log.expire(now + 3 * SECOND / 2 + MARKER_TTL);
+        assert_eq!(log.newest("gone"), None);
+        log.check();
+    }
+
+    #[test]
+    fn a_storm_of_expiries_is_cut_into_pieces() {
+        let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
+        for number in 0..2 * EXPIRY + 1 {
+            log.write(&key(&format!("k.{number}")), living("", 1), Condition::Any, now).unwrap();
+        }
+        assert!(log.expire_some(now));
+        let storm = (2 * EXPIRY + 1) as u64;
+        for (done, expired) in [(false, EXPIRY as u64), (false, 2 * EXPIRY as u64), (true, storm)] {
+            assert_eq!(log.expire_some(now + SECOND), done);
+            assert_eq!(log.sequence(), storm + expired);
+        }
+        log.check();
     }
 
     #[test]

@@ -19,6 +19,8 @@ struct Line {
     key: Key,
     operation: KvOperation,
     value: Bytes,
+    written: Instant,
+    ttl: Option<Duration>,
     due: Option<Instant>,
 }
 
@@ -42,9 +44,11 @@ impl Model {
         self.lines.iter().map(|line| (line.key.len() + line.value.len()) as u64).sum()
     }
 
-    fn append(&mut self, key: &Key, operation: KvOperation, value: Bytes, due: Option<Instant>) {
+    fn append(&mut self, line: Line) {
         self.sequence += 1;
-        self.lines.push(Line { sequence: self.sequence, key: key.clone(), operation, value, due });
+        let key = line.key.clone();
+        let key = key.as_str();
+        self.lines.push(Line { sequence: self.sequence, ..line });
         while self.of(key).count() > self.limits.history {
             let oldest = self.of(key).next().unwrap().sequence;
             self.lines.retain(|line| line.sequence != oldest);
@@ -62,7 +66,8 @@ impl Model {
             }
             if line.operation == KvOperation::Put {
                 let due = self.limits.forgets.then(|| now + MARKER_TTL);
-                self.append(&line.key, KvOperation::Expire, Bytes::new(), due);
+                let (operation, value) = (KvOperation::Expire, Bytes::new());
+                self.append(Line { operation, value, written: now, ttl: None, due, ..line });
             } else {
                 self.lines.retain(|other| other.key != line.key);
                 self.forgotten = self.forgotten.max(sequence);
@@ -78,6 +83,7 @@ impl Model {
         now: Instant,
     ) -> Result<VersionToken, Refusal> {
         self.expire(now);
+        let ttl = if let Change::Put { ttl, .. } = change { ttl } else { None };
         let newest = self.newest(key);
         let version = newest.map(|line| VersionToken::from_u64(line.sequence));
         match condition {
@@ -114,7 +120,8 @@ impl Model {
         if operation == KvOperation::Purge {
             self.lines.retain(|line| line.key != *key);
         }
-        self.append(key, operation, value, life.map(|life| now + life));
+        let due = life.map(|life| now + life);
+        self.append(Line { sequence: 0, key: key.clone(), operation, value, written: now, ttl, due });
         Ok(VersionToken::from_u64(self.sequence))
     }
 
@@ -172,8 +179,15 @@ fn run(random: &mut fastrand::Rng) {
         let key = random.choice(&keys).unwrap();
         if random.u8(..20) == 0 {
             let changed = limits(random);
-            log.set_limits(changed);
+            log.set_limits(changed, now);
             model.limits = changed;
+            for line in &mut model.lines {
+                line.due = if line.operation == KvOperation::Put {
+                    line.ttl.into_iter().chain(changed.max_age).min().map(|life| line.written + life)
+                } else {
+                    line.due.or_else(|| changed.forgets.then(|| now + MARKER_TTL))
+                };
+            }
             for key in &keys {
                 while model.of(key).count() > changed.history {
                     let oldest = model.of(key).next().unwrap().sequence;

@@ -5,7 +5,9 @@
 //!
 //! - A store is a log, numbered from 1. Each write, deletions and expiries included, takes the next number, which is
 //!   the key's version. Of each key the newest entries are held, as many as the history allows.
-//! - Nothing runs in the background. Every operation first applies what has expired by tokio's clock, in the order in
+//! - Nothing runs in the background. Where many calls are answered one after the other, and where much has expired at
+//!   once, the task steps aside now and then, so that a loop around an operation starves nobody.
+//! - Every operation first applies what has expired by tokio's clock, in the order in
 //!   which it fell due; a watch that waits wakes up for it by itself. With the time paused by a test, values expire when
 //!   the test moves the clock.
 //! - Where values expire (a maximum age, or times to live), tombstones are forgotten an hour after they were written.
@@ -25,10 +27,12 @@ mod store;
 mod tests;
 mod watch;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -70,7 +74,14 @@ pub struct MemoryConnection {
 #[derive(Default)]
 struct World {
     stores: BTreeMap<String, Arc<Shared>>,
-    closed: bool,
+    /// Known to the stores too, those that were deleted included.
+    closed: Arc<AtomicBool>,
+}
+
+impl World {
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
 }
 
 impl MemoryConnection {
@@ -85,7 +96,20 @@ impl MemoryConnection {
 
     fn open(&self, operation: &'static str) -> KvResult<MutexGuard<'_, World>> {
         let world = self.lock();
-        if world.closed { Err(KvError::Closed { operation }) } else { Ok(world) }
+        if world.is_closed() { Err(KvError::Closed { operation }) } else { Ok(world) }
+    }
+
+    fn existing_or_new(&self, name: &str, config: &StoreConfig) -> KvResult<Arc<Shared>> {
+        let mut world = self.open("store")?;
+        if let Some(shared) = world.stores.get(name) {
+            return Ok(Arc::clone(shared));
+        }
+        if config.must_exist {
+            return Err(KvError::StoreNotFound { store: name.to_owned() });
+        }
+        let shared = Arc::new(Shared::new(name, config.clone(), Arc::clone(&world.closed)));
+        world.stores.insert(name.to_owned(), Arc::clone(&shared));
+        Ok(shared)
     }
 }
 
@@ -94,7 +118,7 @@ impl fmt::Debug for MemoryConnection {
         let world = self.lock();
         f.debug_struct("MemoryConnection")
             .field("stores", &world.stores.len())
-            .field("closed", &world.closed)
+            .field("closed", &world.is_closed())
             .finish_non_exhaustive()
     }
 }
@@ -109,19 +133,13 @@ impl Connection for MemoryConnection {
             check_store_name(name)?;
             config.validate()?;
             let deadline = config.operation_deadline();
-            let mut world = self.open("store")?;
-            let shared = match world.stores.get(name) {
-                Some(shared) => {
-                    shared.open_with(&config)?;
-                    Arc::clone(shared)
-                }
-                None if config.must_exist => {
-                    return Err(KvError::StoreNotFound { store: name.to_owned() });
-                }
-                None => {
-                    let shared = Arc::new(Shared::new(name, config));
-                    world.stores.insert(name.to_owned(), Arc::clone(&shared));
-                    shared
+            let shared = loop {
+                let shared = self.existing_or_new(name, &config)?;
+                match shared.open_with(&config).await {
+                    Ok(()) => break shared,
+                    // It was deleted in this moment, and is not among the stores any more.
+                    Err(KvError::StoreNotFound { .. }) => {}
+                    Err(error) => return Err(error),
                 }
             };
             Ok(Store::new(Arc::new(MemoryStore::new(shared)), deadline))
@@ -158,7 +176,7 @@ impl Connection for MemoryConnection {
         Box::pin(async move {
             let stores = {
                 let mut world = self.lock();
-                world.closed = true;
+                world.closed.store(true, Ordering::Release);
                 mem::take(&mut world.stores)
             };
             for shared in stores.into_values() {
@@ -166,6 +184,25 @@ impl Connection for MemoryConnection {
             }
             Ok(())
         })
+    }
+}
+
+/// After how many answers in a row a task lets others run.
+const BUDGET: u32 = 64;
+
+thread_local! {
+    /// How many answers this thread has given since one last let others run. Whichever tasks they were for: no task gets
+    /// more than its share, and some give way a little early.
+    static ANSWERS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Counts an answer that nobody had to wait for, and lets other tasks run where there were many: an operation that is
+/// always ready would otherwise keep its thread for as long as it is called in a loop.
+async fn share() {
+    let answers = ANSWERS.get() + 1;
+    ANSWERS.set(answers % BUDGET);
+    if answers == BUDGET {
+        yield_once().await;
     }
 }
 

@@ -6,13 +6,14 @@
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 use std::vec;
 
 use futures_util::stream;
 
-use super::shared::Shared;
-use super::yield_once;
-use crate::store::{Key, KvEntry, KvResult, KvStream, WatchScope};
+use super::share;
+use super::shared::{Call, Shared};
+use crate::store::{Deadline, Key, KvEntry, KvResult, KvStream, WatchScope};
 
 /// How many keys are looked at under one lock.
 pub(super) const PAGE: usize = 256;
@@ -22,10 +23,11 @@ pub(super) fn scan<T: Send + 'static>(
     shared: Arc<Shared>,
     operation: &'static str,
     scope: &WatchScope,
+    limit: Duration,
     project: fn(&KvEntry) -> T,
 ) -> KvStream<T> {
-    let scan =
-        Scan { shared, operation, ranges: ranges(scope), after: None, page: Vec::new().into_iter(), project };
+    let (ranges, page) = (ranges(scope), Vec::new().into_iter());
+    let scan = Scan { shared, operation, limit, ranges, after: None, page, project };
     KvStream::new(stream::try_unfold(scan, |mut scan| async move {
         Ok(scan.next().await?.map(|item| (item, scan)))
     }))
@@ -74,6 +76,8 @@ fn ranges(scope: &WatchScope) -> VecDeque<Range> {
 struct Scan<T> {
     shared: Arc<Shared>,
     operation: &'static str,
+    /// The longest that an item may take.
+    limit: Duration,
     /// What is still to be looked at; the first in part.
     ranges: VecDeque<Range>,
     /// The last key of the first range that was looked at.
@@ -84,6 +88,8 @@ struct Scan<T> {
 
 impl<T> Scan<T> {
     async fn next(&mut self) -> KvResult<Option<T>> {
+        // However many there are, and however many pages of tombstones in a row, other tasks get to run.
+        share().await;
         loop {
             if let Some(item) = self.page.next() {
                 return Ok(Some(item));
@@ -91,22 +97,19 @@ impl<T> Scan<T> {
             if self.ranges.is_empty() {
                 return Ok(None);
             }
-            self.turn()?;
-            if self.page.len() == 0 {
-                // Many pages of tombstones in a row must not keep other tasks from running.
-                yield_once().await;
-            }
+            self.turn().await?;
         }
     }
 
     /// Takes the next page of the first range.
-    fn turn(&mut self) -> KvResult<()> {
+    async fn turn(&mut self) -> KvResult<()> {
         let Some(range) = self.ranges.front() else { return Ok(()) };
         let from = match &self.after {
             Some(key) => Bound::Excluded(key.as_str()),
             None => Bound::Included(range.start()),
         };
-        let (page, after) = self.shared.with(self.operation, |contents| {
+        let call = Call::new(self.operation).by(Deadline::after(self.limit));
+        let turn = self.shared.with(call, |contents| {
             let mut page = Vec::new();
             let mut looked_at = 0;
             let mut last = None;
@@ -120,7 +123,8 @@ impl<T> Scan<T> {
             }
             // A page that is not full is the last of its range.
             Ok((page, last.filter(|_| looked_at == PAGE).cloned()))
-        })?;
+        });
+        let (page, after) = turn.await?;
         if after.is_none() {
             self.ranges.pop_front();
         }

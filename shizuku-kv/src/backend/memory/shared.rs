@@ -3,14 +3,16 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::mem;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::log::{Limits, Log};
-use crate::store::{ConfigDifference, KvError, KvResult, StorageType, StoreConfig};
+use super::{share, yield_once};
+use crate::store::{ConfigDifference, Deadline, Key, KvError, KvResult, StorageType, StoreConfig};
 
 /// The largest value where none was configured: what a NATS server takes unless it is told otherwise, so that a
 /// program does not learn of the limit only in production. There 160 bytes of each message are kept for headers.
@@ -28,6 +30,8 @@ pub(super) struct Shared {
     /// when the store is gone.
     max_value_size: AtomicUsize,
     key_ttl: AtomicBool,
+    /// Whether the connection was shut down; a store that was deleted before has no other way to learn of it.
+    closed: Arc<AtomicBool>,
 }
 
 enum State {
@@ -41,6 +45,39 @@ pub(super) struct Contents {
     /// The configuration, with every field filled in that has a default.
     pub(super) config: StoreConfig,
     pub(super) log: Log,
+    /// The moment of the work that is being done: everything that was due by then has been applied. None in a store in
+    /// which nothing is to fall due, which does not pay for the clock.
+    now: Option<Instant>,
+}
+
+impl Contents {
+    /// The moment of the work that is being done.
+    pub(super) fn now(&self) -> Instant {
+        self.now.unwrap_or_else(Instant::now)
+    }
+}
+
+/// What the work on a store is done for, as its errors say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    pub(super) operation: &'static str,
+    pub(super) key: Option<&'a Key>,
+    /// By when the work has to have begun; only that what has expired is applied first can keep it from beginning.
+    pub(super) deadline: Option<Deadline>,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(operation: &'static str) -> Self {
+        Self { operation, key: None, deadline: None }
+    }
+
+    pub(super) fn by(self, deadline: Deadline) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    pub(super) fn of(self, key: &'a Key) -> Self {
+        Self { key: Some(key), ..self }
+    }
 }
 
 /// How a store ends.
@@ -54,7 +91,7 @@ pub(super) enum End {
 
 impl Shared {
     /// A new, empty store.
-    pub(super) fn new(name: &str, config: StoreConfig) -> Self {
+    pub(super) fn new(name: &str, config: StoreConfig, closed: Arc<AtomicBool>) -> Self {
         let config = config.over(&defaults());
         let log = Log::new(Limits::of(&config), Instant::now());
         let shared = Self {
@@ -63,40 +100,70 @@ impl Shared {
             bell: Notify::new(),
             max_value_size: AtomicUsize::new(0),
             key_ttl: AtomicBool::new(false),
+            closed,
             state: Mutex::new(State::Deleted),
         };
         shared.publish(&config);
-        *shared.lock() = State::Open(Box::new(Contents { config, log }));
+        *shared.lock() = State::Open(Box::new(Contents { config, log, now: None }));
         shared
     }
 
     /// Runs a short piece of work on the store as it is now, after what was due has expired.
     ///
+    /// Where much has expired at once, other tasks run in between, and so they do after many calls in a row. That comes
+    /// after the work: where nothing has expired, it is done when the future is polled for the first time.
+    ///
     /// # Errors
-    /// [`KvError::StoreNotFound`] or [`KvError::Closed`] where the store has ended; those of `work`.
-    pub(super) fn with<T>(
+    /// [`KvError::StoreNotFound`] or [`KvError::Closed`] where the store has ended; [`KvError::Timeout`] where the
+    /// deadline passed before the work began; those of `work`.
+    pub(super) async fn with<T>(
+        &self,
+        call: Call<'_>,
+        mut work: impl FnOnce(&mut Contents) -> KvResult<T>,
+    ) -> KvResult<T> {
+        loop {
+            match self.attempt(call.operation, work) {
+                ControlFlow::Break(result) => {
+                    share().await;
+                    return result;
+                }
+                ControlFlow::Continue(not_yet) => work = not_yet,
+            }
+            yield_once().await;
+            if let Some(deadline) = call.deadline
+                && deadline.remaining().is_zero()
+            {
+                return Err(deadline.timeout(call.operation, call.key));
+            }
+        }
+    }
+
+    /// Does the work, or some of what has to expire before it.
+    fn attempt<T, W: FnOnce(&mut Contents) -> KvResult<T>>(
         &self,
         operation: &'static str,
-        work: impl FnOnce(&mut Contents) -> KvResult<T>,
-    ) -> KvResult<T> {
+        work: W,
+    ) -> ControlFlow<KvResult<T>, W> {
         let mut state = self.lock();
         let contents = match &mut *state {
             State::Open(contents) => contents,
-            State::Deleted => return Err(self.not_found()),
-            State::Closed => return Err(KvError::Closed { operation }),
+            State::Deleted if !self.closed.load(Ordering::Acquire) => {
+                return ControlFlow::Break(Err(self.not_found()));
+            }
+            State::Deleted | State::Closed => {
+                return ControlFlow::Break(Err(KvError::Closed { operation }));
+            }
         };
         let before = contents.log.sequence();
-        // Most stores have nothing that expires; they do not pay for the clock.
-        if contents.log.next_due().is_some() {
-            contents.log.expire(Instant::now());
-        }
-        let result = work(contents);
+        contents.now = contents.log.next_due().map(|_| Instant::now());
+        let expired = contents.now.is_none_or(|now| contents.log.expire_some(now));
+        let flow = if expired { ControlFlow::Break(work(contents)) } else { ControlFlow::Continue(work) };
         let written = contents.log.sequence() != before;
         drop(state);
         if written {
             self.bell.notify_waiters();
         }
-        result
+        flow
     }
 
     /// Compares the settings that were made with those of the store, and changes the store where that was asked for.
@@ -104,8 +171,9 @@ impl Shared {
     /// # Errors
     /// [`KvError::ConfigMismatch`], or [`KvError::InvalidConfig`] for settings that do not go together with those the
     /// store has.
-    pub(super) fn open_with(&self, config: &StoreConfig) -> KvResult<()> {
-        self.with("store", |contents| {
+    pub(super) async fn open_with(&self, config: &StoreConfig) -> KvResult<()> {
+        let call = Call::new("store").by(Deadline::after(config.operation_deadline()));
+        self.with(call, |contents| {
             let differences: Vec<ConfigDifference> = config.differences(&contents.config);
             if differences.is_empty() {
                 return Ok(());
@@ -115,11 +183,15 @@ impl Shared {
             }
             let merged = config.clone().over(&contents.config);
             merged.validate()?;
-            contents.log.set_limits(Limits::of(&merged));
+            let now = contents.now();
+            contents.log.set_limits(Limits::of(&merged), now);
             self.publish(&merged);
             contents.config = merged;
+            // A watch that waits for the next end of life may have to wait for an earlier one now.
+            self.bell.notify_waiters();
             Ok(())
         })
+        .await
     }
 
     /// Ends the store: everything in it is dropped, its watches end, and every operation is refused.

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
-use futures_util::stream;
-use tokio::time::Instant;
+use futures_util::{TryStreamExt, stream};
 
 use super::log::{Change, Condition, Refusal};
 use super::scan::{PAGE, scan};
-use super::shared::Shared;
+use super::shared::{Call, Shared};
 use super::{CAPABILITIES, watch, yield_once};
 use crate::store::{
     ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvReader, KvResult, KvStore, KvStream, KvTtl,
@@ -23,8 +22,7 @@ const TTL_GRANULARITY: Duration = Duration::from_secs(1);
 
 /// A handle on a store.
 ///
-/// Nothing here waits for anything, so that the deadlines that come with the operations are kept without being looked
-/// at.
+/// Nothing here waits for anything but its turn, and for what has expired to be applied.
 pub(super) struct MemoryStore {
     shared: Arc<Shared>,
 }
@@ -34,21 +32,23 @@ impl MemoryStore {
         Self { shared }
     }
 
-    fn write(
+    async fn write(
         &self,
         operation: &'static str,
         key: &Key,
         change: Change,
         condition: Condition,
+        deadline: Deadline,
     ) -> KvResult<VersionToken> {
-        self.shared.with(operation, |contents| {
+        let write = self.shared.with(Call::new(operation).of(key).by(deadline), |contents| {
             if matches!(change, Change::Put { ttl: Some(_), .. }) && contents.config.key_ttl != Some(true) {
                 return Err(KvError::Unsupported {
                     operation,
                     reason: format!("store {:?} does not have times to live any more", self.shared.name),
                 });
             }
-            contents.log.write(key, change, condition, Instant::now()).map_err(|refusal| match refusal {
+            let now = contents.now();
+            contents.log.write(key, change, condition, now).map_err(|refusal| match refusal {
                 Refusal::Exists(found) => KvError::AlreadyExists { key: key.clone(), found: Some(found) },
                 Refusal::Mismatch(found) => match condition {
                     Condition::Version(expected) => {
@@ -61,16 +61,18 @@ impl MemoryStore {
                     limit: format!("it may hold {limit} bytes of keys and values"),
                 },
             })
-        })
+        });
+        write.await
     }
 
-    fn write_with_ttl(
+    async fn write_with_ttl(
         &self,
         operation: &'static str,
         key: &Key,
         value: Bytes,
         ttl: Duration,
         condition: Condition,
+        deadline: Deadline,
     ) -> KvResult<VersionToken> {
         if ttl < TTL_GRANULARITY {
             return Err(KvError::InvalidConfig {
@@ -78,7 +80,7 @@ impl MemoryStore {
                 reason: format!("{ttl:?} is below the shortest that the store keeps, {TTL_GRANULARITY:?}"),
             });
         }
-        self.write(operation, key, Change::Put { value, ttl: Some(ttl) }, condition)
+        self.write(operation, key, Change::Put { value, ttl: Some(ttl) }, condition, deadline).await
     }
 }
 
@@ -120,40 +122,49 @@ impl KvStore for MemoryStore {
 }
 
 impl KvReader for MemoryStore {
-    fn entry<'a>(&'a self, key: &'a Key, _deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
-        Box::pin(async move { self.shared.with("get", |contents| Ok(contents.log.newest(key).cloned())) })
+    fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+        let call = Call::new("get").of(key).by(deadline);
+        Box::pin(self.shared.with(call, |contents| Ok(contents.log.newest(key).cloned())))
     }
 
     fn entries<'a>(
         &'a self,
         keys: &'a [Key],
-        _deadline: Deadline,
+        deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
         Box::pin(async move {
             let mut entries = Vec::with_capacity(keys.len());
             for page in keys.chunks(PAGE) {
-                self.shared.with("get_many", |contents| {
+                let read = self.shared.with(Call::new("get_many").by(deadline), |contents| {
                     entries.extend(page.iter().map(|key| contents.log.newest(key).cloned()));
                     Ok(())
-                })?;
+                });
+                read.await?;
+                if page.len() == PAGE {
+                    // It was as much as many single reads.
+                    yield_once().await;
+                }
             }
             Ok(entries)
         })
     }
 
-    fn history(&self, key: Key, _deadline: Deadline) -> KvStream<KvEntry> {
-        match self.shared.with("history", |contents| Ok(contents.log.history(&key))) {
-            Ok(entries) => KvStream::new(stream::iter(entries.into_iter().map(Ok))),
-            Err(error) => KvStream::error(error),
-        }
+    fn history(&self, key: Key, deadline: Deadline) -> KvStream<KvEntry> {
+        let shared = Arc::clone(&self.shared);
+        let entries = async move {
+            let call = Call::new("history").of(&key).by(deadline);
+            let entries = shared.with(call, |contents| Ok(contents.log.history(&key))).await?;
+            Ok(stream::iter(entries.into_iter().map(Ok)))
+        };
+        KvStream::new(stream::once(entries).try_flatten())
     }
 
-    fn scan(&self, scope: WatchScope, _deadline: Duration) -> KvStream<KvEntry> {
-        scan(Arc::clone(&self.shared), "scan", &scope, KvEntry::clone)
+    fn scan(&self, scope: WatchScope, deadline: Duration) -> KvStream<KvEntry> {
+        scan(Arc::clone(&self.shared), "scan", &scope, deadline, KvEntry::clone)
     }
 
-    fn keys(&self, scope: WatchScope, _deadline: Duration) -> KvStream<Key> {
-        scan(Arc::clone(&self.shared), "keys", &scope, |entry| entry.key.clone())
+    fn keys(&self, scope: WatchScope, deadline: Duration) -> KvStream<Key> {
+        scan(Arc::clone(&self.shared), "keys", &scope, deadline, |entry| entry.key.clone())
     }
 }
 
@@ -162,18 +173,18 @@ impl KvWriter for MemoryStore {
         &'a self,
         key: &'a Key,
         value: Bytes,
-        _deadline: Deadline,
+        deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.write("put", key, put(value), Condition::Any) })
+        Box::pin(async move { self.write("put", key, put(value), Condition::Any, deadline).await })
     }
 
     fn create<'a>(
         &'a self,
         key: &'a Key,
         value: Bytes,
-        _deadline: Deadline,
+        deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.write("create", key, put(value), Condition::Absent) })
+        Box::pin(async move { self.write("create", key, put(value), Condition::Absent, deadline).await })
     }
 
     fn update<'a>(
@@ -181,43 +192,43 @@ impl KvWriter for MemoryStore {
         key: &'a Key,
         value: Bytes,
         expected: VersionToken,
-        _deadline: Deadline,
+        deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.write("update", key, put(value), Condition::Version(expected)) })
+        Box::pin(async move {
+            self.write("update", key, put(value), Condition::Version(expected), deadline).await
+        })
     }
 
-    fn delete<'a>(&'a self, key: &'a Key, _deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.write("delete", key, Change::Delete, Condition::Any) })
+    fn delete<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move { self.write("delete", key, Change::Delete, Condition::Any, deadline).await })
     }
 
     fn delete_with_version<'a>(
         &'a self,
         key: &'a Key,
         expected: VersionToken,
-        _deadline: Deadline,
+        deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(async move {
-            self.write("delete_with_version", key, Change::Delete, Condition::Version(expected))
+            self.write("delete_with_version", key, Change::Delete, Condition::Version(expected), deadline)
+                .await
         })
     }
 
-    fn purge<'a>(&'a self, key: &'a Key, _deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.write("purge", key, Change::Purge, Condition::Any) })
+    fn purge<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move { self.write("purge", key, Change::Purge, Condition::Any, deadline).await })
     }
 
     fn put_many<'a>(
         &'a self,
         items: Vec<(Key, Bytes)>,
-        _deadline: Duration,
+        deadline: Duration,
     ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
         Box::pin(async move {
             let mut answers = Vec::with_capacity(items.len());
             for (key, value) in items {
-                answers.push(self.write("put_many", &key, put(value), Condition::Any));
-                if answers.len() % PAGE == 0 {
-                    // However many there are, other tasks get to run.
-                    yield_once().await;
-                }
+                let deadline = Deadline::after(deadline);
+                answers.push(self.write("put_many", &key, put(value), Condition::Any, deadline).await);
             }
             answers
         })
@@ -229,9 +240,9 @@ impl KvWatcher for MemoryStore {
         &self,
         scope: WatchScope,
         from: Option<WatchCursor>,
-        _deadline: Deadline,
+        deadline: Deadline,
     ) -> BoxFuture<'_, KvResult<Watch>> {
-        Box::pin(async move { watch::watch(Arc::clone(&self.shared), scope, from) })
+        Box::pin(async move { watch::watch(Arc::clone(&self.shared), scope, from, deadline).await })
     }
 }
 
@@ -245,9 +256,11 @@ impl KvTtl for MemoryStore {
         key: &'a Key,
         value: Bytes,
         ttl: Duration,
-        _deadline: Deadline,
+        deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.write_with_ttl("put_with_ttl", key, value, ttl, Condition::Any) })
+        Box::pin(async move {
+            self.write_with_ttl("put_with_ttl", key, value, ttl, Condition::Any, deadline).await
+        })
     }
 
     fn create_with_ttl<'a>(
@@ -255,9 +268,11 @@ impl KvTtl for MemoryStore {
         key: &'a Key,
         value: Bytes,
         ttl: Duration,
-        _deadline: Deadline,
+        deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.write_with_ttl("create_with_ttl", key, value, ttl, Condition::Absent) })
+        Box::pin(async move {
+            self.write_with_ttl("create_with_ttl", key, value, ttl, Condition::Absent, deadline).await
+        })
     }
 
     fn update_with_ttl<'a>(
@@ -266,10 +281,11 @@ impl KvTtl for MemoryStore {
         value: Bytes,
         expected: VersionToken,
         ttl: Duration,
-        _deadline: Deadline,
+        deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(async move {
-            self.write_with_ttl("update_with_ttl", key, value, ttl, Condition::Version(expected))
+            self.write_with_ttl("update_with_ttl", key, value, ttl, Condition::Version(expected), deadline)
+                .await
         })
     }
 }

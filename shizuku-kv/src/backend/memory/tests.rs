@@ -5,16 +5,18 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, advance, timeout};
 
 use super::MemoryConnection;
-use super::log::MARKER_TTL;
+use super::log::{EXPIRY, MARKER_TTL};
 use crate::store::{
-    Connection, Key, KvEntry, KvError, KvOperation, KvUpdate, StorageType, Store, StoreConfig, VersionToken,
-    Watch, WatchCursor, WatchScope,
+    Connection, Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, StorageType, Store, StoreConfig,
+    VersionToken, Watch, WatchCursor, WatchScope,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -50,13 +52,31 @@ async fn poll_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Poll<T> 
     poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
 }
 
-/// Everything that the watch has without waiting.
+/// Everything that the watch has without waiting; that it lets others run in between is not waiting.
 async fn ready(watch: &mut Watch) -> Vec<String> {
     let mut updates = Vec::new();
-    while let Poll::Ready(Some(update)) = poll_once(pin!(watch.next())).await {
+    loop {
+        let mut next = pin!(watch.next());
+        let update = match poll_once(next.as_mut()).await {
+            Poll::Pending => poll_once(next).await,
+            ready => ready,
+        };
+        let Poll::Ready(Some(update)) = update else { return updates };
         updates.push(shape(&update.unwrap()));
     }
-    updates
+}
+
+/// A task that counts how often it got to run.
+fn bystander() -> Arc<AtomicUsize> {
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&turns);
+    tokio::spawn(async move {
+        loop {
+            counter.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    turns
 }
 
 async fn keys(store: &Store, scope: WatchScope) -> Vec<String> {
@@ -540,12 +560,141 @@ async fn an_existing_store_is_compared_and_reconciled() {
     assert!(store.ttl().is_some());
     assert_eq!(store.max_value_size(), 5);
 
-    // A new maximum age is that of what is stored from now on.
-    open(StoreConfig::new().max_age(SECOND).reconcile()).await.unwrap();
+    // A new maximum age counts from when each value was written, also those that are there.
+    advance(3 * SECOND / 2).await;
     store.put("b", "4").await.unwrap();
+    open(StoreConfig::new().max_age(SECOND).reconcile()).await.unwrap();
+    assert!(store.get("a").await.unwrap().is_none());
+    assert!(store.get("b").await.unwrap().is_some());
     advance(SECOND).await;
-    assert!(store.get("a").await.unwrap().is_some());
     assert!(store.get("b").await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_maximum_age_wakes_a_watch_that_waits() {
+    let connection = MemoryConnection::new();
+    let store = connection.store("test").await.unwrap();
+    store.put("a", "1").await.unwrap();
+    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    assert_eq!(ready(&mut watch).await, ["a=1", "caught up"]);
+    let mut waiting = Box::pin(watch.next());
+    assert!(poll_once(waiting.as_mut()).await.is_pending());
+    let start = Instant::now();
+    connection.store_with_config("test", StoreConfig::new().max_age(5 * SECOND).reconcile()).await.unwrap();
+    let update = timeout(60 * SECOND, waiting).await.unwrap().unwrap().unwrap();
+    assert_eq!((shape(&update).as_str(), start.elapsed().as_secs()), ("a Expire", 5));
+}
+
+#[tokio::test]
+async fn a_loop_around_an_operation_starves_nobody() {
+    let store = store(StoreConfig::new().key_ttl(true)).await;
+    let turns = bystander();
+    let ran = |turns: &AtomicUsize| turns.swap(0, Ordering::Relaxed);
+    for number in 0..2000 {
+        store.put(format!("k.{number}"), "1").await.unwrap();
+    }
+    assert!(ran(&turns) >= 25, "puts");
+    for _ in 0..2000 {
+        store.get("k.1").await.unwrap();
+    }
+    assert!(ran(&turns) >= 25, "gets");
+    // Handles and streams of a moment count together.
+    for _ in 0..2000 {
+        store.scan(WatchScope::key("k.1").unwrap()).next().await.unwrap().unwrap();
+    }
+    assert!(ran(&turns) >= 25, "short scans");
+    assert_eq!(store.scan(WatchScope::All).try_collect().await.unwrap().len(), 2000);
+    assert!(ran(&turns) >= 25, "scan");
+    assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap().len(), 2000);
+    assert!(ran(&turns) >= 25, "keys");
+    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    while watch.next().await.unwrap().unwrap() != KvUpdate::CaughtUp {}
+    assert!(ran(&turns) >= 25, "watch");
+    store.put_many((0..2000).map(|number| (format!("k.{number}"), "2"))).await;
+    assert!(ran(&turns) >= 25, "put_many");
+    store.get_many((0..2000).map(|number| format!("k.{number}"))).await.unwrap();
+    assert!(ran(&turns) >= 7, "get_many");
+}
+
+#[tokio::test]
+async fn a_poll_loop_sees_what_another_task_writes() {
+    let store = store(StoreConfig::new()).await;
+    let writer = store.clone();
+    tokio::spawn(async move { writer.put("flag", "up").await });
+    for _ in 0..10_000 {
+        if store.get("flag").await.unwrap().is_some() {
+            return;
+        }
+    }
+    panic!("the other task never ran");
+}
+
+/// A store in which a lot has expired that nobody has noticed yet.
+async fn after_a_storm() -> Store {
+    let store = store(StoreConfig::new().key_ttl(true)).await;
+    for number in 0..10 * EXPIRY {
+        store.ttl().unwrap().put(format!("k.{number:05}"), "1", SECOND).await.unwrap();
+    }
+    advance(SECOND).await;
+    store
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_expiries_keeps_nobody_waiting_and_shows_nothing_dead() {
+    let last = format!("k.{:05}", 10 * EXPIRY - 1);
+
+    let store = after_a_storm().await;
+    let turns = bystander();
+    assert!(store.get(last.as_str()).await.unwrap().is_none());
+    assert!(turns.load(Ordering::Relaxed) >= 9, "{turns:?}");
+
+    let store = after_a_storm().await;
+    assert!(store.scan(WatchScope::All).try_collect().await.unwrap().is_empty());
+    let store = after_a_storm().await;
+    assert_eq!(keys(&store, WatchScope::All).await, Vec::<String>::new());
+    let store = after_a_storm().await;
+    assert!(store.get_many([last.as_str()]).await.unwrap()[0].is_none());
+    let store = after_a_storm().await;
+    let history = store.history(last.as_str()).unwrap().try_collect().await.unwrap();
+    assert!(history.iter().all(KvEntry::is_tombstone));
+    let store = after_a_storm().await;
+    store.create(last.as_str(), "2").await.unwrap();
+
+    let store = after_a_storm().await;
+    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    let mut expired = 0;
+    while let update = watch.next().await.unwrap().unwrap()
+        && let Some(entry) = update.entry()
+    {
+        assert!(entry.is_tombstone());
+        expired += 1;
+    }
+    assert_eq!(expired, 10 * EXPIRY);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_passes_in_a_storm_leaves_nothing_written() {
+    let store = after_a_storm().await;
+    let (writer, key) = (store.backend().writer().unwrap(), Key::new("a").unwrap());
+    let late = writer.put(&key, "1".into(), Deadline::after(Duration::ZERO)).await.unwrap_err();
+    assert!(
+        matches!(&late, KvError::Timeout { operation: "put", key: Some(found), .. } if *found == key),
+        "{late:?}"
+    );
+    assert!(store.get("a").await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_shutdown_a_deleted_store_is_closed_too() {
+    let connection = MemoryConnection::new();
+    let store = connection.store("test").await.unwrap();
+    connection.delete_store("test").await.unwrap();
+    assert!(matches!(store.get("a").await, Err(KvError::StoreNotFound { .. })));
+    connection.shutdown().await.unwrap();
+    assert!(matches!(store.get("a").await, Err(KvError::Closed { .. })));
+    assert!(matches!(store.put("a", "1").await, Err(KvError::Closed { .. })));
+    assert!(matches!(store.watch(WatchScope::All).await, Err(KvError::Closed { .. })));
+    assert!(matches!(store.scan(WatchScope::All).next().await, Some(Err(KvError::Closed { .. }))));
 }
 
 #[tokio::test(start_paused = true)]

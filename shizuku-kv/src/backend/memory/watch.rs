@@ -12,16 +12,21 @@ use futures_util::stream;
 use tokio::time::{Instant, timeout_at};
 
 use super::log::Next;
-use super::shared::Shared;
+use super::shared::{Call, Shared};
 use super::yield_once;
-use crate::store::{Key, KvError, KvResult, KvUpdate, Watch, WatchCursor, WatchScope};
+use crate::store::{Deadline, Key, KvError, KvResult, KvUpdate, Watch, WatchCursor, WatchScope};
 
 /// Opens a watch.
 ///
 /// # Errors
 /// [`KvError::CursorExpired`] where the cursor cannot be honoured; [`KvError::StoreNotFound`], [`KvError::Closed`].
-pub(super) fn watch(shared: Arc<Shared>, scope: WatchScope, from: Option<WatchCursor>) -> KvResult<Watch> {
-    let place = Place::new(&shared, scope, from)?;
+pub(super) async fn watch(
+    shared: Arc<Shared>,
+    scope: WatchScope,
+    from: Option<WatchCursor>,
+    deadline: Deadline,
+) -> KvResult<Watch> {
+    let place = Place::new(&shared, scope, from, deadline).await?;
     Ok(Watch::new(stream::try_unfold((shared, place), |(shared, mut place)| async move {
         let item = place.next(&shared).await?;
         Ok(Some((item, (shared, place))))
@@ -61,8 +66,13 @@ enum Pulled {
 }
 
 impl Place {
-    fn new(shared: &Shared, scope: WatchScope, from: Option<WatchCursor>) -> KvResult<Self> {
-        shared.with("watch", |contents| {
+    async fn new(
+        shared: &Shared,
+        scope: WatchScope,
+        from: Option<WatchCursor>,
+        deadline: Deadline,
+    ) -> KvResult<Self> {
+        let begin = shared.with(Call::new("watch").by(deadline), |contents| {
             let log = &contents.log;
             let target = Target { sequence: log.sequence(), written: log.written(), owed: None };
             let Some(cursor) = from else {
@@ -75,14 +85,15 @@ impl Place {
             let position = cursor.position();
             log.resume(position).map_err(|reason| expired(shared, reason))?;
             Ok(Self { scope, position, state: 0, target: Some(target) })
-        })
+        });
+        begin.await
     }
 
     async fn next(&mut self, shared: &Shared) -> KvResult<(KvUpdate, WatchCursor)> {
         loop {
             // Listening begins before looking: what is written in between rings this bell.
             let bell = shared.bell.notified();
-            match self.pull(shared)? {
+            match self.pull(shared).await? {
                 Pulled::Item(update, cursor) => return Ok((update, cursor)),
                 Pulled::More => yield_once().await,
                 Pulled::Wait(None) => bell.await,
@@ -94,8 +105,8 @@ impl Place {
         }
     }
 
-    fn pull(&mut self, shared: &Shared) -> KvResult<Pulled> {
-        shared.with("watch", |contents| {
+    async fn pull(&mut self, shared: &Shared) -> KvResult<Pulled> {
+        let look = shared.with(Call::new("watch"), |contents| {
             let log = &contents.log;
             // A reader that was away for so long that a deletion was forgotten would show the value for ever. One
             // that has seen nothing yet misses nothing.
@@ -132,7 +143,8 @@ impl Place {
                 Next::More(_) => Pulled::More,
                 Next::End => Pulled::Wait(log.next_due()),
             })
-        })
+        });
+        look.await
     }
 }
 

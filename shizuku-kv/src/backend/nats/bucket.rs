@@ -125,7 +125,6 @@ pub(super) struct Bucket {
     pub(super) key_ttl: bool,
     pub(super) expiry_events: bool,
     pub(super) tombstone_life: Option<Duration>,
-    pub(super) last_sequence: u64,
 }
 
 impl Bucket {
@@ -145,7 +144,6 @@ impl Bucket {
             key_ttl: config.key_ttl == Some(true) && history == 1,
             expiry_events: markers,
             tombstone_life: info.tombstone_life(),
-            last_sequence: info.last_sequence(),
         }
     }
 }

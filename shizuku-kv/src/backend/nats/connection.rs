@@ -90,7 +90,7 @@ async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
         return Err(KvError::ServerTooOld { found: version, needed: OLDEST_SERVER });
     }
     tracing::debug!(%version, "connected to NATS");
-    let link = Arc::new(Link::new(client, events, config.servers.len() == 1));
+    let link = Arc::new(Link::new(client, events));
     Ok(NatsConnection { link, config: Arc::new(config) })
 }
 
@@ -299,8 +299,14 @@ impl Connection for NatsConnection {
         Box::pin(async move {
             let (operation, deadline) = ("shutdown", self.deadline());
             if !self.link.begin_close() {
-                return Ok(());
+                let closed = async {
+                    self.link.closed().await;
+                    Ok(())
+                };
+                return deadline.bound(operation, None, closed).await;
             }
+            // Also where this future is dropped half-way.
+            let ends = CloseOnDrop(&self.link);
             let client = self.link.client();
             let flushed = if self.link.is_connected() {
                 let flush = async {
@@ -316,11 +322,20 @@ impl Connection for NatsConnection {
                     source: None,
                 })
             };
-            self.link.close();
+            drop(ends);
             // Ends the client's task. It fails only where that has ended already.
             let _ = tokio::time::timeout(deadline.limit(), client.drain()).await;
             flushed
         })
+    }
+}
+
+/// Ends what is still on its way.
+struct CloseOnDrop<'a>(&'a Link);
+
+impl Drop for CloseOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -17,9 +17,8 @@ use super::link::{ApiError, Interruption, Link, Mark};
 use super::wire::{Place, subject_prefix};
 use crate::store::{Deadline, Key, KvError, KvResult, WatchScope};
 
-/// Messages asked for at a time, and the fewest that may still be outstanding before more are asked for.
+/// Messages asked for at a time. More are asked for when half of them have come.
 const PULL: usize = 1024;
-const PULL_MORE_BELOW: usize = PULL / 2;
 
 /// Bytes asked for at a time. With one message larger than this, the server's limit on messages is used instead.
 const PULL_BYTES: usize = 8 * 1024 * 1024;
@@ -69,6 +68,8 @@ pub(super) enum Delivery {
     Idle,
     /// The consumer is gone, or something that it sent is. Make another one.
     Lost(&'static str),
+    /// The server does not let this client read from consumers.
+    Refused(Arc<str>),
 }
 
 #[derive(Debug)]
@@ -82,8 +83,14 @@ pub(super) struct OrderedConsumer {
     pull_subject: String,
     pulls: u64,
     outstanding: usize,
+    /// The most that may be asked for at a time: ours, or what the server allows.
+    batch: usize,
+    bytes: usize,
+    expires: Option<Duration>,
     last_sequence: u64,
     heartbeat: Duration,
+    /// Whether the last delivery was waited for, and so is of this moment; else it may have been lying there.
+    fresh: bool,
     /// Heartbeats since the last message.
     idle: u32,
     /// Messages that were waiting when it was created.
@@ -145,6 +152,11 @@ impl OrderedConsumer {
             mark,
             pulls: 0,
             outstanding: 0,
+            batch: PULL,
+            // A limit below one message would be refused over and over.
+            bytes: PULL_BYTES.max(link.client().max_payload() + 64 * 1024),
+            expires: None,
+            fresh: true,
             last_sequence: 0,
             heartbeat: SHORT_HEARTBEAT,
             idle: 0,
@@ -160,20 +172,26 @@ impl OrderedConsumer {
     /// The next thing that happens. Asks for more messages when few are left to come.
     pub(super) async fn next(&mut self) -> Delivery {
         loop {
-            if self.outstanding <= PULL_MORE_BELOW && self.pull().await.is_err() {
+            if self.outstanding <= self.batch / 2 && self.pull().await.is_err() {
                 return Delivery::Lost("the request for messages could not be sent");
             }
             // What has arrived is taken without setting up timers.
             let message = match self.messages.next().now_or_never() {
-                Some(message) => message,
+                Some(message) => {
+                    self.fresh = false;
+                    message
+                }
                 None => tokio::select! {
                     biased;
-                    message = self.messages.next() => message,
+                    message = self.messages.next() => {
+                        self.fresh = true;
+                        message
+                    }
                     interruption = self.link.interrupted(self.mark, &self.pull_subject) => {
-                        return Delivery::Lost(match interruption {
-                            Interruption::Lost => "disconnected",
-                            Interruption::Refused(_) => "not allowed to ask for messages",
-                        });
+                        return match interruption {
+                            Interruption::Lost => Delivery::Lost("disconnected"),
+                            Interruption::Refused(text) => Delivery::Refused(text),
+                        };
                     }
                     // Counted from now, not from the last word: whoever did not poll has heard nothing either.
                     () = tokio::time::sleep(patience(self.heartbeat)) => {
@@ -191,10 +209,9 @@ impl OrderedConsumer {
     }
 
     fn receive(&mut self, message: Message) -> Option<Delivery> {
-        let Some(status) = message.status else {
-            let Some(place) = message.reply.as_deref().and_then(Place::parse) else {
-                return Some(Delivery::Lost("a message without its place"));
-            };
+        // What is stored has its place in the reply subject, whatever status another client gave it; what the server
+        // says has none.
+        if let Some(place) = message.reply.as_deref().and_then(Place::parse) {
             self.outstanding = self.outstanding.saturating_sub(1);
             if place.consumer_sequence != self.last_sequence + 1 {
                 return Some(Delivery::Lost("a message is missing"));
@@ -202,6 +219,9 @@ impl OrderedConsumer {
             self.last_sequence = place.consumer_sequence;
             self.idle = 0;
             return Some(Delivery::Message(message, place));
+        }
+        let Some(status) = message.status else {
+            return Some(Delivery::Lost("a message without its place"));
         };
         let header = |name: &str| {
             let value = message.headers.as_ref().and_then(|headers| headers.get(name));
@@ -222,6 +242,12 @@ impl OrderedConsumer {
             // 404: nothing there, 408: expired, 409 of these kinds: as much as was asked for.
             404 | 408 => {}
             409 if description.contains("MaxBytes") || description.contains("Batch Completed") => {}
+            // The server allows less at a time than was asked for, and says how much.
+            409 if description.contains("MaxRequest") => {
+                self.adopt(description);
+                self.outstanding = 0;
+                return None;
+            }
             503 => return Some(Delivery::Lost("the consumer is gone")),
             _ => {
                 tracing::debug!(%status, description, "the server ended a consumer");
@@ -253,15 +279,34 @@ impl OrderedConsumer {
         Ok(info.is_ok_and(|info| info.num_pending == 0))
     }
 
+    /// Takes over a limit that the server names, as in "Exceeded MaxRequestBatch of 100".
+    fn adopt(&mut self, description: &str) {
+        let limit = description.rsplit(' ').next().and_then(|limit| limit.parse::<usize>().ok());
+        if description.contains("MaxRequestBatch") {
+            self.batch = limit.unwrap_or(self.batch / 2).clamp(1, PULL);
+        } else if description.contains("MaxRequestMaxBytes") {
+            self.bytes = limit.unwrap_or(self.bytes / 2).max(1);
+        } else {
+            let before = self.expires.unwrap_or(self.heartbeat * PULL_EXPIRES);
+            self.expires = Some((before / 2).max(Duration::from_millis(10)));
+        }
+    }
+
+    /// Whether the last delivery is of this moment: it was waited for. What was lying there may be old.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
     async fn pull(&mut self) -> Result<(), async_nats::PublishError> {
-        let batch = PULL - self.outstanding;
-        // A limit below one message would be refused over and over.
-        let bytes = PULL_BYTES.max(self.link.client().max_payload() + 64 * 1024);
+        let batch = self.batch.saturating_sub(self.outstanding).max(1);
+        let expires = self.heartbeat * PULL_EXPIRES;
+        let expires = self.expires.map_or(expires, |most| most.min(expires));
         let request = json!({
             "batch": batch,
-            "max_bytes": bytes,
-            "expires": nanos(self.heartbeat * PULL_EXPIRES),
-            "idle_heartbeat": nanos(self.heartbeat),
+            "max_bytes": self.bytes,
+            "expires": nanos(expires),
+            // The server takes at most half of it.
+            "idle_heartbeat": nanos(self.heartbeat.min(expires / 2)),
         });
         self.pulls += 1;
         let reply = format!("{}.{}", self.inbox, self.pulls);
@@ -290,6 +335,9 @@ impl Drop for OrderedConsumer {
     }
 }
 
+/// With more prefixes than this it costs less to filter here than to have the server compare with each.
+const MOST_FILTERS: usize = 64;
+
 /// The subjects that cover a scope, for the server to filter: not overlapping, and never less than the scope.
 pub(super) fn filters(bucket: &str, scope: &WatchScope) -> Vec<String> {
     let prefix = subject_prefix(bucket);
@@ -306,21 +354,19 @@ pub(super) fn filters(bucket: &str, scope: &WatchScope) -> Vec<String> {
         WatchScope::Key(key) => vec![format!("{prefix}{key}")],
         WatchScope::Prefix(key_prefix) => covering(key_prefix).map_or_else(everything, |one| vec![one]),
         WatchScope::Prefixes(prefixes) => {
-            let mut filters: Vec<String> = Vec::new();
+            let mut stems = Vec::new();
             for key_prefix in prefixes {
                 let Some(filter) = covering(key_prefix) else { return everything() };
-                filters.push(filter);
+                stems.push(filter.trim_end_matches('>').to_owned());
             }
-            // The server refuses filters that overlap: one that another covers is left out.
-            filters.sort_by_key(String::len);
-            let mut kept: Vec<String> = Vec::new();
-            for filter in filters {
-                let covered = |wide: &String| filter.starts_with(wide.trim_end_matches('>'));
-                if !kept.iter().any(covered) {
-                    kept.push(filter);
-                }
+            // The server refuses filters that overlap: one that another covers is left out. Sorted, what a stem covers
+            // follows it.
+            stems.sort();
+            stems.dedup_by(|later, kept| later.starts_with(kept.as_str()));
+            if stems.is_empty() || stems.len() > MOST_FILTERS {
+                return everything();
             }
-            if kept.is_empty() { everything() } else { kept }
+            stems.iter().map(|stem| format!("{stem}>")).collect()
         }
         _ => everything(),
     }
@@ -359,5 +405,9 @@ mod tests {
         assert_eq!(prefixes(&["a.b.", "a.", "c.x"]), ["$KV.b.a.>", "$KV.b.c.>"]);
         assert_eq!(prefixes(&["a.", "b"]), ["$KV.b.>"]);
         assert_eq!(prefixes(&["ab.", "a."]), ["$KV.b.a.>", "$KV.b.ab.>"]);
+        assert_eq!(prefixes(&["a.1.", "a.", "a.-.", "a"]), ["$KV.b.>"]);
+        assert_eq!(prefixes(&["a.1.", "a.", "a.-.x"]), ["$KV.b.a.>"]);
+        let many: Vec<_> = (0..10_000).map(|n| format!("p{n}.")).collect();
+        assert_eq!(filters("b", &WatchScope::prefixes(many)), ["$KV.b.>"]);
     }
 }

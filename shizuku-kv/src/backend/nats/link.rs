@@ -143,12 +143,10 @@ pub(super) struct Link {
     events: LinkEvents,
     operation_prefix: u64,
     operations: AtomicU64,
-    /// The user named one server only.
-    one_address: bool,
 }
 
 impl Link {
-    pub(super) fn new(client: Client, events: LinkEvents, one_address: bool) -> Self {
+    pub(super) fn new(client: Client, events: LinkEvents) -> Self {
         let mut jetstream = jetstream::new(client.clone());
         // Deadlines are held here; the client's own must not come first.
         jetstream.set_timeout(Duration::from_secs(86_400));
@@ -159,7 +157,6 @@ impl Link {
             // The standard library's hasher is keyed by the operating system's randomness.
             operation_prefix: RandomState::new().hash_one(std::process::id()),
             operations: AtomicU64::new(0),
-            one_address,
         }
     }
 
@@ -169,6 +166,12 @@ impl Link {
 
     pub(super) fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
+    }
+
+    /// Waits until the connection is shut down.
+    pub(super) async fn closed(&self) {
+        // The sender lives in this very struct, so waiting does not fail.
+        let _ = self.events.0.subscribe().wait_for(|state| state.closed).await;
     }
 
     /// Lets nothing begin any more. Whether this was the first to do so.
@@ -198,12 +201,6 @@ impl Link {
     /// Whether the server is at least of this version; one that cannot be read counts as old.
     pub(super) fn server_is_at_least(&self, major: u64, minor: u64) -> bool {
         parse_version(&self.client.server_info().version) >= (major, minor)
-    }
-
-    /// Whether there is one server only: requests sent one after the other then arrive in that order, also over a new
-    /// connection.
-    pub(super) fn is_single_server(&self) -> bool {
-        self.one_address && self.client.server_info().cluster.is_none()
     }
 
     /// Waits for the connection to be up.
@@ -331,7 +328,8 @@ impl Link {
             },
             Answer::NobodyThere => Err(KvError::Unavailable {
                 operation,
-                reason: "JetStream does not answer: start the server with `-js` or a `jetstream {}` block, and enable it for the account"
+                reason: "JetStream is not enabled, or does not answer: start the server with `-js` or a `jetstream {}` block, and \
+                         enable it for the account"
                     .to_owned(),
                 source: None,
             }),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::ExponentialBackoff;
 use futures_util::{StreamExt, stream};
 
 use super::bucket;
@@ -11,7 +12,7 @@ use super::link::backoff;
 use super::state::{Completion, StateSync};
 use super::store::{StoreCore, pause};
 use super::wire::{StreamMessage, delivered};
-use crate::store::{Deadline, Key, KvEntry, KvResult, KvStream, WatchScope};
+use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, KvStream, WatchScope};
 
 /// The live entries in scope.
 pub(super) fn entries(core: Arc<StoreCore>, scope: WatchScope, limit: Duration) -> KvStream<KvEntry> {
@@ -49,6 +50,9 @@ struct Scan {
     /// What has been delivered; there from the first consumer on.
     state: Option<StateSync>,
     last_sequence: u64,
+    /// Entries of a history that may still come.
+    entries_left: u64,
+    pauses: ExponentialBackoff,
     done: bool,
 }
 
@@ -66,7 +70,13 @@ impl Scan {
             start: Start::LastPerSubject,
             headers_only,
         };
+        // A bucket of other clients may keep more than can be counted here, and then drops none meanwhile.
+        let entries_left = match core.bucket.history {
+            u8::MAX => u64::MAX,
+            history => u64::from(history),
+        };
         Self {
+            entries_left,
             operation,
             core,
             scope,
@@ -76,6 +86,7 @@ impl Scan {
             newest: true,
             state: None,
             last_sequence: 0,
+            pauses: backoff(Duration::from_millis(20), Duration::from_secs(1)),
             done: false,
         }
     }
@@ -105,9 +116,13 @@ impl Scan {
             match consumer.next().await {
                 Delivery::Message(message, place) => {
                     self.last_sequence = place.stream_sequence;
-                    self.core.observe(place.stream_sequence);
                     let (new, completion) = state.receive(&message.subject, &place, consumer, deadline).await;
                     self.done = completion != Completion::NotYet;
+                    if !self.newest {
+                        // As many as the store keeps: what is written meanwhile would have no end.
+                        self.entries_left = self.entries_left.saturating_sub(1);
+                        self.done |= self.entries_left == 0;
+                    }
                     let message = delivered(message, &place, &self.core.bucket.prefix);
                     if let Some(message) = message.filter(|message| self.wants(message, new)) {
                         return Ok(Some(message));
@@ -115,9 +130,17 @@ impl Scan {
                 }
                 // What was pending can have expired before its turn; then no message was the last.
                 Delivery::Idle => self.done = consumer.is_drained(self.operation, deadline).await?,
+                Delivery::Refused(text) => {
+                    return Err(KvError::Unauthorized {
+                        operation: self.operation,
+                        reason: text.to_string(),
+                    });
+                }
                 Delivery::Lost(reason) => {
                     tracing::debug!(store = %self.core.bucket.name, reason, "a listing starts over");
                     self.consumer = None;
+                    let pause = self.pauses.next().unwrap_or_default();
+                    tokio::time::sleep(pause).await;
                 }
             }
         }

@@ -5,7 +5,8 @@
 //! the old end of the stream tells that every key has been delivered. The server counts what is pending, but loses count
 //! when messages are superseded while it delivers (seen on every version from 2.10.26 to 2.15.1), so that a "nothing
 //! pending" can be wrong. What it does count exactly is what waits for a consumer at the moment that this is created:
-//! how many subjects there are. That number is compared with the subjects that have been seen.
+//! how many subjects there are. That number is compared with the subjects that have been seen. In buckets whose messages
+//! age it proves nothing; there the state is complete at the end of the stream, or when the consumer is idle.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -60,7 +61,9 @@ impl StateSync {
     /// before.
     pub(super) fn new(core: Arc<StoreCore>, operation: &'static str, spec: &Spec, floor: u64) -> Self {
         // With a longer history a key has several messages behind a sequence, which says nothing about their subjects.
-        let countable = spec.start == Start::LastPerSubject || core.bucket.history == 1;
+        // Where messages age, subjects that were seen leave the stream, and counting them would hide others.
+        let countable = (spec.start == Start::LastPerSubject || core.bucket.history == 1)
+            && core.bucket.tombstone_life.is_none();
         Self {
             core,
             operation,

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_nats::{Message, StatusCode};
@@ -13,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::bucket::{self, Bucket};
-use super::link::{Answer, ApiError, Link, backoff};
+use super::link::{Answer, ApiError, Link};
 use super::scan;
 use super::wire::{RawMessage, StreamMessage, parse_direct};
 use crate::store::{
@@ -43,15 +42,11 @@ pub(super) struct StoreCore {
     pub(super) link: Arc<Link>,
     pub(super) bucket: Bucket,
     pub(super) consistency: ReadConsistency,
-    /// The highest stream sequence that this client knows to be taken. A write that is sent gets a higher one, so
-    /// that whatever has a lower one was there before.
-    observed: AtomicU64,
 }
 
 impl NatsStore {
     pub(super) fn new(link: Arc<Link>, bucket: Bucket, consistency: ReadConsistency) -> Self {
-        let observed = AtomicU64::new(bucket.last_sequence);
-        Self(Arc::new(StoreCore { link, bucket, consistency, observed }))
+        Self(Arc::new(StoreCore { link, bucket, consistency }))
     }
 }
 
@@ -62,14 +57,6 @@ impl StoreCore {
         subject.push_str(prefix);
         subject.push_str(key);
         subject
-    }
-
-    pub(super) fn observe(&self, sequence: u64) {
-        self.observed.fetch_max(sequence, Ordering::Relaxed);
-    }
-
-    pub(super) fn observed(&self) -> u64 {
-        self.observed.load(Ordering::Relaxed)
     }
 
     /// The newest message of a key, as the store's consistency asks.
@@ -83,21 +70,15 @@ impl StoreCore {
             return self.newest_of_leader(operation, key, deadline).await;
         }
         let subject = format!("$JS.API.DIRECT.GET.{}.{}", self.bucket.stream, self.subject(key));
-        let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
-        loop {
-            let answer = self.link.request(operation, &subject, Bytes::new(), deadline).await?;
-            match answer {
-                Answer::Message(message) => return self.direct_answer(operation, message),
-                Answer::NobodyThere => {
-                    self.exists(operation, deadline).await?;
-                    pause(&mut pauses, operation, deadline).await?;
-                }
-            }
+        match self.link.request(operation, &subject, Bytes::new(), deadline).await? {
+            Answer::Message(message) => self.direct_answer(operation, message),
+            // No replica answers, or an operator has turned direct gets off: the leader knows.
+            Answer::NobodyThere => self.newest_of_leader(operation, key, deadline).await,
         }
     }
 
     fn direct_answer(&self, operation: &'static str, message: Message) -> KvResult<Option<StreamMessage>> {
-        match message.status {
+        match status_of(&message) {
             None => {}
             Some(StatusCode::NOT_FOUND) => return Ok(None),
             Some(status) => {
@@ -113,7 +94,6 @@ impl StoreCore {
             reason: reason.to_owned(),
             source: None,
         })?;
-        self.observe(message.sequence);
         Ok(Some(message))
     }
 
@@ -140,15 +120,15 @@ impl StoreCore {
         self.raw_message(operation, &query, deadline).await
     }
 
-    /// When the message at a stream sequence was taken; none where it is no longer there.
+    /// When the message at a stream sequence was taken, whatever its subject; none where it is no longer there.
     pub(super) async fn time_of(
         &self,
         operation: &'static str,
         sequence: u64,
         deadline: Deadline,
     ) -> KvResult<Option<SystemTime>> {
-        let message = self.raw_message(operation, &json!({ "seq": sequence }), deadline).await?;
-        Ok(message.map(|message| message.time))
+        let found = self.leader_answer(operation, &json!({ "seq": sequence }), deadline).await?;
+        Ok(found.map(|message| message.time()))
     }
 
     async fn raw_message(
@@ -157,21 +137,28 @@ impl StoreCore {
         query: &serde_json::Value,
         deadline: Deadline,
     ) -> KvResult<Option<StreamMessage>> {
+        let Some(message) = self.leader_answer(operation, query, deadline).await? else {
+            return Ok(None);
+        };
+        match message.parse(&self.bucket.prefix) {
+            Ok(message) => Ok(Some(message)),
+            Err(reason) => Err(KvError::Backend { operation, reason: reason.to_owned(), source: None }),
+        }
+    }
+
+    async fn leader_answer(
+        &self,
+        operation: &'static str,
+        query: &serde_json::Value,
+        deadline: Deadline,
+    ) -> KvResult<Option<RawMessage>> {
         #[derive(Deserialize)]
         struct Found {
             message: RawMessage,
         }
         let subject = format!("STREAM.MSG.GET.{}", self.bucket.stream);
         match self.link.api::<Found>(operation, &subject, query, deadline).await? {
-            Ok(Found { message }) => {
-                let message = message.parse(&self.bucket.prefix).map_err(|reason| KvError::Backend {
-                    operation,
-                    reason: reason.to_owned(),
-                    source: None,
-                })?;
-                self.observe(message.sequence);
-                Ok(Some(message))
-            }
+            Ok(Found { message }) => Ok(Some(message)),
             Err(error) if error.err_code == ApiError::MESSAGE_NOT_FOUND => Ok(None),
             Err(error) => Err(error.into_error(operation, &self.bucket.name)),
         }
@@ -216,7 +203,7 @@ impl StoreCore {
                 }
             };
             let Some(message) = message else { return Ok(BatchEnd::Cut) };
-            match message.status {
+            match status_of(&message) {
                 None => {
                     if let Some(message) = self.direct_answer(OPERATION, message)? {
                         found.insert(message.key.clone(), message);
@@ -268,6 +255,12 @@ impl StoreCore {
             found.into_iter().map(|(key, message)| (key, message.into_entry())).collect();
         Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
     }
+}
+
+/// The server's status; none for a stored message, which names its stream, whatever status another client gave it.
+fn status_of(message: &Message) -> Option<StatusCode> {
+    let stored = message.headers.as_ref().is_some_and(|headers| headers.get("Nats-Stream").is_some());
+    message.status.filter(|_| !stored)
 }
 
 /// How a batch ended.

@@ -22,7 +22,8 @@ pub(super) fn parse(url: &str) -> Result<NatsConnectionConfig, KvError> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return refuse("it has no scheme; write nats://HOST:PORT or tls://HOST:PORT");
     };
-    let tls_required = match scheme {
+    let lower = scheme.to_ascii_lowercase();
+    let tls_required = match lower.as_str() {
         "nats" => false,
         "tls" => true,
         _ => return refuse("its scheme is not nats or tls"),
@@ -60,7 +61,7 @@ pub(super) fn parse(url: &str) -> Result<NatsConnectionConfig, KvError> {
             return refuse("the hosts have different users; all servers get the same credentials");
         }
         check_host(host).or_else(refuse)?;
-        servers.push(format!("{scheme}://{host}"));
+        servers.push(format!("{lower}://{host}"));
     }
 
     let mut config = NatsConnectionConfig::new(servers);

@@ -87,8 +87,28 @@ struct NatsWatch {
     state_sync: Option<StateSync>,
     caught_up: bool,
     queued: Option<Item>,
-    /// The last sign of life from the consumer, by the local monotonic clock.
-    last_word: Instant,
+    /// When the watch last heard something that was of that moment.
+    current: Moment,
+    /// What the server's clock said, and when.
+    clock: Option<(SystemTime, Moment)>,
+}
+
+/// A moment by both local clocks: the monotonic one stands still while the machine sleeps, the other can be set.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Moment {
+    fn now() -> Self {
+        Self { monotonic: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// The time since, the longer of the two.
+    fn elapsed(&self) -> Duration {
+        self.monotonic.elapsed().max(self.wall.elapsed().unwrap_or_default())
+    }
 }
 
 impl NatsWatch {
@@ -110,7 +130,8 @@ impl NatsWatch {
             state_sync: None,
             caught_up: false,
             queued: None,
-            last_word: Instant::now(),
+            current: Moment::now(),
+            clock: None,
         }
     }
 
@@ -140,7 +161,13 @@ impl NatsWatch {
             match &mut self.state {
                 State::Ended => return None,
                 State::Starting { pause } => {
-                    tokio::time::sleep(*pause).await;
+                    // The pause comes after the connection, or all watches would begin in the same moment when it is
+                    // back.
+                    match self.core.link.up(OPERATION, Deadline::after(START_LIMIT)).await {
+                        Err(error @ KvError::Closed { .. }) => return self.end(error),
+                        Err(_) => continue,
+                        Ok(_) => tokio::time::sleep(*pause).await,
+                    }
                     match self.start(Deadline::after(START_LIMIT)).await {
                         Ok(consumer) => self.read_from(consumer),
                         Err(error) if ends_a_watch(&error) => return self.end(error),
@@ -162,7 +189,12 @@ impl NatsWatch {
                         if self.caught_up || completion != Completion::NotYet {
                             consumer.settle();
                         }
-                        self.alive();
+                        let fresh = consumer.is_fresh();
+                        self.alive(fresh);
+                        if self.is_behind_the_tombstones(&place) {
+                            let error = self.expired(Expiry::TombstonesForgotten);
+                            return self.end(error);
+                        }
                         let message = delivered(message, &place, &self.core.bucket.prefix);
                         let update = message
                             .filter(|message| self.scope.matches(&message.key))
@@ -181,13 +213,18 @@ impl NatsWatch {
                         if drained || self.caught_up {
                             consumer.settle();
                         }
-                        self.alive();
+                        let fresh = consumer.is_fresh();
+                        self.alive(fresh);
                         if drained {
                             return Some(Ok(self.catch_up()));
                         }
                     }
                     Delivery::Lost(_) if self.core.link.is_closed() => {
                         return self.end(KvError::Closed { operation: OPERATION });
+                    }
+                    Delivery::Refused(text) => {
+                        let reason = text.to_string();
+                        return self.end(KvError::Unauthorized { operation: OPERATION, reason });
                     }
                     Delivery::Lost(reason) => {
                         tracing::debug!(store = %self.core.bucket.name, reason, "a watch lost its consumer");
@@ -203,10 +240,21 @@ impl NatsWatch {
         Some(Err(error))
     }
 
-    /// A sign of life: the next loss is a new one.
-    fn alive(&mut self) {
-        self.last_word = Instant::now();
+    /// A sign of life: the next loss is a new one. One that was lying there says nothing about this moment.
+    fn alive(&mut self, fresh: bool) {
+        if fresh {
+            self.current = Moment::now();
+        }
         self.pauses = pauses();
+    }
+
+    /// Whether the watch is so far behind that tombstones before this message may have been forgotten before their
+    /// turn.
+    fn is_behind_the_tombstones(&self, place: &Place) -> bool {
+        let Some(life) = self.core.bucket.tombstone_life else { return false };
+        // The age of the message by the server's clock, as it was at the last start and has run since.
+        let age = self.clock.and_then(|(then, at)| (then + at.elapsed()).duration_since(place.time()).ok());
+        age.unwrap_or_default().min(self.current.elapsed()) >= life
     }
 
     fn read_from(&mut self, consumer: OrderedConsumer) {
@@ -218,7 +266,6 @@ impl NatsWatch {
 
     /// Takes note of a message, and tells what is to be delivered for it.
     fn advance(&mut self, update: Option<KvUpdate>, place: &Place, completion: Completion) -> Option<Item> {
-        self.core.observe(place.stream_sequence);
         let marker_before = (completion == Completion::Before).then(|| self.catch_up());
         self.position = self.position.max(place.stream_sequence);
         self.as_of = place.time();
@@ -241,7 +288,7 @@ impl NatsWatch {
         // that is a moment behind.
         if let Some((floor, time)) = self.floor
             && self.core.bucket.replicas == 1
-            && floor > self.position
+            && floor >= self.position
         {
             (self.position, self.as_of) = (floor, time);
         }
@@ -282,11 +329,14 @@ impl NatsWatch {
             }
         }
         if self.floor.is_none() {
-            self.floor = Some((info.last_sequence(), info.last_time()));
+            // An empty stream has no last message; what is known is of now.
+            let time = if info.last_sequence() == 0 { info.now() } else { info.last_time() };
+            self.floor = Some((info.last_sequence(), time));
             self.state_sync = Some(StateSync::new(core, OPERATION, &spec, info.last_sequence()));
         }
         self.unchecked_cursor = false;
-        self.last_word = Instant::now();
+        self.current = Moment::now();
+        self.clock = Some((info.now(), Moment::now()));
         Ok(consumer)
     }
 
@@ -296,11 +346,9 @@ impl NatsWatch {
         if self.from_state {
             self.incarnation = Some(found);
         }
-        let age = if self.unchecked_cursor {
-            info.now().duration_since(self.as_of).unwrap_or_default()
-        } else {
-            self.last_word.elapsed()
-        };
+        // By the server's clock since the last message, or since the last fresh word, whichever is later.
+        let age = info.now().duration_since(self.as_of).unwrap_or_default();
+        let age = if self.unchecked_cursor { age } else { age.min(self.current.elapsed()) };
         let standing = Standing {
             same_incarnation: self.incarnation == Some(found),
             position: self.position,

@@ -129,6 +129,10 @@ pub(super) struct RawMessage {
 }
 
 impl RawMessage {
+    pub(super) fn time(&self) -> SystemTime {
+        parse_time(&self.time)
+    }
+
     pub(super) fn parse(self, prefix: &str) -> Result<StreamMessage, Malformed> {
         let decode = |text: &str| STANDARD.decode(text).map_err(|_| "an answer that is no base64");
         let headers = decode(&self.hdrs)?;

@@ -16,6 +16,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::Fuse;
 
+use tokio::time::Instant;
+
 use super::fate::{Evidence, Expect, Fate, decide};
 use super::link::{Interruption, Mark, backoff};
 use super::store::{StoreCore, pause};
@@ -69,7 +71,7 @@ impl Write {
         }
     }
 
-    fn headers(&self, expect: Expect, id: Option<&str>) -> HeaderMap {
+    fn headers(&self, id: Option<&str>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         if let Some(id) = id {
             headers.insert(OPERATION_ID, id);
@@ -82,7 +84,7 @@ impl Write {
             }
             _ => {}
         }
-        if let Expect::Exactly(sequence) = expect {
+        if let Expect::Exactly(sequence) = self.expect {
             headers.insert(EXPECTED_SEQUENCE, sequence.to_string());
         }
         if let Some(ttl) = self.ttl {
@@ -115,9 +117,7 @@ type Acknowledgement = Fuse<Pin<Box<dyn Future<Output = Result<PublishAck, Publi
 pub(super) struct Sent {
     write: Write,
     id: String,
-    /// What was known to be taken before it was sent.
-    observed: u64,
-    expect: Expect,
+    since: Instant,
     /// Whether it was sent more than once.
     repeated: bool,
     mark: Mark,
@@ -147,18 +147,16 @@ impl StoreCore {
     /// Sends a write. An error means that it was not sent.
     pub(super) async fn send(&self, write: Write, deadline: Deadline) -> KvResult<Sent> {
         let id = self.link.next_id();
-        let observed = self.observed();
         let subject = self.subject(&write.key);
-        let expect = write.expect;
-        let (mark, acknowledgement) = self.publish(&write, &subject, expect, &id, deadline).await?;
-        Ok(Sent { write, id, observed, expect, repeated: false, mark, subject, acknowledgement })
+        let since = Instant::now();
+        let (mark, acknowledgement) = self.publish(&write, &subject, &id, deadline).await?;
+        Ok(Sent { write, id, since, repeated: false, mark, subject, acknowledgement })
     }
 
     async fn publish(
         &self,
         write: &Write,
         subject: &str,
-        expect: Expect,
         id: &str,
         deadline: Deadline,
     ) -> KvResult<(Mark, Acknowledgement)> {
@@ -168,7 +166,7 @@ impl StoreCore {
         let mark = self.link.up(operation, deadline).await?;
         let publish = self.link.jetstream().publish_with_headers(
             subject.to_owned(),
-            write.headers(expect, self.bucket.has_operation_ids().then_some(id)),
+            write.headers(self.bucket.has_operation_ids().then_some(id)),
             write.value.clone(),
         );
         match tokio::time::timeout_at(deadline.instant(), publish).await {
@@ -199,7 +197,7 @@ impl StoreCore {
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         loop {
             let silence = match self.await_verdict(&mut sent, deadline).await {
-                Verdict::Taken(sequence) => return Ok(self.taken(sequence)),
+                Verdict::Taken(sequence) => return Ok(VersionToken::from_u64(sequence)),
                 Verdict::Conflict(found) if !sent.repeated => return Err(sent.write.mismatch(found)),
                 Verdict::Refused(error) if !sent.repeated => return Err(error),
                 Verdict::NobodyThere if !sent.repeated => {
@@ -207,7 +205,7 @@ impl StoreCore {
                     pause(&mut pauses, sent.write.operation, deadline).await?;
                     // Nobody has the first copy, so that this one is the first.
                     let (write, id) = (&sent.write, &sent.id);
-                    let again = self.publish(write, &sent.subject, sent.expect, id, deadline).await?;
+                    let again = self.publish(write, &sent.subject, id, deadline).await?;
                     (sent.mark, sent.acknowledgement) = again;
                     continue;
                 }
@@ -215,32 +213,24 @@ impl StoreCore {
                 Verdict::Refused(error) => Some(Arc::new(error) as ErrorSource),
                 Verdict::Silence(source) => source,
             };
-            let expected = match self.find_out(&mut sent, deadline).await {
-                Fate::Landed(sequence) => return Ok(self.taken(sequence)),
-                // Only its repetition, which expects something, was overtaken.
-                Fate::Lost(newest) if sent.write.expect == Expect::Anything => newest,
+            match self.find_out(&mut sent, deadline).await {
+                Fate::Landed(sequence) => return Ok(VersionToken::from_u64(sequence)),
                 Fate::Lost(newest) => return Err(sent.write.mismatch(Some(newest))),
                 Fate::Unknown => return Err(sent.write.unknown(silence)),
-                Fate::NotYet(expected) => expected,
-            };
+                Fate::NotYet => {}
+            }
             let pause = pauses.next().unwrap_or_default();
             if deadline.remaining() <= pause {
                 return Err(sent.write.unknown(silence));
             }
             tokio::time::sleep(pause).await;
-            sent.expect = Expect::Exactly(expected);
             sent.repeated = true;
             let (write, id) = (&sent.write, &sent.id);
-            match self.publish(write, &sent.subject, sent.expect, id, deadline).await {
+            match self.publish(write, &sent.subject, id, deadline).await {
                 Ok(again) => (sent.mark, sent.acknowledgement) = again,
                 Err(error) => return Err(sent.write.unknown(Some(Arc::new(error)))),
             }
         }
-    }
-
-    fn taken(&self, sequence: u64) -> VersionToken {
-        self.observe(sequence);
-        VersionToken::from_u64(sequence)
     }
 
     /// Waits for the acknowledgement, until the connection breaks or so little time is left that it is better used
@@ -285,7 +275,15 @@ impl StoreCore {
         match api.error_code().0 {
             // The newest sequence stands at the end of "wrong last sequence: N".
             10071 | 10164 => Verdict::Conflict(newest_in(&description)),
-            10054 => Verdict::Refused(self.too_large(write)),
+            10054 => Verdict::Refused(match self.too_large(write) {
+                KvError::ValueTooLarge { size, limit, .. } if size <= limit => KvError::Backend {
+                    operation,
+                    reason: "the store takes smaller values than when it was opened; open it again"
+                        .to_owned(),
+                    source: None,
+                },
+                error => error,
+            }),
             10077 | 10122 => Verdict::Refused(KvError::StoreFull {
                 store,
                 limit: "its maximum size is reached".to_owned(),
@@ -303,8 +301,8 @@ impl StoreCore {
 
     /// Finds out what became of a write, while still listening for its acknowledgement.
     async fn find_out(&self, sent: &mut Sent, deadline: Deadline) -> Fate {
-        let Sent { write, id, observed, expect, subject: _, acknowledgement, .. } = sent;
-        let search = self.search(write, id, *observed, *expect, deadline);
+        let Sent { write, id, since, acknowledgement, .. } = sent;
+        let search = self.search(write, id, *since, deadline);
         tokio::pin!(search);
         tokio::select! {
             biased;
@@ -315,17 +313,9 @@ impl StoreCore {
     }
 
     /// Looks for the write by its id.
-    async fn search(
-        &self,
-        write: &Write,
-        id: &str,
-        observed: u64,
-        expect: Expect,
-        deadline: Deadline,
-    ) -> KvResult<Fate> {
+    async fn search(&self, write: &Write, id: &str, since: Instant, deadline: Deadline) -> KvResult<Fate> {
         let operation = write.operation;
         let is_ours = |message: &StreamMessage| message.operation_id.as_deref() == Some(id);
-        let single_server = self.link.is_single_server();
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         let newest = loop {
             match self.newest_of_leader(operation, &write.key, deadline).await {
@@ -335,33 +325,32 @@ impl StoreCore {
                 Err(error) => return Err(error),
             }
         };
+        let life = self.bucket.tombstone_life.into_iter().chain(write.ttl).min();
+        let may_have_aged = life.is_some_and(|life| since.elapsed() >= life);
         let Some(newest) = newest else {
-            let evidence = Evidence { newest: 0, observed, complete: false, single_server };
-            return Ok(decide(expect, &evidence));
+            return Ok(decide(write.expect, &Evidence { newest: 0, complete: false, may_have_aged }));
         };
         if is_ours(&newest) {
             return Ok(Fate::Landed(newest.sequence));
         }
-        // With a longer history, what was written since may still be there.
-        let from = match expect {
-            Expect::Exactly(expected) => expected,
-            Expect::Anything => observed,
-        };
+        // With a longer history, what was written since may still be there: for certain, where the expected message
+        // is, since the oldest go first.
         let mut complete = false;
-        if self.bucket.history > 1 && newest.sequence > from {
-            let (mut next, mut seen, mut dropped) = (from + 1, 0, false);
+        if self.bucket.history > 1 {
+            let expected = match write.expect {
+                Expect::Exactly(expected) => expected,
+                Expect::Anything => 0,
+            };
+            let mut next = expected.max(1);
             while let Some(message) = self.next_of_leader(operation, &write.key, next, deadline).await? {
                 if is_ours(&message) {
                     return Ok(Fate::Landed(message.sequence));
                 }
-                seen += 1;
-                // These drop what was before them.
-                dropped |= matches!(message.operation, KvOperation::Purge | KvOperation::Expire);
+                complete |= message.sequence == expected;
                 next = message.sequence + 1;
             }
-            complete = !dropped && seen < usize::from(self.bucket.history);
         }
-        Ok(decide(expect, &Evidence { newest: newest.sequence, observed, complete, single_server }))
+        Ok(decide(write.expect, &Evidence { newest: newest.sequence, complete, may_have_aged }))
     }
 
     /// Writes where the key is absent. A tombstone needs a second try that expects it, and a concurrent deletion

@@ -1,4 +1,4 @@
-//! Messages with headers of their own, be they somebody's, the server's or pretended.
+//! Messages with headers of others: any that a client may add, and such as pretend to be the server's.
 
 use std::time::Duration;
 

@@ -1,0 +1,500 @@
+//! The handle over backends that do not do their part: what `Store` itself promises, with tokio's time stopped.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::future::pending;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
+use shizuku_kv::{
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvReader, KvResult, KvStore, KvStream, KvTtl,
+    KvWatcher, KvWriter, Store, VersionToken, Watch, WatchCursor, WatchScope, connect,
+};
+use tokio::time::Instant;
+
+const LIMIT: Duration = Duration::from_secs(2);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A write ends at most this much after its deadline, an item of a stream less.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// What the backend does with what it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// It never answers.
+    Silent,
+    /// It answers at once.
+    Prompt,
+    /// It answers at once, and cannot write or watch.
+    ReadOnly,
+}
+
+/// A backend that counts what it is asked.
+#[derive(Debug)]
+struct Backend {
+    manner: Manner,
+    granularity: Duration,
+    asked: AtomicUsize,
+    ttls: Mutex<Vec<Duration>>,
+}
+
+impl Backend {
+    fn new(manner: Manner) -> Arc<Self> {
+        Self::counting(manner, SECOND)
+    }
+
+    fn counting(manner: Manner, granularity: Duration) -> Arc<Self> {
+        Arc::new(Self { manner, granularity, asked: AtomicUsize::new(0), ttls: Mutex::default() })
+    }
+
+    fn store(self: &Arc<Self>) -> Store {
+        Store::new(Arc::clone(self) as Arc<dyn KvStore>, LIMIT)
+    }
+
+    fn answer<T: Send + 'static>(&self, answer: T) -> BoxFuture<'static, T> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        match self.manner {
+            Manner::Silent => pending().boxed(),
+            Manner::Prompt | Manner::ReadOnly => async move { answer }.boxed(),
+        }
+    }
+
+    fn written(&self) -> BoxFuture<'static, KvResult<VersionToken>> {
+        self.answer(Ok(VersionToken::from_u64(1)))
+    }
+
+    /// One item, and then what the manner is.
+    fn items<T: Send + 'static>(&self, item: T) -> KvStream<T> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let first = stream::once(async move { Ok(item) });
+        match self.manner {
+            Manner::Silent => KvStream::new(first.chain(stream::pending())),
+            Manner::Prompt | Manner::ReadOnly => KvStream::new(first),
+        }
+    }
+}
+
+fn key() -> Key {
+    Key::new("key").unwrap()
+}
+
+fn entry() -> KvEntry {
+    KvEntry::put(key(), Bytes::new(), VersionToken::from_u64(1), std::time::SystemTime::UNIX_EPOCH)
+}
+
+impl KvStore for Backend {
+    fn name(&self) -> &str {
+        "handwritten"
+    }
+
+    fn capabilities(&self) -> ConnectionCapabilities {
+        ConnectionCapabilities::default()
+    }
+
+    fn max_value_size(&self) -> usize {
+        8
+    }
+
+    fn writer(&self) -> Option<&dyn KvWriter> {
+        (self.manner != Manner::ReadOnly).then_some(self)
+    }
+
+    fn watcher(&self) -> Option<&dyn KvWatcher> {
+        (self.manner != Manner::ReadOnly).then_some(self)
+    }
+
+    fn ttl(&self) -> Option<&dyn KvTtl> {
+        (self.manner != Manner::ReadOnly).then_some(self)
+    }
+}
+
+impl KvReader for Backend {
+    fn entry<'a>(&'a self, _key: &'a Key, _deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+        self.answer(Ok(None))
+    }
+
+    fn entries<'a>(
+        &'a self,
+        keys: &'a [Key],
+        _deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
+        self.answer(Ok(vec![None; keys.len()]))
+    }
+
+    fn history(&self, _key: Key, _deadline: Deadline) -> KvStream<KvEntry> {
+        self.items(entry())
+    }
+
+    fn scan(&self, _scope: WatchScope, _deadline: Duration) -> KvStream<KvEntry> {
+        self.items(entry())
+    }
+
+    fn keys(&self, _scope: WatchScope, _deadline: Duration) -> KvStream<Key> {
+        self.items(key())
+    }
+}
+
+impl KvWriter for Backend {
+    fn put<'a>(&'a self, _: &'a Key, _: Bytes, _: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.written()
+    }
+
+    fn create<'a>(&'a self, _: &'a Key, _: Bytes, _: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.written()
+    }
+
+    fn update<'a>(
+        &'a self,
+        _: &'a Key,
+        _: Bytes,
+        _: VersionToken,
+        _: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.written()
+    }
+
+    fn delete<'a>(&'a self, _: &'a Key, _: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.written()
+    }
+
+    fn delete_with_version<'a>(
+        &'a self,
+        _: &'a Key,
+        _: VersionToken,
+        _: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.written()
+    }
+
+    fn purge<'a>(&'a self, _: &'a Key, _: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.written()
+    }
+
+    fn put_many<'a>(
+        &'a self,
+        items: Vec<(Key, Bytes)>,
+        _: Duration,
+    ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
+        self.answer(items.iter().map(|_| Ok(VersionToken::from_u64(1))).collect())
+    }
+}
+
+impl KvWatcher for Backend {
+    fn watch(&self, _: WatchScope, _: Option<WatchCursor>, _: Deadline) -> BoxFuture<'_, KvResult<Watch>> {
+        self.answer(Ok(Watch::new(stream::pending())))
+    }
+}
+
+impl KvTtl for Backend {
+    fn granularity(&self) -> Duration {
+        self.granularity
+    }
+
+    fn put_with_ttl<'a>(
+        &'a self,
+        _: &'a Key,
+        _: Bytes,
+        ttl: Duration,
+        _: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.ttls.lock().unwrap().push(ttl);
+        self.written()
+    }
+
+    fn create_with_ttl<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        ttl: Duration,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.put_with_ttl(key, value, ttl, deadline)
+    }
+
+    fn update_with_ttl<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        _: VersionToken,
+        ttl: Duration,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        self.put_with_ttl(key, value, ttl, deadline)
+    }
+}
+
+type Operation<'a> = (&'static str, BoxFuture<'a, KvResult<()>>);
+
+fn reads(store: &Store) -> Vec<Operation<'_>> {
+    vec![
+        ("get", async { store.get("key").await.map(drop) }.boxed()),
+        ("entry", async { store.entry("key").await.map(drop) }.boxed()),
+        ("get_many", async { store.get_many(["key", "other"]).await.map(drop) }.boxed()),
+        ("history", async { store.history("key")?.try_collect().await.map(drop) }.boxed()),
+        ("scan", async { store.scan(WatchScope::All).try_collect().await.map(drop) }.boxed()),
+        ("keys", async { store.keys(WatchScope::All).try_collect().await.map(drop) }.boxed()),
+    ]
+}
+
+fn watches(store: &Store) -> Vec<Operation<'_>> {
+    let cursor = WatchCursor::new([0; 16], 1, std::time::SystemTime::UNIX_EPOCH);
+    vec![
+        ("watch", async { store.watch(WatchScope::All).await.map(drop) }.boxed()),
+        ("watch", async move { store.watch_from(WatchScope::All, cursor).await.map(drop) }.boxed()),
+    ]
+}
+
+fn writes(store: &Store) -> Vec<Operation<'_>> {
+    let version = VersionToken::from_u64(1);
+    vec![
+        ("put", async { store.put("key", "value").await.map(drop) }.boxed()),
+        ("create", async { store.create("key", "value").await.map(drop) }.boxed()),
+        ("update", async move { store.update("key", "value", version).await.map(drop) }.boxed()),
+        ("delete", async { store.delete("key").await.map(drop) }.boxed()),
+        (
+            "delete_with_version",
+            async move { store.delete_with_version("key", version).await.map(drop) }.boxed(),
+        ),
+        ("purge", async { store.purge("key").await.map(drop) }.boxed()),
+    ]
+}
+
+fn ttl_writes(store: &Store) -> Vec<Operation<'_>> {
+    let (ttl, version) = (store.ttl().unwrap(), VersionToken::from_u64(1));
+    vec![
+        ("put with a time to live", async move { ttl.put("key", "value", SECOND).await.map(drop) }.boxed()),
+        (
+            "create with a time to live",
+            async move { ttl.create("key", "value", SECOND).await.map(drop) }.boxed(),
+        ),
+        (
+            "update with a time to live",
+            async move { ttl.update("key", "value", version, SECOND).await.map(drop) }.boxed(),
+        ),
+    ]
+}
+
+/// That the operation ends, and not before `limit` or much after it.
+async fn ends<T>(name: &str, limit: Duration, operation: impl Future<Output = T>) -> T {
+    let start = Instant::now();
+    let answer = tokio::time::timeout(100 * LIMIT, operation).await;
+    let answer = answer.unwrap_or_else(|_| panic!("{name} waits for ever"));
+    let took = start.elapsed();
+    assert!(took >= limit && took <= limit + GRACE + Duration::from_millis(2), "{name} took {took:?}");
+    answer
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_and_watches_of_a_silent_backend_time_out() {
+    let store = Backend::new(Manner::Silent).store();
+    for (name, operation) in reads(&store).into_iter().chain(watches(&store)) {
+        match ends(name, LIMIT, operation).await {
+            Err(KvError::Timeout { operation, limit: LIMIT, .. }) => assert_eq!(operation, name),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_of_writes_to_a_silent_backend_is_not_known() {
+    let store = Backend::new(Manner::Silent).store();
+    for (name, operation) in writes(&store).into_iter().chain(ttl_writes(&store)) {
+        match ends(name, LIMIT, operation).await {
+            Err(KvError::OutcomeUnknown { operation, key: found, .. }) => {
+                assert_eq!((operation, found), (name, key()));
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_with_the_item_that_does_not_come() {
+    let store = Backend::new(Manner::Silent).store();
+    let mut scan = store.scan(WatchScope::All);
+    assert!(scan.next().await.unwrap().is_ok());
+    // The time between two items is the reader's own.
+    tokio::time::advance(2 * LIMIT).await;
+    let late = ends("scan", LIMIT, scan.next()).await;
+    assert!(matches!(late, Some(Err(KvError::Timeout { operation: "scan", .. }))), "{late:?}");
+    assert!(ends("the end", Duration::ZERO, scan.next()).await.is_none());
+
+    let mut keys = store.keys(WatchScope::All);
+    assert!(keys.next().await.unwrap().is_ok());
+    let late = ends("keys", LIMIT, keys.next()).await;
+    assert!(matches!(late, Some(Err(KvError::Timeout { operation: "keys", .. }))), "{late:?}");
+    assert!(keys.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_has_one_deadline_from_the_call_on() {
+    let store = Backend::new(Manner::Silent).store();
+    let mut history = store.history("key").unwrap();
+    tokio::time::advance(LIMIT / 2).await;
+    assert!(history.next().await.unwrap().is_ok());
+    match ends("history", LIMIT / 2, history.next()).await {
+        Some(Err(KvError::Timeout { operation: "history", key: Some(found), .. })) => {
+            assert_eq!(found, key())
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(history.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_many_is_waited_for_as_long_as_it_can_take() {
+    let store = Backend::new(Manner::Silent).store();
+    for (count, turns) in [(1, 2), (1024, 2), (1025, 3), (5000, 6)] {
+        let items = (0..count).map(|number| (format!("key.{number}"), "value"));
+        let answers = ends("put_many", turns * LIMIT, store.put_many(items)).await;
+        assert_eq!(answers.len(), count);
+        for (number, answer) in answers.into_iter().enumerate() {
+            match answer {
+                Err(KvError::OutcomeUnknown { operation: "put_many", key, .. }) => {
+                    assert_eq!(key.as_str(), format!("key.{number}"));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    // What is refused before keeps its place.
+    let answers = store.put_many([("a..b", "1"), ("key", "2"), ("key", "far too long")]).await;
+    assert!(matches!(answers[0], Err(KvError::InvalidKey { .. })));
+    assert!(matches!(answers[1], Err(KvError::OutcomeUnknown { .. })));
+    assert!(matches!(answers[2], Err(KvError::ValueTooLarge { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_of_zero_has_passed_before_anything_is_sent() {
+    let silent = Backend::new(Manner::Silent);
+    let prompt = Backend::new(Manner::Prompt);
+    let memory = connect("memory:").await.unwrap();
+    let config = shizuku_kv::StoreConfig::new().key_ttl(true);
+    let memory = memory.store_with_config("config", config).await.unwrap();
+    for store in [silent.store(), prompt.store(), memory.clone()] {
+        let store = store.with_deadline(Duration::ZERO);
+        let operations = reads(&store).into_iter().chain(watches(&store)).chain(writes(&store));
+        for (name, operation) in operations.chain(ttl_writes(&store)) {
+            match operation.now_or_never() {
+                Some(Err(KvError::Timeout { operation, limit: Duration::ZERO, .. })) => {
+                    assert_eq!(operation, name);
+                }
+                other => panic!("{name} of {store:?}: {other:?}"),
+            }
+        }
+        let answers = store.put_many([("a", "1"), ("b", "2")]).now_or_never().unwrap();
+        assert_eq!(answers.len(), 2);
+        for answer in answers {
+            assert!(matches!(answer, Err(KvError::Timeout { operation: "put_many", .. })), "{answer:?}");
+        }
+    }
+    assert_eq!((silent.asked.load(Ordering::Relaxed), prompt.asked.load(Ordering::Relaxed)), (0, 0));
+    assert!(memory.entry("key").await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_deadline_is_too_long() {
+    let edge = Duration::from_secs_f64(9_223_372_036_854_769_389.5);
+    for limit in [Duration::from_secs(u64::from(u32::MAX)), edge, Duration::MAX] {
+        for store in [
+            Backend::new(Manner::Prompt).store(),
+            connect("memory:").await.unwrap().store("a").await.unwrap(),
+        ] {
+            let store = store.with_deadline(limit);
+            store.put("key", "value").await.unwrap();
+            store.get("key").await.unwrap();
+            store.delete("key").await.unwrap();
+            assert!(store.put_many((0..2000).map(|_| ("key", "value"))).await.iter().all(Result::is_ok));
+            assert_eq!(store.scan(WatchScope::All).try_collect().await.unwrap().len(), 1);
+            assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap().len(), 1);
+            assert_eq!(store.history("key").unwrap().try_collect().await.unwrap().len(), 1);
+            store.watch(WatchScope::All).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_to_live_is_rounded_up_to_what_the_backend_counts() {
+    let nano = Duration::from_nanos(1);
+    let year = Duration::from_secs(365 * 86_400);
+    let milli = Duration::from_millis(1);
+    for (granularity, ttl, kept) in [
+        (SECOND, SECOND, SECOND),
+        (SECOND, SECOND + nano, 2 * SECOND),
+        (SECOND, 3 * SECOND / 2, 2 * SECOND),
+        (SECOND, 2 * SECOND, 2 * SECOND),
+        (milli, year, year),
+        (milli, year + nano, year + milli),
+        (Duration::ZERO, 5 * SECOND, 5 * SECOND),
+    ] {
+        let backend = Backend::counting(Manner::Prompt, granularity);
+        let store = backend.store();
+        let (ttls, version) = (store.ttl().unwrap(), VersionToken::from_u64(1));
+        assert_eq!(ttls.granularity(), granularity);
+        ttls.put("key", "value", ttl).await.unwrap();
+        ttls.create("key", "value", ttl).await.unwrap();
+        ttls.update("key", "value", version, ttl).await.unwrap();
+        assert_eq!(*backend.ttls.lock().unwrap(), [kept; 3], "{ttl:?} in steps of {granularity:?}");
+    }
+    for (granularity, ttl) in [
+        (SECOND, Duration::ZERO),
+        (SECOND, SECOND - nano),
+        (SECOND, Duration::MAX),
+        (Duration::ZERO, Duration::ZERO),
+    ] {
+        let backend = Backend::counting(Manner::Prompt, granularity);
+        let refused = backend.store().ttl().unwrap().put("key", "value", ttl).await.unwrap_err();
+        assert!(matches!(refused, KvError::InvalidConfig { field: "time to live", .. }), "{refused:?}");
+        assert_eq!(backend.asked.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_over_the_limit_is_not_sent() {
+    let backend = Backend::new(Manner::Prompt);
+    let store = backend.store();
+    let (version, long) = (VersionToken::from_u64(1), "nine byte");
+    let ttl = store.ttl().unwrap();
+    let answers = [
+        store.put("key", long).await,
+        store.create("key", long).await,
+        store.update("key", long, version).await,
+        ttl.put("key", long, SECOND).await,
+        ttl.create("key", long, SECOND).await,
+        ttl.update("key", long, version, SECOND).await,
+    ];
+    for answer in answers {
+        assert!(matches!(answer, Err(KvError::ValueTooLarge { size: 9, limit: 8, .. })), "{answer:?}");
+    }
+    assert_eq!(backend.asked.load(Ordering::Relaxed), 0);
+    store.put("key", "8 bytes.").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_only_backend_refuses_every_write() {
+    let backend = Backend::new(Manner::ReadOnly);
+    let store = backend.store();
+    for limit in [LIMIT, Duration::ZERO] {
+        let store = store.with_deadline(limit);
+        for (name, operation) in writes(&store).into_iter().chain(watches(&store)) {
+            match operation.await {
+                Err(KvError::Unsupported { operation, reason }) => {
+                    assert_eq!(operation, name);
+                    assert!(reason.contains("handwritten"), "{reason}");
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        for answer in store.put_many([("a", "1"), ("b", "2")]).await {
+            assert!(matches!(answer, Err(KvError::Unsupported { operation: "put_many", .. })), "{answer:?}");
+        }
+        assert!(store.ttl().is_none());
+    }
+    assert_eq!(backend.asked.load(Ordering::Relaxed), 0);
+    for (name, operation) in reads(&store) {
+        assert!(operation.await.is_ok(), "{name}");
+    }
+}
