@@ -472,7 +472,7 @@ impl StoreTtl<'_> {
 
     fn checked(&self, ttl: Duration) -> KvResult<Duration> {
         let step = self.ttl.granularity();
-        if ttl < step || ttl.is_zero() {
+        if ttl < step {
             return Err(KvError::InvalidConfig {
                 field: "time to live",
                 reason: format!("{ttl:?} is below the shortest that the store keeps, {step:?}"),

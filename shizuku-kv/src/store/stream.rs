@@ -47,7 +47,7 @@ impl<T> KvStream<T> {
     where
         T: Send + 'static,
     {
-        Self::new(stream::unfold(Some(self.0), move |items| {
+        let items = stream::unfold(Some(self.0), move |items| {
             let (deadline, key) = (deadline(), key.clone());
             async move {
                 let mut items = items?;
@@ -58,7 +58,9 @@ impl<T> KvStream<T> {
                     Err(_) => Some((Err(deadline.timeout(operation, key.as_ref())), None)),
                 }
             }
-        }))
+        });
+        // Who asks again after the end is told again that it is the end.
+        Self::new(items.fuse())
     }
 
     /// The next item; `None` after the last.

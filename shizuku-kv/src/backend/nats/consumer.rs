@@ -18,7 +18,7 @@ use super::wire::{Place, subject_prefix};
 use crate::store::{Deadline, Key, KvError, KvResult, WatchScope};
 
 /// Messages asked for at a time. More are asked for when half of them have come.
-const PULL: usize = 1024;
+const PULL: usize = 8 * 1024;
 
 /// Bytes asked for at a time. With one message larger than this, the server's limit on messages is used instead.
 const PULL_BYTES: usize = 8 * 1024 * 1024;

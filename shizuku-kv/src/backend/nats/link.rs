@@ -261,7 +261,8 @@ impl Link {
         }
     }
 
-    /// A request that may be sent again when the connection breaks, since it changes nothing. Ends by the deadline.
+    /// A request that may be sent again when the connection breaks, since it changes nothing. Waits for an answer as
+    /// long as it is polled: the deadline is the caller's, who has a timer for it already.
     pub(super) async fn request(
         &self,
         operation: &'static str,
@@ -293,15 +294,11 @@ impl Link {
                         return Err(KvError::Unauthorized { operation, reason: text.to_string() });
                     }
                 }
-                // A moment later than whoever waits for this and knows the key.
-                () = tokio::time::sleep_until(deadline.instant() + Duration::from_millis(20)) => {
-                    return Err(deadline.timeout(operation, None));
-                }
             }
         }
     }
 
-    /// A request to the JetStream API, `$JS.API.` before its subject, that may be sent again.
+    /// A request to the JetStream API, `$JS.API.` before its subject, that may be sent again. Ends by the deadline.
     pub(super) async fn api<T: DeserializeOwned>(
         &self,
         operation: &'static str,
@@ -321,7 +318,13 @@ impl Link {
         };
         let payload = serde_json::to_vec(payload).map_err(malformed)?;
         let subject = format!("$JS.API.{subject}");
-        match self.request(operation, &subject, payload.into(), deadline).await? {
+        // A moment later than whoever waits for this and knows the key.
+        let latest = deadline.instant() + Duration::from_millis(20);
+        let request = self.request(operation, &subject, payload.into(), deadline);
+        let answer = tokio::time::timeout_at(latest, request)
+            .await
+            .unwrap_or_else(|_| Err(deadline.timeout(operation, None)))?;
+        match answer {
             Answer::Message(message) => match serde_json::from_slice(&message.payload).map_err(malformed)? {
                 ApiAnswer::Granted(answer) => Ok(Ok(answer)),
                 ApiAnswer::Refused { error } => Ok(Err(error)),

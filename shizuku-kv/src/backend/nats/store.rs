@@ -67,13 +67,13 @@ impl StoreCore {
         deadline: Deadline,
     ) -> KvResult<Option<StreamMessage>> {
         if self.consistency == ReadConsistency::Leader || !self.bucket.allow_direct {
-            return self.newest_of_leader(operation, key, deadline).await;
+            return Box::pin(self.newest_of_leader(operation, key, deadline)).await;
         }
         let subject = format!("$JS.API.DIRECT.GET.{}.{}", self.bucket.stream, self.subject(key));
         match self.link.request(operation, &subject, Bytes::new(), deadline).await? {
             Answer::Message(message) => self.direct_answer(operation, message),
             // No replica answers, or an operator has turned direct gets off: the leader knows.
-            Answer::NobodyThere => self.newest_of_leader(operation, key, deadline).await,
+            Answer::NobodyThere => Box::pin(self.newest_of_leader(operation, key, deadline)).await,
         }
     }
 

@@ -46,6 +46,7 @@ pub(super) struct StreamMessage {
     pub(super) sequence: u64,
     pub(super) time: SystemTime,
     pub(super) operation: KvOperation,
+    /// Read only from the leader, where writes are looked for.
     pub(super) operation_id: Option<String>,
     pub(super) value: Bytes,
 }
@@ -106,7 +107,7 @@ pub(super) fn parse_direct(message: Message, prefix: &str) -> Result<StreamMessa
         sequence,
         time,
         operation: operation_of_headers(Some(headers)),
-        operation_id: headers.get(OPERATION_ID).map(|id| id.as_str().to_owned()),
+        operation_id: None,
         value: message.payload,
     })
 }

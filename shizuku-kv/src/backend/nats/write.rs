@@ -201,7 +201,7 @@ impl StoreCore {
                 Verdict::Conflict(found) if !sent.repeated => return Err(sent.write.mismatch(found)),
                 Verdict::Refused(error) if !sent.repeated => return Err(error),
                 Verdict::NobodyThere if !sent.repeated => {
-                    self.exists(sent.write.operation, deadline).await?;
+                    Box::pin(self.exists(sent.write.operation, deadline)).await?;
                     pause(&mut pauses, sent.write.operation, deadline).await?;
                     // Nobody has the first copy, so that this one is the first.
                     let (write, id) = (&sent.write, &sent.id);
@@ -213,7 +213,8 @@ impl StoreCore {
                 Verdict::Refused(error) => Some(Arc::new(error) as ErrorSource),
                 Verdict::Silence(source) => source,
             };
-            match self.find_out(&mut sent, deadline).await {
+            // Boxed, since it is rare: a future that is small is cheap to make.
+            match Box::pin(self.find_out(&mut sent, deadline)).await {
                 Fate::Landed(sequence) => return Ok(VersionToken::from_u64(sequence)),
                 Fate::Lost(newest) => return Err(sent.write.mismatch(Some(newest))),
                 Fate::Unknown => return Err(sent.write.unknown(silence)),
