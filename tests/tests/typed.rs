@@ -369,8 +369,8 @@ async fn many_refused_records_take_no_longer() {
     let records = refused.chain((0..EACH).map(|_| counter("a", 1))).collect::<Vec<_>>();
     let start = std::time::Instant::now();
     let written = Counter::write_many(&store, records).await;
-    // It moved some 400 GB when each was put into its place by itself.
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    // It is a fraction of a second, and was twenty when each was put into its place by itself.
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(written.len(), 2 * EACH);
     assert!(written[..EACH].iter().all(Result::is_err) && written[EACH..].iter().all(Result::is_ok));
 }

@@ -37,6 +37,8 @@ pub(super) struct Write {
     kind: KvOperation,
     expect: Expect,
     ttl: Option<Duration>,
+    /// Others of the same key may have been sent behind it, which it must not overtake by being sent again.
+    pipelined: bool,
 }
 
 impl Write {
@@ -48,6 +50,7 @@ impl Write {
             kind: KvOperation::Put,
             expect: Expect::Anything,
             ttl: None,
+            pipelined: false,
         }
     }
 
@@ -58,6 +61,11 @@ impl Write {
     /// The same with a time to live, in whole seconds.
     pub(super) fn expiring(self, ttl: Duration) -> Self {
         Self { ttl: Some(ttl), ..self }
+    }
+
+    /// The same as one of many that are sent without waiting for each.
+    pub(super) fn pipelined(self) -> Self {
+        Self { pipelined: true, ..self }
     }
 
     /// The same with an expected version. One that this backend cannot have given out never matches.
@@ -202,6 +210,13 @@ impl StoreCore {
                 Verdict::Refused(error) if !sent.repeated => return Err(error),
                 Verdict::NobodyThere if !sent.repeated => {
                     Box::pin(self.exists(sent.write.operation, deadline)).await?;
+                    if sent.write.pipelined {
+                        return Err(KvError::Unavailable {
+                            operation: sent.write.operation,
+                            reason: "the store had no leader to take the write".to_owned(),
+                            source: None,
+                        });
+                    }
                     pause(&mut pauses, sent.write.operation, deadline).await?;
                     // Nobody has the first copy, so that this one is the first.
                     let (write, id) = (&sent.write, &sent.id);

@@ -1,14 +1,13 @@
 //! The writing half of the contract.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
 
 use super::store::NatsStore;
-use super::write::Write;
+use super::write::{Sent, Write};
 use crate::store::{Deadline, Key, KvError, KvOperation, KvResult, KvTtl, KvWriter, VersionToken};
 
 /// Writes of `put_many` on their way at a time.
@@ -72,7 +71,7 @@ impl KvWriter for NatsStore {
     ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
         Box::pin(async move {
             let mut answers = Vec::with_capacity(items.len());
-            let mut on_their_way = FuturesOrdered::new();
+            let mut on_their_way = VecDeque::new();
             // While there is no connection, the first item waits for it; the others then do not wait again.
             let mut waited: Option<Deadline> = None;
             for (key, value) in items {
@@ -81,17 +80,32 @@ impl KvWriter for NatsStore {
                     Some(passed) if !self.0.link.is_connected() => passed,
                     _ => Deadline::after(deadline),
                 };
-                let sent = self.0.send(Write::put("put_many", &key, value), deadline).await;
+                let write = Write::put("put_many", &key, value).pipelined();
+                let sent = self.0.send(write, deadline).await;
                 waited = matches!(sent, Err(KvError::Unavailable { .. })).then_some(deadline);
-                on_their_way.push_back(async move { self.0.settle(sent?, deadline).await });
+                on_their_way.push_back((sent, deadline));
                 if on_their_way.len() >= WRITES_IN_FLIGHT {
-                    answers.extend(on_their_way.next().await);
+                    answers.extend(self.settle_first(&mut on_their_way).await);
                 }
             }
-            while let Some(answer) = on_their_way.next().await {
+            // Acknowledgements arrive whether or not they are waited for, so that waiting for one after the other costs
+            // nothing.
+            while let Some(answer) = self.settle_first(&mut on_their_way).await {
                 answers.push(answer);
             }
             answers
+        })
+    }
+}
+
+impl NatsStore {
+    async fn settle_first(
+        &self,
+        on_their_way: &mut VecDeque<(KvResult<Sent>, Deadline)>,
+    ) -> Option<KvResult<VersionToken>> {
+        Some(match on_their_way.pop_front()? {
+            (Ok(sent), deadline) => self.0.settle(sent, deadline).await,
+            (Err(error), _) => Err(error),
         })
     }
 }
