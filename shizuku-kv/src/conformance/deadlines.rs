@@ -94,6 +94,10 @@ pub async fn reads_end_by_their_deadline(fixture: &Fixture) -> CheckResult {
                 ensure_eq!(found, 200, "items of {operation}, which ended as if it were complete");
             }
         }
+        // The handle holds deadlines of its own: the backend is asked itself.
+        let backend = store.backend();
+        ends(fixture, "scan of the backend", backend.scan(WatchScope::All, limit).try_collect()).await?.ok();
+        ends(fixture, "keys of the backend", backend.keys(WatchScope::All, limit).try_collect()).await?.ok();
         if store.capabilities().watch {
             ends(fixture, "watch", brief.watch(WatchScope::All)).await?.ok();
         }
