@@ -37,7 +37,7 @@ pub fn from_bytes<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, DecodeError> 
 #[cold]
 fn translate(error: &serde_json::Error, bytes: &[u8]) -> DecodeError {
     if bytes.is_empty() {
-        return DecodeError::new("the value is empty");
+        return DecodeError::new("the value is empty").at_line(1, 1);
     }
     let message = without_position(error);
     // A position can be forged by a message that ends like one; then it is hardly a place in these bytes.
@@ -513,7 +513,7 @@ mod tests {
             ),
             ("7", "invalid type: integer, expected struct Config at line 1, column 1"),
             ("{\"url\": \"hunter2", "JSON: EOF while parsing a string at line 1, column 16"),
-            ("", "the value is empty"),
+            ("", "the value is empty at line 1, column 1"),
             ("{\n", "JSON: EOF while parsing an object at line 2, column 1"),
             ("hunter2", "JSON: expected value at line 1, column 1"),
         ] {
