@@ -416,7 +416,7 @@ async fn no_deadline_is_too_long() {
             assert_eq!(store.scan(WatchScope::All).try_collect().await.unwrap().len(), 1);
             assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap().len(), 1);
             assert_eq!(store.history("key").unwrap().try_collect().await.unwrap().len(), 1);
-            store.watch(WatchScope::All).await.unwrap();
+            let _watch = store.watch(WatchScope::All).await.unwrap();
         }
     }
 }
