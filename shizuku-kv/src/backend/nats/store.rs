@@ -336,7 +336,10 @@ impl KvStore for NatsStore {
 
 impl KvReader for NatsStore {
     fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
-        Box::pin(async move { Ok(self.0.newest("get", key, deadline).await?.map(StreamMessage::into_entry)) })
+        Box::pin(async move {
+            let newest = self.0.newest("get", key, deadline);
+            Ok(deadline.bound("get", Some(key), newest).await?.map(StreamMessage::into_entry))
+        })
     }
 
     fn entries<'a>(
@@ -344,7 +347,7 @@ impl KvReader for NatsStore {
         keys: &'a [Key],
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
-        Box::pin(self.0.many(keys, deadline))
+        Box::pin(async move { deadline.bound("get_many", None, self.0.many(keys, deadline)).await })
     }
 
     fn history(&self, key: Key, deadline: Deadline) -> KvStream<KvEntry> {
