@@ -1,0 +1,310 @@
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::*;
+
+const LIMITS: Limits = Limits { history: 1, max_bytes: None, max_age: None, forgets: false };
+const SECOND: Duration = Duration::from_secs(1);
+
+fn key(key: &str) -> Key {
+    Key::new(key).unwrap()
+}
+
+fn put(value: &'static str) -> Change {
+    Change::Put { value: Bytes::from_static(value.as_bytes()), ttl: None }
+}
+
+fn living(value: &'static str, seconds: u64) -> Change {
+    Change::Put { value: Bytes::from_static(value.as_bytes()), ttl: Some(Duration::from_secs(seconds)) }
+}
+
+fn version(sequence: u64) -> VersionToken {
+    VersionToken::from_u64(sequence)
+}
+
+/// A log and the moment at which it was made.
+fn log(limits: Limits) -> (Log, Instant) {
+    let now = Instant::now();
+    (Log::new(limits, now), now)
+}
+
+fn values(entries: &[KvEntry]) -> Vec<&str> {
+    entries.iter().map(|entry| std::str::from_utf8(&entry.value).unwrap()).collect()
+}
+
+#[test]
+fn history_keeps_the_newest_versions() {
+    let (mut log, now) = log(Limits { history: 3, ..LIMITS });
+    let a = key("a");
+    for value in ["1", "2", "3", "4"] {
+        log.write(&a, put(value), Condition::Any, now).unwrap();
+    }
+    assert_eq!(values(&log.history("a")), ["2", "3", "4"]);
+    assert_eq!(log.sequences(), [2, 3, 4]);
+    log.write(&a, Change::Delete, Condition::Any, now).unwrap();
+    assert_eq!(values(&log.history("a")), ["3", "4", ""]);
+    log.check();
+}
+
+#[test]
+fn shrinking_the_history_drops_the_oldest() {
+    let (mut log, now) = log(Limits { history: 5, ..LIMITS });
+    for value in ["1", "2", "3", "4"] {
+        log.write(&key("a"), put(value), Condition::Any, now).unwrap();
+    }
+    log.write(&key("b"), put("5"), Condition::Any, now).unwrap();
+    log.set_limits(Limits { history: 2, ..LIMITS }, now);
+    assert_eq!(values(&log.history("a")), ["3", "4"]);
+    assert_eq!(values(&log.history("b")), ["5"]);
+    log.check();
+}
+
+#[test]
+fn an_update_needs_the_version_of_the_newest_entry() {
+    let (mut log, now) = log(LIMITS);
+    let a = key("a");
+    let mut update = |expected| log.write(&a, put("x"), Condition::Version(expected), now);
+    assert_eq!(update(version(1)), Err(Refusal::Mismatch(None)));
+    assert_eq!(update(version(0)), Err(Refusal::Mismatch(None)));
+    assert_eq!(log.write(&a, put("1"), Condition::Any, now), Ok(version(1)));
+    let mut update = |expected| log.write(&a, put("x"), Condition::Version(expected), now);
+    assert_eq!(update(version(0)), Err(Refusal::Mismatch(Some(version(1)))));
+    let opaque = VersionToken::opaque(&1_u64.to_be_bytes()).unwrap();
+    assert_eq!(update(opaque), Err(Refusal::Mismatch(Some(version(1)))));
+    assert_eq!(update(version(1)), Ok(version(2)));
+    assert_eq!(update(version(1)), Err(Refusal::Mismatch(Some(version(2)))));
+    let delete = log.write(&a, Change::Delete, Condition::Version(version(1)), now);
+    assert_eq!(delete, Err(Refusal::Mismatch(Some(version(2)))));
+    assert_eq!(log.sequence(), 2);
+}
+
+#[test]
+fn a_tombstone_has_a_version_like_any_other() {
+    let (mut log, now) = log(LIMITS);
+    let a = key("a");
+    log.write(&a, put("1"), Condition::Any, now).unwrap();
+    assert_eq!(log.write(&a, Change::Delete, Condition::Version(version(1)), now), Ok(version(2)));
+    let late = log.write(&a, put("2"), Condition::Version(version(1)), now);
+    assert_eq!(late, Err(Refusal::Mismatch(Some(version(2)))));
+    assert_eq!(log.write(&a, put("2"), Condition::Version(version(2)), now), Ok(version(3)));
+}
+
+#[test]
+fn create_succeeds_over_every_kind_of_tombstone() {
+    let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
+    let a = key("a");
+    let created = log.write(&a, living("1", 1), Condition::Absent, now);
+    assert_eq!(created, Ok(version(1)));
+    assert_eq!(log.write(&a, put("2"), Condition::Absent, now), Err(Refusal::Exists(version(1))));
+    // 2 is the tombstone of the expiry, applied by the write itself.
+    let over_expired = log.write(&a, put("3"), Condition::Absent, now + SECOND);
+    assert_eq!(over_expired, Ok(version(3)));
+    log.write(&a, Change::Delete, Condition::Any, now + SECOND).unwrap();
+    assert_eq!(log.write(&a, put("5"), Condition::Absent, now + SECOND), Ok(version(5)));
+    log.write(&a, Change::Purge, Condition::Any, now + SECOND).unwrap();
+    assert_eq!(log.write(&a, put("7"), Condition::Absent, now + SECOND), Ok(version(7)));
+    log.check();
+}
+
+#[test]
+fn deleting_an_absent_key_leaves_a_tombstone() {
+    let (mut log, now) = log(LIMITS);
+    assert_eq!(log.write(&key("a"), Change::Delete, Condition::Any, now), Ok(version(1)));
+    assert_eq!(log.newest("a").unwrap().operation, KvOperation::Delete);
+    assert_eq!(log.write(&key("a"), Change::Delete, Condition::Any, now), Ok(version(2)));
+}
+
+#[test]
+fn purge_drops_the_history() {
+    let (mut log, now) = log(Limits { history: 5, ..LIMITS });
+    for value in ["1", "2"] {
+        log.write(&key("a"), put(value), Condition::Any, now).unwrap();
+    }
+    log.write(&key("a"), Change::Purge, Condition::Any, now).unwrap();
+    let history = log.history("a");
+    assert_eq!(history.len(), 1);
+    assert_eq!(history[0].operation, KvOperation::Purge);
+    assert_eq!(history[0].version, version(3));
+    assert_eq!(log.bytes(), 1);
+    log.check();
+}
+
+#[test]
+fn values_expire_in_the_order_of_their_ends() {
+    let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
+    log.write(&key("late"), living("1", 3), Condition::Any, now).unwrap();
+    log.write(&key("early"), living("2", 1), Condition::Any, now).unwrap();
+    log.write(&key("stays"), put("3"), Condition::Any, now).unwrap();
+    log.write(&key("renewed"), living("4", 1), Condition::Any, now).unwrap();
+    log.write(&key("renewed"), living("5", 9), Condition::Any, now).unwrap();
+    assert_eq!(log.next_due(), Some(now + SECOND));
+    log.expire(now + 2 * SECOND);
+    assert_eq!(log.sequence(), 6);
+    log.expire(now + 5 * SECOND);
+    let (early, late) = (log.newest("early").unwrap(), log.newest("late").unwrap());
+    assert_eq!((early.operation, early.version), (KvOperation::Expire, version(6)));
+    assert_eq!((late.operation, late.version), (KvOperation::Expire, version(7)));
+    assert_eq!(late.created.duration_since(early.created).unwrap(), 2 * SECOND);
+    assert!(!log.newest("stays").unwrap().is_tombstone());
+    assert!(!log.newest("renewed").unwrap().is_tombstone());
+    log.check();
+}
+
+#[test]
+fn the_shorter_of_age_and_time_to_live_counts() {
+    let (mut log, now) = log(Limits { max_age: Some(2 * SECOND), forgets: true, ..LIMITS });
+    log.write(&key("a"), living("1", 1), Condition::Any, now).unwrap();
+    log.write(&key("b"), living("2", 60), Condition::Any, now).unwrap();
+    log.write(&key("c"), put("3"), Condition::Any, now).unwrap();
+    log.expire(now + SECOND);
+    assert!(log.newest("a").unwrap().is_tombstone());
+    assert!(!log.newest("b").unwrap().is_tombstone());
+    log.expire(now + 2 * SECOND);
+    assert!(log.newest("b").unwrap().is_tombstone());
+    assert!(log.newest("c").unwrap().is_tombstone());
+}
+
+#[test]
+fn a_new_maximum_age_counts_from_the_writing() {
+    let (mut log, now) = log(LIMITS);
+    log.write(&key("old"), put("1"), Condition::Any, now).unwrap();
+    log.write(&key("lease"), living("2", 2), Condition::Any, now).unwrap();
+    log.write(&key("gone"), Change::Delete, Condition::Any, now).unwrap();
+    log.write(&key("young"), put("3"), Condition::Any, now + 3 * SECOND / 2).unwrap();
+    let aged = |seconds: u32| Limits { max_age: Some(seconds * SECOND), forgets: true, ..LIMITS };
+    let expired = |log: &Log, key| log.newest(key).unwrap().operation == KvOperation::Expire;
+    log.set_limits(aged(1), now + 3 * SECOND / 2);
+    log.check();
+    log.set_limits(aged(3), now + 3 * SECOND / 2);
+    log.check();
+    // The shorter counts, and the time to live was not forgotten over the age that was shorter for a while.
+    assert_eq!(log.next_due(), Some(now + 2 * SECOND));
+    log.expire(now + 2 * SECOND);
+    assert!(expired(&log, "lease") && !expired(&log, "old") && !expired(&log, "young"));
+    log.expire(now + 3 * SECOND);
+    assert!(expired(&log, "old") && !expired(&log, "young"));
+    log.set_limits(aged(1), now + 3 * SECOND);
+    log.expire(now + 3 * SECOND);
+    assert!(expired(&log, "young"));
+    assert_eq!(log.newest("gone").unwrap().operation, KvOperation::Delete);
+    log.expire(now + 3 * SECOND / 2 + MARKER_TTL);
+    assert_eq!(log.newest("gone"), None);
+    log.check();
+}
+
+#[test]
+fn a_storm_of_expiries_is_cut_into_pieces() {
+    let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
+    for number in 0..2 * EXPIRY + 1 {
+        log.write(&key(&format!("k.{number}")), living("", 1), Condition::Any, now).unwrap();
+    }
+    assert!(log.expire_some(now));
+    let storm = (2 * EXPIRY + 1) as u64;
+    for (done, expired) in [(false, EXPIRY as u64), (false, 2 * EXPIRY as u64), (true, storm)] {
+        assert_eq!(log.expire_some(now + SECOND), done);
+        assert_eq!(log.sequence(), storm + expired);
+    }
+    log.check();
+}
+
+#[test]
+fn older_versions_expire_without_a_trace() {
+    let (mut log, now) = log(Limits { history: 5, max_age: Some(2 * SECOND), forgets: true, ..LIMITS });
+    log.write(&key("a"), put("1"), Condition::Any, now).unwrap();
+    log.write(&key("a"), put("2"), Condition::Any, now + SECOND).unwrap();
+    log.expire(now + 2 * SECOND);
+    assert_eq!(values(&log.history("a")), ["2"]);
+    log.expire(now + 3 * SECOND);
+    assert_eq!(log.sequences(), [3]);
+    assert!(log.newest("a").unwrap().is_tombstone());
+    log.check();
+}
+
+#[test]
+fn a_forgotten_tombstone_takes_the_history_with_it() {
+    let day = Duration::from_secs(86_400);
+    let (mut log, now) = log(Limits { history: 5, max_age: Some(day), forgets: true, ..LIMITS });
+    log.write(&key("a"), put("1"), Condition::Any, now).unwrap();
+    log.write(&key("a"), Change::Delete, Condition::Any, now).unwrap();
+    log.expire(now + MARKER_TTL);
+    assert_eq!(log.newest("a"), None);
+    assert!(log.sequences().is_empty());
+    log.check();
+}
+
+#[test]
+fn tombstones_are_held_for_ever_where_nothing_expires() {
+    let (mut log, now) = log(LIMITS);
+    log.write(&key("a"), Change::Delete, Condition::Any, now).unwrap();
+    assert_eq!(log.next_due(), None);
+}
+
+#[test]
+fn an_expiry_that_is_noticed_late_is_still_to_be_seen() {
+    let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
+    log.write(&key("a"), living("1", 1), Condition::Any, now).unwrap();
+    log.expire(now + 10 * MARKER_TTL);
+    assert_eq!(log.newest("a").unwrap().operation, KvOperation::Expire);
+}
+
+#[test]
+fn the_limit_counts_what_is_held_after_the_write() {
+    let (mut log, now) = log(Limits { max_bytes: Some(10), ..LIMITS });
+    assert_eq!(log.write(&key("a"), put("12345678"), Condition::Any, now), Ok(version(1)));
+    assert_eq!(log.write(&key("b"), put("1"), Condition::Any, now), Err(Refusal::Full(10)));
+    assert_eq!(log.write(&key("a"), put("123456789"), Condition::Any, now), Ok(version(2)));
+    assert_eq!(log.write(&key("a"), put("1234567890"), Condition::Any, now), Err(Refusal::Full(10)));
+    assert_eq!(log.write(&key("a"), Change::Delete, Condition::Any, now), Ok(version(3)));
+    assert_eq!(log.write(&key("b"), put("12345678"), Condition::Any, now), Ok(version(4)));
+    assert_eq!(log.bytes(), 10);
+    assert_eq!(log.write(&key("c"), Change::Delete, Condition::Any, now), Ok(version(5)));
+    // Over the limit by a tombstone, what takes no more room than before is still taken.
+    assert_eq!(log.write(&key("b"), put("87654321"), Condition::Any, now), Ok(version(6)));
+    log.check();
+}
+
+#[test]
+fn a_cursor_is_honoured_only_without_a_gap() {
+    let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
+    assert_eq!(log.resume(0), Ok(()));
+    assert!(log.resume(1).unwrap_err().contains("ahead"));
+    log.write(&key("a"), put("1"), Condition::Any, now).unwrap();
+    log.write(&key("b"), put("2"), Condition::Any, now).unwrap();
+    assert_eq!(log.resume(0), Ok(()));
+    log.write(&key("a"), put("3"), Condition::Any, now).unwrap();
+    assert!(log.resume(0).unwrap_err().contains("no longer holds"));
+    assert_eq!(log.resume(1), Ok(()));
+    log.write(&key("a"), Change::Delete, Condition::Any, now).unwrap();
+    assert_eq!(log.resume(1), Ok(()));
+    log.expire(now + MARKER_TTL);
+    // 2 is still the first that is held, but the deletion of `a` at 4 is not.
+    assert!(log.resume(3).unwrap_err().contains("forgotten"));
+    assert_eq!(log.resume(4), Ok(()));
+    assert!(log.resume(u64::MAX).unwrap_err().contains("ahead"));
+}
+
+#[test]
+fn an_emptied_log_remembers_where_it_was() {
+    let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
+    log.write(&key("a"), put("1"), Condition::Any, now).unwrap();
+    log.write(&key("a"), Change::Purge, Condition::Any, now).unwrap();
+    log.expire(now + MARKER_TTL);
+    assert!(log.sequences().is_empty());
+    assert!(log.resume(1).is_err());
+    assert_eq!(log.resume(2), Ok(()));
+}
+
+#[test]
+fn a_walk_is_cut_into_pieces() {
+    let (mut log, now) = log(LIMITS);
+    for number in 0..WALK {
+        log.write(&key(&format!("other.{number}")), put(""), Condition::Any, now).unwrap();
+    }
+    log.write(&key("mine"), put(""), Condition::Any, now).unwrap();
+    let scope = WatchScope::prefix("mine");
+    let Next::More(position) = log.next_after(0, 0, &scope) else { panic!("a piece") };
+    assert_eq!(position, WALK as u64);
+    assert!(matches!(log.next_after(position, 0, &scope), Next::Entry(1025, _)));
+    assert_eq!(log.next_after(position + 1, 0, &scope), Next::End);
+    let one = WatchScope::key("mine").unwrap();
+    assert!(matches!(log.next_after(0, 0, &one), Next::Entry(1025, _)));
+}
