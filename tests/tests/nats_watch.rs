@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use shizuku_kv::{KvError, KvUpdate, StoreConfig, Watch, WatchScope, connect};
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually};
 
@@ -198,4 +199,63 @@ async fn a_shutdown_that_is_dropped_half_way_still_ends_everything() {
     assert!(matches!(store.get("key").await, Err(KvError::Closed { .. })));
     // It ended one way or the other.
     let _ = write.await.unwrap();
+}
+
+/// A deletion of which nothing is left cannot be told; that it may be missing can.
+#[tokio::test]
+async fn a_watch_that_was_away_longer_than_tombstones_live_says_so() {
+    away_longer_than_tombstones_live(false).await;
+}
+
+/// What was lying in the watch's queue meanwhile is no sign that it was there.
+#[tokio::test]
+async fn an_old_message_in_the_queue_does_not_hide_that_a_watch_was_away() {
+    away_longer_than_tombstones_live(true).await;
+}
+
+async fn away_longer_than_tombstones_live(queued: bool) {
+    let server = NatsServer::start();
+    if !server.is_at_least(2, 11) {
+        return;
+    }
+    let context = async_nats::jetstream::new(server.client().await);
+    let config = async_nats::jetstream::kv::Config {
+        bucket: "b".to_owned(),
+        limit_markers: Some(Duration::from_secs(1)),
+        ..Default::default()
+    };
+    context.create_key_value(config).await.unwrap();
+    let proxy = TcpProxy::start(server.port()).await;
+    let behind = connect(&proxy.url()).await.unwrap().store("b").await.unwrap();
+    let around = connect(&server.url()).await.unwrap().store("b").await.unwrap();
+    around.ttl().unwrap().put("a", "x", Duration::from_secs(1)).await.unwrap();
+    around.put("kept", "x").await.unwrap();
+    let mut watch = behind.watch(WatchScope::All).await.unwrap();
+    while next(&mut watch).await.unwrap() != KvUpdate::CaughtUp {}
+    if queued {
+        // Left unread: delivered, as the server says, and then behind an answer on the same connection.
+        around.put("queued", "x").await.unwrap();
+        let stream = context.get_stream("KV_b").await.unwrap();
+        eventually("the message is delivered", async || {
+            let consumers: Vec<_> = stream.consumers().try_collect().await.unwrap();
+            consumers.iter().any(|consumer| consumer.delivered.consumer_sequence == 3)
+        })
+        .await;
+        behind.get("queued").await.unwrap();
+    }
+    proxy.refuse(true);
+    proxy.cut();
+    eventually("nothing is left of the key", async || around.entry("a").await.unwrap().is_none()).await;
+    around.put("later", "x").await.unwrap();
+    proxy.refuse(false);
+    // The connection is back before the watch goes on, so that the wait for it does not count.
+    behind.get("later").await.unwrap();
+    let end = loop {
+        match next(&mut watch).await {
+            Ok(update) => assert_ne!(update.entry().map(|entry| entry.key.as_str()), Some("later")),
+            Err(error) => break error,
+        }
+    };
+    let forgotten = matches!(&end, KvError::CursorExpired { reason, .. } if reason.contains("forgotten"));
+    assert!(forgotten, "{end:?}");
 }
