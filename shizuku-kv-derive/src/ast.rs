@@ -28,31 +28,44 @@ pub(crate) struct Field<'a> {
 }
 
 impl<'a> Input<'a> {
-    pub(crate) fn new(original: &'a DeriveInput) -> Result<Self> {
-        let attrs = attr::container(&original.attrs)?;
+    /// The input, and the first mistake in its attributes. What could be read is there all the same, for the
+    /// stand-ins.
+    pub(crate) fn new(original: &'a DeriveInput) -> (Self, Result<()>) {
+        let (attrs, mut read) = attr::container(&original.attrs);
         let shape = match &original.data {
-            Data::Struct(data) => Shape::Struct(fields(&data.fields)?),
+            Data::Struct(data) => Shape::Struct(
+                data.fields
+                    .members()
+                    .zip(&data.fields)
+                    .map(|(member, original)| {
+                        let role = attr::field(&original.attrs);
+                        let (role, in_field) =
+                            role.map_or_else(|error| (None, Err(error)), |role| (role, Ok(())));
+                        first(&mut read, in_field);
+                        Field { original, member, role }
+                    })
+                    .collect(),
+            ),
             Data::Enum(data) => {
                 for variant in &data.variants {
-                    attr::none(&variant.attrs, "it belongs on the enum")?;
+                    first(&mut read, attr::none(&variant.attrs, "it belongs on the enum"));
                     for field in &variant.fields {
-                        attr::none(&field.attrs, "it belongs on the enum")?;
+                        first(&mut read, attr::none(&field.attrs, "it belongs on the enum"));
                     }
                 }
                 Shape::Enum
             }
             Data::Union(_) => Shape::Union,
         };
-        Ok(Self { original, attrs, shape })
+        (Self { original, attrs, shape }, read)
     }
 }
 
-fn fields(fields: &syn::Fields) -> Result<Vec<Field<'_>>> {
-    fields
-        .members()
-        .zip(fields)
-        .map(|(member, original)| Ok(Field { original, member, role: attr::field(&original.attrs)? }))
-        .collect()
+/// Keeps the first mistake: what follows may only follow from it.
+fn first(all: &mut Result<()>, next: Result<()>) {
+    if all.is_ok() {
+        *all = next;
+    }
 }
 
 impl Field<'_> {

@@ -1,10 +1,11 @@
 //! What `#[kv(…)]` says, as it was written.
 
-use proc_macro2::Span;
+use proc_macro2::{Span, TokenTree};
 use syn::ext::IdentExt;
 use syn::meta::ParseNestedMeta;
+use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
-use syn::{Attribute, Error, LitStr, Path, Result, Token};
+use syn::{Attribute, Error, Ident, Lit, LitStr, Path, Result, Token};
 
 use crate::suggest::did_you_mean;
 
@@ -13,9 +14,30 @@ use crate::suggest::did_you_mean;
 pub(crate) struct ContainerAttrs {
     /// `key = "…"`.
     pub(crate) key: Option<LitStr>,
+    /// `bucket = "…"`.
+    pub(crate) bucket: Option<LitStr>,
+    /// `validate = path`.
+    pub(crate) validate: Option<Path>,
+    /// `ttl = "…"`.
+    pub(crate) ttl: Option<LitStr>,
+    /// `codec = name`.
+    pub(crate) codec: Option<Ident>,
+    /// `key_type = Name`.
+    pub(crate) key_type: Option<Ident>,
+    /// `key_serde`.
+    pub(crate) key_serde: Option<Span>,
     /// `crate = path`.
     pub(crate) root: Option<Path>,
+    /// Whether a bucket was meant, whatever was written. For the stand-ins.
+    pub(crate) names_bucket: bool,
+    /// Whether a codec was meant.
+    pub(crate) names_codec: bool,
 }
+
+const CONTAINER_OPTIONS: [&str; 8] =
+    ["key", "bucket", "validate", "ttl", "codec", "key_type", "key_serde", "crate"];
+
+const FIELD_OPTIONS: [&str; 2] = ["key", "value"];
 
 /// The option of a field.
 #[derive(Clone, Copy)]
@@ -38,40 +60,57 @@ pub(crate) fn is_kv(attribute: &Attribute) -> bool {
     attribute.path().is_ident("kv")
 }
 
-/// The options of a type.
-pub(crate) fn container(attributes: &[Attribute]) -> Result<ContainerAttrs> {
+/// The options of a type, and the first mistake in them. What could be read is there all the same, for the stand-ins.
+pub(crate) fn container(attributes: &[Attribute]) -> (ContainerAttrs, Result<()>) {
     let mut attrs = ContainerAttrs::default();
+    let mut read = Ok(());
     for attribute in attributes.iter().filter(|attribute| is_kv(attribute)) {
-        attribute.parse_nested_meta(|meta| match option(&meta).as_str() {
-            "key" => {
-                if !meta.input.peek(Token![=]) {
-                    return Err(meta.error("the key is missing: write `key = \"…\"`"));
+        if let Ok(literal) = attribute.parse_args::<LitStr>() {
+            let message = format!("which option is this? Write `key = {}`", literal.token());
+            read = read.and(Err(Error::new(literal.span(), message)));
+            continue;
+        }
+        let parsed = attribute.parse_nested_meta(|meta| {
+            if let Err(error) = attrs.read(&meta) {
+                read = std::mem::replace(&mut read, Ok(())).and(Err(error));
+                // The rest of the option, so that those after it are read.
+                while !meta.input.is_empty() && !meta.input.peek(Token![,]) {
+                    meta.input.parse::<TokenTree>()?;
                 }
-                let literal = meta.value()?;
-                let Ok(literal) = literal.parse::<LitStr>() else {
-                    return Err(literal.error("the key is a string literal: write `key = \"…\"`"));
-                };
-                once(&mut attrs.key, literal, &meta)
             }
-            "crate" => {
-                if !meta.input.peek(Token![=]) {
-                    return Err(meta.error("the path is missing: write `crate = path::to::shizuku_kv`"));
+            Ok(())
+        });
+        read = read.and(parsed);
+    }
+    (attrs, read)
+}
+
+impl ContainerAttrs {
+    fn read(&mut self, meta: &ParseNestedMeta<'_>) -> Result<()> {
+        let option = option(meta);
+        let meant = did_you_mean(&option, CONTAINER_OPTIONS).unwrap_or_default();
+        self.names_bucket |= meant == "bucket";
+        self.names_codec |= meant == "codec";
+        match option.as_str() {
+            "key" => once(&mut self.key, text(meta, "key")?, meta),
+            "bucket" => once(&mut self.bucket, text(meta, "bucket")?, meta),
+            "ttl" => once(&mut self.ttl, text(meta, "ttl")?, meta),
+            "validate" => once(&mut self.validate, path(meta, "validate", "path::to::function")?, meta),
+            "crate" => once(&mut self.root, path(meta, "crate", "path::to::shizuku_kv")?, meta),
+            "codec" => once(&mut self.codec, name(meta, "codec", "json")?, meta),
+            "key_type" => once(&mut self.key_type, name(meta, "key_type", "Name")?, meta),
+            "key_serde" => {
+                if meta.input.peek(Token![=]) {
+                    return Err(meta.error("`key_serde` takes no value: write `key_serde`"));
                 }
-                let path = meta.value()?;
-                if let Ok(literal) = path.fork().parse::<LitStr>() {
-                    let message = format!("the path is not a string: write `crate = {}`", literal.value());
-                    return Err(Error::new(literal.span(), message));
-                }
-                let path = path.call(Path::parse_mod_style)?;
-                once(&mut attrs.root, path, &meta)
+                once(&mut self.key_serde, meta.path.span(), meta)
             }
             "value" => {
                 Err(meta.error("`value` belongs on a field: it marks the value of a key and value pair"))
             }
-            other => Err(meta.error(unknown(other, &["key", "crate"]))),
-        })?;
+            other => Err(meta.error(unknown(other, &CONTAINER_OPTIONS))),
+        }
     }
-    Ok(attrs)
 }
 
 /// The option of a field.
@@ -83,14 +122,19 @@ pub(crate) fn field(attributes: &[Attribute]) -> Result<Option<Role>> {
             let (name, found) = match option(&meta).as_str() {
                 "key" => ("key", Role::Key(span)),
                 "value" => ("value", Role::Value(span)),
-                "crate" => return Err(meta.error("`crate` belongs on the type, not on a field")),
-                other => return Err(meta.error(unknown(other, &["key", "value"]))),
+                other if CONTAINER_OPTIONS.contains(&other) => {
+                    return Err(meta.error(format!("`{other}` belongs on the type, not on a field")));
+                }
+                other => return Err(meta.error(unknown(other, &FIELD_OPTIONS))),
             };
             if meta.input.peek(Token![=]) {
                 let message = format!(
                     "`{name}` of a field takes no value: write `#[kv({name})]`, or put `#[kv(key = \"…\")]` on the type"
                 );
                 return Err(meta.error(message));
+            }
+            if let (Some(Role::Key(_)), Role::Value(_)) | (Some(Role::Value(_)), Role::Key(_)) = (role, found) {
+                return Err(meta.error("a field is the key or the value, not both: remove one"));
             }
             once(&mut role, found, &meta)
         })?;
@@ -108,21 +152,79 @@ pub(crate) fn none(attributes: &[Attribute], instead: &str) -> Result<()> {
     }
 }
 
+/// The string of `option = "…"`.
+fn text(meta: &ParseNestedMeta<'_>, option: &str) -> Result<LitStr> {
+    given(meta, option, "\"…\"")?;
+    whole(meta.value()?, &format!("`{option}` is a string literal: write `{option} = \"…\"`"))
+}
+
+/// The path of `option = path`.
+fn path(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<Path> {
+    given(meta, option, example)?;
+    let value = meta.value()?;
+    refuse_string(value, option)?;
+    whole(value, &format!("`{option}` is a path: write `{option} = {example}`"))
+}
+
+/// The name of `option = name`.
+fn name(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<Ident> {
+    given(meta, option, example)?;
+    let value = meta.value()?;
+    refuse_string(value, option)?;
+    whole(value, &format!("`{option}` is a name: write `{option} = {example}`"))
+}
+
+/// All that stands up to the next comma.
+fn whole<T: Parse>(value: ParseStream<'_>, message: &str) -> Result<T> {
+    let span = value.span();
+    let refuse = |_| Error::new(span, message);
+    let found = value.fork().parse::<T>().map_err(refuse)?;
+    value.parse::<T>()?;
+    // A literal or a name after it is a forgotten comma.
+    if value.is_empty() || value.peek(Token![,]) || value.peek(Ident::peek_any) || value.peek(Lit) {
+        Ok(found)
+    } else {
+        Err(Error::new(span, message))
+    }
+}
+
+fn given(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<()> {
+    if meta.input.peek(Token![=]) {
+        Ok(())
+    } else {
+        Err(meta.error(format!("`{option}` needs a value: write `{option} = {example}`")))
+    }
+}
+
+/// As other macros want it: a path in a string.
+fn refuse_string(value: syn::parse::ParseStream<'_>, option: &str) -> Result<()> {
+    match value.fork().parse::<LitStr>() {
+        Ok(literal) => {
+            let message = format!("no quotes around this: write `{option} = {}`", literal.value());
+            Err(Error::new(literal.span(), message))
+        }
+        Err(_) => Ok(()),
+    }
+}
+
 fn option(meta: &ParseNestedMeta<'_>) -> String {
     meta.path.get_ident().map(|ident| ident.unraw().to_string()).unwrap_or_default()
 }
 
 fn once<T>(place: &mut Option<T>, value: T, meta: &ParseNestedMeta<'_>) -> Result<()> {
-    if place.replace(value).is_some() {
+    if place.is_some() {
         return Err(meta.error("this option is given twice: remove one"));
     }
+    *place = Some(value);
     Ok(())
 }
 
 fn unknown(option: &str, known: &[&str]) -> String {
-    let options = known.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(" and ");
     match did_you_mean(option, known.iter().copied()) {
         Some(near) => format!("unknown option `{option}`, did you mean `{near}`?"),
-        None => format!("unknown option `{option}`; the options here are {options}"),
+        None => {
+            let options = known.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ");
+            format!("unknown option `{option}`; the options here are {options}")
+        }
     }
 }

@@ -2,16 +2,17 @@
 //! what is missing.
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
-use syn::DeriveInput;
-use syn::ext::IdentExt;
+use quote::quote;
+use syn::{Data, Fields};
 
-use crate::attr;
-use crate::expand::default_root;
+use crate::ast::Input;
+use crate::expand::root;
+use crate::valid;
 
-pub(crate) fn json_serialize(input: &DeriveInput) -> TokenStream {
+pub(crate) fn serialize(input: &Input<'_>) -> TokenStream {
     let root = root(input);
-    let (name, (generics, parameters, conditions)) = (&input.ident, input.generics.split_for_impl());
+    let (name, (generics, parameters, conditions)) =
+        (&input.original.ident, input.original.generics.split_for_impl());
     quote! {
         #[automatically_derived]
         #[allow(deprecated)]
@@ -23,9 +24,10 @@ pub(crate) fn json_serialize(input: &DeriveInput) -> TokenStream {
     }
 }
 
-pub(crate) fn json_deserialize(input: &DeriveInput) -> TokenStream {
+pub(crate) fn deserialize(input: &Input<'_>) -> TokenStream {
     let root = root(input);
-    let (name, (generics, parameters, conditions)) = (&input.ident, input.generics.split_for_impl());
+    let (name, (generics, parameters, conditions)) =
+        (&input.original.ident, input.original.generics.split_for_impl());
     quote! {
         #[automatically_derived]
         #[allow(deprecated)]
@@ -39,9 +41,11 @@ pub(crate) fn json_deserialize(input: &DeriveInput) -> TokenStream {
     }
 }
 
-pub(crate) fn static_key(input: &DeriveInput) -> TokenStream {
+pub(crate) fn static_key(input: &Input<'_>) -> TokenStream {
     let root = root(input);
-    let (name, (generics, parameters, conditions)) = (&input.ident, input.generics.split_for_impl());
+    let (name, (generics, parameters, conditions)) =
+        (&input.original.ident, input.original.generics.split_for_impl());
+    let items = items(input);
     quote! {
         #[automatically_derived]
         #[allow(deprecated)]
@@ -50,48 +54,87 @@ pub(crate) fn static_key(input: &DeriveInput) -> TokenStream {
                 #root::__private::core::unreachable!()
             }
         }
+
+        #items
     }
 }
 
-pub(crate) fn record(input: &DeriveInput) -> TokenStream {
+pub(crate) fn record(input: &Input<'_>) -> TokenStream {
     let root = root(input);
-    let (name, (generics, parameters, conditions)) = (&input.ident, input.generics.split_for_impl());
-    let has_template = input.attrs.iter().any(attr::is_kv);
-    let key = has_template.then(|| {
-        let (visibility, key) = (&input.vis, format_ident!("{}Key", name.unraw()));
+    let (name, (generics, parameters, conditions)) =
+        (&input.original.ident, input.original.generics.split_for_impl());
+    // There is no such type, on purpose: after an error of a macro rustc says nothing of names that it does not find,
+    // nor of what is done with them.
+    let unknown = quote!(#root::__private::Unknown);
+    let key = (input.attrs.key.is_some() || input.attrs.key_type.is_some()).then(|| {
+        let (visibility, key) = (&input.original.vis, valid::key_type(input));
+        // What a tuple struct is made with is a value, too.
+        let is_tuple =
+            matches!(&input.original.data, Data::Struct(data) if matches!(data.fields, Fields::Unnamed(_)));
+        let constructor = is_tuple.then(|| {
+            quote! {
+                #[allow(dead_code, missing_docs, non_upper_case_globals)]
+                #visibility const #key: #unknown = #root::__private::core::unreachable!();
+            }
+        });
         quote! {
-            #[allow(dead_code, missing_docs)]
-            #visibility type #key = #root::__private::std::string::String;
+            #[allow(dead_code, missing_docs, non_camel_case_types)]
+            #visibility type #key = #unknown;
+
+            #constructor
         }
     });
+    let items = items(input);
     quote! {
         #key
 
         #[automatically_derived]
         #[allow(deprecated)]
         impl #generics #root::KeyValue for #name #parameters #conditions {
-            type Key = #root::__private::std::string::String;
-            type Value = Self;
+            type Key = #unknown;
+            type Value = #unknown;
 
-            fn kv_key(&self) -> Self::Key {
+            fn kv_key(&self) -> #unknown {
                 #root::__private::core::unreachable!()
             }
 
-            fn kv_value(&self) -> &Self {
-                self
+            fn kv_value(&self) -> &#unknown {
+                #root::__private::core::unreachable!()
             }
 
-            fn from_kv(_: Self::Key, value: Self) -> Self {
-                value
+            fn from_kv(_: #unknown, _: #unknown) -> Self {
+                #root::__private::core::unreachable!()
             }
         }
+
+        #items
     }
 }
 
-/// Where the library is, if that much could be parsed.
-fn root(input: &DeriveInput) -> TokenStream {
-    attr::container(&input.attrs)
-        .ok()
-        .and_then(|attrs| attrs.root)
-        .map_or_else(default_root, |root| quote!(#root))
+/// What the options would have made.
+fn items(input: &Input<'_>) -> TokenStream {
+    let root = root(input);
+    let (name, (generics, parameters, conditions)) =
+        (&input.original.ident, input.original.generics.split_for_impl());
+    let codec = input.attrs.names_codec.then(|| {
+        let (serialize, deserialize) = (serialize(input), deserialize(input));
+        quote!(#serialize #deserialize)
+    });
+    let bucket = input.attrs.names_bucket.then(|| {
+        let visibility = &input.original.vis;
+        quote! {
+            #[automatically_derived]
+            #[allow(dead_code, deprecated, missing_docs)]
+            impl #generics #name #parameters #conditions {
+                #visibility const BUCKET: &'static #root::__private::core::primitive::str = "";
+
+                #visibility async fn open(
+                    _: &dyn #root::Connection,
+                ) -> #root::__private::core::result::Result<#root::Store, #root::KvError> {
+                    #root::__private::core::unreachable!()
+                }
+            }
+        }
+    });
+    quote!(#codec #bucket)
 }

@@ -6,7 +6,8 @@ pub(crate) fn did_you_mean<'k>(written: &str, known: impl IntoIterator<Item = &'
     known
         .into_iter()
         .map(|known| (distance(written, known), known))
-        .filter(|(distance, _)| *distance <= limit)
+        // Of a name of one letter everything is near that has one.
+        .filter(|(distance, known)| *distance <= limit && *distance < known.chars().count())
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, known)| known)
 }

@@ -4,6 +4,10 @@
 pub mod conformance;
 pub mod store;
 
+// Pages only. They use everything, so that they are there where everything is.
+#[cfg(all(any(doc, doctest), feature = "memory", feature = "derive"))]
+pub mod guide;
+
 mod backend;
 mod connect;
 mod typed;
@@ -15,6 +19,12 @@ pub use backend::nats::{NatsAuth, NatsConnection, NatsConnectionConfig, NatsTls,
 pub use connect::{URL_VARIABLE, connect, connect_from_env};
 #[cfg(feature = "derive")]
 pub use shizuku_kv_derive::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};
+#[cfg(all(feature = "derive", feature = "messagepack"))]
+pub use shizuku_kv_derive::{MessagePackByteDes, MessagePackByteSer};
+#[cfg(all(feature = "derive", feature = "postcard"))]
+pub use shizuku_kv_derive::{PostcardByteDes, PostcardByteSer};
+#[cfg(all(feature = "derive", feature = "protobuf"))]
+pub use shizuku_kv_derive::{ProtobufByteDes, ProtobufByteSer};
 pub use store::{
     ConfigDifference, Connection, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError,
     KvOperation, KvReader, KvResult, KvStore, KvStream, KvTtl, KvUpdate, KvWatcher, KvWriter,
@@ -23,7 +33,7 @@ pub use store::{
 #[doc(hidden)]
 pub use typed::__private;
 pub use typed::{
-    ByteDeserialize, ByteSerialize, Bytes, DecodeError, EncodeError, KeyValue, KeyValueRead, KeyValueWrite,
-    KvReadError, KvWriteError, ParseKeyError, RecordKey, StaticKeyIndexedValue, TypedEntry, TypedScan,
-    TypedUpdate, TypedWatch,
+    BrokenRule, ByteDeserialize, ByteSerialize, Bytes, DecodeError, EncodeError, KeyValue, KeyValueRead,
+    KeyValueWrite, KvReadError, KvWriteError, ParseKeyError, RecordKey, StaticKeyIndexedValue, TypedEntry,
+    TypedScan, TypedUpdate, TypedWatch,
 };

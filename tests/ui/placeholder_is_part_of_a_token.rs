@@ -6,4 +6,7 @@ struct User {
     id: u64,
 }
 
-fn main() {}
+fn main() {
+    let key = UserKey { id: 7 };
+    let _ = (key == UserKey::from(7), UserKey::scope());
+}

@@ -1,4 +1,4 @@
-use shizuku_kv::KeyValue;
+use shizuku_kv::{KeyValue, Store};
 
 #[derive(KeyValue)]
 #[kv(key = "user.{tennant}.{id}")]
@@ -7,4 +7,11 @@ struct User {
     id: u64,
 }
 
-fn main() {}
+async fn delete(store: &Store) {
+    let _ = User::delete_anyway(store, ("acme", 7)).await;
+}
+
+fn main() {
+    let key = UserKey { tenant: "acme".to_owned(), id: 7 };
+    let _ = (key == UserKey::from(("acme", 7)), UserKey::scope_tenant("acme"), delete);
+}

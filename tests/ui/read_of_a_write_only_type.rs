@@ -5,8 +5,9 @@ use shizuku_kv::{JsonByteSer, KeyValue, StaticKeyIndexedValue, Store};
 #[kv(key = "config.limits")]
 struct Limits;
 
-fn read(store: &Store) {
-    drop(Limits::read_from(store, Limits::key()));
+async fn read(store: &Store) {
+    let limits = Limits::read_from(store, Limits::key()).await;
+    drop(limits);
 }
 
 fn main() {

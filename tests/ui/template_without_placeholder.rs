@@ -6,4 +6,8 @@ struct User {
     id: u64,
 }
 
-fn main() {}
+fn look(_: UserKey) {}
+
+fn main() {
+    look(User { id: 1 }.kv_key());
+}

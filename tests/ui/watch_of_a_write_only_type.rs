@@ -5,8 +5,9 @@ use shizuku_kv::{JsonByteSer, KeyValueRead, StaticKeyIndexedValue, Store};
 #[kv(key = "config.limits")]
 struct Limits;
 
-fn watch(store: &Store) {
-    drop(Limits::watch(store, Limits::key()));
+async fn watch(store: &Store) {
+    let limits = Limits::watch(store, Limits::key()).await;
+    drop(limits);
 }
 
 fn main() {

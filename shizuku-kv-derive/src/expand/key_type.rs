@@ -1,12 +1,12 @@
 //! The key type of a template.
 
 use proc_macro2::TokenStream;
-use quote::{ToTokens, format_ident, quote, quote_spanned};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::Member;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use super::root;
+use super::{key_conversions, key_scopes, local, located, moved, root};
 use crate::ast::Input;
 use crate::valid::{Template, Token, key_type as name};
 
@@ -26,7 +26,7 @@ pub(crate) fn expand(input: &Input<'_>, template: &Template<'_>) -> TokenStream 
     let definition = definition(input, template);
     let printing = printing(input, template);
     let parsing = parsing(input, template);
-    let conversions = conversions(input, template);
+    let conversions = key_conversions::expand(input, template);
     quote!(#definition #printing #parsing #conversions)
 }
 
@@ -35,15 +35,20 @@ fn definition(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
     let (record, key, visibility) = (&input.original.ident, name(input), &input.original.vis);
     let (literal, prefix) = (&template.literal, template.prefix());
     let types = template.fields().map(|field| field.ty());
-    let doc = format!("The key of a [`{}`]: `{literal}`.", record.unraw());
-    let docs = template.fields().map(|field| format!("The record's `{}`.", field.name()));
+    let scopes = key_scopes::expand(input, template);
+    let doc = format!(" The key of a [`{}`]: `{literal}`.", record.unraw());
+    let docs = template.fields().map(|field| format!(" The record's `{}`.", field.name()));
+    let at = located(record.span());
     let is_named = members(template).iter().all(|member| matches!(member, Member::Named(_)));
     let fields = if is_named {
         let members = members(template);
-        quote!({ #(#[doc = #docs] pub #members: #types,)* })
+        quote_spanned!(at=> { #(#[doc = #docs] #visibility #members: #types,)* })
     } else {
-        quote!((#(#[doc = #docs] pub #types,)*);)
+        quote_spanned!(at=> (#(#[doc = #docs] #visibility #types,)*);)
     };
+    // At the type's name, for the error when another type has the name of the key type.
+    let header = moved(visibility.to_token_stream(), at);
+    let header = quote_spanned!(at=> #header struct #key #fields);
     let core = quote!(#root::__private::core);
     quote! {
         #[doc = #doc]
@@ -57,15 +62,17 @@ fn definition(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
             #core::cmp::PartialOrd,
             #core::cmp::Ord,
         )]
-        #visibility struct #key #fields
+        #header
 
         #[automatically_derived]
         #[allow(dead_code, deprecated)]
         impl #key {
             /// What a key is made of.
-            pub const TEMPLATE: &'static #core::primitive::str = #literal;
+            #visibility const TEMPLATE: &'static #core::primitive::str = #literal;
             /// What every key starts with.
-            pub const PREFIX: &'static #core::primitive::str = #prefix;
+            #visibility const PREFIX: &'static #core::primitive::str = #prefix;
+
+            #scopes
         }
     }
 }
@@ -74,60 +81,54 @@ fn printing(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
     let root = root(input);
     let core = quote!(#root::__private::core);
     let key = name(input);
-    let mut members = members(template).into_iter();
-    let mut literal = String::new();
-    let mut parts = Vec::new();
-    for (place, token) in template.tokens.iter().enumerate() {
-        if place > 0 {
-            literal.push('.');
-        }
-        match token {
-            Token::Literal(token) => literal.push_str(token),
-            Token::Field(field) => {
-                if !literal.is_empty() {
-                    let text = std::mem::take(&mut literal);
-                    parts.push(quote!(#core::fmt::Formatter::write_str(f, #text)?;));
-                }
-                let (member, span) = (members.next(), field.ty().span());
-                parts.push(quote_spanned! {span=>
-                    #core::fmt::Display::fmt(&#root::__private::Escaped(&self.#member), f)?;
-                });
-            }
-        }
-    }
-    if !literal.is_empty() {
-        parts.push(quote!(#core::fmt::Formatter::write_str(f, #literal)?;));
-    }
+    let f = local("f");
+    let format = format_of(&template.tokens);
+    let members = members(template);
+    let texts = template.fields().zip(&members).map(|(field, member)| {
+        // At the field's type, for the error when it does not print.
+        let span = field.ty().span();
+        let print = moved(quote!(#root::__private::print), span);
+        quote_spanned!(located(span)=> #print(&self.#member))
+    });
     quote! {
         #[automatically_derived]
         #[allow(deprecated)]
         impl #core::fmt::Display for #key {
-            fn fmt(&self, f: &mut #core::fmt::Formatter<'_>) -> #core::fmt::Result {
-                #(#parts)*
-                #core::result::Result::Ok(())
+            fn fmt(&self, #f: &mut #core::fmt::Formatter<'_>) -> #core::fmt::Result {
+                #core::write!(#f, #format, #(#texts),*)
             }
         }
     }
 }
 
+/// A format string with an argument for each field.
+pub(super) fn format_of<'t>(tokens: impl IntoIterator<Item = &'t Token<'t>>) -> String {
+    let tokens = tokens.into_iter().map(|token| match token {
+        Token::Literal(literal) => literal.as_str(),
+        Token::Field(_) => "{}",
+    });
+    tokens.collect::<Vec<_>>().join(".")
+}
+
 fn parsing(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
     let root = root(input);
-    let private = quote!(#root::__private);
-    let core = quote!(#private::core);
+    let core = quote!(#root::__private::core);
     let key = name(input);
-    let next = quote!(#private::next_token(Self::TEMPLATE, &mut __tokens)?);
+    let (text, tokens) = (local("text"), local("tokens"));
     let mut variables = Vec::new();
     let parts = template
         .tokens
         .iter()
         .map(|token| match token {
-            Token::Literal(literal) => quote!(#private::parse_literal(Self::TEMPLATE, #literal, #next)?;),
+            Token::Literal(literal) => quote!(#tokens.literal(#literal)?;),
             Token::Field(field) => {
-                let variable = format_ident!("__field_{}", variables.len());
-                let (ty, field) = (field.ty(), field.name());
+                let variable = local(&format!("field_{}", variables.len()));
+                let (ty, name) = (field.ty(), field.name());
                 variables.push(variable.clone());
-                let parse = quote_spanned!(ty.span()=> #private::parse_field::<#ty>);
-                quote!(let #variable = #parse(Self::TEMPLATE, #field, #next)?;)
+                // At the field's type, for the error when it does not parse.
+                let prefix = moved(quote!(#root::__private::KeyTokens::field), ty.span());
+                let parse = quote_spanned!(located(ty.span())=> #prefix::<#ty>);
+                quote!(let #variable = #parse(&mut #tokens, #name)?;)
             }
         })
         .collect::<Vec<_>>();
@@ -139,66 +140,11 @@ fn parsing(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
             type Err = #root::ParseKeyError;
 
             fn from_str(
-                __text: &#core::primitive::str,
+                #text: &#core::primitive::str,
             ) -> #core::result::Result<Self, #root::ParseKeyError> {
-                let mut __tokens = #core::primitive::str::split(__text, '.');
+                let mut #tokens = #root::__private::KeyTokens::new(Self::TEMPLATE, #text);
                 #(#parts)*
-                #private::finish_key(Self::TEMPLATE, __tokens, __text, Self { #(#members: #variables),* })
-            }
-        }
-    }
-}
-
-fn conversions(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
-    let root = root(input);
-    let core = quote!(#root::__private::core);
-    let std = quote!(#root::__private::std);
-    let key = name(input);
-    let members = members(template);
-    let types = template.fields().map(|field| field.ty()).collect::<Vec<_>>();
-    let from = if let [ty] = types.as_slice() {
-        let member = members.first().into_iter();
-        quote! {
-            #[automatically_derived]
-            #[allow(deprecated)]
-            impl #core::convert::From<#ty> for #key {
-                fn from(__field: #ty) -> Self {
-                    Self { #(#member: __field)* }
-                }
-            }
-        }
-    } else {
-        let places = (0..types.len()).map(syn::Index::from);
-        quote! {
-            #[automatically_derived]
-            #[allow(deprecated)]
-            impl #core::convert::From<(#(#types),*)> for #key {
-                fn from(__fields: (#(#types),*)) -> Self {
-                    Self { #(#members: __fields.#places),* }
-                }
-            }
-        }
-    };
-    let into_key = [key.to_token_stream(), quote!(&#key)].map(|ty| {
-        quote! {
-            #[automatically_derived]
-            #[allow(deprecated)]
-            impl #root::IntoKey for #ty {
-                fn into_key(self) -> #core::result::Result<#root::Key, #root::KvError> {
-                    #root::Key::new(#std::string::ToString::to_string(&self))
-                }
-            }
-        }
-    });
-    quote! {
-        #from
-        #(#into_key)*
-
-        #[automatically_derived]
-        #[allow(deprecated)]
-        impl #core::convert::From<&#key> for #key {
-            fn from(__key: &#key) -> Self {
-                #core::clone::Clone::clone(__key)
+                #tokens.finish(Self { #(#members: #variables),* })
             }
         }
     }

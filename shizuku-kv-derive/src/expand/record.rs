@@ -4,20 +4,23 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::Result;
 
+use super::options::{self, Names};
 use super::{key_type, root};
 use crate::ast::{Field, Input};
-use crate::valid::{self, Record, Template};
+use crate::valid::{self, Options, Record, Template};
 
 pub(crate) fn expand(input: &Input<'_>) -> Result<TokenStream> {
-    Ok(match valid::record(input)? {
-        Record::Template(form) => template(input, &form),
-        Record::FieldKey(key) => field_key(input, key),
-        Record::Pair { key, value } => pair(input, key, value),
+    let record = valid::record(input)?;
+    let options = valid::options(input)?;
+    Ok(match record {
+        Record::Template(form) => template(input, &form, &options),
+        Record::FieldKey(key) => field_key(input, key, &options),
+        Record::Pair { key, value } => pair(input, key, value, &options),
     })
 }
 
 /// The key type, and a record that is stored as a whole under it.
-fn template(input: &Input<'_>, form: &Template<'_>) -> TokenStream {
+pub(crate) fn template(input: &Input<'_>, form: &Template<'_>, options: &Options<'_>) -> TokenStream {
     let root = root(input);
     let key = valid::key_type(input);
     let key_type = key_type::expand(input, form);
@@ -38,20 +41,20 @@ fn template(input: &Input<'_>, form: &Template<'_>) -> TokenStream {
             self
         }
 
-        fn from_kv(_: #key, value: Self) -> Self {
-            value
+        fn from_kv(_: #key, __value: Self) -> Self {
+            __value
         }
 
         fn kv_scope() -> #root::__private::core::result::Result<#root::WatchScope, #root::KvError> {
-            #root::__private::core::result::Result::Ok(#root::WatchScope::prefix(#key::PREFIX))
+            #root::__private::core::result::Result::Ok(#key::scope())
         }
     };
-    let record = implement(input, &body);
+    let record = implement(input, &body, options);
     quote!(#key_type #record)
 }
 
 /// A record that is stored as a whole under one of its fields.
-fn field_key(input: &Input<'_>, key: &Field<'_>) -> TokenStream {
+fn field_key(input: &Input<'_>, key: &Field<'_>, options: &Options<'_>) -> TokenStream {
     let root = root(input);
     let (member, ty) = (&key.member, key.ty());
     let body = quote! {
@@ -66,15 +69,15 @@ fn field_key(input: &Input<'_>, key: &Field<'_>) -> TokenStream {
             self
         }
 
-        fn from_kv(_: #ty, value: Self) -> Self {
-            value
+        fn from_kv(_: #ty, __value: Self) -> Self {
+            __value
         }
     };
-    implement(input, &body)
+    implement(input, &body, options)
 }
 
 /// A key and a value, of which only the value is stored.
-fn pair(input: &Input<'_>, key: &Field<'_>, value: &Field<'_>) -> TokenStream {
+fn pair(input: &Input<'_>, key: &Field<'_>, value: &Field<'_>, options: &Options<'_>) -> TokenStream {
     let root = root(input);
     let (key, key_type) = (&key.member, key.ty());
     let (value, value_type) = (&value.member, value.ty());
@@ -90,22 +93,27 @@ fn pair(input: &Input<'_>, key: &Field<'_>, value: &Field<'_>) -> TokenStream {
             &self.#value
         }
 
-        fn from_kv(key: #key_type, value: #value_type) -> Self {
-            Self { #key: key, #value: value }
+        fn from_kv(__key: #key_type, __value: #value_type) -> Self {
+            Self { #key: __key, #value: __value }
         }
     };
-    implement(input, &body)
+    implement(input, &body, options)
 }
 
-fn implement(input: &Input<'_>, body: &TokenStream) -> TokenStream {
+fn implement(input: &Input<'_>, body: &TokenStream, options: &Options<'_>) -> TokenStream {
     let root = root(input);
     let name = &input.original.ident;
     let (generics, parameters, conditions) = input.original.generics.split_for_impl();
+    let methods = options::methods(input, options, &Names::of_record());
+    let items = options::items(input, options);
     quote! {
         #[automatically_derived]
         #[allow(deprecated)]
         impl #generics #root::KeyValue for #name #parameters #conditions {
             #body
+            #methods
         }
+
+        #items
     }
 }

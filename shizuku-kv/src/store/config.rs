@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ConfigDifference, Deadline, KvError};
+use super::{ConfigDifference, Deadline, KvError, grammar};
 
 /// Where a store keeps its values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -254,15 +254,8 @@ impl StoreConfig {
 /// # Errors
 /// [`KvError::InvalidStoreName`].
 pub fn check_store_name(name: &str) -> Result<(), KvError> {
-    let refuse = |reason| Err(KvError::InvalidStoreName { name: name.chars().take(80).collect(), reason });
-    if name.is_empty() {
-        return refuse("it is empty");
-    }
-    if name.len() > 64 {
-        return refuse("it is longer than 64 characters");
-    }
-    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
-        return refuse("only A-Z a-z 0-9 _ and - are allowed");
-    }
-    Ok(())
+    grammar::check_store_name(name).map_err(|fault| KvError::InvalidStoreName {
+        name: name.chars().take(80).collect(),
+        reason: fault.reason,
+    })
 }

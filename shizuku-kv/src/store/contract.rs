@@ -37,6 +37,7 @@
 //! [`KvUpdate::CaughtUp`]: crate::KvUpdate::CaughtUp
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -95,6 +96,37 @@ pub trait Connection: Debug + Send + Sync {
     /// # Errors
     /// Where the flush did not succeed within the connection's deadline. The connection is closed all the same.
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>>;
+}
+
+/// What [`connect`](crate::connect) returns is a connection itself, wherever a `&dyn Connection` is wanted.
+impl<C: Connection + ?Sized> Connection for Arc<C> {
+    fn capabilities(&self) -> ConnectionCapabilities {
+        (**self).capabilities()
+    }
+
+    fn store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<Store>> {
+        (**self).store(name)
+    }
+
+    fn store_with_config<'a>(&'a self, name: &'a str, config: StoreConfig) -> BoxFuture<'a, KvResult<Store>> {
+        (**self).store_with_config(name, config)
+    }
+
+    fn list_stores(&self) -> KvStream<String> {
+        (**self).list_stores()
+    }
+
+    fn delete_store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<()>> {
+        (**self).delete_store(name)
+    }
+
+    fn health(&self) -> BoxFuture<'_, KvResult<()>> {
+        (**self).health()
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, KvResult<()>> {
+        (**self).shutdown()
+    }
 }
 
 /// One store, as its backend sees it. What is optional is asked of it.

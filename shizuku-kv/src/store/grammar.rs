@@ -1,7 +1,7 @@
-//! The grammar of keys, as one `const` function without dependencies.
+//! The grammar of keys and of stores' names, as `const` functions without dependencies.
 //!
-//! The derive crate compiles this same file, so that a key literal is refused at compile time by exactly the rule
-//! that the store applies at run time.
+//! The derive crate compiles this same file, so that a literal is refused at compile time by exactly the rule that the
+//! store applies at run time.
 
 /// The longest key, in bytes.
 pub(crate) const MAX_KEY_LEN: usize = 1024;
@@ -72,6 +72,37 @@ pub(crate) const fn check_key(key: &str) -> Result<(), KeyFault> {
     }
     if token_is_empty {
         return Err(KeyFault { position: position - 1, kind: KeyFaultKind::EmptyToken });
+    }
+    Ok(())
+}
+
+/// The longest name of a store, in bytes.
+pub(crate) const MAX_STORE_NAME_LEN: usize = 64;
+
+/// Why a string is no name of a store: the byte position of the first offence, and what is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StoreNameFault {
+    /// Byte offset of the first offending byte.
+    pub(crate) position: usize,
+    /// What is wrong there.
+    pub(crate) reason: &'static str,
+}
+
+/// Checks the name of a store: 1 to 64 characters of `[A-Za-z0-9_-]`.
+pub(crate) const fn check_store_name(name: &str) -> Result<(), StoreNameFault> {
+    let bytes = name.as_bytes();
+    if bytes.is_empty() {
+        return Err(StoreNameFault { position: 0, reason: "it is empty" });
+    }
+    let mut position = 0;
+    while position < bytes.len() {
+        if position == MAX_STORE_NAME_LEN {
+            return Err(StoreNameFault { position, reason: "it is longer than 64 characters" });
+        }
+        if !(bytes[position].is_ascii_alphanumeric() || matches!(bytes[position], b'_' | b'-')) {
+            return Err(StoreNameFault { position, reason: "only A-Z a-z 0-9 _ and - are allowed" });
+        }
+        position += 1;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The errors of the typed layer.
 
 use super::key::NO_KEY;
-use super::{DecodeError, EncodeError};
+use super::{BrokenRule, DecodeError, EncodeError};
 use crate::store::{Key, KvError, VersionToken};
 
 /// What can go wrong with a typed read.
@@ -39,6 +39,20 @@ pub enum KvReadError {
         read_under: Key,
         /// The key that it says it has, cut to 80 characters; where that is no key, "something that is no key".
         own: String,
+    },
+
+    /// What is stored breaks the rule of its type (see [`KeyValue::kv_validate`](crate::KeyValue::kv_validate)).
+    #[error("{type_name} under key {key} (version {version}) breaks its rule {source}")]
+    #[non_exhaustive]
+    Invalid {
+        /// The record's type.
+        type_name: &'static str,
+        /// The key.
+        key: Key,
+        /// The version of what breaks the rule.
+        version: VersionToken,
+        /// The rule.
+        source: BrokenRule,
     },
 
     /// The store has a key in scope that is no key of this type.
@@ -86,6 +100,19 @@ pub enum KvWriteError {
         source: EncodeError,
     },
 
+    /// The value breaks the rule of its type (see [`KeyValue::kv_validate`](crate::KeyValue::kv_validate)). Nothing was
+    /// sent.
+    #[error("{type_name} for key {key} breaks its rule {source}")]
+    #[non_exhaustive]
+    Invalid {
+        /// The record's type.
+        type_name: &'static str,
+        /// The key.
+        key: Key,
+        /// The rule.
+        source: BrokenRule,
+    },
+
     /// The record that was to be written belongs under another key than the one being modified. Nothing was sent.
     #[error("{type_name} was to be written under key {key}, but its own key is {}", own_key(.own))]
     #[non_exhaustive]
@@ -126,7 +153,7 @@ impl KvWriteError {
             Self::Store(error) => error.is_retryable(),
             Self::Read(error) => error.is_retryable(),
             Self::Contended { .. } => true,
-            Self::Encode { .. } | Self::KeyMismatch { .. } => false,
+            Self::Encode { .. } | Self::Invalid { .. } | Self::KeyMismatch { .. } => false,
         }
     }
 

@@ -1,13 +1,15 @@
 //! Records: what is stored, and where.
 
 use std::future::Future;
+use std::time::Duration;
 
 use super::entry::TypedEntry;
 use super::error::type_name;
 use super::key::{own_key, prints_as, store_key};
+use super::put;
 use super::{
-    ByteDeserialize, ByteSerialize, KeyValueRead, KeyValueWrite, KvReadError, KvWriteError, RecordKey,
-    TypedWatch,
+    BrokenRule, ByteDeserialize, ByteSerialize, KeyValueRead, KeyValueWrite, KvReadError, KvWriteError,
+    RecordKey, TypedWatch,
 };
 use crate::store::{Key, KvEntry, KvError, Store, VersionToken, WatchScope};
 
@@ -123,11 +125,27 @@ pub trait KeyValue: Sized {
         Ok(WatchScope::All)
     }
 
+    /// Whether the record may be. Asked before every write, and after every read: what is refused is not written, and
+    /// what is stored and refused is an error in its place. Every record may be, unless the type says otherwise.
+    ///
+    /// # Errors
+    /// The rule that the record breaks.
+    fn kv_validate(&self) -> Result<(), BrokenRule> {
+        Ok(())
+    }
+
+    /// How long a record lives after it was written, if not for ever. Every write of such a record gives it this time
+    /// to live, and is refused by a store that has none for single keys (see [`Store::ttl`]).
+    fn kv_ttl() -> Option<Duration> {
+        None
+    }
+
     /// The record under a key; `None` where it is absent.
     ///
     /// # Errors
     /// [`KvReadError::Decode`] where what is there does not decode; [`KvReadError::KeyMismatch`] where it belongs
-    /// under another key; [`KvReadError::Store`] for the errors of [`Store::get`].
+    /// under another key; [`KvReadError::Invalid`] where its type refuses it; [`KvReadError::Store`] for the errors of
+    /// [`Store::get`].
     fn read_from(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -145,7 +163,9 @@ pub trait KeyValue: Sized {
     /// Stores the record, whatever was there, and returns the version that it has now.
     ///
     /// # Errors
-    /// [`KvWriteError::Encode`] before anything is sent; [`KvWriteError::Store`] for the errors of [`Store::put`].
+    /// [`KvWriteError::Invalid`] and [`KvWriteError::Encode`] before anything is sent; [`KvWriteError::Store`] for the
+    /// errors of [`Store::put`], and [`KvError::Unsupported`] for a [time to live](Self::kv_ttl) that the store cannot
+    /// give.
     fn write_to_anyway(
         &self,
         store: &Store,
@@ -156,7 +176,7 @@ pub trait KeyValue: Sized {
         let encoded = encode(self);
         async move {
             let (key, bytes) = encoded?;
-            Ok(store.put(key, bytes).await?)
+            Ok(put::put::<Self>(store, key, bytes).await?)
         }
     }
 
@@ -164,8 +184,7 @@ pub trait KeyValue: Sized {
     ///
     /// # Errors
     /// [`KvError::RevisionMismatch`] where the key has another version (see [`KvWriteError::is_conflict`]);
-    /// [`KvWriteError::Encode`] before anything is sent; [`KvWriteError::Store`] for the other errors of
-    /// [`Store::update`].
+    /// else as for [`write_to_anyway`](Self::write_to_anyway), with [`Store::update`].
     fn write_to_atomically(
         &self,
         store: &Store,
@@ -177,7 +196,7 @@ pub trait KeyValue: Sized {
         let encoded = encode(self);
         async move {
             let (key, bytes) = encoded?;
-            Ok(store.update(key, bytes, revision).await?)
+            Ok(put::update::<Self>(store, key, bytes, revision).await?)
         }
     }
 
@@ -264,6 +283,19 @@ pub trait StaticKeyIndexedValue: Sized {
     /// The key under which every value of this type is stored.
     fn key() -> String;
 
+    /// As [`KeyValue::kv_validate`].
+    ///
+    /// # Errors
+    /// The rule that the value breaks.
+    fn validate_value(&self) -> Result<(), BrokenRule> {
+        Ok(())
+    }
+
+    /// As [`KeyValue::kv_ttl`].
+    fn value_ttl() -> Option<Duration> {
+        None
+    }
+
     /// As [`KeyValue::read_from`] with the type's key.
     ///
     /// # Errors
@@ -341,6 +373,14 @@ impl<T: StaticKeyIndexedValue> KeyValue for T {
     fn kv_scope() -> Result<WatchScope, KvError> {
         WatchScope::key(T::key())
     }
+
+    fn kv_validate(&self) -> Result<(), BrokenRule> {
+        self.validate_value()
+    }
+
+    fn kv_ttl() -> Option<Duration> {
+        T::value_ttl()
+    }
 }
 
 /// The record that an entry of a key stands for.
@@ -356,14 +396,21 @@ where
     })?;
     let record = T::from_kv(key, value);
     let own = record.kv_key();
-    if prints_as(&own, &entry.key) {
-        Ok(record)
-    } else {
-        Err(KvReadError::KeyMismatch {
+    if !prints_as(&own, &entry.key) {
+        return Err(KvReadError::KeyMismatch {
             type_name: type_name::<T>(),
             read_under: entry.key.clone(),
             own: own_key(&own),
-        })
+        });
+    }
+    match record.kv_validate() {
+        Ok(()) => Ok(record),
+        Err(source) => Err(KvReadError::Invalid {
+            type_name: type_name::<T>(),
+            key: entry.key.clone(),
+            version: entry.version,
+            source,
+        }),
     }
 }
 
@@ -390,6 +437,11 @@ pub(super) fn encode_value<T>(record: &T, key: &Key) -> Result<bytes::Bytes, KvW
 where
     T: KeyValue<Value: ByteSerialize>,
 {
+    record.kv_validate().map_err(|source| KvWriteError::Invalid {
+        type_name: type_name::<T>(),
+        key: key.clone(),
+        source,
+    })?;
     record.kv_value().to_bytes().map_err(|source| KvWriteError::Encode {
         type_name: type_name::<T>(),
         key: key.clone(),

@@ -6,6 +6,7 @@ use super::entry::TypedEntry;
 use super::error::type_name;
 use super::key::{own_key, prints_as};
 use super::key_value::{decode_entry, encode_value};
+use super::put;
 use super::read::typed_key;
 use super::{ByteDeserialize, ByteSerialize, KeyValue, KvReadError, KvWriteError};
 use crate::store::{Deadline, Key, KvEntry, KvError, Store};
@@ -48,8 +49,8 @@ where
             return Err(deadline.timeout(OPERATION, Some(&key)).into());
         }
         let written = match &entry {
-            Some(entry) => store.update(&key, bytes, entry.version).await,
-            None => store.create(&key, bytes).await,
+            Some(entry) => put::update::<T>(&store, key.clone(), bytes, entry.version).await,
+            None => put::create::<T>(&store, key.clone(), bytes).await,
         };
         match written {
             Ok(version) => return Ok(Some(TypedEntry::new(changed, version, None))),

@@ -3,63 +3,180 @@
 
 pub use ::bytes::Bytes;
 pub use ::core;
+#[cfg(feature = "protobuf")]
+pub use ::prost::Message;
+pub use ::serde;
 pub use ::serde::Serialize;
 pub use ::serde::de::DeserializeOwned;
 pub use ::std;
 
+pub use super::codec::json;
+#[cfg(feature = "messagepack")]
+pub use super::codec::messagepack;
+#[cfg(feature = "postcard")]
+pub use super::codec::postcard;
+#[cfg(feature = "protobuf")]
+pub use super::codec::protobuf;
+#[cfg(feature = "protobuf")]
+pub use super::codec::required::{CanDecode, CanEncode};
+pub use super::codec::required::{CanDeserialize, CanSerialize};
 pub use super::escape::Escaped;
-pub use super::json::{from_bytes, to_bytes};
 
+use super::BrokenRule;
 use super::ParseKeyError;
 use super::escape::unescape;
+use super::key::{prints_as, store_key};
+use crate::store::{Key, KvError, WatchScope};
+use std::borrow::Cow;
 use std::fmt::Display;
-use std::str::FromStr;
+use std::marker::PhantomData;
+use std::str::{FromStr, Split};
 
-/// Reads one token of a key as the value of a field.
-pub fn parse_field<T>(template: &'static str, field: &'static str, token: &str) -> Result<T, ParseKeyError>
+/// The tokens of a key, as they are parsed.
+#[derive(Debug)]
+pub struct KeyTokens<'k> {
+    template: &'static str,
+    text: &'k str,
+    rest: Split<'k, char>,
+}
+
+impl<'k> KeyTokens<'k> {
+    /// The tokens of `text`, which is to be a key of `template`.
+    pub fn new(template: &'static str, text: &'k str) -> Self {
+        Self { template, text, rest: text.split('.') }
+    }
+
+    /// Reads one token as itself.
+    pub fn literal(&mut self, literal: &'static str) -> Result<(), ParseKeyError> {
+        match self.next()? {
+            token if token == literal => Ok(()),
+            token => Err(self.error(format!("{token:?} stands where {literal:?} should"))),
+        }
+    }
+
+    /// Reads one token as the value of a field.
+    pub fn field<T: Parses>(&mut self, field: &'static str) -> Result<T, ParseKeyError> {
+        let token = self.next()?;
+        let Some(text) = unescape(token) else {
+            return Err(self.error(format!("the token {token:?} is not an escaped {field}")));
+        };
+        T::parse(&text).map_err(|error| self.error(format!("{text:?} is not a {field}: {error}")))
+    }
+
+    /// Refuses tokens that are left over, and a field that is not written as it would be printed.
+    pub fn finish<K: Display>(mut self, key: K) -> Result<K, ParseKeyError> {
+        if self.rest.next().is_some() {
+            return Err(self.error("too many tokens"));
+        }
+        if prints_as(&key, self.text) {
+            Ok(key)
+        } else {
+            Err(self.error("a field is not written as it would be printed"))
+        }
+    }
+
+    fn next(&mut self) -> Result<&'k str, ParseKeyError> {
+        self.rest.next().ok_or_else(|| self.error("too few tokens"))
+    }
+
+    fn error(&self, reason: impl Into<Cow<'static, str>>) -> ParseKeyError {
+        ParseKeyError::new(self.template, reason)
+    }
+}
+
+/// A field of a key, as it prints there.
+pub fn print<T: Prints>(field: &T) -> Escaped<&dyn Display> {
+    Escaped(field.printed())
+}
+
+/// A field of a key that prints.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be in a key: it does not implement `Display`",
+    label = "a field of a key has to print",
+    note = "implement `Display` and `FromStr` for `{Self}`; what it prints has to parse to an equal value"
+)]
+pub trait Prints {
+    #[doc(hidden)]
+    fn printed(&self) -> &dyn Display;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: Display> Prints for T {
+    fn printed(&self) -> &dyn Display {
+        self
+    }
+}
+
+/// A field of a key that parses.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be in a key: it does not implement `FromStr` with an error that implements `Display`",
+    label = "a field of a key has to parse",
+    note = "implement `FromStr` and `Display` for `{Self}`; what it prints has to parse to an equal value"
+)]
+pub trait Parses: Sized {
+    #[doc(hidden)]
+    fn parse(text: &str) -> Result<Self, impl Display>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: FromStr<Err: Display>> Parses for T {
+    fn parse(text: &str) -> Result<Self, impl Display> {
+        T::from_str(text)
+    }
+}
+
+/// The scope of the keys that start with what is printed.
+pub fn scope(prefix: std::fmt::Arguments<'_>) -> WatchScope {
+    WatchScope::prefix(prefix.to_string())
+}
+
+/// The store's key of a key type.
+pub fn into_key(key: &impl Display) -> Result<Key, KvError> {
+    store_key(key)
+}
+
+/// A function that says whether a value may be.
+#[diagnostic::on_unimplemented(
+    message = "this function cannot validate `{T}`: `validate` wants `fn(&{T}) -> Result<(), &'static str>`",
+    label = "not a `fn(&{T}) -> Result<(), &'static str>`",
+    note = "the text says what the rule asks for; it is a constant, so that nothing of a value gets into an error"
+)]
+pub trait Rule<T> {
+    /// What the rule asks for, where the value breaks it.
+    fn __check(self, value: &T) -> Result<(), &'static str>;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T, F: FnOnce(&T) -> Result<(), &'static str>> Rule<T> for F {
+    fn __check(self, value: &T) -> Result<(), &'static str> {
+        self(value)
+    }
+}
+
+/// Asks a rule, whose name is its path.
+pub fn validate<T, R: Rule<T>>(value: &T, name: &'static str, rule: R) -> Result<(), BrokenRule> {
+    rule.__check(value).map_err(|reason| BrokenRule::new(name, reason))
+}
+
+/// A key from the text that it prints.
+pub fn deserialize_key<'de, K, D>(deserializer: D) -> Result<K, D::Error>
 where
-    T: FromStr<Err: Display>,
+    K: FromStr<Err = ParseKeyError>,
+    D: serde::Deserializer<'de>,
 {
-    let Some(text) = unescape(token) else {
-        return Err(ParseKeyError::new(template, format!("the token {token:?} is not an escaped {field}")));
-    };
-    text.parse().map_err(|error| ParseKeyError::new(template, format!("{text:?} is not a {field}: {error}")))
-}
+    struct Text<K>(PhantomData<K>);
 
-/// Reads one token of a key as itself.
-pub fn parse_literal(
-    template: &'static str,
-    literal: &'static str,
-    token: &str,
-) -> Result<(), ParseKeyError> {
-    if token == literal {
-        Ok(())
-    } else {
-        Err(ParseKeyError::new(template, format!("{token:?} stands where {literal:?} should")))
-    }
-}
+    impl<K: FromStr<Err = ParseKeyError>> serde::de::Visitor<'_> for Text<K> {
+        type Value = K;
 
-/// The next token of a key.
-pub fn next_token<'k>(
-    template: &'static str,
-    tokens: &mut std::str::Split<'k, char>,
-) -> Result<&'k str, ParseKeyError> {
-    tokens.next().ok_or_else(|| ParseKeyError::new(template, "too few tokens"))
-}
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a key")
+        }
 
-/// Refuses tokens that are left over, and a field that is not written as it would be printed.
-pub fn finish_key<K: Display>(
-    template: &'static str,
-    mut tokens: std::str::Split<'_, char>,
-    text: &str,
-    key: K,
-) -> Result<K, ParseKeyError> {
-    if tokens.next().is_some() {
-        return Err(ParseKeyError::new(template, "too many tokens"));
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<K, E> {
+            text.parse().map_err(E::custom)
+        }
     }
-    if super::key::prints_as(&key, text) {
-        Ok(key)
-    } else {
-        Err(ParseKeyError::new(template, "a field is not written as it would be printed"))
-    }
+
+    deserializer.deserialize_str(Text(PhantomData))
 }

@@ -8,11 +8,11 @@ use super::key_value::{decode, decode_entry};
 use super::{ByteDeserialize, KeyValue, KvReadError, TypedScan, TypedWatch};
 use crate::store::{Key, KvEntry, Store, WatchCursor, WatchScope};
 
-/// Reading, beyond [`KeyValue::read_from`]. Every [`KeyValue`] whose value decodes has this.
+/// Reading, beyond [`KeyValue::read_from`]. Every [`KeyValue`] has this; each method needs a value that decodes.
 ///
 /// Where many records are read, each is decoded by itself: one that does not decode is an error in its place and hides
 /// none of the others.
-pub trait KeyValueRead: KeyValue<Value: ByteDeserialize> {
+pub trait KeyValueRead: KeyValue {
     /// The record under a key with its version, to be compared when it is written back; `None` where it is absent.
     ///
     /// # Errors
@@ -20,7 +20,10 @@ pub trait KeyValueRead: KeyValue<Value: ByteDeserialize> {
     fn atomic_read_from(
         store: &Store,
         key: impl Into<Self::Key>,
-    ) -> impl Future<Output = Result<Option<TypedEntry<Self>>, KvReadError>> + Send {
+    ) -> impl Future<Output = Result<Option<TypedEntry<Self>>, KvReadError>> + Send
+    where
+        Self::Value: ByteDeserialize,
+    {
         let key = key.into();
         async move {
             let Some(entry) = store.get(store_key(&key)?).await? else { return Ok(None) };
@@ -39,7 +42,10 @@ pub trait KeyValueRead: KeyValue<Value: ByteDeserialize> {
     fn read_many<K: Into<Self::Key>>(
         store: &Store,
         keys: impl IntoIterator<Item = K>,
-    ) -> impl Future<Output = Result<Vec<Result<Option<Self>, KvReadError>>, KvReadError>> + Send {
+    ) -> impl Future<Output = Result<Vec<Result<Option<Self>, KvReadError>>, KvReadError>> + Send
+    where
+        Self::Value: ByteDeserialize,
+    {
         let keys = keys
             .into_iter()
             .map(|key| {
@@ -67,7 +73,10 @@ pub trait KeyValueRead: KeyValue<Value: ByteDeserialize> {
     fn history_read_from(
         store: &Store,
         key: impl Into<Self::Key>,
-    ) -> impl Future<Output = Result<Vec<Result<TypedUpdate<Self>, KvReadError>>, KvReadError>> + Send {
+    ) -> impl Future<Output = Result<Vec<Result<TypedUpdate<Self>, KvReadError>>, KvReadError>> + Send
+    where
+        Self::Value: ByteDeserialize,
+    {
         let key = store_key(&key.into());
         async move {
             let entries = store.history(key?)?.try_collect().await?;
@@ -82,7 +91,10 @@ pub trait KeyValueRead: KeyValue<Value: ByteDeserialize> {
     fn watch(
         store: &Store,
         key: impl Into<Self::Key>,
-    ) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send {
+    ) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send
+    where
+        Self::Value: ByteDeserialize,
+    {
         let key = store_key(&key.into());
         async move { Ok(TypedWatch::new(store.watch(WatchScope::Key(key?)).await?)) }
     }
@@ -93,7 +105,10 @@ pub trait KeyValueRead: KeyValue<Value: ByteDeserialize> {
     ///
     /// # Errors
     /// As for [`watch`](Self::watch).
-    fn watch_all(store: &Store) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send {
+    fn watch_all(store: &Store) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send
+    where
+        Self::Value: ByteDeserialize,
+    {
         let scope = Self::kv_scope();
         async move { Ok(TypedWatch::new(store.watch(scope?).await?)) }
     }
@@ -106,7 +121,10 @@ pub trait KeyValueRead: KeyValue<Value: ByteDeserialize> {
     fn watch_scope(
         store: &Store,
         scope: impl Into<WatchScope>,
-    ) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send {
+    ) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send
+    where
+        Self::Value: ByteDeserialize,
+    {
         let scope = scope.into();
         async move { Ok(TypedWatch::new(store.watch(scope).await?)) }
     }
@@ -121,7 +139,10 @@ pub trait KeyValueRead: KeyValue<Value: ByteDeserialize> {
         store: &Store,
         scope: impl Into<WatchScope>,
         cursor: WatchCursor,
-    ) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send {
+    ) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send
+    where
+        Self::Value: ByteDeserialize,
+    {
         let scope = scope.into();
         async move { Ok(TypedWatch::new(store.watch_from(scope, cursor).await?)) }
     }
@@ -132,18 +153,24 @@ pub trait KeyValueRead: KeyValue<Value: ByteDeserialize> {
     /// what stands before its first placeholder (`UserKey::PREFIX`). One that is none of it is an error item, after
     /// which the stream goes on. So do not keep records at `user.{id}` and others at `user.{id}.settings` in the same
     /// store; or go on past [`KvReadError::InvalidRecordKey`], which [`TypedScan::try_collect`] does not.
-    fn list(store: &Store) -> TypedScan<Self> {
+    fn list(store: &Store) -> TypedScan<Self>
+    where
+        Self::Value: ByteDeserialize,
+    {
         TypedScan::new(Self::kv_scope().map(|scope| store.scan(scope)))
     }
 
     /// The records in a scope; see [`Store::scan`]. Everything in the scope has to be of this type: a key that is none
     /// of it is an error item.
-    fn list_scope(store: &Store, scope: impl Into<WatchScope>) -> TypedScan<Self> {
+    fn list_scope(store: &Store, scope: impl Into<WatchScope>) -> TypedScan<Self>
+    where
+        Self::Value: ByteDeserialize,
+    {
         TypedScan::new(Ok(store.scan(scope)))
     }
 }
 
-impl<T: KeyValue<Value: ByteDeserialize>> KeyValueRead for T {}
+impl<T: KeyValue> KeyValueRead for T {}
 
 /// What an entry says of a record.
 pub(super) fn decode_update<T>(entry: &KvEntry) -> Result<TypedUpdate<T>, KvReadError>

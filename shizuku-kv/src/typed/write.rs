@@ -6,24 +6,27 @@ use std::future::Future;
 use super::entry::TypedEntry;
 use super::key_value::encode;
 use super::modify::modify;
+use super::put;
 use super::{ByteDeserialize, ByteSerialize, KeyValue, KvWriteError};
 #[allow(unused_imports, reason = "named in the documentation")]
 use crate::store::KvError;
 use crate::store::{Store, VersionToken};
 
-/// Writing, beyond [`KeyValue::write_to_anyway`]. Every [`KeyValue`] whose value encodes has this.
-pub trait KeyValueWrite: KeyValue<Value: ByteSerialize> {
+/// Writing, beyond [`KeyValue::write_to_anyway`]. Every [`KeyValue`] has this; each method needs a value that encodes.
+pub trait KeyValueWrite: KeyValue {
     /// Stores the record where its key is absent (never written, deleted, purged or expired), and returns its version.
     ///
     /// # Errors
     /// [`KvError::AlreadyExists`] over a live value (see [`KvWriteError::is_conflict`]);
-    /// [`KvWriteError::Encode`] before anything is sent; [`KvWriteError::Store`] for the other errors of
-    /// [`Store::create`].
-    fn create_write(&self, store: &Store) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send {
+    /// else as for [`KeyValue::write_to_anyway`], with [`Store::create`].
+    fn create_write(&self, store: &Store) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send
+    where
+        Self::Value: ByteSerialize,
+    {
         let encoded = encode(self);
         async move {
             let (key, bytes) = encoded?;
-            Ok(store.create(key, bytes).await?)
+            Ok(put::create::<Self>(store, key, bytes).await?)
         }
     }
 
@@ -33,7 +36,10 @@ pub trait KeyValueWrite: KeyValue<Value: ByteSerialize> {
     fn write_many<R: Borrow<Self>>(
         store: &Store,
         records: impl IntoIterator<Item = R>,
-    ) -> impl Future<Output = Vec<Result<VersionToken, KvWriteError>>> + Send {
+    ) -> impl Future<Output = Vec<Result<VersionToken, KvWriteError>>> + Send
+    where
+        Self::Value: ByteSerialize,
+    {
         let encoded = records.into_iter().map(|record| encode::<Self>(record.borrow())).collect::<Vec<_>>();
         async move {
             // What is refused here keeps its place in the answer.
@@ -42,7 +48,7 @@ pub trait KeyValueWrite: KeyValue<Value: ByteSerialize> {
                 .into_iter()
                 .map(|item| item.map(|item| accepted.push(item)).err())
                 .collect::<Vec<_>>();
-            let mut written = store.put_many(accepted).await.into_iter();
+            let mut written = put::put_many::<Self>(store, accepted).await.into_iter();
             refused
                 .into_iter()
                 .filter_map(|refused| match refused {
@@ -91,9 +97,9 @@ pub trait KeyValueWrite: KeyValue<Value: ByteSerialize> {
     /// # Errors
     /// [`KvWriteError::Contended`] when every attempt lost; [`KvWriteError::Read`] where what is there does not decode:
     /// it is not overwritten; [`KvWriteError::KeyMismatch`] where `change` returns a record of another key;
-    /// [`KvWriteError::Encode`]; [`KvWriteError::Store`] for the errors of [`Store::get`], [`Store::create`] and
-    /// [`Store::update`] other than a lost compare-and-swap. [`KvError::OutcomeUnknown`] is among them: such a write is
-    /// not tried again.
+    /// [`KvWriteError::Invalid`] and [`KvWriteError::Encode`]; [`KvWriteError::Store`] for the errors of [`Store::get`],
+    /// [`Store::create`] and [`Store::update`] other than a lost compare-and-swap. [`KvError::OutcomeUnknown`] is among
+    /// them: such a write is not tried again.
     fn modify(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -101,11 +107,11 @@ pub trait KeyValueWrite: KeyValue<Value: ByteSerialize> {
     ) -> impl Future<Output = Result<Option<TypedEntry<Self>>, KvWriteError>> + Send
     where
         Self: Send,
-        Self::Value: ByteDeserialize,
+        Self::Value: ByteSerialize + ByteDeserialize,
     {
         let key = super::key::store_key(&key.into());
         async move { modify(store, key?, change).await }
     }
 }
 
-impl<T: KeyValue<Value: ByteSerialize>> KeyValueWrite for T {}
+impl<T: KeyValue> KeyValueWrite for T {}

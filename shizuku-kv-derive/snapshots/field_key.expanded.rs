@@ -1,0 +1,15 @@
+#[automatically_derived]
+#[allow(deprecated)]
+impl ::shizuku_kv::KeyValue for Job {
+    type Key = String;
+    type Value = Self;
+    fn kv_key(&self) -> String {
+        ::shizuku_kv::__private::core::clone::Clone::clone(&self.id)
+    }
+    fn kv_value(&self) -> &Self {
+        self
+    }
+    fn from_kv(_: String, __value: Self) -> Self {
+        __value
+    }
+}

@@ -1,0 +1,6 @@
+#[derive(KeyValue)]
+struct Job {
+    #[kv(key)]
+    id: String,
+    runs: u32,
+}

@@ -1,0 +1,2 @@
+#[derive(KeyValue)]
+struct Limit(#[kv(key)] String, #[kv(value)] u32);

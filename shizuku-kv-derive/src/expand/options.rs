@@ -1,0 +1,104 @@
+//! What `bucket`, `validate` and `ttl` make.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::Path;
+use syn::spanned::Spanned;
+
+use super::{codec, root};
+use crate::ast::Input;
+use crate::valid::Options;
+
+/// The items beside the impl: the codec, and the type's own store.
+pub(super) fn items(input: &Input<'_>, options: &Options<'_>) -> TokenStream {
+    let codec = options.codec.map(|codec| codec::both(input, codec));
+    let bucket = options.bucket.as_ref().map(|bucket| store(input, bucket, options.ttl.is_some()));
+    quote!(#codec #bucket)
+}
+
+/// The methods in the impl.
+pub(super) fn methods(input: &Input<'_>, options: &Options<'_>, names: &Names) -> TokenStream {
+    let root = root(input);
+    let core = quote!(#root::__private::core);
+    let validate = options.validate.map(|path| {
+        let (method, rule, text) = (&names.validate, rule(path), text(path));
+        // At the path, for the error when its function is none of this signature.
+        let validate = quote_spanned!(last(path)=> #root::__private::validate::<Self, _>(self, #text, #rule));
+        quote! {
+            fn #method(&self) -> #core::result::Result<(), #root::BrokenRule> {
+                #validate
+            }
+        }
+    });
+    let ttl = options.ttl.map(|ttl| {
+        let method = &names.ttl;
+        let (seconds, nanoseconds) = (ttl.as_secs(), ttl.subsec_nanos());
+        quote! {
+            fn #method() -> #core::option::Option<#core::time::Duration> {
+                #core::option::Option::Some(#core::time::Duration::new(#seconds, #nanoseconds))
+            }
+        }
+    });
+    quote!(#validate #ttl)
+}
+
+/// The names that the methods have in a trait.
+pub(super) struct Names {
+    validate: Ident,
+    ttl: Ident,
+}
+
+impl Names {
+    pub(super) fn of_record() -> Self {
+        Self { validate: format_ident!("kv_validate"), ttl: format_ident!("kv_ttl") }
+    }
+
+    pub(super) fn of_static_key() -> Self {
+        Self { validate: format_ident!("validate_value"), ttl: format_ident!("value_ttl") }
+    }
+}
+
+/// Where the function itself is named.
+fn last(path: &Path) -> Span {
+    path.segments.last().map_or_else(|| path.span(), |segment| segment.ident.span())
+}
+
+fn rule(path: &Path) -> TokenStream {
+    path.to_token_stream()
+}
+
+/// The path as it was written, without the spaces that tokens are printed with.
+fn text(path: &Path) -> String {
+    path.to_token_stream().to_string().replace(' ', "")
+}
+
+fn store(input: &Input<'_>, bucket: &str, expires: bool) -> TokenStream {
+    let root = root(input);
+    let core = quote!(#root::__private::core);
+    let (name, visibility) = (&input.original.ident, &input.original.vis);
+    let (generics, parameters, conditions) = input.original.generics.split_for_impl();
+    let (config, with) = if expires {
+        (quote!(#root::StoreConfig::new().key_ttl(true)), ", with times to live for single keys")
+    } else {
+        (quote!(#root::StoreConfig::new()), "")
+    };
+    let opens = format!(" Opens the store `{bucket}`, and creates it where there is none{with}.");
+    quote! {
+        #[automatically_derived]
+        #[allow(dead_code, deprecated)]
+        impl #generics #name #parameters #conditions {
+            /// The name of the store that [`open`](Self::open) opens.
+            #visibility const BUCKET: &'static #core::primitive::str = #bucket;
+
+            #[doc = #opens]
+            ///
+            /// # Errors
+            /// Those of the connection's `store_with_config`.
+            #visibility async fn open(
+                connection: &dyn #root::Connection,
+            ) -> #core::result::Result<#root::Store, #root::KvError> {
+                #root::Connection::store_with_config(connection, Self::BUCKET, #config).await
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What is generated, as files to read: `snapshots/NAME.rs` is the input, `snapshots/NAME.expanded.rs` what the derives
+//! that are named in it write. `UPDATE_SNAPSHOTS=1 cargo test -p shizuku-kv-derive --all-features` writes them anew.
+
+use std::path::Path;
+use std::{env, fs};
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::DeriveInput;
+
+use super::{codec, expanded, record, static_key};
+use crate::codec::Codec;
+use crate::fallback;
+
+/// What one derive writes.
+fn derived(name: &str, input: &DeriveInput) -> TokenStream {
+    match name {
+        "KeyValue" => expanded(input, record::expand, fallback::record),
+        "StaticKeyIndexedValue" => expanded(input, static_key::expand, fallback::static_key),
+        "JsonByteSer" => expanded(input, |input| codec::serialize(input, Codec::Json), fallback::serialize),
+        "JsonByteDes" => {
+            expanded(input, |input| codec::deserialize(input, Codec::Json), fallback::deserialize)
+        }
+        other => panic!("no snapshot knows the derive {other}"),
+    }
+}
+
+fn check(name: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots");
+    let text = fs::read_to_string(folder.join(format!("{name}.rs"))).unwrap();
+    let input = syn::parse_str::<DeriveInput>(&text).unwrap();
+    let mut written = TokenStream::new();
+    for attribute in input.attrs.iter().filter(|attribute| attribute.path().is_ident("derive")) {
+        attribute
+            .parse_nested_meta(|derive| {
+                let name = derive.path.require_ident()?.to_string();
+                let derived = derived(&name, &input);
+                written = quote!(#written #derived);
+                Ok(())
+            })
+            .unwrap();
+    }
+    let written = prettyplease::unparse(&syn::parse2(written).unwrap());
+    let path = folder.join(format!("{name}.expanded.rs"));
+    if env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        fs::write(path, written).unwrap();
+    } else {
+        let expected = fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            expected == written,
+            "{name} expands to something else than its snapshot; look at the difference with \
+             `UPDATE_SNAPSHOTS=1 cargo test -p shizuku-kv-derive --all-features` and `git diff`"
+        );
+    }
+}
+
+#[test]
+fn a_template() {
+    check("template");
+}
+
+#[test]
+fn a_template_with_every_option() {
+    check("options");
+}
+
+#[test]
+fn a_field_that_is_the_key() {
+    check("field_key");
+}
+
+#[test]
+fn a_pair() {
+    check("pair");
+}
+
+#[test]
+fn a_fixed_key() {
+    check("static_key");
+}
+
+#[test]
+fn a_template_that_is_refused() {
+    check("refused");
+}

@@ -1,0 +1,237 @@
+//! The messages, each where it belongs.
+
+use super::*;
+
+/// The message for an input, or nothing.
+fn refusal(input: &str, check: fn(&Input<'_>) -> Result<()>) -> String {
+    let checked = syn::parse_str(input).and_then(|input| {
+        let (input, read) = Input::new(&input);
+        read.and_then(|()| check(&input))
+    });
+    checked.err().map_or_else(String::new, |error| error.to_string())
+}
+
+fn record_refusal(input: &str) -> String {
+    refusal(input, |input| record(input).and_then(|_| options(input)).map(|_| ()))
+}
+
+fn static_refusal(input: &str) -> String {
+    refusal(input, |input| static_key(input).and_then(|_| options(input)).map(|_| ()))
+}
+
+#[test]
+fn templates() {
+    let long = format!("a.{{id}}.{}", "b".repeat(1024));
+    for (template, message) in [
+        ("user.{id}", ""),
+        ("{id}", ""),
+        ("{id}.{name}", ""),
+        ("a=/_-9.{name}.z", ""),
+        ("", "a key has at least one token"),
+        ("user", "the key names no field"),
+        ("{", "'{' at byte 0 is not closed"),
+        ("a.{id", "'{' at byte 2 is not closed"),
+        ("a.id}", "'}' at byte 4 closes nothing"),
+        ("{}", "`{}` at byte 0 names no field of `User`; it has `{id}`, `{name}`"),
+        ("{id:05}", "`{id:05}` at byte 0 names no field of `User`; did you mean `{id}`?"),
+        ("{nam}", "did you mean `{name}`?"),
+        ("a.{a.b}", "`{a.b}` at byte 2 names no field"),
+        ("{id}{name}", "`{id}` at byte 0 is a part of a token"),
+        ("a-{id}", "`{id}` at byte 2 is a part of a token"),
+        ("{id}.{name}.{id}", "`{id}` at byte 12 is there twice"),
+        ("a b.{id}", "' ' at byte 1: keys are tokens of"),
+        ("{id}.ü", "'ü' at byte 5: keys are tokens of"),
+        (".{id}", "'.' at byte 0: empty token"),
+        ("{id}.", "'.' at byte 4: empty token"),
+        ("{id}..a", "'.' at byte 5: empty token"),
+        ("_kv.{id}", "\"_kv\" at byte 0: keys must not start with `_kv`"),
+        (&long, "a key of 1031 bytes at byte 1024: keys are at most"),
+    ] {
+        let found =
+            record_refusal(&format!("#[kv(key = {template:?})] struct User {{ id: u64, name: String }}"));
+        assert_eq!(message.is_empty(), found.is_empty(), "{template}: {found}");
+        assert!(found.contains(message), "{template}: {found}");
+    }
+}
+
+#[test]
+fn records() {
+    for (input, message) in [
+        ("struct A { #[kv(key)] a: u8, b: u8 }", ""),
+        ("struct A { #[kv(key)] a: u8, #[kv(value)] b: u8 }", ""),
+        ("struct A(#[kv(value)] u8, #[kv(key)] u8);", ""),
+        ("#[kv(key = \"{0}\")] struct A(u8);", ""),
+        ("#[kv(key = \"{type}\")] struct A { r#type: u8 }", ""),
+        ("#[kv(key = \"{a}\", crate = crate::x)] struct A<T> { a: u8, t: T }", ""),
+        ("struct A;", "`A` has no key"),
+        ("#[kv(key = \"{a}\")] struct A;", "it has none"),
+        ("enum A { B }", "`A` is an enum"),
+        ("union A { a: u8 }", "a union cannot be stored"),
+        ("struct A { #[kv(key)] a: u8, #[kv(key)] b: u8 }", "only one field can be the key"),
+        ("struct A { #[kv(value)] a: u8 }", "a value needs a key"),
+        ("#[kv(key = \"{a}\")] struct A { #[kv(key)] a: u8 }", "the key is given twice"),
+        ("#[kv(key = \"{a}\")] struct A { a: u8, #[kv(value)] b: u8 }", "is stored as a whole"),
+        ("#[kv(key = \"{a}\")] struct A<T> { a: Vec<T> }", "the parameter `T`"),
+        ("#[kv(key = \"{a}\")] struct A<AKey> { a: u8, b: AKey }", "the type parameter `AKey` has the name"),
+        ("struct A<AKey> { #[kv(key)] a: u8, b: AKey }", ""),
+        ("#[kv(key = \"{a}\")] struct A<'x> { a: &'x str }", "the parameter `'x`"),
+        ("#[kv(key = \"{a}\")] struct A<const N: u8> { a: [u8; N] }", "the parameter `N`"),
+        ("#[kv(key = \"{a}\")] #[kv(key = \"{a}\")] struct A { a: u8 }", "given twice"),
+        ("#[kv(key)] struct A { a: u8 }", "`key` needs a value: write `key = \"…\"`"),
+        ("#[kv(key = 7)] struct A { a: u8 }", "`key` is a string literal"),
+        ("#[kv(value)] struct A { a: u8 }", "`value` belongs on a field"),
+        ("#[kv(crate)] struct A { a: u8 }", "`crate` needs a value: write `crate = path::to::shizuku_kv`"),
+        ("#[kv(crate = \"x::y\")] struct A { a: u8 }", "write `crate = x::y`"),
+        ("#[kv(keys = \"a\")] struct A { a: u8 }", "unknown option `keys`, did you mean `key`?"),
+        ("#[kv(colour = \"a\")] struct A { a: u8 }", "unknown option `colour`; the options here are"),
+        ("#[kv] struct A { a: u8 }", "expected attribute arguments"),
+        ("#[kv = \"a\"] struct A { a: u8 }", "expected"),
+        ("struct A { #[kv(key = \"a\")] a: u8 }", "`key` of a field takes no value"),
+        ("struct A { #[kv(crate = a)] a: u8 }", "`crate` belongs on the type"),
+        ("struct A { #[kv(valu)] a: u8 }", "did you mean `value`?"),
+    ] {
+        let found = record_refusal(input);
+        assert_eq!(message.is_empty(), found.is_empty(), "{input}: {found}");
+        assert!(found.contains(message), "{input}: {found}");
+    }
+}
+
+#[test]
+fn static_keys() {
+    for (input, message) in [
+        ("#[kv(key = \"a.b\")] struct A;", ""),
+        ("#[kv(key = \"a\")] enum A { B(u8) }", ""),
+        ("struct A;", "`A` has no key"),
+        ("#[kv(key = \"\")] struct A;", "a key has at least one token"),
+        ("#[kv(key = \"a.{b}\")] struct A { b: u8 }", "derive `KeyValue` instead"),
+        ("#[kv(key = \"a\")] struct A { #[kv(key)] b: u8 }", "derive `KeyValue` instead"),
+        ("#[kv(key = \"a\")] enum A { #[kv(key)] B }", "it belongs on the enum"),
+        ("#[kv(key = \"a\")] enum A { B(#[kv(key)] u8) }", "it belongs on the enum"),
+        ("#[kv(key = \"a\")] union A { b: u8 }", "a union cannot be stored"),
+        ("#[kv(key = \"a..b\")] struct A;", "'.' at byte 2: empty token"),
+        ("#[kv(key = \"a*\")] struct A;", "'*' at byte 1"),
+    ] {
+        let found = static_refusal(input);
+        assert_eq!(message.is_empty(), found.is_empty(), "{input}: {found}");
+        assert!(found.contains(message), "{input}: {found}");
+    }
+}
+
+#[test]
+fn options_of_the_type() {
+    for (option, message) in [
+        ("bucket = \"users\"", ""),
+        ("bucket = \"\"", "invalid bucket: it is empty"),
+        ("bucket = \"my.users\"", "invalid bucket: '.' at byte 2: only A-Z a-z 0-9 _ and - are allowed"),
+        (&format!("bucket = {:?}", "a".repeat(65)), "it is longer than 64 characters"),
+        ("bucket", "`bucket` needs a value: write `bucket = \"…\"`"),
+        ("bucket = users", "`bucket` is a string literal"),
+        ("ttl = \"1500ms\"", ""),
+        ("ttl = \"30\"", "invalid ttl: the number at byte 0 has no unit: write whole numbers with units"),
+        ("ttl = \"1h30\"", "the number at byte 2 has no unit"),
+        ("ttl = \"30 s\"", "\" s\" at byte 2 is no unit"),
+        ("ttl = \"30sec\"", "\"sec\" at byte 2 is no unit"),
+        ("ttl = \"s\"", "'s' at byte 0 is not a digit"),
+        ("ttl = \"-1s\"", "'-' at byte 0 is not a digit"),
+        ("ttl = \"1.5s\"", "\".\" at byte 1 is no unit"),
+        ("ttl = \"\"", "invalid ttl: it is empty"),
+        ("ttl = \"0s\"", "it is no time at all"),
+        ("ttl = \"99999999999999999999d\"", "it is longer than can be counted"),
+        ("ttl = 30", "`ttl` is a string literal: write `ttl = \"…\"`"),
+        ("validate = Self::check", ""),
+        ("validate = \"check\"", "no quotes around this: write `validate = check`"),
+        ("validate = 7", "`validate` is a path: write `validate = path::to::function`"),
+        ("validate", "`validate` needs a value"),
+        ("codec = json", ""),
+        ("codec = \"json\"", "no quotes around this: write `codec = json`"),
+        ("codec = jsno", "unknown codec `jsno`, did you mean `json`?"),
+        ("codec = JSON", "unknown codec `JSON`, did you mean `json`?"),
+        (
+            "codec = toml",
+            "unknown codec `toml`; the codecs are `json`, `messagepack`, `postcard`, `protobuf`",
+        ),
+        ("codec = a::b", "`codec` is a name: write `codec = json`"),
+        ("key_type = Name", ""),
+        ("key_type = \"Name\"", "no quotes around this: write `key_type = Name`"),
+        ("key_serde", ""),
+        ("key_serde = true", "`key_serde` takes no value"),
+        ("bukcet = \"a\"", "unknown option `bukcet`, did you mean `bucket`?"),
+        ("ttl = \"1s\", ttl = \"2s\"", "this option is given twice"),
+    ] {
+        let found = record_refusal(&format!("#[kv(key = \"a.{{id}}\", {option})] struct A {{ id: u8 }}"));
+        assert_eq!(message.is_empty(), found.is_empty(), "{option}: {found}");
+        assert!(found.contains(message), "{option}: {found}");
+    }
+}
+
+#[test]
+fn codecs_are_there_with_their_features() {
+    for (codec, is_there) in [
+        ("messagepack", cfg!(feature = "messagepack")),
+        ("postcard", cfg!(feature = "postcard")),
+        ("protobuf", cfg!(feature = "protobuf")),
+    ] {
+        let found = static_refusal(&format!("#[kv(key = \"a\", codec = {codec})] struct A;"));
+        let message = format!(
+            "the codec `{codec}` is behind a feature: add `features = [\"{codec}\"]` to the dependency on `shizuku-kv`"
+        );
+        assert_eq!(found, if is_there { String::new() } else { message });
+    }
+}
+
+#[test]
+fn lengths_of_time() {
+    for (text, milliseconds) in [
+        ("1ms", 1),
+        ("30s", 30_000),
+        ("5m", 300_000),
+        ("1h30m", 5_400_000),
+        ("1d1s", 86_401_000),
+        ("007s", 7_000),
+    ] {
+        let literal = LitStr::new(text, Span::call_site());
+        assert_eq!(literal::duration(&literal).ok(), Some(Duration::from_millis(milliseconds)), "{text}");
+    }
+}
+
+#[test]
+fn what_belongs_elsewhere_is_refused() {
+    for (input, message) in [
+        (
+            "#[kv(key_serde)] struct A { #[kv(key)] a: u8 }",
+            "`key_serde` is about the key type that a template makes",
+        ),
+        ("#[kv(key_type = B)] struct A(#[kv(key)] u8, #[kv(value)] u8);", "`key_type` is about the key type"),
+        ("#[kv(codec = json)] struct A(#[kv(key)] u8, #[kv(value)] u8);", "put it on the type of `1`"),
+        ("#[kv(key = \"{a}\")] struct A { a: f64 }", "a float cannot be in a key"),
+        ("#[kv(key = \"{a}\")] struct A { a: Option<u8> }", "an `Option` cannot be in a key"),
+        ("#[kv(key = \"{a}\")] struct A { a: std::vec::Vec<u8> }", "a collection cannot be in a key"),
+        ("#[kv(key = \"{a}\")] struct A { a: &'static str }", "use `String` instead of a reference"),
+        ("#[kv(key = \"{a}\")] struct A { a: (u8, u8) }", "because it does not print"),
+        ("#[kv(key = \"{a}\")] struct A { a: geo::f64 }", ""),
+        ("#[kv(key = \"{a}\")] struct A { a: Option }", ""),
+        ("#[kv(key = \"{a}\")] struct A { a: mine::Option<u8> }", ""),
+        ("#[kv(key = \"{a}\")] struct A { a: std::option::Option<u8> }", "an `Option` cannot be in a key"),
+        ("struct A { #[kv(key)] a: f64 }", ""),
+        ("struct A { #[kv(key)] a: Option<u8> }", "an `Option` cannot be in a key"),
+        ("struct A(#[kv(key)] &'static str, #[kv(value)] u8);", "use `String` instead of a reference"),
+        ("struct A { #[kv(bucket = \"b\")] a: u8 }", "`bucket` belongs on the type, not on a field"),
+    ] {
+        let found = record_refusal(input);
+        assert_eq!(message.is_empty(), found.is_empty(), "{input}: {found}");
+        assert!(found.contains(message), "{input}: {found}");
+    }
+}
+
+/// What a message shows where the compiler cannot point into the literal.
+#[test]
+fn the_place_is_shown() {
+    let show = |text: &str| {
+        let found = static_refusal(&format!("#[kv(key = {text:?})] struct A;"));
+        found.split_once('\n').map(|(_, picture)| picture.to_owned())
+    };
+    assert_eq!(show("config.data base").as_deref(), Some("    config.data base\n               ^"));
+    assert_eq!(show("ключ").as_deref(), Some("    ключ\n    ^"));
+    assert_eq!(show("a\u{1b}b"), None);
+    assert_eq!(show(&" ".repeat(81)), None);
+}

@@ -1,0 +1,4 @@
+//! Guides: how things are done, as pages. There is nothing to import here.
+
+#[doc = include_str!("deriving.md")]
+pub mod deriving {}

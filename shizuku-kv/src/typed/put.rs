@@ -1,0 +1,109 @@
+//! Writing bytes for a record's type: with its time to live, where it has one.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream;
+
+use super::KeyValue;
+use super::error::type_name;
+use crate::store::{Key, KvError, KvResult, Store, StoreTtl, VersionToken};
+
+/// How many writes with a time to live are on their way at a time.
+const IN_FLIGHT: usize = 256;
+
+pub(super) async fn put<T: KeyValue>(store: &Store, key: Key, bytes: Bytes) -> KvResult<VersionToken> {
+    match T::kv_ttl() {
+        None => store.put(key, bytes).await,
+        Some(ttl) => expiring::<T>(store, "put")?.put(key, bytes, ttl).await,
+    }
+}
+
+pub(super) async fn create<T: KeyValue>(store: &Store, key: Key, bytes: Bytes) -> KvResult<VersionToken> {
+    match T::kv_ttl() {
+        None => store.create(key, bytes).await,
+        Some(ttl) => expiring::<T>(store, "create")?.create(key, bytes, ttl).await,
+    }
+}
+
+pub(super) async fn update<T: KeyValue>(
+    store: &Store,
+    key: Key,
+    bytes: Bytes,
+    expected: VersionToken,
+) -> KvResult<VersionToken> {
+    match T::kv_ttl() {
+        None => store.update(key, bytes, expected).await,
+        Some(ttl) => expiring::<T>(store, "update")?.update(key, bytes, expected, ttl).await,
+    }
+}
+
+/// The answers are in the order of the items.
+pub(super) async fn put_many<T: KeyValue>(
+    store: &Store,
+    items: Vec<(Key, Bytes)>,
+) -> Vec<KvResult<VersionToken>> {
+    let Some(ttl) = T::kv_ttl() else { return store.put_many(items).await };
+    let mut answers = Vec::with_capacity(items.len());
+    for wave in waves(items) {
+        let writes = wave.into_iter().map(|(key, bytes)| put_expiring::<T>(store, key, bytes, ttl));
+        answers.extend(stream::iter(writes).buffered(IN_FLIGHT).collect::<Vec<_>>().await);
+    }
+    answers
+}
+
+async fn put_expiring<T: KeyValue>(
+    store: &Store,
+    key: Key,
+    bytes: Bytes,
+    ttl: Duration,
+) -> KvResult<VersionToken> {
+    expiring::<T>(store, "put_many")?.put(key, bytes, ttl).await
+}
+
+/// The items in runs without a key that is there twice: what is on its way at once has no order.
+fn waves(items: Vec<(Key, Bytes)>) -> Vec<Vec<(Key, Bytes)>> {
+    let mut waves = Vec::new();
+    let mut wave = Vec::new();
+    let mut keys = HashSet::new();
+    for (key, bytes) in items {
+        if !keys.insert(key.clone()) {
+            waves.push(std::mem::take(&mut wave));
+            keys = HashSet::from([key.clone()]);
+        }
+        wave.push((key, bytes));
+    }
+    waves.push(wave);
+    waves
+}
+
+/// The store's times to live, which the type cannot do without.
+fn expiring<'s, T>(store: &'s Store, operation: &'static str) -> KvResult<StoreTtl<'s>> {
+    store.ttl().ok_or_else(|| KvError::Unsupported {
+        operation,
+        reason: format!(
+            "{} has a time to live, and store {:?} has none for single keys: open it with \
+             `StoreConfig::new().key_ttl(true)`",
+            type_name::<T>(),
+            store.name(),
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_is_twice_in_a_wave_and_the_order_stays() -> KvResult<()> {
+        let keys = ["a", "b", "a", "a", "c", "b", "c"].into_iter().map(Key::new);
+        let items = keys.map(|key| Ok((key?, Bytes::new()))).collect::<KvResult<Vec<_>>>()?;
+        let waves = waves(items.clone());
+        let lengths = waves.iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lengths, [2, 1, 3, 1]);
+        assert_eq!(waves.concat(), items);
+        Ok(())
+    }
+}

@@ -1,0 +1,290 @@
+//! What the derives write does not depend on what the user has in scope, and no lint is about it.
+
+#[deny(warnings, missing_docs, clippy::all, clippy::pedantic)]
+#[allow(dead_code, unreachable_pub, reason = "it only has to compile")]
+mod scope {
+    #![no_implicit_prelude]
+
+    /// Ours.
+    pub struct Result;
+    /// Ours.
+    pub struct Option;
+    /// Ours.
+    pub struct Store;
+    /// Ours.
+    pub struct String;
+    /// Ours.
+    pub struct Key;
+    /// Ours.
+    pub trait Clone {}
+    mod core {}
+    mod std {}
+    /// Ours: a pattern of that name would mean them.
+    #[allow(non_upper_case_globals, reason = "it is meant to be in the way")]
+    mod constants {
+        pub(super) const fields: u8 = 1;
+        pub(super) const value: u8 = 1;
+        pub(super) const bytes: u8 = 1;
+        pub(super) const key: u8 = 1;
+        pub(super) const text: u8 = 1;
+        pub(super) const tokens: u8 = 1;
+        pub(super) const field_0: u8 = 1;
+    }
+    #[allow(unused_imports, reason = "it is meant to be in the way")]
+    use constants::*;
+
+    /// A record.
+    #[derive(
+        ::serde::Serialize,
+        ::serde::Deserialize,
+        ::shizuku_kv::JsonByteSer,
+        ::shizuku_kv::JsonByteDes,
+        ::shizuku_kv::KeyValue,
+    )]
+    #[kv(key = "hygiene.{f}.{tokens}")]
+    pub struct Record {
+        /// A field.
+        pub tokens: u8,
+        /// A field.
+        #[deprecated = "not used any more"]
+        pub f: u8,
+    }
+
+    /// A record.
+    #[derive(
+        ::serde::Serialize,
+        ::serde::Deserialize,
+        ::shizuku_kv::JsonByteSer,
+        ::shizuku_kv::JsonByteDes,
+        ::shizuku_kv::StaticKeyIndexedValue,
+    )]
+    #[kv(key = "hygiene")]
+    pub struct Static;
+
+    /// A record.
+    #[derive(::shizuku_kv::KeyValue)]
+    pub struct Pair(#[kv(key)] pub u8, #[kv(value)] pub u8);
+
+    /// A record with everything that can be asked for.
+    #[derive(::serde::Serialize, ::serde::Deserialize, ::shizuku_kv::KeyValue)]
+    #[kv(
+        key = "everything.{tenant}.{r#type}.{last}",
+        bucket = "everything",
+        validate = rules::everything,
+        ttl = "30s",
+        codec = postcard,
+        key_type = Everywhere,
+        key_serde
+    )]
+    pub struct Everything {
+        tenant: ::std::string::String,
+        r#type: u8,
+        last: ::std::string::String,
+    }
+
+    /// A record.
+    #[derive(::serde::Serialize, ::serde::Deserialize, ::shizuku_kv::StaticKeyIndexedValue)]
+    #[kv(
+        key = "everything",
+        bucket = "everything",
+        validate = Self::check,
+        ttl = "30s",
+        codec = messagepack
+    )]
+    pub struct EverythingStatic;
+
+    impl EverythingStatic {
+        #[allow(clippy::unnecessary_wraps, reason = "the signature is given")]
+        fn check(&self) -> ::core::result::Result<(), &'static str> {
+            let Self = self;
+            ::core::result::Result::Ok(())
+        }
+    }
+
+    mod rules {
+        #[allow(clippy::unnecessary_wraps, reason = "the signature is given")]
+        pub(super) fn everything(_: &super::Everything) -> ::core::result::Result<(), &'static str> {
+            ::core::result::Result::Ok(())
+        }
+    }
+
+    /// A key of a type that is named as the standard library's, which is not made from a `&str`.
+    #[derive(::shizuku_kv::KeyValue)]
+    #[kv(key = "shadowed.{id}.{other}")]
+    pub struct Shadowed {
+        id: shadow::String,
+        other: shadow::String,
+    }
+
+    /// Named as the standard library's.
+    pub mod shadow {
+        /// A key's part.
+        #[derive(
+            ::core::fmt::Debug,
+            ::core::clone::Clone,
+            ::core::cmp::PartialEq,
+            ::core::cmp::Eq,
+            ::core::hash::Hash,
+            ::core::cmp::PartialOrd,
+            ::core::cmp::Ord,
+        )]
+        pub struct String(u8);
+
+        impl ::core::fmt::Display for String {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                ::core::fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl ::core::str::FromStr for String {
+            type Err = ::core::num::ParseIntError;
+
+            fn from_str(text: &str) -> ::core::result::Result<Self, Self::Err> {
+                ::core::result::Result::map(::core::str::FromStr::from_str(text), Self)
+            }
+        }
+
+        /// The same, named without a path.
+        #[derive(::shizuku_kv::KeyValue)]
+        #[kv(key = "shadowed.{id}")]
+        pub struct Shadowed {
+            id: String,
+        }
+    }
+}
+
+/// In the crate of a user who denies what can be denied.
+#[deny(
+    warnings,
+    missing_docs,
+    unused,
+    unreachable_pub,
+    missing_debug_implementations,
+    rust_2018_idioms,
+    single_use_lifetimes,
+    trivial_casts,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic
+)]
+#[allow(dead_code, reason = "it only has to compile")]
+mod denied {
+    use serde::{Deserialize, Serialize};
+    use shizuku_kv::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};
+
+    /// A record that nobody uses.
+    #[derive(Debug, Serialize, Deserialize, JsonByteSer, JsonByteDes, KeyValue)]
+    #[kv(key = "denied.{tenant}.{id}", bucket = "denied", ttl = "1m", key_serde)]
+    pub(crate) struct Record {
+        tenant: String,
+        id: u64,
+    }
+
+    /// The same at the top.
+    #[derive(Debug, Serialize, Deserialize, JsonByteSer, JsonByteDes, KeyValue)]
+    #[kv(key = "{0}", validate = whole)]
+    pub(super) struct Tuple(String, Vec<u8>);
+
+    #[expect(clippy::unnecessary_wraps, reason = "the signature is given")]
+    fn whole(_: &Tuple) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    #[derive(Debug, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
+    #[kv(key = "denied", bucket = "denied")]
+    enum Mode<'a, T, const N: usize>
+    where
+        T: Clone,
+    {
+        Plain(T),
+        Named { text: std::borrow::Cow<'a, str> },
+    }
+
+    #[derive(Debug, KeyValue)]
+    struct Pair<K: shizuku_kv::RecordKey + Clone, V> {
+        #[kv(value)]
+        value: V,
+        #[kv(key)]
+        key: K,
+    }
+
+    #[derive(Debug, Serialize, Deserialize, JsonByteSer, JsonByteDes, KeyValue)]
+    struct Whole {
+        #[kv(key)]
+        id: String,
+        kept: bool,
+    }
+}
+
+/// A warning about what is deprecated belongs where the user names it, not to what the derives write.
+#[deny(warnings, missing_docs, clippy::all)]
+#[allow(dead_code, unreachable_pub, reason = "it only has to compile")]
+mod deprecated {
+    use serde::{Deserialize, Serialize};
+    use shizuku_kv::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};
+
+    /// A record.
+    #[deprecated = "not used any more"]
+    #[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
+    #[kv(key = "deprecated")]
+    pub struct Static {
+        #[deprecated = "not used any more"]
+        flag: bool,
+    }
+
+    /// A record.
+    #[deprecated = "not used any more"]
+    #[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
+    #[kv(key = "deprecated")]
+    pub struct Wrapped<T>(T);
+
+    /// A record.
+    #[deprecated = "not used any more"]
+    #[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes, KeyValue)]
+    #[kv(key = "deprecated.{id}")]
+    pub struct Record {
+        #[deprecated = "not used any more"]
+        id: u8,
+    }
+
+    /// A record.
+    #[deprecated = "not used any more"]
+    #[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes, KeyValue)]
+    #[kv(key = "deprecated.{0}.{1}")]
+    pub struct Tuple(#[deprecated = "not used any more"] u8, u8);
+
+    /// A record.
+    #[deprecated = "not used any more"]
+    #[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes, KeyValue)]
+    pub struct Whole {
+        #[deprecated = "not used any more"]
+        #[kv(key)]
+        id: u8,
+    }
+
+    /// A record.
+    #[deprecated = "not used any more"]
+    #[derive(KeyValue)]
+    pub struct Pair {
+        #[deprecated = "not used any more"]
+        #[kv(key)]
+        id: u8,
+        #[deprecated = "not used any more"]
+        #[kv(value)]
+        value: u8,
+    }
+
+    mod field_types {
+        /// A key.
+        #[deprecated = "not used any more"]
+        pub type Id = u8;
+    }
+
+    /// A record. Without serde, which warns of such a field itself.
+    #[derive(KeyValue)]
+    #[kv(key = "deprecated.{id}")]
+    pub struct OfType {
+        #[allow(deprecated, reason = "said once, where it is named")]
+        id: field_types::Id,
+    }
+}

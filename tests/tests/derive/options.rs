@@ -1,0 +1,349 @@
+//! `bucket`, `validate`, `ttl`, `codec`, `key_type`, `key_serde`, and the scopes of key types.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use shizuku_kv::{
+    KeyValue, KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, KvWriteError,
+    StaticKeyIndexedValue, Store, StoreConfig, TypedUpdate, connect,
+};
+
+use shizuku_kv_tests::{NatsServer, unique};
+
+use super::{Outcome, store};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
+#[kv(
+    key = "member.{tenant}.{team}.{id}",
+    bucket = "members",
+    codec = json,
+    key_type = Membership,
+    key_serde
+)]
+struct Member {
+    tenant: String,
+    team: String,
+    id: u64,
+    name: String,
+}
+
+fn member(tenant: &str, team: &str, id: u64) -> Member {
+    Member { tenant: tenant.to_owned(), team: team.to_owned(), id, name: "Ann".to_owned() }
+}
+
+#[tokio::test]
+async fn a_type_opens_its_bucket() -> Outcome {
+    assert_eq!(Member::BUCKET, "members");
+    let connection = connect("memory:").await?;
+    // As `connect` gives it, and as a plain reference.
+    let store = Member::open(&connection).await?;
+    assert_eq!(store.name(), "members");
+    member("a", "b", 1).write_to_anyway(&store).await?;
+    let again = Member::open(connection.as_ref()).await?;
+    assert_eq!(Member::read_from(&again, ("a", "b", 1)).await?, Some(member("a", "b", 1)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn records_are_listed_and_watched_by_leading_fields() -> Outcome {
+    let store = store().await;
+    let members = [
+        member("acme", "red", 1),
+        member("acme", "red", 2),
+        member("acme", "blue", 1),
+        member("acme.red", "x", 1),
+        member("acm", "e", 1),
+        member("", "red", 1),
+    ];
+    for written in Member::write_many(&store, &members).await {
+        written?;
+    }
+    let listed = async |scope| -> Result<Vec<Membership>, KvReadError> {
+        let found = Member::list_scope(&store, scope).try_collect().await?;
+        let mut keys = found.iter().map(|member| member.kv_key()).collect::<Vec<_>>();
+        keys.sort();
+        Ok(keys)
+    };
+    let keys = |members: &[&Member]| members.iter().map(|member| member.kv_key()).collect::<Vec<_>>();
+    let [a, b, c, d, _, f] = &members;
+    assert_eq!(listed(Membership::scope()).await?.len(), members.len());
+    assert_eq!(listed(Membership::scope_tenant("acme")).await?, keys(&[c, a, b]));
+    assert_eq!(listed(Membership::scope_team("acme", "red")).await?, keys(&[a, b]));
+    assert_eq!(listed(Membership::scope_tenant(String::from("acme.red"))).await?, keys(&[d]));
+    assert_eq!(listed(Membership::scope_tenant("")).await?, keys(&[f]));
+    assert_eq!(listed(Membership::scope_tenant("nobody")).await?, []);
+
+    let watch = Member::watch_scope(&store, Membership::scope_team("acme", "red")).await?;
+    let mut seen = Vec::new();
+    while let Some(update) = watch.next().await {
+        match update? {
+            TypedUpdate::Put(member) => seen.push(member.kv_key()),
+            TypedUpdate::CaughtUp => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    seen.sort();
+    assert_eq!(seen, keys(&[a, b]));
+    Ok(())
+}
+
+/// A tuple struct numbers its fields, and other types than `String` are taken as they are.
+#[test]
+fn scopes_of_a_tuple_struct() {
+    #[allow(dead_code, reason = "only its key is used")]
+    #[derive(KeyValue)]
+    #[kv(key = "{1}.at.{0}.{2}")]
+    struct Place(u8, String, char);
+
+    assert!(PlaceKey::scope().matches("anything"));
+    assert!(PlaceKey::scope_1("a.b").matches("a=2Eb.at.7.x"));
+    assert!(PlaceKey::scope_0("a", 7).matches("a.at.7.x"));
+    assert!(!PlaceKey::scope_0("a", 7).matches("a.at.77.x"));
+    assert_eq!(PlaceKey::from(("a", 7, 'x')), PlaceKey("a".to_owned(), 7, 'x'));
+}
+
+#[test]
+fn keys_are_text_for_serde() -> Outcome {
+    let key = Membership::from(("acme.com", "r", 7));
+    let json = serde_json::to_string(&key)?;
+    assert_eq!(json, "\"member.acme=2Ecom.r.7\"");
+    assert_eq!(serde_json::from_str::<Membership>(&json)?, key);
+    let map = BTreeMap::from([(key.clone(), 1)]);
+    let json = serde_json::to_string(&map)?;
+    assert_eq!(json, "{\"member.acme=2Ecom.r.7\":1}");
+    assert_eq!(serde_json::from_str::<BTreeMap<Membership, u8>>(&json)?, map);
+    let error = serde_json::from_str::<Membership>("\"member.a\"").unwrap_err();
+    assert!(error.to_string().starts_with("too few tokens (a key here is"), "{error}");
+    assert!(serde_json::from_str::<Membership>("7").is_err());
+    Ok(())
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StaticKeyIndexedValue)]
+#[kv(key = "config.pool", validate = Self::check, codec = json)]
+struct Pool {
+    least: u32,
+    most: u32,
+}
+
+impl Pool {
+    fn check(&self) -> Result<(), &'static str> {
+        if self.least > self.most { Err("`least` is at most `most`") } else { Ok(()) }
+    }
+}
+
+const GOOD: Pool = Pool { least: 1, most: 2 };
+const BAD: Pool = Pool { least: 98_765, most: 0 };
+
+fn assert_refused_write(outcome: Result<impl std::fmt::Debug, KvWriteError>) {
+    match outcome {
+        Err(error @ KvWriteError::Invalid { .. }) => {
+            assert_eq!(
+                error.to_string(),
+                "Pool for key config.pool breaks its rule `Self::check`: `least` is at most `most`"
+            );
+            assert!(!error.is_retryable() && !error.is_conflict());
+            assert!(!format!("{error:?}").contains("98765"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_rule_is_asked_before_every_write() -> Outcome {
+    let store = store().await;
+    assert_refused_write(BAD.create_write(&store).await);
+    assert_refused_write(BAD.write_to_anyway(&store).await);
+    assert_eq!(store.get("config.pool").await?, None);
+    let version = GOOD.write_to_anyway(&store).await?;
+    assert_refused_write(BAD.write_to_atomically(&store, version).await);
+    assert_refused_write(Pool::modify_value(&store, |_| Some(BAD)).await);
+    let mut many = Pool::write_many(&store, [BAD, GOOD]).await;
+    let good = many.pop().ok_or("no second answer")??;
+    assert_refused_write(many.pop().ok_or("no first answer")?);
+    assert_eq!(Pool::atomic_read(&store).await?.map(|pool| (pool.version, pool.value)), Some((good, GOOD)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rule_is_asked_after_every_read() -> Outcome {
+    let store = store().await;
+    let version = store.put("config.pool", serde_json::to_vec(&BAD)?).await?;
+    let check = |error: KvReadError| {
+        let KvReadError::Invalid { type_name, key, version: found, source, .. } = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!((*type_name, key.as_str(), *found), ("Pool", "config.pool", version));
+        assert_eq!((source.rule(), source.reason()), ("Self::check", "`least` is at most `most`"));
+        assert!(!error.is_retryable());
+        assert!(!format!("{error:?} {error}").contains("98765"));
+    };
+    check(Pool::read(&store).await.unwrap_err());
+    check(Pool::read_from(&store, Pool::key()).await.unwrap_err());
+    check(Pool::atomic_read(&store).await.unwrap_err());
+    check(Pool::history_read_from(&store, Pool::key()).await?.pop().ok_or("no history")?.unwrap_err());
+    check(Pool::read_many(&store, [Pool::key()]).await?.pop().ok_or("no answer")?.unwrap_err());
+    check(Pool::list(&store).next().await.ok_or("no item")?.unwrap_err());
+    match Pool::modify_value(&store, |_| panic!("it is not to be changed")).await {
+        Err(KvWriteError::Read(error)) => check(error),
+        other => panic!("{other:?}"),
+    }
+    let watch = Pool::watch_value(&store).await?;
+    check(watch.next().await.ok_or("no item")?.unwrap_err());
+    assert!(matches!(watch.next().await, Some(Ok(TypedUpdate::CaughtUp))));
+    // The watch goes on, and what is good again is delivered.
+    GOOD.write_to_anyway(&store).await?;
+    assert!(matches!(watch.next().await, Some(Ok(TypedUpdate::Put(pool))) if pool.value == GOOD));
+    Ok(())
+}
+
+/// Of a record with a key, the rule sees key and value.
+#[tokio::test]
+async fn a_rule_sees_the_whole_of_a_pair() -> Outcome {
+    #[derive(Debug, PartialEq, KeyValue)]
+    #[kv(validate = short)]
+    struct Motto {
+        #[kv(key)]
+        name: String,
+        #[kv(value)]
+        text: String,
+    }
+
+    fn short(motto: &Motto) -> Result<(), &'static str> {
+        if motto.text.len() > motto.name.len() { Err("no longer than its name") } else { Ok(()) }
+    }
+
+    let store = store().await;
+    let motto = Motto { name: "abc".to_owned(), text: "abcd".to_owned() };
+    let refused = motto.write_to_anyway(&store).await.unwrap_err();
+    assert!(matches!(refused, KvWriteError::Invalid { source, .. } if source.rule() == "short"));
+    store.put("ab", "abc").await?;
+    assert!(matches!(Motto::read_from(&store, "ab").await, Err(KvReadError::Invalid { .. })));
+    store.put("ab", "ab").await?;
+    assert!(Motto::read_from(&store, "ab").await?.is_some());
+    Ok(())
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
+#[kv(key = "session.{id}", bucket = "sessions", ttl = "30s", codec = json)]
+struct Session {
+    id: u32,
+    user: String,
+}
+
+fn session(id: u32) -> Session {
+    Session { id, user: "ann".to_owned() }
+}
+
+async fn is_there(store: &Store, id: u32) -> Result<bool, KvReadError> {
+    Ok(Session::read_from(store, id).await?.is_some())
+}
+
+/// Every way of writing gives the record its time again.
+#[tokio::test(start_paused = true)]
+async fn records_with_a_time_to_live_expire_after_every_kind_of_write() -> Outcome {
+    let connection = connect("memory:").await?;
+    let store = Session::open(&connection).await?;
+    assert_eq!(Session::kv_ttl(), Some(Duration::from_secs(30)));
+    let almost = Duration::from_secs(29);
+    let past = Duration::from_secs(2);
+
+    session(1).create_write(&store).await?;
+    tokio::time::advance(almost).await;
+    assert!(is_there(&store, 1).await?);
+    session(1).write_to_anyway(&store).await?;
+    tokio::time::advance(almost).await;
+    let found = Session::atomic_read_from(&store, 1).await?.ok_or("it has expired")?;
+    session(1).write_to_atomically(&store, found.version).await?;
+    tokio::time::advance(almost).await;
+    assert!(Session::modify(&store, 1, |session| session).await?.is_some());
+    tokio::time::advance(almost).await;
+    let answers = Session::write_many(&store, [session(1), session(2), session(1), session(3)]).await;
+    let versions = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+    // In the order given, the same key twice too.
+    let found = Session::atomic_read_from(&store, 1).await?.ok_or("it has expired")?;
+    assert_eq!(found.version, versions[2]);
+    tokio::time::advance(almost).await;
+    for id in 1..=3 {
+        assert!(is_there(&store, id).await?);
+    }
+    tokio::time::advance(past).await;
+    for id in 1..=3 {
+        assert!(!is_there(&store, id).await?);
+    }
+    // `create` succeeds over what has expired.
+    session(1).create_write(&store).await?;
+    Session::modify(&store, 4, |_| Some(session(4))).await?;
+    tokio::time::advance(almost + past).await;
+    assert!(!is_there(&store, 1).await? && !is_there(&store, 4).await?);
+    Ok(())
+}
+
+/// Never a record that stays for ever because the store cannot do otherwise.
+#[tokio::test]
+async fn a_store_without_times_to_live_refuses_records_that_have_one() -> Outcome {
+    let connection = connect("memory:").await?;
+    let store = connection.store_with_config("plain", StoreConfig::new()).await?;
+    let check = |outcome: Result<_, KvWriteError>| match outcome {
+        Err(KvWriteError::Store(KvError::Unsupported { operation, reason })) => {
+            assert_eq!(
+                reason,
+                "Session has a time to live, and store \"plain\" has none for single keys: open it with \
+                 `StoreConfig::new().key_ttl(true)`",
+                "{operation}"
+            );
+        }
+        other => panic!("{other:?}"),
+    };
+    check(session(1).create_write(&store).await);
+    check(session(1).write_to_anyway(&store).await);
+    let version = store.put("other", "x").await?;
+    check(session(1).write_to_atomically(&store, version).await);
+    check(Session::write_many(&store, [session(1)]).await.remove(0));
+    check(Session::modify(&store, 1, |_| Some(session(1))).await.map(|_| version));
+    assert!(!is_there(&store, 1).await?);
+    // And a store that was made without them is no store to open for it.
+    connection.store("sessions").await?;
+    assert!(matches!(Session::open(&connection).await, Err(KvError::ConfigMismatch { .. })));
+    Ok(())
+}
+
+/// On a server: each kind of write gives its time, which ends in a deletion that arrives at watches. Servers before 2.11
+/// have no times to live for single keys.
+#[tokio::test]
+async fn records_expire_on_a_server() -> Outcome {
+    let server = NatsServer::shared();
+    let connection = connect(&server.url()).await?;
+    if !server.is_at_least(2, 11) {
+        assert!(matches!(Brief::open(&connection).await, Err(KvError::Unsupported { .. })));
+        return Ok(());
+    }
+    let store = Brief::open(&connection).await?;
+    // The bucket is the type's own, on a server that other tests have too.
+    let id = unique("brief");
+    let watch = Brief::watch(&store, &BriefKey::from(id.as_str())).await?;
+    let brief = Brief { id, count: 1 };
+    let version = brief.create_write(&store).await?;
+    let version = brief.write_to_atomically(&store, version).await?;
+    assert!(
+        Brief::modify(&store, brief.kv_key(), |brief| brief).await?.is_some_and(|now| now.version != version)
+    );
+    for written in Brief::write_many(&store, [&brief, &brief]).await {
+        written?;
+    }
+    while let Some(update) = watch.next().await {
+        if let TypedUpdate::Delete { operation, .. } = update? {
+            assert_eq!(operation, KvOperation::Expire);
+            break;
+        }
+    }
+    assert_eq!(Brief::read_from(&store, brief.kv_key()).await?, None);
+    Ok(())
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
+#[kv(key = "brief.{id}", bucket = "brief", ttl = "1s", codec = json)]
+struct Brief {
+    id: String,
+    count: u32,
+}

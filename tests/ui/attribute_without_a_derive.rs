@@ -1,0 +1,4 @@
+#[kv(key = "config.database")]
+struct Config;
+
+fn main() {}

@@ -1,0 +1,13 @@
+use shizuku_kv::{StaticKeyIndexedValue, Store};
+
+#[derive(StaticKeyIndexedValue)]
+#[kv(key = "config.database", bucket = "")]
+struct Config;
+
+async fn open() -> Option<Store> {
+    Config::open(&shizuku_kv::connect("memory:").await.ok()?).await.ok()
+}
+
+fn main() {
+    let _ = (Config::key(), Config::BUCKET, open);
+}

@@ -1,0 +1,6 @@
+use shizuku_kv::{PostcardByteDes, PostcardByteSer};
+
+#[derive(PostcardByteSer, PostcardByteDes)]
+struct Config;
+
+fn main() {}

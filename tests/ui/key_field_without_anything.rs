@@ -1,0 +1,11 @@
+use shizuku_kv::KeyValue;
+
+struct Id(u64);
+
+#[derive(KeyValue)]
+#[kv(key = "user.{id}")]
+struct User {
+    id: Id,
+}
+
+fn main() {}

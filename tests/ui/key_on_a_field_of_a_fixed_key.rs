@@ -1,0 +1,12 @@
+use shizuku_kv::{KeyValue, StaticKeyIndexedValue};
+
+#[derive(StaticKeyIndexedValue)]
+#[kv(key = "config.database")]
+struct Config {
+    #[kv(key)]
+    url: String,
+}
+
+fn main() {
+    let _ = (Config::key(), Config { url: String::new() }.kv_key());
+}

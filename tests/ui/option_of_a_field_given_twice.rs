@@ -1,0 +1,16 @@
+use shizuku_kv::{KeyValue, Store};
+
+#[derive(KeyValue)]
+struct User {
+    #[kv(key)]
+    #[kv(key)]
+    id: String,
+}
+
+async fn delete(store: &Store) {
+    let _ = User::delete_anyway(store, "ann").await;
+}
+
+fn main() {
+    let _ = delete;
+}

@@ -1,0 +1,12 @@
+use shizuku_kv::KeyValue;
+
+#[derive(KeyValue)]
+#[kv(key = "user.{id}", colour = "red")]
+struct User {
+    id: u64,
+}
+
+fn main() {
+    let key = UserKey { id: 7 };
+    let _ = (key == UserKey::from(7), UserKey::scope());
+}

@@ -1,0 +1,9 @@
+use shizuku_kv::{KeyValue, StaticKeyIndexedValue};
+
+#[derive(StaticKeyIndexedValue)]
+#[kv(key = "config.database", ttl = "0s")]
+struct Config;
+
+fn main() {
+    let _ = (Config::key(), Config.kv_key(), Config::value_ttl());
+}

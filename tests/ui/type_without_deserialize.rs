@@ -1,0 +1,6 @@
+use shizuku_kv::JsonByteDes;
+
+#[derive(JsonByteDes)]
+struct Config;
+
+fn main() {}

@@ -1,0 +1,6 @@
+use shizuku_kv::ProtobufByteDes;
+
+#[derive(ProtobufByteDes)]
+struct Config;
+
+fn main() {}

@@ -1,0 +1,6 @@
+use shizuku_kv::ProtobufByteSer;
+
+#[derive(ProtobufByteSer)]
+struct Config;
+
+fn main() {}

@@ -1,0 +1,9 @@
+use shizuku_kv::KeyValue;
+
+#[derive(KeyValue)]
+#[kv(key = "user.{id}", validate = check)]
+struct User {
+    id: u64,
+}
+
+fn main() {}
