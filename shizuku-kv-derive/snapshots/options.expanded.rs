@@ -165,7 +165,7 @@ where
 impl<T> crate::kv::ByteSerialize for Place<T>
 where
     T: Clone,
-    Self: crate::kv::__private::Serialize,
+    Self: crate::kv::__private::CanSerialize,
 {
     fn to_bytes(
         &self,
@@ -181,7 +181,7 @@ where
 impl<T> crate::kv::ByteDeserialize for Place<T>
 where
     T: Clone,
-    Self: crate::kv::__private::DeserializeOwned,
+    Self: crate::kv::__private::CanDeserialize,
 {
     fn from_bytes(
         __bytes: &crate::kv::__private::Bytes,

@@ -2,7 +2,7 @@
 #[allow(deprecated)]
 impl<T> ::shizuku_kv::ByteSerialize for Wrapped<T>
 where
-    Self: ::shizuku_kv::__private::Serialize,
+    Self: ::shizuku_kv::__private::CanSerialize,
 {
     fn to_bytes(
         &self,
@@ -17,7 +17,7 @@ where
 #[allow(deprecated)]
 impl<T> ::shizuku_kv::ByteDeserialize for Wrapped<T>
 where
-    Self: ::shizuku_kv::__private::DeserializeOwned,
+    Self: ::shizuku_kv::__private::CanDeserialize,
 {
     fn from_bytes(
         __bytes: &::shizuku_kv::__private::Bytes,

@@ -60,18 +60,16 @@ impl Codec {
     /// What a type needs to be encoded.
     pub(crate) fn encodes(self, root: &TokenStream) -> TokenStream {
         match self {
-            Self::Json | Self::MessagePack | Self::Postcard => quote!(#root::__private::Serialize),
-            Self::Protobuf => quote!(#root::__private::Message),
+            Self::Json | Self::MessagePack | Self::Postcard => quote!(#root::__private::CanSerialize),
+            Self::Protobuf => quote!(#root::__private::CanEncode),
         }
     }
 
     /// What a type needs to be decoded.
     pub(crate) fn decodes(self, root: &TokenStream) -> TokenStream {
         match self {
-            Self::Json | Self::MessagePack | Self::Postcard => quote!(#root::__private::DeserializeOwned),
-            Self::Protobuf => {
-                quote!(#root::__private::Message + #root::__private::core::default::Default)
-            }
+            Self::Json | Self::MessagePack | Self::Postcard => quote!(#root::__private::CanDeserialize),
+            Self::Protobuf => quote!(#root::__private::CanDecode),
         }
     }
 }

@@ -3,11 +3,7 @@
 
 pub use ::bytes::Bytes;
 pub use ::core;
-#[cfg(feature = "protobuf")]
-pub use ::prost::Message;
 pub use ::serde;
-pub use ::serde::Serialize;
-pub use ::serde::de::DeserializeOwned;
 pub use ::std;
 
 pub use super::codec::json;
