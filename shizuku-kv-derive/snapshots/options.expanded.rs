@@ -1,5 +1,5 @@
 /// The key of a [`Place`]: `{0}.at.{1}.x`.
-#[allow(deprecated)]
+#[allow(deprecated, non_camel_case_types, private_interfaces)]
 #[crate::kv::__private::core::prelude::v1::derive(
     crate::kv::__private::core::fmt::Debug,
     crate::kv::__private::core::clone::Clone,
@@ -30,7 +30,7 @@ impl Spot {
     pub(crate) fn scope_0(__0: u8) -> crate::kv::WatchScope {
         crate::kv::__private::scope(
             crate::kv::__private::core::format_args!(
-                "{}.at.", crate ::kv::__private::Escaped(__0)
+                "{}.at.", crate ::kv::__private::print(& __0)
             ),
         )
     }

@@ -1,5 +1,5 @@
 /// The key of a [`User`]: `user.{tenant}.{id}`.
-#[allow(deprecated)]
+#[allow(deprecated, non_camel_case_types, private_interfaces)]
 #[::shizuku_kv::__private::core::prelude::v1::derive(
     ::shizuku_kv::__private::core::fmt::Debug,
     ::shizuku_kv::__private::core::clone::Clone,

@@ -3,7 +3,7 @@
 use proc_macro2::Span;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Member, Result, Type};
+use syn::{Data, DeriveInput, Member, Result, Type, TypeGroup, TypeParen};
 
 use crate::attr::{self, ContainerAttrs, Role};
 
@@ -77,8 +77,13 @@ impl Field<'_> {
         }
     }
 
+    /// The type, without the invisible group that a macro's `$t:ty` is in.
     pub(crate) fn ty(&self) -> &Type {
-        &self.original.ty
+        let mut ty = &self.original.ty;
+        while let Type::Group(TypeGroup { elem, .. }) | Type::Paren(TypeParen { elem, .. }) = ty {
+            ty = elem;
+        }
+        ty
     }
 
     /// Where the field is named, or where it stands.

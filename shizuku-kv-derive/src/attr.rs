@@ -152,10 +152,27 @@ pub(crate) fn none(attributes: &[Attribute], instead: &str) -> Result<()> {
     }
 }
 
+/// Where serde is told to leave a field out.
+pub(crate) fn serde_skip(attributes: &[Attribute]) -> Option<Span> {
+    const SKIPS: [&str; 3] = ["skip", "skip_serializing", "skip_deserializing"];
+    let lists = attributes
+        .iter()
+        .filter(|attribute| attribute.path().is_ident("serde"))
+        .filter_map(|attribute| attribute.meta.require_list().ok());
+    let mut words = lists.flat_map(|list| list.tokens.clone());
+    words.find_map(|token| match token {
+        TokenTree::Ident(word) if SKIPS.iter().any(|skip| word == skip) => Some(word.span()),
+        _ => None,
+    })
+}
+
 /// The string of `option = "…"`.
 fn text(meta: &ParseNestedMeta<'_>, option: &str) -> Result<LitStr> {
     given(meta, option, "\"…\"")?;
-    whole(meta.value()?, &format!("`{option}` is a string literal: write `{option} = \"…\"`"))
+    let message = format!(
+        "`{option}` is a string literal, not a constant or a macro, so that it is checked here: write `{option} = \"…\"`"
+    );
+    whole(meta.value()?, &message)
 }
 
 /// The path of `option = path`.
@@ -183,6 +200,8 @@ fn whole<T: Parse>(value: ParseStream<'_>, message: &str) -> Result<T> {
     // A literal or a name after it is a forgotten comma.
     if value.is_empty() || value.peek(Token![,]) || value.peek(Ident::peek_any) || value.peek(Lit) {
         Ok(found)
+    } else if value.peek(Token![;]) {
+        Err(value.error("options are separated by commas: write `,` instead of `;`"))
     } else {
         Err(Error::new(span, message))
     }

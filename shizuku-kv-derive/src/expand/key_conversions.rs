@@ -53,7 +53,21 @@ fn from_fields(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
     let fields = local("fields");
     let (ty, values) = tuple(&types, &fields);
     let members = members(template);
+    // For those that write keys of any number of fields: a tuple of one.
+    let from_one = matches!(types.as_slice(), [_]).then(|| {
+        quote! {
+            #[automatically_derived]
+            #[allow(deprecated)]
+            impl #core::convert::From<(#ty,)> for #key {
+                fn from(#fields: (#ty,)) -> Self {
+                    #core::convert::From::from(#fields.0)
+                }
+            }
+        }
+    });
     quote! {
+        #from_one
+
         #[automatically_derived]
         #[allow(deprecated)]
         impl #core::convert::From<#ty> for #key {

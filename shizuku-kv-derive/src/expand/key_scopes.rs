@@ -29,9 +29,9 @@ pub(super) fn expand(input: &Input<'_>, template: &Template<'_>) -> TokenStream 
         });
         let texts = fields.iter().zip(&arguments).map(|(field, argument)| {
             if is_string(field.ty()) {
-                quote!(#core::convert::AsRef::<#core::primitive::str>::as_ref(&#argument))
+                quote!(#root::__private::Escaped(#core::convert::AsRef::<#core::primitive::str>::as_ref(&#argument)))
             } else {
-                quote!(#argument)
+                quote!(#root::__private::print(&#argument))
             }
         });
         let format = prefix(template, leading);
@@ -40,7 +40,7 @@ pub(super) fn expand(input: &Input<'_>, template: &Template<'_>) -> TokenStream 
         quote! {
             #[doc = #doc]
             #visibility fn #name(#(#arguments: #types),*) -> #root::WatchScope {
-                #root::__private::scope(#core::format_args!(#format, #(#root::__private::Escaped(#texts)),*))
+                #root::__private::scope(#core::format_args!(#format, #(#texts),*))
             }
         }
     });

@@ -52,7 +52,7 @@ fn definition(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
     let core = quote!(#root::__private::core);
     quote! {
         #[doc = #doc]
-        #[allow(deprecated)]
+        #[allow(deprecated, non_camel_case_types, private_interfaces)]
         #[#core::prelude::v1::derive(
             #core::fmt::Debug,
             #core::clone::Clone,

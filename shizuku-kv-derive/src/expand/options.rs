@@ -1,11 +1,11 @@
 //! What `bucket`, `validate` and `ttl` make.
 
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{ToTokens, format_ident, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote};
 use syn::Path;
 use syn::spanned::Spanned;
 
-use super::{codec, root};
+use super::{codec, located, moved, root};
 use crate::ast::Input;
 use crate::valid::Options;
 
@@ -21,9 +21,10 @@ pub(super) fn methods(input: &Input<'_>, options: &Options<'_>, names: &Names) -
     let root = root(input);
     let core = quote!(#root::__private::core);
     let validate = options.validate.map(|path| {
-        let (method, rule, text) = (&names.validate, rule(path), text(path));
+        let (method, text) = (&names.validate, text(path));
         // At the path, for the error when its function is none of this signature.
-        let validate = quote_spanned!(last(path)=> #root::__private::validate::<Self, _>(self, #text, #rule));
+        let validate = quote!(#root::__private::validate::<Self, _>(self, #text, #path));
+        let validate = moved(validate, located(last(path)));
         quote! {
             fn #method(&self) -> #core::result::Result<(), #root::BrokenRule> {
                 #validate
@@ -61,10 +62,6 @@ impl Names {
 /// Where the function itself is named.
 fn last(path: &Path) -> Span {
     path.segments.last().map_or_else(|| path.span(), |segment| segment.ident.span())
-}
-
-fn rule(path: &Path) -> TokenStream {
-    path.to_token_stream()
 }
 
 /// The path as it was written, without the spaces that tokens are printed with.

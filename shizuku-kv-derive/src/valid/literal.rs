@@ -8,6 +8,9 @@ use syn::{Error, LitStr, Result};
 
 use crate::grammar::{KeyFaultKind, check_key, check_store_name};
 
+/// The longest time to live, in milliseconds: 100 years. Servers count it in nanoseconds, in 63 bits.
+const LONGEST_TTL: u64 = 36_500 * 86_400_000;
+
 /// The longest text that is repeated under a message.
 const LONGEST_PICTURE: usize = 80;
 
@@ -127,6 +130,7 @@ pub(crate) fn duration(literal: &LitStr) -> Result<Duration> {
     }
     match sum {
         None => refuse(0..text.len(), "it is longer than can be counted".to_owned()),
+        Some(sum) if sum > LONGEST_TTL => refuse(0..text.len(), "it is longer than 100 years".to_owned()),
         Some(0) => refuse(0..text.len(), "it is no time at all".to_owned()),
         Some(milliseconds) => Ok(Duration::from_millis(milliseconds)),
     }

@@ -7,6 +7,7 @@ use syn::{Error, GenericParam, Generics, LitStr, Result, Type, TypePath};
 use super::key_type;
 use super::literal::{check, error_at};
 use crate::ast::{Field, Input};
+use crate::attr;
 use crate::suggest::did_you_mean;
 
 /// A key that is made of fields.
@@ -166,6 +167,11 @@ fn check_field(input: &Input<'_>, field: &Field<'_>) -> Result<()> {
              use a type without it, like `String` or `u64`"
         );
         return Err(Error::new_spanned(field.ty(), message));
+    }
+    if let Some(skip) = attr::serde_skip(&field.original.attrs) {
+        let message =
+            "a field of the key is stored with the record, which is refused under another key: remove this";
+        return Err(Error::new(skip, message));
     }
     if let Type::Path(path) = field.ty()
         && (path.path.is_ident("f32") || path.path.is_ident("f64"))

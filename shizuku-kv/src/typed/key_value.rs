@@ -354,6 +354,7 @@ pub trait StaticKeyIndexedValue: Sized {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: StaticKeyIndexedValue> KeyValue for T {
     type Key = String;
     type Value = Self;

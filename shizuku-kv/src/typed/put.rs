@@ -84,8 +84,8 @@ fn expiring<'s, T>(store: &'s Store, operation: &'static str) -> KvResult<StoreT
     store.ttl().ok_or_else(|| KvError::Unsupported {
         operation,
         reason: format!(
-            "{} has a time to live, and store {:?} has none for single keys: open it with \
-             `StoreConfig::new().key_ttl(true)`",
+            "{} has a time to live, and store {:?} was opened without any for single keys: open it with \
+             `StoreConfig::new().key_ttl(true)`, and with `.reconcile()` where it was made without",
             type_name::<T>(),
             store.name(),
         ),

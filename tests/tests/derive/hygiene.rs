@@ -288,3 +288,64 @@ mod deprecated {
         id: field_types::Id,
     }
 }
+
+/// In a macro of the user's, where types come in invisible groups and names have a place of their own.
+#[deny(warnings, missing_docs, clippy::all, clippy::pedantic)]
+#[allow(dead_code, unreachable_pub, reason = "it only has to compile")]
+mod in_a_macro {
+    use serde::{Deserialize, Serialize};
+    use shizuku_kv::KeyValue;
+
+    macro_rules! record {
+        ($(#[$meta:meta])* $visibility:vis $name:ident, $key:literal, $rule:path, $($field:ident: $ty:ty),*) => {
+            $(#[$meta])*
+            #[derive(Serialize, Deserialize, KeyValue)]
+            #[kv(key = $key, codec = json, validate = $rule, bucket = "macros")]
+            $visibility struct $name { $($field: $ty),* }
+        };
+    }
+
+    /// Private, in the key of what is not.
+    #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+    struct Private(u8);
+
+    impl std::fmt::Display for Private {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
+    impl std::str::FromStr for Private {
+        type Err = std::num::ParseIntError;
+
+        fn from_str(text: &str) -> Result<Self, Self::Err> {
+            text.parse().map(Self)
+        }
+    }
+
+    record!(/** A record. */ pub(super) Made, "made.{tenant}.{id}", any, tenant: String, id: u64);
+    record!(/** A record. */ pub Exposing, "exposing.{id}.{other}", Exposing::check, id: Private, other: String);
+
+    #[allow(clippy::unnecessary_wraps, reason = "the signature is given")]
+    fn any(_: &Made) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    impl Exposing {
+        #[allow(clippy::unnecessary_wraps, reason = "the signature is given")]
+        fn check(_: &Self) -> Result<(), &'static str> {
+            Ok(())
+        }
+    }
+
+    /// `$tenant: String` is the standard library's.
+    pub(super) fn scopes() -> shizuku_kv::WatchScope {
+        let _ = MadeKey::from(("a", 1));
+        MadeKey::scope_tenant("a")
+    }
+}
+
+#[test]
+fn a_string_in_a_macro_is_one() {
+    assert_eq!(in_a_macro::scopes(), shizuku_kv::WatchScope::prefix("made.a."));
+}

@@ -203,6 +203,7 @@ fn keys_that_are_not_of_the_template_are_refused() {
 async fn other_templates() -> Outcome {
     let session = Session { id: "x".to_owned() };
     assert_eq!(session.kv_key(), SessionKey::from("x".to_owned()));
+    assert_eq!(session.kv_key(), SessionKey::from(("x".to_owned(),)));
     assert_eq!(SessionKey { id: String::new() }.to_string(), "session.=.state");
     assert_eq!("session.=.state".parse::<SessionKey>()?.id, "");
 

@@ -288,8 +288,8 @@ async fn a_store_without_times_to_live_refuses_records_that_have_one() -> Outcom
         Err(KvWriteError::Store(KvError::Unsupported { operation, reason })) => {
             assert_eq!(
                 reason,
-                "Session has a time to live, and store \"plain\" has none for single keys: open it with \
-                 `StoreConfig::new().key_ttl(true)`",
+                "Session has a time to live, and store \"plain\" was opened without any for single keys: open it with \
+                 `StoreConfig::new().key_ttl(true)`, and with `.reconcile()` where it was made without",
                 "{operation}"
             );
         }

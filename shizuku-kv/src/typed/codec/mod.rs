@@ -28,7 +28,8 @@ mod serde_message;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be written to a store: it does not implement `ByteSerialize`",
     label = "this value has no byte form",
-    note = "add `#[derive(JsonByteSer)]` next to serde's `Serialize`, or implement `ByteSerialize` by hand"
+    note = "give its type a codec: `#[kv(codec = json)]` next to its key, or `#[derive(JsonByteSer)]`, with serde's \
+            `Serialize`; wrap a type of another crate in one of your own"
 )]
 pub trait ByteSerialize {
     /// The bytes of the value.
@@ -45,7 +46,8 @@ pub trait ByteSerialize {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be read from a store: it does not implement `ByteDeserialize`",
     label = "this value cannot be made from bytes",
-    note = "add `#[derive(JsonByteDes)]` next to serde's `Deserialize`, or implement `ByteDeserialize` by hand"
+    note = "give its type a codec: `#[kv(codec = json)]` next to its key, or `#[derive(JsonByteDes)]`, with serde's \
+            `Deserialize`; wrap a type of another crate in one of your own"
 )]
 pub trait ByteDeserialize: Sized {
     /// The value that the bytes stand for.
