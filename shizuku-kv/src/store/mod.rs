@@ -24,5 +24,5 @@ pub use entry::{KvEntry, KvOperation, KvUpdate};
 pub use error::{ConfigDifference, ErrorSource, KvError};
 pub use handle::{Store, StoreTtl};
 pub use key::{IntoKey, Key, WatchScope};
-pub use stream::{KvStream, Watch};
+pub use stream::{KvStream, Watch, WatchLink};
 pub use version::VersionToken;
