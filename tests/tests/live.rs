@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KvError, KvOperation, KvReadError, Live, LiveStanding,
+    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, Live, LiveStanding,
     StaticKeyIndexedValue, Store, WatchLink, connect,
 };
 use shizuku_kv_tests::{NatsServer, unique};
@@ -194,12 +194,9 @@ async fn what_is_waited_for() -> Outcome {
 async fn the_last_handle_ends_the_task_and_its_consumer() -> Outcome {
     let server = NatsServer::shared();
     let connection = connect(&server.url()).await?;
-    let name = unique("live");
-    let store = connection.store(&name).await?;
+    let store = connection.store(&unique("live")).await?;
     put(&store, 1).await;
-    let plain = async_nats::connect(server.url()).await?;
-    let stream = async_nats::jetstream::new(plain).get_stream(format!("KV_{name}")).await?;
-    let consumers = async || stream.consumer_names().count().await;
+    let consumers = async || consumers(server, &store).await;
     let live = Pool::live(&store).await?;
     let (other, mut changes) = (live.clone(), live.stream());
     assert_eq!(consumers().await, 1);
@@ -239,6 +236,8 @@ async fn a_live_value_outlives_its_server() -> Outcome {
     let mut server = NatsServer::start();
     let connection = connect(&server.url()).await?;
     let store = connection.store("live").await?;
+    // Another handle of the same store, which shares nothing with the first.
+    let apart = connection.store("live").await?.with_deadline(Duration::from_millis(200));
     put(&store, 1).await;
     let mut live = Pool::live(&store).await?;
     server.kill();
@@ -246,13 +245,14 @@ async fn a_live_value_outlives_its_server() -> Outcome {
     let WatchLink::Down { since, reason, .. } = live.status().link else { panic!("{live:?}") };
     assert!(since.elapsed().is_ok() && !reason.is_empty());
     assert_eq!(live.load().size, 1);
-    // One that is opened meanwhile begins with its default.
-    let brief = store.with_deadline(Duration::from_millis(200));
-    let mut default = Pool::live_or_default(&brief).await?;
+    // One that is opened meanwhile begins with what is known, or else with its default.
+    let known = Pool::live(&store).await?;
+    assert!(known.load().size == 1 && !known.status().link.is_up());
+    let mut default = Pool::live_or_default(&apart).await?;
     assert_eq!((default.load().size, default.version()), (0, None));
     assert!(matches!(default.status().standing, LiveStanding::Unknown));
     assert!(!default.status().link.is_up());
-    assert!(Pool::live(&brief).await.is_err() && Pool::live_optional(&brief).await.is_err());
+    assert!(Pool::live(&apart).await.is_err() && Pool::live_optional(&apart).await.is_err());
     server.restart();
     assert_eq!(default.changed().await?.size, 1);
     until(&live, |live| live.status().is_current()).await;
@@ -284,6 +284,118 @@ async fn a_store_that_is_made_again_is_followed() -> Outcome {
         put(&again, 3).await;
         until(&live, |live| live.load().size == 3).await;
         until(&optional, |optional| optional.load().as_ref().is_some_and(|pool| pool.size == 3)).await;
+    }
+    Ok(())
+}
+
+/// A record whose first token is one of many.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
+#[kv(key = "{area}.counter.{id}", codec = json)]
+struct Counter {
+    area: String,
+    id: u32,
+    count: u64,
+}
+
+fn counter(area: u32, id: u32, count: u64) -> Counter {
+    Counter { area: format!("area{area}"), id, count }
+}
+
+/// The consumers of a bucket on the server.
+async fn consumers(server: &NatsServer, store: &Store) -> usize {
+    let client = server.client().await;
+    let stream = async_nats::jetstream::new(client).get_stream(format!("KV_{}", store.name())).await.unwrap();
+    stream.consumer_names().count().await
+}
+
+/// Thousands of live values of one store need a handful of consumers, and each has its own record.
+#[tokio::test]
+async fn many_live_values_share_a_few_watches() -> Outcome {
+    const MANY: u32 = 2000;
+    let server = NatsServer::shared();
+    let connection = connect(&server.url()).await?;
+    let store = connection.store(&unique("live")).await?;
+    let counters = (0..MANY).map(|id| counter(id % 20, id, 1)).collect::<Vec<_>>();
+    for written in Counter::write_many(&store, &counters).await {
+        written?;
+    }
+    let mut lives = Vec::new();
+    for record in &counters {
+        lives.push(Counter::live_at(&store, record.kv_key()).await?);
+    }
+    let most = consumers(server, &store).await;
+    assert!(most <= 9, "{most}");
+    for (live, record) in lives.iter().zip(&counters) {
+        assert_eq!(&live.load().clone(), record);
+    }
+    // A change reaches its own, a deletion too, and all are told of.
+    let mut changed = lives[7].clone();
+    counter(7, 7, 2).write_to_anyway(&store).await?;
+    assert_eq!(changed.changed().await?.count, 2);
+    Counter::delete_anyway(&store, counters[8].kv_key()).await?;
+    until(&lives[8], |live| matches!(live.status().standing, LiveStanding::Absent { .. })).await;
+    let again = counters.iter().map(|record| Counter { count: 3, ..record.clone() }).collect::<Vec<_>>();
+    for written in Counter::write_many(&store, &again).await {
+        written?;
+    }
+    for live in &lives {
+        until(live, |live| live.load().count == 3 && live.status().is_current()).await;
+    }
+    // What is left keeps a watch, the last one ends it.
+    let last = lives.pop();
+    drop((lives, changed));
+    shizuku_kv_tests::eventually("few are left", async || consumers(server, &store).await == 1).await;
+    drop(last);
+    shizuku_kv_tests::eventually("none is left", async || consumers(server, &store).await == 0).await;
+    Ok(())
+}
+
+/// While watches are made into wider ones and others write, no live value goes back, and each gets to the last one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_live_value_goes_back_while_watches_are_shared() -> Outcome {
+    const AREAS: u32 = 30;
+    for (_connection, store) in stores().await {
+        let records = (0..AREAS).map(|area| counter(area, 0, 0)).collect::<Vec<_>>();
+        for written in Counter::write_many(&store, &records).await {
+            written?;
+        }
+        let writer = tokio::spawn({
+            let store = store.clone();
+            async move {
+                let mut count = 0;
+                // Some of them deleted and made again meanwhile.
+                for area in (0..AREAS).cycle().take(40 * AREAS as usize) {
+                    count += 1;
+                    if count % 7 == 0 {
+                        Counter::delete_anyway(&store, counter(area, 0, 0).kv_key()).await?;
+                    }
+                    counter(area, 0, count).write_to_anyway(&store).await?;
+                }
+                Ok::<_, shizuku_kv::KvWriteError>(())
+            }
+        });
+        let mut followers = Vec::new();
+        for area in (0..AREAS).chain(0..AREAS) {
+            let key = counter(area, 0, 0).kv_key();
+            let live = Counter::live_at_or(&store, key, counter(area, 0, 0)).await?;
+            followers.push(tokio::spawn(async move {
+                let mut values = live.stream();
+                let mut last = 0;
+                while last <= u64::from(39 * AREAS) {
+                    let value = values.next().await.ok_or("it has ended")?;
+                    let Some(version) = value.version.and_then(|version| version.as_u64()) else { continue };
+                    assert!(value.count >= last, "{last} and then {} ({version})", value.count);
+                    last = value.count;
+                }
+                Ok::<_, &'static str>((live, last))
+            }));
+        }
+        writer.await??;
+        for follower in followers {
+            let (live, last) = tokio::time::timeout(Duration::from_secs(60), follower).await???;
+            let stored = Counter::read_from(&store, live.load().kv_key()).await?.ok_or("it is absent")?;
+            assert_eq!(stored.count, last);
+        }
     }
     Ok(())
 }

@@ -1,18 +1,14 @@
 //! The task behind a live value.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use futures_util::future::{Either, select};
 use tokio::sync::watch;
 
 use super::LiveSnapshot;
 use super::status::{LiveStanding, State};
-use crate::store::{Key, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch, WatchLink, WatchScope};
-use crate::typed::{ByteDeserialize, KeyValue, KvReadError, read_record, type_name};
+use crate::store::{KvEntry, KvError, KvOperation, News, Subscription, VersionToken, WatchLink};
+use crate::typed::{ByteDeserialize, KeyValue, KvReadError, read_record};
 
 /// How the records of a type become what is in force.
 pub(super) struct Policy<T, V> {
@@ -29,27 +25,24 @@ pub(super) enum Seen<T> {
     Absent(Option<(KvOperation, VersionToken)>),
 }
 
-/// What an update says of a record; none for the caught-up marker.
-pub(super) fn look<T: KeyValue<Value: ByteDeserialize>>(update: KvUpdate) -> Option<Seen<T>> {
-    let entry = update.into_entry()?;
+/// What an entry says of a record.
+pub(super) fn look<T: KeyValue<Value: ByteDeserialize>>(entry: &KvEntry) -> Seen<T> {
     let version = entry.version;
     if entry.is_tombstone() {
-        return Some(Seen::Absent(Some((entry.operation, version))));
+        return Seen::Absent(Some((entry.operation, version)));
     }
-    Some(match read_record(&entry) {
+    match read_record(entry) {
         Ok(value) => Seen::Good(LiveSnapshot { value, version: Some(version), created: Some(entry.created) }),
         Err(error) => {
             // The error names the type, the key and what is wrong, and nothing of the value.
             tracing::warn!(%error, "a live value was refused, what is in force stays");
             Seen::Bad(version, Arc::new(error))
         }
-    })
+    }
 }
 
 /// Follows one record for as long as it is not aborted.
 pub(super) struct Driver<T, V> {
-    pub(super) store: Store,
-    pub(super) key: Key,
     pub(super) policy: Policy<T, V>,
     pub(super) value: Arc<ArcSwap<LiveSnapshot<V>>>,
     pub(super) states: watch::Sender<State>,
@@ -59,52 +52,23 @@ impl<T, V> Driver<T, V>
 where
     T: KeyValue<Value: ByteDeserialize>,
 {
-    /// Runs until the connection is closed. `watch` is one that has been read from, if there is one.
-    pub(super) async fn run(self, mut watch: Option<Watch>) {
-        let mut pauses = pauses();
-        loop {
-            let error = match watch.take() {
-                Some(watch) => self.follow(watch, true, &mut pauses).await,
-                None => match self.store.watch(WatchScope::Key(self.key.clone())).await {
-                    Ok(watch) => self.follow(watch, false, &mut pauses).await,
-                    Err(error) => error,
-                },
-            };
-            if matches!(error, KvError::Closed { .. }) {
-                self.states.send_modify(|state| state.status.standing = LiveStanding::Ended { error });
-                return;
-            }
-            tracing::warn!(
-                store = self.store.name(), key = %self.key, %error, "a live value cannot be followed for now"
-            );
-            self.cut_off(error.to_string());
-            tokio::time::sleep(pauses.next().unwrap_or_default()).await;
-        }
-    }
-
-    /// Takes what a watch delivers, until it ends. A new one delivers what is there first: what has not come by its
-    /// caught-up marker is not there.
-    async fn follow(&self, mut watch: Watch, mut is_known: bool, pauses: &mut ExponentialBackoff) -> KvError {
-        let mut links = watch.link_changes();
-        self.link(watch.link());
-        loop {
-            let Some(update) = next(&mut watch, &mut links).await else {
-                self.link(watch.link());
-                continue;
-            };
-            match update {
-                None => return KvError::Closed { operation: "live" },
-                Some(Err(error)) => return error,
-                Some(Ok(KvUpdate::CaughtUp)) if !is_known => self.take(Seen::Absent(None)),
-                Some(Ok(update)) => {
-                    *pauses = self::pauses();
-                    if let Some(seen) = look(update) {
-                        is_known = true;
-                        self.take(seen);
-                    }
+    /// Runs until the connection is closed. `is_known` says whether what was there has come.
+    pub(super) async fn run(self, mut news: Subscription, mut is_known: bool) {
+        let mut ended = KvError::Closed { operation: "live" };
+        while let Some(news) = news.next().await {
+            match news {
+                News::Entry(entry) => {
+                    is_known = true;
+                    self.take(look(&entry));
                 }
+                News::Gone(_) => self.take(Seen::Absent(None)),
+                News::CaughtUp if is_known => {}
+                News::CaughtUp => self.take(Seen::Absent(None)),
+                News::Link(link) => self.link(link),
+                News::Trouble(error) => ended = error,
             }
         }
+        self.states.send_modify(|state| state.status.standing = LiveStanding::Ended { error: ended });
     }
 
     fn take(&self, seen: Seen<T>) {
@@ -140,47 +104,5 @@ where
             state.status.link = link;
             is_new
         });
-    }
-
-    /// Nothing is heard, since the moment that is known already or since now.
-    fn cut_off(&self, reason: String) {
-        let since = match &self.states.borrow().status.link {
-            WatchLink::Down { since, .. } => *since,
-            WatchLink::Up => SystemTime::now(),
-        };
-        self.link(WatchLink::down(since, reason));
-    }
-}
-
-/// The next update; none where the link is another one.
-async fn next(
-    watch: &mut Watch,
-    links: &mut Option<watch::Receiver<WatchLink>>,
-) -> Option<Option<Result<KvUpdate, KvError>>> {
-    let next = pin!(watch.next());
-    let Some(links) = links else { return Some(next.await) };
-    match select(next, pin!(links.changed())).await {
-        Either::Left((update, _)) => Some(update),
-        Either::Right((Ok(()), _)) => None,
-        Either::Right((Err(_), next)) => Some(next.await),
-    }
-}
-
-/// The pauses between tries. Jittered, since everybody else's watch ended at the same moment.
-fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(10))
-        .without_max_times()
-        .with_jitter()
-        .build()
-}
-
-impl<T, V> std::fmt::Debug for Driver<T, V> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Driver")
-            .field("type", &type_name::<T>())
-            .field("key", &self.key)
-            .finish_non_exhaustive()
     }
 }
