@@ -10,6 +10,7 @@ pub mod guide;
 
 mod backend;
 mod connect;
+mod live;
 mod typed;
 
 #[cfg(feature = "memory")]
@@ -17,6 +18,7 @@ pub use backend::memory::MemoryConnection;
 #[cfg(feature = "nats")]
 pub use backend::nats::{NatsAuth, NatsConnection, NatsConnectionConfig, NatsTls, nats_connect};
 pub use connect::{URL_VARIABLE, connect, connect_from_env};
+pub use live::{Live, LiveRef, LiveSnapshot, LiveStanding, LiveStatus, LiveStream};
 #[cfg(feature = "derive")]
 pub use shizuku_kv_derive::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};
 #[cfg(all(feature = "derive", feature = "messagepack"))]
@@ -28,7 +30,8 @@ pub use shizuku_kv_derive::{ProtobufByteDes, ProtobufByteSer};
 pub use store::{
     ConfigDifference, Connection, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError,
     KvOperation, KvReader, KvResult, KvStore, KvStream, KvTtl, KvUpdate, KvWatcher, KvWriter,
-    ReadConsistency, StorageType, Store, StoreConfig, StoreTtl, VersionToken, Watch, WatchCursor, WatchScope,
+    ReadConsistency, StorageType, Store, StoreConfig, StoreTtl, VersionToken, Watch, WatchCursor, WatchLink,
+    WatchScope,
 };
 #[doc(hidden)]
 pub use typed::__private;

@@ -12,6 +12,7 @@ mod error;
 mod grammar;
 mod handle;
 mod key;
+mod shared;
 mod stream;
 mod version;
 
@@ -24,5 +25,6 @@ pub use entry::{KvEntry, KvOperation, KvUpdate};
 pub use error::{ConfigDifference, ErrorSource, KvError};
 pub use handle::{Store, StoreTtl};
 pub use key::{IntoKey, Key, WatchScope};
-pub use stream::{KvStream, Watch};
+pub(crate) use shared::{News, Subscription};
+pub use stream::{KvStream, Watch, WatchLink};
 pub use version::VersionToken;

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_core::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
+use tokio::sync::watch;
 use tokio::time::timeout_at;
 
 use super::{Deadline, Key, KvError, KvUpdate, WatchCursor};
@@ -105,6 +107,36 @@ impl<T> fmt::Debug for KvStream<T> {
 pub struct Watch {
     updates: BoxStream<'static, Result<(KvUpdate, WatchCursor), KvError>>,
     cursor: Option<WatchCursor>,
+    link: Option<watch::Receiver<WatchLink>>,
+}
+
+/// Whether a watch hears from its store. From [`Watch::link`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WatchLink {
+    /// It does: what it has delivered is how things are, but for what is on its way.
+    #[default]
+    Up,
+    /// It does not, and is trying to again: what it has delivered may be outdated.
+    #[non_exhaustive]
+    Down {
+        /// When it last heard something, by the local clock.
+        since: SystemTime,
+        /// What is in the way.
+        reason: Arc<str>,
+    },
+}
+
+impl WatchLink {
+    /// A watch that has not heard from its store since then; for authors of backends.
+    pub fn down(since: SystemTime, reason: impl Into<Arc<str>>) -> Self {
+        Self::Down { since, reason: reason.into() }
+    }
+
+    /// Whether it hears from its store.
+    pub fn is_up(&self) -> bool {
+        *self == Self::Up
+    }
 }
 
 impl Watch {
@@ -112,7 +144,23 @@ impl Watch {
     pub fn new(
         updates: impl Stream<Item = Result<(KvUpdate, WatchCursor), KvError>> + Send + 'static,
     ) -> Self {
-        Self { updates: updates.boxed(), cursor: None }
+        Self { updates: updates.boxed(), cursor: None, link: None }
+    }
+
+    /// A watch that tells whether it hears from its store; for authors of backends. Without this one always does.
+    pub fn with_link(mut self, link: watch::Receiver<WatchLink>) -> Self {
+        self.link = Some(link);
+        self
+    }
+
+    /// Whether the watch hears from its store, as far as it has been polled.
+    pub fn link(&self) -> WatchLink {
+        self.link.as_ref().map_or(WatchLink::Up, |link| link.borrow().clone())
+    }
+
+    /// The same as it changes; none where it never does.
+    pub(crate) fn link_changes(&self) -> Option<watch::Receiver<WatchLink>> {
+        self.link.clone()
     }
 
     /// The next update. `None` only after an error that ended the watch.

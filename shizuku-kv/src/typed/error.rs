@@ -55,6 +55,16 @@ pub enum KvReadError {
         source: BrokenRule,
     },
 
+    /// There is no record under the key, where one was waited for.
+    #[error("there was no {type_name} under key {key} within the deadline")]
+    #[non_exhaustive]
+    Absent {
+        /// The record's type.
+        type_name: &'static str,
+        /// The key.
+        key: Key,
+    },
+
     /// The store has a key in scope that is no key of this type.
     #[error("key {key} is not a key of {type_name}: {reason}")]
     #[non_exhaustive]
@@ -72,7 +82,11 @@ impl KvReadError {
     /// Whether the same call can succeed later without anything being changed by the caller. See
     /// [`KvError::is_retryable`].
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Store(error) if error.is_retryable())
+        match self {
+            Self::Store(error) => error.is_retryable(),
+            Self::Absent { .. } => true,
+            _ => false,
+        }
     }
 }
 
@@ -184,7 +198,7 @@ fn own_key(own: &str) -> String {
 }
 
 /// The name of a type as errors show it: without its module and without its parameters.
-pub(super) fn type_name<T>() -> &'static str {
+pub(crate) fn type_name<T>() -> &'static str {
     let full = std::any::type_name::<T>();
     let bare = full.split_once('<').map_or(full, |(bare, _)| bare);
     bare.rsplit_once("::").map_or(bare, |(_, name)| name)

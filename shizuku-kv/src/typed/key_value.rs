@@ -11,6 +11,7 @@ use super::{
     BrokenRule, ByteDeserialize, ByteSerialize, KeyValueRead, KeyValueWrite, KvReadError, KvWriteError,
     RecordKey, TypedWatch,
 };
+use crate::live::Live;
 use crate::store::{Key, KvEntry, KvError, Store, VersionToken, WatchScope};
 
 /// A record: a value that knows its key.
@@ -329,6 +330,50 @@ pub trait StaticKeyIndexedValue: Sized {
         Self: ByteDeserialize,
     {
         <Self as KeyValueRead>::watch(store, Self::key())
+    }
+
+    /// As [`KeyValueRead::live_at`] with the type's key: a value that stays current.
+    ///
+    /// # Errors
+    /// As for [`KeyValueRead::live_at`].
+    fn live(store: &Store) -> impl Future<Output = Result<Live<Self>, KvReadError>> + Send
+    where
+        Self: ByteDeserialize + Send + Sync + 'static,
+    {
+        <Self as KeyValueRead>::live_at(store, Self::key())
+    }
+
+    /// As [`KeyValueRead::live_at_or`] with the type's key: a value that begins with a default.
+    ///
+    /// # Errors
+    /// As for [`KeyValueRead::live_at_or`].
+    fn live_or(store: &Store, default: Self) -> impl Future<Output = Result<Live<Self>, KvReadError>> + Send
+    where
+        Self: ByteDeserialize + Send + Sync + 'static,
+    {
+        <Self as KeyValueRead>::live_at_or(store, Self::key(), default)
+    }
+
+    /// As [`live_or`](Self::live_or) with the type's own default.
+    ///
+    /// # Errors
+    /// As for [`KeyValueRead::live_at_or`].
+    fn live_or_default(store: &Store) -> impl Future<Output = Result<Live<Self>, KvReadError>> + Send
+    where
+        Self: ByteDeserialize + Default + Send + Sync + 'static,
+    {
+        Self::live_or(store, Self::default())
+    }
+
+    /// As [`KeyValueRead::live_at_optional`] with the type's key: `None` while the value is absent.
+    ///
+    /// # Errors
+    /// As for [`KeyValueRead::live_at_optional`].
+    fn live_optional(store: &Store) -> impl Future<Output = Result<Live<Option<Self>>, KvReadError>> + Send
+    where
+        Self: ByteDeserialize + Send + Sync + 'static,
+    {
+        <Self as KeyValueRead>::live_at_optional(store, Self::key())
     }
 
     /// As [`KeyValueWrite::modify`] with the type's key.

@@ -6,6 +6,7 @@ use super::entry::{TypedEntry, TypedUpdate};
 use super::key::{record_key, store_key};
 use super::key_value::{decode, decode_entry};
 use super::{ByteDeserialize, KeyValue, KvReadError, TypedScan, TypedWatch};
+use crate::live::{self, Live};
 use crate::store::{Key, KvEntry, Store, WatchCursor, WatchScope};
 
 /// Reading, beyond [`KeyValue::read_from`]. Every [`KeyValue`] has this; each method needs a value that decodes.
@@ -168,6 +169,64 @@ pub trait KeyValueRead: KeyValue {
     {
         TypedScan::new(Ok(store.scan(scope)))
     }
+
+    /// The record under a key as a value that stays current. Waits for the first good one, for as long as the store's
+    /// deadline.
+    ///
+    /// Dropping the future leaves nothing behind.
+    ///
+    /// # Errors
+    /// When the deadline has passed: [`KvReadError::Absent`], or why what is there was refused
+    /// ([`KvReadError::Decode`], [`KvReadError::Invalid`], [`KvReadError::KeyMismatch`]). [`KvReadError::Store`] for
+    /// the errors of [`Store::watch`].
+    fn live_at(
+        store: &Store,
+        key: impl Into<Self::Key>,
+    ) -> impl Future<Output = Result<Live<Self>, KvReadError>> + Send
+    where
+        Self: Send + Sync + 'static,
+        Self::Value: ByteDeserialize,
+    {
+        let key = store_key(&key.into());
+        async move { live::live(store.clone(), key?).await }
+    }
+
+    /// As [`live_at`](Self::live_at), beginning with `default` where the store has no good value now, or cannot be
+    /// reached within its deadline. The default stays in force until there is a good one.
+    ///
+    /// # Errors
+    /// [`KvReadError::Store`] where no value will ever come: the key is none, the store cannot be watched, or the
+    /// connection is closed.
+    fn live_at_or(
+        store: &Store,
+        key: impl Into<Self::Key>,
+        default: Self,
+    ) -> impl Future<Output = Result<Live<Self>, KvReadError>> + Send
+    where
+        Self: Send + Sync + 'static,
+        Self::Value: ByteDeserialize,
+    {
+        let key = store_key(&key.into());
+        async move { live::live_or(store.clone(), key?, default).await }
+    }
+
+    /// As [`live_at`](Self::live_at), for a record that may be absent: then the value is `None`, which is waited for no
+    /// longer. It becomes `None` again when the record is deleted.
+    ///
+    /// # Errors
+    /// Why what is there was refused ([`KvReadError::Decode`], [`KvReadError::Invalid`],
+    /// [`KvReadError::KeyMismatch`]); [`KvReadError::Store`] for the errors of [`Store::watch`].
+    fn live_at_optional(
+        store: &Store,
+        key: impl Into<Self::Key>,
+    ) -> impl Future<Output = Result<Live<Option<Self>>, KvReadError>> + Send
+    where
+        Self: Send + Sync + 'static,
+        Self::Value: ByteDeserialize,
+    {
+        let key = store_key(&key.into());
+        async move { live::live_optional(store.clone(), key?).await }
+    }
 }
 
 impl<T: KeyValue> KeyValueRead for T {}
@@ -188,6 +247,14 @@ where
     } else {
         TypedUpdate::Put(decode_entry(key, entry)?)
     })
+}
+
+/// The record that an entry with a value stands for.
+pub(crate) fn read_record<T>(entry: &KvEntry) -> Result<T, KvReadError>
+where
+    T: KeyValue<Value: ByteDeserialize>,
+{
+    decode(typed_key::<T>(&entry.key)?, entry)
 }
 
 /// The record's key of a key in the store.

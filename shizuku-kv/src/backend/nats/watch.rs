@@ -17,7 +17,9 @@ use super::link::backoff;
 use super::state::{Completion, StateSync};
 use super::store::{NatsStore, StoreCore};
 use super::wire::{Place, delivered};
-use crate::store::{Deadline, KvError, KvResult, KvUpdate, KvWatcher, Watch, WatchCursor, WatchScope};
+use crate::store::{
+    Deadline, KvError, KvResult, KvUpdate, KvWatcher, Watch, WatchCursor, WatchLink, WatchScope,
+};
 
 const OPERATION: &str = "watch";
 
@@ -39,9 +41,13 @@ impl KvWatcher for NatsStore {
         Box::pin(async move {
             let mut watch = NatsWatch::new(Arc::clone(&self.0), scope, from);
             watch.begin(deadline).await?;
-            Ok(Watch::new(stream::unfold(watch, |mut watch| async move {
-                watch.next().await.map(|item| (item, watch))
-            })))
+            let link = watch.link.subscribe();
+            let updates =
+                stream::unfold(
+                    watch,
+                    |mut watch| async move { watch.next().await.map(|item| (item, watch)) },
+                );
+            Ok(Watch::new(updates).with_link(link))
         })
     }
 }
@@ -91,6 +97,8 @@ struct NatsWatch {
     current: Moment,
     /// What the server's clock said, and when.
     clock: Option<(SystemTime, Moment)>,
+    /// What the reader is told of whether the watch hears from the server.
+    link: tokio::sync::watch::Sender<WatchLink>,
 }
 
 /// A moment by both local clocks: the monotonic one stands still while the machine sleeps, the other can be set.
@@ -132,6 +140,7 @@ impl NatsWatch {
             queued: None,
             current: Moment::now(),
             clock: None,
+            link: tokio::sync::watch::Sender::default(),
         }
     }
 
@@ -173,6 +182,7 @@ impl NatsWatch {
                         Err(error) if ends_a_watch(&error) => return self.end(error),
                         Err(error) => {
                             tracing::warn!(store = %self.core.bucket.name, %error, "a watch cannot go on yet");
+                            self.cut_off(&error.to_string());
                             self.state = State::Starting { pause: self.pauses.next().unwrap_or_default() };
                         }
                     }
@@ -228,6 +238,7 @@ impl NatsWatch {
                     }
                     Delivery::Lost(reason) => {
                         tracing::debug!(store = %self.core.bucket.name, reason, "a watch lost its consumer");
+                        self.cut_off(reason);
                         self.state = State::Starting { pause: self.pauses.next().unwrap_or_default() };
                     }
                 },
@@ -238,6 +249,17 @@ impl NatsWatch {
     fn end(&mut self, error: KvError) -> Option<KvResult<Item>> {
         self.state = State::Ended;
         Some(Err(error))
+    }
+
+    /// Tells the reader that nothing is heard, since the last word and for the first reason.
+    fn cut_off(&self, reason: &str) {
+        self.link.send_if_modified(|link| {
+            let is_new = link.is_up();
+            if is_new {
+                *link = WatchLink::down(self.current.wall, reason);
+            }
+            is_new
+        });
     }
 
     /// A sign of life: the next loss is a new one. One that was lying there says nothing about this moment.
@@ -261,6 +283,7 @@ impl NatsWatch {
         if consumer.pending_at_start == 0 && !self.caught_up {
             self.queued = Some(self.catch_up());
         }
+        self.link.send_if_modified(|link| !std::mem::take(link).is_up());
         self.state = State::Reading(Box::new(consumer));
     }
 

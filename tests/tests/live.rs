@@ -1,0 +1,401 @@
+//! Values that stay current.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use shizuku_kv::{
+    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, Live, LiveStanding,
+    StaticKeyIndexedValue, Store, WatchLink, connect,
+};
+use shizuku_kv_tests::{NatsServer, unique};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, StaticKeyIndexedValue)]
+#[kv(key = "config.pool", codec = json, validate = Pool::check)]
+struct Pool {
+    size: u32,
+}
+
+impl Pool {
+    fn check(&self) -> Result<(), &'static str> {
+        if self.size > 100 { Err("at most 100") } else { Ok(()) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
+#[kv(key = "user.{id}", codec = json)]
+struct User {
+    id: u64,
+    name: String,
+}
+
+/// Every backend, with a connection of its own.
+async fn stores() -> Vec<(Arc<dyn Connection>, Store)> {
+    let mut stores = Vec::new();
+    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+        let connection = connect(&url).await.unwrap();
+        let store = connection.store(&unique("live")).await.unwrap();
+        stores.push((connection, store));
+    }
+    stores
+}
+
+async fn put(store: &Store, size: u32) {
+    Pool { size }.write_to_anyway(store).await.unwrap();
+}
+
+/// Waits until a live value is in a state that the status shows.
+#[track_caller]
+fn until<T: Send + Sync + 'static>(
+    live: &Live<T>,
+    is_there: impl Fn(&Live<T>) -> bool,
+) -> impl Future<Output = ()> {
+    let place = std::panic::Location::caller();
+    async move {
+        let mut statuses = live.statuses();
+        let reached = async {
+            while !is_there(live) {
+                statuses.next().await.expect("it has ended");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), reached)
+            .await
+            .unwrap_or_else(|_| panic!("{place}: {live:?}"));
+    }
+}
+
+#[tokio::test]
+async fn a_live_value_follows_the_store() -> Outcome {
+    for (_connection, store) in stores().await {
+        put(&store, 1).await;
+        let mut live = Pool::live(&store).await?;
+        assert_eq!((live.load().size, live.status().is_current()), (1, true));
+        for size in 2..10 {
+            put(&store, size).await;
+            let value = live.changed().await?;
+            assert_eq!((value.size, live.load().size), (size, size));
+            assert_eq!(value.version, Pool::atomic_read(&store).await?.map(|entry| entry.version));
+            assert_eq!(live.version(), value.version);
+        }
+        // What a handle has not told of yet is told once, the newest only.
+        let mut other = live.clone();
+        put(&store, 10).await;
+        put(&store, 11).await;
+        until(&live, |live| live.load().size == 11).await;
+        assert_eq!(live.changed().await?.size, 11);
+        while other.changed().await?.size != 11 {}
+        let later = tokio::time::timeout(Duration::from_millis(50), other.changed()).await;
+        assert!(later.is_err(), "{later:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_live_record_has_its_key() -> Outcome {
+    for (_connection, store) in stores().await {
+        let user = |id, name: &str| User { id, name: name.to_owned() };
+        user(1, "Ann").write_to_anyway(&store).await?;
+        user(2, "Bob").write_to_anyway(&store).await?;
+        let mut ann = User::live_at(&store, 1).await?;
+        user(2, "Bert").write_to_anyway(&store).await?;
+        user(1, "Anna").write_to_anyway(&store).await?;
+        assert_eq!(ann.changed().await?.name, "Anna");
+        let nobody = User::live_at_or(&store, 3, user(3, "nobody")).await?;
+        assert_eq!(nobody.load().name, "nobody");
+        let nobody = User::live_at_optional(&store, 3).await?;
+        assert!(nobody.load().is_none());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_bad_never_takes_the_place_of_what_is_good() -> Outcome {
+    for (_connection, store) in stores().await {
+        put(&store, 1).await;
+        let mut live = Pool::live(&store).await?;
+        let good = live.version();
+        for bad in ["{\"size\":\"hunter2\"}", "{\"size\":101}", "", "hunter2"] {
+            let refused = store.put("config.pool", bad).await?;
+            until(&live, |live| {
+                matches!(live.status().standing, LiveStanding::Rejected { version, .. } if version == refused)
+            })
+            .await;
+            assert_eq!((live.load().size, live.version()), (1, good));
+            assert!(!live.status().is_current());
+            let LiveStanding::Rejected { error, .. } = live.status().standing else { panic!("{live:?}") };
+            assert!(matches!(*error, KvReadError::Decode { .. } | KvReadError::Invalid { .. }), "{error}");
+            assert!(!format!("{live:?} {error} {error:?}").contains("hunter2"));
+        }
+        put(&store, 2).await;
+        assert_eq!(live.changed().await?.size, 2);
+        assert!(live.status().is_current());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deletion_leaves_the_last_value_or_none() -> Outcome {
+    for (_connection, store) in stores().await {
+        put(&store, 1).await;
+        let live = Pool::live(&store).await?;
+        let mut optional = Pool::live_optional(&store).await?;
+        assert_eq!(optional.load().as_ref().map(|pool| pool.size), Some(1));
+        let deleted = Pool::delete(&store).await?;
+        let gone = optional.changed().await?;
+        assert_eq!((gone.value.as_ref(), gone.version), (None, None));
+        until(&live, |live| matches!(live.status().standing, LiveStanding::Absent { .. })).await;
+        let LiveStanding::Absent { tombstone, .. } = live.status().standing else { panic!("{live:?}") };
+        assert_eq!(tombstone, Some((KvOperation::Delete, deleted)));
+        assert_eq!(live.load().size, 1);
+        put(&store, 2).await;
+        assert_eq!(optional.changed().await?.value, Some(Pool { size: 2 }));
+        until(&live, |live| live.load().size == 2).await;
+        assert!(live.status().is_current());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_waited_for() -> Outcome {
+    for (_connection, store) in stores().await {
+        let brief = store.with_deadline(Duration::from_millis(200));
+        // Nothing there, something bad there.
+        assert!(matches!(Pool::live(&brief).await, Err(KvReadError::Absent { .. })));
+        store.put("config.pool", "{\"size\":101}").await?;
+        assert!(matches!(Pool::live(&brief).await, Err(KvReadError::Invalid { .. })));
+        assert!(matches!(Pool::live_optional(&brief).await, Err(KvReadError::Invalid { .. })));
+        let mut default = Pool::live_or_default(&brief).await?;
+        assert_eq!((default.load().size, default.version()), (0, None));
+        assert!(matches!(default.status().standing, LiveStanding::Rejected { .. }));
+        // What comes within the deadline is taken.
+        let late = tokio::spawn({
+            let store = store.clone();
+            async move { Pool::live(&store).await }
+        });
+        put(&store, 7).await;
+        assert_eq!(late.await??.load().size, 7);
+        assert_eq!(default.changed().await?.size, 7);
+        // And the value in force is the first in a stream.
+        let mut pools = default.stream();
+        assert_eq!(pools.next().await.ok_or("it has ended")?.size, 7);
+        put(&store, 8).await;
+        assert_eq!(pools.next().await.ok_or("it has ended")?.size, 8);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_last_handle_ends_the_task_and_its_consumer() -> Outcome {
+    let server = NatsServer::shared();
+    let connection = connect(&server.url()).await?;
+    let store = connection.store(&unique("live")).await?;
+    put(&store, 1).await;
+    let consumers = async || consumers(server, &store).await;
+    let live = Pool::live(&store).await?;
+    let (other, mut changes) = (live.clone(), live.stream());
+    assert_eq!(consumers().await, 1);
+    drop(live);
+    drop(other);
+    put(&store, 2).await;
+    while changes.next().await.ok_or("it has ended")?.size != 2 {}
+    assert_eq!(consumers().await, 1);
+    drop(changes);
+    shizuku_kv_tests::eventually("the consumer is gone", async || consumers().await == 0).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_closed_connection_ends_a_live_value() -> Outcome {
+    for (connection, store) in stores().await {
+        put(&store, 1).await;
+        let mut live = Pool::live(&store).await?;
+        connection.shutdown().await?;
+        let ended = tokio::time::timeout(Duration::from_secs(30), live.changed()).await?;
+        assert!(matches!(ended, Err(KvError::Closed { .. })), "{ended:?}");
+        assert!(matches!(live.status().standing, LiveStanding::Ended { .. }), "{live:?}");
+        assert_eq!(live.load().size, 1);
+        let mut rest = live.stream();
+        assert!(rest.next().await.is_some() && rest.next().await.is_none());
+        assert!(matches!(
+            Pool::live_or_default(&store).await,
+            Err(KvReadError::Store(KvError::Closed { .. }))
+        ));
+    }
+    Ok(())
+}
+
+/// The status tells of a server that is away, and since when; what was written meanwhile arrives when it is back.
+#[tokio::test]
+async fn a_live_value_outlives_its_server() -> Outcome {
+    let mut server = NatsServer::start();
+    let connection = connect(&server.url()).await?;
+    let store = connection.store("live").await?;
+    // Another handle of the same store, which shares nothing with the first.
+    let apart = connection.store("live").await?.with_deadline(Duration::from_millis(200));
+    put(&store, 1).await;
+    let mut live = Pool::live(&store).await?;
+    server.kill();
+    until(&live, |live| !live.status().link.is_up()).await;
+    let WatchLink::Down { since, reason, .. } = live.status().link else { panic!("{live:?}") };
+    assert!(since.elapsed().is_ok() && !reason.is_empty());
+    assert_eq!(live.load().size, 1);
+    // One that is opened meanwhile begins with what is known, or else with its default.
+    let known = Pool::live(&store).await?;
+    assert!(known.load().size == 1 && !known.status().link.is_up());
+    let mut default = Pool::live_or_default(&apart).await?;
+    assert_eq!((default.load().size, default.version()), (0, None));
+    assert!(matches!(default.status().standing, LiveStanding::Unknown));
+    assert!(!default.status().link.is_up());
+    assert!(Pool::live(&apart).await.is_err() && Pool::live_optional(&apart).await.is_err());
+    server.restart();
+    assert_eq!(default.changed().await?.size, 1);
+    until(&live, |live| live.status().is_current()).await;
+    put(&store, 2).await;
+    assert_eq!(live.changed().await?.size, 2);
+    assert_eq!(default.changed().await?.size, 2);
+    assert!(default.status().is_current());
+    Ok(())
+}
+
+/// A store that is deleted and made again is followed again; what it does not have is absent.
+#[tokio::test]
+async fn a_store_that_is_made_again_is_followed() -> Outcome {
+    for (connection, store) in stores().await {
+        put(&store, 1).await;
+        let live = Pool::live(&store).await?;
+        let optional = Pool::live_optional(&store).await?;
+        connection.delete_store(store.name()).await?;
+        until(&live, |live| !live.status().link.is_up()).await;
+        let again = connection.store(store.name()).await?;
+        // A handle of a store that is gone may stay so, as the backend says.
+        if store.get("config.pool").await.is_err() {
+            continue;
+        }
+        until(&optional, |optional| optional.load().is_none()).await;
+        until(&live, |live| matches!(live.status().standing, LiveStanding::Absent { tombstone: None, .. }))
+            .await;
+        assert_eq!(live.load().size, 1);
+        put(&again, 3).await;
+        until(&live, |live| live.load().size == 3).await;
+        until(&optional, |optional| optional.load().as_ref().is_some_and(|pool| pool.size == 3)).await;
+    }
+    Ok(())
+}
+
+/// A record whose first token is one of many.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
+#[kv(key = "{area}.counter.{id}", codec = json)]
+struct Counter {
+    area: String,
+    id: u32,
+    count: u64,
+}
+
+fn counter(area: u32, id: u32, count: u64) -> Counter {
+    Counter { area: format!("area{area}"), id, count }
+}
+
+/// The consumers of a bucket on the server.
+async fn consumers(server: &NatsServer, store: &Store) -> usize {
+    let client = server.client().await;
+    let stream = async_nats::jetstream::new(client).get_stream(format!("KV_{}", store.name())).await.unwrap();
+    stream.consumer_names().count().await
+}
+
+/// Thousands of live values of one store need a handful of consumers, and each has its own record.
+#[tokio::test]
+async fn many_live_values_share_a_few_watches() -> Outcome {
+    const MANY: u32 = 2000;
+    let server = NatsServer::shared();
+    let connection = connect(&server.url()).await?;
+    let store = connection.store(&unique("live")).await?;
+    let counters = (0..MANY).map(|id| counter(id % 20, id, 1)).collect::<Vec<_>>();
+    for written in Counter::write_many(&store, &counters).await {
+        written?;
+    }
+    let mut lives = Vec::new();
+    for record in &counters {
+        lives.push(Counter::live_at(&store, record.kv_key()).await?);
+    }
+    let most = consumers(server, &store).await;
+    assert!(most <= 9, "{most}");
+    for (live, record) in lives.iter().zip(&counters) {
+        assert_eq!(&live.load().clone(), record);
+    }
+    // A change reaches its own, a deletion too, and all are told of.
+    let mut changed = lives[7].clone();
+    counter(7, 7, 2).write_to_anyway(&store).await?;
+    assert_eq!(changed.changed().await?.count, 2);
+    Counter::delete_anyway(&store, counters[8].kv_key()).await?;
+    until(&lives[8], |live| matches!(live.status().standing, LiveStanding::Absent { .. })).await;
+    let again = counters.iter().map(|record| Counter { count: 3, ..record.clone() }).collect::<Vec<_>>();
+    for written in Counter::write_many(&store, &again).await {
+        written?;
+    }
+    for live in &lives {
+        until(live, |live| live.load().count == 3 && live.status().is_current()).await;
+    }
+    // What is left keeps a watch, the last one ends it.
+    let last = lives.pop();
+    drop((lives, changed));
+    shizuku_kv_tests::eventually("few are left", async || consumers(server, &store).await == 1).await;
+    drop(last);
+    shizuku_kv_tests::eventually("none is left", async || consumers(server, &store).await == 0).await;
+    Ok(())
+}
+
+/// While watches are made into wider ones and others write, no live value goes back, and each gets to the last one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_live_value_goes_back_while_watches_are_shared() -> Outcome {
+    const AREAS: u32 = 30;
+    for (_connection, store) in stores().await {
+        let records = (0..AREAS).map(|area| counter(area, 0, 0)).collect::<Vec<_>>();
+        for written in Counter::write_many(&store, &records).await {
+            written?;
+        }
+        let writer = tokio::spawn({
+            let store = store.clone();
+            async move {
+                let mut count = 0;
+                // Some of them deleted and made again meanwhile.
+                for area in (0..AREAS).cycle().take(40 * AREAS as usize) {
+                    count += 1;
+                    if count % 7 == 0 {
+                        Counter::delete_anyway(&store, counter(area, 0, 0).kv_key()).await?;
+                    }
+                    counter(area, 0, count).write_to_anyway(&store).await?;
+                }
+                Ok::<_, shizuku_kv::KvWriteError>(())
+            }
+        });
+        let mut followers = Vec::new();
+        for area in (0..AREAS).chain(0..AREAS) {
+            let key = counter(area, 0, 0).kv_key();
+            let live = Counter::live_at_or(&store, key, counter(area, 0, 0)).await?;
+            followers.push(tokio::spawn(async move {
+                let mut values = live.stream();
+                let mut last = 0;
+                while last <= u64::from(39 * AREAS) {
+                    let value = values.next().await.ok_or("it has ended")?;
+                    let Some(version) = value.version.and_then(|version| version.as_u64()) else { continue };
+                    assert!(value.count >= last, "{last} and then {} ({version})", value.count);
+                    last = value.count;
+                }
+                Ok::<_, &'static str>((live, last))
+            }));
+        }
+        writer.await??;
+        for follower in followers {
+            let (live, last) = tokio::time::timeout(Duration::from_secs(60), follower).await???;
+            let stored = Counter::read_from(&store, live.load().kv_key()).await?.ok_or("it is absent")?;
+            assert_eq!(stored.count, last);
+        }
+    }
+    Ok(())
+}
