@@ -13,15 +13,13 @@
     reason = "a benchmark that cannot go on ends"
 )]
 
+mod support;
+
 use std::hint::black_box;
-use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::jetstream::{self, kv};
 use bytes::Bytes;
@@ -32,7 +30,7 @@ use shizuku_kv::{
     ByteDeserialize, Connection, JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue, Store,
     StoreConfig, VersionToken, WatchScope, connect,
 };
-use tempfile::TempDir;
+use support::{Comparison, Server, Unit, cores, median, met, p50, per_item, sorted};
 
 /// What a service keeps in a store: 180 bytes of JSON.
 #[derive(
@@ -71,9 +69,6 @@ const OTHER_KEY: &str = "config.datahoard";
 
 /// What the target of every comparison with async-nats is: at most this many times its time.
 const TARGET: f64 = 1.05;
-
-/// Single operations that one side does before it is the other's turn.
-const BLOCK: usize = 10;
 
 /// How much is measured.
 #[derive(Clone, Copy)]
@@ -115,171 +110,23 @@ async fn run(effort: Effort) {
     println!("nats-server {}, {} cores\n", server.version, cores());
     let mut lines = vec![memory_read(effort).await];
     println!();
-    lines.push(typed_read(&world, OUR_KEY, effort).await.line("typed read", Unit::Each));
+    lines.push(typed_read(&world, OUR_KEY, effort).await.line("typed read", Unit::Each, TARGET));
     // What the other side reads here has no header, which the server answers faster.
     let other = typed_read(&world, OTHER_KEY, effort).await;
-    lines.push(other.line("typed read, other of its own value", Unit::Each));
-    lines.push(typed_write(&world, effort).await.line("typed write", Unit::Each));
-    lines.push(typed_swap(&world, effort).await.line("typed CAS", Unit::Each));
+    lines.push(other.line("typed read, other of its own value", Unit::Each, TARGET));
+    lines.push(typed_write(&world, effort).await.line("typed write", Unit::Each, TARGET));
+    lines.push(typed_swap(&world, effort).await.line("typed CAS", Unit::Each, TARGET));
     let what = format!("get_many({})", effort.get_many);
-    lines.push(get_many(&world, effort).await.line(&what, Unit::Item));
+    lines.push(get_many(&world, effort).await.line(&what, Unit::Item, TARGET));
     let what = format!("put_many({})", effort.put_many);
-    lines.push(put_many(&world, effort).await.line(&what, Unit::Item));
+    lines.push(put_many(&world, effort).await.line(&what, Unit::Item, TARGET));
     let what = format!("scan of {} keys", effort.scan);
-    lines.push(scan(&world, effort).await.line(&what, Unit::Item));
+    lines.push(scan(&world, effort).await.line(&what, Unit::Item, TARGET));
     println!("\ncase | ours | other | ratio | target | met");
     for line in lines {
         println!("{line}");
     }
 }
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-// Comparing.
-
-/// One round: the time of an operation on each side.
-#[derive(Clone, Copy)]
-struct Round {
-    ours: Duration,
-    other: Duration,
-}
-
-/// All rounds of a case.
-struct Comparison(Vec<Round>);
-
-/// What a time is of.
-#[derive(Clone, Copy, PartialEq)]
-enum Unit {
-    /// The median of the operations of a round.
-    Each,
-    /// An item among many.
-    Item,
-}
-
-impl Comparison {
-    /// Lets the sides take turns. A first round of each is not counted.
-    async fn run<A, B>(rounds: usize, mut ours: impl FnMut() -> A, mut other: impl FnMut() -> B) -> Self
-    where
-        A: Future<Output = Duration>,
-        B: Future<Output = Duration>,
-    {
-        ours().await;
-        other().await;
-        let mut all = Vec::with_capacity(rounds);
-        for round in 0..rounds {
-            let (first, second);
-            all.push(if round % 2 == 0 {
-                (first, second) = (ours().await, other().await);
-                Round { ours: first, other: second }
-            } else {
-                (first, second) = (other().await, ours().await);
-                Round { ours: second, other: first }
-            });
-        }
-        Self(all)
-    }
-
-    /// The same for single operations: `count` a round on each side, of which a round has the median.
-    async fn singles<A, B>(
-        (rounds, count): (usize, usize),
-        mut ours: impl FnMut() -> A,
-        mut other: impl FnMut() -> B,
-    ) -> Self
-    where
-        A: Future<Output = ()>,
-        B: Future<Output = ()>,
-    {
-        let mut all = Vec::with_capacity(rounds);
-        for round in 0..=rounds {
-            let (mut our_times, mut other_times) = (Vec::new(), Vec::new());
-            for block in 0..count / BLOCK {
-                if (round + block) % 2 == 0 {
-                    timed(BLOCK, &mut our_times, &mut ours).await;
-                    timed(BLOCK, &mut other_times, &mut other).await;
-                } else {
-                    timed(BLOCK, &mut other_times, &mut other).await;
-                    timed(BLOCK, &mut our_times, &mut ours).await;
-                }
-            }
-            // The first round is not counted.
-            if round > 0 {
-                all.push(Round { ours: middle(our_times), other: middle(other_times) });
-            }
-        }
-        Self(all)
-    }
-
-    fn line(&self, case: &str, unit: Unit) -> String {
-        let ours = sorted(self.0.iter().map(|round| round.ours.as_secs_f64()));
-        let other = sorted(self.0.iter().map(|round| round.other.as_secs_f64()));
-        let ratios = sorted(self.0.iter().map(|r| r.ours.as_secs_f64() / r.other.as_secs_f64()));
-        let ratio = median(&ratios);
-        let shown = |times: &[f64]| match unit {
-            Unit::Each => format!("{:.1} us p50", median(times) * 1e6),
-            Unit::Item => format!("{:.2} us/item ({:.0} k/s)", median(times) * 1e6, 1e-3 / median(times)),
-        };
-        let line = format!(
-            "{case} | {} | {} | {ratio:.3} ({:.3} to {:.3}) | <= {TARGET} | {}",
-            shown(&ours),
-            shown(&other),
-            ratios[0],
-            ratios[ratios.len() - 1],
-            met(ratio <= TARGET),
-        );
-        println!("measured: {line}");
-        line
-    }
-}
-
-fn met(met: bool) -> &'static str {
-    if met { "yes" } else { "NO" }
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn median(sorted: &[f64]) -> f64 {
-    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
-}
-
-/// The times of `count` operations one after the other.
-async fn timed<F: Future<Output = ()>>(
-    count: usize,
-    times: &mut Vec<Duration>,
-    mut operation: impl FnMut() -> F,
-) {
-    for _ in 0..count {
-        let start = Instant::now();
-        operation().await;
-        times.push(start.elapsed());
-    }
-}
-
-fn middle(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-/// The median time of `count` operations one after the other.
-async fn p50<F: Future<Output = ()>>(count: usize, mut operation: impl FnMut() -> F) -> Duration {
-    let mut times = Vec::with_capacity(count);
-    timed(count, &mut times, &mut operation).await;
-    middle(times)
-}
-
-/// The time of each of `count` items that are handled together.
-async fn per_item(count: usize, together: impl Future<Output = ()>) -> Duration {
-    let start = Instant::now();
-    together.await;
-    start.elapsed() / u32::try_from(count).expect("a small number")
-}
-
-// The cases.
 
 /// One bucket, and both sides with a connection of their own.
 struct World {
@@ -506,89 +353,4 @@ async fn memory_read(effort: Effort) -> String {
     );
     println!("measured: {line}");
     line
-}
-
-// The server.
-
-/// A nats-server on a free port, with its files in a temporary directory.
-struct Server {
-    process: Child,
-    port: u16,
-    version: String,
-    _home: TempDir,
-}
-
-impl Server {
-    fn start() -> Self {
-        let home = tempfile::tempdir().expect("a temporary directory");
-        let ports = home.path().join("ports");
-        std::fs::create_dir(&ports).expect("a directory");
-        let binary = binary();
-        let mut process = Command::new(&binary)
-            .args(["--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir"])
-            .arg(home.path().join("store"))
-            .arg("--ports_file_dir")
-            .arg(&ports)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {}: {error}", binary.display()));
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let (port, info) = loop {
-            let ready = listening_port(&ports).and_then(|port| Some((port, greeting(port)?)));
-            if let Some(ready) = ready.filter(|(_, info)| info.contains("\"jetstream\":true")) {
-                break ready;
-            }
-            if Instant::now() > deadline || process.try_wait().is_ok_and(|ended| ended.is_some()) {
-                let _ = process.kill();
-                panic!("{} does not start", binary.display());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        let version = info.split("\"version\":\"").nth(1).and_then(|rest| rest.split('"').next());
-        Self { process, port, version: version.unwrap_or("?").to_owned(), _home: home }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// The port in the file which the server writes once it listens.
-fn listening_port(ports: &Path) -> Option<u16> {
-    let file = std::fs::read_dir(ports).ok()?.next()?.ok()?;
-    let text = std::fs::read_to_string(file.path()).ok()?;
-    let (_, after) = text.split_once("\"nats\":[\"")?;
-    after.split_once('"')?.0.rsplit(':').next()?.parse().ok()
-}
-
-/// The line with which the server greets.
-fn greeting(port: u16) -> Option<String> {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
-    let mut line = String::new();
-    BufReader::new(stream.take(1 << 20)).read_line(&mut line).ok()?;
-    Some(line)
-}
-
-/// Where the tests find it too: `NATS_SERVER`, what `scripts/test` fetched, `PATH`.
-fn binary() -> PathBuf {
-    if let Some(named) = std::env::var_os("NATS_SERVER").filter(|named| !named.is_empty()) {
-        return named.into();
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let pinned = std::fs::read_to_string(root.join("scripts/nats-server.sha256")).unwrap_or_default();
-    let pinned = pinned.lines().find(|line| !line.starts_with('#')).and_then(|line| line.split('-').nth(1));
-    let fetched = pinned.map(|version| root.join(format!("target/tools/nats-server-{version}/nats-server")));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&path).map(|folder| folder.join("nats-server"));
-    fetched.into_iter().chain(in_path).find(|candidate| candidate.is_file()).unwrap_or_else(|| {
-        eprintln!(
-            "needs a nats-server and found none: run `scripts/test --fetch-only` once, which fetches it"
-        );
-        std::process::exit(1)
-    })
 }

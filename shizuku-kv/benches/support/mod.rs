@@ -1,0 +1,160 @@
+//! What the benchmarks share: comparing two sides, and a server.
+
+#![allow(dead_code, reason = "not every benchmark uses all of it")]
+
+mod server;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use server::Server;
+
+/// Single operations that one side does before it is the other's turn.
+const BLOCK: usize = 10;
+
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// One round: the time of an operation on each side.
+#[derive(Clone, Copy)]
+pub(crate) struct Round {
+    pub(crate) ours: Duration,
+    pub(crate) other: Duration,
+}
+
+/// All rounds of a case.
+pub(crate) struct Comparison(pub(crate) Vec<Round>);
+
+/// What a time is of.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Unit {
+    /// The median of the operations of a round.
+    Each,
+    /// An item among many.
+    Item,
+}
+
+impl Comparison {
+    /// Lets the sides take turns. A first round of each is not counted.
+    pub(crate) async fn run<A, B>(
+        rounds: usize,
+        mut ours: impl FnMut() -> A,
+        mut other: impl FnMut() -> B,
+    ) -> Self
+    where
+        A: Future<Output = Duration>,
+        B: Future<Output = Duration>,
+    {
+        ours().await;
+        other().await;
+        let mut all = Vec::with_capacity(rounds);
+        for round in 0..rounds {
+            let (first, second);
+            all.push(if round % 2 == 0 {
+                (first, second) = (ours().await, other().await);
+                Round { ours: first, other: second }
+            } else {
+                (first, second) = (other().await, ours().await);
+                Round { ours: second, other: first }
+            });
+        }
+        Self(all)
+    }
+
+    /// The same for single operations: `count` a round on each side, of which a round has the median.
+    pub(crate) async fn singles<A, B>(
+        (rounds, count): (usize, usize),
+        mut ours: impl FnMut() -> A,
+        mut other: impl FnMut() -> B,
+    ) -> Self
+    where
+        A: Future<Output = ()>,
+        B: Future<Output = ()>,
+    {
+        let mut all = Vec::with_capacity(rounds);
+        for round in 0..=rounds {
+            let (mut our_times, mut other_times) = (Vec::new(), Vec::new());
+            for block in 0..count / BLOCK {
+                if (round + block) % 2 == 0 {
+                    timed(BLOCK, &mut our_times, &mut ours).await;
+                    timed(BLOCK, &mut other_times, &mut other).await;
+                } else {
+                    timed(BLOCK, &mut other_times, &mut other).await;
+                    timed(BLOCK, &mut our_times, &mut ours).await;
+                }
+            }
+            // The first round is not counted.
+            if round > 0 {
+                all.push(Round { ours: middle(our_times), other: middle(other_times) });
+            }
+        }
+        Self(all)
+    }
+
+    pub(crate) fn line(&self, case: &str, unit: Unit, target: f64) -> String {
+        let ours = sorted(self.0.iter().map(|round| round.ours.as_secs_f64()));
+        let other = sorted(self.0.iter().map(|round| round.other.as_secs_f64()));
+        let ratios = sorted(self.0.iter().map(|r| r.ours.as_secs_f64() / r.other.as_secs_f64()));
+        let ratio = median(&ratios);
+        let shown = |times: &[f64]| match unit {
+            Unit::Each => format!("{:.1} us p50", median(times) * 1e6),
+            Unit::Item => format!("{:.2} us/item ({:.0} k/s)", median(times) * 1e6, 1e-3 / median(times)),
+        };
+        let line = format!(
+            "{case} | {} | {} | {ratio:.3} ({:.3} to {:.3}) | <= {target} | {}",
+            shown(&ours),
+            shown(&other),
+            ratios[0],
+            ratios[ratios.len() - 1],
+            met(ratio <= target),
+        );
+        println!("measured: {line}");
+        line
+    }
+}
+
+pub(crate) fn met(met: bool) -> &'static str {
+    if met { "yes" } else { "NO" }
+}
+
+pub(crate) fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+pub(crate) fn median(sorted: &[f64]) -> f64 {
+    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
+}
+
+/// The times of `count` operations one after the other.
+pub(crate) async fn timed<F: Future<Output = ()>>(
+    count: usize,
+    times: &mut Vec<Duration>,
+    mut operation: impl FnMut() -> F,
+) {
+    for _ in 0..count {
+        let start = Instant::now();
+        operation().await;
+        times.push(start.elapsed());
+    }
+}
+
+pub(crate) fn middle(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// The median time of `count` operations one after the other.
+pub(crate) async fn p50<F: Future<Output = ()>>(count: usize, mut operation: impl FnMut() -> F) -> Duration {
+    let mut times = Vec::with_capacity(count);
+    timed(count, &mut times, &mut operation).await;
+    middle(times)
+}
+
+/// The time of each of `count` items that are handled together.
+pub(crate) async fn per_item(count: usize, together: impl Future<Output = ()>) -> Duration {
+    let start = Instant::now();
+    together.await;
+    start.elapsed() / u32::try_from(count).expect("a small number")
+}
