@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use crate::NatsServer;
+use crate::server::Ports;
 
 /// Describes a [`NatsServer`] before it starts. What is not set is as the server has it.
 #[derive(Debug, Clone)]
@@ -16,7 +17,21 @@ pub struct NatsServerBuilder {
     users: Vec<String>,
     tls: Option<(PathBuf, PathBuf)>,
     client_ca: Option<PathBuf>,
+    cluster: Option<ClusterPlace>,
     extra: String,
+}
+
+/// A server's place in a [`NatsCluster`](crate::NatsCluster).
+#[derive(Debug, Clone)]
+pub(crate) struct ClusterPlace {
+    /// The name of the cluster, the same on each of its servers.
+    pub(crate) cluster: String,
+    /// The name of this server, different on each.
+    pub(crate) server: String,
+    /// The ports on which this server reaches others.
+    pub(crate) routes: Vec<u16>,
+    /// The port it tells the others to find it on.
+    pub(crate) advertised: u16,
 }
 
 impl NatsServerBuilder {
@@ -29,6 +44,7 @@ impl NatsServerBuilder {
             users: Vec::new(),
             tls: None,
             client_ca: None,
+            cluster: None,
             extra: String::new(),
         }
     }
@@ -94,6 +110,11 @@ impl NatsServerBuilder {
         self
     }
 
+    pub(crate) fn cluster(mut self, place: ClusterPlace) -> Self {
+        self.cluster = Some(place);
+        self
+    }
+
     /// Starts the server and returns when it takes connections and JetStream is up.
     ///
     /// # Panics
@@ -112,18 +133,37 @@ impl NatsServerBuilder {
         self.tls.is_some()
     }
 
+    pub(crate) fn is_clustered(&self) -> bool {
+        self.cluster.is_some()
+    }
+
     pub(crate) fn fixed_port(&self) -> Option<u16> {
         self.port
     }
 
-    /// The configuration file's text; without a port, the server picks a free one itself, which
-    /// nobody can take between the choice and the use.
-    pub(crate) fn render(&self, port: Option<u16>, store_dir: &Path, ports_dir: &Path) -> String {
+    /// The configuration file's text; where `ports` has a 0, the server picks a free one itself, which nobody can take
+    /// between the choice and the use.
+    pub(crate) fn render(&self, ports: Ports, store_dir: &Path, ports_dir: &Path) -> String {
         let mut text = format!(
-            "host: 127.0.0.1\nport: {}\nports_file_dir: {}\n",
-            port.map_or(-1, i32::from),
+            "host: 127.0.0.1\nport: {}\nports_file_dir: {}\nhttp: \"127.0.0.1:-1\"\n",
+            or_free(ports.client),
             quoted_path(ports_dir)
         );
+        if let Some(place) = &self.cluster {
+            let (name, server) = (quoted(&place.cluster), quoted(&place.server));
+            let routes: Vec<_> =
+                place.routes.iter().map(|port| format!("\"nats-route://127.0.0.1:{port}\"")).collect();
+            // Neither clients nor servers may learn a way around the harness: `no_advertise` is only for clients, and
+            // servers tell each other where others are, whatever it says.
+            let _ = writeln!(
+                text,
+                "server_name: {server}\ncluster {{ name: {name}, host: 127.0.0.1, port: {}, no_advertise: true, \
+                 advertise: \"127.0.0.1:{}\", routes: [ {} ] }}",
+                or_free(ports.routes),
+                place.advertised,
+                routes.join(", ")
+            );
+        }
         if self.jetstream {
             let store_dir = quoted_path(store_dir);
             let _ = writeln!(text, "jetstream {{ store_dir: {store_dir} }}");
@@ -151,6 +191,11 @@ impl NatsServerBuilder {
         text.push_str(&self.extra);
         text
     }
+}
+
+/// A port of the configuration file, in which 0 is the default port and -1 a free one.
+fn or_free(port: u16) -> i32 {
+    if port == 0 { -1 } else { port.into() }
 }
 
 fn quoted_path(path: &Path) -> String {

@@ -5,6 +5,10 @@
 //! that only store something share one with [`NatsServer::shared`] and keep apart by
 //! [`unique`] names.
 //!
+//! What a network and a fleet do to clients is made on purpose: [`TcpProxy`] loses, delays and silences what passes
+//! through it, [`NatsCluster`] is three servers or more of which each can be killed, paused and cut off, and [`Faults`]
+//! draws such faults from a seed.
+//!
 //! Nothing here skips: where no server can be found, the test fails and says how to get one.
 
 #![allow(
@@ -14,8 +18,13 @@
     reason = "a harness reports by panicking: whatever fails here fails the test that asked for it"
 )]
 
+mod api;
 mod binary;
+mod cluster;
 mod config;
+mod faults;
+mod json;
+mod monitor;
 mod proxy;
 mod server;
 mod silence;
@@ -24,7 +33,9 @@ mod tls;
 mod unique;
 mod wait;
 
+pub use cluster::{ClusterNode, NatsCluster, NatsClusterBuilder};
 pub use config::NatsServerBuilder;
+pub use faults::{Fault, Faults, Injection, Victim};
 pub use proxy::TcpProxy;
 pub use server::NatsServer;
 pub use silence::TcpSilence;

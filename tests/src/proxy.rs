@@ -1,33 +1,57 @@
-//! A TCP proxy that can lose what passes through it.
+//! A TCP proxy that can lose, delay and silence what passes through it.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, tcp};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+/// How many bytes of a connection the proxy keeps in each direction; the rest stays with the system and the sender.
+const KEPT: usize = 256 * 1024;
+
+/// How many connections the proxy has at a time; others wait to be accepted.
+const CONNECTIONS: usize = 1024;
 
 /// What the proxy does at the moment.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mode {
-    /// Bytes to the server are kept back.
-    hold_requests: bool,
-    /// Bytes to the client are kept back.
-    hold_answers: bool,
+    /// The port behind the proxy; as long as it is 0, connections wait.
+    target: u16,
+    requests: Way,
+    answers: Way,
+    /// Nothing gets through, neither bytes nor the end of a connection.
+    stalled: bool,
     /// New connections are closed at once.
     refuse: bool,
     /// Counts cuts: connections made before the last one are closed.
     cuts: u64,
 }
 
+/// One direction: what the client sends, or what the server sends.
+#[derive(Clone, Copy, Debug, Default)]
+struct Way {
+    /// Bytes are kept back.
+    hold: bool,
+    /// How long every byte takes.
+    delay: Duration,
+    /// Counts half closes: in connections made before the last one, this direction has ended.
+    ends: u64,
+}
+
 /// A proxy on a free loopback port in front of a server. It passes everything on until it is told otherwise, and ends
 /// when it is dropped.
 ///
 /// What is kept back and then [`cut`](Self::cut) is lost: that is how a test loses a request, or an acknowledgement.
+///
+/// Whatever it is told, it keeps at most 256 KiB of each direction of a connection, and 1,024 connections.
 #[derive(Debug)]
 pub struct TcpProxy {
     port: u16,
     mode: Arc<watch::Sender<Mode>>,
+    free: Arc<Semaphore>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -36,18 +60,20 @@ impl TcpProxy {
     pub async fn start(target: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let port = listener.local_addr().expect("its address").port();
-        let mode = Arc::new(watch::Sender::new(Mode::default()));
-        let accepting = tokio::spawn({
-            let mode = Arc::clone(&mode);
-            async move {
-                while let Ok((client, _)) = listener.accept().await {
-                    if !mode.borrow().refuse {
-                        tokio::spawn(connection(client, target, mode.subscribe()));
-                    }
-                }
-            }
-        });
-        Self { port, mode, accepting }
+        let mode = Arc::new(watch::Sender::new(Mode { target, ..Mode::default() }));
+        let free = Arc::new(Semaphore::new(CONNECTIONS));
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&mode), Arc::clone(&free)));
+        Self { port, mode, free, accepting }
+    }
+
+    /// Starts a proxy whose connections wait until it is [aimed](Self::aim), for a server whose port is not known yet.
+    pub(crate) async fn unaimed() -> Self {
+        Self::start(0).await
+    }
+
+    /// Leads new connections to this port.
+    pub(crate) fn aim(&self, target: u16) {
+        self.mode.send_modify(|mode| mode.target = target);
     }
 
     /// The URL of the proxy for a NATS client.
@@ -55,14 +81,67 @@ impl TcpProxy {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How many connections it has at the moment.
+    pub fn connections(&self) -> usize {
+        CONNECTIONS - self.free.available_permits()
+    }
+
     /// Keeps back what the client sends, or passes it on again.
     pub fn hold_requests(&self, hold: bool) {
-        self.mode.send_modify(|mode| mode.hold_requests = hold);
+        self.mode.send_modify(|mode| mode.requests.hold = hold);
     }
 
     /// Keeps back what the server sends, or passes it on again.
     pub fn hold_answers(&self, hold: bool) {
-        self.mode.send_modify(|mode| mode.hold_answers = hold);
+        self.mode.send_modify(|mode| mode.answers.hold = hold);
+    }
+
+    /// Delivers what the client sends from now on this much later, in its order. Zero ends it.
+    ///
+    /// At most 256 KiB of a connection are on their way at a time.
+    pub fn delay_requests(&self, delay: Duration) {
+        self.mode.send_modify(|mode| mode.requests.delay = delay);
+    }
+
+    /// The same for what the server sends.
+    pub fn delay_answers(&self, delay: Duration) {
+        self.mode.send_modify(|mode| mode.answers.delay = delay);
+    }
+
+    /// The same in both directions: a round trip takes twice this much longer.
+    pub fn delay(&self, delay: Duration) {
+        self.delay_requests(delay);
+        self.delay_answers(delay);
+    }
+
+    /// Lets nothing through any more, as a network that loses every packet: connections stay open, new ones are
+    /// accepted, and neither side learns when the other closes or dies.
+    ///
+    /// It stays so over a [`cut`](Self::cut), until [`flow`](Self::flow).
+    pub fn stall(&self) {
+        self.mode.send_modify(|mode| mode.stalled = true);
+    }
+
+    /// Ends a [`stall`](Self::stall). What was sent meanwhile arrives now, as it does when packets are sent again.
+    pub fn flow(&self) {
+        self.mode.send_modify(|mode| mode.stalled = false);
+    }
+
+    /// Ends the direction to the server in every connection: the server reads the end, and what the client still sends
+    /// is lost. Answers go on as long as the server likes.
+    pub fn half_close_requests(&self) {
+        self.mode.send_modify(|mode| mode.requests.ends += 1);
+    }
+
+    /// Ends the direction to the client in every connection: the client reads the end, and what the server still sends
+    /// is lost. Requests go on as long as the client likes.
+    pub fn half_close_answers(&self) {
+        self.mode.send_modify(|mode| mode.answers.ends += 1);
     }
 
     /// Closes new connections at once, or lets them through again.
@@ -74,8 +153,8 @@ impl TcpProxy {
     pub fn cut(&self) {
         self.mode.send_modify(|mode| {
             mode.cuts += 1;
-            mode.hold_requests = false;
-            mode.hold_answers = false;
+            mode.requests.hold = false;
+            mode.answers.hold = false;
         });
     }
 }
@@ -87,39 +166,148 @@ impl Drop for TcpProxy {
     }
 }
 
-async fn connection(client: TcpStream, target: u16, mut mode: watch::Receiver<Mode>) {
-    let born = mode.borrow().cuts;
+async fn accept(listener: TcpListener, mode: Arc<watch::Sender<Mode>>, free: Arc<Semaphore>) {
+    loop {
+        let Ok((client, _)) = listener.accept().await else {
+            // Of this connection, or for want of descriptors; neither is for ever.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let born = *mode.borrow();
+        if born.refuse {
+            continue;
+        }
+        let Ok(place) = Arc::clone(&free).acquire_owned().await else { return };
+        let mode = mode.subscribe();
+        tokio::spawn(async move {
+            connection(client, born, mode).await;
+            drop(place);
+        });
+    }
+}
+
+/// Serves a connection; `born` is what the proxy did when it was made.
+async fn connection(client: TcpStream, born: Mode, mode: watch::Receiver<Mode>) {
+    let mut cut = mode.clone();
+    tokio::select! {
+        () = serve(client, born, mode) => {}
+        _ = cut.wait_for(|mode| mode.cuts != born.cuts) => {}
+    }
+}
+
+async fn serve(client: TcpStream, born: Mode, mut mode: watch::Receiver<Mode>) {
+    let target = match mode.wait_for(|mode| !mode.stalled && mode.target != 0).await {
+        Ok(mode) => mode.target,
+        Err(_) => return,
+    };
     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
     tokio::select! {
-        () = pass(client_read, server_write, mode.clone(), born, |mode| mode.hold_requests) => {}
-        () = pass(server_read, client_write, mode.clone(), born, |mode| mode.hold_answers) => {}
-        _ = mode.wait_for(|mode| mode.cuts != born) => {}
+        () = pass(client_read, server_write, born, mode.clone(), |mode| mode.requests) => {}
+        () = pass(server_read, client_write, born, mode, |mode| mode.answers) => {}
     }
 }
 
+/// What was read, and when it is due at the other side. No bytes are the end.
+struct Chunk {
+    due: Instant,
+    bytes: Vec<u8>,
+}
+
+impl Chunk {
+    /// What it counts of the bytes which the proxy keeps; a small one costs more than its bytes.
+    fn weight(&self) -> usize {
+        self.bytes.len().max(256)
+    }
+}
+
+/// Passes one direction on, until it has ended.
 async fn pass(
-    mut from: tcp::OwnedReadHalf,
-    mut to: tcp::OwnedWriteHalf,
-    mut mode: watch::Receiver<Mode>,
-    born: u64,
-    held: impl Fn(&Mode) -> bool,
+    from: tcp::OwnedReadHalf,
+    to: tcp::OwnedWriteHalf,
+    born: Mode,
+    mode: watch::Receiver<Mode>,
+    way: impl Fn(&Mode) -> Way + Copy,
 ) {
-    let mut buffer = vec![0; 64 * 1024];
+    let room = Semaphore::new(KEPT);
+    // Bounded by the room there is.
+    let (queue, queued) = mpsc::unbounded_channel();
+    let current = mode.clone();
+    let reading = read(from, queue, &room, || way(&current.borrow()).delay);
+    let writing = write(queued, to, &room, born, mode, way);
+    tokio::select! {
+        () = writing => {}
+        // It has put the end into the queue, which is written last.
+        () = async { reading.await; std::future::pending().await } => {}
+    }
+}
+
+async fn read(
+    mut from: tcp::OwnedReadHalf,
+    queue: mpsc::UnboundedSender<Chunk>,
+    room: &Semaphore,
+    delay: impl Fn() -> Duration,
+) {
+    let mut buffer = vec![0; 16 * 1024];
     loop {
-        let read = match from.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(read) => read,
-        };
-        match mode.wait_for(|mode| mode.cuts != born || !held(mode)).await {
-            // What was kept back when the connection was cut must not slip through.
-            Ok(mode) if mode.cuts == born => {}
-            _ => return,
-        }
-        if to.write_all(&buffer[..read]).await.is_err() {
+        let read = from.read(&mut buffer).await.unwrap_or(0);
+        let chunk = Chunk { due: Instant::now() + delay(), bytes: buffer[..read].to_vec() };
+        let weight = u32::try_from(chunk.weight()).expect("a small buffer");
+        // Neither is ever closed while this runs.
+        room.acquire_many(weight).await.expect("an open semaphore").forget();
+        if queue.send(chunk).is_err() || read == 0 {
             return;
         }
+    }
+}
+
+async fn write(
+    mut queued: mpsc::UnboundedReceiver<Chunk>,
+    mut to: tcp::OwnedWriteHalf,
+    room: &Semaphore,
+    born: Mode,
+    mut mode: watch::Receiver<Mode>,
+    way: impl Fn(&Mode) -> Way + Copy,
+) {
+    let mut end = mode.clone();
+    tokio::select! {
+        () = deliver(&mut queued, &mut to, room, born, &mut mode, way) => return,
+        _ = end.wait_for(|mode| way(mode).ends != way(&born).ends) => {}
+    }
+    let _ = to.shutdown().await;
+    // Read and thrown away, so that the sender does not wait for it to be taken.
+    while let Some(chunk) = queued.recv().await {
+        room.add_permits(chunk.weight());
+        if chunk.bytes.is_empty() {
+            return;
+        }
+    }
+}
+
+async fn deliver(
+    queued: &mut mpsc::UnboundedReceiver<Chunk>,
+    to: &mut tcp::OwnedWriteHalf,
+    room: &Semaphore,
+    born: Mode,
+    mode: &mut watch::Receiver<Mode>,
+    way: impl Fn(&Mode) -> Way + Copy,
+) {
+    while let Some(chunk) = queued.recv().await {
+        if chunk.due > Instant::now() {
+            tokio::time::sleep_until(chunk.due).await;
+        }
+        let end = chunk.bytes.is_empty();
+        let passes = |mode: &Mode| !mode.stalled && (end || !way(mode).hold);
+        match mode.wait_for(|mode| mode.cuts != born.cuts || passes(mode)).await {
+            // What was kept back when the connection was cut must not slip through.
+            Ok(mode) if mode.cuts == born.cuts => {}
+            _ => return,
+        }
+        if end || to.write_all(&chunk.bytes).await.is_err() {
+            return;
+        }
+        room.add_permits(chunk.weight());
     }
 }

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::NatsServerBuilder;
+use crate::api;
 use crate::binary;
+use crate::monitor;
 use crate::supervisor::Supervised;
 use crate::wait::{PATIENCE, poll};
 
@@ -28,8 +30,20 @@ pub struct NatsServer {
     options: NatsServerBuilder,
     binary: PathBuf,
     pid: u32,
-    port: u16,
+    ports: Ports,
+    paused: bool,
     version: String,
+}
+
+/// Where a server listens; 0 where nothing is known yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ports {
+    /// For clients, the same after a restart.
+    pub(crate) client: u16,
+    /// For the other servers of a cluster, the same after a restart.
+    pub(crate) routes: u16,
+    /// For monitoring, another one after each start.
+    pub(crate) monitoring: u16,
 }
 
 impl NatsServer {
@@ -62,7 +76,8 @@ impl NatsServer {
             home,
             binary: binary::nats_server(),
             pid: 0,
-            port: options.fixed_port().unwrap_or(0),
+            ports: Ports { client: options.fixed_port().unwrap_or(0), ..Ports::default() },
+            paused: false,
             version: String::new(),
             options,
         };
@@ -83,12 +98,16 @@ impl NatsServer {
 
     fn url_with(&self, userinfo: &str) -> String {
         let scheme = if self.options.has_tls() { "tls" } else { "nats" };
-        format!("{scheme}://{userinfo}127.0.0.1:{}", self.port)
+        format!("{scheme}://{userinfo}127.0.0.1:{}", self.ports.client)
     }
 
     /// The port, the same after a restart.
     pub fn port(&self) -> u16 {
-        self.port
+        self.ports.client
+    }
+
+    pub(crate) fn ports(&self) -> Ports {
+        self.ports
     }
 
     /// The process id of the server, or of the last one while it is killed.
@@ -130,6 +149,24 @@ impl NatsServer {
         async_nats::connect(self.url()).await.expect("connect to the test's server")
     }
 
+    /// How many clients are connected, this harness's own among them. Routes of a cluster do not count.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not answer; a killed or paused one cannot.
+    pub async fn connections(&self) -> usize {
+        monitor::connections(self.ports.monitoring).await
+    }
+
+    /// The names of the consumers which the server has for a bucket.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such bucket, or as [`client`](Self::client) does.
+    pub async fn consumers(&self, bucket: &str) -> Vec<String> {
+        api::consumers(&self.client().await, bucket).await.unwrap_or_else(|why| panic!("{why}"))
+    }
+
     /// Whether the server has been started and neither killed here nor ended by itself.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| !process.has_ended())
@@ -138,6 +175,7 @@ impl NatsServer {
     /// Kills the server with SIGKILL and returns when it is gone. Its files stay.
     pub fn kill(&mut self) {
         self.process = None;
+        self.paused = false;
     }
 
     /// Kills the server if it runs, and starts it again on the same port and storage.
@@ -161,6 +199,11 @@ impl NatsServer {
         let tasks = PathBuf::from(format!("/proc/{}/task", self.pid));
         poll(Instant::now() + PATIENCE, || all_stopped(&tasks).then_some(()))
             .unwrap_or_else(|| panic!("the server has not stopped within {PATIENCE:?}"));
+        self.paused = true;
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// Lets a [paused](Self::pause) server go on.
@@ -170,6 +213,7 @@ impl NatsServer {
     /// If the server does not run.
     pub fn resume(&mut self) {
         self.running().signal("CONT");
+        self.paused = false;
     }
 
     fn running(&self) -> &Supervised {
@@ -195,15 +239,14 @@ impl NatsServer {
         // A killed server leaves its ports file behind.
         let _ = std::fs::remove_dir_all(&ports_dir);
         std::fs::create_dir(&ports_dir).expect("create a directory for the server's ports file");
-        let port = (self.port != 0).then_some(self.port);
-        let text = self.options.render(port, &self.store_dir(), &ports_dir);
+        let text = self.options.render(self.ports, &self.store_dir(), &ports_dir);
         std::fs::write(&config, text).expect("write the server's configuration");
 
         let logged_before = self.log().len();
         let mut process = Supervised::spawn(home, &self.binary, &config);
         let ready = poll(deadline, || {
-            let ready = listening_port(&ports_dir)
-                .and_then(|port| Some((port, greeting(port)?)))
+            let ready = listening_ports(&ports_dir, self.options.is_clustered())
+                .and_then(|ports| Some((ports, greeting(ports.client)?)))
                 .filter(|(_, info)| !self.options.has_jetstream() || info.contains("\"jetstream\":true"));
             match ready {
                 None if process.has_ended() => Some(None),
@@ -212,8 +255,8 @@ impl NatsServer {
             }
         });
         match ready {
-            Some(Some((port, info))) => {
-                self.port = port;
+            Some(Some((ports, info))) => {
+                self.ports = ports;
                 self.pid = process.pid();
                 self.version = version_in(&info);
                 self.process = Some(process);
@@ -238,14 +281,18 @@ impl NatsServer {
     }
 }
 
-/// The port in the file which the server writes once it listens:
-/// `{"nats":["nats://127.0.0.1:4222"]}`.
-fn listening_port(ports_dir: &Path) -> Option<u16> {
+/// The ports in the file which the server writes once it listens:
+/// `{"nats":["nats://127.0.0.1:4222"],"monitoring":["http://127.0.0.1:8222"],"cluster":["nats://127.0.0.1:6222"]}`.
+fn listening_ports(ports_dir: &Path, clustered: bool) -> Option<Ports> {
     let file = std::fs::read_dir(ports_dir).ok()?.next()?.ok()?;
     let text = std::fs::read_to_string(file.path()).ok()?;
-    let (_, after) = text.split_once("\"nats\":[\"")?;
-    let (url, _) = after.split_once('"')?;
-    url.rsplit(':').next()?.parse().ok()
+    let port = |kind: &str| -> Option<u16> {
+        let (_, after) = text.split_once(&format!("\"{kind}\":[\""))?;
+        let (url, _) = after.split_once('"')?;
+        url.rsplit(':').next()?.parse().ok()
+    };
+    let routes = if clustered { port("cluster")? } else { 0 };
+    Some(Ports { client: port("nats")?, routes, monitoring: port("monitoring")? })
 }
 
 /// The `INFO` line with which a server greets every connection.

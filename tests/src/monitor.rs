@@ -1,0 +1,28 @@
+//! What a server tells about itself on its monitoring port.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::json;
+
+/// The body of a page such as `/connz`, whatever its status; `None` where the server does not answer at once.
+pub(crate) async fn page(port: u16, path: &str) -> Option<String> {
+    let ask = async {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;
+        // With version 1.0 the body comes in one piece and ends with the connection.
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+    };
+    tokio::time::timeout(Duration::from_secs(2), ask).await.ok()?
+}
+
+pub(crate) async fn connections(port: u16) -> usize {
+    let page = page(port, "/connz?limit=1").await.expect("the server answers on its monitoring port");
+    let total = json::field(&page, "total").and_then(|total| total.parse().ok());
+    total.unwrap_or_else(|| panic!("the server does not say how many connections it has: {page}"))
+}
