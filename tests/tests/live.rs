@@ -399,3 +399,42 @@ async fn no_live_value_goes_back_while_watches_are_shared() -> Outcome {
     }
     Ok(())
 }
+
+/// A live value does not depend on the runtime of another one with which it shares a watch.
+#[test]
+fn a_live_value_outlives_the_runtime_of_another_one() -> Outcome {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let (own, other) = (runtime()?, runtime()?);
+    for (_connection, store) in own.block_on(stores()) {
+        own.block_on(put(&store, 1));
+        // The watch runs where the first one was opened.
+        let first = other.block_on(Pool::live(&store))?;
+        let mut second = own.block_on(Pool::live(&store))?;
+        assert_eq!((first.load().size, second.load().size), (1, 1));
+        let ending = runtime()?;
+        let third = ending.block_on(Pool::live(&store))?;
+        drop((first, third));
+        ending.shutdown_background();
+        own.block_on(async {
+            put(&store, 2).await;
+            assert_eq!(second.changed().await?.size, 2);
+            Ok::<_, KvError>(())
+        })?;
+    }
+    // Now the one where the watch runs.
+    for (_connection, store) in own.block_on(stores()) {
+        own.block_on(put(&store, 1));
+        let first = runtime()?;
+        let live = first.block_on(Pool::live(&store))?;
+        let mut second = own.block_on(Pool::live(&store))?;
+        first.shutdown_timeout(Duration::from_secs(10));
+        own.block_on(async {
+            put(&store, 2).await;
+            assert_eq!(second.changed().await?.size, 2);
+            Ok::<_, KvError>(())
+        })?;
+        assert!(matches!(live.status().standing, LiveStanding::Ended { .. }), "{live:?}");
+        assert_eq!(live.load().size, 1);
+    }
+    Ok(())
+}

@@ -7,7 +7,9 @@ use tokio::sync::watch;
 
 use super::LiveSnapshot;
 use super::status::{LiveStanding, State};
-use crate::store::{KvEntry, KvError, KvOperation, News, Subscription, VersionToken, WatchLink};
+use crate::store::{
+    Key, KvEntry, KvError, KvOperation, News, Store, Subscription, VersionToken, WatchLink, WatchScope,
+};
 use crate::typed::{ByteDeserialize, KeyValue, KvReadError, read_record};
 
 /// How the records of a type become what is in force.
@@ -43,6 +45,8 @@ pub(super) fn look<T: KeyValue<Value: ByteDeserialize>>(entry: &KvEntry) -> Seen
 
 /// Follows one record for as long as it is not aborted.
 pub(super) struct Driver<T, V> {
+    pub(super) store: Store,
+    pub(super) key: Key,
     pub(super) policy: Policy<T, V>,
     pub(super) value: Arc<ArcSwap<LiveSnapshot<V>>>,
     pub(super) states: watch::Sender<State>,
@@ -54,7 +58,22 @@ where
 {
     /// Runs until the connection is closed. `is_known` says whether what was there has come.
     pub(super) async fn run(self, mut news: Subscription, mut is_known: bool) {
-        let mut ended = KvError::Closed { operation: "live" };
+        loop {
+            let ended = self.follow(news, is_known).await;
+            if let Some(error) = ended {
+                self.states.send_modify(|state| state.status.standing = LiveStanding::Ended { error });
+                return;
+            }
+            // The runtime of the one that was first is gone, with the watch that was shared; not this one.
+            tokio::task::yield_now().await;
+            news = self.store.subscribe(WatchScope::Key(self.key.clone()));
+            is_known = false;
+        }
+    }
+
+    /// Takes what is new, until nothing follows; the error, where that is for good.
+    async fn follow(&self, mut news: Subscription, mut is_known: bool) -> Option<KvError> {
+        let mut trouble = None;
         while let Some(news) = news.next().await {
             match news {
                 News::Entry(entry) => {
@@ -65,10 +84,10 @@ where
                 News::CaughtUp if is_known => {}
                 News::CaughtUp => self.take(Seen::Absent(None)),
                 News::Link(link) => self.link(link),
-                News::Trouble(error) => ended = error,
+                News::Trouble(error) => trouble = Some(error),
             }
         }
-        self.states.send_modify(|state| state.status.standing = LiveStanding::Ended { error: ended });
+        trouble.filter(|error| matches!(error, KvError::Closed { .. }))
     }
 
     fn take(&self, seen: Seen<T>) {

@@ -80,6 +80,8 @@ where
 
 /// A subscription from which what the store has is still to come.
 struct Opening {
+    store: Store,
+    key: Key,
     news: Subscription,
     deadline: Deadline,
     link: WatchLink,
@@ -97,7 +99,17 @@ impl Opening {
         }
         let deadline = Deadline::after(store.deadline());
         let news = store.subscribe(WatchScope::Key(key.clone()));
-        Ok(Self { news, deadline, link: WatchLink::Up, trouble: None, is_known: false, is_caught_up: false })
+        let (store, key) = (store.clone(), key.clone());
+        Ok(Self {
+            store,
+            key,
+            news,
+            deadline,
+            link: WatchLink::Up,
+            trouble: None,
+            is_known: false,
+            is_caught_up: false,
+        })
     }
 
     /// What is seen next; none when the deadline has passed.
@@ -145,7 +157,8 @@ impl Opening {
         let value = Arc::new(ArcSwap::from_pointee(first));
         let state = State { generation: 0, status: LiveStatus { link: self.link, standing } };
         let (sender, states) = watch::channel(state);
-        let driver = Driver { policy, value: Arc::clone(&value), states: sender };
+        let (store, key) = (self.store, self.key);
+        let driver = Driver { store, key, policy, value: Arc::clone(&value), states: sender };
         let task = tokio::spawn(driver.run(self.news, self.is_known || self.is_caught_up));
         Live { value, states, seen: 0, task: Arc::new(Task(task.abort_handle())) }
     }

@@ -25,8 +25,8 @@ pub(super) struct Channel {
 struct Heard {
     /// The newest entry of each key that lives.
     state: HashMap<Key, KvEntry>,
-    /// The newest version, where the store numbers them.
-    newest: Option<u64>,
+    /// Where the newest entry stands, a tombstone included.
+    newest: Option<Place>,
     is_caught_up: bool,
     /// While a watch that is not the first brings its state: the keys that it has brought.
     brought: Option<HashSet<Key>>,
@@ -114,13 +114,15 @@ impl Channel {
         let those = from.by_key.drain().flat_map(|(_, those)| those).collect::<Vec<_>>();
         for mailbox in those.into_iter().chain(std::mem::take(&mut from.by_prefix)) {
             for entry in to.state_of(mailbox.scope()) {
-                if from.state.get(&entry.key).is_none_or(|known| is_news(entry, known)) {
+                // What is not newer than all that was heard here was heard here, or superseded: also where the key is
+                // absent now.
+                if from.newest.is_none_or(|newest| place(entry).is_beyond(newest)) {
                     mailbox.leave(News::Entry(entry.clone()));
                 }
             }
             for known in from.state_of(mailbox.scope()) {
                 // What is newer than all that the other one has heard, it will hear of.
-                let is_ahead = known.version.as_u64() > to.newest;
+                let is_ahead = to.newest.is_none_or(|newest| !newest.is_beyond(place(known)));
                 if !to.state.contains_key(&known.key) && !is_ahead {
                     mailbox.leave(News::Gone(known.key.clone()));
                 }
@@ -134,12 +136,23 @@ impl Channel {
     }
 }
 
-/// Whether an entry says something else than the one that is known, and is not older.
-fn is_news(entry: &KvEntry, known: &KvEntry) -> bool {
-    match (entry.version.as_u64(), known.version.as_u64()) {
-        (Some(entry), Some(known)) if entry < known => false,
-        _ => (entry.version, entry.created) != (known.version, known.created),
+/// Where an entry stands among all of its store, where the store numbers its versions.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    version: Option<u64>,
+    created: SystemTime,
+}
+
+impl Place {
+    /// Whether an entry is newer than the other: by its number, or by its time, since a store that was made again counts
+    /// from the start.
+    fn is_beyond(self, other: Self) -> bool {
+        self.version.zip(other.version).is_none_or(|(one, other)| one > other) || self.created > other.created
     }
+}
+
+fn place(entry: &KvEntry) -> Place {
+    Place { version: entry.version.as_u64(), created: entry.created }
 }
 
 fn take(those: &mut Vec<Arc<Mailbox>>, one: &Arc<Mailbox>) -> bool {
@@ -183,7 +196,8 @@ impl Heard {
             return;
         };
         let key = entry.key.clone();
-        self.newest = self.newest.max(entry.version.as_u64());
+        let place = place(&entry);
+        self.newest = Some(self.newest.filter(|newest| !place.is_beyond(*newest)).unwrap_or(place));
         if let Some(brought) = &mut self.brought {
             brought.insert(key.clone());
         }
@@ -321,4 +335,95 @@ fn pauses() -> ExponentialBackoff {
         .without_max_times()
         .with_jitter()
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mailbox::tests::drain;
+    use super::*;
+    use crate::store::{KvOperation, KvResult, VersionToken};
+
+    /// Entries as `KEY=VALUE@VERSION` or `-KEY@VERSION`, and `.` for the caught-up marker. In a store that was made
+    /// again, an hour later.
+    fn hear(channel: &Channel, is_made_again: bool, updates: &str) -> KvResult<()> {
+        for update in updates.split_whitespace() {
+            let Some((what, version)) = update.split_once('@') else {
+                lock(&channel.heard).hear(KvUpdate::CaughtUp);
+                continue;
+            };
+            let version = version.parse::<u64>().unwrap_or_default();
+            let seconds = version + if is_made_again { 3600 } else { 0 };
+            let created = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            let version = VersionToken::from_u64(version);
+            let entry = match what.split_once('=') {
+                Some((key, value)) => KvEntry::put(Key::new(key)?, value.to_owned().into(), version, created),
+                None => {
+                    let key = Key::new(what.trim_start_matches('-'))?;
+                    KvEntry::tombstone(key, KvOperation::Delete, version, created)
+                }
+            };
+            lock(&channel.heard).hear(entry.into());
+        }
+        Ok(())
+    }
+
+    /// What one hears of `k.` that moves from a channel that has heard this to one that has heard that.
+    fn moved(from: &str, to: &str, is_made_again: bool) -> KvResult<Vec<String>> {
+        let (narrow, wide) = (Channel::new(WatchScope::prefix("k.")), Channel::new(WatchScope::All));
+        hear(&narrow, false, from)?;
+        hear(&wide, is_made_again, to)?;
+        let mailbox = Arc::new(Mailbox::new(WatchScope::prefix("k.")));
+        narrow.join(&mailbox);
+        drain(&mailbox);
+        narrow.move_to(&wide);
+        assert!(narrow.has_ended() && narrow.is_empty() && !wide.is_empty());
+        let mut told = drain(&mailbox);
+        told.retain(|told| !told.starts_with("up: "));
+        // From now on it hears what the other one does.
+        hear(&wide, is_made_again, "k.later=1@900 x.other=1@901")?;
+        assert_eq!(drain(&mailbox), ["k.later=1"]);
+        Ok(told)
+    }
+
+    #[test]
+    fn a_move_tells_what_is_newer_and_nothing_that_is_not() -> KvResult<()> {
+        let nothing: [&str; 0] = [];
+        // The same.
+        assert_eq!(moved("k.a=1@5 .", "k.a=1@5 x.b=1@9 .", false)?, nothing);
+        // The other one is ahead: a value, a key, a deletion.
+        assert_eq!(moved("k.a=1@5 .", "k.a=2@6 .", false)?, ["k.a=2"]);
+        assert_eq!(moved("k.a=1@5 .", "k.a=1@5 k.b=1@6 .", false)?, ["k.b=1"]);
+        assert_eq!(moved("k.a=1@5 .", "k.a=1@5 -k.a@6 .", false)?, ["-k.a"]);
+        assert_eq!(moved("k.a=1@5 .", "x.b=1@9 .", false)?, ["-k.a"]);
+        // It is behind: nothing goes back, nothing comes again.
+        assert_eq!(moved("k.a=1@5 k.a=2@6 .", "k.a=1@5 .", false)?, nothing);
+        assert_eq!(moved("k.a=1@5 . -k.a@6", "k.a=1@5 .", false)?, nothing);
+        assert_eq!(moved("k.a=1@5 . k.b=1@7", "k.a=1@5 .", false)?, nothing);
+        // The store was made again, which the first had not heard.
+        assert_eq!(moved("k.a=1@500 .", "k.a=2@3 .", true)?, ["k.a=2"]);
+        assert_eq!(moved("k.a=1@500 .", "x.b=2@3 .", true)?, ["-k.a"]);
+        // The first had not caught up; that is told once.
+        assert_eq!(moved("k.a=1@5", "k.a=1@5 .", false)?, ["caught up"]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_watch_that_is_not_the_first_brings_what_is_there() -> KvResult<()> {
+        let channel = Channel::new(WatchScope::All);
+        let mailbox = Arc::new(Mailbox::new(WatchScope::All));
+        channel.join(&mailbox);
+        hear(&channel, false, "a=1@1 b=1@2 c=1@3 .")?;
+        drain(&mailbox);
+        lock(&channel.heard).cut_off(&KvError::Closed { operation: "watch" });
+        drain(&mailbox);
+        // One is the same, one is another, one does not come; one that joins meanwhile gets what is known, and the rest.
+        hear(&channel, false, "a=1@1 b=2@4")?;
+        let late = Arc::new(Mailbox::new(WatchScope::prefix("c")));
+        channel.join(&late);
+        assert_eq!(drain(&late), ["up: false", "c=1", "caught up", "trouble"][..3]);
+        hear(&channel, false, ".")?;
+        assert_eq!(drain(&mailbox), ["b=2", "-c"]);
+        assert_eq!(drain(&late), ["-c"]);
+        Ok(())
+    }
 }

@@ -124,13 +124,14 @@ fn wake(mut pending: std::sync::MutexGuard<'_, Pending>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::SystemTime;
 
     use super::*;
     use crate::store::{KvResult, VersionToken};
 
-    fn drain(mailbox: &Mailbox) -> Vec<String> {
+    /// Everything that waits, as text.
+    pub(in super::super) fn drain(mailbox: &Mailbox) -> Vec<String> {
         let context = Context::from_waker(Waker::noop());
         let mut drained = Vec::new();
         while let Poll::Ready(Some(news)) = mailbox.poll(&context) {

@@ -60,6 +60,10 @@ impl Hub {
     /// Moves the subscriptions of other channels to one that covers them and has caught up.
     fn replace(&self, replaced: &[Arc<Channel>], by: &Channel) {
         let mut channels = lock(&self.channels);
+        // It may have been left meanwhile, and end at its next step.
+        if !channels.iter().any(|channel| std::ptr::eq(Arc::as_ptr(channel), by)) {
+            return;
+        }
         for channel in replaced {
             channel.move_to(by);
         }
