@@ -27,6 +27,7 @@ impl Spot {
         crate::kv::WatchScope::prefix(Self::PREFIX)
     }
     /// The scope of the records with this `0`: for listing and watching them.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn scope_0(__0: u8) -> crate::kv::WatchScope {
         crate::kv::__private::scope(
             crate::kv::__private::core::format_args!(
@@ -59,12 +60,15 @@ impl crate::kv::__private::core::str::FromStr for Spot {
         let __field_0 = crate::kv::__private::KeyTokens::field::<
             u8,
         >(&mut __tokens, "0")?;
-        __tokens.literal("at")?;
+        crate::kv::__private::KeyTokens::literal(&mut __tokens, "at")?;
         let __field_1 = crate::kv::__private::KeyTokens::field::<
             u16,
         >(&mut __tokens, "1")?;
-        __tokens.literal("x")?;
-        __tokens.finish(Self { 0: __field_0, 1: __field_1 })
+        crate::kv::__private::KeyTokens::literal(&mut __tokens, "x")?;
+        crate::kv::__private::KeyTokens::finish(
+            __tokens,
+            Self { 0: __field_0, 1: __field_1 },
+        )
     }
 }
 #[automatically_derived]
@@ -210,7 +214,7 @@ where
         crate::kv::Connection::store_with_config(
                 connection,
                 Self::BUCKET,
-                crate::kv::StoreConfig::new().key_ttl(true),
+                crate::kv::StoreConfig::key_ttl(crate::kv::StoreConfig::new(), true),
             )
             .await
     }

@@ -10,6 +10,7 @@ where
         ::shizuku_kv::__private::Bytes,
         ::shizuku_kv::EncodeError,
     > {
+        ::shizuku_kv::__private::is_record::<Self>();
         ::shizuku_kv::__private::json::to_bytes::<Self>(self)
     }
 }
@@ -22,6 +23,7 @@ where
     fn from_bytes(
         __bytes: &::shizuku_kv::__private::Bytes,
     ) -> ::shizuku_kv::__private::core::result::Result<Self, ::shizuku_kv::DecodeError> {
+        ::shizuku_kv::__private::is_record::<Self>();
         ::shizuku_kv::__private::json::from_bytes::<Self>(__bytes)
     }
 }

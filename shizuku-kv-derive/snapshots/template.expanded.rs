@@ -27,6 +27,7 @@ impl UserKey {
         ::shizuku_kv::WatchScope::prefix(Self::PREFIX)
     }
     /// The scope of the records with this `tenant`: for listing and watching them.
+    #[allow(clippy::too_many_arguments)]
     pub fn scope_tenant(
         tenant: impl ::shizuku_kv::__private::core::convert::AsRef<
             ::shizuku_kv::__private::core::primitive::str,
@@ -68,18 +69,20 @@ impl ::shizuku_kv::__private::core::str::FromStr for UserKey {
             Self::TEMPLATE,
             __text,
         );
-        __tokens.literal("user")?;
+        ::shizuku_kv::__private::KeyTokens::literal(&mut __tokens, "user")?;
         let __field_0 = ::shizuku_kv::__private::KeyTokens::field::<
             String,
         >(&mut __tokens, "tenant")?;
         let __field_1 = ::shizuku_kv::__private::KeyTokens::field::<
             u64,
         >(&mut __tokens, "id")?;
-        __tokens
-            .finish(Self {
+        ::shizuku_kv::__private::KeyTokens::finish(
+            __tokens,
+            Self {
                 tenant: __field_0,
                 id: __field_1,
-            })
+            },
+        )
     }
 }
 #[automatically_derived]

@@ -28,6 +28,8 @@ pub(crate) struct ContainerAttrs {
     pub(crate) key_serde: Option<Span>,
     /// `crate = path`.
     pub(crate) root: Option<Path>,
+    /// The first option that is about a record, and means nothing to a type that is none.
+    pub(crate) of_a_record: Option<Span>,
     /// Whether a bucket was meant, whatever was written. For the stand-ins.
     pub(crate) names_bucket: bool,
     /// Whether a codec was meant.
@@ -89,6 +91,9 @@ impl ContainerAttrs {
     fn read(&mut self, meta: &ParseNestedMeta<'_>) -> Result<()> {
         let option = option(meta);
         let meant = did_you_mean(&option, CONTAINER_OPTIONS).unwrap_or_default();
+        if option != "crate" && CONTAINER_OPTIONS.contains(&option.as_str()) {
+            self.of_a_record.get_or_insert(meta.path.span());
+        }
         self.names_bucket |= meant == "bucket";
         self.names_codec |= meant == "codec";
         match option.as_str() {
@@ -96,7 +101,7 @@ impl ContainerAttrs {
             "bucket" => once(&mut self.bucket, text(meta, "bucket")?, meta),
             "ttl" => once(&mut self.ttl, text(meta, "ttl")?, meta),
             "validate" => once(&mut self.validate, path(meta, "validate", "path::to::function")?, meta),
-            "crate" => once(&mut self.root, path(meta, "crate", "path::to::shizuku_kv")?, meta),
+            "crate" => once(&mut self.root, root(meta)?, meta),
             "codec" => once(&mut self.codec, name(meta, "codec", "json")?, meta),
             "key_type" => once(&mut self.key_type, name(meta, "key_type", "Name")?, meta),
             "key_serde" => {
@@ -181,6 +186,17 @@ fn path(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<Path>
     let value = meta.value()?;
     refuse_string(value, option)?;
     whole(value, &format!("`{option}` is a path: write `{option} = {example}`"))
+}
+
+/// The path of `crate = path`, which has no parameters.
+fn root(meta: &ParseNestedMeta<'_>) -> Result<Path> {
+    let root = path(meta, "crate", "path::to::shizuku_kv")?;
+    match root.segments.iter().find(|segment| !segment.arguments.is_none()) {
+        Some(segment) => {
+            Err(Error::new(segment.span(), "a crate has no parameters: write `crate = path::to::shizuku_kv`"))
+        }
+        None => Ok(root),
+    }
 }
 
 /// The name of `option = name`.

@@ -12,21 +12,28 @@ use crate::valid;
 /// The derive of one direction.
 pub(crate) fn serialize(input: &Input<'_>, codec: Codec) -> Result<TokenStream> {
     storable(input)?;
-    Ok(to_bytes(input, codec, Span::call_site()))
+    Ok(to_bytes(input, codec, Span::call_site(), is_record(input)))
 }
 
 /// The derive of the other direction.
 pub(crate) fn deserialize(input: &Input<'_>, codec: Codec) -> Result<TokenStream> {
     storable(input)?;
-    Ok(from_bytes(input, codec, Span::call_site()))
+    Ok(from_bytes(input, codec, Span::call_site(), is_record(input)))
 }
 
 /// Both directions, for `codec = …`.
 pub(super) fn both(input: &Input<'_>, codec: Codec) -> TokenStream {
     // At the option, for the error when the codec's derive is there too.
     let at = input.attrs.codec.as_ref().map_or_else(Span::call_site, |codec| located(codec.span()));
-    let (to_bytes, from_bytes) = (to_bytes(input, codec, at), from_bytes(input, codec, at));
+    let (to_bytes, from_bytes) = (to_bytes(input, codec, at, None), from_bytes(input, codec, at, None));
     quote!(#to_bytes #from_bytes)
+}
+
+/// Where options are about a record, that the type is one: else they would mean nothing, and nobody would say so.
+fn is_record(input: &Input<'_>) -> Option<TokenStream> {
+    let root = root(input);
+    let at = located(input.attrs.of_a_record?);
+    Some(moved(quote!(#root::__private::is_record::<Self>();), at))
 }
 
 fn storable(input: &Input<'_>) -> Result<()> {
@@ -36,7 +43,7 @@ fn storable(input: &Input<'_>) -> Result<()> {
     }
 }
 
-fn to_bytes(input: &Input<'_>, codec: Codec, at: Span) -> TokenStream {
+fn to_bytes(input: &Input<'_>, codec: Codec, at: Span, check: Option<TokenStream>) -> TokenStream {
     let root = root(input);
     let name = &input.original.ident;
     let bounded = with_bound(&input.original.generics, &codec.encodes(&root));
@@ -51,13 +58,14 @@ fn to_bytes(input: &Input<'_>, codec: Codec, at: Span) -> TokenStream {
         #[allow(deprecated)]
         #header {
             fn to_bytes(&self) -> #root::__private::core::result::Result<#root::__private::Bytes, #root::EncodeError> {
+                #check
                 #encode
             }
         }
     }
 }
 
-fn from_bytes(input: &Input<'_>, codec: Codec, at: Span) -> TokenStream {
+fn from_bytes(input: &Input<'_>, codec: Codec, at: Span, check: Option<TokenStream>) -> TokenStream {
     let root = root(input);
     let name = &input.original.ident;
     let bounded = with_bound(&input.original.generics, &codec.decodes(&root));
@@ -74,6 +82,7 @@ fn from_bytes(input: &Input<'_>, codec: Codec, at: Span) -> TokenStream {
             fn from_bytes(
                 __bytes: &#root::__private::Bytes,
             ) -> #root::__private::core::result::Result<Self, #root::DecodeError> {
+                #check
                 #decode
             }
         }

@@ -39,6 +39,7 @@ pub(super) fn expand(input: &Input<'_>, template: &Template<'_>) -> TokenStream 
         let doc = format!(" The scope of the records with {}: for listing and watching them.", such(&names));
         quote! {
             #[doc = #doc]
+            #[allow(clippy::too_many_arguments)]
             #visibility fn #name(#(#arguments: #types),*) -> #root::WatchScope {
                 #root::__private::scope(#core::format_args!(#format, #(#texts),*))
             }

@@ -120,7 +120,7 @@ fn parsing(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
         .tokens
         .iter()
         .map(|token| match token {
-            Token::Literal(literal) => quote!(#tokens.literal(#literal)?;),
+            Token::Literal(literal) => quote!(#root::__private::KeyTokens::literal(&mut #tokens, #literal)?;),
             Token::Field(field) => {
                 let variable = local(&format!("field_{}", variables.len()));
                 let (ty, name) = (field.ty(), field.name());
@@ -144,7 +144,7 @@ fn parsing(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
             ) -> #core::result::Result<Self, #root::ParseKeyError> {
                 let mut #tokens = #root::__private::KeyTokens::new(Self::TEMPLATE, #text);
                 #(#parts)*
-                #tokens.finish(Self { #(#members: #variables),* })
+                #root::__private::KeyTokens::finish(#tokens, Self { #(#members: #variables),* })
             }
         }
     }

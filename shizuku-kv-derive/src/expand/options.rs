@@ -75,7 +75,10 @@ fn store(input: &Input<'_>, bucket: &str, expires: bool) -> TokenStream {
     let (name, visibility) = (&input.original.ident, &input.original.vis);
     let (generics, parameters, conditions) = input.original.generics.split_for_impl();
     let (config, with) = if expires {
-        (quote!(#root::StoreConfig::new().key_ttl(true)), ", with times to live for single keys")
+        (
+            quote!(#root::StoreConfig::key_ttl(#root::StoreConfig::new(), true)),
+            ", with times to live for single keys",
+        )
     } else {
         (quote!(#root::StoreConfig::new()), "")
     };

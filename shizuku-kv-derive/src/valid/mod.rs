@@ -119,7 +119,8 @@ pub(crate) fn record<'a>(input: &'a Input<'_>) -> Result<Record<'a>> {
     }
     if let (Record::Pair { value, .. }, Some(codec)) = (&record, &input.attrs.codec) {
         let message = format!(
-            "only the value of a pair is stored, so that the codec is that of its type: put it on the type of `{}`",
+            "only the value of a pair is stored, so that the codec is that of its type: derive it there, on the type of \
+             `{}`, as with `JsonByteSer` and `JsonByteDes`",
             value.name()
         );
         return Err(Error::new(codec.span(), message));

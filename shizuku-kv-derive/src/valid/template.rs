@@ -190,6 +190,9 @@ pub(super) fn check_prints(field: &Field<'_>) -> Result<()> {
                 "an `Option` cannot be in a key, because it does not print: use a string that may be empty, or a type \
                  of your own with `Display` and `FromStr`"
             }
+            Some("Cow" | "Box" | "Rc" | "Arc" | "Result") => {
+                "this cannot be in a key: use `String`, or a number"
+            }
             Some("Vec" | "HashMap" | "HashSet" | "BTreeMap" | "BTreeSet" | "VecDeque") => {
                 "a collection cannot be in a key, because it does not print: use a type of your own with `Display` and \
                  `FromStr`"
@@ -227,6 +230,8 @@ fn mentioned(generics: &Generics, ty: TokenStream) -> Option<String> {
             GenericParam::Const(parameter) => parameter.ident.to_string(),
             GenericParam::Lifetime(parameter) => parameter.lifetime.to_string(),
         })
+        // In the key type this would mean that.
+        .chain(["Self".to_owned()])
         .collect::<Vec<_>>();
     find(&names, ty)
 }

@@ -199,8 +199,22 @@ fn own_key(own: &str) -> String {
 
 /// The name of a type as errors show it: without its module and without its parameters.
 pub(crate) fn type_name<T>() -> &'static str {
-    let full = std::any::type_name::<T>();
-    let bare = full.split_once('<').map_or(full, |(bare, _)| bare);
+    short(std::any::type_name::<T>())
+}
+
+fn short(full: &str) -> &str {
+    // The parameters end the name; what begins with `<` is the impl that the type stands in.
+    let mut depth = 0_usize;
+    let parameters = full.char_indices().rev().take_while(|(place, character)| {
+        depth += usize::from(*character == '>');
+        let is_inside = depth > 0 && *place > 0;
+        depth -= usize::from(*character == '<' && depth > 0);
+        is_inside
+    });
+    let bare = match parameters.last() {
+        Some((place, _)) => full.get(..place).unwrap_or(full),
+        None => full,
+    };
     bare.rsplit_once("::").map_or(bare, |(_, name)| name)
 }
 
@@ -219,6 +233,16 @@ mod tests {
         assert_eq!(type_name::<DecodeError>(), "DecodeError");
         assert_eq!(type_name::<Option<std::string::String>>(), "Option");
         assert_eq!(type_name::<u64>(), "u64");
+        for (full, expected) in [
+            ("a::B", "B"),
+            ("a::B<c::D<e::F>, u8>", "B"),
+            ("<a::B as c::D>::run::E", "E"),
+            ("<a::B as c::D<u8>>::run::E<f::G<'_>>", "E"),
+            ("<impl a::B>::run::E", "E"),
+            ("E", "E"),
+        ] {
+            assert_eq!(short(full), expected, "{full}");
+        }
     }
 
     #[test]

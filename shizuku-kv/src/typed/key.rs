@@ -27,7 +27,17 @@ where
 
 /// The store's key of a record's key.
 pub(super) fn store_key(key: &impl Display) -> Result<Key, KvError> {
-    Key::new(key.to_string())
+    let mut text = String::new();
+    match write!(text, "{key}") {
+        Ok(()) => Key::new(text),
+        // `to_string` would panic.
+        Err(_) => Err(KvError::InvalidKey {
+            key: String::new(),
+            position: 0,
+            found: "nothing".to_owned(),
+            reason: "the key's `Display` returned an error",
+        }),
+    }
 }
 
 /// The record's key of a key in the store.
@@ -117,6 +127,21 @@ mod tests {
         }
         assert_eq!(own_key(&"a".repeat(80)), "a".repeat(80));
         assert_eq!(own_key(&"a".repeat(81)), "a".repeat(79) + "…");
+    }
+
+    #[test]
+    fn a_key_that_does_not_print_is_none() {
+        struct Silent;
+
+        impl Display for Silent {
+            fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Err(fmt::Error)
+            }
+        }
+
+        assert!(matches!(store_key(&Silent), Err(KvError::InvalidKey { .. })));
+        assert_eq!(own_key(&Silent), NO_KEY);
+        assert!(!prints_as(&Silent, ""));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub use super::codec::required::{CanDeserialize, CanSerialize};
 pub use super::escape::Escaped;
 
 use super::BrokenRule;
+use super::KeyValue;
 use super::ParseKeyError;
 use super::escape::unescape;
 use super::key::{prints_as, store_key};
@@ -176,3 +177,18 @@ where
 
     deserializer.deserialize_str(Text(PhantomData))
 }
+
+/// That a type is a record, where its attribute says so.
+pub fn is_record<T: HasOptions>() {}
+
+/// A type whose attribute may have the options of a record.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a record, so that this option means nothing to it",
+    label = "an option of a record",
+    note = "add `#[derive(KeyValue)]` or `#[derive(StaticKeyIndexedValue)]`, or remove the option; the options of a pair \
+            belong on the pair, not on its value"
+)]
+pub trait HasOptions {}
+
+#[diagnostic::do_not_recommend]
+impl<T: KeyValue> HasOptions for T {}

@@ -9,10 +9,13 @@ use futures_util::stream;
 
 use super::KeyValue;
 use super::error::type_name;
-use crate::store::{Key, KvError, KvResult, Store, StoreTtl, VersionToken};
+use crate::store::{Deadline, Key, KvError, KvResult, Store, StoreTtl, VersionToken};
 
 /// How many writes with a time to live are on their way at a time.
 const IN_FLIGHT: usize = 256;
+
+/// For how many writes the whole has a deadline more.
+const TURN: usize = 1024;
 
 pub(super) async fn put<T: KeyValue>(store: &Store, key: Key, bytes: Bytes) -> KvResult<VersionToken> {
     match T::kv_ttl() {
@@ -46,8 +49,13 @@ pub(super) async fn put_many<T: KeyValue>(
     items: Vec<(Key, Bytes)>,
 ) -> Vec<KvResult<VersionToken>> {
     let Some(ttl) = T::kv_ttl() else { return store.put_many(items).await };
+    // As `Store::put_many` bounds the whole.
+    let turns = u32::try_from(items.len().div_ceil(TURN)).unwrap_or(u32::MAX);
+    let whole = Deadline::after(store.deadline().saturating_mul(turns.saturating_add(1)));
     let mut answers = Vec::with_capacity(items.len());
     for wave in waves(items) {
+        // With none left nothing is sent.
+        let store = &store.with_deadline(store.deadline().min(whole.remaining()));
         let writes = wave.into_iter().map(|(key, bytes)| put_expiring::<T>(store, key, bytes, ttl));
         answers.extend(stream::iter(writes).buffered(IN_FLIGHT).collect::<Vec<_>>().await);
     }

@@ -95,8 +95,8 @@ pub trait KeyValueWrite: KeyValue {
     /// ```
     ///
     /// # Errors
-    /// [`KvWriteError::Contended`] when every attempt lost; [`KvWriteError::Read`] where what is there does not decode:
-    /// it is not overwritten; [`KvWriteError::KeyMismatch`] where `change` returns a record of another key;
+    /// [`KvWriteError::Contended`] when every attempt lost; [`KvWriteError::Read`] where what is there does not decode or
+    /// breaks its rule: it is not overwritten, which only another write can do; [`KvWriteError::KeyMismatch`] where `change` returns a record of another key;
     /// [`KvWriteError::Invalid`] and [`KvWriteError::Encode`]; [`KvWriteError::Store`] for the errors of [`Store::get`],
     /// [`Store::create`] and [`Store::update`] other than a lost compare-and-swap. [`KvError::OutcomeUnknown`] is among
     /// them: such a write is not tried again.

@@ -331,12 +331,15 @@ async fn records_expire_on_a_server() -> Outcome {
     for written in Brief::write_many(&store, [&brief, &brief]).await {
         written?;
     }
-    while let Some(update) = watch.next().await {
-        if let TypedUpdate::Delete { operation, .. } = update? {
-            assert_eq!(operation, KvOperation::Expire);
-            break;
+    let expiry = async {
+        while let Some(update) = watch.next().await {
+            if let TypedUpdate::Delete { operation, .. } = update? {
+                return Ok::<_, KvReadError>(Some(operation));
+            }
         }
-    }
+        Ok(None)
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(60), expiry).await??, Some(KvOperation::Expire));
     assert_eq!(Brief::read_from(&store, brief.kv_key()).await?, None);
     Ok(())
 }
@@ -346,4 +349,75 @@ async fn records_expire_on_a_server() -> Outcome {
 struct Brief {
     id: String,
     count: u32,
+}
+
+/// Every option in every form: a fixed key, a field that is the key, a pair.
+mod every_form {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize, StaticKeyIndexedValue)]
+    #[kv(key = "form.fixed", bucket = "fixed", validate = Self::check, ttl = "30s", codec = json)]
+    struct Fixed(u32);
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize, KeyValue)]
+    #[kv(bucket = "whole", validate = Whole::check, ttl = "30s", codec = json)]
+    struct Whole(#[kv(key)] u32);
+
+    #[derive(Debug, PartialEq, KeyValue)]
+    #[kv(bucket = "pair", validate = Pair::check, ttl = "30s")]
+    struct Pair(#[kv(key)] u32, #[kv(value)] String);
+
+    impl Fixed {
+        fn check(&self) -> Result<(), &'static str> {
+            if self.0 == 13 { Err("not 13") } else { Ok(()) }
+        }
+    }
+
+    impl Whole {
+        fn check(&self) -> Result<(), &'static str> {
+            if self.0 == 13 { Err("not 13") } else { Ok(()) }
+        }
+    }
+
+    impl Pair {
+        fn check(&self) -> Result<(), &'static str> {
+            if self.0 == 13 { Err("not 13") } else { Ok(()) }
+        }
+    }
+
+    /// A record that is kept to its rule, and for its time.
+    async fn check<T>(store: &Store, name: &str, good: T, bad: T) -> Outcome
+    where
+        T: KeyValue<Value: shizuku_kv::ByteSerialize + shizuku_kv::ByteDeserialize>
+            + PartialEq
+            + std::fmt::Debug,
+    {
+        assert_eq!(store.name(), name);
+        assert_eq!(T::kv_ttl(), Some(Duration::from_secs(30)), "{name}");
+        assert!(matches!(bad.write_to_anyway(store).await, Err(KvWriteError::Invalid { .. })), "{name}");
+        good.write_to_anyway(store).await?;
+        assert_eq!(T::read_from(store, good.kv_key()).await?.as_ref(), Some(&good), "{name}");
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert_eq!(T::read_from(store, good.kv_key()).await?, None, "{name}");
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn has_every_option() -> Outcome {
+        let connection = connect("memory:").await?;
+        assert_eq!((Fixed::BUCKET, Whole::BUCKET, Pair::BUCKET), ("fixed", "whole", "pair"));
+        check(&Fixed::open(&connection).await?, "fixed", Fixed(1), Fixed(13)).await?;
+        check(&Whole::open(&connection).await?, "whole", Whole(1), Whole(13)).await?;
+        let pair = |key| Pair(key, "text".to_owned());
+        check(&Pair::open(&connection).await?, "pair", pair(1), pair(13)).await
+    }
+
+    /// A rule is not asked about a record that is not the one that was asked for.
+    #[tokio::test]
+    async fn a_rule_comes_after_the_key() -> Outcome {
+        let store = store().await;
+        store.put("7", "13").await?;
+        assert!(matches!(Whole::read_from(&store, 7_u32).await, Err(KvReadError::KeyMismatch { .. })));
+        Ok(())
+    }
 }

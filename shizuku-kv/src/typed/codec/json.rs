@@ -18,6 +18,9 @@ use super::required::{CanDeserialize, CanSerialize};
 use super::serde_message::{OPAQUE, digits, harmless, is_vocabulary, kept_from_type, words};
 use super::{DecodeError, EncodeError};
 
+/// The largest value that a message is compared with. In a larger one only the place of an error is told.
+const LARGEST_COMPARED: usize = 64 * 1024;
+
 /// A value as JSON.
 pub fn to_bytes<T: CanSerialize + ?Sized>(value: &T) -> Result<Bytes, EncodeError> {
     serde_json::to_vec(value).map(Bytes::from).map_err(|error| match error.classify() {
@@ -43,6 +46,8 @@ fn translate(error: &serde_json::Error, bytes: &[u8]) -> DecodeError {
     let decoded = match error.classify() {
         // These messages are constants of serde_json.
         Category::Syntax | Category::Eof => DecodeError::new(format!("JSON: {message}")),
+        // To compare is slow, and a value of that size is hardly looked at for its fields' names.
+        Category::Data if bytes.len() > LARGEST_COMPARED => DecodeError::new(OPAQUE),
         Category::Data => match harmless(&message) {
             Some(kept) if !quotes(&kept, &message, bytes, place) => DecodeError::new(kept),
             _ => DecodeError::new(OPAQUE),
