@@ -53,8 +53,8 @@ struct Effort {
     live: usize,
 }
 
-const FULL: Effort = Effort { load: (50, 50_000), watch: (30, 200), state: (10, 100_000), live: 10_000 };
-const QUICK: Effort = Effort { load: (20, 10_000), watch: (10, 50), state: (3, 10_000), live: 1000 };
+const FULL: Effort = Effort { load: (50, 50_000), watch: (30, 200), state: (10, 100_000), live: 900 };
+const QUICK: Effort = Effort { load: (20, 10_000), watch: (10, 50), state: (3, 10_000), live: 200 };
 
 #[tokio::main]
 async fn main() {

@@ -1,16 +1,20 @@
 //! The task behind a live value.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures_util::future::{Either, select};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::LiveSnapshot;
 use super::status::{LiveStanding, State};
-use crate::store::{
-    Key, KvEntry, KvError, KvOperation, News, Store, Subscription, VersionToken, WatchLink, WatchScope,
-};
-use crate::typed::{ByteDeserialize, KeyValue, KvReadError, read_record};
+use crate::store::{Key, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch, WatchLink, WatchScope};
+use crate::typed::{ByteDeserialize, DecodeError, KeyValue, KvReadError, read_record, type_name};
 
 /// How the records of a type become what is in force.
 pub(super) struct Policy<T, V> {
@@ -27,20 +31,31 @@ pub(super) enum Seen<T> {
     Absent(Option<(KvOperation, VersionToken)>),
 }
 
-/// What an entry says of a record.
-pub(super) fn look<T: KeyValue<Value: ByteDeserialize>>(entry: &KvEntry) -> Seen<T> {
+/// What an update says of a record; none for the caught-up marker.
+pub(super) fn look<T: KeyValue<Value: ByteDeserialize>>(update: KvUpdate) -> Option<Seen<T>> {
+    let entry = update.into_entry()?;
     let version = entry.version;
     if entry.is_tombstone() {
-        return Seen::Absent(Some((entry.operation, version)));
+        return Some(Seen::Absent(Some((entry.operation, version))));
     }
-    match read_record(entry) {
-        Ok(value) => Seen::Good(LiveSnapshot { value, version: Some(version), created: Some(entry.created) }),
+    // A type's own code that panics is no reason to lose the value in force.
+    let read = catch_unwind(AssertUnwindSafe(|| read_record::<T>(&entry)));
+    let read = read.unwrap_or_else(|_| {
+        Err(KvReadError::Decode {
+            type_name: type_name::<T>(),
+            key: entry.key.clone(),
+            version,
+            source: DecodeError::new("the type's own code panicked"),
+        })
+    });
+    Some(match read {
+        Ok(value) => Seen::Good(LiveSnapshot::of(value, version, entry.created)),
         Err(error) => {
             // The error names the type, the key and what is wrong, and nothing of the value.
             tracing::warn!(%error, "a live value was refused, what is in force stays");
             Seen::Bad(version, Arc::new(error))
         }
-    }
+    })
 }
 
 /// Follows one record for as long as it is not aborted.
@@ -56,38 +71,56 @@ impl<T, V> Driver<T, V>
 where
     T: KeyValue<Value: ByteDeserialize>,
 {
-    /// Runs until the connection is closed. `is_known` says whether what was there has come.
-    pub(super) async fn run(self, mut news: Subscription, mut is_known: bool) {
+    /// Runs until the connection is closed. `watch` is one that has been read from, if there is one.
+    pub(super) async fn run(self, mut watch: Option<Watch>) {
+        let mut pauses = pauses();
         loop {
-            let ended = self.follow(news, is_known).await;
-            if let Some(error) = ended {
+            let error = match watch.take() {
+                Some(watch) => self.follow(watch, true, &mut pauses).await,
+                None => match self.store.watch(WatchScope::Key(self.key.clone())).await {
+                    Ok(watch) => self.follow(watch, false, &mut pauses).await,
+                    Err(error) => error,
+                },
+            };
+            if matches!(error, KvError::Closed { .. }) {
                 self.states.send_modify(|state| state.status.standing = LiveStanding::Ended { error });
                 return;
             }
-            // The runtime of the one that was first is gone, with the watch that was shared; not this one.
-            tokio::task::yield_now().await;
-            news = self.store.subscribe(WatchScope::Key(self.key.clone()));
-            is_known = false;
+            tracing::warn!(
+                store = self.store.name(), key = %self.key, %error, "a live value cannot be followed for now"
+            );
+            self.cut_off(error.to_string());
+            tokio::time::sleep(pauses.next().unwrap_or_default()).await;
         }
     }
 
-    /// Takes what is new, until nothing follows; the error, where that is for good.
-    async fn follow(&self, mut news: Subscription, mut is_known: bool) -> Option<KvError> {
-        let mut trouble = None;
-        while let Some(news) = news.next().await {
-            match news {
-                News::Entry(entry) => {
-                    is_known = true;
-                    self.take(look(&entry));
-                }
-                News::Gone(_) => self.take(Seen::Absent(None)),
-                News::CaughtUp if is_known => {}
-                News::CaughtUp => self.take(Seen::Absent(None)),
-                News::Link(link) => self.link(link),
-                News::Trouble(error) => trouble = Some(error),
+    /// Takes what a watch delivers, until it ends. A new one delivers what is there first: what has not come by its
+    /// caught-up marker is not there, and until then what is in force may be outdated.
+    async fn follow(&self, mut watch: Watch, mut is_known: bool, pauses: &mut ExponentialBackoff) -> KvError {
+        let begun = Instant::now();
+        let mut links = watch.link_changes();
+        loop {
+            if is_known {
+                self.link(watch.link());
             }
+            let Some(update) = next(&mut watch, &mut links).await else { continue };
+            match update {
+                None => return KvError::Closed { operation: "live" },
+                Some(Err(error)) => return error,
+                Some(Ok(update)) => match look(update) {
+                    Some(seen) => self.take(seen),
+                    None if is_known => {}
+                    None => self.take(Seen::Absent(None)),
+                },
+            }
+            is_known = true;
+            // One that ends as soon as it has begun is no progress.
+            if begun.elapsed() >= LASTING {
+                *pauses = self::pauses();
+            }
+            // A key that changes all the time must not keep the thread from others, nor the task from being ended.
+            tokio::task::consume_budget().await;
         }
-        trouble.filter(|error| matches!(error, KvError::Closed { .. }))
     }
 
     fn take(&self, seen: Seen<T>) {
@@ -106,13 +139,14 @@ where
                 (value, LiveStanding::Absent { tombstone })
             }
         };
-        let is_new = value.is_some();
+        let held = self.value.load().generation;
+        let generation = held + u64::from(value.is_some());
         // Before the handles are told.
         if let Some(value) = value {
-            self.value.store(Arc::new(value));
+            self.value.store(Arc::new(LiveSnapshot { generation, ..value }));
         }
         self.states.send_modify(|state| {
-            state.generation += u64::from(is_new);
+            state.generation = generation;
             state.status.standing = standing;
         });
     }
@@ -123,5 +157,50 @@ where
             state.status.link = link;
             is_new
         });
+    }
+
+    /// Nothing is heard, since the moment that is known already or since now.
+    fn cut_off(&self, reason: String) {
+        let since = match &self.states.borrow().status.link {
+            WatchLink::Down { since, .. } => *since,
+            WatchLink::Up => SystemTime::now(),
+        };
+        self.link(WatchLink::down(since, reason));
+    }
+}
+
+/// How long a watch has to last for the next loss to be a new one.
+const LASTING: Duration = Duration::from_secs(10);
+
+/// The next update; none where the link is another one.
+async fn next(
+    watch: &mut Watch,
+    links: &mut Option<watch::Receiver<WatchLink>>,
+) -> Option<Option<Result<KvUpdate, KvError>>> {
+    let next = pin!(watch.next());
+    let Some(links) = links else { return Some(next.await) };
+    match select(next, pin!(links.changed())).await {
+        Either::Left((update, _)) => Some(update),
+        Either::Right((Ok(()), _)) => None,
+        Either::Right((Err(_), next)) => Some(next.await),
+    }
+}
+
+/// The pauses between tries. Jittered, since everybody else's watch ended at the same moment.
+fn pauses() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(10))
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+impl<T, V> std::fmt::Debug for Driver<T, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver")
+            .field("type", &type_name::<T>())
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }

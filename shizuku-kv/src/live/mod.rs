@@ -103,17 +103,19 @@ impl<T> Live<T> {
     pub async fn changed(&mut self) -> Result<Arc<LiveSnapshot<T>>, KvError> {
         let seen = self.seen;
         let closed = || KvError::Closed { operation: "live" };
-        let state = self.states.wait_for(|state| state.generation != seen || state.status.is_ended()).await;
-        let generation = state.map_err(|_| closed())?.generation;
-        if generation == seen {
+        let waited = self.states.wait_for(|state| state.generation > seen || state.status.is_ended()).await;
+        drop(waited.map_err(|_| closed()));
+        // It may be newer than what was told of, and then that is told by this.
+        let value = self.snapshot();
+        if value.generation == seen {
             return Err(closed());
         }
-        self.seen = generation;
-        Ok(self.snapshot())
+        self.seen = value.generation;
+        Ok(value)
     }
 
-    /// The status whenever it is another: after the one now, each that is still the newest when it is asked for. Ends
-    /// when nothing follows any more.
+    /// The status whenever it or the value changes: after the one now, each that is still the newest when it is asked
+    /// for. Ends when nothing follows any more.
     ///
     /// Dropping it at any time is safe.
     pub fn statuses(&self) -> LiveStream<LiveStatus> {
@@ -134,10 +136,15 @@ impl<T> Live<T> {
     where
         T: Send + Sync + 'static,
     {
-        let first = stream::once(std::future::ready(self.snapshot()));
-        let rest = stream::unfold(self.clone(), |mut live| async move {
-            live.changed().await.ok().map(|value| (value, live))
-        });
+        let mut live = self.clone();
+        let now = live.snapshot();
+        live.seen = now.generation;
+        let first = stream::once(std::future::ready(now));
+        let rest =
+            stream::unfold(
+                live,
+                |mut live| async move { live.changed().await.ok().map(|value| (value, live)) },
+            );
         LiveStream::new(first.chain(rest))
     }
 
@@ -151,7 +158,7 @@ impl<T> Live<T> {
 impl<T> Clone for Live<T> {
     fn clone(&self) -> Self {
         let states = self.states.clone();
-        let seen = states.borrow().generation;
+        let seen = self.value.load().generation;
         Self { value: Arc::clone(&self.value), states, seen, task: Arc::clone(&self.task) }
     }
 }
@@ -176,16 +183,24 @@ pub struct LiveSnapshot<T> {
     pub version: Option<VersionToken>,
     /// When the store took it, by the store's clock; `None` where there is no version.
     pub created: Option<SystemTime>,
+    /// One more for each value that came into force.
+    generation: u64,
 }
 
 impl<T> LiveSnapshot<T> {
     /// What is in force and not from the store.
     fn unversioned(value: T) -> Self {
-        Self { value, version: None, created: None }
+        Self { value, version: None, created: None, generation: 0 }
+    }
+
+    /// What the store has.
+    fn of(value: T, version: VersionToken, created: SystemTime) -> Self {
+        Self { value, version: Some(version), created: Some(created), generation: 0 }
     }
 
     fn map<V>(self, make: impl FnOnce(T) -> V) -> LiveSnapshot<V> {
-        LiveSnapshot { value: make(self.value), version: self.version, created: self.created }
+        let Self { value, version, created, generation } = self;
+        LiveSnapshot { value: make(value), version, created, generation }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Opening live values: what is waited for, and with what one begins.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -9,7 +10,7 @@ use tokio::time::timeout_at;
 use super::drive::{Driver, Policy, Seen, look};
 use super::status::{LiveStanding, LiveStatus, State};
 use super::{Live, LiveSnapshot, Task};
-use crate::store::{Deadline, Key, KvError, News, Store, Subscription, WatchLink, WatchScope};
+use crate::store::{Deadline, Key, KvError, Store, Watch, WatchLink, WatchScope};
 use crate::typed::{ByteDeserialize, KeyValue, KvReadError, type_name};
 
 /// Waits for the first good value, for as long as the store's deadline.
@@ -17,22 +18,32 @@ pub(crate) async fn live<T>(store: Store, key: Key) -> Result<Live<T>, KvReadErr
 where
     T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
 {
-    let mut opening = Opening::new(&store, &key)?;
+    let deadline = Deadline::after(store.deadline());
+    let mut watch = store.watch(WatchScope::Key(key.clone())).await?;
     // What is in the way.
     let mut refused = None;
+    let mut is_known = false;
     loop {
-        match opening.next().await? {
+        let next = timeout_at(deadline.instant(), watch.next()).await;
+        // What changes all the time is always ready.
+        let Some(update) = next.ok().filter(|_| !deadline.remaining().is_zero()) else {
+            let timeout = || KvReadError::from(deadline.timeout("live", Some(&key)));
+            let absent = || KvReadError::Absent { type_name: type_name::<T>(), key: key.clone() };
+            return Err(match refused.map(|error: Arc<KvReadError>| (*error).clone()) {
+                Some(refused) => refused,
+                None if is_known && watch.link().is_up() => absent(),
+                None => timeout(),
+            });
+        };
+        is_known = true;
+        match look(update.unwrap_or(Err(KvError::Closed { operation: "live" }))?) {
             Some(Seen::Good(first)) => {
                 let policy = Policy { present: |record| record, absent: None };
-                return Ok(opening.spawn(policy, first, LiveStanding::Current));
+                return Ok(spawn(store, key, policy, first, LiveStanding::Current, Ok(watch)));
             }
             Some(Seen::Bad(_, error)) => refused = Some(error),
             Some(Seen::Absent(_)) => refused = None,
-            None => {
-                let in_the_way = refused.map(|error: Arc<KvReadError>| (*error).clone());
-                let in_the_way = in_the_way.or(opening.trouble().map(KvReadError::from));
-                return Err(in_the_way.unwrap_or(KvReadError::Absent { type_name: type_name::<T>(), key }));
-            }
+            None => {}
         }
     }
 }
@@ -42,18 +53,21 @@ pub(crate) async fn live_or<T>(store: Store, key: Key, default: T) -> Result<Liv
 where
     T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
 {
-    let mut opening = Opening::new(&store, &key)?;
-    let default = LiveSnapshot::unversioned(default);
-    let (first, standing) = match opening.next().await {
-        Ok(Some(Seen::Good(first))) => (first, LiveStanding::Current),
-        Ok(Some(Seen::Bad(version, error))) => (default, LiveStanding::Rejected { version, error }),
-        Ok(Some(Seen::Absent(tombstone))) => (default, LiveStanding::Absent { tombstone }),
+    let policy = Policy { present: |record| record, absent: None };
+    let (seen, watch) = match first(&store, &key).await {
+        Ok((seen, watch)) => (Some(seen), Ok(watch)),
         // No default helps where nothing will ever be followed.
         Err(error @ (KvError::Closed { .. } | KvError::Unsupported { .. })) => return Err(error.into()),
-        Ok(None) | Err(_) => (default, LiveStanding::Unknown),
+        Err(error) => (None, Err(error)),
     };
-    let policy = Policy { present: |record| record, absent: None };
-    Ok(opening.spawn(policy, first, standing))
+    let default = LiveSnapshot::unversioned(default);
+    let (first, standing) = match seen {
+        Some(Seen::Good(first)) => (first, LiveStanding::Current),
+        Some(Seen::Bad(version, error)) => (default, LiveStanding::Rejected { version, error }),
+        Some(Seen::Absent(tombstone)) => (default, LiveStanding::Absent { tombstone }),
+        None => (default, LiveStanding::Unknown),
+    };
+    Ok(spawn(store, key, policy, first, standing, watch))
 }
 
 /// Begins with the value of the store, or with `None` where that is absent.
@@ -61,105 +75,52 @@ pub(crate) async fn live_optional<T>(store: Store, key: Key) -> Result<Live<Opti
 where
     T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
 {
-    let mut opening = Opening::new(&store, &key)?;
-    let (first, standing) = match opening.next::<T>().await? {
-        Some(Seen::Good(first)) => (first.map(Some), LiveStanding::Current),
-        Some(Seen::Absent(tombstone)) => {
-            (LiveSnapshot::unversioned(None), LiveStanding::Absent { tombstone })
-        }
-        // What is there and refused is not absent.
-        Some(Seen::Bad(_, error)) => return Err((*error).clone()),
-        None => {
-            let timeout = || opening.deadline.timeout("live", Some(&key));
-            return Err(opening.trouble.take().unwrap_or_else(timeout).into());
-        }
-    };
     let policy = Policy { present: Some, absent: Some(|| None) };
-    Ok(opening.spawn(policy, first, standing))
+    let (seen, watch) = first::<T>(&store, &key).await?;
+    let (first, standing) = match seen {
+        Seen::Good(first) => (first.map(Some), LiveStanding::Current),
+        Seen::Absent(tombstone) => (LiveSnapshot::unversioned(None), LiveStanding::Absent { tombstone }),
+        // What is there and refused is not absent.
+        Seen::Bad(_, error) => return Err((*error).clone()),
+    };
+    Ok(spawn(store, key, policy, first, standing, Ok(watch)))
 }
 
-/// A subscription from which what the store has is still to come.
-struct Opening {
+/// What the store has now.
+async fn first<T: KeyValue<Value: ByteDeserialize>>(
+    store: &Store,
+    key: &Key,
+) -> Result<(Seen<T>, Watch), KvError> {
+    let deadline = Deadline::after(store.deadline());
+    let mut watch = store.watch(WatchScope::Key(key.clone())).await?;
+    let next = timeout_at(deadline.instant(), watch.next()).await;
+    let update = next.map_err(|_| deadline.timeout("live", Some(key)))?;
+    let update = update.unwrap_or(Err(KvError::Closed { operation: "live" }))?;
+    Ok((look(update).unwrap_or(Seen::Absent(None)), watch))
+}
+
+fn spawn<T, V>(
     store: Store,
     key: Key,
-    news: Subscription,
-    deadline: Deadline,
-    link: WatchLink,
-    trouble: Option<KvError>,
-    /// Whether an entry has come, and the marker after which there is none.
-    is_known: bool,
-    is_caught_up: bool,
-}
-
-impl Opening {
-    fn new(store: &Store, key: &Key) -> Result<Self, KvError> {
-        if store.backend().watcher().is_none() {
-            let reason = format!("store {:?} cannot be watched", store.name());
-            return Err(KvError::Unsupported { operation: "live", reason });
-        }
-        let deadline = Deadline::after(store.deadline());
-        let news = store.subscribe(WatchScope::Key(key.clone()));
-        let (store, key) = (store.clone(), key.clone());
-        Ok(Self {
-            store,
-            key,
-            news,
-            deadline,
-            link: WatchLink::Up,
-            trouble: None,
-            is_known: false,
-            is_caught_up: false,
-        })
-    }
-
-    /// What is seen next; none when the deadline has passed.
-    ///
-    /// # Errors
-    /// What trying again cannot mend.
-    async fn next<T: KeyValue<Value: ByteDeserialize>>(&mut self) -> Result<Option<Seen<T>>, KvError> {
-        loop {
-            let Ok(news) = timeout_at(self.deadline.instant(), self.news.next()).await else {
-                return Ok(None);
-            };
-            match news {
-                None => return Err(self.trouble.take().unwrap_or(KvError::Closed { operation: "live" })),
-                Some(News::Entry(entry)) => {
-                    self.is_known = true;
-                    self.trouble = None;
-                    return Ok(Some(look(&entry)));
-                }
-                Some(News::Gone(_)) => return Ok(Some(Seen::Absent(None))),
-                Some(News::CaughtUp) => {
-                    self.is_caught_up = true;
-                    self.trouble = None;
-                    if !self.is_known {
-                        return Ok(Some(Seen::Absent(None)));
-                    }
-                }
-                Some(News::Link(link)) => self.link = link,
-                Some(News::Trouble(error)) if error.is_retryable() => self.trouble = Some(error),
-                Some(News::Trouble(error)) => return Err(error),
-            }
-        }
-    }
-
-    /// Why nothing is heard, where nothing is.
-    fn trouble(&mut self) -> Option<KvError> {
-        let trouble = self.trouble.take();
-        trouble.or_else(|| (!self.link.is_up()).then(|| self.deadline.timeout("live", None)))
-    }
-
-    fn spawn<T, V>(self, policy: Policy<T, V>, first: LiveSnapshot<V>, standing: LiveStanding) -> Live<V>
-    where
-        T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
-        V: Send + Sync + 'static,
-    {
-        let value = Arc::new(ArcSwap::from_pointee(first));
-        let state = State { generation: 0, status: LiveStatus { link: self.link, standing } };
-        let (sender, states) = watch::channel(state);
-        let (store, key) = (self.store, self.key);
-        let driver = Driver { store, key, policy, value: Arc::clone(&value), states: sender };
-        let task = tokio::spawn(driver.run(self.news, self.is_known || self.is_caught_up));
-        Live { value, states, seen: 0, task: Arc::new(Task(task.abort_handle())) }
-    }
+    policy: Policy<T, V>,
+    first: LiveSnapshot<V>,
+    standing: LiveStanding,
+    watch: Result<Watch, KvError>,
+) -> Live<V>
+where
+    T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    let value = Arc::new(ArcSwap::from_pointee(first));
+    let link = match &watch {
+        Ok(watch) => watch.link(),
+        Err(error) => WatchLink::down(SystemTime::now(), error.to_string()),
+    };
+    let state = State { generation: 0, status: LiveStatus { link, standing } };
+    let (sender, states) = watch::channel(state);
+    // What was waited for is over; from here on the watch has the time that it needs.
+    let store = store.with_deadline(store.deadline().max(Deadline::DEFAULT));
+    let driver = Driver { store, key, policy, value: Arc::clone(&value), states: sender };
+    let task = tokio::spawn(driver.run(watch.ok()));
+    Live { value, states, seen: 0, task: Arc::new(Task(task.abort_handle())) }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::shared::{Hub, Subscription};
 use super::{
     ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore, KvStream, KvTtl,
     KvWatcher, KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
@@ -47,14 +46,12 @@ const PUTS_IN_FLIGHT: usize = 1024;
 pub struct Store {
     backend: Arc<dyn KvStore>,
     deadline: Duration,
-    /// What clones share.
-    hub: Arc<Hub>,
 }
 
 impl Store {
     /// A handle over a backend's store; for authors of backends.
     pub fn new(backend: Arc<dyn KvStore>, deadline: Duration) -> Self {
-        Self { backend, deadline, hub: Arc::default() }
+        Self { backend, deadline }
     }
 
     /// The store's name.
@@ -81,7 +78,7 @@ impl Store {
     /// answers [`KvError::Timeout`], and nothing is sent.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { backend: Arc::clone(&self.backend), deadline, hub: Arc::clone(&self.hub) }
+        Self { backend: Arc::clone(&self.backend), deadline }
     }
 
     /// The backend behind the handle; for what wraps a store.
@@ -311,11 +308,6 @@ impl Store {
     /// [`watch`](Self::watch).
     pub async fn watch_from(&self, scope: impl Into<WatchScope>, cursor: WatchCursor) -> KvResult<Watch> {
         self.start_watch(scope.into(), Some(cursor)).await
-    }
-
-    /// Watches a scope together with others that do: see [`shared`](super::shared).
-    pub(crate) fn subscribe(&self, scope: WatchScope) -> Subscription {
-        self.hub.subscribe(self, scope)
     }
 
     async fn start_watch(&self, scope: WatchScope, from: Option<WatchCursor>) -> KvResult<Watch> {

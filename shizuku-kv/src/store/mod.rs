@@ -12,7 +12,6 @@ mod error;
 mod grammar;
 mod handle;
 mod key;
-mod shared;
 mod stream;
 mod version;
 
@@ -25,6 +24,5 @@ pub use entry::{KvEntry, KvOperation, KvUpdate};
 pub use error::{ConfigDifference, ErrorSource, KvError};
 pub use handle::{Store, StoreTtl};
 pub use key::{IntoKey, Key, WatchScope};
-pub(crate) use shared::{News, Subscription};
 pub use stream::{KvStream, Watch, WatchLink};
 pub use version::VersionToken;
