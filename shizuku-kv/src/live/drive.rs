@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 use futures_util::future::{Either, select};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::LiveSnapshot;
 use super::status::{LiveStanding, State};
+use crate::store::backoff;
 use crate::store::{Key, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch, WatchLink, WatchScope};
 use crate::typed::{ByteDeserialize, DecodeError, KeyValue, KvReadError, read_record, type_name};
 
@@ -186,14 +187,8 @@ async fn next(
     }
 }
 
-/// The pauses between tries. Jittered, since everybody else's watch ended at the same moment.
 fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(10))
-        .without_max_times()
-        .with_jitter()
-        .build()
+    backoff(Duration::from_millis(50), Duration::from_secs(10))
 }
 
 impl<T, V> std::fmt::Debug for Driver<T, V> {

@@ -2,6 +2,7 @@
 //!
 //! [`Store`] is what users hold. The traits in [`contract`] are what a backend implements.
 
+mod backoff;
 mod capabilities;
 mod config;
 pub mod contract;
@@ -15,6 +16,7 @@ mod key;
 mod stream;
 mod version;
 
+pub(crate) use backoff::backoff;
 pub use capabilities::ConnectionCapabilities;
 pub use config::{ReadConsistency, StorageType, StoreConfig, check_store_name};
 pub use contract::{Connection, KvReader, KvResult, KvStore, KvTtl, KvWatcher, KvWriter};

@@ -9,7 +9,7 @@ use shizuku_kv::{
     StaticKeyIndexedValue, Store, StoreConfig, TypedUpdate, connect,
 };
 
-use shizuku_kv_tests::{NatsServer, unique};
+use shizuku_kv_tests::{NatsServer, TcpProxy, unique};
 
 use super::{Outcome, store};
 
@@ -420,4 +420,29 @@ mod every_form {
         assert!(matches!(Whole::read_from(&store, 7_u32).await, Err(KvReadError::KeyMismatch { .. })));
         Ok(())
     }
+}
+
+/// Many records with a time to live have one deadline, also where each waits for the one before it.
+#[tokio::test]
+async fn writing_many_that_expire_ends_when_nobody_answers() -> Outcome {
+    let server = NatsServer::start();
+    if !server.is_at_least(2, 11) {
+        return Ok(());
+    }
+    let proxy = TcpProxy::start(server.port()).await;
+    let store = Session::open(&connect(&proxy.url()).await?).await?;
+    proxy.stall();
+    let brief = store.with_deadline(Duration::from_millis(50));
+    // Of one key, so that none is on its way with another. One deadline for each would be minutes.
+    let records = (0..2000).map(|_| session(1)).collect::<Vec<_>>();
+    let answers = Session::write_many(&brief, &records);
+    let answers = tokio::time::timeout(Duration::from_secs(60), answers).await?;
+    assert_eq!(answers.len(), records.len());
+    assert!(answers.iter().all(Result::is_err));
+    assert!(
+        matches!(answers.last(), Some(Err(KvWriteError::Store(KvError::Timeout { .. })))),
+        "{:?}",
+        answers.last()
+    );
+    Ok(())
 }

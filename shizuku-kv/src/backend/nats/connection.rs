@@ -9,8 +9,9 @@ use futures_core::future::BoxFuture;
 
 use super::bucket;
 use super::config::{NatsAuth, NatsConnectionConfig, without_userinfo};
-use super::link::{Link, LinkEvents, backoff, parse_version};
+use super::link::{Link, LinkEvents, parse_version};
 use super::store::NatsStore;
+use crate::store::backoff;
 use crate::store::{
     Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, Store, StoreConfig,
     check_store_name,

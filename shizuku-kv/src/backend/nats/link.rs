@@ -10,7 +10,6 @@ use async_nats::client::RequestErrorKind;
 use async_nats::connection::State;
 use async_nats::jetstream;
 use async_nats::{Client, Event, Message, Request, ServerError};
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -344,16 +343,6 @@ impl Link {
 pub(super) fn parse_version(version: &str) -> (u64, u64) {
     let mut parts = version.trim_start_matches('v').split('.').map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
-}
-
-/// The pauses between tries: exponential and jittered, without an end.
-pub(super) fn backoff(first: Duration, longest: Duration) -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(first)
-        .with_max_delay(longest)
-        .without_max_times()
-        .with_jitter()
-        .build()
 }
 
 #[cfg(test)]

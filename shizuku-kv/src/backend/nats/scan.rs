@@ -8,10 +8,10 @@ use futures_util::{StreamExt, stream};
 
 use super::bucket;
 use super::consumer::{Delivery, OrderedConsumer, Spec, Start, filters};
-use super::link::backoff;
 use super::state::{Completion, StateSync};
 use super::store::{StoreCore, pause};
 use super::wire::{StreamMessage, delivered};
+use crate::store::backoff;
 use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, KvStream, WatchScope};
 
 /// The live entries in scope.

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::bucket::{self, StreamInfo};
 use super::consumer::{Delivery, HEARTBEAT, OrderedConsumer, Spec, Start, filters};
-use super::link::backoff;
 use super::state::{Completion, StateSync};
 use super::store::{NatsStore, StoreCore};
 use super::wire::{Place, delivered};
+use crate::store::backoff;
 use crate::store::{
     Deadline, KvError, KvResult, KvUpdate, KvWatcher, Watch, WatchCursor, WatchLink, WatchScope,
 };

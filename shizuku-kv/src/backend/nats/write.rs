@@ -19,9 +19,10 @@ use futures_util::future::Fuse;
 use tokio::time::Instant;
 
 use super::fate::{Evidence, Expect, Fate, decide};
-use super::link::{Interruption, Mark, backoff};
+use super::link::{Interruption, Mark};
 use super::store::{StoreCore, pause};
 use super::wire::{EXPECTED_SEQUENCE, KV_OPERATION, OPERATION_ID, ROLLUP, StreamMessage, TTL};
+use crate::store::backoff;
 use crate::store::{Deadline, ErrorSource, Key, KvError, KvOperation, KvResult, VersionToken};
 
 /// The share of the deadline that is left for finding out, where no acknowledgement comes on a connection that seems
