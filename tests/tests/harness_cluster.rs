@@ -21,7 +21,9 @@ const SILENCE: Duration = Duration::from_millis(300);
 /// A bucket with a replica on each node, made and used through this client.
 async fn bucket(cluster: &NatsCluster, client: async_nats::Client) -> kv::Store {
     let config = kv::Config { bucket: "b".into(), num_replicas: cluster.nodes().len(), ..Default::default() };
-    jetstream::new(client.clone()).create_key_value(config).await.unwrap();
+    // The first leader may not have heard of every node's storage yet; making it again is no error.
+    let context = jetstream::new(client.clone());
+    eventually("the bucket is made", async || context.create_key_value(config.clone()).await.is_ok()).await;
     cluster.wait_until_healthy("b").await;
     impatient(client).await
 }
