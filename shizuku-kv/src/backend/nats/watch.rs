@@ -206,7 +206,9 @@ impl NatsWatch {
                             return self.end(error);
                         }
                         let message = delivered(message, &place, &self.core.bucket.prefix);
+                        // A replica that is behind begins where it stands, which is before what was asked for.
                         let update = message
+                            .filter(|_| place.stream_sequence > self.position)
                             .filter(|message| self.scope.matches(&message.key))
                             .map(|message| KvUpdate::from(message.into_entry()));
                         if let Some(item) = self.advance(update, &place, completion) {
@@ -290,8 +292,9 @@ impl NatsWatch {
     /// Takes note of a message, and tells what is to be delivered for it.
     fn advance(&mut self, update: Option<KvUpdate>, place: &Place, completion: Completion) -> Option<Item> {
         let marker_before = (completion == Completion::Before).then(|| self.catch_up());
-        self.position = self.position.max(place.stream_sequence);
-        self.as_of = place.time();
+        if place.stream_sequence > self.position {
+            (self.position, self.as_of) = (place.stream_sequence, place.time());
+        }
         self.from_state = false;
         let item = update.map(|update| (update, self.cursor()));
         let marker_after = (completion == Completion::With).then(|| self.catch_up());

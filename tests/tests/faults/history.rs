@@ -1,0 +1,177 @@
+//! What was written, and what the writers were told became of it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use shizuku_kv::KvError;
+
+pub(crate) type Key = Arc<str>;
+
+/// What a write does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Stores a value; counters count in it.
+    Put {
+        count: u64,
+    },
+    /// Stores a value that expires.
+    Lease,
+    Delete,
+    Purge,
+}
+
+impl Kind {
+    pub(crate) fn is_deletion(self) -> bool {
+        matches!(self, Self::Delete | Self::Purge)
+    }
+}
+
+/// What a writer was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It took effect with this version.
+    Acknowledged(u64),
+    /// It did not take effect.
+    Refused,
+    /// Nobody can know.
+    Unknown,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Write {
+    pub(crate) key: Key,
+    pub(crate) kind: Kind,
+    /// Before it was sent, since the run began.
+    pub(crate) began: Duration,
+    /// After the answer.
+    pub(crate) ended: Duration,
+    pub(crate) outcome: Outcome,
+}
+
+/// All writes of a bucket; one is known by its place here.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History {
+    pub(crate) writes: Vec<Write>,
+}
+
+impl History {
+    pub(crate) fn of<'h>(&'h self, key: &'h str) -> impl Iterator<Item = (usize, &'h Write)> {
+        self.writes.iter().enumerate().filter(move |(_, write)| &*write.key == key)
+    }
+
+    /// How many there are that a rule holds for.
+    pub(crate) fn count(&self, rule: impl Fn(Outcome) -> bool) -> u64 {
+        self.writes.iter().filter(|write| rule(write.outcome)).count() as u64
+    }
+}
+
+/// The history while it is made, by many writers.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    start: Instant,
+    open: Mutex<Open>,
+    /// Answers that no fault explains.
+    oddities: Mutex<Vec<String>>,
+    oddities_left_out: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    history: History,
+    /// The newest version of each key that was acknowledged.
+    newest: HashMap<Key, u64>,
+    /// When the newest write of each group began that was acknowledged.
+    groups: HashMap<String, Duration>,
+}
+
+impl Ledger {
+    pub(crate) fn new(start: Instant) -> Self {
+        Self {
+            start,
+            open: Mutex::default(),
+            oddities: Mutex::default(),
+            oddities_left_out: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes note of a write that is about to be sent, and gives it its number.
+    pub(crate) fn begin(&self, key: &str, kind: Kind) -> usize {
+        let began = self.start.elapsed();
+        let mut open = self.open.lock().unwrap();
+        let write = Write { key: key.into(), kind, began, ended: Duration::MAX, outcome: Outcome::Unknown };
+        open.history.writes.push(write);
+        open.history.writes.len() - 1
+    }
+
+    /// Takes note of its answer, and gives the version where it was acknowledged.
+    pub(crate) fn end(&self, write: usize, answer: Result<shizuku_kv::VersionToken, KvError>) -> Option<u64> {
+        let ended = self.start.elapsed();
+        let outcome = match answer {
+            Ok(version) => Outcome::Acknowledged(version.as_u64().expect("a number")),
+            Err(error) => {
+                let outcome = told(&error);
+                outcome.unwrap_or_else(|| {
+                    self.odd(format!("write {write} was answered {error}"));
+                    Outcome::Unknown
+                })
+            }
+        };
+        let mut open = self.open.lock().unwrap();
+        let write = &mut open.history.writes[write];
+        (write.ended, write.outcome) = (ended, outcome);
+        let Outcome::Acknowledged(version) = outcome else { return None };
+        let (key, began) = (Arc::clone(&write.key), write.began);
+        let group = key.split('.').next().expect("a group").to_owned();
+        let newest = open.newest.entry(key).or_default();
+        *newest = version.max(*newest);
+        let latest = open.groups.entry(group).or_default();
+        *latest = began.max(*latest);
+        Some(version)
+    }
+
+    pub(crate) fn odd(&self, what: String) {
+        let mut oddities = self.oddities.lock().unwrap();
+        if oddities.len() < 20 {
+            oddities.push(format!("at {:.3?}: {what}", self.start.elapsed()));
+        } else {
+            self.oddities_left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn oddities(&self) -> Vec<String> {
+        let mut oddities = self.oddities.lock().unwrap().clone();
+        let left_out = self.oddities_left_out.load(Ordering::Relaxed);
+        if left_out > 0 {
+            oddities.push(format!("and {left_out} more of these"));
+        }
+        oddities
+    }
+
+    /// The newest acknowledged version of each key.
+    pub(crate) fn newest(&self) -> HashMap<Key, u64> {
+        self.open.lock().unwrap().newest.clone()
+    }
+
+    /// Whether each group of keys has an acknowledged write that began after this moment.
+    pub(crate) fn all_groups_written_since(&self, moment: Duration) -> bool {
+        self.open.lock().unwrap().groups.iter().all(|(group, began)| group == "anchor" || *began > moment)
+    }
+
+    pub(crate) fn history(&self) -> History {
+        self.open.lock().unwrap().history.clone()
+    }
+}
+
+/// What an error says of a write; none for one that faults do not explain.
+fn told(error: &KvError) -> Option<Outcome> {
+    match error {
+        KvError::OutcomeUnknown { .. } => Some(Outcome::Unknown),
+        KvError::Timeout { .. }
+        | KvError::Unavailable { .. }
+        | KvError::RevisionMismatch { .. }
+        | KvError::AlreadyExists { .. } => Some(Outcome::Refused),
+        _ => None,
+    }
+}
