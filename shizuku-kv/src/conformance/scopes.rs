@@ -47,16 +47,20 @@ const KEYS: [&str; 19] = [
 enum Case {
     All,
     Key(&'static str),
+    Keys(&'static [&'static str]),
     Prefixes(&'static [&'static str]),
 }
 
-const CASES: [Case; 37] = [
+const CASES: [Case; 40] = [
     Case::All,
     Case::Key("a"),
     Case::Key("a.b"),
     Case::Key("config"),
     Case::Key("config.da"),
     Case::Key("absent"),
+    Case::Keys(&[]),
+    Case::Keys(&["a.b"]),
+    Case::Keys(&["config.da", "a", "absent", "config", "a"]),
     Case::Prefixes(&[""]),
     Case::Prefixes(&["a"]),
     Case::Prefixes(&["a."]),
@@ -97,6 +101,7 @@ impl Case {
         Ok(match self {
             Self::All => WatchScope::All,
             Self::Key(key) => WatchScope::key(key)?,
+            Self::Keys(keys) => WatchScope::keys(keys.iter().copied())?,
             Self::Prefixes(&[prefix]) => WatchScope::prefix(prefix),
             Self::Prefixes(prefixes) => WatchScope::prefixes(prefixes.iter().copied()),
         })
@@ -106,6 +111,7 @@ impl Case {
         let selected = |key: &&str| match self {
             Self::All => true,
             Self::Key(one) => *key == one,
+            Self::Keys(keys) => keys.contains(key),
             Self::Prefixes(prefixes) => prefixes.iter().any(|prefix| key.starts_with(prefix)),
         };
         KEYS.into_iter().filter(selected).collect()

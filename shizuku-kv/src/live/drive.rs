@@ -78,7 +78,7 @@ where
         loop {
             let error = match watch.take() {
                 Some(watch) => self.follow(watch, true, &mut pauses).await,
-                None => match self.store.watch(WatchScope::Key(self.key.clone())).await {
+                None => match self.store.shared_watch(WatchScope::Key(self.key.clone())).await {
                     Ok(watch) => self.follow(watch, false, &mut pauses).await,
                     Err(error) => error,
                 },

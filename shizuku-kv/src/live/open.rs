@@ -19,7 +19,7 @@ where
     T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
 {
     let deadline = Deadline::after(store.deadline());
-    let mut watch = store.watch(WatchScope::Key(key.clone())).await?;
+    let mut watch = store.shared_watch(WatchScope::Key(key.clone())).await?;
     // What is in the way.
     let mut refused = None;
     let mut is_known = false;
@@ -92,7 +92,7 @@ async fn first<T: KeyValue<Value: ByteDeserialize>>(
     key: &Key,
 ) -> Result<(Seen<T>, Watch), KvError> {
     let deadline = Deadline::after(store.deadline());
-    let mut watch = store.watch(WatchScope::Key(key.clone())).await?;
+    let mut watch = store.shared_watch(WatchScope::Key(key.clone())).await?;
     let next = timeout_at(deadline.instant(), watch.next()).await;
     let update = next.map_err(|_| deadline.timeout("live", Some(key)))?;
     let update = update.unwrap_or(Err(KvError::Closed { operation: "live" }))?;

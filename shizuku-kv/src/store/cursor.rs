@@ -28,7 +28,8 @@ impl WatchCursor {
     /// A cursor; for authors of backends.
     ///
     /// `incarnation` identifies the store as created once: no other store, and no later store of the same name, may
-    /// have it. `position` is the last change delivered, in the backend's own numbering. `as_of` is the time of that
+    /// have it. `position` is the last change delivered, in the backend's own numbering: it grows with every
+    /// change, and is the same for every watch of the store. `as_of` is the time of that
     /// change by the store's clock, from which a backend that forgets deletions after a while can tell that the
     /// cursor is too old.
     pub fn new(incarnation: [u8; 16], position: u64, as_of: SystemTime) -> Self {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::shared::Shared;
 use super::{
     ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore, KvStream, KvTtl,
     KvWatcher, KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
@@ -46,12 +47,13 @@ const PUTS_IN_FLIGHT: usize = 1024;
 pub struct Store {
     backend: Arc<dyn KvStore>,
     deadline: Duration,
+    shared: Arc<Shared>,
 }
 
 impl Store {
     /// A handle over a backend's store; for authors of backends.
     pub fn new(backend: Arc<dyn KvStore>, deadline: Duration) -> Self {
-        Self { backend, deadline }
+        Self { backend, deadline, shared: Arc::default() }
     }
 
     /// The store's name.
@@ -78,7 +80,7 @@ impl Store {
     /// answers [`KvError::Timeout`], and nothing is sent.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { backend: Arc::clone(&self.backend), deadline }
+        Self { deadline, ..self.clone() }
     }
 
     /// The backend behind the handle; for what wraps a store.
@@ -315,6 +317,13 @@ impl Store {
             self.backend.watcher().ok_or_else(|| self.unsupported("watch", "cannot be watched"))?;
         let deadline = self.deadline_of("watch", None)?;
         deadline.bound("watch", None, watcher.watch(scope, from, deadline)).await
+    }
+
+    /// A watch that others of the same handle and its clones can have a part in: they read one stream of the server's
+    /// together. A slow reader does not slow its source then, but finds the newest of each key.
+    pub(crate) async fn shared_watch(&self, scope: WatchScope) -> KvResult<Watch> {
+        let deadline = self.deadline_of("watch", None)?;
+        self.shared.watch(&self.backend, scope, deadline).await
     }
 
     /// Times to live of single keys; `None` where the store does not have them (see

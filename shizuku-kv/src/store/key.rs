@@ -163,6 +163,8 @@ pub enum WatchScope {
     All,
     /// One key.
     Key(Key),
+    /// These keys. For some dozens at most: with more the server does the filtering no longer, or not well.
+    Keys(Vec<Key>),
     /// The keys that start with this string.
     Prefix(String),
     /// The keys that start with at least one of these strings; none of them selects nothing.
@@ -176,6 +178,14 @@ impl WatchScope {
     /// [`KvError::InvalidKey`] if it is not a key.
     pub fn key(key: impl IntoKey) -> Result<Self, KvError> {
         key.into_key().map(Self::Key)
+    }
+
+    /// The scope of some keys; none of them selects nothing.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidKey`] for the first that is not a key.
+    pub fn keys<K: IntoKey>(keys: impl IntoIterator<Item = K>) -> Result<Self, KvError> {
+        keys.into_iter().map(K::into_key).collect::<Result<_, _>>().map(Self::Keys)
     }
 
     /// The scope of the keys that start with `prefix`.
@@ -193,6 +203,7 @@ impl WatchScope {
         match self {
             Self::All => true,
             Self::Key(one) => one.as_str() == key,
+            Self::Keys(keys) => keys.iter().any(|one| one.as_str() == key),
             Self::Prefix(prefix) => key.starts_with(prefix.as_str()),
             Self::Prefixes(prefixes) => prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())),
         }

@@ -13,6 +13,7 @@ mod error;
 mod grammar;
 mod handle;
 mod key;
+mod shared;
 mod stream;
 mod version;
 

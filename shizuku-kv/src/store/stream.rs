@@ -1,5 +1,6 @@
 //! What arrives in pieces: streams with an inherent `next`, so that no extension trait is needed.
 
+use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -108,6 +109,8 @@ pub struct Watch {
     updates: BoxStream<'static, Result<(KvUpdate, WatchCursor), KvError>>,
     cursor: Option<WatchCursor>,
     link: Option<watch::Receiver<WatchLink>>,
+    /// Dropped with the watch.
+    guard: Option<Box<dyn Any + Send>>,
 }
 
 /// Whether a watch hears from its store. From [`Watch::link`].
@@ -144,12 +147,18 @@ impl Watch {
     pub fn new(
         updates: impl Stream<Item = Result<(KvUpdate, WatchCursor), KvError>> + Send + 'static,
     ) -> Self {
-        Self { updates: updates.boxed(), cursor: None, link: None }
+        Self { updates: updates.boxed(), cursor: None, link: None, guard: None }
     }
 
     /// A watch that tells whether it hears from its store; for authors of backends. Without this one always does.
     pub fn with_link(mut self, link: watch::Receiver<WatchLink>) -> Self {
         self.link = Some(link);
+        self
+    }
+
+    /// A watch with which something else ends.
+    pub(super) fn with_guard(mut self, guard: impl Any + Send) -> Self {
+        self.guard = Some(Box::new(guard));
         self
     }
 

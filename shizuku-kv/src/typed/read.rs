@@ -97,7 +97,7 @@ pub trait KeyValueRead: KeyValue {
         Self::Value: ByteDeserialize,
     {
         let key = store_key(&key.into());
-        async move { Ok(TypedWatch::new(store.watch(WatchScope::Key(key?)).await?)) }
+        async move { Ok(TypedWatch::new(store.shared_watch(WatchScope::Key(key?)).await?)) }
     }
 
     /// Watches all records of this type, as far as [`KeyValue::kv_scope`] selects them. Every key in that scope has to
@@ -111,7 +111,7 @@ pub trait KeyValueRead: KeyValue {
         Self::Value: ByteDeserialize,
     {
         let scope = Self::kv_scope();
-        async move { Ok(TypedWatch::new(store.watch(scope?).await?)) }
+        async move { Ok(TypedWatch::new(store.shared_watch(scope?).await?)) }
     }
 
     /// Watches the records in a scope. Everything in the scope has to be of this type: a key that is none of it is an
@@ -127,7 +127,7 @@ pub trait KeyValueRead: KeyValue {
         Self::Value: ByteDeserialize,
     {
         let scope = scope.into();
-        async move { Ok(TypedWatch::new(store.watch(scope).await?)) }
+        async move { Ok(TypedWatch::new(store.shared_watch(scope).await?)) }
     }
 
     /// Watches the records in a scope from a [cursor](TypedWatch::cursor) on: what came after it, then

@@ -3,7 +3,7 @@
 //! A scan goes on after the last key that it looked at. A key that lives throughout is in the order throughout, so that
 //! it is met exactly once, whatever is written meanwhile.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +61,10 @@ fn ranges(scope: &WatchScope) -> VecDeque<Range> {
     let prefixes = match scope {
         WatchScope::All => vec![String::new()],
         WatchScope::Key(key) => return VecDeque::from([Range::One(key.clone())]),
+        WatchScope::Keys(keys) => {
+            let keys = keys.iter().cloned().collect::<BTreeSet<_>>();
+            return keys.into_iter().map(Range::One).collect();
+        }
         WatchScope::Prefix(prefix) => vec![prefix.clone()],
         WatchScope::Prefixes(prefixes) => {
             // Whatever another prefix covers comes right after it.

@@ -335,7 +335,7 @@ impl Drop for OrderedConsumer {
     }
 }
 
-/// With more prefixes than this it costs less to filter here than to have the server compare with each.
+/// With more prefixes or keys than this it costs less to filter here than to have the server compare with each.
 const MOST_FILTERS: usize = 64;
 
 /// The subjects that cover a scope, for the server to filter: not overlapping, and never less than the scope.
@@ -352,6 +352,12 @@ pub(super) fn filters(bucket: &str, scope: &WatchScope) -> Vec<String> {
     };
     match scope {
         WatchScope::Key(key) => vec![format!("{prefix}{key}")],
+        WatchScope::Keys(keys) if (1..=MOST_FILTERS).contains(&keys.len()) => {
+            let mut subjects: Vec<_> = keys.iter().map(|key| format!("{prefix}{key}")).collect();
+            subjects.sort();
+            subjects.dedup();
+            subjects
+        }
         WatchScope::Prefix(key_prefix) => covering(key_prefix).map_or_else(everything, |one| vec![one]),
         WatchScope::Prefixes(prefixes) => {
             let mut stems = Vec::new();
@@ -401,6 +407,9 @@ mod tests {
         for odd in ["*.a", "a.*.b", ">.a", ".a", "a b.c", "a..b", "a..", "ä.b"] {
             assert_eq!(prefix(odd), ["$KV.b.>"], "{odd}");
         }
+        let keys = |keys: &[&str]| filters("b", &WatchScope::keys(keys.iter().copied()).unwrap());
+        assert_eq!(keys(&["a.b", "a", "a.b"]), ["$KV.b.a", "$KV.b.a.b"]);
+        assert_eq!(keys(&[]), ["$KV.b.>"]);
         let prefixes = |p: &[&str]| filters("b", &WatchScope::prefixes(p.iter().copied()));
         assert_eq!(prefixes(&["a.b.", "a.", "c.x"]), ["$KV.b.a.>", "$KV.b.c.>"]);
         assert_eq!(prefixes(&["a.", "b"]), ["$KV.b.>"]);

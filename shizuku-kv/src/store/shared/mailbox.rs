@@ -1,0 +1,224 @@
+//! What has come for one reader and was not read yet.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio::sync::watch;
+
+use crate::store::{Key, KvError, KvUpdate, WatchCursor, WatchLink};
+
+type Item = (KvUpdate, WatchCursor);
+
+/// In the order in which it came; of each key only the newest, but for what the caught-up marker stands on. Bounded by
+/// the number of keys, however slow the reader is.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    contents: Mutex<Contents>,
+    link: watch::Sender<WatchLink>,
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    items: BTreeMap<u64, Item>,
+    /// Where the newest of each key is.
+    newest: HashMap<Key, u64>,
+    came: u64,
+    /// Where the caught-up marker is, until it is read.
+    marker: Option<u64>,
+    opened: bool,
+    end: Option<KvError>,
+    ended: bool,
+    waker: Option<Waker>,
+}
+
+impl Mailbox {
+    pub(super) fn new() -> Self {
+        Self { contents: Mutex::default(), link: watch::Sender::default() }
+    }
+
+    pub(super) fn link(&self) -> watch::Receiver<WatchLink> {
+        self.link.subscribe()
+    }
+
+    pub(super) fn relink(&self, link: &WatchLink) {
+        self.link.send_if_modified(|known| {
+            let is_new = known != link;
+            if is_new {
+                known.clone_from(link);
+            }
+            is_new
+        });
+    }
+
+    /// The feed is there. Who has to be woken is returned, to be woken without a lock.
+    #[must_use]
+    pub(super) fn open(&self) -> Option<Waker> {
+        let mut contents = self.lock();
+        contents.opened = true;
+        contents.waker.take()
+    }
+
+    #[must_use]
+    pub(super) fn push(&self, update: KvUpdate, cursor: WatchCursor) -> Option<Waker> {
+        let mut contents = self.lock();
+        contents.push(update, cursor);
+        contents.waker.take()
+    }
+
+    #[must_use]
+    pub(super) fn end(&self, error: &KvError) -> Option<Waker> {
+        let mut contents = self.lock();
+        if !contents.ended {
+            contents.ended = true;
+            contents.end = Some(error.clone());
+        }
+        contents.waker.take()
+    }
+
+    /// Waits for the feed.
+    pub(super) async fn opened(&self) -> Result<(), KvError> {
+        std::future::poll_fn(|cx| {
+            let mut contents = self.lock();
+            if contents.opened {
+                return Poll::Ready(Ok(()));
+            }
+            match contents.end.take() {
+                Some(error) => Poll::Ready(Err(error)),
+                None => contents.wait(cx),
+            }
+        })
+        .await
+    }
+
+    /// The oldest that is there; none after the error that ended the feed.
+    pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Result<Item, KvError>>> {
+        let mut contents = self.lock();
+        if let Some(item) = contents.pop() {
+            return Poll::Ready(Some(Ok(item)));
+        }
+        if contents.ended {
+            return Poll::Ready(contents.end.take().map(Err));
+        }
+        contents.wait(cx)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Contents {
+    fn push(&mut self, update: KvUpdate, cursor: WatchCursor) {
+        let place = self.came;
+        self.came += 1;
+        match update.entry() {
+            Some(entry) => {
+                let key = entry.key.clone();
+                // What the marker stands on stays before it.
+                let superseded =
+                    self.newest.insert(key, place).filter(|old| self.marker.is_none_or(|m| *old > m));
+                if let Some(old) = superseded {
+                    self.items.remove(&old);
+                }
+            }
+            None => self.marker = Some(place),
+        }
+        self.items.insert(place, (update, cursor));
+    }
+
+    fn pop(&mut self) -> Option<Item> {
+        let (place, item) = self.items.pop_first()?;
+        match item.0.entry() {
+            Some(entry) => {
+                if self.newest.get(&entry.key) == Some(&place) {
+                    self.newest.remove(&entry.key);
+                }
+            }
+            None => self.marker = None,
+        }
+        if self.items.is_empty() {
+            // The room that a slow moment took is given back.
+            self.newest.shrink_to(32);
+        }
+        Some(item)
+    }
+
+    fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::store::{KvEntry, VersionToken};
+
+    fn put(mailbox: &Mailbox, key: &str, position: u64) {
+        let version = VersionToken::from_u64(position);
+        let entry = KvEntry::put(Key::new(key).unwrap(), Bytes::new(), version, SystemTime::UNIX_EPOCH);
+        push(mailbox, KvUpdate::Put(entry), position);
+    }
+
+    fn push(mailbox: &Mailbox, update: KvUpdate, position: u64) {
+        let cursor = WatchCursor::new([0; 16], position, SystemTime::UNIX_EPOCH);
+        assert!(mailbox.push(update, cursor).is_none(), "nobody waits");
+    }
+
+    /// The position of each update, and 0 for the marker.
+    fn read(mailbox: &Mailbox) -> Vec<u64> {
+        let mut read = Vec::new();
+        while let Poll::Ready(Some(Ok((update, _)))) = mailbox.poll_next(&Context::from_waker(Waker::noop()))
+        {
+            read.push(update.into_entry().map_or(0, |entry| entry.version.as_u64().unwrap()));
+        }
+        mailbox.lock().waker = None;
+        read
+    }
+
+    #[test]
+    fn a_slow_reader_finds_the_newest_of_each_key_in_the_order_of_the_changes() {
+        let mailbox = Mailbox::new();
+        for position in 1..=10_000 {
+            put(&mailbox, ["a", "b", "c"][usize::try_from(position % 3).unwrap()], position);
+            assert!(mailbox.lock().items.len() <= 3);
+        }
+        assert_eq!(read(&mailbox), [9998, 9999, 10_000]);
+        put(&mailbox, "a", 10_001);
+        assert_eq!(read(&mailbox), [10_001]);
+        assert!(mailbox.lock().newest.is_empty());
+    }
+
+    #[test]
+    fn the_state_stays_before_its_marker() {
+        let mailbox = Mailbox::new();
+        put(&mailbox, "a", 1);
+        put(&mailbox, "b", 2);
+        put(&mailbox, "a", 3);
+        push(&mailbox, KvUpdate::CaughtUp, 3);
+        put(&mailbox, "b", 4);
+        put(&mailbox, "b", 5);
+        put(&mailbox, "b", 6);
+        assert_eq!(read(&mailbox), [2, 3, 0, 6]);
+    }
+
+    #[test]
+    fn what_has_come_is_read_before_the_error_that_ended_it_and_nothing_after() {
+        let mailbox = Mailbox::new();
+        put(&mailbox, "a", 1);
+        for _ in 0..2 {
+            assert!(mailbox.end(&KvError::Closed { operation: "test" }).is_none());
+        }
+        assert_eq!(read(&mailbox), [1]);
+        let context = Context::from_waker(Waker::noop());
+        assert!(matches!(mailbox.poll_next(&context), Poll::Ready(None)), "the error was read above");
+    }
+}

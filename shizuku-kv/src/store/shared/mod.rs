@@ -1,0 +1,251 @@
+//! One watch of the backend for many readers.
+//!
+//! Values that stay current and typed watches ask for a watch of a scope here. What they get is a [`Watch`] like any
+//! other, fed from a *feed*: a task with a watch of the backend, whose updates go to all who asked for them.
+//!
+//! - A reader begins with a feed that was opened after it asked, so that it gets the state as it is, and nothing that
+//!   was acknowledged before is missing. Those who ask while another feed is being opened wait, and share the next.
+//! - Each reader has a mailbox. A reader that is slow finds the newest update of each key in it; it holds up nobody.
+//! - When there are many feeds of single keys they are replaced by one: it is opened beside them, its readers are fed
+//!   by both meanwhile and take from each what is newer than what they have, and when it has caught up the others end.
+//!   Up to [`EXACT_KEYS`](scopes::EXACT_KEYS) keys the server is asked for exactly these; beyond, for prefixes that
+//!   cover them.
+//! - Feeds of the same prefixes become one when both have caught up.
+//!
+//! [`book`] holds who is fed by what: plain data behind one lock, without tasks. This file runs the tasks.
+
+mod book;
+mod mailbox;
+#[cfg(test)]
+mod model;
+mod scopes;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use futures_util::stream;
+use tokio::runtime;
+use tokio::sync::{Notify, watch};
+
+use self::book::{Book, FeedId, Interest, ReaderId};
+use self::mailbox::Mailbox;
+use super::{Deadline, KvError, KvResult, KvStore, KvWatcher, Watch, WatchLink, WatchScope};
+
+const OPERATION: &str = "watch";
+
+/// How long opening the feed may take that replaces others.
+const REPLACEMENT_LIMIT: Duration = Duration::from_secs(30);
+
+/// The feeds of one store. Clones of a handle have them in common.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// One for each runtime: a feed ends with the runtime that drives it, and stands still with it.
+    hubs: Mutex<Vec<(runtime::Id, Weak<Hub>)>>,
+    /// The scopes of the watches that have one to themselves.
+    alone: Mutex<HashSet<WatchScope>>,
+}
+
+impl Shared {
+    /// A watch of a scope from its current state. The first of its prefixes is a watch of the backend itself, which
+    /// holds nothing; those that come while it is there share another one, and so do all of single keys.
+    pub(super) async fn watch(
+        self: &Arc<Self>,
+        backend: &Arc<dyn KvStore>,
+        scope: WatchScope,
+        deadline: Deadline,
+    ) -> KvResult<Watch> {
+        let runtime = runtime::Handle::try_current().ok();
+        let interest = match (scope, runtime) {
+            (scope, None) => return open(&**backend, scope, deadline).await,
+            (WatchScope::Key(key), Some(_)) => Interest::Key(key),
+            (scope, Some(_)) => {
+                if let Some(alone) = Alone::claim(self, &scope) {
+                    return Ok(open(&**backend, scope, deadline).await?.with_guard(alone));
+                }
+                Interest::Scope(scope)
+            }
+        };
+        let subscription = self.hub(backend).join(interest, deadline);
+        deadline.bound(OPERATION, None, subscription.mailbox.opened()).await?;
+        let link = subscription.mailbox.link();
+        let updates = stream::unfold(subscription, |subscription| async move {
+            let update = poll_fn(|cx| subscription.mailbox.poll_next(cx)).await?;
+            Some((update, subscription))
+        });
+        Ok(Watch::new(updates).with_link(link))
+    }
+
+    /// The feeds of this runtime, on which the caller is.
+    fn hub(&self, backend: &Arc<dyn KvStore>) -> Arc<Hub> {
+        let id = runtime::Handle::current().id();
+        let mut hubs = lock(&self.hubs);
+        hubs.retain(|(_, hub)| hub.strong_count() > 0);
+        if let Some(hub) = hubs.iter().find_map(|(of, hub)| hub.upgrade().filter(|_| *of == id)) {
+            return hub;
+        }
+        let hub = Arc::new(Hub {
+            backend: Arc::clone(backend),
+            runtime: runtime::Handle::current(),
+            book: Mutex::default(),
+        });
+        hubs.push((id, Arc::downgrade(&hub)));
+        hub
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+async fn open(backend: &dyn KvStore, scope: WatchScope, deadline: Deadline) -> KvResult<Watch> {
+    let watcher: &dyn KvWatcher = backend.watcher().ok_or_else(|| KvError::Unsupported {
+        operation: OPERATION,
+        reason: format!("store {:?} cannot be watched", backend.name()),
+    })?;
+    deadline.bound(OPERATION, None, watcher.watch(scope, None, deadline)).await
+}
+
+/// The right to be the only watch of a scope, until it is dropped.
+struct Alone {
+    shared: Arc<Shared>,
+    scope: WatchScope,
+}
+
+impl Alone {
+    fn claim(shared: &Arc<Shared>, scope: &WatchScope) -> Option<Self> {
+        let is_first = lock(&shared.alone).insert(scope.clone());
+        is_first.then(|| Self { shared: Arc::clone(shared), scope: scope.clone() })
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        lock(&self.shared.alone).remove(&self.scope);
+    }
+}
+
+/// The feeds that one runtime drives. There as long as it has readers.
+struct Hub {
+    backend: Arc<dyn KvStore>,
+    runtime: runtime::Handle,
+    book: Mutex<Book>,
+}
+
+impl Hub {
+    fn join(self: Arc<Self>, interest: Interest, deadline: Deadline) -> Subscription {
+        let mailbox = Arc::new(Mailbox::new());
+        let reader = self.with(|book| book.join(interest, deadline, Arc::clone(&mailbox)));
+        Subscription { hub: self, reader, mailbox }
+    }
+
+    /// Changes the book, then does what follows: wakes readers, and opens feeds.
+    fn with<T>(self: &Arc<Self>, change: impl FnOnce(&mut Book) -> T) -> T {
+        let mut book = lock(&self.book);
+        let result = change(&mut book);
+        let (wakers, openings) = book.take_due();
+        drop(book);
+        for waker in wakers {
+            waker.wake();
+        }
+        for opening in openings {
+            let deadline = opening.deadline.unwrap_or_else(|| Deadline::after(REPLACEMENT_LIMIT));
+            let feed = Feed { hub: Arc::clone(self), id: opening.feed };
+            self.runtime.spawn(feed.run(opening.scope, deadline, opening.stop));
+        }
+        result
+    }
+}
+
+/// What a reader has.
+struct Subscription {
+    hub: Arc<Hub>,
+    reader: ReaderId,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.hub.with(|book| book.leave(self.reader));
+    }
+}
+
+/// The task of a feed.
+struct Feed {
+    hub: Arc<Hub>,
+    id: FeedId,
+}
+
+impl Feed {
+    async fn run(self, scope: WatchScope, deadline: Deadline, stop: Arc<Notify>) {
+        let error = match select(pin!(stop.notified()), pin!(self.feed(scope, deadline))).await {
+            Either::Left(_) => return,
+            Either::Right((error, _)) => error,
+        };
+        self.hub.with(|book| book.end(self.id, &error));
+    }
+
+    /// Passes on what the backend says, until that ends.
+    async fn feed(&self, scope: WatchScope, deadline: Deadline) -> KvError {
+        let mut watch = match open(&*self.hub.backend, scope, deadline).await {
+            Ok(watch) => watch,
+            Err(error) => return error,
+        };
+        let mut links = watch.link_changes();
+        let link = watch.link();
+        self.hub.with(|book| book.opened(self.id, link));
+        loop {
+            let update = match select(pin!(changed(&mut links)), pin!(watch.next())).await {
+                Either::Left(_) => None,
+                Either::Right((update, _)) => Some(update),
+            };
+            match update {
+                None => {
+                    let link = watch.link();
+                    self.hub.with(|book| book.relink(self.id, &link));
+                }
+                Some(Some(Ok(update))) => {
+                    let Some(cursor) = watch.cursor() else { continue };
+                    self.hub.with(|book| book.receive(self.id, update, cursor));
+                }
+                Some(Some(Err(error))) => return error,
+                Some(None) => return KvError::Closed { operation: OPERATION },
+            }
+            // A scope that changes all the time must not keep the thread from others, nor the task from being ended.
+            tokio::task::consume_budget().await;
+        }
+    }
+}
+
+impl Drop for Feed {
+    /// Where the task ends without a word, its runtime does: whoever reads elsewhere has to learn of it.
+    fn drop(&mut self) {
+        let error = KvError::Unavailable {
+            operation: OPERATION,
+            reason: "the runtime that drove the watch has ended".to_owned(),
+            source: None,
+        };
+        self.hub.with(|book| book.end(self.id, &error));
+    }
+}
+
+async fn changed(links: &mut Option<watch::Receiver<WatchLink>>) {
+    let told = match links {
+        Some(links) => links.changed().await.is_ok(),
+        None => false,
+    };
+    if !told {
+        // Nothing will ever be.
+        std::future::pending().await
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,357 @@
+//! The book under random readers, writers and feeds of different speeds, compared with what was written.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use super::book::{Book, FeedId, Interest, Opening, ReaderId};
+use super::mailbox::Mailbox;
+use crate::store::{
+    Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, VersionToken, WatchCursor, WatchLink, WatchScope,
+};
+
+/// A store as its watches see it: everything that was ever written.
+#[derive(Clone, Default)]
+struct Log {
+    incarnation: u8,
+    /// The sequence of the first is 1. Whether it is a value.
+    writes: Vec<(Key, bool)>,
+}
+
+impl Log {
+    fn newest(&self, key: &Key) -> Option<u64> {
+        self.writes.iter().rposition(|(of, _)| of == key).map(|at| at as u64 + 1)
+    }
+
+    fn keys(&self) -> BTreeSet<Key> {
+        self.writes.iter().map(|(key, _)| key.clone()).collect()
+    }
+
+    fn cursor(&self, position: u64) -> WatchCursor {
+        WatchCursor::new([self.incarnation; 16], position, SystemTime::UNIX_EPOCH)
+    }
+}
+
+/// A watch of the backend: at a place in the log, with keys of its state still to come.
+struct SimulatedWatch {
+    scope: WatchScope,
+    log_at_start: u64,
+    incarnation: u8,
+    position: u64,
+    owed: BTreeSet<Key>,
+    caught_up: bool,
+    /// Whether the marker moves the cursor to the end that the log had.
+    moves: bool,
+}
+
+struct SimulatedReader {
+    id: ReaderId,
+    interest: Interest,
+    mailbox: Arc<Mailbox>,
+    /// What was there when it joined.
+    expected: BTreeMap<Key, u64>,
+    joined: u8,
+    seen: HashMap<Key, u64>,
+    incarnation: Option<u8>,
+    caught_up: bool,
+    ended: bool,
+}
+
+impl SimulatedReader {
+    fn wants(&self, key: &Key) -> bool {
+        match &self.interest {
+            Interest::Key(one) => one == key,
+            Interest::Scope(scope) => scope.matches(key),
+        }
+    }
+
+    /// Takes one update, and says whether there was one.
+    fn read(&mut self, log: &Log) -> bool {
+        let Poll::Ready(next) = self.mailbox.poll_next(&Context::from_waker(Waker::noop())) else {
+            return false;
+        };
+        let Some(Ok((update, cursor))) = next else {
+            self.ended = true;
+            return false;
+        };
+        let incarnation = cursor.incarnation()[0];
+        assert_eq!(*self.incarnation.get_or_insert(incarnation), incarnation, "two stores in one watch");
+        match update.into_entry() {
+            None => {
+                assert!(!std::mem::replace(&mut self.caught_up, true), "two markers");
+                if incarnation == self.joined {
+                    for (key, sequence) in &self.expected {
+                        let seen = self.seen.get(key).copied().unwrap_or_default();
+                        assert!(
+                            seen >= *sequence,
+                            "caught up at {seen} of {key}, which was at {sequence} before"
+                        );
+                    }
+                }
+            }
+            Some(entry) => {
+                assert!(self.wants(&entry.key), "{} is not for {:?}", entry.key, self.interest);
+                let sequence = entry.version.as_u64().unwrap();
+                let before = self.seen.insert(entry.key.clone(), sequence).unwrap_or_default();
+                assert!(sequence > before, "{} went from {before} to {sequence}", entry.key);
+            }
+        }
+        if incarnation == log.incarnation && self.caught_up {
+            // Whoever goes on from this cursor misses nothing: what is not behind it was read.
+            for key in log.keys().iter().filter(|key| self.wants(key)) {
+                let newest = log.newest(key).unwrap_or_default();
+                let seen = self.seen.get(key).copied().unwrap_or_default();
+                assert!(
+                    newest > cursor.position() || seen == newest,
+                    "the cursor {} is beyond {key} at {newest}, of which {seen} was read",
+                    cursor.position()
+                );
+            }
+        }
+        true
+    }
+}
+
+struct World {
+    random: fastrand::Rng,
+    book: Book,
+    log: Log,
+    keys: Vec<Key>,
+    openings: Vec<Opening>,
+    watches: BTreeMap<FeedId, SimulatedWatch>,
+    readers: Vec<SimulatedReader>,
+    /// Whether feeds now and then cannot be opened.
+    fails: bool,
+}
+
+impl World {
+    fn new(seed: u64, keys: usize) -> Self {
+        let keys =
+            (0..keys).map(|number| Key::new(format!("area{}.{number}", number % 3)).unwrap()).collect();
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            book: Book::default(),
+            log: Log::default(),
+            keys,
+            openings: Vec::new(),
+            watches: BTreeMap::new(),
+            readers: Vec::new(),
+            fails: true,
+        }
+    }
+
+    fn settle(&mut self) {
+        let (_, openings) = self.book.take_due();
+        self.openings.extend(openings);
+        // What nobody needs any more has been told so.
+        let book = &self.book;
+        self.watches.retain(|id, _| book.has(*id));
+        self.openings.retain(|opening| book.has(opening.feed));
+        book.check();
+    }
+
+    fn write(&mut self) {
+        let key = self.keys[self.random.usize(..self.keys.len())].clone();
+        self.log.writes.push((key, self.random.u8(0..4) > 0));
+    }
+
+    fn join(&mut self) {
+        let interest = match self.random.u8(0..10) {
+            0 => Interest::Scope(WatchScope::prefix("area1.")),
+            1 => Interest::Scope(WatchScope::All),
+            _ => Interest::Key(self.keys[self.random.usize(..self.keys.len())].clone()),
+        };
+        let mailbox = Arc::new(Mailbox::new());
+        let deadline = Deadline::after(Duration::from_secs(5));
+        let id = self.book.join(interest.clone(), deadline, Arc::clone(&mailbox));
+        let mut reader = SimulatedReader {
+            id,
+            interest,
+            mailbox,
+            expected: BTreeMap::new(),
+            joined: self.log.incarnation,
+            seen: HashMap::new(),
+            incarnation: None,
+            caught_up: false,
+            ended: false,
+        };
+        let newest = |key: Key| self.log.newest(&key).map(|sequence| (key, sequence));
+        reader.expected =
+            self.log.keys().into_iter().filter(|key| reader.wants(key)).filter_map(newest).collect();
+        self.readers.push(reader);
+    }
+
+    fn leave(&mut self) {
+        if !self.readers.is_empty() {
+            let reader = self.readers.swap_remove(self.random.usize(..self.readers.len()));
+            self.book.leave(reader.id);
+        }
+    }
+
+    fn open(&mut self) {
+        if self.openings.is_empty() {
+            return;
+        }
+        let Opening { feed, scope, .. } = self.openings.swap_remove(self.random.usize(..self.openings.len()));
+        if self.fails && self.random.u8(0..20) == 0 {
+            self.book.end(feed, &KvError::Closed { operation: "test" });
+            return;
+        }
+        let owed = self.log.keys().into_iter().filter(|key| scope.matches(key)).collect();
+        let watch = SimulatedWatch {
+            scope,
+            log_at_start: self.log.writes.len() as u64,
+            incarnation: self.log.incarnation,
+            position: 0,
+            owed,
+            caught_up: false,
+            moves: self.random.bool(),
+        };
+        self.watches.insert(feed, watch);
+        self.book.opened(feed, WatchLink::Up);
+    }
+
+    /// One watch delivers one update; whether it had one.
+    fn deliver(&mut self, feed: FeedId) -> bool {
+        let Some(watch) = self.watches.get_mut(&feed) else { return false };
+        if watch.incarnation != self.log.incarnation {
+            self.watches.remove(&feed);
+            let error = KvError::StoreNotFound { store: "test".to_owned() };
+            self.book.end(feed, &error);
+            return true;
+        }
+        if watch.owed.is_empty() && !watch.caught_up {
+            watch.caught_up = true;
+            if watch.moves {
+                watch.position = watch.position.max(watch.log_at_start);
+            }
+            self.book.receive(feed, KvUpdate::CaughtUp, self.log.cursor(watch.position));
+            return true;
+        }
+        while watch.position < self.log.writes.len() as u64 {
+            watch.position += 1;
+            let (key, is_value) = &self.log.writes[usize::try_from(watch.position - 1).unwrap()];
+            let is_newest = self.log.newest(key) == Some(watch.position);
+            let skipped = !is_newest && (watch.position <= watch.log_at_start || self.random.bool());
+            if skipped || !watch.scope.matches(key) {
+                continue;
+            }
+            watch.owed.remove(key);
+            let version = VersionToken::from_u64(watch.position);
+            let entry = if *is_value {
+                KvEntry::put(key.clone(), Bytes::from("value"), version, SystemTime::UNIX_EPOCH)
+            } else {
+                KvEntry::tombstone(key.clone(), KvOperation::Delete, version, SystemTime::UNIX_EPOCH)
+            };
+            self.book.receive(feed, KvUpdate::from(entry), self.log.cursor(watch.position));
+            return true;
+        }
+        false
+    }
+
+    fn step(&mut self) {
+        match self.random.u8(0..100) {
+            0..20 => self.write(),
+            20..30 => self.join(),
+            30..35 => self.leave(),
+            35..50 => self.open(),
+            50..75 => {
+                let feeds: Vec<_> = self.watches.keys().copied().collect();
+                if !feeds.is_empty() {
+                    let at = self.random.usize(..feeds.len());
+                    self.deliver(feeds[at]);
+                }
+            }
+            75..99 => {
+                if !self.readers.is_empty() {
+                    let at = self.random.usize(..self.readers.len());
+                    self.readers[at].read(&self.log);
+                }
+            }
+            _ => {
+                if self.random.u8(0..10) == 0 {
+                    self.log = Log { incarnation: self.log.incarnation + 1, writes: Vec::new() };
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// Everything that can happen happens, and what follows from it.
+    fn quiet(&mut self) {
+        loop {
+            let mut busy = false;
+            while !self.openings.is_empty() {
+                busy = true;
+                self.open();
+                self.settle();
+            }
+            for feed in self.watches.keys().copied().collect::<Vec<_>>() {
+                while self.deliver(feed) {
+                    busy = true;
+                    self.settle();
+                }
+            }
+            if !busy {
+                break;
+            }
+        }
+        for reader in &mut self.readers {
+            while reader.read(&self.log) {}
+        }
+    }
+
+    fn check(&self) {
+        for reader in self.readers.iter().filter(|reader| !reader.ended) {
+            assert!(reader.caught_up, "{:?} never caught up", reader.interest);
+            for key in self.log.keys().iter().filter(|key| reader.wants(key)) {
+                assert_eq!(
+                    reader.seen.get(key).copied(),
+                    self.log.newest(key),
+                    "{key} of {:?}",
+                    reader.interest
+                );
+            }
+        }
+    }
+}
+
+fn run(seed: u64, keys: usize, steps: usize) {
+    let mut world = World::new(seed, keys);
+    for _ in 0..steps {
+        world.step();
+    }
+    world.quiet();
+    world.check();
+    // A feed that could not replace others is tried again when somebody comes.
+    world.fails = false;
+    world.join();
+    world.settle();
+    world.quiet();
+    world.check();
+    // The two scopes, four feeds of few keys, four of many, one of prefixes.
+    assert!(world.watches.len() <= 11, "{} feeds are left", world.watches.len());
+    while !world.readers.is_empty() {
+        world.leave();
+        world.settle();
+    }
+    assert!(world.book.is_empty(), "something is left: {:?}", world.book);
+}
+
+#[test]
+fn every_reader_gets_everything_once_and_in_order_whatever_feeds_it() {
+    let (first, many): (u64, u64) =
+        match std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok()) {
+            Some(seed) => (seed, 1),
+            None => (1, 120),
+        };
+    for seed in first..first + many {
+        let keys = [3, 20, 300][usize::try_from(seed % 3).unwrap()];
+        let steps = [300, 1500][usize::from(seed.is_multiple_of(2))];
+        let outcome = std::panic::catch_unwind(|| run(seed, keys, steps));
+        assert!(outcome.is_ok(), "SHIZUKU_SEED={seed} shows it again");
+    }
+}

@@ -1,0 +1,74 @@
+//! From many keys to one scope.
+
+use std::collections::BTreeSet;
+
+use crate::store::{Key, WatchScope};
+
+/// Up to so many keys are asked for one by one. The server's work for each message grows with the number.
+pub(super) const EXACT_KEYS: usize = 64;
+
+/// With more prefixes than this a shorter one is taken.
+const MOST_PREFIXES: usize = 16;
+
+/// A scope with all of `keys`: these alone where they are few, else prefixes that cover them.
+pub(super) fn covering(keys: Vec<Key>) -> WatchScope {
+    if let [one] = keys.as_slice() {
+        return WatchScope::Key(one.clone());
+    }
+    if keys.len() <= EXACT_KEYS {
+        return WatchScope::Keys(keys);
+    }
+    let deepest = keys.iter().map(|key| key.split('.').count()).min().unwrap_or(1);
+    (1..deepest)
+        .rev()
+        .map(|depth| keys.iter().map(|key| stem(key, depth)).collect::<BTreeSet<_>>())
+        .find(|stems| stems.len() <= MOST_PREFIXES)
+        .map_or(WatchScope::All, WatchScope::prefixes)
+}
+
+/// The first `depth` tokens of a key that has more, with the dot behind them.
+fn stem(key: &str, depth: usize) -> &str {
+    key.match_indices('.').nth(depth - 1).map_or(key, |(dot, _)| &key[..=dot])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(names: impl IntoIterator<Item = String>) -> Vec<Key> {
+        names.into_iter().map(|name| Key::new(name).unwrap()).collect()
+    }
+
+    #[test]
+    fn few_keys_are_asked_for_alone_and_many_by_their_longest_common_stems() {
+        let one = keys(["a.b".to_owned()]);
+        assert_eq!(covering(one.clone()), WatchScope::Key(one[0].clone()));
+        let few = keys((0..EXACT_KEYS).map(|n| format!("a.{n}")));
+        assert_eq!(covering(few.clone()), WatchScope::Keys(few));
+        let numbered =
+            |count: usize, tenants: usize| keys((0..count).map(|n| format!("user.{}.{n}", n % tenants)));
+        assert_eq!(covering(numbered(100, 2)), WatchScope::prefixes(["user.0.", "user.1."]));
+        assert_eq!(covering(numbered(100, 17)), WatchScope::prefixes(["user."]));
+        let mut mixed = numbered(100, 2);
+        mixed.extend(keys(["config.database".to_owned()]));
+        assert_eq!(covering(mixed.clone()), WatchScope::prefixes(["config.", "user."]));
+        mixed.extend(keys(["root".to_owned()]));
+        assert_eq!(covering(mixed), WatchScope::All);
+    }
+
+    #[test]
+    fn whatever_the_keys_are_the_scope_has_them_all() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..200 {
+            let mut names = BTreeSet::new();
+            for _ in 0..random.usize(1..200) {
+                let tokens = random.usize(1..5);
+                let name: Vec<_> = (0..tokens).map(|_| random.u8(0..20).to_string()).collect();
+                names.insert(name.join("."));
+            }
+            let keys = keys(names);
+            let scope = covering(keys.clone());
+            assert!(keys.iter().all(|key| scope.matches(key)), "{scope:?}");
+        }
+    }
+}
