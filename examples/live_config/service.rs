@@ -1,0 +1,206 @@
+//! The service: what it does with a configuration that changes under it.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::{Value, json};
+use shizuku_kv::{Live, LiveStanding, LiveStatus, StaticKeyIndexedValue, Store, VersionToken, WatchLink};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::{Outcome, ServiceConfig};
+
+/// What the handlers share.
+struct Service {
+    config: Live<ServiceConfig>,
+    pool: Pool,
+}
+
+/// Serves until `ended`, and ends what was begun.
+pub(crate) async fn serve(
+    store: &Store,
+    listener: TcpListener,
+    ended: impl Future<Output = ()> + Send + 'static,
+) -> Outcome {
+    // A service that needs a value to begin with would wait for one with `live`.
+    let config = ServiceConfig::live_or_default(store).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+
+    let pool = Pool::new(config.load().pool_size);
+    let service = Arc::new(Service { config: config.clone(), pool });
+    // The handle that was there before the pool, so that no change comes between the two.
+    let follower = tokio::spawn(follow(config, Arc::clone(&service)));
+    let routes = Router::new()
+        .route("/", get(config_in_force))
+        .route("/config", get(config_in_force))
+        .route("/status", get(status))
+        .route("/feature/{name}", get(feature))
+        .route("/job", get(job))
+        .with_state(service);
+    let served = axum::serve(listener, routes).with_graceful_shutdown(ended).await;
+    follower.abort();
+    println!("stopped");
+    Ok(served?)
+}
+
+/// Brings the pool to its new size, and says what happens.
+async fn follow(mut config: Live<ServiceConfig>, service: Arc<Service>) {
+    let mut statuses = config.statuses();
+    println!("pool: {} ({})", service.pool.size(), named(config.version()));
+    let mut told = Standing::from(config.status());
+    println!("status: {told}; {} is in force", named(config.version()));
+    loop {
+        tokio::select! {
+            biased;
+            changed = config.changed() => {
+                // Only where the connection was shut down.
+                let Ok(new) = changed else { return };
+                let (old, size) = (service.pool.size(), new.pool_size);
+                println!("pool: {old} -> {size}, features: {} ({})", new.features(), named(new.version));
+                service.pool.resize(size);
+            }
+            Some(status) = statuses.next() => {
+                let standing = Standing::from(status);
+                if standing != told {
+                    println!("status: {standing}; {} is in force", named(config.version()));
+                    told = standing;
+                }
+            }
+        }
+    }
+}
+
+async fn config_in_force(State(service): State<Arc<Service>>) -> Json<Value> {
+    // One snapshot, so that the version is that of the value.
+    let config = service.config.snapshot();
+    Json(json!({
+        "pool_size": config.pool_size,
+        "features": config.features,
+        "version": config.version.map(|version| version.to_string()),
+        "pool": { "size": service.pool.size(), "free": service.pool.places.available_permits() },
+    }))
+}
+
+/// It is a 200 whatever it says: with the last good value the service is as healthy as before.
+async fn status(State(service): State<Arc<Service>>) -> Json<Value> {
+    let version = service.config.version().map(|version| version.to_string());
+    Json(json!({ "in_force": version, "status": Standing::from(service.config.status()) }))
+}
+
+async fn feature(State(service): State<Arc<Service>>, Path(name): Path<String>) -> &'static str {
+    // For each request what is in force now; it costs no more than an atomic load.
+    if service.config.load().features.contains(&name) { "on\n" } else { "off\n" }
+}
+
+/// Work that needs a place in the pool.
+async fn job(State(service): State<Arc<Service>>) -> (StatusCode, &'static str) {
+    let Ok(_place) = service.pool.places.try_acquire() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "all places are taken\n");
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    (StatusCode::OK, "done\n")
+}
+
+/// So many places for work at the same time, and soon another number.
+struct Pool {
+    places: Arc<Semaphore>,
+    size: AtomicU32,
+}
+
+impl Pool {
+    fn new(size: u32) -> Self {
+        Self { places: Arc::new(Semaphore::new(size as usize)), size: AtomicU32::new(size) }
+    }
+
+    fn size(&self) -> u32 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    fn resize(&self, size: u32) {
+        let old = self.size.swap(size, Ordering::Relaxed);
+        self.places.add_permits(size.saturating_sub(old) as usize);
+        // Work that has begun keeps its place until it is done. Nobody else waits, so what comes free then goes.
+        let surplus = Arc::clone(&self.places).acquire_many_owned(old.saturating_sub(size));
+        tokio::spawn(async { surplus.await.map(|places| places.forget()) });
+    }
+}
+
+/// How the value in force stands to the store, as the service says it.
+#[derive(PartialEq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum Standing {
+    Current,
+    /// Nothing is heard from the store since then, in seconds of Unix time.
+    Stale {
+        since: u64,
+        why: String,
+    },
+    Rejected {
+        version: String,
+        why: String,
+    },
+    Absent,
+    Unknown,
+    Ended,
+}
+
+impl From<LiveStatus> for Standing {
+    fn from(status: LiveStatus) -> Self {
+        match (status.standing, status.link) {
+            (LiveStanding::Ended { .. }, _) => Self::Ended,
+            // Before what else is known: that may be outdated.
+            (_, WatchLink::Down { since, reason, .. }) => {
+                let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                Self::Stale { since, why: reason.to_string() }
+            }
+            // The error names the type, the key and what is wrong, and nothing of the value: it can be shown.
+            (LiveStanding::Rejected { version, error, .. }, _) => {
+                Self::Rejected { version: version.to_string(), why: error.to_string() }
+            }
+            (LiveStanding::Current, _) => Self::Current,
+            (LiveStanding::Absent { .. }, _) => Self::Absent,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Current => f.write_str("current"),
+            Self::Stale { why, .. } => write!(f, "stale, the store is not heard from: {why}"),
+            Self::Rejected { why, .. } => write!(f, "rejected: {why}"),
+            Self::Absent => f.write_str("absent"),
+            Self::Unknown => f.write_str("unknown"),
+            Self::Ended => f.write_str("ended"),
+        }
+    }
+}
+
+fn named(version: Option<VersionToken>) -> String {
+    version.map_or_else(|| "the default".to_owned(), |version| format!("version {version}"))
+}
+
+/// Ctrl-C, and on Unix SIGTERM too.
+pub(crate) fn told_to_end() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    #[cfg(unix)]
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    #[cfg(unix)]
+    let terminated = async move { terminate.recv().await };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<Option<()>>();
+    Ok(async {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminated => {}
+        }
+    })
+}

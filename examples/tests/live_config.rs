@@ -1,0 +1,184 @@
+//! The example `live_config` as its user sees it: processes, HTTP, and what they print.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+
+mod driver;
+
+use driver::{Service, demonstrate, run};
+use serde_json::{Value, json};
+use shizuku_kv_tests::{NatsServer, unique};
+
+/// What every bad value here contains, and nothing that is printed or answered may.
+const SECRET: &str = "hunter2";
+
+/// From the first start to the end, the server's death included.
+#[test]
+fn a_service_follows_its_configuration() {
+    let mut server = NatsServer::start();
+    let (url, store) = (server.url(), unique("live-config"));
+    let command = |words: &[&str]| run(&url, &store, words);
+
+    let service = Service::start(&url, &store);
+    let config = service.get_json("/config");
+    assert_eq!((&config["pool_size"], &config["version"]), (&json!(4), &Value::Null));
+    service.until("/status", |status| status["status"]["state"] == "absent");
+    assert_eq!(command(&["show"]).printed(), "no value");
+
+    // Another process changes it.
+    let first = command(&["set", "pool_size=8", "features=beta,dark"]).version();
+    let config = service.until("/config", |config| config["version"] == *first);
+    assert_eq!((&config["pool_size"], &config["features"]), (&json!(8), &json!(["beta", "dark"])));
+    service.until("/config", |config| config["pool"] == json!({ "size": 8, "free": 8 }));
+    service.until_printed(&format!("pool: 4 -> 8, features: beta, dark (version {first})"));
+    assert_eq!(
+        (service.get("/feature/beta"), service.get("/feature/gamma")),
+        ("on\n".into(), "off\n".into())
+    );
+    service
+        .until("/status", |status| *status == json!({ "in_force": first, "status": { "state": "current" } }));
+    assert!(command(&["show"]).printed().starts_with(&format!("version {first}: a pool of 8")));
+
+    // And only what it names.
+    let good = command(&["set", "features=dark"]).version();
+    let config = service.until("/config", |config| config["version"] == *good);
+    assert_eq!((&config["pool_size"], &config["features"]), (&json!(8), &json!(["dark"])));
+    assert_eq!(service.get("/feature/beta"), "off\n");
+
+    // What does not decode, and what breaks the rule: the last good value stays, and the service says why.
+    for (bad, why) in [
+        (r#"{"pool_size": "hunter2"}"#, "cannot be decoded"),
+        (r#"{"pool_size": 0, "features": ["hunter2"]}"#, "`pool_size` is 1 to 100"),
+        ("hunter2", "cannot be decoded"),
+    ] {
+        let version = command(&["set-raw", bad]).version();
+        let status = service.until("/status", |status| status["status"]["version"] == *version);
+        assert_eq!((&status["in_force"], &status["status"]["state"]), (&json!(good), &json!("rejected")));
+        let said = status["status"]["why"].as_str().unwrap();
+        assert!(said.contains(why), "{said}");
+        service.until_printed(&format!("status: rejected: {said}; version {good} is in force"));
+        let config = service.get_json("/config");
+        assert_eq!((&config["pool_size"], &config["version"]), (&json!(8), &json!(good)));
+        assert_eq!(service.get("/feature/dark"), "on\n");
+        // Nor does anybody change what cannot be read without saying so.
+        for words in [&["show"][..], &["set", "pool_size=5"]] {
+            let refused = command(words).refused();
+            assert!(refused.contains(why) && !refused.contains(SECRET), "{refused}");
+        }
+    }
+    let good = command(&["replace", "pool_size=6"]).version();
+    service.until("/config", |config| config["pool"] == json!({ "size": 6, "free": 6 }));
+    service
+        .until("/status", |status| *status == json!({ "in_force": good, "status": { "state": "current" } }));
+    service.until_printed(&format!("pool: 8 -> 6, features: none (version {good})"));
+
+    // Without its server the service goes on, and says since when it does.
+    server.kill();
+    let status = service.until("/status", |status| status["status"]["state"] == "stale");
+    assert!(status["status"]["since"].as_u64() > Some(0) && status["status"]["why"].is_string(), "{status}");
+    service.until_printed("status: stale, ");
+    assert_eq!(service.get_json("/config")["pool_size"], 6);
+    server.restart();
+    service.until("/status", |status| status["status"]["state"] == "current");
+    let good = command(&["set", "pool_size=7"]).version();
+    service.until("/config", |config| config["version"] == *good && config["pool"]["free"] == 7);
+
+    // What is deleted stays in force too.
+    command(&["delete"]).version();
+    service.until("/status", |status| status["status"]["state"] == "absent");
+    service.until_printed(&format!("status: absent; version {good} is in force"));
+    assert_eq!(service.get_json("/config")["pool_size"], 7);
+
+    let printed = service.terminate();
+    assert!(!printed.contains(SECRET) && printed.ends_with("\nstopped"), "{printed}");
+}
+
+/// The pool is not only a number: work has as many places as the configuration says, when it grows and when it shrinks.
+#[test]
+fn the_pool_is_as_large_as_the_configuration_says() {
+    let (url, store) = (NatsServer::shared().url(), unique("live-config"));
+    let service = Service::start(&url, &store);
+    for size in [1, 8, 1] {
+        run(&url, &store, &["set", &format!("pool_size={size}")]).version();
+        service.until("/config", |config| config["pool"] == json!({ "size": size, "free": size }));
+        if size == 1 {
+            service.until_jobs(4, |answers| answers.contains(&503) && answers.contains(&200));
+        } else {
+            service.until_jobs(4, |answers| *answers == [200; 4]);
+        }
+    }
+}
+
+/// What was there before the service, good or bad, and a name that it was given at the command line.
+#[test]
+fn a_service_begins_with_what_is_there() {
+    let (url, store) = (NatsServer::shared().url(), unique("live-config"));
+    let good = run(&url, &store, &["set", "pool_size=9"]).version();
+    {
+        let service = Service::start(&url, &store);
+        assert_eq!(service.get_json("/config")["pool"]["size"], 9);
+        service.until_printed(&format!("status: current; version {good} is in force"));
+        service.terminate();
+    }
+    let bad = run(&url, &store, &["set-raw", SECRET]).version();
+    let service = Service::start(&url, &store);
+    let status = service.get_json("/status");
+    assert_eq!((&status["in_force"], &status["status"]["version"]), (&Value::Null, &json!(bad)));
+    service.until_printed("; the default is in force");
+    assert!(!service.terminate().contains(SECRET));
+}
+
+/// Mistakes are told on stderr, with an exit code, and before anything is written.
+#[test]
+fn a_mistake_is_told() {
+    let (url, store) = (NatsServer::shared().url(), unique("live-config"));
+    let told = |words: &[&str]| run(&url, &store, words).refused();
+    for words in [&["begin"][..], &["set", "size=3"], &["set-raw"], &["serve", "now"], &["show", "--store"]] {
+        assert!(told(words).starts_with("live_config: usage: "), "{words:?}");
+    }
+    assert_eq!(told(&["set", "pool_size=many"]), "live_config: `pool_size` is a number");
+    assert!(told(&["replace", "pool_size=0"]).contains("`pool_size` is 1 to 100"));
+    assert_eq!(run(&url, &store, &["show"]).printed(), "no value");
+    // A URL that cannot be used is not repeated.
+    let refused = run("hunter2", &store, &["show"]).refused();
+    assert!(refused.contains("no scheme") && !refused.contains(SECRET), "{refused}");
+}
+
+#[test]
+fn the_demonstration_tells_its_story() {
+    for url in ["memory:", &NatsServer::shared().url()] {
+        let printed = demonstrate(url).printed();
+        let mut lines = printed.lines();
+        // In this order, whatever is between.
+        for expected in [
+            "open    store live-config-",
+            r#"ask     {"features":[],"pool":{"free":4,"size":4}"#,
+            "set     8 places",
+            r#"ask     {"features":["beta","dark"],"pool":{"free":8,"size":8}"#,
+            "ask     the feature beta is on",
+            r#"break   {"pool_size": "many"}"#,
+            r#"ask     {"in_force":"1","status":{"state":"rejected","version":"2""#,
+            r#"break   {"pool_size": 0}"#,
+            r#"ask     {"in_force":"1","status":{"state":"rejected","version":"3""#,
+            r#"ask     {"features":["beta","dark"],"pool":{"free":8,"size":8}"#,
+            "mend    a pool of 6",
+            r#"ask     {"in_force":"4","status":{"state":"current"}}"#,
+            "delete  version 5",
+            r#"ask     {"in_force":"4","status":{"state":"absent"}}"#,
+            "stopped",
+            "close   the store is deleted",
+        ] {
+            assert!(
+                lines.any(|line| line.starts_with(expected)),
+                "{url}: no {expected:?} in its place:\n{printed}"
+            );
+        }
+        assert_eq!(lines.next(), None);
+        // What the service says in between, for itself.
+        for expected in
+            ["pool: 4 -> 8, features: beta, dark (version 1)", "pool: 8 -> 6, features: none (version 4)"]
+        {
+            assert!(printed.lines().any(|line| line == expected), "{url}: no {expected:?}:\n{printed}");
+        }
+    }
+}
