@@ -53,8 +53,8 @@ struct Effort {
     live: usize,
 }
 
-const FULL: Effort = Effort { load: (50, 50_000), watch: (30, 200), state: (10, 100_000), live: 900 };
-const QUICK: Effort = Effort { load: (20, 10_000), watch: (10, 50), state: (3, 10_000), live: 200 };
+const FULL: Effort = Effort { load: (50, 50_000), watch: (30, 200), state: (10, 100_000), live: 10_000 };
+const QUICK: Effort = Effort { load: (20, 10_000), watch: (10, 50), state: (3, 10_000), live: 1000 };
 
 #[tokio::main]
 async fn main() {
@@ -214,7 +214,7 @@ async fn typed_state(store: &Store, count: u32) {
     assert_eq!(seen, count);
 }
 
-/// Many live values of one bucket, each with its key; and as many of one key.
+/// Many live values of one bucket, each with its key, opened one after the other and all at once; and as many of one key.
 async fn many(connection: &Arc<dyn Connection>, context: &jetstream::Context, effort: Effort) {
     let count = u32::try_from(effort.live).unwrap();
     let store = connection.store("many").await.unwrap();
@@ -223,21 +223,32 @@ async fn many(connection: &Arc<dyn Connection>, context: &jetstream::Context, ef
     for written in store.put_many(items).await {
         written.unwrap();
     }
-    let before = resident();
-    let start = Instant::now();
-    let mut lives = Vec::new();
-    for id in 0..count {
-        lives.push(Item::live_at(&store, id).await.unwrap());
-    }
-    let opened = start.elapsed();
     let stream = context.get_stream("KV_many").await.unwrap();
-    let consumers = stream.consumer_names().count().await;
-    println!(
-        "{count} live values of as many keys: {consumers} consumers, {:.1} KB each, opened in {:.2} s",
-        resident().saturating_sub(before) as f64 / f64::from(count),
-        opened.as_secs_f64(),
-    );
-    drop(lives);
+    for way in ["one after the other", "all at once"] {
+        let before = resident();
+        let start = Instant::now();
+        let mut lives = Vec::new();
+        if way == "all at once" {
+            let open = |id| Item::live_at(&store, id);
+            lives.extend(futures_util::future::try_join_all((0..count).map(open)).await.unwrap());
+        } else {
+            for id in 0..count {
+                lives.push(Item::live_at(&store, id).await.unwrap());
+            }
+        }
+        let opened = start.elapsed();
+        let consumers = stream.consumer_names().count().await;
+        println!(
+            "{count} live values of as many keys, {way}: {consumers} consumers, {:.1} KB each, opened in {:.2} s",
+            resident().saturating_sub(before) as f64 / f64::from(count),
+            opened.as_secs_f64(),
+        );
+        drop(lives);
+        let start = Instant::now();
+        while stream.consumer_names().count().await > 0 {
+            assert!(start.elapsed() < Duration::from_secs(60), "consumers are left");
+        }
+    }
     Pool { size: 0 }.write_to_anyway(&store).await.unwrap();
     let mut lives = Vec::new();
     for _ in 0..count {

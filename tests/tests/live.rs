@@ -12,7 +12,7 @@ use shizuku_kv::{
     Connection, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, Live, LiveStanding,
     StaticKeyIndexedValue, Store, WatchLink, connect,
 };
-use shizuku_kv_tests::{NatsServer, unique};
+use shizuku_kv_tests::{NatsServer, eventually, unique};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -206,7 +206,7 @@ async fn the_last_handle_ends_the_task_and_its_consumer() -> Outcome {
     while changes.next().await.ok_or("it has ended")?.size != 2 {}
     assert_eq!(consumers().await, 1);
     drop(changes);
-    shizuku_kv_tests::eventually("the consumer is gone", async || consumers().await == 0).await;
+    eventually("the consumer is gone", async || consumers().await == 0).await;
     Ok(())
 }
 
@@ -296,6 +296,24 @@ struct Counter {
 
 fn counter(area: u32, id: u32, count: u64) -> Counter {
     Counter { area: format!("area{area}"), id, count }
+}
+
+#[tokio::test]
+async fn a_value_that_is_waited_for_may_come_in_a_store_that_is_made_again() -> Outcome {
+    let server = NatsServer::shared();
+    let connection = connect(&server.url()).await?;
+    let store = connection.store(&unique("live")).await?;
+    let waiting = store.with_deadline(Duration::from_secs(30));
+    let waiting = tokio::spawn(async move { Pool::live(&waiting).await });
+    eventually("it watches", async || consumers(server, &store).await == 1).await;
+    let streams = async_nats::jetstream::new(server.client().await);
+    let name = format!("KV_{}", store.name());
+    let config = streams.get_stream(&name).await?.info().await?.config.clone();
+    streams.delete_stream(&name).await?;
+    streams.create_stream(config).await?;
+    put(&store, 5).await;
+    assert_eq!(waiting.await??.load().size, 5);
+    Ok(())
 }
 
 /// The consumers of a bucket on the server.

@@ -187,8 +187,10 @@ async fn next(
     }
 }
 
-fn pauses() -> ExponentialBackoff {
-    backoff(Duration::from_millis(50), Duration::from_secs(10))
+/// The pauses between two watches. Short enough for the end of the connection to be noticed: those who wait open one watch
+/// together.
+pub(super) fn pauses() -> ExponentialBackoff {
+    backoff(Duration::from_millis(50), Duration::from_secs(2))
 }
 
 impl<T, V> std::fmt::Debug for Driver<T, V> {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use backon::ExponentialBackoff;
 use tokio::sync::watch;
 use tokio::time::timeout_at;
 
-use super::drive::{Driver, Policy, Seen, look};
+use super::drive::{Driver, Policy, Seen, look, pauses};
 use super::status::{LiveStanding, LiveStatus, State};
 use super::{Live, LiveSnapshot, Task};
 use crate::store::{Deadline, Key, KvError, Store, Watch, WatchLink, WatchScope};
@@ -18,34 +19,30 @@ pub(crate) async fn live<T>(store: Store, key: Key) -> Result<Live<T>, KvReadErr
 where
     T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
 {
-    let deadline = Deadline::after(store.deadline());
-    let mut watch = store.shared_watch(WatchScope::Key(key.clone())).await?;
+    let mut beginning = Beginning::new(store, key);
     // What is in the way.
     let mut refused = None;
-    let mut is_known = false;
-    loop {
-        let next = timeout_at(deadline.instant(), watch.next()).await;
-        // What changes all the time is always ready.
-        let Some(update) = next.ok().filter(|_| !deadline.remaining().is_zero()) else {
-            let timeout = || KvReadError::from(deadline.timeout("live", Some(&key)));
-            let absent = || KvReadError::Absent { type_name: type_name::<T>(), key: key.clone() };
-            return Err(match refused.map(|error: Arc<KvReadError>| (*error).clone()) {
-                Some(refused) => refused,
-                None if is_known && watch.link().is_up() => absent(),
-                None => timeout(),
-            });
-        };
-        is_known = true;
-        match look(update.unwrap_or(Err(KvError::Closed { operation: "live" }))?) {
-            Some(Seen::Good(first)) => {
+    let error = loop {
+        match beginning.next().await {
+            Ok(Seen::Good(first)) => {
                 let policy = Policy { present: |record| record, absent: None };
-                return Ok(spawn(store, key, policy, first, LiveStanding::Current, Ok(watch)));
+                return Ok(beginning.spawn(policy, first, LiveStanding::Current));
             }
-            Some(Seen::Bad(_, error)) => refused = Some(error),
-            Some(Seen::Absent(_)) => refused = None,
-            None => {}
+            Ok(Seen::Bad(_, error)) => refused = Some(error),
+            Ok(Seen::Absent(_)) => refused = None,
+            Err(error) => break error,
         }
+    };
+    if !beginning.deadline.remaining().is_zero() {
+        return Err(error.into());
     }
+    Err(match refused.map(|error: Arc<KvReadError>| (*error).clone()) {
+        Some(refused) => refused,
+        None if beginning.is_known() => {
+            KvReadError::Absent { type_name: type_name::<T>(), key: beginning.key }
+        }
+        None => error.into(),
+    })
 }
 
 /// Begins with the value of the store; or with a default where that is absent, refused, or not known by the deadline.
@@ -54,11 +51,15 @@ where
     T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
 {
     let policy = Policy { present: |record| record, absent: None };
-    let (seen, watch) = match first(&store, &key).await {
-        Ok((seen, watch)) => (Some(seen), Ok(watch)),
+    let mut beginning = Beginning::new(store, key);
+    let seen = match beginning.next().await {
+        Ok(seen) => Some(seen),
         // No default helps where nothing will ever be followed.
         Err(error @ (KvError::Closed { .. } | KvError::Unsupported { .. })) => return Err(error.into()),
-        Err(error) => (None, Err(error)),
+        Err(error) => {
+            beginning.trouble = Some(error);
+            None
+        }
     };
     let default = LiveSnapshot::unversioned(default);
     let (first, standing) = match seen {
@@ -67,7 +68,7 @@ where
         Some(Seen::Absent(tombstone)) => (default, LiveStanding::Absent { tombstone }),
         None => (default, LiveStanding::Unknown),
     };
-    Ok(spawn(store, key, policy, first, standing, watch))
+    Ok(beginning.spawn(policy, first, standing))
 }
 
 /// Begins with the value of the store, or with `None` where that is absent.
@@ -76,51 +77,102 @@ where
     T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
 {
     let policy = Policy { present: Some, absent: Some(|| None) };
-    let (seen, watch) = first::<T>(&store, &key).await?;
-    let (first, standing) = match seen {
+    let mut beginning = Beginning::new(store, key);
+    let (first, standing) = match beginning.next::<T>().await? {
         Seen::Good(first) => (first.map(Some), LiveStanding::Current),
         Seen::Absent(tombstone) => (LiveSnapshot::unversioned(None), LiveStanding::Absent { tombstone }),
         // What is there and refused is not absent.
         Seen::Bad(_, error) => return Err((*error).clone()),
     };
-    Ok(spawn(store, key, policy, first, standing, Ok(watch)))
+    Ok(beginning.spawn(policy, first, standing))
 }
 
-/// What the store has now.
-async fn first<T: KeyValue<Value: ByteDeserialize>>(
-    store: &Store,
-    key: &Key,
-) -> Result<(Seen<T>, Watch), KvError> {
-    let deadline = Deadline::after(store.deadline());
-    let mut watch = store.shared_watch(WatchScope::Key(key.clone())).await?;
-    let next = timeout_at(deadline.instant(), watch.next()).await;
-    let update = next.map_err(|_| deadline.timeout("live", Some(key)))?;
-    let update = update.unwrap_or(Err(KvError::Closed { operation: "live" }))?;
-    Ok((look(update).unwrap_or(Seen::Absent(None)), watch))
-}
-
-fn spawn<T, V>(
+/// What is seen of a key until a deadline, over as many watches as it takes: the store can be made again meanwhile.
+struct Beginning {
     store: Store,
     key: Key,
-    policy: Policy<T, V>,
-    first: LiveSnapshot<V>,
-    standing: LiveStanding,
-    watch: Result<Watch, KvError>,
-) -> Live<V>
-where
-    T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
-    V: Send + Sync + 'static,
-{
-    let value = Arc::new(ArcSwap::from_pointee(first));
-    let link = match &watch {
-        Ok(watch) => watch.link(),
-        Err(error) => WatchLink::down(SystemTime::now(), error.to_string()),
-    };
-    let state = State { generation: 0, status: LiveStatus { link, standing } };
-    let (sender, states) = watch::channel(state);
-    // What was waited for is over; from here on the watch has the time that it needs.
-    let store = store.with_deadline(store.deadline().max(Deadline::DEFAULT));
-    let driver = Driver { store, key, policy, value: Arc::clone(&value), states: sender };
-    let task = tokio::spawn(driver.run(watch.ok()));
-    Live { value, states, seen: 0, task: Arc::new(Task(task.abort_handle())) }
+    deadline: Deadline,
+    watch: Option<Watch>,
+    /// Why the last watch ended, or could not be opened.
+    trouble: Option<KvError>,
+    /// Whether the watch has delivered something.
+    begun: bool,
+    pauses: ExponentialBackoff,
+}
+
+impl Beginning {
+    fn new(store: Store, key: Key) -> Self {
+        let deadline = Deadline::after(store.deadline());
+        Self { store, key, deadline, watch: None, trouble: None, begun: false, pauses: pauses() }
+    }
+
+    /// What is seen next, or why there will be nothing by the deadline.
+    async fn next<T: KeyValue<Value: ByteDeserialize>>(&mut self) -> Result<Seen<T>, KvError> {
+        let deadline = self.deadline;
+        let next = timeout_at(deadline.instant(), self.seen()).await;
+        // What changes all the time is always ready.
+        match next.ok().filter(|_| !deadline.remaining().is_zero()) {
+            Some(seen) => seen,
+            None => Err(self.trouble.take().unwrap_or_else(|| deadline.timeout("live", Some(&self.key)))),
+        }
+    }
+
+    async fn seen<T: KeyValue<Value: ByteDeserialize>>(&mut self) -> Result<Seen<T>, KvError> {
+        loop {
+            let ended = match &mut self.watch {
+                Some(watch) => match watch.next().await.unwrap_or(Err(KvError::Closed { operation: "live" }))
+                {
+                    Ok(update) => {
+                        self.trouble = None;
+                        let is_first = !std::mem::replace(&mut self.begun, true);
+                        match look(update) {
+                            Some(seen) => return Ok(seen),
+                            // The marker before anything else: there is nothing.
+                            None if is_first => return Ok(Seen::Absent(None)),
+                            None => continue,
+                        }
+                    }
+                    Err(error) => error,
+                },
+                None => match self.store.shared_watch(WatchScope::Key(self.key.clone())).await {
+                    Ok(watch) => {
+                        self.watch = Some(watch);
+                        continue;
+                    }
+                    Err(error) => error,
+                },
+            };
+            (self.watch, self.begun) = (None, false);
+            if !ended.is_retryable() && !matches!(ended, KvError::CursorExpired { .. }) {
+                return Err(ended);
+            }
+            self.trouble = Some(ended);
+            tokio::time::sleep(self.pauses.next().unwrap_or_default()).await;
+        }
+    }
+
+    /// Whether it is known what the store has.
+    fn is_known(&self) -> bool {
+        self.begun && self.watch.as_ref().is_some_and(|watch| watch.link().is_up())
+    }
+
+    fn spawn<T, V>(self, policy: Policy<T, V>, first: LiveSnapshot<V>, standing: LiveStanding) -> Live<V>
+    where
+        T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
+        V: Send + Sync + 'static,
+    {
+        let link = match (&self.watch, self.trouble) {
+            (Some(watch), _) => watch.link(),
+            (None, Some(error)) => WatchLink::down(SystemTime::now(), error.to_string()),
+            (None, None) => WatchLink::down(SystemTime::now(), "the store has not answered yet"),
+        };
+        let value = Arc::new(ArcSwap::from_pointee(first));
+        let state = State { generation: 0, status: LiveStatus { link, standing } };
+        let (sender, states) = watch::channel(state);
+        // What was waited for is over; from here on the watch has the time that it needs.
+        let store = self.store.with_deadline(self.store.deadline().max(Deadline::DEFAULT));
+        let driver = Driver { store, key: self.key, policy, value: Arc::clone(&value), states: sender };
+        let task = tokio::spawn(driver.run(self.watch));
+        Live { value, states, seen: 0, task: Arc::new(Task(task.abort_handle())) }
+    }
 }
