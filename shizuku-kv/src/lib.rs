@@ -18,7 +18,10 @@ pub use backend::memory::MemoryConnection;
 #[cfg(feature = "nats")]
 pub use backend::nats::{NatsAuth, NatsConnection, NatsConnectionConfig, NatsTls, nats_connect};
 pub use connect::{URL_VARIABLE, connect, connect_from_env};
-pub use live::{Live, LiveRef, LiveSnapshot, LiveStanding, LiveStatus, LiveStream};
+pub use live::{
+    Live, LiveMap, LiveMapChange, LiveMapChanges, LiveMapSnapshot, LiveMapStanding, LiveMapStatus, LiveRef,
+    LiveRejection, LiveSnapshot, LiveStanding, LiveStatus, LiveStream,
+};
 #[cfg(feature = "derive")]
 pub use shizuku_kv_derive::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};
 #[cfg(all(feature = "derive", feature = "messagepack"))]

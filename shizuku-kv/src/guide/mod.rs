@@ -2,3 +2,6 @@
 
 #[doc = include_str!("deriving.md")]
 pub mod deriving {}
+
+#[doc = include_str!("staying_current.md")]
+pub mod staying_current {}

@@ -14,7 +14,9 @@ use tokio::time::Instant;
 use super::LiveSnapshot;
 use super::status::{LiveStanding, State};
 use crate::store::backoff;
-use crate::store::{Key, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch, WatchLink, WatchScope};
+use crate::store::{
+    Key, KvEntry, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch, WatchLink, WatchScope,
+};
 use crate::typed::{ByteDeserialize, DecodeError, KeyValue, KvReadError, read_record, type_name};
 
 /// How the records of a type become what is in force.
@@ -39,23 +41,28 @@ pub(super) fn look<T: KeyValue<Value: ByteDeserialize>>(update: KvUpdate) -> Opt
     if entry.is_tombstone() {
         return Some(Seen::Absent(Some((entry.operation, version))));
     }
-    // A type's own code that panics is no reason to lose the value in force.
-    let read = catch_unwind(AssertUnwindSafe(|| read_record::<T>(&entry)));
-    let read = read.unwrap_or_else(|_| {
-        Err(KvReadError::Decode {
-            type_name: type_name::<T>(),
-            key: entry.key.clone(),
-            version,
-            source: DecodeError::new("the type's own code panicked"),
-        })
-    });
-    Some(match read {
+    Some(match guarded::<T, _>(&entry, || read_record::<T>(&entry)) {
         Ok(value) => Seen::Good(LiveSnapshot::of(value, version, entry.created)),
         Err(error) => {
             // The error names the type, the key and what is wrong, and nothing of the value.
             tracing::warn!(%error, "a live value was refused, what is in force stays");
             Seen::Bad(version, Arc::new(error))
         }
+    })
+}
+
+/// Runs a type's own code on an entry. One that panics is no reason to lose the value in force.
+pub(super) fn guarded<T, R>(
+    entry: &KvEntry,
+    read: impl FnOnce() -> Result<R, KvReadError>,
+) -> Result<R, KvReadError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(KvReadError::Decode {
+            type_name: type_name::<T>(),
+            key: entry.key.clone(),
+            version: entry.version,
+            source: DecodeError::new("the type's own code panicked"),
+        })
     })
 }
 
@@ -160,21 +167,26 @@ where
         });
     }
 
-    /// Nothing is heard, since the moment that is known already or since now.
     fn cut_off(&self, reason: String) {
-        let since = match &self.states.borrow().status.link {
-            WatchLink::Down { since, .. } => *since,
-            WatchLink::Up => SystemTime::now(),
-        };
-        self.link(WatchLink::down(since, reason));
+        let link = lost(&self.states.borrow().status.link, reason);
+        self.link(link);
     }
 }
 
+/// A link over which nothing is heard, since the moment that is known already or since now.
+pub(super) fn lost(link: &WatchLink, reason: String) -> WatchLink {
+    let since = match link {
+        WatchLink::Down { since, .. } => *since,
+        WatchLink::Up => SystemTime::now(),
+    };
+    WatchLink::down(since, reason)
+}
+
 /// How long a watch has to last for the next loss to be a new one.
-const LASTING: Duration = Duration::from_secs(10);
+pub(super) const LASTING: Duration = Duration::from_secs(10);
 
 /// The next update; none where the link is another one.
-async fn next(
+pub(super) async fn next(
     watch: &mut Watch,
     links: &mut Option<watch::Receiver<WatchLink>>,
 ) -> Option<Option<Result<KvUpdate, KvError>>> {

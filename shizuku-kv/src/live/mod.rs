@@ -1,9 +1,10 @@
 //! Values that stay current: read once, and always the newest good value after.
 //!
 //! [`Live`] follows one record, in a task of its own over a watch that heals itself. [`load`](Live::load) costs what
-//! loading an `Arc` costs, and never waits.
+//! loading an `Arc` costs, and never waits. [`LiveMap`] does the same for all records of a type or a scope.
 
 mod drive;
+mod map;
 mod open;
 mod status;
 
@@ -22,6 +23,10 @@ use tokio::task::AbortHandle;
 
 use crate::store::{KvError, VersionToken};
 
+pub(crate) use map::live_map;
+pub use map::{
+    LiveMap, LiveMapChange, LiveMapChanges, LiveMapSnapshot, LiveMapStanding, LiveMapStatus, LiveRejection,
+};
 pub(crate) use open::{live, live_optional, live_or};
 use status::State;
 pub use status::{LiveStanding, LiveStatus};
@@ -119,13 +124,7 @@ impl<T> Live<T> {
     ///
     /// Dropping it at any time is safe.
     pub fn statuses(&self) -> LiveStream<LiveStatus> {
-        let mut states = self.states.clone();
-        states.mark_unchanged();
-        LiveStream::new(stream::unfold((states, Arc::clone(&self.task)), |(mut states, task)| async move {
-            states.changed().await.ok()?;
-            let status = states.borrow_and_update().status.clone();
-            Some((status, (states, task)))
-        }))
+        statuses(&self.states, &self.task)
     }
 
     /// The value in force, then each that comes into force. Ends when no value will come any more. Values that were
@@ -237,13 +236,14 @@ impl<T> fmt::Debug for LiveRef<T> {
     }
 }
 
-/// The values or the statuses of a [`Live`], as they change. Ends when nothing follows any more.
+/// The values or the statuses of a [`Live`] or a [`LiveMap`], as they change. Ends when nothing follows any more.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct LiveStream<I>(BoxStream<'static, I>);
 
 impl<I> LiveStream<I> {
     fn new(items: impl Stream<Item = I> + Send + 'static) -> Self {
-        Self(items.boxed())
+        // Who asks again after the end is told again that it is the end.
+        Self(items.fuse().boxed())
     }
 
     /// The next item; `None` after the last.
@@ -266,6 +266,20 @@ impl<I> fmt::Debug for LiveStream<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveStream").finish_non_exhaustive()
     }
+}
+
+/// Each status that comes after this moment and is still the newest when it is asked for.
+fn statuses<S: Clone + Send + Sync + 'static>(
+    states: &watch::Receiver<State<S>>,
+    task: &Arc<Task>,
+) -> LiveStream<S> {
+    let mut states = states.clone();
+    states.mark_unchanged();
+    LiveStream::new(stream::unfold((states, Arc::clone(task)), |(mut states, task)| async move {
+        states.changed().await.ok()?;
+        let status = states.borrow_and_update().status.clone();
+        Some((status, (states, task)))
+    }))
 }
 
 /// The task that follows the store. Ends with the last handle.

@@ -67,8 +67,8 @@ pub enum LiveStanding {
 
 /// What the task tells the handles.
 #[derive(Clone, Debug)]
-pub(super) struct State {
+pub(super) struct State<S = LiveStatus> {
     /// One more for each value that came into force.
     pub(super) generation: u64,
-    pub(super) status: LiveStatus,
+    pub(super) status: S,
 }

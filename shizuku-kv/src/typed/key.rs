@@ -26,7 +26,7 @@ where
 }
 
 /// The store's key of a record's key.
-pub(super) fn store_key(key: &impl Display) -> Result<Key, KvError> {
+pub(crate) fn store_key(key: &impl Display) -> Result<Key, KvError> {
     let mut text = String::new();
     match write!(text, "{key}") {
         Ok(()) => Key::new(text),

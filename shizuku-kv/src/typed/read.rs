@@ -3,10 +3,10 @@
 use std::future::Future;
 
 use super::entry::{TypedEntry, TypedUpdate};
-use super::key::{record_key, store_key};
+use super::key::{prints_as, record_key, store_key};
 use super::key_value::{decode, decode_entry};
 use super::{ByteDeserialize, KeyValue, KvReadError, TypedScan, TypedWatch};
-use crate::live::{self, Live};
+use crate::live::{self, Live, LiveMap};
 use crate::store::{Key, KvEntry, Store, WatchCursor, WatchScope};
 
 /// Reading, beyond [`KeyValue::read_from`]. Every [`KeyValue`] has this; each method needs a value that decodes.
@@ -227,6 +227,45 @@ pub trait KeyValueRead: KeyValue {
         let key = store_key(&key.into());
         async move { live::live_optional(store.clone(), key?).await }
     }
+
+    /// All records of this type as a map that stays current, as far as [`KeyValue::kv_scope`] selects them. Waits until
+    /// all that is there has arrived, for as long as the store's deadline; for very many records give the store
+    /// [more time](Store::with_deadline).
+    ///
+    /// Every key in that scope has to be of this type, as for [`list`](Self::list). One that is none, and a record that
+    /// is refused, are no reason to fail: they are in [`LiveMap::rejections`].
+    ///
+    /// Dropping the future leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`KvReadError::Store`]: [`KvError::Timeout`](crate::KvError::Timeout) when the deadline has passed, else the
+    /// errors of [`Store::watch`].
+    fn live_map(store: &Store) -> impl Future<Output = Result<LiveMap<Self::Key, Self>, KvReadError>> + Send
+    where
+        Self: Send + Sync + 'static,
+        Self::Key: Ord + Clone + 'static,
+        Self::Value: ByteDeserialize,
+    {
+        let scope = Self::kv_scope();
+        async move { live::live_map(store.clone(), scope?).await }
+    }
+
+    /// As [`live_map`](Self::live_map), with the records in a scope. Everything in the scope has to be of this type.
+    ///
+    /// # Errors
+    /// As for [`live_map`](Self::live_map).
+    fn live_map_scope(
+        store: &Store,
+        scope: impl Into<WatchScope>,
+    ) -> impl Future<Output = Result<LiveMap<Self::Key, Self>, KvReadError>> + Send
+    where
+        Self: Send + Sync + 'static,
+        Self::Key: Ord + Clone + 'static,
+        Self::Value: ByteDeserialize,
+    {
+        let scope = scope.into();
+        async move { live::live_map(store.clone(), scope).await }
+    }
 }
 
 impl<T: KeyValue> KeyValueRead for T {}
@@ -255,6 +294,11 @@ where
     T: KeyValue<Value: ByteDeserialize>,
 {
     decode(typed_key::<T>(&entry.key)?, entry)
+}
+
+/// The record's key that a key in the store is printed from; none where another one is, as `7` is for `007`.
+pub(crate) fn canonical_key<T: KeyValue>(key: &Key) -> Option<T::Key> {
+    typed_key::<T>(key).ok().filter(|typed| prints_as(typed, key))
 }
 
 /// The record's key of a key in the store.

@@ -1,0 +1,186 @@
+//! The task behind a live map.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use backon::ExponentialBackoff;
+use futures_util::FutureExt;
+use tokio::sync::watch;
+use tokio::task::unconstrained;
+use tokio::time::Instant;
+
+use super::open::begin;
+use super::status::{LiveMapStanding, LiveMapStatus, LiveRejection};
+use super::table::{Finding, Table, Unseen};
+use crate::live::LiveSnapshot;
+use crate::live::drive::{LASTING, guarded, lost, next, pauses};
+use crate::live::status::State;
+use crate::store::{KvEntry, KvError, KvUpdate, Store, Watch, WatchLink, WatchScope};
+use crate::typed::{ByteDeserialize, KeyValue, canonical_key, read_record, type_name};
+
+/// How many updates that are ready at once are published together. What is ready without an end must not keep the map
+/// from being published.
+const BATCH: usize = 256;
+
+/// What an entry says of a record.
+pub(super) fn look<T: KeyValue<Value: ByteDeserialize>>(entry: &KvEntry) -> Finding<T::Key, T> {
+    let key = entry.key.clone();
+    let canonical = || guarded::<T, _>(entry, || Ok(canonical_key::<T>(&entry.key))).ok().flatten();
+    if entry.is_tombstone() {
+        return Finding::Absent { key, own: canonical() };
+    }
+    match guarded::<T, _>(entry, || read_record::<T>(entry).map(|record| (record.kv_key(), record))) {
+        Ok((own, record)) => {
+            Finding::Good { key, own, value: LiveSnapshot::of(record, entry.version, entry.created) }
+        }
+        Err(error) => {
+            let (version, created, error) = (entry.version, entry.created, Arc::new(error));
+            Finding::Bad { own: canonical(), rejection: LiveRejection { key, version, error, created } }
+        }
+    }
+}
+
+/// Errors name the type, the key and what is wrong, and nothing of the value.
+pub(super) fn report<'a>(rejections: impl IntoIterator<Item = &'a LiveRejection>) {
+    for LiveRejection { error, .. } in rejections {
+        tracing::warn!(%error, "an entry of a live map was refused, what is in force stays");
+    }
+}
+
+/// Follows a scope for as long as it is not aborted.
+pub(super) struct Driver<T: KeyValue> {
+    pub(super) store: Store,
+    pub(super) scope: WatchScope,
+    /// What was heard. While the store is read again this is ahead of what is published.
+    pub(super) table: Table<T::Key, T>,
+    pub(super) current: Arc<ArcSwap<Table<T::Key, T>>>,
+    pub(super) states: watch::Sender<State<LiveMapStatus>>,
+}
+
+impl<T> Driver<T>
+where
+    T: KeyValue<Key: Ord + Clone, Value: ByteDeserialize>,
+{
+    /// Runs until the connection is closed. `watch` has delivered the state.
+    pub(super) async fn run(mut self, watch: Watch) {
+        let mut pauses = pauses();
+        let mut error = self.follow(watch, false, &mut pauses).await;
+        loop {
+            if matches!(error, KvError::Closed { .. }) {
+                self.states.send_modify(|state| state.status.standing = LiveMapStanding::Ended { error });
+                return;
+            }
+            tracing::warn!(
+                store = self.store.name(), r#type = type_name::<T>(), %error,
+                "a live map cannot be followed for now"
+            );
+            self.cut_off(error.to_string());
+            tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+            error = match begin(&self.store, &self.scope).await {
+                Ok(watch) => self.follow(watch, true, &mut pauses).await,
+                Err(error) => error,
+            };
+        }
+    }
+
+    /// Takes what a watch delivers, until it ends. A new one delivers what is there first: what is still unseen at its
+    /// caught-up marker is gone, and until then what is in force stays.
+    pub(super) async fn follow(
+        &mut self,
+        mut watch: Watch,
+        is_new: bool,
+        pauses: &mut ExponentialBackoff,
+    ) -> KvError {
+        // Without what a reading that came to no end has brought.
+        self.table = Table::clone(&self.current.load());
+        let mut unseen = is_new.then(|| self.table.unseen());
+        let begun = Instant::now();
+        let mut links = watch.link_changes();
+        let mut is_heard = !is_new;
+        let mut refused = Vec::new();
+        loop {
+            if is_heard {
+                self.link(watch.link());
+            }
+            let Some(mut update) = next(&mut watch, &mut links).await else { continue };
+            let mut end = None;
+            for left in (0..BATCH).rev() {
+                match update.unwrap_or(Err(KvError::Closed { operation: "live_map" })) {
+                    Ok(update) => refused.extend(self.take(update, &mut unseen)),
+                    Err(error) => end = Some(error),
+                }
+                // A scope that changes all the time must not keep the thread from others, nor the task from being
+                // ended.
+                tokio::task::consume_budget().await;
+                let is_full = left == 0 || end.is_some();
+                // That was the only place to give way: else the watch would, and seem to have nothing ready.
+                let ready = (!is_full).then(|| unconstrained(watch.next()).now_or_never());
+                let Some(ready) = ready.flatten() else { break };
+                update = ready;
+            }
+            if unseen.is_none() {
+                report(&std::mem::take(&mut refused));
+                self.publish();
+            }
+            if let Some(error) = end {
+                return error;
+            }
+            is_heard = true;
+            // One that ends as soon as it has begun is no progress.
+            if begun.elapsed() >= LASTING {
+                *pauses = self::pauses();
+            }
+        }
+    }
+
+    /// Returns what is refused and was not so before.
+    fn take(&mut self, update: KvUpdate, unseen: &mut Option<Unseen<T::Key, T>>) -> Option<LiveRejection> {
+        let Some(entry) = update.into_entry() else {
+            if let Some(unseen) = unseen.take() {
+                self.table.sweep(&unseen);
+            }
+            return None;
+        };
+        let finding = look::<T>(&entry);
+        if let Some(unseen) = unseen {
+            unseen.see(&finding);
+        }
+        self.table.take(finding)
+    }
+
+    fn publish(&self) {
+        // Before the handles are told.
+        self.current.store(Arc::new(self.table.clone()));
+        self.states.send_modify(|state| {
+            state.generation = self.table.generation;
+            state.status.rejected = self.table.rejections.size();
+            state.status.standing = LiveMapStanding::Current;
+        });
+    }
+
+    fn link(&self, link: WatchLink) {
+        self.states.send_if_modified(|state| {
+            let is_new = state.status.link != link;
+            state.status.link = link;
+            is_new
+        });
+    }
+
+    /// Nothing is heard, and what comes next begins anew.
+    fn cut_off(&self, reason: String) {
+        self.states.send_modify(|state| {
+            state.status.link = lost(&state.status.link, reason);
+            state.status.standing = LiveMapStanding::Rereading;
+        });
+    }
+}
+
+impl<T: KeyValue> fmt::Debug for Driver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver")
+            .field("type", &type_name::<T>())
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
+}

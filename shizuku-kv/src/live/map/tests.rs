@@ -1,0 +1,267 @@
+//! The task against watches that are made by hand.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
+use std::time::{Duration, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use futures_util::{FutureExt, StreamExt, stream};
+use tokio::sync::watch;
+
+use super::LiveMapStatus;
+use super::drive::{Driver, look};
+use super::open::state;
+use super::status::LiveMapStanding;
+use super::table::{Finding, Table};
+use crate::live::drive::pauses;
+use crate::live::status::State;
+use crate::store::{
+    Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, VersionToken, Watch, WatchCursor, WatchLink,
+    WatchScope,
+};
+use crate::typed::{ByteDeserialize, Bytes, DecodeError, KeyValue};
+
+/// A number under a number.
+struct Count(u64, Number);
+
+struct Number(u64);
+
+impl ByteDeserialize for Number {
+    fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+        assert_ne!(bytes.as_ref(), b"panic");
+        let number = std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok());
+        number.map(Self).ok_or_else(|| DecodeError::new("no number"))
+    }
+}
+
+impl KeyValue for Count {
+    type Key = u64;
+    type Value = Number;
+
+    fn kv_key(&self) -> u64 {
+        self.0
+    }
+
+    fn kv_value(&self) -> &Number {
+        &self.1
+    }
+
+    fn from_kv(key: u64, value: Number) -> Self {
+        Self(key, value)
+    }
+}
+
+fn entry(key: &str, version: u64, value: Option<&str>) -> KvEntry {
+    let created = UNIX_EPOCH + Duration::from_secs(version);
+    let (key, version) = (Key::new(key).unwrap(), VersionToken::from_u64(version));
+    match value {
+        Some(value) => KvEntry::put(key, Bytes::copy_from_slice(value.as_bytes()), version, created),
+        None => KvEntry::tombstone(key, KvOperation::Delete, version, created),
+    }
+}
+
+fn put(key: u64, version: u64, value: &str) -> KvUpdate {
+    entry(&key.to_string(), version, Some(value)).into()
+}
+
+type Items = tokio::sync::mpsc::UnboundedSender<Result<KvUpdate, KvError>>;
+
+fn watch() -> (Items, Watch) {
+    let (items, rest) = tokio::sync::mpsc::unbounded_channel();
+    let updates = stream::unfold(rest, |mut rest| async move { rest.recv().await.map(|item| (item, rest)) });
+    let cursor = || WatchCursor::new([0; 16], 0, UNIX_EPOCH);
+    (items, Watch::new(updates.map(move |item| item.map(|update| (update, cursor())))))
+}
+
+type Current = Arc<ArcSwap<Table<u64, Count>>>;
+
+async fn driver() -> (Driver<Count>, Current, watch::Receiver<State<LiveMapStatus>>) {
+    let store = crate::connect("memory:").await.unwrap().store("counts").await.unwrap();
+    let mut table = Table::new();
+    for key in 0..10 {
+        table.take(look::<Count>(&entry(&key.to_string(), key, Some("0"))));
+    }
+    let current = Arc::new(ArcSwap::from_pointee(table.clone()));
+    let status = LiveMapStatus { link: WatchLink::Up, standing: LiveMapStanding::Rereading, rejected: 0 };
+    let (states, status) = watch::channel(State { generation: table.generation, status });
+    (Driver { store, scope: WatchScope::All, table, current: Arc::clone(&current), states }, current, status)
+}
+
+fn values(current: &Current) -> Vec<(u64, u64)> {
+    current.load().entries.iter().map(|(key, count)| (*key, count.1.0)).collect()
+}
+
+/// All that is ready is taken, and then it waits.
+fn poll_to_rest(future: impl Future) {
+    assert!(pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+}
+
+#[tokio::test]
+async fn the_state_is_waited_for_until_its_marker_or_the_deadline() {
+    let brief = || Deadline::after(Duration::from_millis(50));
+    let (items, mut some) = watch();
+    for key in 0..300 {
+        items.send(Ok(put(key, key + 1, "1"))).unwrap();
+    }
+    // It is not known to be all.
+    let late = state::<Count>(&mut some, brief()).await.err().unwrap();
+    assert!(matches!(late, KvError::Timeout { operation: "live_map", .. }), "{late:?}");
+    items.send(Ok(KvUpdate::CaughtUp)).unwrap();
+    assert_eq!(state::<Count>(&mut some, brief()).await.unwrap().entries.len(), 0);
+    // One that changes all the time.
+    let cursor = WatchCursor::new([0; 16], 0, UNIX_EPOCH);
+    let updates = stream::iter(0..).map(move |version| Ok((put(1, version, "1"), cursor)));
+    let late = state::<Count>(&mut Watch::new(updates), brief()).await.err().unwrap();
+    assert!(matches!(late, KvError::Timeout { .. }), "{late:?}");
+    drop(items);
+    let ended = state::<Count>(&mut some, brief()).await.err().unwrap();
+    assert!(matches!(ended, KvError::Closed { .. }), "{ended:?}");
+}
+
+#[tokio::test]
+async fn until_all_is_read_again_the_map_stays_and_then_it_changes_once() {
+    let (mut driver, current, mut states) = driver().await;
+    let before = values(&current);
+    let (items, watch) = watch();
+    let mut pauses = pauses();
+    let mut follow = Box::pin(driver.follow(watch, true, &mut pauses));
+    for key in 5..15 {
+        items.send(Ok(put(key, key, if key < 10 { "0" } else { "1" }))).unwrap();
+        poll_to_rest(&mut follow);
+        assert_eq!(values(&current), before);
+        assert!(matches!(states.borrow_and_update().status.standing, LiveMapStanding::Rereading));
+    }
+    // One is there, and refused.
+    items.send(Ok(put(4, 99, "x"))).unwrap();
+    items.send(Ok(KvUpdate::CaughtUp)).unwrap();
+    poll_to_rest(&mut follow);
+    let expected = (4..15).map(|key| (key, u64::from(key >= 10))).collect::<Vec<_>>();
+    assert_eq!(values(&current), expected);
+    assert_eq!(current.load().generation, 10 + 4 + 5);
+    assert!(matches!(states.borrow_and_update().status.standing, LiveMapStanding::Current));
+    assert_eq!(states.borrow().status.rejected, 1);
+}
+
+#[tokio::test]
+async fn a_reading_that_comes_to_no_end_changes_nothing() {
+    let (mut driver, current, _states) = driver().await;
+    let before = values(&current);
+    let (items, watch) = watch();
+    items.send(Ok(put(3, 100, "7"))).unwrap();
+    items.send(Ok(put(4, 101, "x"))).unwrap();
+    items.send(Err(KvError::StoreNotFound { store: "counts".to_owned() })).unwrap();
+    let end = driver.follow(watch, true, &mut pauses()).await;
+    assert!(matches!(end, KvError::StoreNotFound { .. }));
+    assert_eq!(values(&current), before);
+    assert!(current.load().rejections.is_empty());
+    // And nothing after it.
+    let (items, watch) = self::watch();
+    for key in 0..10 {
+        items.send(Ok(put(key, key, "0"))).unwrap();
+    }
+    items.send(Ok(KvUpdate::CaughtUp)).unwrap();
+    drop(items);
+    let end = driver.follow(watch, true, &mut pauses()).await;
+    assert!(matches!(end, KvError::Closed { .. }));
+    assert_eq!(values(&current), before);
+    assert_eq!((current.load().generation, current.load().rejections.size()), (10, 0));
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut line = String::new();
+        event.record(&mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+            line.push_str(&format!("{field}={value:?} "));
+        });
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn what_is_refused_is_reported_once_and_without_its_content() {
+    let (mut driver, _current, _states) = driver().await;
+    let log = Log::default();
+    let _guard = tracing::subscriber::set_default(log.clone());
+    for (version, reported) in [(100, 2), (100, 0), (101, 1)] {
+        let (items, watch) = watch();
+        items.send(Ok(put(1, version, "hunter2"))).unwrap();
+        items.send(Ok(entry("hidden", 7, Some("hunter2")).into())).unwrap();
+        items.send(Ok(KvUpdate::CaughtUp)).unwrap();
+        drop(items);
+        driver.follow(watch, true, &mut pauses()).await;
+        let lines = std::mem::take(&mut *log.0.lock().unwrap());
+        assert_eq!(lines.len(), reported, "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains("Count") && !line.contains("hunter2")), "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_ready_at_once_comes_into_force_together_also_before_the_end() {
+    let (mut driver, current, mut states) = driver().await;
+    let (items, watch) = watch();
+    let mut pauses = pauses();
+    let mut follow = Box::pin(driver.follow(watch, false, &mut pauses));
+    poll_to_rest(&mut follow);
+    for version in 10..100 {
+        items.send(Ok(put(version % 3, version, &version.to_string()))).unwrap();
+    }
+    let held = current.load_full();
+    // With a budget of its own, which is more than what is ready.
+    tokio::task::yield_now().await;
+    poll_to_rest(&mut follow);
+    assert_eq!(values(&current)[..3], [(0, 99), (1, 97), (2, 98)]);
+    assert_eq!(held.entries.get(&0).unwrap().1.0, 0);
+    states.mark_unchanged();
+    // More than is taken together: the map does not wait for the end of what has none.
+    for version in 100..10_000 {
+        items.send(Ok(put(5, version, &version.to_string()))).unwrap();
+    }
+    let mut seen = Vec::new();
+    while values(&current)[5].1 != 9_999 {
+        assert!(follow.as_mut().now_or_never().is_none());
+        seen.push(values(&current)[5].1);
+        tokio::task::yield_now().await;
+    }
+    assert!(seen.len() > 10, "{seen:?}");
+    items.send(Ok(put(6, 10_000, "6"))).unwrap();
+    items.send(Err(KvError::StoreNotFound { store: "counts".to_owned() })).unwrap();
+    follow.await;
+    assert_eq!(values(&current)[6], (6, 6));
+}
+
+/// `007` parses to the key 7, which is printed otherwise: what happens to it does not happen to 7.
+#[test]
+fn a_key_that_is_printed_otherwise_is_another_one() {
+    let finding = |key: &str, value| look::<Count>(&entry(key, 1, value));
+    assert!(matches!(finding("7", Some("1")), Finding::Good { own: 7, .. }));
+    assert!(matches!(finding("7", Some("x")), Finding::Bad { own: Some(7), .. }));
+    assert!(matches!(finding("7", Some("panic")), Finding::Bad { own: Some(7), .. }));
+    assert!(matches!(finding("7", None), Finding::Absent { own: Some(7), .. }));
+    for key in ["007", "x", "settings"] {
+        assert!(matches!(finding(key, Some("1")), Finding::Bad { own: None, .. }), "{key}");
+        assert!(matches!(finding(key, None), Finding::Absent { own: None, .. }), "{key}");
+    }
+}

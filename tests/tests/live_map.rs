@@ -1,0 +1,552 @@
+//! Maps that stay current.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use serde::{Deserialize, Serialize};
+use shizuku_kv::{
+    Connection, KeyValue, KeyValueRead, KvError, KvReadError, LiveMap, LiveMapChanges, LiveMapSnapshot,
+    LiveMapStanding, Store, WatchLink, WatchScope, connect,
+};
+use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
+#[kv(key = "user.{tenant}.{id}", codec = json, validate = User::check)]
+struct User {
+    tenant: String,
+    id: u32,
+    age: u32,
+}
+
+impl User {
+    fn check(&self) -> Result<(), &'static str> {
+        if self.age > 150 { Err("at most 150") } else { Ok(()) }
+    }
+}
+
+fn key(tenant: &str, id: u32) -> UserKey {
+    UserKey { tenant: tenant.to_owned(), id }
+}
+
+async fn put(store: &Store, id: u32, age: u32) {
+    User { tenant: "acme".to_owned(), id, age }.write_to_anyway(store).await.unwrap();
+}
+
+async fn delete(store: &Store, id: u32) {
+    User::delete_anyway(store, key("acme", id)).await.unwrap();
+}
+
+/// The ages by id.
+fn ages(users: &LiveMapSnapshot<UserKey, User>) -> BTreeMap<u32, u32> {
+    users.iter().map(|(key, user)| (key.id, user.age)).collect()
+}
+
+/// What the store says, read without a map.
+async fn stored(store: &Store) -> BTreeMap<u32, u32> {
+    let users = User::list(store).try_collect().await.unwrap();
+    users.iter().map(|user| (user.id, user.age)).collect()
+}
+
+/// Every backend, with a connection of its own.
+async fn stores() -> Vec<(Arc<dyn Connection>, Store)> {
+    let mut stores = Vec::new();
+    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+        let connection = connect(&url).await.unwrap();
+        let store = connection.store(&unique("live_map")).await.unwrap();
+        stores.push((connection, store));
+    }
+    stores
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(Duration::from_secs(60), future).await;
+    waited.unwrap_or_else(|_| panic!("not in time: {what}"))
+}
+
+/// Waits until a map is in a state that the status shows.
+#[track_caller]
+fn until(
+    users: &LiveMap<UserKey, User>,
+    is_there: impl Fn(&LiveMap<UserKey, User>) -> bool,
+) -> impl Future<Output = ()> {
+    let place = std::panic::Location::caller();
+    async move {
+        let mut statuses = users.statuses();
+        let reached = async {
+            while !is_there(users) {
+                statuses.next().await.expect("it has ended");
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), reached).await;
+        waited.unwrap_or_else(|_| panic!("{place}: {users:?}"));
+    }
+}
+
+/// The next change: the id, the age before it, and the age after it.
+async fn told(changes: &mut LiveMapChanges<UserKey, User>) -> (u32, Option<u32>, Option<u32>) {
+    let change = within("a change", changes.next()).await.expect("it has ended");
+    let (old, new) = (change.old.map(|user| user.age), change.new.map(|user| user.age));
+    (change.key.id, old, new)
+}
+
+/// The changes that are there now.
+fn ready(changes: &mut LiveMapChanges<UserKey, User>) -> Vec<(u32, Option<u32>, Option<u32>)> {
+    let next = || changes.next().now_or_never().map(|change| change.expect("it has ended"));
+    let age = |user: Option<Arc<shizuku_kv::LiveSnapshot<User>>>| user.map(|user| user.age);
+    std::iter::from_fn(next).map(|change| (change.key.id, age(change.old), age(change.new))).collect()
+}
+
+#[tokio::test]
+async fn a_live_map_follows_the_store() -> Outcome {
+    for (_connection, store) in stores().await {
+        for id in [3, 1, 2] {
+            put(&store, id, id * 10).await;
+        }
+        User { tenant: "zeta".to_owned(), id: 1, age: 7 }.write_to_anyway(&store).await?;
+        let mut users = User::live_map(&store).await?;
+        let mut acme = User::live_map_scope(&store, UserKey::scope_tenant("acme")).await?;
+        assert_eq!((users.len(), acme.len(), users.is_empty()), (4, 3, false));
+        assert!(users.status().is_current() && users.rejections().is_empty());
+
+        let user = users.get(&key("acme", 2)).ok_or("it is absent")?;
+        let entry = User::atomic_read_from(&store, key("acme", 2)).await?.ok_or("it is absent")?;
+        assert_eq!((user.age, user.version, user.created), (20, Some(entry.version), entry.created));
+        assert!(users.contains_key(&key("zeta", 1)) && !acme.contains_key(&key("zeta", 1)));
+        assert!(users.get(&key("acme", 4)).is_none());
+
+        // What a handle has not told of yet is told once.
+        let mut other = users.clone();
+        put(&store, 4, 40).await;
+        assert_eq!(ages(&within("a change", acme.changed()).await?).len(), 4);
+        assert_eq!(users.changed().await?.len(), 5);
+        delete(&store, 4).await;
+        assert_eq!(users.changed().await?.len(), 4);
+        assert!(users.get(&key("acme", 4)).is_none());
+        while within("a change", other.changed()).await?.len() != 4 {}
+        let later = tokio::time::timeout(Duration::from_millis(50), other.changed()).await;
+        assert!(later.is_err(), "{later:?}");
+        assert!(User::live_map_scope(&store, WatchScope::prefix("user.nobody.")).await?.is_empty());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_snapshot_is_ordered_and_does_not_change() -> Outcome {
+    for (_connection, store) in stores().await {
+        for id in 0..50 {
+            put(&store, id * 7 % 50, id).await;
+        }
+        let mut users = User::live_map(&store).await?;
+        let before = users.snapshot();
+        let copy = ages(&before);
+        assert_eq!(copy, stored(&store).await);
+        assert!(before.keys().map(|key| key.id).eq(0..50));
+        assert!(before.range(key("acme", 10)..key("acme", 20)).map(|(key, _)| key.id).eq(10..20));
+        for id in 0..50 {
+            if id % 2 == 0 { put(&store, id, 99).await } else { delete(&store, id).await }
+        }
+        put(&store, 1000, 1).await;
+        while users.changed().await?.get(&key("acme", 1000)).is_none() {}
+        assert_eq!(ages(&users.snapshot()), stored(&store).await);
+        // From another thread too.
+        let same = tokio::task::spawn_blocking(move || ages(&before) == copy && before.len() == 50);
+        assert!(same.await?);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn changes_say_what_was_and_what_is() -> Outcome {
+    for (_connection, store) in stores().await {
+        put(&store, 1, 10).await;
+        let users = User::live_map(&store).await?;
+        let mut changes = users.changes();
+        assert_eq!(ages(&changes.snapshot()), BTreeMap::from([(1, 10)]));
+        put(&store, 1, 11).await;
+        assert_eq!(told(&mut changes).await, (1, Some(10), Some(11)));
+        put(&store, 2, 20).await;
+        assert_eq!(told(&mut changes).await, (2, None, Some(20)));
+        assert_eq!(ages(&changes.snapshot()), BTreeMap::from([(1, 11), (2, 20)]));
+        delete(&store, 1).await;
+        assert_eq!(told(&mut changes).await, (1, Some(11), None));
+        assert_eq!(ages(&changes.snapshot()), ages(&users.snapshot()));
+        // What a deletion of nothing changes, and what comes after a refused value.
+        delete(&store, 9).await;
+        store.put("user.acme.2", "{}").await?;
+        put(&store, 2, 21).await;
+        assert_eq!(told(&mut changes).await, (2, Some(20), Some(21)));
+        assert_eq!(ready(&mut changes), []);
+        let change = {
+            put(&store, 2, 22).await;
+            changes.next().await.ok_or("it has ended")?
+        };
+        assert!(format!("{change:?}").contains("user.acme.2"), "{change:?}");
+        assert!(!format!("{change:?} {changes:?} {users:?}").contains("22"), "{change:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_told_of_what_is_left() -> Outcome {
+    for (_connection, store) in stores().await {
+        put(&store, 1, 10).await;
+        put(&store, 2, 20).await;
+        let users = User::live_map(&store).await?;
+        let (mut slow, mut fast) = (users.changes(), users.changes());
+        for age in 11..30 {
+            put(&store, 1, age).await;
+            let (_, old, _) = told(&mut fast).await;
+            assert_eq!(old, Some(age - 1));
+        }
+        put(&store, 3, 30).await;
+        delete(&store, 3).await;
+        delete(&store, 2).await;
+        put(&store, 2, 21).await;
+        put(&store, 4, 40).await;
+        until(&users, |users| users.contains_key(&key("acme", 4))).await;
+        let mut merged = ready(&mut slow);
+        merged.sort();
+        assert_eq!(merged, [(1, Some(10), Some(29)), (2, Some(20), Some(21)), (4, None, Some(40))]);
+        assert_eq!(ages(&slow.snapshot()), stored(&store).await);
+
+        // Far behind: more than what is remembered.
+        delete(&store, 4).await;
+        for id in 10..1300 {
+            put(&store, id, 50).await;
+        }
+        until(&users, |users| users.contains_key(&key("acme", 1299))).await;
+        let merged = ready(&mut slow);
+        assert_eq!(merged.len(), 1 + 1290);
+        assert!(merged.contains(&(4, Some(40), None)) && merged.contains(&(10, None, Some(50))));
+        assert_eq!(ages(&slow.snapshot()), stored(&store).await);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_bad_never_takes_the_place_of_what_is_good() -> Outcome {
+    for (_connection, store) in stores().await {
+        put(&store, 1, 10).await;
+        store.put("user.settings", "hunter2").await?;
+        let users = User::live_map(&store).await?;
+        let mut changes = users.changes();
+        // One that was there before, under a key that is none of the type.
+        let foreign = users.rejections();
+        assert_eq!((foreign.len(), users.status().rejected, users.len()), (1, 1, 1));
+        assert_eq!(foreign[0].key, "user.settings");
+        assert!(matches!(*foreign[0].error, KvReadError::InvalidRecordKey { .. }));
+        assert!(users.status().is_current());
+        assert!(users.rejection(&key("acme", 1)).is_none());
+
+        let good = users.get(&key("acme", 1)).and_then(|user| user.version);
+        let elsewhere = "{\"tenant\":\"acme\",\"id\":2,\"age\":1}";
+        let broken = "{\"tenant\":\"acme\",\"id\":1,\"age\":151}";
+        for bad in ["hunter2", "", "{\"tenant\":\"hunter2\"}", broken, elsewhere] {
+            let refused = store.put("user.acme.1", bad).await?;
+            let rejection = |users: &LiveMap<UserKey, User>| users.rejection(&key("acme", 1));
+            until(&users, |users| rejection(users).is_some_and(|bad| bad.version == refused)).await;
+            let error = rejection(&users).ok_or("it is not refused")?.error;
+            match bad {
+                _ if bad == broken => assert!(matches!(*error, KvReadError::Invalid { .. }), "{error}"),
+                _ if bad == elsewhere => {
+                    assert!(matches!(*error, KvReadError::KeyMismatch { .. }), "{error}")
+                }
+                _ => assert!(matches!(*error, KvReadError::Decode { .. }), "{error}"),
+            }
+            let user = users.get(&key("acme", 1)).ok_or("it is gone")?;
+            assert_eq!((user.age, user.version), (10, good));
+            assert_eq!((users.len(), users.status().rejected, users.rejections().len()), (1, 2, 2));
+            assert!(!format!("{users:?} {:?} {error}", users.rejections()).contains("hunter2"));
+        }
+        assert_eq!(ready(&mut changes), []);
+        // A good value ends it, and so does a deletion; also of a key that is none.
+        put(&store, 1, 11).await;
+        until(&users, |users| users.rejection(&key("acme", 1)).is_none()).await;
+        assert_eq!(ready(&mut changes), [(1, Some(10), Some(11))]);
+        store.delete("user.settings").await?;
+        until(&users, |users| users.status().rejected == 0).await;
+        // One that never was good.
+        store.put("user.acme.3", "hunter2").await?;
+        until(&users, |users| users.rejection(&key("acme", 3)).is_some()).await;
+        assert!(!users.contains_key(&key("acme", 3)));
+        store.put("user.acme.1", "hunter2").await?;
+        until(&users, |users| users.status().rejected == 2).await;
+        delete(&store, 1).await;
+        delete(&store, 3).await;
+        until(&users, |users| users.status().rejected == 0).await;
+        assert!(users.is_empty() && users.rejections().is_empty());
+        assert_eq!(ready(&mut changes), [(1, Some(11), None)]);
+    }
+    Ok(())
+}
+
+/// A type's own code that panics is as a value that does not decode.
+#[tokio::test]
+async fn a_type_that_panics_costs_no_good_value() -> Outcome {
+    #[derive(Debug, KeyValue)]
+    struct Fragile(#[kv(key)] String, #[kv(value)] Length);
+
+    #[derive(Debug)]
+    struct Length(usize);
+
+    impl shizuku_kv::ByteDeserialize for Length {
+        fn from_bytes(bytes: &shizuku_kv::Bytes) -> Result<Self, shizuku_kv::DecodeError> {
+            assert_ne!(bytes.len(), 13);
+            Ok(Self(bytes.len()))
+        }
+    }
+
+    for (_connection, store) in stores().await {
+        store.put("fragile.1", "a").await?;
+        store.put("fragile.2", "thirteen long").await?;
+        let mut map = Fragile::live_map(&store).await?;
+        assert_eq!((map.len(), map.status().rejected), (1, 1));
+        // Keys that are strings can be looked up by what they borrow as.
+        assert!(map.contains_key("fragile.1"));
+        store.put("fragile.1", "thirteen long").await?;
+        store.put("fragile.2", "ab").await?;
+        let changed = within("a change", map.changed()).await?;
+        assert!(changed.values().map(|fragile| fragile.1.0).eq([1, 2]));
+        assert_eq!(map.rejections()[0].key, "fragile.1");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn opening_waits_for_the_state_and_no_longer_than_the_deadline() -> Outcome {
+    let mut server = NatsServer::start();
+    let connection = connect(&server.url()).await?;
+    let store = connection.store("live_map").await?;
+    assert!(User::live_map(&store).await?.is_empty());
+    for id in 0..300 {
+        put(&store, id, 1).await;
+    }
+    assert_eq!(User::live_map(&store).await?.len(), 300);
+    eventually("the consumers are gone", async || server.consumers("live_map").await.is_empty()).await;
+    // One that is not waited for any more leaves nothing behind.
+    let proxy = TcpProxy::start(server.port()).await;
+    let apart = connect(&proxy.url()).await?.store("live_map").await?;
+    // So long that it is still being waited for when its consumer is seen.
+    proxy.delay_answers(Duration::from_secs(1));
+    tokio::select! {
+        opened = User::live_map(&apart) => panic!("{opened:?}"),
+        () = eventually("there is a consumer", async || server.consumers("live_map").await.len() == 1) => {}
+    }
+    eventually("the consumer is gone", async || server.consumers("live_map").await.is_empty()).await;
+
+    server.pause();
+    let brief = store.with_deadline(Duration::from_millis(300));
+    let late = within("the deadline", User::live_map(&brief)).await;
+    assert!(matches!(late, Err(KvReadError::Store(KvError::Timeout { .. }))), "{late:?}");
+    server.resume();
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_last_handle_ends_the_task_and_its_consumer() -> Outcome {
+    let server = NatsServer::shared();
+    let connection = connect(&server.url()).await?;
+    let store = connection.store(&unique("live_map")).await?;
+    put(&store, 1, 1).await;
+    let users = User::live_map(&store).await?;
+    let (other, mut changes, mut statuses) = (users.clone(), users.changes(), users.statuses());
+    assert_eq!(server.consumers(store.name()).await.len(), 1);
+    drop((users, other));
+    put(&store, 2, 2).await;
+    assert_eq!(told(&mut changes).await, (2, None, Some(2)));
+    drop(changes);
+    put(&store, 3, 3).await;
+    within("a status", statuses.next()).await.ok_or("it has ended")?;
+    assert_eq!(server.consumers(store.name()).await.len(), 1);
+    drop(statuses);
+    eventually("the consumer is gone", async || server.consumers(store.name()).await.is_empty()).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_closed_connection_ends_a_live_map() -> Outcome {
+    for (connection, store) in stores().await {
+        put(&store, 1, 10).await;
+        let mut users = User::live_map(&store).await?;
+        let (mut changes, mut statuses) = (users.changes(), users.statuses());
+        connection.shutdown().await?;
+        let ended = within("the end", users.changed()).await;
+        assert!(matches!(ended, Err(KvError::Closed { .. })), "{ended:?}");
+        assert!(matches!(users.status().standing, LiveMapStanding::Ended { .. }), "{users:?}");
+        assert!(!users.status().is_current());
+        assert_eq!(ages(&users.snapshot()), BTreeMap::from([(1, 10)]));
+        // However often it is asked for.
+        for _ in 0..3 {
+            assert!(within("the end", changes.next()).await.is_none());
+        }
+        within("the end", async { while statuses.next().await.is_some() {} }).await;
+        assert!(statuses.next().await.is_none());
+        assert!(users.changes().next().await.is_none());
+        assert!(matches!(User::live_map(&store).await, Err(KvReadError::Store(KvError::Closed { .. }))));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_live_map_ends_with_its_runtime() -> Outcome {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let (own, other) = (runtime()?, runtime()?);
+    for (_connection, store) in own.block_on(stores()) {
+        own.block_on(put(&store, 1, 10));
+        let ending = runtime()?;
+        let mut users = ending.block_on(User::live_map(&store))?;
+        let mut changes = users.changes();
+        ending.shutdown_timeout(Duration::from_secs(10));
+        other.block_on(async {
+            assert!(matches!(within("the end", users.changed()).await, Err(KvError::Closed { .. })));
+            assert!(within("the end", changes.next()).await.is_none());
+        });
+        assert!(matches!(users.status().standing, LiveMapStanding::Ended { .. }), "{users:?}");
+        assert_eq!(users.len(), 1);
+    }
+    Ok(())
+}
+
+/// What others do while the server is away, and while it is there and the map cannot reach it, arrives in the end.
+#[tokio::test]
+async fn a_live_map_outlives_its_server() -> Outcome {
+    let mut server = NatsServer::start();
+    let proxy = TcpProxy::start(server.port()).await;
+    let connection = connect(&proxy.url()).await?;
+    let store = connection.store("live_map").await?;
+    for id in 0..10 {
+        put(&store, id, 1).await;
+    }
+    let users = User::live_map(&store).await?;
+    let mut changes = users.changes();
+    proxy.refuse(true);
+    server.kill();
+    until(&users, |users| !users.status().link.is_up()).await;
+    let WatchLink::Down { since, reason, .. } = users.status().link else { panic!("{users:?}") };
+    assert!(since.elapsed().is_ok() && !reason.is_empty() && !users.status().is_current());
+    assert_eq!(users.len(), 10);
+    server.restart();
+    // The map is still kept away.
+    let others = connect(&server.url()).await?.store("live_map").await?;
+    for id in 0..3 {
+        delete(&others, id).await;
+        put(&others, id + 3, 2).await;
+        put(&others, id + 20, 3).await;
+    }
+    assert_eq!(ready(&mut changes), []);
+    assert_eq!(users.len(), 10);
+    proxy.refuse(false);
+    until(&users, |users| users.status().is_current()).await;
+    let expected = stored(&others).await;
+    until(&users, |users| ages(&users.snapshot()) == expected).await;
+    let mut seen = ready(&mut changes);
+    seen.sort();
+    let gone = (0..3).map(|id| (id, Some(1), None));
+    let changed = (3..6).map(|id| (id, Some(1), Some(2)));
+    let new = (20..23).map(|id| (id, None, Some(3)));
+    assert!(seen.iter().copied().eq(gone.chain(changed).chain(new)), "{seen:?}");
+    put(&others, 0, 4).await;
+    assert_eq!(told(&mut changes).await, (0, None, Some(4)));
+    Ok(())
+}
+
+/// A store that is deleted and made again is followed again, and has nothing of what was there before, not even what
+/// has the same version now.
+#[tokio::test]
+async fn a_store_that_is_made_again_is_followed() -> Outcome {
+    for (connection, store) in stores().await {
+        put(&store, 1, 10).await;
+        put(&store, 2, 20).await;
+        put(&store, 3, 30).await;
+        let users = User::live_map(&store).await?;
+        let mut changes = users.changes();
+        store.put("user.acme.2", "hunter2").await?;
+        until(&users, |users| users.status().rejected == 1).await;
+        let first = users.get(&key("acme", 1)).ok_or("it is absent")?;
+        connection.delete_store(store.name()).await?;
+        until(&users, |users| matches!(users.status().standing, LiveMapStanding::Rereading)).await;
+        assert!(!users.status().is_current());
+        assert_eq!((users.len(), users.status().rejected), (3, 1));
+        let again = connection.store(store.name()).await?;
+        // A handle of a store that is gone may stay so, as the backend says.
+        if store.keys(WatchScope::All).try_collect().await.is_err() {
+            continue;
+        }
+        put(&again, 1, 11).await;
+        until(&users, |users| users.status().is_current() && users.len() == 1).await;
+        until(&users, |users| users.get(&key("acme", 1)).is_some_and(|user| user.age == 11)).await;
+        let user = users.get(&key("acme", 1)).ok_or("it is absent")?;
+        assert_eq!(user.version, first.version);
+        assert_ne!(user.created, first.created);
+        assert_eq!(users.status().rejected, 0);
+        let mut seen = ready(&mut changes);
+        seen.sort();
+        assert_eq!(seen, [(1, Some(10), Some(11)), (2, Some(20), None), (3, Some(30), None)]);
+        put(&again, 4, 40).await;
+        assert_eq!(told(&mut changes).await, (4, None, Some(40)));
+    }
+    Ok(())
+}
+
+/// While others write, what each reader makes of the changes is the map in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshot_and_changes_together_are_exact() -> Outcome {
+    const USERS: u32 = 50;
+    for (_connection, store) in stores().await {
+        for id in 0..USERS / 2 {
+            put(&store, id, 0).await;
+        }
+        let users = User::live_map(&store).await?;
+        let readers = [0_u32, 1, 20].map(|pauses| {
+            let mut changes = users.changes();
+            tokio::spawn(async move {
+                let mut own = ages(&changes.snapshot());
+                while !own.contains_key(&1000) {
+                    let (id, old, new) = told(&mut changes).await;
+                    assert_eq!(own.get(&id).copied(), old);
+                    match new {
+                        Some(new) => own.insert(id, new),
+                        None => own.remove(&id),
+                    };
+                    for _ in 0..pauses {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                while let Some(change) = changes.next().now_or_never().flatten() {
+                    match change.new {
+                        Some(new) => own.insert(change.key.id, new.age),
+                        None => own.remove(&change.key.id),
+                    };
+                }
+                assert_eq!(own, ages(&changes.snapshot()));
+                own
+            })
+        });
+        let writers = (0..4).map(|writer| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for step in 0..300 {
+                    let id = (step * 7 + writer * 13) % USERS;
+                    if step % 3 == 0 { delete(&store, id).await } else { put(&store, id, step % 150).await }
+                }
+            })
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            writer.await?;
+        }
+        put(&store, 1000, 1).await;
+        let expected = stored(&store).await;
+        for reader in readers {
+            assert_eq!(within("a reader", reader).await?, expected);
+        }
+        assert_eq!(ages(&users.snapshot()), expected);
+    }
+    Ok(())
+}
