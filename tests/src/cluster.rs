@@ -286,6 +286,21 @@ impl NatsCluster {
         .await
     }
 
+    /// The node that leads the cluster's JetStream, which says where consumers are placed, once one does.
+    ///
+    /// # Panics
+    ///
+    /// If there is none within 60 seconds.
+    pub async fn meta_leader(&self) -> usize {
+        self.until("JetStream has no leader", || async {
+            let node = self.nodes.iter().find(|node| node.is_reachable()).ok_or("no node can be reached")?;
+            let page = node.page("/jsz").await?;
+            let (_, meta) = page.split_once("\"meta_cluster\":").ok_or("no meta group yet")?;
+            self.index_of(json::field(meta, "leader").unwrap_or_default())
+        })
+        .await
+    }
+
     /// Makes the leader of a bucket's stream step down, and returns when it has. Another is elected then, as a rule.
     ///
     /// # Panics

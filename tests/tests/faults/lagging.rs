@@ -58,7 +58,6 @@ async fn next(watch: &mut Watch) -> Result<KvUpdate, KvError> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "known to fail now and then, see docs/reliability.md; scripts/test --long runs it"]
 async fn a_watch_on_a_replica_that_is_behind_is_not_caught_up() {
     let cluster = NatsCluster::start().await;
     let (store, last, _) = behind(&cluster).await;

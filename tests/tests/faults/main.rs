@@ -17,6 +17,7 @@ mod check;
 mod cursors;
 mod history;
 mod lagging;
+mod late;
 mod log;
 mod random;
 mod record;
@@ -41,7 +42,6 @@ async fn watches_of_a_single_server_outlive_its_faults() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "finds what docs/reliability.md lists as known not to hold now and then; scripts/test --long runs it"]
 async fn watches_of_a_cluster_outlive_its_faults() {
     passes(Plan { seed: 2, nodes: 3, length: LENGTH }).await;
 }

@@ -20,9 +20,18 @@ pub(super) struct StreamInfo {
     config: Value,
     created: String,
     state: StreamState,
+    #[serde(default)]
+    cluster: Option<Cluster>,
     /// The server's clock; absent before 2.10.
     #[serde(default)]
     ts: String,
+}
+
+/// Who leads a stream, or has a consumer.
+#[derive(Debug, Deserialize)]
+pub(super) struct Cluster {
+    #[serde(default)]
+    pub(super) leader: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -39,6 +48,11 @@ impl StreamInfo {
 
     pub(super) fn last_sequence(&self) -> u64 {
         self.state.last_seq
+    }
+
+    /// The server that answered, which leads the stream.
+    pub(super) fn leader(&self) -> Option<&str> {
+        self.cluster.as_ref()?.leader.as_deref()
     }
 
     /// When the last message was taken, by the server's clock.

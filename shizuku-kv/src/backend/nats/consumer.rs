@@ -13,6 +13,8 @@ use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::bucket::{Cluster, StreamInfo};
+use super::leader::Lag;
 use super::link::{ApiError, Interruption, Link, Mark};
 use super::wire::{Place, subject_prefix};
 use crate::store::{Deadline, Key, KvError, KvResult, WatchScope};
@@ -95,6 +97,8 @@ pub(super) struct OrderedConsumer {
     idle: u32,
     /// Messages that were waiting when it was created.
     pub(super) pending_at_start: u64,
+    /// The server that has it; none where there is no cluster.
+    server: Option<String>,
 }
 
 impl OrderedConsumer {
@@ -110,6 +114,8 @@ impl OrderedConsumer {
         #[derive(Deserialize)]
         struct Created {
             num_pending: u64,
+            #[serde(default)]
+            cluster: Option<Cluster>,
         }
         let mut config = json!({
             "name": name,
@@ -161,12 +167,19 @@ impl OrderedConsumer {
             heartbeat: SHORT_HEARTBEAT,
             idle: 0,
             pending_at_start: 0,
+            server: None,
         };
         // From here on the consumer may exist, so that dropping this future has to delete it: `consumer` does.
         Ok(link.api::<Created>(operation, &subject, &request, deadline).await?.map(|created| {
             consumer.pending_at_start = created.num_pending;
+            consumer.server = created.cluster.and_then(|cluster| cluster.leader);
             consumer
         }))
+    }
+
+    /// How far behind it may be, where it was made after a look at the stream.
+    pub(super) fn lag(&self, before: &StreamInfo) -> Lag {
+        Lag::of(self.server.as_deref(), before.leader())
     }
 
     /// The next thing that happens. Asks for more messages when few are left to come.

@@ -15,6 +15,7 @@
 //! | `writer`, `write` | writing: the operations, and one write on its way |
 //! | `fate` | what became of a write whose acknowledgement was lost |
 //! | `consumer` | an ordered pull consumer: every message once and in order, or the word that it was lost |
+//! | `leader` | what the leader has, and a consumer on another replica may not |
 //! | `state` | knowing when the state that was there has been delivered |
 //! | `scan` | listings over it |
 //! | `watch` | watches over it: the state machine that heals |
@@ -24,6 +25,7 @@ mod config;
 mod connection;
 mod consumer;
 mod fate;
+mod leader;
 mod link;
 mod scan;
 mod state;

@@ -8,11 +8,12 @@ use futures_util::{StreamExt, stream};
 
 use super::bucket;
 use super::consumer::{Delivery, OrderedConsumer, Spec, Start, filters};
+use super::leader::Lag;
 use super::state::{Completion, StateSync};
 use super::store::{StoreCore, pause};
 use super::wire::{StreamMessage, delivered};
 use crate::store::backoff;
-use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, KvStream, WatchScope};
+use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, KvStream, ReadConsistency, WatchScope};
 
 /// The live entries in scope.
 pub(super) fn entries(core: Arc<StoreCore>, scope: WatchScope, limit: Duration) -> KvStream<KvEntry> {
@@ -114,6 +115,9 @@ impl Scan {
                 continue;
             };
             match consumer.next().await {
+                // A history goes on where it stands, also on a replica that is behind that.
+                Delivery::Message(_, place)
+                    if !self.newest && place.stream_sequence <= self.last_sequence => {}
                 Delivery::Message(message, place) => {
                     self.last_sequence = place.stream_sequence;
                     let (new, completion) = state.receive(&message.subject, &place, consumer, deadline).await;
@@ -123,13 +127,22 @@ impl Scan {
                         self.entries_left = self.entries_left.saturating_sub(1);
                         self.done |= self.entries_left == 0;
                     }
+                    if state.is_left_behind() {
+                        self.consumer = None;
+                    }
                     let message = delivered(message, &place, &self.core.bucket.prefix);
                     if let Some(message) = message.filter(|message| self.wants(message, new)) {
                         return Ok(Some(message));
                     }
                 }
                 // What was pending can have expired before its turn; then no message was the last.
-                Delivery::Idle => self.done = consumer.is_drained(self.operation, deadline).await?,
+                Delivery::Idle if consumer.is_drained(self.operation, deadline).await? => {
+                    self.done = state.is_covered(self.last_sequence, deadline).await?;
+                    if !self.done && state.is_left_behind() {
+                        self.consumer = None;
+                    }
+                }
+                Delivery::Idle => {}
                 Delivery::Refused(text) => {
                     return Err(KvError::Unauthorized {
                         operation: self.operation,
@@ -163,12 +176,18 @@ impl Scan {
             let core = &self.core;
             let info = bucket::info(&core.link, self.operation, &core.bucket.name, deadline).await?;
             let floor = info.last_sequence();
-            self.state
-                .get_or_insert_with(|| StateSync::new(Arc::clone(core), self.operation, &self.spec, floor));
+            let state = self.state.get_or_insert_with(|| {
+                StateSync::new(Arc::clone(core), self.operation, &self.spec, floor).of_keys()
+            });
             let (link, name) = (Arc::clone(&core.link), format!("shizuku-{}", core.link.next_id()));
             match OrderedConsumer::create(link, self.operation, &self.spec, name, deadline).await? {
+                // Another replica may still have values that were replaced and keys that were deleted.
+                Ok(consumer)
+                    if core.consistency == ReadConsistency::Leader && consumer.lag(&info) != Lag::None => {}
                 Ok(consumer) => {
-                    self.done = consumer.pending_at_start == 0;
+                    state.begin(&consumer, &info);
+                    self.done = consumer.pending_at_start == 0
+                        && state.is_covered(self.last_sequence, deadline).await?;
                     self.consumer = Some(consumer);
                     return Ok(());
                 }

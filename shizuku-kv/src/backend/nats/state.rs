@@ -7,6 +7,12 @@
 //! pending" can be wrong. What it does count exactly is what waits for a consumer at the moment that this is created:
 //! how many subjects there are. That number is compared with the subjects that have been seen. In buckets whose messages
 //! age it proves nothing; there the state is complete at the end of the stream, or when the consumer is idle.
+//!
+//! All of that holds for a consumer that is at the leader. One that is elsewhere may have been made before what was
+//! acknowledged had got there: see `leader`. What was waiting for it proves nothing then, and the subjects that have been
+//! seen may have been seen with values that were replaced before. So its state is complete when the leader has nothing
+//! newer, and where that does not come about in a while, another consumer is due, until one is at the leader. Numbers of
+//! subjects are only taken from there.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -15,8 +21,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::bucket;
+use super::bucket::{self, StreamInfo};
 use super::consumer::{OrderedConsumer, Spec, Start};
+use super::leader::{self, Lag};
 use super::store::StoreCore;
 use super::wire::Place;
 use crate::store::{Deadline, KvResult};
@@ -24,11 +31,21 @@ use crate::store::{Deadline, KvResult};
 /// The shortest time between two questions to the server.
 const REST: Duration = Duration::from_millis(10);
 
+/// How long a consumer may be behind the leader. Elsewhere the state may be complete sooner: where others write all the
+/// time, at the leader only.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// The state of a scope on its way.
 #[derive(Debug)]
 pub(super) struct StateSync {
     core: Arc<StoreCore>,
     operation: &'static str,
+    filters: Vec<String>,
+    /// Which keys there are is all that is asked for, whatever the age of their values.
+    keys_only: bool,
+    lag: Lag,
+    /// Since when the leader is known to have more than has come.
+    behind: Option<Instant>,
     /// What a consumer would be made like whose pending messages are the subjects to be seen, one each.
     subjects: Option<Spec>,
     /// The end of the stream before the consumer was made.
@@ -67,12 +84,45 @@ impl StateSync {
         Self {
             core,
             operation,
+            filters: spec.filters.clone(),
+            keys_only: false,
+            lag: Lag::Unknown,
+            behind: None,
             subjects: countable.then(|| spec.clone()),
             floor,
             seen: Seen::default(),
             round: None,
             rest: Instant::now(),
         }
+    }
+
+    /// The same where old values will do, if only every key comes.
+    pub(super) fn of_keys(mut self) -> Self {
+        self.keys_only = true;
+        self
+    }
+
+    /// From now on what comes is from this consumer, which was made after a look at the stream.
+    pub(super) fn begin(&mut self, consumer: &OrderedConsumer, before: &StreamInfo) {
+        self.lag = consumer.lag(before);
+        self.behind = None;
+        self.round = None;
+    }
+
+    /// Whether what has been seen is at least as new as what was there at the beginning.
+    pub(super) fn is_level(&self) -> bool {
+        self.lag == Lag::None
+    }
+
+    /// Whether another consumer is due, since this one does not get to where the leader is.
+    pub(super) fn is_left_behind(&self) -> bool {
+        self.behind.is_some_and(|since| since.elapsed() >= PATIENCE)
+    }
+
+    /// Whether the state is complete where the consumer has nothing (more) to deliver. Everything up to `position` has
+    /// been delivered.
+    pub(super) async fn is_covered(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+        Ok(self.lag == Lag::None || self.reaches_leader(position, deadline).await?)
     }
 
     /// Takes note of a message, and tells whether its subject is new and whether the state is complete.
@@ -89,10 +139,12 @@ impl StateSync {
         if before {
             return (new, Completion::Before);
         }
-        let complete = completes(place, consumer.pending_at_start, self.floor)
+        let waiting = consumer.pending_at_start;
+        let complete = self.lag == Lag::None && completes(place, waiting, self.floor)
             || self.passed(sequence, |end| sequence == end)
             // An answer that fails to come is asked for again with the next message.
-            || self.ask(sequence, deadline).await.unwrap_or(false);
+            || self.lag.may_end_with(place, waiting, self.floor)
+                && self.ask(sequence, deadline).await.unwrap_or(false);
         (new, if complete { Completion::With } else { Completion::NotYet })
     }
 
@@ -105,14 +157,34 @@ impl StateSync {
         round.is_some_and(|round| self.seen.len() >= round.subjects)
     }
 
-    /// Asks the server how many subjects there are, once the old end of the stream has been reached.
-    async fn ask(&mut self, sequence: u64, deadline: Deadline) -> KvResult<bool> {
-        if sequence < self.floor || self.round.is_some() || Instant::now() < self.rest {
+    /// Asks the leader whether there is anything newer than what has been delivered, up to `position`.
+    async fn reaches_leader(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+        if Instant::now() < self.rest {
             return Ok(false);
+        }
+        let newest = leader::newest(&self.core, self.operation, &self.filters, deadline).await;
+        self.rest = Instant::now() + REST;
+        let newest = newest?;
+        self.lag = Lag::Until(newest);
+        self.behind.get_or_insert(self.rest);
+        Ok(newest <= position)
+    }
+
+    /// Asks the server how many subjects there are, once everything that was there in the beginning has come.
+    async fn ask(&mut self, sequence: u64, deadline: Deadline) -> KvResult<bool> {
+        if self.round.is_some() || Instant::now() < self.rest {
+            return Ok(false);
+        }
+        if self.lag != Lag::None {
+            let reached = self.reaches_leader(sequence, deadline).await?;
+            if reached || !self.keys_only {
+                return Ok(reached);
+            }
         }
         let core = &self.core;
         let bucket = &core.bucket.name;
-        let end = bucket::info(&core.link, self.operation, bucket, deadline).await?.last_sequence();
+        let info = bucket::info(&core.link, self.operation, bucket, deadline).await?;
+        let end = info.last_sequence();
         self.rest = Instant::now() + REST;
         if end <= sequence {
             return Ok(true);
@@ -122,6 +194,9 @@ impl StateSync {
         let link = Arc::clone(&core.link);
         let counted = OrderedConsumer::create(link, self.operation, spec, name, deadline).await?;
         let Ok(counted) = counted else { return Ok(false) };
+        if counted.lag(&info) != Lag::None {
+            return Ok(false);
+        }
         let subjects = usize::try_from(counted.pending_at_start).unwrap_or(usize::MAX);
         self.round = Some(Round { end, subjects });
         // Everything seen so far is from before the end.

@@ -146,7 +146,8 @@ impl StoreCore {
         }
     }
 
-    async fn leader_answer(
+    /// What the leader answers where it is asked for one message; none where there is no such message.
+    pub(super) async fn leader_answer(
         &self,
         operation: &'static str,
         query: &serde_json::Value,

@@ -188,6 +188,11 @@ impl NatsWatch {
                     }
                 }
                 State::Reading(consumer) => match consumer.next().await {
+                    // A replica that is behind begins where it stands, which is before what was asked for.
+                    Delivery::Message(_, place) if place.stream_sequence <= self.position => {
+                        let fresh = consumer.is_fresh();
+                        self.alive(fresh);
+                    }
                     Delivery::Message(message, place) => {
                         let completion = match &mut self.state_sync {
                             Some(state) => {
@@ -201,14 +206,15 @@ impl NatsWatch {
                         }
                         let fresh = consumer.is_fresh();
                         self.alive(fresh);
+                        if completion == Completion::NotYet {
+                            self.leave_behind();
+                        }
                         if self.is_behind_the_tombstones(&place) {
                             let error = self.expired(Expiry::TombstonesForgotten);
                             return self.end(error);
                         }
                         let message = delivered(message, &place, &self.core.bucket.prefix);
-                        // A replica that is behind begins where it stands, which is before what was asked for.
                         let update = message
-                            .filter(|_| place.stream_sequence > self.position)
                             .filter(|message| self.scope.matches(&message.key))
                             .map(|message| KvUpdate::from(message.into_entry()));
                         if let Some(item) = self.advance(update, &place, completion) {
@@ -222,13 +228,23 @@ impl NatsWatch {
                                 .is_drained(OPERATION, Deadline::after(HEARTBEAT))
                                 .await
                                 .unwrap_or(false);
-                        if drained || self.caught_up {
+                        let covered = match &mut self.state_sync {
+                            Some(state) if drained => {
+                                state.is_covered(self.position, Deadline::after(HEARTBEAT)).await
+                            }
+                            _ => Ok(false),
+                        };
+                        let complete = *covered.as_ref().unwrap_or(&false);
+                        if complete || self.caught_up {
                             consumer.settle();
                         }
                         let fresh = consumer.is_fresh();
                         self.alive(fresh);
-                        if drained {
-                            return Some(Ok(self.catch_up()));
+                        match covered {
+                            Ok(true) => return Some(Ok(self.catch_up())),
+                            Err(error) if ends_a_watch(&error) => return self.end(error),
+                            // A leader that cannot be asked is asked at the next heartbeat.
+                            Ok(false) | Err(_) => self.leave_behind(),
                         }
                     }
                     Delivery::Lost(_) if self.core.link.is_closed() => {
@@ -251,6 +267,14 @@ impl NatsWatch {
     fn end(&mut self, error: KvError) -> Option<KvResult<Item>> {
         self.state = State::Ended;
         Some(Err(error))
+    }
+
+    /// Has another consumer made in place of one that does not get to where the leader is.
+    fn leave_behind(&mut self) {
+        if self.state_sync.as_ref().is_some_and(StateSync::is_left_behind) {
+            tracing::debug!(store = %self.core.bucket.name, "a watch leaves a replica that is behind");
+            self.state = State::Starting { pause: self.pauses.next().unwrap_or_default() };
+        }
     }
 
     /// Tells the reader that nothing is heard, since the last word and for the first reason.
@@ -282,9 +306,6 @@ impl NatsWatch {
     }
 
     fn read_from(&mut self, consumer: OrderedConsumer) {
-        if consumer.pending_at_start == 0 && !self.caught_up {
-            self.queued = Some(self.catch_up());
-        }
         self.link.send_if_modified(|link| !std::mem::take(link).is_up());
         self.state = State::Reading(Box::new(consumer));
     }
@@ -292,9 +313,7 @@ impl NatsWatch {
     /// Takes note of a message, and tells what is to be delivered for it.
     fn advance(&mut self, update: Option<KvUpdate>, place: &Place, completion: Completion) -> Option<Item> {
         let marker_before = (completion == Completion::Before).then(|| self.catch_up());
-        if place.stream_sequence > self.position {
-            (self.position, self.as_of) = (place.stream_sequence, place.time());
-        }
+        (self.position, self.as_of) = (place.stream_sequence, place.time());
         self.from_state = false;
         let item = update.map(|update| (update, self.cursor()));
         let marker_after = (completion == Completion::With).then(|| self.catch_up());
@@ -347,18 +366,26 @@ impl NatsWatch {
         let created = OrderedConsumer::create(link, OPERATION, &spec, name, deadline).await?;
         let consumer = created.map_err(|error| error.into_error(OPERATION, &core.bucket.name))?;
         self.consumers += 1;
-        if !self.from_state {
-            // The store can have been made again between the look and the consumer.
-            let again = bucket::info(&core.link, OPERATION, &core.bucket.name, deadline).await?;
-            if self.incarnation != Some(again.incarnation(&core.bucket.stream)) {
-                return Err(self.expired(Expiry::MadeAgain));
-            }
+        // The store can have been made again between the look and the consumer.
+        let again = bucket::info(&core.link, OPERATION, &core.bucket.name, deadline).await?;
+        if self.incarnation != Some(again.incarnation(&core.bucket.stream)) {
+            return Err(self.made_again());
         }
         if self.floor.is_none() {
             // An empty stream has no last message; what is known is of now.
             let time = if info.last_sequence() == 0 { info.now() } else { info.last_time() };
             self.floor = Some((info.last_sequence(), time));
-            self.state_sync = Some(StateSync::new(core, OPERATION, &spec, info.last_sequence()));
+        }
+        if !self.caught_up {
+            // Of what came from a replica that may be behind it counts only how far it went.
+            let known = self.state_sync.take().filter(StateSync::is_level);
+            let state = known.unwrap_or_else(|| StateSync::new(core, OPERATION, &spec, info.last_sequence()));
+            let state = self.state_sync.insert(state);
+            state.begin(&consumer, &info);
+            // Nothing was waiting: the consumer may not get anything to deliver.
+            if consumer.pending_at_start == 0 && state.is_covered(self.position, deadline).await? {
+                self.queued = Some(self.catch_up());
+            }
         }
         self.unchecked_cursor = false;
         self.current = Moment::now();
@@ -392,6 +419,15 @@ impl NatsWatch {
             None => Ok(()),
             Some(expiry) => Err(self.expired(expiry)),
         }
+    }
+
+    /// What a start says that has found two stores: a watch that takes the state as it is may take that of the other.
+    fn made_again(&self) -> KvError {
+        if !self.from_state {
+            return self.expired(Expiry::MadeAgain);
+        }
+        let reason = "the store was made again meanwhile".to_owned();
+        KvError::Unavailable { operation: OPERATION, reason, source: None }
     }
 
     fn expired(&self, expiry: Expiry) -> KvError {

@@ -130,6 +130,10 @@ pub(super) struct RawMessage {
 }
 
 impl RawMessage {
+    pub(super) fn sequence(&self) -> u64 {
+        self.seq
+    }
+
     pub(super) fn time(&self) -> SystemTime {
         parse_time(&self.time)
     }

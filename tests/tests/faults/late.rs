@@ -1,0 +1,137 @@
+//! One replica gets what the leader writes a moment late, while whoever places consumers reaches it at once: one consumer
+//! in three is then made where the newest writes are not yet.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use shizuku_kv::{
+    Connection, KvError, KvUpdate, ReadConsistency, Store, StoreConfig, Watch, WatchScope, connect,
+};
+use shizuku_kv_tests::{NatsCluster, TcpProxy};
+
+/// How late.
+const LATE: Duration = Duration::from_millis(300);
+
+/// Enough that some consumers are made on the late replica.
+const TRIES: usize = 20;
+
+/// The newest version of each key.
+type Versions = BTreeMap<String, u64>;
+
+/// A cluster with a bucket `b` that has such a replica, and a connection to the node that is late for nobody.
+async fn late() -> (NatsCluster, Arc<dyn Connection>) {
+    let cluster = NatsCluster::start().await;
+    let placing = cluster.meta_leader().await;
+    let connection = connect(&cluster.node(placing).url()).await.unwrap();
+    open(&connection, StoreConfig::new()).await.put("key.0", "first").await.unwrap();
+    cluster.wait_until_healthy("b").await;
+    while cluster.leader_of("b").await == placing {
+        cluster.step_down("b").await;
+    }
+    let leader = cluster.leader_of("b").await;
+    let ports: Vec<_> = cluster.routes_of(leader).map(TcpProxy::port).collect();
+    cluster
+        .routes_of(3 - placing - leader)
+        .filter(|route| ports.contains(&route.port()))
+        .for_each(|route| route.delay(LATE));
+    (cluster, connection)
+}
+
+async fn open(connection: &Arc<dyn Connection>, config: StoreConfig) -> Store {
+    let config = config.replicas(3);
+    loop {
+        match connection.store_with_config("b", config.clone()).await {
+            Ok(store) => return store,
+            // On a loaded machine a server is taken to be offline for a moment.
+            Err(KvError::Unsupported { .. }) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// What a watch brings up to its caught-up marker.
+async fn state(watch: &mut Watch) -> Versions {
+    let mut found = Versions::new();
+    loop {
+        let next = tokio::time::timeout(Duration::from_secs(30), watch.next());
+        match next.await.expect("an update in time").expect("the watch goes on").unwrap() {
+            KvUpdate::CaughtUp => return found,
+            update => {
+                let entry = update.into_entry().unwrap();
+                found.insert(entry.key.to_string(), entry.version.as_u64().unwrap());
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_has_what_was_acknowledged_before_it() {
+    let (_cluster, connection) = late().await;
+    let store = open(&connection, StoreConfig::new()).await;
+    for number in 0..TRIES {
+        let before = {
+            let mut watch = store.watch(WatchScope::All).await.unwrap();
+            state(&mut watch).await;
+            watch.cursor().unwrap()
+        };
+        let key = format!("key.{}", number % 5);
+        let last = store.put(&*key, "value").await.unwrap().as_u64().unwrap();
+        // Others follow, so that the end of the stream is not in every scope.
+        store.put("other", "value").await.unwrap();
+        for scope in [WatchScope::All, WatchScope::prefix("key."), WatchScope::prefixes([&*key, "x."])] {
+            let mut watch = store.watch(scope.clone()).await.unwrap();
+            assert_eq!(state(&mut watch).await.get(&key), Some(&last), "{number}, {scope:?}");
+        }
+        let mut watch = store.watch_from(WatchScope::All, before).await.unwrap();
+        assert_eq!(state(&mut watch).await.get(&key), Some(&last), "{number}, resumed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_has_every_key_while_all_are_written() {
+    let (_cluster, connection) = late().await;
+    let store = open(&connection, StoreConfig::new()).await;
+    let (acknowledged, ended) = (Arc::new(Mutex::new(Versions::new())), Arc::new(AtomicBool::new(false)));
+    let writer = tokio::spawn({
+        let (store, acknowledged, ended) = (store.clone(), Arc::clone(&acknowledged), Arc::clone(&ended));
+        async move {
+            // Many at a time, so that some are replaced before a consumer gets to them; no more than get to the late replica.
+            while !ended.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let keys: Vec<_> = (0..40).map(|number| format!("key.{}", number % 20)).collect();
+                let written = store.put_many(keys.iter().map(|key| (&**key, "value"))).await;
+                let versions = written.into_iter().map(|version| version.unwrap().as_u64().unwrap());
+                acknowledged.lock().unwrap().extend(keys.into_iter().zip(versions));
+            }
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for number in 0..TRIES {
+        let before = acknowledged.lock().unwrap().clone();
+        let found = state(&mut store.watch(WatchScope::prefix("key.")).await.unwrap()).await;
+        for (key, version) in &before {
+            assert!(found.get(key) >= Some(version), "{number}: {key} is at {version}: {found:?}");
+        }
+    }
+    ended.store(true, Ordering::SeqCst);
+    writer.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_has_every_key_and_of_the_leader_the_newest_values() {
+    let (_cluster, connection) = late().await;
+    let any = open(&connection, StoreConfig::new()).await;
+    let leader = open(&connection, StoreConfig::new().consistency(ReadConsistency::Leader)).await;
+    for number in 0..TRIES {
+        let new = any.put(format!("new.{number}"), "value").await.unwrap();
+        let changed = any.put("key.0", "value").await.unwrap();
+        let keys: Vec<_> = any.keys(WatchScope::All).try_collect().await.unwrap();
+        assert_eq!(keys.len(), number + 2, "{number}: {keys:?}");
+        let entries: Vec<_> = leader.scan(WatchScope::All).try_collect().await.unwrap();
+        let of = |key: &str| entries.iter().find(|entry| &*entry.key == key).map(|entry| entry.version);
+        assert_eq!(of(&format!("new.{number}")), Some(new), "{number}");
+        assert_eq!(of("key.0"), Some(changed), "{number}");
+    }
+}
