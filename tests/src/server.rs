@@ -167,6 +167,11 @@ impl NatsServer {
         api::consumers(&self.client().await, bucket).await.unwrap_or_else(|why| panic!("{why}"))
     }
 
+    /// A page of the server's monitoring, such as `/jsz?consumers=true`; `None` where it does not answer at once.
+    pub async fn page(&self, path: &str) -> Option<String> {
+        monitor::page(self.ports.monitoring, path).await
+    }
+
     /// Whether the server has been started and neither killed here nor ended by itself.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| !process.has_ended())

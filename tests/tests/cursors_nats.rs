@@ -101,6 +101,21 @@ async fn a_cursor_from_before_the_bucket_was_made_again_has_expired() {
 }
 
 #[tokio::test]
+async fn the_cursor_of_another_bucket_has_expired() {
+    let server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let (store, other) = (open(&*connection).await, connection.store("other").await.unwrap());
+    for n in 0..5 {
+        store.put(format!("key.{n}"), "ours").await.unwrap();
+        other.put(format!("key.{n}"), "theirs").await.unwrap();
+    }
+    let (own, foreign) = (cursor(&store, WatchScope::All).await, cursor(&other, WatchScope::All).await);
+    assert_eq!(own.position(), foreign.position());
+    assert!(expiry(&store, foreign).await.contains("another store"));
+    assert_eq!(next(&mut store.watch_from(WatchScope::All, own).await.unwrap()).await, KvUpdate::CaughtUp);
+}
+
+#[tokio::test]
 async fn a_cursor_outlives_client_and_server() {
     let mut server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();

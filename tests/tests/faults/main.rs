@@ -23,7 +23,6 @@ mod random;
 mod record;
 mod run;
 mod soak;
-mod storm;
 mod summary;
 mod watchers;
 mod world;
