@@ -94,7 +94,8 @@ where
                 self.states.send_modify(|state| state.status.standing = LiveStanding::Ended { error });
                 return;
             }
-            tracing::warn!(
+            // Who shares the watch with others says it for all of them.
+            tracing::debug!(
                 store = self.store.name(), key = %self.key, %error, "a live value cannot be followed for now"
             );
             self.cut_off(error.to_string());

@@ -1,4 +1,4 @@
-//! Who is fed by what. Plain data: no task, no clock; what has to be done is told to whoever holds the lock.
+//! Who is fed by what. Plain data: no task; what has to be done is told to whoever holds the lock.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -13,14 +13,23 @@ use crate::store::{Deadline, Key, KvError, KvUpdate, WatchCursor, WatchLink, Wat
 pub(super) type FeedId = u64;
 pub(super) type ReaderId = u64;
 
-/// So many waiting readers of single keys are given prefixes at once.
-const MANY_WAITING: usize = 256;
+/// So many feeds are opened at a time. While they fail, one is.
+const MOST_OPENINGS: usize = 16;
+
+/// So many of them for the same interest, so that one that hangs does not hold up all who want that.
+const MOST_ALIKE: usize = 2;
+
+/// While more than so many keys wait for their turn, a feed of prefixes is opened for all of them besides.
+const MANY_WAITING: usize = 1024;
 
 /// With fewer readers' keys than this a feed is small: two of them fit into one.
 const SMALL: usize = EXACT_KEYS / 2;
 
 /// More feeds than this become one: of small ones, and of those that are not.
 const MOST_FEEDS: usize = 4;
+
+/// Values up to this size are copied, so that a small one does not hold the buffer that it was read into.
+const SMALL_VALUE: usize = 4096;
 
 /// What a reader wants to know of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,10 +45,25 @@ pub(super) enum Interest {
 pub(super) struct Opening {
     pub(super) feed: FeedId,
     pub(super) scope: WatchScope,
+    /// Where it goes on, if that is possible.
+    pub(super) from: Option<WatchCursor>,
     /// The latest of those who wait for it; none where nobody does.
     pub(super) deadline: Option<Deadline>,
+    /// The last ones could not be opened: a moment later.
+    pub(super) later: bool,
     /// Told when nobody needs it any more.
     pub(super) stop: Arc<Notify>,
+}
+
+/// What ended with a feed; for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It could not be opened, which is new.
+    Trouble,
+    /// The same as before, or nobody was there.
+    Nothing,
+    /// So many readers have to ask again.
+    Readers(usize),
 }
 
 #[derive(Debug)]
@@ -48,20 +72,22 @@ struct Feed {
     /// Whether its readers want single keys.
     of_keys: bool,
     phase: Phase,
-    incarnation: Option<[u8; 16]>,
     /// Its readers have been told of everything up to here.
-    position: u64,
+    cursor: Option<WatchCursor>,
     link: WatchLink,
-    keys: HashMap<Key, Vec<ReaderId>>,
-    whole: Vec<ReaderId>,
+    /// Some of its readers could not be taken over by another.
+    stays: bool,
+    keys: HashMap<Key, HashSet<ReaderId>>,
+    whole: HashSet<ReaderId>,
     stop: Arc<Notify>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
     Opening,
-    /// The state comes: of these keys something has, as far as a reader wants to know.
-    Syncing(HashSet<Key>),
+    /// The state comes: of these keys something has, as far as a reader wants to know. None where it goes on from a
+    /// cursor, so that there is no state.
+    Syncing(Option<HashSet<Key>>),
     Current,
 }
 
@@ -70,7 +96,7 @@ struct Reader {
     interest: Interest,
     deadline: Deadline,
     mailbox: Arc<Mailbox>,
-    /// The feed whose state it gets and whose link it shows; none while it waits for that to be opened.
+    /// The feed whose state it gets and whose link it shows; none while it waits for its turn.
     home: Option<FeedId>,
     /// A second feed, which is to become its home.
     next: Option<FeedId>,
@@ -83,6 +109,8 @@ struct Reader {
     floor: Option<u64>,
     /// Whether the last that it was told is a value. Of single keys only.
     live: bool,
+    /// A feed that was opened after this one began to wait, while none could be.
+    probe: Option<FeedId>,
 }
 
 /// The feeds and the readers of one hub.
@@ -91,34 +119,31 @@ pub(super) struct Book {
     feeds: HashMap<FeedId, Feed>,
     readers: HashMap<ReaderId, Reader>,
     ids: u64,
-    waiting: HashMap<Class, VecDeque<ReaderId>>,
-    /// The feed of each class that is being opened for those who waited.
-    opening: HashMap<Class, FeedId>,
-    /// The feed that is to replace others.
+    /// Who waits, and whose turn it is.
+    waiting: HashMap<Interest, HashSet<ReaderId>>,
+    turns: VecDeque<Interest>,
+    /// The feeds that are being opened for those who waited.
+    opening: HashMap<FeedId, Interest>,
+    /// Whether the last one could not be opened.
+    failing: bool,
+    /// The feed that is to take over the readers of others.
     replacement: Option<FeedId>,
     due: Vec<Opening>,
     wakers: Vec<Waker>,
 }
 
-/// Those who can be fed by the same feed.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Class {
-    Keys,
-    Scope(WatchScope),
-}
-
 impl Interest {
-    fn class(&self) -> Class {
-        match self {
-            Self::Key(_) => Class::Keys,
-            Self::Scope(scope) => Class::Scope(scope.clone()),
-        }
-    }
-
     fn key(&self) -> Option<&Key> {
         match self {
             Self::Key(key) => Some(key),
             Self::Scope(_) => None,
+        }
+    }
+
+    fn scope(&self) -> WatchScope {
+        match self {
+            Self::Key(key) => WatchScope::Key(key.clone()),
+            Self::Scope(scope) => scope.clone(),
         }
     }
 }
@@ -128,8 +153,21 @@ impl Feed {
         self.phase == Phase::Current
     }
 
+    fn position(&self) -> u64 {
+        self.cursor.map_or(0, |cursor| cursor.position())
+    }
+
+    fn incarnation(&self) -> Option<[u8; 16]> {
+        self.cursor.map(|cursor| *cursor.incarnation())
+    }
+
+    /// Whether others can be moved to it: it has caught up, and hears from the store.
+    fn is_sound(&self) -> bool {
+        self.is_current() && self.link.is_up()
+    }
+
     /// Its readers of an interest.
-    fn audience(&mut self, interest: &Interest) -> &mut Vec<ReaderId> {
+    fn audience(&mut self, interest: &Interest) -> &mut HashSet<ReaderId> {
         match interest {
             Interest::Key(key) => self.keys.entry(key.clone()).or_default(),
             Interest::Scope(_) => &mut self.whole,
@@ -160,69 +198,83 @@ impl Book {
         // A feed that has this key already: it will be the home, so that the one which brings the state can end. It is
         // listened to from now on, since that one begins later.
         let next = interest.key().and_then(|key| {
-            let covers = |feed: &Feed| feed.of_keys && feed.is_current() && feed.scope.matches(key);
+            let covers = |feed: &Feed| feed.of_keys && feed.is_sound() && feed.scope.matches(key);
             self.feeds.iter().find(|(_, feed)| covers(feed)).map(|(id, _)| *id)
         });
-        if let Some(feed) = next.and_then(|next| self.feeds.get_mut(&next)) {
-            feed.audience(&interest).push(id);
-        }
-        let class = interest.class();
         let reader = Reader {
-            interest,
+            interest: interest.clone(),
             deadline,
             mailbox,
             home: None,
-            next,
+            next: None,
             held: None,
             ready: false,
             incarnation: None,
             floor: None,
             live: false,
+            probe: None,
         };
         self.readers.insert(id, reader);
-        self.waiting.entry(class.clone()).or_default().push_back(id);
-        self.open_for(&class);
+        if let Some(next) = next {
+            self.listen(id, next);
+        }
+        self.wait(id, interest);
+        self.open_waiting();
         id
     }
 
-    /// The feed is there: those who have come meanwhile get theirs.
-    pub(super) fn opened(&mut self, feed: FeedId, link: WatchLink) {
+    /// The opening begins: who waits by now will have been heard by the store.
+    pub(super) fn begin(&mut self, feed: FeedId) {
+        if self.failing && self.opening.contains_key(&feed) {
+            for id in self.waiting.values().flatten() {
+                if let Some(reader) = self.readers.get_mut(id) {
+                    reader.probe = Some(feed);
+                }
+            }
+        }
+    }
+
+    /// The feed is there, from where it was to go on or from the state.
+    pub(super) fn opened(&mut self, feed: FeedId, link: WatchLink, resumed: bool) {
         let Some(opened) = self.feeds.get_mut(&feed) else { return };
-        opened.phase = Phase::Syncing(HashSet::new());
+        opened.phase = Phase::Syncing((!resumed).then(HashSet::new));
         opened.link = link;
-        for reader in opened.everybody() {
-            let Some(reader) = self.readers.get_mut(&reader).filter(|reader| reader.home == Some(feed))
-            else {
+        for id in opened.everybody() {
+            let Some(reader) = self.readers.get(&id).filter(|reader| reader.home == Some(feed)) else {
                 continue;
             };
-            if let Some(feed) = self.feeds.get(&feed) {
-                reader.mailbox.relink(&feed.link);
-            }
+            reader.mailbox.relink(&opened.link);
             self.wakers.extend(reader.mailbox.open());
         }
-        self.opening_ended(feed);
+        self.failing = false;
+        self.opening.remove(&feed);
+        self.open_waiting();
     }
 
     pub(super) fn relink(&mut self, feed: FeedId, link: &WatchLink) {
         let Some(changed) = self.feeds.get_mut(&feed) else { return };
         changed.link.clone_from(link);
-        for reader in changed.everybody() {
-            if let Some(reader) = self.readers.get(&reader).filter(|reader| reader.home == Some(feed)) {
+        for id in changed.everybody() {
+            if let Some(reader) = self.readers.get(&id).filter(|reader| reader.home == Some(feed)) {
                 reader.mailbox.relink(link);
             }
+        }
+        if link.is_up() {
+            self.tidy(feed);
         }
     }
 
     pub(super) fn receive(&mut self, feed: FeedId, mut update: KvUpdate, cursor: WatchCursor) {
         let Some(from) = self.feeds.get_mut(&feed) else { return };
-        from.incarnation = Some(*cursor.incarnation());
-        from.position = from.position.max(cursor.position());
+        if from.cursor.is_none_or(|known| known.position() <= cursor.position()) {
+            from.cursor = Some(cursor);
+        }
         let (KvUpdate::Put(entry) | KvUpdate::Delete(entry)) = &mut update else {
             self.caught_up(feed, cursor);
             return;
         };
         let to_key = from.keys.get(&entry.key);
-        if let (Phase::Syncing(mentioned), Some(_)) = (&mut from.phase, to_key) {
+        if let (Phase::Syncing(Some(mentioned)), Some(_)) = (&mut from.phase, to_key) {
             mentioned.insert(entry.key.clone());
         }
         let readers: Vec<_> = to_key.into_iter().flatten().chain(&from.whole).copied().collect();
@@ -234,74 +286,51 @@ impl Book {
         }
     }
 
-    /// The feed has ended: those whose home it was are told why.
-    pub(super) fn end(&mut self, feed: FeedId, error: &KvError) {
-        let Some(ended) = self.feeds.remove(&feed) else { return };
+    /// The feed has ended, or could not be opened. Those whose home it was are told why, but for those who have the time
+    /// to wait for another.
+    pub(super) fn end(&mut self, feed: FeedId, error: &KvError) -> Ended {
+        let Some(ended) = self.feeds.remove(&feed) else { return Ended::Nothing };
+        self.replacement.take_if(|replacement| *replacement == feed);
+        let was_opening = self.opening.remove(&feed).is_some();
+        let is_new = was_opening && !self.failing;
+        self.failing |= was_opening;
+        let mut told = 0;
         for id in ended.everybody() {
             let Some(reader) = self.readers.get_mut(&id) else { continue };
-            if reader.home == Some(feed) {
-                self.end_reader(id, error);
+            if reader.home != Some(feed) {
+                (reader.next, reader.held) = (None, None);
+            } else if was_opening && error.is_retryable() && !reader.deadline.remaining().is_zero() {
+                reader.home = None;
+                let interest = reader.interest.clone();
+                self.wait(id, interest);
             } else {
-                reader.next = None;
-                reader.held = None;
+                self.end_reader(id, error);
+                told += 1;
+            }
+        }
+        if was_opening && !error.is_retryable() {
+            let probed =
+                |id: &ReaderId| self.readers.get(id).is_some_and(|reader| reader.probe == Some(feed));
+            let probed: Vec<_> = self.waiting.values().flatten().copied().filter(probed).collect();
+            for id in probed {
+                self.end_reader(id, error);
             }
         }
         self.sweep();
-        self.replacement.take_if(|replacement| *replacement == feed);
-        self.opening_ended(feed);
+        self.open_waiting();
+        match told {
+            _ if is_new => Ended::Trouble,
+            _ if was_opening => Ended::Nothing,
+            0 => Ended::Nothing,
+            told => Ended::Readers(told),
+        }
     }
 
     pub(super) fn leave(&mut self, reader: ReaderId) {
-        let Some(left) = self.readers.remove(&reader) else { return };
-        for feed in left.home.into_iter().chain(left.next) {
-            self.detach(reader, &left.interest, feed);
-        }
-        if left.home.is_none()
-            && let Some(waiting) = self.waiting.get_mut(&left.interest.class())
-        {
-            waiting.retain(|waiting| *waiting != reader);
-        }
+        self.forget(reader);
         self.sweep();
         self.replace();
-    }
-
-    #[cfg(test)]
-    pub(super) fn has(&self, feed: FeedId) -> bool {
-        self.feeds.contains_key(&feed)
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.feeds.is_empty()
-            && self.readers.is_empty()
-            && self.waiting.is_empty()
-            && self.opening.is_empty()
-            && self.replacement.is_none()
-    }
-
-    /// Panics where something is kept that nobody needs, or points to what is not there.
-    #[cfg(test)]
-    pub(super) fn check(&self) {
-        for id in self.waiting.values().flatten() {
-            assert!(self.readers.contains_key(id), "reader {id} waits and is gone");
-        }
-        for (id, feed) in &self.feeds {
-            for reader in feed.everybody() {
-                let reader = &self.readers[&reader];
-                assert!(
-                    reader.home == Some(*id) || reader.next == Some(*id),
-                    "{reader:?} does not know of feed {id}"
-                );
-            }
-            assert!(feed.keys.values().all(|readers| !readers.is_empty()), "keys without readers");
-        }
-        for reader in self.readers.values() {
-            assert!(
-                reader.home.into_iter().chain(reader.next).all(|feed| self.feeds.contains_key(&feed)),
-                "{reader:?}"
-            );
-        }
-        assert!(self.opening.values().all(|feed| self.feeds.contains_key(feed)), "{:?}", self.opening);
+        self.open_waiting();
     }
 
     fn new_id(&mut self) -> u64 {
@@ -309,71 +338,98 @@ impl Book {
         self.ids
     }
 
-    fn register(&mut self, scope: WatchScope, of_keys: bool, deadline: Option<Deadline>) -> FeedId {
+    fn register(
+        &mut self,
+        scope: WatchScope,
+        of_keys: bool,
+        from: Option<WatchCursor>,
+        deadline: Option<Deadline>,
+    ) -> FeedId {
         let id = self.new_id();
         let stop = Arc::new(Notify::new());
         let feed = Feed {
             scope: scope.clone(),
             of_keys,
             phase: Phase::Opening,
-            incarnation: None,
-            position: 0,
+            cursor: None,
             link: WatchLink::Up,
+            stays: false,
             keys: HashMap::new(),
-            whole: Vec::new(),
+            whole: HashSet::new(),
             stop: Arc::clone(&stop),
         };
         self.feeds.insert(id, feed);
-        self.due.push(Opening { feed: id, scope, deadline, stop });
+        self.due.push(Opening { feed: id, scope, from, deadline, later: self.failing, stop });
         id
     }
 
-    /// Opens a feed for those of a class who wait, unless one is being opened: then they are its next.
-    fn open_for(&mut self, class: &Class) {
-        if self.opening.contains_key(class) {
-            return;
-        }
-        let Some(waiting) = self.waiting.get_mut(class) else { return };
-        let taken: Vec<_> = match class {
-            Class::Keys if waiting.len() <= MANY_WAITING => {
-                waiting.drain(..waiting.len().min(EXACT_KEYS)).collect()
-            }
-            _ => waiting.drain(..).collect(),
-        };
+    fn wait(&mut self, id: ReaderId, interest: Interest) {
+        let waiting = self.waiting.entry(interest.clone()).or_default();
         if waiting.is_empty() {
-            self.waiting.remove(class);
+            self.turns.push_back(interest);
         }
-        if taken.is_empty() {
+        waiting.insert(id);
+    }
+
+    /// Opens feeds for those who wait, each for all of one interest. Who comes while it is opened is for the next, since
+    /// it may have begun already.
+    fn open_waiting(&mut self) {
+        let most = if self.failing { 1 } else { MOST_OPENINGS };
+        for _ in 0..self.turns.len() {
+            if self.opening.len() >= most {
+                break;
+            }
+            let Some(interest) = self.turns.pop_front() else { break };
+            if self.opening.values().filter(|opening| **opening == interest).count() >= MOST_ALIKE {
+                self.turns.push_back(interest);
+                continue;
+            }
+            let Some(readers) = self.waiting.remove(&interest) else { continue };
+            let deadlines = readers.iter().filter_map(|id| Some(self.readers.get(id)?.deadline));
+            let deadline = deadlines.max_by_key(Deadline::instant);
+            let feed = self.register(interest.scope(), interest.key().is_some(), None, deadline);
+            for id in &readers {
+                if let Some(reader) = self.readers.get_mut(id) {
+                    (reader.home, reader.probe) = (Some(feed), None);
+                }
+            }
+            if let Some(feed) = self.feeds.get_mut(&feed) {
+                feed.audience(&interest).extend(readers);
+            }
+            self.opening.insert(feed, interest);
+        }
+        self.open_for_many();
+    }
+
+    /// Each key by itself would take too long: a feed that brings the state of all.
+    fn open_for_many(&mut self) {
+        if self.waiting.len() <= MANY_WAITING || self.failing || self.replacement.is_some() {
             return;
         }
-        let readers = || taken.iter().filter_map(|id| self.readers.get(id));
-        let deadline = readers().map(|reader| reader.deadline).max_by_key(Deadline::instant);
-        let scope = match class {
-            Class::Scope(scope) => scope.clone(),
-            Class::Keys => {
-                let keys: HashSet<_> =
-                    readers().filter_map(|reader| reader.interest.key().cloned()).collect();
-                covering(keys.into_iter().collect())
-            }
+        let keys: Vec<_> = self.waiting.keys().filter_map(|interest| interest.key().cloned()).collect();
+        let readers = self.waiting.values().flatten().copied();
+        let free = |id: &ReaderId| {
+            self.readers
+                .get(id)
+                .is_some_and(|reader| reader.next.is_none() && reader.interest.key().is_some())
         };
-        let feed = self.register(scope, *class == Class::Keys, deadline);
-        self.opening.insert(class.clone(), feed);
-        for id in taken {
-            let Some(reader) = self.readers.get_mut(&id) else { continue };
-            reader.home = Some(feed);
-            if let Some(feed) = self.feeds.get_mut(&feed) {
-                feed.audience(&reader.interest).push(id);
-            }
+        let readers: Vec<_> = readers.filter(free).collect();
+        if readers.len() <= MANY_WAITING {
+            return;
+        }
+        let feed = self.register(covering(keys), true, None, None);
+        self.replacement = Some(feed);
+        for id in readers {
+            self.listen(id, feed);
         }
     }
 
-    fn opening_ended(&mut self, feed: FeedId) {
-        let class =
-            self.opening.iter().find(|(_, opening)| **opening == feed).map(|(class, _)| class.clone());
-        if let Some(class) = class {
-            self.opening.remove(&class);
-            self.open_for(&class);
-        }
+    /// Lets a reader listen to a second feed.
+    fn listen(&mut self, id: ReaderId, feed: FeedId) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        let Some(to) = self.feeds.get_mut(&feed) else { return };
+        reader.next = Some(feed);
+        to.audience(&reader.interest).insert(id);
     }
 
     fn tell(&mut self, id: ReaderId, feed: FeedId, update: &KvUpdate, cursor: WatchCursor) {
@@ -398,13 +454,12 @@ impl Book {
     fn caught_up(&mut self, feed: FeedId, cursor: WatchCursor) {
         let Some(current) = self.feeds.get_mut(&feed) else { return };
         let Phase::Syncing(mentioned) = std::mem::replace(&mut current.phase, Phase::Current) else { return };
-        let position = current.position;
+        let position = current.position();
         for id in current.everybody() {
             let Some(reader) = self.readers.get_mut(&id) else { continue };
-            if reader.home == Some(feed) && !reader.ready {
-                reader.ready = true;
-                reader.incarnation.get_or_insert(*cursor.incarnation());
-                self.wakers.extend(reader.mailbox.push(KvUpdate::CaughtUp, cursor));
+            if reader.home == Some(feed) {
+                self.make_ready(id, position, cursor);
+                let Some(reader) = self.readers.get_mut(&id) else { continue };
                 let held = reader.held.take();
                 if let Some(next) = reader.next.take() {
                     self.move_or_stay(id, next);
@@ -412,46 +467,96 @@ impl Book {
                         self.tell(id, next, &update, cursor);
                     }
                 }
-            } else if reader.next == Some(feed) {
+            } else if !reader.ready {
+                // It has been listening since before this was opened, so that this has its state as well.
+                let held = reader.held.take();
+                self.settle_in(id, feed);
+                if let Some((update, cursor)) = held {
+                    self.tell(id, feed, &update, cursor);
+                }
+                self.make_ready(id, position, cursor);
+            } else {
                 reader.next = None;
-                let vanished = reader.live
-                    && reader.incarnation == Some(*cursor.incarnation())
-                    && reader.floor.is_some_and(|floor| floor <= position)
-                    && reader.interest.key().is_some_and(|key| !mentioned.contains(key));
-                if vanished {
-                    self.end_reader(id, &vanished_error());
+                // What a state has not is gone, and home has not said so yet. It will know what to do.
+                let unclear = mentioned.as_ref().is_some_and(|mentioned| {
+                    reader.live
+                        && reader.floor.is_some_and(|floor| floor <= position)
+                        && reader.interest.key().is_some_and(|key| !mentioned.contains(key))
+                });
+                if unclear {
+                    self.stay(id, feed);
                 } else {
                     self.move_or_stay(id, feed);
                 }
             }
         }
         self.replacement.take_if(|replacement| *replacement == feed);
-        self.unite(feed);
-        self.sweep();
-        self.replace();
+        self.tidy(feed);
     }
 
-    /// Makes `next` the home of a reader that has been listening to it, if they are of the same store.
-    fn move_or_stay(&mut self, id: ReaderId, next: FeedId) {
+    /// The reader has the state: the marker.
+    fn make_ready(&mut self, id: ReaderId, position: u64, cursor: WatchCursor) {
         let Some(reader) = self.readers.get_mut(&id) else { return };
-        let home = reader.home;
+        if std::mem::replace(&mut reader.ready, true) {
+            return;
+        }
+        reader.incarnation.get_or_insert(*cursor.incarnation());
+        if reader.interest.key().is_some() {
+            reader.floor = reader.floor.max(Some(position));
+        }
+        self.wakers.extend(reader.mailbox.push(KvUpdate::CaughtUp, cursor));
+    }
+
+    /// Makes a feed that a reader listens to its home, whatever that was.
+    fn settle_in(&mut self, id: ReaderId, feed: FeedId) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
         let interest = reader.interest.clone();
-        match self.feeds.get(&next) {
-            Some(feed) if feed.incarnation == reader.incarnation => {
-                reader.home = Some(next);
-                reader.mailbox.relink(&feed.link);
-                if let Some(home) = home {
-                    self.detach(id, &interest, home);
+        let home = reader.home.replace(feed);
+        reader.next = None;
+        if let Some(to) = self.feeds.get(&feed) {
+            reader.mailbox.relink(&to.link);
+        }
+        let position = home.and_then(|home| self.feeds.get(&home)).map(Feed::position);
+        match home {
+            Some(home) => {
+                // All up to there it has been told by the old one, if that had told it anything.
+                if reader.ready && interest.key().is_some() {
+                    reader.floor = reader.floor.max(position);
                 }
+                self.detach(id, &interest, home);
             }
-            _ => self.detach(id, &interest, next),
+            None => {
+                self.wakers.extend(reader.mailbox.open());
+                self.stop_waiting(id, &interest);
+            }
+        }
+    }
+
+    /// Makes `next` the home of a reader that has been listening to it, if it is sound and of the same store.
+    fn move_or_stay(&mut self, id: ReaderId, next: FeedId) {
+        let incarnation = self.readers.get(&id).and_then(|reader| reader.incarnation);
+        match self.feeds.get(&next) {
+            Some(feed) if feed.is_sound() && feed.incarnation() == incarnation => self.settle_in(id, next),
+            _ => self.stay(id, next),
+        }
+    }
+
+    /// Lets a reader stay where it is, and its feed with it.
+    fn stay(&mut self, id: ReaderId, next: FeedId) {
+        let Some(reader) = self.readers.get(&id) else { return };
+        let (interest, home) = (reader.interest.clone(), reader.home);
+        self.detach(id, &interest, next);
+        if self.replacement == Some(next)
+            && let Some(home) = home.and_then(|home| self.feeds.get_mut(&home))
+        {
+            home.stays = true;
         }
     }
 
     fn detach(&mut self, id: ReaderId, interest: &Interest, feed: FeedId) {
         let Some(feed) = self.feeds.get_mut(&feed) else { return };
         let audience = feed.audience(interest);
-        audience.retain(|reader| *reader != id);
+        audience.remove(&id);
         if audience.is_empty()
             && let Interest::Key(key) = interest
         {
@@ -459,33 +564,63 @@ impl Book {
         }
     }
 
-    /// Tells a reader that nothing will come any more.
-    fn end_reader(&mut self, id: ReaderId, error: &KvError) {
-        let Some(reader) = self.readers.remove(&id) else { return };
-        self.wakers.extend(reader.mailbox.end(error));
+    fn stop_waiting(&mut self, id: ReaderId, interest: &Interest) {
+        if let Some(waiting) = self.waiting.get_mut(interest) {
+            waiting.remove(&id);
+            if waiting.is_empty() {
+                self.waiting.remove(interest);
+            }
+        }
+    }
+
+    fn forget(&mut self, id: ReaderId) -> Option<Reader> {
+        let reader = self.readers.remove(&id)?;
         for feed in reader.home.into_iter().chain(reader.next) {
             self.detach(id, &reader.interest, feed);
         }
+        if reader.home.is_none() {
+            self.stop_waiting(id, &reader.interest);
+        }
+        Some(reader)
+    }
+
+    /// Tells a reader that nothing will come any more.
+    fn end_reader(&mut self, id: ReaderId, error: &KvError) {
+        let reader = self.forget(id);
+        self.wakers.extend(reader.and_then(|reader| reader.mailbox.end(error)));
+    }
+
+    /// What a feed that has come, or has come back, makes superfluous.
+    fn tidy(&mut self, feed: FeedId) {
+        while self.unite(feed) {}
+        self.sweep();
+        self.replace();
+        self.open_waiting();
     }
 
     /// Two feeds of the same prefixes become one. Whoever has been told more goes to the one that is behind, and does
     /// not hear from it what it knows already: so nothing is missing, whatever is on its way.
-    fn unite(&mut self, feed: FeedId) {
-        let Some(new) = self.feeds.get(&feed).filter(|new| !new.of_keys && new.link.is_up()) else { return };
+    fn unite(&mut self, feed: FeedId) -> bool {
+        let Some(new) = self.feeds.get(&feed).filter(|new| !new.of_keys && new.is_sound()) else {
+            return false;
+        };
+        if new.whole.is_empty() {
+            return false;
+        }
         let same = |(id, other): &(&FeedId, &Feed)| {
             **id != feed
                 && !other.of_keys
-                && other.is_current()
-                && other.link.is_up()
+                && !other.whole.is_empty()
+                && other.is_sound()
                 && other.scope == new.scope
-                && other.incarnation == new.incarnation
+                && other.incarnation() == new.incarnation()
         };
         let Some((other, found)) = self.feeds.iter().find(same).map(|(id, found)| (*id, found)) else {
-            return;
+            return false;
         };
-        let (behind, ahead) = if found.position <= new.position { (other, feed) } else { (feed, other) };
-        let Some(ahead) = self.feeds.get_mut(&ahead) else { return };
-        let (moving, position) = (std::mem::take(&mut ahead.whole), ahead.position);
+        let (behind, ahead) = if found.position() <= new.position() { (other, feed) } else { (feed, other) };
+        let Some(ahead) = self.feeds.get_mut(&ahead) else { return false };
+        let (moving, position) = (std::mem::take(&mut ahead.whole), ahead.position());
         for id in &moving {
             let Some(reader) = self.readers.get_mut(id) else { continue };
             reader.home = Some(behind);
@@ -494,61 +629,57 @@ impl Book {
         if let Some(behind) = self.feeds.get_mut(&behind) {
             behind.whole.extend(moving);
         }
+        true
     }
 
     /// Ends what nobody listens to.
     fn sweep(&mut self) {
-        let deserted: Vec<_> =
-            self.feeds.iter().filter(|(_, feed)| feed.is_deserted()).map(|(id, _)| *id).collect();
-        for id in deserted {
+        let deserted = self.feeds.iter().filter(|(_, feed)| feed.is_deserted());
+        for id in deserted.map(|(id, _)| *id).collect::<Vec<_>>() {
             if let Some(feed) = self.feeds.remove(&id) {
                 feed.stop.notify_one();
             }
             self.replacement.take_if(|replacement| *replacement == id);
-            self.opening_ended(id);
+            self.opening.remove(&id);
         }
     }
 
-    /// Where there are more feeds of single keys than there have to be, opens one in the place of some.
+    /// Where there are more feeds of single keys than there have to be, opens one in the place of some. It goes on where
+    /// the first of them is, so that it need not bring their state again.
     fn replace(&mut self) {
         if self.replacement.is_some() {
             return;
         }
         let chosen = self.superfluous();
-        if chosen.is_empty() {
-            return;
-        }
-        let mut readers = Vec::new();
-        for feed in chosen.iter().filter_map(|id| self.feeds.get(id)) {
-            readers.extend(feed.keys.values().flatten().copied());
-        }
-        // Those who listen to a feed that is not their home yet go on as they are.
-        let moves =
-            |reader: &Reader| reader.next.is_none() && reader.home.is_some_and(|home| chosen.contains(&home));
-        readers.retain(|id| self.readers.get(id).is_some_and(moves));
-        let keys: HashSet<_> =
-            readers.iter().filter_map(|id| self.readers.get(id)?.interest.key().cloned()).collect();
+        let feeds = || chosen.iter().filter_map(|id| self.feeds.get(id));
+        let from = feeds().filter_map(|feed| feed.cursor).min_by_key(WatchCursor::position);
+        // Those who listen to a second feed already go on as they are.
+        let moves = |id: &ReaderId| {
+            let reader = self.readers.get(id);
+            reader.is_some_and(|reader| reader.ready && reader.next.is_none())
+        };
+        let readers: Vec<_> =
+            feeds().flat_map(|feed| feed.keys.values().flatten()).copied().filter(moves).collect();
+        let keys = readers.iter().filter_map(|id| self.readers.get(id)?.interest.key().cloned());
+        let keys: HashSet<_> = keys.collect();
         if keys.is_empty() {
             return;
         }
-        let feed = self.register(covering(keys.into_iter().collect()), true, None);
+        let feed = self.register(covering(keys.into_iter().collect()), true, from, None);
         self.replacement = Some(feed);
         for id in readers {
-            let Some(reader) = self.readers.get_mut(&id) else { continue };
-            reader.next = Some(feed);
-            if let Some(feed) = self.feeds.get_mut(&feed) {
-                feed.audience(&reader.interest).push(id);
-            }
+            self.listen(id, feed);
         }
     }
 
-    /// Feeds of single keys that one could replace.
+    /// Feeds of single keys, of one store, that one could replace.
     fn superfluous(&self) -> Vec<FeedId> {
-        let current = self.feeds.iter().filter(|(_, feed)| feed.of_keys && feed.is_current());
+        let sound = || self.feeds.iter().filter(|(_, feed)| feed.of_keys && feed.is_sound() && !feed.stays);
+        let Some((_, newest)) = sound().max_by_key(|(id, _)| **id) else { return Vec::new() };
         let mut small = Vec::new();
         let mut full = Vec::new();
         let mut wide = Vec::new();
-        for (id, feed) in current {
+        for (id, feed) in sound().filter(|(_, feed)| feed.incarnation() == newest.incarnation()) {
             let place = match feed.keys.len() {
                 _ if !feed.is_exact() => &mut wide,
                 keys if keys <= SMALL => &mut small,
@@ -580,13 +711,58 @@ impl Book {
     }
 }
 
-/// Values up to this size are copied, so that a small one does not hold the buffer that it was read into.
-const SMALL_VALUE: usize = 4096;
+#[cfg(test)]
+impl Book {
+    pub(super) fn has(&self, feed: FeedId) -> bool {
+        self.feeds.contains_key(&feed)
+    }
 
-fn vanished_error() -> KvError {
-    KvError::Unavailable {
-        operation: super::OPERATION,
-        reason: "the key is no longer there, and nothing told how it went".to_owned(),
-        source: None,
+    pub(super) fn is_empty(&self) -> bool {
+        self.feeds.is_empty()
+            && self.readers.is_empty()
+            && self.waiting.is_empty()
+            && self.opening.is_empty()
+            && self.replacement.is_none()
+    }
+
+    /// Panics where something is kept that nobody needs, or points to what is not there.
+    pub(super) fn check(&self) {
+        for id in self.waiting.values().flatten() {
+            assert!(self.readers[id].home.is_none(), "reader {id} waits and has a home");
+        }
+        for (id, feed) in &self.feeds {
+            for reader in feed.everybody() {
+                let reader = &self.readers[&reader];
+                assert!(
+                    reader.home == Some(*id) || reader.next == Some(*id),
+                    "{reader:?} does not know of feed {id}"
+                );
+            }
+            assert!(feed.keys.values().all(|readers| !readers.is_empty()), "keys without readers");
+        }
+        for (id, reader) in &self.readers {
+            assert!(
+                reader.home.is_some() || self.waiting[&reader.interest].contains(id),
+                "{reader:?} does not wait"
+            );
+            for feed in reader.home.into_iter().chain(reader.next) {
+                let feed = &self.feeds[&feed];
+                let told = match &reader.interest {
+                    Interest::Key(key) => feed.keys[key].contains(id),
+                    Interest::Scope(_) => feed.whole.contains(id),
+                };
+                assert!(told, "{reader:?} is not told by {feed:?}");
+            }
+            if let (true, Some(home)) = (reader.ready, reader.home) {
+                assert_eq!(*reader.mailbox.link().borrow(), self.feeds[&home].link, "{reader:?}");
+            }
+        }
+        for interest in self.waiting.keys() {
+            assert!(self.turns.contains(interest), "it is never the turn of {interest:?}");
+        }
+        assert!(self.opening.keys().all(|feed| self.feeds.contains_key(feed)), "{:?}", self.opening);
+        if self.opening.is_empty() {
+            assert!(self.waiting.is_empty(), "nothing is opened for those who wait: {:?}", self.waiting);
+        }
     }
 }

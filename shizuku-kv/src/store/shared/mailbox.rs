@@ -79,28 +79,43 @@ impl Mailbox {
     /// Waits for the feed.
     pub(super) async fn opened(&self) -> Result<(), KvError> {
         std::future::poll_fn(|cx| {
-            let mut contents = self.lock();
-            if contents.opened {
-                return Poll::Ready(Ok(()));
-            }
-            match contents.end.take() {
-                Some(error) => Poll::Ready(Err(error)),
-                None => contents.wait(cx),
-            }
+            self.poll(cx, |contents| {
+                if contents.opened {
+                    return Some(Ok(()));
+                }
+                contents.end.take().map(Err)
+            })
         })
         .await
     }
 
     /// The oldest that is there; none after the error that ended the feed.
     pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Result<Item, KvError>>> {
+        self.poll(cx, |contents| match contents.pop() {
+            Some(item) => Some(Some(Ok(item))),
+            None if contents.ended => Some(contents.end.take().map(Err)),
+            None => None,
+        })
+    }
+
+    /// Looks for something, and leaves the waker where there is nothing. Wakers are cloned and dropped without the lock:
+    /// that is somebody else's code.
+    fn poll<T>(&self, cx: &Context<'_>, look: impl Fn(&mut Contents) -> Option<T>) -> Poll<T> {
         let mut contents = self.lock();
-        if let Some(item) = contents.pop() {
-            return Poll::Ready(Some(Ok(item)));
+        if let Some(found) = look(&mut contents) {
+            return Poll::Ready(found);
         }
-        if contents.ended {
-            return Poll::Ready(contents.end.take().map(Err));
+        if contents.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
         }
-        contents.wait(cx)
+        drop(contents);
+        let waker = cx.waker().clone();
+        let mut contents = self.lock();
+        let found = look(&mut contents);
+        let superseded = if found.is_none() { contents.waker.replace(waker) } else { Some(waker) };
+        drop(contents);
+        drop(superseded);
+        found.map_or(Poll::Pending, Poll::Ready)
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
@@ -142,14 +157,6 @@ impl Contents {
             self.newest.shrink_to(32);
         }
         Some(item)
-    }
-
-    fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
-        match &mut self.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
-        Poll::Pending
     }
 }
 

@@ -4,12 +4,14 @@
 //! other, fed from a *feed*: a task with a watch of the backend, whose updates go to all who asked for them.
 //!
 //! - A reader begins with a feed that was opened after it asked, so that it gets the state as it is, and nothing that
-//!   was acknowledged before is missing. Those who ask while another feed is being opened wait, and share the next.
+//!   was acknowledged before is missing. Those who ask for the same meanwhile share the next.
 //! - Each reader has a mailbox. A reader that is slow finds the newest update of each key in it; it holds up nobody.
-//! - When there are many feeds of single keys they are replaced by one: it is opened beside them, its readers are fed
-//!   by both meanwhile and take from each what is newer than what they have, and when it has caught up the others end.
-//!   Up to [`EXACT_KEYS`](scopes::EXACT_KEYS) keys the server is asked for exactly these; beyond, for prefixes that
-//!   cover them.
+//! - When there are many feeds of single keys they are replaced by one: it is opened beside them, where the first of them
+//!   is, its readers are fed by both meanwhile and take from each what is newer than what they have, and when it has
+//!   caught up the others end. Up to [`EXACT_KEYS`](scopes::EXACT_KEYS) keys the server is asked for exactly these;
+//!   beyond, for prefixes that cover them.
+//! - A reader of a key that such a feed has listens to it from the start, and the feed that brings its state ends at the
+//!   marker.
 //! - Feeds of the same prefixes become one when both have caught up.
 //!
 //! [`book`] holds who is fed by what: plain data behind one lock, without tasks. This file runs the tasks.
@@ -23,6 +25,7 @@ mod scopes;
 use std::collections::HashSet;
 use std::fmt;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -30,16 +33,19 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use futures_util::stream;
 use tokio::runtime;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-use self::book::{Book, FeedId, Interest, ReaderId};
+use self::book::{Book, Ended, FeedId, Interest, Opening, ReaderId};
 use self::mailbox::Mailbox;
-use super::{Deadline, KvError, KvResult, KvStore, KvWatcher, Watch, WatchLink, WatchScope};
+use super::{Deadline, KvError, KvResult, KvStore, KvWatcher, Watch, WatchCursor, WatchLink, WatchScope};
 
 const OPERATION: &str = "watch";
 
 /// How long opening the feed may take that replaces others.
 const REPLACEMENT_LIMIT: Duration = Duration::from_secs(30);
+
+/// The pause before the next is opened after one that could not be, for all together.
+const REST: Duration = Duration::from_millis(100);
 
 /// The feeds of one store. Clones of a handle have them in common.
 #[derive(Default)]
@@ -61,11 +67,11 @@ impl Shared {
     ) -> KvResult<Watch> {
         let runtime = runtime::Handle::try_current().ok();
         let interest = match (scope, runtime) {
-            (scope, None) => return open(&**backend, scope, deadline).await,
+            (scope, None) => return open(&**backend, scope, None, deadline).await,
             (WatchScope::Key(key), Some(_)) => Interest::Key(key),
             (scope, Some(_)) => {
                 if let Some(alone) = Alone::claim(self, &scope) {
-                    return Ok(open(&**backend, scope, deadline).await?.with_guard(alone));
+                    return Ok(open(&**backend, scope, None, deadline).await?.with_guard(alone));
                 }
                 Interest::Scope(scope)
             }
@@ -104,12 +110,17 @@ impl fmt::Debug for Shared {
     }
 }
 
-async fn open(backend: &dyn KvStore, scope: WatchScope, deadline: Deadline) -> KvResult<Watch> {
+async fn open(
+    backend: &dyn KvStore,
+    scope: WatchScope,
+    from: Option<WatchCursor>,
+    deadline: Deadline,
+) -> KvResult<Watch> {
     let watcher: &dyn KvWatcher = backend.watcher().ok_or_else(|| KvError::Unsupported {
         operation: OPERATION,
         reason: format!("store {:?} cannot be watched", backend.name()),
     })?;
-    deadline.bound(OPERATION, None, watcher.watch(scope, None, deadline)).await
+    deadline.bound(OPERATION, None, watcher.watch(scope, from, deadline)).await
 }
 
 /// The right to be the only watch of a scope, until it is dropped.
@@ -145,19 +156,19 @@ impl Hub {
         Subscription { hub: self, reader, mailbox }
     }
 
-    /// Changes the book, then does what follows: wakes readers, and opens feeds.
+    /// Changes the book, then does what follows: opens feeds, and wakes readers.
     fn with<T>(self: &Arc<Self>, change: impl FnOnce(&mut Book) -> T) -> T {
         let mut book = lock(&self.book);
         let result = change(&mut book);
         let (wakers, openings) = book.take_due();
         drop(book);
-        for waker in wakers {
-            waker.wake();
-        }
         for opening in openings {
-            let deadline = opening.deadline.unwrap_or_else(|| Deadline::after(REPLACEMENT_LIMIT));
             let feed = Feed { hub: Arc::clone(self), id: opening.feed };
-            self.runtime.spawn(feed.run(opening.scope, deadline, opening.stop));
+            self.runtime.spawn(feed.run(opening));
+        }
+        for waker in wakers {
+            // Somebody else's code: what panics must not keep the others from being woken.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
         result
     }
@@ -183,23 +194,44 @@ struct Feed {
 }
 
 impl Feed {
-    async fn run(self, scope: WatchScope, deadline: Deadline, stop: Arc<Notify>) {
-        let error = match select(pin!(stop.notified()), pin!(self.feed(scope, deadline))).await {
+    async fn run(self, opening: Opening) {
+        let stop = Arc::clone(&opening.stop);
+        let error = match select(pin!(stop.notified()), pin!(self.feed(opening))).await {
             Either::Left(_) => return,
             Either::Right((error, _)) => error,
         };
-        self.hub.with(|book| book.end(self.id, &error));
+        let store = self.hub.backend.name();
+        match self.hub.with(|book| book.end(self.id, &error)) {
+            Ended::Trouble => tracing::warn!(store, %error, "a watch cannot be opened"),
+            Ended::Nothing => tracing::debug!(store, %error, "a watch cannot be opened, or was of no use"),
+            Ended::Readers(readers) => tracing::warn!(store, readers, %error, "a shared watch has ended"),
+        }
     }
 
     /// Passes on what the backend says, until that ends.
-    async fn feed(&self, scope: WatchScope, deadline: Deadline) -> KvError {
-        let mut watch = match open(&*self.hub.backend, scope, deadline).await {
+    async fn feed(&self, opening: Opening) -> KvError {
+        if opening.later {
+            tokio::time::sleep(REST).await;
+        }
+        self.hub.with(|book| book.begin(self.id));
+        // One that hangs holds up others of the same interest.
+        let limit = if opening.deadline.is_some() { Deadline::DEFAULT } else { REPLACEMENT_LIMIT };
+        let deadline = opening.deadline.filter(|deadline| deadline.remaining() <= limit);
+        let deadline = deadline.unwrap_or_else(|| Deadline::after(limit));
+        let backend = &*self.hub.backend;
+        let mut resumed = opening.from.is_some();
+        let mut watch = open(backend, opening.scope.clone(), opening.from, deadline).await;
+        if let Err(KvError::CursorExpired { .. }) = watch {
+            resumed = false;
+            watch = open(backend, opening.scope, None, deadline).await;
+        }
+        let mut watch = match watch {
             Ok(watch) => watch,
             Err(error) => return error,
         };
         let mut links = watch.link_changes();
         let link = watch.link();
-        self.hub.with(|book| book.opened(self.id, link));
+        self.hub.with(|book| book.opened(self.id, link, resumed));
         loop {
             let update = match select(pin!(changed(&mut links)), pin!(watch.next())).await {
                 Either::Left(_) => None,

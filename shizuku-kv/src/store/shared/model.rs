@@ -19,15 +19,17 @@ struct Log {
     incarnation: u8,
     /// The sequence of the first is 1. Whether it is a value.
     writes: Vec<(Key, bool)>,
+    newest: BTreeMap<Key, u64>,
 }
 
 impl Log {
-    fn newest(&self, key: &Key) -> Option<u64> {
-        self.writes.iter().rposition(|(of, _)| of == key).map(|at| at as u64 + 1)
+    fn write(&mut self, key: Key, is_value: bool) {
+        self.writes.push((key.clone(), is_value));
+        self.newest.insert(key, self.writes.len() as u64);
     }
 
-    fn keys(&self) -> BTreeSet<Key> {
-        self.writes.iter().map(|(key, _)| key.clone()).collect()
+    fn newest(&self, key: &Key) -> Option<u64> {
+        self.newest.get(key).copied()
     }
 
     fn cursor(&self, position: u64) -> WatchCursor {
@@ -45,6 +47,10 @@ struct SimulatedWatch {
     caught_up: bool,
     /// Whether the marker moves the cursor to the end that the log had.
     moves: bool,
+    /// Whether it hears nothing for now.
+    down: bool,
+    /// Whether it began at a cursor.
+    resumed: bool,
 }
 
 struct SimulatedReader {
@@ -65,6 +71,14 @@ impl SimulatedReader {
         match &self.interest {
             Interest::Key(one) => one == key,
             Interest::Scope(scope) => scope.matches(key),
+        }
+    }
+
+    /// The newest of each key that it wants.
+    fn wanted<'l>(&self, log: &'l Log) -> Vec<(&'l Key, &'l u64)> {
+        match &self.interest {
+            Interest::Key(key) => log.newest.get_key_value(key).into_iter().collect(),
+            Interest::Scope(scope) => log.newest.iter().filter(|(key, _)| scope.matches(key)).collect(),
         }
     }
 
@@ -101,8 +115,7 @@ impl SimulatedReader {
         }
         if incarnation == log.incarnation && self.caught_up {
             // Whoever goes on from this cursor misses nothing: what is not behind it was read.
-            for key in log.keys().iter().filter(|key| self.wants(key)) {
-                let newest = log.newest(key).unwrap_or_default();
+            for (key, &newest) in self.wanted(log) {
                 let seen = self.seen.get(key).copied().unwrap_or_default();
                 assert!(
                     newest > cursor.position() || seen == newest,
@@ -150,12 +163,16 @@ impl World {
         let book = &self.book;
         self.watches.retain(|id, _| book.has(*id));
         self.openings.retain(|opening| book.has(opening.feed));
-        book.check();
+        // All of it is looked at, so that with a crowd it is done now and then.
+        if self.readers.len() < 50 || self.random.u8(0..100) == 0 {
+            book.check();
+        }
     }
 
     fn write(&mut self) {
         let key = self.keys[self.random.usize(..self.keys.len())].clone();
-        self.log.writes.push((key, self.random.u8(0..4) > 0));
+        let is_value = self.random.u8(0..4) > 0;
+        self.log.write(key, is_value);
     }
 
     fn join(&mut self) {
@@ -180,7 +197,7 @@ impl World {
         };
         let newest = |key: Key| self.log.newest(&key).map(|sequence| (key, sequence));
         reader.expected =
-            self.log.keys().into_iter().filter(|key| reader.wants(key)).filter_map(newest).collect();
+            self.log.newest.keys().cloned().filter(|key| reader.wants(key)).filter_map(newest).collect();
         self.readers.push(reader);
     }
 
@@ -195,28 +212,53 @@ impl World {
         if self.openings.is_empty() {
             return;
         }
-        let Opening { feed, scope, .. } = self.openings.swap_remove(self.random.usize(..self.openings.len()));
+        let Opening { feed, scope, from, .. } =
+            self.openings.swap_remove(self.random.usize(..self.openings.len()));
+        self.book.begin(feed);
         if self.fails && self.random.u8(0..20) == 0 {
-            self.book.end(feed, &KvError::Closed { operation: "test" });
+            let error = match self.random.bool() {
+                true => KvError::Closed { operation: "test" },
+                false => KvError::Unavailable { operation: "test", reason: String::new(), source: None },
+            };
+            self.book.end(feed, &error);
             return;
         }
-        let owed = self.log.keys().into_iter().filter(|key| scope.matches(key)).collect();
+        // Now and then a cursor has expired, and the state comes.
+        let from =
+            from.filter(|from| from.incarnation()[0] == self.log.incarnation && self.random.u8(0..4) > 0);
+        let start = from.map_or(0, |from| from.position());
+        let is_owed = |key: &Key| scope.matches(key) && self.log.newest(key) > Some(start);
+        let owed = self.log.newest.keys().cloned().filter(is_owed).collect();
         let watch = SimulatedWatch {
             scope,
             log_at_start: self.log.writes.len() as u64,
             incarnation: self.log.incarnation,
-            position: 0,
+            position: start,
             owed,
             caught_up: false,
             moves: self.random.bool(),
+            down: false,
+            resumed: from.is_some(),
         };
         self.watches.insert(feed, watch);
-        self.book.opened(feed, WatchLink::Up);
+        self.book.opened(feed, WatchLink::Up, from.is_some());
+    }
+
+    /// A watch loses its link, or has it again.
+    fn relink(&mut self, feed: FeedId, down: bool) {
+        let Some(watch) = self.watches.get_mut(&feed) else { return };
+        if std::mem::replace(&mut watch.down, down) != down {
+            let link = if down { WatchLink::down(SystemTime::UNIX_EPOCH, "away") } else { WatchLink::Up };
+            self.book.relink(feed, &link);
+        }
     }
 
     /// One watch delivers one update; whether it had one.
     fn deliver(&mut self, feed: FeedId) -> bool {
         let Some(watch) = self.watches.get_mut(&feed) else { return false };
+        if watch.down {
+            return false;
+        }
         if watch.incarnation != self.log.incarnation {
             self.watches.remove(&feed);
             let error = KvError::StoreNotFound { store: "test".to_owned() };
@@ -235,7 +277,8 @@ impl World {
             watch.position += 1;
             let (key, is_value) = &self.log.writes[usize::try_from(watch.position - 1).unwrap()];
             let is_newest = self.log.newest(key) == Some(watch.position);
-            let skipped = !is_newest && (watch.position <= watch.log_at_start || self.random.bool());
+            let of_state = !watch.resumed && watch.position <= watch.log_at_start;
+            let skipped = !is_newest && (of_state || self.random.bool());
             if skipped || !watch.scope.matches(key) {
                 continue;
             }
@@ -258,7 +301,14 @@ impl World {
             20..30 => self.join(),
             30..35 => self.leave(),
             35..50 => self.open(),
-            50..75 => {
+            50..53 => {
+                let feeds: Vec<_> = self.watches.keys().copied().collect();
+                if !feeds.is_empty() {
+                    let (at, down) = (self.random.usize(..feeds.len()), self.random.bool());
+                    self.relink(feeds[at], down);
+                }
+            }
+            53..75 => {
                 let feeds: Vec<_> = self.watches.keys().copied().collect();
                 if !feeds.is_empty() {
                     let at = self.random.usize(..feeds.len());
@@ -273,7 +323,7 @@ impl World {
             }
             _ => {
                 if self.random.u8(0..10) == 0 {
-                    self.log = Log { incarnation: self.log.incarnation + 1, writes: Vec::new() };
+                    self.log = Log { incarnation: self.log.incarnation + 1, ..Log::default() };
                 }
             }
         }
@@ -290,6 +340,8 @@ impl World {
                 self.settle();
             }
             for feed in self.watches.keys().copied().collect::<Vec<_>>() {
+                self.relink(feed, false);
+                self.settle();
                 while self.deliver(feed) {
                     busy = true;
                     self.settle();
@@ -307,7 +359,7 @@ impl World {
     fn check(&self) {
         for reader in self.readers.iter().filter(|reader| !reader.ended) {
             assert!(reader.caught_up, "{:?} never caught up", reader.interest);
-            for key in self.log.keys().iter().filter(|key| reader.wants(key)) {
+            for key in self.log.newest.keys().filter(|key| reader.wants(key)) {
                 assert_eq!(
                     reader.seen.get(key).copied(),
                     self.log.newest(key),
@@ -319,8 +371,20 @@ impl World {
     }
 }
 
-fn run(seed: u64, keys: usize, steps: usize) {
+/// Begins with a crowd of readers, all at once or one after the other.
+fn run(seed: u64, keys: usize, steps: usize, crowd: usize) {
     let mut world = World::new(seed, keys);
+    let at_once = world.random.bool();
+    for _ in 0..crowd {
+        world.write();
+        world.join();
+        world.settle();
+        if !at_once {
+            for _ in 0..3 {
+                world.step();
+            }
+        }
+    }
     for _ in 0..steps {
         world.step();
     }
@@ -346,12 +410,18 @@ fn every_reader_gets_everything_once_and_in_order_whatever_feeds_it() {
     let (first, many): (u64, u64) =
         match std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok()) {
             Some(seed) => (seed, 1),
-            None => (1, 120),
+            None if std::env::var_os("SHIZUKU_LONG").is_some() => (1, 240),
+            None => (1, 24),
         };
     for seed in first..first + many {
-        let keys = [3, 20, 300][usize::try_from(seed % 3).unwrap()];
-        let steps = [300, 1500][usize::from(seed.is_multiple_of(2))];
-        let outcome = std::panic::catch_unwind(|| run(seed, keys, steps));
+        let (keys, steps, crowd) = match seed % 8 {
+            0 => (3000, 500, 1500),
+            1 => (600, 1500, 300),
+            2 | 3 => (300, 1500, 0),
+            4 | 5 => (20, 1500, 0),
+            _ => (3, 500, 0),
+        };
+        let outcome = std::panic::catch_unwind(|| run(seed, keys, steps, crowd));
         assert!(outcome.is_ok(), "SHIZUKU_SEED={seed} shows it again");
     }
 }
