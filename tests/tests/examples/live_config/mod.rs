@@ -1,25 +1,29 @@
-//! The example `live_config` as its user sees it: processes, HTTP, and what they print.
+//! `live_config`: a service over HTTP, and the commands that change what it follows.
 
-#![cfg(unix)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+mod service;
 
-mod driver;
-
-use driver::{Service, demonstrate, run};
 use serde_json::{Value, json};
+use service::Service;
 use shizuku_kv_tests::{NatsServer, unique};
+
+use crate::driver::{Example, demonstrate};
 
 /// What every bad value here contains, and nothing that is printed or answered may.
 const SECRET: &str = "hunter2";
+
+/// On a store of its own.
+fn example(server: &NatsServer) -> Example {
+    Example::new("live_config", &server.url(), &unique("live-config"))
+}
 
 /// From the first start to the end, the server's death included.
 #[test]
 fn a_service_follows_its_configuration() {
     let mut server = NatsServer::start();
-    let (url, store) = (server.url(), unique("live-config"));
-    let command = |words: &[&str]| run(&url, &store, words);
+    let example = example(&server);
+    let command = |words: &[&str]| example.run(words);
 
-    let service = Service::start(&url, &store);
+    let service = Service::start(&example);
     let config = service.get_json("/config");
     assert_eq!((&config["pool_size"], &config["version"]), (&json!(4), &Value::Null));
     service.until("/status", |status| status["status"]["state"] == "absent");
@@ -96,10 +100,10 @@ fn a_service_follows_its_configuration() {
 /// The pool is not only a number: work has as many places as the configuration says, when it grows and when it shrinks.
 #[test]
 fn the_pool_is_as_large_as_the_configuration_says() {
-    let (url, store) = (NatsServer::shared().url(), unique("live-config"));
-    let service = Service::start(&url, &store);
+    let example = example(NatsServer::shared());
+    let service = Service::start(&example);
     for size in [1, 8, 1] {
-        run(&url, &store, &["set", &format!("pool_size={size}")]).version();
+        example.run(&["set", &format!("pool_size={size}")]).version();
         service.until("/config", |config| config["pool"] == json!({ "size": size, "free": size }));
         if size == 1 {
             service.until_jobs(4, |answers| answers.contains(&503) && answers.contains(&200));
@@ -112,16 +116,16 @@ fn the_pool_is_as_large_as_the_configuration_says() {
 /// What was there before the service, good or bad, and a name that it was given at the command line.
 #[test]
 fn a_service_begins_with_what_is_there() {
-    let (url, store) = (NatsServer::shared().url(), unique("live-config"));
-    let good = run(&url, &store, &["set", "pool_size=9"]).version();
+    let example = example(NatsServer::shared());
+    let good = example.run(&["set", "pool_size=9"]).version();
     {
-        let service = Service::start(&url, &store);
+        let service = Service::start(&example);
         assert_eq!(service.get_json("/config")["pool"]["size"], 9);
         service.until_printed(&format!("status: current; version {good} is in force"));
         service.terminate();
     }
-    let bad = run(&url, &store, &["set-raw", SECRET]).version();
-    let service = Service::start(&url, &store);
+    let bad = example.run(&["set-raw", SECRET]).version();
+    let service = Service::start(&example);
     let status = service.get_json("/status");
     assert_eq!((&status["in_force"], &status["status"]["version"]), (&Value::Null, &json!(bad)));
     service.until_printed("; the default is in force");
@@ -131,23 +135,23 @@ fn a_service_begins_with_what_is_there() {
 /// Mistakes are told on stderr, with an exit code, and before anything is written.
 #[test]
 fn a_mistake_is_told() {
-    let (url, store) = (NatsServer::shared().url(), unique("live-config"));
-    let told = |words: &[&str]| run(&url, &store, words).refused();
+    let example = example(NatsServer::shared());
+    let told = |words: &[&str]| example.run(words).refused();
     for words in [&["begin"][..], &["set", "size=3"], &["set-raw"], &["serve", "now"], &["show", "--store"]] {
         assert!(told(words).starts_with("live_config: usage: "), "{words:?}");
     }
     assert_eq!(told(&["set", "pool_size=many"]), "live_config: `pool_size` is a number");
     assert!(told(&["replace", "pool_size=0"]).contains("`pool_size` is 1 to 100"));
-    assert_eq!(run(&url, &store, &["show"]).printed(), "no value");
+    assert_eq!(example.run(&["show"]).printed(), "no value");
     // A URL that cannot be used is not repeated.
-    let refused = run("hunter2", &store, &["show"]).refused();
+    let refused = Example::new("live_config", SECRET, "any").run(&["show"]).refused();
     assert!(refused.contains("no scheme") && !refused.contains(SECRET), "{refused}");
 }
 
 #[test]
 fn the_demonstration_tells_its_story() {
     for url in ["memory:", &NatsServer::shared().url()] {
-        let printed = demonstrate(url).printed();
+        let printed = demonstrate("live_config", url).printed();
         let mut lines = printed.lines();
         // In this order, whatever is between.
         for expected in [

@@ -1,9 +1,9 @@
-//! Runs the example's processes, asks them, and ends them.
+//! Runs the processes of examples, reads what they print, and ends them.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -11,11 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use shizuku_kv::URL_VARIABLE;
 
 /// How long anything is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a command has printed, and whether it ended well.
 pub(crate) struct Done(Output);
@@ -43,35 +42,65 @@ impl Done {
     }
 }
 
-/// Runs a command to its end.
-pub(crate) fn run(url: &str, store: &str, words: &[&str]) -> Done {
-    Done(Running::start(command(url).args(["--store", store]).args(words)).output())
+/// An example on one store.
+pub(crate) struct Example {
+    name: &'static str,
+    url: String,
+    store: String,
 }
 
-/// Runs the demonstration to its end.
-pub(crate) fn demonstrate(url: &str) -> Done {
-    Done(Running::start(&mut command(url)).output())
+impl Example {
+    pub(crate) fn new(name: &'static str, url: &str, store: &str) -> Self {
+        Self { name, url: url.to_owned(), store: store.to_owned() }
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn run(&self, words: &[&str]) -> Done {
+        Done(Running::start(&mut self.command(words)).output())
+    }
+
+    /// Starts a command that does not end by itself.
+    pub(crate) fn start(&self, words: &[&str]) -> Process {
+        Process::start(&mut self.command(words))
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = command(self.name, &self.url);
+        command.args(["--store", &self.store]).args(words);
+        command
+    }
 }
 
-fn command(url: &str) -> Command {
-    let mut command = Command::new(example());
+/// Runs an example's demonstration to its end.
+pub(crate) fn demonstrate(name: &str, url: &str) -> Done {
+    Done(Running::start(&mut command(name, url)).output())
+}
+
+fn command(name: &str, url: &str) -> Command {
+    let mut command = Command::new(binary(name));
     command.env(URL_VARIABLE, url).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-/// The example's binary, which `cargo test` has built beside this test.
-fn example() -> PathBuf {
-    const HOW: &str = "build it with `cargo build -p shizuku-kv-examples --examples`";
+/// The example's binary. Cargo puts it beside the tests, and `cargo test` without a selection of targets builds it.
+fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    let example = test.ancestors().nth(2).unwrap().join("examples/live_config");
+    let profile = test.ancestors().nth(2).unwrap();
+    let how = match profile.file_name().and_then(OsStr::to_str) {
+        Some("release") => "cargo build --workspace --all-features --examples --release",
+        _ => "cargo build --workspace --all-features --examples",
+    };
+    let example = profile.join("examples").join(name);
     let changed = |file: &Path| fs::metadata(file).and_then(|metadata| metadata.modified());
-    let built = changed(&example).unwrap_or_else(|error| panic!("the example is not built: {error}; {HOW}"));
-    // `cargo test --tests` builds no examples: what is there may be of yesterday. Cargo lists what it was made of.
+    let built = changed(&example).unwrap_or_else(|error| {
+        panic!("the example {name} is not built: {}: {error}. Build it with `{how}`", example.display())
+    });
+    // Where only some targets are tested, what is there may be of yesterday. Cargo lists what it was made of.
     let sources = fs::read_to_string(example.with_extension("d")).unwrap();
     // A path with a space in it is none here.
     for source in sources.split_whitespace().filter(|source| source.ends_with(".rs")).map(Path::new) {
         let is_newer = changed(source).is_ok_and(|changed| changed > built);
-        assert!(!is_newer, "the example is older than {}; {HOW}", source.display());
+        assert!(!is_newer, "the example {name} is older than {}. Build it with `{how}`", source.display());
     }
     example
 }
@@ -130,22 +159,17 @@ impl Drop for Running {
     }
 }
 
-/// `live_config serve`, as a child.
-pub(crate) struct Service {
-    process: Running,
-    address: String,
+/// A command of an example as a child, with what it prints.
+pub(crate) struct Process {
+    running: Running,
     printed: Arc<Mutex<String>>,
 }
 
-impl Service {
-    /// Starts it on a port that is free, and reads where that is.
-    pub(crate) fn start(url: &str, store: &str) -> Self {
-        let listen = ["--listen", "127.0.0.1:0"];
+impl Process {
+    fn start(command: &mut Command) -> Self {
         // What it complains of is for whoever reads the output of the test.
-        let mut serve = command(url);
-        serve.args(["serve", "--store", store]).args(listen).stderr(Stdio::inherit());
-        let mut process = Running::start(&mut serve);
-        let lines = BufReader::new(process.child.stdout.take().unwrap()).lines();
+        let mut running = Running::start(command.stderr(Stdio::inherit()));
+        let lines = BufReader::new(running.child.stdout.take().unwrap()).lines();
         let printed = Arc::new(Mutex::new(String::new()));
         thread::spawn({
             let printed = Arc::clone(&printed);
@@ -155,87 +179,47 @@ impl Service {
                 }
             }
         });
-        let first = || printed.lock().unwrap().lines().next().map(str::to_owned);
-        let first = until("the service says where it listens", first);
-        let address = first.strip_prefix("listening on http://").expect("an address").to_owned();
-        Self { process, address, printed }
+        Self { running, printed }
     }
 
-    /// The body of an answer that is 200.
+    /// The first line that it prints.
     #[track_caller]
-    pub(crate) fn get(&self, path: &str) -> String {
-        let (status, body) = get(&self.address, path);
-        assert_eq!(status, 200, "{path}: {body}");
-        body
+    pub(crate) fn first_line(&self) -> String {
+        until("it prints a line", || self.printed.lock().unwrap().lines().next().map(str::to_owned))
     }
 
-    #[track_caller]
-    pub(crate) fn get_json(&self, path: &str) -> Value {
-        serde_json::from_str(&self.get(path)).unwrap()
+    /// All that it has printed by now.
+    pub(crate) fn printed(&self) -> String {
+        self.printed.lock().unwrap().clone()
     }
 
-    /// The answer as soon as it is as it should be.
-    #[track_caller]
-    pub(crate) fn until(&self, path: &str, is_there: impl Fn(&Value) -> bool) -> Value {
-        let mut last = Value::Null;
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            last = self.get_json(path);
-            if is_there(&last) {
-                return last;
-            }
-            thread::sleep(POLL);
-        }
-        panic!("{path} is still {last}; printed:\n{}", self.printed.lock().unwrap());
-    }
-
-    /// Waits until it has printed this, and a line break.
+    /// Waits until it has printed this, somewhere.
     #[track_caller]
     pub(crate) fn until_printed(&self, text: &str) {
-        until(text, || self.printed.lock().unwrap().contains(text).then_some(()));
+        let deadline = Instant::now() + PATIENCE;
+        while !self.printed.lock().unwrap().contains(text) {
+            assert!(Instant::now() < deadline, "no {text:?} within {PATIENCE:?} in:\n{}", self.printed());
+            thread::sleep(POLL);
+        }
     }
 
-    /// Asks for `many` jobs at the same time, again until the answers are as they should be.
+    /// Ends it with SIGTERM, which has to end it well, and waits for its last line.
     #[track_caller]
-    pub(crate) fn until_jobs(&self, many: usize, is_there: impl Fn(&[u16]) -> bool) {
-        until("the jobs are answered so", || {
-            let answers: Vec<u16> = thread::scope(|scope| {
-                let jobs: Vec<_> = (0..many).map(|_| scope.spawn(|| get(&self.address, "/job").0)).collect();
-                jobs.into_iter().map(|job| job.join().unwrap()).collect()
-            });
-            is_there(&answers).then_some(())
-        });
-    }
-
-    /// Ends it with SIGTERM, and returns all that it has printed.
-    #[track_caller]
-    pub(crate) fn terminate(mut self) -> String {
-        let pid = self.process.child.id().to_string();
+    pub(crate) fn terminate(mut self, last: &str) -> String {
+        let pid = self.running.child.id().to_string();
         assert!(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid]).status().unwrap().success());
-        let status = self.process.ended();
+        let status = self.running.ended();
         assert!(status.success(), "{status}");
-        self.until_printed("stopped\n");
-        self.printed.lock().unwrap().trim_end().to_owned()
+        self.until_printed(&format!("{last}\n"));
+        self.printed().trim_end().to_owned()
     }
 }
 
-/// The status and the body of an answer.
-fn get(address: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).expect("the service listens");
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer:?}"));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    (status.unwrap_or_else(|| panic!("{path}: {head}")), body.to_owned())
-}
-
-const POLL: Duration = Duration::from_millis(5);
+pub(crate) const POLL: Duration = Duration::from_millis(5);
 
 /// Asks until there is an answer.
 #[track_caller]
-fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = attempt() {

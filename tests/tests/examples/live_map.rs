@@ -1,0 +1,190 @@
+//! `live_map`: a process that watches a registry, and others that change it.
+
+use shizuku_kv::connect;
+use shizuku_kv_tests::{NatsServer, unique};
+
+use crate::driver::{Example, demonstrate};
+
+/// What every bad entry here contains, and nothing that is printed may.
+const SECRET: &str = "hunter2";
+
+/// How a refusal ends where there was no good entry before it.
+const NOTHING: &str = "; in force is nothing";
+
+/// On a store of its own.
+fn example(server: &NatsServer) -> Example {
+    Example::new("live_map", &server.url(), &unique("live-map"))
+}
+
+#[test]
+fn a_watcher_prints_what_was_and_what_is() {
+    let registry = example(NatsServer::shared());
+    let write = |words: &[&str]| registry.run(words).version();
+    let first = write(&["register", "web", "1", "10.0.0.1:80"]);
+    let watch = registry.start(&["watch"]);
+    watch.until_printed("following\n");
+    let mut expected = vec![format!("service.web.1: 10.0.0.1:80 (version {first})"), "following".to_owned()];
+    // Each is waited for: what is replaced at once need not be told.
+    let mut told = |line: String| {
+        watch.until_printed(&format!("{line}\n"));
+        expected.push(line);
+    };
+
+    let second = write(&["register", "web", "2", "10.0.0.2:80"]);
+    told(format!("service.web.2: new, 10.0.0.2:80 (version {second})"));
+    let moved = write(&["register", "web", "1", "10.0.0.3:80"]);
+    told(format!("service.web.1: 10.0.0.1:80 (version {first}) -> 10.0.0.3:80 (version {moved})"));
+    assert_eq!(registry.run(&["pick", "web"]).printed(), "10.0.0.3:80");
+
+    let drained = write(&["drain", "web", "1"]);
+    told(format!(
+        "service.web.1: 10.0.0.3:80 (version {moved}) -> 10.0.0.3:80, draining (version {drained})"
+    ));
+    assert_eq!(registry.run(&["pick", "web"]).printed(), "10.0.0.2:80");
+    assert_eq!(
+        registry.run(&["list"]).printed(),
+        format!(
+            "service.web.1: 10.0.0.3:80, draining (version {drained})\n\
+             service.web.2: 10.0.0.2:80 (version {second})"
+        )
+    );
+
+    write(&["remove", "web", "1"]);
+    told(format!("service.web.1: gone, was 10.0.0.3:80, draining (version {drained})"));
+    // This, and nothing else.
+    assert_eq!(watch.printed().lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_watcher_of_one_service_hears_of_no_other() {
+    let registry = example(NatsServer::shared());
+    let register = |name: &str| registry.run(&["register", name, "1", "10.0.0.1:80"]).version();
+    for name in ["db", "web.eu", "webs"] {
+        register(name);
+    }
+    let watch = registry.start(&["watch", "--name", "web"]);
+    watch.until_printed("following\n");
+    for name in ["db", "web.eu", "webs"] {
+        register(name);
+    }
+    let version = register("web");
+    watch.until_printed("service.web.1: ");
+    assert_eq!(watch.printed(), format!("following\nservice.web.1: new, 10.0.0.1:80 (version {version})\n"));
+}
+
+#[test]
+fn a_bad_entry_is_refused_and_the_last_good_one_stays() {
+    let registry = example(NatsServer::shared());
+    let good = registry.run(&["register", "web", "1", "10.0.0.1:80"]).version();
+    let watch = registry.start(&["watch"]);
+    watch.until_printed("following\n");
+
+    let refused = |key: &str, bad: &str, why: &str, in_force: &str| {
+        let version = registry.run(&["set-raw", key, bad]).version();
+        let why = format!("refused: {}", why.replace("VERSION", &version));
+        watch.until_printed(&why);
+        let is_it = |line: &str, in_force| line.starts_with(&why) && line.ends_with(in_force);
+        let printed = watch.printed();
+        assert!(
+            printed.lines().any(|line| is_it(line, in_force)),
+            "no {why:?} … {in_force:?} in:\n{printed}"
+        );
+        // Who comes later hears the same, and has never known a good one.
+        let listed = registry.run(&["list"]).printed();
+        assert!(listed.lines().any(|line| is_it(line, NOTHING)), "no {why:?} … {NOTHING:?} in:\n{listed}");
+        assert!(!listed.contains(SECRET), "{listed}");
+    };
+    let undecodable = |key: &str| format!("Instance under key {key} (version VERSION) cannot be decoded: ");
+    let last_good = format!("; in force is 10.0.0.1:80 (version {good})");
+    refused("service.web.1", SECRET, &undecodable("service.web.1"), &last_good);
+    refused("service.web.1", r#"{"address": "hunter2"}"#, &undecodable("service.web.1"), &last_good);
+    refused("service.db.1", r#"{"address": "hunter2"}"#, &undecodable("service.db.1"), NOTHING);
+    refused("service.web.first", SECRET, "key service.web.first is not a key of Instance: ", NOTHING);
+    // Nor does anybody change what cannot be read.
+    let complaint = registry.run(&["drain", "web", "1"]).refused();
+    assert!(complaint.contains("cannot be decoded") && !complaint.contains(SECRET), "{complaint}");
+
+    // Who replaces it puts it right; the change is from what was in force.
+    let mended = registry.run(&["register", "web", "1", "10.0.0.2:80"]).version();
+    let change = format!("service.web.1: 10.0.0.1:80 (version {good}) -> 10.0.0.2:80 (version {mended})\n");
+    watch.until_printed(&change);
+    let printed = watch.printed();
+    assert!(!printed.contains(SECRET), "{printed}");
+    // Each is told once, and nothing else is told to have changed.
+    assert_eq!((printed.matches("refused: ").count(), printed.lines().count()), (4, 7), "{printed}");
+}
+
+#[test]
+fn a_watcher_survives_its_server() {
+    let mut server = NatsServer::start();
+    let registry = example(&server);
+    let register = |id: &str, address: &str| registry.run(&["register", "web", id, address]).version();
+    let first = register("1", "10.0.0.1:80");
+    let watch = registry.start(&["watch"]);
+    watch.until_printed("following\n");
+
+    server.kill();
+    watch.until_printed("\nthe store is not heard from: ");
+    server.restart();
+    let moved = register("1", "10.0.0.2:80");
+    let change = format!("service.web.1: 10.0.0.1:80 (version {first}) -> 10.0.0.2:80 (version {moved})");
+    watch.until_printed(&change);
+    watch.until_printed("\nthe store is heard from again\n");
+    let second = register("2", "10.0.0.3:80");
+    let new = format!("service.web.2: new, 10.0.0.3:80 (version {second})");
+    watch.until_printed(&new);
+    // Nothing was gone in between, and nothing came twice.
+    let printed = watch.printed();
+    let registered: Vec<_> = printed.lines().filter(|line| line.starts_with("service.")).collect();
+    assert_eq!(registered, [format!("service.web.1: 10.0.0.1:80 (version {first})"), change, new]);
+}
+
+/// Mistakes are told on stderr, with an exit code, and before anything is written.
+#[test]
+fn a_mistake_is_told() {
+    let registry = example(NatsServer::shared());
+    let told = |words: &[&str]| registry.run(words).refused();
+    for words in
+        [&["begin"][..], &["pick"], &["watch", "--name"], &["register", "web", "1"], &["set-raw", "web"]]
+    {
+        assert!(told(words).starts_with("live_map: usage: "), "{words:?}");
+    }
+    assert_eq!(told(&["register", "web", "one", "10.0.0.1:80"]), "live_map: an ID is a number");
+    assert_eq!(told(&["register", "web", "1", "here"]), "live_map: an ADDRESS is one such as 10.0.0.1:80");
+    assert_eq!(told(&["drain", "web", "1"]), "live_map: service.web.1 is not registered");
+    assert_eq!(told(&["pick", "web"]), "live_map: no instance of web takes requests");
+    assert_eq!(registry.run(&["list"]).printed(), "");
+    // A URL that cannot be used is not repeated.
+    let refused = Example::new("live_map", SECRET, "any").run(&["list"]).refused();
+    assert!(refused.contains("no scheme") && !refused.contains(SECRET), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demonstration_tells_its_story() {
+    let server = NatsServer::start();
+    for url in ["memory:", &server.url()] {
+        let printed = demonstrate("live_map", url).printed();
+        let (opened, story) = printed.split_once('\n').unwrap();
+        assert!(opened.starts_with("open    store live-map-"), "{opened}");
+        assert_eq!(story, STORY, "{url}");
+    }
+    let stores = connect(&server.url()).await.unwrap().list_stores().try_collect().await.unwrap();
+    assert!(stores.is_empty(), "{stores:?}");
+}
+
+const STORY: &str = "\
+change  service.web.1: new, 10.0.0.1:80 (version 1)
+change  service.web.2: new, 10.0.0.2:80 (version 2)
+change  service.db.1: new, 10.0.1.1:5432 (version 3)
+pick    10.0.0.1:80
+pick    10.0.0.2:80
+change  service.web.1: 10.0.0.1:80 (version 1) -> 10.0.0.1:80, draining (version 4)
+pick    10.0.0.2:80
+pick    10.0.0.2:80
+break   {\"address\": \"nowhere\"}: version 5
+refuse  Instance under key service.web.2 (version 5) cannot be decoded: does not fit the type at line 1, column 21; \
+in force is 10.0.0.2:80 (version 2)
+pick    10.0.0.2:80
+change  service.web.2: gone, was 10.0.0.2:80 (version 2)
+pick    no instance of web takes requests
+close   the store is deleted";
