@@ -18,8 +18,13 @@ use crate::store::{KvError, KvUpdate, Watch, WatchCursor};
 /// A watch of records: the current state, a caught-up marker, then every change.
 ///
 /// It promises what [`Store::watch`](crate::Store::watch) promises. A record that does not decode is an error item and
-/// the watch goes on. It makes progress only while it is polled, and frees everything when it is dropped, on the server
-/// too.
+/// the watch goes on. Dropping it frees everything, on the server too.
+///
+/// Watches of single keys, and those of a scope that another one has already, read together with others of the store and
+/// its clones. What is not read yet waits then: the newest update of each key, deletions included, and no more. The
+/// reading is done on the runtime on which the watch was opened, and stands still or ends with it
+/// ([`KvError::Unavailable`]). The first watch of a scope, and one from a cursor, hold nothing, and make progress only while
+/// they are polled.
 ///
 /// [`next`](Self::next) takes `&self`, so that a watch can be kept in a plain `let` and shared between tasks: each
 /// update then goes to one of those that wait. It is a [`Stream`] as well.
@@ -147,15 +152,26 @@ struct Waiter {
 
 impl Waiter {
     fn wait(&self, waker: &Waker) {
+        // Wakers are cloned and dropped without the lock: that is somebody else's code.
+        let mut waker = waker.clone();
         let mut waiting = lock(&self.waiters.waiting);
         match waiting.wakers.iter_mut().find(|(id, _)| *id == self.id) {
-            Some((_, known)) => known.clone_from(waker),
-            None => waiting.wakers.push((self.id, waker.clone())),
+            Some((_, known)) => std::mem::swap(known, &mut waker),
+            None => {
+                waiting.wakers.push((self.id, waker));
+                return;
+            }
         }
+        drop(waiting);
+        drop(waker);
     }
 
     fn leave(&self) {
-        lock(&self.waiters.waiting).wakers.retain(|(id, _)| *id != self.id);
+        let mut waiting = lock(&self.waiters.waiting);
+        let place = waiting.wakers.iter().position(|(id, _)| *id == self.id);
+        let left = place.map(|place| waiting.wakers.swap_remove(place));
+        drop(waiting);
+        drop(left);
     }
 }
 

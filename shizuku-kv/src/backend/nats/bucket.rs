@@ -133,7 +133,6 @@ pub(super) struct Bucket {
     pub(super) stream: String,
     pub(super) prefix: String,
     pub(super) history: u8,
-    pub(super) replicas: usize,
     pub(super) allow_direct: bool,
     pub(super) max_message_size: Option<usize>,
     pub(super) key_ttl: bool,
@@ -151,7 +150,6 @@ impl Bucket {
             stream: stream_name(name),
             prefix: subject_prefix(name),
             history,
-            replicas: config.replicas.unwrap_or(1),
             allow_direct: info.flag("allow_direct"),
             max_message_size: info.max_message_size(),
             // With a longer history the value before would come back when the newest expires (ADR-48).

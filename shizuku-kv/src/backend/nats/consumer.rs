@@ -43,6 +43,9 @@ fn patience(heartbeat: Duration) -> Duration {
 /// behind.
 const INACTIVE: Duration = Duration::from_secs(60);
 
+/// How long a creation that nobody waits for any more may take to come to be.
+const LATE_CREATION: Duration = Duration::from_secs(2);
+
 /// What a consumer delivers.
 #[derive(Clone, Debug)]
 pub(super) struct Spec {
@@ -97,6 +100,8 @@ pub(super) struct OrderedConsumer {
     idle: u32,
     /// Messages that were waiting when it was created.
     pub(super) pending_at_start: u64,
+    /// Whether the server has said that it is there.
+    exists: bool,
     /// The server that has it; none where there is no cluster.
     server: Option<String>,
 }
@@ -167,11 +172,13 @@ impl OrderedConsumer {
             heartbeat: SHORT_HEARTBEAT,
             idle: 0,
             pending_at_start: 0,
+            exists: false,
             server: None,
         };
         // From here on the consumer may exist, so that dropping this future has to delete it: `consumer` does.
         Ok(link.api::<Created>(operation, &subject, &request, deadline).await?.map(|created| {
             consumer.pending_at_start = created.num_pending;
+            consumer.exists = true;
             consumer.server = created.cluster.and_then(|cluster| cluster.leader);
             consumer
         }))
@@ -340,10 +347,17 @@ impl Drop for OrderedConsumer {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let client = self.link.client().clone();
         let subject = format!("$JS.API.CONSUMER.DELETE.{}.{}", self.stream, self.name);
+        let exists = self.exists;
         runtime.spawn(async move {
             // Bounded, so that a client that is cut off does not gather these.
-            let publish = client.publish(subject, bytes::Bytes::new());
-            let _ = tokio::time::timeout(INACTIVE, publish).await;
+            let delete =
+                || tokio::time::timeout(INACTIVE, client.publish(subject.clone(), bytes::Bytes::new()));
+            let _ = delete().await;
+            if !exists {
+                // The server may come to the creation after this.
+                tokio::time::sleep(LATE_CREATION).await;
+                let _ = delete().await;
+            }
         });
     }
 }

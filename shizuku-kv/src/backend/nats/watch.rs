@@ -328,11 +328,9 @@ impl NatsWatch {
         self.caught_up = true;
         self.state_sync = None;
         self.from_state = false;
-        // Where there is one copy of the stream, everything up to the floor is known to be covered, also where the
-        // last message in scope is older: a cursor that is as new as can be. With several, the consumer may run on one
-        // that is a moment behind.
+        // Everything up to the floor is known to be covered, also where the last message in scope is older: a cursor that
+        // is as new as can be.
         if let Some((floor, time)) = self.floor
-            && self.core.bucket.replicas == 1
             && floor >= self.position
         {
             (self.position, self.as_of) = (floor, time);

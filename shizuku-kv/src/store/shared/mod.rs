@@ -17,6 +17,8 @@
 //! [`book`] holds who is fed by what: plain data behind one lock, without tasks. This file runs the tasks.
 
 mod book;
+#[cfg(test)]
+mod cases;
 mod mailbox;
 #[cfg(test)]
 mod model;

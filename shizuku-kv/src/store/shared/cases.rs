@@ -1,0 +1,240 @@
+//! What a hostile look at the book has found, one by one.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use super::book::{Book, Ended, FeedId, Interest, Opening, ReaderId};
+use super::mailbox::Mailbox;
+use crate::store::{
+    Deadline, Key, KvEntry, KvError, KvUpdate, VersionToken, WatchCursor, WatchLink, WatchScope,
+};
+
+#[derive(Default)]
+struct Table {
+    book: Book,
+    openings: Vec<Opening>,
+}
+
+fn key(number: usize) -> Key {
+    Key::new(format!("key.{number}")).unwrap()
+}
+
+fn cursor(incarnation: u8, position: u64) -> WatchCursor {
+    WatchCursor::new([incarnation; 16], position, SystemTime::UNIX_EPOCH)
+}
+
+fn gone() -> KvError {
+    KvError::StoreNotFound { store: "test".to_owned() }
+}
+
+impl Table {
+    fn join(&mut self, interest: Interest) -> (ReaderId, Arc<Mailbox>) {
+        let mailbox = Arc::new(Mailbox::new());
+        let deadline = Deadline::after(Duration::from_secs(5));
+        let id = self.book.join(interest, deadline, Arc::clone(&mailbox));
+        self.collect();
+        (id, mailbox)
+    }
+
+    fn join_key(&mut self, number: usize) -> (ReaderId, Arc<Mailbox>) {
+        self.join(Interest::Key(key(number)))
+    }
+
+    fn collect(&mut self) {
+        self.openings.extend(self.book.take_due().1);
+        self.book.check();
+    }
+
+    /// Opens the feed that has waited the longest, and gives its marker at a place.
+    fn catch_up(&mut self, incarnation: u8, position: u64) -> Opening {
+        let opening = self.openings.remove(0);
+        self.book.begin(opening.feed);
+        self.book.opened(opening.feed, WatchLink::Up, opening.from.is_some());
+        self.book.receive(opening.feed, KvUpdate::CaughtUp, cursor(incarnation, position));
+        self.collect();
+        opening
+    }
+
+    fn put(&mut self, feed: FeedId, number: usize, position: u64) {
+        let version = VersionToken::from_u64(position);
+        let entry = KvEntry::put(key(number), Bytes::from("value"), version, SystemTime::UNIX_EPOCH);
+        self.book.receive(feed, KvUpdate::Put(entry), cursor(1, position));
+        self.collect();
+    }
+
+    fn link(&mut self, feed: FeedId, is_up: bool) {
+        let link = if is_up { WatchLink::Up } else { WatchLink::down(SystemTime::UNIX_EPOCH, "away") };
+        self.book.relink(feed, &link);
+        self.collect();
+    }
+}
+
+/// The positions of the updates that have come, 0 for the marker; then the error, if one has come.
+fn read(mailbox: &Mailbox) -> (Vec<u64>, Option<KvError>) {
+    let mut positions = Vec::new();
+    loop {
+        match mailbox.poll_next(&Context::from_waker(Waker::noop())) {
+            Poll::Ready(Some(Ok((update, cursor)))) => {
+                positions.push(update.entry().map_or(0, |_| cursor.position()));
+            }
+            Poll::Ready(Some(Err(error))) => return (positions, Some(error)),
+            Poll::Ready(None) | Poll::Pending => return (positions, None),
+        }
+    }
+}
+
+#[test]
+fn nobody_is_moved_to_a_feed_that_hears_nothing() {
+    let mut table = Table::default();
+    let (_first, _) = table.join_key(1);
+    let old = table.catch_up(1, 10).feed;
+    // While one is down, it is not listened to.
+    table.link(old, false);
+    let (_second, mailbox) = table.join_key(1);
+    let new = table.catch_up(1, 20).feed;
+    assert!(table.book.has(new) && mailbox.link().borrow().is_up());
+    // One that goes down before the marker is not moved to either.
+    table.link(old, true);
+    let (_third, mailbox) = table.join_key(1);
+    let third = table.openings[0].feed;
+    for feed in [old, new] {
+        table.link(feed, false);
+    }
+    table.catch_up(1, 30);
+    assert!(table.book.has(third) && mailbox.link().borrow().is_up());
+    table.put(third, 1, 40);
+    assert_eq!(read(&mailbox).0, [0, 40]);
+}
+
+#[test]
+fn an_opening_that_hangs_holds_up_nobody_else() {
+    let mut table = Table::default();
+    let readers: Vec<_> = (0..20).map(|number| table.join_key(number % 10)).collect();
+    // Two for each of ten keys would be twenty.
+    assert_eq!(table.openings.len(), 16);
+    let hanging = table.openings.remove(0);
+    while !table.openings.is_empty() {
+        table.catch_up(1, 10);
+    }
+    let served = readers.iter().filter(|(_, mailbox)| read(mailbox).0 == [0]).count();
+    assert_eq!(served, 19);
+    assert!(table.book.has(hanging.feed));
+}
+
+#[test]
+fn while_feeds_cannot_be_opened_one_is_tried_for_all_who_wait() {
+    let mut table = Table::default();
+    let (_, first) = table.join_key(0);
+    let opening = table.openings.remove(0);
+    table.book.begin(opening.feed);
+    assert_eq!(table.book.end(opening.feed, &gone()), Ended::Trouble);
+    assert!(matches!(read(&first).1, Some(KvError::StoreNotFound { .. })));
+    let (_, second) = table.join_key(1);
+    let waiting: Vec<_> = (2..5).map(|number| table.join_key(number).1).collect();
+    assert_eq!(table.openings.len(), 1);
+    let probe = table.openings.remove(0);
+    assert!(probe.later);
+    table.book.begin(probe.feed);
+    // Who comes after the probe began cannot be told by it.
+    let (_, late) = table.join_key(5);
+    assert_eq!(table.book.end(probe.feed, &gone()), Ended::Nothing);
+    table.collect();
+    assert!(read(&second).1.is_some() && waiting.iter().all(|mailbox| read(mailbox).1.is_some()));
+    assert!(read(&late).1.is_none());
+    table.catch_up(1, 10);
+    assert_eq!(read(&late).0, [0]);
+    // It works again: for all at once.
+    for number in 6..10 {
+        table.join_key(number);
+    }
+    assert_eq!(table.openings.len(), 4);
+}
+
+#[test]
+fn who_has_the_time_waits_for_another_feed() {
+    let mut table = Table::default();
+    let (_, mailbox) = table.join_key(0);
+    let opening = table.openings.remove(0);
+    let error = KvError::Unavailable { operation: "watch", reason: String::new(), source: None };
+    table.book.end(opening.feed, &error);
+    table.collect();
+    table.catch_up(1, 10);
+    let (positions, error) = read(&mailbox);
+    assert_eq!((positions.as_slice(), error.is_none()), ([0].as_slice(), true));
+}
+
+#[test]
+fn a_replacement_goes_on_from_the_first_place_and_is_not_tried_again_for_an_earlier_store() {
+    let mut table = Table::default();
+    let mut feeds = Vec::new();
+    for number in 0..4 {
+        table.join_key(number);
+        feeds.push(table.catch_up(1, 10 + number as u64).feed);
+    }
+    // The fifth is of the store that was made again: there is nothing to replace.
+    table.join_key(4);
+    let other = table.catch_up(2, 1).feed;
+    assert!(table.openings.is_empty());
+    // Four more of that one are, and only they.
+    let mut readers = Vec::new();
+    for number in 5..9 {
+        readers.push(table.join_key(number).1);
+        table.catch_up(2, number as u64);
+    }
+    let replacement = table.catch_up(2, 9);
+    assert_eq!(replacement.from.map(|from| (from.incarnation()[0], from.position())), Some((2, 1)));
+    assert!(feeds.iter().all(|feed| table.book.has(*feed)) && !table.book.has(other));
+    assert!(table.openings.is_empty());
+    assert!(readers.iter().all(|mailbox| read(mailbox).0 == [0]));
+}
+
+#[test]
+fn feeds_of_a_scope_that_missed_their_moment_become_one_when_they_are_back() {
+    let mut table = Table::default();
+    let scope = || Interest::Scope(WatchScope::prefix("key."));
+    let (_, first) = table.join(scope());
+    let old = table.catch_up(1, 10).feed;
+    table.link(old, false);
+    let (_, second) = table.join(scope());
+    let new = table.catch_up(1, 20).feed;
+    assert!(table.book.has(old) && table.book.has(new));
+    table.link(old, true);
+    assert!(table.book.has(old) && !table.book.has(new), "the one that is behind stays");
+    table.put(old, 1, 15);
+    table.put(old, 1, 25);
+    assert_eq!((read(&first).0, read(&second).0), (vec![0, 25], vec![0, 25]));
+}
+
+#[test]
+fn what_a_state_has_not_is_left_to_the_feed_that_told_of_it() {
+    let mut table = Table::default();
+    let readers: Vec<_> = (0..5).map(|number| table.join_key(number).1).collect();
+    for number in 0..5 {
+        let opening = table.openings.remove(0);
+        table.book.opened(opening.feed, WatchLink::Up, false);
+        table.put(opening.feed, number, 1 + number as u64);
+        table.book.receive(opening.feed, KvUpdate::CaughtUp, cursor(1, 1 + number as u64));
+        table.collect();
+    }
+    // The replacement cannot go on from a cursor, and in its state key 0 is not there.
+    let replacement = table.openings.remove(0);
+    table.book.opened(replacement.feed, WatchLink::Up, false);
+    for number in 1..5 {
+        table.put(replacement.feed, number, 1 + number as u64);
+    }
+    table.book.receive(replacement.feed, KvUpdate::CaughtUp, cursor(1, 9));
+    table.collect();
+    let ended = readers.iter().filter(|mailbox| read(mailbox).1.is_some()).count();
+    assert_eq!((ended, table.openings.len()), (0, 0));
+    // Its own feed is still there for it, and is not chosen again.
+    for number in 10..14 {
+        table.join_key(number);
+        table.catch_up(1, 10);
+    }
+    let again =
+        table.openings.iter().map(|opening| opening.from.map(|from| from.position())).collect::<Vec<_>>();
+    assert_eq!(again, [Some(9)]);
+}
