@@ -326,7 +326,7 @@ impl Storm {
 /// value has everything, and the client has no more memory than before. When they are dropped nothing is left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_restarts_leaves_nothing_behind() {
-    let restarts = if std::env::var_os("SHIZUKU_LONG").is_some() { 50 } else { 20 };
+    let restarts = if std::env::var_os("SHIZUKU_LONG").is_some() { 250 } else { 20 };
     let server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
     let store = connection.store("storm").await.unwrap();

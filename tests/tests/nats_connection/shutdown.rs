@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shizuku_kv::{Connection, KvError, WatchScope, connect, nats_connect};
-use shizuku_kv_tests::{NatsServer, eventually, unique};
+use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
 use tokio::task::JoinSet;
 
 use super::{SHORT, caught_up, config, operations, within};
@@ -149,4 +149,19 @@ async fn a_shutdown_that_cannot_flush_says_so_and_closes_all_the_same() {
         assert!(matches!(error, KvError::Closed { .. }), "{what}: {error:?}");
     }
     within(SHORT, "a second shutdown", connection.shutdown()).await.unwrap();
+}
+
+/// What hands out the answers must not keep the connection.
+#[tokio::test]
+async fn a_connection_that_is_dropped_ends() {
+    let server = NatsServer::start();
+    let proxy = TcpProxy::start(server.port()).await;
+    let connection = connect(&proxy.url()).await.unwrap();
+    let store = connection.store("b").await.unwrap();
+    store.put("key", "value").await.unwrap();
+    assert_eq!(proxy.connections(), 1);
+    drop(connection);
+    assert!(store.get("key").await.unwrap().is_some());
+    drop(store);
+    eventually("the connection is gone", async || proxy.connections() == 0).await;
 }

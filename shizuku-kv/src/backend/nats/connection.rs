@@ -22,8 +22,10 @@ const OPERATION: &str = "connect";
 /// The oldest server that works: an older one answers in ways that the client library cannot read.
 const OLDEST_SERVER: &str = "2.10";
 
-/// The inbound channel of one subscription, in messages. A watch asks for far fewer at a time, so it never fills.
-const SUBSCRIPTION_CAPACITY: usize = 16 * 1024;
+/// The inbound channel of one subscription, in messages; what does not fit is lost. A watch asks for far fewer at a time.
+/// The answers to all requests share one: as many callers would have to wait at the same moment. Room that is not used
+/// costs nothing.
+const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
 
 /// A connection to NATS, whose stores are JetStream key-value buckets.
 ///
@@ -91,8 +93,12 @@ async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
         return Err(KvError::ServerTooOld { found: version, needed: OLDEST_SERVER });
     }
     tracing::debug!(%version, "connected to NATS");
-    let link = Arc::new(Link::new(client, events));
-    Ok(NatsConnection { link, config: Arc::new(config) })
+    let link = Link::open(client, events).await.map_err(|error| KvError::Unavailable {
+        operation: OPERATION,
+        reason: "the connection ended at once".to_owned(),
+        source: Some(Arc::new(error)),
+    })?;
+    Ok(NatsConnection { link: Arc::new(link), config: Arc::new(config) })
 }
 
 /// Checks one server's address.
@@ -312,7 +318,7 @@ impl Connection for NatsConnection {
             let flushed = if self.link.is_connected() {
                 let flush = async {
                     // Writes that are on their way get their acknowledgements first.
-                    self.link.jetstream().wait_for_acks().await;
+                    self.link.requests().writes_are_over().await;
                     client.flush().await.map_err(|e| flush_error(operation, e))
                 };
                 deadline.bound(operation, None, flush).await

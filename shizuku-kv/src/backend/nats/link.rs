@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::client::RequestErrorKind;
 use async_nats::connection::State;
-use async_nats::jetstream;
-use async_nats::{Client, Event, Message, Request, ServerError};
+use async_nats::{Client, Event, Message, ServerError, StatusCode, SubscribeError};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::requests::Requests;
 use crate::store::{Deadline, ErrorSource, KvError, KvResult};
 
 /// How often the state of the client is looked at beside its events, one of which can get lost when many come at once.
@@ -138,33 +137,31 @@ pub(super) enum Answer {
 #[derive(Debug)]
 pub(super) struct Link {
     client: Client,
-    jetstream: jetstream::Context,
+    requests: Requests,
     events: LinkEvents,
     operation_prefix: u64,
     operations: AtomicU64,
 }
 
 impl Link {
-    pub(super) fn new(client: Client, events: LinkEvents) -> Self {
-        let mut jetstream = jetstream::new(client.clone());
-        // Deadlines are held here; the client's own must not come first.
-        jetstream.set_timeout(Duration::from_secs(86_400));
-        Self {
+    pub(super) async fn open(client: Client, events: LinkEvents) -> Result<Self, SubscribeError> {
+        let requests = Requests::open(&client).await?;
+        Ok(Self {
             client,
-            jetstream,
+            requests,
             events,
             // The standard library's hasher is keyed by the operating system's randomness.
             operation_prefix: RandomState::new().hash_one(std::process::id()),
             operations: AtomicU64::new(0),
-        }
+        })
     }
 
     pub(super) fn client(&self) -> &Client {
         &self.client
     }
 
-    pub(super) fn jetstream(&self) -> &jetstream::Context {
-        &self.jetstream
+    pub(super) fn requests(&self) -> &Requests {
+        &self.requests
     }
 
     /// Waits until the connection is shut down.
@@ -180,7 +177,9 @@ impl Link {
 
     /// Ends what is still on its way.
     pub(super) fn close(&self) {
+        // In this order, so that whoever finds that no answer will come also finds why.
         self.events.0.send_modify(|state| state.closed = true);
+        self.requests.end();
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -271,22 +270,23 @@ impl Link {
     ) -> KvResult<Answer> {
         loop {
             let mark = self.up(operation, deadline).await?;
-            let request = Request::new().payload(payload.clone()).timeout(None);
+            let ask = async {
+                match self.requests.ask(subject.to_owned(), payload.clone()).await {
+                    Ok(waiting) => Ok(waiting.await),
+                    Err(error) => Err(error),
+                }
+            };
             tokio::select! {
                 biased;
-                answer = self.client.send_request(subject.to_owned(), request) => {
-                    return match answer {
-                        Ok(message) => Ok(Answer::Message(message)),
-                        Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-                            Ok(Answer::NobodyThere)
-                        }
-                        Err(_) if self.is_closed() => Err(KvError::Closed { operation }),
-                        Err(error) => Err(KvError::Unavailable {
-                            operation,
-                            reason: "the request could not be sent".to_owned(),
-                            source: Some(Arc::new(error) as ErrorSource),
-                        }),
+                answer = ask => {
+                    let (reason, source) = match answer {
+                        Ok(Some(message)) if has_no_responders(&message) => return Ok(Answer::NobodyThere),
+                        Ok(Some(message)) => return Ok(Answer::Message(message)),
+                        _ if self.is_closed() => return Err(KvError::Closed { operation }),
+                        Ok(None) => ("the connection ended before the answer came", None),
+                        Err(error) => ("the request could not be sent", Some(Arc::new(error) as ErrorSource)),
                     };
+                    return Err(KvError::Unavailable { operation, reason: reason.to_owned(), source });
                 }
                 interruption = self.interrupted(mark, subject) => {
                     if let Interruption::Refused(text) = interruption {
@@ -337,6 +337,11 @@ impl Link {
             }),
         }
     }
+}
+
+/// Whether the server says that nobody listens on the subject of a request.
+pub(super) fn has_no_responders(answer: &Message) -> bool {
+    answer.status == Some(StatusCode::NO_RESPONDERS)
 }
 
 /// Major and minor version; zeros for what is none.

@@ -1,6 +1,6 @@
 //! The NATS JetStream backend: a store is a bucket in the layout of ADR-8, shared with every other NATS client.
 //!
-//! async-nats carries the bytes: connecting, authenticating, reconnecting, requests. What the contract needs beyond
+//! async-nats carries the bytes: connecting, authenticating, reconnecting, subscriptions. What the contract needs beyond
 //! that is here:
 //!
 //! | file | idea |
@@ -9,6 +9,7 @@
 //! | `url` | the same, read from a URL |
 //! | `connection` | the public connection: opening, health, shutdown |
 //! | `link` | requests that end: deadlines, reconnection, the server's errors |
+//! | `requests` | who waits for which answer, for as long as it is waited for |
 //! | `wire` | subjects, headers and messages, as pure functions |
 //! | `bucket` | a store's configuration as a stream's, and back |
 //! | `store` | reading |
@@ -27,6 +28,7 @@ mod consumer;
 mod fate;
 mod leader;
 mod link;
+mod requests;
 mod scan;
 mod state;
 mod store;

@@ -5,21 +5,18 @@
 //! still have happened (see [`decide`]). A message id for the server's own duplicate detection would not do: a repeated
 //! compare-and-swap is refused for its sequence before it is recognised as a duplicate.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::publish::PublishAck;
+use async_nats::client::PublishErrorKind;
+use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
-use futures_util::FutureExt;
-use futures_util::future::Fuse;
-
+use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::fate::{Evidence, Expect, Fate, decide};
-use super::link::{Interruption, Mark};
+use super::link::{ApiError, Interruption, Mark, has_no_responders};
+use super::requests::Waiting;
 use super::store::{StoreCore, pause};
 use super::wire::{EXPECTED_SEQUENCE, KV_OPERATION, OPERATION_ID, ROLLUP, StreamMessage, TTL};
 use crate::store::backoff;
@@ -119,9 +116,6 @@ impl Write {
     }
 }
 
-/// Fused, since it is listened to again while a write is searched for.
-type Acknowledgement = Fuse<Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>>;
-
 /// A write on its way.
 pub(super) struct Sent {
     write: Write,
@@ -131,7 +125,8 @@ pub(super) struct Sent {
     repeated: bool,
     mark: Mark,
     subject: String,
-    acknowledgement: Acknowledgement,
+    /// It is listened to again while the write is searched for.
+    acknowledgement: Waiting,
 }
 
 /// What the server said to one copy of a write.
@@ -168,18 +163,18 @@ impl StoreCore {
         subject: &str,
         id: &str,
         deadline: Deadline,
-    ) -> KvResult<(Mark, Acknowledgement)> {
+    ) -> KvResult<(Mark, Waiting)> {
         let operation = write.operation;
         // Not while disconnected: the client would keep the message and send it whenever it is back, even after the
         // deadline.
         let mark = self.link.up(operation, deadline).await?;
-        let publish = self.link.jetstream().publish_with_headers(
+        let publish = self.link.requests().write(
             subject.to_owned(),
             write.headers(self.bucket.has_operation_ids().then_some(id)),
             write.value.clone(),
         );
         match tokio::time::timeout_at(deadline.instant(), publish).await {
-            Ok(Ok(acknowledgement)) => Ok((mark, acknowledgement.into_future().fuse())),
+            Ok(Ok(acknowledgement)) => Ok((mark, acknowledgement)),
             Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 Err(self.too_large(write))
             }
@@ -268,28 +263,20 @@ impl StoreCore {
         }
     }
 
-    fn verdict(&self, write: &Write, answer: Result<PublishAck, PublishError>) -> Verdict {
-        use std::error::Error as _;
-
-        let error = match answer {
-            Ok(ack) => return Verdict::Taken(ack.sequence),
-            Err(error) => error,
+    fn verdict(&self, write: &Write, answer: Option<Message>) -> Verdict {
+        let ApiError { code, err_code, description } = match answer {
+            None => return Verdict::Silence(None),
+            Some(message) if has_no_responders(&message) => return Verdict::NobodyThere,
+            Some(message) => match acknowledged(&message) {
+                Ok(Ok(sequence)) => return Verdict::Taken(sequence),
+                Ok(Err(error)) => error,
+                Err(malformed) => return Verdict::Silence(Some(Arc::new(malformed))),
+            },
         };
-        match error.kind() {
-            PublishErrorKind::StreamNotFound => return Verdict::NobodyThere,
-            PublishErrorKind::WrongLastSequence => {}
-            PublishErrorKind::Other => {}
-            _ => return Verdict::Silence(Some(Arc::new(error))),
-        }
-        let api = error.source().and_then(|s| s.downcast_ref::<async_nats::jetstream::Error>());
-        let Some(api) = api else {
-            return Verdict::Silence(Some(Arc::new(error)));
-        };
-        let description = api.to_string();
-        let reason = format!("the server answered {description}");
+        let reason = format!("the server answered {code}: {description} ({err_code})");
         let (operation, store) = (write.operation, self.bucket.name.clone());
         // The codes are those of the server's errors.json.
-        match api.error_code().0 {
+        match err_code {
             // The newest sequence stands at the end of "wrong last sequence: N".
             10071 | 10164 => Verdict::Conflict(newest_in(&description)),
             10054 => Verdict::Refused(match self.too_large(write) {
@@ -309,7 +296,7 @@ impl StoreCore {
                 store,
                 limit: format!("the server or account has no room ({description})"),
             }),
-            _ => match api.code() {
+            _ => match code {
                 503 => Verdict::Refused(KvError::Unavailable { operation, reason, source: None }),
                 _ => Verdict::Refused(KvError::Backend { operation, reason, source: None }),
             },
@@ -324,7 +311,7 @@ impl StoreCore {
         tokio::select! {
             biased;
             // Only good news are final: a refusal may be about one copy of several.
-            Ok(ack) = acknowledgement => Fate::Landed(ack.sequence),
+            Some(sequence) = taken(acknowledgement) => Fate::Landed(sequence),
             fate = &mut search => fate.unwrap_or(Fate::Unknown),
         }
     }
@@ -398,6 +385,28 @@ impl StoreCore {
             write = try_this;
         }
     }
+}
+
+/// What the server answered to a write: the sequence under which it was taken, or why it was not.
+fn acknowledged(message: &Message) -> Result<Result<u64, ApiError>, serde_json::Error> {
+    // Not an enum of the two, which would be read twice. Beside an error there may be a sequence of 0.
+    #[derive(Deserialize)]
+    struct Acknowledgement {
+        error: Option<ApiError>,
+        seq: Option<u64>,
+    }
+    let Acknowledgement { error, seq } = serde_json::from_slice(&message.payload)?;
+    match (error, seq) {
+        (Some(error), _) => Ok(Err(error)),
+        (None, Some(sequence)) => Ok(Ok(sequence)),
+        (None, None) => Err(serde::de::Error::missing_field("seq")),
+    }
+}
+
+/// The sequence under which a write was taken, where the server says so.
+async fn taken(acknowledgement: &mut Waiting) -> Option<u64> {
+    let message = acknowledgement.await.filter(|message| !has_no_responders(message))?;
+    acknowledged(&message).ok()?.ok()
 }
 
 /// The sequence at the end of a message like "wrong last sequence: 7".

@@ -1,0 +1,304 @@
+//! Requests that leave nothing behind: who waits for an answer stands in a table of ours until it comes or is given up.
+//!
+//! async-nats keeps the sender and the token of its own requests until they are answered (nats.rs #1617). One that is
+//! given up because the link was lost is never answered, and would stay as long as the connection. So the answers come
+//! to one subscription here, a task hands each to who waits for it, and the entry goes with the future that waits.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use async_nats::client::PublishError;
+use async_nats::{Client, HeaderMap, Message, SubscribeError, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::AbortHandle;
+
+/// Writes of a connection on their way at a time. Others wait for their turn, so that a flood of them does not overrun
+/// the server, which drops what it cannot queue.
+const WRITES_IN_FLIGHT: u32 = 5000;
+
+/// The requests of one client.
+#[derive(Debug)]
+pub(super) struct Requests {
+    client: Client,
+    /// Where the answers come to, up to the number of the request.
+    inbox: String,
+    table: Arc<Table>,
+    writes: Arc<Semaphore>,
+    router: AbortHandle,
+}
+
+impl Requests {
+    /// Subscribes to the answers. The task that hands them out runs on this runtime, as the client's own do: where it
+    /// ends, so does the client.
+    pub(super) async fn open(client: &Client) -> Result<Self, SubscribeError> {
+        let inbox = client.new_inbox() + ".";
+        let answers = client.subscribe(format!("{inbox}*")).await?;
+        let table = Arc::<Table>::default();
+        let router = tokio::spawn(route(answers, EndOnDrop(Arc::clone(&table)))).abort_handle();
+        let writes = Arc::new(Semaphore::new(WRITES_IN_FLIGHT as usize));
+        Ok(Self { client: client.clone(), inbox, table, writes, router })
+    }
+
+    /// Sends a request.
+    pub(super) async fn ask(&self, subject: String, payload: Bytes) -> Result<Waiting, PublishError> {
+        let waiting = self.table.enter(None);
+        self.client.publish_with_reply(subject, self.reply_to(&waiting), payload).await?;
+        Ok(waiting)
+    }
+
+    /// Sends a write when it is its turn. One that is sent after another also arrives after it.
+    pub(super) async fn write(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<Waiting, PublishError> {
+        // The semaphore is never closed, so waiting does not fail.
+        let turn = Arc::clone(&self.writes).acquire_owned().await.ok();
+        let waiting = self.table.enter(turn);
+        let reply = self.reply_to(&waiting);
+        self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await?;
+        Ok(waiting)
+    }
+
+    fn reply_to(&self, waiting: &Waiting) -> String {
+        format!("{}{}", self.inbox, waiting.number)
+    }
+
+    /// Waits until every write is answered or given up.
+    pub(super) async fn writes_are_over(&self) {
+        // The semaphore is never closed, so waiting does not fail.
+        let _ = self.writes.acquire_many(WRITES_IN_FLIGHT).await;
+    }
+
+    /// Fails all that wait and all that will, and ends the subscription.
+    pub(super) fn end(&self) {
+        self.router.abort();
+        self.table.end();
+    }
+}
+
+/// The subscription keeps the client alive, so that the task has to end first.
+impl Drop for Requests {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Hands out the answers until there will be no more.
+async fn route(mut answers: Subscriber, table: EndOnDrop) {
+    while let Some(message) = answers.next().await {
+        table.0.answer(message);
+    }
+}
+
+/// Also where the task is dropped with its runtime.
+struct EndOnDrop(Arc<Table>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// Those who wait for an answer.
+#[derive(Debug, Default)]
+struct Table(Mutex<Entries>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// No answer will come any more.
+    ended: bool,
+    /// Of the next request. None is given twice, so that a late answer never goes to another.
+    number: u64,
+    waiting: HashMap<u64, Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    answer: oneshot::Sender<Message>,
+    /// Given back as soon as the answer is there, whether or not somebody looks at it.
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+// Nothing of an entry is dropped or woken under the lock: that can run code of others.
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(self: &Arc<Self>, turn: Option<OwnedSemaphorePermit>) -> Waiting {
+        let (answer, receiver) = oneshot::channel();
+        let waiter = Waiter { answer, turn };
+        let mut entries = self.lock();
+        let number = entries.number;
+        entries.number += 1;
+        if !entries.ended {
+            entries.waiting.insert(number, waiter);
+        }
+        drop(entries);
+        Waiting { table: Arc::clone(self), number, answer: Some(receiver) }
+    }
+
+    /// The one who waits under the last token of the subject gets the message; where it was given up, nobody does.
+    fn answer(&self, message: Message) {
+        let number = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
+        let waiter = number.and_then(|number: u64| self.lock().waiting.remove(&number));
+        if let Some(Waiter { answer, turn }) = waiter {
+            let _ = answer.send(message);
+            // Not before: who waits for all turns relies on the answers being there.
+            drop(turn);
+        }
+    }
+
+    fn forget(&self, number: u64) {
+        let waiter = self.lock().waiting.remove(&number);
+        drop(waiter);
+    }
+
+    fn end(&self) {
+        let mut entries = self.lock();
+        entries.ended = true;
+        let waiting = std::mem::take(&mut entries.waiting);
+        drop(entries);
+        drop(waiting);
+    }
+}
+
+/// Waits for the answer to a request that was sent; none where no answer will come. May be polled again after that, and
+/// then waits for ever. Dropping it gives the request up.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    table: Arc<Table>,
+    number: u64,
+    /// There as long as the request is not over.
+    answer: Option<oneshot::Receiver<Message>>,
+}
+
+impl Future for Waiting {
+    type Output = Option<Message>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(receiver) = &mut self.answer else { return Poll::Pending };
+        let answer = ready!(Pin::new(receiver).poll(cx));
+        // Whoever sent it, or dropped the sender, has taken the entry out.
+        self.answer = None;
+        Poll::Ready(answer.ok())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.answer.is_some() {
+            self.table.forget(self.number);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test reports by panicking")]
+mod tests {
+    use futures_util::FutureExt;
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    fn answer_to(number: u64) -> Message {
+        Message {
+            subject: format!("_INBOX.x.{number}").into(),
+            reply: None,
+            payload: Bytes::from_static(b"answer"),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        }
+    }
+
+    fn len(table: &Table) -> usize {
+        table.lock().waiting.len()
+    }
+
+    #[tokio::test]
+    async fn each_answer_goes_to_its_request() {
+        let table = Arc::<Table>::default();
+        let waiting: Vec<_> = (0..100).map(|_| table.enter(None)).collect();
+        for number in (0..100).rev() {
+            table.answer(answer_to(number));
+        }
+        assert_eq!(len(&table), 0);
+        for (number, answer) in join_all(waiting).await.into_iter().enumerate() {
+            assert_eq!(answer.unwrap().subject.as_str(), format!("_INBOX.x.{number}"));
+        }
+    }
+
+    #[test]
+    fn an_answer_is_not_copied() {
+        let table = Arc::<Table>::default();
+        let waiting = table.enter(None);
+        let payload = Bytes::from(vec![7; 1 << 20]);
+        table.answer(Message { payload: payload.clone(), ..answer_to(0) });
+        let answer = waiting.now_or_never().flatten().unwrap();
+        assert_eq!(answer.payload.as_ptr(), payload.as_ptr());
+    }
+
+    #[test]
+    fn requests_that_are_given_up_leave_nothing_behind() {
+        let table = Arc::<Table>::default();
+        for _ in 0..10_000 {
+            let mut waiting = table.enter(None);
+            assert!((&mut waiting).now_or_never().is_none());
+            assert_eq!(len(&table), 1);
+            let number = waiting.number;
+            drop(waiting);
+            assert_eq!(len(&table), 0);
+            // It comes too late.
+            table.answer(answer_to(number));
+        }
+        assert_eq!(Arc::strong_count(&table), 1);
+    }
+
+    #[test]
+    fn what_is_no_answer_is_ignored() {
+        let table = Arc::<Table>::default();
+        let mut waiting = table.enter(None);
+        for subject in ["_INBOX.x.1", "_INBOX.x.", "_INBOX.x.zero", "_INBOX.x.99999999999999999999999"] {
+            table.answer(Message { subject: subject.into(), ..answer_to(0) });
+        }
+        assert!((&mut waiting).now_or_never().is_none());
+        table.answer(answer_to(0));
+        assert!((&mut waiting).now_or_never().flatten().is_some());
+        // Whoever asks once more waits for ever.
+        table.answer(answer_to(0));
+        assert!((&mut waiting).now_or_never().is_none());
+    }
+
+    #[test]
+    fn the_end_fails_those_who_wait_and_those_who_come_later() {
+        let table = Arc::<Table>::default();
+        let (answered, early) = (table.enter(None), table.enter(None));
+        table.answer(answer_to(0));
+        drop(EndOnDrop(Arc::clone(&table)));
+        assert!(answered.now_or_never().flatten().is_some());
+        assert!(matches!(early.now_or_never(), Some(None)));
+        assert!(matches!(table.enter(None).now_or_never(), Some(None)));
+        assert_eq!(len(&table), 0);
+    }
+
+    #[test]
+    fn a_turn_ends_with_the_answer_or_with_the_request() {
+        let (table, turns) = (Arc::<Table>::default(), Arc::new(Semaphore::new(2)));
+        let turn = || Arc::clone(&turns).try_acquire_owned().ok();
+        let (answered, given_up) = (table.enter(turn()), table.enter(turn()));
+        assert!(turn().is_none());
+        table.answer(answer_to(0));
+        assert_eq!(turns.available_permits(), 1);
+        drop(given_up);
+        assert_eq!(turns.available_permits(), 2);
+        assert!(answered.now_or_never().flatten().is_some());
+    }
+}

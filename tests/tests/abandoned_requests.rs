@@ -1,0 +1,80 @@
+//! Requests that are never answered, and callers who stop waiting. In a process of its own, whose allocator counts what
+//! the client holds.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use peak_alloc::PeakAlloc;
+use shizuku_kv::{Connection, KvError, Store, connect};
+use shizuku_kv_tests::{NatsServer, TcpProxy, eventually};
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+/// Operations of one round, all at the same time.
+const OPERATIONS: usize = 1000;
+
+const ROUNDS: usize = 12;
+
+/// What the process has allocated once it does nothing: the least, as soon as it has not been less for a while.
+async fn allocated() -> usize {
+    let (mut least, mut same) = (usize::MAX, 0);
+    while same < 100 {
+        let now = MEMORY.current_usage();
+        same = if now < least { 0 } else { same + 1 };
+        least = least.min(now);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    least
+}
+
+/// Operations on a connection that is silent and then breaks. A third ends by the deadline, a third is dropped before, and
+/// of the writes each has asked what became of it, too.
+async fn give_up(store: &Store, proxy: &TcpProxy) {
+    proxy.stall();
+    let impatient = store.with_deadline(Duration::from_millis(300));
+    let operations = (0..OPERATIONS).map(async |number| match number % 3 {
+        0 => {
+            let got = impatient.get("key").await;
+            assert!(matches!(got, Err(KvError::Timeout { .. })), "{got:?}");
+        }
+        1 => {
+            let dropped = tokio::time::timeout(Duration::from_millis(100), store.get("key")).await;
+            assert!(dropped.is_err(), "{dropped:?}");
+        }
+        _ => {
+            let put = impatient.put("key", "value").await;
+            assert!(matches!(put, Err(KvError::OutcomeUnknown { .. })), "{put:?}");
+        }
+    });
+    join_all(operations).await;
+    // What is kept back is lost, so that no answer comes late either.
+    proxy.cut();
+    proxy.flow();
+    eventually("it is connected again", async || impatient.get("key").await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn requests_that_are_given_up_leave_nothing_behind() {
+    let server = NatsServer::start();
+    let proxy = TcpProxy::start(server.port()).await;
+    let connection = connect(&proxy.url()).await.unwrap();
+    let store = connection.store("b").await.unwrap();
+    store.put("key", "value").await.unwrap();
+    // What is made once is there in both measurements.
+    give_up(&store, &proxy).await;
+    let before = allocated().await;
+    for _ in 0..ROUNDS {
+        give_up(&store, &proxy).await;
+    }
+    let after = allocated().await;
+    let given_up = ROUNDS * OPERATIONS;
+    println!("before {before} bytes, after {given_up} operations that were given up {after}");
+    assert!(after < before + given_up * 8, "before {before}, after {after}: {given_up} operations");
+
+    connection.shutdown().await.unwrap();
+    drop((store, connection));
+    eventually("the connection is gone", async || proxy.connections() == 0).await;
+}
