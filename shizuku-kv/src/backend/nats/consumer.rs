@@ -365,8 +365,22 @@ impl Drop for OrderedConsumer {
 /// With more prefixes or keys than this it costs less to filter here than to have the server compare with each.
 const MOST_FILTERS: usize = 64;
 
+/// What a server can count for a consumer with several filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counting {
+    Right,
+    /// Before 2.11 what is waiting is counted wrong where one filter is another and more tokens.
+    NotParents,
+}
+
+impl Counting {
+    pub(super) fn of(link: &Link) -> Self {
+        if link.server_is_at_least(2, 11) { Self::Right } else { Self::NotParents }
+    }
+}
+
 /// The subjects that cover a scope, for the server to filter: not overlapping, and never less than the scope.
-pub(super) fn filters(bucket: &str, scope: &WatchScope) -> Vec<String> {
+pub(super) fn filters(bucket: &str, scope: &WatchScope, server: Counting) -> Vec<String> {
     let prefix = subject_prefix(bucket);
     let everything = || vec![format!("{prefix}>")];
     // The part of a string prefix up to its last dot is whole tokens, which the server can match.
@@ -383,7 +397,11 @@ pub(super) fn filters(bucket: &str, scope: &WatchScope) -> Vec<String> {
             let mut subjects: Vec<_> = keys.iter().map(|key| format!("{prefix}{key}")).collect();
             subjects.sort();
             subjects.dedup();
-            subjects
+            let is_child = |parent: &String, child: &String| {
+                child.strip_prefix(parent.as_str()).is_some_and(|rest| rest.starts_with('.'))
+            };
+            let parents = subjects.iter().any(|one| subjects.iter().any(|other| is_child(one, other)));
+            if parents && server == Counting::NotParents { everything() } else { subjects }
         }
         WatchScope::Prefix(key_prefix) => covering(key_prefix).map_or_else(everything, |one| vec![one]),
         WatchScope::Prefixes(prefixes) => {
@@ -418,11 +436,13 @@ fn send_error(operation: &'static str, error: async_nats::SubscribeError) -> KvE
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
     use super::*;
 
     #[test]
     fn filters_cover_the_scope() {
+        let filters = |bucket: &str, scope: &WatchScope| filters(bucket, scope, Counting::Right);
         let prefix = |p: &str| filters("b", &WatchScope::prefix(p));
         assert_eq!(filters("b", &WatchScope::All), ["$KV.b.>"]);
         assert_eq!(prefix(""), ["$KV.b.>"]);
@@ -437,6 +457,11 @@ mod tests {
         let keys = |keys: &[&str]| filters("b", &WatchScope::keys(keys.iter().copied()).unwrap());
         assert_eq!(keys(&["a.b", "a", "a.b"]), ["$KV.b.a", "$KV.b.a.b"]);
         assert_eq!(keys(&[]), ["$KV.b.>"]);
+        let old = |keys: &[&str]| {
+            super::filters("b", &WatchScope::keys(keys.iter().copied()).unwrap(), Counting::NotParents)
+        };
+        assert_eq!(old(&["a.b", "a-b", "a.bc"]), ["$KV.b.a-b", "$KV.b.a.b", "$KV.b.a.bc"]);
+        assert_eq!(old(&["a.b.c", "a-b", "a.b"]), ["$KV.b.>"]);
         let prefixes = |p: &[&str]| filters("b", &WatchScope::prefixes(p.iter().copied()));
         assert_eq!(prefixes(&["a.b.", "a.", "c.x"]), ["$KV.b.a.>", "$KV.b.c.>"]);
         assert_eq!(prefixes(&["a.", "b"]), ["$KV.b.>"]);

@@ -7,7 +7,7 @@ use backon::ExponentialBackoff;
 use futures_util::{StreamExt, stream};
 
 use super::bucket;
-use super::consumer::{Delivery, OrderedConsumer, Spec, Start, filters};
+use super::consumer::{Counting, Delivery, OrderedConsumer, Spec, Start, filters};
 use super::leader::Lag;
 use super::state::{Completion, StateSync};
 use super::store::{StoreCore, pause};
@@ -67,7 +67,7 @@ impl Scan {
     ) -> Self {
         let spec = Spec {
             stream: core.bucket.stream.clone(),
-            filters: filters(&core.bucket.name, &scope),
+            filters: filters(&core.bucket.name, &scope, Counting::of(&core.link)),
             start: Start::LastPerSubject,
             headers_only,
         };

@@ -12,7 +12,7 @@ use futures_util::stream;
 use tokio::time::Instant;
 
 use super::bucket::{self, StreamInfo};
-use super::consumer::{Delivery, HEARTBEAT, OrderedConsumer, Spec, Start, filters};
+use super::consumer::{Counting, Delivery, HEARTBEAT, OrderedConsumer, Spec, Start, filters};
 use super::state::{Completion, StateSync};
 use super::store::{NatsStore, StoreCore};
 use super::wire::{Place, delivered};
@@ -122,7 +122,7 @@ impl Moment {
 impl NatsWatch {
     fn new(core: Arc<StoreCore>, scope: WatchScope, from: Option<WatchCursor>) -> Self {
         Self {
-            filters: filters(&core.bucket.name, &scope),
+            filters: filters(&core.bucket.name, &scope, Counting::of(&core.link)),
             id: core.link.next_id(),
             core,
             scope,

@@ -212,6 +212,7 @@ fn feeds_of_a_scope_that_missed_their_moment_become_one_when_they_are_back() {
 fn what_a_state_has_not_is_left_to_the_feed_that_told_of_it() {
     let mut table = Table::default();
     let readers: Vec<_> = (0..5).map(|number| table.join_key(number).1).collect();
+    let own = table.openings[0].feed;
     for number in 0..5 {
         let opening = table.openings.remove(0);
         table.book.opened(opening.feed, WatchLink::Up, false);
@@ -230,6 +231,7 @@ fn what_a_state_has_not_is_left_to_the_feed_that_told_of_it() {
     let ended = readers.iter().filter(|mailbox| read(mailbox).1.is_some()).count();
     assert_eq!((ended, table.openings.len()), (0, 0));
     // Its own feed is still there for it, and is not chosen again.
+    assert!(table.book.has(own));
     for number in 10..14 {
         table.join_key(number);
         table.catch_up(1, 10);
@@ -237,4 +239,17 @@ fn what_a_state_has_not_is_left_to_the_feed_that_told_of_it() {
     let again =
         table.openings.iter().map(|opening| opening.from.map(|from| from.position())).collect::<Vec<_>>();
     assert_eq!(again, [Some(9)]);
+}
+
+#[test]
+fn what_is_older_than_the_marker_is_not_told_by_a_feed_that_is_behind() {
+    let mut table = Table::default();
+    let (_first, _) = table.join_key(1);
+    let behind = table.catch_up(1, 3).feed;
+    let (_, mailbox) = table.join_key(1);
+    // It was written and deleted, and the tombstone is forgotten: there is nothing.
+    table.catch_up(1, 10);
+    table.put(behind, 1, 5);
+    table.put(behind, 1, 12);
+    assert_eq!(read(&mailbox).0, [0, 12]);
 }

@@ -118,6 +118,11 @@ impl Mailbox {
         found.map_or(Poll::Pending, Poll::Ready)
     }
 
+    #[cfg(test)]
+    pub(super) fn is_open(&self) -> bool {
+        self.lock().opened
+    }
+
     fn lock(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -161,6 +166,7 @@ impl Contents {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
     use std::time::SystemTime;
 

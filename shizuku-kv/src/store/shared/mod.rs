@@ -18,9 +18,11 @@
 
 mod book;
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod cases;
 mod mailbox;
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod model;
 mod scopes;
 

@@ -32,6 +32,7 @@ fn stem(key: &str, depth: usize) -> &str {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
     use super::*;
 
