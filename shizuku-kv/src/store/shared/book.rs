@@ -461,11 +461,14 @@ impl Book {
                 self.make_ready(id, position, cursor);
                 let Some(reader) = self.readers.get_mut(&id) else { continue };
                 let held = reader.held.take();
-                if let Some(next) = reader.next.take() {
+                let Some(next) = reader.next else { continue };
+                // One that is not there yet will take the reader when it is.
+                if self.feeds.get(&next).is_some_and(Feed::is_current) {
+                    reader.next = None;
                     self.move_or_stay(id, next);
-                    if let Some((update, cursor)) = held {
-                        self.tell(id, next, &update, cursor);
-                    }
+                }
+                if let Some((update, cursor)) = held {
+                    self.tell(id, next, &update, cursor);
                 }
             } else if !reader.ready {
                 // It has been listening since before this was opened, so that this has its state as well.
@@ -715,6 +718,22 @@ impl Book {
 impl Book {
     pub(super) fn has(&self, feed: FeedId) -> bool {
         self.feeds.contains_key(&feed)
+    }
+
+    /// The feeds: how many keys of how many, and what may be in the way of their being replaced.
+    pub(super) fn summary(&self) -> String {
+        let feeds = self.feeds.iter().map(|(id, feed)| {
+            format!(
+                "\n{id}: {} keys, {} of scopes, {:?}, exact {}, stays {}, position {}",
+                feed.keys.len(),
+                feed.whole.len(),
+                feed.phase,
+                feed.is_exact(),
+                feed.stays,
+                feed.position()
+            )
+        });
+        feeds.collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {
