@@ -80,6 +80,9 @@ pub trait Connection: Debug + Send + Sync {
 
     /// Deletes a store with everything in it. Handles that are open then answer [`KvError::StoreNotFound`].
     ///
+    /// Where a store of that name is made again, a backend whose stores are known by name goes on with it in the handles
+    /// that are there (NATS does); one that holds the store itself does not (in memory): open it again.
+    ///
     /// # Errors
     /// [`KvError::StoreNotFound`] where there is none.
     fn delete_store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<()>>;

@@ -192,7 +192,8 @@ pub trait KeyValueRead: KeyValue {
     }
 
     /// As [`live_at`](Self::live_at), beginning with `default` where the store has no good value now, or cannot be
-    /// reached within its deadline. The default stays in force until there is a good one.
+    /// reached within its deadline. The default stays in force until there is a good one. The store itself has to be open
+    /// already: that, and the connection before it, need the backend to be there.
     ///
     /// # Errors
     /// [`KvReadError::Store`] where no value will ever come: the key is none, the store cannot be watched, or the

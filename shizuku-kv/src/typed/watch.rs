@@ -18,7 +18,8 @@ use crate::store::{KvError, KvUpdate, Watch, WatchCursor};
 /// A watch of records: the current state, a caught-up marker, then every change.
 ///
 /// It promises what [`Store::watch`](crate::Store::watch) promises. A record that does not decode is an error item and
-/// the watch goes on. Dropping it frees everything, on the server too.
+/// the watch goes on. It ends where its store is deleted or made again, as any watch does; a [`Live`](crate::Live) value
+/// and a [`LiveMap`](crate::LiveMap) go on. Dropping it frees everything, on the server too.
 ///
 /// Watches of single keys, and those of a scope that another one has already, read together with others of the store and
 /// its clones. What is not read yet waits then: the newest update of each key, deletions included, and no more. The

@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use super::bucket::{Cluster, StreamInfo};
 use super::leader::Lag;
-use super::link::{ApiError, Interruption, Link, Mark};
+use super::link::{ApiError, Interruption, Link};
+use super::lookout::{Lookout, Trouble};
 use super::wire::{Place, subject_prefix};
 use crate::store::{Deadline, Key, KvError, KvResult, WatchScope};
 
@@ -84,7 +85,7 @@ pub(super) struct OrderedConsumer {
     name: String,
     inbox: String,
     messages: Subscriber,
-    mark: Mark,
+    lookout: Lookout,
     pull_subject: String,
     pulls: u64,
     outstanding: usize,
@@ -153,14 +154,15 @@ impl OrderedConsumer {
             .map_err(|error| send_error(operation, error))?;
         let request = json!({ "stream_name": spec.stream, "config": config });
         let subject = format!("CONSUMER.CREATE.{}.{name}", spec.stream);
+        let pull_subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{name}", spec.stream);
         let mut consumer = Self {
-            pull_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{}.{name}", spec.stream),
+            lookout: Lookout::new(Arc::clone(&link), mark, pull_subject.clone()),
+            pull_subject,
             link: Arc::clone(&link),
             stream: spec.stream.clone(),
             name,
             inbox,
             messages,
-            mark,
             pulls: 0,
             outstanding: 0,
             batch: PULL,
@@ -207,15 +209,12 @@ impl OrderedConsumer {
                         self.fresh = true;
                         message
                     }
-                    interruption = self.link.interrupted(self.mark, &self.pull_subject) => {
-                        return match interruption {
-                            Interruption::Lost => Delivery::Lost("disconnected"),
-                            Interruption::Refused(text) => Delivery::Refused(text),
+                    trouble = self.lookout.trouble(patience(self.heartbeat)) => {
+                        return match trouble {
+                            Trouble::Interrupted(Interruption::Lost) => Delivery::Lost("disconnected"),
+                            Trouble::Interrupted(Interruption::Refused(text)) => Delivery::Refused(text),
+                            Trouble::Silence => Delivery::Lost("no heartbeat"),
                         };
-                    }
-                    // Counted from now, not from the last word: whoever did not poll has heard nothing either.
-                    () = tokio::time::sleep(patience(self.heartbeat)) => {
-                        return Delivery::Lost("no heartbeat");
                     }
                 },
             };

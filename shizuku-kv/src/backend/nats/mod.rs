@@ -16,6 +16,7 @@
 //! | `writer`, `write` | writing: the operations, and one write on its way |
 //! | `fate` | what became of a write whose acknowledgement was lost |
 //! | `consumer` | an ordered pull consumer: every message once and in order, or the word that it was lost |
+//! | `lookout` | what may come to it in the place of a message |
 //! | `leader` | what the leader has, and a consumer on another replica may not |
 //! | `state` | knowing when the state that was there has been delivered |
 //! | `scan` | listings over it |
@@ -28,6 +29,7 @@ mod consumer;
 mod fate;
 mod leader;
 mod link;
+mod lookout;
 mod requests;
 mod scan;
 mod state;

@@ -73,7 +73,8 @@ struct NatsWatch {
     scope: WatchScope,
     filters: Vec<String>,
     state: State,
-    pauses: ExponentialBackoff,
+    /// None after a sign of life: the next loss is a new one.
+    pauses: Option<ExponentialBackoff>,
     /// Names the consumers of this watch: one more for each that came to be.
     id: String,
     consumers: u64,
@@ -127,7 +128,7 @@ impl NatsWatch {
             core,
             scope,
             state: State::Starting { pause: Duration::ZERO },
-            pauses: pauses(),
+            pauses: None,
             consumers: 0,
             incarnation: from.map(|cursor| *cursor.incarnation()),
             position: from.map_or(0, |cursor| cursor.position()),
@@ -154,7 +155,7 @@ impl NatsWatch {
                 }
                 Err(error) => error,
             };
-            let pause = self.pauses.next().unwrap_or_default();
+            let pause = self.pause();
             if !error.is_retryable() || deadline.remaining() <= pause {
                 return Err(error);
             }
@@ -183,7 +184,7 @@ impl NatsWatch {
                         Err(error) => {
                             tracing::warn!(store = %self.core.bucket.name, %error, "a watch cannot go on yet");
                             self.cut_off(&error.to_string());
-                            self.state = State::Starting { pause: self.pauses.next().unwrap_or_default() };
+                            self.state = State::Starting { pause: self.pause() };
                         }
                     }
                 }
@@ -257,7 +258,7 @@ impl NatsWatch {
                     Delivery::Lost(reason) => {
                         tracing::debug!(store = %self.core.bucket.name, reason, "a watch lost its consumer");
                         self.cut_off(reason);
-                        self.state = State::Starting { pause: self.pauses.next().unwrap_or_default() };
+                        self.state = State::Starting { pause: self.pause() };
                     }
                 },
             }
@@ -273,7 +274,7 @@ impl NatsWatch {
     fn leave_behind(&mut self) {
         if self.state_sync.as_ref().is_some_and(StateSync::is_left_behind) {
             tracing::debug!(store = %self.core.bucket.name, "a watch leaves a replica that is behind");
-            self.state = State::Starting { pause: self.pauses.next().unwrap_or_default() };
+            self.state = State::Starting { pause: self.pause() };
         }
     }
 
@@ -288,12 +289,17 @@ impl NatsWatch {
         });
     }
 
-    /// A sign of life: the next loss is a new one. One that was lying there says nothing about this moment.
+    /// The time until the next try.
+    fn pause(&mut self) -> Duration {
+        self.pauses.get_or_insert_with(pauses).next().unwrap_or_default()
+    }
+
+    /// A sign of life. One that was lying there says nothing about this moment.
     fn alive(&mut self, fresh: bool) {
         if fresh {
             self.current = Moment::now();
         }
-        self.pauses = pauses();
+        self.pauses = None;
     }
 
     /// Whether the watch is so far behind that tombstones before this message may have been forgotten before their

@@ -17,6 +17,16 @@ pub struct LiveMapSnapshot<K, T> {
     pub(super) entries: RedBlackTreeMapSync<K, Arc<LiveSnapshot<T>>>,
 }
 
+/// All keys with their values, ordered by key.
+impl<'s, K: Ord, T> IntoIterator for &'s LiveMapSnapshot<K, T> {
+    type Item = (&'s K, &'s Arc<LiveSnapshot<T>>);
+    type IntoIter = Box<dyn DoubleEndedIterator<Item = Self::Item> + 's>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Box::new(self.iter())
+    }
+}
+
 impl<K: Ord, T> LiveMapSnapshot<K, T> {
     /// The value under a key, with its version.
     pub fn get<Q>(&self, key: &Q) -> Option<&Arc<LiveSnapshot<T>>>

@@ -196,9 +196,8 @@ impl World {
             caught_up: false,
             ended: false,
         };
-        let newest = |key: Key| self.log.newest(&key).map(|sequence| (key, sequence));
-        reader.expected =
-            self.log.newest.keys().cloned().filter(|key| reader.wants(key)).filter_map(newest).collect();
+        let newest = self.log.newest.iter().map(|(key, sequence)| (key.clone(), *sequence));
+        reader.expected = newest.filter(|(key, _)| reader.wants(key)).collect();
         self.readers.push(reader);
     }
 
@@ -229,7 +228,7 @@ impl World {
             from.filter(|from| from.incarnation()[0] == self.log.incarnation && self.random.u8(0..4) > 0);
         let start = from.map_or(0, |from| from.position());
         let is_owed = |key: &Key| scope.matches(key) && self.log.newest(key) > Some(start);
-        let owed = self.log.newest.keys().cloned().filter(is_owed).collect();
+        let owed = self.log.newest.keys().filter(|key| is_owed(key)).cloned().collect();
         let watch = SimulatedWatch {
             scope,
             log_at_start: self.log.writes.len() as u64,

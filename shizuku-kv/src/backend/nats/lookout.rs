@@ -1,0 +1,74 @@
+//! What may come in the place of a message: the end of the connection, a refusal, or nothing at all.
+//!
+//! Kept from one message to the next. A timer and a listener that are made anew for each cost more than the message does.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::Fuse;
+use tokio::runtime;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::link::{Interruption, Link, Mark};
+
+pub(super) struct Lookout {
+    interruption: Fuse<Pin<Box<dyn Future<Output = Interruption> + Send + Sync>>>,
+    /// Goes off now and then, and is put off where it is not time yet.
+    silence: Pin<Box<Sleep>>,
+    /// Whose timer that is.
+    runtime: Option<runtime::Id>,
+}
+
+#[derive(Debug)]
+pub(super) enum Trouble {
+    Interrupted(Interruption),
+    Silence,
+}
+
+impl Lookout {
+    /// For answers to what is sent to `subject` from now on.
+    pub(super) fn new(link: Arc<Link>, mark: Mark, subject: String) -> Self {
+        let interruption: Pin<Box<dyn Future<Output = Interruption> + Send + Sync>> =
+            Box::pin(async move { link.interrupted(mark, &subject).await });
+        Self {
+            interruption: interruption.fuse(),
+            silence: Box::pin(sleep_until(Instant::now())),
+            runtime: current(),
+        }
+    }
+
+    /// Waits for trouble. So long nothing may be heard from now on, not from the last word: whoever did not ask has heard
+    /// nothing either. Dropping the future is safe.
+    pub(super) async fn trouble(&mut self, patience: Duration) -> Trouble {
+        let due = Instant::now() + patience;
+        if self.runtime != current() {
+            // The timer of a runtime that has ended panics.
+            (self.silence, self.runtime) = (Box::pin(sleep_until(due)), current());
+        }
+        loop {
+            tokio::select! {
+                biased;
+                interruption = &mut self.interruption => return Trouble::Interrupted(interruption),
+                () = &mut self.silence => {
+                    if Instant::now() >= due {
+                        return Trouble::Silence;
+                    }
+                    self.silence.as_mut().reset(due);
+                }
+            }
+        }
+    }
+}
+
+fn current() -> Option<runtime::Id> {
+    Some(runtime::Handle::try_current().ok()?.id())
+}
+
+impl fmt::Debug for Lookout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lookout").finish_non_exhaustive()
+    }
+}
