@@ -31,6 +31,7 @@ mod writers;
 use std::time::Duration;
 
 use run::Plan;
+use shizuku_kv_tests::NatsServer;
 
 /// How long faults are injected in the tests that always run. Quiet and the checks come on top.
 const LENGTH: Duration = Duration::from_secs(30);
@@ -42,6 +43,12 @@ async fn watches_of_a_single_server_outlive_its_faults() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_of_a_cluster_outlive_its_faults() {
+    // Before 2.11 two servers whose routes were cut can go on closing each other's new ones for minutes, each taking
+    // the other's for a duplicate of its own: then there is no cluster to be tested.
+    if !NatsServer::shared().is_at_least(2, 11) {
+        println!("not with nats-server {}", NatsServer::shared().version());
+        return;
+    }
     passes(Plan { seed: 2, nodes: 3, length: LENGTH }).await;
 }
 
