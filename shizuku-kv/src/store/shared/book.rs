@@ -407,19 +407,19 @@ impl Book {
             return;
         }
         let keys: Vec<_> = self.waiting.keys().filter_map(|interest| interest.key().cloned()).collect();
-        let readers = self.waiting.values().flatten().copied();
-        let free = |id: &ReaderId| {
-            self.readers
-                .get(id)
-                .is_some_and(|reader| reader.next.is_none() && reader.interest.key().is_some())
-        };
-        let readers: Vec<_> = readers.filter(free).collect();
-        if readers.len() <= MANY_WAITING {
-            return;
-        }
+        let waiting = self.waiting.iter().filter(|(interest, _)| interest.key().is_some());
+        let readers: Vec<_> = waiting.flat_map(|(_, readers)| readers).copied().collect();
         let feed = self.register(covering(keys), true, None, None);
         self.replacement = Some(feed);
         for id in readers {
+            // What they listened to is not needed: this has what that will bring, and the state.
+            if let Some(reader) = self.readers.get_mut(&id) {
+                reader.held = None;
+                let interest = reader.interest.clone();
+                if let Some(next) = reader.next.take() {
+                    self.detach(id, &interest, next);
+                }
+            }
             self.listen(id, feed);
         }
     }
@@ -516,6 +516,8 @@ impl Book {
         let interest = reader.interest.clone();
         let home = reader.home.replace(feed);
         reader.next = None;
+        // The old one may still have to be opened.
+        self.wakers.extend(reader.mailbox.open());
         if let Some(to) = self.feeds.get(&feed) {
             reader.mailbox.relink(&to.link);
         }
@@ -528,10 +530,7 @@ impl Book {
                 }
                 self.detach(id, &interest, home);
             }
-            None => {
-                self.wakers.extend(reader.mailbox.open());
-                self.stop_waiting(id, &interest);
-            }
+            None => self.stop_waiting(id, &interest),
         }
     }
 
@@ -597,8 +596,8 @@ impl Book {
     fn tidy(&mut self, feed: FeedId) {
         while self.unite(feed) {}
         self.sweep();
-        self.replace();
         self.open_waiting();
+        self.replace();
     }
 
     /// Two feeds of the same prefixes become one. Whoever has been told more goes to the one that is behind, and does
@@ -650,7 +649,8 @@ impl Book {
     /// Where there are more feeds of single keys than there have to be, opens one in the place of some. It goes on where
     /// the first of them is, so that it need not bring their state again.
     fn replace(&mut self) {
-        if self.replacement.is_some() {
+        // Who waits comes first.
+        if self.replacement.is_some() || self.waiting.len() > MANY_WAITING {
             return;
         }
         let chosen = self.superfluous();

@@ -253,3 +253,29 @@ fn what_is_older_than_the_marker_is_not_told_by_a_feed_that_is_behind() {
     table.put(behind, 1, 12);
     assert_eq!(read(&mailbox).0, [0, 12]);
 }
+
+#[test]
+fn a_feed_for_many_serves_those_whose_own_is_still_being_opened() {
+    let mut table = Table::default();
+    let readers: Vec<_> = (0..1200).map(|number| table.join_key(number).1).collect();
+    let many = table.openings.iter().position(|opening| matches!(opening.scope, WatchScope::Prefixes(_)));
+    let many = table.openings.remove(many.unwrap());
+    // 16 have their own, and the next 16 wait for either.
+    for _ in 0..16 {
+        table.catch_up(1, 1200);
+    }
+    assert_eq!(table.openings.len(), 16);
+    table.book.opened(many.feed, WatchLink::Up, false);
+    for number in 0..1200 {
+        table.put(many.feed, number, 1 + number as u64);
+    }
+    table.book.receive(many.feed, KvUpdate::CaughtUp, cursor(1, 1200));
+    table.collect();
+    let open = readers.iter().filter(|mailbox| mailbox.is_open()).count();
+    let served = readers.iter().filter(|mailbox| read(mailbox).0.len() == 2).count();
+    assert!(open >= 1024 && served >= 1024 - 16, "{open} are open, {served} have their state");
+    while !table.openings.is_empty() {
+        table.catch_up(1, 1200);
+    }
+    assert!(readers.iter().all(|mailbox| mailbox.is_open()));
+}
