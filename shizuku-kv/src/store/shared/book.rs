@@ -1,5 +1,9 @@
 //! Who is fed by what. Plain data: no task; what has to be done is told to whoever holds the lock.
 
+#[cfg(test)]
+mod check;
+mod tidy;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::task::Waker;
@@ -7,7 +11,7 @@ use std::task::Waker;
 use tokio::sync::Notify;
 
 use super::mailbox::Mailbox;
-use super::scopes::{EXACT_KEYS, covering};
+use super::scopes::covering;
 use crate::store::{Deadline, Key, KvError, KvUpdate, WatchCursor, WatchLink, WatchScope};
 
 pub(super) type FeedId = u64;
@@ -21,12 +25,6 @@ const MOST_ALIKE: usize = 2;
 
 /// While more than so many keys wait for their turn, a feed of prefixes is opened for all of them besides.
 const MANY_WAITING: usize = 1024;
-
-/// With fewer readers' keys than this a feed is small: two of them fit into one.
-const SMALL: usize = EXACT_KEYS / 2;
-
-/// More feeds than this become one: of small ones, and of those that are not.
-const MOST_FEEDS: usize = 4;
 
 /// Values up to this size are copied, so that a small one does not hold the buffer that it was read into.
 const SMALL_VALUE: usize = 4096;
@@ -590,198 +588,5 @@ impl Book {
     fn end_reader(&mut self, id: ReaderId, error: &KvError) {
         let reader = self.forget(id);
         self.wakers.extend(reader.and_then(|reader| reader.mailbox.end(error)));
-    }
-
-    /// What a feed that has come, or has come back, makes superfluous.
-    fn tidy(&mut self, feed: FeedId) {
-        while self.unite(feed) {}
-        self.sweep();
-        self.open_waiting();
-        self.replace();
-    }
-
-    /// Two feeds of the same prefixes become one. Whoever has been told more goes to the one that is behind, and does
-    /// not hear from it what it knows already: so nothing is missing, whatever is on its way.
-    fn unite(&mut self, feed: FeedId) -> bool {
-        let Some(new) = self.feeds.get(&feed).filter(|new| !new.of_keys && new.is_sound()) else {
-            return false;
-        };
-        if new.whole.is_empty() {
-            return false;
-        }
-        let same = |(id, other): &(&FeedId, &Feed)| {
-            **id != feed
-                && !other.of_keys
-                && !other.whole.is_empty()
-                && other.is_sound()
-                && other.scope == new.scope
-                && other.incarnation() == new.incarnation()
-        };
-        let Some((other, found)) = self.feeds.iter().find(same).map(|(id, found)| (*id, found)) else {
-            return false;
-        };
-        let (behind, ahead) = if found.position() <= new.position() { (other, feed) } else { (feed, other) };
-        let Some(ahead) = self.feeds.get_mut(&ahead) else { return false };
-        let (moving, position) = (std::mem::take(&mut ahead.whole), ahead.position());
-        for id in &moving {
-            let Some(reader) = self.readers.get_mut(id) else { continue };
-            reader.home = Some(behind);
-            reader.floor = reader.floor.max(Some(position));
-        }
-        if let Some(behind) = self.feeds.get_mut(&behind) {
-            behind.whole.extend(moving);
-        }
-        true
-    }
-
-    /// Ends what nobody listens to.
-    fn sweep(&mut self) {
-        let deserted = self.feeds.iter().filter(|(_, feed)| feed.is_deserted());
-        for id in deserted.map(|(id, _)| *id).collect::<Vec<_>>() {
-            if let Some(feed) = self.feeds.remove(&id) {
-                feed.stop.notify_one();
-            }
-            self.replacement.take_if(|replacement| *replacement == id);
-            self.opening.remove(&id);
-        }
-    }
-
-    /// Where there are more feeds of single keys than there have to be, opens one in the place of some. It goes on where
-    /// the first of them is, so that it need not bring their state again.
-    fn replace(&mut self) {
-        // Who waits comes first.
-        if self.replacement.is_some() || self.waiting.len() > MANY_WAITING {
-            return;
-        }
-        let chosen = self.superfluous();
-        let feeds = || chosen.iter().filter_map(|id| self.feeds.get(id));
-        let from = feeds().filter_map(|feed| feed.cursor).min_by_key(WatchCursor::position);
-        // Those who listen to a second feed already go on as they are.
-        let moves = |id: &ReaderId| {
-            let reader = self.readers.get(id);
-            reader.is_some_and(|reader| reader.ready && reader.next.is_none())
-        };
-        let readers: Vec<_> =
-            feeds().flat_map(|feed| feed.keys.values().flatten()).copied().filter(moves).collect();
-        let keys = readers.iter().filter_map(|id| self.readers.get(id)?.interest.key().cloned());
-        let keys: HashSet<_> = keys.collect();
-        if keys.is_empty() {
-            return;
-        }
-        let feed = self.register(covering(keys.into_iter().collect()), true, from, None);
-        self.replacement = Some(feed);
-        for id in readers {
-            self.listen(id, feed);
-        }
-    }
-
-    /// Feeds of single keys, of one store, that one could replace.
-    fn superfluous(&self) -> Vec<FeedId> {
-        let sound = || self.feeds.iter().filter(|(_, feed)| feed.of_keys && feed.is_sound() && !feed.stays);
-        let Some((_, newest)) = sound().max_by_key(|(id, _)| **id) else { return Vec::new() };
-        let mut small = Vec::new();
-        let mut full = Vec::new();
-        let mut wide = Vec::new();
-        for (id, feed) in sound().filter(|(_, feed)| feed.incarnation() == newest.incarnation()) {
-            let place = match feed.keys.len() {
-                _ if !feed.is_exact() => &mut wide,
-                keys if keys <= SMALL => &mut small,
-                _ => &mut full,
-            };
-            place.push((feed.keys.len(), *id));
-        }
-        small.sort_unstable();
-        let ids = |feeds: &[(usize, FeedId)]| feeds.iter().map(|(_, id)| *id).collect::<Vec<_>>();
-        if full.len() > MOST_FEEDS || wide.len() > 1 {
-            return [ids(&small), ids(&full), ids(&wide)].concat();
-        }
-        // Prefixes for a few keys bring more than is wanted.
-        if let [(keys, id)] = wide[..]
-            && keys <= SMALL
-        {
-            let rest = small.first().filter(|(more, _)| keys + more <= EXACT_KEYS);
-            return rest.map(|(_, id)| *id).into_iter().chain([id]).collect();
-        }
-        if small.len() <= MOST_FEEDS {
-            return Vec::new();
-        }
-        let mut sum = 0;
-        let fits = |(keys, _): &&(usize, FeedId)| {
-            sum += keys;
-            sum <= EXACT_KEYS
-        };
-        small.iter().take_while(fits).map(|(_, id)| *id).collect()
-    }
-}
-
-#[cfg(test)]
-impl Book {
-    pub(super) fn has(&self, feed: FeedId) -> bool {
-        self.feeds.contains_key(&feed)
-    }
-
-    /// The feeds: how many keys of how many, and what may be in the way of their being replaced.
-    pub(super) fn summary(&self) -> String {
-        let feeds = self.feeds.iter().map(|(id, feed)| {
-            format!(
-                "\n{id}: {} keys, {} of scopes, {:?}, exact {}, stays {}, position {}",
-                feed.keys.len(),
-                feed.whole.len(),
-                feed.phase,
-                feed.is_exact(),
-                feed.stays,
-                feed.position()
-            )
-        });
-        feeds.collect()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.feeds.is_empty()
-            && self.readers.is_empty()
-            && self.waiting.is_empty()
-            && self.opening.is_empty()
-            && self.replacement.is_none()
-    }
-
-    /// Panics where something is kept that nobody needs, or points to what is not there.
-    pub(super) fn check(&self) {
-        for id in self.waiting.values().flatten() {
-            assert!(self.readers[id].home.is_none(), "reader {id} waits and has a home");
-        }
-        for (id, feed) in &self.feeds {
-            for reader in feed.everybody() {
-                let reader = &self.readers[&reader];
-                assert!(
-                    reader.home == Some(*id) || reader.next == Some(*id),
-                    "{reader:?} does not know of feed {id}"
-                );
-            }
-            assert!(feed.keys.values().all(|readers| !readers.is_empty()), "keys without readers");
-        }
-        for (id, reader) in &self.readers {
-            assert!(
-                reader.home.is_some() || self.waiting[&reader.interest].contains(id),
-                "{reader:?} does not wait"
-            );
-            for feed in reader.home.into_iter().chain(reader.next) {
-                let feed = &self.feeds[&feed];
-                let told = match &reader.interest {
-                    Interest::Key(key) => feed.keys[key].contains(id),
-                    Interest::Scope(_) => feed.whole.contains(id),
-                };
-                assert!(told, "{reader:?} is not told by {feed:?}");
-            }
-            if let (true, Some(home)) = (reader.ready, reader.home) {
-                assert_eq!(*reader.mailbox.link().borrow(), self.feeds[&home].link, "{reader:?}");
-            }
-        }
-        for interest in self.waiting.keys() {
-            assert!(self.turns.contains(interest), "it is never the turn of {interest:?}");
-        }
-        assert!(self.opening.keys().all(|feed| self.feeds.contains_key(feed)), "{:?}", self.opening);
-        if self.opening.is_empty() {
-            assert!(self.waiting.is_empty(), "nothing is opened for those who wait: {:?}", self.waiting);
-        }
     }
 }
