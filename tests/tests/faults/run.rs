@@ -19,7 +19,7 @@ use crate::writers::DEADLINE;
 
 /// How long watches may take for everything, after a fault or in the end. A connection that is half dead is noticed
 /// after 20 seconds, a lost consumer after 11, and a new try may be 10 seconds away.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a write may overrun its deadline by, on a machine that has other things to do.
 const OVERRUN: Duration = Duration::from_secs(4);

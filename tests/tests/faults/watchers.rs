@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::log::{Content, Event, Log, Sight};
 use crate::random::Random;
 use crate::record::Cell;
+use crate::run::PATIENCE;
 use crate::world::Phase;
 
 /// How a reader reads.
@@ -250,6 +251,12 @@ impl Reader {
                 }
             }
         }
+        // Nothing has to come for a key that does not change: its watch may still rest before the next try.
+        let mut statuses = live.statuses();
+        let heals = async {
+            while !live.status().link.is_up() && statuses.next().await.is_some() {}
+        };
+        let _ = tokio::time::timeout(PATIENCE, heals).await;
         let status = live.status();
         let is_there = record(&live.load()).is_some();
         let is_right = match &status.standing {
