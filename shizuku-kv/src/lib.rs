@@ -11,6 +11,7 @@ pub mod guide;
 mod backend;
 mod connect;
 mod live;
+pub mod replica;
 mod typed;
 
 #[cfg(feature = "memory")]

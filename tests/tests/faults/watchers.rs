@@ -253,9 +253,7 @@ impl Reader {
         }
         // Nothing has to come for a key that does not change: its watch may still rest before the next try.
         let mut statuses = live.statuses();
-        let heals = async {
-            while !live.status().link.is_up() && statuses.next().await.is_some() {}
-        };
+        let heals = async { while !live.status().link.is_up() && statuses.next().await.is_some() {} };
         let _ = tokio::time::timeout(PATIENCE, heals).await;
         let status = live.status();
         let is_there = record(&live.load()).is_some();

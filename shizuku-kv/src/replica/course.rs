@@ -1,0 +1,95 @@
+//! The decisions on which the correctness of a replica rests, as pure functions: the driver ([`super::run`]) and the
+//! exhaustive model ([`super::model`]) call the same.
+//!
+//! What has to hold:
+//! - A place is kept only when everything up to it was applied. What comes after it will come again.
+//! - After a repair nothing is held that the bucket does not have.
+//! - `apply` learns of a key that vanished before it learns of a later value of that key.
+
+use super::storage::{Held, ReplicaPlace, ScopeId};
+use crate::store::{KvEntry, KvError, WatchCursor};
+
+/// In what a replica is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Phase {
+    /// It goes on from a cursor: each update is news. Its cursors count.
+    Following,
+    /// It holds nothing, so that there is nothing that can have vanished, and takes the state. Its cursors count: from one
+    /// in the middle of the state a watch brings the rest of it.
+    Filling,
+    /// It holds something, and has no place from which it could go on: it takes the state anew, and in the end drops what
+    /// that did not have. Until then no cursor counts: from one in the middle nobody would learn of what has vanished.
+    Repairing,
+}
+
+/// How a replica begins: with which cursor it watches, and in what it is.
+pub(crate) fn begin(
+    place: Option<ReplicaPlace>,
+    scope: ScopeId,
+    holds: bool,
+) -> (Phase, Option<WatchCursor>) {
+    match place.filter(|place| place.scope() == scope) {
+        Some(place) => (Phase::Following, Some(place.cursor())),
+        None => (without_place(holds), None),
+    }
+}
+
+/// In what it is without a place to go on from.
+pub(crate) fn without_place(holds: bool) -> Phase {
+    if holds { Phase::Repairing } else { Phase::Filling }
+}
+
+impl Phase {
+    /// Whether an entry that comes has to be applied, `held` being what the storage has of its key. What is known already
+    /// need not be; deletions always are: a crash can have come between applying and keeping, and then something of the
+    /// caller's may hold what the storage does not.
+    pub(crate) fn is_news(self, entry: &KvEntry, held: Option<Held>) -> bool {
+        match self {
+            Self::Following | Self::Filling => true,
+            Self::Repairing => entry.is_tombstone() || held != Some(Held::new(entry.version, entry.created)),
+        }
+    }
+
+    /// Whether what is held has to be known before a batch is applied, and which keys have come.
+    pub(crate) fn compares(self) -> bool {
+        self == Self::Repairing
+    }
+
+    /// Whether what is held and has not come has to be dropped when the state is complete.
+    pub(crate) fn drops_the_rest(self) -> bool {
+        self == Self::Repairing
+    }
+
+    /// Whether the cursor of the last update in a batch is kept with it. The marker comes last in its batch.
+    pub(crate) fn keeps_cursor(self, is_complete: bool) -> bool {
+        match self {
+            Self::Following | Self::Filling => true,
+            Self::Repairing => is_complete,
+        }
+    }
+
+    /// In what it is when the state is complete, and what is not in it was dropped.
+    pub(crate) fn completed(self) -> Self {
+        Self::Following
+    }
+}
+
+/// What to do when a watch has ended, or could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Watch again from where the replica stands.
+    Again,
+    /// Take the state anew.
+    Afresh,
+    /// Nothing will mend it.
+    End,
+}
+
+/// What follows from why a watch ended.
+pub(crate) fn after(error: &KvError) -> Next {
+    match error {
+        KvError::CursorExpired { .. } => Next::Afresh,
+        error if error.is_retryable() => Next::Again,
+        _ => Next::End,
+    }
+}
