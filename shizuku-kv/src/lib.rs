@@ -23,6 +23,7 @@ pub use live::{
     Live, LiveMap, LiveMapChange, LiveMapChanges, LiveMapSnapshot, LiveMapStanding, LiveMapStatus, LiveRef,
     LiveRejection, LiveSnapshot, LiveStanding, LiveStatus, LiveStream,
 };
+pub use replica::{BatchConfig, watch_applied};
 #[cfg(feature = "derive")]
 pub use shizuku_kv_derive::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};
 #[cfg(all(feature = "derive", feature = "messagepack"))]

@@ -74,6 +74,11 @@ impl Phase {
     }
 }
 
+/// Whether a key that is held has to be dropped when the state is complete.
+pub(crate) fn has_vanished(has_come: bool) -> bool {
+    !has_come
+}
+
 /// What to do when a watch has ended, or could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -83,6 +88,20 @@ pub(crate) enum Next {
     Afresh,
     /// Nothing will mend it.
     End,
+}
+
+/// How a replica goes on after a watch: in what it is then, and with which cursor it watches. `kept` is the cursor of the
+/// last commit. What of a repair has been done counts for nothing: what has vanished is found by a whole state only.
+pub(crate) fn go_on(
+    next: Next,
+    phase: Phase,
+    kept: Option<WatchCursor>,
+    holds: bool,
+) -> (Phase, Option<WatchCursor>) {
+    match (next, phase, kept) {
+        (Next::Again, Phase::Following | Phase::Filling, Some(cursor)) => (Phase::Following, Some(cursor)),
+        _ => (without_place(holds), None),
+    }
 }
 
 /// What follows from why a watch ended.

@@ -143,6 +143,12 @@ pub trait KvStore: KvReader + Debug {
     /// The largest value that can be written now, in bytes.
     fn max_value_size(&self) -> usize;
 
+    /// The age after which values expire without that arriving at watches; none where nothing expires so. A replica
+    /// then compares itself with the store now and again.
+    fn silent_expiry(&self) -> Option<Duration> {
+        None
+    }
+
     /// The ability to write, where there is one.
     fn writer(&self) -> Option<&dyn KvWriter> {
         None

@@ -19,6 +19,10 @@ pub enum KvOperation {
     Purge,
     /// The store itself ended the value's life, because its time to live or the store's maximum age passed.
     Expire,
+    /// The key is gone, and nothing tells how: a [replica](crate::replica) found it missing when it took the state anew.
+    /// The version of such an entry is that of the value that was held, its time that of the state. No store has such
+    /// entries, and no watch delivers them.
+    Vanished,
 }
 
 impl KvOperation {

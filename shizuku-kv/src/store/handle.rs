@@ -71,6 +71,12 @@ impl Store {
         self.backend.max_value_size()
     }
 
+    /// The age after which values expire without that arriving at watches (NATS servers before 2.11, and buckets of other
+    /// clients without limit markers); none where nothing expires so.
+    pub fn silent_expiry(&self) -> Option<Duration> {
+        self.backend.silent_expiry()
+    }
+
     /// The deadline of each operation.
     pub fn deadline(&self) -> Duration {
         self.deadline

@@ -30,7 +30,7 @@ pub(crate) use key::store_key;
 pub use key::{ParseKeyError, RecordKey};
 pub use key_value::{KeyValue, StaticKeyIndexedValue};
 pub use read::KeyValueRead;
-pub(crate) use read::{canonical_key, read_record};
+pub(crate) use read::{canonical_key, decode_update, read_record};
 pub use rule::BrokenRule;
 pub use scan::TypedScan;
 pub use watch::TypedWatch;

@@ -272,7 +272,7 @@ pub trait KeyValueRead: KeyValue {
 impl<T: KeyValue> KeyValueRead for T {}
 
 /// What an entry says of a record.
-pub(super) fn decode_update<T>(entry: &KvEntry) -> Result<TypedUpdate<T>, KvReadError>
+pub(crate) fn decode_update<T>(entry: &KvEntry) -> Result<TypedUpdate<T>, KvReadError>
 where
     T: KeyValue<Value: ByteDeserialize>,
 {

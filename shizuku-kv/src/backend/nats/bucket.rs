@@ -138,6 +138,8 @@ pub(super) struct Bucket {
     pub(super) key_ttl: bool,
     pub(super) expiry_events: bool,
     pub(super) tombstone_life: Option<Duration>,
+    /// The maximum age, where no marker tells of it.
+    pub(super) silent_expiry: Option<Duration>,
 }
 
 impl Bucket {
@@ -156,6 +158,7 @@ impl Bucket {
             key_ttl: config.key_ttl == Some(true) && history == 1,
             expiry_events: markers,
             tombstone_life: info.tombstone_life(),
+            silent_expiry: info.duration("max_age").filter(|_| !markers),
         }
     }
 }

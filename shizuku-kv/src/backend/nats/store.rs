@@ -322,6 +322,10 @@ impl KvStore for NatsStore {
         self.0.bucket.max_value_size(self.0.link.client().max_payload())
     }
 
+    fn silent_expiry(&self) -> Option<std::time::Duration> {
+        self.0.bucket.silent_expiry
+    }
+
     fn writer(&self) -> Option<&dyn KvWriter> {
         Some(self)
     }

@@ -1,0 +1,158 @@
+//! Batches: how many updates are applied together, and what `apply` gets.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ReplicaError;
+use crate::store::{KvUpdate, WatchCursor};
+use crate::typed::{ByteDeserialize, KeyValue, KvReadError, TypedUpdate, decode_update};
+
+/// How many updates are applied together by [`watch_applied`](crate::watch_applied) and a
+/// [`Replica`](crate::replica::Replica). A batch ends with whichever of its limits is reached first, and with the
+/// caught-up marker.
+///
+/// Up to two batches are in memory: one that is applied, and the next, which is collected meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BatchConfig {
+    /// Set by [`window`](Self::window()).
+    pub window: Duration,
+    /// Set by [`max_updates`](Self::max_updates()).
+    pub max_updates: usize,
+    /// Set by [`max_bytes`](Self::max_bytes()).
+    pub max_bytes: usize,
+}
+
+impl Default for BatchConfig {
+    /// 10 ms, 8,192 updates, 4 MiB.
+    fn default() -> Self {
+        Self { window: Duration::from_millis(10), max_updates: 8192, max_bytes: 4 << 20 }
+    }
+}
+
+impl BatchConfig {
+    /// The defaults: 10 ms, 8,192 updates, 4 MiB.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long the first update of a batch waits for others, up to an hour. With zero what has come is applied as soon as
+    /// the batch before it has been.
+    pub fn window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// The most updates of a batch; 1 at least.
+    pub fn max_updates(mut self, updates: usize) -> Self {
+        self.max_updates = updates;
+        self
+    }
+
+    /// With how many bytes of keys and values a batch is full; 1 at least. One update alone can have more.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    pub(super) fn validate(&self) -> Result<(), ReplicaError> {
+        let refuse = |field, allowed| Err(ReplicaError::InvalidConfig { field, allowed });
+        if self.window > Duration::from_secs(3600) {
+            return refuse("window", "at most an hour");
+        }
+        if self.max_updates == 0 {
+            return refuse("max_updates", "at least 1");
+        }
+        if self.max_bytes == 0 {
+            return refuse("max_bytes", "at least 1");
+        }
+        Ok(())
+    }
+}
+
+/// Updates to be applied together, in the order in which they came. Cheap to clone.
+///
+/// `Debug` shows no value.
+#[derive(Clone)]
+pub struct Batch {
+    pub(super) updates: Arc<Vec<KvUpdate>>,
+    pub(super) cursor: Option<WatchCursor>,
+}
+
+impl Batch {
+    /// The updates. [`KvUpdate::CaughtUp`] stands where the state was complete: at the end of a batch.
+    ///
+    /// A deletion with the operation [`KvOperation::Vanished`](crate::KvOperation::Vanished) is one that no watch has
+    /// told of: it was found when the replica repaired itself.
+    pub fn updates(&self) -> &[KvUpdate] {
+        &self.updates
+    }
+
+    /// The place that is kept when this batch has been applied; `None` in the middle of a repair.
+    pub fn cursor(&self) -> Option<WatchCursor> {
+        self.cursor
+    }
+
+    /// Whether with this batch everything has come that was there when the watch began.
+    pub fn is_caught_up(&self) -> bool {
+        matches!(self.updates.last(), Some(KvUpdate::CaughtUp))
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("updates", &self.updates.len())
+            .field("cursor", &self.cursor)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Updates of records to be applied together, in the order in which they came. Cheap to clone.
+pub struct TypedBatch<T: KeyValue> {
+    updates: Arc<[Result<TypedUpdate<T>, KvReadError>]>,
+    cursor: Option<WatchCursor>,
+}
+
+impl<T: KeyValue> TypedBatch<T> {
+    /// The updates. What does not decode is an error in its place, which names type, key and version.
+    pub fn updates(&self) -> &[Result<TypedUpdate<T>, KvReadError>] {
+        &self.updates
+    }
+
+    /// As [`Batch::cursor`].
+    pub fn cursor(&self) -> Option<WatchCursor> {
+        self.cursor
+    }
+
+    /// As [`Batch::is_caught_up`].
+    pub fn is_caught_up(&self) -> bool {
+        matches!(self.updates.last(), Some(Ok(TypedUpdate::CaughtUp)))
+    }
+}
+
+impl<T: KeyValue<Value: ByteDeserialize>> TypedBatch<T> {
+    pub(super) fn of(batch: &Batch) -> Self {
+        let decode = |update: &KvUpdate| match update {
+            KvUpdate::CaughtUp => Ok(TypedUpdate::CaughtUp),
+            KvUpdate::Put(entry) | KvUpdate::Delete(entry) => decode_update(entry),
+        };
+        Self { updates: batch.updates.iter().map(decode).collect(), cursor: batch.cursor }
+    }
+}
+
+impl<T: KeyValue> Clone for TypedBatch<T> {
+    fn clone(&self) -> Self {
+        Self { updates: Arc::clone(&self.updates), cursor: self.cursor }
+    }
+}
+
+impl<T: KeyValue> fmt::Debug for TypedBatch<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TypedBatch")
+            .field("updates", &self.updates.len())
+            .field("cursor", &self.cursor)
+            .finish_non_exhaustive()
+    }
+}

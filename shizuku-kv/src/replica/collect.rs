@@ -1,0 +1,169 @@
+//! Collects what a watch brings, up to a batch.
+
+use std::collections::HashSet;
+use std::future::poll_fn;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFuture;
+
+use super::{BatchConfig, ReplicaProgress};
+use crate::store::{KvError, KvUpdate, Watch, WatchLink};
+
+/// So many updates are collected in one go, before others on the thread have their turn.
+const GO: usize = 1024;
+
+/// What happens while a watch is followed.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// What has been collected is to be applied.
+    Due,
+    /// The state is complete.
+    CaughtUp,
+    /// The watch has.
+    Ended(KvError),
+    /// It is time to compare with the whole bucket.
+    Reconcile,
+    /// The replica was.
+    Stopped,
+}
+
+/// What has come and is to be applied together.
+#[derive(Debug)]
+pub(super) struct Collected {
+    pub(super) updates: Vec<KvUpdate>,
+    /// When the first of them came.
+    pub(super) since: SystemTime,
+}
+
+pub(super) struct Collector<'a> {
+    pub(super) watch: Watch,
+    pub(super) links: Option<watch::Receiver<WatchLink>>,
+    pub(super) limits: BatchConfig,
+    pub(super) updates: Vec<KvUpdate>,
+    pub(super) bytes: usize,
+    pub(super) since: SystemTime,
+    /// Ends with the window of what has been collected.
+    pub(super) window: Pin<Box<Sleep>>,
+    /// The window has ended.
+    pub(super) is_due: bool,
+    /// Which keys have come, while that matters.
+    pub(super) seen: Option<Seen>,
+    pub(super) reconcile: Option<Pin<Box<Sleep>>>,
+    pub(super) stopped: Pin<Box<WaitForCancellationFuture<'a>>>,
+    pub(super) progress: watch::Sender<ReplicaProgress>,
+}
+
+impl Collector<'_> {
+    /// What happens next. A batch is due only where `idle` says that none is being applied. Dropping the future is safe:
+    /// what has been collected stays.
+    pub(super) async fn next(&mut self, idle: bool) -> Event {
+        // A receiver of its own: the one that is kept has seen what was told.
+        while let Some(mut links) = self.links.clone() {
+            let changed = match select(pin!(poll_fn(|cx| self.poll(idle, cx))), pin!(links.changed())).await {
+                Either::Left((event, _)) => return event,
+                Either::Right((changed, _)) => changed,
+            };
+            self.links = changed.is_ok().then_some(links);
+            self.tell_link();
+        }
+        poll_fn(|cx| self.poll(idle, cx)).await
+    }
+
+    /// What has been collected so far.
+    pub(super) fn take(&mut self) -> Collected {
+        let room = self.updates.len().min(self.limits.max_updates);
+        let updates = std::mem::replace(&mut self.updates, Vec::with_capacity(room));
+        (self.bytes, self.is_due) = (0, false);
+        Collected { updates, since: self.since }
+    }
+
+    /// Tells whether the store is heard from.
+    pub(super) fn tell_link(&self) {
+        let link = self.watch.link();
+        self.progress.send_if_modified(|progress| {
+            let is_new = progress.link != link;
+            progress.link = link;
+            is_new
+        });
+    }
+
+    fn is_full(&self) -> bool {
+        self.updates.len() >= self.limits.max_updates || self.bytes >= self.limits.max_bytes
+    }
+
+    fn poll(&mut self, idle: bool, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.stopped.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Event::Stopped);
+        }
+        if let Some(reconcile) = &mut self.reconcile
+            && reconcile.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Event::Reconcile);
+        }
+        let mut collected = 0;
+        while !self.is_full() {
+            if collected == GO {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            collected += 1;
+            match self.watch.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(KvUpdate::CaughtUp))) => return Poll::Ready(Event::CaughtUp),
+                Poll::Ready(Some(Ok(update))) => self.push(update),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Event::Ended(error)),
+                Poll::Ready(None) => {
+                    return Poll::Ready(Event::Ended(KvError::Closed { operation: "watch" }));
+                }
+                Poll::Pending => break,
+            }
+        }
+        if self.updates.is_empty() {
+            return Poll::Pending;
+        }
+        self.is_due |= self.limits.window.is_zero() || self.window.as_mut().poll(cx).is_ready();
+        if idle && (self.is_due || self.is_full()) { Poll::Ready(Event::Due) } else { Poll::Pending }
+    }
+
+    fn push(&mut self, update: KvUpdate) {
+        if self.updates.is_empty() {
+            self.since = SystemTime::now();
+            self.window.as_mut().reset(Instant::now() + self.limits.window);
+        }
+        if let Some(entry) = update.entry() {
+            self.bytes = self.bytes.saturating_add(entry.key.len() + entry.value.len());
+            if let Some(seen) = &mut self.seen {
+                seen.insert(&entry.key);
+            }
+        }
+        self.updates.push(update);
+    }
+}
+
+/// Which keys have come: 16 bytes for each. Two keys would have to be equal in both of two hashes, with keys made by chance
+/// for each repair, to be taken for each other.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    keys: HashSet<(u64, u64)>,
+    hashers: (RandomState, RandomState),
+}
+
+impl Seen {
+    fn insert(&mut self, key: &str) {
+        self.keys.insert(self.hash(key));
+    }
+
+    pub(super) fn contains(&self, key: &str) -> bool {
+        self.keys.contains(&self.hash(key))
+    }
+
+    fn hash(&self, key: &str) -> (u64, u64) {
+        (self.hashers.0.hash_one(key), self.hashers.1.hash_one(key))
+    }
+}

@@ -1,0 +1,393 @@
+//! The driver of a replica: watches, collects, and has each batch applied and kept while it collects the next one.
+
+use std::error::Error;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::{Either, select};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::collect::{Collected, Collector, Event, Seen};
+use super::course::{self, Next, Phase};
+use super::stage::{Done, Tools, Work, blocking, stage};
+use super::storage::{ReplicaPlace, ScopeId, scope_id};
+use super::{Batch, BatchConfig, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError};
+use crate::store::{
+    Key, KvEntry, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch, WatchCursor, WatchLink,
+    WatchScope, backoff,
+};
+
+/// The pauses between two watches.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+pub(super) async fn run<S, A, F, E>(
+    replica: &mut Replica<S>,
+    apply: A,
+) -> Result<Option<WatchCursor>, ReplicaError>
+where
+    S: ReplicaStorage,
+    A: FnMut(Batch) -> F,
+    F: Future<Output = Result<(), E>>,
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    let tools =
+        Tools { retry: replica.retry, stop: replica.stop.clone(), progress: replica.progress.clone() };
+    let _running = Running::begin(replica.progress.clone());
+    let mut driver = Driver {
+        store: &replica.store,
+        scope: &replica.scope,
+        scope_id: scope_id(&replica.scope),
+        storage: &replica.storage,
+        limits: replica.batch,
+        reconcile: replica.reconcile,
+        tools,
+        phase: Phase::Filling,
+        kept: None,
+    };
+    let result = driver.run(apply).await;
+    if let Err(error) = &result {
+        let error = Arc::new(error.clone());
+        replica.progress.send_modify(|progress| progress.last_error = Some(error));
+    }
+    result.map(|()| driver.kept)
+}
+
+/// Says that a replica runs, until it is dropped.
+struct Running(watch::Sender<ReplicaProgress>);
+
+impl Running {
+    fn begin(progress: watch::Sender<ReplicaProgress>) -> Self {
+        let link = WatchLink::down(SystemTime::now(), "the store has not answered yet");
+        progress.send_modify(|progress| {
+            progress.running = true;
+            progress.caught_up = false;
+            progress.link = link;
+            progress.last_error = None;
+        });
+        Self(progress)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.send_modify(|progress| {
+            progress.running = false;
+            (progress.unapplied, progress.unapplied_since) = (0, None);
+        });
+    }
+}
+
+struct Driver<'a, S> {
+    store: &'a Store,
+    scope: &'a WatchScope,
+    scope_id: ScopeId,
+    storage: &'a Arc<Mutex<S>>,
+    limits: BatchConfig,
+    reconcile: Option<Duration>,
+    tools: Tools,
+    phase: Phase,
+    /// The cursor of the last commit.
+    kept: Option<WatchCursor>,
+}
+
+/// Why a watch is followed no longer.
+enum Left {
+    /// The replica was stopped.
+    Stopped,
+    /// The watch has ended.
+    Ended(KvError),
+    /// It is time to compare with the whole bucket.
+    Reconcile,
+}
+
+impl<S: ReplicaStorage> Driver<'_, S> {
+    async fn run<A, F, E>(&mut self, mut apply: A) -> Result<(), ReplicaError>
+    where
+        A: FnMut(Batch) -> F,
+        F: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let Some((place, holds)) =
+            self.ask("looking up its place", |storage| Ok((storage.place()?, !storage.is_empty()?))).await?
+        else {
+            return Ok(());
+        };
+        let mut from;
+        (self.phase, from) = course::begin(place, self.scope_id, holds);
+        self.kept = from;
+        let applied = self.kept;
+        self.tools.progress.send_modify(|progress| progress.applied = applied);
+        let mut pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            if self.phase == Phase::Repairing {
+                self.repairing();
+            }
+            let left = match self.open(from).await {
+                None => return Ok(()),
+                Some(Err(error)) => Left::Ended(error),
+                Some(Ok(watch)) => {
+                    let left;
+                    (apply, left) = self.follow(watch, apply).await?;
+                    // Each watch that got somewhere is a new beginning.
+                    if self.tools.progress.borrow().caught_up {
+                        pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE);
+                    }
+                    left
+                }
+            };
+            let next = match &left {
+                Left::Stopped => return Ok(()),
+                Left::Reconcile => Next::Afresh,
+                Left::Ended(error) => course::after(error),
+            };
+            if let Left::Ended(error) = left {
+                if next == Next::End {
+                    return Err(ReplicaError::Store(error));
+                }
+                self.link_is_down(&error);
+                if self.tools.rest(pauses.next().unwrap_or_default()).await {
+                    return Ok(());
+                }
+            }
+            let Some(holds) = self.ask("looking up what is held", |storage| Ok(!storage.is_empty()?)).await?
+            else {
+                return Ok(());
+            };
+            (self.phase, from) = course::go_on(next, self.phase, self.kept, holds);
+        }
+    }
+
+    /// Asks the storage, however often that has to be tried; none when the replica is stopped.
+    async fn ask<R: Send + 'static>(
+        &self,
+        doing: &'static str,
+        question: impl Fn(&S) -> Result<R, StorageError> + Clone + Send + 'static,
+    ) -> Result<Option<R>, ReplicaError> {
+        let mut tries = self.tools.retry.tries();
+        loop {
+            let question = question.clone();
+            match blocking(self.storage, move |storage| question(storage)).await {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(error) => {
+                    if !self.tools.again(doing, error, &mut tries).await? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Opens a watch; none when the replica was stopped.
+    async fn open(&self, from: Option<WatchCursor>) -> Option<Result<Watch, KvError>> {
+        let open = async {
+            match from {
+                Some(cursor) => self.store.watch_from(self.scope.clone(), cursor).await,
+                None => self.store.watch(self.scope.clone()).await,
+            }
+        };
+        match select(pin!(self.tools.stop.cancelled()), pin!(open)).await {
+            Either::Left(_) => None,
+            Either::Right((opened, _)) => Some(opened),
+        }
+    }
+
+    fn repairing(&mut self) {
+        tracing::info!(store = self.store.name(), "a replica takes the state anew");
+        self.tools.progress.send_modify(|progress| {
+            progress.repairs += 1;
+            progress.caught_up = false;
+        });
+    }
+
+    fn link_is_down(&self, error: &KvError) {
+        tracing::debug!(store = self.store.name(), %error, "a replica lost its watch");
+        self.tools.progress.send_modify(|progress| {
+            let since = match progress.link {
+                WatchLink::Down { since, .. } => since,
+                WatchLink::Up => SystemTime::now(),
+            };
+            progress.link = WatchLink::down(since, error.to_string());
+        });
+    }
+
+    /// Applies what a watch brings, until it ends or is not wanted any more. What had come by then has been applied.
+    async fn follow<A, F, E>(&mut self, watch: Watch, mut apply: A) -> Result<(A, Left), ReplicaError>
+    where
+        A: FnMut(Batch) -> F,
+        F: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let stop = self.tools.stop.clone();
+        let mut collector = Collector {
+            links: watch.link_changes(),
+            watch,
+            limits: self.limits,
+            updates: Vec::new(),
+            bytes: 0,
+            since: SystemTime::now(),
+            window: Box::pin(sleep_until(Instant::now())),
+            is_due: false,
+            seen: self.phase.compares().then(Seen::default),
+            reconcile: self.reconcile.map(|interval| Box::pin(sleep_until(Instant::now() + interval))),
+            stopped: Box::pin(stop.cancelled()),
+            progress: self.tools.progress.clone(),
+        };
+        collector.tell_link();
+        loop {
+            let mut event = collector.next(true).await;
+            // While one batch is applied the next is collected.
+            while let Event::Due = event {
+                let (work, kept) = self.work(collector.take(), collector.watch.cursor(), false);
+                let running = Box::pin(stage(apply, Arc::clone(self.storage), work, self.tools.clone()));
+                let ((lent, result), next) = match select(running, pin!(collector.next(false))).await {
+                    Either::Left((done, _)) => (done, None),
+                    // Whatever it is, it comes after what is being applied.
+                    Either::Right((event, running)) => (running.await, Some(event)),
+                };
+                apply = lent;
+                if !self.staged(result?, kept) {
+                    return Ok((apply, Left::Stopped));
+                }
+                event = match next {
+                    Some(event) => event,
+                    None => collector.next(true).await,
+                };
+            }
+            let left = match event {
+                Event::CaughtUp => {
+                    let goes_on;
+                    (apply, goes_on) = self.complete(&mut collector, apply).await?;
+                    if goes_on {
+                        continue;
+                    }
+                    return Ok((apply, Left::Stopped));
+                }
+                Event::Due | Event::Stopped => Left::Stopped,
+                Event::Ended(error) => Left::Ended(error),
+                Event::Reconcile => Left::Reconcile,
+            };
+            let goes_on;
+            (apply, goes_on) = self.flush(&mut collector, apply).await?;
+            return Ok((apply, if goes_on { left } else { Left::Stopped }));
+        }
+    }
+
+    /// The state is complete: what is not in it is dropped where that has to be looked for, and then the marker is applied.
+    /// Whether to go on.
+    async fn complete<A, F, E>(
+        &mut self,
+        collector: &mut Collector<'_>,
+        mut apply: A,
+    ) -> Result<(A, bool), ReplicaError>
+    where
+        A: FnMut(Batch) -> F,
+        F: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let cursor = collector.watch.cursor();
+        if let Some(seen) = collector.seen.take().filter(|_| self.phase.drops_the_rest()) {
+            let goes_on;
+            (apply, goes_on) = self.flush(collector, apply).await?;
+            if !goes_on {
+                return Ok((apply, false));
+            }
+            let seen = Arc::new(seen);
+            let vanished = self.ask("looking for what has vanished", move |storage| {
+                let mut vanished = Vec::new();
+                storage.for_each_key(&mut |key, held| {
+                    if course::has_vanished(seen.contains(key)) {
+                        vanished.push((key.clone(), held.version));
+                    }
+                })?;
+                Ok(vanished)
+            });
+            let Some(vanished) = vanished.await? else { return Ok((apply, false)) };
+            let created = cursor.map_or(SystemTime::UNIX_EPOCH, |cursor| cursor.as_of());
+            for some in vanished.chunks(self.limits.max_updates) {
+                let gone = |(key, version): &(Key, VersionToken)| {
+                    let operation = KvOperation::Vanished;
+                    KvUpdate::Delete(KvEntry::tombstone(key.clone(), operation, *version, created))
+                };
+                let updates =
+                    Collected { updates: some.iter().map(gone).collect(), since: SystemTime::now() };
+                let goes_on;
+                (apply, goes_on) = self.apply(updates, cursor, false, apply).await?;
+                if !goes_on {
+                    return Ok((apply, false));
+                }
+            }
+        }
+        let mut last = collector.take();
+        last.updates.push(KvUpdate::CaughtUp);
+        let goes_on;
+        (apply, goes_on) = self.apply(last, cursor, true, apply).await?;
+        if goes_on {
+            self.phase = self.phase.completed();
+            self.tools.progress.send_modify(|progress| progress.caught_up = true);
+        }
+        Ok((apply, goes_on))
+    }
+
+    /// Applies what has been collected. Whether to go on.
+    async fn flush<A, F, E>(
+        &mut self,
+        collector: &mut Collector<'_>,
+        apply: A,
+    ) -> Result<(A, bool), ReplicaError>
+    where
+        A: FnMut(Batch) -> F,
+        F: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let collected = collector.take();
+        if collected.updates.is_empty() {
+            return Ok((apply, true));
+        }
+        self.apply(collected, collector.watch.cursor(), false, apply).await
+    }
+
+    /// Applies and keeps. Whether to go on.
+    async fn apply<A, F, E>(
+        &mut self,
+        collected: Collected,
+        cursor: Option<WatchCursor>,
+        is_complete: bool,
+        apply: A,
+    ) -> Result<(A, bool), ReplicaError>
+    where
+        A: FnMut(Batch) -> F,
+        F: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let (work, kept) = self.work(collected, cursor, is_complete);
+        let (apply, result) = stage(apply, Arc::clone(self.storage), work, self.tools.clone()).await;
+        Ok((apply, self.staged(result?, kept)))
+    }
+
+    /// What is to be done with a batch that was collected up to a cursor, and the cursor that is kept then.
+    fn work(
+        &self,
+        collected: Collected,
+        cursor: Option<WatchCursor>,
+        is_complete: bool,
+    ) -> (Work, Option<WatchCursor>) {
+        let kept = cursor.filter(|_| self.phase.keeps_cursor(is_complete));
+        let place = kept.map(|cursor| ReplicaPlace::new(cursor, self.scope_id));
+        let Collected { updates, since } = collected;
+        (Work { updates, place, phase: self.phase, since }, kept)
+    }
+
+    /// Takes note of what became of a batch. Whether to go on.
+    fn staged(&mut self, done: Done, kept: Option<WatchCursor>) -> bool {
+        match done {
+            Done::Kept => {
+                self.kept = kept;
+                true
+            }
+            Done::GivenUp => false,
+        }
+    }
+}
