@@ -2,6 +2,7 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod snapshot;
 pub mod store;
 
 // Pages only. They use everything, so that they are there where everything is.

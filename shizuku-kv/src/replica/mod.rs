@@ -38,6 +38,7 @@ mod batch;
 mod collect;
 mod course;
 mod error;
+mod log;
 mod memory;
 mod progress;
 mod retry;
@@ -55,6 +56,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use batch::{Batch, BatchConfig, TypedBatch};
 pub use error::ReplicaError;
+pub use log::{LogReader, LogStorage};
 pub use memory::MemoryStorage;
 pub use progress::{ReplicaMonitor, ReplicaProgress};
 pub use retry::RetryPolicy;

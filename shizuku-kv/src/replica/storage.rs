@@ -9,7 +9,7 @@ use crate::store::{Key, KvError, KvUpdate, VersionToken, WatchCursor, WatchScope
 /// Where a replica keeps what it holds of a bucket: for each key at least its version and time, for the whole the
 /// place from which it goes on.
 ///
-/// `LogStorage` keeps a state in memory and in a log,
+/// [`LogStorage`](crate::replica::LogStorage) keeps a state in memory and in a log,
 /// [`MemoryStorage`](crate::replica::MemoryStorage) only keys and versions in memory, `RedbStorage` (feature `local`)
 /// states that are larger than memory. Who keeps the state in a database of their own implements this over it: then
 /// state, versions and place become durable together there, and `apply` has nothing to do. The module

@@ -38,6 +38,11 @@ impl Key {
         }
     }
 
+    /// A key that was checked before, as those that a snapshot has loaded.
+    pub(crate) fn of_checked(key: &str) -> Self {
+        Self(Arc::from(key))
+    }
+
     /// The key as a string.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -25,6 +25,7 @@ pub use cursor::WatchCursor;
 pub use deadline::Deadline;
 pub use entry::{KvEntry, KvOperation, KvUpdate};
 pub use error::{ConfigDifference, ErrorSource, KvError};
+pub(crate) use grammar::{MAX_KEY_LEN, check_key};
 pub use handle::{Store, StoreTtl};
 pub use key::{IntoKey, Key, WatchScope};
 pub use stream::{KvStream, Watch, WatchLink};

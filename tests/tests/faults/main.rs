@@ -21,6 +21,7 @@ mod late;
 mod log;
 mod random;
 mod record;
+mod replica;
 mod run;
 mod soak;
 mod summary;

@@ -1,0 +1,234 @@
+//! The file's header, its seals and the headers of frames, as bytes. No I/O.
+
+use crc32fast::Hasher;
+
+use crate::store::WatchCursor;
+
+/// The length of the file's header.
+pub(super) const FILE_HEADER: u64 = 64;
+/// The length of a frame's header.
+pub(super) const FRAME_HEADER: usize = 16;
+
+/// The first byte is none of text, the last shows a transfer that changes line ends.
+pub(super) const MAGIC: [u8; 8] = *b"\x89SKVLOG\n";
+/// The version of the format.
+pub(super) const VERSION: u8 = 1;
+
+/// Where the two seals are.
+const SEAL_AT: [usize; 2] = [32, 48];
+/// The length of a seal.
+pub(super) const SEAL: usize = 12;
+
+const PART: u8 = 1;
+const CHECKPOINT: u8 = 2;
+const CHECKPOINT_WITH_CURSOR: u8 = 3;
+
+const TAG: usize = 16;
+
+/// What is at the start of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileHeader {
+    /// Random, so that blocks of another log that a file system brings back are not taken for this one's.
+    id: [u8; 16],
+    /// Up to where the file had reached the disk, twice; `None` for a seal that cannot be read.
+    pub(super) seals: [Option<u64>; 2],
+}
+
+/// Why a header is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BadHeader {
+    /// The magic number is another.
+    NotASnapshot,
+    /// Not written by this version.
+    UnknownVersion(u8),
+    /// Does not match its checksum.
+    Damaged(u64, &'static str),
+}
+
+impl FileHeader {
+    pub(super) fn new(id: [u8; 16]) -> Self {
+        Self { id, seals: [Some(FILE_HEADER); 2] }
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; FILE_HEADER as usize] {
+        let mut out = [0; FILE_HEADER as usize];
+        out[..8].copy_from_slice(&MAGIC);
+        out[8] = VERSION;
+        out[12..28].copy_from_slice(&self.id);
+        let checksum = crc32fast::hash(&out[..28]);
+        out[28..32].copy_from_slice(&checksum.to_le_bytes());
+        for (at, sealed) in SEAL_AT.into_iter().zip(self.seals) {
+            if let Some(sealed) = sealed {
+                out[at..at + SEAL].copy_from_slice(&self.seal(sealed));
+            }
+        }
+        out
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8; FILE_HEADER as usize]) -> Result<Self, BadHeader> {
+        if bytes[..8] != MAGIC {
+            return Err(BadHeader::NotASnapshot);
+        }
+        if crc32fast::hash(&bytes[..28]) != number(bytes, 28) {
+            return Err(BadHeader::Damaged(0, "the file's header does not match its checksum"));
+        }
+        if bytes[8] != VERSION {
+            return Err(BadHeader::UnknownVersion(bytes[8]));
+        }
+        let mut header = Self { id: [0; 16], seals: [None; 2] };
+        header.id.copy_from_slice(&bytes[12..28]);
+        for (slot, at) in SEAL_AT.into_iter().enumerate() {
+            let found = &bytes[at..at + SEAL];
+            let len = found.first_chunk().copied().map_or(0, u64::from_le_bytes);
+            header.seals[slot] = (header.seal(len) == *found).then_some(len);
+        }
+        // Never are both written without a sync in between, so that no crash leaves this.
+        if header.seals == [None; 2] {
+            return Err(BadHeader::Damaged(SEAL_AT[0] as u64, "neither seal matches its checksum"));
+        }
+        Ok(header)
+    }
+
+    /// Up to where the file had reached the disk.
+    pub(super) fn sealed(&self) -> u64 {
+        self.seals.into_iter().flatten().max().unwrap_or_default()
+    }
+
+    /// What the first frame's checksum begins with.
+    pub(super) fn chain(&self) -> u32 {
+        crc32fast::hash(&self.id)
+    }
+
+    /// The bytes of a seal.
+    pub(super) fn seal(&self, len: u64) -> [u8; SEAL] {
+        let mut out = [0; SEAL];
+        out[..8].copy_from_slice(&len.to_le_bytes());
+        let checksum = continued(self.chain(), &out[..8]);
+        out[8..].copy_from_slice(&checksum.to_le_bytes());
+        out
+    }
+
+    /// The seal to write next: one that cannot be read, else the lower one, so that a write that is
+    /// torn never hits the only one that counts.
+    pub(super) fn next_seal(&self) -> usize {
+        usize::from(self.seals[1] < self.seals[0])
+    }
+
+    /// Where in the file a seal is.
+    pub(super) fn seal_at(slot: usize) -> u64 {
+        SEAL_AT[slot & 1] as u64
+    }
+}
+
+/// What a checkpoint has besides records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ending {
+    pub(super) cursor: Option<WatchCursor>,
+    pub(super) tag: [u8; TAG],
+}
+
+impl Ending {
+    /// Appends it to a payload.
+    pub(super) fn append_to(&self, payload: &mut Vec<u8>) {
+        if let Some(cursor) = self.cursor {
+            payload.extend_from_slice(&cursor.to_bytes());
+        }
+        payload.extend_from_slice(&self.tag);
+    }
+}
+
+/// A frame's kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Records of a checkpoint that a later frame ends.
+    Part,
+    /// The end of a checkpoint.
+    Checkpoint {
+        /// Whether it has one.
+        cursor: bool,
+    },
+}
+
+impl Kind {
+    pub(super) fn of(ending: Option<&Ending>) -> Self {
+        ending.map_or(Self::Part, |ending| Self::Checkpoint { cursor: ending.cursor.is_some() })
+    }
+
+    /// Splits a payload into records and ending, or says what is wrong.
+    pub(super) fn split(self, payload: &[u8]) -> Result<(usize, Option<Ending>), &'static str> {
+        let Self::Checkpoint { cursor } = self else { return Ok((payload.len(), None)) };
+        let Some((rest, tag)) = payload.split_last_chunk::<TAG>() else {
+            return Err("a checkpoint without its end");
+        };
+        if !cursor {
+            return Ok((rest.len(), Some(Ending { cursor: None, tag: *tag })));
+        }
+        let Some((records, cursor)) = rest.split_last_chunk::<{ WatchCursor::LEN }>() else {
+            return Err("a checkpoint without its cursor");
+        };
+        match WatchCursor::from_bytes(cursor) {
+            Ok(cursor) => Ok((records.len(), Some(Ending { cursor: Some(cursor), tag: *tag }))),
+            Err(_) => Err("a checkpoint with a cursor that is none"),
+        }
+    }
+}
+
+/// A frame's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FrameHeader {
+    pub(super) kind: Kind,
+    pub(super) payload_len: u32,
+    pub(super) payload_crc: u32,
+}
+
+/// Why a frame's header is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BadFrame {
+    /// Not what was written.
+    Checksum,
+    /// As it was written, but not by this version.
+    Unknown,
+}
+
+impl FrameHeader {
+    /// The bytes, and the checksum that the next frame's begins with. That each begins with the one before means that
+    /// a frame is right only behind exactly those that it was written behind.
+    pub(super) fn to_bytes(self, chain: u32) -> ([u8; FRAME_HEADER], u32) {
+        let mut out = [0; FRAME_HEADER];
+        out[..4].copy_from_slice(&self.payload_len.to_le_bytes());
+        out[4] = match self.kind {
+            Kind::Part => PART,
+            Kind::Checkpoint { cursor: false } => CHECKPOINT,
+            Kind::Checkpoint { cursor: true } => CHECKPOINT_WITH_CURSOR,
+        };
+        out[8..12].copy_from_slice(&self.payload_crc.to_le_bytes());
+        let chain = continued(chain, &out[..12]);
+        out[12..].copy_from_slice(&chain.to_le_bytes());
+        (out, chain)
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote, with the checksum for the next.
+    pub(super) fn from_bytes(bytes: &[u8; FRAME_HEADER], chain: u32) -> Result<(Self, u32), BadFrame> {
+        let chain = continued(chain, &bytes[..12]);
+        if chain != number(bytes, 12) {
+            return Err(BadFrame::Checksum);
+        }
+        let kind = match bytes[4..8] {
+            [PART, 0, 0, 0] => Kind::Part,
+            [CHECKPOINT, 0, 0, 0] => Kind::Checkpoint { cursor: false },
+            [CHECKPOINT_WITH_CURSOR, 0, 0, 0] => Kind::Checkpoint { cursor: true },
+            _ => return Err(BadFrame::Unknown),
+        };
+        Ok((Self { kind, payload_len: number(bytes, 0), payload_crc: number(bytes, 8) }, chain))
+    }
+}
+
+fn continued(chain: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = Hasher::new_with_initial(chain);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().map_or(0, u32::from_le_bytes)
+}

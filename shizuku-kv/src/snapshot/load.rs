@@ -1,0 +1,227 @@
+//! From a file to the state in memory.
+//!
+//! One thread reads, checks and takes apart; another fills the table. Each does about half of the work.
+
+use std::hash::BuildHasher;
+use std::panic::resume_unwind;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use super::disk::{Access, Disk, DiskFile, StdDisk};
+use super::entries::{Change, KeyHasher, SnapshotEntries};
+use super::frame::{Ending, FILE_HEADER, FileHeader};
+use super::record::{MIN_LEN, Record, shape};
+use super::scan::{Scan, Span, read_header};
+use super::{Snapshot, SnapshotError};
+
+/// A second thread costs more than it brings for files below this.
+const WORTH_A_THREAD: u64 = 256 * 1024;
+/// How many changes are handed over together.
+const BATCH: usize = 4096;
+/// How many batches may wait.
+const WAITING: usize = 4;
+
+/// Reads a snapshot: the state at the last checkpoint that is whole, and its cursor.
+///
+/// Nothing is written and nothing locked, so that a file can be read while a writer has it open. What a crash left
+/// behind the last checkpoint is passed over. Blocks while it reads; in asynchronous code call it in
+/// [`spawn_blocking`](tokio::task::spawn_blocking). Takes as much memory as the file is long, and some 40 to 70 bytes
+/// for each key.
+///
+/// # Errors
+/// [`SnapshotError::NotFound`] if there is no such file; [`SnapshotError::NotASnapshot`] and
+/// [`SnapshotError::UnknownVersion`] if it is something else; [`SnapshotError::Damaged`] if what had reached the disk
+/// is no longer as it was; [`SnapshotError::Io`] if the system does not let it be read.
+pub fn load(path: impl AsRef<Path>) -> Result<Snapshot, SnapshotError> {
+    let path: Arc<Path> = path.as_ref().into();
+    let file = open_to_read(&StdDisk, &path)?;
+    Ok(load_file(&file, &path)?.into_snapshot())
+}
+
+pub(super) fn open_to_read(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, SnapshotError> {
+    disk.open(path, Access::Read).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => SnapshotError::NotFound { path: path.to_owned() },
+        _ => SnapshotError::io(path, "open", source),
+    })
+}
+
+/// What is in a file.
+pub(super) struct Loaded {
+    pub(super) entries: SnapshotEntries,
+    /// What ended the last checkpoint; none where there is none.
+    pub(super) ending: Option<Ending>,
+    /// None where the file ends within it.
+    pub(super) header: Option<FileHeader>,
+    /// Where the last checkpoint ends, and the checksum that the next frame's begins with.
+    pub(super) good: u64,
+    pub(super) chain: u32,
+    /// The length of the file.
+    pub(super) len: u64,
+}
+
+impl Loaded {
+    /// What is in a file that was just created.
+    pub(super) fn empty(header: FileHeader) -> Self {
+        Self {
+            entries: SnapshotEntries::default(),
+            ending: None,
+            header: Some(header),
+            good: FILE_HEADER,
+            chain: header.chain(),
+            len: FILE_HEADER,
+        }
+    }
+
+    pub(super) fn into_snapshot(self) -> Snapshot {
+        let ending = self.ending.unwrap_or_default();
+        Snapshot { entries: self.entries, cursor: ending.cursor, scope_tag: ending.tag }
+    }
+}
+
+pub(super) fn load_file(file: &Arc<dyn DiskFile>, path: &Arc<Path>) -> Result<Loaded, SnapshotError> {
+    let (header, len) = read_header(&**file, path)?;
+    let Some(header) = header else {
+        let entries = SnapshotEntries::default();
+        return Ok(Loaded { entries, ending: None, header, good: 0, chain: 0, len });
+    };
+    let mut span = Span::whole(&header, len);
+    loop {
+        let (entries, read) = fold(Scan::new(Arc::clone(file), Arc::clone(path), span), path, span)?;
+        if !read.beyond {
+            let Read { ending, good, chain, .. } = read;
+            return Ok(Loaded { entries, ending, header: Some(header), good, chain, len });
+        }
+        // Parts of a checkpoint that never came are in the state, since nothing could be done while waiting for its
+        // end. It happens after a crash amid a large one only; then everything is read again, up to where it counts.
+        span.end = read.good;
+    }
+}
+
+/// How far a file was read.
+struct Read {
+    ending: Option<Ending>,
+    good: u64,
+    chain: u32,
+    /// Whether there was something behind the last checkpoint.
+    beyond: bool,
+}
+
+/// Changes, and the place in the file behind them.
+struct Batch {
+    changes: Vec<Change>,
+    offset: u64,
+}
+
+fn fold(mut scan: Scan, path: &Path, span: Span) -> Result<(SnapshotEntries, Read), SnapshotError> {
+    let mut table = Table { entries: SnapshotEntries::default(), span };
+    let hasher = table.entries.hasher();
+    let len = span.end.saturating_sub(span.start);
+    let read = if len < WORTH_A_THREAD {
+        None
+    } else {
+        thread::scope(|scope| {
+            let (send, receive) = sync_channel(WAITING);
+            let (scan, hasher) = (&mut scan, &hasher);
+            let reading = thread::Builder::new().name("snapshot-read".to_owned()).spawn_scoped(scope, {
+                move || take_apart(scan, path, span, hasher, |batch| send_on(&send, batch))
+            });
+            // Where the system has no thread left, one does all the work.
+            let reading = reading.ok()?;
+            table.fill(&receive);
+            Some(reading.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
+    };
+    let read = match read {
+        Some(read) => read?,
+        None => take_apart(&mut scan, path, span, &hasher, |batch| {
+            table.apply(batch);
+            true
+        })?,
+    };
+    let Table { mut entries, .. } = table;
+    // Where most of what was read is superseded, what lives must not keep it in memory.
+    if entries.record_bytes() < len / 2 && !read.beyond {
+        entries.detach();
+    }
+    Ok((entries, read))
+}
+
+fn send_on(send: &SyncSender<Batch>, batch: Batch) -> bool {
+    send.send(batch).is_ok()
+}
+
+/// Reads all frames, and gives their records on; the parts of a checkpoint as they come, before its end is known.
+fn take_apart(
+    scan: &mut Scan,
+    path: &Path,
+    span: Span,
+    hasher: &KeyHasher,
+    mut give: impl FnMut(Batch) -> bool,
+) -> Result<Read, SnapshotError> {
+    let mut read = Read { ending: None, good: span.start, chain: span.chain, beyond: false };
+    let mut changes = Vec::new();
+    while let Some(frame) = scan.next()? {
+        let records = frame.records();
+        let mut at = 0;
+        while at < records.len() {
+            let rest = &records[at..];
+            let shape = shape(rest)
+                .map_err(|what| SnapshotError::damaged(path, frame.records_offset() + at as u64, what))?;
+            let hash = hasher.hash_one(&rest[shape.key..shape.value]);
+            let record = Record::checked(records.slice(at..at + shape.end));
+            changes.push(Change { hash, deletion: shape.deletion, record });
+            at += shape.end;
+        }
+        read.beyond = frame.ending.is_none();
+        if frame.ending.is_some() {
+            read.ending = frame.ending;
+            read.good = frame.end();
+            read.chain = frame.chain;
+        }
+        if changes.len() >= BATCH {
+            let next = Vec::with_capacity(changes.len());
+            let batch = Batch { changes: std::mem::replace(&mut changes, next), offset: frame.end() };
+            if !give(batch) {
+                return Ok(read);
+            }
+        }
+    }
+    give(Batch { changes, offset: span.end });
+    Ok(read)
+}
+
+/// The table while it is filled.
+struct Table {
+    entries: SnapshotEntries,
+    span: Span,
+}
+
+impl Table {
+    fn fill(&mut self, receive: &Receiver<Batch>) {
+        for batch in receive {
+            self.apply(batch);
+        }
+    }
+
+    fn apply(&mut self, batch: Batch) {
+        let Batch { changes, offset } = batch;
+        if self.entries.is_full(changes.len()) {
+            self.entries.reserve(changes.len() + self.expected(offset));
+        }
+        for change in changes {
+            self.entries.apply(change);
+        }
+    }
+
+    /// How many more keys will come, if it goes on as it went: a table that grows step by step is moved each time.
+    /// Never more than the rest of the file has room for.
+    fn expected(&self, offset: u64) -> usize {
+        let left = self.span.end.saturating_sub(offset);
+        let done = offset.saturating_sub(self.span.start).max(1);
+        let expected = u128::from(left) * self.entries.len() as u128 / u128::from(done);
+        let most = left / MIN_LEN as u64;
+        usize::try_from(expected.min(u128::from(most))).unwrap_or_default()
+    }
+}

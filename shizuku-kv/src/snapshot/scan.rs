@@ -1,0 +1,189 @@
+//! Frame after frame from the start of a file, up to its end or to a torn tail.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::SnapshotError;
+use super::disk::{DiskFile, read_full};
+use super::frame::{BadFrame, BadHeader, Ending, FILE_HEADER, FRAME_HEADER, FileHeader, FrameHeader, MAGIC};
+
+/// As much is read at a time, where a frame is not longer.
+const CHUNK: u64 = 1024 * 1024;
+
+/// The header of a file, and how long the file was then; no header where the file ends before it does, as one that a
+/// crash left at its creation.
+pub(super) fn read_header(
+    file: &dyn DiskFile,
+    path: &Path,
+) -> Result<(Option<FileHeader>, u64), SnapshotError> {
+    let io = |source| SnapshotError::io_at(path, "read", 0, source);
+    let mut bytes = [0; FILE_HEADER as usize];
+    let read = read_full(file, &mut bytes, 0).map_err(io)?;
+    if read < bytes.len() {
+        let start = read.min(MAGIC.len());
+        return match bytes[..start] == MAGIC[..start] {
+            true => Ok((None, read as u64)),
+            false => Err(SnapshotError::NotASnapshot { path: path.to_owned() }),
+        };
+    }
+    let header = FileHeader::from_bytes(&bytes).map_err(|bad| match bad {
+        BadHeader::NotASnapshot => SnapshotError::NotASnapshot { path: path.to_owned() },
+        BadHeader::UnknownVersion(found) => SnapshotError::UnknownVersion { path: path.to_owned(), found },
+        BadHeader::Damaged(offset, what) => SnapshotError::damaged(path, offset, what),
+    })?;
+    // After the header: what it calls synced is in this length then, also while somebody writes.
+    Ok((Some(header), file.len().map_err(io)?))
+}
+
+/// A frame whose checksums are right.
+#[derive(Debug)]
+pub(super) struct Frame {
+    /// Where in the file its header is.
+    pub(super) offset: u64,
+    /// Header, records and ending, as they are in the file.
+    pub(super) bytes: Bytes,
+    /// How many bytes of records follow the header.
+    pub(super) records_len: usize,
+    /// What it ends, if it ends a checkpoint.
+    pub(super) ending: Option<Ending>,
+    /// The checksum that the next frame's begins with.
+    pub(super) chain: u32,
+}
+
+impl Frame {
+    pub(super) fn end(&self) -> u64 {
+        self.offset + self.bytes.len() as u64
+    }
+
+    /// Where in the file the records begin.
+    pub(super) fn records_offset(&self) -> u64 {
+        self.offset + FRAME_HEADER as u64
+    }
+
+    pub(super) fn records(&self) -> Bytes {
+        self.bytes.slice(FRAME_HEADER..FRAME_HEADER + self.records_len)
+    }
+}
+
+/// Where to begin and where to end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    /// Where a frame begins.
+    pub(super) start: u64,
+    /// The checksum that this frame's begins with.
+    pub(super) chain: u32,
+    /// Nothing behind this is looked at.
+    pub(super) end: u64,
+    /// What is wrong before this is damage; behind it, it is a torn tail.
+    pub(super) sealed: u64,
+}
+
+impl Span {
+    /// What is known to be whole and to end with a frame.
+    pub(super) fn known(start: u64, chain: u32, end: u64) -> Self {
+        Self { start, chain, end, sealed: end }
+    }
+
+    /// All of a file.
+    pub(super) fn whole(header: &FileHeader, len: u64) -> Self {
+        Self { start: FILE_HEADER, chain: header.chain(), end: len, sealed: header.sealed() }
+    }
+}
+
+/// Reads frame after frame.
+pub(super) struct Scan {
+    file: Arc<dyn DiskFile>,
+    path: Arc<Path>,
+    span: Span,
+    /// What has been read from the file, and how much of it has been used.
+    buffer: Bytes,
+    used: usize,
+    /// Where in the file `used` is.
+    offset: u64,
+    chain: u32,
+}
+
+impl Scan {
+    pub(super) fn new(file: Arc<dyn DiskFile>, path: Arc<Path>, span: Span) -> Self {
+        Self { file, path, span, buffer: Bytes::new(), used: 0, offset: span.start, chain: span.chain }
+    }
+
+    /// The next frame; none at the end of the span and at a torn tail.
+    pub(super) fn next(&mut self) -> Result<Option<Frame>, SnapshotError> {
+        if !self.fill(FRAME_HEADER as u64)? {
+            return Ok(None);
+        }
+        let Some(bytes) = self.buffer.get(self.used..).and_then(|rest| rest.first_chunk()) else {
+            return Ok(None);
+        };
+        let (header, chain) = match FrameHeader::from_bytes(bytes, self.chain) {
+            Ok(read) => read,
+            Err(BadFrame::Checksum) => return self.bad("a frame's header does not match its checksum"),
+            Err(BadFrame::Unknown) => return Err(self.damaged("a frame of an unknown kind")),
+        };
+        let total = FRAME_HEADER as u64 + u64::from(header.payload_len);
+        if !self.fill(total)? {
+            return Ok(None);
+        }
+        let end = self.used + total as usize;
+        let payload = &self.buffer[self.used + FRAME_HEADER..end];
+        if crc32fast::hash(payload) != header.payload_crc {
+            return self.bad("a frame's content does not match its checksum");
+        }
+        let (records_len, ending) = header.kind.split(payload).map_err(|what| self.damaged(what))?;
+        let bytes = self.buffer.slice(self.used..end);
+        let frame = Frame { offset: self.offset, bytes, records_len, ending, chain };
+        self.used = end;
+        self.offset += total;
+        self.chain = chain;
+        Ok(Some(frame))
+    }
+
+    /// Where the next frame begins.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// For spans that are known to be whole: an error if the scan ended before their end.
+    pub(super) fn must_be_at_end(&self) -> Result<(), SnapshotError> {
+        match self.offset == self.span.end {
+            true => Ok(()),
+            false => Err(self.damaged("the file has become shorter while it was read")),
+        }
+    }
+
+    /// What does not match its checksum: damage where it had reached the disk, else the end.
+    fn bad(&self, what: &'static str) -> Result<Option<Frame>, SnapshotError> {
+        if self.offset < self.span.sealed { Err(self.damaged(what)) } else { Ok(None) }
+    }
+
+    fn damaged(&self, what: &'static str) -> SnapshotError {
+        SnapshotError::damaged(&self.path, self.offset, what)
+    }
+
+    /// Sees to it that `wanted` bytes are in the buffer; false where the span or the file ends before.
+    fn fill(&mut self, wanted: u64) -> Result<bool, SnapshotError> {
+        let left = self.span.end.saturating_sub(self.offset);
+        if wanted > left {
+            return Ok(false);
+        }
+        let have = self.buffer.len() - self.used;
+        if wanted <= have as u64 {
+            return Ok(true);
+        }
+        // With the header of the next frame: else a frame of a chunk's length or more would cost two reads.
+        let len = (wanted + FRAME_HEADER as u64).max(CHUNK).min(left);
+        // No more than the file has, so that no length in it makes this large.
+        let mut buffer = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        buffer[..have].copy_from_slice(&self.buffer[self.used..]);
+        let from = self.offset + have as u64;
+        let read = read_full(&*self.file, &mut buffer[have..], from)
+            .map_err(|source| SnapshotError::io_at(&self.path, "read", from, source))?;
+        buffer.truncate(have + read);
+        self.buffer = buffer.into();
+        self.used = 0;
+        Ok(wanted <= self.buffer.len() as u64)
+    }
+}

@@ -1,0 +1,406 @@
+//! The writer: updates gathered in memory, checkpoints that put them into the file.
+
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use super::compact::{self, Outcome};
+use super::disk::{Access, Disk, StdDisk};
+use super::frame::{Ending, FRAME_HEADER};
+use super::load::{Loaded, load_file};
+use super::log::{Log, create};
+use super::record::{MAX_VALUE_LEN, encode};
+use super::shared::Shared;
+use super::{Snapshot, SnapshotError, SnapshotOptions, SyncPolicy};
+use crate::store::{KvUpdate, WatchCursor};
+
+/// A checkpoint of more than this, in bytes, is written in parts as it grows.
+pub(super) const PART: usize = 1024 * 1024;
+
+/// Extension of a file that is being created.
+const NEW: &str = ".new";
+/// Extension of the file that is locked.
+const LOCK: &str = ".lock";
+
+/// Writes a snapshot log: updates as they come, and now and then a checkpoint, at which all of them count together with
+/// the cursor.
+///
+/// Every call blocks for as long as the disk takes; in asynchronous code use
+/// [`spawn_blocking`](tokio::task::spawn_blocking) or a thread of its own. A file has one writer at a time: it locks a
+/// file beside it, whose name ends in `.lock`. That one stays where it is; remove it only together with the log.
+///
+/// Dropping the writer forgets what was appended since the last checkpoint, stops a compaction that is under way, and
+/// with [`SyncPolicy::Interval`] waits for one last sync. [`close`](Self::close) does the same and tells of errors.
+///
+/// ```
+/// use shizuku_kv::snapshot::{self, SnapshotOptions, SnapshotWriter};
+/// # use shizuku_kv::{Key, KvEntry, KvUpdate, VersionToken};
+/// # use std::time::SystemTime;
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("state");
+/// # let entry = KvEntry::put(Key::new("a.b")?, "value".into(), VersionToken::from_u64(1), SystemTime::now());
+/// # let update = KvUpdate::Put(entry);
+///
+/// let (mut writer, before) = SnapshotWriter::open(&path, SnapshotOptions::new())?;
+/// assert!(before.entries.is_empty());
+/// writer.append(&update)?;
+/// writer.checkpoint(None)?;
+/// writer.close()?;
+///
+/// let state = snapshot::load(&path)?;
+/// assert_eq!(state.entries.get("a.b").unwrap().value, "value");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct SnapshotWriter {
+    shared: Arc<Shared>,
+    options: SnapshotOptions,
+    /// The records since the last frame, behind room for the header of theirs.
+    buffer: Vec<u8>,
+    /// The length at which the log is compacted.
+    compact_at: u64,
+    compaction: Option<JoinHandle<Result<Outcome, SnapshotError>>>,
+    compaction_error: Option<SnapshotError>,
+    syncing: Option<JoinHandle<()>>,
+    /// Locked until it is closed.
+    _lock: Option<File>,
+}
+
+impl SnapshotWriter {
+    /// Opens the log, or creates it; gives what is in it too, since it has to be read anyway. The directory must be
+    /// there.
+    ///
+    /// What a crash left behind the last checkpoint is cut off. The cursor is none where the log's scope tag is not
+    /// the one of `options`. Unless the policy is [`SyncPolicy::Never`], what is returned is on the disk.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Locked`] if there is another writer; those of [`load`](super::load) for what is there, which is
+    /// left as it is then; [`SnapshotError::Io`] if the system refuses something.
+    pub fn open(path: impl AsRef<Path>, options: SnapshotOptions) -> Result<(Self, Snapshot), SnapshotError> {
+        let (writer, mut state) = Self::open_whatever_scope(path.as_ref(), options)?;
+        if state.scope_tag != options.scope_tag {
+            state.cursor = None;
+        }
+        Ok((writer, state))
+    }
+
+    /// The same with the cursor that is there, of whatever scope it is.
+    pub(crate) fn open_whatever_scope(
+        path: &Path,
+        options: SnapshotOptions,
+    ) -> Result<(Self, Snapshot), SnapshotError> {
+        let lock = lock(path)?;
+        Self::open_on(Arc::new(StdDisk), path, options, Some(lock))
+    }
+
+    /// What the checkpoints from now on are of.
+    pub(crate) fn set_scope_tag(&mut self, tag: [u8; 16]) {
+        self.options.scope_tag = tag;
+    }
+
+    pub(super) fn open_on(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        options: SnapshotOptions,
+        lock: Option<File>,
+    ) -> Result<(Self, Snapshot), SnapshotError> {
+        let path: Arc<Path> = path.into();
+        for extension in [compact::EXTENSION, NEW] {
+            let leftover = Shared::beside(&path, extension);
+            match disk.remove(&leftover) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(SnapshotError::io(&leftover, "remove", source));
+                }
+                _ => {}
+            }
+        }
+        let (log, loaded) = open_log(&*disk, &path, options)?;
+        let compact_at = due(options.compaction_threshold, loaded.entries.record_bytes());
+        let state = loaded.into_snapshot();
+        let shared = Arc::new(Shared::new(disk, log));
+        let mut writer = Self {
+            shared,
+            options,
+            buffer: vec![0; FRAME_HEADER],
+            compact_at,
+            compaction: None,
+            compaction_error: None,
+            syncing: None,
+            _lock: lock,
+        };
+        if let SyncPolicy::Interval(interval) = options.sync {
+            let shared = Arc::clone(&writer.shared);
+            let thread = thread::Builder::new().name("snapshot-sync".to_owned());
+            let spawned = thread.spawn(move || shared.sync_on_time(interval));
+            writer.syncing =
+                Some(spawned.map_err(|source| SnapshotError::io(&path, "start a thread for", source))?);
+        }
+        Ok((writer, state))
+    }
+
+    /// Takes an update into the next checkpoint. The caught-up marker is passed over.
+    ///
+    /// Only memory is written to, but for each 1 MiB or so, which goes to the file as a part of the checkpoint; it
+    /// counts no earlier than the rest.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`] if a part cannot be written: then this update was not taken, those before were, and it can
+    /// be appended again. [`SnapshotError::ValueTooLarge`] above some 4 GiB. [`SnapshotError::Poisoned`] once the writer
+    /// cannot be used any more.
+    pub fn append(&mut self, update: &KvUpdate) -> Result<(), SnapshotError> {
+        let (entry, deletion) = match update {
+            KvUpdate::Put(entry) => (entry, false),
+            KvUpdate::Delete(entry) => (entry, true),
+            KvUpdate::CaughtUp => return Ok(()),
+        };
+        let size = entry.value.len();
+        if size > MAX_VALUE_LEN {
+            return Err(SnapshotError::ValueTooLarge { key: entry.key.clone(), size, limit: MAX_VALUE_LEN });
+        }
+        let filled = self.buffer.len();
+        if filled >= PART || (filled > FRAME_HEADER && filled + size > 2 * PART) {
+            self.shared.log().append(&mut self.buffer, None)?;
+            self.empty_buffer();
+        }
+        encode(&mut self.buffer, entry, deletion);
+        Ok(())
+    }
+
+    /// Makes everything that was appended since the last checkpoint count, together with the cursor: after a crash
+    /// there is either both or neither. `None` says that the state has no place to go on from, as while a replica is
+    /// being repaired. How durable it is when the call returns, the [`SyncPolicy`] says.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`] if it cannot be written, for instance because the disk is full. The file is as it was, and
+    /// what was appended is kept for the next call, or to be [discarded](Self::discard). [`SnapshotError::Poisoned`] if
+    /// the sync failed, or earlier something after which the file's state is not known.
+    pub fn checkpoint(&mut self, cursor: Option<&WatchCursor>) -> Result<(), SnapshotError> {
+        let ending = Ending { cursor: cursor.copied(), tag: self.options.scope_tag };
+        let filled = self.buffer.len();
+        let (good, was_synced) = {
+            let mut log = self.shared.log();
+            log.check()?;
+            let is_new = filled > FRAME_HEADER || log.end > log.good || log.ending != Some(ending);
+            let was_synced = log.synced >= log.good;
+            if is_new {
+                ending.append_to(&mut self.buffer);
+                if let Err(error) = log.append(&mut self.buffer, Some(ending)) {
+                    self.buffer.truncate(filled);
+                    return Err(error);
+                }
+            }
+            (log.good, was_synced)
+        };
+        self.empty_buffer();
+        match self.options.sync {
+            SyncPolicy::EveryCheckpoint => self.shared.sync()?,
+            // It waits for the first only, and sees the others when it has slept.
+            SyncPolicy::Interval(_) if was_synced => self.shared.notify(),
+            SyncPolicy::Interval(_) | SyncPolicy::Never => {}
+        }
+        self.take_compaction(false);
+        if good >= self.compact_at {
+            self.start_compaction();
+        }
+        Ok(())
+    }
+
+    /// Forgets what was appended since the last checkpoint.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`] if parts of it that are in the file already cannot be cut off; then nothing is forgotten.
+    /// [`SnapshotError::Poisoned`] once the writer cannot be used any more.
+    pub fn discard(&mut self) -> Result<(), SnapshotError> {
+        self.shared.log().roll_back()?;
+        self.empty_buffer();
+        Ok(())
+    }
+
+    /// Makes the last checkpoint durable now, whatever the policy.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Poisoned`] if that fails, or the writer cannot be used any more.
+    pub fn sync(&mut self) -> Result<(), SnapshotError> {
+        self.shared.sync()
+    }
+
+    /// Writes the log anew without what is superseded, and waits until that is done; also what was appended stays as it
+    /// is, and counts with the next checkpoint. It needs room on the disk for what lives, beside the file as it is.
+    ///
+    /// A log that has grown is compacted without being asked, by a thread beside the work, as
+    /// [`compaction_threshold`](SnapshotOptions::compaction_threshold) says.
+    ///
+    /// # Errors
+    /// What went wrong. The log is as it was, and the writer goes on with it, unless it is [`SnapshotError::Poisoned`].
+    pub fn compact(&mut self) -> Result<(), SnapshotError> {
+        self.take_compaction(true);
+        self.shared.log().check()?;
+        self.start_compaction();
+        self.take_compaction(true);
+        match &self.compaction_error {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins to compact the log in the background, unless that is being done already.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Poisoned`] once the writer cannot be used any more. Whether it succeeds,
+    /// [`last_compaction_error`](Self::last_compaction_error) tells later.
+    pub fn compact_in_background(&mut self) -> Result<(), SnapshotError> {
+        self.take_compaction(false);
+        self.shared.log().check()?;
+        self.start_compaction();
+        Ok(())
+    }
+
+    /// Whether the log is being compacted.
+    pub fn is_compacting(&self) -> bool {
+        self.compaction.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Why the last compaction failed; none if it did not. It is tried again when the log has grown by another half.
+    pub fn last_compaction_error(&mut self) -> Option<&SnapshotError> {
+        self.take_compaction(false);
+        self.compaction_error.as_ref()
+    }
+
+    /// The length of the file in bytes, up to the last checkpoint.
+    pub fn file_len(&self) -> u64 {
+        self.shared.log().good
+    }
+
+    /// Closes the log: what was appended since the last checkpoint is forgotten, a compaction that is under way is
+    /// stopped, and unless the policy is [`SyncPolicy::Never`] everything is on the disk when this returns.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Poisoned`] if the last sync failed, or something before.
+    pub fn close(mut self) -> Result<(), SnapshotError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), SnapshotError> {
+        self.shared.stop();
+        self.take_compaction(true);
+        if let Some(thread) = self.syncing.take() {
+            let _ = thread.join();
+        }
+        let rolled_back = self.shared.log().roll_back();
+        match self.options.sync {
+            SyncPolicy::Never => self.shared.log().check(),
+            _ => self.shared.sync(),
+        }?;
+        rolled_back
+    }
+
+    fn empty_buffer(&mut self) {
+        self.buffer.truncate(FRAME_HEADER);
+        // What one large value needed is not kept for the small ones after it.
+        self.buffer.shrink_to(2 * PART);
+    }
+
+    fn start_compaction(&mut self) {
+        if self.compaction.is_some() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new().name("snapshot-compact".to_owned());
+        match thread.spawn(move || compact::run(&shared)) {
+            Ok(thread) => self.compaction = Some(thread),
+            Err(source) => {
+                let error = SnapshotError::io(&self.shared.path, "start a thread for", source);
+                self.compaction_failed(error);
+            }
+        }
+    }
+
+    /// Notes what came of a compaction that has ended, or, with `wait`, that will have.
+    fn take_compaction(&mut self, wait: bool) {
+        let Some(thread) = self.compaction.take_if(|thread| wait || thread.is_finished()) else { return };
+        match thread.join() {
+            Ok(Ok(Outcome::Done(live))) => {
+                self.compaction_error = None;
+                self.compact_at = due(self.options.compaction_threshold, live);
+            }
+            Ok(Ok(Outcome::Stopped)) => {}
+            Ok(Err(error)) => self.compaction_failed(error),
+            Err(_) => self.compact_at = u64::MAX,
+        }
+    }
+
+    fn compaction_failed(&mut self, error: SnapshotError) {
+        tracing::warn!(%error, "the snapshot log could not be compacted; it is used as it is");
+        let len = self.file_len();
+        self.compact_at = len.saturating_add(len / 2);
+        self.compaction_error = Some(error);
+    }
+}
+
+impl Drop for SnapshotWriter {
+    fn drop(&mut self) {
+        // After `close` there is nothing left to do.
+        if let Err(error) = self.end() {
+            tracing::warn!(%error, "the snapshot log was dropped and may not be on the disk");
+        }
+    }
+}
+
+impl fmt::Debug for SnapshotWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotWriter")
+            .field("path", &self.shared.path)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The length at which a log is compacted in which this much lives.
+fn due(threshold: u64, live: u64) -> u64 {
+    threshold.max(live.saturating_mul(2))
+}
+
+fn lock(path: &Path) -> Result<File, SnapshotError> {
+    let lock_path = Shared::beside(path, LOCK);
+    let io = |source| SnapshotError::io(&lock_path, "lock", source);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(SnapshotError::Locked { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(io(source)),
+    }
+}
+
+fn open_log(
+    disk: &dyn Disk,
+    path: &Arc<Path>,
+    options: SnapshotOptions,
+) -> Result<(Log, Loaded), SnapshotError> {
+    let durable = options.sync != SyncPolicy::Never;
+    let open = match disk.open(path, Access::Write) {
+        Ok(file) => {
+            let loaded = load_file(&file, path)?;
+            loaded.header.map(|header| (file, header, loaded))
+        }
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => None,
+        Err(source) => return Err(SnapshotError::io(path, "open", source)),
+    };
+    let (file, header, loaded) = match open {
+        Some(there) => {
+            // A crash between a renaming and its sync may have left a file here that the directory on the disk does not
+            // know of.
+            if durable {
+                disk.sync_dir(path)
+                    .map_err(|source| SnapshotError::io(path, "sync the directory of", source))?;
+            }
+            there
+        }
+        None => {
+            let (file, header) = create(disk, path, &Shared::beside(path, NEW))?;
+            (file, header, Loaded::empty(header))
+        }
+    };
+    let log = Log::recover(Arc::clone(path), file, &loaded, header, durable)?;
+    Ok((log, loaded))
+}
