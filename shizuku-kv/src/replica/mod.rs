@@ -158,7 +158,7 @@ pub struct Replica<S = MemoryStorage> {
     storage: Arc<Mutex<S>>,
     batch: BatchConfig,
     retry: RetryPolicy,
-    reconcile: Option<Duration>,
+    reconcile: Reconcile,
     stop: CancellationToken,
     progress: watch::Sender<ReplicaProgress>,
 }
@@ -173,11 +173,22 @@ impl Replica {
             storage: Arc::default(),
             batch: BatchConfig::default(),
             retry: RetryPolicy::default(),
-            reconcile: store.silent_expiry().map(|age| age.clamp(EAGER, LAZY)),
+            reconcile: Reconcile {
+                interval: store.silent_expiry().map(|age| age.clamp(EAGER, LAZY)),
+                at_start: store.silent_expiry().is_some(),
+            },
             stop: CancellationToken::new(),
             progress: watch::Sender::default(),
         }
     }
+}
+
+/// When a replica is compared with the whole bucket though its cursor is good.
+#[derive(Clone, Copy, Debug)]
+struct Reconcile {
+    interval: Option<Duration>,
+    /// Values may have expired in silence while nobody watched.
+    at_start: bool,
 }
 
 /// How often a replica looks for what has expired in silence, at most and at least.
@@ -211,15 +222,15 @@ impl<S: ReplicaStorage> Replica<S> {
         self
     }
 
-    /// Compares the replica with the whole bucket this often, 1 s at least, and drops what has vanished in silence: what
-    /// an operator took out of the stream by hand, and what expired where the server tells nobody. The whole scope is read
-    /// for it.
+    /// Compares the replica with the whole bucket this often, 1 s at least, counted from when it was last caught up, and
+    /// drops what has vanished in silence: what an operator took out of the stream by hand, and what expired where the
+    /// server tells nobody. The whole scope is read for it.
     ///
     /// Not done unless this is set, but for stores with a maximum age whose expiry no watch is told of (NATS servers before
-    /// 2.11, and buckets of other clients without limit markers): there it is done once in that age, but not more often
-    /// than every 10 s, nor more seldom than every hour.
+    /// 2.11, and buckets of other clients without limit markers): there each run begins with it, and it is done once in that
+    /// age, but not more often than every 10 s, nor more seldom than every hour.
     pub fn reconcile_every(mut self, interval: Duration) -> Self {
-        self.reconcile = Some(interval);
+        self.reconcile.interval = Some(interval);
         self
     }
 
@@ -251,7 +262,7 @@ impl<S: ReplicaStorage> Replica<S> {
     {
         self.batch.validate()?;
         self.retry.validate()?;
-        if self.reconcile.is_some_and(|interval| interval < Duration::from_secs(1)) {
+        if self.reconcile.interval.is_some_and(|interval| interval < Duration::from_secs(1)) {
             let allowed = "at least a second";
             return Err(ReplicaError::InvalidConfig { field: "reconcile_every", allowed });
         }

@@ -13,7 +13,9 @@ use super::collect::{Collected, Collector, Event, Seen};
 use super::course::{self, Next, Phase};
 use super::stage::{Done, Tools, Work, blocking, stage};
 use super::storage::{ReplicaPlace, ScopeId, scope_id};
-use super::{Batch, BatchConfig, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError};
+use super::{
+    Batch, BatchConfig, Reconcile, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError,
+};
 use crate::store::{
     Key, KvEntry, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch, WatchCursor, WatchLink,
     WatchScope, backoff,
@@ -86,7 +88,7 @@ struct Driver<'a, S> {
     scope_id: ScopeId,
     storage: &'a Arc<Mutex<S>>,
     limits: BatchConfig,
-    reconcile: Option<Duration>,
+    reconcile: Reconcile,
     tools: Tools,
     phase: Phase,
     /// The cursor of the last commit.
@@ -116,6 +118,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             return Ok(());
         };
         let mut from;
+        let place = place.filter(|_| !self.reconcile.at_start);
         (self.phase, from) = course::begin(place, self.scope_id, holds);
         self.kept = from;
         let applied = self.kept;
@@ -231,7 +234,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             window: Box::pin(sleep_until(Instant::now())),
             is_due: false,
             seen: self.phase.compares().then(Seen::default),
-            reconcile: self.reconcile.map(|interval| Box::pin(sleep_until(Instant::now() + interval))),
+            // Not before the state is complete: a repair that takes longer than this must come to its end.
+            reconcile: None,
             stopped: Box::pin(stop.cancelled()),
             progress: self.tools.progress.clone(),
         };
@@ -327,6 +331,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         if goes_on {
             self.phase = self.phase.completed();
             self.tools.progress.send_modify(|progress| progress.caught_up = true);
+            let later = |interval| Box::pin(sleep_until(Instant::now() + interval));
+            collector.reconcile = self.reconcile.interval.map(later);
         }
         Ok((apply, goes_on))
     }
