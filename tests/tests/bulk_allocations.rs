@@ -1,0 +1,122 @@
+//! What bulk paths allocate: for each entry what the entry keeps, and next to nothing besides. In a process of its own,
+//! whose allocator counts.
+
+#![allow(clippy::unwrap_used, reason = "a test reports by panicking")]
+
+use std::hint::black_box;
+use std::time::SystemTime;
+
+use allocation_counter::measure;
+use async_nats::jetstream::{self, kv};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use shizuku_kv::snapshot::{self, SnapshotOptions, SnapshotWriter, SyncPolicy};
+use shizuku_kv::{Connection, Key, KvEntry, KvUpdate, Store, VersionToken, WatchScope, connect};
+use shizuku_kv_tests::{NatsServer, unique};
+use tokio::runtime::Runtime;
+
+const ENTRIES: u32 = 2000;
+
+fn key(number: u32) -> String {
+    format!("entry.{number}")
+}
+
+/// One thread, on which everything of a client happens.
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// How many allocations there are for each of the entries.
+fn per_entry(work: impl FnOnce()) -> f64 {
+    measure(work).count_total as f64 / f64::from(ENTRIES)
+}
+
+async fn filled(url: &str) -> (std::sync::Arc<dyn Connection>, Store) {
+    let connection = connect(url).await.unwrap();
+    let store = connection.store(&unique("bulk")).await.unwrap();
+    for written in store.put_many((0..ENTRIES).map(|number| (key(number), vec![b'x'; 200]))).await {
+        written.unwrap();
+    }
+    (connection, store)
+}
+
+async fn state(store: &Store) {
+    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    let mut count = 0;
+    while let KvUpdate::Put(entry) = watch.next().await.unwrap().unwrap() {
+        black_box(entry);
+        count += 1;
+    }
+    assert_eq!(count, ENTRIES);
+}
+
+async fn scan(store: &Store) {
+    let mut entries = store.scan(WatchScope::All);
+    let mut count = 0;
+    while let Some(entry) = entries.next().await {
+        black_box(entry.unwrap());
+        count += 1;
+    }
+    assert_eq!(count, ENTRIES);
+}
+
+async fn plain(bucket: &kv::Store) {
+    let mut watch = bucket.watch_with_history(">").await.unwrap();
+    for _ in 0..ENTRIES {
+        black_box(watch.next().await.unwrap().unwrap());
+    }
+}
+
+#[test]
+fn a_snapshot_is_loaded_without_an_allocation_for_each_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let options = SnapshotOptions::new().sync(SyncPolicy::Never);
+    let (mut writer, _) = SnapshotWriter::open(&path, options).unwrap();
+    for number in 0..ENTRIES {
+        let (key, version) = (Key::new(key(number)).unwrap(), VersionToken::from_u64(number.into()));
+        let value = Bytes::from(vec![b'x'; 200]);
+        writer.append(&KvUpdate::Put(KvEntry::put(key, value, version, SystemTime::now()))).unwrap();
+    }
+    writer.checkpoint(None).unwrap();
+    writer.close().unwrap();
+    let mut loaded = None;
+    let allocations = per_entry(|| loaded = Some(snapshot::load(&path).unwrap()));
+    assert_eq!(loaded.unwrap().entries.len(), ENTRIES as usize);
+    assert!(allocations < 0.05, "{allocations} allocations for each entry");
+}
+
+#[test]
+fn entries_in_memory_are_read_without_an_allocation_for_each() {
+    let runtime = runtime();
+    let (_connection, store) = runtime.block_on(filled("memory:"));
+    // Key and value are shared with the store. The first to share bytes that were a vector makes the count of those who do.
+    runtime.block_on(scan(&store));
+    for (name, allocations) in [
+        ("watch", per_entry(|| runtime.block_on(state(&store)))),
+        ("scan", per_entry(|| runtime.block_on(scan(&store)))),
+    ] {
+        println!("{name}: {allocations}");
+        assert!(allocations < 0.05, "{name}: {allocations} allocations for each entry");
+    }
+}
+
+#[test]
+fn entries_from_nats_need_no_more_than_with_the_client_library_alone() {
+    let runtime = runtime();
+    let url = NatsServer::shared().url();
+    let (_connection, store) = runtime.block_on(filled(&url));
+    let bucket = runtime.block_on(async {
+        let context = jetstream::new(async_nats::connect(&url).await.unwrap());
+        context.get_key_value(store.name()).await.unwrap()
+    });
+    // Most of it is what async-nats needs to parse a message: subject, reply, headers. Ours is the key.
+    let library = per_entry(|| runtime.block_on(plain(&bucket)));
+    for (name, allocations) in [
+        ("watch", per_entry(|| runtime.block_on(state(&store)))),
+        ("scan", per_entry(|| runtime.block_on(scan(&store)))),
+    ] {
+        println!("{name}: {allocations}, async-nats: {library}");
+        assert!(allocations <= library, "{name}: {allocations}, {library} with async-nats alone");
+    }
+}
