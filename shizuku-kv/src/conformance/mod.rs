@@ -29,6 +29,8 @@
 //!
 //! Checks read right after they wrote. On a cluster, where reads may be answered by a replica that is behind, give the
 //! suite stores with [`ReadConsistency::Leader`](crate::ReadConsistency::Leader).
+//!
+//! What replicas keep is not the contract's business; [`storage`] has the checks for it.
 
 #[macro_use]
 mod check;
@@ -49,6 +51,7 @@ pub mod reads;
 pub mod scans;
 pub mod scopes;
 pub mod settings;
+pub mod storage;
 pub mod stores;
 pub mod values;
 pub mod versions;

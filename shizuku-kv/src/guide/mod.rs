@@ -3,5 +3,8 @@
 #[doc = include_str!("deriving.md")]
 pub mod deriving {}
 
+#[doc = include_str!("replicas.md")]
+pub mod replicas {}
+
 #[doc = include_str!("staying_current.md")]
 pub mod staying_current {}

@@ -111,7 +111,7 @@ impl Collector<'_> {
         while !self.is_full() {
             if collected == GO {
                 cx.waker().wake_by_ref();
-                return Poll::Pending;
+                break;
             }
             collected += 1;
             match self.watch.poll_next_unpin(cx) {
@@ -136,14 +136,17 @@ impl Collector<'_> {
             self.since = SystemTime::now();
             self.window.as_mut().reset(Instant::now() + self.limits.window);
         }
-        if let Some(entry) = update.entry() {
-            self.bytes = self.bytes.saturating_add(entry.key.len() + entry.value.len());
-            if let Some(seen) = &mut self.seen {
-                seen.insert(&entry.key);
-            }
+        self.bytes = self.bytes.saturating_add(size(&update));
+        if let (Some(seen), Some(entry)) = (&mut self.seen, update.entry()) {
+            seen.insert(&entry.key);
         }
         self.updates.push(update);
     }
+}
+
+/// What an update counts for in a batch.
+pub(super) fn size(update: &KvUpdate) -> usize {
+    update.entry().map_or(0, |entry| entry.key.len() + entry.value.len())
 }
 
 /// Which keys have come: 16 bytes for each. Two keys would have to be equal in both of two hashes, with keys made by chance

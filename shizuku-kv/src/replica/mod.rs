@@ -40,7 +40,11 @@ mod course;
 mod error;
 mod log;
 mod memory;
+#[cfg(test)]
+mod model;
 mod progress;
+#[cfg(feature = "local")]
+mod redb;
 mod retry;
 mod run;
 mod stage;
@@ -48,10 +52,10 @@ mod storage;
 
 use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use batch::{Batch, BatchConfig, TypedBatch};
@@ -59,6 +63,8 @@ pub use error::ReplicaError;
 pub use log::{LogReader, LogStorage};
 pub use memory::MemoryStorage;
 pub use progress::{ReplicaMonitor, ReplicaProgress};
+#[cfg(feature = "local")]
+pub use redb::{RedbOptions, RedbReader, RedbScan, RedbStorage, RedbSync};
 pub use retry::RetryPolicy;
 pub use storage::{Held, ReplicaPlace, ReplicaStorage, StorageError};
 

@@ -27,7 +27,8 @@ pub struct ReplicaProgress {
     /// How many updates have been applied since the replica was made, those found by repairs included and caught-up
     /// markers not.
     pub updates: u64,
-    /// How many times the state was taken anew since the replica was made, because there was no place to go on from.
+    /// How many times the state was taken anew since the replica was made, because there was no place to go on from or it
+    /// was time to [compare](super::Replica::reconcile_every).
     pub repairs: u64,
     /// Whether it runs.
     pub running: bool,

@@ -1,15 +1,15 @@
 //! The driver of a replica: watches, collects, and has each batch applied and kept while it collects the next one.
 
 use std::error::Error;
-use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::collect::{Collected, Collector, Event, Seen};
+use super::collect::{Collected, Collector, Event, Seen, size};
 use super::course::{self, Next, Phase};
 use super::stage::{Done, Tools, Work, blocking, stage};
 use super::storage::{ReplicaPlace, ScopeId, scope_id};
@@ -17,8 +17,7 @@ use super::{
     Batch, BatchConfig, Reconcile, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError,
 };
 use crate::store::{
-    Key, KvEntry, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch, WatchCursor, WatchLink,
-    WatchScope, backoff,
+    KvEntry, KvError, KvOperation, KvUpdate, Store, Watch, WatchCursor, WatchLink, WatchScope, backoff,
 };
 
 /// The pauses between two watches.
@@ -48,6 +47,8 @@ where
         tools,
         phase: Phase::Filling,
         kept: None,
+        got_somewhere: false,
+        reconcile_at: None,
     };
     let result = driver.run(apply).await;
     if let Err(error) = &result {
@@ -93,6 +94,10 @@ struct Driver<'a, S> {
     phase: Phase,
     /// The cursor of the last commit.
     kept: Option<WatchCursor>,
+    /// Whether the watch that is followed has brought something that is kept.
+    got_somewhere: bool,
+    /// When it is time to compare with the whole bucket: an interval after the last complete state.
+    reconcile_at: Option<Instant>,
 }
 
 /// Why a watch is followed no longer.
@@ -123,19 +128,24 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         self.kept = from;
         let applied = self.kept;
         self.tools.progress.send_modify(|progress| progress.applied = applied);
+        self.reconcile_later();
         let mut pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             if self.phase == Phase::Repairing {
-                self.repairing();
+                self.without_place();
             }
             let left = match self.open(from).await {
                 None => return Ok(()),
                 Some(Err(error)) => Left::Ended(error),
                 Some(Ok(watch)) => {
+                    if self.phase == Phase::Repairing {
+                        self.repairing();
+                    }
+                    self.got_somewhere = false;
                     let left;
                     (apply, left) = self.follow(watch, apply).await?;
                     // Each watch that got somewhere is a new beginning.
-                    if self.tools.progress.borrow().caught_up {
+                    if self.got_somewhere {
                         pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE);
                     }
                     left
@@ -173,7 +183,12 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         loop {
             let question = question.clone();
             match blocking(self.storage, move |storage| question(storage)).await {
-                Ok(answer) => return Ok(Some(answer)),
+                Ok(answer) => {
+                    if tries.made > 0 {
+                        self.tools.worked();
+                    }
+                    return Ok(Some(answer));
+                }
                 Err(error) => {
                     if !self.tools.again(doing, error, &mut tries).await? {
                         return Ok(None);
@@ -197,12 +212,31 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         }
     }
 
-    fn repairing(&mut self) {
-        tracing::info!(store = self.store.name(), "a replica takes the state anew");
-        self.tools.progress.send_modify(|progress| {
-            progress.repairs += 1;
-            progress.caught_up = false;
+    /// A repair is due: until it is through there is no place that says how far the replica is.
+    fn without_place(&mut self) {
+        self.kept = None;
+        self.tools.progress.send_if_modified(|progress| {
+            let was_told = !progress.caught_up && progress.applied.is_none();
+            (progress.caught_up, progress.applied) = (false, None);
+            !was_told
         });
+    }
+
+    /// The watch of a repair is open.
+    fn repairing(&self) {
+        tracing::info!(store = self.store.name(), "a replica takes the state anew");
+        self.tools.progress.send_modify(|progress| progress.repairs += 1);
+    }
+
+    /// The next comparison with the whole bucket is an interval from now.
+    fn reconcile_later(&mut self) {
+        // A moment that the clock cannot express never comes.
+        self.reconcile_at = self.reconcile.interval.and_then(|interval| Instant::now().checked_add(interval));
+    }
+
+    /// Ends when that is due.
+    fn reconcile_timer(&self) -> Option<Pin<Box<Sleep>>> {
+        self.reconcile_at.map(|at| Box::pin(sleep_until(at)))
     }
 
     fn link_is_down(&self, error: &KvError) {
@@ -234,8 +268,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             window: Box::pin(sleep_until(Instant::now())),
             is_due: false,
             seen: self.phase.compares().then(Seen::default),
-            // Not before the state is complete: a repair that takes longer than this must come to its end.
-            reconcile: None,
+            // Not while the state is taken: one that takes longer than the interval would never be complete.
+            reconcile: self.reconcile_timer().filter(|_| self.phase == Phase::Following),
             stopped: Box::pin(stop.cancelled()),
             progress: self.tools.progress.clone(),
         };
@@ -310,15 +344,26 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             });
             let Some(vanished) = vanished.await? else { return Ok((apply, false)) };
             let created = cursor.map_or(SystemTime::UNIX_EPOCH, |cursor| cursor.as_of());
-            for some in vanished.chunks(self.limits.max_updates) {
-                let gone = |(key, version): &(Key, VersionToken)| {
-                    let operation = KvOperation::Vanished;
-                    KvUpdate::Delete(KvEntry::tombstone(key.clone(), operation, *version, created))
-                };
-                let updates =
-                    Collected { updates: some.iter().map(gone).collect(), since: SystemTime::now() };
+            let mut vanished = vanished.into_iter().map(|(key, version)| {
+                KvUpdate::Delete(KvEntry::tombstone(key, KvOperation::Vanished, version, created))
+            });
+            loop {
+                // As many as make a batch full.
+                let mut bytes: usize = 0;
+                let mut updates = Vec::new();
+                while updates.len() < self.limits.max_updates
+                    && bytes < self.limits.max_bytes
+                    && let Some(update) = vanished.next()
+                {
+                    bytes = bytes.saturating_add(size(&update));
+                    updates.push(update);
+                }
+                if updates.is_empty() {
+                    break;
+                }
+                let some = Collected { updates, since: SystemTime::now() };
                 let goes_on;
-                (apply, goes_on) = self.apply(updates, cursor, false, apply).await?;
+                (apply, goes_on) = self.apply(some, cursor, false, apply).await?;
                 if !goes_on {
                     return Ok((apply, false));
                 }
@@ -329,10 +374,12 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         let goes_on;
         (apply, goes_on) = self.apply(last, cursor, true, apply).await?;
         if goes_on {
+            if self.phase != Phase::Following {
+                self.reconcile_later();
+                collector.reconcile = self.reconcile_timer();
+            }
             self.phase = self.phase.completed();
             self.tools.progress.send_modify(|progress| progress.caught_up = true);
-            let later = |interval| Box::pin(sleep_until(Instant::now() + interval));
-            collector.reconcile = self.reconcile.interval.map(later);
         }
         Ok((apply, goes_on))
     }
@@ -390,6 +437,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
     fn staged(&mut self, done: Done, kept: Option<WatchCursor>) -> bool {
         match done {
             Done::Kept => {
+                self.got_somewhere |= kept.is_some();
                 self.kept = kept;
                 true
             }

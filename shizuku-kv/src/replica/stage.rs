@@ -2,16 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::course::Phase;
 use super::retry::{RetryPolicy, Tries};
-use super::storage::ReplicaPlace;
+use super::storage::{Held, ReplicaPlace};
 use super::{Batch, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError};
 use crate::store::{Key, KvEntry, KvUpdate};
 
@@ -78,9 +78,8 @@ impl Tools {
             progress.unapplied = updates.len();
             progress.unapplied_since = Some(since);
         });
-        let mut tries = self.retry.tries();
         let updates = if phase.compares() {
-            match self.news(storage, updates, phase, &mut tries).await? {
+            match self.news(storage, updates, phase).await? {
                 Some(news) => news,
                 None => return Ok(Done::GivenUp),
             }
@@ -88,11 +87,15 @@ impl Tools {
             updates
         };
         if updates.is_empty() && place.is_none() {
-            self.progress.send_modify(|progress| (progress.unapplied, progress.unapplied_since) = (0, None));
+            self.progress.send_modify(|progress| {
+                (progress.unapplied, progress.unapplied_since) = (0, None);
+                progress.last_error = None;
+            });
             return Ok(Done::Kept);
         }
         let batch = Batch { updates: Arc::new(updates), cursor: place.map(|place| place.cursor()) };
         let count = batch.updates.iter().filter(|update| update.entry().is_some()).count();
+        let mut tries = self.retry.tries();
         loop {
             let Err(error) = apply(batch.clone()).await else { break };
             let source = Arc::from(error.into());
@@ -125,25 +128,33 @@ impl Tools {
         storage: &Arc<Mutex<S>>,
         updates: Vec<KvUpdate>,
         phase: Phase,
-        tries: &mut Tries,
     ) -> Result<Option<Vec<KvUpdate>>, ReplicaError> {
         let keys: HashSet<Key> =
             updates.iter().filter_map(|update| Some(update.entry()?.key.clone())).collect();
         let keys: Arc<Vec<Key>> = Arc::new(keys.into_iter().collect());
+        let mut tries = self.retry.tries();
         let held = loop {
             let asked = Arc::clone(&keys);
             match blocking(storage, move |storage: &mut S| storage.held(&asked)).await {
                 Ok(held) => break held,
                 Err(error) => {
-                    if !self.again("looking up what is held", error, tries).await? {
+                    if !self.again("looking up what is held", error, &mut tries).await? {
                         return Ok(None);
                     }
                 }
             }
         };
-        let held: HashMap<&Key, _> = keys.iter().zip(held).collect();
-        let is_news = |entry: &KvEntry| phase.is_news(entry, held.get(&entry.key).copied().flatten());
-        Ok(Some(updates.into_iter().filter(|update| update.entry().is_none_or(is_news)).collect()))
+        let mut held: HashMap<&Key, Option<Held>> = keys.iter().zip(held).collect();
+        // What is held changes with each that is news: a server that is behind shows a value which is older than the one
+        // that is held, and then that one, which is news again.
+        let mut is_news = |entry: &KvEntry| {
+            let is_news = phase.is_news(entry, held.get(&entry.key).copied().flatten());
+            if is_news && let Some(held) = held.get_mut(&entry.key) {
+                *held = (!entry.is_tombstone()).then(|| Held::new(entry.version, entry.created));
+            }
+            is_news
+        };
+        Ok(Some(updates.into_iter().filter(|update| update.entry().is_none_or(&mut is_news)).collect()))
     }
 
     /// What a storage has failed at is tried again where that can help.
@@ -156,6 +167,11 @@ impl Tools {
         let is_retryable = error.is_retryable();
         let failure = |_| ReplicaError::Storage { doing, source: Arc::new(error) };
         if is_retryable { self.pause(tries, failure).await } else { Err(failure(0)) }
+    }
+
+    /// What was in the way is not any more.
+    pub(super) fn worked(&self) {
+        self.progress.send_modify(|progress| progress.last_error = None);
     }
 
     /// Rests before the next try, and tells of the failure. Whether there is to be a next one: not when the replica is
@@ -184,15 +200,16 @@ impl Tools {
     }
 }
 
-/// Uses the storage where that may block.
+/// Uses the storage where that may block, in the order in which this is called: what was begun is finished before what
+/// comes after it begins, also where nobody waits for it any more.
 pub(super) async fn blocking<S: ReplicaStorage, R: Send + 'static>(
     storage: &Arc<Mutex<S>>,
     work: impl FnOnce(&mut S) -> Result<R, StorageError> + Send + 'static,
 ) -> Result<R, StorageError> {
-    let storage = Arc::clone(storage);
+    // Locked before another thread is asked for, or one that is late to begin would find the storage after its successors.
     // Where an earlier call panicked, what the storage holds is as it left it: its own promise is about crashes too.
-    let work = move || work(&mut storage.lock().unwrap_or_else(PoisonError::into_inner));
-    match tokio::task::spawn_blocking(work).await {
+    let mut storage = Arc::clone(storage).lock_owned().await;
+    match tokio::task::spawn_blocking(move || work(&mut storage)).await {
         Ok(result) => result,
         Err(_) => Err(StorageError::fatal("it panicked, or the runtime has ended")),
     }

@@ -6,7 +6,6 @@
 use std::io;
 use std::sync::Arc;
 
-use super::SnapshotError;
 use super::disk::{DiskFile, write_full};
 use super::frame::{Ending, FILE_HEADER, FRAME_HEADER, FileHeader, Kind};
 use super::index::Index;
@@ -14,14 +13,15 @@ use super::log::{create_beside, seal_frame};
 use super::scan::{Scan, Span};
 use super::shared::Shared;
 use super::writer::PART;
+use super::{SnapshotError, small_in_tests};
 
 /// Behind this much that is not copied yet, the writer is not held up.
-const LAST: u64 = 256 * 1024;
+const LAST: u64 = small_in_tests(256 * 1024, 64) as u64;
 /// A writer that is faster than the copying is held up in the end.
 const ROUNDS: usize = 16;
 /// The new file is synced each time this much was written: one sync of everything would take long, and whoever drops
 /// the writer waits for it.
-const SYNC_EVERY: u64 = 32 * 1024 * 1024;
+const SYNC_EVERY: u64 = small_in_tests(32 * 1024 * 1024, 700) as u64;
 
 /// Extension of the file that is written.
 pub(super) const EXTENSION: &str = ".compact";
@@ -144,6 +144,11 @@ struct NewFile {
 impl NewFile {
     fn create(shared: &Shared, path: &std::path::Path) -> Result<Self, SnapshotError> {
         let (file, header) = create_beside(&*shared.disk, path)?;
+        // Before there is anything in it to be read.
+        shared
+            .disk
+            .copy_permissions(&shared.path, path)
+            .map_err(|source| SnapshotError::io(path, "set the permissions of", source))?;
         Ok(Self {
             file,
             path: path.to_owned(),

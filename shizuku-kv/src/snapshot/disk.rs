@@ -25,6 +25,9 @@ pub(super) trait Disk: Send + Sync + 'static {
     /// Gives `to` what `from` was; atomically, but durable only with [`sync_dir`](Self::sync_dir).
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Lets `to` be accessed by whom `from` can be.
+    fn copy_permissions(&self, from: &Path, to: &Path) -> io::Result<()>;
+
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
@@ -96,6 +99,10 @@ impl Disk for StdDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+
+    fn copy_permissions(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::set_permissions(to, fs::metadata(from)?.permissions())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

@@ -132,10 +132,17 @@ impl SnapshotEntries {
         }
     }
 
-    /// Gives each record an allocation of its own, so that what it was read with can be freed.
-    pub(super) fn detach(&mut self) {
-        for held in self.table.iter_mut() {
-            *held = held.detached();
+    /// After `read` bytes were read: frees what is not needed any more. Where most of it is superseded, each record
+    /// that lives gets an allocation of its own, so that it does not keep the rest.
+    pub(super) fn settle(&mut self, read: u64) {
+        if self.bytes < read / 2 {
+            for held in self.table.iter_mut() {
+                *held = held.detached();
+            }
+        }
+        if self.table.len() < self.table.capacity() / 4 {
+            let hasher = &self.hasher;
+            self.table.shrink_to_fit(|held| hasher.hash_one(held.key_bytes()));
         }
     }
 }
@@ -215,6 +222,11 @@ impl<'a> SnapshotEntry<'a> {
     /// When the store took the write, by the store's clock.
     pub fn created(&self) -> SystemTime {
         self.0.created()
+    }
+
+    #[cfg(test)]
+    pub(super) fn record_len(&self) -> usize {
+        self.0.len()
     }
 
     /// The entry to be kept; its value shares the memory of the state instead of being copied.

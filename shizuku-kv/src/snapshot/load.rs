@@ -14,12 +14,12 @@ use super::entries::{Change, KeyHasher, SnapshotEntries};
 use super::frame::{Ending, FILE_HEADER, FileHeader};
 use super::record::{MIN_LEN, Record, shape};
 use super::scan::{Scan, Span, read_header};
-use super::{Snapshot, SnapshotError};
+use super::{Snapshot, SnapshotError, small_in_tests};
 
 /// A second thread costs more than it brings for files below this.
-const WORTH_A_THREAD: u64 = 256 * 1024;
+const WORTH_A_THREAD: u64 = small_in_tests(256 * 1024, 1000) as u64;
 /// How many changes are handed over together.
-const BATCH: usize = 4096;
+const BATCH: usize = small_in_tests(4096, 8);
 /// How many batches may wait.
 const WAITING: usize = 4;
 
@@ -115,7 +115,7 @@ struct Batch {
 }
 
 fn fold(mut scan: Scan, path: &Path, span: Span) -> Result<(SnapshotEntries, Read), SnapshotError> {
-    let mut table = Table { entries: SnapshotEntries::default(), span };
+    let mut table = Table { entries: SnapshotEntries::default(), span, offset: span.start };
     let hasher = table.entries.hasher();
     let len = span.end.saturating_sub(span.start);
     let read = if len < WORTH_A_THREAD {
@@ -141,10 +141,7 @@ fn fold(mut scan: Scan, path: &Path, span: Span) -> Result<(SnapshotEntries, Rea
         })?,
     };
     let Table { mut entries, .. } = table;
-    // Where most of what was read is superseded, what lives must not keep it in memory.
-    if entries.record_bytes() < len / 2 && !read.beyond {
-        entries.detach();
-    }
+    entries.settle(len);
     Ok((entries, read))
 }
 
@@ -196,6 +193,8 @@ fn take_apart(
 struct Table {
     entries: SnapshotEntries,
     span: Span,
+    /// The place in the file behind what is in the table.
+    offset: u64,
 }
 
 impl Table {
@@ -208,20 +207,21 @@ impl Table {
     fn apply(&mut self, batch: Batch) {
         let Batch { changes, offset } = batch;
         if self.entries.is_full(changes.len()) {
-            self.entries.reserve(changes.len() + self.expected(offset));
+            self.entries.reserve(changes.len() + self.expected());
         }
         for change in changes {
             self.entries.apply(change);
         }
+        self.offset = offset;
     }
 
-    /// How many more keys will come, if it goes on as it went: a table that grows step by step is moved each time.
-    /// Never more than the rest of the file has room for.
-    fn expected(&self, offset: u64) -> usize {
-        let left = self.span.end.saturating_sub(offset);
-        let done = offset.saturating_sub(self.span.start).max(1);
+    /// How many more keys will come, if it goes on as it went and a little more: a table that grows step by step is
+    /// moved each time. Never more than the rest of the file has room for.
+    fn expected(&self) -> usize {
+        let left = self.span.end.saturating_sub(self.offset);
+        let done = self.offset.saturating_sub(self.span.start).max(1);
         let expected = u128::from(left) * self.entries.len() as u128 / u128::from(done);
         let most = left / MIN_LEN as u64;
-        usize::try_from(expected.min(u128::from(most))).unwrap_or_default()
+        usize::try_from((expected + expected / 16).min(u128::from(most))).unwrap_or_default()
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::SnapshotError;
 use super::disk::{Access, Disk, DiskFile, write_full};
@@ -28,6 +29,8 @@ pub(super) struct Log {
     pub(super) synced: u64,
     /// What failed in such a way that nothing is known since.
     poison: Option<(&'static str, Arc<io::Error>)>,
+    /// Whether there is one, for those who do not want to wait for the log.
+    pub(super) poisoned: Arc<AtomicBool>,
 }
 
 impl Log {
@@ -52,6 +55,7 @@ impl Log {
             ending: loaded.ending,
             synced: header.sealed().min(loaded.good),
             poison: None,
+            poisoned: Arc::default(),
         };
         let torn = loaded.len > loaded.good;
         if torn {
@@ -64,10 +68,7 @@ impl Log {
             log.sync_now()?;
         }
         for slot in (0..2).filter(|slot| overreaching[*slot]) {
-            log.write_seal(slot, log.good);
-            if log.header.seals[slot].is_none() {
-                return Err(log.error("write a seal of", io::ErrorKind::Other.into()));
-            }
+            log.write_seal(slot, log.good).map_err(|source| log.error("write a seal of", source))?;
             log.sync_now()?;
         }
         if log.header.sealed() < log.synced {
@@ -98,6 +99,7 @@ impl Log {
     pub(super) fn poison(&mut self, operation: &'static str, source: io::Error) -> SnapshotError {
         // The first is what all others come from.
         self.poison.get_or_insert_with(|| (operation, Arc::new(source)));
+        self.poisoned.store(true, Ordering::Release);
         match self.check() {
             Err(error) => error,
             Ok(()) => self.error(operation, io::ErrorKind::Other.into()),
@@ -144,13 +146,15 @@ impl Log {
     /// Notes that the file had reached the disk up to `len` when a sync ended.
     pub(super) fn seal(&mut self, len: u64) {
         self.synced = len;
-        self.write_seal(self.header.next_seal(), len);
+        // It is not needed for anything to be right: when it cannot be written, the other counts.
+        let _ = self.write_seal(self.header.next_seal(), len);
     }
 
-    /// A seal is not needed for anything to be right: when it cannot be written, the one before counts.
-    fn write_seal(&mut self, slot: usize, len: u64) {
+    fn write_seal(&mut self, slot: usize, len: u64) -> io::Result<()> {
         let written = write_full(&*self.file, &self.header.seal(len), FileHeader::seal_at(slot));
+        // Half of one may be there; the next goes to the same place.
         self.header.seals[slot] = written.is_ok().then_some(len);
+        written
     }
 
     fn error(&self, operation: &'static str, source: io::Error) -> SnapshotError {

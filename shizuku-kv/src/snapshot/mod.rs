@@ -77,6 +77,9 @@ mod scan;
 mod shared;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use entries::{SnapshotEntries, SnapshotEntry, SnapshotIter};
 pub use error::SnapshotError;
 pub use load::load;
@@ -85,6 +88,11 @@ pub use reader::{SnapshotReader, SnapshotReaderIter};
 pub use writer::SnapshotWriter;
 
 use crate::store::WatchCursor;
+
+/// Sizes that decide which way the code takes are small in unit tests, so that small logs take every way.
+const fn small_in_tests(size: usize, in_tests: usize) -> usize {
+    if cfg!(test) { in_tests } else { size }
+}
 
 /// What was read from a snapshot.
 #[derive(Clone, Debug, Default)]

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use super::SnapshotError;
 use super::disk::{DiskFile, read_full};
 use super::frame::{BadFrame, BadHeader, Ending, FILE_HEADER, FRAME_HEADER, FileHeader, FrameHeader, MAGIC};
+use super::small_in_tests;
 
 /// As much is read at a time, where a frame is not longer.
-const CHUNK: u64 = 1024 * 1024;
+const CHUNK: u64 = small_in_tests(1024 * 1024, 300) as u64;
 
 /// The header of a file, and how long the file was then; no header where the file ends before it does, as one that a
 /// crash left at its creation.
@@ -141,17 +142,28 @@ impl Scan {
         Ok(Some(frame))
     }
 
-    /// Where the next frame begins.
-    pub(super) fn offset(&self) -> u64 {
-        self.offset
-    }
-
     /// For spans that are known to be whole: an error if the scan ended before their end.
     pub(super) fn must_be_at_end(&self) -> Result<(), SnapshotError> {
         match self.offset == self.span.end {
             true => Ok(()),
             false => Err(self.damaged("the file has become shorter while it was read")),
         }
+    }
+
+    /// Memory to read into; never more than the file is long.
+    fn zeros(&self, len: u64) -> Result<Vec<u8>, SnapshotError> {
+        if len <= CHUNK {
+            return Ok(vec![0; len as usize]);
+        }
+        // One large record: there may not be as much.
+        let mut buffer = Vec::new();
+        let reserved = usize::try_from(len).ok().filter(|len| buffer.try_reserve_exact(*len).is_ok());
+        let Some(len) = reserved else {
+            let source = std::io::ErrorKind::OutOfMemory.into();
+            return Err(SnapshotError::io_at(&self.path, "read", self.offset, source));
+        };
+        buffer.resize(len, 0);
+        Ok(buffer)
     }
 
     /// What does not match its checksum: damage where it had reached the disk, else the end.
@@ -175,8 +187,7 @@ impl Scan {
         }
         // With the header of the next frame: else a frame of a chunk's length or more would cost two reads.
         let len = (wanted + FRAME_HEADER as u64).max(CHUNK).min(left);
-        // No more than the file has, so that no length in it makes this large.
-        let mut buffer = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let mut buffer = self.zeros(len)?;
         buffer[..have].copy_from_slice(&self.buffer[self.used..]);
         let from = self.offset + have as u64;
         let read = read_full(&*self.file, &mut buffer[have..], from)

@@ -13,6 +13,7 @@ pub(super) struct Shared {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) path: Arc<Path>,
     log: Mutex<Log>,
+    poisoned: Arc<AtomicBool>,
     /// Held from the start of a sync to its seal, so that between two seals there is always a sync.
     syncing: Mutex<()>,
     /// Something to sync has come, or the end.
@@ -26,6 +27,7 @@ impl Shared {
         Self {
             disk,
             path: Arc::clone(&log.path),
+            poisoned: Arc::clone(&log.poisoned),
             log: Mutex::new(log),
             syncing: Mutex::new(()),
             changed: Condvar::new(),
@@ -36,6 +38,11 @@ impl Shared {
     pub(super) fn log(&self) -> MutexGuard<'_, Log> {
         // Nothing that holds the lock can panic; if it does all the same, the log says itself how far it is right.
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the log can be used still, without waiting for it where it can.
+    pub(super) fn check(&self) -> Result<(), SnapshotError> {
+        if self.poisoned.load(Ordering::Acquire) { self.log().check() } else { Ok(()) }
     }
 
     pub(super) fn is_stopping(&self) -> bool {

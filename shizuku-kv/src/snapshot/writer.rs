@@ -13,11 +13,11 @@ use super::load::{Loaded, load_file};
 use super::log::{Log, create};
 use super::record::{MAX_VALUE_LEN, encode};
 use super::shared::Shared;
-use super::{Snapshot, SnapshotError, SnapshotOptions, SyncPolicy};
+use super::{Snapshot, SnapshotError, SnapshotOptions, SyncPolicy, small_in_tests};
 use crate::store::{KvUpdate, WatchCursor};
 
 /// A checkpoint of more than this, in bytes, is written in parts as it grows.
-pub(super) const PART: usize = 1024 * 1024;
+pub(super) const PART: usize = small_in_tests(1024 * 1024, 256);
 
 /// Extension of a file that is being created.
 const NEW: &str = ".new";
@@ -63,6 +63,8 @@ pub struct SnapshotWriter {
     compaction: Option<JoinHandle<Result<Outcome, SnapshotError>>>,
     compaction_error: Option<SnapshotError>,
     syncing: Option<JoinHandle<()>>,
+    /// Whether whoever has it was told how it ended.
+    closed: bool,
     /// Locked until it is closed.
     _lock: Option<File>,
 }
@@ -127,6 +129,7 @@ impl SnapshotWriter {
             compaction: None,
             compaction_error: None,
             syncing: None,
+            closed: false,
             _lock: lock,
         };
         if let SyncPolicy::Interval(interval) = options.sync {
@@ -158,6 +161,7 @@ impl SnapshotWriter {
         if size > MAX_VALUE_LEN {
             return Err(SnapshotError::ValueTooLarge { key: entry.key.clone(), size, limit: MAX_VALUE_LEN });
         }
+        self.shared.check()?;
         let filled = self.buffer.len();
         if filled >= PART || (filled > FRAME_HEADER && filled + size > 2 * PART) {
             self.shared.log().append(&mut self.buffer, None)?;
@@ -278,6 +282,7 @@ impl SnapshotWriter {
     /// # Errors
     /// [`SnapshotError::Poisoned`] if the last sync failed, or something before.
     pub fn close(mut self) -> Result<(), SnapshotError> {
+        self.closed = true;
         self.end()
     }
 
@@ -326,7 +331,10 @@ impl SnapshotWriter {
             }
             Ok(Ok(Outcome::Stopped)) => {}
             Ok(Err(error)) => self.compaction_failed(error),
-            Err(_) => self.compact_at = u64::MAX,
+            Err(_panic) => {
+                let source = std::io::Error::other("the compacting thread panicked");
+                self.compaction_failed(SnapshotError::io(&self.shared.path, "compact", source));
+            }
         }
     }
 
@@ -340,8 +348,9 @@ impl SnapshotWriter {
 
 impl Drop for SnapshotWriter {
     fn drop(&mut self) {
-        // After `close` there is nothing left to do.
-        if let Err(error) = self.end() {
+        if !self.closed
+            && let Err(error) = self.end()
+        {
             tracing::warn!(%error, "the snapshot log was dropped and may not be on the disk");
         }
     }

@@ -203,6 +203,18 @@ impl Process {
         }
     }
 
+    /// Ends it with SIGKILL, of which it hears nothing.
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+
+    /// Waits until it has ended by itself, as a failure. What it complained of is in the output of the test.
+    #[track_caller]
+    pub(crate) fn failed(mut self) {
+        let status = self.running.ended();
+        assert_eq!(status.code(), Some(1), "{status}, after:\n{}", self.printed());
+    }
+
     /// Ends it with SIGTERM, which has to end it well, and waits for its last line.
     #[track_caller]
     pub(crate) fn terminate(mut self, last: &str) -> String {

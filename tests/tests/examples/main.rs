@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
 
 mod driver;
+mod edge_replica;
 mod live_config;
 mod live_map;

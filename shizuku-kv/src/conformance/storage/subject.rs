@@ -1,0 +1,285 @@
+//! What a check works with: a storage, and beside it a map that says what it has to hold.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_core::future::BoxFuture;
+use tokio::runtime::Handle;
+
+use super::StorageNeed;
+use crate::conformance::{CheckFailure, CheckResult};
+use crate::replica::{Held, ReplicaPlace, ReplicaStorage, StorageError};
+use crate::store::{Key, KvEntry, KvOperation, KvUpdate, VersionToken};
+
+/// Opens the storage of a name.
+pub(super) type Open<S> = Arc<dyn Fn(String) -> BoxFuture<'static, Result<S, StorageError>> + Send + Sync>;
+
+/// Reads an entry.
+pub(super) type ReadEntry<S> = Arc<dyn Fn(&S, &Key) -> Result<Option<KvEntry>, StorageError> + Send + Sync>;
+
+/// A storage of any type.
+pub(super) trait Opened: Send {
+    fn storage(&self) -> &dyn ReplicaStorage;
+
+    fn storage_mut(&mut self) -> &mut dyn ReplicaStorage;
+
+    /// The entry of a key; `None` where there is no way to read one.
+    fn entry(&self, key: &Key) -> Option<Result<Option<KvEntry>, StorageError>>;
+}
+
+/// What the suite was given.
+#[derive(Clone)]
+pub(super) struct Means {
+    pub(super) open: Open<Box<dyn Opened>>,
+    pub(super) durable: bool,
+    pub(super) reads: bool,
+    pub(super) seed: u64,
+    pub(super) histories: usize,
+}
+
+/// What a check is given: a way to storages that are its own. [`StorageSuite`](super::StorageSuite) makes it.
+pub struct StorageFixture {
+    means: Means,
+    runtime: Handle,
+    run: u64,
+    names: AtomicUsize,
+    step: Mutex<String>,
+}
+
+impl StorageFixture {
+    /// Has to be called in a runtime, in which storages are then opened.
+    pub(super) fn new(means: Means) -> Self {
+        Self {
+            means,
+            runtime: Handle::current(),
+            run: fastrand::u64(..),
+            names: AtomicUsize::new(0),
+            step: Mutex::default(),
+        }
+    }
+
+    /// Why what a check needs is not there.
+    pub(super) fn missing(&self, need: StorageNeed) -> Option<&'static str> {
+        match need {
+            StorageNeed::Durable => (!self.means.durable).then_some("the storage is not durable"),
+            StorageNeed::Values => (!self.means.reads).then_some("the suite was given no way to read values"),
+        }
+    }
+
+    pub(super) fn is_durable(&self) -> bool {
+        self.means.durable
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.means.seed
+    }
+
+    pub(super) fn histories(&self) -> usize {
+        self.means.histories
+    }
+
+    /// Notes what the check does now, for the report of a failure.
+    pub(super) fn step(&self, step: impl Into<String>) {
+        *self.step.lock().unwrap_or_else(PoisonError::into_inner) = step.into();
+    }
+
+    pub(super) fn at_last_step(&self, failure: CheckFailure) -> CheckFailure {
+        let step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        if step.is_empty() {
+            return failure;
+        }
+        CheckFailure::new(format!("{failure}; the check stood at: {step}"))
+    }
+
+    /// A new storage.
+    pub(super) fn storage(&self) -> CheckResult<Subject<'_>> {
+        let number = self.names.fetch_add(1, Ordering::Relaxed);
+        let name = format!("conformance-{:016x}-{number}", self.run);
+        let opened = self.open(&name)?;
+        Ok(Subject { fixture: self, name, opened: Some(opened), entries: BTreeMap::new(), place: None })
+    }
+
+    fn open(&self, name: &str) -> CheckResult<Box<dyn Opened>> {
+        let opened = self.runtime.block_on((self.means.open)(name.to_owned()));
+        opened.map_err(|error| CheckFailure::new(format!("the storage could not be opened: {error}")))
+    }
+}
+
+impl fmt::Debug for StorageFixture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StorageFixture").field("durable", &self.means.durable).finish_non_exhaustive()
+    }
+}
+
+/// A storage and what it has to hold.
+pub(super) struct Subject<'a> {
+    fixture: &'a StorageFixture,
+    name: String,
+    /// None only while it is opened again.
+    opened: Option<Box<dyn Opened>>,
+    entries: BTreeMap<Key, KvEntry>,
+    place: Option<ReplicaPlace>,
+}
+
+impl Subject<'_> {
+    fn opened(&self) -> CheckResult<&dyn Opened> {
+        match &self.opened {
+            Some(opened) => Ok(opened.as_ref()),
+            None => Err(CheckFailure::new("the storage is not open")),
+        }
+    }
+
+    /// The storage itself.
+    pub(super) fn storage(&self) -> CheckResult<&dyn ReplicaStorage> {
+        Ok(self.opened()?.storage())
+    }
+
+    /// Has the storage and the map take these changes.
+    pub(super) fn commit(
+        &mut self,
+        changes: impl AsRef<[KvUpdate]>,
+        place: Option<ReplicaPlace>,
+    ) -> CheckResult {
+        let changes = changes.as_ref();
+        let Some(opened) = &mut self.opened else {
+            return Err(CheckFailure::new("the storage is not open"));
+        };
+        let committed = opened.storage_mut().commit(changes, place.as_ref());
+        committed.map_err(|error| CheckFailure::new(format!("a commit failed: {error}")))?;
+        for change in changes {
+            match change {
+                KvUpdate::Put(entry) => drop(self.entries.insert(entry.key.clone(), entry.clone())),
+                KvUpdate::Delete(entry) => drop(self.entries.remove(&entry.key)),
+                KvUpdate::CaughtUp => {}
+            }
+        }
+        self.place = place;
+        Ok(())
+    }
+
+    /// Commits, and looks whether everything is as it has to be. `what` was committed.
+    pub(super) fn takes(
+        &mut self,
+        changes: impl AsRef<[KvUpdate]>,
+        place: Option<ReplicaPlace>,
+        what: &str,
+    ) -> CheckResult {
+        self.commit(changes, place)?;
+        self.verify(&format!("after {what}"))
+    }
+
+    /// Drops the storage, opens it again, and looks whether everything is as it was.
+    pub(super) fn reopen(&mut self) -> CheckResult {
+        self.opened = None;
+        self.opened = Some(self.fixture.open(&self.name)?);
+        self.verify("opened again")
+    }
+
+    /// Compares everything that the storage can be asked for with the map.
+    pub(super) fn verify(&self, when: &str) -> CheckResult {
+        let opened = self.opened()?;
+        let storage = opened.storage();
+        ensure_eq!(storage.place()?, self.place, "{when}: the place");
+        ensure_eq!(storage.is_empty()?, self.entries.is_empty(), "{when}: whether it is empty");
+        self.verify_visits(storage, when)?;
+        self.verify_held(storage, when)?;
+        if self.fixture.means.reads {
+            // Of very many some: each is read by itself.
+            for (key, expected) in self.entries.iter().step_by(1 + self.entries.len() / 1000) {
+                let found = read(opened, key)?;
+                let is_same = found.as_ref() == Some(expected);
+                ensure!(is_same, "{when}: the entry of {key}: expected {expected:?}, found {found:?}");
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_visits(&self, storage: &dyn ReplicaStorage, when: &str) -> CheckResult {
+        let mut visited = BTreeMap::new();
+        let mut twice = None;
+        storage.for_each_key(&mut |key, held| {
+            if visited.insert(key.clone(), held).is_some() {
+                twice.get_or_insert_with(|| key.clone());
+            }
+        })?;
+        ensure!(twice.is_none(), "{when}: for_each_key visits {twice:?} twice");
+        for (key, entry) in &self.entries {
+            let expected = held(entry);
+            let found = visited.remove(key);
+            ensure_eq!(found, Some(expected), "{when}: what for_each_key says of {key}");
+        }
+        let too_many = visited.first_key_value();
+        ensure!(too_many.is_none(), "{when}: for_each_key visits a key that is not held: {too_many:?}");
+        Ok(())
+    }
+
+    /// Asks for the keys backwards, in one call, with keys between them that are not held.
+    fn verify_held(&self, storage: &dyn ReplicaStorage, when: &str) -> CheckResult {
+        let mut asked = vec![key_of("not.held")?];
+        for (number, key) in self.entries.keys().rev().enumerate() {
+            asked.push(key.clone());
+            if number % 3 == 0 {
+                asked.push(key_of(&format!("not.held.{number}"))?);
+            }
+        }
+        asked.retain(|key| !key.starts_with("not.held") || !self.entries.contains_key(key));
+        let answers = storage.held(&asked)?;
+        ensure_eq!(answers.len(), asked.len(), "{when}: how many answers held gives");
+        for (key, found) in asked.iter().zip(answers) {
+            let expected = self.entries.get(key).map(held);
+            ensure_eq!(found, expected, "{when}: what held says of {key}");
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_durable(&self) -> bool {
+        self.fixture.is_durable()
+    }
+
+    /// The entry of a key, where the suite can read it.
+    pub(super) fn entry(&self, key: &Key) -> CheckResult<Option<KvEntry>> {
+        read(self.opened()?, key)
+    }
+
+    /// The keys that have to be held, in their order.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.entries.keys()
+    }
+}
+
+fn read(opened: &dyn Opened, key: &Key) -> CheckResult<Option<KvEntry>> {
+    match opened.entry(key) {
+        Some(entry) => Ok(entry?),
+        None => Err(CheckFailure::new("the suite was given no way to read values")),
+    }
+}
+
+/// What a storage has to say of an entry.
+pub(super) fn held(entry: &KvEntry) -> Held {
+    Held::new(entry.version, entry.created)
+}
+
+pub(super) fn key_of(key: &str) -> CheckResult<Key> {
+    Ok(Key::new(key)?)
+}
+
+/// A moment, with all the digits that a clock has.
+pub(super) fn time(number: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000 + number, 123_456_700)
+}
+
+/// A put of a small value, with a version and a time by this number.
+pub(super) fn put(key: &str, number: u64) -> CheckResult<KvUpdate> {
+    let value = Bytes::from(format!("value {number}"));
+    Ok(KvUpdate::Put(KvEntry::put(key_of(key)?, value, VersionToken::from_u64(number), time(number))))
+}
+
+/// A deletion, with a version and a time by this number.
+pub(super) fn delete(key: &str, number: u64) -> CheckResult<KvUpdate> {
+    let version = VersionToken::from_u64(number);
+    Ok(KvUpdate::Delete(KvEntry::tombstone(key_of(key)?, KvOperation::Delete, version, time(number))))
+}

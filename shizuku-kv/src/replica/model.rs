@@ -1,0 +1,174 @@
+//! The protocol of a replica, gone through exhaustively: a bucket and a replica of it take every course that they can take
+//! within some limits, and the promises are looked at in each state. What is decided is decided by the functions of
+//! [`super::course`], which the driver calls too.
+//!
+//! Then each decision is replaced by a wrong one, and one of the promises has to be found broken: else it would not have
+//! been looked at.
+//!
+//! `SHIZUKU_LONG=1` goes through worlds in which one more of what there is can happen: millions of states, in minutes.
+//!
+//! What is left out changes no state: a batch that fails and is tried again, a batch that is full. Where batches end, and
+//! in which order what is independent happens, is tried in every way.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stateright::{Checker, Expectation, HasDiscoveries, Model};
+
+use self::decisions::{Decisions, PRODUCTION};
+use self::mutations::Mutation;
+use self::world::{Beginning, Budget, RIGHT, World};
+
+mod bucket;
+mod decisions;
+mod mutations;
+mod replica;
+mod world;
+
+/// With what a bucket and its replica begin, and how much can happen to them.
+#[derive(Clone, Copy, Debug)]
+struct Scenario {
+    name: &'static str,
+    budget: Budget,
+    beginnings: &'static [Beginning],
+    /// Whether watches may leave out the tombstones of the state.
+    skips: bool,
+}
+
+const BOTH: &[Beginning] = &[Beginning::Empty, Beginning::Filled];
+
+const NOTHING: Budget =
+    Budget { writes: 0, forgets: 0, makes_again: 0, crashes: 0, stops: 0, cuts: 0, reconciles: 0, scopes: 0 };
+
+/// The process ends, and `apply` makes its state anew from what was kept.
+const CRASHES: Scenario = Scenario {
+    name: "crashes",
+    budget: Budget { writes: 3, forgets: 1, crashes: 1, ..NOTHING },
+    beginnings: BOTH,
+    skips: true,
+};
+
+/// The bucket is deleted and made again.
+const MADE_AGAIN: Scenario = Scenario {
+    name: "made again",
+    budget: Budget { writes: 2, forgets: 1, makes_again: 1, crashes: 1, cuts: 1, ..NOTHING },
+    beginnings: BOTH,
+    skips: true,
+};
+
+/// Watches are lost, and the state is taken anew now and then.
+const TROUBLE: Scenario = Scenario {
+    name: "trouble",
+    budget: Budget { writes: 2, forgets: 1, crashes: 1, cuts: 1, reconciles: 1, ..NOTHING },
+    beginnings: BOTH,
+    skips: true,
+};
+
+/// The replica is started for other keys than before.
+const SCOPES: Scenario = Scenario {
+    name: "scopes",
+    budget: Budget { writes: 2, forgets: 1, crashes: 1, scopes: 2, ..NOTHING },
+    beginnings: BOTH,
+    skips: true,
+};
+
+/// What was applied and not kept stays applied. That is right as long as tombstones come.
+const STOPS: Scenario = Scenario {
+    name: "stops",
+    budget: Budget { writes: 3, stops: 1, reconciles: 1, ..NOTHING },
+    beginnings: &[Beginning::Empty],
+    skips: false,
+};
+
+/// What was found in the states of a world.
+#[derive(Debug, Default)]
+struct Found {
+    states: usize,
+    /// What has to be reached, and was.
+    reached: BTreeSet<&'static str>,
+    /// The promises that are broken, with what leads there.
+    broken: BTreeMap<&'static str, String>,
+}
+
+impl Scenario {
+    /// Goes through the states, up to the first in which this promise is broken, or any where none is named.
+    fn explore(self, decisions: Decisions, until: Option<&'static str>) -> Found {
+        let mut found = Found::default();
+        for &beginning in self.beginnings {
+            let Self { budget, skips, .. } = self;
+            let finish = match until {
+                Some(promise) => HasDiscoveries::AnyOf(BTreeSet::from([promise])),
+                None => HasDiscoveries::AnyFailures,
+            };
+            let world = World { beginning, budget, skips, decisions };
+            let checker = world.checker().threads(2).finish_when(finish).spawn_bfs().join();
+            found.states += checker.unique_state_count();
+            for (name, path) in checker.discoveries() {
+                match checker.model().property(name).expectation {
+                    Expectation::Sometimes => drop(found.reached.insert(name)),
+                    _ => drop(found.broken.insert(name, format!("{:?}", path.into_actions()))),
+                }
+            }
+            if !found.broken.is_empty() {
+                break;
+            }
+        }
+        found
+    }
+
+    /// With one more of what there is, for a long run.
+    fn larger(mut self) -> Self {
+        let Budget { writes, crashes, .. } = &mut self.budget;
+        *writes += 1;
+        *crashes += 1;
+        self
+    }
+}
+
+#[test]
+fn a_replica_keeps_its_promises_whatever_happens() {
+    let mut reached = BTreeSet::new();
+    for scenario in [CRASHES, MADE_AGAIN, TROUBLE, SCOPES, STOPS] {
+        let is_long = std::env::var_os("SHIZUKU_LONG").is_some();
+        let scenario = if is_long { scenario.larger() } else { scenario };
+        let found = scenario.explore(PRODUCTION, None);
+        println!("{}: {} states", scenario.name, found.states);
+        assert!(found.broken.is_empty(), "{scenario:?}: {:#?}", found.broken);
+        reached.extend(found.reached);
+    }
+    let not_reached = world::TO_REACH.into_iter().filter(|name| !reached.contains(name));
+    assert_eq!(not_reached.collect::<Vec<_>>(), [""; 0], "the worlds are too small");
+}
+
+#[test]
+fn each_wrong_decision_breaks_a_promise() {
+    let mut promises = BTreeSet::from(world::PROMISES);
+    for Mutation { name, decisions, scenario, breaks } in mutations::all() {
+        let found = scenario.explore(decisions, Some(breaks));
+        println!("{name}: broken after {} states", found.states);
+        assert!(
+            found.broken.contains_key(breaks),
+            "{name}, in {scenario:?}, breaks only {:#?}",
+            found.broken
+        );
+        promises.remove(breaks);
+    }
+    assert!(promises.is_empty(), "nothing breaks {promises:?}");
+}
+
+/// A limit that is known. Something was applied and not kept, and the key vanished without a trace before the next run:
+/// nothing that is kept names it.
+#[test]
+fn what_was_applied_and_not_kept_can_stay_where_no_tombstone_does() {
+    let forgets = Scenario { budget: Budget { writes: 3, forgets: 1, stops: 1, ..NOTHING }, ..STOPS };
+    let made_again = Scenario { budget: Budget { writes: 1, makes_again: 1, stops: 1, ..NOTHING }, ..STOPS };
+    let skips = Scenario { budget: Budget { writes: 2, stops: 1, ..NOTHING }, skips: true, ..STOPS };
+    for scenario in [forgets, made_again, skips] {
+        let found = scenario.explore(PRODUCTION, Some(RIGHT));
+        assert!(
+            found.broken.contains_key(RIGHT),
+            "{scenario:?}: say in the documentation that it is right now"
+        );
+    }
+}

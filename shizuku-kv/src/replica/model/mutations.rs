@@ -1,0 +1,150 @@
+//! Decisions that are wrong, and which promise each of them breaks.
+
+use super::decisions::{Decisions, Driver, PRODUCTION};
+use super::world::{COMES_TO_REST, COVERS, DELETION_FIRST, GIVES_UP, IN_ORDER, RIGHT};
+use super::{CRASHES, MADE_AGAIN, SCOPES, STOPS, Scenario, TROUBLE};
+use crate::replica::course::{self, Next, Phase};
+use crate::store::VersionToken;
+
+/// A decision that is wrong.
+pub(super) struct Mutation {
+    pub(super) name: &'static str,
+    pub(super) decisions: Decisions,
+    /// Where it can do harm.
+    pub(super) scenario: Scenario,
+    /// What it breaks there.
+    pub(super) breaks: &'static str,
+}
+
+fn mutation(
+    name: &'static str,
+    scenario: Scenario,
+    breaks: &'static str,
+    mutate: impl FnOnce(&mut Decisions),
+) -> Mutation {
+    let mut decisions = PRODUCTION;
+    mutate(&mut decisions);
+    Mutation { name, decisions, scenario, breaks }
+}
+
+fn in_driver(
+    name: &'static str,
+    scenario: Scenario,
+    breaks: &'static str,
+    mutate: impl FnOnce(&mut Driver),
+) -> Mutation {
+    mutation(name, scenario, breaks, |decisions| mutate(&mut decisions.driver))
+}
+
+/// All of them: of what is held when a replica begins, of the entries that come, of the end of the state, of the end of
+/// the watch, of the driver.
+pub(super) fn all() -> Vec<Mutation> {
+    [begins(), entries(), completions(), ends(), drivers()].into_iter().flatten().collect()
+}
+
+fn begins() -> Vec<Mutation> {
+    vec![
+        mutation("what is held is ignored at the beginning", SCOPES, COVERS, |it| {
+            it.begin = |place, scope, _| course::begin(place, scope, false);
+        }),
+        mutation("the place of another scope is taken", SCOPES, COVERS, |it| {
+            it.begin = |place, _, holds| match place {
+                Some(place) => (Phase::Following, Some(place.cursor())),
+                None => (course::without_place(holds), None),
+            };
+        }),
+        mutation("what is held is ignored where the cursor has expired", CRASHES, COVERS, |it| {
+            it.go_on = |next, phase, kept, _| course::go_on(next, phase, kept, false);
+        }),
+        mutation("following goes on where the cursor has expired", CRASHES, COVERS, |it| {
+            it.go_on = |next, phase, kept, holds| {
+                let (_, from) = course::go_on(next, phase, kept, holds);
+                (Phase::Following, from)
+            };
+        }),
+    ]
+}
+
+fn entries() -> Vec<Mutation> {
+    vec![
+        mutation("a version is known whatever its time", MADE_AGAIN, COVERS, |it| {
+            it.is_news = |phase, entry, held| {
+                let version = held.map(|held| held.version);
+                phase != Phase::Repairing || entry.is_tombstone() || version != Some(entry.version)
+            };
+        }),
+        mutation("a smaller version is no news", MADE_AGAIN, COVERS, |it| {
+            it.is_news = |phase, entry, held| {
+                let number = |version: VersionToken| version.as_u64();
+                let is_smaller = held.is_some_and(|held| number(entry.version) < number(held.version));
+                phase.is_news(entry, held) && !is_smaller
+            };
+        }),
+        mutation("deletions are no news to a repair", CRASHES, COVERS, |it| {
+            it.is_news = |phase, entry, held| {
+                phase.is_news(entry, held) && !(phase == Phase::Repairing && entry.is_tombstone())
+            };
+        }),
+        mutation("deletions of what is not held are no news", STOPS, COVERS, |it| {
+            it.is_news = |phase, entry, held| {
+                phase.is_news(entry, held)
+                    && !(phase == Phase::Repairing && entry.is_tombstone() && held.is_none())
+            };
+        }),
+        mutation("a repair takes everything for known that is held", CRASHES, COVERS, |it| {
+            it.is_news =
+                |phase, entry, held| phase != Phase::Repairing || held.is_none() || entry.is_tombstone();
+        }),
+        mutation("what is known is applied again", CRASHES, IN_ORDER, |it| it.compares = |_| false),
+    ]
+}
+
+fn completions() -> Vec<Mutation> {
+    vec![
+        mutation("nothing is dropped at the end of a repair", CRASHES, COVERS, |it| {
+            it.drops_the_rest = |_| false;
+        }),
+        mutation("nothing has ever vanished", CRASHES, COVERS, |it| it.has_vanished = |_| false),
+        mutation("what has come has vanished", CRASHES, COVERS, |it| it.has_vanished = |has_come| has_come),
+        mutation("the cursors of a repair are kept", CRASHES, COVERS, |it| it.keeps_cursor = |_, _| true),
+        mutation("no cursor is kept but with the marker", CRASHES, RIGHT, |it| {
+            it.keeps_cursor = |_, is_complete| is_complete;
+        }),
+        mutation("no cursor is ever kept", CRASHES, RIGHT, |it| it.keeps_cursor = |_, _| false),
+        mutation("a repair never ends", CRASHES, RIGHT, |it| it.completed = |phase| phase),
+    ]
+}
+
+fn ends() -> Vec<Mutation> {
+    vec![
+        mutation("a cursor that has expired is tried again", CRASHES, GIVES_UP, |it| {
+            it.after = |error| match course::after(error) {
+                Next::Afresh => Next::Again,
+                next => next,
+            };
+        }),
+        mutation("a repair goes on from the cursor before it", TROUBLE, COVERS, |it| {
+            it.go_on = |next, phase, kept, holds| match (next, kept) {
+                (Next::Again, Some(cursor)) => (phase, Some(cursor)),
+                _ => course::go_on(next, phase, kept, holds),
+            };
+        }),
+    ]
+}
+
+fn drivers() -> Vec<Mutation> {
+    vec![
+        in_driver("a batch is kept before it is applied", CRASHES, COVERS, |it| it.applies_first = false),
+        in_driver("what has vanished is dropped after later values", CRASHES, DELETION_FIRST, |it| {
+            it.drops_first = false;
+        }),
+        in_driver("what came before counts for the next repair", TROUBLE, COVERS, |it| {
+            it.forgets_what_came = false;
+        }),
+        in_driver("what is known has not come", CRASHES, COVERS, |it| it.counts_what_is_known = false),
+        in_driver("what was collected stays for the next watch", TROUBLE, IN_ORDER, |it| {
+            it.ends_batch_with_watch = false;
+        }),
+        in_driver("the marker is forgotten", CRASHES, COMES_TO_REST, |it| it.applies_marker = false),
+    ]
+}

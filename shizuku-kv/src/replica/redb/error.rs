@@ -1,0 +1,167 @@
+//! What can be wrong with the database, and whether trying again can help.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::replica::storage::StorageError;
+
+/// What went wrong within a call.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// As redb says it.
+    Redb(RedbError),
+    /// What this storage found.
+    Ours(Box<RedbFailure>),
+}
+
+impl Failure {
+    pub(super) fn into_storage_error(self, path: &Path, operation: &'static str) -> StorageError {
+        match self {
+            Self::Redb(error) => RedbFailure::new(path, operation, error).into(),
+            Self::Ours(failure) => (*failure).into(),
+        }
+    }
+}
+
+impl From<RedbFailure> for Failure {
+    fn from(failure: RedbFailure) -> Self {
+        Self::Ours(Box::new(failure))
+    }
+}
+
+/// All that redb returns comes down to its one error.
+macro_rules! from_redb {
+    ($($error:ident),+) => {
+        $(impl From<::redb::$error> for Failure {
+            fn from(error: ::redb::$error) -> Self {
+                Self::Redb(RedbError(error.into()))
+            }
+        })+
+    };
+}
+from_redb!(CommitError, DatabaseError, SetDurabilityError, StorageError, TableError, TransactionError);
+
+/// redb's error, of which the I/O error within is the source.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct RedbError(::redb::Error);
+
+impl RedbError {
+    fn io(&self) -> Option<&io::Error> {
+        match &self.0 {
+            ::redb::Error::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether the file is none of redb's. Says so only when it comes from opening one.
+    pub(super) fn is_foreign_file(&self) -> bool {
+        self.io().is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
+    }
+
+    /// Whether there was no room on the disk.
+    pub(super) fn is_full(&self) -> bool {
+        let kind = self.io().map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}
+
+/// What is wrong with the file at a path.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RedbFailure {
+    #[error(
+        "the replica's database {} is open already, in this process or in another: close it there, or use another file",
+        path.display()
+    )]
+    AlreadyOpen { path: PathBuf },
+
+    #[error("the file {} is no redb database: use another path for the replica, or delete the file", path.display())]
+    NoDatabase { path: PathBuf, source: RedbError },
+
+    #[error(
+        "the redb database {} was made by something else, not by a replica: use another path for the replica",
+        path.display()
+    )]
+    Foreign { path: PathBuf },
+
+    #[error(
+        "the replica's database {} has a format that this version does not know ({found}): use the version of the library \
+         that has written it, or delete the file, and the replica takes the state anew",
+        path.display()
+    )]
+    OtherFormat { path: PathBuf, found: String },
+
+    #[error(
+        "the replica's database {} is damaged, {what}: delete the file, and the replica takes the state anew",
+        path.display()
+    )]
+    Damaged { path: PathBuf, what: String },
+
+    #[error("the replica's database {} is closed", path.display())]
+    Closed { path: PathBuf },
+
+    #[error(
+        "no {operation} is possible in the replica's database {} after an earlier error: open it again",
+        path.display()
+    )]
+    Broken { path: PathBuf, operation: &'static str, source: RedbError },
+
+    #[error(
+        "the replica's database {}: {operation} failed, the disk is full: {source}",
+        path.display()
+    )]
+    Full { path: PathBuf, operation: &'static str, source: RedbError },
+
+    #[error(
+        "the replica's database {}: commit failed, the disk is full, and commits that were not durable yet are lost: open \
+         it again, and the replica goes on from an earlier place",
+        path.display()
+    )]
+    FullWithPending { path: PathBuf, source: RedbError },
+
+    #[error("the replica's database {}: {operation} failed: {source}", path.display())]
+    Other { path: PathBuf, operation: &'static str, source: RedbError },
+
+    #[error("the replica's database {} could not be made: {source}", path.display())]
+    NotMade { path: PathBuf, source: io::Error },
+}
+
+impl RedbFailure {
+    /// What redb's error in this operation means for who uses the storage.
+    pub(super) fn new(path: &Path, operation: &'static str, source: RedbError) -> Self {
+        let path = path.to_owned();
+        match &source.0 {
+            ::redb::Error::DatabaseAlreadyOpen | ::redb::Error::LockProtocolMismatch => {
+                Self::AlreadyOpen { path }
+            }
+            ::redb::Error::UpgradeRequired(version) => {
+                Self::OtherFormat { path, found: format!("redb's own, {version}") }
+            }
+            ::redb::Error::Corrupted(what) => Self::Damaged { path, what: what.clone() },
+            ::redb::Error::TableTypeMismatch { .. }
+            | ::redb::Error::TableIsMultimap(_)
+            | ::redb::Error::TableDoesNotExist(_)
+            | ::redb::Error::TypeDefinitionChanged { .. } => Self::Foreign { path },
+            ::redb::Error::DatabaseClosed => Self::Closed { path },
+            ::redb::Error::PreviousIo | ::redb::Error::LockPoisoned(_) => {
+                Self::Broken { path, operation, source }
+            }
+            _ if source.is_full() => Self::Full { path, operation, source },
+            _ => Self::Other { path, operation, source },
+        }
+    }
+
+    pub(super) fn damaged(path: &Path, what: String) -> Self {
+        Self::Damaged { path: path.to_owned(), what }
+    }
+}
+
+/// Retryable is what time can mend without anybody opening the file again.
+impl From<RedbFailure> for StorageError {
+    fn from(failure: RedbFailure) -> Self {
+        match failure {
+            RedbFailure::AlreadyOpen { .. } | RedbFailure::Full { .. } => Self::retryable(failure),
+            failure => Self::fatal(failure),
+        }
+    }
+}

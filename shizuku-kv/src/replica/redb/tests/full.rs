@@ -1,0 +1,138 @@
+//! A disk that is full or fails, at each of the operations of a commit.
+
+use std::io::ErrorKind;
+
+use super::disk::Disk;
+use super::*;
+
+fn batch(number: u64) -> Vec<KvUpdate> {
+    let mut changes = (0..20).map(|key| put(&format!("key.{number}.{key}"), number)).collect::<Vec<_>>();
+    changes.push(put("all", number));
+    changes
+}
+
+/// How many operations the third commit takes.
+fn operations_of_a_commit() -> u64 {
+    let disk = Disk::default();
+    let mut storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
+    storage.commit(&batch(1), Some(&place(1))).unwrap();
+    storage.commit(&batch(2), Some(&place(2))).unwrap();
+    let before = disk.platter().operations;
+    storage.commit(&batch(3), Some(&place(3))).unwrap();
+    disk.platter().operations - before
+}
+
+#[test]
+fn after_a_full_disk_the_same_commit_can_be_made_again() {
+    let operations = operations_of_a_commit();
+    assert!(operations > 3);
+    for left in 0..operations {
+        let disk = Disk::default();
+        let mut storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
+        storage.commit(&batch(1), Some(&place(1))).unwrap();
+        storage.commit(&batch(2), Some(&place(2))).unwrap();
+        let reader = storage.reader();
+        let before = content(&reader);
+        disk.fail_after(left, ErrorKind::StorageFull);
+        // It stays full for a while: also opening the file again fails.
+        for _ in 0..3 {
+            let error = storage.commit(&batch(3), Some(&place(3))).unwrap_err();
+            is_in_order(&error, Path::new("/disk.redb"));
+            assert!(error.is_retryable(), "{left} operations: {error}");
+            assert!(error.to_string().contains("full"), "{error}");
+        }
+        disk.mend();
+        // Both are there or neither is. What the last step of a commit was about may be known only now.
+        let place_then = storage.place().unwrap();
+        assert!(place_then == Some(place(2)) && content(&reader) == before || place_then == Some(place(3)));
+        storage.commit(&batch(3), Some(&place(3))).unwrap();
+        assert_eq!(storage.place().unwrap(), Some(place(3)));
+        assert_eq!(content(&reader).len(), 61, "after {left} operations");
+        storage.commit(&batch(4), Some(&place(4))).unwrap();
+        drop(storage);
+        let storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
+        assert_eq!((storage.place().unwrap(), content(&storage.reader()).len()), (Some(place(4)), 81));
+    }
+}
+
+/// What is not durable would be gone from a file that is opened again, and the replica would not know.
+#[test]
+fn a_full_disk_with_commits_that_are_not_durable_is_fatal() {
+    let disk = Disk::default();
+    let mut storage = disk.open(RedbSync::Never).unwrap();
+    storage.commit(&batch(1), Some(&place(1))).unwrap();
+    storage.sync = RedbSync::EveryCheckpoint;
+    disk.fail_after(2, ErrorKind::StorageFull);
+    for _ in 0..2 {
+        let error = storage.commit(&batch(2), Some(&place(2))).unwrap_err();
+        is_in_order(&error, Path::new("/disk.redb"));
+        assert!(!error.is_retryable(), "{error}");
+        assert!(error.to_string().contains("open it again"), "{error}");
+    }
+    disk.mend();
+    assert!(!storage.commit(&batch(2), Some(&place(2))).unwrap_err().is_retryable());
+    drop(storage);
+    let storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
+    assert_eq!((storage.place().unwrap(), storage.is_empty().unwrap()), (None, true));
+}
+
+#[test]
+fn a_failing_disk_is_fatal_and_leaves_what_a_commit_left() {
+    for left in 0..operations_of_a_commit() {
+        let disk = Disk::default();
+        let mut storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
+        storage.commit(&batch(1), Some(&place(1))).unwrap();
+        storage.commit(&batch(2), Some(&place(2))).unwrap();
+        disk.fail_after(left, ErrorKind::Other);
+        for _ in 0..2 {
+            let error = storage.commit(&batch(3), Some(&place(3))).unwrap_err();
+            is_in_order(&error, Path::new("/disk.redb"));
+            assert!(!error.is_retryable(), "{error}");
+        }
+        disk.mend();
+        let error = storage.commit(&batch(3), Some(&place(3))).unwrap_err();
+        assert!(error.to_string().contains("open it again"), "{error}");
+        drop(storage);
+        disk.lose_power();
+        let storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
+        let expected = [(Some(place(2)), 41), (Some(place(3)), 61)];
+        let found = (storage.place().unwrap(), content(&storage.reader()).len());
+        assert!(expected.contains(&found), "{found:?} after {left} operations");
+    }
+}
+
+#[test]
+fn durable_commits_survive_a_loss_of_power_and_others_may_not() {
+    for (sync, expected) in [(RedbSync::EveryCheckpoint, Some(place(2))), (RedbSync::Never, None)] {
+        let disk = Disk::default();
+        let mut storage = disk.open(sync).unwrap();
+        storage.commit(&batch(1), Some(&place(1))).unwrap();
+        storage.commit(&batch(2), Some(&place(2))).unwrap();
+        // Nothing that happens while it is dropped reaches the disk.
+        disk.fail_after(0, ErrorKind::Other);
+        drop(storage);
+        disk.mend();
+        disk.lose_power();
+        assert_eq!(disk.open(sync).unwrap().place().unwrap(), expected, "{sync:?}");
+    }
+}
+
+#[test]
+fn closing_makes_everything_durable_or_says_that_it_did_not() {
+    for fails in [false, true] {
+        let disk = Disk::default();
+        let mut storage = disk.open(RedbSync::Never).unwrap();
+        storage.commit(&batch(1), Some(&place(1))).unwrap();
+        if fails {
+            disk.fail_after(0, ErrorKind::Other);
+            let error = storage.close().unwrap_err();
+            is_in_order(&error, Path::new("/disk.redb"));
+        } else {
+            storage.close().unwrap();
+        }
+        disk.mend();
+        disk.lose_power();
+        let found = disk.open(RedbSync::Never).unwrap().place().unwrap();
+        assert_eq!(found.is_some(), !fails);
+    }
+}

@@ -1,0 +1,158 @@
+//! Opening a file: what is none of ours is refused, and nothing is done to it.
+
+use super::*;
+
+use std::fs;
+
+use super::super::database::FORMAT;
+
+fn refusal(result: Result<RedbStorage, StorageError>, path: &Path) -> StorageError {
+    let error = result.unwrap_err();
+    is_in_order(&error, path);
+    error
+}
+
+#[tokio::test]
+async fn a_second_opening_is_refused_until_the_first_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("replica.redb");
+    let mut first = open(&path).await;
+    first.commit(&[put("a", 1)], Some(&place(1))).unwrap();
+    let error = refusal(RedbStorage::open(&path, RedbOptions::new()).await, &path);
+    assert!(error.is_retryable(), "{error}");
+    assert!(error.to_string().contains("open already"), "{error}");
+    drop(first);
+    assert_eq!(open(&path).await.place().unwrap(), Some(place(1)));
+}
+
+#[tokio::test]
+async fn a_file_of_something_else_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notes.txt");
+    for content in ["short".to_owned(), "a text ".repeat(10_000), "\0".repeat(5000)] {
+        fs::write(&path, &content).unwrap();
+        let error = refusal(RedbStorage::open(&path, RedbOptions::new()).await, &path);
+        assert!(!error.is_retryable() && error.to_string().contains("no redb database"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), content);
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_something_else_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("other.redb");
+    const OTHER: ::redb::TableDefinition<'_, &str, u64> = ::redb::TableDefinition::new("other");
+    let database = ::redb::Database::create(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(OTHER).unwrap().insert("key", 1).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let error = refusal(RedbStorage::open(&path, RedbOptions::new()).await, &path);
+    assert!(!error.is_retryable() && error.to_string().contains("something else"), "{error}");
+    let database = ::redb::Database::open(&path).unwrap();
+    assert_eq!(database.begin_read().unwrap().list_tables().unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn another_format_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("replica.redb");
+    drop(open(&path).await);
+    let database = ::redb::Database::open(&path).unwrap();
+    for (format, says) in [(Some(&[2_u8][..]), "does not know ([2])"), (None, "damaged")] {
+        let transaction = database.begin_write().unwrap();
+        match format {
+            Some(format) => drop(transaction.open_table(ABOUT).unwrap().insert(FORMAT, format).unwrap()),
+            None => drop(transaction.open_table(ABOUT).unwrap().remove(FORMAT).unwrap()),
+        }
+        transaction.commit().unwrap();
+        let copy = directory.path().join("copy.redb");
+        fs::copy(&path, &copy).unwrap();
+        let error = refusal(RedbStorage::open(&copy, RedbOptions::new()).await, &copy);
+        assert!(!error.is_retryable() && error.to_string().contains(says), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_path_where_nothing_can_be_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    for path in [directory.path().join("absent/replica.redb"), directory.path().to_owned()] {
+        let error = refusal(RedbStorage::open(&path, RedbOptions::new()).await, &path);
+        assert!(!error.is_retryable(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_file_becomes_a_database() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut storage = open(file.path()).await;
+    storage.commit(&[put("a", 1)], None).unwrap();
+    drop(storage);
+    assert!(!open(file.path()).await.is_empty().unwrap());
+}
+
+#[tokio::test]
+async fn making_a_database_leaves_one_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = open(directory.path().join("replica.redb")).await;
+    let names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["replica.redb"]);
+    drop(storage);
+}
+
+/// Of those that make the same file at the same time one has it, and no other takes it away.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_who_make_a_file_one_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..5 {
+        let path = directory.path().join(format!("{round}.redb"));
+        let openings = (0..4).map(|_| tokio::spawn(RedbStorage::open(path.clone(), RedbOptions::new())));
+        let mut winners = Vec::new();
+        for opening in openings.collect::<Vec<_>>() {
+            match opening.await.unwrap() {
+                Ok(storage) => winners.push(storage),
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+        }
+        let [winner] = winners.as_mut_slice() else { panic!("{} have the file", winners.len()) };
+        winner.commit(&[put("a", 1)], Some(&place(1))).unwrap();
+        winners.clear();
+        assert_eq!(open(&path).await.place().unwrap(), Some(place(1)));
+    }
+}
+
+/// What a disk does to a closed file: it is found, at the latest where the check is asked for, and never a wrong value.
+#[tokio::test]
+async fn a_changed_byte_of_a_value_is_damage_and_never_another_value() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("replica.redb");
+    let mut storage = open(&path).await;
+    storage.commit(&[put("a", 1), put("b", 2)], Some(&place(2))).unwrap();
+    drop(storage);
+    let bytes = fs::read(&path).unwrap();
+    let found = bytes.windows(SECRET.len()).enumerate().filter(|(_, window)| *window == SECRET.as_bytes());
+    let places = found.map(|(index, _)| index).collect::<Vec<_>>();
+    assert!(places.len() >= 2);
+    let mut damaged = bytes.clone();
+    places.iter().for_each(|place| damaged[*place] ^= 0x20);
+    fs::write(&path, &damaged).unwrap();
+    let storage = open(&path).await;
+    let reader = storage.reader();
+    let keys = [Key::new("a").unwrap()];
+    let errors = [
+        reader.get("a").unwrap_err(),
+        reader.scan("").unwrap().next().unwrap().unwrap_err(),
+        storage.held(&keys).unwrap_err(),
+        storage.for_each_key(&mut |_, _| {}).unwrap_err(),
+    ];
+    for error in errors {
+        is_in_order(&error, &path);
+        assert!(error.to_string().contains("is damaged, the record of the key a: its checksum"), "{error}");
+        assert!(!error.is_retryable());
+    }
+    assert_eq!(reader.scan("").unwrap().count(), 1, "an error ends a scan");
+    drop(storage);
+    fs::write(&path, &damaged).unwrap();
+    let error = refusal(RedbStorage::open(&path, RedbOptions::new().check_when_opened(true)).await, &path);
+    assert!(error.to_string().contains("is damaged"), "{error}");
+}

@@ -1,0 +1,220 @@
+//! Files that are cut, flipped, foreign or made up.
+
+use std::path::Path;
+
+use super::super::{SnapshotError, SnapshotReader, SyncPolicy};
+use super::fixture::*;
+use super::sim::SimDisk;
+
+fn loaded(content: &[u8]) -> Result<Point, SnapshotError> {
+    let disk = SimDisk::default();
+    disk.put(Path::new(PATH), content);
+    load_on(&disk).map(|state| Point::of(&state))
+}
+
+#[test]
+fn a_log_that_is_cut_anywhere_has_the_last_checkpoint_that_is_whole() {
+    for log in logs() {
+        for len in 0..=log.content.len() {
+            let point = loaded(&log.content[..len]);
+            assert_eq!(
+                point.unwrap_or_else(|error| panic!("cut at {len}: {error}")),
+                log.at(len),
+                "cut at {len}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_log_that_was_cut_anywhere_can_be_gone_on_with() {
+    for log in logs() {
+        for len in (0..=log.content.len()).step_by(3) {
+            let disk = SimDisk::default();
+            disk.put(Path::new(PATH), &log.content[..len]);
+            let (mut writer, state) = open_on(&disk, options().sync(SyncPolicy::Never)).unwrap();
+            let mut expected = log.at(len);
+            assert_eq!(Point::of(&state), expected, "cut at {len}");
+            let start = disk.content(Path::new(PATH)).len();
+            let update = put("new", &[5; 50], 1);
+            writer.append(&update).unwrap();
+            writer.checkpoint(Some(&cursor(99))).unwrap();
+            std::mem::forget(writer);
+            let mut whole = disk.content(Path::new(PATH));
+            apply(&mut expected.state, &update);
+            expected.cursor = Some(cursor(99));
+            assert_eq!(loaded(&whole).unwrap(), expected);
+            // What was appended is torn too, and is not taken for damage, though the file was longer once.
+            whole[start..start + 8].fill(0);
+            assert_eq!(loaded(&whole).unwrap(), log.at(len), "cut at {len}");
+        }
+    }
+}
+
+#[test]
+fn each_flipped_bit_is_found_or_changes_nothing() {
+    for log in logs() {
+        let right = loaded(&log.content).unwrap();
+        let mut content = log.content.clone();
+        // Of the larger logs one bit or two of each byte, where there is not much time.
+        let step = if is_long() || content.len() < 1000 { 1 } else { 7 };
+        for bit in (0..content.len() * 8).step_by(step) {
+            content[bit / 8] ^= 1 << (bit % 8);
+            match loaded(&content) {
+                // One seal can be done without, and some bytes of the header say nothing.
+                Ok(point) => assert!(point == right && bit < 64 * 8, "bit {bit}"),
+                Err(SnapshotError::Damaged { offset, .. }) => {
+                    assert!(offset <= bit as u64 / 8, "bit {bit} is before {offset}");
+                    assert!(bit >= 8 * 8, "bit {bit} of the magic number");
+                }
+                Err(SnapshotError::NotASnapshot { .. }) => assert!(bit < 8 * 8, "bit {bit}"),
+                Err(error) => panic!("bit {bit}: {error}"),
+            }
+            content[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}
+
+/// Where the frames of a log begin, and where the last ends.
+fn frames(content: &[u8]) -> Vec<usize> {
+    let mut at = 64;
+    let mut found = vec![at];
+    while let Some(len) = content.get(at..).and_then(|rest| rest.first_chunk::<4>()) {
+        at += 16 + u32::from_le_bytes(*len) as usize;
+        found.push(at);
+    }
+    found
+}
+
+#[test]
+fn frames_that_are_missing_doubled_or_in_another_order_are_found() {
+    for log in &logs()[1..] {
+        let content = &log.content;
+        for frame in frames(content).windows(3) {
+            let [start, middle, end] = frame else { panic!("three of them") };
+            let pieces = |pieces: &[&[u8]]| pieces.concat();
+            let (before, first) = (&content[..*start], &content[*start..*middle]);
+            let (second, after) = (&content[*middle..*end], &content[*end..]);
+            for changed in [
+                pieces(&[before, second, after]),
+                pieces(&[before, first, first, second, after]),
+                pieces(&[before, second, first, after]),
+            ] {
+                // What is left is shorter or longer than what was sealed: never is it another state.
+                match loaded(&changed) {
+                    Err(SnapshotError::Damaged { .. }) => {}
+                    result => panic!("{result:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_frame_of_another_log_is_not_taken_for_one_of_this() {
+    let (log, mut other) = (&logs()[1].content, logs()[1].content.clone());
+    let last = frames(log)[frames(log).len() - 2];
+    // As a file system does that brings back a block of a file that was removed.
+    other[last..].copy_from_slice(&log[last..]);
+    assert!(matches!(loaded(&other), Err(SnapshotError::Damaged { .. })));
+}
+
+#[test]
+fn the_seals_take_turns() {
+    let disk = SimDisk::default();
+    let (mut writer, _) = open_on(&disk, options()).unwrap();
+    let mut before = 64;
+    for version in 1..5 {
+        writer.append(&put("a", b"1", version)).unwrap();
+        writer.checkpoint(None).unwrap();
+        let content = disk.content(Path::new(PATH));
+        let header = super::super::frame::FileHeader::from_bytes(content.first_chunk().unwrap()).unwrap();
+        let mut seals = header.seals.map(Option::unwrap);
+        seals.sort();
+        assert_eq!(seals, [before, writer.file_len()]);
+        before = writer.file_len();
+    }
+}
+
+#[test]
+fn a_flip_behind_the_seals_gives_an_earlier_checkpoint() {
+    let log = &logs()[2];
+    let mut content = log.content.clone();
+    // Both seals at the first checkpoint.
+    let (first, _) = log.points[0];
+    let header = super::super::frame::FileHeader::from_bytes(content.first_chunk().unwrap()).unwrap();
+    content[32..44].copy_from_slice(&header.seal(first as u64));
+    content[48..60].copy_from_slice(&header.seal(first as u64));
+    for at in first..content.len() {
+        content[at] ^= 1;
+        // The frame that it is in does not count, nor what follows.
+        let whole = log.points.iter().rev().find(|(end, _)| *end <= at).unwrap();
+        assert_eq!(loaded(&content).unwrap(), whole.1, "byte {at}");
+        content[at] ^= 1;
+    }
+}
+
+#[test]
+fn what_is_no_snapshot_is_refused_and_left_alone() {
+    for content in [&b"x"[..], b"{\"a\": 1}", &[0; 64], &[0; 4096], b"\x89SKVLOG\r"] {
+        let disk = SimDisk::default();
+        disk.put(Path::new(PATH), content);
+        assert!(matches!(load_on(&disk), Err(SnapshotError::NotASnapshot { .. })));
+        assert!(matches!(open_on(&disk, options()), Err(SnapshotError::NotASnapshot { .. })));
+        assert_eq!(disk.content(Path::new(PATH)), content);
+    }
+}
+
+#[test]
+fn another_version_of_the_format_is_refused_and_left_alone() {
+    let mut content = logs()[1].content.clone();
+    content[8] = 2;
+    let checksum = crc32fast::hash(&content[..28]);
+    content[28..32].copy_from_slice(&checksum.to_le_bytes());
+    let disk = SimDisk::default();
+    disk.put(Path::new(PATH), &content);
+    assert!(matches!(load_on(&disk), Err(SnapshotError::UnknownVersion { found: 2, .. })));
+    assert!(matches!(open_on(&disk, options()), Err(SnapshotError::UnknownVersion { found: 2, .. })));
+    assert_eq!(disk.content(Path::new(PATH)), content);
+}
+
+#[test]
+fn a_damaged_log_is_not_opened_for_writing() {
+    let log = &logs()[1];
+    let mut content = log.content.clone();
+    content[100] ^= 1;
+    let disk = SimDisk::default();
+    disk.put(Path::new(PATH), &content);
+    assert!(matches!(open_on(&disk, options()), Err(SnapshotError::Damaged { .. })));
+    assert_eq!(disk.content(Path::new(PATH)), content);
+}
+
+#[test]
+fn a_reader_gives_what_loading_gives() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    for log in logs() {
+        for len in (0..=log.content.len()).rev().step_by(7) {
+            std::fs::write(&path, &log.content[..len]).unwrap();
+            let reader = SnapshotReader::open(&path).unwrap();
+            let expected = log.at(len);
+            let state: Model =
+                reader.iter().map(Result::unwrap).map(|entry| (entry.key.to_string(), entry)).collect();
+            assert_eq!((state, reader.cursor()), (expected.state, expected.cursor), "cut at {len}");
+            assert_eq!(reader.len(), reader.iter().count());
+            assert_eq!(reader.is_empty(), log.at(len).state.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_reader_tells_of_a_file_that_has_become_shorter() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let log = &logs()[1];
+    std::fs::write(&path, &log.content).unwrap();
+    let reader = SnapshotReader::open(&path).unwrap();
+    std::fs::write(&path, &log.content[..log.content.len() - 1]).unwrap();
+    let all: Vec<_> = reader.iter().collect();
+    assert!(matches!(all.last(), Some(Err(SnapshotError::Damaged { .. }))), "{all:?}");
+}

@@ -1,0 +1,266 @@
+//! Each operation of the disk fails once, or from there on, or does half of its work.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::super::{SnapshotError, SnapshotWriter};
+use super::fixture::*;
+use super::sim::{Fault, Plan, SimDisk};
+use crate::store::KvUpdate;
+
+/// What the batches of the test are, large ones that are written in parts among them.
+fn batches() -> Vec<Vec<KvUpdate>> {
+    let many = |from: u64| (0..12).map(move |n| put(&format!("many.{n}"), &[n; 40], from + u64::from(n)));
+    vec![
+        vec![put("a", b"1", 1), put("b", b"2", 2)],
+        many(10).collect(),
+        vec![delete("a", 30), put("c", &[1; 300], 31)],
+        many(40).chain([delete("many.3", 60)]).collect(),
+        vec![put("a", b"2", 70)],
+    ]
+}
+
+/// A writer and what it should have: what is on the disk is one of `possible`.
+struct Run {
+    disk: SimDisk,
+    writer: Option<SnapshotWriter>,
+    /// The last checkpoint that was acknowledged.
+    point: Point,
+    /// What a checkpoint that failed would have brought: it may be there or not after a failed sync.
+    maybe: Option<Point>,
+    poisoned: bool,
+    errors: usize,
+}
+
+impl Run {
+    /// Opens, again if that fails.
+    fn open(&mut self) {
+        loop {
+            match open_on(&self.disk, options()) {
+                Ok((writer, state)) => {
+                    let found = Point::of(&state);
+                    self.expect(&found);
+                    self.point = found;
+                    (self.writer, self.maybe, self.poisoned) = (Some(writer), None, false);
+                    return;
+                }
+                Err(error) => {
+                    assert!(matches!(error, SnapshotError::Io { .. }), "{error}");
+                    self.failed();
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self) {
+        self.errors += 1;
+        assert!(self.errors < 100, "it never succeeds");
+        self.look();
+    }
+
+    fn expect(&self, found: &Point) {
+        let right = *found == self.point || self.maybe.as_ref() == Some(found);
+        assert!(right, "{found:?}\ninstead of {:?}\nor {:?}", self.point, self.maybe);
+    }
+
+    /// What is there can be loaded, whatever has failed.
+    fn look(&self) {
+        let before = self.disk.operations();
+        match load_on(&self.disk) {
+            Ok(state) => self.expect(&Point::of(&state)),
+            Err(SnapshotError::NotFound { .. }) => self.expect(&Point::empty()),
+            // The fault has met this reading, or all fail from now on.
+            Err(SnapshotError::Io { .. }) => {}
+            Err(error) => panic!("{error} after operation {before}"),
+        }
+    }
+
+    /// Calls until it works; opens again where the writer says so.
+    fn insist(
+        &mut self,
+        mut call: impl FnMut(&mut SnapshotWriter) -> Result<(), SnapshotError>,
+    ) -> Result<(), SnapshotError> {
+        loop {
+            if self.writer.is_none() {
+                self.open();
+            }
+            let Some(writer) = &mut self.writer else { panic!("it was opened") };
+            match call(writer) {
+                Ok(()) => {
+                    assert!(!self.poisoned, "a poisoned writer does something");
+                    return Ok(());
+                }
+                Err(error @ SnapshotError::Poisoned { .. }) => {
+                    self.failed();
+                    if self.poisoned {
+                        self.writer = None;
+                        self.poisoned = false;
+                        return Err(error);
+                    }
+                    // It stays so: every call says it.
+                    self.poisoned = true;
+                    let Some(writer) = &mut self.writer else { panic!("it was opened") };
+                    assert!(matches!(writer.append(&put("x", b"", 1)), Err(SnapshotError::Poisoned { .. })));
+                    assert!(matches!(writer.sync(), Err(SnapshotError::Poisoned { .. })));
+                    assert!(matches!(writer.discard(), Err(SnapshotError::Poisoned { .. })));
+                    assert!(matches!(writer.compact(), Err(SnapshotError::Poisoned { .. })));
+                }
+                Err(SnapshotError::Io { .. }) => self.failed(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn batch(&mut self, index: usize, batch: &[KvUpdate]) {
+        let place = cursor(index as u64);
+        // Once more from the start where the writer had to be opened again.
+        'again: loop {
+            let mut next = self.point.clone();
+            next.cursor = Some(place);
+            batch.iter().for_each(|update| apply(&mut next.state, update));
+            for update in batch {
+                if self.insist(|writer| writer.append(update)).is_err() {
+                    continue 'again;
+                }
+            }
+            self.maybe = Some(next.clone());
+            if self.insist(|writer| writer.checkpoint(Some(&place))).is_ok() {
+                (self.point, self.maybe) = (next, None);
+                return;
+            }
+        }
+    }
+}
+
+fn run(plan: Plan) -> Run {
+    let disk = SimDisk::default();
+    disk.plan(plan);
+    let mut run = Run { disk, writer: None, point: Point::empty(), maybe: None, poisoned: false, errors: 0 };
+    for (index, batch) in batches().iter().enumerate() {
+        run.batch(index, batch);
+        if index == 2 {
+            // Of a compaction that fails nothing is lost; that is enough.
+            let compacted = run.writer.as_mut().map(SnapshotWriter::compact);
+            match compacted {
+                Some(Err(SnapshotError::Poisoned { .. })) => run.writer = None,
+                Some(Err(error)) => {
+                    let writer = run.writer.as_mut().unwrap();
+                    assert_eq!(writer.last_compaction_error().unwrap().to_string(), error.to_string());
+                }
+                _ => {}
+            }
+            run.look();
+        }
+        if index == 3 {
+            run.writer = None;
+            run.look();
+        }
+    }
+    run
+}
+
+fn check(plan: Plan) -> u64 {
+    let run = run(plan);
+    let operations = run.disk.operations();
+    let log = run.disk.log();
+    drop(run.writer);
+    run.disk.plan(Plan::default());
+    let mut expected = Point { state: Model::new(), cursor: Some(cursor(4)) };
+    batches().iter().flatten().for_each(|update| apply(&mut expected.state, update));
+    let state = load_on(&run.disk).unwrap_or_else(|error| panic!("{plan:?}: {error}\n{log:#?}"));
+    assert_eq!(Point::of(&state), expected, "{plan:?}");
+    // And again, after what was left has been tidied up.
+    let (writer, state) = open_on(&run.disk, options()).unwrap();
+    assert_eq!(Point::of(&state), expected, "{plan:?}");
+    drop(writer);
+    assert_eq!(run.disk.paths(), [Path::new(PATH)]);
+    operations
+}
+
+#[test]
+fn whichever_operation_fails_nothing_acknowledged_is_lost() {
+    let operations = check(Plan::default());
+    assert!(operations > 60, "{operations}");
+    let faults = [Fault::Error(ErrorKind::Other), Fault::Error(ErrorKind::StorageFull), Fault::Short];
+    for fault in faults {
+        for at in 0..operations + 20 {
+            for count in [1, 2, 5] {
+                check(Plan { at: Some(at), count, fault: Some(fault) });
+            }
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_call_is_made_again() {
+    let disk = SimDisk::default();
+    let (mut writer, _) = open_on(&disk, options()).unwrap();
+    writer.append(&put("a", b"1", 1)).unwrap();
+    let interrupted = Plan { at: Some(0), count: 3, fault: Some(Fault::Error(ErrorKind::Interrupted)) };
+    disk.plan(interrupted);
+    writer.checkpoint(None).unwrap();
+    disk.plan(interrupted);
+    disk.skip("open");
+    assert_eq!(load_on(&disk).unwrap().entries.len(), 1);
+}
+
+#[test]
+fn a_full_disk_is_retryable_and_a_poisoned_writer_is_not() {
+    let disk = SimDisk::default();
+    let (mut writer, _) = open_on(&disk, options()).unwrap();
+    writer.append(&put("a", b"1", 1)).unwrap();
+    disk.plan(Plan { at: Some(0), count: 1, fault: Some(Fault::Error(ErrorKind::StorageFull)) });
+    let error = writer.checkpoint(None).unwrap_err();
+    assert!(error.is_retryable() && matches!(error, SnapshotError::Io { offset: Some(64), .. }), "{error}");
+    writer.checkpoint(None).unwrap();
+    assert_eq!(load_on(&disk).unwrap().entries.len(), 1);
+
+    writer.append(&put("b", b"2", 2)).unwrap();
+    // The write, and the cutting off of what it left.
+    disk.plan(Plan { at: Some(0), count: 2, fault: Some(Fault::Error(ErrorKind::StorageFull)) });
+    let error = writer.checkpoint(None).unwrap_err();
+    assert!(!error.is_retryable() && matches!(error, SnapshotError::Poisoned { .. }), "{error}");
+    assert!(error.to_string().contains("open it again"));
+    drop(writer);
+    let (_, state) = open_on(&disk, options()).unwrap();
+    assert_eq!(state.entries.len(), 1);
+}
+
+#[test]
+fn a_compaction_that_fails_is_tried_again_after_more_growth() {
+    let disk = SimDisk::default();
+    let threshold = 2000;
+    let (mut writer, _) = open_on(&disk, options().compaction_threshold(threshold)).unwrap();
+    let mut version = 0;
+    let mut grow_to = |writer: &mut SnapshotWriter, len: u64| {
+        while writer.file_len() < len {
+            version += 1;
+            writer.append(&put("a", &[1; 20], version)).unwrap();
+            writer.checkpoint(None).unwrap();
+        }
+    };
+    let settle = |writer: &SnapshotWriter| {
+        while writer.is_compacting() {
+            std::thread::yield_now();
+        }
+    };
+    grow_to(&mut writer, threshold - 200);
+    assert!(writer.last_compaction_error().is_none() && !writer.is_compacting());
+    // Its file cannot be created: the only name that is opened from here on.
+    disk.refuse_to_create(true);
+    grow_to(&mut writer, threshold);
+    settle(&writer);
+    let error = writer.last_compaction_error().unwrap().to_string();
+    assert!(error.contains(".compact"), "{error}");
+    let failed_at = writer.file_len();
+    disk.refuse_to_create(false);
+    grow_to(&mut writer, failed_at + failed_at / 2 - 200);
+    settle(&writer);
+    assert!(writer.last_compaction_error().is_some(), "it was tried too early");
+    assert!(writer.file_len() > failed_at);
+    let before = writer.file_len() + 200;
+    grow_to(&mut writer, before);
+    settle(&writer);
+    assert!(writer.last_compaction_error().is_none());
+    assert!(writer.file_len() < 500, "{}", writer.file_len());
+}

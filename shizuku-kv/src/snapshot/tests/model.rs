@@ -1,0 +1,284 @@
+//! Random histories against a plain map, and random bytes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::super::record::shape;
+use super::super::{SnapshotOptions, SyncPolicy};
+use super::fixture::*;
+use super::sim::SimDisk;
+
+/// Checkpoints, compactions of both kinds, discards and reopenings, in any order: what is loaded is always the state at
+/// the last checkpoint.
+fn history(random: &mut fastrand::Rng, steps: usize) {
+    let disk = SimDisk::default();
+    let threshold = if random.bool() { u64::MAX } else { random.u64(0..5000) };
+    let policy = match random.u8(0..3) {
+        0 => SyncPolicy::EveryCheckpoint,
+        1 => SyncPolicy::Interval(Duration::from_millis(1)),
+        _ => SyncPolicy::Never,
+    };
+    let options = SnapshotOptions::new().sync(policy).compaction_threshold(threshold);
+    let mut version = 0;
+    let (mut writer, _) = open_on(&disk, options).unwrap();
+    let (mut point, mut appended) = (Point::empty(), Point::empty());
+    for step in 0..steps {
+        match random.u8(0..20) {
+            0 => {
+                drop(writer);
+                let (reopened, state) = open_on(&disk, options).unwrap();
+                assert_eq!(Point::of(&state), point);
+                (writer, appended) = (reopened, point.clone());
+            }
+            1 => {
+                // As after a crash of the process: no farewell, but what runs in the background goes on.
+                while writer.is_compacting() {
+                    std::thread::yield_now();
+                }
+                std::mem::forget(writer);
+                let (reopened, state) = open_on(&disk, options).unwrap();
+                assert_eq!(Point::of(&state), point);
+                (writer, appended) = (reopened, point.clone());
+            }
+            2 => writer.compact().unwrap(),
+            3 => writer.compact_in_background().unwrap(),
+            4 => {
+                writer.discard().unwrap();
+                appended = point.clone();
+            }
+            5 => writer.sync().unwrap(),
+            6..13 => {
+                for update in batch(random, &mut version) {
+                    writer.append(&update).unwrap();
+                    apply(&mut appended.state, &update);
+                }
+            }
+            _ => {
+                appended.cursor = random.bool().then(|| cursor(step as u64));
+                writer.checkpoint(appended.cursor.as_ref()).unwrap();
+                point = appended.clone();
+            }
+        }
+        assert_eq!(Point::of(&load_on(&disk).unwrap()), point);
+        if let Some(error) = writer.last_compaction_error() {
+            panic!("{error}");
+        }
+    }
+    drop(writer);
+    assert_eq!(disk.paths(), [Path::new(PATH)]);
+}
+
+#[test]
+fn any_history_leaves_the_state_of_its_last_checkpoint() {
+    with_seeds(15, 1500, |_, random| history(random, 60));
+}
+
+#[test]
+fn a_log_does_not_outgrow_what_lives_in_it() {
+    let disk = SimDisk::default();
+    let (mut writer, _) = open_on(&disk, SnapshotOptions::new().compaction_threshold(3000)).unwrap();
+    let mut longest = 0;
+    for version in 0..500 {
+        writer.append(&put(&format!("key.{}", version % 10), &[1; 20], version)).unwrap();
+        writer.checkpoint(Some(&cursor(version))).unwrap();
+        // One that has begun is waited for, so that the length does not depend on the speed of a thread.
+        while writer.is_compacting() {
+            std::thread::yield_now();
+        }
+        longest = longest.max(writer.file_len());
+    }
+    assert!(longest < 3500, "{longest}");
+    let state = load_on(&disk).unwrap();
+    assert_eq!((state.entries.len(), state.cursor), (10, Some(cursor(499))));
+}
+
+#[test]
+fn appends_go_on_while_the_log_is_compacted() {
+    let disk = SimDisk::default();
+    let (mut writer, _) = open_on(&disk, options()).unwrap();
+    let mut point = Point::empty();
+    let mut version = 0;
+    let mut write = |writer: &mut super::super::SnapshotWriter| {
+        version += 1;
+        let update = put(&format!("key.{}", version % 50), &[1; 100], version);
+        apply(&mut point.state, &update);
+        point.cursor = Some(cursor(version));
+        writer.append(&update).unwrap();
+        writer.checkpoint(point.cursor.as_ref()).unwrap();
+        point.clone()
+    };
+    for _ in 0..200 {
+        write(&mut writer);
+    }
+    let before = writer.file_len();
+    writer.compact_in_background().unwrap();
+    let mut meanwhile = 0;
+    let mut last = None;
+    while writer.is_compacting() {
+        last = Some(write(&mut writer));
+        meanwhile += 1;
+    }
+    // What is still to come is in the new file too, parts of a checkpoint included.
+    assert_eq!(writer.last_compaction_error().map(ToString::to_string), None);
+    assert!(writer.file_len() < before + meanwhile * 200, "{meanwhile} meanwhile");
+    let last = last.unwrap_or_else(|| write(&mut writer));
+    assert_eq!(Point::of(&load_on(&disk).unwrap()), last);
+}
+
+#[test]
+fn parts_that_wait_for_their_end_survive_a_compaction() {
+    let disk = SimDisk::default();
+    let (mut writer, _) = open_on(&disk, options()).unwrap();
+    let mut point = Point::empty();
+    for version in 0..60 {
+        let update = put(&format!("key.{}", version % 7), &[1; 60], version);
+        writer.append(&update).unwrap();
+        apply(&mut point.state, &update);
+        if version == 20 {
+            writer.checkpoint(Some(&cursor(20))).unwrap();
+        }
+        if version == 40 {
+            let before = Point::of(&load_on(&disk).unwrap());
+            writer.compact().unwrap();
+            assert_eq!(Point::of(&load_on(&disk).unwrap()), before);
+        }
+    }
+    point.cursor = Some(cursor(60));
+    writer.checkpoint(point.cursor.as_ref()).unwrap();
+    assert_eq!(Point::of(&load_on(&disk).unwrap()), point);
+}
+
+#[test]
+fn a_compaction_of_nothing_is_none() {
+    let disk = SimDisk::default();
+    let (mut writer, _) = open_on(&disk, options()).unwrap();
+    writer.compact().unwrap();
+    writer.append(&put("a", b"1", 1)).unwrap();
+    writer.compact().unwrap();
+    assert_eq!(Point::of(&load_on(&disk).unwrap()), Point::empty());
+    writer.checkpoint(None).unwrap();
+    assert_eq!(load_on(&disk).unwrap().entries.len(), 1);
+}
+
+#[test]
+fn what_a_crash_left_beside_the_log_is_removed() {
+    let disk = SimDisk::default();
+    for extension in [".compact", ".new"] {
+        disk.put(Path::new(&format!("{PATH}{extension}")), b"half of something");
+    }
+    drop(open_on(&disk, options()).unwrap());
+    assert_eq!(disk.paths(), [Path::new(PATH)]);
+}
+
+/// Bytes that are right in some places, so that what comes after these is reached too.
+fn made_up(random: &mut fastrand::Rng, log: &[u8]) -> Vec<u8> {
+    let mut content = match random.u8(0..3) {
+        0 => log.to_vec(),
+        1 => log[..random.usize(0..=log.len())].to_vec(),
+        _ => (0..random.usize(0..200)).map(|_| random.u8(..)).collect(),
+    };
+    for _ in 0..random.usize(0..4) {
+        if content.is_empty() {
+            break;
+        }
+        let at = random.usize(0..content.len());
+        match random.u8(0..4) {
+            0 => content[at] = random.u8(..),
+            1 => content.truncate(at),
+            2 => content.insert(at, random.u8(..)),
+            _ => content.extend_from_within(at..),
+        }
+    }
+    if random.bool() {
+        right_checksums(&mut content);
+    }
+    content
+}
+
+/// Makes all checksums right, whatever else is wrong.
+fn right_checksums(content: &mut [u8]) {
+    use super::super::frame::{FILE_HEADER, FRAME_HEADER, FileHeader, MAGIC, VERSION};
+    let Some((header, mut rest)) = content.split_first_chunk_mut::<{ FILE_HEADER as usize }>() else {
+        return;
+    };
+    header[..8].copy_from_slice(&MAGIC);
+    header[8] = VERSION;
+    let checksum = crc32fast::hash(&header[..28]);
+    header[28..32].copy_from_slice(&checksum.to_le_bytes());
+    let seal = FileHeader::new(header[12..28].try_into().unwrap()).seal(u64::MAX);
+    header[32..44].copy_from_slice(&seal);
+    let mut chain = crc32fast::hash(&header[12..28]);
+    while rest.len() >= FRAME_HEADER {
+        let len = u32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
+        if let Some(payload) = rest.get(FRAME_HEADER..FRAME_HEADER.saturating_add(len)) {
+            let checksum = crc32fast::hash(payload);
+            rest[8..12].copy_from_slice(&checksum.to_le_bytes());
+        }
+        let mut hasher = crc32fast::Hasher::new_with_initial(chain);
+        hasher.update(&rest[..12]);
+        chain = hasher.finalize();
+        rest[12..16].copy_from_slice(&chain.to_le_bytes());
+        let Some(next) = rest.get_mut(FRAME_HEADER.saturating_add(len)..) else { return };
+        rest = next;
+    }
+}
+
+#[test]
+fn no_bytes_make_it_panic() {
+    let logs = logs();
+    let mut loaded = 0;
+    with_seeds(1, 50, |_, random| {
+        for _ in 0..3000 {
+            let log = &logs[random.usize(0..logs.len())];
+            let content = made_up(random, &log.content);
+            let disk = SimDisk::default();
+            disk.put(Path::new(PATH), &content);
+            let state = load_on(&disk);
+            let opened = open_on(&disk, options());
+            match (state, opened) {
+                (Ok(state), Ok((mut writer, opened))) => {
+                    let mut point = Point::of(&state);
+                    point.cursor = point.cursor.filter(|_| state.scope_tag == [0; 16]);
+                    assert_eq!(point, Point::of(&opened));
+                    writer.append(&put("new", b"", 1)).unwrap();
+                    writer.checkpoint(None).unwrap();
+                    writer.compact().unwrap();
+                    drop(writer);
+                    let state = load_on(&disk).unwrap();
+                    assert!(state.entries.contains_key("new"));
+                }
+                (Err(_), Err(_)) => {}
+                (state, opened) => panic!("{state:?}, {:?}", opened.map(|(_, state)| state)),
+            }
+        }
+    });
+    // The checksums do their work so well that what they cover needs bytes with right ones.
+    for content in [&logs[1].content, &logs[2].content] {
+        for at in 64..content.len().min(600) {
+            let mut content = content.clone();
+            content[at] = content[at].wrapping_add(1);
+            right_checksums(&mut content);
+            let disk = SimDisk::default();
+            disk.put(Path::new(PATH), &content);
+            if let Ok(state) = load_on(&disk) {
+                Point::of(&state).state.values().for_each(|entry| assert!(entry.key.len() <= 1024));
+                loaded += 1;
+            }
+        }
+    }
+    assert!(loaded > 100, "{loaded}");
+}
+
+#[test]
+fn no_bytes_of_a_record_make_it_panic() {
+    with_seeds(1, 50, |_, random| {
+        for _ in 0..20_000 {
+            let bytes: Vec<u8> = (0..random.usize(0..80))
+                .map(|at| if at < 2 || random.bool() { random.u8(0..4) } else { random.u8(..) })
+                .collect();
+            if let Ok(shape) = shape(&bytes) {
+                assert!(shape.key <= shape.value && shape.value <= shape.end && shape.end <= bytes.len());
+            }
+        }
+    });
+}

@@ -1,0 +1,211 @@
+//! The power is lost: of what was not synced any part may be gone, of writes and of names.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::super::{SnapshotError, SnapshotOptions, SnapshotWriter, SyncPolicy};
+use super::fixture::*;
+use super::sim::{Fault, Plan, SimDisk};
+
+/// One life after the other on the same disk; between them the power is lost, or only the process ends.
+fn lives(seed: u64, random: &mut fastrand::Rng) {
+    let policy = match seed % 3 {
+        0 => SyncPolicy::EveryCheckpoint,
+        1 if random.bool() => SyncPolicy::Interval(Duration::from_secs(3600)),
+        1 => SyncPolicy::Interval(Duration::from_micros(random.u64(0..300))),
+        _ => SyncPolicy::Never,
+    };
+    let threshold = if random.bool() { u64::MAX } else { random.u64(0..3000) };
+    let options = SnapshotOptions::new().sync(policy).compaction_threshold(threshold);
+    let mut disk = SimDisk::default();
+    let mut version = 0;
+    // Every checkpoint there ever was, and from which on it must be.
+    let mut points = vec![Point::empty()];
+    let mut durable = 0;
+    for life in 0..6 {
+        // A checkpoint that was begun when the power was lost.
+        let (mut writer, state) =
+            open_on(&disk, options).unwrap_or_else(|error| panic!("life {life}, {policy:?}: {error}"));
+        let found = Point::of(&state);
+        let place = points
+            .iter()
+            .rposition(|point| *point == found)
+            .unwrap_or_else(|| panic!("life {life}, {policy:?}: no checkpoint is {found:?}"));
+        assert!(
+            place >= durable,
+            "life {life}, {policy:?}: {place} of {}, {durable} is durable",
+            points.len()
+        );
+        points.truncate(place + 1);
+        if policy != SyncPolicy::Never {
+            durable = place;
+        } else {
+            durable = durable.min(place);
+        }
+        // Some of them in the midst of something that fails.
+        if random.u8(0..3) == 0 {
+            let fault = if random.bool() { Fault::Short } else { Fault::Error(std::io::ErrorKind::Other) };
+            disk.plan(Plan { at: Some(random.u64(0..60)), count: random.u64(1..4), fault: Some(fault) });
+        }
+        let at_end = write(&mut writer, random, &mut version, &mut points, &mut durable, policy);
+        disk.plan(Plan::default());
+        match random.u8(0..4) {
+            // Only the process ends: with a farewell, or killed, which a thread that syncs would survive here.
+            0 if random.bool() || matches!(policy, SyncPolicy::Interval(time) if time.as_secs() == 0) => {
+                drop(writer);
+            }
+            0 => {
+                while writer.is_compacting() {
+                    std::thread::yield_now();
+                }
+                std::mem::forget(writer);
+            }
+            1 => {
+                let after = disk.after_power_loss(random);
+                drop(writer);
+                disk = after;
+            }
+            2 => {
+                let closed = writer.close();
+                if closed.is_ok() && policy != SyncPolicy::Never && at_end {
+                    durable = points.len() - 1;
+                }
+                disk = disk.after_power_loss(random);
+            }
+            _ => {
+                // In the midst of a checkpoint of several parts.
+                for update in batch(random, &mut version) {
+                    let _ = writer.append(&update);
+                }
+                let after = disk.after_power_loss(random);
+                std::mem::forget(writer);
+                disk = after;
+            }
+        }
+    }
+}
+
+/// Writes until something goes wrong or it is enough; whether all went well.
+fn write(
+    writer: &mut SnapshotWriter,
+    random: &mut fastrand::Rng,
+    version: &mut u64,
+    points: &mut Vec<Point>,
+    durable: &mut usize,
+    policy: SyncPolicy,
+) -> bool {
+    let mut next = points.last().unwrap().clone();
+    for _ in 0..random.usize(0..12) {
+        for update in batch(random, version) {
+            if writer.append(&update).is_err() && writer.append(&update).is_err() {
+                // It is poisoned, or the test's fault lasts: nothing of this was acknowledged.
+                return false;
+            }
+            apply(&mut next.state, &update);
+        }
+        next.cursor = Some(cursor(*version));
+        // Before it is acknowledged it may be there already.
+        points.push(next.clone());
+        let written = match writer.checkpoint(next.cursor.as_ref()) {
+            Err(SnapshotError::Io { .. }) => writer.checkpoint(next.cursor.as_ref()),
+            result => result,
+        };
+        match written {
+            Ok(()) if policy == SyncPolicy::EveryCheckpoint => *durable = points.len() - 1,
+            Ok(()) => {}
+            Err(_) => return false,
+        }
+        match random.u8(0..6) {
+            0 => {
+                if writer.sync().is_err() {
+                    return false;
+                }
+                *durable = points.len() - 1;
+            }
+            1 => drop(writer.compact()),
+            2 => drop(writer.compact_in_background()),
+            _ => {}
+        }
+    }
+    true
+}
+
+#[test]
+fn after_a_loss_of_power_there_is_a_checkpoint_and_none_that_was_durable_is_lost() {
+    with_seeds(300, 30_000, lives);
+}
+
+/// A log whose sync never comes, so that every write can be lost.
+#[test]
+fn a_sync_on_time_comes_without_another_checkpoint() {
+    let disk = SimDisk::default();
+    let policy = SyncPolicy::Interval(Duration::from_millis(1));
+    let (mut writer, _) = open_on(&disk, options().sync(policy)).unwrap();
+    writer.append(&put("a", b"1", 1)).unwrap();
+    writer.checkpoint(None).unwrap();
+    // Only what was synced is there after this.
+    let mut tries = 0;
+    while !load_on(&disk.with_only_what_is_synced()).is_ok_and(|state| state.entries.len() == 1) {
+        std::thread::yield_now();
+        tries += 1;
+        assert!(tries < 10_000_000, "it never comes");
+    }
+}
+
+#[test]
+fn a_sync_on_time_that_fails_is_told_by_the_next_call() {
+    let disk = SimDisk::default();
+    let policy = SyncPolicy::Interval(Duration::from_millis(1));
+    let (mut writer, _) = open_on(&disk, options().sync(policy)).unwrap();
+    writer.append(&put("a", b"1", 1)).unwrap();
+    // The write passes, the sync after it does not.
+    disk.plan(Plan { at: Some(1), count: 1, fault: Some(Fault::Error(std::io::ErrorKind::Other)) });
+    writer.checkpoint(None).unwrap();
+    while !disk.log().iter().any(|line| line.ends_with("FAILS")) {
+        std::thread::yield_now();
+    }
+    let mut tries = 0;
+    let error = loop {
+        // The thread may be between the operation and the note of it.
+        match writer.sync() {
+            Err(error) => break error,
+            Ok(()) => tries += 1,
+        }
+        assert!(tries < 1_000_000, "nobody tells");
+    };
+    assert!(matches!(error, SnapshotError::Poisoned { .. }), "{error}");
+    assert!(matches!(writer.checkpoint(None), Err(SnapshotError::Poisoned { .. })));
+    assert!(matches!(writer.close(), Err(SnapshotError::Poisoned { .. })));
+    assert_eq!(disk.paths(), [Path::new(PATH)]);
+}
+
+#[test]
+fn closing_syncs_unless_the_policy_is_never_to() {
+    let hour = SyncPolicy::Interval(Duration::from_secs(3600));
+    for (policy, durable) in [(SyncPolicy::EveryCheckpoint, 1), (hour, 1), (SyncPolicy::Never, 0)] {
+        for close in [true, false] {
+            let disk = SimDisk::default();
+            let (mut writer, _) = open_on(&disk, options().sync(policy)).unwrap();
+            writer.append(&put("a", b"1", 1)).unwrap();
+            writer.checkpoint(None).unwrap();
+            if close {
+                writer.close().unwrap()
+            } else {
+                drop(writer)
+            }
+            let after = disk.with_only_what_is_synced();
+            assert_eq!(load_on(&after).unwrap().entries.len(), durable, "{policy:?}");
+        }
+    }
+}
+
+#[test]
+fn an_explicit_sync_is_durable_whatever_the_policy() {
+    let disk = SimDisk::default();
+    let (mut writer, _) = open_on(&disk, options().sync(SyncPolicy::Never)).unwrap();
+    writer.append(&put("a", b"1", 1)).unwrap();
+    writer.checkpoint(None).unwrap();
+    writer.sync().unwrap();
+    let after = disk.with_only_what_is_synced();
+    assert_eq!(load_on(&after).unwrap().entries.len(), 1);
+}

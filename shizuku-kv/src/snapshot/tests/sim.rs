@@ -1,0 +1,361 @@
+//! A disk in memory that fails when it is told to, and that forgets what was not synced.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::super::disk::{Access, Disk, DiskFile};
+
+/// What an operation that is to fail does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nothing is done.
+    Error(io::ErrorKind),
+    /// A write does half of its work, and what follows is refused; anything else is refused at once.
+    Short,
+}
+
+/// Which operations fail.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Plan {
+    /// The operation that fails, counted from 0.
+    pub(super) at: Option<u64>,
+    /// How many fail from there on.
+    pub(super) count: u64,
+    pub(super) fault: Option<Fault>,
+}
+
+#[derive(Clone)]
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    SetLen(usize),
+}
+
+impl Change {
+    fn apply(&self, content: &mut Vec<u8>) {
+        match self {
+            Self::Write { offset, bytes } => {
+                if content.len() < offset + bytes.len() {
+                    content.resize(offset + bytes.len(), 0);
+                }
+                content[*offset..offset + bytes.len()].copy_from_slice(bytes);
+            }
+            Self::SetLen(len) => content.resize(*len, 0),
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Node {
+    now: Vec<u8>,
+    on_disk: Vec<u8>,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone)]
+enum Naming {
+    Is(PathBuf, usize),
+    Gone(PathBuf),
+    Renamed { from: PathBuf, to: PathBuf, node: usize },
+}
+
+impl Naming {
+    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
+        match self {
+            Self::Is(path, node) => drop(names.insert(path.clone(), *node)),
+            Self::Gone(path) => drop(names.remove(path)),
+            Self::Renamed { from, to, node } => {
+                names.remove(from);
+                names.insert(to.clone(), *node);
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    nodes: Vec<Node>,
+    names: BTreeMap<PathBuf, usize>,
+    names_on_disk: BTreeMap<PathBuf, usize>,
+    unsynced_names: Vec<Naming>,
+    operations: u64,
+    plan: Plan,
+    creates_nothing: bool,
+    skipped: Option<&'static str>,
+    log: Vec<String>,
+}
+
+impl State {
+    /// Counts an operation; the fault that it is to have.
+    fn step(&mut self, what: &str, path: &str) -> Option<Fault> {
+        if self.skipped == Some(what) {
+            return None;
+        }
+        let number = self.operations;
+        self.operations += 1;
+        let fails = self.plan.at.is_some_and(|at| number >= at && number - at < self.plan.count);
+        self.log.push(format!("{what} {path}{}", if fails { " FAILS" } else { "" }));
+        if fails { self.plan.fault } else { None }
+    }
+
+    fn refuse(&mut self, what: &str, path: &Path) -> io::Result<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match self.step(what, &name) {
+            None => Ok(()),
+            Some(Fault::Error(kind)) => Err(kind.into()),
+            Some(Fault::Short) => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+
+    fn name(&mut self, naming: Naming) {
+        naming.apply(&mut self.names);
+        self.unsynced_names.push(naming);
+    }
+}
+
+#[derive(Clone, Default)]
+pub(super) struct SimDisk(Arc<Mutex<State>>);
+
+impl SimDisk {
+    pub(super) fn shared(&self) -> Arc<dyn Disk> {
+        Arc::new(self.clone())
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        act(&mut self.0.lock().unwrap())
+    }
+
+    /// Lets operations fail from now on, counted from now.
+    pub(super) fn plan(&self, plan: Plan) {
+        self.with(|state| {
+            state.plan = plan;
+            state.operations = 0;
+            state.log.clear();
+        });
+    }
+
+    pub(super) fn operations(&self) -> u64 {
+        self.with(|state| state.operations)
+    }
+
+    /// Operations of this kind neither count nor fail.
+    pub(super) fn skip(&self, what: &'static str) {
+        self.with(|state| state.skipped = Some(what));
+    }
+
+    /// What was done since the plan was made.
+    pub(super) fn log(&self) -> Vec<String> {
+        self.with(|state| state.log.clone())
+    }
+
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        self.with(|state| state.names.keys().cloned().collect())
+    }
+
+    pub(super) fn content(&self, path: &Path) -> Vec<u8> {
+        self.with(|state| state.nodes[state.names[path]].now.clone())
+    }
+
+    /// A file that is on the disk.
+    pub(super) fn put(&self, path: &Path, content: &[u8]) {
+        self.with(|state| {
+            let node = state.nodes.len();
+            state.nodes.push(Node { now: content.to_vec(), on_disk: content.to_vec(), unsynced: Vec::new() });
+            state.names.insert(path.to_owned(), node);
+            state.names_on_disk.insert(path.to_owned(), node);
+        });
+    }
+
+    /// What is there if nothing survives that was not synced.
+    pub(super) fn with_only_what_is_synced(&self) -> Self {
+        self.with(|state| {
+            let names = state.names_on_disk.clone();
+            let synced = |node: &Node| Node { now: node.on_disk.clone(), ..node.clone() };
+            let mut nodes: Vec<_> = state.nodes.iter().map(synced).collect();
+            nodes.iter_mut().for_each(|node| node.unsynced.clear());
+            Self(Arc::new(Mutex::new(State {
+                nodes,
+                names_on_disk: names.clone(),
+                names,
+                ..State::default()
+            })))
+        })
+    }
+
+    /// Whether new files are refused.
+    pub(super) fn refuse_to_create(&self, refuse: bool) {
+        self.with(|state| state.creates_nothing = refuse);
+    }
+
+    /// What is there after the power was lost: of what was not synced, any part.
+    pub(super) fn after_power_loss(&self, random: &mut fastrand::Rng) -> Self {
+        self.with(|state| {
+            let mut names = state.names_on_disk.clone();
+            for naming in &state.unsynced_names {
+                if random.bool() {
+                    naming.apply(&mut names);
+                }
+            }
+            let nodes = state.nodes.iter().map(|node| survived(node, random)).collect();
+            Self(Arc::new(Mutex::new(State {
+                nodes,
+                names_on_disk: names.clone(),
+                names,
+                ..State::default()
+            })))
+        })
+    }
+}
+
+fn survived(node: &Node, random: &mut fastrand::Rng) -> Node {
+    let mut content = node.on_disk.clone();
+    // Nothing, all, or each by itself.
+    let mood = random.u8(0..4);
+    for change in &node.unsynced {
+        match (mood, change) {
+            (0, _) => {}
+            (1, _) => change.apply(&mut content),
+            (_, Change::SetLen(_)) => {
+                if random.bool() {
+                    change.apply(&mut content);
+                }
+            }
+            (_, Change::Write { offset, bytes }) => match random.u8(0..4) {
+                0 => {}
+                1 => change.apply(&mut content),
+                // Only the length.
+                2 => content.resize(content.len().max(offset + bytes.len()), 0),
+                // Torn: some of its blocks.
+                _ => {
+                    content.resize(content.len().max(offset + bytes.len()), 0);
+                    let block = 1 << random.u8(0..8);
+                    for (index, piece) in bytes.chunks(block).enumerate() {
+                        if random.bool() {
+                            let at = offset + index * block;
+                            content[at..at + piece.len()].copy_from_slice(piece);
+                        }
+                    }
+                }
+            },
+        }
+    }
+    Node { now: content.clone(), on_disk: content, unsynced: Vec::new() }
+}
+
+impl Disk for SimDisk {
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
+        let node = self.with(|state| {
+            state.refuse("open", path)?;
+            match (access, state.names.get(path)) {
+                (Access::Create, _) if state.creates_nothing => Err(io::ErrorKind::StorageFull.into()),
+                (Access::Create, _) => {
+                    let node = state.nodes.len();
+                    state.nodes.push(Node::default());
+                    state.name(Naming::Is(path.to_owned(), node));
+                    Ok(node)
+                }
+                (_, Some(node)) => Ok(*node),
+                (_, None) => Err(io::Error::from(io::ErrorKind::NotFound)),
+            }
+        })?;
+        Ok(Arc::new(SimFile { disk: self.clone(), node, path: path.to_owned() }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.with(|state| {
+            state.refuse("rename", to)?;
+            let node = *state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+            state.name(Naming::Renamed { from: from.to_owned(), to: to.to_owned(), node });
+            Ok(())
+        })
+    }
+
+    fn copy_permissions(&self, _from: &Path, to: &Path) -> io::Result<()> {
+        self.with(|state| state.refuse("copy permissions to", to))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.with(|state| {
+            state.refuse("remove", path)?;
+            if !state.names.contains_key(path) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            state.name(Naming::Gone(path.to_owned()));
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.with(|state| {
+            state.refuse("sync the directory of", path)?;
+            state.names_on_disk = state.names.clone();
+            state.unsynced_names.clear();
+            Ok(())
+        })
+    }
+}
+
+struct SimFile {
+    disk: SimDisk,
+    node: usize,
+    path: PathBuf,
+}
+
+impl DiskFile for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        self.disk.with(|state| {
+            state.refuse("len", &self.path)?;
+            Ok(state.nodes[self.node].now.len() as u64)
+        })
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk.with(|state| {
+            state.refuse("read", &self.path)?;
+            let content = &state.nodes[self.node].now;
+            let rest = content.get(offset as usize..).unwrap_or_default();
+            let len = rest.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&rest[..len]);
+            Ok(len)
+        })
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.disk.with(|state| {
+            let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let len = match state.step("write", &name) {
+                None => bytes.len(),
+                Some(Fault::Error(kind)) => return Err(kind.into()),
+                Some(Fault::Short) if bytes.len() < 2 => return Err(io::ErrorKind::StorageFull.into()),
+                Some(Fault::Short) => bytes.len() / 2,
+            };
+            let change = Change::Write { offset: offset as usize, bytes: bytes[..len].to_vec() };
+            let node = &mut state.nodes[self.node];
+            change.apply(&mut node.now);
+            node.unsynced.push(change);
+            Ok(len)
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.with(|state| {
+            state.refuse("cut", &self.path)?;
+            let change = Change::SetLen(len as usize);
+            let node = &mut state.nodes[self.node];
+            change.apply(&mut node.now);
+            node.unsynced.push(change);
+            Ok(())
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.with(|state| {
+            state.refuse("sync", &self.path)?;
+            let node = &mut state.nodes[self.node];
+            node.on_disk = node.now.clone();
+            node.unsynced.clear();
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,147 @@
+//! A storage that outlives its replica, as a file does, keeps a journal, and fails or blocks where a test wants it to.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use shizuku_kv::replica::{Held, ReplicaPlace, ReplicaStorage, StorageError};
+use shizuku_kv::{Key, KvUpdate};
+
+use crate::support::word;
+
+/// A commit that has succeeded.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Commit {
+    pub(crate) words: Vec<String>,
+    pub(crate) place: Option<ReplicaPlace>,
+}
+
+#[derive(Default)]
+struct Contents {
+    held: BTreeMap<Key, (Held, Bytes)>,
+    place: Option<ReplicaPlace>,
+    commits: Vec<Commit>,
+    calls: Vec<&'static str>,
+}
+
+/// Asked before each method, with its name.
+type Hook = Box<dyn FnMut(&'static str) -> Result<(), StorageError> + Send>;
+
+/// Clones have the same contents.
+#[derive(Clone, Default)]
+pub(crate) struct Disk {
+    contents: Arc<Mutex<Contents>>,
+    hook: Arc<Mutex<Option<Hook>>>,
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("held", &self.words()).finish_non_exhaustive()
+    }
+}
+
+impl Disk {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap()
+    }
+
+    /// Has something asked before each method.
+    pub(crate) fn hook(&self, hook: impl FnMut(&'static str) -> Result<(), StorageError> + Send + 'static) {
+        *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
+    }
+
+    /// Lets a method fail so many times.
+    pub(crate) fn fail(
+        &self,
+        method: &'static str,
+        mut times: usize,
+        error: fn(&'static str) -> StorageError,
+    ) {
+        self.hook(move |called| {
+            if called == method && times > 0 {
+                times -= 1;
+                return Err(error("the disk is full"));
+            }
+            Ok(())
+        });
+    }
+
+    /// What is held: `key=value`.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let word =
+            |(key, (_, value)): (&Key, &(Held, Bytes))| format!("{key}={}", String::from_utf8_lossy(value));
+        self.contents().held.iter().map(word).collect()
+    }
+
+    pub(crate) fn kept(&self) -> Option<ReplicaPlace> {
+        self.contents().place
+    }
+
+    pub(crate) fn commits(&self) -> Vec<Commit> {
+        self.contents().commits.clone()
+    }
+
+    /// How often a method was called.
+    pub(crate) fn calls(&self, method: &str) -> usize {
+        self.contents().calls.iter().filter(|called| **called == method).count()
+    }
+
+    /// As after a crash in the middle of a repair.
+    pub(crate) fn lose_place(&self) {
+        self.contents().place = None;
+    }
+
+    fn called(&self, method: &'static str) -> Result<(), StorageError> {
+        self.contents().calls.push(method);
+        // A hook may panic: that is what the test wants then.
+        let mut hook = self.hook.lock().unwrap_or_else(PoisonError::into_inner);
+        hook.as_mut().map_or(Ok(()), |hook| hook(method))
+    }
+}
+
+impl ReplicaStorage for Disk {
+    fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
+        self.called("place")?;
+        Ok(self.contents().place)
+    }
+
+    fn is_empty(&self) -> Result<bool, StorageError> {
+        self.called("is_empty")?;
+        Ok(self.contents().held.is_empty())
+    }
+
+    fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
+        self.called("held")?;
+        let contents = self.contents();
+        Ok(keys.iter().map(|key| contents.held.get(key).map(|(held, _)| *held)).collect())
+    }
+
+    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError> {
+        self.called("for_each_key")?;
+        self.contents().held.iter().for_each(|(key, (held, _))| visit(key, *held));
+        Ok(())
+    }
+
+    fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
+        self.called("commit")?;
+        let mut contents = self.contents();
+        for change in changes {
+            match change {
+                KvUpdate::Put(entry) => {
+                    let held = Held::new(entry.version, entry.created);
+                    contents.held.insert(entry.key.clone(), (held, entry.value.clone()));
+                }
+                KvUpdate::Delete(entry) => drop(contents.held.remove(&entry.key)),
+                _ => {}
+            }
+        }
+        contents.place = place.copied();
+        contents.commits.push(Commit { words: changes.iter().map(word).collect(), place: place.copied() });
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! Outages are waited out, and ends are ends.
+
+use std::time::{Duration, SystemTime};
+
+use shizuku_kv::replica::{Replica, ReplicaError};
+use shizuku_kv::{KvError, Watch, WatchLink, WatchScope, connect};
+use shizuku_kv_tests::{NatsServer, eventually, unique};
+use tokio::time::Instant;
+
+use crate::disk::Disk;
+use crate::script::{Script, away, cursor};
+use crate::support::{Follower, stores, write};
+
+#[tokio::test]
+async fn it_ends_when_the_store_is_deleted() {
+    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+        let connection = connect(&url).await.unwrap();
+        let name = unique("deleted");
+        let store = connection.store(&name).await.unwrap();
+        write(&store, &["a=1"]).await;
+        let disk = Disk::new();
+        let mut follower = Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
+        follower.asks.up_to(".").await;
+        connection.delete_store(&name).await.unwrap();
+        let monitor = follower.monitor.clone();
+        let (mut replica, outcome) = follower.end().await;
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, ReplicaError::Store(KvError::StoreNotFound { .. })), "{error:?}");
+        let progress = monitor.progress();
+        assert!(!progress.running && !progress.is_current());
+        assert!(matches!(
+            progress.last_error.as_deref(),
+            Some(ReplicaError::Store(KvError::StoreNotFound { .. }))
+        ));
+        // What was applied is kept, and told to whoever looks.
+        assert_eq!(disk.words(), ["a=1"]);
+        assert_eq!(progress.applied, disk.kept().map(|place| place.cursor()));
+        // There is nothing to begin with either.
+        let apply = async |_| -> Result<(), crate::support::Refused> { panic!("nothing comes") };
+        let error = replica.run(apply).await.unwrap_err();
+        assert!(matches!(error, ReplicaError::Store(KvError::StoreNotFound { .. })), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn it_ends_when_the_connection_is_shut_down() {
+    for (connection, store) in stores().await {
+        write(&store, &["a=1"]).await;
+        let mut follower = Follower::start(Replica::new(&store, WatchScope::All));
+        follower.asks.up_to(".").await;
+        connection.shutdown().await.unwrap();
+        let error = follower.error().await;
+        assert!(matches!(error, ReplicaError::Store(KvError::Closed { .. })), "{error:?}");
+    }
+}
+
+/// What had come is applied and kept before.
+#[tokio::test]
+async fn what_had_come_before_the_end_is_applied() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let feed = script.accept().await;
+    feed.all(1, &["a=1"]).end(KvError::StoreNotFound { store: "script".to_owned() });
+    let ask = follower.asks.next().await;
+    assert!(follower.monitor.progress().running);
+    assert_eq!(ask.told(), ["a=1"]);
+    ask.done();
+    let error = follower.error().await;
+    assert!(matches!(error, ReplicaError::Store(KvError::StoreNotFound { .. })), "{error:?}");
+    assert_eq!(disk.kept().map(|place| place.cursor()), Some(cursor(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_pass_ends_it_and_what_can_does_not() {
+    let refused =
+        KvError::Unauthorized { operation: "watch", reason: "no permission to subscribe".to_owned() };
+    let unsupported = KvError::Unsupported { operation: "watch", reason: "not here".to_owned() };
+    for error in [refused, unsupported] {
+        let mut script = Script::new();
+        let follower = Follower::start(Replica::new(&script.store, WatchScope::All));
+        script.opening().await.refuse(away());
+        script.opening().await.refuse(KvError::Timeout {
+            operation: "watch",
+            key: None,
+            limit: Duration::from_secs(5),
+        });
+        script.opening().await.refuse(error.clone());
+        let ReplicaError::Store(found) = follower.error().await else { panic!("another error") };
+        assert_eq!(found.to_string(), error.to_string());
+    }
+}
+
+/// A watch says why it ends; one that does not has nothing more to say.
+#[tokio::test]
+async fn a_watch_that_ends_without_a_word_is_closed() {
+    let mut script = Script::new();
+    let follower = Follower::start(Replica::new(&script.store, WatchScope::All));
+    script.opening().await.with(Watch::new(futures_util::stream::empty()));
+    let error = follower.error().await;
+    assert!(matches!(error, ReplicaError::Store(KvError::Closed { operation: "watch" })), "{error:?}");
+}
+
+/// A watch that brings nothing is no new beginning.
+#[tokio::test(start_paused = true)]
+async fn pauses_grow_until_a_watch_brings_something() {
+    let mut script = Script::new();
+    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All));
+    let feed = script.accept().await;
+    feed.all(1, &["a=1", "."]);
+    follower.asks.up_to(".").await;
+    feed.end(away());
+    let start = Instant::now();
+    for _ in 0..8 {
+        script.accept().await.end(away());
+    }
+    // 50 ms, doubled seven times and added up: with jitter twice that at most.
+    let waited = start.elapsed();
+    assert!((Duration::from_millis(12_750)..Duration::from_millis(25_600)).contains(&waited), "{waited:?}");
+    let feed = script.accept().await;
+    feed.say(3, "b=1");
+    follower.asks.up_to("b=1").await;
+    feed.end(away());
+    let start = Instant::now();
+    script.accept().await.say(4, ".");
+    follower.asks.up_to(".").await;
+    assert!(start.elapsed() <= Duration::from_millis(200), "{:?}", start.elapsed());
+    follower.stop().await;
+}
+
+/// The link of a watch is told as it changes, and while no watch can be opened.
+#[tokio::test]
+async fn it_tells_whether_the_store_is_heard_from() {
+    let mut script = Script::new();
+    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All));
+    let opening = script.opening().await;
+    let reason = |link: &WatchLink| match link {
+        WatchLink::Down { reason, .. } => reason.to_string(),
+        _ => String::new(),
+    };
+    let before = follower.monitor.progress().link;
+    assert_eq!(reason(&before), "the store has not answered yet");
+    opening.refuse(away());
+    let opening = script.opening().await;
+    let link = follower.monitor.progress().link;
+    assert!(reason(&link).contains("the server is away"), "{link:?}");
+    let since = |link: &WatchLink| match link {
+        WatchLink::Down { since, .. } => Some(*since),
+        _ => None,
+    };
+    assert_eq!(since(&link), since(&before), "it has not been heard from since");
+    let feed = opening.accept();
+    feed.all(1, &["a=1", "."]);
+    follower.asks.up_to(".").await;
+    follower.current().await;
+    for _ in 0..3 {
+        let down = WatchLink::down(SystemTime::now(), "a cable");
+        feed.link(down.clone());
+        eventually("it is down", async || follower.monitor.progress().link == down).await;
+        assert!(!follower.monitor.progress().is_current());
+        feed.link(WatchLink::Up);
+        follower.current().await;
+    }
+    // Also while apply works.
+    feed.say(3, "b=1");
+    let ask = follower.asks.next().await;
+    feed.link(WatchLink::down(SystemTime::now(), "a cable"));
+    eventually("it is down", async || !follower.monitor.progress().link.is_up()).await;
+    ask.done();
+    feed.end(away());
+    let opening = script.opening().await;
+    assert!(!follower.monitor.progress().link.is_up());
+    assert_eq!(opening.from, Some(cursor(3)));
+    // One that knows no link is always up.
+    opening.accept().all(4, &["."]);
+    follower.asks.up_to(".").await;
+    follower.current().await;
+    follower.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_was_killed_is_waited_for_and_nothing_is_missed_or_told_twice() {
+    let mut server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = connection.store("b").await.unwrap();
+    let disk = Disk::new();
+    let mut follower = Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
+    follower.asks.up_to(".").await;
+    let mut expected = Vec::new();
+    let mut all = Vec::new();
+    for round in 0..3 {
+        let word = format!("a.{round}=1");
+        write(&store, &[&word]).await;
+        all.extend(follower.asks.up_to(&word).await);
+        server.kill();
+        let down = async || !follower.monitor.progress().link.is_up();
+        eventually("it is told", down).await;
+        assert!(!follower.monitor.progress().is_current() && follower.monitor.progress().running);
+        server.restart();
+        follower.current().await;
+        let around = connect(&server.url()).await.unwrap().store("b").await.unwrap();
+        let other = format!("b.{round}=1");
+        write(&around, &[&other]).await;
+        all.extend(follower.asks.up_to(&other).await);
+        expected.extend([word, other]);
+    }
+    assert_eq!(all, expected);
+    assert_eq!(follower.monitor.progress().repairs, 0);
+    let (_, end, _) = follower.stop().await;
+    assert_eq!(disk.kept().map(|place| place.cursor()), end);
+    assert_eq!(disk.words().len(), 6);
+}

@@ -1,0 +1,350 @@
+//! Writers, deleters, failures and crashes at random: in the end the copy is the store, and no place that was ever kept
+//! is past what had been applied by then.
+//!
+//! `SHIZUKU_SEED` draws the same again; when tasks have their turn is up to the runtime. `SHIZUKU_LONG` takes longer.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use shizuku_kv::replica::{Batch, Held, Replica, ReplicaPlace, ReplicaStorage, RetryPolicy, StorageError};
+use shizuku_kv::{BatchConfig, Connection, Key, KvError, KvOperation, KvUpdate, Store, WatchScope, connect};
+use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::Refused;
+
+/// SplitMix64: the same numbers on any machine.
+#[derive(Clone, Debug)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+}
+
+/// What the copy and its storage are, and what has to be true of them.
+#[derive(Debug, Default)]
+struct World {
+    /// What `apply` has made.
+    applied: BTreeMap<Key, Vec<u8>>,
+    /// The newest version of each key that was applied, of this incarnation of the store.
+    versions: HashMap<Key, u64>,
+    stored: BTreeMap<Key, (Held, Vec<u8>)>,
+    place: Option<ReplicaPlace>,
+    /// What the writers did to this incarnation of the store, by version: the key, and the value if there is one.
+    written: BTreeMap<u64, (Key, Option<Vec<u8>>)>,
+    /// What is being written, and may be in the store already.
+    writing: HashSet<Key>,
+    incarnation: Option<[u8; 16]>,
+    commits: usize,
+    trouble: Option<String>,
+}
+
+impl World {
+    fn apply(&mut self, updates: &[KvUpdate]) {
+        for update in updates {
+            let Some(entry) = update.entry() else { continue };
+            if entry.operation == KvOperation::Vanished {
+                self.applied.remove(&entry.key);
+                self.versions.remove(&entry.key);
+                continue;
+            }
+            if entry.is_tombstone() {
+                self.applied.remove(&entry.key);
+            } else {
+                self.applied.insert(entry.key.clone(), entry.value.to_vec());
+            }
+            self.versions.insert(entry.key.clone(), entry.version.as_u64().expect("a number"));
+        }
+    }
+
+    /// That a place which is being kept covers only what was applied: of each key, the last that was written up to it, or
+    /// else something newer is still to come.
+    fn check(&mut self, place: &ReplicaPlace) {
+        let cursor = place.cursor();
+        if self.incarnation != Some(*cursor.incarnation()) {
+            // Of a store that is no more; the writers' book is that of the new one.
+            return;
+        }
+        let newest: HashMap<&Key, u64> =
+            self.written.iter().map(|(version, (key, _))| (key, *version)).collect();
+        let missing = newest.into_iter().find(|(key, version)| {
+            let is_covered = *version <= cursor.position() && !self.writing.contains(*key);
+            let applied = self.versions.get(*key).copied().unwrap_or_default();
+            let was_put = self.written.get(version).is_some_and(|(_, value)| value.is_some());
+            // Of a deletion only the effect counts: a repair may have found it.
+            is_covered && applied < *version && (was_put || self.applied.contains_key(*key))
+        });
+        if let Some((key, version)) = missing {
+            let trouble = format!("kept {}, but {version} of {key} was not applied", cursor.position());
+            self.trouble.get_or_insert(trouble);
+        }
+    }
+}
+
+/// A storage that is open: there is one at a time.
+struct Storage {
+    world: Arc<Mutex<World>>,
+    random: Arc<Mutex<Random>>,
+    _alone: OwnedMutexGuard<()>,
+}
+
+impl Storage {
+    fn may_fail(&self) -> Result<(), StorageError> {
+        if self.random.lock().unwrap().once_in(40) {
+            return Err(StorageError::retryable("by chance"));
+        }
+        Ok(())
+    }
+}
+
+impl ReplicaStorage for Storage {
+    fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
+        self.may_fail()?;
+        Ok(self.world.lock().unwrap().place)
+    }
+
+    fn is_empty(&self) -> Result<bool, StorageError> {
+        self.may_fail()?;
+        Ok(self.world.lock().unwrap().stored.is_empty())
+    }
+
+    fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
+        self.may_fail()?;
+        let world = self.world.lock().unwrap();
+        Ok(keys.iter().map(|key| world.stored.get(key).map(|(held, _)| *held)).collect())
+    }
+
+    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError> {
+        let world = self.world.lock().unwrap();
+        world.stored.iter().for_each(|(key, (held, _))| visit(key, *held));
+        drop(world);
+        self.may_fail()
+    }
+
+    fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
+        self.may_fail()?;
+        let mut world = self.world.lock().unwrap();
+        for change in changes {
+            match change {
+                KvUpdate::Put(entry) => {
+                    let held = Held::new(entry.version, entry.created);
+                    world.stored.insert(entry.key.clone(), (held, entry.value.to_vec()));
+                }
+                KvUpdate::Delete(entry) => drop(world.stored.remove(&entry.key)),
+                _ => {}
+            }
+        }
+        world.place = place.copied();
+        world.commits += 1;
+        if let Some(place) = place {
+            world.check(place);
+        }
+        Ok(())
+    }
+}
+
+fn key(random: &mut Random) -> Key {
+    Key::new(format!("key.{}", random.below(12))).unwrap()
+}
+
+/// Writes and deletes, and books what it did while nobody else does.
+async fn step(store: &Store, world: &Mutex<World>, book: &tokio::sync::Mutex<()>, random: &mut Random) {
+    let _alone = book.lock().await;
+    let key = key(random);
+    world.lock().unwrap().writing.insert(key.clone());
+    let (version, value) = if random.once_in(3) {
+        (store.delete(key.clone()).await.unwrap(), None)
+    } else {
+        let value = random.next().to_string().into_bytes();
+        (store.put(key.clone(), value.clone()).await.unwrap(), Some(value))
+    };
+    let mut world = world.lock().unwrap();
+    world.writing.remove(&key);
+    world.written.insert(version.as_u64().unwrap(), (key, value));
+}
+
+async fn incarnation(store: &Store) -> [u8; 16] {
+    let mut watch = store.watch(WatchScope::prefix("none.")).await.unwrap();
+    watch.next().await.unwrap().unwrap();
+    *watch.cursor().unwrap().incarnation()
+}
+
+async fn round(seed: u64, rounds: u64) {
+    let mut random = Random(seed);
+    let connection: Arc<dyn Connection> = connect("memory:").await.unwrap();
+    let mut store = connection.store("random").await.unwrap();
+    let world = Arc::new(Mutex::new(World::default()));
+    world.lock().unwrap().incarnation = Some(incarnation(&store).await);
+    let (lock, faults) = (Arc::new(tokio::sync::Mutex::new(())), Arc::new(Mutex::new(Random(random.next()))));
+    let open = async || {
+        let _alone = Arc::clone(&lock).lock_owned().await;
+        Storage { world: Arc::clone(&world), random: Arc::clone(&faults), _alone }
+    };
+    let chance = Arc::new(Mutex::new(Random(random.next())));
+    let apply = || {
+        let (world, chance) = (Arc::clone(&world), Arc::clone(&chance));
+        move |batch: Batch| {
+            let (world, chance) = (Arc::clone(&world), Arc::clone(&chance));
+            async move {
+                let (fails, waits) = {
+                    let mut chance = chance.lock().unwrap();
+                    (chance.once_in(8), chance.below(4))
+                };
+                for _ in 0..waits {
+                    tokio::task::yield_now().await;
+                }
+                if fails {
+                    return Err(Refused("by chance"));
+                }
+                world.lock().unwrap().apply(batch.updates());
+                Ok(())
+            }
+        }
+    };
+    let moment = Duration::from_millis(1);
+    for round in 0..rounds {
+        let is_last = round + 1 == rounds;
+        let batch = BatchConfig::new()
+            .max_updates(1 + usize::try_from(random.below(6)).unwrap())
+            .window(moment * u32::try_from(random.below(2)).unwrap());
+        let stop = CancellationToken::new();
+        let mut replica = Replica::new(&store, WatchScope::All)
+            .storage(open().await)
+            .batch(batch)
+            .retry(RetryPolicy::forever().pauses(moment, moment))
+            .stop_on(stop.clone());
+        let mut monitor = replica.monitor();
+        let work = {
+            let (store, world) = (store.clone(), Arc::clone(&world));
+            let seeds = [random.next(), random.next(), random.next()];
+            let steps = random.below(30);
+            async move {
+                let book = tokio::sync::Mutex::new(());
+                let writers = seeds.map(|seed| {
+                    let (store, world, book) = (&store, &world, &book);
+                    async move {
+                        let mut random = Random(seed);
+                        for _ in 0..steps {
+                            step(store, world, book, &mut random).await;
+                            for _ in 0..random.below(20) {
+                                tokio::task::yield_now().await;
+                            }
+                        }
+                    }
+                });
+                futures_util::future::join_all(writers).await;
+            }
+        };
+        if is_last {
+            // To the end: everything that is written arrives.
+            let run = replica.run(apply());
+            let finish = async {
+                work.await;
+                let marker = Key::new("key.last").unwrap();
+                let version = store.put(marker.clone(), "x").await.unwrap();
+                world
+                    .lock()
+                    .unwrap()
+                    .written
+                    .insert(version.as_u64().unwrap(), (marker, Some(b"x".to_vec())));
+                let there = |progress: &shizuku_kv::replica::ReplicaProgress| {
+                    let applied = progress.applied.map(|cursor| cursor.position());
+                    progress.is_current() && applied >= version.as_u64()
+                };
+                while !there(&monitor.progress()) {
+                    monitor.changed().await.expect("it runs");
+                }
+                stop.cancel();
+            };
+            let (end, ()) = tokio::join!(run, finish);
+            end.unwrap();
+        } else {
+            // Dropped somewhere; sometimes stopped.
+            let stops = random.once_in(4);
+            tokio::select! {
+                biased;
+                () = work => {}
+                ended = replica.run(apply()) => panic!("seed {seed}: {ended:?}"),
+            }
+            if stops {
+                stop.cancel();
+                replica.run(apply()).await.unwrap();
+            }
+        }
+        if random.once_in(5) && !is_last {
+            drop(replica);
+            let _closed = open().await;
+            made_again(&*connection, &mut store, &world).await;
+        }
+        // What was written while nobody followed.
+        if !is_last {
+            let (book, steps) = (tokio::sync::Mutex::new(()), random.below(10));
+            for _ in 0..steps {
+                step(&store, &world, &book, &mut random).await;
+            }
+        }
+    }
+    let there: BTreeMap<Key, Vec<u8>> = store
+        .scan(WatchScope::All)
+        .try_collect()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|entry| (entry.key, entry.value.to_vec()))
+        .collect();
+    let world = world.lock().unwrap();
+    assert_eq!(world.trouble, None, "seed {seed}");
+    let stored: BTreeMap<_, _> =
+        world.stored.iter().map(|(key, (_, value))| (key.clone(), value.clone())).collect();
+    assert_eq!(stored, there, "seed {seed}: the storage is not as the store is");
+    assert_eq!(world.applied, there, "seed {seed}: what was applied is not as the store is");
+    assert!(world.commits > 0);
+}
+
+/// Deletes the store and makes it again. A copy in memory goes with a crash and is filled from its storage, as the
+/// documentation wants it of those that outlive a bucket.
+async fn made_again(connection: &dyn Connection, store: &mut Store, world: &Mutex<World>) {
+    connection.delete_store("random").await.unwrap();
+    assert!(matches!(store.get("key.0").await, Err(KvError::StoreNotFound { .. })));
+    *store = connection.store("random").await.unwrap();
+    let incarnation = incarnation(store).await;
+    let mut world = world.lock().unwrap();
+    world.applied = world.stored.iter().map(|(key, (_, value))| (key.clone(), value.clone())).collect();
+    world.versions.clear();
+    world.written.clear();
+    world.writing.clear();
+    world.incarnation = Some(incarnation);
+}
+
+#[tokio::test]
+async fn at_random() {
+    let given = std::env::var("SHIZUKU_SEED").ok().filter(|seed| !seed.is_empty());
+    let is_long = std::env::var_os("SHIZUKU_LONG").is_some();
+    let seeds: Vec<u64> = match given {
+        Some(seed) => vec![seed.parse().expect("SHIZUKU_SEED is a number")],
+        None => {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+            let first = u64::try_from(now.as_nanos() & 0xffff_ffff).unwrap();
+            (0..if is_long { 500 } else { 8 }).map(|n| first.wrapping_add(n)).collect()
+        }
+    };
+    for seed in seeds {
+        println!("seed {seed}");
+        round(seed, 15).await;
+    }
+}

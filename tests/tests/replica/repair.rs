@@ -1,0 +1,275 @@
+//! Repairs: what has vanished is dropped, what is known is not told again, and no place is kept before the end.
+
+use shizuku_kv::replica::{Replica, RetryPolicy};
+use shizuku_kv::{BatchConfig, KvOperation, KvUpdate, VersionToken, WatchScope};
+use shizuku_kv_tests::eventually;
+
+use crate::disk::Disk;
+use crate::script::{Feed, Script, away, cursor, expired};
+use crate::support::{Follower, briskly, settle, sorted, told};
+
+/// A replica that holds what `words` say, up to a position.
+async fn holding(script: &mut Script, disk: &Disk, words: &[&str]) -> Replica<Disk> {
+    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    script.accept().await.all(1, words).say(90, ".");
+    follower.asks.up_to(".").await;
+    let (replica, end, _) = follower.stop().await;
+    assert_eq!(end, Some(cursor(90)));
+    replica.retry(briskly(RetryPolicy::forever()))
+}
+
+/// Starts it, and has its cursor refused: the watch of the repair.
+async fn repairing(script: &mut Script, replica: Replica<Disk>) -> (Follower<Disk>, Feed) {
+    let follower = Follower::start(replica);
+    let opening = script.opening().await;
+    assert_eq!(opening.from, Some(cursor(90)));
+    opening.refuse(expired());
+    let opening = script.opening().await;
+    assert_eq!(opening.from, None);
+    (follower, opening.accept())
+}
+
+#[tokio::test]
+async fn what_has_vanished_is_told_before_the_marker_and_before_what_comes_later() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    let replica = holding(&mut script, &disk, &["a=1", "b=1", "c=1", "d=1"]).await;
+    let (mut follower, feed) = repairing(&mut script, replica).await;
+    // a is as it was, b has changed, c is gone and comes again later, d was deleted, e is new.
+    feed.say(1, "a=1").all(100, &["b=2", "-d", "e=1", ".", "c=2"]);
+    let batch = follower.asks.next().await.done();
+    assert_eq!((told(&batch), batch.cursor()), (vec!["b=2".into(), "-d".into(), "e=1".into()], None));
+    let batch = follower.asks.next().await.done();
+    assert_eq!((told(&batch), batch.cursor()), (vec!["~c".into()], None));
+    let KvUpdate::Delete(gone) = &batch.updates()[0] else { panic!("{batch:?}") };
+    // The version of what was held, the time of the state.
+    assert_eq!(gone.operation, KvOperation::Vanished);
+    assert_eq!((gone.version, gone.created), (VersionToken::from_u64(3), cursor(103).as_of()));
+    assert!(gone.value.is_empty());
+    let ask = follower.asks.next().await;
+    assert!(ask.batch.is_caught_up());
+    assert_eq!((ask.told(), ask.batch.cursor()), (vec![".".into()], Some(cursor(103))));
+    let progress = follower.monitor.progress();
+    assert_eq!((progress.repairs, progress.caught_up, progress.applied), (1, false, None));
+    // No place before the end.
+    let commits = disk.commits();
+    assert_eq!(disk.kept(), None);
+    assert!(commits[1..].iter().all(|commit| commit.place.is_none()), "{commits:?}");
+    ask.done();
+    let batch = follower.asks.next().await.done();
+    assert_eq!((told(&batch), batch.cursor()), (vec!["c=2".into()], Some(cursor(104))));
+    follower.current().await;
+    let (_, end, _) = follower.stop().await;
+    assert_eq!(end, Some(cursor(104)));
+    assert_eq!(disk.words(), ["a=1", "b=2", "c=2", "e=1"]);
+}
+
+#[tokio::test]
+async fn of_what_is_known_nothing_is_told() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    let replica = holding(&mut script, &disk, &["a=1", "b=1"]).await;
+    let before = replica.monitor().progress().updates;
+    let (mut follower, feed) = repairing(&mut script, replica.batch(BatchConfig::new().max_updates(1))).await;
+    feed.all(1, &["a=1", "b=1"]).say(95, ".");
+    assert_eq!(follower.asks.done().await, ["."]);
+    follower.current().await;
+    assert_eq!(follower.monitor.progress().updates, before);
+    assert_eq!(follower.stop().await.1, Some(cursor(95)));
+    assert_eq!(disk.words(), ["a=1", "b=1"]);
+}
+
+/// A store that was made again counts from the start: the same version at another time is another value.
+#[tokio::test]
+async fn the_same_version_of_another_time_is_news() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    let replica = holding(&mut script, &disk, &["a=1", "b=1"]).await;
+    let (mut follower, feed) = repairing(&mut script, replica).await;
+    let later = shizuku_kv::KvEntry::put(
+        shizuku_kv::Key::new("a").unwrap(),
+        "2".into(),
+        VersionToken::from_u64(1),
+        cursor(50).as_of(),
+    );
+    feed.raw(1, later.into()).say(95, ".");
+    assert_eq!(follower.asks.up_to(".").await, ["a=2", "~b", "."]);
+    follower.stop().await;
+    assert_eq!(disk.words(), ["a=2"]);
+}
+
+/// What a server shows that is behind, before it shows what is held already.
+#[tokio::test]
+async fn what_is_held_is_told_again_after_something_older() {
+    for max in [1, 100] {
+        let mut script = Script::new();
+        let disk = Disk::new();
+        let replica = holding(&mut script, &disk, &["x=1", "a=2", "b=2"]).await;
+        let (mut follower, feed) =
+            repairing(&mut script, replica.batch(BatchConfig::new().max_updates(max))).await;
+        feed.say(1, "a=1").say(2, "a=2").say(1, "-b").say(3, "b=2").say(95, ".");
+        let told = follower.asks.up_to(".").await;
+        assert_eq!(told, ["a=1", "a=2", "-b", "b=2", "~x", "."], "{max}");
+        follower.stop().await;
+        assert_eq!(disk.words(), ["a=2", "b=2"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repair_that_was_cut_short_begins_anew() {
+    let one = BatchConfig::new().max_updates(1);
+    for how in ["outage", "expiry", "crash", "stop"] {
+        // Within the state, after it, after one of two keys that have vanished, after both.
+        for far in 0..4 {
+            let mut script = Script::new();
+            let disk = Disk::new();
+            let replica = holding(&mut script, &disk, &["a=1", "b=1", "c=1", "d=1"]).await.batch(one);
+            let (mut follower, feed) = repairing(&mut script, replica).await;
+            feed.say(1, "a=1").say(100, "c=2");
+            if far > 0 {
+                feed.say(101, ".");
+            }
+            let mut told = Vec::new();
+            for _ in 0..far {
+                told.extend(follower.asks.done().await);
+            }
+            let ask = follower.asks.next().await;
+            let mut follower = match how {
+                "crash" => {
+                    follower.crash().await;
+                    let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
+                    Follower::start(replica.batch(one).retry(briskly(RetryPolicy::forever())))
+                }
+                "stop" => {
+                    follower.stop.cancel();
+                    // What is being applied fails, so that it is not gone on with.
+                    ask.fail("no");
+                    let (replica, outcome) = follower.end().await;
+                    assert_eq!(outcome.unwrap(), None);
+                    Follower::start(replica)
+                }
+                how => {
+                    feed.end(if how == "outage" { away() } else { expired() });
+                    told.extend(crate::support::told(&ask.done()));
+                    follower
+                }
+            };
+            // Whatever was done, the state is asked for anew.
+            let feed = loop {
+                tokio::select! {
+                    biased;
+                    Some(ask) = follower.asks.wait() => told.extend(crate::support::told(&ask.done())),
+                    opening = script.opening() => match opening.from {
+                        // Nothing was kept of the repair, or all of it.
+                        Some(from) => {
+                            let is_through = told.contains(&".".to_owned());
+                            assert_eq!(from, cursor(if is_through { 101 } else { 90 }), "{how} {far}");
+                            opening.refuse(expired());
+                        }
+                        None => break opening.accept(),
+                    },
+                }
+            };
+            let commits = disk.commits();
+            feed.say(1, "a=1").all(100, &["c=2", "."]);
+            let last = follower.asks.up_to(".").await;
+            // What was kept is not told again.
+            let known = |word: &&String| commits.iter().any(|commit| commit.words.contains(word));
+            let again = last.iter().filter(known).filter(|word| *word != ".").count();
+            follower.current().await;
+            follower.stop().await;
+            assert_eq!(again, 0, "{how} {far}: {told:?}, then {last:?}");
+            assert_eq!(disk.words(), ["a=1", "c=2"], "{how} {far}");
+            assert_eq!(disk.kept().map(|place| place.cursor()), Some(cursor(101)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_place_but_with_something_held_it_repairs_itself() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    drop(holding(&mut script, &disk, &["a=1", "b=1"]).await);
+    disk.lose_place();
+    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let opening = script.opening().await;
+    assert_eq!(opening.from, None);
+    opening.accept().say(2, "b=1").say(95, ".");
+    assert_eq!(follower.asks.up_to(".").await, ["~a", "."]);
+    assert_eq!(follower.monitor.progress().repairs, 1);
+    follower.stop().await;
+}
+
+/// A watch that was there all the time can expire too.
+#[tokio::test]
+async fn a_watch_that_expires_while_it_is_followed_is_repaired() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    script.accept().await.all(1, &["a=1", "b=1", ".", "c=1"]).end(expired());
+    // What had come is applied before.
+    assert_eq!(follower.asks.up_to("c=1").await, ["a=1", "b=1", ".", "c=1"]);
+    let opening = script.opening().await;
+    assert_eq!(opening.from, None);
+    assert!(!follower.monitor.progress().caught_up);
+    opening.accept().say(2, "b=1").all(10, &["."]);
+    let told = sorted(follower.asks.up_to(".").await);
+    assert_eq!(told, [".", "~a", "~c"]);
+    follower.current().await;
+    follower.stop().await;
+    assert_eq!(disk.words(), ["b=1"]);
+}
+
+/// Where nothing is held there is nothing to repair.
+#[tokio::test]
+async fn a_replica_that_holds_nothing_begins_anew() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let feed = script.accept().await;
+    feed.all(1, &["a=1", "-a", "."]);
+    follower.asks.up_to(".").await;
+    feed.end(expired());
+    let opening = script.opening().await;
+    assert_eq!(opening.from, None);
+    opening.accept().all(10, &["b=1", "."]);
+    let batch = follower.asks.next().await.done();
+    assert_eq!((told(&batch), batch.cursor()), (vec!["b=1".into(), ".".into()], Some(cursor(11))));
+    assert_eq!(follower.monitor.progress().repairs, 0);
+    follower.stop().await;
+}
+
+/// However often the watch of a repair has to be opened.
+#[tokio::test(start_paused = true)]
+async fn a_repair_is_counted_when_the_state_is_taken() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    let replica = holding(&mut script, &disk, &["a=1"]).await;
+    let mut follower = Follower::start(replica);
+    script.opening().await.refuse(expired());
+    for _ in 0..3 {
+        script.opening().await.refuse(away());
+    }
+    let opening = script.opening().await;
+    let progress = follower.monitor.progress();
+    assert_eq!((progress.repairs, progress.applied, progress.caught_up), (0, None, false));
+    opening.accept().say(1, "a=1").say(95, ".");
+    follower.asks.up_to(".").await;
+    assert_eq!(follower.monitor.progress().repairs, 1);
+    follower.stop().await;
+}
+
+/// A key that goes and comes while the state is taken has come.
+#[tokio::test]
+async fn tombstones_in_the_state_are_told() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    let replica = holding(&mut script, &disk, &["a=1", "b=1"]).await;
+    let (mut follower, feed) = repairing(&mut script, replica).await;
+    // Also of keys that are not held: a crash may have come between applying and keeping.
+    feed.all(91, &["-a", "-unknown", "b=2", "."]);
+    assert_eq!(follower.asks.up_to(".").await, ["-a", "-unknown", "b=2", "."]);
+    settle().await;
+    eventually("it is kept", async || disk.words() == ["b=2"]).await;
+    follower.stop().await;
+}

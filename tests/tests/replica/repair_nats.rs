@@ -1,0 +1,117 @@
+//! Repairs on the backends: what makes a cursor expire there, and what a replica makes of it.
+
+use std::sync::Arc;
+
+use shizuku_kv::replica::Replica;
+use shizuku_kv::{Connection, Store, WatchScope, connect};
+use shizuku_kv_tests::{NatsServer, unique};
+
+use crate::disk::Disk;
+use crate::support::{Follower, sorted, told, write};
+
+/// Every backend, and the name of the store.
+async fn stores() -> Vec<(Arc<dyn Connection>, String, Store)> {
+    let mut stores = Vec::new();
+    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+        let connection = connect(&url).await.unwrap();
+        let name = unique("repair");
+        let store = connection.store(&name).await.unwrap();
+        stores.push((connection, name, store));
+    }
+    stores
+}
+
+/// Runs a replica until it is caught up, and returns what it was told.
+async fn catch_up(store: &Store, disk: &Disk) -> (Vec<String>, u64) {
+    let mut follower = Follower::start(Replica::new(store, WatchScope::All).storage(disk.clone()));
+    let told = follower.asks.up_to(".").await;
+    let monitor = follower.monitor.clone();
+    let (_, _, last) = follower.stop().await;
+    assert_eq!(last, [""; 0]);
+    (told, monitor.progress().repairs)
+}
+
+#[tokio::test]
+async fn a_bucket_that_was_made_again_is_taken_anew() {
+    for (connection, name, store) in stores().await {
+        let disk = Disk::new();
+        write(&store, &["a=1", "b=1", "c=1"]).await;
+        catch_up(&store, &disk).await;
+        connection.delete_store(&name).await.unwrap();
+        let again = connection.store(&name).await.unwrap();
+        // The same key under the same version, with the same and with another value.
+        write(&again, &["a=1", "b=2"]).await;
+        let (told, repairs) = catch_up(&again, &disk).await;
+        assert_eq!((told, repairs), (vec!["a=1".into(), "b=2".into(), "~c".into(), ".".into()], 1));
+        assert_eq!(disk.words(), ["a=1", "b=2"]);
+        assert_eq!(catch_up(&again, &disk).await, (vec![".".to_owned()], 0));
+    }
+}
+
+#[tokio::test]
+async fn of_a_compacted_bucket_only_what_changed_comes() {
+    for (_connection, _, store) in stores().await {
+        let disk = Disk::new();
+        write(&store, &["a=1", "b=1", "key=1"]).await;
+        catch_up(&store, &disk).await;
+        // All that was there is written anew: nothing is left of what the cursor knows but b.
+        write(&store, &["a=2", "key=2", "key=3", "c=1", "-a"]).await;
+        let (told, repairs) = catch_up(&store, &disk).await;
+        if repairs == 0 {
+            // b is older than the cursor: no gap.
+            assert_eq!(told, ["key=3", "c=1", "-a", "."]);
+        }
+        write(&store, &["b=2", "b=3", "key=4"]).await;
+        let (told, _) = catch_up(&store, &disk).await;
+        assert_eq!(told.last().map(String::as_str), Some("."));
+        assert_eq!(disk.words(), ["b=3", "c=1", "key=4"]);
+        // Every entry that the cursor knew is superseded, and something before its end.
+        write(&store, &["c=2", "key=5", "b=4", "-a", "c=3", "key=6", "b=5"]).await;
+        let (told, repairs) = catch_up(&store, &disk).await;
+        assert_eq!(
+            (sorted(told), repairs),
+            (vec!["-a".into(), ".".into(), "b=5".into(), "c=3".into(), "key=6".into()], 1)
+        );
+        assert_eq!(disk.words(), ["b=5", "c=3", "key=6"]);
+    }
+}
+
+#[tokio::test]
+async fn a_purged_history_and_a_deleted_key_are_told() {
+    for (_connection, _, store) in stores().await {
+        let disk = Disk::new();
+        write(&store, &["a=1", "b=1", "c=1"]).await;
+        catch_up(&store, &disk).await;
+        store.purge("a").await.unwrap();
+        write(&store, &["-b"]).await;
+        let (told, repairs) = catch_up(&store, &disk).await;
+        assert_eq!((told, repairs), (vec!["-a".into(), "-b".into(), ".".into()], 0));
+        assert_eq!(disk.words(), ["c=1"]);
+    }
+}
+
+/// Also while it is followed.
+#[tokio::test]
+async fn what_is_missing_from_a_bucket_made_again_vanishes_before_it_comes_anew() {
+    for (connection, name, store) in stores().await {
+        let disk = Disk::new();
+        write(&store, &["a=1", "b=1"]).await;
+        let mut follower = Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
+        follower.asks.up_to(".").await;
+        let (_, end, _) = follower.stop().await;
+        connection.delete_store(&name).await.unwrap();
+        let again = connection.store(&name).await.unwrap();
+        write(&again, &["c=1"]).await;
+        let mut follower = Follower::start(Replica::new(&again, WatchScope::All).storage(disk.clone()));
+        assert_eq!(follower.asks.done().await, ["c=1"]);
+        let ask = follower.asks.next().await;
+        assert_eq!(sorted(ask.told()), ["~a", "~b"]);
+        // While that is applied, one of them comes anew.
+        write(&again, &["a=2"]).await;
+        assert_eq!(told(&ask.done()).len(), 2);
+        assert_eq!(follower.asks.up_to("a=2").await, [".", "a=2"]);
+        let (_, new, _) = follower.stop().await;
+        assert_ne!(end.unwrap().incarnation(), new.unwrap().incarnation());
+        assert_eq!(disk.words(), ["a=2", "c=1"]);
+    }
+}

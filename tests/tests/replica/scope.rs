@@ -1,0 +1,42 @@
+//! A replica whose scope is another one than before.
+
+use shizuku_kv::WatchScope;
+use shizuku_kv::replica::Replica;
+
+use crate::disk::Disk;
+use crate::support::{Follower, sorted, stores, write};
+
+#[tokio::test]
+async fn what_is_out_of_scope_vanishes_and_what_is_new_comes() {
+    for (_connection, store) in stores().await {
+        write(&store, &["in.a=1", "in.b=1", "out.a=1", "on.a=1"]).await;
+        let disk = Disk::new();
+        let run = async |scope: WatchScope| {
+            let mut follower = Follower::start(Replica::new(&store, scope).storage(disk.clone()));
+            let told = sorted(follower.asks.up_to(".").await);
+            let monitor = follower.monitor.clone();
+            follower.stop().await;
+            (told, monitor.progress().repairs)
+        };
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let prefixes = |prefixes: &[&str]| WatchScope::prefixes(prefixes.iter().copied());
+        assert_eq!(run(prefixes(&["in.", "on."])).await, (owned(&[".", "in.a=1", "in.b=1", "on.a=1"]), 0));
+        // The same scope in other words is the same.
+        assert_eq!(run(prefixes(&["on.", "in.", "on."])).await, (owned(&["."]), 0));
+        // A smaller one.
+        assert_eq!(run(WatchScope::prefix("in.")).await, (owned(&[".", "~on.a"]), 1));
+        assert_eq!(run(WatchScope::prefix("in.")).await, (owned(&["."]), 0));
+        // One that overlaps, after a change.
+        write(&store, &["in.a=2", "in.c=1"]).await;
+        let keys = WatchScope::keys(["in.a", "out.a"]).unwrap();
+        assert_eq!(run(keys.clone()).await, (owned(&[".", "in.a=2", "out.a=1", "~in.b"]), 1));
+        // All, and nothing.
+        let (told, repairs) = run(WatchScope::All).await;
+        assert_eq!((told, repairs), (owned(&[".", "in.b=1", "in.c=1", "on.a=1"]), 1));
+        assert_eq!(disk.words(), ["in.a=2", "in.b=1", "in.c=1", "on.a=1", "out.a=1"]);
+        assert_eq!(run(WatchScope::prefix("none.")).await.1, 1);
+        assert_eq!(disk.words(), [""; 0]);
+        // Holding nothing, it has nothing to repair.
+        assert_eq!(run(WatchScope::prefix("on.")).await, (owned(&[".", "on.a=1"]), 0));
+    }
+}

@@ -1,0 +1,240 @@
+//! A backend whose watches say what a test wants.
+
+use std::fmt;
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use shizuku_kv::{
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvOperation, KvReader, KvResult, KvStore,
+    KvStream, KvUpdate, KvWatcher, Store, VersionToken, Watch, WatchCursor, WatchLink, WatchScope,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::support::real;
+
+type Item = KvResult<(KvUpdate, WatchCursor)>;
+
+/// A watch that somebody wants.
+pub(crate) struct Opening {
+    pub(crate) scope: WatchScope,
+    pub(crate) from: Option<WatchCursor>,
+    answer: oneshot::Sender<KvResult<Watch>>,
+}
+
+impl Opening {
+    pub(crate) fn accept(self) -> Feed {
+        let (items, receiver) = mpsc::unbounded_channel::<Item>();
+        let pulled = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&pulled);
+        let updates = stream::unfold(receiver, move |mut receiver| {
+            let counter = Arc::clone(&counter);
+            async move {
+                // A feed that the test has let go says nothing more.
+                let Some(item) = receiver.recv().await else { return pending().await };
+                counter.fetch_add(1, Ordering::SeqCst);
+                Some((item, receiver))
+            }
+        });
+        let link = watch::Sender::default();
+        let watch = Watch::new(updates).with_link(link.subscribe());
+        // Whoever asked may be gone.
+        let _ = self.answer.send(Ok(watch));
+        Feed { items, pulled, link }
+    }
+
+    /// Answers with a watch that the test has made.
+    pub(crate) fn with(self, watch: Watch) {
+        let _ = self.answer.send(Ok(watch));
+    }
+
+    pub(crate) fn refuse(self, error: KvError) {
+        let _ = self.answer.send(Err(error));
+    }
+}
+
+/// A watch that is open, from the side of the server.
+pub(crate) struct Feed {
+    items: mpsc::UnboundedSender<Item>,
+    pulled: Arc<AtomicUsize>,
+    link: watch::Sender<WatchLink>,
+}
+
+impl Feed {
+    fn item(&self, item: Item) -> &Self {
+        // The watch may have been dropped.
+        let _ = self.items.send(item);
+        self
+    }
+
+    /// `key=value`, `-key` or `.`, at a position, which is the version too.
+    pub(crate) fn say(&self, position: u64, word: &str) -> &Self {
+        self.item(Ok((update(position, word), cursor(position))))
+    }
+
+    /// Whatever it is, at a position.
+    pub(crate) fn raw(&self, position: u64, update: KvUpdate) -> &Self {
+        self.item(Ok((update, cursor(position))))
+    }
+
+    /// One after the other from a position on.
+    pub(crate) fn all<W: AsRef<str>>(&self, position: u64, words: &[W]) -> &Self {
+        for (position, word) in (position..).zip(words) {
+            self.say(position, word.as_ref());
+        }
+        self
+    }
+
+    pub(crate) fn end(&self, error: KvError) {
+        self.item(Err(error));
+    }
+
+    pub(crate) fn link(&self, link: WatchLink) {
+        self.link.send_replace(link);
+    }
+
+    /// How many updates were taken.
+    pub(crate) fn pulled(&self) -> usize {
+        self.pulled.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the watch is dropped.
+    pub(crate) async fn left(&self) {
+        real(self.items.closed()).await.expect("the watch is dropped");
+    }
+}
+
+pub(crate) fn update(position: u64, word: &str) -> KvUpdate {
+    let version = VersionToken::from_u64(position);
+    match (word.split_once('='), word.strip_prefix('-')) {
+        (Some((key, value)), _) => {
+            KvEntry::put(key_of(key), value.to_owned().into(), version, time(position)).into()
+        }
+        (None, Some(key)) => {
+            KvEntry::tombstone(key_of(key), KvOperation::Delete, version, time(position)).into()
+        }
+        (None, None) => KvUpdate::CaughtUp,
+    }
+}
+
+fn key_of(key: &str) -> Key {
+    Key::new(key).unwrap()
+}
+
+fn time(position: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(position)
+}
+
+pub(crate) fn cursor(position: u64) -> WatchCursor {
+    WatchCursor::new([1; 16], position, time(position))
+}
+
+pub(crate) fn away() -> KvError {
+    KvError::Unavailable { operation: "watch", reason: "the server is away".to_owned(), source: None }
+}
+
+pub(crate) fn expired() -> KvError {
+    KvError::CursorExpired { store: "script".to_owned(), reason: "the test says so" }
+}
+
+/// The test's side of the backend.
+pub(crate) struct Script {
+    pub(crate) store: Store,
+    openings: mpsc::UnboundedReceiver<Opening>,
+}
+
+impl Script {
+    pub(crate) fn new() -> Self {
+        let (sender, openings) = mpsc::unbounded_channel();
+        Self { store: Store::new(Arc::new(Scripted(sender)), Duration::from_secs(3600)), openings }
+    }
+
+    /// The next watch that is wanted.
+    #[track_caller]
+    pub(crate) fn opening(&mut self) -> impl Future<Output = Opening> + use<'_> {
+        let place = std::panic::Location::caller();
+        async move {
+            let opening = real(self.openings.recv()).await;
+            opening.unwrap_or_else(|| panic!("{place}: no watch is opened")).expect("a store")
+        }
+    }
+
+    /// The next watch, which is opened.
+    #[track_caller]
+    pub(crate) fn accept(&mut self) -> impl Future<Output = Feed> + use<'_> {
+        let opening = self.opening();
+        async move { opening.await.accept() }
+    }
+}
+
+struct Scripted(mpsc::UnboundedSender<Opening>);
+
+impl fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scripted")
+    }
+}
+
+const UNREAD: &str = "the script can only be watched";
+
+impl KvReader for Scripted {
+    fn entry<'a>(&'a self, _: &'a Key, _: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+        unimplemented_by(UNREAD)
+    }
+
+    fn entries<'a>(&'a self, _: &'a [Key], _: Deadline) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
+        unimplemented_by(UNREAD)
+    }
+
+    fn history(&self, _: Key, _: Deadline) -> KvStream<KvEntry> {
+        unimplemented_by(UNREAD)
+    }
+
+    fn scan(&self, _: WatchScope, _: Duration) -> KvStream<KvEntry> {
+        unimplemented_by(UNREAD)
+    }
+
+    fn keys(&self, _: WatchScope, _: Duration) -> KvStream<Key> {
+        unimplemented_by(UNREAD)
+    }
+}
+
+fn unimplemented_by(why: &str) -> ! {
+    panic!("{why}")
+}
+
+impl KvStore for Scripted {
+    fn name(&self) -> &str {
+        "script"
+    }
+
+    fn capabilities(&self) -> ConnectionCapabilities {
+        ConnectionCapabilities::default()
+    }
+
+    fn max_value_size(&self) -> usize {
+        1 << 20
+    }
+
+    fn watcher(&self) -> Option<&dyn KvWatcher> {
+        Some(self)
+    }
+}
+
+impl KvWatcher for Scripted {
+    fn watch(
+        &self,
+        scope: WatchScope,
+        from: Option<WatchCursor>,
+        _: Deadline,
+    ) -> BoxFuture<'_, KvResult<Watch>> {
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            let _ = self.0.send(Opening { scope, from, answer });
+            answered.await.unwrap_or_else(|_| Err(KvError::Closed { operation: "watch" }))
+        })
+    }
+}

@@ -1,0 +1,85 @@
+//! What replicas are kept in: each storage does what the trait promises, the suite for it finds what does not, and what
+//! is said to be durable survives the end of its process.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::panic_in_result_fn,
+    reason = "tests report by panicking"
+)]
+
+#[path = "replica_storage/broken.rs"]
+mod broken;
+#[path = "replica_storage/can_fail.rs"]
+mod can_fail;
+#[path = "replica_storage/kill.rs"]
+mod kill;
+
+use std::time::Duration;
+
+use shizuku_kv::conformance::storage::{StorageNeed, StorageSuite, checks};
+use shizuku_kv::replica::{LogStorage, MemoryStorage, RedbOptions, RedbStorage, RedbSync, StorageError};
+use shizuku_kv::snapshot::{SnapshotOptions, SyncPolicy};
+
+/// How many random histories a storage has to pass.
+fn histories() -> usize {
+    if std::env::var_os("SHIZUKU_LONG").is_some() { 300 } else { 4 }
+}
+
+#[tokio::test]
+async fn the_storage_in_memory_passes() {
+    let suite = StorageSuite::new(|_name| async { Ok(MemoryStorage::new()) }).not_durable();
+    let report = suite.histories(histories()).deadline(Duration::from_secs(600)).run().await;
+    assert!(report.is_ok(), "{report}");
+}
+
+#[tokio::test]
+async fn the_storage_in_a_log_passes() {
+    for sync in
+        [SyncPolicy::EveryCheckpoint, SyncPolicy::Interval(Duration::from_millis(3)), SyncPolicy::Never]
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_owned();
+        // Compacted all the time.
+        let options = SnapshotOptions::new().sync(sync).compaction_threshold(2000);
+        let open = move |name| {
+            let path = path.join(name);
+            async move { LogStorage::open(path, options).await.map_err(StorageError::fatal) }
+        };
+        let suite = StorageSuite::new(open).reading(|storage, key| Ok(storage.reader().get(key)));
+        let report = suite.histories(histories()).deadline(Duration::from_secs(600)).run().await;
+        assert!(report.is_ok(), "{sync:?}:\n{report}");
+    }
+}
+
+fn redb(options: RedbOptions) -> (tempfile::TempDir, StorageSuite<RedbStorage>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let suite = StorageSuite::new(move |name| RedbStorage::open(path.join(name), options));
+    let suite = suite.reading(|storage, key| storage.reader().get(key));
+    (directory, suite.histories(histories()).deadline(Duration::from_secs(600)))
+}
+
+#[tokio::test]
+async fn the_storage_in_redb_passes() {
+    let (_directory, suite) = redb(RedbOptions::new());
+    let report = suite.run().await;
+    assert!(report.is_ok(), "{report}");
+}
+
+/// Durable now and then or in the end, with less of a cache than there is to hold, and what was closed is whole. Not
+/// with all checks, which take long without a cache.
+#[tokio::test]
+async fn the_storage_in_redb_passes_with_other_options() {
+    for sync in [RedbSync::Never, RedbSync::Interval(Duration::from_millis(3))] {
+        let (_directory, mut suite) =
+            redb(RedbOptions::new().sync(sync).cache_size(50_000).check_when_opened(true));
+        for check in checks().filter(|check| check.needs.contains(&StorageNeed::Durable)) {
+            suite = suite.only(check.name);
+        }
+        let report =
+            suite.only("large_values_are_taken").only("random_histories_end_as_in_a_map").run().await;
+        assert!(report.is_ok(), "{sync:?}:\n{report}");
+    }
+}

@@ -1,0 +1,415 @@
+//! Storages that break what the trait promises, each in one way: what the suite is tried on.
+//!
+//! [`Broken`] wraps any storage, and with [`Fault::None`] it is as good as what it wraps.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use shizuku_kv::replica::{Held, ReplicaPlace, ReplicaStorage, StorageError};
+use shizuku_kv::{Key, KvEntry, KvUpdate, VersionToken};
+
+/// A way to break the promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fault {
+    /// None at all.
+    None,
+
+    /// A new storage has something in it.
+    BeginsWithSomething,
+    /// Is never empty once it was committed to.
+    NeverEmptyAgain,
+    /// Is always empty.
+    AlwaysEmpty,
+    /// Answers in the order of the keys' names.
+    HeldSorted,
+    /// Answers for keys that are held only.
+    HeldLeavesOut,
+    /// Answers for 1,000 keys at most.
+    HeldIsShort,
+    /// Says of a key that is not held what it says of the one before it.
+    HeldRepeats,
+    /// Visits the first key twice.
+    VisitsTwice,
+    /// Leaves the last key out.
+    VisitsTooFew,
+    /// Visits what was deleted too.
+    VisitsDeleted,
+    /// Says of each key when the one before it was created.
+    VisitsMixedUp,
+
+    /// Keeps the greater version.
+    KeepsGreaterVersions,
+    /// Keeps what has the same version, whatever its time.
+    KeepsSameVersions,
+    /// Takes the first put of a key only.
+    KeepsTheFirst,
+    /// Ignores deletions.
+    IgnoresDeletions,
+    /// Ignores deletions by purging and expiry.
+    IgnoresExpiry,
+    /// Ignores deletions with a version below that of what is held.
+    IgnoresOldDeletions,
+    /// Deletes the keys that begin with the key as well.
+    DeletesChildren,
+    /// Fails on a deletion of what is not held.
+    DeletionNeedsKey,
+    /// A deletion holds from then on against every put.
+    DeletesForEver,
+    /// Of several changes of a key takes the first.
+    FirstChangeCounts,
+    /// Takes all deletions of a commit before its puts.
+    DeletionsFirst,
+    /// Leaves off at the marker.
+    StopsAtMarker,
+    /// Forgets everything at the marker.
+    ForgetsAtMarker,
+    /// Ignores commits that have no changes.
+    IgnoresEmptyCommits,
+    /// Takes 4,096 changes of a commit.
+    ShortCommits,
+    /// Holds 5,000 keys.
+    FewKeys,
+
+    /// Takes an empty value for a deletion.
+    EmptyIsDeleted,
+    /// Refuses values over 1,000,000 bytes.
+    SmallValues,
+    /// Cuts values at the first zero.
+    CutsAtZero,
+    /// Keeps the value of the first put.
+    KeepsValues,
+    /// Keeps seconds of times.
+    WholeSeconds,
+    /// Keeps times after 1970.
+    TimesAfter1970,
+    /// Keeps times that fit into 64 bits of nanoseconds.
+    TimesIn64Bits,
+    /// Keeps versions as numbers.
+    NumericVersions,
+    /// Pads opaque versions with zeros.
+    PaddedVersions,
+    /// Cuts keys at 255 bytes.
+    ShortKeys,
+    /// Takes upper case for lower case.
+    IgnoresCase,
+
+    /// Keeps the last place over commits without one.
+    KeepsPlace,
+    /// Keeps the first place.
+    FirstPlace,
+    /// Keeps places that are greater.
+    PlacesNeverGoBack,
+    /// Loses the scope of places.
+    PlacesWithoutScope,
+    /// Has no place.
+    NoPlace,
+
+    /// Is empty when it is opened again.
+    ForgetsAll,
+    /// Has no place when it is opened again.
+    ForgetsPlace,
+    /// Has an earlier place when it is opened again.
+    ForgetsLastPlace,
+    /// What was deleted is there when it is opened again.
+    ForgetsDeletions,
+    /// What the last commit changed is as it was before when it is opened again.
+    ForgetsLastCommit,
+    /// A place is there when it is opened again, although the last commit was without one.
+    FindsPlaceAgain,
+    /// Opening it again loses a key.
+    LosesOneAtOpening,
+    /// Opening a second time in a row forgets all.
+    OpensOnce,
+    /// All storages are one.
+    OneForAll,
+}
+
+/// What is on the disk of the storages that the tests run with, by name.
+pub(crate) type Disk = Arc<Mutex<HashMap<String, Content>>>;
+
+/// What one of them has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Content {
+    entries: BTreeMap<Key, KvEntry>,
+    deleted: BTreeMap<Key, KvEntry>,
+    place: Option<ReplicaPlace>,
+    last_place: Option<ReplicaPlace>,
+    before: Option<Box<Content>>,
+    has_committed: bool,
+    openings_in_a_row: u32,
+}
+
+/// A durable storage in memory that breaks the promise.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    fault: Fault,
+    name: String,
+    disk: Disk,
+    content: Content,
+}
+
+impl Broken {
+    pub(crate) fn open(fault: Fault, name: String, disk: Disk) -> Self {
+        let name = if fault == Fault::OneForAll { String::new() } else { name };
+        let found = disk.lock().unwrap().get(&name).cloned();
+        let is_again = found.is_some();
+        let mut content = found.unwrap_or_default();
+        if is_again {
+            content.openings_in_a_row += 1;
+            content = damaged_by_opening(fault, content);
+        }
+        if fault == Fault::BeginsWithSomething && !is_again {
+            let entry = KvEntry::put(
+                Key::new("a.key").unwrap(),
+                "".into(),
+                VersionToken::from_u64(1),
+                SystemTime::UNIX_EPOCH,
+            );
+            content.entries.insert(entry.key.clone(), entry);
+        }
+        disk.lock().unwrap().insert(name.clone(), content.clone());
+        Self { fault, name, disk, content }
+    }
+
+    /// What a reader finds.
+    pub(crate) fn entry(&self, key: &Key) -> Option<KvEntry> {
+        self.content.entries.get(&self.key(key)).cloned().map(|mut entry| {
+            entry.key = key.clone();
+            entry
+        })
+    }
+
+    /// The key as it is kept.
+    fn key(&self, key: &Key) -> Key {
+        match self.fault {
+            Fault::ShortKeys => Key::new(&key[..key.len().min(255)]).unwrap_or_else(|_| key.clone()),
+            Fault::IgnoresCase => Key::new(key.to_ascii_lowercase()).unwrap(),
+            _ => key.clone(),
+        }
+    }
+
+    fn held_of(&self, key: &Key) -> Option<Held> {
+        self.content.entries.get(&self.key(key)).map(|entry| Held::new(entry.version, entry.created))
+    }
+
+    fn put(&mut self, entry: &KvEntry) -> Result<(), StorageError> {
+        let fault = self.fault;
+        let mut entry = entry.clone();
+        entry.key = self.key(&entry.key);
+        let held = self.content.entries.get(&entry.key);
+        let is_refused = match (fault, held) {
+            (Fault::KeepsGreaterVersions, Some(held)) => held.version.as_u64() > entry.version.as_u64(),
+            (Fault::KeepsSameVersions, Some(held)) => held.version == entry.version,
+            (Fault::KeepsTheFirst, Some(_)) => true,
+            (Fault::DeletesForEver, _) => self.content.deleted.contains_key(&entry.key),
+            (Fault::FewKeys, None) => self.content.entries.len() >= 5000,
+            _ => false,
+        };
+        if is_refused {
+            return Ok(());
+        }
+        match fault {
+            Fault::EmptyIsDeleted if entry.value.is_empty() => {
+                self.content.entries.remove(&entry.key);
+                return Ok(());
+            }
+            Fault::SmallValues if entry.value.len() > 1_000_000 => {
+                return Err(StorageError::fatal("the value is too large"));
+            }
+            Fault::CutsAtZero => {
+                let end = entry.value.iter().position(|byte| *byte == 0).unwrap_or(entry.value.len());
+                entry.value.truncate(end);
+            }
+            Fault::KeepsValues => {
+                if let Some(held) = held {
+                    entry.value = held.value.clone();
+                }
+            }
+            Fault::WholeSeconds | Fault::TimesAfter1970 | Fault::TimesIn64Bits => {
+                entry.created = damaged_time(fault, entry.created);
+            }
+            Fault::NumericVersions => {
+                let number = entry.version.as_u64().unwrap_or(0);
+                entry.version = VersionToken::from_u64(number);
+            }
+            Fault::PaddedVersions if entry.version.as_u64().is_none() => {
+                let mut bytes = entry.version.to_bytes().split_off(1);
+                bytes.resize(VersionToken::MAX_LEN, 0);
+                entry.version = VersionToken::opaque(&bytes).unwrap();
+            }
+            _ => {}
+        }
+        self.content.deleted.remove(&entry.key);
+        self.content.entries.insert(entry.key.clone(), entry);
+        Ok(())
+    }
+
+    fn delete(&mut self, entry: &KvEntry) -> Result<(), StorageError> {
+        let key = self.key(&entry.key);
+        let held = self.content.entries.get(&key);
+        let is_ignored = match self.fault {
+            Fault::IgnoresDeletions => true,
+            Fault::IgnoresExpiry => entry.operation != shizuku_kv::KvOperation::Delete,
+            Fault::IgnoresOldDeletions => {
+                held.is_some_and(|held| held.version.as_u64() > entry.version.as_u64())
+            }
+            _ => false,
+        };
+        if is_ignored {
+            return Ok(());
+        }
+        if self.fault == Fault::DeletionNeedsKey && held.is_none() {
+            return Err(StorageError::fatal("the key is not held"));
+        }
+        if self.fault == Fault::DeletesChildren {
+            self.content.entries.retain(|held, _| !held.starts_with(key.as_str()));
+        }
+        if let Some(held) = self.content.entries.remove(&key) {
+            self.content.deleted.insert(key, held);
+        }
+        Ok(())
+    }
+
+    /// The changes as they are taken.
+    fn ordered(&self, changes: &[KvUpdate]) -> Vec<KvUpdate> {
+        let mut changes = changes.to_vec();
+        match self.fault {
+            Fault::FirstChangeCounts => changes.reverse(),
+            Fault::DeletionsFirst => changes.sort_by_key(|change| matches!(change, KvUpdate::Put(_))),
+            Fault::ShortCommits => changes.truncate(4096),
+            Fault::StopsAtMarker => {
+                let marker = changes.iter().position(|change| matches!(change, KvUpdate::CaughtUp));
+                changes.truncate(marker.unwrap_or(changes.len()));
+            }
+            _ => {}
+        }
+        changes
+    }
+
+    fn next_place(&self, place: Option<&ReplicaPlace>) -> Option<ReplicaPlace> {
+        let before = self.content.place;
+        let place = place.copied();
+        match self.fault {
+            Fault::KeepsPlace => place.or(before),
+            Fault::FirstPlace => before.or(place),
+            Fault::PlacesNeverGoBack => match (before, place) {
+                (Some(before), Some(place)) if place.cursor().position() < before.cursor().position() => {
+                    Some(before)
+                }
+                _ => place,
+            },
+            Fault::PlacesWithoutScope => place.map(|place| {
+                let mut bytes = place.to_bytes();
+                bytes[ReplicaPlace::LEN - 16..].fill(0);
+                ReplicaPlace::from_bytes(&bytes).unwrap()
+            }),
+            Fault::NoPlace => None,
+            _ => place,
+        }
+    }
+}
+
+fn damaged_time(fault: Fault, time: SystemTime) -> SystemTime {
+    let epoch = SystemTime::UNIX_EPOCH;
+    match (fault, time.duration_since(epoch)) {
+        (Fault::WholeSeconds, Ok(since)) => epoch + Duration::from_secs(since.as_secs()),
+        (Fault::TimesAfter1970, Err(_)) => epoch,
+        (Fault::TimesIn64Bits, Ok(since)) => epoch + Duration::from_nanos(since.as_nanos() as u64),
+        _ => time,
+    }
+}
+
+fn damaged_by_opening(fault: Fault, mut content: Content) -> Content {
+    match fault {
+        Fault::ForgetsAll => content = Content::default(),
+        Fault::OpensOnce if content.openings_in_a_row > 1 => content = Content::default(),
+        Fault::ForgetsPlace => content.place = None,
+        Fault::ForgetsLastPlace => content.place = content.before.as_ref().and_then(|before| before.place),
+        Fault::ForgetsDeletions => content.entries.append(&mut content.deleted),
+        Fault::ForgetsLastCommit => {
+            if let Some(before) = content.before.take() {
+                let place = content.place;
+                content = *before;
+                content.place = place;
+            }
+        }
+        Fault::FindsPlaceAgain => content.place = content.place.or(content.last_place),
+        Fault::LosesOneAtOpening => drop(content.entries.pop_last()),
+        _ => {}
+    }
+    content
+}
+
+impl ReplicaStorage for Broken {
+    fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
+        Ok(self.content.place)
+    }
+
+    fn is_empty(&self) -> Result<bool, StorageError> {
+        Ok(match self.fault {
+            Fault::NeverEmptyAgain => !self.content.has_committed,
+            Fault::AlwaysEmpty => true,
+            _ => self.content.entries.is_empty(),
+        })
+    }
+
+    fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
+        let mut keys = keys.to_vec();
+        match self.fault {
+            Fault::HeldSorted => keys.sort(),
+            Fault::HeldIsShort => keys.truncate(1000),
+            _ => {}
+        }
+        let mut answers = keys.iter().map(|key| self.held_of(key)).collect::<Vec<_>>();
+        match self.fault {
+            Fault::HeldLeavesOut => answers.retain(Option::is_some),
+            Fault::HeldRepeats => {
+                for index in 1..answers.len() {
+                    answers[index] = answers[index].or(answers[index - 1]);
+                }
+            }
+            _ => {}
+        }
+        Ok(answers)
+    }
+
+    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError> {
+        let mut all = self.content.entries.values().cloned().collect::<Vec<_>>();
+        match self.fault {
+            Fault::VisitsTwice => all.extend(all.first().cloned()),
+            Fault::VisitsTooFew => drop(all.pop()),
+            Fault::VisitsDeleted => all.extend(self.content.deleted.values().cloned()),
+            Fault::VisitsMixedUp => {
+                for index in (1..all.len()).rev() {
+                    all[index].created = all[index - 1].created;
+                }
+            }
+            _ => {}
+        }
+        all.iter().for_each(|entry| visit(&entry.key, Held::new(entry.version, entry.created)));
+        Ok(())
+    }
+
+    fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
+        if self.fault == Fault::IgnoresEmptyCommits && changes.is_empty() {
+            return Ok(());
+        }
+        let before = Content { before: None, ..self.content.clone() };
+        for change in self.ordered(changes) {
+            match change {
+                KvUpdate::Put(entry) => self.put(&entry)?,
+                KvUpdate::Delete(entry) => self.delete(&entry)?,
+                KvUpdate::CaughtUp if self.fault == Fault::ForgetsAtMarker => self.content.entries.clear(),
+                _ => {}
+            }
+        }
+        self.content.place = self.next_place(place);
+        self.content.last_place = self.content.place.or(self.content.last_place);
+        self.content.before = Some(Box::new(before));
+        self.content.has_committed = true;
+        self.content.openings_in_a_row = 0;
+        self.disk.lock().unwrap().insert(self.name.clone(), self.content.clone());
+        Ok(())
+    }
+}

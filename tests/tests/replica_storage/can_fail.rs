@@ -1,0 +1,138 @@
+//! The suite finds what is wrong: each fault is reported by the checks that are there for it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use shizuku_kv::conformance::Report;
+use shizuku_kv::conformance::storage::{StorageSuite, checks};
+
+use crate::broken::{Broken, Disk, Fault};
+
+/// Each fault, and checks that must not pass.
+const FAULTS: &[(Fault, &[&str])] = &[
+    // What can be asked.
+    (Fault::BeginsWithSomething, &["an_empty_storage_holds_nothing", "an_empty_storage_opens_again_as_one"]),
+    (Fault::NeverEmptyAgain, &["a_deletion_ends_what_was_held", "what_was_deleted_stays_deleted"]),
+    (Fault::AlwaysEmpty, &["a_put_is_held", "an_empty_value_is_held"]),
+    (Fault::HeldSorted, &["held_answers_in_the_order_of_the_keys"]),
+    (Fault::HeldLeavesOut, &["an_empty_storage_holds_nothing", "held_answers_in_the_order_of_the_keys"]),
+    (Fault::HeldIsShort, &["many_keys_fit_into_one_commit", "many_keys_come_over_many_commits"]),
+    (Fault::HeldRepeats, &["held_answers_in_the_order_of_the_keys"]),
+    (Fault::VisitsTwice, &["every_key_is_visited_once"]),
+    (Fault::VisitsTooFew, &["every_key_is_visited_once", "a_put_is_held"]),
+    (Fault::VisitsDeleted, &["a_deletion_ends_what_was_held", "every_key_is_visited_once"]),
+    (Fault::VisitsMixedUp, &["every_key_is_visited_once"]),
+    // Changes.
+    (Fault::KeepsGreaterVersions, &["a_smaller_version_replaces_too"]),
+    (Fault::KeepsSameVersions, &["a_time_alone_makes_a_difference"]),
+    (Fault::KeepsTheFirst, &["a_put_replaces_what_was_held"]),
+    (Fault::IgnoresDeletions, &["a_deletion_ends_what_was_held"]),
+    (Fault::IgnoresExpiry, &["a_deletion_ends_what_was_held"]),
+    (Fault::IgnoresOldDeletions, &["a_deletion_ends_what_was_held"]),
+    (Fault::DeletesChildren, &["changes_of_other_keys_change_nothing"]),
+    (Fault::DeletionNeedsKey, &["a_deletion_of_what_is_not_held_changes_nothing"]),
+    (Fault::DeletesForEver, &["a_deleted_key_can_be_held_again"]),
+    (Fault::FirstChangeCounts, &["the_last_change_of_a_key_counts"]),
+    (Fault::DeletionsFirst, &["the_last_change_of_a_key_counts"]),
+    (Fault::StopsAtMarker, &["the_marker_changes_nothing"]),
+    (Fault::ForgetsAtMarker, &["the_marker_changes_nothing"]),
+    (Fault::IgnoresEmptyCommits, &["a_commit_of_nothing_moves_the_place"]),
+    (Fault::ShortCommits, &["many_keys_fit_into_one_commit"]),
+    (Fault::FewKeys, &["many_keys_fit_into_one_commit", "many_keys_come_over_many_commits"]),
+    (Fault::OneForAll, &["storages_are_their_own"]),
+    // Data.
+    (Fault::EmptyIsDeleted, &["an_empty_value_is_held"]),
+    (Fault::SmallValues, &["large_values_are_taken"]),
+    (Fault::CutsAtZero, &["values_come_back_as_they_were"]),
+    (Fault::KeepsValues, &["values_come_back_as_they_were"]),
+    (Fault::WholeSeconds, &["times_come_back_as_they_were"]),
+    (Fault::TimesAfter1970, &["times_come_back_as_they_were"]),
+    (Fault::TimesIn64Bits, &["times_come_back_as_they_were"]),
+    (Fault::NumericVersions, &["versions_come_back_as_they_were"]),
+    (Fault::PaddedVersions, &["versions_come_back_as_they_were"]),
+    (Fault::ShortKeys, &["the_longest_keys_are_held"]),
+    (Fault::IgnoresCase, &["every_character_of_a_key_is_kept", "changes_of_other_keys_change_nothing"]),
+    // Places.
+    (Fault::KeepsPlace, &["a_commit_without_a_place_leaves_none"]),
+    (Fault::FirstPlace, &["the_place_is_that_of_the_last_commit"]),
+    (Fault::PlacesNeverGoBack, &["the_place_is_that_of_the_last_commit"]),
+    (Fault::PlacesWithoutScope, &["places_come_back_as_they_were", "the_place_is_that_of_the_last_commit"]),
+    (Fault::NoPlace, &["the_place_is_that_of_the_last_commit"]),
+    // Opening again.
+    (
+        Fault::ForgetsAll,
+        &["everything_is_there_again", "no_place_stays_no_place", "many_keys_are_there_again"],
+    ),
+    (Fault::ForgetsPlace, &["everything_is_there_again"]),
+    (Fault::ForgetsLastPlace, &["everything_is_there_again"]),
+    (Fault::ForgetsDeletions, &["what_was_deleted_stays_deleted"]),
+    (Fault::ForgetsLastCommit, &["everything_is_there_again", "no_place_stays_no_place"]),
+    (Fault::FindsPlaceAgain, &["no_place_stays_no_place"]),
+    (Fault::LosesOneAtOpening, &["everything_is_there_again"]),
+    (Fault::OpensOnce, &["opening_again_and_again_changes_nothing"]),
+];
+
+fn suite(fault: Fault) -> StorageSuite<Broken> {
+    let disk = Disk::default();
+    let suite = StorageSuite::new(move |name| {
+        let disk = Arc::clone(&disk);
+        async move { Ok(Broken::open(fault, name, disk)) }
+    });
+    suite.reading(|storage, key| Ok(storage.entry(key))).histories(1)
+}
+
+fn assert_found(report: &Report, fault: Fault, checks: &[&str]) {
+    let failures = report.failures().map(|check| check.name.as_str()).collect::<BTreeSet<_>>();
+    for check in checks {
+        assert!(failures.contains(check), "{check} does not find {fault:?}:\n{report}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_fault_is_found_by_the_checks_that_are_there_for_it() {
+    for (fault, checks) in FAULTS {
+        let suite = checks.iter().fold(suite(*fault), |suite, check| suite.only(*check));
+        assert_found(&suite.run().await, *fault, checks);
+    }
+}
+
+#[tokio::test]
+async fn a_storage_without_a_fault_passes() {
+    let report = suite(Fault::None).run().await;
+    assert!(report.is_ok(), "{report}");
+}
+
+/// Random histories come upon what they are likely to come upon, whatever the seed.
+#[tokio::test]
+async fn random_histories_find_faults_too() {
+    let name = "random_histories_end_as_in_a_map";
+    for fault in
+        [Fault::KeepsGreaterVersions, Fault::IgnoresDeletions, Fault::KeepsPlace, Fault::FirstChangeCounts]
+    {
+        let report = suite(fault).only(name).histories(4).run().await;
+        assert_found(&report, fault, &[name]);
+        assert!(report.to_string().contains("SHIZUKU_SEED="), "the report names no seed:\n{report}");
+    }
+}
+
+/// A seed that is given plays the same again.
+#[tokio::test]
+async fn a_seed_shows_the_same_again() {
+    let run = || suite(Fault::IgnoresDeletions).only("random_histories_end_as_in_a_map").seed(7).run();
+    let messages = [run().await, run().await].map(|report| {
+        let shizuku_kv::conformance::Outcome::Failed(failure) = &report.checks()[0].outcome else {
+            panic!("{report}");
+        };
+        failure.message().to_owned()
+    });
+    assert_eq!(messages[0], messages[1]);
+}
+
+#[test]
+fn every_check_is_tried_on_a_fault() {
+    let tried = FAULTS.iter().flat_map(|(_, checks)| checks.iter().copied()).collect::<BTreeSet<_>>();
+    for check in checks() {
+        let is_tried = tried.contains(check.name) || check.name == "random_histories_end_as_in_a_map";
+        assert!(is_tried, "no fault is there for {}", check.name);
+    }
+}

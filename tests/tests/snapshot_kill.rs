@@ -1,0 +1,217 @@
+//! A process that writes a snapshot is killed, again and again: what it leaves is the state of a checkpoint, none that it
+//! was told of is lost, and the next process goes on from there.
+//!
+//! The test starts its own executable as that process. `SHIZUKU_LONG=1` kills it more often; `SHIZUKU_SEED=n` repeats
+//! the moments of a run as far as a machine repeats anything.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use shizuku_kv::snapshot::{Snapshot, SnapshotOptions, SnapshotReader, SnapshotWriter, SyncPolicy, load};
+use shizuku_kv::{Key, KvEntry, KvUpdate, VersionToken, WatchCursor};
+
+const PATH: &str = "SHIZUKU_TEST_SNAPSHOT";
+const POLICY: &str = "SHIZUKU_TEST_SNAPSHOT_POLICY";
+const COMPACTS: &str = "SHIZUKU_TEST_SNAPSHOT_COMPACTS";
+
+/// What the process writes before each number that says that it was acknowledged.
+const ACKNOWLEDGED: &str = "acknowledged ";
+
+/// Numbers that look like chance and are the same for the same start.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}
+
+/// What belongs to a checkpoint is known from its number alone.
+fn batch(number: u64) -> Vec<KvUpdate> {
+    let mut random = Random(number);
+    // Now and then one that is written in parts.
+    let (len, longest) = if number % 40 == 17 { (400, 8000) } else { (random.below(12), 600) };
+    let update = |at| {
+        let key = Key::new(format!("key.{}", random.below(300))).unwrap();
+        let version = VersionToken::from_u64(number * 1000 + at);
+        let created = UNIX_EPOCH + Duration::new(number, at as u32);
+        let value = vec![random.below(256) as u8; random.below(longest) as usize];
+        let entry = KvEntry::put(key, Bytes::from(value), version, created);
+        if random.below(4) == 0 { KvUpdate::Delete(entry) } else { KvUpdate::Put(entry) }
+    };
+    (0..len).map(update).collect()
+}
+
+fn cursor(number: u64) -> WatchCursor {
+    WatchCursor::new([3; 16], number, SystemTime::UNIX_EPOCH)
+}
+
+/// The number of a checkpoint; 0 where there is none yet.
+fn number(state: &Snapshot) -> u64 {
+    state.cursor.map_or(0, |cursor| cursor.position())
+}
+
+/// The state after checkpoint `number`.
+#[derive(Default)]
+struct Model {
+    number: u64,
+    state: BTreeMap<String, KvEntry>,
+}
+
+impl Model {
+    fn go_to(&mut self, number: u64) {
+        while self.number < number {
+            self.number += 1;
+            for update in batch(self.number) {
+                match update {
+                    KvUpdate::Put(entry) => drop(self.state.insert(entry.key.to_string(), entry)),
+                    KvUpdate::Delete(entry) => drop(self.state.remove(entry.key.as_str())),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    fn check(&self, path: &Path) {
+        let state = load(path).unwrap();
+        assert_eq!(number(&state), self.number);
+        let found: BTreeMap<_, _> =
+            state.entries.iter().map(|entry| (entry.key().to_owned(), entry.to_entry())).collect();
+        assert_eq!(found, self.state);
+        let reader = SnapshotReader::open(path).unwrap();
+        let read: BTreeMap<_, _> =
+            reader.iter().map(Result::unwrap).map(|entry| (entry.key.to_string(), entry)).collect();
+        assert_eq!((read, reader.cursor()), (found, state.cursor));
+    }
+}
+
+/// The process that is killed, when the test below has started it; else nothing.
+#[test]
+fn process_that_is_killed() {
+    let Ok(path) = std::env::var(PATH) else { return };
+    let sync = match std::env::var(POLICY).unwrap().as_str() {
+        "every" => SyncPolicy::EveryCheckpoint,
+        "interval" => SyncPolicy::Interval(Duration::from_millis(2)),
+        _ => SyncPolicy::Never,
+    };
+    let compacts = std::env::var(COMPACTS).is_ok_and(|compacts| compacts == "true");
+    let options = SnapshotOptions::new().sync(sync).compaction_threshold(u64::MAX);
+    let (mut writer, state) = SnapshotWriter::open(path, options).unwrap();
+    let mut out = std::io::stdout().lock();
+    for number in number(&state) + 1.. {
+        for update in batch(number) {
+            writer.append(&update).unwrap();
+        }
+        writer.checkpoint(Some(&cursor(number))).unwrap();
+        if compacts {
+            // One after the other; some are waited for, since most lives are shorter than a compaction.
+            match number % 8 {
+                0 => writer.compact().unwrap(),
+                _ => writer.compact_in_background().unwrap(),
+            }
+        }
+        if let Some(error) = writer.last_compaction_error() {
+            panic!("{error}");
+        }
+        // When nobody reads any more, it ends by itself.
+        if writeln!(out, "{ACKNOWLEDGED}{number}").and_then(|()| out.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+fn start(path: &Path, policy: &str, compacts: bool) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "process_that_is_killed", "--nocapture"])
+        .env(PATH, path)
+        .env(POLICY, policy)
+        .env(COMPACTS, compacts.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Kills the process after it has acknowledged some checkpoints; the last of which it told.
+fn killed_after(mut child: Child, acknowledgements: u64) -> Option<u64> {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut acknowledged = None;
+    let mut count = 0;
+    // To the end, since it may have told of more by the time that it is dead.
+    for line in lines {
+        // The last may be half of one.
+        let Ok(line) = line else { break };
+        let Some(number) = line.strip_prefix(ACKNOWLEDGED) else { continue };
+        acknowledged = Some(number.parse().unwrap());
+        count += 1;
+        if count == acknowledgements {
+            child.kill().unwrap();
+        }
+    }
+    let status = child.wait().unwrap();
+    assert!(!status.success(), "it ended by itself");
+    assert!(count >= acknowledgements, "it failed: {status}");
+    acknowledged
+}
+
+fn is_long() -> bool {
+    std::env::var("SHIZUKU_LONG").is_ok_and(|long| long == "1")
+}
+
+/// How many checkpoints there were, and how often a compaction was under way.
+fn kill_again_and_again(compacts: bool) -> (u64, u64) {
+    let seed = std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = seed.unwrap_or(now.as_nanos() as u64);
+    println!("SHIZUKU_SEED={seed}");
+    let mut random = Random(seed);
+    let directory = tempfile::tempdir().unwrap();
+    let mut path = directory.path().join("state");
+    let mut model = Model::default();
+    let (mut checkpoints, mut leftovers) = (0, 0);
+    for round in 0..if is_long() { 250 } else { 10 } {
+        // A new log now and then: it grows with every life.
+        if round % 20 == 19 {
+            path = directory.path().join(format!("state{round}"));
+            checkpoints += model.number;
+            model = Model::default();
+        }
+        let policy = ["never", "interval", "every"][round % 3];
+        let acknowledgements = 1 + random.below(60);
+        let acknowledged = killed_after(start(&path, policy, compacts), acknowledgements);
+        let found = number(&load(&path).unwrap());
+        let acknowledged = acknowledged.unwrap_or(model.number);
+        assert!(found >= acknowledged, "round {round}: {found} is there, {acknowledged} was acknowledged");
+        // It tells of each before it begins the next.
+        assert!(found <= acknowledged + 1, "round {round}: {found} is there, {acknowledged} was the last");
+        model.go_to(found);
+        model.check(&path);
+        leftovers += u64::from(path.with_added_extension("compact").exists());
+    }
+    checkpoints += model.number;
+    println!("{checkpoints} checkpoints, {leftovers} compactions that were killed");
+    (checkpoints, leftovers)
+}
+
+#[test]
+fn a_killed_writer_leaves_its_last_checkpoint() {
+    let (checkpoints, compactions) = kill_again_and_again(false);
+    assert!(checkpoints >= 10 && compactions == 0);
+}
+
+#[test]
+fn a_writer_that_is_killed_while_it_compacts_leaves_its_last_checkpoint() {
+    let (checkpoints, compactions) = kill_again_and_again(true);
+    assert!(checkpoints >= 10);
+    // Of a few rounds chance can spare all.
+    assert!(compactions > 0 || !is_long(), "none was under way");
+}
