@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 use std::{env, fmt, fs, process};
 
+use shizuku_kv::replica::CancellationToken;
 use shizuku_kv::replica::{LogStorage, Replica};
 use shizuku_kv::snapshot::SnapshotOptions;
 use shizuku_kv::{Connection, KeyValue, KeyValueWrite, Store};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use crate::edge::{self, Event, Routes};
 use crate::{Outcome, Route, RouteKey};
@@ -70,7 +70,7 @@ async fn start(store: &Store, directory: &Path) -> Outcome<(Routes, usize)> {
     let (routes, errors) = Routes::restore(&storage);
     say("start", edge::restored(&routes, &storage));
     if let Some(error) = errors.into_iter().next() {
-        return Err(error);
+        return Err(error.into());
     }
 
     let is_new = routes.len() == 0;

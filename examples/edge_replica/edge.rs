@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::error::Error;
 use std::fmt;
 use std::future::ready;
 use std::net::SocketAddr;
@@ -10,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shizuku_kv::replica::{LogStorage, Replica, ReplicaError, TypedBatch};
-use shizuku_kv::{ByteDeserialize, KeyValue, KvEntry, KvOperation, KvReadError, TypedUpdate, WatchCursor};
+use shizuku_kv::{KvOperation, KvReadError, TypedUpdate, WatchCursor};
 
-use crate::{Outcome, Route};
+use crate::Route;
 
 /// The log in a node's directory.
 pub(crate) fn log(directory: &Path) -> PathBuf {
@@ -25,11 +24,11 @@ pub(crate) struct Routes(Arc<Mutex<BTreeMap<String, SocketAddr>>>);
 
 impl Routes {
     /// The routes that a log held when its last writer ended, however that was; with the errors of what is no route.
-    pub(crate) fn restore(storage: &LogStorage) -> (Self, Vec<Box<dyn Error>>) {
+    pub(crate) fn restore(storage: &LogStorage) -> (Self, Vec<KvReadError>) {
         let (routes, mut errors) = (Self::default(), Vec::new());
-        storage.reader().for_each(|entry| match decode(&entry.to_entry()) {
-            Ok(route) => drop(routes.table().insert(route.host, route.address)),
-            Err(error) => errors.push(format!("key {}: {error}", entry.key()).into()),
+        storage.reader().for_each_record::<Route>(|route| match route {
+            Ok(route) => drop(routes.table().insert(route.host.clone(), route.address)),
+            Err(error) => errors.push(error),
         });
         (routes, errors)
     }
@@ -65,17 +64,6 @@ impl Routes {
     fn table(&self) -> MutexGuard<'_, BTreeMap<String, SocketAddr>> {
         // Each change is one call, so that a panic elsewhere leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The route in an entry of a log, by the rules of those that a replica delivers: it is under its own key.
-pub(crate) fn decode(entry: &KvEntry) -> Outcome<Route> {
-    let route = Route::from_bytes(&entry.value)?;
-    let own = route.kv_key();
-    if own.to_string() == entry.key.as_str() {
-        Ok(route)
-    } else {
-        Err(format!("the route says it is {own}").into())
     }
 }
 

@@ -34,13 +34,13 @@ use std::time::Duration;
 use std::{env, fs, io};
 
 use serde::{Deserialize, Serialize};
-use shizuku_kv::replica::{LogStorage, Replica, ReplicaError, ReplicaMonitor};
+use shizuku_kv::replica::{CancellationToken, LogStorage, Replica, ReplicaError, ReplicaMonitor};
 use shizuku_kv::snapshot::{self, SnapshotOptions};
 use shizuku_kv::{
-    Connection, KeyValue, KvError, Store, StoreConfig, URL_VARIABLE, VersionToken, WatchLink, connect,
+    Connection, KeyValue, KvError, Store, StoreConfig, TypedEntry, URL_VARIABLE, VersionToken, WatchLink,
+    connect,
 };
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
 const USAGE: &str = "\
 usage: edge_replica [--store NAME] [COMMAND]
@@ -86,7 +86,11 @@ async fn serve(url: &str, name: &str, directory: &Path) -> Outcome {
         Some(cursor) => println!("stopped at position {}", cursor.position()),
         None => println!("stopped, and no position to go on from"),
     }
-    Ok(connection.shutdown().await?)
+    // It has written nothing to the store. Where that is away, there is nothing to be flushed.
+    if let Err(error) = connection.shutdown().await {
+        eprintln!("edge_replica: {error}");
+    }
+    Ok(())
 }
 
 /// Opens the store, however long that takes; none when the node is stopped before. A node that has its routes can wait.
@@ -104,30 +108,25 @@ async fn open(
             let store = connection.store_with_config(name, config.clone()).await?;
             Ok((connection, store))
         };
-        let error = tokio::select! {
+        let error: KvError = tokio::select! {
             opened = opened => match opened {
                 Ok(opened) => return Ok(Some(opened)),
                 Err(error) => error,
             },
             () = stop.cancelled() => return Ok(None),
         };
-        match error {
-            error @ KvError::StoreNotFound { .. } => tell_once(&mut is_told, &error),
-            error if error.is_retryable() => tell_once(&mut is_told, &error),
-            error => return Err(error.into()),
+        if !error.is_retryable() && !matches!(error, KvError::StoreNotFound { .. }) {
+            return Err(error.into());
         }
+        if !is_told {
+            println!("waiting for the store: {error}");
+        }
+        is_told = true;
         tokio::select! {
             () = sleep(Duration::from_millis(500)) => {}
             () = stop.cancelled() => return Ok(None),
         }
     }
-}
-
-fn tell_once(is_told: &mut bool, error: &KvError) {
-    if !*is_told {
-        println!("waiting for the store: {error}");
-    }
-    *is_told = true;
 }
 
 /// Says when the store is away, or the log cannot be written. The node goes on with what it has.
@@ -181,17 +180,17 @@ fn lookup(directory: &Path, host: &str) -> Outcome {
     let state = snapshot::load(edge::log(directory))?;
     let key = RouteKey { host: host.to_owned() }.to_string();
     let entry = state.entries.get(&key).ok_or_else(|| format!("there is no route for {host}"))?;
-    println!("{}", edge::decode(&entry)?.address);
+    println!("{}", TypedEntry::<Route>::decode(&entry)?.address);
     Ok(())
 }
 
 fn list(directory: &Path) -> Outcome {
     let state = snapshot::load(edge::log(directory))?;
-    let routes = state.entries.iter().map(|entry| edge::decode(&entry.to_entry()));
-    let mut routes = routes.collect::<Outcome<Vec<Route>>>()?;
+    let routes = state.entries.iter().map(|entry| TypedEntry::<Route>::decode(&entry.to_entry()));
+    let mut routes = routes.collect::<Result<Vec<_>, _>>()?;
     routes.sort_by(|one, other| one.host.cmp(&other.host));
-    for Route { host, address } in routes {
-        println!("{host}: {address}");
+    for route in routes {
+        println!("{}: {}", route.host, route.address);
     }
     Ok(())
 }

@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, kv};
 use futures_util::StreamExt;
+use shizuku_kv::replica::CancellationToken;
 use shizuku_kv::replica::{Batch, MemoryStorage, ReplicaStorage};
 use shizuku_kv::{BatchConfig, Connection, KvUpdate, Store, WatchScope, connect, watch_applied};
 use support::{Comparison, Server, Unit, cores};
-use tokio_util::sync::CancellationToken;
 
 /// Of plain async-nats's time; the rate is to be 0.9 of its.
 const TARGET: f64 = 1.11;

@@ -2,12 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
 
 use super::storage::{Held, ReplicaPlace, ReplicaStorage, StorageError};
 use crate::snapshot::{
     Snapshot, SnapshotEntries, SnapshotEntry, SnapshotError, SnapshotOptions, SnapshotWriter,
 };
 use crate::store::{Key, KvEntry, KvUpdate};
+use crate::typed::{ByteDeserialize, KeyValue, KvReadError, TypedEntry};
+
+/// How long a log that is open elsewhere is waited for, and how often it is tried.
+const CLOSING: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(10);
 
 /// Keeps the state in memory, and every change with the place in a log ([`snapshot`](crate::snapshot)): after a restart
 /// both are there again.
@@ -37,7 +45,8 @@ use crate::store::{Key, KvEntry, KvUpdate};
 /// ```
 #[derive(Debug)]
 pub struct LogStorage {
-    writer: SnapshotWriter,
+    /// There until it is closed.
+    writer: Option<SnapshotWriter>,
     state: LogReader,
 }
 
@@ -60,7 +69,8 @@ impl LogStorage {
     /// Dropping the future is safe; a log that was being opened is closed again in the background.
     ///
     /// # Errors
-    /// As for [`SnapshotWriter::open`]: [`SnapshotError::Locked`] where another process, or another storage, has it open.
+    /// As for [`SnapshotWriter::open`]: [`SnapshotError::Locked`] where another process, or another storage, has it open
+    /// and does not close it within a second.
     pub async fn open(path: impl AsRef<Path>, options: SnapshotOptions) -> Result<Self, SnapshotError> {
         let path = path.as_ref().to_owned();
         let opened = path.clone();
@@ -69,25 +79,60 @@ impl LogStorage {
     }
 
     fn open_here(path: &Path, options: SnapshotOptions) -> Result<Self, SnapshotError> {
-        let (writer, snapshot) = SnapshotWriter::open_whatever_scope(path, options)?;
+        let begun = Instant::now();
+        let (writer, snapshot) = loop {
+            match SnapshotWriter::open_whatever_scope(path, options) {
+                // Who had it may be closing it at this moment.
+                Err(SnapshotError::Locked { .. }) if begun.elapsed() < CLOSING => std::thread::sleep(POLL),
+                opened => break opened?,
+            }
+        };
         let Snapshot { entries, cursor, scope_tag, .. } = snapshot;
         let place = cursor.map(|cursor| ReplicaPlace::new(cursor, scope_tag));
-        Ok(Self { writer, state: LogReader(Arc::new(RwLock::new(State { entries, place }))) })
+        Ok(Self { writer: Some(writer), state: LogReader(Arc::new(RwLock::new(State { entries, place }))) })
+    }
+
+    /// Closes the log: what was committed is on the disk then, unless the policy is `Never`. To be called with what
+    /// [`Replica::into_storage`](super::Replica::into_storage) gives, by those who want to know.
+    ///
+    /// A storage that is dropped is closed all the same, in the background where there is a runtime, and what goes wrong is
+    /// logged.
+    ///
+    /// # Errors
+    /// As for [`SnapshotWriter::close`].
+    pub async fn close(mut self) -> Result<(), SnapshotError> {
+        let Some(writer) = self.writer.take() else { return Ok(()) };
+        // Where the runtime ends, dropping has closed it.
+        tokio::task::spawn_blocking(|| writer.close()).await.unwrap_or(Ok(()))
     }
 
     /// Reads what is held, also while a replica has this storage.
     pub fn reader(&self) -> LogReader {
         self.state.clone()
     }
+}
 
-    fn write(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), SnapshotError> {
-        for change in changes {
-            self.writer.append(change)?;
+fn write(
+    writer: &mut SnapshotWriter,
+    changes: &[KvUpdate],
+    place: Option<&ReplicaPlace>,
+) -> Result<(), SnapshotError> {
+    for change in changes {
+        writer.append(change)?;
+    }
+    if let Some(place) = place {
+        writer.set_scope_tag(place.scope());
+    }
+    writer.checkpoint(place.map(ReplicaPlace::cursor).as_ref())
+}
+
+/// Closing waits for the disk and for threads: not where tasks run.
+impl Drop for LogStorage {
+    fn drop(&mut self) {
+        let writer = self.writer.take();
+        if let (Some(writer), Ok(runtime)) = (writer, Handle::try_current()) {
+            runtime.spawn_blocking(|| drop(writer));
         }
-        if let Some(place) = place {
-            self.writer.set_scope_tag(place.scope());
-        }
-        self.writer.checkpoint(place.map(ReplicaPlace::cursor).as_ref())
     }
 }
 
@@ -124,9 +169,10 @@ impl ReplicaStorage for LogStorage {
     }
 
     fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
-        if let Err(error) = self.write(changes, place) {
+        let Some(writer) = &mut self.writer else { return Err(StorageError::fatal("it is closed")) };
+        if let Err(error) = write(writer, changes, place) {
             // What was appended must not count with the next commit; where that cannot be had, this is no use any more.
-            return Err(match self.writer.discard() {
+            return Err(match writer.discard() {
                 Ok(()) => storage_error(error),
                 Err(worse) => StorageError::fatal(worse),
             });
@@ -175,6 +221,15 @@ impl LogReader {
     /// takes longer.
     pub fn for_each(&self, visit: impl FnMut(SnapshotEntry<'_>)) {
         self.read().entries.iter().for_each(visit);
+    }
+
+    /// Calls `visit` for each key that is held, with its record or what is wrong with it; else as
+    /// [`for_each`](Self::for_each). With this a table of the caller's own is filled at the start.
+    pub fn for_each_record<T>(&self, mut visit: impl FnMut(Result<TypedEntry<T>, KvReadError>))
+    where
+        T: KeyValue<Value: ByteDeserialize>,
+    {
+        self.for_each(|entry| visit(TypedEntry::decode(&entry.to_entry())));
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {

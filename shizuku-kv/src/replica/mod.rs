@@ -49,6 +49,7 @@ mod retry;
 mod run;
 mod stage;
 mod storage;
+mod unkept;
 
 use std::error::Error;
 use std::fmt;
@@ -56,7 +57,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
-use tokio_util::sync::CancellationToken;
+/// Stops a replica: that of `tokio_util`.
+pub use tokio_util::sync::CancellationToken;
 
 pub use batch::{Batch, BatchConfig, TypedBatch};
 pub use error::ReplicaError;
@@ -68,6 +70,7 @@ pub use redb::{RedbOptions, RedbReader, RedbScan, RedbStorage, RedbSync};
 pub use retry::RetryPolicy;
 pub use storage::{Held, ReplicaPlace, ReplicaStorage, StorageError};
 
+use self::unkept::Unkept;
 use crate::store::{Store, WatchCursor, WatchScope};
 use crate::typed::{ByteDeserialize, KeyValue};
 
@@ -84,7 +87,7 @@ use crate::typed::{ByteDeserialize, KeyValue};
 ///
 /// use shizuku_kv::replica::{Batch, MemoryStorage};
 /// use shizuku_kv::{BatchConfig, KvUpdate, WatchScope, watch_applied};
-/// use tokio_util::sync::CancellationToken;
+/// use shizuku_kv::replica::CancellationToken;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -137,7 +140,7 @@ where
 /// ```
 /// use shizuku_kv::WatchScope;
 /// use shizuku_kv::replica::{Batch, Replica};
-/// use tokio_util::sync::CancellationToken;
+/// use shizuku_kv::replica::CancellationToken;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -162,6 +165,7 @@ pub struct Replica<S = MemoryStorage> {
     store: Store,
     scope: WatchScope,
     storage: Arc<Mutex<S>>,
+    unkept: Unkept,
     batch: BatchConfig,
     retry: RetryPolicy,
     reconcile: Reconcile,
@@ -177,6 +181,7 @@ impl Replica {
             store: store.clone(),
             scope: scope.into(),
             storage: Arc::default(),
+            unkept: Unkept::default(),
             batch: BatchConfig::default(),
             retry: RetryPolicy::default(),
             reconcile: Reconcile {
@@ -204,9 +209,9 @@ const LAZY: Duration = Duration::from_secs(3600);
 impl<S: ReplicaStorage> Replica<S> {
     /// Where it keeps what it holds.
     pub fn storage<O: ReplicaStorage>(self, storage: O) -> Replica<O> {
-        let Self { store, scope, storage: _, batch, retry, reconcile, stop, progress } = self;
+        let Self { store, scope, storage: _, unkept, batch, retry, reconcile, stop, progress } = self;
         let storage = Arc::new(Mutex::new(storage));
-        Replica { store, scope, storage, batch, retry, reconcile, stop, progress }
+        Replica { store, scope, storage, unkept, batch, retry, reconcile, stop, progress }
     }
 
     /// How many updates are applied together.
@@ -238,6 +243,21 @@ impl<S: ReplicaStorage> Replica<S> {
     pub fn reconcile_every(mut self, interval: Duration) -> Self {
         self.reconcile.interval = Some(interval);
         self
+    }
+
+    /// The storage, when a commit that was begun by a run that was dropped has ended. For one that is to be closed, or used
+    /// elsewhere.
+    pub async fn into_storage(self) -> S {
+        let mut storage = self.storage;
+        loop {
+            drop(storage.lock().await);
+            match Arc::try_unwrap(storage) {
+                Ok(storage) => return storage.into_inner(),
+                // Whoever had it has it no longer, but for a moment.
+                Err(shared) => storage = shared,
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Tells how far it is, also while it runs.

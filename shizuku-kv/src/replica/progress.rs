@@ -41,6 +41,12 @@ impl ReplicaProgress {
         self.running && self.caught_up && self.link.is_up() && self.last_error.is_none()
     }
 
+    /// The run has ended. Whether that is new.
+    pub(super) fn end(&mut self) -> bool {
+        (self.unapplied, self.unapplied_since) = (0, None);
+        std::mem::replace(&mut self.running, false)
+    }
+
     /// How long the oldest update that has come and is not applied yet has been waiting; zero where there is none.
     pub fn lag(&self) -> Duration {
         let waits = |since: SystemTime| since.elapsed().unwrap_or_default();

@@ -34,8 +34,13 @@ where
     F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    let tools =
-        Tools { retry: replica.retry, stop: replica.stop.clone(), progress: replica.progress.clone() };
+    let tools = Tools {
+        retry: replica.retry,
+        stop: replica.stop.clone(),
+        progress: replica.progress.clone(),
+        unkept: replica.unkept.clone(),
+    };
+    tools.unkept.begin();
     let _running = Running::begin(replica.progress.clone());
     let mut driver = Driver {
         store: &replica.store,
@@ -53,7 +58,11 @@ where
     let result = driver.run(apply).await;
     if let Err(error) = &result {
         let error = Arc::new(error.clone());
-        replica.progress.send_modify(|progress| progress.last_error = Some(error));
+        // With the end, so that it is not taken for one after which something is tried again.
+        replica.progress.send_modify(|progress| {
+            progress.last_error = Some(error);
+            progress.end();
+        });
     }
     result.map(|()| driver.kept)
 }
@@ -76,10 +85,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.send_modify(|progress| {
-            progress.running = false;
-            (progress.unapplied, progress.unapplied_since) = (0, None);
-        });
+        self.0.send_if_modified(ReplicaProgress::end);
     }
 }
 
@@ -124,7 +130,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         };
         let mut from;
         let place = place.filter(|_| !self.reconcile.at_start);
-        (self.phase, from) = course::begin(place, self.scope_id, holds);
+        (self.phase, from) = course::begin(place, self.scope_id, holds || self.is_unsure());
         self.kept = from;
         let applied = self.kept;
         self.tools.progress.send_modify(|progress| progress.applied = applied);
@@ -169,8 +175,14 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             else {
                 return Ok(());
             };
-            (self.phase, from) = course::go_on(next, self.phase, self.kept, holds);
+            (self.phase, from) = course::go_on(next, self.phase, self.kept, holds || self.is_unsure());
+            self.kept = from;
         }
+    }
+
+    /// Whether `apply` may have what the storage has not.
+    fn is_unsure(&self) -> bool {
+        !self.tools.unkept.left().is_empty()
     }
 
     /// Asks the storage, however often that has to be tried; none when the replica is stopped.
@@ -333,11 +345,13 @@ impl<S: ReplicaStorage> Driver<'_, S> {
                 return Ok((apply, false));
             }
             let seen = Arc::new(seen);
+            let unkept = self.tools.unkept.left();
             let vanished = self.ask("looking for what has vanished", move |storage| {
-                let mut vanished = Vec::new();
+                let mut vanished = unkept.clone();
+                vanished.retain(|key, _| course::has_vanished(seen.contains(key)));
                 storage.for_each_key(&mut |key, held| {
                     if course::has_vanished(seen.contains(key)) {
-                        vanished.push((key.clone(), held.version));
+                        vanished.insert(key.clone(), held.version);
                     }
                 })?;
                 Ok(vanished)
@@ -379,6 +393,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
                 collector.reconcile = self.reconcile_timer();
             }
             self.phase = self.phase.completed();
+            self.tools.unkept.settled();
             self.tools.progress.send_modify(|progress| progress.caught_up = true);
         }
         Ok((apply, goes_on))

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::course::Phase;
 use super::retry::{RetryPolicy, Tries};
 use super::storage::{Held, ReplicaPlace};
+use super::unkept::Unkept;
 use super::{Batch, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError};
 use crate::store::{Key, KvEntry, KvUpdate};
 
@@ -41,6 +42,7 @@ pub(super) struct Tools {
     pub(super) retry: RetryPolicy,
     pub(super) stop: CancellationToken,
     pub(super) progress: watch::Sender<ReplicaProgress>,
+    pub(super) unkept: Unkept,
 }
 
 /// Does it. `apply` is lent, and comes back with the result.
@@ -96,6 +98,7 @@ impl Tools {
         let batch = Batch { updates: Arc::new(updates), cursor: place.map(|place| place.cursor()) };
         let count = batch.updates.iter().filter(|update| update.entry().is_some()).count();
         let mut tries = self.retry.tries();
+        self.unkept.given(&batch);
         loop {
             let Err(error) = apply(batch.clone()).await else { break };
             let source = Arc::from(error.into());
@@ -113,6 +116,7 @@ impl Tools {
                 return Ok(Done::GivenUp);
             }
         }
+        self.unkept.kept();
         self.progress.send_modify(|progress| {
             progress.applied = place.map(|place| place.cursor());
             (progress.unapplied, progress.unapplied_since) = (0, None);

@@ -4,8 +4,11 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::time::SystemTime;
 
-use super::KeyValue;
-use crate::store::{KvOperation, VersionToken};
+use super::error::type_name;
+use super::key_value::decode_entry;
+use super::read::typed_key;
+use super::{ByteDeserialize, KeyValue, KvReadError};
+use crate::store::{KvEntry, KvOperation, VersionToken};
 
 /// A record with the version that its key has, to be compared when it is written back.
 ///
@@ -39,6 +42,22 @@ pub struct TypedEntry<T> {
 impl<T> TypedEntry<T> {
     pub(super) fn new(value: T, version: VersionToken, created: Option<SystemTime>) -> Self {
         Self { value, version, created }
+    }
+
+    /// The record that an entry stands for, as a typed read of it would give it: for entries that were kept somewhere, as
+    /// in the log of a [replica](crate::replica).
+    ///
+    /// # Errors
+    /// Those of a typed read for what does not decode, belongs under another key, or breaks the rule of its type;
+    /// [`KvReadError::Absent`] for a tombstone.
+    pub fn decode(entry: &KvEntry) -> Result<Self, KvReadError>
+    where
+        T: KeyValue<Value: ByteDeserialize>,
+    {
+        if entry.is_tombstone() {
+            return Err(KvReadError::Absent { type_name: type_name::<T>(), key: entry.key.clone() });
+        }
+        decode_entry(typed_key::<T>(&entry.key)?, entry)
     }
 
     /// The record alone.

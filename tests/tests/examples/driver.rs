@@ -218,12 +218,27 @@ impl Process {
     /// Ends it with SIGTERM, which has to end it well, and waits for its last line.
     #[track_caller]
     pub(crate) fn terminate(mut self, last: &str) -> String {
+        self.told_to_end();
+        self.until_printed(&format!("{last}\n"));
+        self.printed().trim_end().to_owned()
+    }
+
+    /// The same where only the beginning of its last line is known.
+    #[track_caller]
+    pub(crate) fn terminate_with(mut self, beginning: &str) -> String {
+        self.told_to_end();
+        until("its last line is there", || {
+            let printed = self.printed();
+            printed.lines().next_back()?.starts_with(beginning).then(|| printed.trim_end().to_owned())
+        })
+    }
+
+    #[track_caller]
+    fn told_to_end(&mut self) {
         let pid = self.running.child.id().to_string();
         assert!(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid]).status().unwrap().success());
         let status = self.running.ended();
         assert!(status.success(), "{status}");
-        self.until_printed(&format!("{last}\n"));
-        self.printed().trim_end().to_owned()
     }
 }
 

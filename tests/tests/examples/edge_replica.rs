@@ -10,6 +10,7 @@ use shizuku_kv::snapshot::{self, SnapshotError};
 use shizuku_kv::{Connection, Store, connect};
 use shizuku_kv_tests::{NatsServer, unique};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 use crate::driver::{Example, Process, demonstrate, until};
 
@@ -173,16 +174,12 @@ async fn a_node_that_is_killed_over_and_over_has_the_right_routes_in_the_end() {
     let node = Node::new(NatsServer::shared());
     let mut random = Random::new();
     let rounds = if std::env::var_os("SHIZUKU_LONG").is_some() { 60 } else { 8 };
-    let store = connect(&NatsServer::shared().url()).await.unwrap().store(&node.store).await.unwrap();
-    let (writes, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let writer = write(store, Random(random.next()), Arc::clone(&writes), Arc::clone(&is_over));
-    let writer = tokio::spawn(writer);
+    let writer = Writer::start(&node, Random(random.next())).await;
     let at_last = tokio::task::block_in_place(|| {
         let (mut kept, mut at_last) = (0, None);
         for _ in 0..rounds {
             let running = node.serve();
-            let then = writes.load(Ordering::Relaxed) + random.below(600);
-            until("more is written", || (writes.load(Ordering::Relaxed) >= then).then_some(()));
+            writer.until_written(random.below(600));
             running.kill();
             at_last = match snapshot::load(node.log()) {
                 Ok(state) => state.cursor.map(|cursor| cursor.position()),
@@ -197,54 +194,45 @@ async fn a_node_that_is_killed_over_and_over_has_the_right_routes_in_the_end() {
         }
         at_last
     });
-    is_over.store(true, Ordering::Relaxed);
-    let (routes, last) = writer.await.unwrap();
+    let (routes, last) = writer.end().await;
 
     let (running, printed) = node.start();
     let place =
         at_last.map_or(", and no position to go on from".to_owned(), |at| format!(" up to position {at}"));
     assert!(printed[0].ends_with(&place), "{} after a kill at {at_last:?}", printed[0]);
     running.terminate(&format!("stopped at position {last}"));
-    let routes: Vec<_> = routes.iter().map(|(host, address)| format!("{host}: {address}")).collect();
-    assert_eq!(node.list().lines().collect::<Vec<_>>(), routes);
+    assert_eq!(node.list().lines().collect::<Vec<_>>(), lines(&routes));
 }
 
-/// Writes and deletes without a pause until that is over, and returns what is there then, and the last position.
-async fn write(
-    store: Store,
-    mut random: Random,
-    writes: Arc<AtomicU64>,
-    is_over: Arc<AtomicBool>,
-) -> (BTreeMap<String, String>, u64) {
-    let (mut routes, mut last) = (BTreeMap::new(), None);
-    while !is_over.load(Ordering::Relaxed) {
-        let host = format!("host{}", random.below(12));
-        let key = format!("route.{host}");
-        if random.below(4) == 0 {
-            last = store.delete(key).await.unwrap().as_u64();
-            routes.remove(&host);
-        } else {
-            let address = format!("10.0.0.1:{}", random.below(60_000));
-            let text = format!(r#"{{"host": "{host}", "address": "{address}"}}"#);
-            last = store.put(key, text).await.unwrap().as_u64();
-            routes.insert(host, address);
-        }
-        writes.fetch_add(1, Ordering::Relaxed);
-    }
-    (routes, last.unwrap())
-}
-
-#[test]
-fn a_node_that_is_told_to_end_keeps_everything_first() {
+/// What it has told is what it has applied; whatever it is at when SIGTERM comes, that is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_told_to_end_keeps_everything_first() {
     let node = Node::new(NatsServer::shared());
-    node.set("a.example", "10.0.0.1:80");
-    let (running, _) = node.start();
-    let position = node.set("a.example", "10.0.0.2:80");
-    // It says so before it is kept.
-    running.until_printed("a.example: 10.0.0.1:80 -> 10.0.0.2:80\n");
-    running.terminate(&format!("stopped at position {position}"));
-    assert_eq!(node.position(), Some(position));
-    assert_eq!(node.lookup("a.example"), "10.0.0.2:80");
+    let mut random = Random::new();
+    let rounds = if std::env::var_os("SHIZUKU_LONG").is_some() { 40 } else { 8 };
+    let writer = Writer::start(&node, Random(random.next())).await;
+    tokio::task::block_in_place(|| {
+        let mut told = BTreeMap::new();
+        for _ in 0..rounds {
+            let (running, _) = node.start();
+            writer.until_written(random.below(300));
+            let printed = running.terminate_with("stopped at position ");
+            let (changes, stopped) = printed.rsplit_once('\n').unwrap();
+            for line in changes.lines().filter(|line| line.starts_with("host")) {
+                let (host, change) = line.split_once(": ").unwrap();
+                match change.strip_prefix("gone") {
+                    Some(_) => drop(told.remove(host)),
+                    None => drop(told.insert(host.to_owned(), change.rsplit(' ').next().unwrap().to_owned())),
+                }
+            }
+            let position = node.position().unwrap();
+            assert_eq!(stopped, format!("stopped at position {position}"));
+            assert_eq!(node.list().lines().collect::<Vec<_>>(), lines(&told), "at position {position}");
+        }
+    });
+    let (routes, last) = writer.end().await;
+    node.start().0.terminate(&format!("stopped at position {last}"));
+    assert_eq!(node.list().lines().collect::<Vec<_>>(), lines(&routes));
 }
 
 #[test]
@@ -353,6 +341,9 @@ fn a_node_has_its_routes_while_the_server_is_away() {
     running.until_printed("\nthe store is heard from again\n");
     node.set("b.example", "10.0.0.2:80");
     running.until_printed("b.example: new, 10.0.0.2:80\n");
+    node.until_kept(2);
+    server.kill();
+    until("it knows", || (running.printed().matches("not heard from").count() == 2).then_some(()));
     let printed = running.terminate("stopped at position 2");
     assert_eq!(printed.matches("caught up").count(), 1, "{printed}");
 }
@@ -447,6 +438,64 @@ follow  new.example.com: new, 10.0.0.3:80
 follow  caught up: the restart cost 3 updates
 stop    at position 1003
 close   the log is removed, and the store deleted";
+
+/// Routes, each as `list` prints it.
+fn lines(routes: &BTreeMap<String, String>) -> Vec<String> {
+    routes.iter().map(|(host, address)| format!("{host}: {address}")).collect()
+}
+
+/// Sets and removes routes without a pause, until it is told to end.
+struct Writer {
+    task: JoinHandle<(BTreeMap<String, String>, u64)>,
+    writes: Arc<AtomicU64>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Writer {
+    async fn start(node: &Node, random: Random) -> Self {
+        let store = connect(&NatsServer::shared().url()).await.unwrap().store(&node.store).await.unwrap();
+        let (writes, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let task = tokio::spawn(write(store, random, Arc::clone(&writes), Arc::clone(&is_over)));
+        Self { task, writes, is_over }
+    }
+
+    /// Waits for so many more.
+    #[track_caller]
+    fn until_written(&self, more: u64) {
+        let then = self.writes.load(Ordering::Relaxed) + more;
+        until("more is written", || (self.writes.load(Ordering::Relaxed) >= then).then_some(()));
+    }
+
+    /// What is there then, and the last position.
+    async fn end(self) -> (BTreeMap<String, String>, u64) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.task.await.unwrap()
+    }
+}
+
+async fn write(
+    store: Store,
+    mut random: Random,
+    writes: Arc<AtomicU64>,
+    is_over: Arc<AtomicBool>,
+) -> (BTreeMap<String, String>, u64) {
+    let (mut routes, mut last) = (BTreeMap::new(), None);
+    while !is_over.load(Ordering::Relaxed) {
+        let host = format!("host{}", random.below(12));
+        let key = format!("route.{host}");
+        if random.below(4) == 0 {
+            last = store.delete(key).await.unwrap().as_u64();
+            routes.remove(&host);
+        } else {
+            let address = format!("10.0.0.1:{}", random.below(60_000));
+            let text = format!(r#"{{"host": "{host}", "address": "{address}"}}"#);
+            last = store.put(key, text).await.unwrap().as_u64();
+            routes.insert(host, address);
+        }
+        writes.fetch_add(1, Ordering::Relaxed);
+    }
+    (routes, last.unwrap())
+}
 
 /// SplitMix64 (Steele, Lea, Flood).
 struct Random(u64);

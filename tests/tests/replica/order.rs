@@ -1,8 +1,8 @@
 //! What `apply` gets, and in which order.
 
+use shizuku_kv::replica::CancellationToken;
 use shizuku_kv::replica::{MemoryStorage, Replica};
 use shizuku_kv::{BatchConfig, KvUpdate, WatchScope, watch_applied};
-use tokio_util::sync::CancellationToken;
 
 use crate::disk::Disk;
 use crate::script::{Script, cursor};

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use shizuku_kv::replica::CancellationToken;
 use shizuku_kv::replica::{Batch, Held, Replica, ReplicaPlace, ReplicaStorage, RetryPolicy, StorageError};
 use shizuku_kv::{BatchConfig, Connection, Key, KvError, KvOperation, KvUpdate, Store, WatchScope, connect};
 use tokio::sync::OwnedMutexGuard;
-use tokio_util::sync::CancellationToken;
 
 use crate::support::Refused;
 

@@ -1,6 +1,6 @@
 //! Repairs: what has vanished is dropped, what is known is not told again, and no place is kept before the end.
 
-use shizuku_kv::replica::{Replica, RetryPolicy};
+use shizuku_kv::replica::{Replica, RetryPolicy, StorageError};
 use shizuku_kv::{BatchConfig, KvOperation, KvUpdate, VersionToken, WatchScope};
 use shizuku_kv_tests::eventually;
 
@@ -271,5 +271,42 @@ async fn tombstones_in_the_state_are_told() {
     assert_eq!(follower.asks.up_to(".").await, ["-a", "-unknown", "b=2", "."]);
     settle().await;
     eventually("it is kept", async || disk.words() == ["b=2"]).await;
+    follower.stop().await;
+}
+
+/// `apply` has them, and the storage never had.
+#[tokio::test]
+async fn what_was_applied_and_not_kept_vanishes_too() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    let mut follower = Follower::start(
+        Replica::new(&script.store, WatchScope::All).storage(disk.clone()).retry(RetryPolicy::never()),
+    );
+    let feed = script.accept().await;
+    // The first is given back as not done, perhaps half of it was; the second is done, and not kept.
+    feed.say(1, "a=1").say(2, ".");
+    follower.asks.next().await.fail("half of it");
+    let (replica, outcome) = follower.end().await;
+    assert!(outcome.is_err());
+    let mut follower = Follower::start(replica);
+    script.accept().await.say(3, "b=1").say(4, ".");
+    disk.fail("commit", 1, StorageError::fatal);
+    assert_eq!(follower.asks.done().await, ["b=1"]);
+    let (replica, outcome) = follower.end().await;
+    assert!(outcome.is_err());
+    assert_eq!(disk.words(), [""; 0]);
+    let mut follower = Follower::start(replica);
+    script.accept().await.say(5, "c=1").say(6, ".");
+    assert_eq!(follower.asks.done().await, ["c=1"]);
+    assert_eq!(sorted(follower.asks.done().await), ["~a", "~b"]);
+    assert_eq!(follower.asks.done().await, ["."]);
+    follower.current().await;
+    let (replica, _, _) = follower.stop().await;
+    assert_eq!(disk.words(), ["c=1"]);
+    // That is settled.
+    disk.lose_place();
+    let mut follower = Follower::start(replica);
+    script.accept().await.say(5, "c=1").say(6, ".");
+    assert_eq!(follower.asks.done().await, ["."]);
     follower.stop().await;
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use shizuku_kv::replica::CancellationToken;
 use shizuku_kv::replica::{MemoryStorage, Replica, ReplicaError, RetryPolicy};
 use shizuku_kv::{BatchConfig, WatchScope, watch_applied};
-use tokio_util::sync::CancellationToken;
 
 use crate::script::Script;
 use crate::support::{Follower, Refused, asking, memory, write};

@@ -5,9 +5,9 @@ use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use shizuku_kv::replica::CancellationToken;
 use shizuku_kv::replica::{Batch, MemoryStorage, Replica};
 use shizuku_kv::{BatchConfig, WatchScope, watch_applied};
-use tokio_util::sync::CancellationToken;
 
 use crate::support::{memory, real, write};
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use shizuku_kv::replica::CancellationToken;
 use shizuku_kv::replica::{Replica, RetryPolicy, StorageError};
 use shizuku_kv::{BatchConfig, WatchScope, connect};
 use shizuku_kv_tests::{NatsServer, eventually};
-use tokio_util::sync::CancellationToken;
 
 use crate::disk::Disk;
 use crate::script::{Script, away, cursor};

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use shizuku_kv::replica::CancellationToken;
 use shizuku_kv::replica::{Batch, Replica, ReplicaError, ReplicaMonitor, ReplicaStorage, RetryPolicy};
 use shizuku_kv::{Connection, KvOperation, KvUpdate, Store, WatchCursor, connect};
 use shizuku_kv_tests::{NatsServer, unique};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 /// Why an `apply` of a test failed.
 #[derive(Debug, PartialEq, Eq)]

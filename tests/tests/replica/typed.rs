@@ -4,9 +4,9 @@ use std::convert::Infallible;
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
+use shizuku_kv::replica::CancellationToken;
 use shizuku_kv::replica::{Replica, TypedBatch};
 use shizuku_kv::{BatchConfig, KeyValue, KvOperation, KvReadError, TypedUpdate, WatchScope};
-use tokio_util::sync::CancellationToken;
 
 use crate::disk::Disk;
 use crate::support::stores;

@@ -60,7 +60,7 @@ impl Change {
                 let held = at.held();
                 KvUpdate::from(KvEntry::tombstone(
                     key(number),
-                    KvOperation::Delete,
+                    KvOperation::Vanished,
                     held.version,
                     held.created,
                 ))
