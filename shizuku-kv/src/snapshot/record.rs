@@ -40,7 +40,9 @@ pub(super) fn encode(out: &mut Vec<u8>, entry: &KvEntry, deletion: bool) {
     fixed[4..8].copy_from_slice(&(value.len() as u32).to_le_bytes());
     fixed[8..12].copy_from_slice(&nanos.to_le_bytes());
     fixed[12..20].copy_from_slice(&seconds.to_le_bytes());
-    out.reserve(FIXED + VersionToken::MAX_LEN + entry.key.len() + value.len());
+    // Exactly: a record of its own is made with just as much room.
+    let version_len = if number.is_some() { NUMBER_LEN } else { opaque.len() };
+    out.reserve(FIXED + version_len + entry.key.len() + value.len());
     out.extend_from_slice(&fixed);
     match number {
         Some(number) => out.extend_from_slice(&number.to_le_bytes()),

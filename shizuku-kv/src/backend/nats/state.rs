@@ -14,11 +14,11 @@
 //! newer, and where that does not come about in a while, another consumer is due, until one is at the leader. Numbers of
 //! subjects are only taken from there.
 
-use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::hash_table::{Entry, HashTable};
 use tokio::time::Instant;
 
 use super::bucket::{self, StreamInfo};
@@ -219,13 +219,21 @@ fn completes(place: &Place, waiting: u64, floor: u64) -> bool {
 #[derive(Debug, Default)]
 struct Seen {
     keys: [RandomState; 2],
-    hashes: HashSet<(u64, u64)>,
+    /// By the first half: it need not be hashed again.
+    hashes: HashTable<(u64, u64)>,
 }
 
 impl Seen {
     /// Whether the subject is new.
     fn insert(&mut self, subject: &str) -> bool {
-        self.hashes.insert((self.keys[0].hash_one(subject), self.keys[1].hash_one(subject)))
+        let hash = (self.keys[0].hash_one(subject), self.keys[1].hash_one(subject));
+        match self.hashes.entry(hash.0, |seen| *seen == hash, |seen| seen.0) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(hash);
+                true
+            }
+        }
     }
 
     fn len(&self) -> usize {
