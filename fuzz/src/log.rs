@@ -66,7 +66,11 @@ pub fn examples() -> Vec<Vec<u8>> {
     // The put from before in a part, and a part that has no end.
     let part = [&[1][..], &((record.len() - 16) as u16).to_le_bytes(), &record[..record.len() - 16]].concat();
     let parts = [&[1, 9, 100, 0, 0, 0][..], &part, &[2, 16, 0], &[0; 16], &part].concat();
-    let strange = [&forged[..], &[0x42, 16, 0], &[0; 16]].concat();
+    // Another put behind it, in a frame that was written behind another one.
+    let mut strange = forged.clone();
+    strange.extend([&[0x42][..], &forged[7..]].concat());
+    let key = strange.len() - 18;
+    strange[key] = b'b';
     vec![[&[0], &file[..]].concat(), forged, parts, strange, [&[2], &steps[..]].concat()]
 }
 
@@ -199,7 +203,7 @@ fn cursor(position: u64) -> WatchCursor {
 }
 
 fn put(key: u8, len: usize, number: u64) -> KvUpdate {
-    let version = if key % 2 == 0 {
+    let version = if key.is_multiple_of(2) {
         VersionToken::from_u64(number)
     } else {
         VersionToken::opaque(&number.to_be_bytes()[usize::from(key % 8)..]).unwrap()
@@ -237,7 +241,7 @@ fn goes_on(path: &Path, input: &mut Input<'_>) {
                 writer.append(&KvUpdate::from(tombstone)).unwrap();
             }
             3 | 4 => {
-                let cursor = (input.byte() % 2 == 0).then(|| cursor(number));
+                let cursor = input.byte().is_multiple_of(2).then(|| cursor(number));
                 writer.checkpoint(cursor.as_ref()).unwrap();
                 states.push((pending.clone(), cursor));
             }

@@ -12,6 +12,7 @@
     reason = "a benchmark that cannot go on ends"
 )]
 
+#[allow(unused_imports, reason = "no server is needed here")]
 mod support;
 
 use std::collections::HashMap;

@@ -48,7 +48,9 @@ pub enum SnapshotError {
     },
 
     /// Another writer, of this process or another, has the file open.
-    #[error("snapshot {path:?} is open in another writer, which holds {path:?}.lock; close that first")]
+    #[error(
+        "snapshot {path:?} is open in another writer, which holds the lock file beside it; close that first"
+    )]
     Locked {
         /// The file.
         path: PathBuf,

@@ -300,6 +300,24 @@ impl SnapshotWriter {
         rolled_back
     }
 
+    /// Ends as a process that is killed does, without farewell; but no thread is left behind.
+    #[cfg(test)]
+    pub(super) fn kill(mut self) {
+        self.take_compaction(true);
+        self.shared.stop();
+        if let Some(thread) = self.syncing.take() {
+            let _ = thread.join();
+        }
+        self.closed = true;
+    }
+
+    /// Tells whether its threads were told to end.
+    #[cfg(test)]
+    pub(super) fn stopping(&self) -> impl Fn() -> bool + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || shared.is_stopping()
+    }
+
     fn empty_buffer(&mut self) {
         self.buffer.truncate(FRAME_HEADER);
         // What one large value needed is not kept for the small ones after it.
@@ -398,11 +416,8 @@ fn open_log(
     let (file, header, loaded) = match open {
         Some(there) => {
             // A crash between a renaming and its sync may have left a file here that the directory on the disk does not
-            // know of.
-            if durable {
-                disk.sync_dir(path)
-                    .map_err(|source| SnapshotError::io(path, "sync the directory of", source))?;
-            }
+            // know of. Whatever the policy: somebody may ask for a sync later, which is one of the file only.
+            disk.sync_dir(path).map_err(|source| SnapshotError::io(path, "sync the directory of", source))?;
             there
         }
         None => {

@@ -27,7 +27,7 @@ fn place(batch: u64) -> ReplicaPlace {
 
 /// Every twentieth batch is without a place, as in a repair.
 fn has_place(batch: u64) -> bool {
-    batch % 20 != 0
+    !batch.is_multiple_of(20)
 }
 
 /// What a batch changes; the key `batch` says which one it is, also where there is no place.

@@ -187,8 +187,7 @@ fn each_policy_gives_the_state_back_after_the_process_ends() {
         let (mut writer, _) = open_on(&disk, options().sync(policy)).unwrap();
         writer.append(&put("a", b"1", 1)).unwrap();
         writer.checkpoint(Some(&cursor(1))).unwrap();
-        // Neither closed nor dropped.
-        std::mem::forget(writer);
+        writer.kill();
         let (_, state) = open_on(&disk, options().sync(policy)).unwrap();
         assert_eq!((state.cursor, state.entries.len()), (Some(cursor(1)), 1), "{policy:?}");
     }

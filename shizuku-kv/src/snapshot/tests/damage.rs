@@ -39,7 +39,7 @@ fn a_log_that_was_cut_anywhere_can_be_gone_on_with() {
             let update = put("new", &[5; 50], 1);
             writer.append(&update).unwrap();
             writer.checkpoint(Some(&cursor(99))).unwrap();
-            std::mem::forget(writer);
+            writer.kill();
             let mut whole = disk.content(Path::new(PATH));
             apply(&mut expected.state, &update);
             expected.cursor = Some(cursor(99));

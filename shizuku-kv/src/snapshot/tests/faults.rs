@@ -169,6 +169,10 @@ fn check(plan: Plan) -> u64 {
     batches().iter().flatten().for_each(|update| apply(&mut expected.state, update));
     let state = load_on(&run.disk).unwrap_or_else(|error| panic!("{plan:?}: {error}\n{log:#?}"));
     assert_eq!(Point::of(&state), expected, "{plan:?}");
+    // All of it was acknowledged.
+    let state =
+        load_on(&run.disk.with_only_what_is_synced()).unwrap_or_else(|error| panic!("{plan:?}: {error}"));
+    assert_eq!(Point::of(&state), expected, "{plan:?}");
     // And again, after what was left has been tidied up.
     let (writer, state) = open_on(&run.disk, options()).unwrap();
     assert_eq!(Point::of(&state), expected, "{plan:?}");
@@ -212,6 +216,14 @@ fn a_full_disk_is_retryable_and_a_poisoned_writer_is_not() {
     disk.plan(Plan { at: Some(0), count: 1, fault: Some(Fault::Error(ErrorKind::StorageFull)) });
     let error = writer.checkpoint(None).unwrap_err();
     assert!(error.is_retryable() && matches!(error, SnapshotError::Io { offset: Some(64), .. }), "{error}");
+    // Half of a write is cut off: it would only take room, where there is none.
+    disk.plan(Plan { at: Some(0), count: 1, fault: Some(Fault::Short) });
+    writer.checkpoint(None).unwrap();
+    writer.append(&put("a", b"1", 2)).unwrap();
+    disk.plan(Plan { at: Some(1), count: 1, fault: Some(Fault::Error(ErrorKind::StorageFull)) });
+    disk.shorten_next_write();
+    writer.checkpoint(None).unwrap_err();
+    assert_eq!(disk.content(Path::new(PATH)).len() as u64, writer.file_len());
     writer.checkpoint(None).unwrap();
     assert_eq!(load_on(&disk).unwrap().entries.len(), 1);
 
@@ -239,11 +251,7 @@ fn a_compaction_that_fails_is_tried_again_after_more_growth() {
             writer.checkpoint(None).unwrap();
         }
     };
-    let settle = |writer: &SnapshotWriter| {
-        while writer.is_compacting() {
-            std::thread::yield_now();
-        }
-    };
+    let settle = |writer: &SnapshotWriter| wait_until("the compaction", || !writer.is_compacting());
     grow_to(&mut writer, threshold - 200);
     assert!(writer.last_compaction_error().is_none() && !writer.is_compacting());
     // Its file cannot be created: the only name that is opened from here on.

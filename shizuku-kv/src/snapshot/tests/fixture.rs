@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -166,6 +166,15 @@ pub(super) fn seeds(few: u64, many: u64) -> Vec<u64> {
     match std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => vec![seed],
         None => (0..if is_long() { many } else { few }).map(|_| fastrand::u64(..)).collect(),
+    }
+}
+
+/// Returns once it is so.
+pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < limit, "{what} did not come");
+        std::thread::yield_now();
     }
 }
 

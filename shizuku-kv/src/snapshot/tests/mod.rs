@@ -9,3 +9,4 @@ mod fixture;
 mod model;
 mod power;
 mod sim;
+mod together;

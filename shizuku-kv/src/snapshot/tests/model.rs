@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::record::shape;
 use super::super::{SnapshotOptions, SyncPolicy};
 use super::fixture::*;
-use super::sim::SimDisk;
+use super::sim::{Plan, SimDisk};
 
 /// Checkpoints, compactions of both kinds, discards and reopenings, in any order: what is loaded is always the state at
 /// the last checkpoint.
@@ -31,11 +31,7 @@ fn history(random: &mut fastrand::Rng, steps: usize) {
                 (writer, appended) = (reopened, point.clone());
             }
             1 => {
-                // As after a crash of the process: no farewell, but what runs in the background goes on.
-                while writer.is_compacting() {
-                    std::thread::yield_now();
-                }
-                std::mem::forget(writer);
+                writer.kill();
                 let (reopened, state) = open_on(&disk, options).unwrap();
                 assert_eq!(Point::of(&state), point);
                 (writer, appended) = (reopened, point.clone());
@@ -82,14 +78,33 @@ fn a_log_does_not_outgrow_what_lives_in_it() {
         writer.append(&put(&format!("key.{}", version % 10), &[1; 20], version)).unwrap();
         writer.checkpoint(Some(&cursor(version))).unwrap();
         // One that has begun is waited for, so that the length does not depend on the speed of a thread.
-        while writer.is_compacting() {
-            std::thread::yield_now();
-        }
+        wait_until("the compaction", || !writer.is_compacting());
         longest = longest.max(writer.file_len());
     }
     assert!(longest < 3500, "{longest}");
     let state = load_on(&disk).unwrap();
     assert_eq!((state.entries.len(), state.cursor), (10, Some(cursor(499))));
+}
+
+#[test]
+fn a_log_in_which_most_lives_is_not_compacted_again_and_again() {
+    let disk = SimDisk::default();
+    let (mut writer, _) = open_on(&disk, SnapshotOptions::new().compaction_threshold(1000)).unwrap();
+    for version in 0..80 {
+        writer.append(&put(&format!("key.{}", version % 40), &[1; 40], version)).unwrap();
+    }
+    writer.checkpoint(None).unwrap();
+    wait_until("the compaction", || !writer.is_compacting());
+    writer.checkpoint(Some(&cursor(1))).unwrap();
+    assert!(writer.last_compaction_error().is_none());
+    assert!(writer.file_len() > 2000, "{} live", writer.file_len());
+    disk.plan(Plan::default());
+    for version in 0..10 {
+        writer.append(&put("key.0", b"", 100 + version)).unwrap();
+        writer.checkpoint(None).unwrap();
+        wait_until("the compaction", || !writer.is_compacting());
+    }
+    assert!(!disk.log().iter().any(|line| line.contains(".compact")), "{:?}", disk.log());
 }
 
 #[test]

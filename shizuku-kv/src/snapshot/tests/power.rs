@@ -50,16 +50,9 @@ fn lives(seed: u64, random: &mut fastrand::Rng) {
         let at_end = write(&mut writer, random, &mut version, &mut points, &mut durable, policy);
         disk.plan(Plan::default());
         match random.u8(0..4) {
-            // Only the process ends: with a farewell, or killed, which a thread that syncs would survive here.
-            0 if random.bool() || matches!(policy, SyncPolicy::Interval(time) if time.as_secs() == 0) => {
-                drop(writer);
-            }
-            0 => {
-                while writer.is_compacting() {
-                    std::thread::yield_now();
-                }
-                std::mem::forget(writer);
-            }
+            // Only the process ends: with a farewell, or killed.
+            0 if random.bool() => drop(writer),
+            0 => writer.kill(),
             1 => {
                 let after = disk.after_power_loss(random);
                 drop(writer);
@@ -78,7 +71,7 @@ fn lives(seed: u64, random: &mut fastrand::Rng) {
                     let _ = writer.append(&update);
                 }
                 let after = disk.after_power_loss(random);
-                std::mem::forget(writer);
+                writer.kill();
                 disk = after;
             }
         }
@@ -144,12 +137,9 @@ fn a_sync_on_time_comes_without_another_checkpoint() {
     writer.append(&put("a", b"1", 1)).unwrap();
     writer.checkpoint(None).unwrap();
     // Only what was synced is there after this.
-    let mut tries = 0;
-    while !load_on(&disk.with_only_what_is_synced()).is_ok_and(|state| state.entries.len() == 1) {
-        std::thread::yield_now();
-        tries += 1;
-        assert!(tries < 10_000_000, "it never comes");
-    }
+    wait_until("a sync", || {
+        load_on(&disk.with_only_what_is_synced()).is_ok_and(|state| state.entries.len() == 1)
+    });
 }
 
 #[test]
@@ -161,18 +151,9 @@ fn a_sync_on_time_that_fails_is_told_by_the_next_call() {
     // The write passes, the sync after it does not.
     disk.plan(Plan { at: Some(1), count: 1, fault: Some(Fault::Error(std::io::ErrorKind::Other)) });
     writer.checkpoint(None).unwrap();
-    while !disk.log().iter().any(|line| line.ends_with("FAILS")) {
-        std::thread::yield_now();
-    }
-    let mut tries = 0;
-    let error = loop {
-        // The thread may be between the operation and the note of it.
-        match writer.sync() {
-            Err(error) => break error,
-            Ok(()) => tries += 1,
-        }
-        assert!(tries < 1_000_000, "nobody tells");
-    };
+    wait_until("the sync that fails", || disk.log().iter().any(|line| line.ends_with("FAILS")));
+    // Whoever syncs waits for the thread that does.
+    let error = writer.sync().unwrap_err();
     assert!(matches!(error, SnapshotError::Poisoned { .. }), "{error}");
     assert!(matches!(writer.checkpoint(None), Err(SnapshotError::Poisoned { .. })));
     assert!(matches!(writer.close(), Err(SnapshotError::Poisoned { .. })));

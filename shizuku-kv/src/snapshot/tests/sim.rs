@@ -1,9 +1,10 @@
 //! A disk in memory that fails when it is told to, and that forgets what was not synced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use super::super::disk::{Access, Disk, DiskFile};
 
@@ -82,6 +83,7 @@ struct State {
     operations: u64,
     plan: Plan,
     creates_nothing: bool,
+    shortens: bool,
     skipped: Option<&'static str>,
     log: Vec<String>,
 }
@@ -114,8 +116,15 @@ impl State {
     }
 }
 
+/// Where threads are made to wait: at the sync of a file.
+#[derive(Default)]
+struct Gates {
+    closed: BTreeSet<PathBuf>,
+    reached: BTreeSet<PathBuf>,
+}
+
 #[derive(Clone, Default)]
-pub(super) struct SimDisk(Arc<Mutex<State>>);
+pub(super) struct SimDisk(Arc<Mutex<State>>, Arc<(Mutex<Gates>, Condvar)>);
 
 impl SimDisk {
     pub(super) fn shared(&self) -> Arc<dyn Disk> {
@@ -137,6 +146,39 @@ impl SimDisk {
 
     pub(super) fn operations(&self) -> u64 {
         self.with(|state| state.operations)
+    }
+
+    /// The next write does half of its work, beside what is planned.
+    pub(super) fn shorten_next_write(&self) {
+        self.with(|state| state.shortens = true);
+    }
+
+    /// Holds up whoever is the next to sync this file.
+    pub(super) fn close_gate(&self, path: &str) {
+        let mut gates = self.1.0.lock().unwrap();
+        gates.reached.remove(Path::new(path));
+        gates.closed.insert(path.into());
+    }
+
+    /// Returns once somebody waits at the gate.
+    pub(super) fn wait_for_gate(&self, path: &str) {
+        let gates = self.1.0.lock().unwrap();
+        let is_free = |gates: &mut Gates| !gates.reached.contains(Path::new(path));
+        let (_gates, timeout) = self.1.1.wait_timeout_while(gates, Duration::from_secs(60), is_free).unwrap();
+        assert!(!timeout.timed_out(), "nobody comes to the gate at {path}");
+    }
+
+    pub(super) fn open_gate(&self, path: &str) {
+        self.1.0.lock().unwrap().closed.remove(Path::new(path));
+        self.1.1.notify_all();
+    }
+
+    fn pass_gate(&self, path: &Path) {
+        let mut gates = self.1.0.lock().unwrap();
+        if gates.closed.contains(path) && gates.reached.insert(path.to_owned()) {
+            self.1.1.notify_all();
+            drop(self.1.1.wait_while(gates, |gates| gates.closed.contains(path)).unwrap());
+        }
     }
 
     /// Operations of this kind neither count nor fail.
@@ -167,6 +209,11 @@ impl SimDisk {
         });
     }
 
+    fn of(nodes: Vec<Node>, names: BTreeMap<PathBuf, usize>) -> Self {
+        let state = State { nodes, names_on_disk: names.clone(), names, ..State::default() };
+        Self(Arc::new(Mutex::new(state)), Arc::default())
+    }
+
     /// What is there if nothing survives that was not synced.
     pub(super) fn with_only_what_is_synced(&self) -> Self {
         self.with(|state| {
@@ -174,12 +221,7 @@ impl SimDisk {
             let synced = |node: &Node| Node { now: node.on_disk.clone(), ..node.clone() };
             let mut nodes: Vec<_> = state.nodes.iter().map(synced).collect();
             nodes.iter_mut().for_each(|node| node.unsynced.clear());
-            Self(Arc::new(Mutex::new(State {
-                nodes,
-                names_on_disk: names.clone(),
-                names,
-                ..State::default()
-            })))
+            Self::of(nodes, names)
         })
     }
 
@@ -198,12 +240,7 @@ impl SimDisk {
                 }
             }
             let nodes = state.nodes.iter().map(|node| survived(node, random)).collect();
-            Self(Arc::new(Mutex::new(State {
-                nodes,
-                names_on_disk: names.clone(),
-                names,
-                ..State::default()
-            })))
+            Self::of(nodes, names)
         })
     }
 }
@@ -325,6 +362,7 @@ impl DiskFile for SimFile {
         self.disk.with(|state| {
             let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let len = match state.step("write", &name) {
+                None if std::mem::take(&mut state.shortens) => bytes.len() / 2,
                 None => bytes.len(),
                 Some(Fault::Error(kind)) => return Err(kind.into()),
                 Some(Fault::Short) if bytes.len() < 2 => return Err(io::ErrorKind::StorageFull.into()),
@@ -350,6 +388,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.disk.pass_gate(&self.path);
         self.disk.with(|state| {
             state.refuse("sync", &self.path)?;
             let node = &mut state.nodes[self.node];

@@ -1,0 +1,104 @@
+//! Replicas of shizuku-kv next to those of beyond-slipstream (`slipstream` below) and to what plain async-nats delivers.
+//!
+//! `benches/peers/run [--quick]` runs it; `README.md` says what is compared. The sides of a case take turns, and what
+//! counts is the ratio within a round. The last lines are one for each case: `case | ours | other | ratio | target | met`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a benchmark that cannot go on ends"
+)]
+
+mod applied;
+mod buckets;
+mod lines;
+mod logs;
+mod memory;
+mod ours;
+mod rates;
+mod slipstreams;
+#[path = "../../../shizuku-kv/benches/support/mod.rs"]
+mod support;
+mod turns;
+
+use std::path::PathBuf;
+
+use buckets::Buckets;
+use rates::Rates;
+use support::{Server, cores};
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    /// The numbers of keys over which the rates are drawn; the cases are of two of them.
+    sizes: &'static [usize],
+    cases: [usize; 2],
+    /// The most rounds of a case; large ones have fewer.
+    rounds: usize,
+}
+
+const FULL: Effort = Effort {
+    sizes: &[1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000],
+    cases: [100_000, 1_000_000],
+    rounds: 10,
+};
+const QUICK: Effort =
+    Effort { sizes: &[1000, 3000, 10_000, 30_000, 50_000], cases: [10_000, 50_000], rounds: 3 };
+
+impl Effort {
+    /// The rounds at so many keys.
+    pub(crate) fn rounds(self, keys: usize) -> usize {
+        match keys {
+            0..=100_000 => self.rounds,
+            100_001..=300_000 => self.rounds.min(6),
+            _ => self.rounds.min(3),
+        }
+    }
+
+    pub(crate) fn is_case(self, keys: usize) -> bool {
+        self.cases.contains(&keys)
+    }
+}
+
+const USAGE: &str = "usage: peers [--quick] [--csv FILE]";
+
+#[tokio::main]
+async fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let (mut effort, mut csv) = (FULL, None);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--quick" => effort = QUICK,
+            "--csv" => csv = Some(PathBuf::from(arguments.next().expect(USAGE))),
+            memory::CHILD => {
+                let arguments = arguments.collect::<Vec<_>>();
+                return tokio::spawn(memory::child(arguments)).await.expect("the measured process");
+            }
+            _ => {
+                eprintln!("{USAGE}");
+                std::process::exit(2);
+            }
+        }
+    }
+    tokio::spawn(run(effort, csv)).await.expect("the benchmark");
+}
+
+async fn run(effort: Effort, csv: Option<PathBuf>) {
+    let server = Server::start();
+    println!("nats-server {}, {} cores\n", server.version, cores());
+    let buckets = Buckets::fill(&server, effort.sizes).await;
+    let mut rates = Rates::default();
+    let batch = applied::best_batch(&buckets, effort.cases[0]).await;
+    let mut lines = applied::measure(&buckets, effort, batch, &mut rates).await;
+    lines.extend(logs::measure(effort, &mut rates).await);
+    if let Some(path) = csv {
+        std::fs::write(&path, rates.csv()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+    lines.extend(memory::measure(&buckets, effort, batch).await);
+    println!("\ncase | ours | other | ratio | target | met");
+    for line in lines {
+        println!("{line}");
+    }
+}

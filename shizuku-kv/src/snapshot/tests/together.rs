@@ -1,0 +1,105 @@
+//! What happens at the same time, with threads that are held up at chosen moments.
+
+use std::path::Path;
+
+use super::super::SnapshotWriter;
+use super::super::frame::FileHeader;
+use super::fixture::*;
+use super::sim::SimDisk;
+
+const COMPACT: &str = "/state.compact";
+
+fn write(writer: &mut SnapshotWriter, point: &mut Point, version: u64) {
+    let update = put(&format!("key.{}", version % 5), &[1; 20], version);
+    writer.append(&update).unwrap();
+    apply(&mut point.state, &update);
+    point.cursor = Some(cursor(version));
+    writer.checkpoint(point.cursor.as_ref()).unwrap();
+}
+
+#[test]
+fn appends_are_not_held_up_by_a_compaction_and_are_in_its_file() {
+    let disk = SimDisk::default();
+    let (mut writer, _) = open_on(&disk, options()).unwrap();
+    let mut point = Point::empty();
+    for version in 1..20 {
+        write(&mut writer, &mut point, version);
+    }
+    let before = writer.file_len();
+    // It has copied everything there was, and is about to sync that.
+    disk.close_gate(COMPACT);
+    writer.compact_in_background().unwrap();
+    disk.wait_for_gate(COMPACT);
+    for version in 20..23 {
+        write(&mut writer, &mut point, version);
+        assert_eq!(Point::of(&load_on(&disk).unwrap()), point);
+    }
+    let in_parts: Vec<_> = (0..10).map(|n| put(&format!("part.{n}"), &[2; 60], 100 + n)).collect();
+    in_parts.iter().for_each(|update| writer.append(update).unwrap());
+    assert!(writer.is_compacting());
+    disk.open_gate(COMPACT);
+    wait_until("the compaction", || !writer.is_compacting());
+    assert!(writer.last_compaction_error().is_none());
+    assert!(writer.file_len() < before);
+    // All of it was acknowledged as durable, and is so in the new file.
+    assert_eq!(Point::of(&load_on(&disk.with_only_what_is_synced()).unwrap()), point);
+    in_parts.iter().for_each(|update| apply(&mut point.state, update));
+    point.cursor = None;
+    writer.checkpoint(None).unwrap();
+    assert_eq!(Point::of(&load_on(&disk.with_only_what_is_synced()).unwrap()), point);
+}
+
+#[test]
+fn a_sync_that_ends_after_the_file_was_replaced_says_nothing_about_the_new_one() {
+    let disk = SimDisk::default();
+    // Once more, so that the gate knows the file by its name and not by the one that it was created with.
+    drop(open_on(&disk, options()).unwrap());
+    let (mut writer, _) = open_on(&disk, options()).unwrap();
+    let mut point = Point::empty();
+    for version in 1..20 {
+        write(&mut writer, &mut point, version);
+    }
+    disk.close_gate(COMPACT);
+    writer.compact_in_background().unwrap();
+    disk.wait_for_gate(COMPACT);
+    disk.close_gate(PATH);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            write(&mut writer, &mut point, 20);
+            (writer, point)
+        });
+        disk.wait_for_gate(PATH);
+        disk.open_gate(COMPACT);
+        wait_until("the new file", || !disk.paths().contains(&COMPACT.into()));
+        disk.open_gate(PATH);
+        let (writer, point) = writing.join().unwrap();
+        let content = disk.content(Path::new(PATH));
+        let header = FileHeader::from_bytes(content.first_chunk().unwrap()).unwrap();
+        assert!(header.sealed() <= content.len() as u64, "{header:?}, {} bytes", content.len());
+        assert_eq!(Point::of(&load_on(&disk.with_only_what_is_synced()).unwrap()), point);
+        drop(writer);
+    });
+}
+
+#[test]
+fn a_writer_that_is_dropped_while_it_compacts_leaves_the_log_alone() {
+    let disk = SimDisk::default();
+    let (mut writer, _) = open_on(&disk, options()).unwrap();
+    let mut point = Point::empty();
+    for version in 1..20 {
+        write(&mut writer, &mut point, version);
+    }
+    let content = disk.content(Path::new(PATH));
+    disk.close_gate(COMPACT);
+    writer.compact_in_background().unwrap();
+    disk.wait_for_gate(COMPACT);
+    let stopping = writer.stopping();
+    std::thread::scope(|scope| {
+        scope.spawn(|| drop(writer));
+        wait_until("the end", &stopping);
+        disk.open_gate(COMPACT);
+    });
+    assert_eq!(disk.paths(), [Path::new(PATH)]);
+    assert_eq!(disk.content(Path::new(PATH)), content);
+    assert_eq!(Point::of(&load_on(&disk).unwrap()), point);
+}
