@@ -200,7 +200,7 @@ async fn appending(directory: &Path, (rounds, count): (usize, usize)) -> String 
         || async { write_by_hand(&other, &all, BATCH, false) },
     )
     .await;
-    rates_line(&format!("append of {count} entries, {BATCH} a checkpoint"), &comparison, count, 2.0)
+    rates_line(&format!("append of {count} entries, {BATCH} a checkpoint"), &comparison, count, 1.5)
 }
 
 /// Checkpoints of one update each.

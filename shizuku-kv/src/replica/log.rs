@@ -217,10 +217,12 @@ impl LogReader {
         self.read().place
     }
 
-    /// Calls `visit` for each key that is held, in no particular order. Meanwhile the replica cannot go on: collect what
-    /// takes longer.
+    /// Calls `visit` for each key that is held, in no particular order: with the state as it is when this is called, while
+    /// the replica and other readers go on. Takes some 40 to 70 bytes for each key meanwhile; values are not copied.
     pub fn for_each(&self, visit: impl FnMut(SnapshotEntry<'_>)) {
-        self.read().entries.iter().for_each(visit);
+        // Not under the lock: once a commit waits for it, so does every reader, `visit` too.
+        let entries = self.read().entries.clone();
+        entries.iter().for_each(visit);
     }
 
     /// Calls `visit` for each key that is held, with its record or what is wrong with it; else as

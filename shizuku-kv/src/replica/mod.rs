@@ -132,7 +132,10 @@ where
     F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    Replica::new(store, scope).storage(storage).batch(batch).stop_on(stop).run(apply).await
+    let mut replica = Replica::new(store, scope).storage(storage).batch(batch).stop_on(stop);
+    let end = replica.run(apply).await;
+    replica.close().await;
+    end
 }
 
 /// A local copy of a scope of a store. The module's documentation says what it promises.
@@ -243,6 +246,16 @@ impl<S: ReplicaStorage> Replica<S> {
     pub fn reconcile_every(mut self, interval: Duration) -> Self {
         self.reconcile.interval = Some(interval);
         self
+    }
+
+    /// Closes the storage in a thread where that may block, and returns when it is closed. A replica that is dropped
+    /// closes it where it is dropped, or, with a [`LogStorage`], in the background.
+    ///
+    /// Dropping the future is safe: then nobody waits for it.
+    pub async fn close(self) {
+        let storage = self.into_storage().await;
+        // Where the runtime ends, it is closed by that.
+        let _ = tokio::task::spawn_blocking(move || drop(storage)).await;
     }
 
     /// The storage, when a commit that was begun by a run that was dropped has ended. For one that is to be closed, or used

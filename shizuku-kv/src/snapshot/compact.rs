@@ -106,6 +106,7 @@ fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
     if shared.is_stopping() {
         return Ok(Outcome::Stopped);
     }
+    log.check_name()?;
     new.copy(&mut scan(Span::known(copied, chain, log.good)), || true)?;
     let (new_good, new_good_chain) = (new.end(), new.chain);
     // The parts of a checkpoint whose end is still to come.
@@ -116,6 +117,7 @@ fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
     log.file = Arc::clone(&new.file);
     log.header = new.header;
     log.generation += 1;
+    log.found = 0;
     (log.end, log.chain) = (new.end(), new.chain);
     (log.good, log.good_chain) = (new_good, new_good_chain);
     // Until then a crash of the machine may bring the old file back, without what comes next.

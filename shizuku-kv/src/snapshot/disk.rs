@@ -51,6 +51,11 @@ pub(super) trait DiskFile: Send + Sync {
 
     /// Returns once what was written is durable, and the length too.
     fn sync(&self) -> io::Result<()>;
+
+    /// Whether this is still the file of that name.
+    fn is_at(&self, _path: &Path) -> bool {
+        true
+    }
 }
 
 /// Reads until the buffer is full or the file ends; how much there was.
@@ -166,5 +171,16 @@ impl DiskFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    #[cfg(unix)]
+    fn is_at(&self, path: &Path) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        // What cannot be looked at may be there.
+        let Ok(own) = self.metadata() else { return true };
+        match fs::metadata(path) {
+            Ok(named) => (named.dev(), named.ino()) == (own.dev(), own.ino()),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 }

@@ -6,9 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::SnapshotError;
-use super::disk::{Access, Disk, DiskFile, write_full};
+use super::disk::{Access, Disk, DiskFile, read_full, write_full};
 use super::frame::{Ending, FRAME_HEADER, FileHeader, FrameHeader, Kind};
 use super::load::Loaded;
+use super::small_in_tests;
+
+/// As much is written again at a time.
+const REWRITE: usize = small_in_tests(1024 * 1024, 100);
 
 /// A file that is written, of a writer that may go on with another one after a compaction.
 pub(super) struct Log {
@@ -27,6 +31,8 @@ pub(super) struct Log {
     pub(super) ending: Option<Ending>,
     /// Up to here, at least, it has reached the disk.
     pub(super) synced: u64,
+    /// Up to here there was something when it was opened, of which it is not known whether it is on the disk.
+    pub(super) found: u64,
     /// What failed in such a way that nothing is known since.
     poison: Option<(&'static str, Arc<io::Error>)>,
     /// Whether there is one, for those who do not want to wait for the log.
@@ -54,6 +60,7 @@ impl Log {
             good_chain: loaded.chain,
             ending: loaded.ending,
             synced: header.sealed().min(loaded.good),
+            found: loaded.good,
             poison: None,
             poisoned: Arc::default(),
         };
@@ -65,6 +72,7 @@ impl Log {
         // now look like damage later. One after the other: between them a crash leaves one that can be read.
         let overreaching = header.seals.map(|seal| seal.is_some_and(|sealed| sealed > log.good));
         if torn || overreaching != [false; 2] || (durable && log.synced < log.good) {
+            log.write_again()?;
             log.sync_now()?;
         }
         for slot in (0..2).filter(|slot| overreaching[*slot]) {
@@ -75,6 +83,31 @@ impl Log {
             log.seal(log.synced);
         }
         Ok(log)
+    }
+
+    /// Writes what was found, and is not known to be on the disk, once more as it is, before the first sync. It may be what
+    /// a failed sync left, maybe one of the process before: the system takes that for clean, and no sync writes it any more.
+    pub(super) fn write_again(&mut self) -> Result<(), SnapshotError> {
+        let mut at = self.synced;
+        let mut buffer = vec![0; if at < self.found { REWRITE } else { 0 }];
+        while at < self.found {
+            let len = usize::try_from(self.found - at).map_or(REWRITE, |left| left.min(REWRITE));
+            let some = &mut buffer[..len];
+            let read = read_full(&*self.file, some, at)
+                .map_err(|source| SnapshotError::io_at(&self.path, "read", at, source))?;
+            if read < len {
+                return Err(SnapshotError::damaged(
+                    &self.path,
+                    at,
+                    "the file has become shorter while it was read",
+                ));
+            }
+            write_full(&*self.file, some, at)
+                .map_err(|source| SnapshotError::io_at(&self.path, "write", at, source))?;
+            at += len as u64;
+        }
+        self.found = 0;
+        Ok(())
     }
 
     fn sync_now(&mut self) -> Result<(), SnapshotError> {
@@ -93,6 +126,16 @@ impl Log {
                 source: Arc::clone(source),
             }),
         }
+    }
+
+    /// An error from now on if the file is not there any more, or another has its name: nothing that is written would be
+    /// found again, and renaming would take the other away.
+    pub(super) fn check_name(&mut self) -> Result<(), SnapshotError> {
+        if self.file.is_at(&self.path) {
+            return Ok(());
+        }
+        let source = io::Error::new(io::ErrorKind::NotFound, "the file was removed or replaced");
+        Err(self.poison("looking for the file", source))
     }
 
     /// From now on nothing works. The error of it.

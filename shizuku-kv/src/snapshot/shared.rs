@@ -66,11 +66,12 @@ impl Shared {
     pub(super) fn sync(&self) -> Result<(), SnapshotError> {
         let _one_at_a_time = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let (file, good, generation) = {
-            let log = self.log();
+            let mut log = self.log();
             log.check()?;
             if log.synced >= log.good {
                 return Ok(());
             }
+            log.write_again()?;
             (Arc::clone(&log.file), log.good, log.generation)
         };
         let result = file.sync();
@@ -82,6 +83,7 @@ impl Shared {
         }
         match result {
             Ok(()) => {
+                log.check_name()?;
                 log.seal(good);
                 Ok(())
             }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -80,11 +80,8 @@ impl SnapshotWriter {
     /// [`SnapshotError::Locked`] if there is another writer; those of [`load`](super::load) for what is there, which is
     /// left as it is then; [`SnapshotError::Io`] if the system refuses something.
     pub fn open(path: impl AsRef<Path>, options: SnapshotOptions) -> Result<(Self, Snapshot), SnapshotError> {
-        let (writer, mut state) = Self::open_whatever_scope(path.as_ref(), options)?;
-        if state.scope_tag != options.scope_tag {
-            state.cursor = None;
-        }
-        Ok((writer, state))
+        let opened = Self::open_whatever_scope(path.as_ref(), options)?;
+        Ok(of_scope(opened, options))
     }
 
     /// The same with the cursor that is there, of whatever scope it is.
@@ -92,8 +89,18 @@ impl SnapshotWriter {
         path: &Path,
         options: SnapshotOptions,
     ) -> Result<(Self, Snapshot), SnapshotError> {
+        let path = &whole(path)?;
         let lock = lock(path)?;
-        Self::open_on(Arc::new(StdDisk), path, options, Some(lock))
+        Self::recover_on(Arc::new(StdDisk), path, options, Some(lock))
+    }
+
+    #[cfg(test)]
+    pub(super) fn open_on(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        options: SnapshotOptions,
+    ) -> Result<(Self, Snapshot), SnapshotError> {
+        Ok(of_scope(Self::recover_on(disk, path, options, None)?, options))
     }
 
     /// What the checkpoints from now on are of.
@@ -101,7 +108,7 @@ impl SnapshotWriter {
         self.options.scope_tag = tag;
     }
 
-    pub(super) fn open_on(
+    fn recover_on(
         disk: Arc<dyn Disk>,
         path: &Path,
         options: SnapshotOptions,
@@ -359,7 +366,8 @@ impl SnapshotWriter {
     fn compaction_failed(&mut self, error: SnapshotError) {
         tracing::warn!(%error, "the snapshot log could not be compacted; it is used as it is");
         let len = self.file_len();
-        self.compact_at = len.saturating_add(len / 2);
+        // Nor earlier than it would be otherwise.
+        self.compact_at = due(self.options.compaction_threshold, 0).max(len.saturating_add(len / 2));
         self.compaction_error = Some(error);
     }
 }
@@ -383,9 +391,34 @@ impl fmt::Debug for SnapshotWriter {
     }
 }
 
+/// Without a cursor where it is one of another scope.
+fn of_scope(
+    (writer, mut state): (SnapshotWriter, Snapshot),
+    options: SnapshotOptions,
+) -> (SnapshotWriter, Snapshot) {
+    if state.scope_tag != options.scope_tag {
+        state.cursor = None;
+    }
+    (writer, state)
+}
+
 /// The length at which a log is compacted in which this much lives.
 fn due(threshold: u64, live: u64) -> u64 {
     threshold.max(live.saturating_mul(2))
+}
+
+/// The path without links and whatever the working directory will be: files beside it are made, renamed and locked under
+/// names that begin with it, and two paths to one file have to come to the same lock.
+fn whole(path: &Path) -> Result<PathBuf, SnapshotError> {
+    let io = |source| SnapshotError::io(path, "find", source);
+    match (path.canonicalize(), path.file_name()) {
+        (Ok(whole), _) => Ok(whole),
+        (Err(source), Some(name)) if source.kind() == std::io::ErrorKind::NotFound => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            Ok(parent.unwrap_or(Path::new(".")).canonicalize().map_err(io)?.join(name))
+        }
+        (Err(source), _) => Err(io(source)),
+    }
 }
 
 fn lock(path: &Path) -> Result<File, SnapshotError> {

@@ -31,6 +31,8 @@ type Opener = Box<dyn Fn() -> Result<Database, Failure> + Send + Sync>;
 pub(super) struct Shared {
     path: PathBuf,
     opener: Opener,
+    /// Whether there is a file to be opened again.
+    is_there: fn(&Path) -> bool,
     state: RwLock<State>,
 }
 
@@ -51,14 +53,16 @@ impl Shared {
             let path = path.clone();
             move || Ok(builder(options).create(&path)?)
         };
-        Self::over(path, Box::new(opener))
+        let mut shared = Self::over(path, Box::new(opener))?;
+        shared.is_there = Path::exists;
+        Ok(shared)
     }
 
     /// Over what the opener opens.
     pub(super) fn over(path: PathBuf, opener: Opener) -> Result<Self, StorageError> {
         let opened = opener().and_then(|database| prepare(database, &path));
         let database = opened.map_err(|failure| opening_error(failure, &path))?;
-        Ok(Self { path, opener, state: RwLock::new(State::Open(database)) })
+        Ok(Self { path, opener, is_there: |_| true, state: RwLock::new(State::Open(database)) })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -96,7 +100,15 @@ impl Shared {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         // Another may have been faster.
         if let State::Interrupted = &*state {
-            *state = State::Open((self.opener)().and_then(|database| prepare(database, &self.path))?);
+            // Not one that was made in its place: it would lack what the replica takes for kept.
+            if !(self.is_there)(&self.path) {
+                return Err(Failure::from(RedbFailure::Gone { path: self.path.clone() }));
+            }
+            let database = (self.opener)()?;
+            if is_new(&database)? {
+                return Err(Failure::from(RedbFailure::Gone { path: self.path.clone() }));
+            }
+            *state = State::Open(prepare(database, &self.path)?);
         }
         Ok(())
     }
@@ -144,7 +156,7 @@ fn opening_error(failure: Failure, path: &Path) -> StorageError {
 /// Makes the tables in a new database; looks at those of another, so that nothing is done with what is not a replica's.
 fn prepare(database: Database, path: &Path) -> Result<Database, Failure> {
     let reading = database.begin_read()?;
-    if reading.list_tables()?.next().is_none() && reading.list_multimap_tables()?.next().is_none() {
+    if is_new(&database)? {
         let transaction = database.begin_write()?;
         transaction.open_table(STATE)?;
         transaction.open_table(ABOUT)?.insert(FORMAT, THIS_FORMAT)?;
@@ -168,6 +180,12 @@ fn prepare(database: Database, path: &Path) -> Result<Database, Failure> {
     drop(about);
     drop(reading);
     Ok(database)
+}
+
+/// Whether nothing was ever put into it.
+fn is_new(database: &Database) -> Result<bool, Failure> {
+    let reading = database.begin_read()?;
+    Ok(reading.list_tables()?.next().is_none() && reading.list_multimap_tables()?.next().is_none())
 }
 
 /// The place that a transaction sees.

@@ -97,6 +97,13 @@ pub(super) enum RedbFailure {
     )]
     Damaged { path: PathBuf, what: String },
 
+    #[error(
+        "the replica's database {} is gone or empty since the disk was full: open it again, and the replica takes the \
+         state anew",
+        path.display()
+    )]
+    Gone { path: PathBuf },
+
     #[error("the replica's database {} is closed", path.display())]
     Closed { path: PathBuf },
 

@@ -89,7 +89,7 @@ pub(super) fn open_on(
     disk: &SimDisk,
     options: SnapshotOptions,
 ) -> Result<(SnapshotWriter, Snapshot), SnapshotError> {
-    SnapshotWriter::open_on(disk.shared(), Path::new(PATH), options, None)
+    SnapshotWriter::open_on(disk.shared(), Path::new(PATH), options)
 }
 
 /// Never compacted unless asked.

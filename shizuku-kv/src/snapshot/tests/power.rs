@@ -190,3 +190,27 @@ fn an_explicit_sync_is_durable_whatever_the_policy() {
     let after = disk.with_only_what_is_synced();
     assert_eq!(load_on(&after).unwrap().entries.len(), 1);
 }
+
+/// After a failed sync the system takes for clean what it has not written. Whoever opens the log again reads it all the
+/// same, and must not take it for durable because the next sync succeeds.
+#[test]
+fn what_a_failed_sync_left_unwritten_is_not_taken_for_durable() {
+    let disk = SimDisk::default();
+    let (mut writer, _) = open_on(&disk, options()).unwrap();
+    writer.append(&put("a", b"1", 1)).unwrap();
+    writer.checkpoint(Some(&cursor(1))).unwrap();
+    writer.append(&put("b", b"2", 2)).unwrap();
+    // The write passes, the sync does not.
+    disk.plan(Plan { at: Some(1), count: 1, fault: Some(Fault::Error(std::io::ErrorKind::StorageFull)) });
+    assert!(matches!(writer.checkpoint(Some(&cursor(2))), Err(SnapshotError::Poisoned { .. })));
+    drop(writer);
+    disk.plan(Plan::default());
+    let (mut writer, state) = open_on(&disk, options()).unwrap();
+    assert_eq!(state.entries.len(), 2);
+    let after = disk.with_only_what_is_synced();
+    assert_eq!(load_on(&after).unwrap().entries.len(), 2, "what open returned is on the disk");
+    writer.append(&put("c", b"3", 3)).unwrap();
+    writer.checkpoint(Some(&cursor(3))).unwrap();
+    let after = disk.with_only_what_is_synced();
+    assert_eq!(load_on(&after).unwrap().entries.len(), 3, "what was acknowledged is on the disk");
+}

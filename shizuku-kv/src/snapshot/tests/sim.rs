@@ -390,11 +390,18 @@ impl DiskFile for SimFile {
     fn sync(&self) -> io::Result<()> {
         self.disk.pass_gate(&self.path);
         self.disk.with(|state| {
-            state.refuse("sync", &self.path)?;
+            let result = state.refuse("sync", &self.path);
             let node = &mut state.nodes[self.node];
-            node.on_disk = node.now.clone();
-            node.unsynced.clear();
-            Ok(())
+            let unsynced = std::mem::take(&mut node.unsynced);
+            // What a failed sync was to write is taken for clean, as by ext4 and XFS: it is read still, and no later sync
+            // writes it.
+            if result.is_ok() {
+                unsynced.iter().for_each(|change| change.apply(&mut node.on_disk));
+            } else {
+                let lengths = unsynced.into_iter().filter(|change| matches!(change, Change::SetLen(_)));
+                node.unsynced = lengths.collect();
+            }
+            result
         })
     }
 }

@@ -46,6 +46,11 @@ impl Disk {
         platter.bytes = platter.synced.clone();
     }
 
+    /// Deletes the file.
+    pub(super) fn delete(&self) {
+        self.platter().bytes.clear();
+    }
+
     /// A storage on it.
     pub(super) fn open(&self, sync: RedbSync) -> Result<RedbStorage, StorageError> {
         let disk = self.clone();

@@ -136,3 +136,19 @@ fn closing_makes_everything_durable_or_says_that_it_did_not() {
         assert_eq!(found.is_some(), !fails);
     }
 }
+
+/// Who deletes the file to make room makes the replica take the state anew, and not go on without what was in it.
+#[test]
+fn a_file_that_was_deleted_while_the_disk_was_full_is_not_gone_on_with() {
+    let disk = Disk::default();
+    let mut storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
+    storage.commit(&batch(1), Some(&place(1))).unwrap();
+    disk.fail_after(0, ErrorKind::StorageFull);
+    assert!(storage.commit(&batch(2), Some(&place(2))).unwrap_err().is_retryable());
+    disk.delete();
+    disk.mend();
+    let again = storage.commit(&batch(2), Some(&place(2)));
+    let found = (storage.place().ok().flatten(), storage.reader().len().ok());
+    assert!(again.is_err(), "kept: {found:?}: the place covers 21 keys that are gone");
+    assert!(!again.unwrap_err().is_retryable());
+}
