@@ -43,3 +43,15 @@ pub enum ReplicaError {
         source: Arc<dyn Error + Send + Sync>,
     },
 }
+
+impl ReplicaError {
+    /// What was being done, for the log: without the words of others.
+    pub(super) fn what(&self) -> &'static str {
+        match self {
+            Self::InvalidConfig { .. } => "checking the settings",
+            Self::Store(_) => "following the store",
+            Self::Apply { .. } => "applying",
+            Self::Storage { doing, .. } => doing,
+        }
+    }
+}

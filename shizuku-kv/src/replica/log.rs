@@ -60,6 +60,7 @@ pub struct LogReader(Arc<RwLock<State>>);
 struct State {
     entries: SnapshotEntries,
     place: Option<ReplicaPlace>,
+    compaction_error: Option<SnapshotError>,
 }
 
 impl LogStorage {
@@ -89,7 +90,10 @@ impl LogStorage {
         };
         let Snapshot { entries, cursor, scope_tag, .. } = snapshot;
         let place = cursor.map(|cursor| ReplicaPlace::new(cursor, scope_tag));
-        Ok(Self { writer: Some(writer), state: LogReader(Arc::new(RwLock::new(State { entries, place }))) })
+        Ok(Self {
+            writer: Some(writer),
+            state: LogReader(Arc::new(RwLock::new(State { entries, place, compaction_error: None }))),
+        })
     }
 
     /// Closes the log: what was committed is on the disk then, unless the policy is `Never`. To be called with what
@@ -177,7 +181,9 @@ impl ReplicaStorage for LogStorage {
                 Err(worse) => StorageError::fatal(worse),
             });
         }
+        let compaction_error = writer.last_compaction_error().cloned();
         let mut state = self.state.write();
+        state.compaction_error = compaction_error;
         for change in changes {
             match change {
                 KvUpdate::Put(entry) => state.entries.insert(entry),
@@ -215,6 +221,12 @@ impl LogReader {
     /// How far the state is; `None` where nothing was committed, or a repair is under way.
     pub fn place(&self) -> Option<ReplicaPlace> {
         self.read().place
+    }
+
+    /// Why the log could not be compacted when that was tried last, as of the last commit: it goes on growing then, and that
+    /// is tried again when it is longer by half.
+    pub fn compaction_error(&self) -> Option<SnapshotError> {
+        self.read().compaction_error.clone()
     }
 
     /// Calls `visit` for each key that is held, in no particular order: with the state as it is when this is called, while

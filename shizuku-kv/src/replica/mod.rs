@@ -54,7 +54,7 @@ mod unkept;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Mutex, watch};
 /// Stops a replica: that of `tokio_util`.
@@ -71,7 +71,7 @@ pub use retry::RetryPolicy;
 pub use storage::{Held, ReplicaPlace, ReplicaStorage, StorageError};
 
 use self::unkept::Unkept;
-use crate::store::{Store, WatchCursor, WatchScope};
+use crate::store::{Store, WatchCursor, WatchLink, WatchScope};
 use crate::typed::{ByteDeserialize, KeyValue};
 
 /// Follows a scope of a store and applies what changes, in batches, until it is told to stop: the short form of
@@ -192,7 +192,10 @@ impl Replica {
                 at_start: store.silent_expiry().is_some(),
             },
             stop: CancellationToken::new(),
-            progress: watch::Sender::default(),
+            progress: watch::Sender::new(ReplicaProgress {
+                link: WatchLink::down(SystemTime::now(), "the replica has not been run"),
+                ..ReplicaProgress::default()
+            }),
         }
     }
 }
@@ -230,7 +233,7 @@ impl<S: ReplicaStorage> Replica<S> {
         self
     }
 
-    /// Ends the run when it is cancelled: what has come by then is applied and kept.
+    /// Ends the run when it is cancelled: what has come by then is applied and kept, as far as that works.
     pub fn stop_on(mut self, stop: CancellationToken) -> Self {
         self.stop = stop;
         self
@@ -279,11 +282,16 @@ impl<S: ReplicaStorage> Replica<S> {
     }
 
     /// Follows the store and applies what changes, until it is told to [stop](Self::stop_on): then what has come is applied
-    /// and kept, and the cursor is returned up to which everything is; `None` where there is none yet, or a repair was under
-    /// way. It can be run again, and goes on where it was.
+    /// and kept, as far as that works at the first try, and the cursor is returned up to which everything is; `None` where
+    /// there is none yet, or a repair was under way. It can be run again, and goes on where it was.
     ///
     /// `apply` gets batches in order, one at a time; while it works the next one is collected. When it fails, the same
     /// batch comes again, as the [policy](Self::retry) says. It may see an update twice, never one out of order.
+    ///
+    /// It is an ordinary closure that returns a future: `async |batch| …` will do where it only refers to what is outside.
+    /// One that owns or changes something is `|batch| { let table = table.clone(); async move { … } }`; where nothing is
+    /// awaited, `|batch| { count += 1; std::future::ready(Ok::<_, Infallible>(())) }`. Its error is anything that becomes a
+    /// `Box<dyn Error + Send + Sync>`, as `anyhow::Error` does.
     ///
     /// Dropping the future is safe: at most the last batch was applied and not kept, and it comes again with the next run.
     /// A commit that has begun is finished in the background, and a storage is closed only then.

@@ -36,7 +36,8 @@ pub struct ReplicaProgress {
 
 impl ReplicaProgress {
     /// Whether the state is that of the bucket but for what is on its way: it runs, is caught up, hears from the store, and
-    /// nothing fails. For a readiness probe.
+    /// nothing fails. False also while the store is away, when a node may well serve what it has: the guide
+    /// `guide::replicas` has a readiness probe.
     pub fn is_current(&self) -> bool {
         self.running && self.caught_up && self.link.is_up() && self.last_error.is_none()
     }

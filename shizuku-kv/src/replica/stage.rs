@@ -192,7 +192,8 @@ impl Tools {
         let failure = failure(tries.made);
         let Some(pause) = pause else { return Err(failure) };
         // The texts are the caller's own: they are told to whoever asks, and kept out of the log.
-        tracing::warn!(attempts = tries.made, "a replica cannot apply or keep a batch, and will try again");
+        let what = failure.what();
+        tracing::warn!(attempts = tries.made, what, "a replica does not get on, and will try again");
         self.progress.send_modify(|progress| progress.last_error = Some(Arc::new(failure)));
         Ok(!self.rest(pause).await)
     }

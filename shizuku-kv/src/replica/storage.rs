@@ -55,6 +55,29 @@ pub trait ReplicaStorage: Send + 'static {
     fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError>;
 }
 
+/// For a storage that is chosen at run time.
+impl<S: ReplicaStorage + ?Sized> ReplicaStorage for Box<S> {
+    fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
+        (**self).place()
+    }
+
+    fn is_empty(&self) -> Result<bool, StorageError> {
+        (**self).is_empty()
+    }
+
+    fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
+        (**self).held(keys)
+    }
+
+    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError> {
+        (**self).for_each_key(visit)
+    }
+
+    fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
+        (**self).commit(changes, place)
+    }
+}
+
 /// What is held of a key, apart from its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -99,6 +99,9 @@ impl Disk for StdDisk {
             Access::Write => options.write(true),
             Access::Create => options.write(true).create(true).truncate(true),
         };
+        // What is in it is nobody else's business.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         Ok(Arc::new(options.open(path)?))
     }
 

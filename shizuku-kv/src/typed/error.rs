@@ -88,6 +88,18 @@ impl KvReadError {
             _ => false,
         }
     }
+
+    /// The key in the store that this is about; none where the store itself failed.
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Store(_) => None,
+            Self::Decode { key, .. }
+            | Self::KeyMismatch { read_under: key, .. }
+            | Self::Invalid { key, .. }
+            | Self::Absent { key, .. }
+            | Self::InvalidRecordKey { key, .. } => Some(key),
+        }
+    }
 }
 
 /// What can go wrong with a typed write.

@@ -137,7 +137,7 @@ async fn what_a_storage_fails_at_is_tried_again() {
         let mut script = Script::new();
         let disk = without_place(&mut script).await;
         let before = disk.calls(method);
-        disk.fail(method, 3, |why| StorageError::retryable(why));
+        disk.fail(method, 3, StorageError::retryable);
         let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
         let mut follower = Follower::start(replica.retry(briskly(RetryPolicy::forever())));
         let opening = script.opening().await;
@@ -218,7 +218,7 @@ async fn a_storage_that_cannot_go_on_ends_the_run() {
 async fn a_commit_that_failed_is_made_again_without_applying_again() {
     let mut script = Script::new();
     let disk = Disk::new();
-    disk.fail("commit", 5, |why| StorageError::retryable(why));
+    disk.fail("commit", 5, StorageError::retryable);
     let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
     let mut follower = Follower::start(replica.retry(briskly(RetryPolicy::attempts(6))));
     script.accept().await.all(1, &["a=1", "."]);
@@ -238,7 +238,7 @@ async fn a_commit_that_failed_is_made_again_without_applying_again() {
 async fn the_attempts_at_applying_are_what_is_told() {
     let mut script = Script::new();
     let disk = without_place(&mut script).await;
-    disk.fail("held", 2, |why| StorageError::retryable(why));
+    disk.fail("held", 2, StorageError::retryable);
     let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
     let mut follower = Follower::start(replica.retry(briskly(RetryPolicy::attempts(3))));
     script.accept().await.all(7, &["b=1", "."]);

@@ -115,7 +115,7 @@ async fn a_storage_that_fails_is_given_up() {
         follower.asks.up_to(".").await;
         follower.stop().await;
         disk.lose_place();
-        disk.fail(method, usize::MAX, |why| StorageError::retryable(why));
+        disk.fail(method, usize::MAX, StorageError::retryable);
         let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
         let hours = RetryPolicy::forever().pauses(Duration::from_secs(3600), Duration::from_secs(3600));
         let mut follower = Follower::start(replica.retry(hours));

@@ -52,13 +52,12 @@ async fn records_come_as_records_and_what_is_none_is_an_error_in_its_place() {
             for error in batch.updates().iter().filter_map(|update| update.as_ref().err()) {
                 assert!(matches!(error, KvReadError::Decode { .. }), "{error:?}");
             }
-            let mut seen = seen.lock().unwrap();
-            seen.extend(words(&batch));
+            seen.lock().unwrap().extend(words(&batch));
             if batch.is_caught_up() {
                 User { id: 1, age: 11 }.write_to_anyway(&store).await.unwrap();
                 User::delete_anyway(&store, UserKey { id: 2 }).await.unwrap();
             }
-            if seen.iter().any(|word| word == "-2") {
+            if seen.lock().unwrap().iter().any(|word| word == "-2") {
                 stop.cancel();
             }
             Ok::<_, Infallible>(())

@@ -209,7 +209,11 @@ fn make(path: &Path, options: RedbOptions) -> Result<(), Failure> {
 }
 
 fn make_whole(new: &Path, path: &Path, options: RedbOptions) -> Result<(), Failure> {
+    let not_made = |source| Failure::from(RedbFailure::NotMade { path: path.to_owned(), source });
     prepare(builder(options).create(new)?, path)?.close()?;
+    // What is in it is nobody else's business.
+    #[cfg(unix)]
+    fs::set_permissions(new, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(not_made)?;
     let named = match fs::hard_link(new, path) {
         // Another was faster, and may have its database open: it is to be opened, not replaced.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -217,7 +221,6 @@ fn make_whole(new: &Path, path: &Path, options: RedbOptions) -> Result<(), Failu
         Err(_) => fs::rename(new, path),
         Ok(()) => Ok(()),
     };
-    let not_made = |source| Failure::from(RedbFailure::NotMade { path: path.to_owned(), source });
     // Else a loss of power can take the name away, and with it all that was synced to the file.
     named.and_then(|()| sync_directory(path)).map_err(not_made)
 }
