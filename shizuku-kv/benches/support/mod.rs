@@ -1,6 +1,6 @@
 //! What the benchmarks share: comparing two sides, and a server.
 
-#![allow(dead_code, unused_imports, reason = "not every benchmark uses all of it")]
+#![allow(dead_code, reason = "not every benchmark uses all of it")]
 
 mod server;
 

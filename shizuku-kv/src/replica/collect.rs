@@ -149,7 +149,7 @@ pub(super) fn size(update: &KvUpdate) -> usize {
     update.entry().map_or(0, |entry| entry.key.len() + entry.value.len())
 }
 
-/// Which keys have come: 16 bytes for each. Two keys would have to be equal in both of two hashes, with keys made by chance
+/// Which keys have come: 16 bytes for each, some 40 with the table's room. Two keys would have to be equal in both of two hashes, with keys made by chance
 /// for each repair, to be taken for each other.
 #[derive(Debug, Default)]
 pub(super) struct Seen {

@@ -14,7 +14,7 @@ use crate::store::{Key, KvEntry, KvUpdate};
 use crate::typed::{ByteDeserialize, KeyValue, KvReadError, TypedEntry};
 
 /// How long a log that is open elsewhere is waited for, and how often it is tried.
-const CLOSING: Duration = Duration::from_secs(1);
+const CLOSING: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(10);
 
 /// Keeps the state in memory, and every change with the place in a log ([`snapshot`](crate::snapshot)): after a restart
@@ -71,12 +71,12 @@ impl LogStorage {
     ///
     /// # Errors
     /// As for [`SnapshotWriter::open`]: [`SnapshotError::Locked`] where another process, or another storage, has it open
-    /// and does not close it within a second.
+    /// and does not close it within three seconds.
     pub async fn open(path: impl AsRef<Path>, options: SnapshotOptions) -> Result<Self, SnapshotError> {
         let path = path.as_ref().to_owned();
         let opened = path.clone();
         let open = move || Self::open_here(&opened, options);
-        tokio::task::spawn_blocking(open).await.unwrap_or_else(|_| Err(interrupted(path)))
+        tokio::task::spawn_blocking(open).await.unwrap_or_else(|_| Err(interrupted(path, "open")))
     }
 
     fn open_here(path: &Path, options: SnapshotOptions) -> Result<Self, SnapshotError> {
@@ -106,8 +106,11 @@ impl LogStorage {
     /// As for [`SnapshotWriter::close`].
     pub async fn close(mut self) -> Result<(), SnapshotError> {
         let Some(writer) = self.writer.take() else { return Ok(()) };
-        // Where the runtime ends, dropping has closed it.
-        tokio::task::spawn_blocking(|| writer.close()).await.unwrap_or(Ok(()))
+        let path = writer.path().to_owned();
+        // Where the runtime ends, dropping has closed it, and nobody knows whether that went well.
+        tokio::task::spawn_blocking(|| writer.close())
+            .await
+            .unwrap_or_else(|_| Err(interrupted(path, "close")))
     }
 
     /// Reads what is held, also while a replica has this storage.
@@ -140,10 +143,10 @@ impl Drop for LogStorage {
     }
 }
 
-/// The runtime ended while a log was opened.
-fn interrupted(path: PathBuf) -> SnapshotError {
+/// The runtime ended while a log was opened or closed.
+fn interrupted(path: PathBuf, operation: &'static str) -> SnapshotError {
     let source = std::io::Error::other("the runtime has ended");
-    SnapshotError::Io { path, operation: "open", offset: None, source: Arc::new(source) }
+    SnapshotError::Io { path, operation, offset: None, source: Arc::new(source) }
 }
 
 impl ReplicaStorage for LogStorage {
@@ -195,6 +198,11 @@ impl ReplicaStorage for LogStorage {
         }
         state.place = place.copied();
         Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), StorageError> {
+        // Here, and not in the background as when it is dropped.
+        self.writer.take().map_or(Ok(()), SnapshotWriter::close).map_err(storage_error)
     }
 }
 

@@ -12,7 +12,7 @@
 //! Where the bucket no longer holds what followed the place ([`KvError::CursorExpired`]), was deleted and made again, or
 //! where the scope is another one than before, the replica repairs itself: it takes the state anew, leaves out what it
 //! has, and in the end drops what the bucket does not have any more: such keys come as deletions with the operation
-//! [`KvOperation::Vanished`]. Until then no place is kept. For that time the replica remembers 16 bytes for each key.
+//! [`KvOperation::Vanished`]. Until then no place is kept. For that time the replica remembers some 40 bytes for each key.
 //!
 //! # What state, and where
 //!
@@ -256,9 +256,14 @@ impl<S: ReplicaStorage> Replica<S> {
     ///
     /// Dropping the future is safe: then nobody waits for it.
     pub async fn close(self) {
-        let storage = self.into_storage().await;
+        let mut storage = self.into_storage().await;
+        let close = move || {
+            if let Err(error) = storage.close() {
+                tracing::warn!(%error, "what a replica's storage holds may not be on the disk");
+            }
+        };
         // Where the runtime ends, it is closed by that.
-        let _ = tokio::task::spawn_blocking(move || drop(storage)).await;
+        let _ = tokio::task::spawn_blocking(close).await;
     }
 
     /// The storage, when a commit that was begun by a run that was dropped has ended. For one that is to be closed, or used

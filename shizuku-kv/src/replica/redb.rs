@@ -206,6 +206,10 @@ impl ReplicaStorage for RedbStorage {
             }
         }
     }
+
+    fn close(&mut self) -> Result<(), StorageError> {
+        self.shared.close()
+    }
 }
 
 impl Drop for RedbStorage {

@@ -53,6 +53,15 @@ pub trait ReplicaStorage: Send + 'static {
     /// # Errors
     /// What is in the way. Nothing has been taken then, so that the same call can be made again.
     fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError>;
+
+    /// Ends what dropping the storage would do later or in the background; it is dropped next, and nothing else is called.
+    /// Does nothing unless it is implemented.
+    ///
+    /// # Errors
+    /// What was in the way: something that was committed may not be durable.
+    fn close(&mut self) -> Result<(), StorageError> {
+        Ok(())
+    }
 }
 
 /// For a storage that is chosen at run time.
@@ -75,6 +84,10 @@ impl<S: ReplicaStorage + ?Sized> ReplicaStorage for Box<S> {
 
     fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
         (**self).commit(changes, place)
+    }
+
+    fn close(&mut self) -> Result<(), StorageError> {
+        (**self).close()
     }
 }
 

@@ -103,6 +103,10 @@ impl SnapshotWriter {
         Ok(of_scope(Self::recover_on(disk, path, options, None)?, options))
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
     /// What the checkpoints from now on are of.
     pub(crate) fn set_scope_tag(&mut self, tag: [u8; 16]) {
         self.options.scope_tag = tag;
