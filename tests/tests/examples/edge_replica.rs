@@ -244,7 +244,7 @@ fn a_second_node_in_a_directory_is_refused() {
     assert_eq!(
         node.refused(),
         format!(
-            "edge_replica: snapshot {log:?} is open in another writer, which holds {log:?}.lock; close that first"
+            "edge_replica: snapshot {log:?} is open in another writer, which holds the lock file beside it; close that first"
         )
     );
     // It has done no harm.
@@ -386,8 +386,8 @@ fn a_bad_route_is_told_and_stops_nothing() {
     let (running, printed) = node.start();
     assert_eq!(printed[0], format!("restored 1 route up to position {last}"));
     let refused = sorted(&printed[1..3]);
-    assert!(refused[0].starts_with("refused: key route.a: "), "{refused:?}");
-    assert_eq!(refused[1], "refused: key route.b: the route says it is route.hunter");
+    assert!(refused[0].starts_with("refused: Route under key route.a (version "), "{refused:?}");
+    assert_eq!(refused[1], "refused: Route was read under key route.b, but its own key is \"route.hunter\"");
     node.set("a", "10.0.0.1:80");
     running.until_printed("a: new, 10.0.0.1:80\n");
     let printed = running.printed();
