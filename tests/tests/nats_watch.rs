@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use shizuku_kv::{KvError, KvUpdate, StoreConfig, Watch, WatchScope, connect};
-use shizuku_kv_tests::{NatsServer, TcpProxy, eventually};
+use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
 
 async fn next(watch: &mut Watch) -> Result<KvUpdate, KvError> {
     let next = tokio::time::timeout(Duration::from_secs(20), watch.next());
@@ -258,4 +258,30 @@ async fn away_longer_than_tombstones_live(queued: bool) {
     };
     let forgotten = matches!(&end, KvError::CursorExpired { reason, .. } if reason.contains("forgotten"));
     assert!(forgotten, "{end:?}");
+}
+
+/// Servers can lose count of what waits for a consumer, and then deliver it only after another message has come. One that
+/// was paused behaves the same: it says that it is there, and delivers nothing.
+#[tokio::test]
+async fn a_consumer_that_leaves_out_what_there_is_is_replaced() {
+    let server = NatsServer::shared();
+    if !server.is_at_least(2, 11) {
+        println!("consumers cannot be paused on nats-server {}", server.version());
+        return;
+    }
+    let name = unique("left_out");
+    let store = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
+    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    assert_eq!(next(&mut watch).await.unwrap(), KvUpdate::CaughtUp);
+    let [consumer] = &server.consumers(&name).await[..] else { panic!("more than one consumer") };
+    let subject = format!("$JS.API.CONSUMER.PAUSE.KV_{name}.{consumer}");
+    let pause = r#"{"pause_until": "2199-01-01T00:00:00Z"}"#;
+    let answer = server.client().await.request(subject, pause.into()).await.unwrap();
+    assert!(String::from_utf8_lossy(&answer.payload).contains("\"paused\":true"), "{answer:?}");
+    let version = store.put("key", "value").await.unwrap();
+    let update = tokio::time::timeout(Duration::from_secs(60), watch.next()).await;
+    let update = update.expect("it comes all the same").unwrap().unwrap();
+    assert_eq!(update.into_entry().unwrap().version, version);
+    assert!(watch.link().is_up());
+    assert_ne!(server.consumers(&name).await, [consumer.clone()]);
 }

@@ -56,6 +56,16 @@ async fn the_same_batch_comes_again_until_it_is_applied() {
     feed.all(3, &["."]);
     follower.asks.up_to(".").await;
     follower.current().await;
+
+    // A copy that was complete is not any more while something fails.
+    feed.say(4, "c=1");
+    follower.asks.next().await.fail("not yet");
+    let failed = async || follower.monitor.progress().last_error.is_some();
+    eventually("the failure is told", failed).await;
+    let progress = follower.monitor.progress();
+    assert!(progress.caught_up && progress.link.is_up() && !progress.is_current());
+    follower.asks.done().await;
+    follower.current().await;
     let (replica, _, _) = follower.stop().await;
     assert!(replica.monitor().progress().last_error.is_none());
 }
@@ -231,6 +241,22 @@ async fn a_commit_that_failed_is_made_again_without_applying_again() {
     let (_, end, last) = follower.stop().await;
     assert_eq!((end, last, disk.calls("commit")), (Some(cursor(2)), vec![], 6));
     assert_eq!(disk.commits().len(), 1);
+}
+
+/// Where there was nothing to apply after all.
+#[tokio::test]
+async fn a_failure_that_has_passed_is_forgotten_though_nothing_is_kept() {
+    let mut script = Script::new();
+    let disk = without_place(&mut script).await;
+    disk.fail("held", 3, StorageError::retryable);
+    let commits = disk.calls("commit");
+    let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
+    let follower = Follower::start(replica.retry(briskly(RetryPolicy::forever())));
+    script.accept().await.all(1, &["a=1"]);
+    let forgotten = async || disk.calls("held") == 4 && follower.monitor.progress().last_error.is_none();
+    eventually("it is forgotten", forgotten).await;
+    assert_eq!(disk.calls("commit"), commits);
+    follower.stop().await;
 }
 
 /// Those at looking up what is held are not those at applying.

@@ -1,6 +1,6 @@
 //! Repairs: what has vanished is dropped, what is known is not told again, and no place is kept before the end.
 
-use shizuku_kv::replica::{Replica, RetryPolicy, StorageError};
+use shizuku_kv::replica::{MemoryStorage, Replica, RetryPolicy, StorageError};
 use shizuku_kv::{BatchConfig, KvOperation, KvUpdate, VersionToken, WatchScope};
 use shizuku_kv_tests::eventually;
 
@@ -271,6 +271,43 @@ async fn tombstones_in_the_state_are_told() {
     assert_eq!(follower.asks.up_to(".").await, ["-a", "-unknown", "b=2", "."]);
     settle().await;
     eventually("it is kept", async || disk.words() == ["b=2"]).await;
+    follower.stop().await;
+}
+
+/// The storage that keeps no values knows enough of them.
+#[tokio::test]
+async fn a_replica_with_its_storage_in_memory_repairs_itself() {
+    let mut script = Script::new();
+    let mut follower =
+        Follower::start(Replica::new(&script.store, WatchScope::All).storage(MemoryStorage::new()));
+    script.accept().await.all(1, &["a=1", "b=1", "c=1", "d=1", "-d", "."]);
+    follower.asks.up_to(".").await;
+    let (replica, end, _) = follower.stop().await;
+    let mut follower = Follower::start(replica);
+    let opening = script.opening().await;
+    assert_eq!(opening.from, end);
+    opening.refuse(expired());
+    script.accept().await.say(1, "a=1").say(10, "b=2").say(11, ".");
+    assert_eq!(follower.asks.up_to(".").await, ["b=2", "~c", "."]);
+    let (replica, end, _) = follower.stop().await;
+
+    // In the middle of a repair there is no place.
+    let mut follower = Follower::start(replica.batch(BatchConfig::new().max_updates(1)));
+    let opening = script.opening().await;
+    assert_eq!(opening.from, end);
+    opening.refuse(expired());
+    let feed = script.accept().await;
+    feed.say(12, "b=3");
+    follower.asks.up_to("b=3").await;
+    let applied = async || follower.monitor.progress().unapplied == 0;
+    eventually("it is kept", applied).await;
+    let (replica, end, _) = follower.stop().await;
+    assert_eq!(end, None);
+    let mut follower = Follower::start(replica);
+    let opening = script.opening().await;
+    assert_eq!(opening.from, None);
+    opening.accept().say(12, "b=3").say(13, ".");
+    assert_eq!(follower.asks.up_to(".").await, ["~a", "."]);
     follower.stop().await;
 }
 

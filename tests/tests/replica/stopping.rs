@@ -215,7 +215,15 @@ async fn stopped_in_the_middle_of_a_repair_it_has_no_cursor() {
     follower.asks.up_to(".").await;
     let (replica, end, _) = follower.stop().await;
     assert_eq!(end, Some(cursor(2)));
-    let mut follower = Follower::start(replica.retry(briskly(RetryPolicy::forever())));
+    follower = Follower::start(replica.retry(briskly(RetryPolicy::forever())));
+    script.opening().await.refuse(crate::script::expired());
+    // Before the state can be had, too.
+    let opening = script.opening().await;
+    let (replica, end, _) = follower.stop().await;
+    assert_eq!(end, None);
+    drop(opening);
+
+    follower = Follower::start(replica);
     script.opening().await.refuse(crate::script::expired());
     let opening = script.opening().await;
     assert_eq!(opening.from, None);

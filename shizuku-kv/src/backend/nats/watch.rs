@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::bucket::{self, StreamInfo};
 use super::consumer::{Counting, Delivery, HEARTBEAT, OrderedConsumer, Spec, Start, filters};
+use super::leader;
 use super::state::{Completion, StateSync};
 use super::store::{NatsStore, StoreCore};
 use super::wire::{Place, delivered};
@@ -94,6 +95,10 @@ struct NatsWatch {
     state_sync: Option<StateSync>,
     caught_up: bool,
     queued: Option<Item>,
+    /// Heartbeats in a row, once it is caught up.
+    quiet: u32,
+    /// The leader has something newer than what has come, as of the last heartbeat.
+    missing: bool,
     /// When the watch last heard something that was of that moment.
     current: Moment,
     /// What the server's clock said, and when.
@@ -139,6 +144,8 @@ impl NatsWatch {
             state_sync: None,
             caught_up: false,
             queued: None,
+            quiet: 0,
+            missing: false,
             current: Moment::now(),
             clock: None,
             link: tokio::sync::watch::Sender::default(),
@@ -195,6 +202,7 @@ impl NatsWatch {
                         self.alive(fresh);
                     }
                     Delivery::Message(message, place) => {
+                        (self.quiet, self.missing) = (0, false);
                         let completion = match &mut self.state_sync {
                             Some(state) => {
                                 let deadline = Deadline::after(HEARTBEAT);
@@ -241,6 +249,11 @@ impl NatsWatch {
                         }
                         let fresh = consumer.is_fresh();
                         self.alive(fresh);
+                        if fresh && self.caught_up && self.is_left_out().await {
+                            self.cut_off("the consumer does not deliver what there is");
+                            self.state = State::Starting { pause: self.pause() };
+                            continue;
+                        }
                         match covered {
                             Ok(true) => return Some(Ok(self.catch_up())),
                             Err(error) if ends_a_watch(&error) => return self.end(error),
@@ -276,6 +289,21 @@ impl NatsWatch {
             tracing::debug!(store = %self.core.bucket.name, "a watch leaves a replica that is behind");
             self.state = State::Starting { pause: self.pause() };
         }
+    }
+
+    /// Whether the consumer, which says that it has nothing, leaves out what there is. Servers lose count of what is pending
+    /// ([`state`](super::state)), and then can wait for another message before they go on. So after some heartbeats, and
+    /// then now and again, the leader is asked what is newest; what it has has come by the next heartbeat.
+    async fn is_left_out(&mut self) -> bool {
+        self.quiet = self.quiet.saturating_add(1);
+        let asks = self.missing || matches!(self.quiet, 2 | 6) || self.quiet.is_multiple_of(12);
+        if !asks {
+            return false;
+        }
+        let deadline = Deadline::after(HEARTBEAT);
+        let newest = leader::newest(&self.core, OPERATION, &self.filters, deadline).await;
+        let is_newer = newest.is_ok_and(|newest| newest > self.position);
+        std::mem::replace(&mut self.missing, is_newer) && is_newer
     }
 
     /// Tells the reader that nothing is heard, since the last word and for the first reason.
