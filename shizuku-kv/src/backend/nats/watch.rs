@@ -292,7 +292,7 @@ impl NatsWatch {
     }
 
     /// Whether the consumer, which says that it has nothing, leaves out what there is. Servers lose count of what is pending
-    /// ([`state`](super::state)), and then can wait for another message before they go on. So after some heartbeats, and
+    /// ([`state`](super::state)), and may then wait for another message before they go on. So after some heartbeats, and
     /// then now and again, the leader is asked what is newest; what it has has come by the next heartbeat.
     async fn is_left_out(&mut self) -> bool {
         self.quiet = self.quiet.saturating_add(1);
