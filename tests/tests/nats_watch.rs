@@ -285,3 +285,45 @@ async fn a_consumer_that_leaves_out_what_there_is_is_replaced() {
     assert!(watch.link().is_up());
     assert_ne!(server.consumers(&name).await, std::slice::from_ref(consumer));
 }
+
+/// Servers that purge one of the subjects of a consumer let it go on behind that, also where messages of its other
+/// subjects still wait for their turn (nats-server #8571).
+#[tokio::test]
+async fn a_purge_of_one_key_hides_nothing_of_others() {
+    let server = NatsServer::shared();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = connection.store(&unique("purges")).await.unwrap();
+    let scopes = [
+        WatchScope::keys(["blob", "changed", "gone"]).unwrap(),
+        WatchScope::prefixes(["blob", "changed", "gone"]),
+        WatchScope::All,
+    ];
+    let mut watches = Vec::new();
+    for scope in scopes {
+        let mut watch = store.watch(scope).await.unwrap();
+        assert_eq!(next(&mut watch).await.unwrap(), KvUpdate::CaughtUp);
+        watches.push(watch);
+    }
+    // More than is asked for at a time, so that what follows waits on the server.
+    let blob = vec![b'x'; 900 * 1024];
+    for _ in 0..12 {
+        store.put("blob", blob.clone()).await.unwrap();
+    }
+    let changed = store.put("changed", "value").await.unwrap();
+    store.put("gone", "value").await.unwrap();
+    store.purge("gone").await.unwrap();
+    // The marker of the purge itself does not stay either.
+    let last = store.put("gone", "again").await.unwrap();
+    for watch in &mut watches {
+        let mut seen = Vec::new();
+        loop {
+            let entry = next(watch).await.unwrap().into_entry().expect("the marker came before");
+            let is_last = entry.version == last;
+            seen.push(entry.version);
+            if is_last {
+                break;
+            }
+        }
+        assert!(seen.contains(&changed), "{seen:?}");
+    }
+}
