@@ -34,8 +34,8 @@ pub use shizuku_kv_derive::{PostcardByteDes, PostcardByteSer};
 #[cfg(all(feature = "derive", feature = "protobuf"))]
 pub use shizuku_kv_derive::{ProtobufByteDes, ProtobufByteSer};
 pub use store::{
-    ConfigDifference, Connection, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError,
-    KvOperation, KvReader, KvResult, KvStore, KvStream, KvTtl, KvUpdate, KvWatcher, KvWriter,
+    ConfigDifference, Connection, ConnectionCapabilities, Deadline, FencingToken, IntoKey, Key, KvEntry,
+    KvError, KvOperation, KvReader, KvResult, KvStore, KvStream, KvTtl, KvUpdate, KvWatcher, KvWriter,
     ReadConsistency, StorageType, Store, StoreConfig, StoreTtl, VersionToken, Watch, WatchCursor, WatchLink,
     WatchScope,
 };
