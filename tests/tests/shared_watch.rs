@@ -460,3 +460,32 @@ fn live_values_of_one_runtime_outlive_another() {
         .await;
     });
 }
+
+/// Those who wait for a watch do not wait for another one then, which could not be opened any more.
+#[test]
+fn a_runtime_can_end_while_watches_are_opened() {
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (own, other) = (runtime(), runtime());
+    let mut server = NatsServer::start();
+    let store = own.block_on(async {
+        let connection = connect(&server.url()).await.unwrap();
+        let store = connection.store("b").await.unwrap();
+        write_all(&store, &[user(0, 0), user(1, 1)]).await;
+        store
+    });
+    server.pause();
+    for id in 0..20 {
+        let store = store.clone();
+        other.spawn(async move { User::live_at(&store, key(id)).await });
+    }
+    // Some are being opened, the others wait for their turn.
+    other.block_on(async {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    });
+    other.shutdown_timeout(Duration::from_secs(10));
+    server.resume();
+    own.block_on(async { until_all(&[open(&store, 1).await], &[Some(user(1, 1))]).await });
+}

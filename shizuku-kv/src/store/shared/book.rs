@@ -128,6 +128,8 @@ pub(super) struct Book {
     replacement: Option<FeedId>,
     due: Vec<Opening>,
     wakers: Vec<Waker>,
+    /// Why nothing is opened any more.
+    closed: Option<KvError>,
 }
 
 impl Interest {
@@ -193,6 +195,10 @@ impl Book {
 
     pub(super) fn join(&mut self, interest: Interest, deadline: Deadline, mailbox: Arc<Mailbox>) -> ReaderId {
         let id = self.new_id();
+        if let Some(error) = &self.closed {
+            self.wakers.extend(mailbox.end(error));
+            return id;
+        }
         // A feed that has this key already: it will be the home, so that the one which brings the state can end. It is
         // listened to from now on, since that one begins later.
         let next = interest.key().and_then(|key| {
@@ -322,6 +328,19 @@ impl Book {
             0 => Ended::Nothing,
             told => Ended::Readers(told),
         }
+    }
+
+    /// Nothing is driven any more: everybody is told why, and so is whoever comes.
+    pub(super) fn close(&mut self, error: KvError) {
+        for reader in std::mem::take(&mut self.readers).into_values() {
+            self.wakers.extend(reader.mailbox.end(&error));
+        }
+        let wakers = std::mem::take(&mut self.wakers);
+        *self = Self { ids: self.ids, wakers, closed: Some(error), ..Self::default() };
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.is_some()
     }
 
     pub(super) fn leave(&mut self, reader: ReaderId) {

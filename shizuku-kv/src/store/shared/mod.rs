@@ -26,7 +26,8 @@ mod mailbox;
 mod model;
 mod scopes;
 
-use std::collections::HashSet;
+use std::any::{Any, TypeId};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -58,6 +59,8 @@ pub(super) struct Shared {
     hubs: Mutex<Vec<(runtime::Id, Weak<Hub>)>>,
     /// The scopes of the watches that have one to themselves.
     alone: Mutex<HashSet<WatchScope>>,
+    /// What layers above keep for all clones of a handle, one of each type.
+    attached: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Shared {
@@ -90,11 +93,19 @@ impl Shared {
         Ok(Watch::new(updates).with_link(link))
     }
 
+    /// What a layer above keeps here; its default until then.
+    pub(super) fn attached<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let mut attached = lock(&self.attached);
+        let kept = attached.entry(TypeId::of::<T>()).or_insert_with(|| Arc::<T>::default());
+        // What is kept for a type is of that type.
+        Arc::clone(kept).downcast().unwrap_or_default()
+    }
+
     /// The feeds of this runtime, on which the caller is.
     fn hub(&self, backend: &Arc<dyn KvStore>) -> Arc<Hub> {
         let id = runtime::Handle::current().id();
         let mut hubs = lock(&self.hubs);
-        hubs.retain(|(_, hub)| hub.strong_count() > 0);
+        hubs.retain(|(_, hub)| hub.upgrade().is_some_and(|hub| !lock(&hub.book).is_closed()));
         if let Some(hub) = hubs.iter().find_map(|(of, hub)| hub.upgrade().filter(|_| *of == id)) {
             return hub;
         }
@@ -167,7 +178,7 @@ impl Hub {
         let (wakers, openings) = book.take_due();
         drop(book);
         for opening in openings {
-            let feed = Feed { hub: Arc::clone(self), id: opening.feed };
+            let feed = Feed { hub: Arc::clone(self), id: opening.feed, has_ended: false };
             self.runtime.spawn(feed.run(opening));
         }
         for waker in wakers {
@@ -195,15 +206,18 @@ impl Drop for Subscription {
 struct Feed {
     hub: Arc<Hub>,
     id: FeedId,
+    has_ended: bool,
 }
 
 impl Feed {
-    async fn run(self, opening: Opening) {
+    async fn run(mut self, opening: Opening) {
         let stop = Arc::clone(&opening.stop);
-        let error = match select(pin!(stop.notified()), pin!(self.feed(opening))).await {
-            Either::Left(_) => return,
-            Either::Right((error, _)) => error,
+        let ended = match select(pin!(stop.notified()), pin!(self.feed(opening))).await {
+            Either::Left(_) => None,
+            Either::Right((error, _)) => Some(error),
         };
+        self.has_ended = true;
+        let Some(error) = ended else { return };
         let store = self.hub.backend.name();
         match self.hub.with(|book| book.end(self.id, &error)) {
             Ended::Trouble => tracing::warn!(store, %error, "a watch cannot be opened"),
@@ -260,14 +274,18 @@ impl Feed {
 }
 
 impl Drop for Feed {
-    /// Where the task ends without a word, its runtime does: whoever reads elsewhere has to learn of it.
+    /// Where the task ends without a word, its runtime does: whoever reads elsewhere has to learn of it, and nothing more
+    /// can be opened here.
     fn drop(&mut self) {
+        if self.has_ended {
+            return;
+        }
         let error = KvError::Unavailable {
             operation: OPERATION,
             reason: "the runtime that drove the watch has ended".to_owned(),
             source: None,
         };
-        self.hub.with(|book| book.end(self.id, &error));
+        self.hub.with(|book| book.close(error));
     }
 }
 
