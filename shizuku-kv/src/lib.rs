@@ -35,9 +35,9 @@ pub use shizuku_kv_derive::{PostcardByteDes, PostcardByteSer};
 pub use shizuku_kv_derive::{ProtobufByteDes, ProtobufByteSer};
 pub use store::{
     ConfigDifference, Connection, ConnectionCapabilities, Deadline, FencingToken, IntoKey, Key, KvEntry,
-    KvError, KvOperation, KvReader, KvResult, KvStore, KvStream, KvTtl, KvUpdate, KvWatcher, KvWriter,
-    ReadConsistency, StorageType, Store, StoreConfig, StoreTtl, VersionToken, Watch, WatchCursor, WatchLink,
-    WatchScope,
+    KvError, KvFenced, KvOperation, KvReader, KvResult, KvStore, KvStream, KvTtl, KvUpdate, KvWatcher,
+    KvWriter, ReadConsistency, StorageType, Store, StoreConfig, StoreFenced, StoreTtl, VersionToken, Watch,
+    WatchCursor, WatchLink, WatchScope,
 };
 #[doc(hidden)]
 pub use typed::__private;

@@ -21,6 +21,9 @@ pub struct ConnectionCapabilities {
     pub max_age: bool,
     /// Single keys can be given a time to live ([`Store::ttl`](crate::Store::ttl)).
     pub key_ttl: bool,
+    /// Writes can show a fencing token, by which a holder that has lost its lock is refused
+    /// ([`Store::fenced`](crate::Store::fenced)). Stores with a maximum age do not have it.
+    pub fenced_writes: bool,
     /// A value that expires arrives at watches and leaves a tombstone.
     pub expiry_events: bool,
     /// [`ReadConsistency::Leader`](crate::ReadConsistency::Leader) is honoured: a store opened with it reads its own

@@ -109,7 +109,8 @@ impl StoreConfig {
     /// How long a value lives after it was written: at least 100 ms. The default is for ever.
     ///
     /// Where the backend can, expiry then leaves a tombstone and arrives at watches (see
-    /// [`ConnectionCapabilities::expiry_events`](crate::ConnectionCapabilities::expiry_events)).
+    /// [`ConnectionCapabilities::expiry_events`](crate::ConnectionCapabilities::expiry_events)). Such a store has no
+    /// [fenced writes](crate::Store::fenced).
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = Some(age);
         self

@@ -16,6 +16,11 @@
 //! repeated blindly. A lost compare-and-swap is [`KvError::RevisionMismatch`], a create over a live value
 //! [`KvError::AlreadyExists`].
 //!
+//! **Fenced writes.** An entry keeps the fencing token of the write behind it, a tombstone too. A write with a token is
+//! [`KvError::Fenced`] where the key's newest entry has a larger one, whatever else may be in its way. A write without a
+//! token is never refused for one, and leaves an entry that has none. Where a store may lose newest entries by
+//! themselves, because they age, it has no fenced writes; a tombstone with a token is never forgotten.
+//!
 //! **Reads.** A read sees every write that was acknowledged before it began, as far as [`ReadConsistency`] says.
 //! Every key that lives throughout a scan appears in it exactly once.
 //!
@@ -44,8 +49,8 @@ use bytes::Bytes;
 use futures_core::future::BoxFuture;
 
 use super::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvStream, Store, StoreConfig, VersionToken,
-    Watch, WatchCursor, WatchScope,
+    ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvStream, Store, StoreConfig,
+    VersionToken, Watch, WatchCursor, WatchScope,
 };
 
 /// The result of every operation.
@@ -161,6 +166,11 @@ pub trait KvStore: KvReader + Debug {
 
     /// The ability to give single keys a time to live, where there is one.
     fn ttl(&self) -> Option<&dyn KvTtl> {
+        None
+    }
+
+    /// The ability to write with a fencing token, where there is one.
+    fn fenced(&self) -> Option<&dyn KvFenced> {
         None
     }
 }
@@ -290,6 +300,51 @@ pub trait KvTtl: Send + Sync {
         value: Bytes,
         expected: VersionToken,
         ttl: Duration,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>>;
+}
+
+/// Writing with a fencing token, which the key's newest entry then has.
+///
+/// A token that is older than that of the newest entry is refused with [`KvError::Fenced`], before anything else is
+/// compared: a holder that has lost its lock is told so, and not that somebody was faster. The comparison and the write
+/// are one step: nobody can write in between. The tombstone of a deletion has the token too, and is kept for ever.
+///
+/// A future that is dropped leaves nothing behind but, perhaps, the write: it may have happened.
+pub trait KvFenced: Send + Sync {
+    /// As [`KvWriter::put`], with a token.
+    fn put<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// As [`KvWriter::create`], with a token.
+    fn create<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// As [`KvWriter::update`], with a token.
+    fn update<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        expected: VersionToken,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// As [`KvWriter::delete`], with a token.
+    fn delete<'a>(
+        &'a self,
+        key: &'a Key,
+        token: FencingToken,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>>;
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::{Key, VersionToken};
+use super::{FencingToken, Key, VersionToken};
 
 /// What the write behind an entry did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,17 +48,26 @@ pub struct KvEntry {
     pub operation: KvOperation,
     /// When the store took the write, by the store's clock.
     pub created: SystemTime,
+    /// The fencing token that the write was made with (see [`Store::fenced`](crate::Store::fenced)); none for a write
+    /// without one. What a [replica](crate::replica) keeps has none either.
+    pub fence: Option<FencingToken>,
 }
 
 impl KvEntry {
     /// An entry that stores a value; for authors of backends.
     pub fn put(key: Key, value: Bytes, version: VersionToken, created: SystemTime) -> Self {
-        Self { key, value, version, operation: KvOperation::Put, created }
+        Self { key, value, version, operation: KvOperation::Put, created, fence: None }
     }
 
     /// A tombstone; for authors of backends.
     pub fn tombstone(key: Key, operation: KvOperation, version: VersionToken, created: SystemTime) -> Self {
-        Self { key, value: Bytes::new(), version, operation, created }
+        Self { key, value: Bytes::new(), version, operation, created, fence: None }
+    }
+
+    /// The same with the fencing token of the write behind it; for authors of backends.
+    #[must_use]
+    pub fn with_fence(self, fence: Option<FencingToken>) -> Self {
+        Self { fence, ..self }
     }
 
     /// Whether the key is absent after this write.
@@ -74,6 +83,7 @@ impl fmt::Debug for KvEntry {
             .field("value", &format_args!("<{} bytes>", self.value.len()))
             .field("version", &self.version)
             .field("operation", &self.operation)
+            .field("fence", &self.fence)
             .finish_non_exhaustive()
     }
 }

@@ -5,14 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Key, VersionToken};
+use super::{FencingToken, Key, VersionToken};
 
 /// Where an error came from, kept for [`Error::source`](StdError::source).
 pub type ErrorSource = Arc<dyn StdError + Send + Sync>;
 
 /// What can go wrong with a store.
 ///
-/// No variant contains a value, a password, a token or the userinfo of a URL, neither in `Display` nor in `Debug`.
+/// No variant contains a value, a password, a token of a login or the userinfo of a URL, neither in `Display` nor in
+/// `Debug`.
 /// [`is_retryable`](Self::is_retryable) tells whether the same call can succeed later.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -106,6 +107,21 @@ pub enum KvError {
         expected: VersionToken,
         /// The version that the key has, or had a moment later; none where it was never written or is not known.
         found: Option<VersionToken>,
+    },
+
+    /// A write with a fencing token came too late: a newer one has written to the key. Nothing was written. The holder of
+    /// the older token has lost its lock and may not know it yet.
+    #[error(
+        "a write to key {key} with fencing token {token} was refused, since token {newest} has written to it: the lock \
+         was lost; take it again"
+    )]
+    Fenced {
+        /// The key.
+        key: Key,
+        /// The token of the write.
+        token: FencingToken,
+        /// The token that has written to the key.
+        newest: FencingToken,
     },
 
     /// The value is larger than the store takes. Nothing was sent.
@@ -251,15 +267,22 @@ impl KvError {
     /// a server that could not be reached.
     ///
     /// A lost compare-and-swap is not retryable as it stands (read again first), and neither is a write whose outcome
-    /// is not known: repeating it could apply it twice.
+    /// is not known: repeating it could apply it twice. One that was [fenced](Self::is_fenced) never succeeds again.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Unavailable { .. })
     }
 
     /// Whether a compare-and-swap lost: the key has another version than expected, or exists where it was to be
-    /// created.
+    /// created. Reading again and trying once more can help, which it cannot where a write was
+    /// [fenced](Self::is_fenced): that is no conflict.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::RevisionMismatch { .. } | Self::AlreadyExists { .. })
+    }
+
+    /// Whether a write was refused because a newer fencing token has written to the key: the lock is lost, and whatever
+    /// was to be done under it has to end. To go on, take the lock again.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Fenced { .. })
     }
 }
 

@@ -5,7 +5,8 @@ use std::fmt;
 /// The number of a lock's grant: each grant of a resource has a larger one than all before.
 ///
 /// Whoever writes under a lock shows it with the write, and what was written under a later grant is not overwritten by
-/// an earlier one: a holder that was paused past its lease and does not know it yet does no harm. See "How to do
+/// an earlier one: a holder that was paused past its lease and does not know it yet does no harm. In a store that is
+/// [`Store::fenced`](crate::Store::fenced). See "How to do
 /// distributed locking" (Kleppmann, 2016) for why a lock without this protects nothing.
 ///
 /// Tokens of different resources must not be compared; doing so is safe, but means nothing.
@@ -23,10 +24,30 @@ impl FencingToken {
     pub const fn as_u64(self) -> u64 {
         self.0
     }
+
+    /// The token that refuses a write with this one: that of the key's newest entry, where it is newer. An equal one is
+    /// the same holder's.
+    pub(crate) fn refused_by(self, newest: Option<Self>) -> Option<Self> {
+        newest.filter(|newest| *newest > self)
+    }
 }
 
 impl fmt::Display for FencingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_newer_token_refuses() {
+        let [one, two] = [1, 2].map(FencingToken::from_u64);
+        assert_eq!(one.refused_by(Some(two)), Some(two));
+        assert_eq!(two.refused_by(Some(two)), None);
+        assert_eq!(two.refused_by(Some(one)), None);
+        assert_eq!(FencingToken::from_u64(0).refused_by(None), None);
     }
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::handle_fenced::StoreFenced;
+use super::handle_ttl::StoreTtl;
 use super::shared::Shared;
 use super::{
-    ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore, KvStream, KvTtl,
-    KvWatcher, KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
+    ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore, KvStream, KvWatcher,
+    KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
 };
 
 /// What a write may overrun its deadline by: the backend uses the deadline to the end to find out what became of the
@@ -335,10 +337,16 @@ impl Store {
     /// Times to live of single keys; `None` where the store does not have them (see
     /// [`StoreConfig::key_ttl`](crate::StoreConfig::key_ttl)).
     pub fn ttl(&self) -> Option<StoreTtl<'_>> {
-        self.backend.ttl().map(|ttl| StoreTtl { store: self, ttl })
+        self.backend.ttl().map(|ttl| StoreTtl::new(self, ttl))
     }
 
-    fn key_and_value(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<(Key, Bytes)> {
+    /// Writing under a lock, so that a holder whose lease has ended does no harm; `None` where the store does not have
+    /// it. Stores whose values expire with age do not: what they remember of tokens would expire too.
+    pub fn fenced(&self) -> Option<StoreFenced<'_>> {
+        self.backend.fenced().map(|fenced| StoreFenced::new(self, fenced))
+    }
+
+    pub(super) fn key_and_value(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<(Key, Bytes)> {
         let (key, value) = (key.into_key()?, value.into());
         let limit = self.backend.max_value_size();
         if value.len() > limit {
@@ -384,7 +392,7 @@ impl Store {
     ///
     /// # Errors
     /// [`KvError::Timeout`] where there is no time at all, on every backend alike.
-    fn deadline_of(&self, operation: &'static str, key: Option<&Key>) -> KvResult<Deadline> {
+    pub(super) fn deadline_of(&self, operation: &'static str, key: Option<&Key>) -> KvResult<Deadline> {
         let deadline = Deadline::after(self.deadline);
         if self.deadline.is_zero() { Err(deadline.timeout(operation, key)) } else { Ok(deadline) }
     }
@@ -395,7 +403,7 @@ impl Store {
 
     /// Waits for a write. The backend holds the deadline itself; one that does not is not waited for much longer, and
     /// what became of the write is not known then.
-    async fn finish(
+    pub(super) async fn finish(
         &self,
         operation: &'static str,
         key: &Key,
@@ -410,126 +418,15 @@ impl Store {
     }
 }
 
+/// For what takes a store that is owned or borrowed.
+impl AsRef<Self> for Store {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("name", &self.name()).finish_non_exhaustive()
-    }
-}
-
-/// Writing values that expire. From [`Store::ttl`].
-///
-/// A value expires its time to live after it was written, unless it was written again before. Expiry is a deletion: it
-/// arrives at watches, and `create` succeeds over it.
-#[derive(Clone, Copy)]
-pub struct StoreTtl<'a> {
-    store: &'a Store,
-    ttl: &'a dyn KvTtl,
-}
-
-impl StoreTtl<'_> {
-    /// The shortest time to live, and the step in which they are counted: one that is no multiple of it is rounded up.
-    pub fn granularity(&self) -> Duration {
-        self.ttl.granularity()
-    }
-
-    /// As [`Store::put`], with a time to live.
-    ///
-    /// # Errors
-    /// [`KvError::InvalidConfig`] for a time to live below the [granularity](Self::granularity); else as for
-    /// [`Store::put`].
-    pub async fn put(
-        &self,
-        key: impl IntoKey,
-        value: impl Into<Bytes>,
-        ttl: Duration,
-    ) -> KvResult<VersionToken> {
-        let (key, value) = self.store.key_and_value(key, value)?;
-        let ttl = self.checked(ttl)?;
-        let deadline = self.store.deadline_of("put with a time to live", Some(&key))?;
-        let write = self.ttl.put_with_ttl(&key, value, ttl, deadline);
-        self.store.finish("put with a time to live", &key, deadline, write).await
-    }
-
-    /// As [`Store::create`], with a time to live.
-    ///
-    /// # Errors
-    /// As for [`put`](Self::put), and [`KvError::AlreadyExists`].
-    pub async fn create(
-        &self,
-        key: impl IntoKey,
-        value: impl Into<Bytes>,
-        ttl: Duration,
-    ) -> KvResult<VersionToken> {
-        let (key, value) = self.store.key_and_value(key, value)?;
-        let ttl = self.checked(ttl)?;
-        let deadline = self.store.deadline_of("create with a time to live", Some(&key))?;
-        let write = self.ttl.create_with_ttl(&key, value, ttl, deadline);
-        self.store.finish("create with a time to live", &key, deadline, write).await
-    }
-
-    /// As [`Store::update`], with a time to live: how a lease is renewed.
-    ///
-    /// # Errors
-    /// As for [`put`](Self::put), and [`KvError::RevisionMismatch`].
-    pub async fn update(
-        &self,
-        key: impl IntoKey,
-        value: impl Into<Bytes>,
-        expected: VersionToken,
-        ttl: Duration,
-    ) -> KvResult<VersionToken> {
-        let (key, value) = self.store.key_and_value(key, value)?;
-        let ttl = self.checked(ttl)?;
-        let deadline = self.store.deadline_of("update with a time to live", Some(&key))?;
-        let write = self.ttl.update_with_ttl(&key, value, expected, ttl, deadline);
-        self.store.finish("update with a time to live", &key, deadline, write).await
-    }
-
-    fn checked(&self, ttl: Duration) -> KvResult<Duration> {
-        let step = self.ttl.granularity();
-        if ttl < step {
-            return Err(KvError::InvalidConfig {
-                field: "time to live",
-                reason: format!("{ttl:?} is below the shortest that the store keeps, {step:?}"),
-            });
-        }
-        round_up(ttl, step).ok_or_else(|| KvError::InvalidConfig {
-            field: "time to live",
-            reason: format!("{ttl:?} is longer than the store can count"),
-        })
-    }
-}
-
-impl fmt::Debug for StoreTtl<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreTtl").field("store", &self.store).finish_non_exhaustive()
-    }
-}
-
-/// The next multiple of `step` that is not below `span`; none where no `Duration` is.
-fn round_up(span: Duration, step: Duration) -> Option<Duration> {
-    const SECOND: u128 = 1_000_000_000;
-    let nanos = span.as_nanos().checked_next_multiple_of(step.as_nanos().max(1))?;
-    let seconds = u64::try_from(nanos / SECOND).ok()?;
-    Some(Duration::new(seconds, u32::try_from(nanos % SECOND).ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_to_live_are_rounded_up_to_whole_steps() {
-        let (second, milli) = (Duration::from_secs(1), Duration::from_millis(1));
-        assert_eq!(round_up(second, second), Some(second));
-        assert_eq!(round_up(second + Duration::from_nanos(1), second), Some(2 * second));
-        assert_eq!(round_up(5 * second, 3 * second), Some(6 * second));
-        // More steps than a u32 counts, and no step at all.
-        let year = Duration::from_secs(365 * 86_400);
-        assert_eq!(round_up(year, milli), Some(year));
-        assert_eq!(round_up(year + Duration::from_nanos(1), milli), Some(year + milli));
-        assert_eq!(round_up(second, Duration::ZERO), Some(second));
-        assert_eq!(round_up(Duration::MAX, Duration::from_nanos(1)), Some(Duration::MAX));
-        assert_eq!(round_up(Duration::MAX, second), None);
     }
 }

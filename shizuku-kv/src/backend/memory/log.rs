@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::store::{Key, KvEntry, KvOperation, StoreConfig, VersionToken, WatchScope};
+use crate::store::{FencingToken, Key, KvEntry, KvOperation, StoreConfig, VersionToken, WatchScope};
 
 /// How long a store that has a maximum age or times to live holds a tombstone. Such a store is expected to be written
 /// to with ever new keys, whose tombstones would otherwise pile up. Every other store holds them for ever.
@@ -53,9 +53,11 @@ impl Limits {
         [ttl, self.max_age].into_iter().flatten().min()
     }
 
-    /// How long a tombstone is held.
-    fn marker_ttl(&self) -> Option<Duration> {
-        self.forgets.then_some(MARKER_TTL)
+    /// How long a tombstone is held. One with a token must never be forgotten; where values age, the store has no
+    /// fenced writes, and one from before ends like every other.
+    fn marker_ttl(&self, fence: Option<FencingToken>) -> Option<Duration> {
+        let forgets = self.forgets && (fence.is_none() || self.max_age.is_some());
+        forgets.then_some(MARKER_TTL)
     }
 }
 
@@ -84,6 +86,8 @@ pub(super) enum Condition {
 /// Why a write did not take effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
+    /// The newest entry was written with a newer token than that of the write.
+    Fenced { token: FencingToken, newest: FencingToken },
     /// The key had to be absent, and has a value of this version.
     Exists(VersionToken),
     /// The newest entry has another version, or there is none.
@@ -279,20 +283,27 @@ impl Log {
         Ok(())
     }
 
-    /// Writes to a key, after what is due by `now` has been applied.
+    /// Writes to a key, after what is due by `now` has been applied. The token, where there is one, is compared before
+    /// anything else.
     ///
     /// Deletions are never refused for want of room, so that room can always be made; neither is a value that takes no
     /// more room than what it supersedes.
-    pub(super) fn write(
+    pub(super) fn write_with(
         &mut self,
         key: &Key,
         change: Change,
         condition: Condition,
+        fence: Option<FencingToken>,
         now: Instant,
     ) -> Result<VersionToken, Refusal> {
         self.expire(now);
         let held = self.keys.get(key);
         let newest = held.map(|versions| &versions.newest.entry);
+        if let Some(token) = fence
+            && let Some(newest) = token.refused_by(newest.and_then(|entry| entry.fence))
+        {
+            return Err(Refusal::Fenced { token, newest });
+        }
         match (condition, newest) {
             (Condition::Any, _) | (Condition::Absent, None) => {}
             (Condition::Absent, Some(entry)) => {
@@ -320,12 +331,18 @@ impl Log {
         let created = self.clock.system(now);
         let (operation, value, ttl, life) = match change {
             Change::Put { value, ttl } => (KvOperation::Put, value, ttl, self.limits.life(ttl)),
-            Change::Delete => (KvOperation::Delete, Bytes::new(), None, self.limits.marker_ttl()),
-            Change::Purge => (KvOperation::Purge, Bytes::new(), None, self.limits.marker_ttl()),
+            Change::Delete => (KvOperation::Delete, Bytes::new(), None, self.limits.marker_ttl(fence)),
+            Change::Purge => (KvOperation::Purge, Bytes::new(), None, self.limits.marker_ttl(fence)),
         };
         // An end of life that the clock cannot express never comes.
         let due = life.and_then(|life| now.checked_add(life));
-        Ok(self.append(key, value, operation, created, ttl, due))
+        let version = self.next_version();
+        let entry = match operation {
+            KvOperation::Put => KvEntry::put(key.clone(), value, version, created),
+            _ => KvEntry::tombstone(key.clone(), operation, version, created),
+        };
+        self.append(entry.with_fence(fence), ttl, due);
+        Ok(version)
     }
 
     /// Applies every end of life that is due by `now`.
@@ -360,8 +377,9 @@ impl Log {
                 // The tombstone says when the value's life ended, and is held from when anyone can see it: however
                 // late that is, no watch misses it.
                 let created = self.clock.system(due);
-                let forget = self.limits.marker_ttl().and_then(|ttl| now.checked_add(ttl));
-                self.append(&key, Bytes::new(), KvOperation::Expire, created, None, forget);
+                let forget = self.limits.marker_ttl(None).and_then(|ttl| now.checked_add(ttl));
+                let version = self.next_version();
+                self.append(KvEntry::tombstone(key, KvOperation::Expire, version, created), None, forget);
             }
         }
         self.next_due().is_none_or(|due| due > now)
@@ -383,7 +401,8 @@ impl Log {
         for versions in self.keys.values_mut() {
             for held in versions.older.iter_mut().chain(std::iter::once(&mut versions.newest)) {
                 let due = if held.entry.is_tombstone() {
-                    held.due.or_else(|| limits.marker_ttl().and_then(|ttl| now.checked_add(ttl)))
+                    let life = limits.marker_ttl(held.entry.fence);
+                    held.due.or_else(|| life.and_then(|ttl| now.checked_add(ttl)))
                 } else {
                     let written = self.clock.instant(held.entry.created);
                     limits.life(held.ttl).and_then(|life| written.checked_add(life))
@@ -400,27 +419,20 @@ impl Log {
         }
     }
 
-    fn append(
-        &mut self,
-        key: &Key,
-        value: Bytes,
-        operation: KvOperation,
-        created: SystemTime,
-        ttl: Option<Duration>,
-        due: Option<Instant>,
-    ) -> VersionToken {
+    fn next_version(&self) -> VersionToken {
+        VersionToken::from_u64(self.sequence + 1)
+    }
+
+    /// Appends an entry that has the next version.
+    fn append(&mut self, mut entry: KvEntry, ttl: Option<Duration>, due: Option<Instant>) {
         self.sequence += 1;
-        self.written = created;
-        let sequence = self.sequence;
-        let version = VersionToken::from_u64(sequence);
+        self.written = entry.created;
+        let (sequence, operation) = (self.sequence, entry.operation);
         // All that is held of a key shares one allocation for it.
-        let key =
-            self.keys.get(key).map_or_else(|| key.clone(), |versions| versions.newest.entry.key.clone());
-        let entry = if operation.is_deletion() {
-            KvEntry::tombstone(key.clone(), operation, version, created)
-        } else {
-            KvEntry::put(key.clone(), value, version, created)
-        };
+        if let Some(versions) = self.keys.get(&entry.key) {
+            entry.key = versions.newest.entry.key.clone();
+        }
+        let key = entry.key.clone();
         let held = Held { sequence, entry, ttl, due };
         self.bytes += held.size();
         self.order.insert(sequence, key.clone());
@@ -450,7 +462,6 @@ impl Log {
             self.sorted.insert(key.clone());
             self.keys.insert(key, Versions { newest: held, since: sequence, older: VecDeque::new() });
         }
-        version
     }
 
     fn drop_key(&mut self, key: &Key) {
@@ -499,6 +510,17 @@ impl Clock {
 
 #[cfg(test)]
 impl Log {
+    /// Writes without a token.
+    pub(super) fn write(
+        &mut self,
+        key: &Key,
+        change: Change,
+        condition: Condition,
+        now: Instant,
+    ) -> Result<VersionToken, Refusal> {
+        self.write_with(key, change, condition, None, now)
+    }
+
     /// The sequence numbers that are held, in order.
     pub(super) fn sequences(&self) -> Vec<u64> {
         self.order.keys().copied().collect()

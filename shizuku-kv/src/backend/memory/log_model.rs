@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::log::{Change, Condition, Limits, Log, MARKER_TTL, Next, Refusal};
-use crate::store::{Key, KvEntry, KvOperation, VersionToken, WatchScope};
+use crate::store::{FencingToken, Key, KvEntry, KvOperation, VersionToken, WatchScope};
 
 struct Line {
     sequence: u64,
@@ -22,6 +22,12 @@ struct Line {
     written: Instant,
     ttl: Option<Duration>,
     due: Option<Instant>,
+    fence: Option<FencingToken>,
+}
+
+/// Whether the tombstone of a write is forgotten some time.
+fn forgets(limits: &Limits, fence: Option<FencingToken>) -> bool {
+    limits.forgets && (limits.max_age.is_some() || fence.is_none())
 }
 
 struct Model {
@@ -67,7 +73,7 @@ impl Model {
             if line.operation == KvOperation::Put {
                 let due = self.limits.forgets.then(|| now + MARKER_TTL);
                 let (operation, value) = (KvOperation::Expire, Bytes::new());
-                self.append(Line { operation, value, written: now, ttl: None, due, ..line });
+                self.append(Line { operation, value, written: now, ttl: None, due, fence: None, ..line });
             } else {
                 self.lines.retain(|other| other.key != line.key);
                 self.forgotten = self.forgotten.max(sequence);
@@ -80,9 +86,14 @@ impl Model {
         key: &Key,
         change: Change,
         condition: Condition,
+        fence: Option<FencingToken>,
         now: Instant,
     ) -> Result<VersionToken, Refusal> {
         self.expire(now);
+        match (fence, self.newest(key).and_then(|line| line.fence)) {
+            (Some(token), Some(newest)) if token < newest => return Err(Refusal::Fenced { token, newest }),
+            _ => {}
+        }
         let ttl = if let Change::Put { ttl, .. } = change { ttl } else { None };
         let newest = self.newest(key);
         let version = newest.map(|line| VersionToken::from_u64(line.sequence));
@@ -103,8 +114,12 @@ impl Model {
             Change::Put { value, ttl } => {
                 (KvOperation::Put, value, ttl.into_iter().chain(self.limits.max_age).min())
             }
-            Change::Delete => (KvOperation::Delete, Bytes::new(), self.limits.forgets.then_some(MARKER_TTL)),
-            Change::Purge => (KvOperation::Purge, Bytes::new(), self.limits.forgets.then_some(MARKER_TTL)),
+            Change::Delete => {
+                (KvOperation::Delete, Bytes::new(), forgets(&self.limits, fence).then_some(MARKER_TTL))
+            }
+            Change::Purge => {
+                (KvOperation::Purge, Bytes::new(), forgets(&self.limits, fence).then_some(MARKER_TTL))
+            }
         };
         if let (KvOperation::Put, Some(limit)) = (operation, self.limits.max_bytes) {
             let size = (key.len() + value.len()) as u64;
@@ -121,7 +136,7 @@ impl Model {
             self.lines.retain(|line| line.key != *key);
         }
         let due = life.map(|life| now + life);
-        self.append(Line { sequence: 0, key: key.clone(), operation, value, written: now, ttl, due });
+        self.append(Line { sequence: 0, key: key.clone(), operation, value, written: now, ttl, due, fence });
         Ok(VersionToken::from_u64(self.sequence))
     }
 
@@ -139,8 +154,8 @@ impl Model {
     }
 }
 
-fn shape(entry: &KvEntry) -> (u64, KvOperation, Bytes) {
-    (entry.version.as_u64().unwrap(), entry.operation, entry.value.clone())
+fn shape(entry: &KvEntry) -> (u64, KvOperation, Bytes, Option<FencingToken>) {
+    (entry.version.as_u64().unwrap(), entry.operation, entry.value.clone(), entry.fence)
 }
 
 fn seed() -> u64 {
@@ -185,7 +200,7 @@ fn run(random: &mut fastrand::Rng) {
                 line.due = if line.operation == KvOperation::Put {
                     line.ttl.into_iter().chain(changed.max_age).min().map(|life| line.written + life)
                 } else {
-                    line.due.or_else(|| changed.forgets.then(|| now + MARKER_TTL))
+                    line.due.or_else(|| forgets(&changed, line.fence).then(|| now + MARKER_TTL))
                 };
             }
             for key in &keys {
@@ -218,7 +233,11 @@ fn run(random: &mut fastrand::Rng) {
             )),
             _ => Condition::Any,
         };
-        assert_eq!(log.write(key, change.clone(), condition, now), model.write(key, change, condition, now));
+        let fence = random.bool().then(|| FencingToken::from_u64(random.u64(..5)));
+        assert_eq!(
+            log.write_with(key, change.clone(), condition, fence, now),
+            model.write(key, change, condition, fence, now)
+        );
         compare(&log, &model, &keys, random);
     }
 }
@@ -231,8 +250,10 @@ fn compare(log: &Log, model: &Model, keys: &[Key], random: &mut fastrand::Rng) {
     assert_eq!(log.next_due(), model.lines.iter().filter_map(|line| line.due).min());
     for key in keys {
         let held: Vec<_> = log.history(key).iter().map(shape).collect();
-        let expected: Vec<_> =
-            model.of(key).map(|line| (line.sequence, line.operation, line.value.clone())).collect();
+        let expected: Vec<_> = model
+            .of(key)
+            .map(|line| (line.sequence, line.operation, line.value.clone(), line.fence))
+            .collect();
         assert_eq!(held, expected);
         assert_eq!(log.newest(key).map(shape), expected.last().cloned());
     }

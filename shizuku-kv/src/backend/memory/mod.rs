@@ -12,6 +12,7 @@
 //!   the test moves the clock.
 //! - Where values expire (a maximum age, or times to live), tombstones are forgotten an hour after they were written.
 //!   Everywhere else they are held for ever.
+//!   Those of deletions with a fencing token always are, where there are fenced writes.
 //! - A cursor is honoured while the store holds every entry after it, or can be sure of it: it expires when the oldest
 //!   entry held is beyond the next one, and when a tombstone after it was forgotten.
 //! - The limit on bytes counts the keys and values that are held after the write. Deletions are never refused by it.
@@ -53,6 +54,7 @@ const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
     max_history: 64,
     max_age: true,
     key_ttl: true,
+    fenced_writes: true,
     expiry_events: true,
     leader_reads: true,
     persistent: false,

@@ -26,10 +26,11 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Rung after whatever a watch may wait for: a new entry, or the end of the store.
     pub(super) bell: Notify,
-    /// Two settings that are known without the lock, because every write asks for the first, and that are still known
-    /// when the store is gone.
+    /// What is known of the settings without the lock, because every write asks for the first, and still when the store is
+    /// gone.
     max_value_size: AtomicUsize,
     key_ttl: AtomicBool,
+    keeps_fences: AtomicBool,
     /// Whether the connection was shut down; a store that was deleted before has no other way to learn of it.
     closed: Arc<AtomicBool>,
 }
@@ -100,6 +101,7 @@ impl Shared {
             bell: Notify::new(),
             max_value_size: AtomicUsize::new(0),
             key_ttl: AtomicBool::new(false),
+            keeps_fences: AtomicBool::new(false),
             closed,
             state: Mutex::new(State::Deleted),
         };
@@ -214,6 +216,11 @@ impl Shared {
         self.key_ttl.load(Ordering::Relaxed)
     }
 
+    /// Whether newest entries never end by themselves, so that their tokens stay.
+    pub(super) fn keeps_fences(&self) -> bool {
+        self.keeps_fences.load(Ordering::Relaxed)
+    }
+
     pub(super) fn not_found(&self) -> KvError {
         KvError::StoreNotFound { store: self.name.clone() }
     }
@@ -221,6 +228,7 @@ impl Shared {
     fn publish(&self, config: &StoreConfig) {
         self.max_value_size.store(config.max_value_size.unwrap_or(MAX_VALUE_SIZE), Ordering::Relaxed);
         self.key_ttl.store(config.key_ttl == Some(true), Ordering::Relaxed);
+        self.keeps_fences.store(config.max_age.is_none(), Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -13,8 +13,8 @@ use super::scan::{PAGE, scan};
 use super::shared::{Call, Shared};
 use super::{CAPABILITIES, watch, yield_once};
 use crate::store::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvReader, KvResult, KvStore, KvStream, KvTtl,
-    KvWatcher, KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
+    ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvFenced, KvReader, KvResult,
+    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
 };
 
 /// As on NATS, so that what a program does with it works there too.
@@ -40,7 +40,28 @@ impl MemoryStore {
         condition: Condition,
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
+        self.write_with(operation, key, change, condition, None, deadline).await
+    }
+
+    async fn write_with(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        change: Change,
+        condition: Condition,
+        fence: Option<FencingToken>,
+        deadline: Deadline,
+    ) -> KvResult<VersionToken> {
         let write = self.shared.with(Call::new(operation).of(key).by(deadline), |contents| {
+            if fence.is_some() && contents.config.max_age.is_some() {
+                return Err(KvError::Unsupported {
+                    operation,
+                    reason: format!(
+                        "store {:?} has a maximum age by now, with which tokens are lost",
+                        self.shared.name
+                    ),
+                });
+            }
             if matches!(change, Change::Put { ttl: Some(_), .. }) && contents.config.key_ttl != Some(true) {
                 return Err(KvError::Unsupported {
                     operation,
@@ -48,7 +69,8 @@ impl MemoryStore {
                 });
             }
             let now = contents.now();
-            contents.log.write(key, change, condition, now).map_err(|refusal| match refusal {
+            contents.log.write_with(key, change, condition, fence, now).map_err(|refusal| match refusal {
+                Refusal::Fenced { token, newest } => KvError::Fenced { key: key.clone(), token, newest },
                 Refusal::Exists(found) => KvError::AlreadyExists { key: key.clone(), found: Some(found) },
                 Refusal::Mismatch(found) => match condition {
                     Condition::Version(expected) => {
@@ -101,7 +123,11 @@ impl KvStore for MemoryStore {
     }
 
     fn capabilities(&self) -> ConnectionCapabilities {
-        ConnectionCapabilities { key_ttl: self.shared.key_ttl(), ..CAPABILITIES }
+        ConnectionCapabilities {
+            key_ttl: self.shared.key_ttl(),
+            fenced_writes: self.shared.keeps_fences(),
+            ..CAPABILITIES
+        }
     }
 
     fn max_value_size(&self) -> usize {
@@ -118,6 +144,10 @@ impl KvStore for MemoryStore {
 
     fn ttl(&self) -> Option<&dyn KvTtl> {
         self.shared.key_ttl().then_some(self as &dyn KvTtl)
+    }
+
+    fn fenced(&self) -> Option<&dyn KvFenced> {
+        self.shared.keeps_fences().then_some(self as &dyn KvFenced)
     }
 }
 
@@ -286,6 +316,57 @@ impl KvTtl for MemoryStore {
         Box::pin(async move {
             self.write_with_ttl("update_with_ttl", key, value, ttl, Condition::Version(expected), deadline)
                 .await
+        })
+    }
+}
+
+impl KvFenced for MemoryStore {
+    fn put<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move {
+            self.write_with("fenced put", key, put(value), Condition::Any, Some(token), deadline).await
+        })
+    }
+
+    fn create<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move {
+            self.write_with("fenced create", key, put(value), Condition::Absent, Some(token), deadline).await
+        })
+    }
+
+    fn update<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        expected: VersionToken,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move {
+            let condition = Condition::Version(expected);
+            self.write_with("fenced update", key, put(value), condition, Some(token), deadline).await
+        })
+    }
+
+    fn delete<'a>(
+        &'a self,
+        key: &'a Key,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move {
+            self.write_with("fenced delete", key, Change::Delete, Condition::Any, Some(token), deadline).await
         })
     }
 }

@@ -99,6 +99,13 @@ impl StreamInfo {
         }
     }
 
+    /// Whether the newest message of a key may be removed without anybody having asked for it.
+    fn loses_newest(&self) -> bool {
+        let is_limited = |field| self.number(field) > 0;
+        let evicts = self.config.get("discard").and_then(Value::as_str) != Some("new");
+        is_limited("max_age") || (evicts && (is_limited("max_bytes") || is_limited("max_msgs")))
+    }
+
     fn max_message_size(&self) -> Option<usize> {
         usize::try_from(self.number("max_msg_size")).ok().filter(|size| *size > 0)
     }
@@ -137,6 +144,7 @@ pub(super) struct Bucket {
     pub(super) max_message_size: Option<usize>,
     pub(super) key_ttl: bool,
     pub(super) expiry_events: bool,
+    loses_newest: bool,
     pub(super) tombstone_life: Option<Duration>,
     /// The maximum age, where no marker tells of it.
     pub(super) silent_expiry: Option<Duration>,
@@ -157,6 +165,7 @@ impl Bucket {
             // With a longer history the value before would come back when the newest expires (ADR-48).
             key_ttl: config.key_ttl == Some(true) && history == 1,
             expiry_events: markers,
+            loses_newest: info.loses_newest(),
             tombstone_life: info.tombstone_life(),
             silent_expiry: info.duration("max_age").filter(|_| !markers),
         }
@@ -167,6 +176,12 @@ impl Bucket {
     /// Whether messages have room for an operation id.
     pub(super) fn has_operation_ids(&self) -> bool {
         self.max_message_size.is_none_or(|size| reserve(size) == HEADER_RESERVE)
+    }
+
+    /// Whether fencing tokens are sure to stay and have room, beside an operation id: without that a lost acknowledgement
+    /// could not be told from a lost lock.
+    pub(super) fn keeps_fences(&self) -> bool {
+        self.has_operation_ids() && !self.loses_newest
     }
 
     /// The largest value that fits, where a message may have `max_payload` bytes.
@@ -192,6 +207,7 @@ pub(super) fn capabilities(link: &Link) -> ConnectionCapabilities {
         max_history: 64,
         max_age: true,
         key_ttl: markers,
+        fenced_writes: true,
         expiry_events: markers,
         leader_reads: true,
         persistent: true,

@@ -14,6 +14,7 @@
 //! | `bucket` | a store's configuration as a stream's, and back |
 //! | `store` | reading |
 //! | `writer`, `write` | writing: the operations, and one write on its way |
+//! | `fenced` | writing under a lock: a look at the newest token, and a swap |
 //! | `fate` | what became of a write whose acknowledgement was lost |
 //! | `consumer` | an ordered pull consumer: every message once and in order, or the word that it was lost |
 //! | `lookout` | what may come to it in the place of a message |
@@ -27,6 +28,7 @@ mod config;
 mod connection;
 mod consumer;
 mod fate;
+mod fenced;
 mod leader;
 mod link;
 mod lookout;

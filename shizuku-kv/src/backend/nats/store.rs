@@ -16,8 +16,8 @@ use super::link::{Answer, ApiError, Link};
 use super::scan;
 use super::wire::{RawMessage, StreamMessage, parse_direct};
 use crate::store::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvReader, KvResult, KvStore, KvStream, KvTtl,
-    KvWatcher, KvWriter, ReadConsistency, WatchScope,
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvReader, KvResult, KvStore, KvStream,
+    KvTtl, KvWatcher, KvWriter, ReadConsistency, WatchScope,
 };
 
 /// Single gets on their way at a time, where many keys are asked for one by one.
@@ -314,6 +314,7 @@ impl KvStore for NatsStore {
     fn capabilities(&self) -> ConnectionCapabilities {
         let mut capabilities = bucket::capabilities(&self.0.link);
         capabilities.key_ttl = self.0.bucket.key_ttl;
+        capabilities.fenced_writes = self.0.bucket.keeps_fences();
         capabilities.expiry_events = self.0.bucket.expiry_events;
         capabilities
     }
@@ -336,6 +337,10 @@ impl KvStore for NatsStore {
 
     fn ttl(&self) -> Option<&dyn KvTtl> {
         self.0.bucket.key_ttl.then_some(self)
+    }
+
+    fn fenced(&self) -> Option<&dyn KvFenced> {
+        self.0.bucket.keeps_fences().then_some(self)
     }
 }
 

@@ -3,16 +3,18 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::datetime::parse_rfc3339;
-use async_nats::{HeaderMap, Message};
+use async_nats::{HeaderMap, HeaderName, Message};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::store::{Key, KvEntry, KvOperation, VersionToken};
+use crate::store::{FencingToken, Key, KvEntry, KvOperation, VersionToken};
 
 /// Our operation id: by it a write whose acknowledgement was lost is found again. Other clients ignore it.
 pub(super) const OPERATION_ID: &str = "Shizuku-Op";
+/// The fencing token of a write that has one, as a decimal number. Other clients ignore it.
+pub(super) const FENCE: &str = "Shizuku-Fence";
 pub(super) const KV_OPERATION: &str = "KV-Operation";
 pub(super) const ROLLUP: &str = "Nats-Rollup";
 pub(super) const EXPECTED_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
@@ -48,17 +50,19 @@ pub(super) struct StreamMessage {
     pub(super) operation: KvOperation,
     /// Read only from the leader, where writes are looked for.
     pub(super) operation_id: Option<String>,
+    pub(super) fence: Option<FencingToken>,
     pub(super) value: Bytes,
 }
 
 impl StreamMessage {
     pub(super) fn into_entry(self) -> KvEntry {
         let version = VersionToken::from_u64(self.sequence);
-        if self.operation.is_deletion() {
+        let entry = if self.operation.is_deletion() {
             KvEntry::tombstone(self.key, self.operation, version, self.time)
         } else {
             KvEntry::put(self.key, self.value, version, self.time)
-        }
+        };
+        entry.with_fence(self.fence)
     }
 }
 
@@ -85,6 +89,16 @@ fn operation_of_headers(headers: Option<&HeaderMap>) -> KvOperation {
     }
 }
 
+/// The token in a message's headers; none where there is no number, which no client of ours writes.
+fn fence_of(text: &str) -> Option<FencingToken> {
+    text.parse().ok().map(FencingToken::from_u64)
+}
+
+fn fence_of_headers(headers: Option<&HeaderMap>) -> Option<FencingToken> {
+    // Every message that is read comes by here: a name that is no string of its own costs no allocation.
+    headers?.get(HeaderName::from_static(FENCE)).and_then(|value| fence_of(value.as_str()))
+}
+
 /// A time in the server's notation; the epoch where it is none.
 pub(super) fn parse_time(text: &str) -> SystemTime {
     parse_rfc3339(text).map_or(UNIX_EPOCH, SystemTime::from)
@@ -108,6 +122,7 @@ pub(super) fn parse_direct(message: Message, prefix: &str) -> Result<StreamMessa
         time,
         operation: operation_of_headers(Some(headers)),
         operation_id: None,
+        fence: fence_of_headers(Some(headers)),
         value: message.payload,
     })
 }
@@ -154,6 +169,7 @@ impl RawMessage {
             time: parse_time(&self.time),
             operation: operation_of(get),
             operation_id: get(OPERATION_ID),
+            fence: get(FENCE).and_then(|text| fence_of(&text)),
             value: decode(&self.data)?.into(),
         })
     }
@@ -213,6 +229,7 @@ pub(super) fn delivered(message: Message, place: &Place, prefix: &str) -> Option
         time: place.time(),
         operation: operation_of_headers(message.headers.as_ref()),
         operation_id: None,
+        fence: fence_of_headers(message.headers.as_ref()),
         value: message.payload,
     })
 }
@@ -247,6 +264,39 @@ mod tests {
     }
 
     #[test]
+    fn a_token_fits_beside_the_others() {
+        let fence = format!("{FENCE}: {}\r\n", u64::MAX).len();
+        let id = format!("{OPERATION_ID}: {:016x}{:x}\r\n", u64::MAX, u64::MAX).len();
+        let expected = format!("{EXPECTED_SEQUENCE}: {}\r\n", u64::MAX).len();
+        // What has a token has no time to live.
+        let put = "NATS/1.0\r\n\r\n".len() + expected + id + fence;
+        assert!(put <= HEADER_RESERVE, "{put}");
+        // A deletion has no value, whose room it may use. Where that is a single byte, it fits all the same, up to a
+        // million billion messages in the bucket and four billion writes of one connection.
+        let id = format!("{OPERATION_ID}: {:016x}{:x}\r\n", u64::MAX, u32::MAX).len();
+        let expected = format!("{EXPECTED_SEQUENCE}: {}\r\n", 10_u64.pow(15) - 1).len();
+        let deletion = format!("NATS/1.0\r\n\r\n{KV_OPERATION}: DEL\r\n").len() + expected + id + fence;
+        assert!(deletion <= HEADER_RESERVE, "{deletion}");
+    }
+
+    #[test]
+    fn a_token_is_a_number() {
+        let headers = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(FENCE, text);
+            fence_of_headers(Some(&headers))
+        };
+        for number in [0, 17, u64::MAX] {
+            assert_eq!(headers(&number.to_string()), Some(FencingToken::from_u64(number)));
+        }
+        for text in ["", "x", "-1", "1.5", "18446744073709551616"] {
+            assert_eq!(headers(text), None, "{text}");
+        }
+        assert_eq!(fence_of_headers(Some(&HeaderMap::new())), None);
+        assert_eq!(fence_of_headers(None), None);
+    }
+
+    #[test]
     fn what_a_marker_means() {
         let with = |pairs: &'static [(&str, &str)]| {
             operation_of(|name| {
@@ -267,7 +317,8 @@ mod tests {
         let raw = RawMessage {
             subject: "$KV.b.a.b".into(),
             seq: 9,
-            hdrs: STANDARD.encode("NATS/1.0\r\nShizuku-Op: x1\r\nKV-Operation: DEL\r\n\r\n"),
+            hdrs: STANDARD
+                .encode("NATS/1.0\r\nShizuku-Op: x1\r\nShizuku-Fence: 17\r\nKV-Operation: DEL\r\n\r\n"),
             data: String::new(),
             time: "2026-01-01T00:00:01Z".into(),
         };
@@ -275,6 +326,7 @@ mod tests {
         assert_eq!(message.key, "a.b");
         assert_eq!(message.operation, KvOperation::Delete);
         assert_eq!(message.operation_id.as_deref(), Some("x1"));
+        assert_eq!(message.fence, Some(FencingToken::from_u64(17)));
         assert_eq!(message.time, UNIX_EPOCH + Duration::from_secs(1_767_225_601));
     }
 }

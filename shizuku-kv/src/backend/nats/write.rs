@@ -18,9 +18,9 @@ use super::fate::{Evidence, Expect, Fate, decide};
 use super::link::{ApiError, Interruption, Mark, has_no_responders};
 use super::requests::Waiting;
 use super::store::{StoreCore, pause};
-use super::wire::{EXPECTED_SEQUENCE, KV_OPERATION, OPERATION_ID, ROLLUP, StreamMessage, TTL};
+use super::wire::{EXPECTED_SEQUENCE, FENCE, KV_OPERATION, OPERATION_ID, ROLLUP, StreamMessage, TTL};
 use crate::store::backoff;
-use crate::store::{Deadline, ErrorSource, Key, KvError, KvOperation, KvResult, VersionToken};
+use crate::store::{Deadline, ErrorSource, FencingToken, Key, KvError, KvOperation, KvResult, VersionToken};
 
 /// The share of the deadline that is left for finding out, where no acknowledgement comes on a connection that seems
 /// to be alive.
@@ -35,6 +35,7 @@ pub(super) struct Write {
     kind: KvOperation,
     expect: Expect,
     ttl: Option<Duration>,
+    fence: Option<FencingToken>,
     /// Others of the same key may have been sent behind it, which it must not overtake by being sent again.
     pipelined: bool,
 }
@@ -48,6 +49,7 @@ impl Write {
             kind: KvOperation::Put,
             expect: Expect::Anything,
             ttl: None,
+            fence: None,
             pipelined: false,
         }
     }
@@ -64,6 +66,24 @@ impl Write {
     /// The same as one of many that are sent without waiting for each.
     pub(super) fn pipelined(self) -> Self {
         Self { pipelined: true, ..self }
+    }
+
+    /// The same with a fencing token, which its message then has.
+    pub(super) fn under(self, token: FencingToken) -> Self {
+        Self { fence: Some(token), ..self }
+    }
+
+    /// The same where the newest message of the key has this sequence; zero for none at all.
+    pub(super) fn over(self, sequence: u64) -> Self {
+        Self { expect: Expect::Exactly(sequence), ..self }
+    }
+
+    pub(super) fn operation(&self) -> &'static str {
+        self.operation
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.key
     }
 
     /// The same with an expected version. One that this backend cannot have given out never matches.
@@ -92,6 +112,9 @@ impl Write {
         }
         if let Expect::Exactly(sequence) = self.expect {
             headers.insert(EXPECTED_SEQUENCE, sequence.to_string());
+        }
+        if let Some(token) = self.fence {
+            headers.insert(FENCE, token.to_string());
         }
         if let Some(ttl) = self.ttl {
             headers.insert(TTL, format!("{}s", ttl.as_secs()));

@@ -78,6 +78,48 @@ fn an_update_needs_the_version_of_the_newest_entry() {
 }
 
 #[test]
+fn a_newer_token_refuses_older_ones_before_anything_else() {
+    let (mut log, now) = log(LIMITS);
+    let (a, [five, six]) = (key("a"), [5, 6].map(FencingToken::from_u64));
+    assert_eq!(log.write_with(&a, put("1"), Condition::Absent, Some(six), now), Ok(version(1)));
+    let refused = Err(Refusal::Fenced { token: five, newest: six });
+    for condition in [Condition::Any, Condition::Absent, Condition::Version(version(9))] {
+        assert_eq!(log.write_with(&a, put("x"), condition, Some(five), now), refused);
+    }
+    assert_eq!(log.write_with(&a, Change::Delete, Condition::Any, Some(six), now), Ok(version(2)));
+    assert_eq!(log.write_with(&a, put("x"), Condition::Absent, Some(five), now), refused);
+    assert_eq!(log.newest("a").unwrap().fence, Some(six));
+    // A write without a token takes it away.
+    assert_eq!(log.write(&a, put("3"), Condition::Any, now), Ok(version(3)));
+    assert_eq!(log.newest("a").unwrap().fence, None);
+    assert_eq!(log.write_with(&a, put("4"), Condition::Any, Some(five), now), Ok(version(4)));
+    log.check();
+}
+
+#[test]
+fn a_tombstone_with_a_token_is_never_forgotten() {
+    let (mut log, now) = log(LIMITS);
+    let token = Some(FencingToken::from_u64(7));
+    for fenced in ["before", "after"] {
+        if fenced == "after" {
+            log.set_limits(Limits { forgets: true, ..LIMITS }, now);
+        }
+        log.write_with(&key(fenced), Change::Delete, Condition::Any, token, now).unwrap();
+    }
+    log.write(&key("plain"), Change::Delete, Condition::Any, now).unwrap();
+    log.expire(now + 1000 * MARKER_TTL);
+    assert!(log.newest("plain").is_none());
+    for fenced in ["before", "after"] {
+        assert_eq!(log.newest(fenced).unwrap().fence, token);
+    }
+    // Where values age there are no fenced writes, and nothing has to be remembered for them.
+    log.set_limits(Limits { forgets: true, max_age: Some(SECOND), ..LIMITS }, now);
+    log.expire(now + MARKER_TTL);
+    assert!(log.newest("before").is_none());
+    log.check();
+}
+
+#[test]
 fn a_tombstone_has_a_version_like_any_other() {
     let (mut log, now) = log(LIMITS);
     let a = key("a");

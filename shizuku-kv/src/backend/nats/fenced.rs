@@ -1,0 +1,229 @@
+//! Writing under a lock: a look at the token of the newest message, and a compare-and-swap on it.
+//!
+//! The server knows nothing of tokens. But it knows whether the message that was looked at is still the newest, and takes
+//! the write only then. So what was compared holds at the moment of the write, also where a leader answered that is none
+//! any more. Where somebody wrote in between, it begins again.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::future::BoxFuture;
+
+use super::store::{NatsStore, StoreCore};
+use super::wire::StreamMessage;
+use super::write::Write;
+use crate::store::backoff;
+use crate::store::{Deadline, FencingToken, Key, KvError, KvFenced, KvOperation, KvResult, VersionToken};
+
+/// What a write wants the newest message of its key to be, whatever its token.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    Anything,
+    /// None, or a tombstone.
+    Absent,
+    Version(VersionToken),
+}
+
+/// The newest message of a key, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+struct Newest {
+    sequence: u64,
+    is_deletion: bool,
+    fence: Option<FencingToken>,
+}
+
+impl From<&StreamMessage> for Newest {
+    fn from(message: &StreamMessage) -> Self {
+        Self {
+            sequence: message.sequence,
+            is_deletion: message.operation.is_deletion(),
+            fence: message.fence,
+        }
+    }
+}
+
+/// What follows for a write from the newest message of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admission {
+    /// It may take the place of the message with this sequence; zero where there is none.
+    Over(u64),
+    /// This newer token has written to the key.
+    Fenced(FencingToken),
+    /// The key had to be absent, and has a value.
+    Exists(u64),
+    /// The message has another version than was expected, or there is none.
+    Mismatch { expected: VersionToken, found: Option<u64> },
+}
+
+/// The decision. The token comes first: whoever has lost the lock is told so, whatever else has changed.
+fn admit(wanted: Wanted, token: FencingToken, newest: Option<Newest>) -> Admission {
+    if let Some(newer) = token.refused_by(newest.and_then(|newest| newest.fence)) {
+        return Admission::Fenced(newer);
+    }
+    let found = newest.map(|newest| newest.sequence);
+    match (wanted, newest) {
+        (Wanted::Absent, Some(newest)) if !newest.is_deletion => Admission::Exists(newest.sequence),
+        (Wanted::Version(expected), _) if found.map(VersionToken::from_u64) != Some(expected) => {
+            Admission::Mismatch { expected, found }
+        }
+        _ => Admission::Over(found.unwrap_or(0)),
+    }
+}
+
+impl Admission {
+    /// The sequence to expect.
+    ///
+    /// # Errors
+    /// Why the write is refused.
+    fn sequence(self, key: &Key, token: FencingToken) -> KvResult<u64> {
+        let key = || key.clone();
+        match self {
+            Self::Over(sequence) => Ok(sequence),
+            Self::Fenced(newest) => Err(KvError::Fenced { key: key(), token, newest }),
+            Self::Exists(sequence) => {
+                Err(KvError::AlreadyExists { key: key(), found: Some(VersionToken::from_u64(sequence)) })
+            }
+            Self::Mismatch { expected, found } => Err(KvError::RevisionMismatch {
+                key: key(),
+                expected,
+                found: found.map(VersionToken::from_u64),
+            }),
+        }
+    }
+}
+
+impl StoreCore {
+    async fn write_fenced(
+        &self,
+        write: Write,
+        token: FencingToken,
+        wanted: Wanted,
+        deadline: Deadline,
+    ) -> KvResult<VersionToken> {
+        let write = write.under(token);
+        let (operation, key) = (write.operation(), write.key());
+        let mut pauses = backoff(Duration::from_millis(1), Duration::from_millis(100));
+        loop {
+            let look = self.newest_of_leader(operation, key, deadline);
+            let not_yet = match deadline.bound(operation, Some(key), look).await {
+                Ok(newest) => {
+                    let admission = admit(wanted, token, newest.as_ref().map(Newest::from));
+                    let sequence = admission.sequence(key, token)?;
+                    match self.write(write.clone().over(sequence), deadline).await {
+                        // Somebody wrote in between. Whether that was a newer holder is for the next look to tell.
+                        Err(KvError::RevisionMismatch { .. } | KvError::AlreadyExists { .. }) => {
+                            deadline.timeout(operation, Some(key))
+                        }
+                        result => return result,
+                    }
+                }
+                // A cluster without a leader may have one in a moment.
+                Err(error @ KvError::Unavailable { .. }) => error,
+                Err(error) => return Err(error),
+            };
+            let pause = pauses.next().unwrap_or_default();
+            if deadline.remaining() <= pause {
+                return Err(not_yet);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+impl KvFenced for NatsStore {
+    fn put<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        let write = Write::put("fenced put", key, value);
+        Box::pin(self.0.write_fenced(write, token, Wanted::Anything, deadline))
+    }
+
+    fn create<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        let write = Write::put("fenced create", key, value);
+        Box::pin(self.0.write_fenced(write, token, Wanted::Absent, deadline))
+    }
+
+    fn update<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        expected: VersionToken,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        let write = Write::put("fenced update", key, value);
+        Box::pin(self.0.write_fenced(write, token, Wanted::Version(expected), deadline))
+    }
+
+    fn delete<'a>(
+        &'a self,
+        key: &'a Key,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        // Without a time to live: a tombstone with one can bring the value before it back (nats-server #8505), and with
+        // it the token.
+        let write = Write::deletion("fenced delete", key, KvOperation::Delete);
+        Box::pin(self.0.write_fenced(write, token, Wanted::Anything, deadline))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: FencingToken = FencingToken::from_u64(7);
+
+    fn newest(sequence: u64, is_deletion: bool, fence: Option<u64>) -> Option<Newest> {
+        Some(Newest { sequence, is_deletion, fence: fence.map(FencingToken::from_u64) })
+    }
+
+    fn version(sequence: u64) -> Wanted {
+        Wanted::Version(VersionToken::from_u64(sequence))
+    }
+
+    #[test]
+    fn a_newer_token_refuses_whatever_is_wanted() {
+        for wanted in [Wanted::Anything, Wanted::Absent, version(3), version(4)] {
+            for is_deletion in [false, true] {
+                let admission = admit(wanted, TOKEN, newest(3, is_deletion, Some(8)));
+                assert_eq!(admission, Admission::Fenced(FencingToken::from_u64(8)), "{wanted:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_admitted_takes_the_place_of_what_was_looked_at() {
+        for fence in [None, Some(6), Some(7)] {
+            for is_deletion in [false, true] {
+                let newest = newest(3, is_deletion, fence);
+                assert_eq!(admit(Wanted::Anything, TOKEN, newest), Admission::Over(3));
+                assert_eq!(admit(version(3), TOKEN, newest), Admission::Over(3));
+            }
+            assert_eq!(admit(Wanted::Absent, TOKEN, newest(3, true, fence)), Admission::Over(3));
+            assert_eq!(admit(Wanted::Absent, TOKEN, newest(3, false, fence)), Admission::Exists(3));
+        }
+        assert_eq!(admit(Wanted::Anything, TOKEN, None), Admission::Over(0));
+        assert_eq!(admit(Wanted::Absent, TOKEN, None), Admission::Over(0));
+    }
+
+    #[test]
+    fn a_swap_needs_the_version_that_it_expects() {
+        let mismatch =
+            |sequence, found| Admission::Mismatch { expected: VersionToken::from_u64(sequence), found };
+        assert_eq!(admit(version(2), TOKEN, newest(3, false, Some(7))), mismatch(2, Some(3)));
+        assert_eq!(admit(version(4), TOKEN, newest(3, true, None)), mismatch(4, Some(3)));
+        // Nothing at all is no version, whatever number stands for it on the wire.
+        assert_eq!(admit(version(0), TOKEN, None), mismatch(0, None));
+    }
+}
