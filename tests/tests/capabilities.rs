@@ -41,7 +41,7 @@ async fn every_supported_server_can_do_the_whole_contract_but_times_to_live() {
     let capabilities = connection().await.capabilities();
     assert!(capabilities.write && capabilities.compare_and_swap);
     assert!(capabilities.watch && capabilities.watch_resume);
-    assert!(capabilities.max_age && capabilities.leader_reads);
+    assert!(capabilities.max_age && capabilities.leader_reads && capabilities.fenced_writes);
     assert!(capabilities.persistent && capabilities.shared);
     assert_eq!(capabilities.max_history, 64);
 }
@@ -130,9 +130,12 @@ async fn what_a_store_can_do_is_what_its_connection_can_at_most() {
         assert!(!part.key_ttl || whole.key_ttl, "{config:?}");
         assert!(!part.expiry_events || whole.expiry_events, "{config:?}");
         assert_eq!(part.key_ttl, store.ttl().is_some(), "{config:?}");
+        assert_eq!(part.fenced_writes, config.max_age.is_none(), "{config:?}");
+        assert_eq!(part.fenced_writes, store.fenced().is_some(), "{config:?}");
         let rest = {
             let mut rest = part;
             (rest.key_ttl, rest.expiry_events) = (whole.key_ttl, whole.expiry_events);
+            rest.fenced_writes = whole.fenced_writes;
             rest
         };
         assert_eq!(rest, whole, "{config:?}");

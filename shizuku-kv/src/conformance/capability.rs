@@ -25,6 +25,8 @@ pub enum Capability {
     MaxAge,
     /// [`ConnectionCapabilities::key_ttl`].
     KeyTtl,
+    /// [`ConnectionCapabilities::fenced_writes`].
+    FencedWrites,
     /// [`ConnectionCapabilities::expiry_events`].
     ExpiryEvents,
     /// [`ConnectionCapabilities::leader_reads`].
@@ -46,6 +48,7 @@ impl Capability {
             Self::History => capabilities.max_history > 1,
             Self::MaxAge => capabilities.max_age,
             Self::KeyTtl => capabilities.key_ttl,
+            Self::FencedWrites => capabilities.fenced_writes,
             Self::ExpiryEvents => capabilities.expiry_events,
             Self::LeaderReads => capabilities.leader_reads,
             Self::Persistent => capabilities.persistent,
@@ -75,6 +78,11 @@ impl Capability {
                 ensure!(store.ttl().is_none(), "times to live are not claimed, but the store has them");
                 let config = fixture.config().key_ttl(true);
                 opening_is_refused(fixture, config, "times to live of single keys").await
+            }
+            Self::FencedWrites => {
+                let store = fixture.store().await?;
+                ensure!(store.fenced().is_none(), "fenced writes are not claimed, but the store has them");
+                Ok(())
             }
             Self::LeaderReads => {
                 let config = fixture.config().consistency(ReadConsistency::Leader);

@@ -43,6 +43,7 @@ mod suite;
 pub mod cursors;
 pub mod deadlines;
 pub mod expiry;
+pub mod fenced;
 pub mod keys;
 pub mod lifecycle;
 pub mod markers;
@@ -83,6 +84,7 @@ pub fn checks() -> impl Iterator<Item = &'static Check> {
         markers::CHECKS,
         cursors::CHECKS,
         expiry::CHECKS,
+        fenced::CHECKS,
         stores::CHECKS,
         settings::CHECKS,
         deadlines::CHECKS,
@@ -111,7 +113,7 @@ mod tests {
             assert!(!families.contains(check.name), "{} is a family and a check", check.name);
             assert!(!check.clause.is_empty(), "{} names no clause", check.name);
         }
-        assert_eq!(families.len(), 16);
+        assert_eq!(families.len(), 17);
     }
 
     #[test]

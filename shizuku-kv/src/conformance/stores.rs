@@ -116,6 +116,7 @@ pub async fn a_store_claims_no_more_than_its_connection(fixture: &Fixture) -> Ch
         ("watch_resume", has.watch_resume, can.watch_resume),
         ("max_age", has.max_age, can.max_age),
         ("key_ttl", has.key_ttl, can.key_ttl),
+        ("fenced_writes", has.fenced_writes, can.fenced_writes),
         ("expiry_events", has.expiry_events, can.expiry_events),
         ("leader_reads", has.leader_reads, can.leader_reads),
         ("persistent", has.persistent, can.persistent),
@@ -129,6 +130,7 @@ pub async fn a_store_claims_no_more_than_its_connection(fixture: &Fixture) -> Ch
     ensure_eq!(store.backend().writer().is_some(), has.write, "whether there is a writer, as claimed");
     ensure_eq!(store.backend().watcher().is_some(), has.watch, "whether there is a watcher, as claimed");
     ensure_eq!(store.ttl().is_some(), has.key_ttl, "whether there are times to live, as claimed");
+    ensure_eq!(store.fenced().is_some(), has.fenced_writes, "whether there are fenced writes, as claimed");
     Ok(())
 }
 

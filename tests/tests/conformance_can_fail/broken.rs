@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use shizuku_kv::{
-    Connection, ConnectionCapabilities, Key, KvEntry, KvError, KvResult, KvStream, ReadConsistency, Store,
-    StoreConfig,
+    Connection, ConnectionCapabilities, FencingToken, Key, KvEntry, KvError, KvResult, KvStream,
+    ReadConsistency, Store, StoreConfig,
 };
 
+#[path = "broken/fenced.rs"]
+mod fenced;
 #[path = "broken/reader.rs"]
 mod reader;
 #[path = "broken/watcher.rs"]
@@ -224,6 +226,37 @@ pub(crate) enum Fault {
     /// Any time to live is taken, and rounded up.
     TtlAnyLength,
 
+    /// Fenced writes are claimed, and stores have none.
+    FencesMissing,
+    /// A store whose values expire has fenced writes.
+    FencesAnywhere,
+    /// Older tokens are accepted.
+    FenceIgnored,
+    /// Equal tokens are refused.
+    FenceRefusesEqual,
+    /// A token refuses the writes of every key.
+    FenceOfStore,
+    /// A fenced deletion leaves no token.
+    FencedDeleteForgets,
+    /// A fenced create does not look at the token of a tombstone.
+    FencedCreateForgets,
+    /// A fenced deletion of what is absent is refused.
+    FencedDeleteNeedsValue,
+    /// Fenced swaps do not compare.
+    FencedSwapsIgnoreVersions,
+    /// Fenced swaps compare the token last.
+    FenceComparedLast,
+    /// A put without a token leaves the one that is there.
+    FenceStays,
+    /// A fenced put looks at the token, waits, and then writes.
+    FenceRaces,
+    /// A fenced write gives up where somebody writes in between.
+    FencedTriesOnce,
+    /// Reads and watches show no tokens.
+    FenceHidden,
+    /// Watches show no tokens.
+    FenceNotWatched,
+
     /// Opening a store always makes a new one.
     StoreIsFresh,
     /// All stores are one.
@@ -281,6 +314,7 @@ struct Memory {
     last_value: Option<String>,
     watches: usize,
     shut_down: bool,
+    newest_token: Option<FencingToken>,
 }
 
 /// A connection with one [`Fault`].

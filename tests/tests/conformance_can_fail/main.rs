@@ -27,6 +27,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
             "an_empty_store_is_caught_up",
             "history_is_bounded",
             "times_to_live_are_asked_for",
+            "fenced_writes_are_there",
         ],
     ),
     // Keys.
@@ -38,6 +39,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
         &[
             "invalid_keys_are_refused_by_writes",
             "invalid_keys_are_refused_with_a_time_to_live",
+            "invalid_keys_are_refused_by_fenced_writes",
             "an_empty_store_has_nothing_to_list",
             "a_store_made_again_is_empty",
         ],
@@ -53,6 +55,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
             "a_value_over_the_limit_is_refused",
             "a_swapped_value_over_the_limit_is_refused",
             "the_default_limit_is_true",
+            "a_fenced_value_over_the_limit_is_refused",
         ],
     ),
     (Fault::HalfTheLimit, &["a_value_of_the_limit_fits"]),
@@ -247,6 +250,28 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::ForgetsMaxAge, &["values_expire_after_the_maximum_age", "the_maximum_age_arrives_at_a_watch"]),
     (Fault::TtlUnasked, &["times_to_live_are_asked_for"]),
     (Fault::TtlAnyLength, &["a_time_to_live_below_the_granularity_is_refused"]),
+    // Fenced writes.
+    (Fault::FencesMissing, &["fenced_writes_are_there", "an_older_token_is_refused"]),
+    (Fault::FencesAnywhere, &["a_store_that_forgets_has_no_fenced_writes"]),
+    (
+        Fault::FenceIgnored,
+        &["an_older_token_is_refused", "a_deletion_keeps_the_token", "the_newest_token_wins"],
+    ),
+    (Fault::FenceRefusesEqual, &["equal_and_newer_tokens_are_accepted", "writers_with_one_token_all_write"]),
+    (Fault::FenceOfStore, &["a_token_counts_for_its_key"]),
+    (
+        Fault::FencedDeleteForgets,
+        &["a_deletion_keeps_the_token", "deleting_what_is_absent_leaves_a_token", "reads_show_the_token"],
+    ),
+    (Fault::FencedCreateForgets, &["a_deletion_keeps_the_token"]),
+    (Fault::FencedDeleteNeedsValue, &["deleting_what_is_absent_leaves_a_token"]),
+    (Fault::FencedSwapsIgnoreVersions, &["fenced_swaps_compare"]),
+    (Fault::FenceComparedLast, &["a_lost_lock_is_said_first"]),
+    (Fault::FenceStays, &["a_write_without_a_token_takes_it_away"]),
+    (Fault::FenceRaces, &["the_newest_token_wins"]),
+    (Fault::FencedTriesOnce, &["writers_with_one_token_all_write"]),
+    (Fault::FenceHidden, &["reads_show_the_token", "watches_show_the_token"]),
+    (Fault::FenceNotWatched, &["watches_show_the_token"]),
     // Stores and settings.
     (Fault::StoreIsFresh, &["a_store_is_made_once"]),
     (Fault::OneStore, &["stores_are_apart"]),

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use shizuku_kv::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvOperation, KvReader, KvResult, KvStore,
-    KvStream, KvTtl, KvWatcher, KvWriter, VersionToken, WatchScope,
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvOperation, KvReader, KvResult,
+    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, VersionToken, WatchScope,
 };
 
 use super::{Fault, Memory, modest};
@@ -49,6 +49,7 @@ impl BrokenStore {
             Fault::ShiftedVersions => {
                 entry.version = VersionToken::from_u64(entry.version.as_u64().unwrap_or(0) + 1_000_000);
             }
+            Fault::FenceHidden => entry.fence = None,
             Fault::ExpiryForgotten if entry.operation == KvOperation::Expire => return None,
             _ => {}
         }
@@ -193,6 +194,11 @@ impl KvStore for BrokenStore {
                 cut.max_history = 4;
                 cut
             }
+            Fault::FencesAnywhere => {
+                let mut more = all;
+                more.fenced_writes = true;
+                more
+            }
             _ => all,
         }
     }
@@ -214,6 +220,14 @@ impl KvStore for BrokenStore {
 
     fn ttl(&self) -> Option<&dyn KvTtl> {
         self.inner.ttl().map(|_| self as &dyn KvTtl)
+    }
+
+    fn fenced(&self) -> Option<&dyn KvFenced> {
+        match self.fault {
+            Fault::Modest | Fault::FencesMissing => None,
+            Fault::FencesAnywhere => Some(self),
+            _ => self.inner.fenced().map(|_| self as &dyn KvFenced),
+        }
     }
 }
 

@@ -274,6 +274,12 @@ impl BrokenStore {
                     None => (KvUpdate::CaughtUp, cursor),
                 })]
             }),
+            Fault::FenceNotWatched => replace(items, |item| {
+                vec![item.map(|(update, cursor)| match update.into_entry() {
+                    Some(entry) => (entry.with_fence(None).into(), cursor),
+                    None => (KvUpdate::CaughtUp, cursor),
+                })]
+            }),
             Fault::SilentExpiry | Fault::ExpiryIsDelete => replace(items, move |item| {
                 let expired = entry(&item).is_some_and(|entry| entry.operation == KvOperation::Expire);
                 match item {

@@ -10,7 +10,7 @@ use super::reader::BrokenStore;
 use super::{Fault, unsupported};
 
 impl BrokenStore {
-    fn writing(&self) -> KvResult<&dyn KvWriter> {
+    pub(super) fn writing(&self) -> KvResult<&dyn KvWriter> {
         self.inner.writer().ok_or_else(|| unsupported("write"))
     }
 
@@ -19,7 +19,7 @@ impl BrokenStore {
     }
 
     /// The value as it is stored.
-    fn value(&self, value: Bytes) -> Bytes {
+    pub(super) fn value(&self, value: Bytes) -> Bytes {
         if self.fault == Fault::ShowsValues {
             self.memory.lock().unwrap().last_value = Some(String::from_utf8_lossy(&value).into_owned());
         }
@@ -30,12 +30,12 @@ impl BrokenStore {
     }
 
     /// The version as it is returned.
-    fn version(&self, version: KvResult<VersionToken>) -> KvResult<VersionToken> {
+    pub(super) fn version(&self, version: KvResult<VersionToken>) -> KvResult<VersionToken> {
         if self.fault == Fault::OneVersion { version.map(|_| VersionToken::from_u64(1)) } else { version }
     }
 
     /// The version that is expected of the wrapped store.
-    fn expected(&self, version: VersionToken) -> VersionToken {
+    pub(super) fn expected(&self, version: VersionToken) -> VersionToken {
         match version.as_u64() {
             Some(number) if self.fault == Fault::ShiftedVersions && number > 1_000_000 => {
                 VersionToken::from_u64(number - 1_000_000)
@@ -69,6 +69,10 @@ impl BrokenStore {
                 let new = writer.put(&key, value, deadline).await?;
                 Ok(old.map_or(new, |old| old.version))
             }
+            Fault::FenceStays => match (before().await?.and_then(|entry| entry.fence), self.inner.fenced()) {
+                (Some(token), Some(fenced)) => fenced.put(&key, value, token, deadline).await,
+                _ => writer.put(&key, value, deadline).await,
+            },
             Fault::EverythingExpires if self.inner.ttl().is_some() => {
                 let ttl = self.expiring()?;
                 ttl.put_with_ttl(&key, value, ttl.granularity(), deadline).await
@@ -183,7 +187,7 @@ impl BrokenStore {
 }
 
 /// Lets others write in between.
-async fn step() {
+pub(super) async fn step() {
     for _ in 0..3 {
         tokio::task::yield_now().await;
     }

@@ -1,0 +1,429 @@
+//! Fenced writes: a holder that has lost its lock and does not know it yet does no harm.
+
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+
+use super::observe::{Observer, yield_once};
+use super::{Check, CheckFailure, CheckResult, Fixture};
+use crate::store::{FencingToken, KvEntry, KvError, KvResult, Store, StoreFenced, VersionToken, WatchScope};
+
+/// The checks of this family.
+pub const CHECKS: &[Check] = checks! { "fenced";
+    fenced_writes_are_there [FencedWrites]
+        "A store has fenced writes where its connection claims them, and claims them itself.",
+    a_store_that_forgets_has_no_fenced_writes [FencedWrites, MaxAge]
+        "A store whose values expire with age has no fenced writes, and does not claim them.",
+    an_older_token_is_refused [FencedWrites]
+        "A write with an older token than that of the newest entry is Fenced, and nothing is written.",
+    equal_and_newer_tokens_are_accepted [FencedWrites]
+        "A write with the same token as that of the newest entry takes effect, and so does one with a newer token.",
+    a_token_counts_for_its_key [FencedWrites]
+        "A token refuses writes of its own key only.",
+    a_deletion_keeps_the_token [FencedWrites]
+        "The tombstone of a fenced deletion has its token, which refuses older ones.",
+    deleting_what_is_absent_leaves_a_token [FencedWrites]
+        "A fenced deletion of an absent key succeeds, and leaves a tombstone with its token.",
+    fenced_swaps_compare [FencedWrites]
+        "create and update with a token compare as those without.",
+    a_lost_lock_is_said_first [FencedWrites]
+        "A write with an older token is Fenced, also where another value or version would be in its way.",
+    a_write_without_a_token_takes_it_away [FencedWrites, Write]
+        "A write without a token is not refused for one, and leaves an entry that has none.",
+    the_newest_token_wins [FencedWrites]
+        "Of concurrent writes with different tokens, the one with the newest takes effect last.",
+    writers_with_one_token_all_write [FencedWrites]
+        "Concurrent writes with the same token all take effect.",
+    reads_show_the_token [FencedWrites]
+        "get, entry, get_many, history and scan deliver the token of the write behind each entry.",
+    watches_show_the_token [FencedWrites, Watch]
+        "A watch delivers the token of the write behind each entry, in the state and live.",
+    invalid_keys_are_refused_by_fenced_writes [FencedWrites]
+        "A string that is no key is InvalidKey before anything is sent.",
+    a_fenced_value_over_the_limit_is_refused [FencedWrites]
+        "A value over max_value_size is ValueTooLarge before any token is compared; one of the limit fits with its token.",
+};
+
+const fn token(number: u64) -> FencingToken {
+    FencingToken::from_u64(number)
+}
+
+fn fenced_of(store: &Store) -> CheckResult<StoreFenced<'_>> {
+    store.fenced().ok_or_else(|| CheckFailure::new("fenced writes are claimed, and the store has none"))
+}
+
+/// Value, version and token of an entry.
+type Shape = (Vec<u8>, VersionToken, Option<FencingToken>);
+
+fn shape(entry: &KvEntry) -> Shape {
+    (entry.value.to_vec(), entry.version, entry.fence)
+}
+
+async fn found(store: &Store, key: &str) -> CheckResult<Option<Shape>> {
+    Ok(store.entry(key).await?.as_ref().map(shape))
+}
+
+#[track_caller]
+fn ensure_fenced(what: &str, key: &str, answer: KvResult<VersionToken>, tokens: (u64, u64)) -> CheckResult {
+    match answer {
+        Err(KvError::Fenced { key: named, token, newest }) => {
+            let named = (named.as_str(), token.as_u64(), newest.as_u64());
+            ensure_eq!(
+                named,
+                (key, tokens.0, tokens.1),
+                "key, token and newest token in the error of {what}"
+            );
+            Ok(())
+        }
+        Err(error) => Err(CheckFailure::new(format!("{what}: expected Fenced, found the error {error:?}"))),
+        Ok(_) => Err(CheckFailure::new(format!("{what}: expected Fenced, found success"))),
+    }
+}
+
+/// Every fenced write of a key with a token, the swaps with the version that is there.
+async fn ensure_all_fenced(
+    store: &Store,
+    key: &str,
+    older: u64,
+    newest: u64,
+    version: VersionToken,
+) -> CheckResult {
+    let fenced = fenced_of(store)?;
+    let (tokens, older) = ((older, newest), token(older));
+    ensure_fenced("put", key, fenced.put(key, "late", older).await, tokens)?;
+    ensure_fenced("create", key, fenced.create(key, "late", older).await, tokens)?;
+    ensure_fenced("update", key, fenced.update(key, "late", version, older).await, tokens)?;
+    ensure_fenced("delete", key, fenced.delete(key, older).await, tokens)
+}
+
+/// The store and its claim.
+pub async fn fenced_writes_are_there(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    ensure!(store.capabilities().fenced_writes, "the store does not claim fenced writes");
+    let version = fenced_of(&store)?.put("key", "value", token(1)).await?;
+    let value = found(&store, "key").await?;
+    ensure_eq!(value, Some((b"value".to_vec(), version, Some(token(1)))), "what a fenced put leaves");
+    Ok(())
+}
+
+/// With a maximum age of an hour.
+pub async fn a_store_that_forgets_has_no_fenced_writes(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store_with(fixture.config().max_age(Duration::from_secs(3600))).await?;
+    ensure!(store.fenced().is_none(), "a store whose values expire has fenced writes");
+    ensure!(!store.capabilities().fenced_writes, "a store whose values expire claims fenced writes");
+    Ok(())
+}
+
+/// One less, and zero, over a token that is large.
+pub async fn an_older_token_is_refused(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    for newest in [1, 7, u64::MAX] {
+        let version = fenced_of(&store)?.put("key", "newest", token(newest)).await?;
+        for older in [newest - 1, 0] {
+            ensure_all_fenced(&store, "key", older, newest, version).await?;
+        }
+        let value = found(&store, "key").await?;
+        let expected = Some((b"newest".to_vec(), version, Some(token(newest))));
+        ensure_eq!(value, expected, "the entry after writes that were refused");
+    }
+    Ok(())
+}
+
+/// Each kind of write, twice with one token and then with the next; the tokens of locks begin anywhere and have gaps.
+pub async fn equal_and_newer_tokens_are_accepted(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    for number in [0, 0, 1, 1, 900, 901, u64::MAX, u64::MAX] {
+        let holder = token(number);
+        fenced.put("key", "put", holder).await?;
+        fenced.delete("key", holder).await?;
+        let created = fenced.create("key", "created", holder).await?;
+        let version = fenced.update("key", "updated", created, holder).await?;
+        let value = found(&store, "key").await?;
+        ensure_eq!(value, Some((b"updated".to_vec(), version, Some(holder))), "what token {number} wrote");
+    }
+    Ok(())
+}
+
+/// Two keys, of which one is the beginning of the other.
+pub async fn a_token_counts_for_its_key(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    fenced.put("key", "value", token(9)).await?;
+    fenced.put("key.other", "value", token(3)).await?;
+    fenced.delete("another", token(1)).await?;
+    ensure_fenced("put", "key", fenced.put("key", "late", token(3)).await, (3, 9))?;
+    fenced.put("key.other", "value", token(3)).await?;
+    Ok(())
+}
+
+/// With the token of the value, and with a newer one.
+pub async fn a_deletion_keeps_the_token(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    for (key, deleted) in [("same", 5), ("newer", 6)] {
+        fenced.put(key, "value", token(5)).await?;
+        let version = fenced.delete(key, token(deleted)).await?;
+        ensure!(store.get(key).await?.is_none(), "a fenced deletion leaves a value");
+        let tombstone = store.entry(key).await?;
+        let is_deletion = tombstone.as_ref().is_some_and(KvEntry::is_tombstone);
+        ensure!(is_deletion, "the newest entry after a fenced deletion is no tombstone");
+        let tombstone = tombstone.as_ref().map(shape);
+        ensure_eq!(tombstone, Some((Vec::new(), version, Some(token(deleted)))), "the tombstone");
+        ensure_all_fenced(&store, key, deleted - 1, deleted, version).await?;
+        ensure!(store.get(key).await?.is_none(), "a refused write made a deleted key");
+        fenced.create(key, "again", token(deleted)).await?;
+    }
+    Ok(())
+}
+
+/// A key that was never written, and one that was deleted without a token.
+pub async fn deleting_what_is_absent_leaves_a_token(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    fenced.delete("deleted", token(1)).await?;
+    for key in ["never", "deleted"] {
+        let version = fenced.delete(key, token(4)).await?;
+        let tombstone = found(&store, key).await?;
+        ensure_eq!(tombstone, Some((Vec::new(), version, Some(token(4)))), "the tombstone of key {key}");
+        ensure_all_fenced(&store, key, 3, 4, version).await?;
+    }
+    Ok(())
+}
+
+/// Over values, tombstones and nothing, with the token that wrote them and with a newer one.
+pub async fn fenced_swaps_compare(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    let first = fenced.create("key", "1", token(5)).await?;
+    let second = fenced.update("key", "2", first, token(5)).await?;
+    for holder in [token(5), token(6)] {
+        let create = fenced.create("key", "lost", holder).await;
+        ensure_error!(create, KvError::AlreadyExists { .. }, "a fenced create over a live value");
+        let update = fenced.update("key", "lost", first, holder).await;
+        ensure_error!(update, KvError::RevisionMismatch { .. }, "a fenced update with an old version");
+        let absent = fenced.update("absent", "lost", first, holder).await;
+        ensure_error!(absent, KvError::RevisionMismatch { .. }, "a fenced update of an absent key");
+    }
+    let value = found(&store, "key").await?;
+    ensure_eq!(value, Some((b"2".to_vec(), second, Some(token(5)))), "the entry after lost swaps");
+    ensure!(store.entry("absent").await?.is_none(), "a lost swap made a key");
+    let tombstone = fenced.delete("key", token(6)).await?;
+    let late = fenced.update("key", "lost", second, token(6)).await;
+    ensure_error!(
+        late,
+        KvError::RevisionMismatch { .. },
+        "a fenced update with the version before a deletion"
+    );
+    let third = fenced.update("key", "3", tombstone, token(6)).await?;
+    let value = found(&store, "key").await?;
+    ensure_eq!(value, Some((b"3".to_vec(), third, Some(token(6)))), "what was swapped in for a tombstone");
+    Ok(())
+}
+
+/// A create over a live value, and an update with the version that the holder knows.
+pub async fn a_lost_lock_is_said_first(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    let known = fenced.put("key", "earlier", token(1)).await?;
+    fenced.put("key", "later", token(2)).await?;
+    ensure_fenced("create", "key", fenced.create("key", "late", token(1)).await, (1, 2))?;
+    ensure_fenced("update", "key", fenced.update("key", "late", known, token(1)).await, (1, 2))
+}
+
+/// Put, update, deletion and purge of a key that has a token.
+pub async fn a_write_without_a_token_takes_it_away(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    for what in ["put", "update", "delete", "purge"] {
+        let version = fenced.put(what, "fenced", token(9)).await?;
+        match what {
+            "put" => store.put(what, "plain").await?,
+            "update" if store.capabilities().compare_and_swap => store.update(what, "plain", version).await?,
+            "update" => store.put(what, "plain").await?,
+            "delete" => store.delete(what).await?,
+            _ => store.purge(what).await?,
+        };
+        let left = store.entry(what).await?.and_then(|entry| entry.fence);
+        ensure_eq!(left, None, "the token after {what} without one");
+        fenced.put(what, "earlier", token(1)).await?;
+    }
+    Ok(())
+}
+
+/// Eight of them, each a few times, in an order that puts the newest neither first nor last.
+pub async fn the_newest_token_wins(fixture: &Fixture) -> CheckResult {
+    const TOKENS: [u64; 8] = [4, 7, 1, 8, 3, 6, 2, 5];
+    let store = fixture.store().await?;
+    for round in 0..6 {
+        let key = format!("key.{round}");
+        let writers = TOKENS.map(|number| {
+            let (store, key) = (&store, &key);
+            async move {
+                let mut written = Vec::new();
+                for _ in 0..4 {
+                    yield_once().await;
+                    match fenced_of(store)?.put(key, number.to_string(), token(number)).await {
+                        Ok(version) => written.push(version),
+                        Err(KvError::Fenced { newest, .. }) => {
+                            ensure!(newest > token(number), "token {number} was refused for {newest}");
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Ok(written)
+            }
+        });
+        let mut newest = Vec::new();
+        for (number, written) in TOKENS.into_iter().zip(join_all(writers).await) {
+            let written = written?;
+            if number == 8 {
+                ensure_eq!(written.len(), 4, "writes of the newest token that took effect");
+                newest = written;
+            }
+        }
+        let value = found(&store, &key).await?;
+        let last = newest.last().copied();
+        let expected = last.map(|version| (b"8".to_vec(), version, Some(token(8))));
+        ensure_eq!(value, expected, "the entry after all of them");
+    }
+    Ok(())
+}
+
+/// Eight of them, and as many deletions.
+pub async fn writers_with_one_token_all_write(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    let puts = join_all((0..8).map(|number| fenced.put("key", format!("{number}"), token(3))));
+    let deletions = join_all((0..8).map(|_| fenced.delete("key", token(3))));
+    let (puts, deletions) = join(puts, deletions).await;
+    let mut versions = Vec::new();
+    for answer in puts.into_iter().chain(deletions) {
+        let version = answer?;
+        ensure!(!versions.contains(&version), "two fenced writes to one key have the same version");
+        versions.push(version);
+    }
+    let newest = found(&store, "key").await?.map(|(_, version, _)| version);
+    ensure!(
+        newest.is_some_and(|newest| versions.contains(&newest)),
+        "the newest entry is of none of the writes"
+    );
+    Ok(())
+}
+
+/// The smallest token and the largest, a tombstone, and an entry without one between them.
+pub async fn reads_show_the_token(fixture: &Fixture) -> CheckResult {
+    let config = fixture.config();
+    let history = fixture.capabilities().max_history.min(4);
+    let store = fixture.store_with(if history > 1 { config.history(history) } else { config }).await?;
+    let fenced = fenced_of(&store)?;
+    let mut written = Vec::new();
+    for number in [0, 17] {
+        let version = fenced.put("key", "value", token(number)).await?;
+        written.push((b"value".to_vec(), version, Some(token(number))));
+    }
+    let version = fenced.delete("key", token(18)).await?;
+    written.push((Vec::new(), version, Some(token(18))));
+    let version = fenced.create("key", "", token(u64::MAX)).await?;
+    written.push((Vec::new(), version, Some(token(u64::MAX))));
+    fenced.delete("deleted", token(5)).await?;
+    if store.capabilities().write {
+        store.put("plain", "value").await?;
+        let plain = store.get("plain").await?.and_then(|entry| entry.fence);
+        ensure_eq!(plain, None, "the token of an entry that has none");
+    }
+
+    let newest = written.last().cloned();
+    ensure_eq!(store.get("key").await?.as_ref().map(shape), newest, "what get finds");
+    ensure_eq!(found(&store, "key").await?, newest, "what entry finds");
+    let tombstone = found(&store, "deleted").await?.and_then(|(_, _, fence)| fence);
+    ensure_eq!(tombstone, Some(token(5)), "the token of a tombstone");
+    // As many as a backend may fetch at once.
+    let many = store.get_many(vec!["key"; 6]).await?;
+    for entry in many {
+        ensure_eq!(entry.as_ref().map(shape), newest, "what get_many finds");
+    }
+    let shown = store.history("key")?.try_collect().await?;
+    let shown = shown.iter().map(shape).collect::<Vec<_>>();
+    let kept = written.get(written.len() - usize::from(history.max(1))..).unwrap_or_default();
+    ensure_eq!(shown, kept, "the history");
+    let scan = store.scan(WatchScope::key("key")?).try_collect().await?;
+    ensure_eq!(scan.first().map(shape), newest, "what a scan of the key finds");
+    let scan = store.scan(WatchScope::All).try_collect().await?;
+    let scan = scan.iter().find(|entry| entry.key == "key").map(shape);
+    ensure_eq!(scan, newest, "what a scan of everything finds");
+    Ok(())
+}
+
+/// Puts and a deletion.
+pub async fn watches_show_the_token(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    let first = fenced.put("key", "value", token(3)).await?;
+    let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;
+    let state = observer.state().await?.iter().map(shape).collect::<Vec<_>>();
+    ensure_eq!(state, [(b"value".to_vec(), first, Some(token(3)))], "the state");
+    let put = fenced.put("key", "live", token(4)).await?;
+    let live = shape(&observer.reach("key", put).await?);
+    ensure_eq!(live, (b"live".to_vec(), put, Some(token(4))), "a live value");
+    let deletion = fenced.delete("key", token(5)).await?;
+    let live = shape(&observer.reach("key", deletion).await?);
+    ensure_eq!(live, (Vec::new(), deletion, Some(token(5))), "a live deletion");
+    if store.capabilities().write {
+        let plain = store.put("key", "plain").await?;
+        let live = observer.reach("key", plain).await?.fence;
+        ensure_eq!(live, None, "the token of a live value that has none");
+    }
+    Ok(())
+}
+
+/// Each kind of write.
+pub async fn invalid_keys_are_refused_by_fenced_writes(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    let version = VersionToken::from_u64(1);
+    for key in ["", "a..b", ".a", "a b", "a*", "_kv.a", "\u{e4}"] {
+        let put = fenced.put(key, "value", token(1)).await;
+        ensure_error!(put, KvError::InvalidKey { .. }, "a fenced put of {key:?}");
+        let create = fenced.create(key, "value", token(1)).await;
+        ensure_error!(create, KvError::InvalidKey { .. }, "a fenced create of {key:?}");
+        let update = fenced.update(key, "value", version, token(1)).await;
+        ensure_error!(update, KvError::InvalidKey { .. }, "a fenced update of {key:?}");
+        let delete = fenced.delete(key, token(1)).await;
+        ensure_error!(delete, KvError::InvalidKey { .. }, "a fenced deletion of {key:?}");
+    }
+    let left = store.keys(WatchScope::All).try_collect().await?;
+    ensure!(left.is_empty(), "refused writes left something behind");
+    Ok(())
+}
+
+/// Also with an older token; and deletions where a value has hardly any room.
+pub async fn a_fenced_value_over_the_limit_is_refused(fixture: &Fixture) -> CheckResult {
+    const LARGEST: FencingToken = token(u64::MAX);
+    let store = fixture.store_with(fixture.config().max_value_size(1000)).await?;
+    let fenced = fenced_of(&store)?;
+    let limit = store.max_value_size();
+    let version = fenced.put("key", vec![b'v'; limit], LARGEST).await?;
+    let value = vec![b'v'; limit + 1];
+    for holder in [LARGEST, token(1)] {
+        let put = fenced.put("key", value.clone(), holder).await;
+        ensure_error!(put, KvError::ValueTooLarge { .. }, "a fenced put that is too large");
+        let create = fenced.create("other", value.clone(), holder).await;
+        ensure_error!(create, KvError::ValueTooLarge { .. }, "a fenced create that is too large");
+        let update = fenced.update("key", value.clone(), version, holder).await;
+        ensure_error!(update, KvError::ValueTooLarge { .. }, "a fenced update that is too large");
+    }
+    let left = found(&store, "key").await?.map(|(value, version, _)| (value.len(), version));
+    ensure_eq!(left, Some((limit, version)), "size and version after refused writes");
+    ensure!(store.entry("other").await?.is_none(), "a refused write left something behind");
+    fenced.update("key", vec![b'w'; limit], version, LARGEST).await?;
+
+    let small = fixture.store_with(fixture.config().max_value_size(1)).await?;
+    let fenced = fenced_of(&small)?;
+    let version = fenced.create("key", "1", LARGEST).await?;
+    fenced.update("key", "2", version, LARGEST).await?;
+    fenced.delete("key", LARGEST).await?;
+    let left = found(&small, "key").await?.and_then(|(_, _, fence)| fence);
+    ensure_eq!(left, Some(LARGEST), "the token of a tombstone where values are of a byte at most");
+    Ok(())
+}
