@@ -192,6 +192,12 @@ impl KvWriteError {
             _ => false,
         }
     }
+
+    /// Whether the write was refused because a newer fencing token has written to the key: the lock is lost. See
+    /// [`KvError::is_fenced`].
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_fenced())
+    }
 }
 
 /// A store that does not answer is the same error for a read and for a write.

@@ -12,7 +12,7 @@ use super::{
     RecordKey, TypedWatch,
 };
 use crate::live::Live;
-use crate::store::{Key, KvEntry, KvError, Store, VersionToken, WatchScope};
+use crate::store::{FencingToken, Key, KvEntry, KvError, Store, VersionToken, WatchScope};
 
 /// A record: a value that knows its key.
 ///
@@ -201,6 +201,50 @@ pub trait KeyValue: Sized {
         }
     }
 
+    /// As [`write_to_anyway`](Self::write_to_anyway), under a lock: refused once a newer token has written to the key. See
+    /// [`StoreFenced`](crate::StoreFenced) for what that promises, and what it asks of every writer of the record.
+    ///
+    /// # Errors
+    /// [`KvError::Fenced`] where a newer token has written (see [`KvWriteError::is_fenced`]); [`KvError::Unsupported`] in
+    /// a store without [fenced writes](Store::fenced), and for a type with a [time to live](Self::kv_ttl); else as for
+    /// [`write_to_anyway`](Self::write_to_anyway), with [`StoreFenced::put`](crate::StoreFenced::put).
+    fn write_fenced(
+        &self,
+        store: &Store,
+        token: FencingToken,
+    ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send
+    where
+        Self::Value: ByteSerialize,
+    {
+        let encoded = encode(self);
+        async move {
+            let (key, bytes) = encoded?;
+            Ok(put::put_fenced::<Self>(store, key, bytes, token).await?)
+        }
+    }
+
+    /// Compare-and-swap under a lock: as [`write_to_atomically`](Self::write_to_atomically), and refused once a newer
+    /// token has written to the key.
+    ///
+    /// # Errors
+    /// As for [`write_fenced`](Self::write_fenced), and [`KvError::RevisionMismatch`] where the key has another version
+    /// that no newer token wrote.
+    fn write_fenced_atomically(
+        &self,
+        store: &Store,
+        revision: VersionToken,
+        token: FencingToken,
+    ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send
+    where
+        Self::Value: ByteSerialize,
+    {
+        let encoded = encode(self);
+        async move {
+            let (key, bytes) = encoded?;
+            Ok(put::update_fenced::<Self>(store, key, bytes, revision, token).await?)
+        }
+    }
+
     /// Deletes the record under a key, whatever it is, and returns the version of the tombstone. Deleting an absent
     /// record succeeds.
     ///
@@ -225,6 +269,21 @@ pub trait KeyValue: Sized {
     ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send {
         let key = store_key(&key.into());
         async move { Ok(store.delete_with_version(key?, revision).await?) }
+    }
+
+    /// Deletes the record under a key under a lock, unless a newer token has written to it, and returns the version of the
+    /// tombstone. That has the token too: who is refused now is refused after the deletion.
+    ///
+    /// # Errors
+    /// [`KvError::Fenced`] where a newer token has written; [`KvError::Unsupported`] in a store without
+    /// [fenced writes](Store::fenced); else as for [`delete_anyway`](Self::delete_anyway).
+    fn delete_fenced(
+        store: &Store,
+        key: impl Into<Self::Key>,
+        token: FencingToken,
+    ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send {
+        let key = store_key(&key.into());
+        async move { Ok(put::delete_fenced(store, key?, token).await?) }
     }
 
     /// Deletes the record under a key and what the store holds of its history, and returns the version of the

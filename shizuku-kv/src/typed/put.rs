@@ -1,4 +1,4 @@
-//! Writing bytes for a record's type: with its time to live, where it has one.
+//! Writing bytes for a record's type: with its time to live where it has one, or under a lock.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -9,7 +9,9 @@ use futures_util::stream;
 
 use super::KeyValue;
 use super::error::type_name;
-use crate::store::{Deadline, Key, KvError, KvResult, Store, StoreTtl, VersionToken};
+use crate::store::{
+    Deadline, FencingToken, Key, KvError, KvResult, Store, StoreFenced, StoreTtl, VersionToken,
+};
 
 /// How many writes with a time to live are on their way at a time.
 const IN_FLIGHT: usize = 256;
@@ -95,6 +97,65 @@ fn expiring<'s, T>(store: &'s Store, operation: &'static str) -> KvResult<StoreT
             "{} has a time to live, and store {:?} was opened without any for single keys: open it with \
              `StoreConfig::new().key_ttl(true)`, and with `.reconcile()` where it was made without",
             type_name::<T>(),
+            store.name(),
+        ),
+    })
+}
+
+pub(super) async fn put_fenced<T: KeyValue>(
+    store: &Store,
+    key: Key,
+    bytes: Bytes,
+    token: FencingToken,
+) -> KvResult<VersionToken> {
+    lasting::<T>(store, "fenced put")?.put(key, bytes, token).await
+}
+
+pub(super) async fn create_fenced<T: KeyValue>(
+    store: &Store,
+    key: Key,
+    bytes: Bytes,
+    token: FencingToken,
+) -> KvResult<VersionToken> {
+    lasting::<T>(store, "fenced create")?.create(key, bytes, token).await
+}
+
+pub(super) async fn update_fenced<T: KeyValue>(
+    store: &Store,
+    key: Key,
+    bytes: Bytes,
+    expected: VersionToken,
+    token: FencingToken,
+) -> KvResult<VersionToken> {
+    lasting::<T>(store, "fenced update")?.update(key, bytes, expected, token).await
+}
+
+/// Of no type: a deletion has no time to live, whatever its record has.
+pub(super) async fn delete_fenced(store: &Store, key: Key, token: FencingToken) -> KvResult<VersionToken> {
+    fenced(store, "fenced delete")?.delete(key, token).await
+}
+
+/// The store's fenced writes, for a type that does not expire: the token would expire with the value.
+fn lasting<'s, T: KeyValue>(store: &'s Store, operation: &'static str) -> KvResult<StoreFenced<'s>> {
+    if T::kv_ttl().is_some() {
+        return Err(KvError::Unsupported {
+            operation,
+            reason: format!(
+                "{} has a time to live, with which its fencing token would end too: take one type for what is written \
+                 under a lock and another for what expires",
+                type_name::<T>(),
+            ),
+        });
+    }
+    fenced(store, operation)
+}
+
+fn fenced<'s>(store: &'s Store, operation: &'static str) -> KvResult<StoreFenced<'s>> {
+    store.fenced().ok_or_else(|| KvError::Unsupported {
+        operation,
+        reason: format!(
+            "store {:?} cannot keep fencing tokens: it has a maximum age, drops the oldest when it is full, or has no \
+             room for them; use one that keeps what is in it",
             store.name(),
         ),
     })

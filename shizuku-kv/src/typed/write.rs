@@ -10,7 +10,7 @@ use super::put;
 use super::{ByteDeserialize, ByteSerialize, KeyValue, KvWriteError};
 #[allow(unused_imports, reason = "named in the documentation")]
 use crate::store::KvError;
-use crate::store::{Store, VersionToken};
+use crate::store::{FencingToken, Store, VersionToken};
 
 /// Writing, beyond [`KeyValue::write_to_anyway`]. Every [`KeyValue`] has this; each method needs a value that encodes.
 pub trait KeyValueWrite: KeyValue {
@@ -27,6 +27,26 @@ pub trait KeyValueWrite: KeyValue {
         async move {
             let (key, bytes) = encoded?;
             Ok(put::create::<Self>(store, key, bytes).await?)
+        }
+    }
+
+    /// As [`create_write`](Self::create_write), under a lock: refused once a newer token has written to the key, or deleted
+    /// it.
+    ///
+    /// # Errors
+    /// As for [`KeyValue::write_fenced`], and [`KvError::AlreadyExists`] over a live value that no newer token wrote.
+    fn create_write_fenced(
+        &self,
+        store: &Store,
+        token: FencingToken,
+    ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send
+    where
+        Self::Value: ByteSerialize,
+    {
+        let encoded = encode(self);
+        async move {
+            let (key, bytes) = encoded?;
+            Ok(put::create_fenced::<Self>(store, key, bytes, token).await?)
         }
     }
 
