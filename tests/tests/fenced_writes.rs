@@ -1,0 +1,657 @@
+//! Fenced writes, beyond what the contract can check: what is on the wire, what other clients do to a token, and what the
+//! loss of a request or an answer does.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test fails by panicking, and its name says what it shows"
+)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::{self, kv};
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shizuku_kv::{
+    Connection, FencingToken, KeyValue, KeyValueWrite, KvError, KvOperation, KvResult, Store, StoreConfig,
+    VersionToken, WatchScope, connect,
+};
+use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
+
+fn token(number: u64) -> FencingToken {
+    FencingToken::from_u64(number)
+}
+
+async fn fence(store: &Store, key: &str) -> Option<u64> {
+    store.entry(key).await.unwrap().and_then(|entry| entry.fence).map(FencingToken::as_u64)
+}
+
+async fn value(store: &Store, key: &str) -> String {
+    String::from_utf8(store.get(key).await.unwrap().unwrap().value.to_vec()).unwrap()
+}
+
+#[track_caller]
+fn assert_fenced(answer: KvResult<VersionToken>, tokens: (u64, u64)) {
+    match answer {
+        Err(KvError::Fenced { token, newest, .. }) => {
+            assert_eq!((token.as_u64(), newest.as_u64()), tokens);
+        }
+        answer => panic!("{answer:?}"),
+    }
+}
+
+/// Runs each case on both backends, as tests of their own.
+macro_rules! on_both_backends {
+    ($($case:ident,)*) => {
+        mod on_memory {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case(shizuku_kv::connect("memory:").await.unwrap()).await;
+                }
+            )*
+        }
+        mod on_nats {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    let server = shizuku_kv_tests::NatsServer::shared();
+                    super::$case(shizuku_kv::connect(&server.url()).await.unwrap()).await;
+                }
+            )*
+        }
+    };
+}
+
+on_both_backends! {
+    a_holder_that_was_paused_does_no_harm,
+    the_error_says_what_happened_and_the_way_out,
+    records_are_written_under_a_lock,
+    a_record_that_expires_is_not_written_under_a_lock,
+    a_store_whose_values_age_has_no_fenced_writes,
+    a_store_with_times_to_live_has_fenced_writes,
+    no_time_at_all_is_a_timeout,
+}
+
+async fn a_holder_that_was_paused_does_no_harm(connection: Arc<dyn Connection>) {
+    let store = connection.store(&unique("fenced")).await.unwrap();
+    let fenced = store.fenced().unwrap();
+    let known = fenced.create("job", "started by 33", token(33)).await.unwrap();
+    // Its lease ends, and the next holder goes on.
+    fenced.update("job", "taken over by 34", known, token(34)).await.unwrap();
+    assert_fenced(fenced.put("job", "done by 33", token(33)).await, (33, 34));
+    assert_fenced(fenced.update("job", "done by 33", known, token(33)).await, (33, 34));
+    assert_fenced(fenced.delete("job", token(33)).await, (33, 34));
+    assert_eq!(value(&store, "job").await, "taken over by 34");
+    fenced.delete("job", token(34)).await.unwrap();
+    assert_fenced(fenced.create("job", "again by 33", token(33)).await, (33, 34));
+    assert!(store.get("job").await.unwrap().is_none());
+}
+
+async fn the_error_says_what_happened_and_the_way_out(connection: Arc<dyn Connection>) {
+    let store = connection.store(&unique("fenced")).await.unwrap();
+    let fenced = store.fenced().unwrap();
+    fenced.put("a.key", "value", token(18)).await.unwrap();
+    let error = fenced.put("a.key", "hunter2", token(17)).await.unwrap_err();
+    let text = error.to_string();
+    for part in ["a.key", "17", "18", "refused", "take it again"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(error.is_fenced() && !error.is_conflict() && !error.is_retryable(), "{text}");
+    assert!(!format!("{text} {error:?} {fenced:?}").contains("hunter2"));
+}
+
+/// A job, whole under its key.
+#[derive(Debug, PartialEq, Serialize, Deserialize, KeyValue)]
+#[kv(key = "job.{id}", codec = json)]
+struct Job {
+    id: u64,
+    state: String,
+}
+
+fn job(state: &str) -> Job {
+    Job { id: 7, state: state.to_owned() }
+}
+
+async fn records_are_written_under_a_lock(connection: Arc<dyn Connection>) {
+    let store = connection.store(&unique("fenced")).await.unwrap();
+    let first = job("first").create_write_fenced(&store, token(1)).await.unwrap();
+    let second = job("second").write_fenced_atomically(&store, first, token(2)).await.unwrap();
+    let refused = [
+        job("late").write_fenced(&store, token(1)).await,
+        job("late").write_fenced_atomically(&store, second, token(1)).await,
+        job("late").create_write_fenced(&store, token(1)).await,
+        Job::delete_fenced(&store, 7, token(1)).await,
+    ];
+    for refused in refused {
+        let error = refused.unwrap_err();
+        assert!(error.is_fenced() && !error.is_conflict() && !error.is_retryable(), "{error:?}");
+    }
+    let lost = job("lost").write_fenced_atomically(&store, first, token(2)).await.unwrap_err();
+    assert!(lost.is_conflict() && !lost.is_fenced(), "{lost:?}");
+    let lost = job("lost").create_write_fenced(&store, token(2)).await.unwrap_err();
+    assert!(lost.is_conflict() && !lost.is_fenced(), "{lost:?}");
+    assert_eq!(Job::read_from(&store, 7).await.unwrap(), Some(job("second")));
+    job("third").write_fenced(&store, token(2)).await.unwrap();
+    Job::delete_fenced(&store, 7, token(3)).await.unwrap();
+    assert_eq!(fence(&store, "job.7").await, Some(3));
+}
+
+/// A session, which ends by itself.
+#[derive(Debug, PartialEq, Serialize, Deserialize, KeyValue)]
+#[kv(key = "session.{id}", ttl = "30s", codec = json)]
+struct Session {
+    id: u64,
+}
+
+async fn a_record_that_expires_is_not_written_under_a_lock(connection: Arc<dyn Connection>) {
+    let store = connection.store(&unique("fenced")).await.unwrap();
+    let version = VersionToken::from_u64(1);
+    let session = Session { id: 1 };
+    for refused in [
+        session.write_fenced(&store, token(1)).await,
+        session.create_write_fenced(&store, token(1)).await,
+        session.write_fenced_atomically(&store, version, token(1)).await,
+    ] {
+        let error = refused.unwrap_err();
+        assert!(error.to_string().contains("Session has a time to live"), "{error}");
+    }
+    assert!(store.entry("session.1").await.unwrap().is_none());
+}
+
+async fn a_store_whose_values_age_has_no_fenced_writes(connection: Arc<dyn Connection>) {
+    let name = unique("fenced");
+    let config = StoreConfig::new().max_age(Duration::from_secs(3600));
+    let store = connection.store_with_config(&name, config).await.unwrap();
+    assert!(store.fenced().is_none() && !store.capabilities().fenced_writes);
+    let error = job("first").write_fenced(&store, token(1)).await.unwrap_err();
+    assert!(error.to_string().contains("maximum age"), "{error}");
+    let error = Job::delete_fenced(&store, 7, token(1)).await.unwrap_err();
+    assert!(error.to_string().contains("maximum age"), "{error}");
+    assert!(store.entry("job.7").await.unwrap().is_none());
+}
+
+async fn a_store_with_times_to_live_has_fenced_writes(connection: Arc<dyn Connection>) {
+    if !connection.capabilities().key_ttl {
+        return;
+    }
+    let config = StoreConfig::new().key_ttl(true);
+    let store = connection.store_with_config(&unique("fenced"), config).await.unwrap();
+    let fenced = store.fenced().unwrap();
+    fenced.put("job", "value", token(2)).await.unwrap();
+    assert_fenced(fenced.put("job", "late", token(1)).await, (1, 2));
+    // Every writer has to be one with a token: this one takes it away.
+    store.ttl().unwrap().put("job", "expiring", Duration::from_secs(60)).await.unwrap();
+    fenced.put("job", "late", token(1)).await.unwrap();
+}
+
+async fn no_time_at_all_is_a_timeout(connection: Arc<dyn Connection>) {
+    let store = connection.store(&unique("fenced")).await.unwrap();
+    let store = store.with_deadline(Duration::ZERO);
+    let fenced = store.fenced().unwrap();
+    let version = VersionToken::from_u64(1);
+    for (operation, refused) in [
+        ("fenced put", fenced.put("job", "value", token(1)).await),
+        ("fenced create", fenced.create("job", "value", token(1)).await),
+        ("fenced update", fenced.update("job", "value", version, token(1)).await),
+        ("fenced delete", fenced.delete("job", token(1)).await),
+    ] {
+        let Err(KvError::Timeout { operation: named, key, .. }) = refused else { panic!("{refused:?}") };
+        assert_eq!((named, key.unwrap().as_str()), (operation, "job"));
+    }
+}
+
+// In memory.
+
+#[tokio::test]
+async fn a_store_that_is_given_a_maximum_age_has_no_fenced_writes_any_more() {
+    let connection = connect("memory:").await.unwrap();
+    let store = connection.store("jobs").await.unwrap();
+    let before = store.fenced().unwrap();
+    before.put("job", "value", token(1)).await.unwrap();
+    let config = StoreConfig::new().max_age(Duration::from_secs(3600)).reconcile();
+    connection.store_with_config("jobs", config).await.unwrap();
+    assert!(store.fenced().is_none());
+    let late = before.put("job", "value", token(1)).await;
+    assert!(matches!(late, Err(KvError::Unsupported { .. })), "{late:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_on_many_threads_end_with_the_newest_token() {
+    let connection = connect("memory:").await.unwrap();
+    let store = connection.store_with_config("jobs", StoreConfig::new().history(64)).await.unwrap();
+    race(&store, &[store.clone(), store.clone()]).await;
+}
+
+// On NATS.
+
+/// A client that sees the bucket as it is on the wire.
+async fn context(server: &NatsServer) -> jetstream::Context {
+    jetstream::new(server.client().await)
+}
+
+async fn newest_headers(context: &jetstream::Context, bucket: &str, key: &str) -> async_nats::HeaderMap {
+    let stream = context.get_stream(format!("KV_{bucket}")).await.unwrap();
+    let message = stream.get_last_raw_message_by_subject(&format!("$KV.{bucket}.{key}")).await.unwrap();
+    message.headers
+}
+
+#[tokio::test]
+async fn the_token_is_in_a_header_and_nothing_of_it_expires() {
+    let server = NatsServer::shared();
+    let context = context(server).await;
+    let connection = connect(&server.url()).await.unwrap();
+    for key_ttl in [false, true] {
+        if key_ttl && !connection.capabilities().key_ttl {
+            continue;
+        }
+        let config = StoreConfig::new().key_ttl(key_ttl);
+        let bucket = unique("wire");
+        let store = connection.store_with_config(&bucket, config).await.unwrap();
+        let fenced = store.fenced().unwrap();
+        fenced.put("job", "value", token(17)).await.unwrap();
+        let headers = newest_headers(&context, &bucket, "job").await;
+        assert_eq!(headers.get("Shizuku-Fence").unwrap().as_str(), "17");
+        assert!(headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(), "{headers:?}");
+        fenced.delete("job", token(18)).await.unwrap();
+        let headers = newest_headers(&context, &bucket, "job").await;
+        assert_eq!(headers.get("Shizuku-Fence").unwrap().as_str(), "18");
+        assert_eq!(headers.get("KV-Operation").unwrap().as_str(), "DEL");
+        assert!(headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(), "{headers:?}");
+        // What is written without a token looks as it always did.
+        store.put("job", "plain").await.unwrap();
+        assert!(newest_headers(&context, &bucket, "job").await.get("Shizuku-Fence").is_none());
+    }
+}
+
+#[tokio::test]
+async fn another_client_reads_what_is_fenced_and_takes_the_token_away() {
+    let server = NatsServer::shared();
+    let connection = connect(&server.url()).await.unwrap();
+    let bucket = unique("foreign");
+    let store = connection.store(&bucket).await.unwrap();
+    let theirs = context(server).await.get_key_value(&bucket).await.unwrap();
+    let fenced = store.fenced().unwrap();
+    for what in ["put", "update", "delete", "purge"] {
+        let version = fenced.put(what, "fenced", token(9)).await.unwrap();
+        assert_eq!(theirs.get(what).await.unwrap().unwrap(), "fenced");
+        match what {
+            "put" => {
+                theirs.put(what, "theirs".into()).await.unwrap();
+            }
+            "update" => {
+                theirs.update(what, "theirs".into(), version.as_u64().unwrap()).await.unwrap();
+            }
+            "delete" => theirs.delete(what).await.unwrap(),
+            _ => theirs.purge(what).await.unwrap(),
+        }
+        assert_eq!(fence(&store, what).await, None, "{what}");
+        fenced.put(what, "earlier", token(1)).await.unwrap();
+    }
+    // What is no number is no token.
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Shizuku-Fence", "the largest");
+    let context = context(server).await;
+    let published = context.publish_with_headers(format!("$KV.{bucket}.odd"), headers, "x".into()).await;
+    published.unwrap().await.unwrap();
+    assert_eq!(fence(&store, "odd").await, None);
+    fenced.put("odd", "ours", token(0)).await.unwrap();
+}
+
+#[tokio::test]
+async fn buckets_of_others_have_fenced_writes_where_tokens_stay_and_have_room() {
+    let server = NatsServer::shared();
+    let context = context(server).await;
+    let connection = connect(&server.url()).await.unwrap();
+    let open = async |change: fn(&mut kv::Config)| {
+        let mut config = kv::Config { bucket: unique("theirs"), ..kv::Config::default() };
+        change(&mut config);
+        let bucket = config.bucket.clone();
+        context.create_key_value(config).await.unwrap();
+        connection.store(&bucket).await.unwrap()
+    };
+    let default = open(|_| {}).await;
+    default.fenced().unwrap().put("job", "value", token(1)).await.unwrap();
+    // The smallest messages that have room for an operation id: a value of one byte.
+    let small = open(|config| config.max_value_size = 161).await;
+    let fenced = small.fenced().unwrap();
+    assert_eq!(small.max_value_size(), 1);
+    fenced.put("job", "1", token(u64::MAX)).await.unwrap();
+    fenced.delete("job", token(u64::MAX)).await.unwrap();
+    assert_eq!(fence(&small, "job").await, Some(u64::MAX));
+    let smaller = open(|config| config.max_value_size = 160).await;
+    assert!(smaller.fenced().is_none() && !smaller.capabilities().fenced_writes);
+    smaller.put("job", "1").await.unwrap();
+    let ageing = open(|config| config.max_age = Duration::from_secs(60)).await;
+    assert!(ageing.fenced().is_none() && !ageing.capabilities().fenced_writes);
+}
+
+/// A stream that makes room by dropping what is oldest would drop tokens.
+#[tokio::test]
+async fn a_bucket_that_evicts_has_no_fenced_writes() {
+    let server = NatsServer::shared();
+    let context = context(server).await;
+    let connection = connect(&server.url()).await.unwrap();
+    for (discard, max_bytes, has_fences) in [
+        (jetstream::stream::DiscardPolicy::Old, 1 << 20, false),
+        (jetstream::stream::DiscardPolicy::New, 1 << 20, true),
+        (jetstream::stream::DiscardPolicy::Old, -1, true),
+    ] {
+        let bucket = unique("evicts");
+        let config = jetstream::stream::Config {
+            name: format!("KV_{bucket}"),
+            subjects: vec![format!("$KV.{bucket}.>")],
+            max_messages_per_subject: 1,
+            discard,
+            max_bytes,
+            allow_direct: true,
+            allow_rollup: true,
+            ..jetstream::stream::Config::default()
+        };
+        context.create_stream(config).await.unwrap();
+        let store = connection.store(&bucket).await.unwrap();
+        assert_eq!(store.fenced().is_some(), has_fences, "{discard:?} {max_bytes}");
+        assert_eq!(store.capabilities().fenced_writes, has_fences);
+    }
+}
+
+/// One client behind the proxy, and one that goes around it and sees what is really there.
+struct Fixture {
+    server: NatsServer,
+    proxy: TcpProxy,
+    behind: Store,
+    around: Store,
+}
+
+async fn fixture(history: u8) -> Fixture {
+    let server = NatsServer::start();
+    let proxy = TcpProxy::start(server.port()).await;
+    let config = StoreConfig::new().history(history).deadline(Duration::from_secs(10));
+    let around = connect(&server.url()).await.unwrap();
+    let around = around.store_with_config("b", config.clone()).await.unwrap();
+    let behind = connect(&proxy.url()).await.unwrap();
+    let behind = behind.store_with_config("b", config).await.unwrap();
+    Fixture { server, proxy, behind, around }
+}
+
+impl Fixture {
+    /// How many messages the server has sent to clients.
+    async fn answered(&self) -> u64 {
+        let page = self.server.page("/varz").await.expect("the server answers on its monitoring port");
+        let page: Value = serde_json::from_str(&page).unwrap();
+        page["out_msgs"].as_u64().unwrap()
+    }
+
+    /// Runs a write whose look at what is there is answered, and reaches the client only when `meanwhile` is done.
+    async fn look_first(
+        &self,
+        write: impl Future<Output = KvResult<VersionToken>>,
+        meanwhile: impl Future<Output = ()>,
+    ) -> KvResult<VersionToken> {
+        let before = self.answered().await;
+        self.proxy.hold_answers(true);
+        let script = async {
+            eventually("the server has answered", async || self.answered().await > before).await;
+            meanwhile.await;
+            self.proxy.hold_answers(false);
+        };
+        tokio::join!(write, script).0
+    }
+
+    /// Runs a write whose request is lost after its look at what is there: it is kept back in the proxy, then the
+    /// connection is cut.
+    async fn lose_request(
+        &self,
+        write: impl Future<Output = KvResult<VersionToken>>,
+        meanwhile: impl Future<Output = ()>,
+    ) -> KvResult<VersionToken> {
+        let before = self.answered().await;
+        self.proxy.hold_answers(true);
+        let script = async {
+            eventually("the server has answered", async || self.answered().await > before).await;
+            self.proxy.hold_requests(true);
+            self.proxy.hold_answers(false);
+            // The answer is there and the write on its way after some of these turns. Where it is not, there is nothing to
+            // lose, and what follows is the same.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            meanwhile.await;
+            self.proxy.cut();
+        };
+        tokio::join!(write, script).0
+    }
+
+    /// Runs a write whose acknowledgement is lost: the server takes it, then the connection is cut.
+    async fn lose_acknowledgement(
+        &self,
+        key: &str,
+        write: impl Future<Output = KvResult<VersionToken>>,
+        meanwhile: impl Future<Output = ()>,
+    ) -> KvResult<VersionToken> {
+        let before = self.around.entry(key).await.unwrap().map(|entry| entry.version);
+        // The answer to the look comes after this time, and the acknowledgement would after twice as much.
+        self.proxy.delay_answers(Duration::from_secs(1));
+        let script = async {
+            eventually("the server has the write", async || {
+                self.around.entry(key).await.unwrap().map(|entry| entry.version) != before
+            })
+            .await;
+            meanwhile.await;
+            self.proxy.delay_answers(Duration::ZERO);
+            self.proxy.cut();
+        };
+        tokio::join!(write, script).0
+    }
+
+    async fn entries(&self, key: &str) -> Vec<(u64, KvOperation, Option<u64>)> {
+        let entries = self.around.history(key).unwrap().try_collect().await.unwrap();
+        let shape = |entry: &shizuku_kv::KvEntry| {
+            let fence = entry.fence.map(FencingToken::as_u64);
+            (entry.version.as_u64().unwrap(), entry.operation, fence)
+        };
+        entries.iter().map(shape).collect()
+    }
+}
+
+fn version(result: KvResult<VersionToken>) -> u64 {
+    result.unwrap().as_u64().unwrap()
+}
+
+/// It looks, is paused, and writes when the next holder has written.
+#[tokio::test]
+async fn a_holder_that_is_paused_between_its_look_and_its_write_is_refused() {
+    let f = fixture(1).await;
+    let fenced = f.behind.fenced().unwrap();
+    let newer = async || {
+        f.around.fenced().unwrap().put("job", "newer", token(2)).await.unwrap();
+    };
+    assert_fenced(f.look_first(fenced.put("job", "late", token(1)), newer()).await, (1, 2));
+    assert_eq!(value(&f.around, "job").await, "newer");
+    // The same over what the earlier holder wrote itself, and over a deletion.
+    for (number, key) in ["put", "create", "update", "delete"].into_iter().enumerate() {
+        let first = fenced.put(key, "first", token(1)).await.unwrap();
+        if key == "create" {
+            fenced.delete(key, token(1)).await.unwrap();
+        }
+        let around = f.around.fenced().unwrap();
+        let newer = async {
+            let newer = match number {
+                0 => around.delete(key, token(2)).await,
+                _ => around.put(key, "newer", token(2)).await,
+            };
+            newer.unwrap();
+        };
+        let late = async {
+            match key {
+                "put" => fenced.put(key, "late", token(1)).await,
+                "create" => fenced.create(key, "late", token(1)).await,
+                "update" => fenced.update(key, "late", first, token(1)).await,
+                _ => fenced.delete(key, token(1)).await,
+            }
+        };
+        assert_fenced(f.look_first(late, newer).await, (1, 2));
+        assert_eq!(fence(&f.around, key).await, Some(2), "{key}");
+    }
+}
+
+/// Who wrote in between has the same lock, or none.
+#[tokio::test]
+async fn a_write_in_between_that_refuses_nothing_is_written_over() {
+    let f = fixture(5).await;
+    let fenced = f.behind.fenced().unwrap();
+    let same = async {
+        f.around.fenced().unwrap().put("same", "other", token(1)).await.unwrap();
+    };
+    let written = version(f.look_first(fenced.put("same", "ours", token(1)), same).await);
+    assert_eq!(f.entries("same").await.last(), Some(&(written, KvOperation::Put, Some(1))));
+    assert_eq!(f.entries("same").await.len(), 2);
+    let plain = async {
+        f.around.put("plain", "other").await.unwrap();
+    };
+    let written = version(f.look_first(fenced.delete("plain", token(1)), plain).await);
+    assert_eq!(f.entries("plain").await.last(), Some(&(written, KvOperation::Delete, Some(1))));
+    // A swap is lost to it.
+    let known = fenced.put("swap", "first", token(1)).await.unwrap();
+    let same = async {
+        f.around.fenced().unwrap().put("swap", "other", token(1)).await.unwrap();
+    };
+    let lost = f.look_first(fenced.update("swap", "ours", known, token(1)), same).await;
+    assert!(matches!(lost, Err(KvError::RevisionMismatch { .. })), "{lost:?}");
+    let same = async {
+        f.around.fenced().unwrap().put("create", "other", token(1)).await.unwrap();
+    };
+    let lost = f.look_first(fenced.create("create", "ours", token(1)), same).await;
+    assert!(matches!(lost, Err(KvError::AlreadyExists { .. })), "{lost:?}");
+}
+
+#[tokio::test]
+async fn a_fenced_write_that_landed_is_found_by_its_id() {
+    for history in [1, 5] {
+        let f = fixture(history).await;
+        let fenced = f.behind.fenced().unwrap();
+        let written =
+            version(f.lose_acknowledgement("key", fenced.create("key", "one", token(4)), async {}).await);
+        assert_eq!(f.entries("key").await, [(written, KvOperation::Put, Some(4))]);
+        let first = VersionToken::from_u64(written);
+        let update = fenced.update("key", "two", first, token(5));
+        let written = version(f.lose_acknowledgement("key", update, async {}).await);
+        assert_eq!(f.entries("key").await.last(), Some(&(written, KvOperation::Put, Some(5))));
+        let put = fenced.put("key", "three", token(5));
+        let written = version(f.lose_acknowledgement("key", put, async {}).await);
+        assert_eq!(f.entries("key").await.last(), Some(&(written, KvOperation::Put, Some(5))));
+        let delete = fenced.delete("key", token(6));
+        let written = version(f.lose_acknowledgement("key", delete, async {}).await);
+        assert_eq!(f.entries("key").await.last(), Some(&(written, KvOperation::Delete, Some(6))));
+        assert_eq!(f.entries("key").await.len(), usize::from(history.min(4)));
+    }
+}
+
+#[tokio::test]
+async fn a_fenced_write_that_was_lost_on_its_way_is_repeated_once() {
+    let f = fixture(5).await;
+    let fenced = f.behind.fenced().unwrap();
+    let written = version(f.lose_request(fenced.put("key", "one", token(1)), async {}).await);
+    assert_eq!(f.entries("key").await, [(written, KvOperation::Put, Some(1))]);
+    let written = version(f.lose_request(fenced.delete("key", token(1)), async {}).await);
+    assert_eq!(f.entries("key").await.last(), Some(&(written, KvOperation::Delete, Some(1))));
+    assert_eq!(f.entries("key").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_fenced_write_that_was_lost_and_overtaken_by_the_next_holder_is_refused() {
+    let f = fixture(5).await;
+    let fenced = f.behind.fenced().unwrap();
+    fenced.put("key", "first", token(1)).await.unwrap();
+    let newer = async {
+        f.around.fenced().unwrap().put("key", "newer", token(2)).await.unwrap();
+    };
+    assert_fenced(f.lose_request(fenced.put("key", "late", token(1)), newer).await, (1, 2));
+    assert_eq!(value(&f.around, "key").await, "newer");
+    assert_eq!(f.entries("key").await.len(), 2);
+}
+
+/// It landed, and was replaced before anybody could see it.
+#[tokio::test]
+async fn what_cannot_be_known_of_a_fenced_write_is_said_to_be_unknown() {
+    let f = fixture(1).await;
+    let fenced = f.behind.fenced().unwrap();
+    let newer = async {
+        f.around.fenced().unwrap().put("key", "newer", token(2)).await.unwrap();
+    };
+    let landed = f.lose_acknowledgement("key", fenced.put("key", "one", token(1)), newer).await;
+    let Err(KvError::OutcomeUnknown { operation, .. }) = landed else { panic!("{landed:?}") };
+    assert_eq!(operation, "fenced put");
+    assert_eq!((value(&f.around, "key").await, fence(&f.around, "key").await), ("newer".to_owned(), Some(2)));
+}
+
+#[tokio::test]
+async fn others_that_write_without_a_pause_hold_up_no_longer_than_the_deadline() {
+    let f = fixture(1).await;
+    let behind = f.behind.with_deadline(Duration::from_millis(400));
+    let fenced = behind.fenced().unwrap();
+    fenced.put("key", "first", token(1)).await.unwrap();
+    // What comes back is old by then.
+    f.proxy.delay_answers(Duration::from_millis(20));
+    let others = async {
+        loop {
+            f.around.put("key", "other").await.unwrap();
+        }
+    };
+    let begun = Instant::now();
+    let put = fenced.put("key", "ours", token(1));
+    let refused = tokio::select! {
+        answer = put => answer.unwrap_err(),
+        () = others => unreachable!(),
+    };
+    // Where the last try was on its way when the time was over, nothing shows what became of it.
+    assert!(matches!(refused, KvError::Timeout { .. } | KvError::OutcomeUnknown { .. }), "{refused:?}");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_near_and_far_end_with_the_newest_token() {
+    let f = fixture(64).await;
+    f.proxy.delay(Duration::from_millis(2));
+    race(&f.around, &[f.around.clone(), f.behind.clone()]).await;
+}
+
+/// Many holders at the same time, each with its token and through one of the handles: what took effect has tokens that
+/// never go back, and ends with the newest.
+async fn race(store: &Store, handles: &[Store]) {
+    const HOLDERS: u64 = 6;
+    const WRITES: u64 = 8;
+    let holders = (1..=HOLDERS).map(|number| {
+        let store = handles[usize::try_from(number).unwrap() % handles.len()].clone();
+        tokio::spawn(async move {
+            let fenced = store.fenced().unwrap();
+            let mut written = 0;
+            for count in 0..WRITES {
+                let write = match count % 3 {
+                    2 => fenced.delete("job", token(number)).await,
+                    _ => fenced.put("job", format!("{number}.{count}"), token(number)).await,
+                };
+                match write {
+                    Ok(_) => written += 1,
+                    Err(KvError::Fenced { newest, .. }) => assert!(newest > token(number)),
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+            written
+        })
+    });
+    let written = join_all(holders.collect::<Vec<_>>()).await;
+    let written: Vec<u64> = written.into_iter().map(Result::unwrap).collect();
+    assert_eq!(written.last(), Some(&WRITES), "the newest is never refused");
+    let entries = store.history("job").unwrap().try_collect().await.unwrap();
+    let fences: Vec<_> = entries.iter().map(|entry| entry.fence.unwrap().as_u64()).collect();
+    assert!(fences.is_sorted(), "{fences:?}");
+    assert_eq!(fences.last(), Some(&HOLDERS));
+    assert_eq!(entries.len() as u64, written.iter().sum::<u64>(), "each took effect once");
+    let listed = store.keys(WatchScope::All).try_collect().await.unwrap();
+    assert_eq!(listed, ["job"]);
+}
