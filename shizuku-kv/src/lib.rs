@@ -13,6 +13,7 @@ mod backend;
 mod connect;
 mod live;
 pub mod replica;
+pub mod rw_lock;
 mod typed;
 
 #[cfg(feature = "memory")]
@@ -25,6 +26,7 @@ pub use live::{
     LiveRejection, LiveSnapshot, LiveStanding, LiveStatus, LiveStream,
 };
 pub use replica::{BatchConfig, watch_applied};
+pub use rw_lock::Processor;
 #[cfg(feature = "derive")]
 pub use shizuku_kv_derive::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};
 #[cfg(all(feature = "derive", feature = "messagepack"))]

@@ -216,6 +216,62 @@ async fn configuration_storage_example(store: &Store) -> Outcome {
     Ok(())
 }
 
+/// "Basic Lock Usage".
+async fn basic_lock_usage(store: &Store) -> Outcome {
+    use shizuku_kv::rw_lock::DistroRwLock;
+
+    // Acquire read lock
+    DistroRwLock::acquire_read(&store, "my-resource").await?;
+    // ... perform read operations ...
+    DistroRwLock::release_read(&store, "my-resource").await?;
+
+    // Acquire write lock
+    DistroRwLock::acquire_write(&store, "my-resource").await?;
+    // ... perform write operations ...
+    DistroRwLock::release_write(&store, "my-resource").await?;
+    Ok(())
+}
+
+/// "RAII Lock Wrappers".
+mod lock_wrappers {
+    use std::sync::Arc;
+
+    use shizuku_kv::Store;
+    use shizuku_kv::rw_lock::{LockedResourceReadProcessor, LockedResourceWriteProcessor};
+
+    /// The processor of the snippet; elsewhere, so that its trait is not in scope there.
+    mod theirs {
+        use shizuku_kv::Processor;
+
+        pub(super) struct Double;
+
+        impl Processor<u32> for Double {
+            type Output = u32;
+            type Error = std::num::TryFromIntError;
+
+            async fn process(&self, input: u32) -> Result<u32, Self::Error> {
+                Ok(input * 2)
+            }
+        }
+    }
+
+    pub(super) async fn on_the_fly(store: &Store) -> super::Outcome {
+        let (my_processor, input) = (theirs::Double, 21);
+        // Create read-locked processor on the fly
+        let result = LockedResourceReadProcessor::new(Arc::new(my_processor), &store, "my-resource")
+            .process(input)
+            .await?;
+        assert_eq!(result, 42);
+        let my_processor = theirs::Double;
+        // Create write-locked processor on the fly
+        let result = LockedResourceWriteProcessor::new(Arc::new(my_processor), &store, "my-resource")
+            .process(input)
+            .await?;
+        assert_eq!(result, 42);
+        Ok(())
+    }
+}
+
 async fn every_snippet(url: &str) -> Outcome {
     let connection = shizuku_kv::connect(url).await?;
     let name = unique("seed-docs");
@@ -224,6 +280,8 @@ async fn every_snippet(url: &str) -> Outcome {
     static_key_values(&store).await?;
     watching_for_changes(&store).await?;
     configuration_storage_example(&store).await?;
+    basic_lock_usage(&store).await?;
+    lock_wrappers::on_the_fly(&store).await?;
     connection.delete_store(&name).await?;
     Ok(())
 }

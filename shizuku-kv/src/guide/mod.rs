@@ -3,6 +3,9 @@
 #[doc = include_str!("deriving.md")]
 pub mod deriving {}
 
+#[doc = include_str!("locks.md")]
+pub mod locks {}
+
 #[doc = include_str!("replicas.md")]
 pub mod replicas {}
 

@@ -334,6 +334,11 @@ impl Store {
         self.shared.watch(&self.backend, scope, deadline).await
     }
 
+    /// What a layer above keeps for this handle and its clones.
+    pub(crate) fn attached<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        self.shared.attached()
+    }
+
     /// Times to live of single keys; `None` where the store does not have them (see
     /// [`StoreConfig::key_ttl`](crate::StoreConfig::key_ttl)).
     pub fn ttl(&self) -> Option<StoreTtl<'_>> {

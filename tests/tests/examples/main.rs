@@ -6,3 +6,4 @@ mod driver;
 mod edge_replica;
 mod live_config;
 mod live_map;
+mod paused_writer;

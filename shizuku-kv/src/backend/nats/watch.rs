@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 use backon::ExponentialBackoff;
 use futures_core::future::BoxFuture;
 use futures_util::stream;
-use tokio::time::Instant;
 
 use super::bucket::{self, StreamInfo};
 use super::consumer::{Counting, Delivery, HEARTBEAT, OrderedConsumer, Spec, Start, filters};
@@ -19,7 +18,7 @@ use super::store::{NatsStore, StoreCore};
 use super::wire::{Place, delivered};
 use crate::store::backoff;
 use crate::store::{
-    Deadline, KvError, KvResult, KvUpdate, KvWatcher, Watch, WatchCursor, WatchLink, WatchScope,
+    Deadline, KvError, KvResult, KvUpdate, KvWatcher, Moment, Watch, WatchCursor, WatchLink, WatchScope,
 };
 
 const OPERATION: &str = "watch";
@@ -105,24 +104,6 @@ struct NatsWatch {
     clock: Option<(SystemTime, Moment)>,
     /// What the reader is told of whether the watch hears from the server.
     link: tokio::sync::watch::Sender<WatchLink>,
-}
-
-/// A moment by both local clocks: the monotonic one stands still while the machine sleeps, the other can be set.
-#[derive(Clone, Copy, Debug)]
-struct Moment {
-    monotonic: Instant,
-    wall: SystemTime,
-}
-
-impl Moment {
-    fn now() -> Self {
-        Self { monotonic: Instant::now(), wall: SystemTime::now() }
-    }
-
-    /// The time since, the longer of the two.
-    fn elapsed(&self) -> Duration {
-        self.monotonic.elapsed().max(self.wall.elapsed().unwrap_or_default())
-    }
 }
 
 impl NatsWatch {
@@ -311,7 +292,7 @@ impl NatsWatch {
         self.link.send_if_modified(|link| {
             let is_new = link.is_up();
             if is_new {
-                *link = WatchLink::down(self.current.wall, reason);
+                *link = WatchLink::down(self.current.wall(), reason);
             }
             is_new
         });

@@ -1,0 +1,121 @@
+//! What callers want of a lock, and how far that is: what goes between them and the coordinator.
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::record::{Claim, ClaimId};
+use super::session::SessionUse;
+use super::transition::{Change, Outcome};
+use crate::store::{FencingToken, KvError};
+
+/// What is asked of a coordinator.
+#[derive(Debug)]
+pub(super) enum Command {
+    Claim { claim: Claim, waits: bool, session: SessionUse, reply: oneshot::Sender<Result<Granted, Refusal>> },
+    Leave { id: ClaimId, reply: Option<oneshot::Sender<Result<Outcome, Refusal>>> },
+    Downgrade { id: ClaimId, reply: oneshot::Sender<Result<Outcome, Refusal>> },
+    Break { reply: oneshot::Sender<Result<Outcome, Refusal>> },
+}
+
+/// A claim that was granted.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) token: FencingToken,
+    /// Whether the grant was taken out of the record by somebody else.
+    pub(super) broken: watch::Receiver<bool>,
+}
+
+/// Why nothing was done.
+#[derive(Clone, Debug)]
+pub(super) enum Refusal {
+    Busy,
+    Full,
+    /// The session of the claim is over.
+    SessionOver,
+    Foreign(&'static str),
+    Store(KvError),
+}
+
+/// Something to be done to the record.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) change: Change,
+    pub(super) reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>,
+    /// Of the claim that leaves. With its end there is nothing left to be taken out.
+    pub(super) session: Option<SessionUse>,
+}
+
+/// A claim of this process.
+#[derive(Debug)]
+pub(super) struct Local {
+    pub(super) claim: Claim,
+    pub(super) session: SessionUse,
+    pub(super) standing: Standing,
+}
+
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// It is not known to be in the record. Where it was sent it may be.
+    Claiming {
+        waits: bool,
+        sent: bool,
+        reply: oneshot::Sender<Result<Granted, Refusal>>,
+    },
+    /// In line.
+    Waiting(oneshot::Sender<Result<Granted, Refusal>>),
+    Held {
+        broken: watch::Sender<bool>,
+        since: Instant,
+    },
+}
+
+impl Pending {
+    pub(super) fn of(change: Change, reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>) -> Self {
+        Self { change, reply, session: None }
+    }
+
+    pub(super) fn answer(self, outcome: Result<Outcome, Refusal>) {
+        if let Some(reply) = self.reply {
+            // Who is gone does not want to know.
+            let _ = reply.send(outcome);
+        }
+    }
+}
+
+impl Local {
+    pub(super) fn is_claiming(&self) -> bool {
+        matches!(self.standing, Standing::Claiming { .. })
+    }
+
+    /// The claim is over.
+    pub(super) fn refuse(self, refusal: Refusal) {
+        match self.standing {
+            Standing::Claiming { reply, .. } | Standing::Waiting(reply) => {
+                let _ = reply.send(Err(refusal));
+            }
+            Standing::Held { broken, .. } => {
+                broken.send_replace(true);
+            }
+        }
+    }
+
+    pub(super) fn queue(&mut self) {
+        self.shift(|standing| match standing {
+            Standing::Claiming { reply, .. } => Standing::Waiting(reply),
+            other => other,
+        });
+    }
+
+    pub(super) fn claim_again(&mut self) {
+        self.shift(|standing| match standing {
+            Standing::Waiting(reply) => Standing::Claiming { waits: true, sent: true, reply },
+            other => other,
+        });
+    }
+
+    pub(super) fn shift(&mut self, to: impl FnOnce(Standing) -> Standing) {
+        let (broken, _) = watch::channel(false);
+        let placeholder = Standing::Held { broken, since: Instant::now() };
+        self.standing = to(std::mem::replace(&mut self.standing, placeholder));
+    }
+}

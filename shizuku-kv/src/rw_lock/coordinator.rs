@@ -1,0 +1,509 @@
+//! What this process wants of one lock, made one compare-and-swap at a time.
+//!
+//! A task for each store and resource collects what callers want, applies all of it to the record as it was last known,
+//! and writes that. When the swap is lost it reads and applies again; when nobody knows what became of it, too: a claim
+//! that is in the record already is granted as it is. Callers talk to it over channels, so that one who leaves in the
+//! middle leaves nothing half done.
+//!
+//! While claims of this process wait it watches the record, in which whoever lets go has handed over already, and the
+//! sessions of those before them ([`super::observer`]).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::ExponentialBackoff;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::claims::{Command, Granted, Local, Pending, Refusal, Standing};
+use super::course;
+use super::following::{Event, Following};
+use super::locks::{Locks, Place};
+use super::observer::Observer;
+use super::record::{ClaimId, LockRecord, SessionId};
+use super::session::is_later;
+use super::transition::{Change, Outcome};
+use crate::store::{
+    FencingToken, Key, KvEntry, KvError, KvResult, KvUpdate, Store, VersionToken, WatchScope, backoff,
+};
+
+/// How long a coordinator with nothing to do remembers the record, for the next claim to take one round trip.
+const KEEP: Duration = Duration::from_secs(10);
+
+/// After this long a lock that is held is watched, so that its holder learns of it when it is broken.
+const LONG_HELD: Duration = Duration::from_secs(1);
+
+/// So often a read that is older than what was seen is repeated.
+const STALE_READS: u32 = 8;
+
+/// The record as it was last seen.
+#[derive(Clone, Debug)]
+struct Known {
+    record: LockRecord,
+    /// None where there is no entry.
+    version: Option<VersionToken>,
+}
+
+pub(super) struct Coordinator {
+    locks: Arc<Locks>,
+    place: Place,
+    store: Store,
+    commands: mpsc::UnboundedReceiver<Command>,
+    pending: Vec<Pending>,
+    locals: HashMap<ClaimId, Local>,
+    known: Option<Known>,
+    /// The newest version that was seen of it.
+    newest: Option<VersionToken>,
+    /// A write on this version was sent, and nobody knows what became of it: until another write has taken the version's
+    /// place it may still arrive.
+    unsure: Option<Option<VersionToken>>,
+    /// There while the store does not answer.
+    pauses: Option<ExponentialBackoff>,
+    /// Swaps lost in a row.
+    conflicts: u32,
+    watch: Following,
+    /// Whether the watch has delivered the record.
+    is_there: bool,
+    /// What is known has to be looked at again.
+    looks: bool,
+    observer: Observer,
+    /// When there was last something to do.
+    busy_since: Instant,
+}
+
+impl Coordinator {
+    pub(super) fn new(
+        locks: Arc<Locks>,
+        place: Place,
+        store: Store,
+        commands: mpsc::UnboundedReceiver<Command>,
+    ) -> Self {
+        let watch = Following::new(&store, WatchScope::Key(place.1.clone()));
+        let observer = Observer::new(&store);
+        Self {
+            locks,
+            place,
+            store,
+            commands,
+            pending: Vec::new(),
+            locals: HashMap::new(),
+            known: None,
+            newest: None,
+            unsure: None,
+            pauses: None,
+            conflicts: 0,
+            watch,
+            is_there: false,
+            looks: false,
+            observer,
+            busy_since: Instant::now(),
+        }
+    }
+
+    /// The key of the record.
+    fn key(&self) -> &Key {
+        &self.place.1
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            while let Ok(command) = self.commands.try_recv() {
+                self.accept(command);
+            }
+            self.leave_what_is_over();
+            if self.has_work() {
+                self.write().await;
+                continue;
+            }
+            if self.is_idle() && self.locks.retire(&self.place, &mut self.commands) {
+                return;
+            }
+            self.follow();
+            let alarm = self.alarm();
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.accept(command),
+                    // The registry holds a sender for as long as this runs.
+                    None => return,
+                },
+                event = self.watch.next() => self.follow_up(event),
+                () = self.observer.next() => {}
+                () = tokio::time::sleep_until(alarm) => {}
+            }
+            self.bury().await;
+        }
+    }
+
+    fn accept(&mut self, command: Command) {
+        self.busy_since = Instant::now();
+        match command {
+            Command::Claim { claim, waits, session, reply } => {
+                let standing = Standing::Claiming { waits, sent: false, reply };
+                self.locals.insert(claim.id, Local { claim, session, standing });
+            }
+            Command::Leave { id, reply } => self.leave(id, reply),
+            Command::Downgrade { id, reply } => {
+                self.pending.push(Pending::of(Change::Downgrade(id), Some(reply)));
+            }
+            Command::Break { reply } => {
+                self.pending.push(Pending::of(Change::Break, Some(reply)));
+            }
+        }
+    }
+
+    fn leave(&mut self, id: ClaimId, reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>) {
+        let session = self.locals.get(&id).map(|local| local.session.clone());
+        if let Some(Standing::Claiming { sent, .. }) = self.locals.get(&id).map(|local| &local.standing) {
+            let sent = *sent;
+            self.locals.remove(&id);
+            if !sent {
+                return Pending { change: Change::Leave(id), reply, session }.answer(Ok(Outcome::NotThere));
+            }
+        }
+        self.pending.push(Pending { change: Change::Leave(id), reply, session });
+    }
+
+    /// Claims whose session is over are told, and taken out as far as that can be done.
+    fn leave_what_is_over(&mut self) {
+        let over: Vec<_> = self
+            .locals
+            .iter()
+            .filter(|(_, local)| local.session.loss().is_some())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in over {
+            if let Some(local) = self.locals.remove(&id) {
+                local.refuse(Refusal::SessionOver);
+                self.leave(id, None);
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.looks || !self.pending.is_empty() || self.locals.values().any(Local::is_claiming)
+    }
+
+    /// One try to write all that is wanted.
+    async fn write(&mut self) {
+        let mut is_of_now = false;
+        loop {
+            if self.known.is_none() {
+                if let Err(error) = self.read().await {
+                    return self.trouble(error).await;
+                }
+                is_of_now = true;
+            }
+            let Some(known) = &self.known else { return };
+            let mut record = known.record.clone();
+            let mut changes: Vec<(Change, Option<ClaimId>)> = Vec::new();
+            changes.extend(self.pending.iter().map(|pending| (pending.change.clone(), None)));
+            for (id, local) in &self.locals {
+                if let Standing::Claiming { waits, .. } = &local.standing {
+                    let change = Change::Claim { claim: local.claim.clone(), waits: *waits };
+                    changes.push((change, Some(*id)));
+                }
+            }
+            // In the order in which they came.
+            changes.sort_by_key(|(_, id)| id.map(|id| id.number));
+            let outcomes: Vec<_> =
+                changes.iter().map(|(change, id)| (record.apply(change), change.clone(), *id)).collect();
+            let must_write = self.unsure.is_some_and(|expected| course::may_land(expected, known.version));
+            if record == known.record && !must_write {
+                // What was known may be of long ago.
+                if !is_of_now {
+                    self.known = None;
+                    continue;
+                }
+                return self.settle(outcomes);
+            }
+            for local in self.locals.values_mut() {
+                if let Standing::Claiming { sent, .. } = &mut local.standing {
+                    *sent = true;
+                }
+            }
+            let value = record.to_bytes();
+            let expected = known.version;
+            let written = match expected {
+                Some(version) => self.store.update(self.key(), value, version).await,
+                None => self.store.create(self.key(), value).await,
+            };
+            match written {
+                Ok(version) => {
+                    (self.unsure, self.pauses, self.conflicts) = (None, None, 0);
+                    self.newest = Some(version);
+                    self.known = Some(Known { record, version: Some(version) });
+                    return self.settle(outcomes);
+                }
+                Err(error) if error.is_conflict() => {
+                    self.known = None;
+                    return self.lose().await;
+                }
+                Err(error @ KvError::ValueTooLarge { .. }) => {
+                    return self.refuse_claims(&Refusal::Store(error));
+                }
+                Err(error) => {
+                    self.known = None;
+                    if matches!(error, KvError::OutcomeUnknown { .. }) {
+                        self.unsure = Some(expected);
+                    }
+                    return self.trouble(error).await;
+                }
+            }
+        }
+    }
+
+    /// Looks at the record itself.
+    async fn read(&mut self) -> KvResult<()> {
+        let mut found = self.store.entry(self.key()).await?;
+        // A replica that is behind is asked again; a store that was made again stays as it is.
+        for _ in 0..STALE_READS {
+            let version = found.as_ref().map(|entry| entry.version);
+            let is_stale =
+                self.newest.is_some_and(|newest| version.is_none_or(|found| is_later(newest, found)));
+            if !is_stale {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(5..50))).await;
+            found = self.store.entry(self.key()).await?;
+        }
+        (self.pauses, self.looks) = (None, false);
+        self.newest = found.as_ref().map(|entry| entry.version);
+        self.learn(found);
+        Ok(())
+    }
+
+    /// Takes what the store has of the record.
+    fn learn(&mut self, entry: Option<KvEntry>) {
+        let version = entry.as_ref().map(|entry| entry.version);
+        if self.unsure.is_some_and(|expected| !course::may_land(expected, version)) {
+            self.unsure = None;
+        }
+        let record = match entry.filter(|entry| !entry.is_tombstone()) {
+            None => LockRecord::default(),
+            Some(entry) => match LockRecord::from_bytes(&entry.value) {
+                Ok(record) => record,
+                Err(reason) => return self.find_foreign(reason),
+            },
+        };
+        self.known = Some(Known { record, version });
+        self.compare();
+    }
+
+    /// What is there is no lock: nobody holds one here, and it is left as it is.
+    fn find_foreign(&mut self, reason: &'static str) {
+        self.known = None;
+        for (_, local) in self.locals.drain() {
+            local.refuse(Refusal::Foreign(reason));
+        }
+        for pending in self.pending.drain(..) {
+            pending.answer(Err(Refusal::Foreign(reason)));
+        }
+    }
+
+    /// What the record says of the claims of this process.
+    fn compare(&mut self) {
+        let Some(Known { record, .. }) = &self.known else { return };
+        let mut granted = Vec::new();
+        let mut gone = Vec::new();
+        for (id, local) in &mut self.locals {
+            let grant = record.grant(*id);
+            let is_waiting = || record.queue.iter().any(|claim| claim.id == *id);
+            match (&local.standing, grant) {
+                (Standing::Waiting(_), Some(grant)) => granted.push((*id, grant.token)),
+                // The record was removed, or written by somebody who does not know the rules.
+                (Standing::Waiting(_), None) if !is_waiting() => local.claim_again(),
+                (Standing::Held { .. }, None) => gone.push(*id),
+                _ => {}
+            }
+        }
+        for (id, token) in granted {
+            self.grant(id, token);
+        }
+        for id in gone {
+            if let Some(local) = self.locals.remove(&id) {
+                local.refuse(Refusal::SessionOver);
+            }
+        }
+        self.find_orphans();
+    }
+
+    /// What is in the record of this process and nobody here knows of, is nobody's: a write that was given up has landed
+    /// late. Its session lives, so that nobody else takes it out.
+    fn find_orphans(&mut self) {
+        let Some(Known { record, .. }) = &self.known else { return };
+        let own = self.locks.sessions.of_runtime(self.place.0);
+        let orphans: Vec<_> = record
+            .claims()
+            .map(|claim| claim.id)
+            .filter(|id| own.contains(&id.session) && !self.locals.contains_key(id))
+            .filter(|id| {
+                let leaves = |pending: &Pending| pending.change == Change::Leave(*id);
+                !self.pending.iter().any(leaves)
+            })
+            .collect();
+        for id in orphans {
+            self.leave(id, None);
+        }
+    }
+
+    fn grant(&mut self, id: ClaimId, token: FencingToken) {
+        let Some(local) = self.locals.get_mut(&id) else { return };
+        let (broken, receiver) = watch::channel(false);
+        let held = Standing::Held { broken, since: Instant::now() };
+        let (Standing::Claiming { reply, .. } | Standing::Waiting(reply)) =
+            std::mem::replace(&mut local.standing, held)
+        else {
+            return;
+        };
+        // Who is gone has said so, or will: its place is given back then.
+        let _ = reply.send(Ok(Granted { token, broken: receiver }));
+    }
+
+    /// Tells everybody what became of what they wanted.
+    fn settle(&mut self, outcomes: Vec<(Outcome, Change, Option<ClaimId>)>) {
+        let mut pending = std::mem::take(&mut self.pending).into_iter();
+        for (outcome, change, id) in outcomes {
+            let Some(id) = id else {
+                if let Change::Leave(id) = change {
+                    self.locals.remove(&id);
+                }
+                if let Some(pending) = pending.next() {
+                    pending.answer(Ok(outcome));
+                }
+                continue;
+            };
+            match outcome {
+                Outcome::Granted(token) => self.grant(id, token),
+                Outcome::Queued => {
+                    if let Some(local) = self.locals.get_mut(&id) {
+                        local.queue();
+                    }
+                }
+                Outcome::Busy | Outcome::Full => {
+                    self.observer.keep_vigil();
+                    if let Some(local) = self.locals.remove(&id) {
+                        let is_full = outcome == Outcome::Full;
+                        local.refuse(if is_full { Refusal::Full } else { Refusal::Busy });
+                    }
+                }
+                Outcome::Done | Outcome::NotThere => {}
+            }
+        }
+        self.compare();
+    }
+
+    /// Lets others go first for a moment, where they come in between again and again.
+    async fn lose(&mut self) {
+        self.conflicts = self.conflicts.saturating_add(1);
+        if self.conflicts > 4 {
+            let most = u64::from(self.conflicts.min(32)) * 100;
+            tokio::time::sleep(Duration::from_micros(fastrand::u64(0..=most))).await;
+        }
+    }
+
+    /// The store did not do it.
+    async fn trouble(&mut self, error: KvError) {
+        if !error.is_retryable() && !matches!(error, KvError::OutcomeUnknown { .. }) {
+            let refusal = Refusal::Store(error);
+            self.refuse_claims(&refusal);
+            for pending in self.pending.drain(..) {
+                pending.answer(Err(refusal.clone()));
+            }
+            return;
+        }
+        tracing::debug!(store = self.store.name(), key = %self.key(), %error, "a lock cannot be changed for now");
+        // Who holds is not out because of this. Who wants to leave and whose session is over is out by that.
+        let pauses =
+            self.pauses.get_or_insert_with(|| backoff(Duration::from_millis(20), Duration::from_secs(1)));
+        let pause = pauses.next().unwrap_or_default();
+        self.pending.retain(|pending| match &pending.change {
+            Change::Leave(_) if pending.session.as_ref().is_some_and(|session| session.holds()) => true,
+            Change::Evict(_) => false,
+            _ => pending.reply.as_ref().is_some_and(|reply| !reply.is_closed()),
+        });
+        tokio::time::sleep(pause).await;
+    }
+
+    fn refuse_claims(&mut self, refusal: &Refusal) {
+        let ids: Vec<_> =
+            self.locals.iter().filter(|(_, local)| local.is_claiming()).map(|(id, _)| *id).collect();
+        for id in ids {
+            if let Some(local) = self.locals.remove(&id) {
+                local.refuse(refusal.clone());
+            }
+        }
+    }
+
+    /// Watches the record while that can tell something, and those before the claims that wait.
+    fn follow(&mut self) {
+        let now = Instant::now();
+        let is_wanted = self.locals.values().any(|local| match &local.standing {
+            Standing::Held { since, .. } => *since + LONG_HELD <= now,
+            Standing::Claiming { .. } | Standing::Waiting(_) => true,
+        });
+        let waits = self.locals.values().any(|local| matches!(local.standing, Standing::Waiting(_)));
+        let own: Vec<SessionId> = self.locals.keys().map(|id| id.session).collect();
+        if let Some(known) = &self.known {
+            self.observer.look_at(&known.record, &own, waits);
+        }
+        if is_wanted || self.observer.is_needed() {
+            self.watch.start();
+        }
+    }
+
+    fn follow_up(&mut self, event: Event) {
+        match event {
+            Event::Opened => self.is_there = false,
+            // Nothing is there, or was: what was known may be of a store that is no more.
+            Event::Update(KvUpdate::CaughtUp) if !self.is_there => (self.known, self.looks) = (None, true),
+            Event::Update(update) => {
+                let Some(entry) = update.into_entry() else { return };
+                self.is_there = true;
+                if self.newest.is_none_or(|newest| is_later(entry.version, newest)) {
+                    self.newest = Some(entry.version);
+                    self.learn(Some(entry));
+                }
+            }
+            // The store may have been made again, with versions that count from the start.
+            Event::Lost => (self.known, self.looks) = (None, true),
+        }
+    }
+
+    /// Takes those out whose sessions are over, after ending sessions of which nothing is heard.
+    async fn bury(&mut self) {
+        self.observer.end_silent().await;
+        let Some(known) = &self.known else { return };
+        for session in self.observer.over(&known.record) {
+            let is_pending =
+                |pending: &Pending| matches!(pending.change, Change::Evict(other) if other == session);
+            if !self.pending.iter().any(is_pending) {
+                self.pending.push(Pending::of(Change::Evict(session), None));
+            }
+        }
+    }
+
+    /// When to look again, if nothing happens before.
+    fn alarm(&self) -> Instant {
+        let now = Instant::now();
+        let is_used = !self.locals.is_empty() || self.observer.is_needed();
+        let mut alarm = if is_used { now + KEEP } else { self.busy_since + KEEP };
+        for local in self.locals.values() {
+            alarm = alarm.min(local.session.end());
+            if let Standing::Held { since, .. } = &local.standing
+                && !self.watch.is_started()
+            {
+                alarm = alarm.min(*since + LONG_HELD);
+            }
+        }
+        if let Some(next) = self.observer.alarm() {
+            alarm = alarm.min(next);
+        }
+        // Where there is always something that is due, others run as well.
+        alarm.max(now + Duration::from_millis(1))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.locals.is_empty() && !self.observer.is_needed() && self.busy_since.elapsed() >= KEEP
+    }
+}

@@ -1,0 +1,63 @@
+//! The decisions about time, and about writes of which nobody knows what became of them, on which locks rest. They are
+//! pure functions: sessions, the coordinator and the exhaustive model ([`super::model`]) call the same.
+//!
+//! Why they are right together: a holder counts from before it SENT a renewal, an observer from after it SAW it. Between
+//! the two the renewal was written, so the observer's time begins later, and it is longer. Then the observer deletes the
+//! version that it saw. That succeeds only if none has been written since, and none can be written afterwards. Nobody's
+//! clock is compared with another's; only what they take for a second has to be the same within an eighth.
+
+use std::time::Duration;
+
+use crate::store::VersionToken;
+
+/// Whether a session still has what it was granted, so long after it began to send the newest renewal that was
+/// acknowledged. One that was written without an acknowledgement does not count: it may be the copy that was sent before.
+pub(super) fn holds(since_sent: Duration, lease: Duration) -> bool {
+    since_sent < lease
+}
+
+/// For how long nothing may have been heard of a session before it may be killed.
+pub(super) fn patience(lease: Duration) -> Duration {
+    lease.saturating_add(lease / 8)
+}
+
+/// Whether a session may be killed, so long after its newest version was observed. Whoever does it has to delete exactly
+/// that version.
+pub(super) fn is_silent(since_observed: Duration, lease: Duration) -> bool {
+    since_observed >= patience(lease)
+}
+
+/// Whether a write of which nobody knows what became of it can still land: `expected` is the version that it replaces,
+/// `newest` the one that was read since. `None` is a record that is not there yet.
+///
+/// While it can, a claim that it has in it is not out of the record, even where the record has nothing of it. Something has
+/// to be written first that replaces what it expects, even if that changes nothing.
+pub(super) fn may_land(expected: Option<VersionToken>, newest: Option<VersionToken>) -> bool {
+    expected == newest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clocks that differ by an eighth: the holder's lease is over when the observer's patience is.
+    #[test]
+    fn a_lease_is_over_before_patience_is() {
+        for lease in [1, 7, 8, 999, 1000, 10_000_000_001].map(Duration::from_nanos) {
+            let patience = patience(lease);
+            assert!(!holds(lease, lease) && holds(lease - Duration::from_nanos(1), lease));
+            assert!(is_silent(patience, lease) && !is_silent(patience - Duration::from_nanos(1), lease));
+            // What the slower clock has counted when the faster one has counted to the end.
+            let slower = Duration::from_nanos(u64::try_from(patience.as_nanos() * 8 / 9).unwrap_or(0));
+            assert!(slower + Duration::from_nanos(2) >= lease);
+        }
+        assert_eq!(patience(Duration::MAX), Duration::MAX);
+    }
+
+    #[test]
+    fn a_write_lands_on_what_it_expects_only() {
+        let version = |number| Some(VersionToken::from_u64(number));
+        assert!(may_land(None, None) && may_land(version(3), version(3)));
+        assert!(!may_land(None, version(1)) && !may_land(version(3), version(4)));
+    }
+}

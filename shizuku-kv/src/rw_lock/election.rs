@@ -1,0 +1,353 @@
+//! One leader among many candidates: the writer of a lock, with a name.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_core::stream::BoxStream;
+use futures_util::{Stream, StreamExt, stream};
+
+use super::error::{DistroRwLockError, LockLoss, WithLockProcessError};
+use super::guard::Hold;
+use super::inspect::LockState;
+use super::options::LockOptions;
+use super::processor::{Processor, run};
+use super::record::LockMode;
+use super::{DistroRwLock, backoff_between_watches};
+use crate::store::{FencingToken, KvEntry, KvError, KvUpdate, Watch, WatchScope};
+
+/// What stands before an election in the key of its record: a lock may have the same name.
+const PREFIX: &str = "rw_lock_leader.";
+
+/// An election, as one candidate sees it. A handle: cheap to make and to clone.
+///
+#[cfg_attr(feature = "memory", doc = "```")]
+#[cfg_attr(not(feature = "memory"), doc = "```text")]
+/// use shizuku_kv::rw_lock::LeaderElection;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = shizuku_kv::connect("memory:").await?.store("app").await?;
+/// let election = LeaderElection::new(&store, "scheduler", "node-1")?;
+///
+/// let leadership = election.campaign().await?;
+/// assert!(leadership.is_leader());
+/// assert_eq!(election.leader().await?.unwrap().candidate, "node-1");
+/// leadership.resign().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct LeaderElection {
+    lock: DistroRwLock,
+    candidate: Arc<str>,
+}
+
+/// Who leads. From [`LeaderElection::leader`] and [`LeaderElection::observe`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leader {
+    /// The candidate's name.
+    pub candidate: String,
+    /// The number of its term, larger than those of all terms before.
+    pub token: FencingToken,
+}
+
+impl LeaderElection {
+    /// The election `name`, of which `candidate` takes part; with the [options](LockOptions) that are the default. Nothing
+    /// is sent. The first 200 characters of the candidate's name are kept, in plain sight.
+    ///
+    /// # Errors
+    /// As for [`DistroRwLock::new`].
+    pub fn new(
+        store: &crate::store::Store,
+        name: impl AsRef<str>,
+        candidate: impl Into<String>,
+    ) -> Result<Self, DistroRwLockError> {
+        Self::with_options(store, name, candidate, LockOptions::new())
+    }
+
+    /// The election `name`. The label of the options is the candidate's name.
+    ///
+    /// # Errors
+    /// As for [`DistroRwLock::with_options`].
+    pub fn with_options(
+        store: &crate::store::Store,
+        name: impl AsRef<str>,
+        candidate: impl Into<String>,
+        options: LockOptions,
+    ) -> Result<Self, DistroRwLockError> {
+        let options = options.label(candidate);
+        let candidate = options.label.as_deref().unwrap_or_default().into();
+        let lock = DistroRwLock::under(PREFIX, store, name.as_ref(), options)?;
+        Ok(Self { lock, candidate })
+    }
+
+    /// Waits to become the leader. Candidates come in the order in which they began to wait.
+    ///
+    /// Dropping the future ends the candidacy.
+    ///
+    /// # Errors
+    /// As for [`DistroRwLock::write`]; [`DistroRwLockError::Timeout`] where others led for as long as
+    /// [`LockOptions::wait`].
+    pub async fn campaign(&self) -> Result<Leadership, DistroRwLockError> {
+        Ok(self.leadership(self.lock.wait(LockMode::Write).await?))
+    }
+
+    /// Becomes the leader if there is none and nobody waits.
+    ///
+    /// Dropping the future is safe.
+    ///
+    /// # Errors
+    /// As for [`DistroRwLock::try_write`].
+    pub async fn try_campaign(&self) -> Result<Leadership, DistroRwLockError> {
+        Ok(self.leadership(self.lock.attempt(LockMode::Write).await?))
+    }
+
+    fn leadership(&self, hold: Hold) -> Leadership {
+        Leadership { hold, candidate: Arc::clone(&self.candidate) }
+    }
+
+    /// Who leads now; `None` where nobody does. One that has died is named until another candidate has found out.
+    ///
+    /// Dropping the future is safe.
+    ///
+    /// # Errors
+    /// As for [`DistroRwLock::inspect`].
+    pub async fn leader(&self) -> Result<Option<Leader>, DistroRwLockError> {
+        Ok(Leader::of(self.lock.inspect().await?))
+    }
+
+    /// Who leads, now and whenever that changes. Leaders that were replaced before they were asked for may be skipped,
+    /// the newest one always arrives.
+    ///
+    /// Dropping it at any time is safe.
+    ///
+    /// # Errors
+    /// [`DistroRwLockError::Store`] where the store cannot be watched now.
+    pub async fn observe(&self) -> Result<Leaders, DistroRwLockError> {
+        let watch = self.watch().await.map_err(|error| self.lock.store_error(error))?;
+        let observing = Observing {
+            election: self.clone(),
+            watch: Some(watch),
+            told: None,
+            begun: false,
+            is_over: false,
+        };
+        let leaders = stream::unfold(observing, |mut observing| async move {
+            observing.next().await.map(|leader| (leader, observing))
+        });
+        Ok(Leaders(leaders.boxed()))
+    }
+
+    async fn watch(&self) -> Result<Watch, KvError> {
+        self.lock.store.shared_watch(WatchScope::Key(self.lock.key.clone())).await
+    }
+}
+
+impl Leader {
+    fn of(state: LockState) -> Option<Self> {
+        let first = state.holders.into_iter().next()?;
+        Some(Self { candidate: first.claim.label.unwrap_or_default(), token: first.token })
+    }
+}
+
+/// The term of a leader. Dropping it resigns in the background.
+#[derive(Debug)]
+#[must_use = "dropping it resigns at once"]
+pub struct Leadership {
+    hold: Hold,
+    candidate: Arc<str>,
+}
+
+impl Leadership {
+    /// Whether this is the leader at this moment, by the clocks of this machine: no request is made. It turns false before
+    /// another can be elected.
+    pub fn is_leader(&self) -> bool {
+        self.hold.loss().is_none()
+    }
+
+    /// Waits until the term is lost, and says how. Never ends for one that lasts until it is resigned.
+    ///
+    /// Dropping the future is safe.
+    pub async fn lost(&self) -> LockLoss {
+        self.hold.lost().await
+    }
+
+    /// The number of the term. Show it with what is written as the leader: see [`Store::fenced`](crate::Store::fenced).
+    pub fn fencing_token(&self) -> FencingToken {
+        self.hold.token
+    }
+
+    /// The candidate's name.
+    pub fn candidate(&self) -> &str {
+        &self.candidate
+    }
+
+    /// Ends the term: the next candidate is the leader a round trip later.
+    ///
+    /// Dropping the future is safe: it is ended all the same.
+    ///
+    /// # Errors
+    /// As for [`WriteGuard::release`](super::WriteGuard::release).
+    pub async fn resign(self) -> Result<(), DistroRwLockError> {
+        self.hold.release().await
+    }
+}
+
+/// The leaders of an election, as they change. From [`LeaderElection::observe`]. It ends after an error, and lives as long
+/// as the store does.
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct Leaders(BoxStream<'static, Result<Option<Leader>, DistroRwLockError>>);
+
+impl Leaders {
+    /// The next leader, `None` within where there is none; `None` after the last.
+    ///
+    /// Dropping the future is safe: nothing is lost.
+    pub async fn next(&mut self) -> Option<Result<Option<Leader>, DistroRwLockError>> {
+        self.0.next().await
+    }
+}
+
+impl Stream for Leaders {
+    type Item = Result<Option<Leader>, DistroRwLockError>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
+
+impl fmt::Debug for Leaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leaders").finish_non_exhaustive()
+    }
+}
+
+/// What is behind the stream of leaders.
+struct Observing {
+    election: LeaderElection,
+    watch: Option<Watch>,
+    /// Who was told of last.
+    told: Option<Option<Leader>>,
+    /// Whether the watch has delivered the record.
+    begun: bool,
+    is_over: bool,
+}
+
+impl Observing {
+    async fn next(&mut self) -> Option<Result<Option<Leader>, DistroRwLockError>> {
+        let mut pauses = backoff_between_watches();
+        while !self.is_over {
+            let found = match &mut self.watch {
+                Some(watch) => watch.next().await.unwrap_or(Err(KvError::Closed { operation: "observe" })),
+                None => match self.election.watch().await {
+                    Ok(watch) => {
+                        (self.watch, self.begun) = (Some(watch), false);
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            let leader = match found {
+                Ok(KvUpdate::CaughtUp) if self.begun => continue,
+                Ok(update) => {
+                    self.begun = true;
+                    self.look(update.into_entry().as_ref())
+                }
+                // The store was made again, or its feed ended with another runtime: it is watched anew.
+                Err(error) if error.is_retryable() || matches!(error, KvError::CursorExpired { .. }) => {
+                    self.watch = None;
+                    tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+                    continue;
+                }
+                Err(error) => Err(self.election.lock.store_error(error)),
+            };
+            match leader {
+                Ok(leader) if self.told.as_ref() == Some(&leader) => {}
+                Ok(leader) => {
+                    self.told = Some(leader.clone());
+                    return Some(Ok(leader));
+                }
+                Err(error) => {
+                    self.is_over = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+
+    fn look(&self, entry: Option<&KvEntry>) -> Result<Option<Leader>, DistroRwLockError> {
+        let entry = entry.filter(|entry| !entry.is_tombstone());
+        LockState::of(entry).map(Leader::of).map_err(|reason| DistroRwLockError::ForeignRecord {
+            key: self.election.lock.key.clone(),
+            reason,
+        })
+    }
+}
+
+/// Work that only a leader does, for as long as it leads.
+pub struct LeaderGuardProcessor<P, L> {
+    processor: Arc<P>,
+    leadership: L,
+    ends_when_lost: bool,
+}
+
+impl<P, L: Borrow<Leadership>> LeaderGuardProcessor<P, L> {
+    /// Work of a leader; `leadership` is owned, borrowed or in an `Arc`.
+    pub fn new(processor: Arc<P>, leadership: L) -> Self {
+        Self { processor, leadership, ends_when_lost: false }
+    }
+
+    /// Drops the work when the term is lost, instead of letting it go on to its end.
+    #[must_use]
+    pub fn ends_when_lost(mut self) -> Self {
+        self.ends_when_lost = true;
+        self
+    }
+
+    /// Does the work, if this is the leader.
+    ///
+    /// Dropping the future drops the work.
+    ///
+    /// # Errors
+    /// [`WithLockProcessError::Lock`] where the term was over before: the work was not begun;
+    /// [`WithLockProcessError::LeaseLost`] where it was lost while the work went on;
+    /// [`WithLockProcessError::Process`] with the error of the work.
+    pub async fn process<I>(&self, input: I) -> Result<P::Output, WithLockProcessError<P::Error>>
+    where
+        P: Processor<I>,
+    {
+        let hold = &self.leadership.borrow().hold;
+        if let Some(reason) = hold.loss() {
+            let resource = hold.resource.to_string();
+            return Err(DistroRwLockError::LeaseLost { resource, reason }.into());
+        }
+        run(hold, self.ends_when_lost, self.processor.process(input)).await
+    }
+}
+
+impl<I, P, L> Processor<I> for LeaderGuardProcessor<P, L>
+where
+    I: Send,
+    P: Processor<I, Output: Send, Error: Send> + Send + Sync,
+    L: Borrow<Leadership> + Sync,
+{
+    type Output = P::Output;
+    type Error = WithLockProcessError<P::Error>;
+
+    fn process(&self, input: I) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send {
+        LeaderGuardProcessor::process(self, input)
+    }
+}
+
+impl<P, L: Borrow<Leadership>> fmt::Debug for LeaderGuardProcessor<P, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeaderGuardProcessor")
+            .field("leadership", self.leadership.borrow())
+            .finish_non_exhaustive()
+    }
+}

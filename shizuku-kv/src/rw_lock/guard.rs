@@ -1,0 +1,224 @@
+//! What a holder has: the proof that it holds, until it lets go or loses it.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use tokio::sync::{oneshot, watch};
+
+use super::claims::{Command, Refusal};
+use super::error::{DistroRwLockError, LockLoss};
+use super::locks::{Locks, Place};
+use super::record::{ClaimId, LockMode};
+use super::session::SessionUse;
+use super::transition::Outcome;
+use crate::store::{FencingToken, KvError};
+
+/// What a write may overrun its deadline by.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// A claim that is made; leaves when it is dropped.
+pub(super) struct Ticket {
+    pub(super) locks: Arc<Locks>,
+    pub(super) place: Place,
+    pub(super) id: ClaimId,
+    pub(super) is_over: bool,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.locks.tell(&self.place, Command::Leave { id: self.id, reply: None });
+        }
+    }
+}
+
+/// A granted claim: what both guards are made of.
+pub(super) struct Hold {
+    pub(super) ticket: Ticket,
+    pub(super) session: SessionUse,
+    pub(super) token: FencingToken,
+    pub(super) broken: watch::Receiver<bool>,
+    pub(super) resource: Arc<str>,
+    pub(super) mode: LockMode,
+    /// How long a change of the record may take.
+    pub(super) deadline: Duration,
+}
+
+impl Hold {
+    /// How it was lost; none while it is held. By the clocks of this machine, at this moment.
+    pub(super) fn loss(&self) -> Option<LockLoss> {
+        let is_broken = || *self.broken.borrow();
+        self.session.loss().or_else(|| is_broken().then_some(LockLoss::Broken))
+    }
+
+    pub(super) async fn lost(&self) -> LockLoss {
+        let mut broken = self.broken.clone();
+        let is_broken = async {
+            // A coordinator that has ended did so with its runtime: the lease ends the rest.
+            if broken.wait_for(|is_broken| *is_broken).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        match select(pin!(is_broken), pin!(self.session.lost())).await {
+            Either::Left(_) => self.loss().unwrap_or(LockLoss::Broken),
+            Either::Right((loss, _)) => loss,
+        }
+    }
+
+    fn lost_error(&self, reason: LockLoss) -> DistroRwLockError {
+        DistroRwLockError::LeaseLost { resource: self.resource.to_string(), reason }
+    }
+
+    pub(super) async fn release(mut self) -> Result<(), DistroRwLockError> {
+        // Read before it is let go.
+        let loss = self.loss();
+        let (reply, answer) = oneshot::channel();
+        self.ticket.is_over = true;
+        self.ticket.locks.tell(&self.ticket.place, Command::Leave { id: self.ticket.id, reply: Some(reply) });
+        if let Some(loss) = loss {
+            return Err(self.lost_error(loss));
+        }
+        self.answer("release", answer).await
+    }
+
+    async fn downgrade(mut self) -> Result<Self, DistroRwLockError> {
+        if let Some(loss) = self.loss() {
+            return Err(self.lost_error(loss));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.ticket.locks.tell(&self.ticket.place, Command::Downgrade { id: self.ticket.id, reply });
+        self.answer("downgrade", answer).await?;
+        self.mode = LockMode::Read;
+        Ok(self)
+    }
+
+    async fn answer(
+        &self,
+        operation: &'static str,
+        answer: oneshot::Receiver<Result<Outcome, Refusal>>,
+    ) -> Result<(), DistroRwLockError> {
+        let answer = tokio::time::timeout(self.deadline + GRACE, answer).await;
+        let resource = || self.resource.to_string();
+        match answer {
+            Ok(Ok(Ok(Outcome::NotThere))) => {
+                Err(self.lost_error(self.session.loss().unwrap_or(LockLoss::Broken)))
+            }
+            Ok(Ok(Ok(_))) => Ok(()),
+            Ok(Ok(Err(refusal))) => Err(refusal.into_error(&self.resource, self.mode, &self.ticket.place.1)),
+            Ok(Err(_)) => Err(DistroRwLockError::RuntimeEnded { resource: resource() }),
+            Err(_) => {
+                let source = KvError::Timeout { operation, key: None, limit: self.deadline };
+                Err(DistroRwLockError::Store { resource: resource(), source })
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hold")
+            .field("resource", &self.resource)
+            .field("mode", &self.mode)
+            .field("token", &self.token)
+            .finish_non_exhaustive()
+    }
+}
+
+macro_rules! guard {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        ///
+        /// Dropping it lets go in the background: the next in line has the resource a round trip later. Where the
+        /// store cannot be reached, or the runtime has ended, the lease ends it. [`release`](Self::release) says whether
+        /// it was held up to the end.
+        #[derive(Debug)]
+        #[must_use = "the lock is released as soon as its guard is dropped"]
+        pub struct $name(pub(super) Hold);
+
+        impl $name {
+            /// The number of this grant, larger than those of all grants of the resource before it. Show it with what
+            /// is written under the lock, to a store or service that refuses older ones.
+            pub fn fencing_token(&self) -> FencingToken {
+                self.0.token
+            }
+
+            /// Whether the lock is held at this moment, by the clocks of this machine: no request is made. It turns
+            /// false before anybody else can be granted the resource.
+            pub fn is_held(&self) -> bool {
+                self.0.loss().is_none()
+            }
+
+            /// Waits until the lock is lost, and says how. Never ends for a lock that is held until it is released.
+            ///
+            /// The end of a lease is noticed in time; that an operator has broken the lock, about a second after it was
+            /// taken at the earliest. Dropping the future is safe.
+            pub async fn lost(&self) -> LockLoss {
+                self.0.lost().await
+            }
+
+            /// The resource.
+            pub fn resource(&self) -> &str {
+                &self.0.resource
+            }
+
+            /// Lets go, and waits until that is known to the store.
+            ///
+            /// Dropping the future is safe: it is let go all the same.
+            ///
+            /// # Errors
+            /// [`DistroRwLockError::LeaseLost`] where the lock was lost before;
+            /// [`DistroRwLockError::Store`] where the store did not answer within its deadline: letting go is tried
+            /// further in the background, until the lease ends it.
+            pub async fn release(self) -> Result<(), DistroRwLockError> {
+                self.0.release().await
+            }
+        }
+    };
+}
+
+guard! {
+    /// The right to read a resource, together with others. From [`DistroRwLock::read`](super::DistroRwLock::read).
+    ReadGuard
+}
+
+guard! {
+    /// The right to a resource alone. From [`DistroRwLock::write`](super::DistroRwLock::write).
+    WriteGuard
+}
+
+impl WriteGuard {
+    /// Goes on as a reader, under the same fencing token; readers that are next in line come in. There is no moment in
+    /// which nobody holds it. (There is no way back: two readers that both waited to become the writer would wait for
+    /// each other.)
+    ///
+    /// Dropping the future lets go of the lock.
+    ///
+    /// # Errors
+    /// As for [`release`](Self::release). The lock is let go of then.
+    pub async fn downgrade(self) -> Result<ReadGuard, DistroRwLockError> {
+        self.0.downgrade().await.map(ReadGuard)
+    }
+}
+
+impl Refusal {
+    pub(super) fn into_error(
+        self,
+        resource: &str,
+        mode: LockMode,
+        key: &crate::store::Key,
+    ) -> DistroRwLockError {
+        let resource = resource.to_owned();
+        match self {
+            Self::Busy => DistroRwLockError::WouldBlock { resource, mode },
+            Self::Full => {
+                DistroRwLockError::QueueFull { resource, waiting: super::transition::LONGEST_QUEUE }
+            }
+            Self::SessionOver => DistroRwLockError::LeaseLost { resource, reason: LockLoss::Expired },
+            Self::Foreign(reason) => DistroRwLockError::ForeignRecord { key: key.clone(), reason },
+            Self::Store(source) => DistroRwLockError::Store { resource, source },
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The protocol of locks, gone through exhaustively: processes and a store take every course that they can take within some
+//! limits, and the promises are looked at in each state. The record is changed by [`LockRecord::apply`] and what is decided
+//! is decided by the functions of [`super::course`], which production calls too.
+//!
+//! Then each decision is replaced by a wrong one, and one of the promises has to be found broken: else it would not have
+//! been looked at.
+//!
+//! `SHIZUKU_LONG=1` goes through worlds in which more can happen: millions of states, in minutes.
+//!
+//! What is left out changes nothing that is promised. A watch is late by as much as it takes, and skips what was superseded;
+//! that it delivers what is superseded already is the same as that it delivered in time and the process was late. A session
+//! that is ended takes effect at once: later is only safer, because it compares. Sessions are there from the beginning.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use stateright::{Checker, HasDiscoveries, Model};
+
+use self::decisions::{Decisions, PRODUCTION};
+use self::mutations::Mutation;
+use self::world::{Budget, Events, Part, Plan, TO_REACH, World};
+use super::record::LockMode;
+
+mod decisions;
+mod mutations;
+mod process;
+mod promises;
+mod server;
+mod session;
+mod world;
+
+/// Who wants a lock, and what can happen to them.
+#[derive(Clone, Copy, Debug)]
+struct Scenario {
+    name: &'static str,
+    parts: &'static [Part],
+    budget: Budget,
+    lease: Duration,
+    /// Who else is there, and what else can happen, in a long run.
+    more: fn(&mut Self),
+}
+
+const READS: Plan = Plan { mode: LockMode::Read, waits: true };
+const WRITES: Plan = Plan { mode: LockMode::Write, waits: true };
+const TRIES_TO_READ: Plan = Plan { mode: LockMode::Read, waits: false };
+
+const READER: Part = Part { claims: &[READS], renewals: None };
+const WRITER: Part = Part { claims: &[WRITES], renewals: None };
+const WRITER_AND_READER: Part = Part { claims: &[WRITES, READS], renewals: None };
+const WRITER_WHO_TRIES: Part = Part { claims: &[WRITES, TRIES_TO_READ], renewals: None };
+/// Nobody renews its session for it.
+const BY_ITSELF: Part = Part { claims: &[WRITES], renewals: Some(1) };
+
+const NOTHING: Budget = Budget {
+    cuts: 0,
+    renewal_cuts: 0,
+    behind: 0,
+    abandons: 0,
+    downgrades: 0,
+    breaks: 0,
+    crashes: 0,
+    pauses: 0,
+    fenced: 0,
+};
+
+/// Longer than one tick by less than an eighth: a fast clock has counted it when a slow one has not.
+const LEASE: Duration = Duration::from_millis(1100);
+
+/// Readers and writers arrive, and some give up.
+const LINE: Scenario = Scenario {
+    name: "line",
+    parts: &[READER, WRITER, READER],
+    budget: Budget { abandons: 1, ..NOTHING },
+    lease: LEASE,
+    more: |it| (it.budget.cuts, it.budget.abandons) = (1, 2),
+};
+
+/// Somebody does not wait, and wants the same in one process twice.
+const TRIES: Scenario = Scenario {
+    name: "tries",
+    parts: &[WRITER_WHO_TRIES, WRITER],
+    budget: Budget { behind: 1, ..NOTHING },
+    lease: LEASE,
+    more: |it| (it.budget.cuts, it.budget.behind) = (1, 2),
+};
+
+/// Acknowledgements are lost, and writes land late.
+const UNKNOWN: Scenario = Scenario {
+    name: "unknown",
+    parts: &[WRITER, READER],
+    budget: Budget { cuts: 2, behind: 1, ..NOTHING },
+    lease: LEASE,
+    more: |it| it.parts = &[WRITER, READER, WRITER],
+};
+
+/// Who waits gives up, also while nobody knows what became of its claim.
+const ABANDONED: Scenario = Scenario {
+    name: "abandoned",
+    parts: &[WRITER, WRITER],
+    budget: Budget { cuts: 2, behind: 1, abandons: 2, ..NOTHING },
+    lease: LEASE,
+    more: |it| (it.parts, it.budget.cuts) = (&[WRITER, WRITER, READER], 1),
+};
+
+/// An operator breaks the lock, and a writer goes on as a reader.
+const BROKEN: Scenario = Scenario {
+    name: "broken",
+    parts: &[WRITER, READER],
+    budget: Budget { breaks: 1, downgrades: 1, fenced: 1, ..NOTHING },
+    lease: LEASE,
+    more: |it| it.parts = &[WRITER, READER, WRITER],
+};
+
+/// Processes stop for ever, holding or waiting.
+const CRASHED: Scenario = Scenario {
+    name: "crashed",
+    parts: &[WRITER, WRITER, READER],
+    budget: Budget { crashes: 1, ..NOTHING },
+    lease: LEASE,
+    more: |it| it.budget.cuts = 1,
+};
+
+/// Who stops for ever holds and waits at once.
+const ESTATE: Scenario = Scenario {
+    name: "estate",
+    parts: &[WRITER_AND_READER, WRITER],
+    budget: Budget { crashes: 1, ..NOTHING },
+    lease: LEASE,
+    more: |it| it.parts = &[WRITER_AND_READER, WRITER, READER],
+};
+
+/// A holder stops for a while, and its renewals are late.
+const PAUSED: Scenario = Scenario {
+    name: "paused",
+    parts: &[BY_ITSELF, WRITER],
+    budget: Budget { pauses: 1, fenced: 2, ..NOTHING },
+    lease: LEASE,
+    more: |it| (it.budget.cuts, it.budget.renewal_cuts) = (1, 1),
+};
+
+/// Somebody is granted the lock while it stops, or while its session ends.
+const LATE: Scenario = Scenario {
+    name: "late",
+    parts: &[WRITER, Part { renewals: Some(0), ..BY_ITSELF }, READER],
+    budget: NOTHING,
+    lease: Duration::from_secs(1),
+    more: |it| it.budget.pauses = 1,
+};
+
+/// Renewals are not acknowledged.
+const DRIFT: Scenario = Scenario {
+    name: "drift",
+    parts: &[Part { renewals: Some(2), ..BY_ITSELF }, WRITER],
+    budget: Budget { renewal_cuts: 1, ..NOTHING },
+    lease: LEASE,
+    more: |it| (it.budget.renewal_cuts, it.budget.pauses) = (2, 1),
+};
+
+/// The lease is a whole tick: holder and observer come to their ends in the same moment.
+const EDGE: Scenario = Scenario {
+    name: "edge",
+    parts: &[BY_ITSELF, READER],
+    budget: Budget { pauses: 1, ..NOTHING },
+    lease: Duration::from_secs(1),
+    more: |it| it.parts = &[BY_ITSELF, READER, WRITER],
+};
+
+const ALL: [Scenario; 11] =
+    [LINE, TRIES, UNKNOWN, ABANDONED, BROKEN, CRASHED, ESTATE, PAUSED, LATE, DRIFT, EDGE];
+
+/// What was found in the states of a world.
+#[derive(Debug)]
+struct Found {
+    states: usize,
+    events: Events,
+    /// The promises that are broken, with what leads there.
+    broken: BTreeMap<&'static str, String>,
+}
+
+impl Scenario {
+    /// Goes through the states, up to the first in which this promise is broken, or any where none is named.
+    fn explore(self, decisions: Decisions, until: Option<&'static str>) -> Found {
+        let finish = match until {
+            Some(promise) => HasDiscoveries::AnyOf(BTreeSet::from([promise])),
+            None => HasDiscoveries::AnyFailures,
+        };
+        let Self { parts, budget, lease, .. } = self;
+        let events = Events::default();
+        let world = World { parts, budget, lease, decisions, events: events.clone() };
+        let checker = world.checker().threads(2).finish_when(finish).spawn_bfs().join();
+        let broken = checker.discoveries().into_iter();
+        let broken = broken.map(|(name, path)| (name, format!("{:?}", path.into_actions()))).collect();
+        Found { states: checker.unique_state_count(), events, broken }
+    }
+}
+
+#[test]
+fn a_lock_keeps_its_promises_whatever_happens() {
+    let mut not_reached = Vec::from(TO_REACH);
+    for mut scenario in ALL {
+        if std::env::var_os("SHIZUKU_LONG").is_some() {
+            (scenario.more)(&mut scenario);
+        }
+        let found = scenario.explore(PRODUCTION, None);
+        println!("{}: {} states", scenario.name, found.states);
+        assert!(found.broken.is_empty(), "{scenario:?}: {:#?}", found.broken);
+        not_reached.retain(|(event, _)| !found.events.have(*event));
+    }
+    assert!(not_reached.is_empty(), "the worlds are too small for {not_reached:?}");
+}
+
+#[test]
+fn each_wrong_decision_breaks_a_promise() {
+    let mut promises = BTreeSet::from(promises::PROMISES);
+    let mut missed = Vec::new();
+    for Mutation { name, decisions, scenario, breaks } in mutations::all() {
+        let found = scenario.explore(decisions, Some(breaks));
+        println!("{name}: broken after {} states", found.states);
+        if !found.broken.contains_key(breaks) {
+            missed.push(format!("{name}, in {}, breaks only {:#?}", scenario.name, found.broken));
+        }
+        promises.remove(breaks);
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+    assert!(promises.is_empty(), "nothing breaks {promises:?}");
+}

@@ -1,0 +1,254 @@
+//! Decisions that are wrong, and which promise each of them breaks. The function that changes the record is not copied:
+//! what is wrong is done before or after it.
+
+use std::time::Duration;
+
+use super::decisions::{Decisions, Driver, PRODUCTION};
+use super::promises::{ALONE, BURIED, ENDS, FENCED, GONE, IN_ORDER, PROMPT, SERVED, SOUND, TOKENS, TOLD};
+use super::{ABANDONED, BROKEN, CRASHED, DRIFT, EDGE, ESTATE, LATE, LINE, PAUSED, Scenario, TRIES, UNKNOWN};
+use crate::rw_lock::course;
+use crate::rw_lock::record::{Claim, Grant, LockMode, LockRecord};
+use crate::rw_lock::transition::{Change, Outcome};
+use crate::store::FencingToken;
+
+/// A decision that is wrong.
+pub(super) struct Mutation {
+    pub(super) name: &'static str,
+    pub(super) decisions: Decisions,
+    /// Where it can do harm.
+    pub(super) scenario: Scenario,
+    /// What it breaks there.
+    pub(super) breaks: &'static str,
+}
+
+fn mutation(
+    name: &'static str,
+    scenario: Scenario,
+    breaks: &'static str,
+    mutate: impl FnOnce(&mut Decisions),
+) -> Mutation {
+    let mut decisions = PRODUCTION;
+    mutate(&mut decisions);
+    Mutation { name, decisions, scenario, breaks }
+}
+
+fn in_apply(
+    name: &'static str,
+    scenario: Scenario,
+    breaks: &'static str,
+    apply: fn(&mut LockRecord, &Change) -> Outcome,
+) -> Mutation {
+    mutation(name, scenario, breaks, |it| it.apply = apply)
+}
+
+fn in_driver(
+    name: &'static str,
+    scenario: Scenario,
+    breaks: &'static str,
+    mutate: impl FnOnce(&mut Driver),
+) -> Mutation {
+    mutation(name, scenario, breaks, |it| mutate(&mut it.driver))
+}
+
+/// All of them: of claims, of what lets go, of tokens, of time, of writes whose outcome is unknown, of the order of things.
+pub(super) fn all() -> Vec<Mutation> {
+    [claims(), departures(), tokens(), times(), unknowns(), drivers()].into_iter().flatten().collect()
+}
+
+/// Grants a claim whatever is in its way.
+fn grant(record: &mut LockRecord, claim: &Claim) -> Outcome {
+    record.fence += 1;
+    let token = FencingToken::from_u64(record.fence);
+    record.queue.retain(|waiting| waiting.id != claim.id);
+    record.holders.push(Grant { claim: claim.clone(), token });
+    Outcome::Granted(token)
+}
+
+fn has_readers_only(record: &LockRecord) -> bool {
+    record.holders.iter().all(|grant| grant.claim.mode == LockMode::Read)
+}
+
+fn claims() -> Vec<Mutation> {
+    vec![
+        in_apply("a reader is let in past a waiting writer", LINE, IN_ORDER, |record, change| match change {
+            Change::Claim { claim, .. }
+                if claim.mode == LockMode::Read
+                    && has_readers_only(record)
+                    && record.claims().all(|other| other.id != claim.id) =>
+            {
+                grant(record, claim)
+            }
+            _ => record.apply(change),
+        }),
+        in_apply("a newcomer stands before those who wait", LINE, IN_ORDER, |record, change| {
+            let waiting = record.queue.len();
+            let outcome = record.apply(change);
+            if record.queue.len() > waiting {
+                record.queue.rotate_right(1);
+            }
+            outcome
+        }),
+        in_apply("a claim that is held is granted again", UNKNOWN, SOUND, |record, change| match change {
+            Change::Claim { claim, .. } if record.grant(claim.id).is_some() => grant(record, claim),
+            _ => record.apply(change),
+        }),
+        in_apply("a claim that waits stands in line again", UNKNOWN, SOUND, |record, change| match change {
+            Change::Claim { claim, .. } if record.queue.iter().any(|waiting| waiting.id == claim.id) => {
+                record.queue.push(claim.clone());
+                Outcome::Queued
+            }
+            _ => record.apply(change),
+        }),
+        in_apply("who does not wait is put in line", TRIES, GONE, |record, change| match change {
+            Change::Claim { claim, waits: false } => {
+                let waits = record.apply(&Change::Claim { claim: claim.clone(), waits: true });
+                if waits == Outcome::Queued { Outcome::Busy } else { waits }
+            }
+            _ => record.apply(change),
+        }),
+    ]
+}
+
+fn departures() -> Vec<Mutation> {
+    vec![
+        in_apply("who leaves hands nothing over", LINE, PROMPT, |record, change| match change {
+            Change::Leave(id) => {
+                record.holders.retain(|grant| grant.claim.id != *id);
+                record.queue.retain(|claim| claim.id != *id);
+                Outcome::Done
+            }
+            _ => record.apply(change),
+        }),
+        in_apply("nobody who waits can leave", ABANDONED, GONE, |record, change| match change {
+            Change::Leave(id) if record.grant(*id).is_none() => Outcome::NotThere,
+            _ => record.apply(change),
+        }),
+        in_apply("a writer is let in beside readers", LINE, ALONE, |record, change| {
+            let outcome = record.apply(change);
+            if let (Change::Leave(_), Some(next)) = (change, record.queue.first().cloned())
+                && has_readers_only(record)
+            {
+                grant(record, &next);
+            }
+            outcome
+        }),
+        in_apply("a writer that goes on as a reader lets nobody in", BROKEN, PROMPT, |record, change| {
+            let Change::Downgrade(id) = change else { return record.apply(change) };
+            let held = record.holders.iter_mut().find(|grant| grant.claim.id == *id);
+            held.into_iter().for_each(|grant| grant.claim.mode = LockMode::Read);
+            Outcome::Done
+        }),
+        in_apply("who is dead stays in line", ESTATE, BURIED, |record, change| {
+            let Change::Evict(session) = change else { return record.apply(change) };
+            let held = record.holders.iter().map(|grant| grant.claim.id).find(|id| id.session == *session);
+            held.map_or(Outcome::NotThere, |id| record.apply(&Change::Leave(id)))
+        }),
+        in_apply("who is dead goes on holding", CRASHED, SERVED, |record, change| match change {
+            Change::Evict(_) => Outcome::NotThere,
+            _ => record.apply(change),
+        }),
+    ]
+}
+
+fn tokens() -> Vec<Mutation> {
+    vec![
+        in_apply("a grant moves no token", LINE, TOKENS, keep_token),
+        in_apply("a grant moves no token, and somebody writes", PAUSED, FENCED, |record, change| {
+            let fence = record.fence;
+            let outcome = keep_token(record, change);
+            // Its writes are taken for those of the holder before.
+            record.fence = fence.max(1);
+            record.holders.iter_mut().for_each(|grant| grant.token = FencingToken::from_u64(record.fence));
+            outcome
+        }),
+        in_apply("a broken lock moves no token", BROKEN, TOKENS, |record, change| match change {
+            Change::Break => {
+                record.fence -= 1;
+                record.apply(change)
+            }
+            _ => record.apply(change),
+        }),
+        in_apply(
+            "the token of a dead holder is given again",
+            CRASHED,
+            TOKENS,
+            |record, change| match change {
+                Change::Evict(session) => {
+                    record.fence -=
+                        record.holders.iter().filter(|grant| grant.claim.id.session == *session).count()
+                            as u64;
+                    record.apply(change)
+                }
+                _ => record.apply(change),
+            },
+        ),
+    ]
+}
+
+/// Makes the change, and has all who come in by it hold under the token of the last grant before.
+fn keep_token(record: &mut LockRecord, change: &Change) -> Outcome {
+    let before = record.clone();
+    let outcome = record.apply(change);
+    if before.fence > 0 && *change != Change::Break {
+        record.fence = before.fence;
+        let token = FencingToken::from_u64(before.fence);
+        let is_new = |grant: &&mut Grant| before.grant(grant.claim.id).is_none();
+        record.holders.iter_mut().filter(is_new).for_each(|grant| grant.token = token);
+    }
+    outcome
+}
+
+fn times() -> Vec<Mutation> {
+    vec![
+        mutation("a lease never ends", PAUSED, ALONE, |it| it.holds = |_, _| true),
+        mutation("a lease holds at its end", EDGE, ALONE, |it| it.holds = |since, lease| since <= lease),
+        mutation("patience is no longer than the lease", DRIFT, ALONE, |it| {
+            it.is_silent = |since, lease| since >= lease;
+        }),
+        mutation("patience is counted in whole seconds", DRIFT, ALONE, |it| {
+            it.is_silent = |since, lease| since >= Duration::from_secs(course::patience(lease).as_secs());
+        }),
+        mutation("nobody is ever silent", CRASHED, SERVED, |it| it.is_silent = |_, _| false),
+        in_driver("the lease is counted from the acknowledgement", PAUSED, ALONE, |it| {
+            it.counts_from_sending = false;
+        }),
+        in_driver("a renewal that was refused counts where an earlier one landed", DRIFT, ALONE, |it| {
+            it.trusts_acknowledgements_only = false;
+        }),
+        in_driver("silence is counted from when it was written, by another's clock", PAUSED, ALONE, |it| {
+            it.clock_is_ahead = 1;
+        }),
+        in_driver("a session is ended whatever its version", PAUSED, ALONE, |it| it.compares = false),
+        in_driver("a silent holder is taken out without ending its session", PAUSED, ALONE, |it| {
+            it.kills_first = false;
+        }),
+    ]
+}
+
+fn unknowns() -> Vec<Mutation> {
+    vec![
+        mutation("an unknown outcome is taken for a refusal", ABANDONED, GONE, |it| {
+            it.may_land = |_, _| false;
+        }),
+        in_driver("a claim that is given up is not taken out", ABANDONED, GONE, |it| {
+            it.takes_out_abandoned = false;
+        }),
+        in_driver("a claim is asked for behind its own leave", ABANDONED, GONE, |it| {
+            it.forgets_abandoned = false;
+        }),
+    ]
+}
+
+fn drivers() -> Vec<Mutation> {
+    vec![
+        in_driver("who waits is not told by the watch", LINE, TOLD, |it| it.reads_watch = false),
+        in_driver("who lets go stops when that is acknowledged", LINE, ALONE, |it| it.stops_first = false),
+        in_driver("what is older than what is known is taken", TRIES, GONE, |it| it.keeps_newest = false),
+        in_driver("who was taken out claims again, and is taken out again", LATE, ENDS, |it| {
+            it.looks_before_asking = false;
+        }),
+        in_driver("a grant that was broken unseen is waited for", BROKEN, SERVED, |it| {
+            it.claims_again = false
+        }),
+    ]
+}

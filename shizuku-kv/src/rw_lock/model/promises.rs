@@ -1,0 +1,91 @@
+//! What a lock promises, looked at in every state.
+
+use stateright::Property;
+
+use super::process::{Process, Standing};
+use super::server::{claim_id, process_of};
+use super::world::{State, World};
+use crate::rw_lock::record::LockMode;
+
+// What always holds.
+pub(super) const ALONE: &str = "a writer whose lease has not ended is alone";
+pub(super) const TOKENS: &str = "each grant has a larger token than all before";
+pub(super) const IN_ORDER: &str = "nobody who waits is overtaken";
+pub(super) const SOUND: &str = "the record keeps its rules";
+pub(super) const PROMPT: &str = "nobody waits for what nobody holds";
+pub(super) const FENCED: &str = "after a newer holder has written no older one does";
+
+pub(super) const BURIED: &str = "who takes out a dead session takes out all of it";
+pub(super) const ENDS: &str = "what is wanted is not written again and again";
+
+// What holds when everything was delivered and done, and those who stopped were given up.
+pub(super) const TOLD: &str = "who is granted a claim in the end knows it";
+pub(super) const SERVED: &str = "everybody alive was let in or has left in the end";
+pub(super) const GONE: &str = "nothing is left in the end of who is alive and wants nothing";
+
+pub(super) const PROMISES: [&str; 11] =
+    [ALONE, TOKENS, IN_ORDER, SOUND, PROMPT, FENCED, BURIED, ENDS, TOLD, SERVED, GONE];
+
+/// More than any world needs.
+const MOST_WRITES: u8 = 16;
+
+pub(super) fn all() -> Vec<Property<World>> {
+    vec![
+        Property::always(ALONE, is_alone),
+        Property::always(TOKENS, |_, state: &State| !state.server.truth.faults.token_came_back),
+        Property::always(IN_ORDER, |_, state: &State| !state.server.truth.faults.was_overtaken),
+        Property::always(SOUND, |_, state: &State| state.server.record.is_sound()),
+        Property::always(PROMPT, |_, state: &State| !state.server.truth.faults.place_left_empty),
+        Property::always(FENCED, |_, state: &State| !state.server.truth.faults.old_write_was_taken),
+        Property::always(BURIED, |_, state: &State| !state.server.truth.faults.dead_left_behind),
+        Property::always(ENDS, |_, state: &State| state.server.version < MOST_WRITES),
+        Property::always(TOLD, |world: &World, state: &State| {
+            let knows = |process: &Process, claim: usize| {
+                !matches!(process.claims[claim], Standing::Claiming | Standing::Waiting)
+            };
+            let is_told = state.server.record.holders.iter().all(|grant| {
+                let process = &state.processes[process_of(grant.claim.id)];
+                !process.is_running() || knows(process, grant.claim.id.number as usize)
+            });
+            is_told || !is_quiet(world, state)
+        }),
+        Property::always(SERVED, |world: &World, state: &State| {
+            let is_served = |process: &Process| !process.is_running() || process.is_done();
+            state.processes.iter().all(is_served) || !is_quiet(world, state)
+        }),
+        Property::always(GONE, |world: &World, state: &State| {
+            let stays = |process: usize| {
+                let is_alive =
+                    state.processes[process].is_running() && !state.server.sessions[process].is_over;
+                is_alive && state.processes[process].is_done() && state.server.has(process)
+            };
+            !(0..state.processes.len()).any(stays) || !is_quiet(world, state)
+        }),
+    ]
+}
+
+/// Whether nothing goes on by itself any more.
+fn is_quiet(world: &World, state: &State) -> bool {
+    let mut actions = Vec::new();
+    world.goes_on(state, &mut actions);
+    actions.is_empty()
+}
+
+/// By the holders' own clocks. From whom an operator took the lock does not count: its token protects from it.
+fn is_alone(world: &World, state: &State) -> bool {
+    let (mut readers, mut writers) = (0, 0);
+    for (number, process) in state.processes.iter().enumerate() {
+        let around = world.around(number, &state.left);
+        for claim in 0..process.claims.len() {
+            if state.server.truth.broken.contains(&claim_id(number, claim)) {
+                continue;
+            }
+            match process.believes(claim, &around) {
+                Some(LockMode::Read) => readers += 1,
+                Some(LockMode::Write) => writers += 1,
+                None => {}
+            }
+        }
+    }
+    writers == 0 || writers == 1 && readers == 0
+}

@@ -1,0 +1,190 @@
+//! What the store has: the record of one lock, the keys of the sessions, and a register that is written to under the lock.
+//! Beside it stands the truth, which no process sees, and by which they are judged.
+
+use std::sync::Arc;
+
+use crate::rw_lock::record::{ClaimId, LockMode, LockRecord, SessionId};
+use crate::store::{FencingToken, VersionToken};
+
+/// The session of a process.
+pub(super) fn session(process: usize) -> SessionId {
+    SessionId(process as u128)
+}
+
+/// What a process claims.
+pub(super) fn claim_id(process: usize, claim: usize) -> ClaimId {
+    ClaimId { session: session(process), number: claim as u64 }
+}
+
+pub(super) fn process_of(id: ClaimId) -> usize {
+    id.session.0 as usize
+}
+
+/// Versions are counted; what is not there has none.
+pub(super) fn token(version: u8) -> Option<VersionToken> {
+    (version > 0).then(|| VersionToken::from_u64(version.into()))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Server {
+    pub(super) record: Arc<LockRecord>,
+    pub(super) version: u8,
+    /// The record before the newest, as long as a reader may be behind.
+    pub(super) previous: Option<Arc<LockRecord>>,
+    pub(super) sessions: Vec<SessionKey>,
+    pub(super) register: Option<Written>,
+    pub(super) truth: Truth,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct SessionKey {
+    pub(super) version: u8,
+    /// Deleted: no version can be replaced any more.
+    pub(super) is_over: bool,
+}
+
+/// A write to the register, with the token of the grant under which it was sent, and which grant that was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Written {
+    pub(super) token: FencingToken,
+    pub(super) grant: usize,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Truth {
+    /// Every claim that was granted, in order. Kept only where something is written under the lock.
+    pub(super) grants: Vec<ClaimId>,
+    /// The newest token that was given, to a grant or to an operator.
+    newest: u64,
+    /// Those from whom an operator took the lock.
+    pub(super) broken: Vec<ClaimId>,
+    pub(super) faults: Faults,
+}
+
+/// What must not have happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Faults {
+    pub(super) token_came_back: bool,
+    pub(super) was_overtaken: bool,
+    pub(super) place_left_empty: bool,
+    pub(super) old_write_was_taken: bool,
+    pub(super) dead_left_behind: bool,
+}
+
+/// What the world still needs to be remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    pub(super) previous: bool,
+    pub(super) grants: bool,
+}
+
+impl Server {
+    pub(super) fn new(processes: usize) -> Self {
+        Self {
+            record: Arc::default(),
+            version: 0,
+            previous: None,
+            sessions: vec![SessionKey { version: 1, is_over: false }; processes],
+            register: None,
+            truth: Truth::default(),
+        }
+    }
+
+    /// A compare-and-swap of the record.
+    pub(super) fn swap(&mut self, by: usize, expected: u8, new: &Arc<LockRecord>, memory: Memory) -> bool {
+        let is_expected = self.version == expected;
+        if is_expected {
+            self.look_at_the_dead(by, new);
+            self.replace(new, memory);
+        }
+        is_expected
+    }
+
+    /// Who takes out something of a dead session takes out all of it.
+    fn look_at_the_dead(&mut self, by: usize, new: &LockRecord) {
+        let has = |record: &LockRecord, id: ClaimId| record.claims().any(|claim| claim.id == id);
+        for (process, key) in self.sessions.iter().enumerate() {
+            let its_own =
+                || self.record.claims().map(|claim| claim.id).filter(|id| process_of(*id) == process);
+            let is_evicted = key.is_over && by != process && its_own().any(|id| !has(new, id));
+            self.truth.faults.dead_left_behind |= is_evicted && its_own().any(|id| has(new, id));
+        }
+    }
+
+    /// An operator has broken the lock.
+    pub(super) fn put_broken(&mut self, new: &Arc<LockRecord>, memory: Memory) {
+        // One token is moved past, whoever comes next.
+        self.truth.newest = self.record.fence + 1;
+        let holders: Vec<_> = self.record.holders.iter().map(|grant| grant.claim.id).collect();
+        self.truth.broken.retain(|id| !holders.contains(id));
+        self.truth.broken.extend(holders);
+        self.truth.broken.sort_unstable();
+        self.replace(new, memory);
+    }
+
+    fn replace(&mut self, new: &Arc<LockRecord>, memory: Memory) {
+        self.truth.compare(&self.record, new, memory);
+        let old = std::mem::replace(&mut self.record, Arc::clone(new));
+        self.previous = memory.previous.then_some(old);
+        self.version += 1;
+    }
+
+    /// A compare-and-swap of a session's key.
+    pub(super) fn renew(&mut self, process: usize, expected: u8) -> bool {
+        let key = &mut self.sessions[process];
+        let is_expected = !key.is_over && key.version == expected;
+        key.version += u8::from(is_expected);
+        is_expected
+    }
+
+    /// A write under the lock reaches what the lock protects. Whether it is taken.
+    pub(super) fn write(&mut self, write: Written) -> bool {
+        let newest = self.register.map(|newest| newest.token);
+        let is_taken = write.token.refused_by(newest).is_none();
+        if is_taken {
+            let is_old = self.register.is_some_and(|newest| write.grant < newest.grant);
+            self.truth.faults.old_write_was_taken |= is_old;
+            self.register = Some(write);
+        }
+        is_taken
+    }
+
+    /// Whether a process has something in the record.
+    pub(super) fn has(&self, process: usize) -> bool {
+        self.record.claims().any(|claim| process_of(claim.id) == process)
+    }
+}
+
+impl Truth {
+    /// Whether a grant is the newest of its claim is told by its place.
+    pub(super) fn grant_of(&self, id: ClaimId) -> usize {
+        self.grants.iter().rposition(|granted| *granted == id).unwrap_or_default()
+    }
+
+    /// Looks at a change of the record as somebody would who knows only what a lock is for.
+    fn compare(&mut self, old: &LockRecord, new: &LockRecord, memory: Memory) {
+        let waited = |id: ClaimId| old.queue.iter().position(|claim| claim.id == id);
+        let waits = |id: ClaimId| new.queue.iter().any(|claim| claim.id == id);
+        for grant in new.holders.iter().filter(|grant| old.grant(grant.claim.id).is_none()) {
+            let id = grant.claim.id;
+            let number = grant.token.as_u64();
+            self.faults.token_came_back |= number <= self.newest;
+            self.newest = self.newest.max(number);
+            // All who were in line before it, or all at all where it was not in line.
+            let before = &old.queue[..waited(id).unwrap_or(old.queue.len())];
+            self.faults.was_overtaken |= before.iter().any(|claim| waits(claim.id));
+            self.broken.retain(|broken| *broken != id);
+            if memory.grants {
+                self.grants.push(id);
+            }
+        }
+        let stayed = old.queue.iter().filter(|claim| waits(claim.id));
+        let is_in_order = stayed.zip(&new.queue).all(|(old, new)| old.id == new.id);
+        self.faults.was_overtaken |= !is_in_order;
+        let is_shared = new.holders.iter().all(|grant| grant.claim.mode == LockMode::Read);
+        self.faults.place_left_empty |= new.queue.first().is_some_and(|next| match next.mode {
+            LockMode::Read => is_shared,
+            LockMode::Write => new.holders.is_empty(),
+        });
+    }
+}

@@ -1,0 +1,114 @@
+//! The session of a process, and what the process knows of the sessions of others.
+
+use super::process::{Around, Process, Renewal, Seen, Status};
+use super::server::Server;
+use super::world::Event;
+
+impl Process {
+    /// By its own clock.
+    pub(super) fn holds(&self, around: &Around<'_>) -> bool {
+        (around.decisions.holds)(around.clock.of_holder(self.since_sent), around.clock.lease)
+    }
+
+    pub(super) fn renew(&mut self, around: &Around<'_>) {
+        let Some(expected) = self.version else { return };
+        self.renewals = self.renewals.map(|left| left - 1);
+        self.renewing = Some(Renewal { expected, age: 0, answer: None });
+        if !around.decisions.driver.trusts_acknowledgements_only {
+            self.last_sent = Some(0);
+        }
+    }
+
+    pub(super) fn hear_renewal(&mut self, around: &Around<'_>) {
+        let Some(renewal) = self.renewing.take() else { return };
+        if renewal.answer == Some(true) {
+            self.version = Some(renewal.expected + 1);
+            // Its age is that of its sending.
+            self.since_sent = if around.decisions.driver.counts_from_sending { renewal.age } else { 0 };
+        } else {
+            self.version = None;
+        }
+    }
+
+    pub(super) fn lose_renewal(&mut self) {
+        if let Some(renewal) = self.renewing.take() {
+            self.version = None;
+            self.stray_renewals.extend(renewal.answer.is_none().then_some(renewal.expected));
+        }
+    }
+
+    /// Looks at the key of its session, after a renewal that was not acknowledged.
+    pub(super) fn read_session(&mut self, server: &Server) {
+        let key = server.sessions[self.number];
+        if key.is_over {
+            return self.end();
+        }
+        self.version = Some(key.version);
+        if let Some(sent) = self.last_sent.filter(|_| key.version > 1) {
+            self.since_sent = sent;
+        }
+    }
+
+    /// The process goes on after a pause.
+    pub(super) fn resume(&mut self, server: &mut Server, around: &Around<'_>) {
+        self.status = Status::Running;
+        if self.renewals.is_none() {
+            if !self.holds(around) {
+                self.end();
+            } else if server.renew(self.number, server.sessions[self.number].version) {
+                self.since_sent = 0;
+            }
+        }
+    }
+
+    /// Whether its session is renewed without anything more having to happen.
+    pub(super) fn is_renewed(&self, server: &Server) -> bool {
+        self.renewals.is_none() && self.is_running() && !server.sessions[self.number].is_over
+    }
+
+    /// Whether nothing has been heard of another for so long that its session may be ended.
+    pub(super) fn is_silent(&self, other: usize, around: &Around<'_>) -> bool {
+        matches!(self.seen[other], Some(Seen::Version(_, age))
+            if (around.decisions.is_silent)(around.clock.of_observer(age), around.clock.lease))
+    }
+
+    /// The watch of the sessions brings the newest of another.
+    pub(super) fn observe(&mut self, other: usize, server: &Server, around: &Around<'_>) {
+        let key = server.sessions[other];
+        let age = around.decisions.driver.clock_is_ahead;
+        self.is_settled = false;
+        self.seen[other] = Some(if key.is_over { Seen::Over } else { Seen::Version(key.version, age) });
+    }
+
+    /// Ends the session of another, if it is as it was seen.
+    pub(super) fn kill(&mut self, other: usize, server: &mut Server, around: &Around<'_>) {
+        let Some(Seen::Version(version, _)) = self.seen[other] else { return };
+        let key = &mut server.sessions[other];
+        if key.version == version || !around.decisions.driver.compares {
+            key.is_over = true;
+        } else {
+            around.events.happened(Event::KillRefused);
+        }
+        self.observe(other, server, around);
+    }
+
+    /// Time passes. Whether that makes a difference.
+    pub(super) fn grow_older(&mut self, server: &Server, most: u8) -> bool {
+        let mut has_changed = false;
+        let mut grow = |age: &mut u8| {
+            has_changed |= *age < most;
+            *age = most.min(*age + 1);
+        };
+        if !self.is_renewed(server) && matches!(self.status, Status::Running | Status::Paused) {
+            grow(&mut self.since_sent);
+        }
+        self.renewing.iter_mut().for_each(|renewal| grow(&mut renewal.age));
+        self.last_sent.iter_mut().for_each(&mut grow);
+        for seen in self.seen.iter_mut().flatten() {
+            if let Seen::Version(_, age) = seen {
+                grow(age);
+            }
+        }
+        has_changed
+    }
+}

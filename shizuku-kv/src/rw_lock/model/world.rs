@@ -1,0 +1,471 @@
+//! Processes, a store and what happens to them, a limited number of times each.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use stateright::{Model, Property};
+
+use super::decisions::Decisions;
+use super::process::{Around, Process, Seen, Standing, Status};
+use super::server::{Memory, Server, Written, claim_id, process_of};
+use crate::rw_lock::course;
+use crate::rw_lock::record::{LockMode, LockRecord};
+use crate::rw_lock::transition::Change;
+
+/// A claim that a process will make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) mode: LockMode,
+    pub(super) waits: bool,
+}
+
+/// What a process will want, and how it is with its session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub(super) claims: &'static [Plan],
+    /// How often it renews its session; none where it always does in time, as long as it runs.
+    pub(super) renewals: Option<u8>,
+}
+
+/// How often what need not happen happens at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Budget {
+    /// The answer to a write of the record is lost; the write may land later.
+    pub(super) cuts: u8,
+    /// The same for a renewal.
+    pub(super) renewal_cuts: u8,
+    /// A read is answered by a replica that is behind.
+    pub(super) behind: u8,
+    /// Somebody gives up waiting.
+    pub(super) abandons: u8,
+    pub(super) downgrades: u8,
+    /// An operator breaks the lock.
+    pub(super) breaks: u8,
+    pub(super) crashes: u8,
+    pub(super) pauses: u8,
+    /// Writes under the lock, which its token fences.
+    pub(super) fenced: u8,
+}
+
+/// Time in ticks of a second. A holder's clock is the slowest that there is, an observer's the fastest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    pub(super) lease: Duration,
+}
+
+impl Clock {
+    pub(super) fn of_holder(self, ticks: u8) -> Duration {
+        Duration::from_secs(ticks.into())
+    }
+
+    pub(super) fn of_observer(self, ticks: u8) -> Duration {
+        self.of_holder(ticks) * 9 / 8
+    }
+
+    /// From here on more ticks make no difference.
+    fn most(self) -> u8 {
+        let is_over = |ticks: &u8| {
+            let holds = course::holds(self.of_holder(*ticks), self.lease);
+            !holds && course::is_silent(self.of_observer(*ticks), self.lease)
+        };
+        (0..u8::MAX).find(is_over).unwrap_or(u8::MAX)
+    }
+}
+
+/// What has to be reached somewhere, or the rest says little.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Event {
+    HandedOver,
+    Refused,
+    FoundItsGrant,
+    StrayLanded,
+    WroteTheSame,
+    ClaimedAgain,
+    GaveBackAGrant,
+    LetReadersIn,
+    Evicted,
+    KillRefused,
+    RenewedTooLate,
+    RenewedInTime,
+    CameBackTooLate,
+    FencedOff,
+}
+
+pub(super) const TO_REACH: [(Event, &str); 14] = [
+    (Event::HandedOver, "a release hands over, and the watch tells"),
+    (Event::Refused, "who does not wait is refused"),
+    (Event::FoundItsGrant, "a claim whose acknowledgement was lost is found granted"),
+    (Event::StrayLanded, "a write lands that nobody waits for any more"),
+    (Event::WroteTheSame, "something is written for nothing but that another write cannot land any more"),
+    (Event::ClaimedAgain, "a grant is broken before its owner learns of it"),
+    (Event::GaveBackAGrant, "a claim is granted that was given up"),
+    (Event::LetReadersIn, "a writer goes on as a reader, and others come in"),
+    (Event::Evicted, "what a dead session had is taken out, and somebody else is let in"),
+    (Event::KillRefused, "a session is to be ended that was renewed meanwhile"),
+    (Event::RenewedTooLate, "a renewal arrives after the session was ended"),
+    (Event::RenewedInTime, "a renewal is acknowledged after the lease that it renews was over"),
+    (Event::CameBackTooLate, "a holder comes back and finds its lease over"),
+    (Event::FencedOff, "a write of an old holder is refused"),
+];
+
+/// The events that have happened in any course. They are no part of a state: what matters is that they can happen.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Events(Arc<AtomicU32>);
+
+impl Events {
+    pub(super) fn happened(&self, event: Event) {
+        self.0.fetch_or(1 << event as u32, Ordering::Relaxed);
+    }
+
+    pub(super) fn have(&self, event: Event) -> bool {
+        self.0.load(Ordering::Relaxed) & 1 << event as u32 != 0
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct World {
+    pub(super) parts: &'static [Part],
+    pub(super) budget: Budget,
+    pub(super) lease: Duration,
+    pub(super) decisions: Decisions,
+    pub(super) events: Events,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct State {
+    pub(super) server: Server,
+    pub(super) processes: Vec<Process>,
+    pub(super) left: Budget,
+}
+
+/// The first number is that of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    // What goes on by itself.
+    Ask(usize, usize),
+    Release(usize, usize),
+    Write(usize),
+    Land(usize),
+    Hear(usize),
+    Read(usize),
+    Watch(usize),
+    RenewalLands(usize),
+    HearRenewal(usize),
+    ReadSession(usize),
+    /// It finds its lease over.
+    Notice(usize),
+    Resume(usize),
+    Observe(usize, usize),
+    Kill(usize, usize),
+    Tick,
+    // What may happen.
+    Renew(usize),
+    Abandon(usize, usize),
+    Downgrade(usize, usize),
+    Break,
+    Cut(usize),
+    CutRenewal(usize),
+    StrayLands(usize, usize),
+    StrayRenewalLands(usize, usize),
+    ReadBehind(usize),
+    Crash(usize),
+    Pause(usize),
+    /// A write under the lock is sent.
+    Send(usize, usize),
+    /// It arrives.
+    Arrive(usize),
+}
+
+impl World {
+    fn clock(&self) -> Clock {
+        Clock { lease: self.lease }
+    }
+
+    fn memory(&self, left: &Budget) -> Memory {
+        Memory { previous: left.behind > 0, grants: self.budget.fenced > 0 }
+    }
+
+    pub(super) fn around(&self, process: usize, left: &Budget) -> Around<'_> {
+        Around {
+            decisions: &self.decisions,
+            clock: self.clock(),
+            plan: self.parts[process].claims,
+            memory: self.memory(left),
+            events: &self.events,
+        }
+    }
+
+    /// Whatever goes on by itself. When there is nothing of it, everything was delivered and done.
+    pub(super) fn goes_on(&self, state: &State, actions: &mut Vec<Action>) {
+        let server = &state.server;
+        for (number, process) in state.processes.iter().enumerate() {
+            let around = self.around(number, &state.left);
+            match process.writing.as_ref().map(|writing| writing.answer) {
+                Some(None) => actions.push(Action::Land(number)),
+                Some(Some(_)) if process.is_running() => actions.push(Action::Hear(number)),
+                _ => {}
+            }
+            match process.renewing.map(|renewal| renewal.answer) {
+                Some(None) => actions.push(Action::RenewalLands(number)),
+                Some(Some(_)) if process.is_running() => actions.push(Action::HearRenewal(number)),
+                _ => {}
+            }
+            actions.extend((process.status == Status::Paused).then_some(Action::Resume(number)));
+            if !process.is_running() || process.is_done() {
+                continue;
+            }
+            for (claim, standing) in process.claims.iter().enumerate() {
+                match standing {
+                    Standing::Idle => actions.push(Action::Ask(number, claim)),
+                    Standing::Held(_) => actions.push(Action::Release(number, claim)),
+                    _ => {}
+                }
+            }
+            let may_ask = process.holds(&around) || !self.decisions.driver.looks_before_asking;
+            let asks = may_ask && process.has_work(&around);
+            actions.extend(asks.then_some(Action::Write(number)));
+            actions.extend(process.must_read.then_some(Action::Read(number)));
+            let is_free = process.writing.is_none() && !process.must_read;
+            if is_free && process.waits() && process.watched < server.version {
+                actions.push(Action::Watch(number));
+            }
+            actions.extend(process.version.is_none().then_some(Action::ReadSession(number)));
+            if !process.is_renewed(server) && !process.holds(&around) {
+                actions.push(Action::Notice(number));
+            }
+            self.looks_around(state, number, actions);
+        }
+        let most = self.clock().most();
+        let mut processes = state.processes.clone();
+        let grows = processes.iter_mut().map(|process| process.grow_older(server, most));
+        actions.extend(grows.fold(false, |any, grows| any | grows).then_some(Action::Tick));
+    }
+
+    /// Who waits looks at the sessions of those who are in the record.
+    fn looks_around(&self, state: &State, number: usize, actions: &mut Vec<Action>) {
+        let process = &state.processes[number];
+        if !process.waits() {
+            return;
+        }
+        let around = self.around(number, &state.left);
+        for (other, key) in state.server.sessions.iter().enumerate() {
+            let is_there = process.known.claims().any(|claim| process_of(claim.id) == other);
+            if other == number || !is_there || state.processes[other].is_renewed(&state.server) {
+                continue;
+            }
+            let is_news = match process.seen[other] {
+                Some(Seen::Over) => false,
+                Some(Seen::Version(version, _)) => key.is_over || version != key.version,
+                None => true,
+            };
+            actions.extend(is_news.then_some(Action::Observe(number, other)));
+            if self.decisions.driver.kills_first && process.is_silent(other, &around) {
+                actions.push(Action::Kill(number, other));
+            }
+        }
+    }
+
+    fn may_happen(&self, state: &State, actions: &mut Vec<Action>) {
+        let State { server, processes, left } = state;
+        for (number, process) in processes.iter().enumerate() {
+            let around = self.around(number, left);
+            let strays = process.strays.iter().enumerate();
+            actions.extend(strays.map(|(stray, _)| Action::StrayLands(number, stray)));
+            let strays = process.stray_renewals.iter().enumerate();
+            actions.extend(strays.map(|(stray, _)| Action::StrayRenewalLands(number, stray)));
+            actions.extend(process.fenced.map(|_| Action::Arrive(number)));
+            if !process.is_running() || process.is_done() {
+                continue;
+            }
+            let may_renew = process.renewals.is_some_and(|left| left > 0) && process.version.is_some();
+            if may_renew && process.renewing.is_none() && process.holds(&around) {
+                actions.push(Action::Renew(number));
+            }
+            for (claim, standing) in process.claims.iter().enumerate() {
+                if left.abandons > 0 && matches!(standing, Standing::Claiming | Standing::Waiting) {
+                    actions.push(Action::Abandon(number, claim));
+                }
+                if *standing == Standing::Held(LockMode::Write) {
+                    actions.extend((left.downgrades > 0).then_some(Action::Downgrade(number, claim)));
+                    let believes = process.believes(claim, &around).is_some();
+                    if left.fenced > 0 && believes && process.fenced.is_none() {
+                        actions.push(Action::Send(number, claim));
+                    }
+                }
+            }
+            actions.extend((left.cuts > 0 && process.writing.is_some()).then_some(Action::Cut(number)));
+            let may_cut = left.renewal_cuts > 0 && process.renewing.is_some();
+            actions.extend(may_cut.then_some(Action::CutRenewal(number)));
+            if left.behind > 0 && process.must_read && server.previous.is_some() {
+                let is_older = server.version - 1 < process.known_version;
+                if !is_older || !self.decisions.driver.keeps_newest {
+                    actions.push(Action::ReadBehind(number));
+                }
+            }
+            actions.extend((left.crashes > 0).then_some(Action::Crash(number)));
+            actions.extend((left.pauses > 0).then_some(Action::Pause(number)));
+        }
+        actions.extend((left.breaks > 0 && !server.record.holders.is_empty()).then_some(Action::Break));
+    }
+
+    fn perform(&self, state: &mut State, action: Action) {
+        let memory = self.memory(&state.left);
+        let State { server, processes, left } = state;
+        let around = |number| Around { memory, ..self.around(number, &Budget::default()) };
+        match action {
+            Action::Ask(p, claim) => processes[p].want(claim, Standing::Claiming),
+            Action::Release(p, claim) => processes[p].release(claim, &around(p)),
+            Action::Write(p) => processes[p].write(&around(p)),
+            Action::Land(p) => self.land(server, &mut processes[p], memory),
+            Action::Hear(p) => processes[p].hear(&around(p)),
+            Action::Read(p) => processes[p].read(server, false, &around(p)),
+            Action::Watch(p) => processes[p].watch(server, &around(p)),
+            Action::RenewalLands(p) => {
+                let Some(renewal) = &mut processes[p].renewing else { return };
+                renewal.answer = Some(server.renew(p, renewal.expected));
+                if server.sessions[p].is_over {
+                    self.events.happened(Event::RenewedTooLate);
+                }
+            }
+            Action::HearRenewal(p) => {
+                let was_over = !processes[p].holds(&around(p));
+                processes[p].hear_renewal(&around(p));
+                if was_over && processes[p].holds(&around(p)) {
+                    self.events.happened(Event::RenewedInTime);
+                }
+            }
+            Action::ReadSession(p) => processes[p].read_session(server),
+            Action::Notice(p) => {
+                if processes[p].claims.iter().any(|standing| matches!(standing, Standing::Held(_))) {
+                    self.events.happened(Event::CameBackTooLate);
+                }
+                processes[p].end();
+            }
+            Action::Resume(p) => processes[p].resume(server, &around(p)),
+            Action::Observe(p, other) => processes[p].observe(other, server, &around(p)),
+            Action::Kill(p, other) => processes[p].kill(other, server, &around(p)),
+            Action::Tick => {
+                let most = self.clock().most();
+                for process in processes {
+                    process.grow_older(server, most);
+                }
+            }
+            Action::Renew(p) => processes[p].renew(&around(p)),
+            Action::Abandon(p, claim) => {
+                left.abandons -= 1;
+                if server.record.grant(claim_id(p, claim)).is_some() {
+                    self.events.happened(Event::GaveBackAGrant);
+                }
+                processes[p].abandon(claim, &around(p));
+            }
+            Action::Downgrade(p, claim) => {
+                left.downgrades -= 1;
+                processes[p].want(claim, Standing::Downgrading);
+            }
+            Action::Break => {
+                left.breaks -= 1;
+                let mut record = LockRecord::clone(&server.record);
+                (self.decisions.apply)(&mut record, &Change::Break);
+                server.put_broken(&Arc::new(record), memory);
+            }
+            Action::Cut(p) => {
+                left.cuts -= 1;
+                processes[p].lose_answer();
+            }
+            Action::CutRenewal(p) => {
+                left.renewal_cuts -= 1;
+                processes[p].lose_renewal();
+            }
+            Action::StrayLands(p, stray) => {
+                let stray = processes[p].strays.remove(stray);
+                if server.swap(p, stray.expected, &stray.record, memory) {
+                    self.events.happened(Event::StrayLanded);
+                }
+            }
+            Action::StrayRenewalLands(p, stray) => {
+                let expected = processes[p].stray_renewals.remove(stray);
+                server.renew(p, expected);
+            }
+            Action::ReadBehind(p) => {
+                left.behind -= 1;
+                processes[p].read(server, true, &around(p));
+            }
+            Action::Crash(p) => {
+                left.crashes -= 1;
+                processes[p].crash();
+            }
+            Action::Pause(p) => {
+                left.pauses -= 1;
+                processes[p].status = Status::Paused;
+            }
+            Action::Send(p, claim) => {
+                left.fenced -= 1;
+                let id = claim_id(p, claim);
+                let grant = processes[p].known.grant(id).map(|grant| grant.token);
+                let grant_of = server.truth.grant_of(id);
+                processes[p].fenced = grant.map(|token| Written { token, grant: grant_of });
+            }
+            Action::Arrive(p) => {
+                if processes[p].fenced.take().is_some_and(|write| !server.write(write)) {
+                    self.events.happened(Event::FencedOff);
+                }
+            }
+        }
+    }
+
+    fn land(&self, server: &mut Server, process: &mut Process, memory: Memory) {
+        let Some(writing) = &mut process.writing else { return };
+        let old = Arc::clone(&server.record);
+        let is_taken = server.swap(process.number, writing.expected, &writing.record, memory);
+        writing.answer = Some(is_taken);
+        if !is_taken {
+            return;
+        }
+        let new = &server.record;
+        let is_new = |id| old.grant(id).is_none();
+        let comes_in = new.holders.iter().any(|grant| is_new(grant.claim.id));
+        let was_over = |id| server.sessions[process_of(id)].is_over && new.grant(id).is_none();
+        if comes_in && old.holders.iter().any(|grant| was_over(grant.claim.id)) {
+            self.events.happened(Event::Evicted);
+        }
+        if comes_in && process.claims.contains(&Standing::Downgrading) {
+            self.events.happened(Event::LetReadersIn);
+        }
+    }
+}
+
+impl Model for World {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let many = self.parts.len();
+        let new =
+            |(number, part): (usize, &Part)| Process::new(number, many, part.claims.len(), part.renewals);
+        let processes = self.parts.iter().enumerate().map(new).collect();
+        vec![State { server: Server::new(many), processes, left: self.budget }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        self.goes_on(state, actions);
+        self.may_happen(state, actions);
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        let mut next = state.clone();
+        self.perform(&mut next, action);
+        let State { server, processes, left } = &mut next;
+        if left.behind == 0 {
+            server.previous = None;
+        }
+        let renewed: Vec<_> = processes.iter().map(|process| process.is_renewed(server)).collect();
+        let most = self.clock().most();
+        processes.iter_mut().for_each(|process| process.forget(server, &renewed, most));
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        super::promises::all()
+    }
+}

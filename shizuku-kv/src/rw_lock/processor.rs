@@ -1,0 +1,225 @@
+//! Work under a lock: taken before it, let go of after it, whatever becomes of it.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_util::future::{Either, select};
+
+use super::error::{DistroRwLockError, LockLoss, WithLockProcessError};
+use super::guard::Hold;
+use super::options::LockOptions;
+use super::record::LockMode;
+use super::{DistroRwLock, reentry};
+use crate::store::Store;
+
+/// Something that is done with an input.
+///
+/// Types implement it with an `async fn process`; closures become one with [`processor_fn`].
+pub trait Processor<I> {
+    /// What comes of it.
+    type Output;
+    /// What can go wrong with it.
+    type Error;
+
+    /// Does it.
+    fn process(&self, input: I) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
+}
+
+impl<I, P: Processor<I> + ?Sized> Processor<I> for &P {
+    type Output = P::Output;
+    type Error = P::Error;
+
+    fn process(&self, input: I) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send {
+        (**self).process(input)
+    }
+}
+
+impl<I, P: Processor<I> + ?Sized> Processor<I> for Arc<P> {
+    type Output = P::Output;
+    type Error = P::Error;
+
+    fn process(&self, input: I) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send {
+        (**self).process(input)
+    }
+}
+
+/// A closure as a [`Processor`]. From [`processor_fn`].
+#[derive(Clone, Copy)]
+pub struct ProcessorFn<F>(F);
+
+/// Makes a closure a [`Processor`].
+///
+/// ```
+/// use shizuku_kv::Processor;
+/// use shizuku_kv::rw_lock::processor_fn;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), std::num::ParseIntError> {
+/// let double = processor_fn(async |text: String| text.parse::<u32>().map(|number| number * 2));
+/// assert_eq!(double.process("21".to_owned()).await?, 42);
+/// # Ok(())
+/// # }
+/// ```
+pub fn processor_fn<F>(work: F) -> ProcessorFn<F> {
+    ProcessorFn(work)
+}
+
+impl<I, O, E, F, W> Processor<I> for ProcessorFn<F>
+where
+    F: Fn(I) -> W,
+    W: Future<Output = Result<O, E>> + Send,
+{
+    type Output = O;
+    type Error = E;
+
+    fn process(&self, input: I) -> impl Future<Output = Result<O, E>> + Send {
+        (self.0)(input)
+    }
+}
+
+impl<F> fmt::Debug for ProcessorFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessorFn").finish_non_exhaustive()
+    }
+}
+
+/// What both processors have.
+struct Locked<P> {
+    processor: Arc<P>,
+    store: Store,
+    resource: String,
+    options: LockOptions,
+    ends_when_lost: bool,
+}
+
+impl<P> Locked<P> {
+    async fn process<I>(&self, mode: LockMode, input: I) -> Result<P::Output, WithLockProcessError<P::Error>>
+    where
+        P: Processor<I>,
+    {
+        let lock = DistroRwLock::with_options(&self.store, &self.resource, self.options.clone())?;
+        let hold = lock.wait(mode).await?;
+        let work = reentry::within(&lock, self.processor.process(input));
+        let output = run(&hold, self.ends_when_lost, work).await?;
+        match hold.release().await {
+            Ok(()) => Ok(output),
+            Err(DistroRwLockError::LeaseLost { resource, reason }) => {
+                Err(WithLockProcessError::LeaseLost { resource, reason })
+            }
+            // The work was done under the lock, which goes on being let go of.
+            Err(error) => {
+                tracing::debug!(resource = self.resource, %error, "a lock is not let go of yet");
+                Ok(output)
+            }
+        }
+    }
+}
+
+/// Does work for as long as something is held.
+pub(super) async fn run<O, E>(
+    hold: &Hold,
+    ends_when_lost: bool,
+    work: impl Future<Output = Result<O, E>>,
+) -> Result<O, WithLockProcessError<E>> {
+    let lost = |reason: LockLoss| {
+        let resource = hold.resource.to_string();
+        Err(WithLockProcessError::LeaseLost { resource, reason })
+    };
+    let output = if ends_when_lost {
+        match select(pin!(work), pin!(hold.lost())).await {
+            Either::Left((output, _)) => output,
+            Either::Right((reason, _)) => return lost(reason),
+        }
+    } else {
+        work.await
+    };
+    let output = output.map_err(WithLockProcessError::Process)?;
+    hold.loss().map_or(Ok(output), lost)
+}
+
+macro_rules! locked_processor {
+    ($(#[$doc:meta])* $name:ident, $mode:expr) => {
+        $(#[$doc])*
+        ///
+        /// The lock is let go of when the work ends, fails, panics, or is dropped. It costs little to make one where it
+        /// is used. Within the work the same lock cannot be waited for again: that is
+        /// [`DistroRwLockError::Reentrant`], as far as the work does it in its own task.
+        pub struct $name<P>(Locked<P>);
+
+        impl<P> $name<P> {
+            /// Work under the lock of a resource of a store, which is owned or borrowed, with the options that are the
+            /// default.
+            pub fn new(processor: Arc<P>, store: impl AsRef<Store>, resource: impl Into<String>) -> Self {
+                Self(Locked {
+                    processor,
+                    store: store.as_ref().clone(),
+                    resource: resource.into(),
+                    options: LockOptions::new(),
+                    ends_when_lost: false,
+                })
+            }
+
+            /// How the lock is held and waited for.
+            #[must_use]
+            pub fn options(mut self, options: LockOptions) -> Self {
+                self.0.options = options;
+                self
+            }
+
+            /// Drops the work when the lock is lost, instead of letting it go on to its end.
+            #[must_use]
+            pub fn ends_when_lost(mut self) -> Self {
+                self.0.ends_when_lost = true;
+                self
+            }
+
+            /// Waits for the lock, does the work, and lets go.
+            ///
+            /// Dropping the future drops the work and lets go in the background.
+            ///
+            /// # Errors
+            /// [`WithLockProcessError::Lock`] where the lock was not granted: the name or the lease is none, the store
+            /// has no locks or does not answer, the wait was too long; [`WithLockProcessError::LeaseLost`] where it was
+            /// lost while the work went on; [`WithLockProcessError::Process`] with the error of the work.
+            pub async fn process<I>(&self, input: I) -> Result<P::Output, WithLockProcessError<P::Error>>
+            where
+                P: Processor<I>,
+            {
+                self.0.process($mode, input).await
+            }
+        }
+
+        impl<I: Send, P: Processor<I> + Send + Sync> Processor<I> for $name<P>
+        where
+            P::Output: Send,
+            P::Error: Send,
+        {
+            type Output = P::Output;
+            type Error = WithLockProcessError<P::Error>;
+
+            fn process(&self, input: I) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send {
+                self.0.process($mode, input)
+            }
+        }
+
+        impl<P> fmt::Debug for $name<P> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name))
+                    .field("store", &self.0.store.name())
+                    .field("resource", &self.0.resource)
+                    .finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+locked_processor! {
+    /// Work that reads a resource together with others.
+    LockedResourceReadProcessor, LockMode::Read
+}
+
+locked_processor! {
+    /// Work that has a resource alone.
+    LockedResourceWriteProcessor, LockMode::Write
+}

@@ -1,0 +1,241 @@
+//! What is kept of a lock: one record for each resource, readable JSON.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::store::FencingToken;
+
+/// The format that is written. What is of another is left alone.
+pub(super) const FORMAT: u32 = 1;
+
+/// The largest number that every reader of JSON takes as it is.
+const MOST_FENCE: u64 = 1 << 53;
+
+/// How a resource is claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LockMode {
+    /// Together with other readers.
+    Read,
+    /// Alone.
+    Write,
+}
+
+impl fmt::Display for LockMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        })
+    }
+}
+
+/// A holder's proof of life, which is a key of its own: `rw_lock_session.ID`. Drawn at random, never used again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct SessionId(pub(super) u128);
+
+impl SessionId {
+    /// One that nobody has. The keys of hash maps come from the operating system's source of randomness.
+    pub(super) fn random() -> Self {
+        let half = |half: u8| u128::from(RandomState::new().hash_one(half));
+        Self(half(0) << 64 | half(1))
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for SessionId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = is_hex.then(|| u128::from_str_radix(text, 16).ok()).flatten();
+        number.map(Self).ok_or("not a session: 32 hexadecimal digits")
+    }
+}
+
+impl Serialize for SessionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Tells one claim from every other: the session it is of, and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct ClaimId {
+    pub(super) session: SessionId,
+    pub(super) number: u64,
+}
+
+/// Somebody holds the resource, or waits for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct Claim {
+    #[serde(flatten)]
+    pub(super) id: ClaimId,
+    pub(super) mode: LockMode,
+    /// What the claimant says of itself: a candidate's name, who an operator would ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) label: Option<String>,
+}
+
+/// A claim that has been granted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct Grant {
+    #[serde(flatten)]
+    pub(super) claim: Claim,
+    pub(super) token: FencingToken,
+}
+
+/// Who holds a resource and who waits for it. The record stays when nobody does: the number of the last grant is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct LockRecord {
+    /// The number of the newest grant.
+    pub(super) fence: u64,
+    /// One writer, or any number of readers.
+    pub(super) holders: Vec<Grant>,
+    /// In the order in which they came.
+    pub(super) queue: Vec<Claim>,
+}
+
+/// As it is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored<'a> {
+    shizuku_lock: u32,
+    fence: u64,
+    holders: std::borrow::Cow<'a, [Grant]>,
+    queue: std::borrow::Cow<'a, [Claim]>,
+}
+
+impl LockRecord {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let stored = Stored {
+            shizuku_lock: FORMAT,
+            fence: self.fence,
+            holders: self.holders.as_slice().into(),
+            queue: self.queue.as_slice().into(),
+        };
+        // Strings, numbers and lists always have a form.
+        serde_json::to_vec(&stored).unwrap_or_default()
+    }
+
+    /// The record in these bytes.
+    ///
+    /// # Errors
+    /// What is wrong, in words of ours: what was written by something else is not quoted.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, &'static str> {
+        #[derive(Deserialize)]
+        struct Format {
+            shizuku_lock: u32,
+        }
+        let format: Format = serde_json::from_slice(bytes).map_err(|_| "it is no record of a lock")?;
+        if format.shizuku_lock != FORMAT {
+            return Err("it is the record of a lock in a format that this version does not know");
+        }
+        let stored: Stored<'_> =
+            serde_json::from_slice(bytes).map_err(|_| "it is a damaged record of a lock")?;
+        if stored.fence > MOST_FENCE {
+            return Err("its fencing token is beyond what can be counted");
+        }
+        let record = Self {
+            fence: stored.fence,
+            holders: stored.holders.into_owned(),
+            queue: stored.queue.into_owned(),
+        };
+        if !record.is_sound() {
+            return Err("it breaks the rules of a lock");
+        }
+        Ok(record)
+    }
+
+    /// The rules that hold in every record: a writer is alone, no token is beyond the newest, no claim is there twice.
+    pub(super) fn is_sound(&self) -> bool {
+        let writers = self.holders.iter().filter(|grant| grant.claim.mode == LockMode::Write).count();
+        let mut ids: Vec<_> = self.claims().map(|claim| claim.id).collect();
+        let claims = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        let tokens_are_known = self.holders.iter().all(|grant| grant.token.as_u64() <= self.fence);
+        (writers == 0 || self.holders.len() == 1) && ids.len() == claims && tokens_are_known
+    }
+
+    /// Everybody who is in it.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &Claim> {
+        self.holders.iter().map(|grant| &grant.claim).chain(&self.queue)
+    }
+
+    pub(super) fn grant(&self, id: ClaimId) -> Option<&Grant> {
+        self.holders.iter().find(|grant| grant.claim.id == id)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+mod tests {
+    use super::*;
+
+    fn claim(number: u64, mode: LockMode) -> Claim {
+        Claim { id: ClaimId { session: SessionId(7), number }, mode, label: None }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let mut record = LockRecord { fence: 3, ..LockRecord::default() };
+        let token = FencingToken::from_u64(3);
+        record.holders.push(Grant { claim: claim(1, LockMode::Write), token });
+        record.queue.push(Claim { label: Some("who".to_owned()), ..claim(2, LockMode::Read) });
+        let bytes = record.to_bytes();
+        assert_eq!(
+            String::from_utf8_lossy(&bytes),
+            r#"{"shizuku_lock":1,"fence":3,"holders":[{"session":"00000000000000000000000000000007","number":1,"mode":"write","token":3}],"queue":[{"session":"00000000000000000000000000000007","number":2,"mode":"read","label":"who"}]}"#
+        );
+        assert_eq!(LockRecord::from_bytes(&bytes), Ok(record));
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused() {
+        let refused = |text: &str| LockRecord::from_bytes(text.as_bytes()).unwrap_err();
+        for other in ["", "x", "{}", "[]", r#"{"fence":1}"#, "\u{0}"] {
+            assert!(refused(other).contains("no record"), "{other}");
+        }
+        assert!(refused(r#"{"shizuku_lock":2,"new":1}"#).contains("does not know"));
+        assert!(refused(r#"{"shizuku_lock":1,"fence":1}"#).contains("damaged"));
+        assert!(
+            refused(r#"{"shizuku_lock":1,"fence":18446744073709551615,"holders":[],"queue":[]}"#)
+                .contains("beyond")
+        );
+        let one = r#"{"session":"00000000000000000000000000000007","number":1,"mode":"write","token":1}"#;
+        let twice = format!(r#"{{"shizuku_lock":1,"fence":1,"holders":[{one},{one}],"queue":[]}}"#);
+        assert!(refused(&twice).contains("rules"));
+    }
+
+    #[test]
+    fn sessions_are_never_the_same() {
+        let drawn: std::collections::HashSet<_> = (0..10_000).map(|_| SessionId::random()).collect();
+        assert_eq!(drawn.len(), 10_000);
+        let one = SessionId::random();
+        assert_eq!(one.to_string().parse(), Ok(one));
+        assert!("xyz".parse::<SessionId>().is_err());
+        assert!("+0000000000000000000000000000007".parse::<SessionId>().is_err());
+    }
+}

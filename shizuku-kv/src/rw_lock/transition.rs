@@ -1,0 +1,240 @@
+//! How a lock's record changes: one pure function, which the coordinator calls and the model tries in every way.
+//!
+//! `docs/locks.md` is its specification. What it rests on: a record is only ever replaced by compare-and-swap, so that
+//! the changes of all processes have one order; and whoever is in it lives as long as its session's key, which says
+//! nothing here.
+
+use super::record::{Claim, ClaimId, Grant, LockMode, LockRecord, SessionId};
+use crate::store::FencingToken;
+
+/// More do not wait in line: the record has to fit into a value, and is read by all of them.
+pub(super) const LONGEST_QUEUE: usize = 4096;
+
+/// What is wanted of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Change {
+    /// The resource, now; or when it is this claim's turn, if it waits. Asking again changes nothing.
+    Claim { claim: Claim, waits: bool },
+    /// A holder lets go, or somebody who waits leaves.
+    Leave(ClaimId),
+    /// A writer goes on as a reader, under the same token.
+    Downgrade(ClaimId),
+    /// Everything of a session that is over.
+    Evict(SessionId),
+    /// An operator takes the resource from its holders. The token moves, so that nothing that they write with theirs is
+    /// taken where somebody else has written since.
+    Break,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Outcome {
+    Granted(FencingToken),
+    /// In line.
+    Queued,
+    /// Somebody else holds it or comes first, and the claim does not wait.
+    Busy,
+    /// As many wait as can.
+    Full,
+    /// Left, downgraded, evicted or broken.
+    Done,
+    /// There was nothing of it.
+    NotThere,
+}
+
+impl LockRecord {
+    /// Makes a change, then grants what can be granted.
+    pub(super) fn apply(&mut self, change: &Change) -> Outcome {
+        let outcome = match change {
+            Change::Claim { claim, waits } => return self.claim(claim, *waits),
+            Change::Leave(id) => self.remove(|claim| claim.id == *id),
+            Change::Evict(session) => self.remove(|claim| claim.id.session == *session),
+            Change::Downgrade(id) => self.downgrade(*id),
+            Change::Break => {
+                self.fence += 1;
+                self.holders.clear();
+                Outcome::Done
+            }
+        };
+        self.hand_over();
+        outcome
+    }
+
+    fn claim(&mut self, claim: &Claim, waits: bool) -> Outcome {
+        // A claim whose acknowledgement was lost is made again.
+        if let Some(grant) = self.grant(claim.id) {
+            return Outcome::Granted(grant.token);
+        }
+        if self.queue.iter().any(|waiting| waiting.id == claim.id) {
+            return Outcome::Queued;
+        }
+        // Nobody is overtaken: who waits, waits for a reason that holds for a newcomer too, or has come before.
+        if self.queue.is_empty() && self.admits(claim.mode) {
+            return Outcome::Granted(self.admit(claim.clone()));
+        }
+        if !waits {
+            return Outcome::Busy;
+        }
+        if self.queue.len() >= LONGEST_QUEUE {
+            return Outcome::Full;
+        }
+        self.queue.push(claim.clone());
+        Outcome::Queued
+    }
+
+    fn remove(&mut self, is_meant: impl Fn(&Claim) -> bool) -> Outcome {
+        let before = self.holders.len() + self.queue.len();
+        self.holders.retain(|grant| !is_meant(&grant.claim));
+        self.queue.retain(|claim| !is_meant(claim));
+        if self.holders.len() + self.queue.len() < before { Outcome::Done } else { Outcome::NotThere }
+    }
+
+    fn downgrade(&mut self, id: ClaimId) -> Outcome {
+        let Some(grant) = self.holders.iter_mut().find(|grant| grant.claim.id == id) else {
+            return Outcome::NotThere;
+        };
+        grant.claim.mode = LockMode::Read;
+        Outcome::Done
+    }
+
+    /// Grants to the first in line, and to who is behind, as far as they can hold it together.
+    fn hand_over(&mut self) {
+        while self.queue.first().is_some_and(|next| self.admits(next.mode)) {
+            let next = self.queue.remove(0);
+            self.admit(next);
+        }
+    }
+
+    /// Whether the holders leave room.
+    fn admits(&self, mode: LockMode) -> bool {
+        match mode {
+            LockMode::Write => self.holders.is_empty(),
+            LockMode::Read => self.holders.iter().all(|grant| grant.claim.mode == LockMode::Read),
+        }
+    }
+
+    fn admit(&mut self, claim: Claim) -> FencingToken {
+        self.fence += 1;
+        let token = FencingToken::from_u64(self.fence);
+        self.holders.push(Grant { claim, token });
+        token
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use LockMode::{Read, Write};
+
+    fn id(number: u64) -> ClaimId {
+        ClaimId { session: SessionId(u128::from(number / 10)), number }
+    }
+
+    fn claim(number: u64, mode: LockMode) -> Change {
+        Change::Claim { claim: Claim { id: id(number), mode, label: None }, waits: true }
+    }
+
+    fn tries(number: u64, mode: LockMode) -> Change {
+        Change::Claim { claim: Claim { id: id(number), mode, label: None }, waits: false }
+    }
+
+    fn granted(token: u64) -> Outcome {
+        Outcome::Granted(FencingToken::from_u64(token))
+    }
+
+    fn holders(record: &LockRecord) -> Vec<(u64, u64)> {
+        assert!(record.is_sound(), "{record:?}");
+        record.holders.iter().map(|grant| (grant.claim.id.number, grant.token.as_u64())).collect()
+    }
+
+    #[test]
+    fn readers_share_and_a_writer_is_alone() {
+        let mut lock = LockRecord::default();
+        assert_eq!(lock.apply(&claim(1, Read)), granted(1));
+        assert_eq!(lock.apply(&claim(2, Read)), granted(2));
+        assert_eq!(lock.apply(&claim(3, Write)), Outcome::Queued);
+        assert_eq!(lock.apply(&Change::Leave(id(1))), Outcome::Done);
+        assert_eq!(holders(&lock), [(2, 2)]);
+        assert_eq!(lock.apply(&Change::Leave(id(2))), Outcome::Done);
+        assert_eq!(holders(&lock), [(3, 3)]);
+        assert_eq!(lock.apply(&tries(4, Read)), Outcome::Busy);
+        assert_eq!(lock.apply(&tries(4, Write)), Outcome::Busy);
+    }
+
+    #[test]
+    fn a_waiting_writer_is_not_overtaken_and_those_behind_it_come_together() {
+        let mut lock = LockRecord::default();
+        lock.apply(&claim(1, Read));
+        lock.apply(&claim(2, Write));
+        assert_eq!(lock.apply(&tries(3, Read)), Outcome::Busy);
+        for reader in [3, 4] {
+            assert_eq!(lock.apply(&claim(reader, Read)), Outcome::Queued);
+        }
+        lock.apply(&claim(5, Write));
+        lock.apply(&claim(6, Read));
+        lock.apply(&Change::Leave(id(1)));
+        assert_eq!(holders(&lock), [(2, 2)]);
+        lock.apply(&Change::Leave(id(2)));
+        assert_eq!(holders(&lock), [(3, 3), (4, 4)]);
+        // The writer that left the line held up those behind it.
+        lock.apply(&Change::Leave(id(5)));
+        assert_eq!(holders(&lock), [(3, 3), (4, 4), (6, 5)]);
+    }
+
+    #[test]
+    fn asking_again_changes_nothing() {
+        let mut lock = LockRecord::default();
+        lock.apply(&claim(1, Write));
+        lock.apply(&claim(2, Write));
+        let before = lock.clone();
+        assert_eq!(lock.apply(&claim(1, Write)), granted(1));
+        assert_eq!(lock.apply(&claim(2, Write)), Outcome::Queued);
+        assert_eq!(lock.apply(&Change::Leave(id(3))), Outcome::NotThere);
+        assert_eq!(lock.apply(&Change::Downgrade(id(2))), Outcome::NotThere);
+        assert_eq!(lock, before);
+    }
+
+    #[test]
+    fn a_writer_that_goes_on_as_a_reader_lets_readers_in_under_its_token() {
+        let mut lock = LockRecord::default();
+        lock.apply(&claim(1, Write));
+        lock.apply(&claim(2, Read));
+        lock.apply(&claim(3, Write));
+        assert_eq!(lock.apply(&Change::Downgrade(id(1))), Outcome::Done);
+        assert_eq!(holders(&lock), [(1, 1), (2, 2)]);
+    }
+
+    #[test]
+    fn a_session_that_is_over_leaves_nothing_behind() {
+        let mut lock = LockRecord::default();
+        for change in [claim(10, Read), claim(20, Write), claim(11, Write), claim(21, Read)] {
+            lock.apply(&change);
+        }
+        assert_eq!(lock.apply(&Change::Evict(SessionId(1))), Outcome::Done);
+        assert_eq!(holders(&lock), [(20, 2)]);
+        assert_eq!(lock.queue.len(), 1);
+        assert_eq!(lock.apply(&Change::Evict(SessionId(1))), Outcome::NotThere);
+    }
+
+    #[test]
+    fn a_broken_lock_is_handed_over_under_a_token_beyond_the_one_that_moved() {
+        let mut lock = LockRecord::default();
+        lock.apply(&claim(1, Write));
+        lock.apply(&claim(2, Write));
+        assert_eq!(lock.apply(&Change::Break), Outcome::Done);
+        assert_eq!(holders(&lock), [(2, 3)]);
+        let mut idle = LockRecord { fence: 5, ..LockRecord::default() };
+        idle.apply(&Change::Break);
+        assert_eq!(idle.fence, 6);
+    }
+
+    #[test]
+    fn a_line_has_an_end() {
+        let mut lock = LockRecord::default();
+        lock.apply(&claim(0, Write));
+        for number in 1..=u64::try_from(LONGEST_QUEUE).unwrap_or_default() {
+            assert_eq!(lock.apply(&claim(number, Write)), Outcome::Queued);
+        }
+        assert_eq!(lock.apply(&claim(99_999, Write)), Outcome::Full);
+    }
+}

@@ -1,0 +1,149 @@
+//! What cannot be, and what is said of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shizuku_kv::rw_lock::{
+    DistroRwLock, DistroRwLockError, LeaderElection, LockOptions, LockedResourceReadProcessor,
+    LockedResourceWriteProcessor, WithLockProcessError, processor_fn,
+};
+use shizuku_kv::{Connection, Store, StoreConfig, connect};
+use shizuku_kv_tests::{NatsServer, unique};
+
+use crate::handles;
+use crate::readonly::ReadOnly;
+
+#[tokio::test]
+async fn a_name_that_is_no_key_is_refused_before_anything_is_sent() {
+    let store = connect("memory:").await.unwrap().store("s").await.unwrap();
+    for (name, why) in
+        [("", "empty"), ("a..b", "byte 2"), ("a b", "byte 1"), (".a", "byte 0"), ("_kv.x", "_kv")]
+    {
+        let error = DistroRwLock::new(&store, name).unwrap_err();
+        assert!(matches!(error, DistroRwLockError::InvalidResource { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(why) || text.contains("cannot be locked"), "{text}");
+        assert!(LeaderElection::new(&store, name, "me").is_err());
+        let acquired = DistroRwLock::acquire_write(&store, name).await;
+        assert!(matches!(acquired, Err(DistroRwLockError::InvalidResource { .. })));
+    }
+    let longest = "x".repeat(1016);
+    assert!(DistroRwLock::new(&store, &longest).is_ok());
+    let error = DistroRwLock::new(&store, longest + "x").unwrap_err();
+    assert!(error.to_string().len() < 400, "a long name is cut: {error}");
+    assert!(store.keys(shizuku_kv::WatchScope::All).try_collect().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_kept_is_refused() {
+    let store = connect("memory:").await.unwrap().store("s").await.unwrap();
+    for lease in [Duration::ZERO, Duration::from_millis(999), Duration::from_secs(3601), Duration::MAX] {
+        let options = LockOptions::new().lease(lease);
+        let error = DistroRwLock::with_options(&store, "r", options).unwrap_err();
+        assert!(matches!(error, DistroRwLockError::InvalidLease { .. }), "{error:?}");
+        assert!(error.to_string().contains("from 1s to 3600s"), "{error}");
+    }
+    // What is waited for has no such limits.
+    let options = LockOptions::new().lease(Duration::from_secs(1)).wait(Duration::MAX);
+    let lock = DistroRwLock::with_options(&store, "r", options).unwrap();
+    lock.write().await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_has_no_locks() {
+    let store = connect("memory:").await.unwrap().store("s").await.unwrap();
+    let store = Store::new(Arc::new(ReadOnly(Arc::clone(store.backend()))), store.deadline());
+    let error = DistroRwLock::new(&store, "r").unwrap_err();
+    assert!(
+        matches!(&error, DistroRwLockError::Unsupported { reason, .. } if reason.contains("compare and swap"))
+    );
+    assert!(matches!(
+        DistroRwLock::release_read(&store, "r").await,
+        Err(DistroRwLockError::Unsupported { .. })
+    ));
+}
+
+/// The record of a lock that is held would expire with the rest.
+#[tokio::test]
+async fn a_store_whose_values_expire_has_no_locks() {
+    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+        let connection = connect(&url).await.unwrap();
+        let config = StoreConfig::new().max_age(Duration::from_secs(60));
+        let store = connection.store_with_config(&unique("aging"), config).await.unwrap();
+        let error = DistroRwLock::new(&store, "r").unwrap_err();
+        assert!(matches!(&error, DistroRwLockError::Unsupported { reason, .. } if reason.contains("expire")));
+        // Single keys that expire do no harm.
+        if connection.capabilities().key_ttl {
+            let config = StoreConfig::new().key_ttl(true);
+            let store = connection.store_with_config(&unique("leases"), config).await.unwrap();
+            let lock = DistroRwLock::new(&store, "r").unwrap();
+            lock.write().await.unwrap().release().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_by_something_else_is_left_alone() {
+    for stores in handles(2).await {
+        let store = &stores[0];
+        for foreign in
+            ["", "theirs", "{}", r#"{"shizuku_lock":2}"#, r#"{"shizuku_lock":1,"fence":"hunter2"}"#]
+        {
+            let written = store.put("rw_lock.r", foreign).await.unwrap();
+            let lock = DistroRwLock::new(&stores[1], "r").unwrap();
+            let refused = [
+                lock.write().await.map(drop).unwrap_err(),
+                lock.try_read().await.map(drop).unwrap_err(),
+                lock.inspect().await.map(drop).unwrap_err(),
+                lock.break_lock().await.unwrap_err(),
+            ];
+            for error in refused {
+                assert!(matches!(error, DistroRwLockError::ForeignRecord { .. }), "{foreign}: {error:?}");
+                assert!(error.to_string().contains("rw_lock.r") && !format!("{error:?}").contains("hunter2"));
+            }
+            assert_eq!(store.get("rw_lock.r").await.unwrap().unwrap().version, written, "{foreign}");
+        }
+        // Who holds when that happens is told, and the lock works again when it is gone.
+        store.delete("rw_lock.r").await.unwrap();
+        let lock = DistroRwLock::new(&stores[1], "r").unwrap();
+        let held = lock.write().await.unwrap();
+        store.put("rw_lock.r", "theirs").await.unwrap();
+        tokio::time::timeout(Duration::from_secs(20), held.lost()).await.expect("it is told");
+        store.delete("rw_lock.r").await.unwrap();
+        lock.write().await.unwrap().release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn who_would_wait_for_itself_is_told() {
+    for stores in handles(2).await {
+        let [store, other] = [stores[0].clone(), stores[1].clone()];
+        let inner = processor_fn({
+            let store = store.clone();
+            move |resource: &'static str| {
+                let store = store.clone();
+                async move {
+                    let lock = DistroRwLock::new(&store, resource)?;
+                    lock.read().await?.release().await
+                }
+            }
+        });
+        let inner = Arc::new(inner);
+        let reading = LockedResourceReadProcessor::new(Arc::clone(&inner), &store, "r");
+        let error = reading.process("r").await.unwrap_err();
+        let is_reentrant = |error: &WithLockProcessError<DistroRwLockError>| {
+            matches!(error, WithLockProcessError::Process(DistroRwLockError::Reentrant { .. }))
+        };
+        assert!(is_reentrant(&error), "{error:?}");
+        // Also through another processor in between.
+        let nested = LockedResourceWriteProcessor::new(Arc::clone(&inner), &store, "other");
+        let outer = LockedResourceWriteProcessor::new(Arc::new(nested), &store, "r");
+        let error = outer.process("r").await.unwrap_err();
+        assert!(matches!(&error, WithLockProcessError::Process(error) if is_reentrant(error)), "{error:?}");
+        outer.process("third").await.unwrap();
+        // It was let go of, and who asks after it is not taken for who asked within.
+        let lock = DistroRwLock::new(&other, "r").unwrap();
+        lock.try_write().await.unwrap().release().await.unwrap();
+        DistroRwLock::new(&store, "r").unwrap().write().await.unwrap().release().await.unwrap();
+    }
+}

@@ -1,0 +1,183 @@
+//! Who holds what, and who comes next.
+
+use std::time::Duration;
+
+use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockLoss, LockMode, LockOptions};
+
+use crate::{handles, in_line};
+
+#[tokio::test]
+async fn readers_share_and_a_writer_is_alone() {
+    for stores in handles(3).await {
+        let locks: Vec<_> = stores.iter().map(|store| DistroRwLock::new(store, "r").unwrap()).collect();
+        let one = locks[0].read().await.unwrap();
+        let other = locks[1].read().await.unwrap();
+        let refused = locks[2].try_write().await.unwrap_err();
+        assert!(
+            matches!(refused, DistroRwLockError::WouldBlock { mode: LockMode::Write, .. }),
+            "{refused:?}"
+        );
+        assert!(other.fencing_token() > one.fencing_token());
+        one.release().await.unwrap();
+        other.release().await.unwrap();
+        let writer = locks[2].try_write().await.unwrap();
+        assert!(matches!(locks[0].try_read().await, Err(DistroRwLockError::WouldBlock { .. })));
+        assert!(matches!(locks[2].try_read().await, Err(DistroRwLockError::WouldBlock { .. })));
+        assert!(writer.is_held());
+        writer.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_second_writer_comes_when_the_first_lets_go() {
+    for stores in handles(2).await {
+        let [first, second] = [0, 1].map(|n| DistroRwLock::new(&stores[n], "r").unwrap());
+        let held = first.write().await.unwrap();
+        let waiting = tokio::spawn({
+            let second = second.clone();
+            async move { second.write().await }
+        });
+        in_line(&first, 1).await;
+        let token = held.fencing_token();
+        drop(held);
+        let then = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap().unwrap();
+        assert!(then.fencing_token() > token);
+    }
+}
+
+#[tokio::test]
+async fn a_waiting_writer_keeps_new_readers_out_and_they_come_after_it() {
+    for stores in handles(3).await {
+        let locks: Vec<_> = stores.iter().map(|store| DistroRwLock::new(store, "r").unwrap()).collect();
+        let reader = locks[0].read().await.unwrap();
+        let writer = tokio::spawn({
+            let lock = locks[1].clone();
+            async move { lock.write().await.unwrap() }
+        });
+        in_line(&locks[0], 1).await;
+        let late = tokio::spawn({
+            let lock = locks[2].clone();
+            async move { lock.read().await.unwrap() }
+        });
+        in_line(&locks[0], 2).await;
+        assert!(locks[0].try_read().await.is_err());
+        reader.release().await.unwrap();
+        let writer = writer.await.unwrap();
+        assert!(!late.is_finished());
+        let token = writer.fencing_token();
+        writer.release().await.unwrap();
+        assert!(late.await.unwrap().fencing_token() > token);
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_wait_any_more_is_out_of_the_line() {
+    for stores in handles(2).await {
+        let options = LockOptions::new().wait(Duration::from_millis(200));
+        let first = DistroRwLock::new(&stores[0], "r").unwrap();
+        let second = DistroRwLock::with_options(&stores[1], "r", options).unwrap();
+        let held = first.write().await.unwrap();
+        let late = second.write().await.unwrap_err();
+        assert!(matches!(late, DistroRwLockError::Timeout { .. }), "{late:?}");
+        in_line(&first, 0).await;
+        held.release().await.unwrap();
+        let state = first.inspect().await.unwrap();
+        assert_eq!((state.holders.len(), state.waiting.len()), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_writer_goes_on_as_a_reader() {
+    for stores in handles(2).await {
+        let [first, second] = [0, 1].map(|n| DistroRwLock::new(&stores[n], "r").unwrap());
+        let writer = first.write().await.unwrap();
+        let token = writer.fencing_token();
+        let reader = writer.downgrade().await.unwrap();
+        assert_eq!(reader.fencing_token(), token);
+        second.try_read().await.unwrap().release().await.unwrap();
+        assert!(second.try_write().await.is_err());
+        reader.release().await.unwrap();
+        second.try_write().await.unwrap().release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_broken_lock_is_handed_over_and_its_holder_is_told() {
+    for stores in handles(2).await {
+        let [first, second] = [0, 1].map(|n| DistroRwLock::new(&stores[n], "r").unwrap());
+        let held = first.write().await.unwrap();
+        let token = held.fencing_token();
+        second.break_lock().await.unwrap();
+        let lost = tokio::time::timeout(Duration::from_secs(10), held.lost()).await.unwrap();
+        assert_eq!(lost, LockLoss::Broken);
+        assert!(!held.is_held());
+        let then = second.try_write().await.unwrap();
+        assert!(then.fencing_token().as_u64() > token.as_u64() + 1, "breaking moves the token by itself");
+        let error = held.release().await.unwrap_err();
+        assert!(matches!(error, DistroRwLockError::LeaseLost { reason: LockLoss::Broken, .. }), "{error:?}");
+        // What was let go of by who does not hold it any more has taken nothing from who does.
+        assert_eq!(second.inspect().await.unwrap().holders.len(), 1);
+        then.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn functions_without_guards_belong_to_the_process() {
+    for stores in handles(2).await {
+        let [here, there] = [&stores[0], &stores[1]];
+        let not_held = |error: DistroRwLockError| {
+            assert!(matches!(error, DistroRwLockError::NotHeld { .. }), "{error:?}")
+        };
+        not_held(DistroRwLock::release_read(here, "r").await.unwrap_err());
+        DistroRwLock::acquire_read(here, "r").await.unwrap();
+        DistroRwLock::acquire_read(&here.clone(), "r").await.unwrap();
+        not_held(DistroRwLock::release_write(here, "r").await.unwrap_err());
+        not_held(DistroRwLock::release_read(there, "r").await.unwrap_err());
+        DistroRwLock::release_read(here, "r").await.unwrap();
+        let writer = DistroRwLock::new(there, "r").unwrap();
+        assert!(writer.try_write().await.is_err());
+        DistroRwLock::release_read(&here.clone(), "r").await.unwrap();
+        not_held(DistroRwLock::release_read(here, "r").await.unwrap_err());
+        DistroRwLock::acquire_write(here, "r").await.unwrap();
+        assert!(writer.try_read().await.is_err());
+        DistroRwLock::release_write(here, "r").await.unwrap();
+        writer.try_write().await.unwrap().release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn everybody_of_many_gets_in() {
+    for stores in handles(4).await {
+        let mut tasks = tokio::task::JoinSet::new();
+        let inside = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(0));
+        for number in 0..40_usize {
+            let lock = DistroRwLock::new(&stores[number % 4], "r").unwrap();
+            let inside = inside.clone();
+            tasks.spawn(async move {
+                use std::sync::atomic::Ordering::SeqCst;
+                for _ in 0..5 {
+                    if number % 5 == 0 {
+                        let guard = lock.write().await.unwrap();
+                        assert_eq!(inside.fetch_sub(1000, SeqCst), 0, "a writer is alone");
+                        tokio::task::yield_now().await;
+                        inside.fetch_add(1000, SeqCst);
+                        guard.release().await.unwrap();
+                    } else {
+                        let guard = lock.read().await.unwrap();
+                        assert!(inside.fetch_add(1, SeqCst) >= 0, "no writer is there");
+                        tokio::task::yield_now().await;
+                        inside.fetch_sub(1, SeqCst);
+                        drop(guard);
+                    }
+                }
+            });
+        }
+        tokio::time::timeout(Duration::from_secs(60), async {
+            while let Some(done) = tasks.join_next().await {
+                done.unwrap();
+            }
+        })
+        .await
+        .expect("everybody gets in");
+    }
+}
