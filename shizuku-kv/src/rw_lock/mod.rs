@@ -24,6 +24,8 @@ mod guard;
 mod held;
 mod inspect;
 mod locks;
+#[cfg(test)]
+mod model;
 mod observer;
 mod options;
 mod processor;

@@ -135,9 +135,18 @@ const ESTATE: Scenario = Scenario {
 const PAUSED: Scenario = Scenario {
     name: "paused",
     parts: &[BY_ITSELF, WRITER],
+    budget: Budget { pauses: 1, ..NOTHING },
+    lease: LEASE,
+    more: |it| it.budget = Budget { cuts: 1, renewal_cuts: 1, fenced: 2, ..it.budget },
+};
+
+/// A writer stops between looking and writing.
+const FENCES: Scenario = Scenario {
+    name: "fences",
+    parts: &[WRITER, WRITER],
     budget: Budget { pauses: 1, fenced: 2, ..NOTHING },
     lease: LEASE,
-    more: |it| (it.budget.cuts, it.budget.renewal_cuts) = (1, 1),
+    more: |it| (it.budget.crashes, it.budget.breaks) = (1, 1),
 };
 
 /// Somebody is granted the lock while it stops, or while its session ends.
@@ -167,8 +176,8 @@ const EDGE: Scenario = Scenario {
     more: |it| it.parts = &[BY_ITSELF, READER, WRITER],
 };
 
-const ALL: [Scenario; 11] =
-    [LINE, TRIES, UNKNOWN, ABANDONED, BROKEN, CRASHED, ESTATE, PAUSED, LATE, DRIFT, EDGE];
+const ALL: [Scenario; 12] =
+    [LINE, TRIES, UNKNOWN, ABANDONED, BROKEN, CRASHED, ESTATE, PAUSED, FENCES, LATE, DRIFT, EDGE];
 
 /// What was found in the states of a world.
 #[derive(Debug)]

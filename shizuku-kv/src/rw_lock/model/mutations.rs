@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::decisions::{Decisions, Driver, PRODUCTION};
 use super::promises::{ALONE, BURIED, ENDS, FENCED, GONE, IN_ORDER, PROMPT, SERVED, SOUND, TOKENS, TOLD};
-use super::{ABANDONED, BROKEN, CRASHED, DRIFT, EDGE, ESTATE, LATE, LINE, PAUSED, Scenario, TRIES, UNKNOWN};
+use super::{
+    ABANDONED, BROKEN, CRASHED, DRIFT, EDGE, ESTATE, FENCES, LATE, LINE, PAUSED, Scenario, TRIES, UNKNOWN,
+};
 use crate::rw_lock::course;
 use crate::rw_lock::record::{Claim, Grant, LockMode, LockRecord};
 use crate::rw_lock::transition::{Change, Outcome};
@@ -153,7 +155,7 @@ fn departures() -> Vec<Mutation> {
 fn tokens() -> Vec<Mutation> {
     vec![
         in_apply("a grant moves no token", LINE, TOKENS, keep_token),
-        in_apply("a grant moves no token, and somebody writes", PAUSED, FENCED, |record, change| {
+        in_apply("a grant moves no token, and somebody writes", FENCES, FENCED, |record, change| {
             let fence = record.fence;
             let outcome = keep_token(record, change);
             // Its writes are taken for those of the holder before.

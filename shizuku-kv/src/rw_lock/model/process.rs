@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::decisions::Decisions;
-use super::server::{Memory, Server, Written, claim_id, process_of, session, token};
+use super::server::{Server, Written, claim_id, process_of, session, token};
 use super::world::{Clock, Event, Events, Plan};
 use crate::rw_lock::record::{Claim, LockMode, LockRecord};
 use crate::rw_lock::transition::{Change, Outcome};
@@ -119,7 +119,6 @@ pub(super) struct Around<'a> {
     pub(super) decisions: &'a Decisions,
     pub(super) clock: Clock,
     pub(super) plan: &'a [Plan],
-    pub(super) memory: Memory,
     pub(super) events: &'a Events,
 }
 
@@ -393,10 +392,10 @@ impl Process {
         let key = server.sessions[self.number];
         self.stray_renewals.retain(|expected| !key.is_over && *expected == key.version);
         let looks = self.is_running() && self.waits();
-        for other in 0..self.seen.len() {
+        for (other, seen) in self.seen.iter_mut().enumerate() {
             let is_there = || self.known.claims().any(|claim| process_of(claim.id) == other);
             if !looks || other == self.number || renewed[other] || !is_there() {
-                self.seen[other] = None;
+                *seen = None;
             }
         }
         if self.is_done() && self.writing.is_none() {

@@ -75,7 +75,7 @@ fn is_quiet(world: &World, state: &State) -> bool {
 fn is_alone(world: &World, state: &State) -> bool {
     let (mut readers, mut writers) = (0, 0);
     for (number, process) in state.processes.iter().enumerate() {
-        let around = world.around(number, &state.left);
+        let around = world.around(number);
         for claim in 0..process.claims.len() {
             if state.server.truth.broken.contains(&claim_id(number, claim)) {
                 continue;

@@ -186,12 +186,11 @@ impl World {
         Memory { previous: left.behind > 0, grants: self.budget.fenced > 0 }
     }
 
-    pub(super) fn around(&self, process: usize, left: &Budget) -> Around<'_> {
+    pub(super) fn around(&self, process: usize) -> Around<'_> {
         Around {
             decisions: &self.decisions,
             clock: self.clock(),
             plan: self.parts[process].claims,
-            memory: self.memory(left),
             events: &self.events,
         }
     }
@@ -200,7 +199,7 @@ impl World {
     pub(super) fn goes_on(&self, state: &State, actions: &mut Vec<Action>) {
         let server = &state.server;
         for (number, process) in state.processes.iter().enumerate() {
-            let around = self.around(number, &state.left);
+            let around = self.around(number);
             match process.writing.as_ref().map(|writing| writing.answer) {
                 Some(None) => actions.push(Action::Land(number)),
                 Some(Some(_)) if process.is_running() => actions.push(Action::Hear(number)),
@@ -248,7 +247,7 @@ impl World {
         if !process.waits() {
             return;
         }
-        let around = self.around(number, &state.left);
+        let around = self.around(number);
         for (other, key) in state.server.sessions.iter().enumerate() {
             let is_there = process.known.claims().any(|claim| process_of(claim.id) == other);
             if other == number || !is_there || state.processes[other].is_renewed(&state.server) {
@@ -269,7 +268,7 @@ impl World {
     fn may_happen(&self, state: &State, actions: &mut Vec<Action>) {
         let State { server, processes, left } = state;
         for (number, process) in processes.iter().enumerate() {
-            let around = self.around(number, left);
+            let around = self.around(number);
             let strays = process.strays.iter().enumerate();
             actions.extend(strays.map(|(stray, _)| Action::StrayLands(number, stray)));
             let strays = process.stray_renewals.iter().enumerate();
@@ -312,7 +311,7 @@ impl World {
     fn perform(&self, state: &mut State, action: Action) {
         let memory = self.memory(&state.left);
         let State { server, processes, left } = state;
-        let around = |number| Around { memory, ..self.around(number, &Budget::default()) };
+        let around = |number| self.around(number);
         match action {
             Action::Ask(p, claim) => processes[p].want(claim, Standing::Claiming),
             Action::Release(p, claim) => processes[p].release(claim, &around(p)),
