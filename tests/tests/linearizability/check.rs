@@ -1,0 +1,157 @@
+//! Whether a history can have happened one operation after the other: the question that stateright's tester answers.
+
+use std::collections::HashMap;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
+
+use crate::history::{Call, End, History};
+use crate::register::{Answer, Operation, Register};
+
+/// How long one history may take. Most take milliseconds; the search is exponential where it finds nothing.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What is asked of a history besides its acknowledged writes, which have to be linearizable in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Question {
+    pub(crate) reads: Reads,
+    /// Whether mismatches are linearizable: what was there did not fit at some time during the operation.
+    pub(crate) mismatches: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// They are linearizable too.
+    Strict,
+    /// Each finds what was there at some time before it ended, if long ago.
+    MayBeOld,
+}
+
+impl Question {
+    pub(crate) const EVERYTHING: Self = Self { reads: Reads::Strict, mismatches: true };
+    /// A mismatch can be because of a write that is not to be read yet.
+    pub(crate) const READS: Self = Self { reads: Reads::Strict, mismatches: false };
+    pub(crate) const MISMATCHES: Self = Self { reads: Reads::MayBeOld, mismatches: true };
+    pub(crate) const LEAST: Self = Self { reads: Reads::MayBeOld, mismatches: false };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Linearizable,
+    Not,
+    /// The search did not end in time.
+    Undecided,
+}
+
+/// Asks whether a history is linearizable.
+pub(crate) fn judge(history: &History, question: Question) -> Verdict {
+    let tester = tester(history, question);
+    let (sender, verdict) = mpsc::channel();
+    // On a thread that can be left behind.
+    std::thread::spawn(move || sender.send(tester.is_consistent()));
+    match verdict.recv_timeout(PATIENCE) {
+        Ok(true) => Verdict::Linearizable,
+        Ok(false) => Verdict::Not,
+        Err(_) => Verdict::Undecided,
+    }
+}
+
+/// The shortest beginning of a history that is not linearizable, for whoever has to find out why.
+pub(crate) fn first_wrong(history: &History, question: Question) -> History {
+    let places = history.places();
+    let beginnings = places.into_iter().map(|place| history.until(place));
+    beginnings
+        .into_iter()
+        .find(|beginning| judge(beginning, question) == Verdict::Not)
+        .unwrap_or_else(|| history.clone())
+}
+
+/// Whoever makes one call after the other. Those of a lower rank are tried first.
+type Thread = (Rank, usize);
+
+/// In which order the tester tries whose call is next. The answer does not depend on it, and the time much: what changes
+/// nothing is best taken as early as it fits, and what nobody was told of only where nothing else fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    OldRead,
+    Told,
+    Open,
+}
+
+fn tester(history: &History, question: Question) -> LinearizabilityTester<Thread, Register> {
+    let mut old_reads: Vec<(usize, Answer)> = Vec::new();
+    let mut calls = Vec::new();
+    for call in &history.calls {
+        match (call.operation, call.ended, question.reads) {
+            (_, Some((_, End::Told(Answer::Mismatch))), _) if !question.mismatches => {}
+            // Nothing happened, and a read of which nothing is known says nothing.
+            (_, Some((_, End::NotDone)), _) | (Operation::Read, None | Some((_, End::Open)), _) => {}
+            (Operation::Read, Some((place, End::Told(answer))), Reads::MayBeOld) => {
+                old_reads.push((place, answer));
+            }
+            _ => calls.push(*call),
+        }
+    }
+    // The first one says all that later ones of the same say.
+    old_reads.sort_by_key(|(place, _)| *place);
+    let mut seen = Vec::new();
+    old_reads.retain(|(_, answer)| {
+        let is_first = !seen.contains(answer);
+        seen.push(*answer);
+        is_first
+    });
+
+    // What the tester is to be told, each in its place in the order of what happened. An operation that stays open has
+    // no end, and its client goes on as another thread.
+    let mut steps: Vec<(usize, Thread, Step)> = Vec::new();
+    for (number, (place, answer)) in old_reads.into_iter().enumerate() {
+        let thread = (Rank::OldRead, number);
+        // Asked before anything else happened, so that whatever was there since is an answer.
+        steps.push((0, thread, Step::Invoke(Operation::Read)));
+        steps.push((place, thread, Step::Return(answer)));
+    }
+    for (number, calls) in threads(&calls).into_iter().enumerate() {
+        let is_open = calls.last().is_some_and(|call| call.end() == End::Open);
+        let thread = (if is_open { Rank::Open } else { Rank::Told }, number);
+        for call in calls {
+            steps.push((call.began, thread, Step::Invoke(call.operation)));
+            if let Some((place, End::Told(answer))) = call.ended {
+                steps.push((place, thread, Step::Return(answer)));
+            }
+        }
+    }
+    steps.sort_by_key(|(place, thread, _)| (*place, *thread));
+
+    let mut tester = LinearizabilityTester::new(Register::default());
+    for (_, thread, step) in steps {
+        let taken = match step {
+            Step::Invoke(operation) => tester.on_invoke(thread, operation).map(drop),
+            Step::Return(answer) => tester.on_return(thread, answer).map(drop),
+        };
+        taken.expect("one call of a client at a time");
+    }
+    tester
+}
+
+enum Step {
+    Invoke(Operation),
+    Return(Answer),
+}
+
+/// The calls of each client, which after one that stays open is another.
+fn threads(calls: &[Call]) -> Vec<Vec<Call>> {
+    let mut threads: Vec<Vec<Call>> = Vec::new();
+    let mut current: HashMap<usize, usize> = HashMap::new();
+    for call in calls {
+        let thread = *current.entry(call.client).or_insert_with(|| {
+            threads.push(Vec::new());
+            threads.len() - 1
+        });
+        threads[thread].push(*call);
+        if call.end() == End::Open {
+            current.remove(&call.client);
+        }
+    }
+    threads
+}
