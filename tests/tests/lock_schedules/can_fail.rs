@@ -1,0 +1,114 @@
+//! The book finds what is wrong, and schedules over a store that breaks the contract come to it: else they would show
+//! nothing over one that does not.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use shizuku_kv::rw_lock::LockMode::{Read, Write};
+
+use crate::book::{Book, Holds};
+use crate::link::Broken;
+use crate::schedule;
+
+/// A holder that says what it is told to.
+#[derive(Clone)]
+struct Fake(Rc<Cell<bool>>);
+
+impl Fake {
+    fn new() -> Self {
+        Self(Rc::new(Cell::new(true)))
+    }
+
+    fn lost() -> Self {
+        Self(Rc::new(Cell::new(false)))
+    }
+}
+
+impl Holds for Fake {
+    fn is_held(&self) -> bool {
+        self.0.get()
+    }
+}
+
+fn found(book: &Book<Fake>, what: &str) {
+    let violation = book.violation().expect("it is found");
+    assert!(violation.contains(what), "{violation}");
+}
+
+#[test]
+fn what_is_right_is_not_found_wrong() {
+    let book = Book::new();
+    let first = book.enter("one", "a", Read, 1, Fake::new());
+    book.enter("two", "a", Read, 3, Fake::new());
+    book.enter("three", "a", Read, 2, Fake::new());
+    book.enter("four", "b", Write, 1, Fake::new());
+    book.leave(first);
+    book.check();
+    assert_eq!(book.violation(), None);
+}
+
+#[test]
+fn a_writer_beside_others_is_found() {
+    for (one, other) in [(Write, Write), (Read, Write), (Write, Read)] {
+        let book = Book::new();
+        book.enter("one", "a", one, 1, Fake::new());
+        book.enter("two", "a", other, 2, Fake::new());
+        found(&book, "at a time");
+    }
+}
+
+#[test]
+fn one_who_has_lost_it_is_in_nobodys_way() {
+    let book = Book::new();
+    book.enter("one", "a", Write, 1, Fake::lost());
+    book.enter("two", "a", Write, 2, Fake::new());
+    assert_eq!(book.violation(), None);
+}
+
+#[test]
+fn tokens_that_repeat_or_go_back_are_found() {
+    let book = Book::new();
+    book.enter("one", "a", Read, 1, Fake::new());
+    book.enter("two", "a", Read, 1, Fake::new());
+    found(&book, "given twice");
+    let book = Book::new();
+    let first = book.enter("one", "a", Write, 2, Fake::new());
+    book.leave(first);
+    book.enter("two", "a", Read, 1, Fake::new());
+    found(&book, "after token 2");
+}
+
+#[test]
+fn a_lock_that_comes_back_is_found() {
+    let book = Book::new();
+    let fake = Fake::new();
+    book.enter("one", "a", Write, 1, fake.clone());
+    fake.0.set(false);
+    book.check();
+    assert_eq!(book.violation(), None);
+    fake.0.set(true);
+    book.check();
+    found(&book, "holds it again");
+}
+
+/// One of a few schedules is enough.
+fn is_found(broken: Broken, what: &str) {
+    let found =
+        (0..100).filter_map(|seed| schedule::run(seed, broken).err()).find(|found| found.contains(what));
+    assert!(found.is_some(), "a store of which {broken:?} passes for a sound one");
+}
+
+#[test]
+fn a_store_whose_updates_do_not_compare_is_found() {
+    is_found(Broken::UpdatesDoNotCompare, "given twice");
+}
+
+#[test]
+fn a_store_whose_deletions_do_not_compare_is_found() {
+    is_found(Broken::DeletionsDoNotCompare, "at a time");
+}
+
+#[test]
+fn a_store_whose_watches_stop_is_found() {
+    is_found(Broken::WatchesStop, "does not get in");
+}

@@ -1,0 +1,72 @@
+//! Locks in memory under a clock that stands still between events: a thousand random schedules of processes that claim,
+//! hold, wait, give up, crash and are cut off, over a store that loses acknowledgements and does writes late.
+//!
+//! The processes share nothing but the store. All is single-threaded, and what a schedule decides follows from its seed.
+//! Two things do not, since the library draws them itself: the names of sessions and the pauses between tries. So a seed
+//! of `SHIZUKU_SEED` is run many times.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests report by panicking, and their names say what they show"
+)]
+
+mod book;
+mod can_fail;
+mod link;
+#[path = "../faults/random.rs"]
+#[allow(dead_code, reason = "it is shared with tests that draw more")]
+mod random;
+mod schedule;
+mod worker;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use link::Broken;
+use schedule::Tally;
+
+const SCHEDULES: u64 = 1000;
+
+/// How often a seed that was asked for is run.
+const AGAIN: u64 = 100;
+
+/// So many schedules that fail are told of; the rest is likely to be the same.
+const TOLD: usize = 3;
+
+#[test]
+fn random_schedules_keep_the_promises_of_locks() {
+    let seeds: Vec<u64> = match std::env::var("SHIZUKU_SEED").ok().filter(|text| !text.is_empty()) {
+        Some(text) => vec![text.parse().expect("SHIZUKU_SEED is a number"); AGAIN as usize],
+        None => (0..SCHEDULES).collect(),
+    };
+    let began = std::time::Instant::now();
+    let (next, tally) = (AtomicUsize::new(0), Mutex::new(Tally::default()));
+    let failures = Mutex::new(Vec::new());
+    let take = || {
+        // Each is in one thread; several threads take them in turn.
+        while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match schedule::run(*seed, Broken::Nothing) {
+                Ok(seen) => tally.lock().unwrap().add(&seen),
+                Err(why) => failures
+                    .lock()
+                    .unwrap()
+                    .push(format!("SHIZUKU_SEED={seed} has this schedule again.\n{why}")),
+            }
+            if failures.lock().unwrap().len() >= TOLD {
+                break;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(take);
+        }
+    });
+    let (tally, failures) = (tally.into_inner().unwrap(), failures.into_inner().unwrap());
+    println!("{} schedules in {:.1?}: {tally}", seeds.len(), began.elapsed());
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    tally.assert_that_enough_has_happened(seeds.len() as u64);
+}
