@@ -43,6 +43,8 @@ pub(super) struct Pending {
     pub(super) reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>,
     /// Of the claim that leaves. With its end there is nothing left to be taken out.
     pub(super) session: Option<SessionUse>,
+    /// Nobody knows what became of a write with it: that it finds nothing to do is no sign that it had nothing to do.
+    pub(super) sent: bool,
 }
 
 /// A claim of this process.
@@ -71,10 +73,14 @@ pub(super) enum Standing {
 
 impl Pending {
     pub(super) fn of(change: Change, reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>) -> Self {
-        Self { change, reply, session: None }
+        Self { change, reply, session: None, sent: false }
     }
 
     pub(super) fn answer(self, outcome: Result<Outcome, Refusal>) {
+        let outcome = match outcome {
+            Ok(Outcome::NotThere) if self.sent => Ok(Outcome::Done),
+            outcome => outcome,
+        };
         if let Some(reply) = self.reply {
             // Who is gone does not want to know.
             let _ = reply.send(outcome);
@@ -85,6 +91,11 @@ impl Pending {
 impl Local {
     pub(super) fn is_claiming(&self) -> bool {
         matches!(self.standing, Standing::Claiming { .. })
+    }
+
+    /// Whether a write with the claim has been on its way.
+    pub(super) fn was_sent(&self) -> bool {
+        matches!(self.standing, Standing::Claiming { sent: true, .. })
     }
 
     /// The claim is over.

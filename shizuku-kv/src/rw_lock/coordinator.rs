@@ -34,6 +34,9 @@ const KEEP: Duration = Duration::from_secs(10);
 /// After this long a lock that is held is watched, so that its holder learns of it when it is broken.
 const LONG_HELD: Duration = Duration::from_secs(1);
 
+/// What a token takes in a record, at most.
+const TOKEN_ROOM: usize = 32;
+
 /// So often a read that is older than what was seen is repeated.
 const STALE_READS: u32 = 8;
 
@@ -51,6 +54,8 @@ pub(super) struct Coordinator {
     store: Store,
     commands: mpsc::UnboundedReceiver<Command>,
     pending: Vec<Pending>,
+    /// Who wants the lock broken, as it is when that is looked at.
+    breaks: Vec<oneshot::Sender<Result<Outcome, Refusal>>>,
     locals: HashMap<ClaimId, Local>,
     known: Option<Known>,
     /// The newest version that was seen of it.
@@ -87,6 +92,7 @@ impl Coordinator {
             store,
             commands,
             pending: Vec::new(),
+            breaks: Vec::new(),
             locals: HashMap::new(),
             known: None,
             newest: None,
@@ -147,21 +153,24 @@ impl Coordinator {
                 self.pending.push(Pending::of(Change::Downgrade(id), Some(reply)));
             }
             Command::Break { reply } => {
-                self.pending.push(Pending::of(Change::Break, Some(reply)));
+                // Of whoever holds it now, which what is known may not say.
+                self.breaks.push(reply);
+                self.known = None;
             }
         }
     }
 
     fn leave(&mut self, id: ClaimId, reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>) {
         let session = self.locals.get(&id).map(|local| local.session.clone());
-        if let Some(Standing::Claiming { sent, .. }) = self.locals.get(&id).map(|local| &local.standing) {
-            let sent = *sent;
+        if let Some(claiming) = self.locals.get(&id).filter(|local| local.is_claiming()) {
+            let was_sent = claiming.was_sent();
+            // It is not asked for any more; whether it has been, nobody may know.
             self.locals.remove(&id);
-            if !sent {
-                return Pending { change: Change::Leave(id), reply, session }.answer(Ok(Outcome::NotThere));
+            if !was_sent {
+                return Pending::of(Change::Leave(id), reply).answer(Ok(Outcome::NotThere));
             }
         }
-        self.pending.push(Pending { change: Change::Leave(id), reply, session });
+        self.pending.push(Pending { session, ..Pending::of(Change::Leave(id), reply) });
     }
 
     /// Claims whose session is over are told, and taken out as far as that can be done.
@@ -181,7 +190,10 @@ impl Coordinator {
     }
 
     fn has_work(&self) -> bool {
-        self.looks || !self.pending.is_empty() || self.locals.values().any(Local::is_claiming)
+        self.looks
+            || !self.pending.is_empty()
+            || !self.breaks.is_empty()
+            || self.locals.values().any(Local::is_claiming)
     }
 
     /// One try to write all that is wanted.
@@ -195,6 +207,9 @@ impl Coordinator {
                 is_of_now = true;
             }
             let Some(known) = &self.known else { return };
+            let newest = FencingToken::from_u64(known.record.fence);
+            let breaks = self.breaks.drain(..);
+            self.pending.extend(breaks.map(|reply| Pending::of(Change::Break { newest }, Some(reply))));
             let mut record = known.record.clone();
             let mut changes: Vec<(Change, Option<ClaimId>)> = Vec::new();
             changes.extend(self.pending.iter().map(|pending| (pending.change.clone(), None)));
@@ -217,13 +232,14 @@ impl Coordinator {
                 }
                 return self.settle(outcomes);
             }
-            for local in self.locals.values_mut() {
-                if let Standing::Claiming { sent, .. } = &mut local.standing {
-                    *sent = true;
-                }
-            }
             let value = record.to_bytes();
+            // Whoever is in line gets a token one day, and has to have the room for it.
+            let room = value.len() + TOKEN_ROOM * record.queue.len();
+            if self.locals.values().any(Local::is_claiming) && room > self.store.max_value_size() {
+                return self.refuse_claims(&Refusal::Full);
+            }
             let expected = known.version;
+            self.note_sent();
             let written = match expected {
                 Some(version) => self.store.update(self.key(), value, version).await,
                 None => self.store.create(self.key(), value).await,
@@ -239,16 +255,23 @@ impl Coordinator {
                     self.known = None;
                     return self.lose().await;
                 }
-                Err(error @ KvError::ValueTooLarge { .. }) => {
-                    return self.refuse_claims(&Refusal::Store(error));
-                }
                 Err(error) => {
                     self.known = None;
                     if matches!(error, KvError::OutcomeUnknown { .. }) {
                         self.unsure = Some(expected);
+                        self.pending.iter_mut().for_each(|pending| pending.sent = true);
                     }
                     return self.trouble(error).await;
                 }
+            }
+        }
+    }
+
+    /// Whatever is wanted goes out with the next write.
+    fn note_sent(&mut self) {
+        for local in self.locals.values_mut() {
+            if let Standing::Claiming { sent, .. } = &mut local.standing {
+                *sent = true;
             }
         }
     }
@@ -298,6 +321,10 @@ impl Coordinator {
         }
         for pending in self.pending.drain(..) {
             pending.answer(Err(Refusal::Foreign(reason)));
+        }
+        for reply in self.breaks.drain(..) {
+            // Who is gone does not want to know.
+            let _ = reply.send(Err(Refusal::Foreign(reason)));
         }
     }
 
@@ -404,34 +431,41 @@ impl Coordinator {
 
     /// The store did not do it.
     async fn trouble(&mut self, error: KvError) {
-        if !error.is_retryable() && !matches!(error, KvError::OutcomeUnknown { .. }) {
+        tracing::debug!(store = self.store.name(), key = %self.key(), %error, "a lock cannot be changed for now");
+        let is_passing = error.is_retryable() || matches!(error, KvError::OutcomeUnknown { .. });
+        if !is_passing {
             let refusal = Refusal::Store(error);
             self.refuse_claims(&refusal);
-            for pending in self.pending.drain(..) {
-                pending.answer(Err(refusal.clone()));
+            let answers = self.pending.iter_mut().filter_map(|pending| pending.reply.take());
+            for reply in answers.chain(self.breaks.drain(..)) {
+                // Who is gone does not want to know.
+                let _ = reply.send(Err(refusal.clone()));
             }
-            return;
+            self.looks = false;
         }
-        tracing::debug!(store = self.store.name(), key = %self.key(), %error, "a lock cannot be changed for now");
-        // Who holds is not out because of this. Who wants to leave and whose session is over is out by that.
-        let pauses =
-            self.pauses.get_or_insert_with(|| backoff(Duration::from_millis(20), Duration::from_secs(1)));
-        let pause = pauses.next().unwrap_or_default();
+        // Who holds is not out because of this. Who wants to leave is out with its session, if not before.
+        self.breaks.retain(|reply| !reply.is_closed());
         self.pending.retain(|pending| match &pending.change {
             Change::Leave(_) if pending.session.as_ref().is_some_and(|session| session.holds()) => true,
             Change::Evict(_) => false,
             _ => pending.reply.as_ref().is_some_and(|reply| !reply.is_closed()),
         });
-        tokio::time::sleep(pause).await;
+        let pauses =
+            self.pauses.get_or_insert_with(|| backoff(Duration::from_millis(20), Duration::from_secs(1)));
+        tokio::time::sleep(pauses.next().unwrap_or_default()).await;
     }
 
     fn refuse_claims(&mut self, refusal: &Refusal) {
         let ids: Vec<_> =
             self.locals.iter().filter(|(_, local)| local.is_claiming()).map(|(id, _)| *id).collect();
         for id in ids {
-            if let Some(local) = self.locals.remove(&id) {
-                local.refuse(refusal.clone());
+            // Those that may be in the record all the same are taken out.
+            let session = self.locals.get(&id).map(|local| local.session.clone());
+            let Some(local) = self.locals.remove(&id) else { continue };
+            if local.was_sent() {
+                self.pending.push(Pending { session, ..Pending::of(Change::Leave(id), None) });
             }
+            local.refuse(refusal.clone());
         }
     }
 

@@ -91,6 +91,17 @@ impl Session {
         matches!(*self.state.borrow(), State::Live) && course::holds(lock(&self.proof).elapsed(), self.lease)
     }
 
+    /// Holds on from a renewal that was sent at this moment; unless it was over before the acknowledgement came. What was
+    /// lost once stays lost: somebody may have acted on it.
+    fn prolong(&self, sent: Moment) -> bool {
+        let mut proof = lock(&self.proof);
+        let holds = course::holds(proof.elapsed(), self.lease);
+        if holds {
+            *proof = sent;
+        }
+        holds
+    }
+
     /// Why it does not hold any more; none while it does.
     pub(super) fn loss(&self) -> Option<LockLoss> {
         match &*self.state.borrow() {
@@ -311,7 +322,9 @@ impl Keeper {
             match store.update(&session.key, session.value(*renewal), *version).await {
                 Ok(renewed) => {
                     *version = renewed;
-                    *lock(&session.proof) = sent;
+                    if !session.prolong(sent) {
+                        return Renewal::Over(LockLoss::Expired);
+                    }
                     // Whoever waits for the end looks at it again.
                     session.state.send_replace(State::Live);
                     return Renewal::Renewed;

@@ -21,9 +21,10 @@ pub(super) enum Change {
     Downgrade(ClaimId),
     /// Everything of a session that is over.
     Evict(SessionId),
-    /// An operator takes the resource from its holders. The token moves, so that nothing that they write with theirs is
-    /// taken where somebody else has written since.
-    Break,
+    /// An operator takes the resource from those who held it when `newest` was the newest token; doing it again takes it
+    /// from nobody else. The token moves, so that nothing that they write with theirs is taken where somebody else has
+    /// written since.
+    Break { newest: FencingToken },
 }
 
 /// What became of it.
@@ -50,9 +51,9 @@ impl LockRecord {
             Change::Leave(id) => self.remove(|claim| claim.id == *id),
             Change::Evict(session) => self.remove(|claim| claim.id.session == *session),
             Change::Downgrade(id) => self.downgrade(*id),
-            Change::Break => {
-                self.fence += 1;
-                self.holders.clear();
+            Change::Break { newest } => {
+                self.holders.retain(|grant| grant.token > *newest);
+                self.fence = self.fence.max(newest.as_u64() + 1);
                 Outcome::Done
             }
         };
@@ -221,10 +222,15 @@ mod tests {
         let mut lock = LockRecord::default();
         lock.apply(&claim(1, Write));
         lock.apply(&claim(2, Write));
-        assert_eq!(lock.apply(&Change::Break), Outcome::Done);
+        let breaks = |newest| Change::Break { newest: FencingToken::from_u64(newest) };
+        assert_eq!(lock.apply(&breaks(1)), Outcome::Done);
         assert_eq!(holders(&lock), [(2, 3)]);
+        // Whose acknowledgement was lost is asked for again.
+        let before = lock.clone();
+        assert_eq!(lock.apply(&breaks(1)), Outcome::Done);
+        assert_eq!(lock, before);
         let mut idle = LockRecord { fence: 5, ..LockRecord::default() };
-        idle.apply(&Change::Break);
+        idle.apply(&breaks(5));
         assert_eq!(idle.fence, 6);
     }
 

@@ -164,9 +164,11 @@ fn tokens() -> Vec<Mutation> {
             outcome
         }),
         in_apply("a broken lock moves no token", BROKEN, TOKENS, |record, change| match change {
-            Change::Break => {
-                record.fence -= 1;
-                record.apply(change)
+            Change::Break { newest } => {
+                // One less than moves it.
+                let newest = FencingToken::from_u64(newest.as_u64().saturating_sub(1));
+                record.holders.clear();
+                record.apply(&Change::Break { newest })
             }
             _ => record.apply(change),
         }),
@@ -191,7 +193,7 @@ fn tokens() -> Vec<Mutation> {
 fn keep_token(record: &mut LockRecord, change: &Change) -> Outcome {
     let before = record.clone();
     let outcome = record.apply(change);
-    if before.fence > 0 && *change != Change::Break {
+    if before.fence > 0 && !matches!(change, Change::Break { .. }) {
         record.fence = before.fence;
         let token = FencingToken::from_u64(before.fence);
         let is_new = |grant: &&mut Grant| before.grant(grant.claim.id).is_none();

@@ -12,6 +12,7 @@ use super::server::{Memory, Server, Written, claim_id, process_of};
 use crate::rw_lock::course;
 use crate::rw_lock::record::{LockMode, LockRecord};
 use crate::rw_lock::transition::Change;
+use crate::store::FencingToken;
 
 /// A claim that a process will make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -365,7 +366,8 @@ impl World {
             Action::Break => {
                 left.breaks -= 1;
                 let mut record = LockRecord::clone(&server.record);
-                (self.decisions.apply)(&mut record, &Change::Break);
+                let newest = FencingToken::from_u64(record.fence);
+                (self.decisions.apply)(&mut record, &Change::Break { newest });
                 server.put_broken(&Arc::new(record), memory);
             }
             Action::Cut(p) => {
