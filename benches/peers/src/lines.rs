@@ -12,6 +12,8 @@ pub(crate) enum Figure {
     Loaded { keys: usize, bytes: [u64; 2] },
     /// Bytes of memory.
     Memory,
+    /// Seconds for one operation.
+    Each,
 }
 
 impl Figure {
@@ -31,6 +33,7 @@ impl Figure {
                 format!("{each:.3} us/key ({rate:.0} k/s, {volume:.0} MB/s)")
             }
             Self::Memory => format!("{:.0} MiB", value / f64::from(1 << 20)),
+            Self::Each => format!("{:.0} us", value * 1e6),
         }
     }
 }
@@ -54,6 +57,13 @@ pub(crate) fn line(case: &str, figure: Figure, ours: &Times, other: &Times, targ
         ratios[ratios.len() - 1],
         ratios.len(),
     );
+    println!("measured: {line}");
+    line
+}
+
+/// A line of ours for which there is nothing to compare.
+pub(crate) fn alone(case: &str, ours: &str) -> String {
+    let line = format!("{case} | {ours} | n/a | - | - | -");
     println!("measured: {line}");
     line
 }

@@ -1,6 +1,7 @@
-//! Replicas of shizuku-kv next to those of beyond-slipstream (`slipstream` below) and to what plain async-nats delivers.
+//! Replicas of shizuku-kv next to those of beyond-slipstream (`slipstream` below) and to what plain async-nats delivers;
+//! its locks next to those of shizuku.
 //!
-//! `benches/peers/run [--quick]` runs it; `README.md` says what is compared. The sides of a case take turns, and what
+//! `benches/peers/run [--quick] [--only replicas|locks]` runs it; `README.md` says what is compared. The sides of a case take turns, and what
 //! counts is the ratio within a round. The last lines are one for each case: `case | ours | other | ratio | target | met`.
 
 #![allow(
@@ -14,6 +15,7 @@
 mod applied;
 mod buckets;
 mod lines;
+mod locks;
 mod logs;
 mod memory;
 mod ours;
@@ -62,33 +64,63 @@ impl Effort {
     }
 }
 
-const USAGE: &str = "usage: peers [--quick] [--csv FILE]";
+const USAGE: &str = "usage: peers [--quick] [--only replicas|locks] [--csv FILE]";
+
+/// Which cases are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Only {
+    Everything,
+    Replicas,
+    Locks,
+}
 
 #[tokio::main]
 async fn main() {
     let mut arguments = std::env::args().skip(1);
-    let (mut effort, mut csv) = (FULL, None);
+    let (mut quick, mut only, mut csv) = (false, Only::Everything, None);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--quick" => effort = QUICK,
+            "--quick" => quick = true,
+            "--only" => match arguments.next().as_deref() {
+                Some("replicas") => only = Only::Replicas,
+                Some("locks") => only = Only::Locks,
+                _ => refuse(),
+            },
             "--csv" => csv = Some(PathBuf::from(arguments.next().expect(USAGE))),
             memory::CHILD => {
                 let arguments = arguments.collect::<Vec<_>>();
                 return tokio::spawn(memory::child(arguments)).await.expect("the measured process");
             }
-            _ => {
-                eprintln!("{USAGE}");
-                std::process::exit(2);
-            }
+            _ => refuse(),
         }
     }
-    tokio::spawn(run(effort, csv)).await.expect("the benchmark");
+    tokio::spawn(run(quick, only, csv)).await.expect("the benchmark");
 }
 
-async fn run(effort: Effort, csv: Option<PathBuf>) {
+fn refuse() -> ! {
+    eprintln!("{USAGE}");
+    std::process::exit(2)
+}
+
+async fn run(quick: bool, only: Only, csv: Option<PathBuf>) {
     let server = Server::start();
     println!("nats-server {}, {} cores\n", server.version, cores());
-    let buckets = Buckets::fill(&server, effort.sizes).await;
+    let mut lines = Vec::new();
+    // First, while the server has nothing else.
+    if only != Only::Replicas {
+        lines.extend(locks::measure(&server, if quick { locks::QUICK } else { locks::FULL }).await);
+    }
+    if only != Only::Locks {
+        lines.extend(replicas(&server, if quick { QUICK } else { FULL }, csv).await);
+    }
+    println!("\ncase | ours | other | ratio | target | met");
+    for line in lines {
+        println!("{line}");
+    }
+}
+
+async fn replicas(server: &Server, effort: Effort, csv: Option<PathBuf>) -> Vec<String> {
+    let buckets = Buckets::fill(server, effort.sizes).await;
     let mut rates = Rates::default();
     let batch = applied::best_batch(&buckets, effort.cases[0]).await;
     let mut lines = applied::measure(&buckets, effort, batch, &mut rates).await;
@@ -97,8 +129,5 @@ async fn run(effort: Effort, csv: Option<PathBuf>) {
         std::fs::write(&path, rates.csv()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
     lines.extend(memory::measure(&buckets, effort, batch).await);
-    println!("\ncase | ours | other | ratio | target | met");
-    for line in lines {
-        println!("{line}");
-    }
+    lines
 }

@@ -1,0 +1,89 @@
+//! Locks that nobody else wants: acquired and released.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use shizuku_kv::rw_lock::DistroRwLock;
+
+use super::{Effort, Place, p50};
+use crate::lines::{Figure, line};
+use crate::turns::{Side, take_turns};
+
+/// Of shizuku's time.
+const THAN_SHIZUKU: f64 = 0.5;
+/// In round trips: one to acquire, one to release, and what it takes to say so.
+const ROUND_TRIPS: f64 = 2.3;
+
+pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
+    let mut lines = Vec::new();
+    let [ours, shizukus, put] = take_turns(
+        effort.rounds,
+        [
+            Side::new(move || our_reads(place, effort.singles)),
+            Side::new(move || p50(effort.singles, move || place.shizuku.read())),
+            Side::new(move || place.round_trip(effort.singles)),
+        ],
+    )
+    .await;
+    let case = "read lock, acquire and release";
+    lines.push(line(&format!("{case}; shizuku"), Figure::Each, &ours, &shizukus, Some(THAN_SHIZUKU)));
+    lines.push(line(&format!("{case}; round trip"), Figure::Each, &ours, &put, Some(ROUND_TRIPS)));
+
+    let next = &AtomicUsize::new(0);
+    let [new, shizukus, again, other, put] = take_turns(
+        effort.rounds,
+        [
+            Side::new(move || our_new_writes(place, effort.singles, next)),
+            Side::new(move || p50(effort.singles, move || place.shizuku.write_new())),
+            Side::new(move || our_writes(place, effort.singles)),
+            Side::new(move || our_writes_in_turn(place, effort.singles)),
+            Side::new(move || place.round_trip(effort.singles)),
+        ],
+    )
+    .await;
+    let case = "write lock of a new resource, acquire and release";
+    lines.push(line(&format!("{case}; shizuku"), Figure::Each, &new, &shizukus, Some(THAN_SHIZUKU)));
+    lines.push(line(&format!("{case}; round trip"), Figure::Each, &new, &put, None));
+    let case = "write lock, acquire and release";
+    lines.push(line(&format!("{case}; round trip"), Figure::Each, &again, &put, Some(ROUND_TRIPS)));
+    let case = "write lock after another connection's, acquire and release";
+    lines.push(line(&format!("{case}; round trip"), Figure::Each, &other, &put, None));
+    lines
+}
+
+async fn our_reads(place: &Place, count: usize) -> Duration {
+    let lock = DistroRwLock::new(&place.ours, "read").unwrap();
+    p50(count, || async {
+        lock.read().await.unwrap().release().await.unwrap();
+    })
+    .await
+}
+
+async fn our_writes(place: &Place, count: usize) -> Duration {
+    let lock = DistroRwLock::new(&place.ours, "write").unwrap();
+    p50(count, || async {
+        lock.write().await.unwrap().release().await.unwrap();
+    })
+    .await
+}
+
+async fn our_new_writes(place: &Place, count: usize, next: &AtomicUsize) -> Duration {
+    p50(count, || async {
+        let resource = format!("new.{}", next.fetch_add(1, Ordering::Relaxed));
+        let lock = DistroRwLock::new(&place.ours, resource).unwrap();
+        lock.write().await.unwrap().release().await.unwrap();
+    })
+    .await
+}
+
+/// Two connections in turn, so that what either remembers of the lock is never true any more.
+async fn our_writes_in_turn(place: &Place, count: usize) -> Duration {
+    let locks = place.locks("in-turn", 2).await;
+    let mut turn = 0;
+    p50(count, || {
+        turn += 1;
+        let lock = &locks[turn % 2];
+        async move { lock.write().await.unwrap().release().await.unwrap() }
+    })
+    .await
+}

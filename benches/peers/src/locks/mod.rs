@@ -1,0 +1,105 @@
+//! Locks of shizuku-kv next to those of shizuku 0.1.3, and to how long one round trip takes: a put with plain async-nats.
+
+mod alone;
+mod idle;
+mod shizukus;
+mod together;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::{self, kv};
+use bytes::Bytes;
+use shizuku_kv::rw_lock::DistroRwLock;
+use shizuku_kv::{Connection, Store, connect};
+
+use self::shizukus::Shizuku;
+use crate::support::Server;
+
+/// Where locks are kept.
+const BUCKET: &str = "locks";
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    rounds: usize,
+    /// Locks that are taken one after the other in a round.
+    singles: usize,
+    hand_overs: usize,
+    /// How often many come at once in a round.
+    crowds: usize,
+    /// How often many writers take turns.
+    queues: usize,
+    /// How long a lock is held that nothing is done with.
+    idle: Duration,
+}
+
+pub(crate) const FULL: Effort =
+    Effort { rounds: 10, singles: 200, hand_overs: 20, crowds: 5, queues: 5, idle: Duration::from_secs(60) };
+pub(crate) const QUICK: Effort =
+    Effort { rounds: 3, singles: 50, hand_overs: 5, crowds: 2, queues: 1, idle: Duration::from_secs(20) };
+
+pub(crate) async fn measure(server: &Server, effort: Effort) -> Vec<String> {
+    let place = Place::new(server).await;
+    let mut lines = alone::measure(&place, effort).await;
+    lines.extend(together::measure(&place, effort).await);
+    lines.push(idle::measure(effort).await);
+    lines
+}
+
+/// The server with all who use it.
+struct Place {
+    url: String,
+    ours: Store,
+    shizuku: Shizuku,
+    plain: kv::Store,
+}
+
+impl Place {
+    async fn new(server: &Server) -> Self {
+        let url = format!("nats://127.0.0.1:{}", server.port);
+        let context = jetstream::new(async_nats::connect(&url).await.unwrap());
+        let config = kv::Config { bucket: "plain".to_owned(), ..kv::Config::default() };
+        let plain = context.create_key_value(config).await.unwrap();
+        Self { ours: store(&url).await.0, shizuku: Shizuku::new(&url).await, plain, url }
+    }
+
+    /// Locks of one resource, each of a connection of its own.
+    async fn locks(&self, resource: &str, connections: usize) -> Vec<DistroRwLock> {
+        let mut locks = Vec::new();
+        for _ in 0..connections {
+            locks.push(DistroRwLock::new(&store(&self.url).await.0, resource).unwrap());
+        }
+        locks
+    }
+
+    /// The p50 of a put: one round trip.
+    async fn round_trip(&self, count: usize) -> Duration {
+        let value = Bytes::from_static(&[b'x'; 100]);
+        p50(count, || async {
+            self.plain.put("round-trip", value.clone()).await.unwrap();
+        })
+        .await
+    }
+}
+
+async fn store(url: &str) -> (Store, Arc<dyn Connection>) {
+    let connection = connect(url).await.unwrap();
+    (connection.store(BUCKET).await.unwrap(), connection)
+}
+
+/// The median time of `count` operations one after the other.
+async fn p50<F: Future<Output = ()>>(count: usize, mut operation: impl FnMut() -> F) -> Duration {
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count {
+        let start = Instant::now();
+        operation().await;
+        times.push(start.elapsed());
+    }
+    middle(times)
+}
+
+fn middle(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
