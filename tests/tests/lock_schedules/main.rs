@@ -15,6 +15,7 @@
 
 mod book;
 mod can_fail;
+mod comes_back;
 mod link;
 #[path = "../faults/random.rs"]
 #[allow(dead_code, reason = "it is shared with tests that draw more")]
