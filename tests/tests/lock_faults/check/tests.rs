@@ -1,0 +1,174 @@
+//! The checker refuses logs that are wrong: else it would accept those of a broken lock too.
+
+use std::collections::BTreeMap;
+
+use super::{Last, all};
+use crate::holds::{History, Violation};
+use crate::line::Line;
+
+/// Logs as text: a process's number, then its lines.
+fn history(logs: &[(u64, &str)]) -> History {
+    let parsed = logs.iter().map(|(process, text)| {
+        let lines: Vec<Line> = text.lines().map(|line| line.trim().parse().unwrap()).collect();
+        (*process, lines)
+    });
+    History::of(&parsed.collect::<Vec<_>>())
+}
+
+fn check(logs: &[(u64, &str)], last: Option<Last>) -> Vec<Violation> {
+    let last: BTreeMap<_, _> = last.map(|last| ("a".to_owned(), last)).into_iter().collect();
+    all(&history(logs), &last)
+}
+
+fn refused(logs: &[(u64, &str)], why: &str) {
+    refused_with(logs, None, why);
+}
+
+fn refused_with(logs: &[(u64, &str)], last: Option<Last>, why: &str) {
+    let found = check(logs, last);
+    assert!(found.iter().any(|violation| violation.what.contains(why)), "{found:#?}");
+}
+
+const WRITER: &str = "10 0 asks a write
+    20 0 entered a write 1 true 5
+    30 0 held true
+    40 0 leaving true
+    45 0 released";
+
+#[test]
+fn logs_that_are_right_are_accepted() {
+    let readers = "12 0 asks a read
+        50 0 entered a read 2 true 5
+        70 0 held true
+        75 0 let-go dropped
+        80 0 done";
+    let another = "14 1 asks a read
+        49 1 entered a read 3 true 5
+        60 1 held false
+        61 1 lost its lease was not renewed in time
+        90 1 asks a write
+        95 1 not-granted it is held
+        100 1 asks a write
+        110 1 entered a write 4 true 5
+        120 1 held true
+        130 1 downgraded true
+        150 1 held true
+        151 1 released";
+    let reads_with_it = "100 0 asks a read\n 125 0 entered a read 5 false 5\n 140 0 held false";
+    let found = check(&[(1, WRITER), (2, readers), (3, another), (4, reads_with_it)], None);
+    assert_eq!(found, []);
+}
+
+#[test]
+fn a_writer_beside_another_is_refused() {
+    let other = "5 0 asks a write\n 35 0 entered a write 2 true 5\n 36 0 held true";
+    refused(&[(1, WRITER), (2, other)], "at a time");
+    // It held at one moment only, which is enough.
+    let other = "5 0 asks a write\n 35 0 entered a write 2 true 5\n 36 0 held false";
+    refused(&[(1, WRITER), (2, other)], "at a time");
+}
+
+#[test]
+fn a_reader_beside_a_writer_is_refused() {
+    let reader = "5 0 asks a read\n 15 0 entered a read 2 true 5\n 21 0 held true";
+    refused(&[(1, WRITER), (2, reader)], "at a time");
+    let reader = "5 0 asks a read\n 39 0 entered a read 2 true 5\n 41 0 held true";
+    refused(&[(1, WRITER), (2, reader)], "at a time");
+    // The one in the way is not the one before.
+    let long = "5 0 asks a read\n 6 0 entered a read 2 true 5\n 100 0 held true";
+    let short = "5 0 asks a read\n 7 0 entered a read 3 true 5\n 8 0 held true";
+    refused(
+        &[(1, WRITER), (2, long), (3, short)],
+        "process 2, worker 0 (read, token 2, from 6 to 100) and process 1",
+    );
+}
+
+#[test]
+fn who_has_lost_it_is_in_nobodys_way() {
+    let other = "5 0 asks a write\n 35 0 entered a write 2 true 5\n 36 0 held true";
+    let lost = WRITER.replace("30 0 held true", "30 0 held false").replace("leaving true", "leaving false");
+    let lost = lost.replace("released", "lost its lease was not renewed in time");
+    assert_eq!(check(&[(1, &lost), (2, other)], None), []);
+}
+
+#[test]
+fn a_downgraded_writer_beside_a_writer_is_refused() {
+    let downgraded = "1 0 asks a write\n 2 0 entered a write 1 true 5\n 5 0 downgraded true\n 25 0 held true";
+    refused(&[(1, downgraded), (2, &WRITER.replace("write 1", "write 2"))], "at a time");
+}
+
+#[test]
+fn tokens_that_go_back_or_repeat_are_refused() {
+    let later = "5 0 asks a write\n 50 0 entered a write 1 true 5\n 51 0 held true";
+    refused(&[(1, &WRITER.replace("write 1", "write 2")), (2, later)], "go back");
+    let reader = later.replace("write", "read");
+    refused(&[(1, &WRITER.replace("write 1", "write 2")), (2, &reader)], "go back");
+    refused(&[(1, WRITER), (2, later)], "was given to process 1 and to process 2");
+}
+
+#[test]
+fn a_lock_that_comes_back_is_refused() {
+    let back = WRITER.replace("30 0 held true", "30 0 held false");
+    refused(&[(1, &back)], "held again");
+    let lost = back.replace("leaving true", "leaving false");
+    refused(&[(1, &lost)], "as if it had been held");
+}
+
+#[test]
+fn what_nothing_explains_is_refused() {
+    refused(&[(1, "1 0 asks a read\n 2 0 unexplained QueueFull")], "QueueFull");
+}
+
+/// A process that was paused amid its section, and writes at the end of it.
+fn paused(outcome: &str) -> String {
+    format!(
+        "1 0 asks a write\n 2 0 entered a write 1 true 5\n 3 0 writes 1\n 4 0 accepted 100\n 90 0 held false\n 91 0 writes 2
+        95 0 {outcome}\n 96 0 leaving false\n 97 0 lost it was silent"
+    )
+}
+
+const NEXT: &str = "10 0 asks a write
+    50 0 entered a write 2 true 5
+    51 0 writes 1
+    55 0 accepted 101
+    60 0 held true
+    61 0 released";
+
+fn last(process: u64, token: u64, number: u64) -> Option<Last> {
+    Some(Last { token, process, worker: 0, number })
+}
+
+#[test]
+fn a_stale_write_that_was_refused_is_as_it_should_be() {
+    assert_eq!(check(&[(1, &paused("refused 2")), (2, NEXT)], last(2, 2, 1)), []);
+    assert_eq!(check(&[(1, &paused("unknown no acknowledgement")), (2, NEXT)], last(2, 2, 1)), []);
+}
+
+#[test]
+fn a_stale_write_that_was_accepted_is_refused() {
+    refused_with(&[(1, &paused("accepted 102")), (2, NEXT)], last(1, 1, 2), "after one with token 2");
+    // By its version it came before; by time it cannot have.
+    refused_with(&[(1, &paused("accepted 99")), (2, NEXT)], last(2, 2, 1), "after one with token 2");
+}
+
+#[test]
+fn a_write_that_was_refused_for_nothing_is_refused() {
+    refused_with(&[(1, &paused("refused 7")), (2, NEXT)], last(2, 2, 1), "nobody has written");
+    refused_with(&[(1, &paused("refused 1")), (2, NEXT)], last(2, 2, 1), "not newer");
+    let held = NEXT.replace("accepted 101", "refused 3");
+    let newer = "1 0 asks a write\n 20 0 entered a write 3 false 5\n 21 0 writes 1\n 22 0 accepted 4";
+    refused_with(&[(2, &held), (3, newer)], last(3, 3, 1), "while it holds");
+}
+
+#[test]
+fn a_last_value_that_cannot_be_is_refused() {
+    let stale = paused("refused 2");
+    let logs = [(1, stale.as_str()), (2, NEXT)];
+    refused_with(&logs, None, "which is nothing");
+    refused_with(&logs, last(1, 1, 1), "whose outcome was Accepted(100)");
+    refused_with(&logs, last(1, 1, 2), "whose outcome was Refused(2)");
+    refused_with(&logs, last(9, 9, 9), "which nobody wrote");
+    refused_with(&logs, last(2, 1, 1), "with another token");
+    let unknown = paused("unknown no acknowledgement");
+    refused_with(&[(1, &unknown), (2, NEXT)], last(1, 1, 2), "whose outcome was Unknown");
+}

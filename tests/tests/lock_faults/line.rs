@@ -1,0 +1,225 @@
+//! A line of a process's log: what it believed, and when.
+//!
+//! Times are nanoseconds by the clock on the wall, which all processes of a machine share. A time is read before what it is
+//! the time of is asked, so that a process that is paused in between claims too little and not too much.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How a resource is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Mode {
+    Read,
+    Write,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A lock was asked for.
+    Asks {
+        resource: String,
+        mode: Mode,
+    },
+    /// It was granted. It is meant to be held for so many milliseconds.
+    Entered {
+        resource: String,
+        mode: Mode,
+        token: u64,
+        held: bool,
+        length: u64,
+    },
+    /// Whether it was still held.
+    Held(bool),
+    /// A fenced write begins, the process's one of this number.
+    Writes {
+        number: u64,
+    },
+    Accepted {
+        version: u64,
+    },
+    /// A write with this token came before.
+    Refused {
+        newest: u64,
+    },
+    /// It was not written.
+    NotWritten(String),
+    /// Nobody knows whether it was written.
+    Unknown(String),
+    /// From here on it is held to read.
+    Downgraded {
+        held: bool,
+    },
+    /// The last look before it is let go.
+    Leaving(bool),
+    /// It was let go; by `release`, which says that it was held to the end.
+    Released,
+    /// By `release`, which says that it was lost.
+    Lost(String),
+    /// In another way, or nobody knows.
+    LetGo(String),
+    /// It was not granted, which faults or others explain.
+    NotGranted(String),
+    /// Something that nothing here explains.
+    Unexplained(String),
+    /// Faults are over, and what is asked for now has to be granted.
+    Quiet,
+    /// The worker is done.
+    Done,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) at: u64,
+    /// Each process has several workers.
+    pub(crate) worker: u64,
+    pub(crate) event: Event,
+}
+
+/// The time, by the clock that all processes have.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    u64::try_from(since.as_nanos()).expect("a clock before 2554")
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        })
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "read" => Ok(Self::Read),
+            "write" => Ok(Self::Write),
+            _ => Err(format!("{text:?} is no mode")),
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asks { resource, mode } => write!(f, "asks {resource} {mode}"),
+            Self::Entered { resource, mode, token, held, length } => {
+                write!(f, "entered {resource} {mode} {token} {held} {length}")
+            }
+            Self::Held(held) => write!(f, "held {held}"),
+            Self::Writes { number } => write!(f, "writes {number}"),
+            Self::Accepted { version } => write!(f, "accepted {version}"),
+            Self::Refused { newest } => write!(f, "refused {newest}"),
+            Self::NotWritten(why) => write!(f, "not-written {why}"),
+            Self::Unknown(why) => write!(f, "unknown {why}"),
+            Self::Downgraded { held } => write!(f, "downgraded {held}"),
+            Self::Leaving(held) => write!(f, "leaving {held}"),
+            Self::Released => write!(f, "released"),
+            Self::Lost(why) => write!(f, "lost {why}"),
+            Self::LetGo(how) => write!(f, "let-go {how}"),
+            Self::NotGranted(why) => write!(f, "not-granted {why}"),
+            Self::Unexplained(what) => write!(f, "unexplained {what}"),
+            Self::Quiet => write!(f, "quiet"),
+            Self::Done => write!(f, "done"),
+        }
+    }
+}
+
+impl FromStr for Event {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, rest) = text.split_once(' ').unwrap_or((text, ""));
+        let mut words = rest.split(' ');
+        let mut word = || words.next().ok_or_else(|| format!("{text:?} is cut off"));
+        Ok(match name {
+            "asks" => Self::Asks { resource: word()?.to_owned(), mode: parsed(word()?)? },
+            "entered" => Self::Entered {
+                resource: word()?.to_owned(),
+                mode: parsed(word()?)?,
+                token: parsed(word()?)?,
+                held: parsed(word()?)?,
+                length: parsed(word()?)?,
+            },
+            "held" => Self::Held(parsed(rest)?),
+            "writes" => Self::Writes { number: parsed(rest)? },
+            "accepted" => Self::Accepted { version: parsed(rest)? },
+            "refused" => Self::Refused { newest: parsed(rest)? },
+            "not-written" => Self::NotWritten(rest.to_owned()),
+            "unknown" => Self::Unknown(rest.to_owned()),
+            "downgraded" => Self::Downgraded { held: parsed(rest)? },
+            "leaving" => Self::Leaving(parsed(rest)?),
+            "released" => Self::Released,
+            "lost" => Self::Lost(rest.to_owned()),
+            "let-go" => Self::LetGo(rest.to_owned()),
+            "not-granted" => Self::NotGranted(rest.to_owned()),
+            "unexplained" => Self::Unexplained(rest.to_owned()),
+            "quiet" => Self::Quiet,
+            "done" => Self::Done,
+            _ => return Err(format!("{text:?} is no event")),
+        })
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What an error says is one line, whatever it says.
+        let event = self.event.to_string().replace('\n', " ");
+        write!(f, "{} {} {event}", self.at, self.worker)
+    }
+}
+
+impl FromStr for Line {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.splitn(3, ' ');
+        let mut part = || parts.next().ok_or_else(|| format!("{text:?} is cut off"));
+        Ok(Self { at: parsed(part()?)?, worker: parsed(part()?)?, event: part()?.parse()? })
+    }
+}
+
+fn parsed<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text:?} cannot be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_as_it_was_written() {
+        let resource = || "a".to_owned();
+        let why = || "its lease was not renewed in time".to_owned();
+        let events = [
+            Event::Asks { resource: resource(), mode: Mode::Read },
+            Event::Entered { resource: resource(), mode: Mode::Write, token: 7, held: true, length: 300 },
+            Event::Held(true),
+            Event::Writes { number: 2 },
+            Event::Accepted { version: 12 },
+            Event::Refused { newest: 9 },
+            Event::NotWritten(why()),
+            Event::Unknown(why()),
+            Event::Downgraded { held: false },
+            Event::Leaving(false),
+            Event::Released,
+            Event::Lost(why()),
+            Event::LetGo("dropped".to_owned()),
+            Event::NotGranted(why()),
+            Event::Unexplained(why()),
+            Event::Quiet,
+            Event::Done,
+        ];
+        for event in events {
+            let line = Line { at: 123_456_789, worker: 1, event };
+            assert_eq!(line.to_string().parse(), Ok(line));
+        }
+        assert!("12 1 entered a write 7".parse::<Line>().is_err());
+        assert!("12 1 sleeps".parse::<Line>().is_err());
+    }
+}
