@@ -78,7 +78,9 @@ impl Pending {
 
     pub(super) fn answer(self, outcome: Result<Outcome, Refusal>) {
         let outcome = match outcome {
-            Ok(Outcome::NotThere) if self.sent => Ok(Outcome::Done),
+            Ok(Outcome::NotThere) if self.sent && matches!(self.change, Change::Leave(_)) => {
+                Ok(Outcome::Done)
+            }
             outcome => outcome,
         };
         if let Some(reply) = self.reply {

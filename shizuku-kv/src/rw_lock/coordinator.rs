@@ -18,11 +18,12 @@ use tokio::time::Instant;
 
 use super::claims::{Command, Granted, Local, Pending, Refusal, Standing};
 use super::course;
+use super::error::LockLoss;
 use super::following::{Event, Following};
 use super::locks::{Locks, Place};
 use super::observer::Observer;
 use super::record::{ClaimId, LockRecord, SessionId};
-use super::session::is_later;
+use super::session::{is_later, is_older};
 use super::transition::{Change, Outcome};
 use crate::store::{
     FencingToken, Key, KvEntry, KvError, KvResult, KvUpdate, Store, VersionToken, WatchScope, backoff,
@@ -34,11 +35,11 @@ const KEEP: Duration = Duration::from_secs(10);
 /// After this long a lock that is held is watched, so that its holder learns of it when it is broken.
 const LONG_HELD: Duration = Duration::from_secs(1);
 
+/// So often a read that is older than what was seen is repeated, before a watch is opened to settle it.
+const STALE_READS: u32 = 4;
+
 /// What a token takes in a record, at most.
 const TOKEN_ROOM: usize = 32;
-
-/// So often a read that is older than what was seen is repeated.
-const STALE_READS: u32 = 8;
 
 /// The record as it was last seen.
 #[derive(Clone, Debug)]
@@ -52,10 +53,7 @@ pub(super) struct Coordinator {
     locks: Arc<Locks>,
     place: Place,
     store: Store,
-    commands: mpsc::UnboundedReceiver<Command>,
     pending: Vec<Pending>,
-    /// Who wants the lock broken, as it is when that is looked at.
-    breaks: Vec<oneshot::Sender<Result<Outcome, Refusal>>>,
     locals: HashMap<ClaimId, Local>,
     known: Option<Known>,
     /// The newest version that was seen of it.
@@ -68,13 +66,19 @@ pub(super) struct Coordinator {
     /// Swaps lost in a row.
     conflicts: u32,
     watch: Following,
-    /// Whether the watch has delivered the record.
-    is_there: bool,
+    /// The newest version that had been seen when the watch was opened.
+    opened_at: Option<VersionToken>,
+    /// What the watch has delivered of the state, until that is complete.
+    state: Option<Option<KvEntry>>,
+    /// What was read is older than what was seen: the watch is to tell whether the store was made again.
+    verifies: bool,
     /// What is known has to be looked at again.
     looks: bool,
     observer: Observer,
     /// When there was last something to do.
     busy_since: Instant,
+    /// The last to be dropped: who finds this closed finds that the claims are over too.
+    commands: mpsc::UnboundedReceiver<Command>,
 }
 
 impl Coordinator {
@@ -90,9 +94,7 @@ impl Coordinator {
             locks,
             place,
             store,
-            commands,
             pending: Vec::new(),
-            breaks: Vec::new(),
             locals: HashMap::new(),
             known: None,
             newest: None,
@@ -100,10 +102,13 @@ impl Coordinator {
             pauses: None,
             conflicts: 0,
             watch,
-            is_there: false,
+            opened_at: None,
+            state: None,
+            verifies: false,
             looks: false,
             observer,
             busy_since: Instant::now(),
+            commands,
         }
     }
 
@@ -154,8 +159,9 @@ impl Coordinator {
             }
             Command::Break { reply } => {
                 // Of whoever holds it now, which what is known may not say.
-                self.breaks.push(reply);
                 self.known = None;
+                let newest = FencingToken::from_u64(0);
+                self.pending.push(Pending::of(Change::Break { newest }, Some(reply)));
             }
         }
     }
@@ -190,10 +196,9 @@ impl Coordinator {
     }
 
     fn has_work(&self) -> bool {
-        self.looks
-            || !self.pending.is_empty()
-            || !self.breaks.is_empty()
-            || self.locals.values().any(Local::is_claiming)
+        let claims = || self.locals.values().any(Local::is_claiming);
+        let is_due = || self.known.as_ref().is_some_and(|known| !self.due(&known.record).is_empty());
+        !self.verifies && (self.looks || !self.pending.is_empty() || claims() || is_due())
     }
 
     /// One try to write all that is wanted.
@@ -207,10 +212,17 @@ impl Coordinator {
                 is_of_now = true;
             }
             let Some(known) = &self.known else { return };
-            let newest = FencingToken::from_u64(known.record.fence);
-            let breaks = self.breaks.drain(..);
-            self.pending.extend(breaks.map(|reply| Pending::of(Change::Break { newest }, Some(reply))));
             let mut record = known.record.clone();
+            // What was sent, and may have been done, is not extended to those who came since.
+            let newest = FencingToken::from_u64(record.fence);
+            for pending in self.pending.iter_mut().filter(|pending| !pending.sent) {
+                if let Change::Break { newest: of_old } = &mut pending.change {
+                    *of_old = newest;
+                }
+            }
+            for change in self.due(&record) {
+                record.apply(&change);
+            }
             let mut changes: Vec<(Change, Option<ClaimId>)> = Vec::new();
             changes.extend(self.pending.iter().map(|pending| (pending.change.clone(), None)));
             for (id, local) in &self.locals {
@@ -252,7 +264,7 @@ impl Coordinator {
                     return self.settle(outcomes);
                 }
                 Err(error) if error.is_conflict() => {
-                    self.known = None;
+                    (self.known, self.looks) = (None, true);
                     return self.lose().await;
                 }
                 Err(error) => {
@@ -278,29 +290,48 @@ impl Coordinator {
 
     /// Looks at the record itself.
     async fn read(&mut self) -> KvResult<()> {
-        let mut found = self.store.entry(self.key()).await?;
-        // A replica that is behind is asked again; a store that was made again stays as it is.
+        let mut found = self.store.leader_entry(self.key()).await?;
+        let mut version = found.as_ref().map(|entry| entry.version);
         for _ in 0..STALE_READS {
-            let version = found.as_ref().map(|entry| entry.version);
-            let is_stale =
-                self.newest.is_some_and(|newest| version.is_none_or(|found| is_later(newest, found)));
-            if !is_stale {
+            if !is_older(version, self.newest) {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(5..50))).await;
-            found = self.store.entry(self.key()).await?;
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(2..20))).await;
+            found = self.store.leader_entry(self.key()).await?;
+            version = found.as_ref().map(|entry| entry.version);
+        }
+        if is_older(version, self.newest) {
+            // A leader that was replaced and does not know it yet; or the store was made again, and its versions count
+            // from the start. A watch that is opened now has everything that was acknowledged.
+            self.watch.stop();
+            self.start_watch();
+            self.verifies = true;
+            let reason = "the answer is older than what was seen".to_owned();
+            return Err(KvError::Unavailable { operation: "read a lock", reason, source: None });
         }
         (self.pauses, self.looks) = (None, false);
-        self.newest = found.as_ref().map(|entry| entry.version);
+        self.newest = version;
         self.learn(found);
         Ok(())
+    }
+
+    fn start_watch(&mut self) {
+        if !self.watch.is_started() {
+            (self.opened_at, self.state) = (self.newest, None);
+            self.watch.start();
+        }
     }
 
     /// Takes what the store has of the record.
     fn learn(&mut self, entry: Option<KvEntry>) {
         let version = entry.as_ref().map(|entry| entry.version);
-        if self.unsure.is_some_and(|expected| !course::may_land(expected, version)) {
-            self.unsure = None;
+        if let Some(expected) = self.unsure {
+            let is_tombstone = entry.as_ref().is_some_and(KvEntry::is_tombstone);
+            self.unsure = match expected {
+                // What is made where nothing is, is made over a tombstone too.
+                None if is_tombstone => Some(version),
+                _ => Some(expected).filter(|expected| course::may_land(*expected, version)),
+            };
         }
         let record = match entry.filter(|entry| !entry.is_tombstone()) {
             None => LockRecord::default(),
@@ -321,10 +352,6 @@ impl Coordinator {
         }
         for pending in self.pending.drain(..) {
             pending.answer(Err(Refusal::Foreign(reason)));
-        }
-        for reply in self.breaks.drain(..) {
-            // Who is gone does not want to know.
-            let _ = reply.send(Err(Refusal::Foreign(reason)));
         }
     }
 
@@ -352,26 +379,20 @@ impl Coordinator {
                 local.refuse(Refusal::SessionOver);
             }
         }
-        self.find_orphans();
     }
 
-    /// What is in the record of this process and nobody here knows of, is nobody's: a write that was given up has landed
-    /// late. Its session lives, so that nobody else takes it out.
-    fn find_orphans(&mut self) {
-        let Some(Known { record, .. }) = &self.known else { return };
+    /// What is to be taken out of a record, whoever wants it: sessions that are over, and what is of this process and known
+    /// to nobody here. That is nobody's: a write that was given up has landed late. Its session lives, so that no other
+    /// process takes it out.
+    fn due(&self, record: &LockRecord) -> Vec<Change> {
+        let mut due: Vec<_> = self.observer.over(record).into_iter().map(Change::Evict).collect();
         let own = self.locks.sessions.of_runtime(self.place.0);
-        let orphans: Vec<_> = record
-            .claims()
-            .map(|claim| claim.id)
-            .filter(|id| own.contains(&id.session) && !self.locals.contains_key(id))
-            .filter(|id| {
-                let leaves = |pending: &Pending| pending.change == Change::Leave(*id);
-                !self.pending.iter().any(leaves)
-            })
-            .collect();
-        for id in orphans {
-            self.leave(id, None);
-        }
+        let is_pending = |id: ClaimId| self.pending.iter().any(|pending| pending.change == Change::Leave(id));
+        let ids = record.claims().map(|claim| claim.id);
+        let orphans =
+            ids.filter(|id| own.contains(&id.session) && !self.locals.contains_key(id) && !is_pending(*id));
+        due.extend(orphans.map(Change::Leave));
+        due
     }
 
     fn grant(&mut self, id: ClaimId, token: FencingToken) {
@@ -437,17 +458,16 @@ impl Coordinator {
             let refusal = Refusal::Store(error);
             self.refuse_claims(&refusal);
             let answers = self.pending.iter_mut().filter_map(|pending| pending.reply.take());
-            for reply in answers.chain(self.breaks.drain(..)) {
+            for reply in answers {
                 // Who is gone does not want to know.
                 let _ = reply.send(Err(refusal.clone()));
             }
-            self.looks = false;
         }
+        // What is known may be so no longer, and nothing need follow that would tell.
+        (self.known, self.looks) = (None, !self.locals.is_empty() || self.observer.is_needed());
         // Who holds is not out because of this. Who wants to leave is out with its session, if not before.
-        self.breaks.retain(|reply| !reply.is_closed());
         self.pending.retain(|pending| match &pending.change {
             Change::Leave(_) if pending.session.as_ref().is_some_and(|session| session.holds()) => true,
-            Change::Evict(_) => false,
             _ => pending.reply.as_ref().is_some_and(|reply| !reply.is_closed()),
         });
         let pauses =
@@ -482,38 +502,52 @@ impl Coordinator {
             self.observer.look_at(&known.record, &own, waits);
         }
         if is_wanted || self.observer.is_needed() {
-            self.watch.start();
+            self.start_watch();
         }
     }
 
     fn follow_up(&mut self, event: Event) {
         match event {
-            Event::Opened => self.is_there = false,
-            // Nothing is there, or was: what was known may be of a store that is no more.
-            Event::Update(KvUpdate::CaughtUp) if !self.is_there => (self.known, self.looks) = (None, true),
+            Event::Opened => self.state = Some(None),
+            Event::Update(KvUpdate::CaughtUp) => {
+                self.verifies = false;
+                let Some(found) = self.state.take() else { return };
+                let version = found.as_ref().map(|entry| entry.version);
+                if is_older(version, self.opened_at) {
+                    // What is there is older than what had been seen before the watch was opened: another store, in which
+                    // there is no session of this process either.
+                    tracing::debug!(store = self.store.name(), key = %self.key(), "the store was made again");
+                    for session in self.locks.sessions.of_runtime(self.place.0) {
+                        self.locks.sessions.end(session, LockLoss::StoreGone);
+                    }
+                    (self.newest, self.unsure, self.looks) = (version, None, false);
+                    self.learn(found);
+                }
+            }
             Event::Update(update) => {
                 let Some(entry) = update.into_entry() else { return };
-                self.is_there = true;
+                if let Some(state) = &mut self.state {
+                    *state = Some(entry.clone());
+                }
                 if self.newest.is_none_or(|newest| is_later(entry.version, newest)) {
                     self.newest = Some(entry.version);
                     self.learn(Some(entry));
                 }
             }
-            // The store may have been made again, with versions that count from the start.
-            Event::Lost => (self.known, self.looks) = (None, true),
+            // It is opened again by itself.
+            Event::Lost => {
+                (self.opened_at, self.state, self.verifies) = (self.newest, None, false);
+                (self.known, self.looks) = (None, true);
+            }
         }
     }
 
-    /// Takes those out whose sessions are over, after ending sessions of which nothing is heard.
+    /// Ends sessions of which nothing is heard, and learns of those of this process that others have ended.
     async fn bury(&mut self) {
         self.observer.end_silent().await;
         let Some(known) = &self.known else { return };
         for session in self.observer.over(&known.record) {
-            let is_pending =
-                |pending: &Pending| matches!(pending.change, Change::Evict(other) if other == session);
-            if !self.pending.iter().any(is_pending) {
-                self.pending.push(Pending::of(Change::Evict(session), None));
-            }
+            self.locks.sessions.end(session, LockLoss::Evicted);
         }
     }
 

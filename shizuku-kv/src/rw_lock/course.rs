@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::store::VersionToken;
 
 /// Whether a session still has what it was granted, so long after it began to send the newest renewal that was
-/// acknowledged. One that was written without an acknowledgement does not count: it may be the copy that was sent before.
+/// acknowledged, or that was found in the store. Which try that was has to be known: each has a number of its own.
 pub(super) fn holds(since_sent: Duration, lease: Duration) -> bool {
     since_sent < lease
 }

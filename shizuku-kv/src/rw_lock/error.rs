@@ -63,7 +63,7 @@ pub enum DistroRwLockError {
         mode: LockMode,
     },
 
-    /// It was not the caller's turn by the deadline. The caller is no longer in line.
+    /// It was not the caller's turn by the deadline. The caller leaves the line.
     #[error(
         "{resource:?} could not be locked to {mode} within {waited:?}: others hold it, which `DistroRwLock::inspect` shows, or the store did not answer"
     )]
@@ -77,14 +77,12 @@ pub enum DistroRwLockError {
         waited: Duration,
     },
 
-    /// As many wait already as can.
-    #[error("{resource:?} cannot be locked: {waiting} wait for it already")]
+    /// As many wait already as can: 4,096, or as many as have room in a value of the store.
+    #[error("{resource:?} cannot be locked: as many wait for it already as its record has room for")]
     #[non_exhaustive]
     QueueFull {
         /// The resource.
         resource: String,
-        /// How many wait.
-        waiting: usize,
     },
 
     /// This process holds no such lock, through this handle of the store or a clone of it.
@@ -174,6 +172,9 @@ pub enum LockLoss {
     /// The store is gone, or its connection was shut down.
     #[error("the store is gone or its connection was shut down")]
     StoreGone,
+    /// The task that watched over it has ended: its runtime has, or something that it called has panicked.
+    #[error("the task that watched over it has ended")]
+    TaskEnded,
 }
 
 /// What can go wrong with work under a lock.

@@ -50,17 +50,17 @@ pub(super) struct Hold {
 impl Hold {
     /// How it was lost; none while it is held. By the clocks of this machine, at this moment.
     pub(super) fn loss(&self) -> Option<LockLoss> {
-        let is_broken = || *self.broken.borrow();
-        self.session.loss().or_else(|| is_broken().then_some(LockLoss::Broken))
+        let loss = self.session.loss();
+        loss.or_else(|| self.broken.borrow().then_some(LockLoss::Broken)).or_else(|| {
+            // Whoever comes next takes what it left for nobody's.
+            self.broken.has_changed().is_err().then_some(LockLoss::TaskEnded)
+        })
     }
 
     pub(super) async fn lost(&self) -> LockLoss {
         let mut broken = self.broken.clone();
         let is_broken = async {
-            // A coordinator that has ended did so with its runtime: the lease ends the rest.
-            if broken.wait_for(|is_broken| *is_broken).await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            let _ = broken.wait_for(|is_broken| *is_broken).await;
         };
         match select(pin!(is_broken), pin!(self.session.lost())).await {
             Either::Left(_) => self.loss().unwrap_or(LockLoss::Broken),
@@ -68,7 +68,7 @@ impl Hold {
         }
     }
 
-    fn lost_error(&self, reason: LockLoss) -> DistroRwLockError {
+    pub(super) fn lost_error(&self, reason: LockLoss) -> DistroRwLockError {
         DistroRwLockError::LeaseLost { resource: self.resource.to_string(), reason }
     }
 
@@ -100,12 +100,10 @@ impl Hold {
         operation: &'static str,
         answer: oneshot::Receiver<Result<Outcome, Refusal>>,
     ) -> Result<(), DistroRwLockError> {
-        let answer = tokio::time::timeout(self.deadline + GRACE, answer).await;
+        let answer = tokio::time::timeout(self.deadline.saturating_add(GRACE), answer).await;
         let resource = || self.resource.to_string();
         match answer {
-            Ok(Ok(Ok(Outcome::NotThere))) => {
-                Err(self.lost_error(self.session.loss().unwrap_or(LockLoss::Broken)))
-            }
+            Ok(Ok(Ok(Outcome::NotThere))) => Err(self.lost_error(self.loss().unwrap_or(LockLoss::Broken))),
             Ok(Ok(Ok(_))) => Ok(()),
             Ok(Ok(Err(refusal))) => Err(refusal.into_error(&self.resource, self.mode, &self.ticket.place.1)),
             Ok(Err(_)) => Err(DistroRwLockError::RuntimeEnded { resource: resource() }),
@@ -146,7 +144,8 @@ macro_rules! guard {
             }
 
             /// Whether the lock is held at this moment, by the clocks of this machine: no request is made. It turns
-            /// false before anybody else can be granted the resource.
+            /// false before anybody else can be granted the resource; unless an operator breaks the lock, of which this
+            /// process learns a moment later.
             pub fn is_held(&self) -> bool {
                 self.0.loss().is_none()
             }
@@ -166,7 +165,7 @@ macro_rules! guard {
 
             /// Lets go, and waits until that is known to the store.
             ///
-            /// Dropping the future is safe: it is let go all the same.
+            /// Dropping the future is safe: it is let go all the same, as with the guard.
             ///
             /// # Errors
             /// [`DistroRwLockError::LeaseLost`] where the lock was lost before;
@@ -213,9 +212,7 @@ impl Refusal {
         let resource = resource.to_owned();
         match self {
             Self::Busy => DistroRwLockError::WouldBlock { resource, mode },
-            Self::Full => {
-                DistroRwLockError::QueueFull { resource, waiting: super::transition::LONGEST_QUEUE }
-            }
+            Self::Full => DistroRwLockError::QueueFull { resource },
             Self::SessionOver => DistroRwLockError::LeaseLost { resource, reason: LockLoss::Expired },
             Self::Foreign(reason) => DistroRwLockError::ForeignRecord { key: key.clone(), reason },
             Self::Store(source) => DistroRwLockError::Store { resource, source },

@@ -11,7 +11,7 @@ use super::claims::Command;
 use super::coordinator::Coordinator;
 use super::held::Held;
 use super::session::Sessions;
-use crate::store::{Key, Store};
+use crate::store::{Deadline, Key, Store};
 
 /// The coordinators of a store's handle, and what their claims live by.
 #[derive(Debug, Default)]
@@ -46,7 +46,9 @@ impl Locks {
         let _ = sender.send(command);
         coordinators.insert(place.clone(), sender);
         drop(coordinators);
-        let coordinator = Coordinator::new(Arc::clone(self), place.clone(), store.clone(), commands);
+        // What each caller can wait for is its own affair.
+        let store = store.with_deadline(Deadline::DEFAULT);
+        let coordinator = Coordinator::new(Arc::clone(self), place.clone(), store, commands);
         runtime.spawn(coordinator.run());
         place
     }

@@ -205,7 +205,7 @@ impl DistroRwLock {
 
     async fn attempt(&self, mode: LockMode) -> Result<Hold, DistroRwLockError> {
         // The session, and the swap.
-        let limit = 2 * self.store.deadline();
+        let limit = self.store.deadline().saturating_mul(2);
         self.claim(mode, false, limit).await.unwrap_or_else(|| {
             let source = KvError::Timeout { operation: "try to lock", key: Some(self.key.clone()), limit };
             Err(self.store_error(source))
@@ -246,15 +246,16 @@ impl DistroRwLock {
         // From here on whoever drops this leaves.
         let mut ticket = Ticket { locks: Arc::clone(&self.locks), place, id, is_over: false };
         match answer.await {
-            Ok(Ok(Granted { token, broken })) => Ok(Hold {
-                ticket,
-                session,
-                token,
-                broken,
-                resource: Arc::clone(&self.resource),
-                mode,
-                deadline: self.store.deadline(),
-            }),
+            Ok(Ok(Granted { token, broken })) => {
+                let resource = Arc::clone(&self.resource);
+                let deadline = self.store.deadline();
+                let hold = Hold { ticket, session, token, broken, resource, mode, deadline };
+                // It may have come in the last moment of the session.
+                match hold.loss() {
+                    None => Ok(hold),
+                    Some(reason) => Err(hold.lost_error(reason)),
+                }
+            }
             Ok(Err(refusal)) => {
                 ticket.is_over = true;
                 Err(refusal.into_error(&self.resource, mode, &self.key))
@@ -269,7 +270,8 @@ impl DistroRwLock {
 }
 
 /// Locks that belong to this process and not to a value: what is acquired by one part of it may be released by another.
-/// They go by the handle of the store and its clones. Guards are safer, since they let go by themselves.
+/// They go by the handle of the store and its clones, and are held until they are released or the process ends, also where
+/// all handles are gone. Guards are safer, since they let go by themselves.
 impl DistroRwLock {
     /// Locks a resource for reading, with the options that are the default, until it is released. A process may hold
     /// several.
@@ -287,7 +289,7 @@ impl DistroRwLock {
 
     /// Releases what [`acquire_read`](Self::acquire_read) has locked; the oldest, where there are several.
     ///
-    /// Dropping the future is safe: it is let go all the same.
+    /// Dropping the future is safe: once it was polled the lock is let go of.
     ///
     /// # Errors
     /// [`DistroRwLockError::NotHeld`] where nothing is; else as for [`ReadGuard::release`].
@@ -310,7 +312,7 @@ impl DistroRwLock {
 
     /// Releases what [`acquire_write`](Self::acquire_write) has locked.
     ///
-    /// Dropping the future is safe: it is let go all the same.
+    /// Dropping the future is safe: once it was polled the lock is let go of.
     ///
     /// # Errors
     /// As for [`release_read`](Self::release_read).
@@ -361,7 +363,7 @@ impl DistroRwLock {
     /// # Errors
     /// As for [`inspect`](Self::inspect).
     pub async fn break_lock(&self) -> Result<(), DistroRwLockError> {
-        let limit = 2 * self.store.deadline();
+        let limit = self.store.deadline().saturating_mul(2);
         let (reply, answer) = oneshot::channel();
         self.locks.ask(&self.store, &self.key, Command::Break { reply });
         match tokio::time::timeout(limit, answer).await {

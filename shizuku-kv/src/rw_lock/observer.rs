@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::course;
 use super::following::{Event, Following};
 use super::record::{LockRecord, SessionId};
-use super::session::{PREFIX, Session, key_of, lease_of};
+use super::session::{PREFIX, Session, is_later, key_of, lease_of};
 use crate::store::{KvEntry, KvError, KvResult, KvUpdate, Store, VersionToken, WatchScope};
 
 /// How long after a session that could not be ended it is tried again.
@@ -40,7 +40,7 @@ pub(super) struct Observer {
     /// Whether the state has come: a session that has not is not there.
     is_complete: bool,
     seen: HashMap<SessionId, Seen>,
-    /// The sessions in the record that are not of this process, in the order of their claims.
+    /// The sessions in the record that are not of this process.
     wanted: Vec<SessionId>,
     /// How many of them come before the first claim that waits here.
     before: usize,
@@ -77,9 +77,8 @@ impl Observer {
     /// Takes note of who is in the record. `own` are the sessions of the claims of this process, `waits` whether one of
     /// them is in line.
     pub(super) fn look_at(&mut self, record: &LockRecord, own: &[SessionId], waits: bool) {
-        let mut sessions = BTreeSet::new();
-        let claims = record.claims().map(|claim| claim.id.session);
-        self.wanted = claims.filter(|session| !own.contains(session) && sessions.insert(*session)).collect();
+        let sessions: BTreeSet<_> = record.claims().map(|claim| claim.id.session).collect();
+        self.wanted = sessions.iter().filter(|session| !own.contains(session)).copied().collect();
         let first = record.queue.iter().position(|claim| own.contains(&claim.id.session));
         self.before = first.unwrap_or(record.queue.len());
         self.waits = waits;
@@ -145,7 +144,8 @@ impl Observer {
         // Of those who are not in the record too: they may make a claim, and are not heard of again if they crash then.
         let now = Instant::now();
         let known = self.seen.get(&session);
-        if known.is_some_and(|known| known.version == Some(entry.version)) {
+        let version = known.and_then(|known| known.version);
+        if version.is_some_and(|known| !is_later(entry.version, known)) {
             return;
         }
         let renewed = known.is_some_and(|known| known.version.is_some());
@@ -190,32 +190,36 @@ impl Observer {
         let silent = self.seen.iter().filter(|(_, seen)| {
             !seen.is_over && now >= self.due(seen) && course::is_silent(seen.since.elapsed(), seen.lease)
         });
-        let silent: Vec<_> = silent.map(|(session, seen)| (*session, seen.version)).collect();
+        // A few at a time: each is a request, and there is more to do.
+        let silent: Vec<_> = silent.map(|(session, seen)| (*session, seen.version)).take(4).collect();
         for (session, version) in silent {
-            let is_over = match end(&self.store, session, version).await {
-                Ok(is_over) => is_over,
-                Err(error) => {
-                    tracing::debug!(store = self.store.name(), %error, "a silent session cannot be ended yet");
-                    false
-                }
-            };
+            let ended = end(&self.store, session, version).await;
+            if let Err(error) = &ended {
+                tracing::debug!(store = self.store.name(), %error, "a silent session cannot be ended yet");
+            }
             let Some(seen) = self.seen.get_mut(&session) else { continue };
-            seen.is_over = is_over;
-            // Else it has given a sign of life, which comes with the watch; or the store does not answer.
+            seen.is_over = matches!(ended, Ok(true));
             seen.rests_until = Some(Instant::now() + REST);
-            if is_over {
+            if seen.is_over {
                 tracing::warn!(store = self.store.name(), %session, "nothing is heard of a process: its locks are taken from it");
-            } else if version.is_none() {
+            } else if ended.is_ok() {
+                // It has given a sign of life, or its key is gone without a trace.
                 self.find(session).await;
             }
         }
     }
 
-    /// Looks at a key that was taken to be absent.
+    /// Looks at a key that is not as it was seen.
     async fn find(&mut self, session: SessionId) {
         let Ok(key) = key_of(session) else { return };
-        if let Ok(Some(entry)) = self.store.entry(&key).await {
-            self.take(&entry);
+        match self.store.leader_entry(&key).await {
+            Ok(Some(entry)) => self.take(&entry),
+            Ok(None) => {
+                if let Some(seen) = self.seen.get_mut(&session) {
+                    (seen.version, seen.since) = (None, Instant::now());
+                }
+            }
+            Err(_) => {}
         }
     }
 

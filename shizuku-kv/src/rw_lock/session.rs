@@ -51,7 +51,8 @@ impl Stored {
 
 /// The lease of the session under a key. One that cannot be read, of a version to come perhaps, has the longest there is.
 pub(super) fn lease_of(entry: &KvEntry) -> Duration {
-    Stored::of(entry).map_or(LONGEST_LEASE, |stored| Duration::from_millis(stored.lease_ms))
+    let stored = Stored::of(entry).map(|stored| Duration::from_millis(stored.lease_ms));
+    stored.map_or(LONGEST_LEASE, |lease| lease.min(LONGEST_LEASE))
 }
 
 pub(super) fn key_of(session: SessionId) -> KvResult<Key> {
@@ -100,6 +101,17 @@ impl Session {
             *proof = sent;
         }
         holds
+    }
+
+    /// It is over, for the first reason that there was.
+    fn finish(&self, loss: LockLoss) {
+        self.state.send_if_modified(|state| {
+            let is_open = matches!(state, State::Opening | State::Live);
+            if is_open {
+                *state = State::Over(loss);
+            }
+            is_open
+        });
     }
 
     /// Why it does not hold any more; none while it does.
@@ -222,9 +234,18 @@ impl Sessions {
         });
         sessions.insert((runtime.id(), lease), Arc::clone(&session));
         let used = SessionUse::new(&session);
-        let keeper = Keeper { sessions: Arc::clone(self), session, store: store.clone() };
+        let store = store.with_deadline(Deadline::DEFAULT);
+        let keeper = Keeper { sessions: Arc::clone(self), session, store };
         runtime.spawn(keeper.run());
         Ok(used)
+    }
+
+    /// Others have ended a session: so it is over here too.
+    pub(super) fn end(&self, id: SessionId, loss: LockLoss) {
+        let sessions = lock(&self.0);
+        if let Some(session) = sessions.values().find(|session| session.id == id) {
+            session.finish(loss);
+        }
     }
 
     /// The sessions that live on a runtime.
@@ -277,12 +298,12 @@ impl Keeper {
             let last = lock(&session.proof).instant();
             tokio::time::sleep_until(last + session.lease / 3).await;
             if self.sessions.retire(&session) {
-                session.state.send_replace(State::Over(LockLoss::Expired));
+                session.finish(LockLoss::Expired);
                 break;
             }
             if let Renewal::Over(loss) = self.renew(&mut version, &mut renewal).await {
                 tracing::warn!(store = self.store.name(), %loss, "the locks of this process are lost");
-                session.state.send_replace(State::Over(loss));
+                session.finish(loss);
                 break;
             }
         }
@@ -296,7 +317,7 @@ impl Keeper {
         let sent = Moment::now();
         let created = match self.store.create(&session.key, session.value(0)).await {
             Err(error @ KvError::OutcomeUnknown { .. }) => {
-                let found = self.store.entry(&session.key).await?;
+                let found = self.store.leader_entry(&session.key).await?;
                 let found = found.filter(|entry| !entry.is_tombstone());
                 found.map(|entry| entry.version).ok_or(error)
             }
@@ -310,73 +331,76 @@ impl Keeper {
     async fn renew(&self, version: &mut VersionToken, renewal: &mut u64) -> Renewal {
         let session = &self.session;
         let mut pauses = pauses(session.lease);
+        // When each try was sent: one that is found in the store proves that this process lived then.
+        let mut tries = Vec::new();
         loop {
             let (sent, remaining) = (Moment::now(), session.end().saturating_duration_since(Instant::now()));
             if !session.holds() || remaining.is_zero() {
                 return Renewal::Over(LockLoss::Expired);
             }
-            // Several tries fit into what is left.
-            let limit = remaining.min(session.lease / 6).min(self.store.deadline().max(Deadline::DEFAULT));
-            let store = self.store.with_deadline(limit);
+            // Two tries fit into what is left after a third of the lease.
+            let store = self.store.with_deadline(remaining.min(session.lease / 3).min(Deadline::DEFAULT));
             *renewal += 1;
-            match store.update(&session.key, session.value(*renewal), *version).await {
+            tries.push((*renewal, sent));
+            let proof = match store.update(&session.key, session.value(*renewal), *version).await {
                 Ok(renewed) => {
                     *version = renewed;
-                    if !session.prolong(sent) {
-                        return Renewal::Over(LockLoss::Expired);
-                    }
-                    // Whoever waits for the end looks at it again.
-                    session.state.send_replace(State::Live);
-                    return Renewal::Renewed;
+                    Some(sent)
                 }
                 Err(KvError::StoreNotFound { .. } | KvError::Closed { .. }) => {
                     return Renewal::Over(LockLoss::StoreGone);
                 }
                 Err(error) => {
                     tracing::debug!(store = store.name(), %error, "a lease is not renewed yet");
-                    match store.entry(&session.key).await {
-                        Ok(found) => match self.judge(found, *version, *renewal) {
-                            Found::Ours(landed) => {
+                    match store.leader_entry(&session.key).await {
+                        Ok(found) => match judge(found.as_ref(), *version) {
+                            Found::Ours(landed, number) => {
                                 *version = landed;
-                                continue;
+                                tries.iter().find(|(tried, _)| *tried == number).map(|(_, sent)| *sent)
                             }
-                            Found::Unchanged => {}
+                            Found::Unchanged => None,
                             Found::Gone => return Renewal::Over(LockLoss::Evicted),
                         },
                         Err(KvError::StoreNotFound { .. }) => {
                             return Renewal::Over(LockLoss::StoreGone);
                         }
-                        Err(_) => {}
+                        Err(_) => None,
                     }
-                    let pause = pauses.next().unwrap_or_default();
-                    tokio::time::sleep(pause).await;
                 }
+            };
+            match proof {
+                Some(sent) if session.prolong(sent) => {
+                    // Whoever waits for the end looks at it again.
+                    session.state.send_if_modified(|state| matches!(state, State::Live));
+                    return Renewal::Renewed;
+                }
+                Some(_) => return Renewal::Over(LockLoss::Expired),
+                None => tokio::time::sleep(pauses.next().unwrap_or_default()).await,
             }
-        }
-    }
-
-    /// What the key says after a renewal that failed.
-    fn judge(&self, found: Option<KvEntry>, version: VersionToken, renewal: u64) -> Found {
-        match found {
-            Some(entry) if entry.version == version => Found::Unchanged,
-            Some(entry) => match Stored::of(&entry) {
-                // An earlier try has landed, whose acknowledgement was lost. When it was sent is forgotten.
-                Some(stored) if stored.renewal <= renewal && is_later(entry.version, version) => {
-                    Found::Ours(entry.version)
-                }
-                // A replica that is behind.
-                Some(_) if !is_later(entry.version, version) => Found::Unchanged,
-                _ => Found::Gone,
-            },
-            None => Found::Gone,
         }
     }
 }
 
+/// What the key says after a renewal that failed.
 enum Found {
-    Ours(VersionToken),
+    /// A try of this number has landed, whose acknowledgement was lost.
+    Ours(VersionToken, u64),
     Unchanged,
     Gone,
+}
+
+/// What is found, where the newest that is known to have been written has this version.
+fn judge(found: Option<&KvEntry>, version: VersionToken) -> Found {
+    match found {
+        Some(entry) if entry.version == version => Found::Unchanged,
+        Some(entry) => match Stored::of(entry) {
+            Some(stored) if is_later(entry.version, version) => Found::Ours(entry.version, stored.renewal),
+            // Of a leader that was replaced.
+            Some(_) => Found::Unchanged,
+            None => Found::Gone,
+        },
+        None => Found::Gone,
+    }
 }
 
 /// Whether a version is later than another, where that can be told; else it is another one, and taken for later.
@@ -387,18 +411,23 @@ pub(super) fn is_later(one: VersionToken, other: VersionToken) -> bool {
     }
 }
 
+/// Whether an answer is from before something that was seen, as far as versions tell.
+pub(super) fn is_older(found: Option<VersionToken>, seen: Option<VersionToken>) -> bool {
+    match (found, seen) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(found), Some(seen)) => {
+            found.as_u64().zip(seen.as_u64()).is_some_and(|(found, seen)| found < seen)
+        }
+    }
+}
+
 /// Says that a session is over when its task ends without having said so.
 struct Ending(Arc<Session>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.state.send_if_modified(|state| {
-            let is_open = matches!(state, State::Opening | State::Live);
-            if is_open {
-                *state = State::Over(LockLoss::Expired);
-            }
-            is_open
-        });
+        self.0.finish(LockLoss::TaskEnded);
     }
 }
 

@@ -69,6 +69,8 @@ impl LockRecord {
         if self.queue.iter().any(|waiting| waiting.id == claim.id) {
             return Outcome::Queued;
         }
+        // A record that was mended by hand may have left somebody in line for nothing.
+        self.hand_over();
         // Nobody is overtaken: who waits, waits for a reason that holds for a newcomer too, or has come before.
         if self.queue.is_empty() && self.admits(claim.mode) {
             return Outcome::Granted(self.admit(claim.clone()));

@@ -182,6 +182,16 @@ pub trait KvReader: Send + Sync {
     /// The newest entry of a key, tombstones included; `None` where there is none.
     fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>>;
 
+    /// The same from the one replica that decides writes, whatever consistency the store was opened with: on a healthy
+    /// cluster nothing that was acknowledged is missing. Where there is one replica it is [`entry`](Self::entry).
+    fn leader_entry<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+        self.entry(key, deadline)
+    }
+
     /// The newest entry of each key, in the order of `keys`, tombstones included. A key that appears twice is answered
     /// twice. Entries of different keys may be of different moments.
     fn entries<'a>(

@@ -112,6 +112,12 @@ impl Store {
         self.read("entry", key.into_key()?).await
     }
 
+    /// The newest entry of a key, from the replica that decides writes.
+    pub(crate) async fn leader_entry(&self, key: &Key) -> KvResult<Option<KvEntry>> {
+        let deadline = self.deadline_of("entry", Some(key))?;
+        deadline.bound("entry", Some(key), self.backend.leader_entry(key, deadline)).await
+    }
+
     async fn read(&self, operation: &'static str, key: Key) -> KvResult<Option<KvEntry>> {
         let deadline = self.deadline_of(operation, Some(&key))?;
         deadline.bound(operation, Some(&key), self.backend.entry(&key, deadline)).await

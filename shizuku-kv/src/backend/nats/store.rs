@@ -352,6 +352,17 @@ impl KvReader for NatsStore {
         })
     }
 
+    fn leader_entry<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+        Box::pin(async move {
+            let newest = self.0.newest_of_leader("get", key, deadline);
+            Ok(deadline.bound("get", Some(key), newest).await?.map(StreamMessage::into_entry))
+        })
+    }
+
     fn entries<'a>(
         &'a self,
         keys: &'a [Key],

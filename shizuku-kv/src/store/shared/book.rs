@@ -335,6 +335,9 @@ impl Book {
         for reader in std::mem::take(&mut self.readers).into_values() {
             self.wakers.extend(reader.mailbox.end(&error));
         }
+        for feed in self.feeds.values() {
+            feed.stop.notify_one();
+        }
         let wakers = std::mem::take(&mut self.wakers);
         *self = Self { ids: self.ids, wakers, closed: Some(error), ..Self::default() };
     }
