@@ -7,7 +7,7 @@ use shizuku_kv::rw_lock::{
     DistroRwLock, DistroRwLockError, LeaderElection, LockOptions, LockedResourceReadProcessor,
     LockedResourceWriteProcessor, WithLockProcessError, processor_fn,
 };
-use shizuku_kv::{Connection, Store, StoreConfig, connect};
+use shizuku_kv::{Connection, KvError, Store, StoreConfig, connect};
 use shizuku_kv_tests::{NatsServer, unique};
 
 use crate::handles;
@@ -16,13 +16,25 @@ use crate::readonly::ReadOnly;
 #[tokio::test]
 async fn a_name_that_is_no_key_is_refused_before_anything_is_sent() {
     let store = connect("memory:").await.unwrap().store("s").await.unwrap();
-    for (name, why) in
-        [("", "empty"), ("a..b", "byte 2"), ("a b", "byte 1"), (".a", "byte 0"), ("_kv.x", "_kv")]
-    {
+    for (name, wrong_at, rule) in [
+        ("", 0, "at least one token"),
+        ("a..b", 2, "empty token"),
+        ("a b", 1, "joined by single dots"),
+        (".a", 0, "empty token"),
+        ("_kv.x", 0, "reserved"),
+    ] {
         let error = DistroRwLock::new(&store, name).unwrap_err();
-        assert!(matches!(error, DistroRwLockError::InvalidResource { .. }), "{error:?}");
-        let text = error.to_string();
-        assert!(text.contains(why) || text.contains("cannot be locked"), "{text}");
+        // Of the name, and not of the key that is made of it.
+        let is_right = matches!(
+            &error,
+            DistroRwLockError::InvalidResource {
+                resource,
+                source: KvError::InvalidKey { key, position, reason, .. },
+                ..
+            } if resource == name && key == name && *position == wrong_at && reason.contains(rule)
+        );
+        assert!(is_right, "{name:?}: {error:?}");
+        assert!(error.to_string().contains(rule), "{error}");
         assert!(LeaderElection::new(&store, name, "me").is_err());
         let acquired = DistroRwLock::acquire_write(&store, name).await;
         assert!(matches!(acquired, Err(DistroRwLockError::InvalidResource { .. })));

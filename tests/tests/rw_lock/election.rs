@@ -7,6 +7,8 @@ use shizuku_kv::rw_lock::{
     DistroRwLock, DistroRwLockError, LeaderElection, LeaderGuardProcessor, LockLoss, WithLockProcessError,
     processor_fn,
 };
+use shizuku_kv::{Connection, KvError, connect};
+use shizuku_kv_tests::{NatsServer, TcpProxy, unique};
 
 use crate::handles;
 
@@ -78,25 +80,58 @@ async fn only_a_leader_does_the_work() {
 }
 
 #[tokio::test]
-async fn an_observer_outlives_a_store_that_is_made_again() {
-    let server = shizuku_kv_tests::NatsServer::start();
-    let connection = shizuku_kv::connect(&server.url()).await.unwrap();
-    let store = connection.store("b").await.unwrap();
-    let election = LeaderElection::new(&store, "job", "me").unwrap();
-    let leadership = election.campaign().await.unwrap();
-    let mut leaders = election.observe().await.unwrap();
-    assert!(leaders.next().await.unwrap().unwrap().is_some());
-    connection.delete_store("b").await.unwrap();
-    // Whether the observer sees the store gone or made again is up to the moment: one ends it, the other does not.
-    let gone = tokio::time::timeout(Duration::from_secs(20), leadership.lost()).await.unwrap();
-    assert!(
-        matches!(gone, LockLoss::StoreGone | LockLoss::Broken | LockLoss::Expired | LockLoss::Evicted),
-        "{gone:?}"
-    );
-    let ended = tokio::time::timeout(Duration::from_secs(20), leaders.next()).await.unwrap();
-    assert!(matches!(ended, None | Some(Err(_)) | Some(Ok(None))), "{ended:?}");
-    // It is there again, and so are elections.
-    let store = connection.store("b").await.unwrap();
-    let election = LeaderElection::new(&store, "job", "me").unwrap();
-    assert!(election.campaign().await.unwrap().is_leader());
+async fn an_observer_of_a_store_that_is_gone_is_told_and_ends() {
+    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+        let connection = connect(&url).await.unwrap();
+        let name = unique("gone");
+        let store = connection.store(&name).await.unwrap();
+        let election = LeaderElection::new(&store, "job", "me").unwrap();
+        let leadership = election.campaign().await.unwrap();
+        let mut leaders = election.observe().await.unwrap();
+        assert_eq!(within(leaders.next()).await.unwrap().unwrap().unwrap().candidate, "me");
+        connection.delete_store(&name).await.unwrap();
+        let error = within(leaders.next()).await.expect("it is told").unwrap_err();
+        let is_gone = matches!(
+            &error,
+            DistroRwLockError::Store { source: KvError::StoreNotFound { store }, .. } if *store == name
+        );
+        assert!(is_gone, "{error:?}");
+        assert!(within(leaders.next()).await.is_none(), "nothing comes after an error");
+        assert_eq!(within(leadership.lost()).await, LockLoss::StoreGone);
+            // It is made again, and so are elections.
+        let again = connection.store(&name).await.unwrap();
+        let election = LeaderElection::new(&again, "job", "again").unwrap();
+        assert!(within(election.campaign()).await.unwrap().is_leader());
+    }
+}
+
+/// The observer is cut off while that happens, so that it never sees the store gone.
+#[tokio::test]
+async fn an_observer_outlives_a_store_that_is_made_again_before_it_notices() {
+    let server = NatsServer::start();
+    let proxy = TcpProxy::start(server.port()).await;
+    let around = connect(&server.url()).await.unwrap();
+    let store = around.store("b").await.unwrap();
+    let first = LeaderElection::new(&store, "job", "first").unwrap().campaign().await.unwrap();
+    let behind = connect(&proxy.url()).await.unwrap().store("b").await.unwrap();
+    let mut leaders = LeaderElection::new(&behind, "job", "").unwrap().observe().await.unwrap();
+    assert_eq!(within(leaders.next()).await.unwrap().unwrap().unwrap().candidate, "first");
+    proxy.refuse(true);
+    proxy.cut();
+    around.delete_store("b").await.unwrap();
+    let store = around.store("b").await.unwrap();
+    proxy.refuse(false);
+    // In the new store nobody leads until somebody is elected there, whose term is the first.
+    assert_eq!(within(leaders.next()).await.unwrap().unwrap(), None);
+    let second = LeaderElection::new(&store, "job", "second").unwrap();
+    let second = within(second.campaign()).await.unwrap();
+    let seen = within(leaders.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!((seen.candidate.as_str(), seen.token), ("second", second.fencing_token()));
+    within(first.lost()).await;
+    assert!(second.is_leader());
+}
+
+/// What has to come to an end before long.
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it takes less than 20 s")
 }
