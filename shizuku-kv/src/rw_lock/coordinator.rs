@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::ExponentialBackoff;
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -34,6 +35,9 @@ const KEEP: Duration = Duration::from_secs(10);
 
 /// After this long a lock that is held is watched, so that its holder learns of it when it is broken.
 const LONG_HELD: Duration = Duration::from_secs(1);
+
+/// How long after a swap was lost the watch may take to tell what took its place. It is on its way already.
+const NEWS: Duration = Duration::from_millis(20);
 
 /// So often a read that is older than what was seen is repeated, before a watch is opened to settle it.
 const STALE_READS: u32 = 4;
@@ -65,6 +69,8 @@ pub(super) struct Coordinator {
     pauses: Option<ExponentialBackoff>,
     /// Swaps lost in a row.
     conflicts: u32,
+    /// When a swap was last lost: others use the lock too, and what they do is watched for a while.
+    contended: Option<Instant>,
     watch: Following,
     /// The newest version that had been seen when the watch was opened.
     opened_at: Option<VersionToken>,
@@ -101,6 +107,7 @@ impl Coordinator {
             unsure: None,
             pauses: None,
             conflicts: 0,
+            contended: None,
             watch,
             opened_at: None,
             state: None,
@@ -124,6 +131,10 @@ impl Coordinator {
             }
             self.leave_what_is_over();
             if self.has_work() {
+                // Each may save a swap that would be lost.
+                while let Some(event) = self.watch.next().now_or_never() {
+                    self.follow_up(event);
+                }
                 self.write().await;
                 continue;
             }
@@ -258,7 +269,7 @@ impl Coordinator {
             };
             match written {
                 Ok(version) => {
-                    (self.unsure, self.pauses, self.conflicts) = (None, None, 0);
+                    (self.unsure, self.pauses, self.conflicts, self.looks) = (None, None, 0, false);
                     self.newest = Some(version);
                     self.known = Some(Known { record, version: Some(version) });
                     return self.settle(outcomes);
@@ -441,12 +452,21 @@ impl Coordinator {
         self.compare();
     }
 
-    /// Lets others go first for a moment, where they come in between again and again.
+    /// Somebody else was first. What the record is now the watch tells, where there is one, sooner than a read would.
     async fn lose(&mut self) {
+        self.contended = Some(Instant::now());
         self.conflicts = self.conflicts.saturating_add(1);
-        if self.conflicts > 4 {
-            let most = u64::from(self.conflicts.min(32)) * 100;
-            tokio::time::sleep(Duration::from_micros(fastrand::u64(0..=most))).await;
+        let news = async {
+            while self.known.is_none() && self.watch.is_open() {
+                let event = self.watch.next().await;
+                self.follow_up(event);
+            }
+        };
+        let _ = tokio::time::timeout(NEWS, news).await;
+        // Where all come in between each other again and again, some wait for their turn.
+        if self.conflicts > 16 {
+            let most = u64::from(self.conflicts.min(64)) / 8;
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=most))).await;
         }
     }
 
@@ -501,7 +521,8 @@ impl Coordinator {
         if let Some(known) = &self.known {
             self.observer.look_at(&known.record, &own, waits);
         }
-        if is_wanted || self.observer.is_needed() {
+        let is_contended = self.contended.is_some_and(|since| since.elapsed() < KEEP);
+        if is_wanted || is_contended || self.observer.is_needed() {
             self.start_watch();
         }
     }
