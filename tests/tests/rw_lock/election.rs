@@ -98,7 +98,7 @@ async fn an_observer_of_a_store_that_is_gone_is_told_and_ends() {
         assert!(is_gone, "{error:?}");
         assert!(within(leaders.next()).await.is_none(), "nothing comes after an error");
         assert_eq!(within(leadership.lost()).await, LockLoss::StoreGone);
-            // It is made again, and so are elections.
+        // It is made again, and so are elections.
         let again = connection.store(&name).await.unwrap();
         let election = LeaderElection::new(&again, "job", "again").unwrap();
         assert!(within(election.campaign()).await.unwrap().is_leader());

@@ -1,0 +1,165 @@
+//! The keys by which processes prove that they live: removed by an operator, lost by a server, renewed slowly.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use shizuku_kv::rw_lock::LockLoss;
+use tokio::time::sleep;
+
+use crate::faults::{Fate, Kind};
+use crate::world::{LEASE, World, goes_by, within};
+
+const LONG_LEASE: Duration = Duration::from_secs(60);
+
+/// The key is there when the waiter first looks, and is gone when it wants to end the session. Else it would try to delete
+/// a version that is not there, for ever.
+#[tokio::test(start_paused = true)]
+async fn a_dead_session_whose_key_is_lost_without_a_trace_is_in_nobodys_way() {
+    let world = World::in_memory().await;
+    let [dead, waiter] = world.processes().await;
+    let _held = dead.lock().write().await.unwrap();
+    dead.faults.crash();
+    let waiting = waiter.starts_to_wait();
+    world.in_line(1).await;
+    goes_by(LEASE / 2).await;
+    let session = world.state().await.holders[0].claim.session.clone();
+    waiter.faults.lose_key(&format!("rw_lock_session.{session}"));
+    within(5, "it gets in", waiting).await.unwrap().unwrap().release().await.unwrap();
+}
+
+/// The same on a server, from whose stream the key is purged by hand.
+#[tokio::test]
+async fn a_dead_session_that_was_purged_from_the_stream_is_in_nobodys_way() {
+    let world = World::on_nats().await;
+    let [dead, waiter] = world.processes().await;
+    let _held = dead.lock().write().await.unwrap();
+    dead.faults.crash();
+    let waiting = waiter.starts_to_wait();
+    world.in_line(1).await;
+    let session = world.state().await.holders[0].claim.session.clone();
+    let context = async_nats::jetstream::new(shizuku_kv_tests::NatsServer::shared().client().await);
+    let stream = context.get_stream(format!("KV_{}", world.name)).await.unwrap();
+    let subject = format!("$KV.{}.rw_lock_session.{session}", world.name);
+    // The waiter has heard of the session by now, or comes to find that there is none.
+    assert!(stream.purge().filter(subject).await.unwrap().success);
+    within(15, "it gets in", waiting).await.unwrap().unwrap().release().await.unwrap();
+}
+
+/// Else a process whose proof of life is gone would work on as long as its lease.
+#[tokio::test(start_paused = true)]
+async fn a_holder_whose_session_is_lost_without_a_trace_is_told_at_its_next_renewal() {
+    let world = World::in_memory().await;
+    let [holder] = world.processes().await;
+    let held = holder.lock_for(LONG_LEASE).write().await.unwrap();
+    let session = world.state().await.holders[0].claim.session.clone();
+    holder.faults.lose_key(&format!("rw_lock_session.{session}"));
+    assert_eq!(within(21, "it is told", held.lost()).await, LockLoss::Evicted);
+    // Under a session of its own.
+    let guard = within(5, "it gets in again", holder.lock_for(LONG_LEASE).write()).await.unwrap();
+    goes_by(LONG_LEASE).await;
+    assert!(guard.is_held());
+}
+
+/// Else it would stand in line under a session that is over, taken out and put back again and again, or let in and told
+/// nothing.
+#[tokio::test(start_paused = true)]
+async fn a_waiter_whose_session_an_operator_deletes_stands_in_line_anew_under_another() {
+    let world = World::in_memory().await;
+    let [holder, waiter] = world.processes().await;
+    let held = holder.lock().write().await.unwrap();
+    let lock = waiter.lock_for(LONG_LEASE);
+    let waiting = tokio::spawn(async move { lock.write().await });
+    world.in_line(1).await;
+    let session = world.state().await.waiting[0].session.clone();
+    let writes = waiter.faults.record_writes();
+    world.around.delete(format!("rw_lock_session.{session}")).await.unwrap();
+    let stands_anew = world.until("it stands in line anew", |state| {
+        state.waiting.len() == 1 && state.waiting[0].session != session
+    });
+    within(3, "long before its lease is over", stands_anew).await;
+    goes_by(LONG_LEASE / 3).await;
+    let writes = waiter.faults.record_writes() - writes;
+    assert!(writes < 10, "{writes} writes to stand in line again");
+    held.release().await.unwrap();
+    let guard = within(3, "it gets in", waiting).await.unwrap().unwrap();
+    goes_by(LONG_LEASE).await;
+    assert!(guard.is_held());
+}
+
+/// Else it would believe that it holds for a third of its lease, while another does.
+#[tokio::test(start_paused = true)]
+async fn a_holder_whose_session_an_operator_deletes_is_told_as_soon_as_another_is_let_in() {
+    let world = World::in_memory().await;
+    let [holder, waiter] = world.processes().await;
+    let held = holder.lock_for(LONG_LEASE).write().await.unwrap();
+    let waiting = waiter.starts_to_wait();
+    world.in_line(1).await;
+    // By then its record is watched.
+    goes_by(2 * LEASE).await;
+    let session = world.state().await.holders[0].claim.session.clone();
+    world.around.delete(format!("rw_lock_session.{session}")).await.unwrap();
+    let guard = within(3, "the other gets in", waiting).await.unwrap().unwrap();
+    let loss = within(1, "the holder is told", held.lost()).await;
+    assert!(matches!(loss, LockLoss::Broken | LockLoss::Evicted), "{loss:?}");
+    assert!(guard.is_held() && held.release().await.is_err());
+    assert_eq!(world.state().await.holders.len(), 1);
+}
+
+/// Else nobody would tell it before its lease is over.
+#[tokio::test(start_paused = true)]
+async fn a_holder_whose_session_an_operator_deletes_is_told_at_its_next_renewal() {
+    let world = World::in_memory().await;
+    let [holder, other] = world.processes().await;
+    let held = holder.lock_for(LONG_LEASE).write().await.unwrap();
+    let session = world.state().await.holders[0].claim.session.clone();
+    world.around.delete(format!("rw_lock_session.{session}")).await.unwrap();
+    assert_eq!(within(21, "it is told", held.lost()).await, LockLoss::Evicted);
+    other.gets_in("the loss").await;
+}
+
+/// Answers that take up to half of the lease are no reason to lose it. Else each try to renew would be given up before its
+/// answer comes, and none would ever count.
+#[tokio::test(start_paused = true)]
+async fn a_holder_whose_renewals_are_answered_slowly_keeps_its_lock() {
+    let lease = 3 * LEASE;
+    let holds = async |part: u32| {
+        let world = World::in_memory().await;
+        let [holder] = world.processes().await;
+        let held = holder.lock_for(lease).write().await.unwrap();
+        holder.faults.each(Kind::Renewal, Fate::Slow(lease / part));
+        goes_by(10 * lease).await;
+        held.is_held()
+    };
+    assert_eq!(join_all([20, 7, 4, 2].map(holds)).await, [true; 4]);
+}
+
+/// Else a process would lose what it holds because of one answer in two.
+#[tokio::test(start_paused = true)]
+async fn a_holder_of_whose_renewals_every_answer_is_lost_keeps_its_lock() {
+    let world = World::in_memory().await;
+    let [holder] = world.processes().await;
+    let held = holder.lock_for(3 * LEASE).write().await.unwrap();
+    holder.faults.each(Kind::Renewal, Fate::Unanswered);
+    goes_by(30 * LEASE).await;
+    assert!(held.is_held());
+    held.release().await.unwrap();
+}
+
+/// A holder of which no renewal arrives is told when its lease is over, and not when another is let in.
+#[tokio::test(start_paused = true)]
+async fn a_holder_of_which_no_renewal_arrives_is_told_in_time() {
+    let world = World::in_memory().await;
+    let [holder, waiter] = world.processes().await;
+    let held = holder.lock().write().await.unwrap();
+    holder.faults.each(Kind::Renewal, Fate::Lost);
+    let waiting = waiter.starts_to_wait();
+    let guard = async {
+        let guard = waiting.await.unwrap().unwrap();
+        assert!(!held.is_held(), "it is lost by now");
+        guard
+    };
+    let (loss, _guard) = within(5, "both", async { tokio::join!(held.lost(), guard) }).await;
+    assert_eq!(loss, LockLoss::Expired);
+    sleep(LEASE).await;
+    assert!(!held.is_held());
+}

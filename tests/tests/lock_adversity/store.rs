@@ -1,0 +1,297 @@
+//! A store as one process reaches it, which does to single requests what a test has planned.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use shizuku_kv::{
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvFenced, KvReader, KvResult, KvStore, KvStream,
+    KvUpdate, KvWatcher, KvWriter, Store, VersionToken, Watch, WatchCursor, WatchScope,
+};
+use tokio::time::sleep;
+
+use crate::faults::{Fate, Faults, Kind, other_version, unknown};
+
+/// How long a process waits for an answer that does not come.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// What arrives late does so whatever became of who sent it.
+const LONG: Duration = Duration::from_secs(60);
+
+/// What there is between a process and the store.
+pub(crate) struct FaultyStore {
+    /// What it was made over, for what does not change.
+    first: Arc<dyn KvStore>,
+    now: Mutex<Arc<dyn KvStore>>,
+    late: Mutex<Vec<(Key, Write)>>,
+    faults: Arc<Faults>,
+}
+
+#[derive(Clone)]
+enum Write {
+    Put(Bytes),
+    Create(Bytes),
+    Update(Bytes, VersionToken),
+    Delete,
+    DeleteWithVersion(VersionToken),
+    Purge,
+}
+
+impl FaultyStore {
+    pub(crate) fn over(store: &Store, faults: &Arc<Faults>) -> Arc<Self> {
+        let inner = store.backend();
+        Arc::new(Self {
+            first: Arc::clone(inner),
+            now: Mutex::new(Arc::clone(inner)),
+            late: Mutex::default(),
+            faults: Arc::clone(faults),
+        })
+    }
+
+    /// The store was made again, and is known by its name.
+    pub(crate) fn goes_on_with(&self, store: &Store) {
+        *self.now.lock().unwrap() = Arc::clone(store.backend());
+    }
+
+    /// What is on its way arrives: what becomes of each write.
+    pub(crate) async fn arrive(&self) -> Vec<KvResult<VersionToken>> {
+        let late = std::mem::take(&mut *self.late.lock().unwrap());
+        let mut results = Vec::new();
+        for (key, write) in late {
+            results.push(self.apply(&key, write, Deadline::after(LONG)).await);
+        }
+        results
+    }
+
+    fn inner(&self) -> Arc<dyn KvStore> {
+        Arc::clone(&self.now.lock().unwrap())
+    }
+
+    async fn write(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        write: Write,
+        deadline: Deadline,
+    ) -> KvResult<VersionToken> {
+        self.faults.sent().await;
+        let Some(fate) = self.faults.fate(Kind::of(operation, key)).await else {
+            return self.apply(key, write, deadline).await;
+        };
+        match fate {
+            Fate::Refused(error) => return Err(error),
+            Fate::Panics => panic!("a backend panics, as it was told to"),
+            Fate::Slow(by) => {
+                let result = self.apply(key, write, deadline).await;
+                if by < deadline.remaining() {
+                    sleep(by).await;
+                    return result;
+                }
+                sleep(deadline.remaining()).await;
+                return Err(unknown(operation, key));
+            }
+            Fate::Lost => {}
+            Fate::Unanswered => drop(self.apply(key, write, deadline).await?),
+            Fate::Late => self.late.lock().unwrap().push((key.clone(), write)),
+        }
+        sleep(PATIENCE.min(deadline.remaining())).await;
+        Err(unknown(operation, key))
+    }
+
+    async fn apply(&self, key: &Key, write: Write, deadline: Deadline) -> KvResult<VersionToken> {
+        let inner = self.inner();
+        let writer = inner.writer().expect("it can be written");
+        match write {
+            Write::Update(_, expected) | Write::DeleteWithVersion(expected) if self.faults.is_lost(key) => {
+                Err(other_version(key, expected))
+            }
+            // What was there is out of the way.
+            Write::Put(value) | Write::Create(value) if self.faults.find_key(key) => {
+                writer.put(key, value, deadline).await
+            }
+            Write::Put(value) => writer.put(key, value, deadline).await,
+            Write::Create(value) => writer.create(key, value, deadline).await,
+            Write::Update(value, expected) => writer.update(key, value, expected, deadline).await,
+            Write::Delete => writer.delete(key, deadline).await,
+            Write::DeleteWithVersion(expected) => writer.delete_with_version(key, expected, deadline).await,
+            Write::Purge => writer.purge(key, deadline).await,
+        }
+    }
+
+    async fn read(&self, key: &Key, deadline: Deadline) -> KvResult<Option<KvEntry>> {
+        self.faults.sent().await;
+        match self.faults.finding(key).await {
+            Some(found) => found,
+            None => self.inner().entry(key, deadline).await,
+        }
+    }
+}
+
+impl fmt::Debug for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyStore").finish_non_exhaustive()
+    }
+}
+
+impl KvStore for FaultyStore {
+    fn name(&self) -> &str {
+        self.first.name()
+    }
+
+    fn capabilities(&self) -> ConnectionCapabilities {
+        self.first.capabilities()
+    }
+
+    fn max_value_size(&self) -> usize {
+        self.first.max_value_size()
+    }
+
+    fn writer(&self) -> Option<&dyn KvWriter> {
+        Some(self)
+    }
+
+    fn watcher(&self) -> Option<&dyn KvWatcher> {
+        Some(self)
+    }
+
+    /// Nobody here writes with tokens; that it could be done tells that the store forgets nothing.
+    fn fenced(&self) -> Option<&dyn KvFenced> {
+        self.first.fenced()
+    }
+}
+
+impl KvReader for FaultyStore {
+    fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+        Box::pin(self.read(key, deadline))
+    }
+
+    /// Also a leader may have been replaced, and not know it yet.
+    fn leader_entry<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+        Box::pin(self.read(key, deadline))
+    }
+
+    fn entries<'a>(
+        &'a self,
+        keys: &'a [Key],
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
+        Box::pin(async move { self.inner().entries(keys, deadline).await })
+    }
+
+    fn history(&self, key: Key, deadline: Deadline) -> KvStream<KvEntry> {
+        self.inner().history(key, deadline)
+    }
+
+    fn scan(&self, scope: WatchScope, deadline: Duration) -> KvStream<KvEntry> {
+        self.inner().scan(scope, deadline)
+    }
+
+    fn keys(&self, scope: WatchScope, deadline: Duration) -> KvStream<Key> {
+        self.inner().keys(scope, deadline)
+    }
+}
+
+impl KvWriter for FaultyStore {
+    fn put<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(self.write("put", key, Write::Put(value), deadline))
+    }
+
+    fn create<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(self.write("create", key, Write::Create(value), deadline))
+    }
+
+    fn update<'a>(
+        &'a self,
+        key: &'a Key,
+        value: Bytes,
+        expected: VersionToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(self.write("update", key, Write::Update(value, expected), deadline))
+    }
+
+    fn delete<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(self.write("delete", key, Write::Delete, deadline))
+    }
+
+    fn delete_with_version<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: VersionToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(self.write("delete_with_version", key, Write::DeleteWithVersion(expected), deadline))
+    }
+
+    fn purge<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(self.write("purge", key, Write::Purge, deadline))
+    }
+
+    fn put_many<'a>(
+        &'a self,
+        items: Vec<(Key, Bytes)>,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
+        self.first.writer().expect("it can be written").put_many(items, deadline)
+    }
+}
+
+impl KvWatcher for FaultyStore {
+    fn watch(
+        &self,
+        scope: WatchScope,
+        from: Option<WatchCursor>,
+        deadline: Deadline,
+    ) -> BoxFuture<'_, KvResult<Watch>> {
+        Box::pin(async move {
+            self.faults.sent().await;
+            self.faults.watching().await;
+            let store = self.inner();
+            let inner = store.watcher().expect("it can be watched").watch(scope, from, deadline).await?;
+            let watching = Watching { inner, faults: Arc::clone(&self.faults) };
+            Ok(Watch::new(stream::unfold(watching, |mut watching| async move {
+                Some((watching.next().await?, watching))
+            })))
+        })
+    }
+}
+
+/// A watch that brings nothing to a process that is gone, and nothing of keys that are lost.
+struct Watching {
+    inner: Watch,
+    faults: Arc<Faults>,
+}
+
+impl Watching {
+    async fn next(&mut self) -> Option<KvResult<(KvUpdate, WatchCursor)>> {
+        loop {
+            let update = self.inner.next().await?;
+            self.faults.sent().await;
+            self.faults.heard().await;
+            let entry = update.as_ref().ok().and_then(KvUpdate::entry);
+            if entry.is_some_and(|entry| self.faults.is_lost(&entry.key)) {
+                continue;
+            }
+            let nowhere = WatchCursor::new([0; 16], 0, SystemTime::UNIX_EPOCH);
+            let cursor = self.inner.cursor().unwrap_or(nowhere);
+            return Some(update.map(|update| (update, cursor)));
+        }
+    }
+}

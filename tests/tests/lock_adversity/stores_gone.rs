@@ -1,0 +1,93 @@
+//! Stores that are deleted, and connections that are shut down, under locks.
+
+use shizuku_kv::rw_lock::{DistroRwLockError, LockLoss};
+use shizuku_kv::{Connection, KvError};
+
+use crate::world::{LEASE, World, goes_by, within};
+
+/// So many requests for each second are enough to find out that a store is gone.
+const FEW: usize = 20;
+
+async fn end(world: &World, is_shut_down: bool) {
+    if is_shut_down {
+        world.connection.shutdown().await.unwrap();
+    } else {
+        world.connection.delete_store(&world.name).await.unwrap();
+    }
+}
+
+/// Whether the error says what happened to the store.
+fn says_so(error: &DistroRwLockError, is_shut_down: bool) -> bool {
+    match error {
+        DistroRwLockError::Store { source: KvError::StoreNotFound { .. }, .. } => !is_shut_down,
+        DistroRwLockError::Store { source: KvError::Closed { .. }, .. } => is_shut_down,
+        _ => false,
+    }
+}
+
+/// Else a task that finds nothing to wait for would ask without end, while the lock is held or after all handles are gone.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_gone_is_not_asked_without_end() {
+    for is_shut_down in [false, true] {
+        let world = World::in_memory().await;
+        let [holder] = world.processes().await;
+        let held = holder.lock().write().await.unwrap();
+        // By then its record is watched.
+        goes_by(2 * LEASE).await;
+        let before = holder.faults.requests();
+        end(&world, is_shut_down).await;
+        assert_eq!(within(1, "the holder is told", held.lost()).await, LockLoss::StoreGone);
+        goes_by(10 * LEASE).await;
+        let asked = holder.faults.requests() - before;
+        assert!(asked < 10 * FEW, "{asked} requests in ten seconds");
+        drop(held);
+        goes_by(10 * LEASE).await;
+        // Its task has come to an end by now.
+        let before = holder.faults.requests();
+        goes_by(60 * LEASE).await;
+        assert_eq!(holder.faults.requests(), before);
+    }
+}
+
+/// Else it would wait to its deadline for a store that does not come back, and ask for it all the time.
+#[tokio::test(start_paused = true)]
+async fn a_waiter_is_told_that_the_store_is_gone() {
+    for is_shut_down in [false, true] {
+        let world = World::in_memory().await;
+        let [holder, waiter] = world.processes().await;
+        let held = holder.lock().write().await.unwrap();
+        let waiting = waiter.starts_to_wait();
+        world.in_line(1).await;
+        goes_by(2 * LEASE).await;
+        let before = waiter.faults.requests();
+        end(&world, is_shut_down).await;
+        let error = within(2, "the waiter is told", waiting).await.unwrap().map(drop).unwrap_err();
+        assert!(says_so(&error, is_shut_down), "{error:?}");
+        assert!(waiter.faults.requests() - before < 2 * FEW);
+        assert!(held.release().await.is_err());
+    }
+}
+
+/// Else it would not end.
+#[tokio::test(start_paused = true)]
+async fn claims_and_questions_about_a_store_that_is_gone_are_refused() {
+    for is_shut_down in [false, true] {
+        let world = World::in_memory().await;
+        let [one] = world.processes().await;
+        one.lock().write().await.unwrap().release().await.unwrap();
+        end(&world, is_shut_down).await;
+        let lock = one.lock();
+        let refused = within(3, "all are refused", async {
+            [
+                lock.write().await.map(drop),
+                lock.try_read().await.map(drop),
+                lock.break_lock().await,
+                lock.inspect().await.map(drop),
+            ]
+        });
+        for refused in refused.await {
+            let error = refused.unwrap_err();
+            assert!(says_so(&error, is_shut_down), "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A store, the processes that reach it each in its own way, and a view around all of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions, LockState, WriteGuard};
+use shizuku_kv::{Connection, KvEntry, KvStore, Store, StoreConfig, connect};
+use shizuku_kv_tests::{NatsServer, unique};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::faults::Faults;
+use crate::store::FaultyStore;
+
+/// As short as can be: a holder that has died is out after little more.
+pub(crate) const LEASE: Duration = Duration::from_secs(1);
+
+/// The key of the lock's record.
+pub(crate) const RECORD: &str = "rw_lock.r";
+
+/// How long something may take that has to happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct World {
+    pub(crate) connection: Arc<dyn Connection>,
+    pub(crate) name: String,
+    /// Reaches the store without faults.
+    pub(crate) around: Store,
+}
+
+impl World {
+    pub(crate) async fn in_memory() -> Self {
+        Self::of(connect("memory:").await.unwrap(), StoreConfig::new()).await
+    }
+
+    pub(crate) async fn in_memory_with(config: StoreConfig) -> Self {
+        Self::of(connect("memory:").await.unwrap(), config).await
+    }
+
+    pub(crate) async fn on_nats() -> Self {
+        Self::of(connect(&NatsServer::shared().url()).await.unwrap(), StoreConfig::new()).await
+    }
+
+    async fn of(connection: Arc<dyn Connection>, config: StoreConfig) -> Self {
+        let name = unique("locks");
+        let around = connection.store_with_config(&name, config).await.unwrap();
+        Self { connection, name, around }
+    }
+
+    /// Processes that have nothing in common but the store.
+    pub(crate) async fn processes<const N: usize>(&self) -> [Process; N] {
+        let mut processes = Vec::new();
+        for _ in 0..N {
+            processes.push(Process::over(&self.connection.store(&self.name).await.unwrap()));
+        }
+        processes.try_into().unwrap_or_else(|_| panic!("as many as were made"))
+    }
+
+    pub(crate) async fn state(&self) -> LockState {
+        DistroRwLock::new(&self.around, "r").unwrap().inspect().await.unwrap()
+    }
+
+    /// The record as it is.
+    pub(crate) async fn record(&self) -> Option<KvEntry> {
+        self.around.entry(RECORD).await.unwrap()
+    }
+
+    /// Waits until so many are in line.
+    pub(crate) async fn in_line(&self, number: usize) {
+        self.until("they are in line", |state| state.waiting.len() == number).await;
+    }
+
+    /// Waits until so many hold it, and nobody waits.
+    pub(crate) async fn held_by(&self, number: usize) {
+        self.until("nobody else is left", |state| (state.holders.len(), state.waiting.len()) == (number, 0))
+            .await;
+    }
+
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&LockState) -> bool) {
+        let look = async {
+            while !holds(&self.state().await) {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if timeout(PATIENCE, look).await.is_err() {
+            panic!("not so within {PATIENCE:?}: {what}: {:?}", self.state().await);
+        }
+    }
+
+    /// The store is deleted and made again, and the processes go on with it under its name.
+    pub(crate) async fn make_again(&mut self, processes: &[&Process]) {
+        self.connection.delete_store(&self.name).await.unwrap();
+        self.around = self.connection.store(&self.name).await.unwrap();
+        for process in processes {
+            process.backend.goes_on_with(&self.around);
+        }
+    }
+}
+
+pub(crate) struct Process {
+    pub(crate) store: Store,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) backend: Arc<FaultyStore>,
+}
+
+impl Process {
+    fn over(store: &Store) -> Self {
+        let faults = Arc::<Faults>::default();
+        let backend = FaultyStore::over(store, &faults);
+        let handle = Store::new(Arc::clone(&backend) as Arc<dyn KvStore>, Duration::from_secs(2));
+        Self { store: handle, faults, backend }
+    }
+
+    pub(crate) fn lock(&self) -> DistroRwLock {
+        self.lock_for(LEASE)
+    }
+
+    pub(crate) fn lock_for(&self, lease: Duration) -> DistroRwLock {
+        lock_of(&self.store, "r", lease)
+    }
+
+    /// Its session lives on whatever becomes of its claims to the other lock.
+    pub(crate) async fn stay_alive(&self) -> WriteGuard {
+        let name = unique("another");
+        lock_of(&self.store, &name, LEASE).write().await.unwrap()
+    }
+
+    /// It is let in before long, and lets go.
+    pub(crate) async fn gets_in(&self, after: &str) {
+        let guard = within(5, &format!("it gets in after {after}"), self.lock().write()).await.unwrap();
+        assert!(guard.is_held());
+        guard.release().await.unwrap();
+    }
+
+    pub(crate) fn starts_to_wait(&self) -> JoinHandle<Result<WriteGuard, DistroRwLockError>> {
+        let lock = self.lock();
+        tokio::spawn(async move { lock.write().await })
+    }
+}
+
+pub(crate) fn lock_of(store: &Store, resource: &str, lease: Duration) -> DistroRwLock {
+    let options = LockOptions::new().lease(lease).wait(Duration::from_secs(60));
+    DistroRwLock::with_options(store, resource, options).unwrap()
+}
+
+/// What has to come to an end in so many seconds.
+pub(crate) async fn within<T>(seconds: u64, what: &str, future: impl Future<Output = T>) -> T {
+    match timeout(Duration::from_secs(seconds), future).await {
+        Ok(output) => output,
+        Err(_) => panic!("not so within {seconds} s: {what}"),
+    }
+}
+
+/// So much of the time goes by that stands still otherwise.
+pub(crate) async fn goes_by(time: Duration) {
+    sleep(time).await;
+}
