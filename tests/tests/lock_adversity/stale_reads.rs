@@ -189,3 +189,9 @@ async fn is_held_after_an_old_read_of_its_session(is_known: bool) {
 async fn a_session_is_not_taken_for_ended_by_an_old_renewal() {
     is_held_after_an_old_read_of_its_session(true).await;
 }
+
+/// Else a process would take its session for removed, and give up all that it holds.
+#[tokio::test(start_paused = true)]
+async fn a_session_is_not_taken_for_ended_where_it_is_not_known_yet() {
+    is_held_after_an_old_read_of_its_session(false).await;
+}
