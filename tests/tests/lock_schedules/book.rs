@@ -153,6 +153,12 @@ impl<G: Holds> Book<G> {
         holder.guard
     }
 
+    /// Whether a worker of this process holds something.
+    pub(crate) fn holds(&self, process: &str) -> bool {
+        let is_of_it = |holder: &Holder<G>| holder.who.rsplit_once('.').is_some_and(|(of, _)| of == process);
+        self.pages().holders.iter().any(|holder| is_of_it(holder) && holder.guard.is_held())
+    }
+
     /// Looks at the promises.
     pub(crate) fn check(&self) {
         self.pages().check();

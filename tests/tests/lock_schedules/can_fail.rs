@@ -91,10 +91,10 @@ fn a_lock_that_comes_back_is_found() {
     found(&book, "holds it again");
 }
 
-/// One of a few schedules is enough.
+/// One of the schedules is enough; a deletion that does not compare does harm in one of seventy.
 fn is_found(broken: Broken, what: &str) {
     let found =
-        (0..100).filter_map(|seed| schedule::run(seed, broken).err()).find(|found| found.contains(what));
+        (0..1000).filter_map(|seed| schedule::run(seed, broken).err()).find(|found| found.contains(what));
     assert!(found.is_some(), "a store of which {broken:?} passes for a sound one");
 }
 

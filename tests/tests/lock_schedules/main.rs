@@ -31,17 +31,24 @@ use schedule::Tally;
 
 const SCHEDULES: u64 = 1000;
 
+/// With `SHIZUKU_LONG=1`.
+const MANY_SCHEDULES: u64 = 10_000;
+
 /// How often a seed that was asked for is run.
 const AGAIN: u64 = 100;
 
 /// So many schedules that fail are told of; the rest is likely to be the same.
 const TOLD: usize = 3;
 
+fn is_long() -> bool {
+    std::env::var("SHIZUKU_LONG").is_ok_and(|long| long == "1")
+}
+
 #[test]
 fn random_schedules_keep_the_promises_of_locks() {
     let seeds: Vec<u64> = match std::env::var("SHIZUKU_SEED").ok().filter(|text| !text.is_empty()) {
         Some(text) => vec![text.parse().expect("SHIZUKU_SEED is a number"); AGAIN as usize],
-        None => (0..SCHEDULES).collect(),
+        None => (0..if is_long() { MANY_SCHEDULES } else { SCHEDULES }).collect(),
     };
     let began = std::time::Instant::now();
     let (next, tally) = (AtomicUsize::new(0), Mutex::new(Tally::default()));

@@ -184,9 +184,16 @@ impl Schedule {
         usize::try_from(self.random.below(self.processes.len() as u64)).expect("an index")
     }
 
+    /// Anybody for any time, or somebody who holds for longer than the lease.
     fn cut(&mut self) {
-        let index = self.any_process();
-        let length = Duration::from_millis(50 + self.random.below(4000));
+        let (mut index, mut length) = (self.any_process(), 50 + self.random.below(4000));
+        if self.random.once_in(2)
+            && let Some(holder) = self.processes.iter().position(|process| self.book.holds(&process.name))
+        {
+            index = holder;
+            length = self.lease.as_millis() as u64 + self.random.below(1500);
+        }
+        let length = Duration::from_millis(length);
         let process = &mut self.processes[index];
         process.link.cut();
         process.healed_at = Some(Instant::now() + length);

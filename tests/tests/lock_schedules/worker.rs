@@ -108,6 +108,7 @@ impl Worker {
             guard = self.book.leave(number);
         }
         let is_held = guard.is_held();
+        seen.lost += u64::from(!is_held);
         match self.random.below(4) {
             0 => drop(guard),
             1 => {
@@ -120,10 +121,7 @@ impl Worker {
                         .wrong(format!("{} releases {resource} that it has lost, and it is fine", self.who));
                 }
                 Ok(()) => {}
-                Err(error) => {
-                    self.judge(resource, &error);
-                    seen.lost += u64::from(matches!(error, DistroRwLockError::LeaseLost { .. }));
-                }
+                Err(error) => self.judge(resource, &error),
             },
         }
     }
@@ -131,7 +129,7 @@ impl Worker {
     /// Mostly for a moment, now and then for longer than a lease.
     async fn stay(&mut self) {
         let is_long = self.random.once_in(4) && !*self.is_quiet.borrow();
-        let longest = if is_long { 3000 } else { 60 };
+        let longest = if is_long { 3 * self.lease.as_millis() as u64 } else { 60 };
         let stay = self.random.below(longest);
         sleep(Duration::from_millis(stay)).await;
     }
