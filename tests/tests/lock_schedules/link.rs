@@ -31,9 +31,13 @@ enum State {
     Cut,
     /// The process is gone: it sends nothing any more. What is on its way arrives.
     Crashed,
-    /// Everything gets through at once, and nothing is lost.
+    /// Everything gets through at once, and nothing is lost. Single changes of locks are still refused now and then: that
+    /// may be the last thing that happens to a lock, and whoever waits has to get over it by itself.
     Quiet,
 }
+
+/// So often a change of a lock is refused when all else is quiet: once in so many times.
+const REFUSED_IN_QUIET: u64 = 8;
 
 /// How often something goes wrong: once in so many times.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +81,7 @@ impl Link {
         Arc::new(Self { state: watch::Sender::new(State::Up), random: Mutex::new(random), rates })
     }
 
-    /// One without faults.
+    /// One that is quiet.
     pub(crate) fn sound() -> Arc<Self> {
         let rates = Rates { lost: 1, late: 1, refused: 1, stale: 1, lagging: 1, slowest: 1 };
         let link = Self::new(Random::new(0, "sound"), rates);
@@ -97,7 +101,7 @@ impl Link {
         self.change(State::Crashed);
     }
 
-    /// No faults from now on.
+    /// It is quiet from now on.
     pub(crate) fn calm(&self) {
         self.change(State::Quiet);
     }
@@ -133,6 +137,24 @@ impl Link {
 
     fn once_in(&self, times: u64) -> bool {
         !self.is(State::Quiet) && self.random.lock().unwrap().once_in(times)
+    }
+
+    /// A single change of a lock's record may be refused by itself.
+    async fn admits(&self, operation: &'static str, key: &Key, deadline: Deadline) -> KvResult<()> {
+        let is_quiet = self.is(State::Quiet);
+        let rate = if is_quiet { REFUSED_IN_QUIET } else { self.rates.refused };
+        let draw = |times| self.random.lock().unwrap().once_in(times);
+        if !key.starts_with("rw_lock.") || !draw(rate) {
+            return Ok(());
+        }
+        if draw(2) {
+            let reason = "no leader, as it was decided".to_owned();
+            return Err(KvError::Unavailable { operation, reason, source: None });
+        }
+        if !is_quiet {
+            sleep(deadline.remaining()).await;
+        }
+        Err(deadline.timeout(operation, Some(key)))
     }
 
     fn way(&self) -> Duration {
@@ -191,6 +213,7 @@ impl LinkedStore {
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
         self.sent(operation, deadline).await?;
+        self.link.admits(operation, key, deadline).await?;
         let course = self.link.course();
         let (answer, answered) = oneshot::channel();
         let (this, the_key) = (self.clone(), key.clone());
