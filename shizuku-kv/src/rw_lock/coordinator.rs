@@ -39,6 +39,9 @@ const LONG_HELD: Duration = Duration::from_secs(1);
 /// How long after a swap was lost the watch may take to tell what took its place. It is on its way already.
 const NEWS: Duration = Duration::from_millis(20);
 
+/// How long somebody else's change is waited for, where others claim too.
+const PASS: Duration = Duration::from_millis(1);
+
 /// So often a read that is older than what was seen is repeated, before a watch is opened to settle it.
 const STALE_READS: u32 = 4;
 
@@ -453,20 +456,29 @@ impl Coordinator {
     }
 
     /// Somebody else was first. What the record is now the watch tells, where there is one, sooner than a read would.
+    ///
+    /// Where many claim at once, each swap that is won makes all others lose theirs. So those who have lost let some of the
+    /// others' changes pass, more of them the more often they have lost; but whoever lets go does not wait.
     async fn lose(&mut self) {
         self.contended = Some(Instant::now());
         self.conflicts = self.conflicts.saturating_add(1);
-        let news = async {
-            while self.known.is_none() && self.watch.is_open() {
+        let passes = if self.pending.is_empty() { fastrand::u32(0..=self.conflicts.min(7)) } else { 0 };
+        for number in 0..=passes {
+            if !self.watch.is_open() {
+                break;
+            }
+            let news = async {
                 let event = self.watch.next().await;
                 self.follow_up(event);
+                while self.known.is_none() && self.watch.is_open() {
+                    let event = self.watch.next().await;
+                    self.follow_up(event);
+                }
+            };
+            let limit = if number == 0 { NEWS } else { PASS };
+            if tokio::time::timeout(limit, news).await.is_err() {
+                break;
             }
-        };
-        let _ = tokio::time::timeout(NEWS, news).await;
-        // Where all come in between each other again and again, some wait for their turn.
-        if self.conflicts > 16 {
-            let most = u64::from(self.conflicts.min(64)) / 8;
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..=most))).await;
         }
     }
 

@@ -83,6 +83,22 @@ impl Place {
     }
 }
 
+impl Place {
+    /// The same where each put comes after a rest, as what it is compared with does: whoever rests has to be woken, on both
+    /// sides, and on some machines that takes longer than all the rest.
+    async fn rested_round_trip(&self, rest: Duration, count: usize) -> Duration {
+        let value = Bytes::from_static(&[b'x'; 100]);
+        let mut times = Vec::with_capacity(count);
+        for _ in 0..count {
+            tokio::time::sleep(rest).await;
+            let start = Instant::now();
+            self.plain.put("round-trip", value.clone()).await.unwrap();
+            times.push(start.elapsed());
+        }
+        middle(times)
+    }
+}
+
 async fn store(url: &str) -> (Store, Arc<dyn Connection>) {
     let connection = connect(url).await.unwrap();
     (connection.store(BUCKET).await.unwrap(), connection)

@@ -36,19 +36,27 @@ pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
 /// has written.
 async fn hand_over(place: &Place, effort: Effort) -> Vec<String> {
     let locks = &*place.locks("hand-over", 2).await;
-    let [ours, arriving, put] = take_turns(
+    let [ours, arriving, rested, put] = take_turns(
         effort.rounds,
         [
             Side::new(move || hand_overs(locks, effort.hand_overs)),
-            Side::new(move || arrivals(place, effort.singles)),
+            Side::new(move || arrivals(place, effort.hand_overs)),
+            Side::new(move || place.rested_round_trip(IN_LINE, effort.hand_overs)),
             Side::new(move || place.round_trip(effort.singles)),
         ],
     )
     .await;
     let case = "hand-over from writer to waiting writer (shizuku: none, its second write lock never returns)";
     vec![
-        line(&format!("{case}; round trip"), Figure::Each, &ours, &put, Some(HAND_OVER)),
-        line(&format!("{case}; arriving"), Figure::Each, &ours, &arriving, None),
+        line(
+            &format!("{case}; round trip after the same rest"),
+            Figure::Each,
+            &ours,
+            &rested,
+            Some(HAND_OVER),
+        ),
+        line(&format!("{case}; round trip without a rest"), Figure::Each, &ours, &put, None),
+        line(&format!("{case}; arriving after the same rest"), Figure::Each, &ours, &arriving, None),
     ]
 }
 
@@ -60,6 +68,7 @@ async fn arrivals(place: &Place, count: usize) -> Duration {
     while !matches!(watch.next().await.unwrap().unwrap(), KvUpdate::CaughtUp) {}
     let mut times = Vec::new();
     for _ in 0..count {
+        tokio::time::sleep(IN_LINE).await;
         let start = Instant::now();
         let (store, key) = (place.ours.clone(), key.clone());
         let writing = tokio::spawn(async move { store.put(key, "x").await });
