@@ -462,15 +462,19 @@ impl Coordinator {
     async fn lose(&mut self) {
         self.contended = Some(Instant::now());
         self.conflicts = self.conflicts.saturating_add(1);
+        // What is read may be what was refused, for as long as a replica is behind: a watch tells more.
+        if self.conflicts > 1 {
+            self.start_watch();
+        }
         let passes = if self.pending.is_empty() { fastrand::u32(0..=self.conflicts.min(7)) } else { 0 };
         for number in 0..=passes {
-            if !self.watch.is_open() {
+            if !self.watch.is_started() {
                 break;
             }
             let news = async {
                 let event = self.watch.next().await;
                 self.follow_up(event);
-                while self.known.is_none() && self.watch.is_open() {
+                while self.known.is_none() && self.watch.is_started() {
                     let event = self.watch.next().await;
                     self.follow_up(event);
                 }
@@ -479,6 +483,10 @@ impl Coordinator {
             if tokio::time::timeout(limit, news).await.is_err() {
                 break;
             }
+        }
+        if self.known.is_none() && self.conflicts > 4 {
+            let most = u64::from(self.conflicts.min(50));
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..=most))).await;
         }
     }
 

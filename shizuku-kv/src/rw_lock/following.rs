@@ -51,11 +51,6 @@ impl Following {
         !matches!(self.state, State::Not)
     }
 
-    /// Whether it delivers.
-    pub(super) fn is_open(&self) -> bool {
-        matches!(self.state, State::Open(_))
-    }
-
     fn open(&mut self) {
         let (store, scope) = (self.store.clone(), self.scope.clone());
         self.state = State::Opening(Box::pin(async move { store.shared_watch(scope).await }));

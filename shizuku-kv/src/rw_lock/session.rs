@@ -352,8 +352,9 @@ impl Keeper {
                 }
                 Err(error) => {
                     tracing::debug!(store = store.name(), %error, "a lease is not renewed yet");
+                    let is_refused = error.is_conflict();
                     match store.leader_entry(&session.key).await {
-                        Ok(found) => match judge(found.as_ref(), *version) {
+                        Ok(found) => match judge(found.as_ref(), *version, is_refused) {
                             Found::Ours(landed, number) => {
                                 *version = landed;
                                 tries.iter().find(|(tried, _)| *tried == number).map(|(_, sent)| *sent)
@@ -389,8 +390,9 @@ enum Found {
     Gone,
 }
 
-/// What is found, where the newest that is known to have been written has this version.
-fn judge(found: Option<&KvEntry>, version: VersionToken) -> Found {
+/// What is found, where the newest that is known to have been written has this version. That nothing is found may be an answer
+/// from before the session was made, unless the renewal was refused.
+fn judge(found: Option<&KvEntry>, version: VersionToken, is_refused: bool) -> Found {
     match found {
         Some(entry) if entry.version == version => Found::Unchanged,
         Some(entry) => match Stored::of(entry) {
@@ -399,7 +401,8 @@ fn judge(found: Option<&KvEntry>, version: VersionToken) -> Found {
             Some(_) => Found::Unchanged,
             None => Found::Gone,
         },
-        None => Found::Gone,
+        None if is_refused => Found::Gone,
+        None => Found::Unchanged,
     }
 }
 

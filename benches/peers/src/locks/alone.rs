@@ -16,11 +16,12 @@ const ROUND_TRIPS: f64 = 2.3;
 
 pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
     let mut lines = Vec::new();
-    let [ours, shizukus, put] = take_turns(
+    let [ours, shizukus, our_put, put] = take_turns(
         effort.rounds,
         [
             Side::new(move || our_reads(place, effort.singles)),
             Side::new(move || p50(effort.singles, move || place.shizuku.read())),
+            Side::new(move || our_puts(place, effort.singles)),
             Side::new(move || place.round_trip(effort.singles)),
         ],
     )
@@ -28,6 +29,7 @@ pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
     let case = "read lock, acquire and release";
     lines.push(line(&format!("{case}; shizuku"), Figure::Each, &ours, &shizukus, Some(THAN_SHIZUKU)));
     lines.push(line(&format!("{case}; round trip"), Figure::Each, &ours, &put, Some(ROUND_TRIPS)));
+    lines.push(line(&format!("{case}; our own put"), Figure::Each, &ours, &our_put, None));
 
     let next = &AtomicUsize::new(0);
     let [new, shizukus, again, other, put] = take_turns(
@@ -49,6 +51,13 @@ pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
     let case = "write lock after another connection's, acquire and release";
     lines.push(line(&format!("{case}; round trip"), Figure::Each, &other, &put, None));
     lines
+}
+
+async fn our_puts(place: &Place, count: usize) -> Duration {
+    p50(count, || async {
+        place.ours.put("our-round-trip", vec![b'x'; 100]).await.unwrap();
+    })
+    .await
 }
 
 async fn our_reads(place: &Place, count: usize) -> Duration {
