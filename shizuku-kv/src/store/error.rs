@@ -99,6 +99,9 @@ pub enum KvError {
     },
 
     /// A compare-and-swap lost: the key no longer has the expected version. Nothing was written.
+    ///
+    /// On a cluster the leader compares with writes that its followers do not have yet. So for a moment a read may still
+    /// find the expected version; and where that leader is replaced, the write that was in the way may never come to be.
     #[error("key {key} does not have the expected version {expected}{}", found_instead(.found))]
     RevisionMismatch {
         /// The key.
