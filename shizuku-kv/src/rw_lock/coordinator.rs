@@ -27,7 +27,8 @@ use super::record::{ClaimId, LockRecord, SessionId};
 use super::session::{is_later, is_older};
 use super::transition::{Change, Outcome};
 use crate::store::{
-    FencingToken, Key, KvEntry, KvError, KvResult, KvUpdate, Store, VersionToken, WatchScope, backoff,
+    Deadline, FencingToken, Key, KvEntry, KvError, KvResult, KvUpdate, Store, VersionToken, WatchScope,
+    backoff,
 };
 
 /// How long a coordinator with nothing to do remembers the record, for the next claim to take one round trip.
@@ -79,8 +80,8 @@ pub(super) struct Coordinator {
     opened_at: Option<VersionToken>,
     /// What the watch has delivered of the state, until that is complete.
     state: Option<Option<KvEntry>>,
-    /// What was read is older than what was seen: the watch is to tell whether the store was made again.
-    verifies: bool,
+    /// Since when what was read is older than what was seen: the watch is to tell whether the store was made again.
+    verifies: Option<Instant>,
     /// What is known has to be looked at again.
     looks: bool,
     observer: Observer,
@@ -114,7 +115,7 @@ impl Coordinator {
             watch,
             opened_at: None,
             state: None,
-            verifies: false,
+            verifies: None,
             looks: false,
             observer,
             busy_since: Instant::now(),
@@ -212,7 +213,8 @@ impl Coordinator {
     fn has_work(&self) -> bool {
         let claims = || self.locals.values().any(Local::is_claiming);
         let is_due = || self.known.as_ref().is_some_and(|known| !self.due(&known.record).is_empty());
-        !self.verifies && (self.looks || !self.pending.is_empty() || claims() || is_due())
+        let verifies = self.verifies.is_some_and(|since| since.elapsed() < Deadline::DEFAULT);
+        !verifies && (self.looks || !self.pending.is_empty() || claims() || is_due())
     }
 
     /// One try to write all that is wanted.
@@ -319,7 +321,7 @@ impl Coordinator {
             // from the start. A watch that is opened now has everything that was acknowledged.
             self.watch.stop();
             self.start_watch();
-            self.verifies = true;
+            self.verifies = Some(Instant::now());
             let reason = "the answer is older than what was seen".to_owned();
             return Err(KvError::Unavailable { operation: "read a lock", reason, source: None });
         }
@@ -551,7 +553,7 @@ impl Coordinator {
         match event {
             Event::Opened => self.state = Some(None),
             Event::Update(KvUpdate::CaughtUp) => {
-                self.verifies = false;
+                self.verifies = None;
                 let Some(found) = self.state.take() else { return };
                 let version = found.as_ref().map(|entry| entry.version);
                 if is_older(version, self.opened_at) {
@@ -577,7 +579,7 @@ impl Coordinator {
             }
             // It is opened again by itself.
             Event::Lost => {
-                (self.opened_at, self.state, self.verifies) = (self.newest, None, false);
+                (self.opened_at, self.state, self.verifies) = (self.newest, None, None);
                 (self.known, self.looks) = (None, true);
             }
         }
@@ -604,6 +606,9 @@ impl Coordinator {
             {
                 alarm = alarm.min(*since + LONG_HELD);
             }
+        }
+        if let Some(since) = self.verifies {
+            alarm = alarm.min(since + Deadline::DEFAULT);
         }
         if let Some(next) = self.observer.alarm() {
             alarm = alarm.min(next);
