@@ -1,0 +1,163 @@
+//! What a coordinator knows of its lock's record: from reads, from the watch, and never from before what it has seen.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::claims::{Refusal, Standing};
+use super::super::course;
+use super::super::error::LockLoss;
+use super::super::following::Event;
+use super::super::record::{LockRecord, SessionId};
+use super::super::session::{is_later, is_older};
+use super::{Coordinator, KEEP, Known, LONG_HELD, STALE_READS};
+use crate::store::{KvEntry, KvError, KvResult, KvUpdate};
+
+impl Coordinator {
+    /// Looks at the record itself.
+    pub(super) async fn read(&mut self) -> KvResult<()> {
+        let mut found = self.store.leader_entry(self.key()).await?;
+        let mut version = found.as_ref().map(|entry| entry.version);
+        for _ in 0..STALE_READS {
+            if !is_older(version, self.newest) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(2..20))).await;
+            found = self.store.leader_entry(self.key()).await?;
+            version = found.as_ref().map(|entry| entry.version);
+        }
+        if is_older(version, self.newest) {
+            // A leader that was replaced and does not know it yet; or the store was made again, and its versions count
+            // from the start. A watch that is opened now has everything that was acknowledged.
+            self.watch.stop();
+            self.start_watch();
+            self.verifies = Some(Instant::now());
+            let reason = "the answer is older than what was seen".to_owned();
+            return Err(KvError::Unavailable { operation: "read a lock", reason, source: None });
+        }
+        (self.pauses, self.looks) = (None, false);
+        self.newest = version;
+        self.learn(found);
+        Ok(())
+    }
+
+    pub(super) fn start_watch(&mut self) {
+        if !self.watch.is_started() {
+            (self.opened_at, self.state) = (self.newest, None);
+            self.watch.start();
+        }
+    }
+
+    /// Takes what the store has of the record.
+    fn learn(&mut self, entry: Option<KvEntry>) {
+        let version = entry.as_ref().map(|entry| entry.version);
+        if let Some(expected) = self.unsure {
+            let is_tombstone = entry.as_ref().is_some_and(KvEntry::is_tombstone);
+            self.unsure = match expected {
+                // What is made where nothing is, is made over a tombstone too.
+                None if is_tombstone => Some(version),
+                _ => Some(expected).filter(|expected| course::may_land(*expected, version)),
+            };
+        }
+        let record = match entry.filter(|entry| !entry.is_tombstone()) {
+            None => LockRecord::default(),
+            Some(entry) => match LockRecord::from_bytes(&entry.value) {
+                Ok(record) => record,
+                Err(reason) => return self.find_foreign(reason),
+            },
+        };
+        self.known = Some(Known { record, version });
+        self.compare();
+    }
+
+    /// What is there is no lock: nobody holds one here, and it is left as it is.
+    fn find_foreign(&mut self, reason: &'static str) {
+        self.known = None;
+        for (_, local) in self.locals.drain() {
+            local.refuse(Refusal::Foreign(reason));
+        }
+        for pending in self.pending.drain(..) {
+            pending.answer(Err(Refusal::Foreign(reason)));
+        }
+    }
+
+    /// What the record says of the claims of this process.
+    pub(super) fn compare(&mut self) {
+        let Some(Known { record, .. }) = &self.known else { return };
+        let mut granted = Vec::new();
+        let mut gone = Vec::new();
+        for (id, local) in &mut self.locals {
+            let grant = record.grant(*id);
+            let is_waiting = || record.queue.iter().any(|claim| claim.id == *id);
+            match (&local.standing, grant) {
+                (Standing::Waiting(_), Some(grant)) => granted.push((*id, grant.token)),
+                // The record was removed, or written by somebody who does not know the rules.
+                (Standing::Waiting(_), None) if !is_waiting() => local.claim_again(),
+                (Standing::Held { .. }, None) => gone.push(*id),
+                _ => {}
+            }
+        }
+        for (id, token) in granted {
+            self.grant(id, token);
+        }
+        for id in gone {
+            if let Some(local) = self.locals.remove(&id) {
+                local.refuse(Refusal::SessionOver);
+            }
+        }
+    }
+
+    /// Watches the record while that can tell something, and those before the claims that wait.
+    pub(super) fn follow(&mut self) {
+        let now = Instant::now();
+        let is_wanted = self.locals.values().any(|local| match &local.standing {
+            Standing::Held { since, .. } => *since + LONG_HELD <= now,
+            Standing::Claiming { .. } | Standing::Waiting(_) => true,
+        });
+        let waits = self.locals.values().any(|local| matches!(local.standing, Standing::Waiting(_)));
+        let own: Vec<SessionId> = self.locals.keys().map(|id| id.session).collect();
+        if let Some(known) = &self.known {
+            self.observer.look_at(&known.record, &own, waits);
+        }
+        let is_contended = self.contended.is_some_and(|since| since.elapsed() < KEEP);
+        if is_wanted || is_contended || self.observer.is_needed() {
+            self.start_watch();
+        }
+    }
+
+    pub(super) fn follow_up(&mut self, event: Event) {
+        match event {
+            Event::Opened => self.state = Some(None),
+            Event::Update(KvUpdate::CaughtUp) => {
+                self.verifies = None;
+                let Some(found) = self.state.take() else { return };
+                let version = found.as_ref().map(|entry| entry.version);
+                if is_older(version, self.opened_at) {
+                    // What is there is older than what had been seen before the watch was opened: another store, in which
+                    // there is no session of this process either.
+                    tracing::debug!(store = self.store.name(), key = %self.key(), "the store was made again");
+                    for session in self.locks.sessions.of_runtime(self.place.0) {
+                        self.locks.sessions.end(session, LockLoss::StoreGone);
+                    }
+                    (self.newest, self.unsure, self.looks) = (version, None, false);
+                    self.learn(found);
+                }
+            }
+            Event::Update(update) => {
+                let Some(entry) = update.into_entry() else { return };
+                if let Some(state) = &mut self.state {
+                    *state = Some(entry.clone());
+                }
+                if self.newest.is_none_or(|newest| is_later(entry.version, newest)) {
+                    self.newest = Some(entry.version);
+                    self.learn(Some(entry));
+                }
+            }
+            // It is opened again by itself.
+            Event::Lost => {
+                (self.opened_at, self.state, self.verifies) = (self.newest, None, None);
+                (self.known, self.looks) = (None, true);
+            }
+        }
+    }
+}
