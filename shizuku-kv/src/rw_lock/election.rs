@@ -55,7 +55,8 @@ pub struct Leader {
 
 impl LeaderElection {
     /// The election `name`, of which `candidate` takes part; with the [options](LockOptions) that are the default. Nothing
-    /// is sent. The first 200 characters of the candidate's name are kept, in plain sight.
+    /// is sent. The first 200 characters of the candidate's name are kept, in plain sight; it does not matter to who only
+    /// observes.
     ///
     /// # Errors
     /// As for [`DistroRwLock::new`].
@@ -67,7 +68,7 @@ impl LeaderElection {
         Self::with_options(store, name, candidate, LockOptions::new())
     }
 
-    /// The election `name`. The label of the options is the candidate's name.
+    /// The election `name`. A label in the options is replaced by the candidate's name.
     ///
     /// # Errors
     /// As for [`DistroRwLock::with_options`].
@@ -116,6 +117,26 @@ impl LeaderElection {
     /// As for [`DistroRwLock::inspect`].
     pub async fn leader(&self) -> Result<Option<Leader>, DistroRwLockError> {
         Ok(Leader::of(self.lock.inspect().await?))
+    }
+
+    /// Who leads and who waits, for operators.
+    ///
+    /// Dropping the future is safe.
+    ///
+    /// # Errors
+    /// As for [`DistroRwLock::inspect`].
+    pub async fn inspect(&self) -> Result<LockState, DistroRwLockError> {
+        self.lock.inspect().await
+    }
+
+    /// Ends the term of whoever leads, who is told: as [`DistroRwLock::break_lock`] does.
+    ///
+    /// Dropping the future is safe: it may happen or not.
+    ///
+    /// # Errors
+    /// As for [`DistroRwLock::break_lock`].
+    pub async fn break_term(&self) -> Result<(), DistroRwLockError> {
+        self.lock.break_lock().await
     }
 
     /// Who leads, now and whenever that changes. Leaders that were replaced before they were asked for may be skipped,

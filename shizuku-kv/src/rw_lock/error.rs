@@ -54,7 +54,7 @@ pub enum DistroRwLockError {
     },
 
     /// Somebody else holds the resource, or waits for it, and the caller does not wait.
-    #[error("{resource:?} cannot be locked to {mode} at once: it is held, or others are in line")]
+    #[error("{resource:?} cannot be locked for {mode} at once: it is held, or others are in line")]
     #[non_exhaustive]
     WouldBlock {
         /// The resource.
@@ -65,7 +65,7 @@ pub enum DistroRwLockError {
 
     /// It was not the caller's turn by the deadline. The caller leaves the line.
     #[error(
-        "{resource:?} could not be locked to {mode} within {waited:?}: others hold it, which `DistroRwLock::inspect` shows, or the store did not answer"
+        "{resource:?} could not be locked for {mode} within {waited:?}: others hold it, which `inspect` shows, or the store did not answer"
     )]
     #[non_exhaustive]
     Timeout {
@@ -85,8 +85,10 @@ pub enum DistroRwLockError {
         resource: String,
     },
 
-    /// This process holds no such lock, through this handle of the store or a clone of it.
-    #[error("{resource:?} is not locked to {mode} by this process: nothing to release")]
+    /// No such lock is held through this handle of the store or a clone of it.
+    #[error(
+        "{resource:?} is not locked for {mode} through this handle of the store or a clone of it: nothing to release"
+    )]
     #[non_exhaustive]
     NotHeld {
         /// The resource.
@@ -177,7 +179,8 @@ pub enum LockLoss {
     TaskEnded,
 }
 
-/// What can go wrong with work under a lock.
+/// What can go wrong with work under a lock. It is an [`Error`](std::error::Error) where that of the work is one; a
+/// `Box<dyn Error>` is none, so that such work is matched for its [`Process`](Self::Process).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WithLockProcessError<E> {
@@ -197,4 +200,22 @@ pub enum WithLockProcessError<E> {
     /// The work itself failed. The lock was released.
     #[error("the work under the lock failed: {0}")]
     Process(#[source] E),
+}
+
+impl<E> WithLockProcessError<E> {
+    /// How the lock was lost, before the work was begun or while it went on; `None` where that is not what went wrong.
+    pub fn loss(&self) -> Option<LockLoss> {
+        match self {
+            Self::LeaseLost { reason, .. } | Self::Lock(DistroRwLockError::LeaseLost { reason, .. }) => {
+                Some(*reason)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the same call can succeed later without anything being changed by the caller, as far as the lock goes: the
+    /// work was not begun.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Lock(error) if error.is_retryable())
+    }
 }

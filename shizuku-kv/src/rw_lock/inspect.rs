@@ -7,11 +7,11 @@ use crate::store::{FencingToken, KvEntry};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockState {
-    /// The newest token that was given; `None` where the resource was never locked.
+    /// The newest token that was given, or that a break has moved past; `None` where the resource was never locked.
     pub newest: Option<FencingToken>,
     /// One writer, or any number of readers. Those that have died are among them until somebody waits for them.
     pub holders: Vec<LockGrant>,
-    /// In the order in which they came.
+    /// In the order in which they came. Who has just given up may still be among them for a moment.
     pub waiting: Vec<LockClaim>,
 }
 

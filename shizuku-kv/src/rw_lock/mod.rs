@@ -54,6 +54,7 @@ pub use self::processor::{
 };
 use self::record::Claim;
 pub use self::record::LockMode;
+pub use self::reentry::current_fencing_token;
 use crate::store::{FencingToken, Key, KvError, Store, backoff};
 
 /// What stands before a resource in the key of its record.

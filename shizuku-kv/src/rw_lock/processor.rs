@@ -48,7 +48,8 @@ impl<I, P: Processor<I> + ?Sized> Processor<I> for Arc<P> {
 #[derive(Clone, Copy)]
 pub struct ProcessorFn<F>(F);
 
-/// Makes a closure a [`Processor`].
+/// Makes a closure a [`Processor`]. It is called any number of times, so that what it owns is cloned for each:
+/// `move |input| { let store = store.clone(); async move { … } }`.
 ///
 /// ```
 /// use shizuku_kv::Processor;
@@ -100,8 +101,7 @@ impl<P> Locked<P> {
     {
         let lock = DistroRwLock::with_options(&self.store, &self.resource, self.options.clone())?;
         let hold = lock.wait(mode).await?;
-        let work = reentry::within(&lock, self.processor.process(input));
-        let output = run(&hold, self.ends_when_lost, work).await?;
+        let output = run(&hold, self.ends_when_lost, self.processor.process(input)).await?;
         match hold.release().await {
             Ok(()) => Ok(output),
             Err(DistroRwLockError::LeaseLost { resource, reason }) => {
@@ -126,6 +126,7 @@ pub(super) async fn run<O, E>(
         let resource = hold.resource.to_string();
         Err(WithLockProcessError::LeaseLost { resource, reason })
     };
+    let work = reentry::within(hold, work);
     let output = if ends_when_lost {
         match select(pin!(work), pin!(hold.lost())).await {
             Either::Left((output, _)) => output,
@@ -143,18 +144,19 @@ macro_rules! locked_processor {
         $(#[$doc])*
         ///
         /// The lock is let go of when the work ends, fails, panics, or is dropped. It costs little to make one where it
-        /// is used. Within the work the same lock cannot be waited for again: that is
+        /// is used. What the work writes shows the token:
+        /// [`current_fencing_token`](super::current_fencing_token). Within the work the same lock cannot be waited for again: that is
         /// [`DistroRwLockError::Reentrant`], as far as the work does it in its own task.
         pub struct $name<P>(Locked<P>);
 
         impl<P> $name<P> {
             /// Work under the lock of a resource of a store, which is owned or borrowed, with the options that are the
             /// default.
-            pub fn new(processor: Arc<P>, store: impl AsRef<Store>, resource: impl Into<String>) -> Self {
+            pub fn new(processor: Arc<P>, store: impl AsRef<Store>, resource: impl AsRef<str>) -> Self {
                 Self(Locked {
                     processor,
                     store: store.as_ref().clone(),
-                    resource: resource.into(),
+                    resource: resource.as_ref().to_owned(),
                     options: LockOptions::new(),
                     ends_when_lost: false,
                 })

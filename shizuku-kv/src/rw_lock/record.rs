@@ -27,8 +27,8 @@ pub enum LockMode {
 impl fmt::Display for LockMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Read => "read",
-            Self::Write => "write",
+            Self::Read => "reading",
+            Self::Write => "writing",
         })
     }
 }

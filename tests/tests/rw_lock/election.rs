@@ -38,6 +38,7 @@ async fn candidates_lead_one_after_the_other_and_everybody_sees_it() {
         };
         tokio::time::timeout(Duration::from_secs(10), in_line).await.unwrap();
         assert!(first.is_leader() && first.candidate() == "node-0");
+        assert_eq!(observer.inspect().await.unwrap().waiting.len(), 1);
         first.resign().await.unwrap();
         let second = waiting.await.unwrap();
         assert!(second.is_leader());
@@ -46,6 +47,19 @@ async fn candidates_lead_one_after_the_other_and_everybody_sees_it() {
         assert_eq!(observer.leader().await.unwrap(), Some(seen));
         drop(second);
         assert_eq!(leaders.next().await.unwrap().unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn an_operator_ends_a_term() {
+    for stores in handles(2).await {
+        let [one, two] = [0, 1].map(|n| LeaderElection::new(&stores[n], "job", "me").unwrap());
+        let leadership = one.campaign().await.unwrap();
+        two.break_term().await.unwrap();
+        let lost = tokio::time::timeout(Duration::from_secs(20), leadership.lost()).await.unwrap();
+        assert_eq!(lost, LockLoss::Broken);
+        let next = two.try_campaign().await.unwrap();
+        assert!(next.is_leader() && next.fencing_token() > leadership.fencing_token());
     }
 }
 

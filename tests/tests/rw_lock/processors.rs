@@ -6,7 +6,7 @@ use std::time::Duration;
 use shizuku_kv::Processor;
 use shizuku_kv::rw_lock::{
     DistroRwLock, LockLoss, LockOptions, LockedResourceReadProcessor, LockedResourceWriteProcessor,
-    WithLockProcessError, processor_fn,
+    WithLockProcessError, current_fencing_token, processor_fn,
 };
 
 use crate::{handles, in_line};
@@ -35,6 +35,10 @@ async fn the_lock_is_held_during_the_work_and_let_go_of_after_it_whatever_become
                 async move {
                     assert!(other.try_write().await.is_err(), "nobody else writes");
                     let read = other.try_read().await.map(drop).is_ok();
+                    let held = other.inspect().await.unwrap().holders[0].token;
+                    assert_eq!(current_fencing_token(), Some(held));
+                    let elsewhere = tokio::spawn(async { current_fencing_token() }).await.unwrap();
+                    assert_eq!(elsewhere, None);
                     match what {
                         "fail" => Err("it failed"),
                         "panic" => panic!("it panicked"),
@@ -119,6 +123,8 @@ async fn who_does_not_get_the_lock_does_not_work() {
         let waiting = LockedResourceReadProcessor::<_>::new(work, &stores[0], "r").options(short);
         let refused: Result<(), WithLockProcessError<std::convert::Infallible>> = waiting.process(()).await;
         assert!(matches!(refused, Err(WithLockProcessError::Lock(_))), "{refused:?}");
+        let refused = refused.unwrap_err();
+        assert_eq!((refused.loss(), refused.is_retryable()), (None, true));
         held.release().await.unwrap();
     }
 }
