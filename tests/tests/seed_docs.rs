@@ -2,7 +2,12 @@
 //! every backend.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
-#![allow(unused_imports, clippy::needless_borrow, reason = "the snippets are written as they are")]
+#![allow(
+    unused_imports,
+    clippy::needless_borrow,
+    clippy::needless_borrows_for_generic_args,
+    reason = "the snippets are written as they are"
+)]
 
 use shizuku_kv::{Store, TypedUpdate};
 use shizuku_kv_tests::{NatsServer, unique};
