@@ -68,13 +68,13 @@ impl StreamMessage {
 
 /// What a message did, by its headers: `KV-Operation` where a client wrote it, the marker's reason where the server
 /// did (which leaves `KV-Operation` out).
-pub(super) fn operation_of(get: impl Fn(&str) -> Option<String>) -> KvOperation {
-    match get(KV_OPERATION).as_deref() {
+pub(super) fn operation_of<T: AsRef<str>>(get: impl Fn(&'static str) -> Option<T>) -> KvOperation {
+    match get(KV_OPERATION).as_ref().map(AsRef::as_ref) {
         Some("DEL") => return KvOperation::Delete,
         Some("PURGE") => return KvOperation::Purge,
         _ => {}
     }
-    match get(MARKER_REASON).as_deref() {
+    match get(MARKER_REASON).as_ref().map(AsRef::as_ref) {
         Some("MaxAge") => KvOperation::Expire,
         Some("Purge") => KvOperation::Purge,
         Some(_) => KvOperation::Delete,
@@ -85,8 +85,13 @@ pub(super) fn operation_of(get: impl Fn(&str) -> Option<String>) -> KvOperation 
 fn operation_of_headers(headers: Option<&HeaderMap>) -> KvOperation {
     match headers {
         None => KvOperation::Put,
-        Some(headers) => operation_of(|name| headers.get(name).map(|value| value.as_str().to_owned())),
+        Some(headers) => operation_of(|name| header(headers, name)),
     }
+}
+
+/// Every message that is read comes by here: a name that is no string of its own costs no allocation.
+fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
+    headers.get(HeaderName::from_static(name)).map(|value| value.as_str())
 }
 
 /// The token in a message's headers; none where there is no number, which no client of ours writes.
@@ -95,8 +100,7 @@ fn fence_of(text: &str) -> Option<FencingToken> {
 }
 
 fn fence_of_headers(headers: Option<&HeaderMap>) -> Option<FencingToken> {
-    // Every message that is read comes by here: a name that is no string of its own costs no allocation.
-    headers?.get(HeaderName::from_static(FENCE)).and_then(|value| fence_of(value.as_str()))
+    header(headers?, FENCE).and_then(fence_of)
 }
 
 /// A time in the server's notation; the epoch where it is none.
