@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::{ArcSwap, Guard};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -133,12 +134,22 @@ impl StreamInfo {
     }
 }
 
-/// A bucket that exists, as this client needs to know it.
+/// A bucket that exists: its names, which never change, and its newest known settings.
 #[derive(Debug)]
 pub(super) struct Bucket {
     pub(super) name: String,
     pub(super) stream: String,
     pub(super) prefix: String,
+    settings: ArcSwap<Settings>,
+}
+
+/// The settings that promises depend on, as one answer of the server told them.
+///
+/// Another client or an operator may change them while handles are open.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    /// The server's clock when it answered.
+    as_of: SystemTime,
     pub(super) history: u8,
     pub(super) allow_direct: bool,
     pub(super) max_message_size: Option<usize>,
@@ -152,13 +163,33 @@ pub(super) struct Bucket {
 
 impl Bucket {
     fn new(name: &str, info: &StreamInfo) -> Self {
-        let config = info.store_config();
-        let history = config.history.unwrap_or(1);
-        let markers = info.duration("subject_delete_marker_ttl").is_some();
         Self {
             name: name.to_owned(),
             stream: stream_name(name),
             prefix: subject_prefix(name),
+            settings: ArcSwap::from_pointee(Settings::new(info)),
+        }
+    }
+
+    /// The newest known settings.
+    pub(super) fn settings(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
+    }
+
+    /// Takes over the settings in an answer of the server, unless a later answer came before.
+    pub(super) fn learn(&self, info: &StreamInfo) {
+        let newest = Arc::new(Settings::new(info));
+        self.settings.rcu(|known| Arc::clone(if newest.as_of >= known.as_of { &newest } else { known }));
+    }
+}
+
+impl Settings {
+    fn new(info: &StreamInfo) -> Self {
+        let config = info.store_config();
+        let history = config.history.unwrap_or(1);
+        let markers = info.duration("subject_delete_marker_ttl").is_some();
+        Self {
+            as_of: info.now(),
             history,
             allow_direct: info.flag("allow_direct"),
             max_message_size: info.max_message_size(),
@@ -170,9 +201,7 @@ impl Bucket {
             silent_expiry: info.duration("max_age").filter(|_| !markers),
         }
     }
-}
 
-impl Bucket {
     /// Whether messages have room for an operation id.
     pub(super) fn has_operation_ids(&self) -> bool {
         self.max_message_size.is_none_or(|size| reserve(size) == HEADER_RESERVE)

@@ -6,7 +6,6 @@ use std::time::Duration;
 use backon::ExponentialBackoff;
 use futures_util::{StreamExt, stream};
 
-use super::bucket;
 use super::consumer::{Counting, Delivery, OrderedConsumer, Spec, Start, filters};
 use super::leader::Lag;
 use super::state::{Completion, StateSync};
@@ -72,7 +71,7 @@ impl Scan {
             headers_only,
         };
         // A bucket of other clients may keep more than can be counted here, and then drops none meanwhile.
-        let entries_left = match core.bucket.history {
+        let entries_left = match core.bucket.settings().history {
             u8::MAX => u64::MAX,
             history => u64::from(history),
         };
@@ -174,7 +173,7 @@ impl Scan {
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         loop {
             let core = &self.core;
-            let info = bucket::info(&core.link, self.operation, &core.bucket.name, deadline).await?;
+            let info = core.info(self.operation, deadline).await?;
             let floor = info.last_sequence();
             let state = self.state.get_or_insert_with(|| {
                 StateSync::new(Arc::clone(core), self.operation, &self.spec, floor).of_keys()

@@ -21,7 +21,7 @@ use std::time::Duration;
 use hashbrown::hash_table::{Entry, HashTable};
 use tokio::time::Instant;
 
-use super::bucket::{self, StreamInfo};
+use super::bucket::StreamInfo;
 use super::consumer::{OrderedConsumer, Spec, Start};
 use super::leader::{self, Lag};
 use super::store::StoreCore;
@@ -79,8 +79,8 @@ impl StateSync {
     pub(super) fn new(core: Arc<StoreCore>, operation: &'static str, spec: &Spec, floor: u64) -> Self {
         // With a longer history a key has several messages behind a sequence, which says nothing about their subjects.
         // Where messages age, subjects that were seen leave the stream, and counting them would hide others.
-        let countable = (spec.start == Start::LastPerSubject || core.bucket.history == 1)
-            && core.bucket.tombstone_life.is_none();
+        let countable = (spec.start == Start::LastPerSubject || core.bucket.settings().history == 1)
+            && core.bucket.settings().tombstone_life.is_none();
         Self {
             core,
             operation,
@@ -182,8 +182,7 @@ impl StateSync {
             }
         }
         let core = &self.core;
-        let bucket = &core.bucket.name;
-        let info = bucket::info(&core.link, self.operation, bucket, deadline).await?;
+        let info = core.info(self.operation, deadline).await?;
         let end = info.last_sequence();
         self.rest = Instant::now() + REST;
         if end <= sequence {

@@ -11,7 +11,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::bucket::{self, Bucket};
+use super::bucket::{self, Bucket, StreamInfo};
 use super::link::{Answer, ApiError, Link};
 use super::scan;
 use super::wire::{RawMessage, StreamMessage, parse_direct};
@@ -66,7 +66,7 @@ impl StoreCore {
         key: &Key,
         deadline: Deadline,
     ) -> KvResult<Option<StreamMessage>> {
-        if self.consistency == ReadConsistency::Leader || !self.bucket.allow_direct {
+        if self.consistency == ReadConsistency::Leader || !self.bucket.settings().allow_direct {
             return Box::pin(self.newest_of_leader(operation, key, deadline)).await;
         }
         let subject = format!("$JS.API.DIRECT.GET.{}.{}", self.bucket.stream, self.subject(key));
@@ -165,9 +165,16 @@ impl StoreCore {
         }
     }
 
+    /// What the server says of the bucket's stream at this moment. Its settings are the newest from then on.
+    pub(super) async fn info(&self, operation: &'static str, deadline: Deadline) -> KvResult<StreamInfo> {
+        let info = bucket::info(&self.link, operation, &self.bucket.name, deadline).await?;
+        self.bucket.learn(&info);
+        Ok(info)
+    }
+
     /// Whether the store is still there: what to ask when nobody listens.
     pub(super) async fn exists(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
-        bucket::info(&self.link, operation, &self.bucket.name, deadline).await.map(|_| ())
+        self.info(operation, deadline).await.map(|_| ())
     }
 
     /// Many keys by batched direct gets (ADR-31): one request and one subscription for up to [`BATCH_KEYS`].
@@ -230,7 +237,7 @@ impl StoreCore {
     async fn many(&self, keys: &[Key], deadline: Deadline) -> KvResult<Vec<Option<KvEntry>>> {
         let mut found = HashMap::new();
         let batched = self.consistency == ReadConsistency::Any
-            && self.bucket.allow_direct
+            && self.bucket.settings().allow_direct
             && keys.len() >= BATCH_MIN
             && self.link.server_is_at_least(2, 11);
         let mut single = Vec::new();
@@ -313,18 +320,18 @@ impl KvStore for NatsStore {
 
     fn capabilities(&self) -> ConnectionCapabilities {
         let mut capabilities = bucket::capabilities(&self.0.link);
-        capabilities.key_ttl = self.0.bucket.key_ttl;
-        capabilities.fenced_writes = self.0.bucket.keeps_fences();
-        capabilities.expiry_events = self.0.bucket.expiry_events;
+        capabilities.key_ttl = self.0.bucket.settings().key_ttl;
+        capabilities.fenced_writes = self.0.bucket.settings().keeps_fences();
+        capabilities.expiry_events = self.0.bucket.settings().expiry_events;
         capabilities
     }
 
     fn max_value_size(&self) -> usize {
-        self.0.bucket.max_value_size(self.0.link.client().max_payload())
+        self.0.bucket.settings().max_value_size(self.0.link.client().max_payload())
     }
 
     fn silent_expiry(&self) -> Option<std::time::Duration> {
-        self.0.bucket.silent_expiry
+        self.0.bucket.settings().silent_expiry
     }
 
     fn writer(&self) -> Option<&dyn KvWriter> {
@@ -336,11 +343,11 @@ impl KvStore for NatsStore {
     }
 
     fn ttl(&self) -> Option<&dyn KvTtl> {
-        self.0.bucket.key_ttl.then_some(self)
+        self.0.bucket.settings().key_ttl.then_some(self)
     }
 
     fn fenced(&self) -> Option<&dyn KvFenced> {
-        self.0.bucket.keeps_fences().then_some(self)
+        self.0.bucket.settings().keeps_fences().then_some(self)
     }
 }
 

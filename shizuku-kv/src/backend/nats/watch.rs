@@ -10,7 +10,7 @@ use backon::ExponentialBackoff;
 use futures_core::future::BoxFuture;
 use futures_util::stream;
 
-use super::bucket::{self, StreamInfo};
+use super::bucket::StreamInfo;
 use super::consumer::{Counting, Delivery, HEARTBEAT, OrderedConsumer, Spec, Start, filters};
 use super::leader;
 use super::state::{Completion, StateSync};
@@ -314,7 +314,7 @@ impl NatsWatch {
     /// Whether the watch is so far behind that tombstones before this message may have been forgotten before their
     /// turn.
     fn is_behind_the_tombstones(&self, place: &Place) -> bool {
-        let Some(life) = self.core.bucket.tombstone_life else { return false };
+        let Some(life) = self.core.bucket.settings().tombstone_life else { return false };
         // The age of the message by the server's clock, as it was at the last start and has run since.
         let age = self.clock.and_then(|(then, at)| (then + at.elapsed()).duration_since(place.time()).ok());
         age.unwrap_or_default().min(self.current.elapsed()) >= life
@@ -360,7 +360,7 @@ impl NatsWatch {
     /// Looks at the stream and makes a consumer that goes on where the watch stands.
     async fn start(&mut self, deadline: Deadline) -> KvResult<OrderedConsumer> {
         let core = Arc::clone(&self.core);
-        let info = bucket::info(&core.link, OPERATION, &core.bucket.name, deadline).await?;
+        let info = core.info(OPERATION, deadline).await?;
         // A server that came back with less than it had acknowledged takes new messages at sequences that this watch
         // has seen with others.
         let rewritten = !self.from_state
@@ -380,7 +380,7 @@ impl NatsWatch {
         let consumer = created.map_err(|error| error.into_error(OPERATION, &core.bucket.name))?;
         self.consumers += 1;
         // The store can have been made again between the look and the consumer.
-        let again = bucket::info(&core.link, OPERATION, &core.bucket.name, deadline).await?;
+        let again = core.info(OPERATION, deadline).await?;
         if self.incarnation != Some(again.incarnation(&core.bucket.stream)) {
             return Err(self.made_again());
         }
@@ -426,7 +426,7 @@ impl NatsWatch {
         let stream = Retained {
             first: info.first_sequence(),
             last: info.last_sequence(),
-            tombstone_life: self.core.bucket.tombstone_life,
+            tombstone_life: self.core.bucket.settings().tombstone_life,
         };
         match expiry(&standing, &stream) {
             None => Ok(()),

@@ -193,7 +193,7 @@ impl StoreCore {
         let mark = self.link.up(operation, deadline).await?;
         let publish = self.link.requests().write(
             subject.to_owned(),
-            write.headers(self.bucket.has_operation_ids().then_some(id)),
+            write.headers(self.bucket.settings().has_operation_ids().then_some(id)),
             write.value.clone(),
         );
         match tokio::time::timeout_at(deadline.instant(), publish).await {
@@ -215,7 +215,7 @@ impl StoreCore {
         KvError::ValueTooLarge {
             key: write.key.clone(),
             size: write.value.len(),
-            limit: self.bucket.max_value_size(self.link.client().max_payload()),
+            limit: self.bucket.settings().max_value_size(self.link.client().max_payload()),
         }
     }
 
@@ -352,7 +352,7 @@ impl StoreCore {
                 Err(error) => return Err(error),
             }
         };
-        let life = self.bucket.tombstone_life.into_iter().chain(write.ttl).min();
+        let life = self.bucket.settings().tombstone_life.into_iter().chain(write.ttl).min();
         let may_have_aged = life.is_some_and(|life| since.elapsed() >= life);
         let Some(newest) = newest else {
             return Ok(decide(write.expect, &Evidence { newest: 0, complete: false, may_have_aged }));
@@ -363,7 +363,7 @@ impl StoreCore {
         // With a longer history, what was written since may still be there: for certain, where the expected message
         // is, since the oldest go first.
         let mut complete = false;
-        if self.bucket.history > 1 {
+        if self.bucket.settings().history > 1 {
             let expected = match write.expect {
                 Expect::Exactly(expected) => expected,
                 Expect::Anything => 0,
