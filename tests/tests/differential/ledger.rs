@@ -13,65 +13,65 @@ use shizuku_kv::{FencingToken, Key, KvEntry, KvOperation, VersionToken, WatchSco
 
 /// The two backends that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Side {
+pub(crate) enum Side {
     Memory,
     Nats,
 }
 
 impl Side {
-    pub const BOTH: [Self; 2] = [Self::Memory, Self::Nats];
+    pub(crate) const BOTH: [Self; 2] = [Self::Memory, Self::Nats];
 
-    pub fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         self as usize
     }
 }
 
 /// One acknowledged write of one key.
 #[derive(Clone, Debug)]
-pub struct Write {
-    pub operation: KvOperation,
-    pub value: Bytes,
-    pub fence: Option<FencingToken>,
+pub(crate) struct Write {
+    pub(crate) operation: KvOperation,
+    pub(crate) value: Bytes,
+    pub(crate) fence: Option<FencingToken>,
     /// Its version on each side.
-    pub versions: [VersionToken; 2],
+    pub(crate) versions: [VersionToken; 2],
     /// The tick before it was sent, on each side.
-    pub sent: [u64; 2],
+    pub(crate) sent: [u64; 2],
     /// The tick after its acknowledgement, on each side.
-    pub acknowledged: [u64; 2],
+    pub(crate) acknowledged: [u64; 2],
 }
 
 impl Write {
-    pub fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         self.operation == KvOperation::Put
     }
 }
 
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     clock: AtomicU64,
     writes: Mutex<BTreeMap<Key, Vec<Write>>>,
 }
 
 impl Ledger {
     /// The next tick.
-    pub fn tick(&self) -> u64 {
+    pub(crate) fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    pub fn writes(&self) -> MutexGuard<'_, BTreeMap<Key, Vec<Write>>> {
+    pub(crate) fn writes(&self) -> MutexGuard<'_, BTreeMap<Key, Vec<Write>>> {
         self.writes.lock().unwrap()
     }
 
-    pub fn add(&self, key: &Key, write: Write) {
+    pub(crate) fn add(&self, key: &Key, write: Write) {
         self.writes().entry(key.clone()).or_default().push(write);
     }
 
-    pub fn newest(&self, key: &Key) -> Option<Write> {
+    pub(crate) fn newest(&self, key: &Key) -> Option<Write> {
         self.writes().get(key)?.last().cloned()
     }
 
     /// The writes of a key that a store with this history still holds, the oldest first.
-    pub fn held(&self, key: &Key, history: usize) -> Vec<Write> {
+    pub(crate) fn held(&self, key: &Key, history: usize) -> Vec<Write> {
         let writes = self.writes();
         let Some(all) = writes.get(key) else { return Vec::new() };
         let purged = all.iter().rposition(|write| write.operation == KvOperation::Purge).unwrap_or(0);
@@ -79,7 +79,7 @@ impl Ledger {
     }
 
     /// The live keys in a scope with their newest writes.
-    pub fn live(&self, scope: &WatchScope) -> BTreeMap<Key, Write> {
+    pub(crate) fn live(&self, scope: &WatchScope) -> BTreeMap<Key, Write> {
         let writes = self.writes();
         let newest = writes.iter().filter_map(|(key, all)| Some((key, all.last()?)));
         newest
@@ -89,7 +89,7 @@ impl Ledger {
     }
 
     /// Explains why an entry of one side is not the given write; `None` if it is.
-    pub fn differs(entry: Option<&KvEntry>, write: Option<&Write>, side: Side) -> Option<String> {
+    pub(crate) fn differs(entry: Option<&KvEntry>, write: Option<&Write>, side: Side) -> Option<String> {
         match (entry, write) {
             (None, None) => None,
             (Some(entry), Some(write))

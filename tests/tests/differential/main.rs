@@ -14,6 +14,7 @@
 )]
 
 mod ledger;
+mod mirror;
 mod readers;
 mod run;
 

@@ -18,18 +18,18 @@ type Delivered = BTreeMap<Key, (VersionToken, bool)>;
 
 /// A resumable position together with what had been delivered before it.
 #[derive(Clone, Debug)]
-pub struct Saved {
-    pub scope: WatchScope,
+pub(crate) struct Saved {
+    pub(crate) scope: WatchScope,
     cursor: WatchCursor,
     delivered: Delivered,
     /// Everything written before had been delivered, so that both sides must judge it alike.
-    pub is_settled: bool,
+    pub(crate) is_settled: bool,
 }
 
 /// One watch on one side.
-pub struct Watching {
+pub(crate) struct Watching {
     side: Side,
-    pub scope: WatchScope,
+    pub(crate) scope: WatchScope,
     watch: Watch,
     opened: u64,
     delivered: Delivered,
@@ -42,7 +42,7 @@ pub struct Watching {
 }
 
 impl Watching {
-    pub async fn open(
+    pub(crate) async fn open(
         store: &Store,
         side: Side,
         ledger: &Ledger,
@@ -53,7 +53,12 @@ impl Watching {
         Ok(Self::new(side, scope, watch, opened, Delivered::new()))
     }
 
-    pub async fn resume(store: &Store, side: Side, ledger: &Ledger, saved: &Saved) -> Result<Self, KvError> {
+    pub(crate) async fn resume(
+        store: &Store,
+        side: Side,
+        ledger: &Ledger,
+        saved: &Saved,
+    ) -> Result<Self, KvError> {
         let opened = ledger.tick();
         let cursor = WatchCursor::from_bytes(&saved.cursor.to_bytes())?;
         let watch = store.watch_from(saved.scope.clone(), cursor).await?;
@@ -74,7 +79,7 @@ impl Watching {
         }
     }
 
-    pub fn saved(&self, is_settled: bool) -> Option<Saved> {
+    pub(crate) fn saved(&self, is_settled: bool) -> Option<Saved> {
         Some(Saved {
             scope: self.scope.clone(),
             cursor: self.watch.cursor()?,
@@ -84,7 +89,12 @@ impl Watching {
     }
 
     /// Reads up to `items` items, as far as they arrive within `patience` each.
-    pub async fn read(&mut self, ledger: &Ledger, items: usize, patience: Duration) -> Result<usize, String> {
+    pub(crate) async fn read(
+        &mut self,
+        ledger: &Ledger,
+        items: usize,
+        patience: Duration,
+    ) -> Result<usize, String> {
         for read in 0..items {
             match timeout(patience, self.watch.next()).await {
                 Err(_) => return Ok(read),
@@ -121,7 +131,7 @@ impl Watching {
     }
 
     /// Compares everything read so far with the ledger, which must be complete.
-    pub fn check(&mut self, ledger: &Ledger) -> Result<(), String> {
+    pub(crate) fn check(&mut self, ledger: &Ledger) -> Result<(), String> {
         let side = self.side.index();
         let writes = ledger.writes();
         for entry in std::mem::take(&mut self.unchecked) {
@@ -175,7 +185,7 @@ impl Watching {
     }
 
     /// Reads until everything written has arrived.
-    pub async fn settle(&mut self, ledger: &Ledger) -> Result<(), String> {
+    pub(crate) async fn settle(&mut self, ledger: &Ledger) -> Result<(), String> {
         let end = Instant::now() + SETTLED_WITHIN;
         loop {
             self.check(ledger)?;
@@ -206,7 +216,7 @@ enum Items {
 }
 
 /// One listing on one side.
-pub struct Listing {
+pub(crate) struct Listing {
     side: Side,
     scope: WatchScope,
     items: Items,
@@ -217,7 +227,13 @@ pub struct Listing {
 }
 
 impl Listing {
-    pub fn open(store: &Store, side: Side, ledger: &Ledger, scope: &WatchScope, keys_only: bool) -> Self {
+    pub(crate) fn open(
+        store: &Store,
+        side: Side,
+        ledger: &Ledger,
+        scope: &WatchScope,
+        keys_only: bool,
+    ) -> Self {
         let started = ledger.tick();
         let items = if keys_only {
             Items::Keys(store.keys(scope.clone()))
@@ -227,11 +243,11 @@ impl Listing {
         Self { side, scope: scope.clone(), items, started, seen: Vec::new(), ended: None }
     }
 
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.ended.is_some()
     }
 
-    pub async fn read(&mut self, ledger: &Ledger, items: usize) -> Result<(), String> {
+    pub(crate) async fn read(&mut self, ledger: &Ledger, items: usize) -> Result<(), String> {
         for _ in 0..items {
             let next = match &mut self.items {
                 Items::Entries(entries) => {
@@ -252,7 +268,7 @@ impl Listing {
     }
 
     /// Reads to the end and compares the whole with the ledger, which must be complete.
-    pub async fn finish(mut self, ledger: &Ledger) -> Result<(), String> {
+    pub(crate) async fn finish(mut self, ledger: &Ledger) -> Result<(), String> {
         while !self.is_over() {
             self.read(ledger, 1000).await?;
         }

@@ -6,19 +6,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use futures_util::future::{join, join_all};
-use shizuku_kv::{
-    FencingToken, Key, KvError, KvOperation, KvResult, Store, VersionToken, WatchCursor, WatchScope,
-};
+use shizuku_kv::{FencingToken, Key, KvError, KvOperation, KvResult, Store, VersionToken, WatchScope};
 use tokio::time::{Instant, sleep};
 
 use crate::ledger::{Ledger, Side, Write};
+use crate::mirror::Mirror;
 use crate::readers::{Listing, Saved, Watching};
 
 /// Keys that are parents, prefixes and neighbours of each other.
 const KEYS: [&str; 12] = ["a", "a.b", "a.b.c", "ab", "a-b", "b.1", "b.2", "b.10", "c.d.e", "c.d", "z", "k_1"];
 
 /// Largest value of stores that limit the size.
-pub const LARGEST: usize = 100;
+pub(crate) const LARGEST: usize = 100;
 
 /// The shortest time to live.
 const TTL: Duration = Duration::from_secs(1);
@@ -30,18 +29,18 @@ const SURELY_ALIVE: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    pub seed: u64,
-    pub history: u8,
-    pub key_ttl: bool,
-    pub limits_size: bool,
-    pub steps: usize,
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) history: u8,
+    pub(crate) key_ttl: bool,
+    pub(crate) limits_size: bool,
+    pub(crate) steps: usize,
     /// Keys of the store besides the twelve that all operations use.
-    pub many: usize,
+    pub(crate) many: usize,
 }
 
 impl Plan {
-    pub fn of(seed: u64, has_ttl: bool) -> Self {
+    pub(crate) fn of(seed: u64, has_ttl: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
         let history = [1, 2, 5, 64][(seed % 4) as usize];
         Self {
@@ -58,7 +57,7 @@ impl Plan {
 /// What both backends answered to one operation.
 type Answers<T> = [KvResult<T>; 2];
 
-pub struct Run {
+pub(crate) struct Run {
     plan: Plan,
     rng: Rng,
     stores: [Store; 2],
@@ -66,6 +65,8 @@ pub struct Run {
     watches: Vec<[Watching; 2]>,
     listings: Vec<[Listing; 2]>,
     saved: Vec<[Saved; 2]>,
+    /// A replica of the store on NATS.
+    mirror: Mirror,
     /// Keys with a time to live, and when they were written.
     expiring: Vec<(Key, u64, Instant)>,
     /// Concurrent writers made the order of writes differ between the sides.
@@ -74,10 +75,11 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn new(plan: Plan, stores: [Store; 2]) -> Self {
+    pub(crate) fn new(plan: Plan, stores: [Store; 2]) -> Self {
         Self {
             plan,
             rng: Rng::with_seed(plan.seed ^ 0x5348_495a_554b_5544),
+            mirror: Mirror::new(&stores[Side::Nats.index()]),
             stores,
             ledger: Arc::default(),
             watches: Vec::new(),
@@ -90,7 +92,7 @@ impl Run {
     }
 
     /// Runs to the end, or to the first difference.
-    pub async fn run(mut self) -> Result<(), String> {
+    pub(crate) async fn run(mut self) -> Result<(), String> {
         let result = self.steps().await;
         result.map_err(|why| {
             let tail = self.log.len().saturating_sub(60);
@@ -99,6 +101,9 @@ impl Run {
     }
 
     async fn steps(&mut self) -> Result<(), String> {
+        if self.rng.bool() {
+            self.replicate().await?;
+        }
         if self.plan.many > 0 {
             self.many().await?;
         }
@@ -120,6 +125,7 @@ impl Run {
         for watching in self.watches.iter_mut().flatten() {
             watching.settle(&self.ledger).await?;
         }
+        self.mirror.settle(&self.ledger).await?;
         self.compare_state(&WatchScope::All).await?;
         for key in KEYS {
             self.compare_key(&Key::new(key).unwrap()).await?;
@@ -152,7 +158,8 @@ impl Run {
             89..91 => self.close_watch(),
             91..94 => self.open_listing(),
             94..98 => self.read_listing().await,
-            _ => self.burst().await,
+            98 => self.burst().await,
+            _ => self.replicate().await,
         }
     }
 
@@ -574,6 +581,13 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Starts the replica, or stops it.
+    async fn replicate(&mut self) -> Result<(), String> {
+        let starts = !self.mirror.is_running();
+        self.note(if starts { "the replica starts" } else { "the replica stops" });
+        if starts { self.mirror.start().await } else { self.mirror.stop().await }
     }
 
     /// Writes with several writers at once, each with keys of its own, while watches and listings are read.
