@@ -131,7 +131,8 @@ impl StoreCore {
         Ok(found.map(|message| message.time()))
     }
 
-    async fn raw_message(
+    /// The message that the leader answers with; none where there is no such message.
+    pub(super) async fn raw_message(
         &self,
         operation: &'static str,
         query: &serde_json::Value,
