@@ -213,6 +213,11 @@ impl Settings {
         self.has_operation_ids() && !self.loses_newest
     }
 
+    /// Whether the newest message of a key may be removed without a client having asked for it.
+    pub(super) fn forgets_newest(&self) -> bool {
+        self.loses_newest || self.tombstone_life.is_some()
+    }
+
     /// The largest value that fits, where a message may have `max_payload` bytes.
     pub(super) fn max_value_size(&self, max_payload: usize) -> usize {
         let size = self.max_message_size.map_or(max_payload, |size| size.min(max_payload));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use async_nats::{Message, StatusCode};
+use async_nats::{HeaderName, HeaderValue, Message, StatusCode};
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt};
@@ -70,31 +70,33 @@ impl StoreCore {
             return Box::pin(self.newest_of_leader(operation, key, deadline)).await;
         }
         let subject = format!("$JS.API.DIRECT.GET.{}.{}", self.bucket.stream, self.subject(key));
-        match self.link.request(operation, &subject, Bytes::new(), deadline).await? {
-            Answer::Message(message) => self.direct_answer(operation, message),
+        let answer = match self.link.request(operation, &subject, Bytes::new(), deadline).await? {
+            Answer::Message(message) => self.direct_answer(operation, message)?,
             // No replica answers, or an operator has turned direct gets off: the leader knows.
-            Answer::NobodyThere => Box::pin(self.newest_of_leader(operation, key, deadline)).await,
+            Answer::NobodyThere => None,
+        };
+        match answer {
+            Some(message) => Ok(Some(message)),
+            None => Box::pin(self.newest_of_leader(operation, key, deadline)).await,
         }
     }
 
+    /// The message in an answer to a direct get; none unless the answer is known to be the bucket's.
+    ///
+    /// Mirrors of the bucket answer direct gets of it (`mirror_direct`), with what they have. An answer with a message
+    /// names its stream. One without a message does not: no such key, or not in a mirror.
     fn direct_answer(&self, operation: &'static str, message: Message) -> KvResult<Option<StreamMessage>> {
+        let backend = |reason: String| KvError::Backend { operation, reason, source: None };
         match status_of(&message) {
             None => {}
             Some(StatusCode::NOT_FOUND) => return Ok(None),
-            Some(status) => {
-                return Err(KvError::Backend {
-                    operation,
-                    reason: format!("the server answered with status {status}"),
-                    source: None,
-                });
-            }
+            Some(status) => return Err(backend(format!("the server answered with status {status}"))),
         }
-        let message = parse_direct(message, &self.bucket.prefix).map_err(|reason| KvError::Backend {
-            operation,
-            reason: reason.to_owned(),
-            source: None,
-        })?;
-        Ok(Some(message))
+        if stream_of(&message) != Some(&self.bucket.stream) {
+            return Ok(None);
+        }
+        let message = parse_direct(message, &self.bucket.prefix);
+        message.map(Some).map_err(|reason| backend(reason.to_owned()))
     }
 
     /// The newest message of a key, from the leader.
@@ -131,7 +133,8 @@ impl StoreCore {
         Ok(found.map(|message| message.time()))
     }
 
-    async fn raw_message(
+    /// The message that the leader answers with; none where there is no such message.
+    pub(super) async fn raw_message(
         &self,
         operation: &'static str,
         query: &serde_json::Value,
@@ -201,6 +204,8 @@ impl StoreCore {
             .publish_with_reply(subject.clone(), inbox, query.to_string().into())
             .await
             .map_err(|e| unavailable(e.into()))?;
+        // All messages of an answer come from one stream.
+        let mut is_of_bucket = false;
         loop {
             let message = tokio::select! {
                 biased;
@@ -212,18 +217,24 @@ impl StoreCore {
             };
             let Some(message) = message else { return Ok(BatchEnd::Cut) };
             match status_of(&message) {
-                None => {
-                    if let Some(message) = self.direct_answer(OPERATION, message)? {
+                None => match self.direct_answer(OPERATION, message)? {
+                    Some(message) => {
+                        is_of_bucket = true;
                         found.insert(message.key.clone(), message);
                     }
-                }
-                // 204: that was all. 404: none of them is there.
+                    None => return Ok(BatchEnd::Unknown),
+                },
+                // 204: that was all. 404: none of them is there, whoever says so.
                 Some(status) if status.as_u16() == 204 => {
                     let left = message.headers.as_ref().and_then(|h| h.get("Nats-Num-Pending"));
                     let complete = left.is_none_or(|left| left.as_str() == "0");
-                    return Ok(if complete { BatchEnd::Complete } else { BatchEnd::Cut });
+                    return Ok(match (complete, is_of_bucket) {
+                        (true, true) => BatchEnd::Complete,
+                        (true, false) => BatchEnd::Unknown,
+                        (false, _) => BatchEnd::Cut,
+                    });
                 }
-                Some(StatusCode::NOT_FOUND) => return Ok(BatchEnd::Complete),
+                Some(StatusCode::NOT_FOUND) => return Ok(BatchEnd::Unknown),
                 Some(StatusCode::NO_RESPONDERS) => {
                     self.exists(OPERATION, deadline).await?;
                     return Ok(BatchEnd::Cut);
@@ -243,15 +254,22 @@ impl StoreCore {
         let mut single = Vec::new();
         if batched {
             for part in batches(keys, self.bucket.prefix.len()) {
-                if self.batch(part, &mut found, deadline).await? == BatchEnd::Cut {
-                    single.extend(part.iter().filter(|key| !found.contains_key(*key)).cloned());
+                let end = self.batch(part, &mut found, deadline).await?;
+                if end != BatchEnd::Complete {
+                    let missing = part.iter().filter(|key| !found.contains_key(*key));
+                    single.extend(missing.map(|key| (key.clone(), end == BatchEnd::Unknown)));
                 }
             }
         } else {
-            single.extend_from_slice(keys);
+            single.extend(keys.iter().map(|key| (key.clone(), false)));
         }
         let mut singles = futures_util::stream::iter(single)
-            .map(|key| async move { self.newest("get_many", &key, deadline).await })
+            .map(|(key, of_leader)| async move {
+                match of_leader {
+                    true => self.newest_of_leader("get_many", &key, deadline).await,
+                    false => self.newest("get_many", &key, deadline).await,
+                }
+            })
             .buffer_unordered(GETS_IN_FLIGHT);
         while let Some(message) = singles.try_next().await? {
             if let Some(message) = message {
@@ -271,13 +289,21 @@ fn status_of(message: &Message) -> Option<StatusCode> {
     message.status.filter(|_| !stored)
 }
 
+/// The stream that an answer to a direct get is from. Others may have stored headers of the same name, the server's own
+/// comes last.
+fn stream_of(message: &Message) -> Option<&str> {
+    message.headers.as_ref()?.get_last(HeaderName::from_static("Nats-Stream")).map(HeaderValue::as_str)
+}
+
 /// How a batch ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BatchEnd {
     /// Every key that is there was answered.
     Complete,
     /// The answer broke off; what is missing has to be asked for again.
     Cut,
+    /// A mirror may have answered; the leader has to be asked for what is missing.
+    Unknown,
 }
 
 /// Keys in portions that one request can carry.
