@@ -12,6 +12,7 @@ mod authentication;
 mod outages;
 mod permissions;
 mod reaching;
+mod runtimes;
 mod shutdown;
 mod tls;
 

@@ -1,18 +1,21 @@
 //! Reading.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_nats::{Message, StatusCode};
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
+use futures_util::future::{Either, select};
 use futures_util::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::bucket::{self, Bucket, StreamInfo};
-use super::link::{Answer, ApiError, Link};
+use super::link::{Answer, ApiError, Asking, Link, first_patience};
 use super::scan;
 use super::wire::{RawMessage, StreamMessage, parse_direct};
 use crate::store::{
@@ -70,10 +73,39 @@ impl StoreCore {
             return Box::pin(self.newest_of_leader(operation, key, deadline)).await;
         }
         let subject = format!("$JS.API.DIRECT.GET.{}.{}", self.bucket.stream, self.subject(key));
-        match self.link.request(operation, &subject, Bytes::new(), deadline).await? {
-            Answer::Message(message) => self.direct_answer(operation, message),
+        let mut asking = self.link.asking(operation, &subject, Bytes::new(), deadline);
+        match asking.attempt(first_patience(deadline)).await? {
+            Some(Answer::Message(message)) => self.direct_answer(operation, message),
             // No replica answers, or an operator has turned direct gets off: the leader knows.
-            Answer::NobodyThere => Box::pin(self.newest_of_leader(operation, key, deadline)).await,
+            Some(Answer::NobodyThere) => Box::pin(self.newest_of_leader(operation, key, deadline)).await,
+            None => Box::pin(self.newest_unanswered(asking, key, deadline)).await,
+        }
+    }
+
+    /// The newest message of a key, where no replica has answered yet. That can have the same causes as where the server
+    /// says that nobody listens, which it does not say while anybody subscribes to everything. The stream's information
+    /// tells, and makes the settings the newest; meanwhile a replica may answer after all.
+    async fn newest_unanswered(
+        &self,
+        mut asking: Asking<'_>,
+        key: &Key,
+        deadline: Deadline,
+    ) -> KvResult<Option<StreamMessage>> {
+        let operation = asking.operation();
+        let leader = pin!(async {
+            self.info(operation, deadline).await?;
+            self.newest_of_leader(operation, key, deadline).await
+        });
+        match select(leader, pin!(asking.answer())).await {
+            Either::Left((Err(error), replica)) if error.is_retryable() => match replica.await? {
+                Answer::Message(message) => self.direct_answer(operation, message),
+                Answer::NobodyThere => Err(error),
+            },
+            Either::Left((answer, _)) => answer,
+            Either::Right((replica, leader)) => match replica? {
+                Answer::Message(message) => self.direct_answer(operation, message),
+                Answer::NobodyThere => leader.await,
+            },
         }
     }
 
@@ -172,9 +204,16 @@ impl StoreCore {
         Ok(info)
     }
 
-    /// Whether the store is still there: what to ask when nobody listens.
-    pub(super) async fn exists(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
-        self.info(operation, deadline).await.map(|_| ())
+    /// Looks for the reason why nobody answers, for a part of the deadline.
+    ///
+    /// # Errors
+    /// Returns why nothing will answer later either, for example that the store was deleted. A stream without a leader is
+    /// no error.
+    pub(super) async fn look(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
+        match self.info(operation, deadline.at_most(first_patience(deadline))).await {
+            Err(error) if !error.is_retryable() => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Many keys by batched direct gets (ADR-31): one request and one subscription for up to [`BATCH_KEYS`].
@@ -185,29 +224,27 @@ impl StoreCore {
         deadline: Deadline,
     ) -> KvResult<BatchEnd> {
         const OPERATION: &str = "get_many";
-        let unavailable = |source: async_nats::Error| KvError::Unavailable {
-            operation: OPERATION,
-            reason: "the request could not be sent".to_owned(),
-            source: Some(Arc::from(source)),
-        };
         let mark = self.link.up(OPERATION, deadline).await?;
         let client = self.link.client();
         let inbox = client.new_inbox();
-        let mut answers = client.subscribe(inbox.clone()).await.map_err(|e| unavailable(e.into()))?;
+        let mut answers = self.link.subscribe(OPERATION, inbox.clone()).await?;
         let subjects: Vec<_> = keys.iter().map(|key| self.subject(key)).collect();
         let query = json!({ "multi_last": subjects, "batch": subjects.len() });
         let subject = format!("$JS.API.DIRECT.GET.{}", self.bucket.stream);
         client
             .publish_with_reply(subject.clone(), inbox, query.to_string().into())
             .await
-            .map_err(|e| unavailable(e.into()))?;
+            .map_err(|error| self.link.not_sent(OPERATION, "the request could not be sent", error))?;
         loop {
+            let silence = (Instant::now() + first_patience(deadline)).min(deadline.instant());
             let message = tokio::select! {
                 biased;
                 message = answers.next() => message,
                 _ = self.link.interrupted(mark, &subject) => return Ok(BatchEnd::Cut),
-                () = tokio::time::sleep_until(deadline.instant()) => {
-                    return Err(deadline.timeout(OPERATION, None));
+                () = tokio::time::sleep_until(silence) => {
+                    // Direct gets may have been turned off.
+                    self.look(OPERATION, deadline).await?;
+                    return Ok(BatchEnd::Cut);
                 }
             };
             let Some(message) = message else { return Ok(BatchEnd::Cut) };
@@ -225,7 +262,7 @@ impl StoreCore {
                 }
                 Some(StatusCode::NOT_FOUND) => return Ok(BatchEnd::Complete),
                 Some(StatusCode::NO_RESPONDERS) => {
-                    self.exists(OPERATION, deadline).await?;
+                    self.look(OPERATION, deadline).await?;
                     return Ok(BatchEnd::Cut);
                 }
                 // 413 and what else a server may refuse: one by one works everywhere.
@@ -354,8 +391,7 @@ impl KvStore for NatsStore {
 impl KvReader for NatsStore {
     fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         Box::pin(async move {
-            let newest = self.0.newest("get", key, deadline);
-            Ok(deadline.bound("get", Some(key), newest).await?.map(StreamMessage::into_entry))
+            Ok(self.0.newest("get", key, deadline).await?.map(StreamMessage::into_entry))
         })
     }
 
@@ -365,8 +401,7 @@ impl KvReader for NatsStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         Box::pin(async move {
-            let newest = self.0.newest_of_leader("get", key, deadline);
-            Ok(deadline.bound("get", Some(key), newest).await?.map(StreamMessage::into_entry))
+            Ok(self.0.newest_of_leader("get", key, deadline).await?.map(StreamMessage::into_entry))
         })
     }
 

@@ -22,9 +22,18 @@ use super::wire::{EXPECTED_SEQUENCE, FENCE, KV_OPERATION, OPERATION_ID, ROLLUP, 
 use crate::store::backoff;
 use crate::store::{Deadline, ErrorSource, FencingToken, Key, KvError, KvOperation, KvResult, VersionToken};
 
-/// The share of the deadline that is left for finding out, where no acknowledgement comes on a connection that seems
-/// to be alive.
-const FIND_OUT_SHARE: u32 = 3;
+/// How long an acknowledgement is waited for before the write is searched for, on a connection that seems to be alive: a
+/// quarter of the deadline, so that a copy that was lost costs a part of it, and what is left at the end is enough to
+/// search once more.
+fn patience(deadline: Deadline) -> Duration {
+    let share = (deadline.limit() / 4).clamp(Duration::from_millis(50), Duration::from_secs(5));
+    share.min(deadline.remaining() - deadline.remaining() / 3)
+}
+
+/// Whether so little time is left that it would not do for another search.
+fn is_last(deadline: Deadline) -> bool {
+    deadline.remaining() <= deadline.limit() / 8
+}
 
 /// One write.
 #[derive(Clone, Debug)]
@@ -163,6 +172,8 @@ enum Verdict {
     Refused(KvError),
     /// No answer, and none will come.
     Silence(Option<ErrorSource>),
+    /// No answer yet.
+    Late,
 }
 
 impl StoreCore {
@@ -201,12 +212,7 @@ impl StoreCore {
             Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 Err(self.too_large(write))
             }
-            Ok(Err(_)) if self.link.is_closed() => Err(KvError::Closed { operation }),
-            Ok(Err(error)) => Err(KvError::Unavailable {
-                operation,
-                reason: "the write could not be sent".to_owned(),
-                source: Some(Arc::new(error)),
-            }),
+            Ok(Err(error)) => Err(self.link.not_sent(operation, "the write could not be sent", error)),
             Err(_) => Err(deadline.timeout(operation, Some(&write.key))),
         }
     }
@@ -223,12 +229,14 @@ impl StoreCore {
     pub(super) async fn settle(&self, mut sent: Sent, deadline: Deadline) -> KvResult<VersionToken> {
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         loop {
-            let silence = match self.await_verdict(&mut sent, deadline).await {
+            let verdict = self.await_verdict(&mut sent, deadline).await;
+            let is_late = matches!(verdict, Verdict::Late);
+            let silence = match verdict {
                 Verdict::Taken(sequence) => return Ok(VersionToken::from_u64(sequence)),
                 Verdict::Conflict(found) if !sent.repeated => return Err(sent.write.mismatch(found)),
                 Verdict::Refused(error) if !sent.repeated => return Err(error),
                 Verdict::NobodyThere if !sent.repeated => {
-                    Box::pin(self.exists(sent.write.operation, deadline)).await?;
+                    Box::pin(self.look(sent.write.operation, deadline)).await?;
                     if sent.write.pipelined {
                         return Err(KvError::Unavailable {
                             operation: sent.write.operation,
@@ -243,16 +251,21 @@ impl StoreCore {
                     (sent.mark, sent.acknowledgement) = again;
                     continue;
                 }
-                Verdict::Conflict(_) | Verdict::NobodyThere => None,
+                Verdict::Conflict(_) | Verdict::NobodyThere | Verdict::Late => None,
                 Verdict::Refused(error) => Some(Arc::new(error) as ErrorSource),
                 Verdict::Silence(source) => source,
             };
             // Boxed, since it is rare: a future that is small is cheap to make.
             match Box::pin(self.find_out(&mut sent, deadline)).await {
-                Fate::Landed(sequence) => return Ok(VersionToken::from_u64(sequence)),
-                Fate::Lost(newest) => return Err(sent.write.mismatch(Some(newest))),
-                Fate::Unknown => return Err(sent.write.unknown(silence)),
-                Fate::NotYet => {}
+                Ok(Fate::Landed(sequence)) => return Ok(VersionToken::from_u64(sequence)),
+                Ok(Fate::Lost(newest)) => return Err(sent.write.mismatch(Some(newest))),
+                Ok(Fate::NotYet) => {}
+                // It may be on its way.
+                Ok(Fate::Unknown) if is_late && !is_last(deadline) => continue,
+                Ok(Fate::Unknown) => return Err(sent.write.unknown(silence)),
+                // What was written is gone with the store.
+                Err(error @ KvError::StoreNotFound { .. }) => return Err(error),
+                Err(error) => return Err(sent.write.unknown(silence.or(Some(Arc::new(error))))),
             }
             let pause = pauses.next().unwrap_or_default();
             if deadline.remaining() <= pause {
@@ -268,10 +281,8 @@ impl StoreCore {
         }
     }
 
-    /// Waits for the acknowledgement, until the connection breaks or so little time is left that it is better used
-    /// for finding out.
+    /// Waits for the acknowledgement, until the connection breaks or its share of the deadline has passed.
     async fn await_verdict(&self, sent: &mut Sent, deadline: Deadline) -> Verdict {
-        let patience = deadline.remaining() - deadline.remaining() / FIND_OUT_SHARE;
         tokio::select! {
             biased;
             answer = &mut sent.acknowledgement => self.verdict(&sent.write, answer),
@@ -282,7 +293,7 @@ impl StoreCore {
                     reason: text.to_string(),
                 }),
             },
-            () = tokio::time::sleep(patience) => Verdict::Silence(None),
+            () = tokio::time::sleep(patience(deadline)) => Verdict::Late,
         }
     }
 
@@ -327,15 +338,15 @@ impl StoreCore {
     }
 
     /// Finds out what became of a write, while still listening for its acknowledgement.
-    async fn find_out(&self, sent: &mut Sent, deadline: Deadline) -> Fate {
+    async fn find_out(&self, sent: &mut Sent, deadline: Deadline) -> KvResult<Fate> {
         let Sent { write, id, since, acknowledgement, .. } = sent;
         let search = self.search(write, id, *since, deadline);
         tokio::pin!(search);
         tokio::select! {
             biased;
             // Only good news are final: a refusal may be about one copy of several.
-            Some(sequence) = taken(acknowledgement) => Fate::Landed(sequence),
-            fate = &mut search => fate.unwrap_or(Fate::Unknown),
+            Some(sequence) = taken(acknowledgement) => Ok(Fate::Landed(sequence)),
+            fate = &mut search => fate,
         }
     }
 
