@@ -55,7 +55,9 @@ where
     let seen = match beginning.next().await {
         Ok(seen) => Some(seen),
         // No default helps where nothing will ever be followed.
-        Err(error @ (KvError::Closed { .. } | KvError::NoRuntime { .. } | KvError::Unsupported { .. })) => return Err(error.into()),
+        Err(error @ (KvError::Closed { .. } | KvError::NoRuntime { .. } | KvError::Unsupported { .. })) => {
+            return Err(error.into());
+        }
         Err(error) => {
             beginning.trouble = Some(error);
             None

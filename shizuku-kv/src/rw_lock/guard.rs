@@ -101,8 +101,7 @@ impl Hold {
         answer: oneshot::Receiver<Result<Outcome, Refusal>>,
     ) -> Result<(), DistroRwLockError> {
         let resource = || self.resource.to_string();
-        in_runtime(operation)
-            .map_err(|source| DistroRwLockError::Store { resource: resource(), source })?;
+        in_runtime(operation).map_err(|source| DistroRwLockError::Store { resource: resource(), source })?;
         let answer = tokio::time::timeout(self.deadline.saturating_add(GRACE), answer).await;
         match answer {
             Ok(Ok(Ok(Outcome::NotThere))) => Err(self.lost_error(self.loss().unwrap_or(LockLoss::Broken))),

@@ -15,6 +15,7 @@ mod reaching;
 mod runtimes;
 mod shutdown;
 mod tls;
+mod unanswered;
 
 use std::future::Future;
 use std::net::Ipv4Addr;

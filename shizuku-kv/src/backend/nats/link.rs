@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::connection::State;
 use async_nats::client::PublishErrorKind;
+use async_nats::connection::State;
 use async_nats::{Client, Event, Message, PublishError, ServerError, StatusCode, SubscribeError, Subscriber};
 use backon::ExponentialBackoff;
 use bytes::Bytes;
@@ -314,6 +314,11 @@ impl Link {
         }
     }
 
+    /// Whether the connection is the same as it was then.
+    pub(super) fn is_unbroken(&self, mark: Mark) -> bool {
+        self.is_connected() && self.events.0.borrow().epoch == mark.epoch
+    }
+
     /// Waits until what was sent to `subject` after `mark` will get no answer.
     pub(super) async fn interrupted(&self, mark: Mark, subject: &str) -> Interruption {
         let refusal = |state: &LinkState| {
@@ -322,8 +327,8 @@ impl Link {
             state.refused.iter().take(new).find(about_us).cloned()
         };
         let mut state = self.events.0.subscribe();
-        let interrupted =
-            state.wait_for(|state| state.epoch != mark.epoch || state.over.is_some() || refusal(state).is_some());
+        let interrupted = state
+            .wait_for(|state| state.epoch != mark.epoch || state.over.is_some() || refusal(state).is_some());
         match interrupted.await.as_deref().map(refusal) {
             Ok(Some(text)) => Interruption::Refused(text),
             // The sender lives in this very struct, so waiting does not fail.
@@ -339,7 +344,15 @@ impl Link {
         payload: Bytes,
         deadline: Deadline,
     ) -> Asking<'a> {
-        Asking { link: self, operation, subject, payload, deadline, copies: Copies::default() }
+        Asking {
+            link: self,
+            operation,
+            subject,
+            payload,
+            deadline,
+            copies: Copies::default(),
+            is_single: false,
+        }
     }
 
     /// A request to the JetStream API, `$JS.API.` before its subject, that may be sent again. Ends by the deadline.
@@ -349,6 +362,28 @@ impl Link {
         subject: &str,
         payload: &impl Serialize,
         deadline: Deadline,
+    ) -> KvResult<Result<T, ApiError>> {
+        self.ask_api(operation, subject, payload, deadline, false).await
+    }
+
+    /// The same for a request that would do harm if a copy arrived late: none is sent while another may be on its way.
+    pub(super) async fn api_once<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        payload: &impl Serialize,
+        deadline: Deadline,
+    ) -> KvResult<Result<T, ApiError>> {
+        self.ask_api(operation, subject, payload, deadline, true).await
+    }
+
+    async fn ask_api<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        payload: &impl Serialize,
+        deadline: Deadline,
+        is_single: bool,
     ) -> KvResult<Result<T, ApiError>> {
         let malformed = |source: serde_json::Error| KvError::Backend {
             operation,
@@ -362,26 +397,29 @@ impl Link {
         };
         let payload = serde_json::to_vec(payload).map_err(malformed)?;
         let subject = format!("$JS.API.{subject}");
-        let mut asking = self.asking(operation, &subject, payload.into(), deadline);
+        let mut asking = Asking { is_single, ..self.asking(operation, &subject, payload.into(), deadline) };
         let mut pauses: Option<ExponentialBackoff> = None;
         loop {
             let error = match asking.answer().await? {
-                Answer::Message(message) => match serde_json::from_slice(&message.payload).map_err(malformed)? {
-                    ApiAnswer::Granted(answer) => return Ok(Ok(answer)),
-                    ApiAnswer::Refused { error } => error,
-                },
+                Answer::Message(message) => {
+                    match serde_json::from_slice(&message.payload).map_err(malformed)? {
+                        ApiAnswer::Granted(answer) => return Ok(Ok(answer)),
+                        ApiAnswer::Refused { error } => error,
+                    }
+                }
                 Answer::NobodyThere => {
                     return Err(KvError::Unavailable {
                         operation,
-                        reason: "JetStream is not enabled, or does not answer: start the server with `-js` or a \
+                        reason:
+                            "JetStream is not enabled, or does not answer: start the server with `-js` or a \
                                  `jetstream {}` block, and enable it for the account"
-                            .to_owned(),
+                                .to_owned(),
                         source: None,
                     });
                 }
             };
-            let pauses = pauses
-                .get_or_insert_with(|| backoff(Duration::from_millis(50), Duration::from_millis(500)));
+            let pauses =
+                pauses.get_or_insert_with(|| backoff(Duration::from_millis(50), Duration::from_millis(500)));
             let pause = pauses.next().unwrap_or_default();
             if error.err_code != ApiError::NO_META_LEADER || deadline.remaining() <= pause {
                 return Ok(Err(error));
@@ -404,7 +442,7 @@ pub(super) fn first_patience(deadline: Deadline) -> Duration {
 /// How long the later copies of a request wait. Jittered, because all clients lost the leader at the same moment.
 fn later_patience(deadline: Deadline) -> ExponentialBackoff {
     let first = first_patience(deadline) * 2;
-    backoff(first, (deadline.limit() / 4).clamp(first, Duration::from_secs(5)))
+    backoff(first, (deadline.limit() / 4).clamp(first, Duration::from_secs(2)))
 }
 
 /// How much later than its deadline a request ends: a moment after whoever waits for it and knows the key.
@@ -418,6 +456,8 @@ pub(super) struct Asking<'a> {
     payload: Bytes,
     deadline: Deadline,
     copies: Copies,
+    /// No second copy while there may be a first.
+    is_single: bool,
 }
 
 impl Asking<'_> {
@@ -430,7 +470,8 @@ impl Asking<'_> {
     /// # Errors
     /// Returns [`KvError::Timeout`] if the deadline passed.
     pub(super) async fn answer(&mut self) -> KvResult<Answer> {
-        let mut patience = first_patience(self.deadline);
+        let mut patience =
+            if self.is_single { self.deadline.remaining() + GRACE } else { first_patience(self.deadline) };
         let mut later: Option<ExponentialBackoff> = None;
         loop {
             if let Some(answer) = self.attempt(patience).await? {
@@ -447,7 +488,7 @@ impl Asking<'_> {
     /// Sends one copy, again if the connection breaks, and waits for an answer to any of them. None if the time has
     /// passed.
     pub(super) async fn attempt(&mut self, patience: Duration) -> KvResult<Option<Answer>> {
-        let Self { link, operation, subject, ref payload, deadline, ref mut copies } = *self;
+        let Self { link, operation, subject, ref payload, deadline, ref mut copies, is_single } = *self;
         in_runtime(operation)?;
         let silence = (Instant::now() + patience).min(deadline.instant() + GRACE);
         loop {
@@ -471,6 +512,13 @@ impl Asking<'_> {
                 interruption = link.interrupted(mark, subject) => {
                     if let Interruption::Refused(text) = interruption {
                         return Err(KvError::Unauthorized { operation, reason: text.to_string() });
+                    }
+                    if is_single {
+                        return Err(link.over(operation).unwrap_or_else(|| KvError::Unavailable {
+                            operation,
+                            reason: "the connection broke before the answer came, so that it may have happened".to_owned(),
+                            source: None,
+                        }));
                     }
                     // Nothing that was sent before is answered.
                     *copies = Copies::default();

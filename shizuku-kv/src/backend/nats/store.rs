@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_nats::{Message, StatusCode};
@@ -45,11 +46,14 @@ pub(super) struct StoreCore {
     pub(super) link: Arc<Link>,
     pub(super) bucket: Bucket,
     pub(super) consistency: ReadConsistency,
+    /// The stream is known to have come to this sequence.
+    pub(super) reached: AtomicU64,
 }
 
 impl NatsStore {
     pub(super) fn new(link: Arc<Link>, bucket: Bucket, consistency: ReadConsistency) -> Self {
-        Self(Arc::new(StoreCore { link, bucket, consistency }))
+        let reached = AtomicU64::new(bucket.settings().end);
+        Self(Arc::new(StoreCore { link, bucket, consistency, reached }))
     }
 }
 
@@ -200,7 +204,14 @@ impl StoreCore {
     /// What the server says of the bucket's stream at this moment. Its settings are the newest from then on.
     pub(super) async fn info(&self, operation: &'static str, deadline: Deadline) -> KvResult<StreamInfo> {
         let info = bucket::info(&self.link, operation, &self.bucket.name, deadline).await?;
+        let before = self.bucket.settings().created;
         self.bucket.learn(&info);
+        if self.bucket.settings().created == before {
+            self.reached.fetch_max(info.last_sequence(), Ordering::Relaxed);
+        } else {
+            // The store was made again, and counts anew.
+            self.reached.store(info.last_sequence(), Ordering::Relaxed);
+        }
         Ok(info)
     }
 
@@ -390,9 +401,7 @@ impl KvStore for NatsStore {
 
 impl KvReader for NatsStore {
     fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
-        Box::pin(async move {
-            Ok(self.0.newest("get", key, deadline).await?.map(StreamMessage::into_entry))
-        })
+        Box::pin(async move { Ok(self.0.newest("get", key, deadline).await?.map(StreamMessage::into_entry)) })
     }
 
     fn leader_entry<'a>(

@@ -452,9 +452,7 @@ impl NatsWatch {
 fn ends_a_watch(error: &KvError) -> bool {
     matches!(
         error,
-        KvError::StoreNotFound { .. }
-            | KvError::CursorExpired { .. }
-            | KvError::Unauthorized { .. }
+        KvError::StoreNotFound { .. } | KvError::CursorExpired { .. } | KvError::Unauthorized { .. }
     ) || error.is_over()
 }
 
