@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::timer::timeout_at;
 use super::{Key, KvError};
 
 /// The longest span of a deadline. No clock is short of it, and nothing that is added to it overflows one.
@@ -83,9 +84,9 @@ impl Deadline {
         future: impl Future<Output = Result<T, KvError>>,
     ) -> Result<T, KvError> {
         in_runtime(operation)?;
-        match tokio::time::timeout_at(self.at, future).await {
-            Ok(result) => result,
-            Err(_) => Err(self.timeout(operation, key)),
+        match timeout_at(self.at, future).await {
+            Some(result) => result,
+            None => Err(self.timeout(operation, key)),
         }
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::handle_fenced::StoreFenced;
 use super::handle_ttl::StoreTtl;
 use super::shared::Shared;
+use super::timer::timeout_at;
 use super::{
     ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore, KvStream, KvWatcher,
     KvWriter, VersionToken, Watch, WatchCursor, WatchScope, in_runtime,
@@ -387,9 +388,9 @@ impl Store {
         }
         let turns = u32::try_from(keys.len().div_ceil(PUTS_IN_FLIGHT)).unwrap_or(u32::MAX).saturating_add(1);
         let latest = Deadline::after(self.deadline.saturating_mul(turns)).instant_and(WRITE_GRACE);
-        match tokio::time::timeout_at(latest, writer.put_many(items, self.deadline)).await {
-            Ok(answers) => answers,
-            Err(_) => keys
+        match timeout_at(latest, writer.put_many(items, self.deadline)).await {
+            Some(answers) => answers,
+            None => keys
                 .into_iter()
                 .map(|key| Err(KvError::OutcomeUnknown { operation, key, source: None }))
                 .collect(),
@@ -427,9 +428,9 @@ impl Store {
         write: impl Future<Output = KvResult<VersionToken>>,
     ) -> KvResult<VersionToken> {
         let latest = deadline.instant_and(WRITE_GRACE);
-        match tokio::time::timeout_at(latest, write).await {
-            Ok(result) => result,
-            Err(_) => Err(KvError::OutcomeUnknown { operation, key: key.clone(), source: None }),
+        match timeout_at(latest, write).await {
+            Some(result) => result,
+            None => Err(KvError::OutcomeUnknown { operation, key: key.clone(), source: None }),
         }
     }
 }

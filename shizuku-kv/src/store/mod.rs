@@ -19,6 +19,7 @@ mod key;
 mod moment;
 mod shared;
 mod stream;
+pub(crate) mod timer;
 mod version;
 
 pub(crate) use backoff::backoff;

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use futures_core::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
-use tokio::time::timeout_at;
 
+use super::timer::timeout_at;
 use super::{Deadline, Key, KvError, KvUpdate, WatchCursor, in_runtime};
 
 /// What an item may overrun its deadline by. The backend holds the deadline too, and counts from a moment later; what it
@@ -58,10 +58,10 @@ impl<T> KvStream<T> {
                     return Some((Err(error), None));
                 }
                 match timeout_at(deadline.instant_and(ITEM_GRACE), items.next()).await {
-                    Ok(Some(Ok(item))) => Some((Ok(item), Some(items))),
-                    Ok(Some(Err(error))) => Some((Err(error), None)),
-                    Ok(None) => None,
-                    Err(_) => Some((Err(deadline.timeout(operation, key.as_ref())), None)),
+                    Some(Some(Ok(item))) => Some((Ok(item), Some(items))),
+                    Some(Some(Err(error))) => Some((Err(error), None)),
+                    Some(None) => None,
+                    None => Some((Err(deadline.timeout(operation, key.as_ref())), None)),
                 }
             }
         });

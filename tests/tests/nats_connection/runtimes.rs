@@ -193,3 +193,34 @@ fn calls_outside_a_runtime_are_one_error() {
         drop((watch, scan, store, connection));
     }
 }
+
+/// A watch and a scan that waited on a runtime that has ended go on elsewhere.
+#[test]
+fn streams_outlive_a_runtime_that_only_polled_them() {
+    let own = runtime();
+    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+        let (_connection, store, mut watch) = own.block_on(async {
+            let connection = connect(&url).await.unwrap();
+            let config = StoreConfig::new().max_age(Duration::from_secs(3600));
+            let store = connection.store_with_config(&unique("runtime"), config).await.unwrap();
+            store.put("key", "x").await.unwrap();
+            let watch = caught_up(&store, WatchScope::All).await;
+            (connection, store, watch)
+        });
+        let polling = runtime();
+        polling.block_on(async {
+            let waits = tokio::time::timeout(Duration::from_millis(50), watch.next()).await;
+            assert!(waits.is_err(), "{waits:?}");
+        });
+        end(polling);
+        runtime().block_on(async {
+            let written = store.clone();
+            let put = own.spawn(async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                written.put("key", "y").await
+            });
+            let update = within(Duration::from_secs(5), "the watch", watch.next()).await.unwrap().unwrap();
+            assert_eq!(update.entry().unwrap().version, put.await.unwrap().unwrap());
+        });
+    }
+}

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::requests::{Copies, Requests};
+use crate::store::timer::{sleep, sleep_until, timeout_at};
 use crate::store::{Deadline, KvError, KvResult, backoff, in_runtime};
 
 /// How often the state of the client is looked at beside its events, one of which can get lost when many come at once.
@@ -310,7 +311,7 @@ impl Link {
                 });
             }
             // Either is a reason to look again.
-            let _ = tokio::time::timeout(left.min(STATE_POLL), state.changed()).await;
+            let _ = timeout_at(Instant::now() + left.min(STATE_POLL), state.changed()).await;
         }
     }
 
@@ -425,7 +426,7 @@ impl Link {
                 return Ok(Err(error));
             }
             // The cluster elects who decides on streams and consumers, which takes a moment.
-            tokio::time::sleep(pause).await;
+            sleep(pause).await;
             asking.copies = Copies::default();
         }
     }
@@ -523,7 +524,7 @@ impl Asking<'_> {
                     // Nothing that was sent before is answered.
                     *copies = Copies::default();
                 }
-                () = tokio::time::sleep_until(silence) => return Ok(None),
+                () = sleep_until(silence) => return Ok(None),
             }
         }
     }

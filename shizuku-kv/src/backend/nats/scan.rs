@@ -12,6 +12,7 @@ use super::state::{Completion, StateSync};
 use super::store::{StoreCore, pause};
 use super::wire::{StreamMessage, delivered};
 use crate::store::backoff;
+use crate::store::timer::sleep;
 use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, KvStream, ReadConsistency, WatchScope};
 
 /// The live entries in scope.
@@ -152,7 +153,7 @@ impl Scan {
                     tracing::debug!(store = %self.core.bucket.name, reason, "a listing starts over");
                     self.consumer = None;
                     let pause = self.pauses.next().unwrap_or_default();
-                    tokio::time::sleep(pause).await;
+                    sleep(pause).await;
                 }
             }
         }

@@ -19,6 +19,7 @@ use super::bucket::{self, Bucket, StreamInfo};
 use super::link::{Answer, ApiError, Asking, Link, first_patience};
 use super::scan;
 use super::wire::{RawMessage, StreamMessage, parse_direct};
+use crate::store::timer::sleep;
 use crate::store::{
     ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvReader, KvResult, KvStore, KvStream,
     KvTtl, KvWatcher, KvWriter, ReadConsistency, WatchScope,
@@ -357,7 +358,7 @@ pub(super) async fn pause(
             source: None,
         });
     }
-    tokio::time::sleep(pause).await;
+    sleep(pause).await;
     Ok(())
 }
 

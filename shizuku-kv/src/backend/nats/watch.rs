@@ -17,6 +17,7 @@ use super::state::{Completion, StateSync};
 use super::store::{NatsStore, StoreCore};
 use super::wire::{Place, delivered};
 use crate::store::backoff;
+use crate::store::timer::sleep;
 use crate::store::{
     Deadline, KvError, KvResult, KvUpdate, KvWatcher, Moment, Watch, WatchCursor, WatchLink, WatchScope,
 };
@@ -164,7 +165,7 @@ impl NatsWatch {
                     match self.core.link.up(OPERATION, Deadline::after(START_LIMIT)).await {
                         Err(error) if error.is_over() => return self.end(error),
                         Err(_) => continue,
-                        Ok(_) => tokio::time::sleep(*pause).await,
+                        Ok(_) => sleep(*pause).await,
                     }
                     match self.start(Deadline::after(START_LIMIT)).await {
                         Ok(consumer) => self.read_from(consumer),
