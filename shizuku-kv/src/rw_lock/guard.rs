@@ -14,7 +14,7 @@ use super::locks::{Locks, Place};
 use super::record::{ClaimId, LockMode};
 use super::session::SessionUse;
 use super::transition::Outcome;
-use crate::store::{FencingToken, KvError};
+use crate::store::{FencingToken, KvError, in_runtime};
 
 /// What a write may overrun its deadline by.
 const GRACE: Duration = Duration::from_millis(500);
@@ -100,8 +100,9 @@ impl Hold {
         operation: &'static str,
         answer: oneshot::Receiver<Result<Outcome, Refusal>>,
     ) -> Result<(), DistroRwLockError> {
-        let answer = tokio::time::timeout(self.deadline.saturating_add(GRACE), answer).await;
         let resource = || self.resource.to_string();
+        in_runtime(operation).map_err(|source| DistroRwLockError::Store { resource: resource(), source })?;
+        let answer = tokio::time::timeout(self.deadline.saturating_add(GRACE), answer).await;
         match answer {
             Ok(Ok(Ok(Outcome::NotThere))) => Err(self.lost_error(self.loss().unwrap_or(LockLoss::Broken))),
             Ok(Ok(Ok(_))) => Ok(()),

@@ -55,7 +55,7 @@ pub use self::processor::{
 use self::record::Claim;
 pub use self::record::LockMode;
 pub use self::reentry::current_fencing_token;
-use crate::store::{FencingToken, Key, KvError, Store, backoff};
+use crate::store::{FencingToken, Key, KvError, Store, backoff, in_runtime};
 
 /// What stands before a resource in the key of its record.
 const PREFIX: &str = "rw_lock.";
@@ -220,6 +220,9 @@ impl DistroRwLock {
         waits: bool,
         limit: Duration,
     ) -> Option<Result<Hold, DistroRwLockError>> {
+        if let Err(error) = in_runtime("lock") {
+            return Some(Err(self.store_error(error)));
+        }
         let claims = async {
             let mut pauses = backoff_between_watches();
             loop {
@@ -364,6 +367,7 @@ impl DistroRwLock {
     /// # Errors
     /// As for [`inspect`](Self::inspect).
     pub async fn break_lock(&self) -> Result<(), DistroRwLockError> {
+        in_runtime("break_lock").map_err(|error| self.store_error(error))?;
         let limit = self.store.deadline().saturating_mul(2);
         let (reply, answer) = oneshot::channel();
         self.locks.ask(&self.store, &self.key, Command::Break { reply });

@@ -338,8 +338,8 @@ impl Keeper {
             if !session.holds() || remaining.is_zero() {
                 return Renewal::Over(LockLoss::Expired);
             }
-            // Two tries fit into what is left after a third of the lease.
-            let store = self.store.with_deadline(remaining.min(session.lease / 3).min(Deadline::DEFAULT));
+            // Three tries fit into what is left after a third of the lease: each is a write and, where that failed, a look.
+            let store = self.store.with_deadline(remaining.min(session.lease / 9).min(Deadline::DEFAULT));
             *renewal += 1;
             tries.push((*renewal, sent));
             let proof = match store.update(&session.key, session.value(*renewal), *version).await {
@@ -347,7 +347,7 @@ impl Keeper {
                     *version = renewed;
                     Some(sent)
                 }
-                Err(KvError::StoreNotFound { .. } | KvError::Closed { .. }) => {
+                Err(error) if error.is_over() || matches!(error, KvError::StoreNotFound { .. }) => {
                     return Renewal::Over(LockLoss::StoreGone);
                 }
                 Err(error) => {
@@ -362,7 +362,7 @@ impl Keeper {
                             Found::Unchanged => None,
                             Found::Gone => return Renewal::Over(LockLoss::Evicted),
                         },
-                        Err(KvError::StoreNotFound { .. }) => {
+                        Err(error) if error.is_over() || matches!(error, KvError::StoreNotFound { .. }) => {
                             return Renewal::Over(LockLoss::StoreGone);
                         }
                         Err(_) => None,

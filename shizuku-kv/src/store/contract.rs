@@ -28,7 +28,8 @@
 //! too), then [`KvUpdate::CaughtUp`], also on an empty scope, then live updates. Per key, versions never go back,
 //! nothing arrives twice, the last one always arrives; superseded ones may be skipped. A watch heals itself and ends
 //! only when it is dropped, when the store is gone ([`KvError::StoreNotFound`]), when it cannot go on without a gap
-//! ([`KvError::CursorExpired`]), or when its connection is shut down ([`KvError::Closed`]). Memory is bounded: a slow
+//! ([`KvError::CursorExpired`]), or when its connection is shut down ([`KvError::Closed`]) or has lost its runtime
+//! ([`KvError::NoRuntime`]). Memory is bounded: a slow
 //! reader slows the source. Deletion, purge and expiry arrive.
 //!
 //! **Cursors.** A cursor of another store, of an earlier incarnation of this one, or from before what the store still
@@ -102,7 +103,8 @@ pub trait Connection: Debug + Send + Sync {
     /// twice is not an error.
     ///
     /// # Errors
-    /// Where the flush did not succeed within the connection's deadline. The connection is closed all the same.
+    /// Where the flush did not succeed within the connection's deadline. The connection is closed all the same, unless
+    /// this was called outside of a tokio runtime ([`KvError::NoRuntime`]).
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>>;
 }
 

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use super::handle_fenced::StoreFenced;
 use super::handle_ttl::StoreTtl;
 use super::shared::Shared;
+use super::timer::timeout_at;
 use super::{
     ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore, KvStream, KvWatcher,
-    KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
+    KvWriter, VersionToken, Watch, WatchCursor, WatchScope, in_runtime,
 };
 
 /// What a write may overrun its deadline by: the backend uses the deadline to the end to find out what became of the
@@ -26,7 +27,8 @@ const PUTS_IN_FLIGHT: usize = 1024;
 ///
 /// Keys are anything that is [`IntoKey`]: a [`Key`], or a string, which is checked before anything is sent. Values are
 /// anything that becomes [`Bytes`]. Every operation has a deadline, 5 seconds unless
-/// [set](crate::StoreConfig::deadline); it runs on tokio's clock, so a tokio runtime with its timer has to be there.
+/// [set](crate::StoreConfig::deadline). It runs on tokio's clock, so every operation needs a tokio runtime with its timer
+/// and returns [`KvError::NoRuntime`] outside of one. A store on NATS also needs the runtime that opened its connection.
 ///
 /// Dropping the future of a read is safe. A write whose future is dropped may have happened or not; nothing else is
 /// left behind.
@@ -381,11 +383,14 @@ impl Store {
                 return keys.iter().map(|_| Err(error.clone())).collect();
             }
         };
+        if let Err(error) = in_runtime(operation) {
+            return keys.iter().map(|_| Err(error.clone())).collect();
+        }
         let turns = u32::try_from(keys.len().div_ceil(PUTS_IN_FLIGHT)).unwrap_or(u32::MAX).saturating_add(1);
         let latest = Deadline::after(self.deadline.saturating_mul(turns)).instant_and(WRITE_GRACE);
-        match tokio::time::timeout_at(latest, writer.put_many(items, self.deadline)).await {
-            Ok(answers) => answers,
-            Err(_) => keys
+        match timeout_at(latest, writer.put_many(items, self.deadline)).await {
+            Some(answers) => answers,
+            None => keys
                 .into_iter()
                 .map(|key| Err(KvError::OutcomeUnknown { operation, key, source: None }))
                 .collect(),
@@ -402,8 +407,9 @@ impl Store {
     /// The deadline of an operation that begins now.
     ///
     /// # Errors
-    /// [`KvError::Timeout`] where there is no time at all, on every backend alike.
+    /// [`KvError::Timeout`] where there is no time at all, on every backend alike; [`KvError::NoRuntime`].
     pub(super) fn deadline_of(&self, operation: &'static str, key: Option<&Key>) -> KvResult<Deadline> {
+        in_runtime(operation)?;
         let deadline = Deadline::after(self.deadline);
         if self.deadline.is_zero() { Err(deadline.timeout(operation, key)) } else { Ok(deadline) }
     }
@@ -422,9 +428,9 @@ impl Store {
         write: impl Future<Output = KvResult<VersionToken>>,
     ) -> KvResult<VersionToken> {
         let latest = deadline.instant_and(WRITE_GRACE);
-        match tokio::time::timeout_at(latest, write).await {
-            Ok(result) => result,
-            Err(_) => Err(KvError::OutcomeUnknown { operation, key: key.clone(), source: None }),
+        match timeout_at(latest, write).await {
+            Some(result) => result,
+            None => Err(KvError::OutcomeUnknown { operation, key: key.clone(), source: None }),
         }
     }
 }

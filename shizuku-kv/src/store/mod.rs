@@ -19,6 +19,7 @@ mod key;
 mod moment;
 mod shared;
 mod stream;
+pub(crate) mod timer;
 mod version;
 
 pub(crate) use backoff::backoff;
@@ -27,6 +28,7 @@ pub use config::{ReadConsistency, StorageType, StoreConfig, check_store_name};
 pub use contract::{Connection, KvFenced, KvReader, KvResult, KvStore, KvTtl, KvWatcher, KvWriter};
 pub use cursor::WatchCursor;
 pub use deadline::Deadline;
+pub(crate) use deadline::in_runtime;
 pub use entry::{KvEntry, KvOperation, KvUpdate};
 pub use error::{ConfigDifference, ErrorSource, KvError};
 pub use fence::FencingToken;

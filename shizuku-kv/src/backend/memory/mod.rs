@@ -44,6 +44,7 @@ use self::shared::{End, Shared};
 use self::store::MemoryStore;
 use crate::store::{
     Connection, ConnectionCapabilities, KvError, KvResult, KvStream, Store, StoreConfig, check_store_name,
+    in_runtime,
 };
 
 const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
@@ -96,7 +97,10 @@ impl MemoryConnection {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The stores, for an operation. Like every backend it asks for a runtime, so that a program that runs here runs
+    /// elsewhere too.
     fn open(&self, operation: &'static str) -> KvResult<MutexGuard<'_, World>> {
+        in_runtime(operation)?;
         let world = self.lock();
         if world.is_closed() { Err(KvError::Closed { operation }) } else { Ok(world) }
     }
@@ -176,6 +180,7 @@ impl Connection for MemoryConnection {
 
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>> {
         Box::pin(async move {
+            in_runtime("shutdown")?;
             let stores = {
                 let mut world = self.lock();
                 world.closed.store(true, Ordering::Release);

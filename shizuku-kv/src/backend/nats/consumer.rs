@@ -18,7 +18,7 @@ use super::leader::Lag;
 use super::link::{ApiError, Interruption, Link};
 use super::lookout::{Lookout, Trouble};
 use super::wire::{Place, subject_prefix};
-use crate::store::{Deadline, Key, KvError, KvResult, WatchScope};
+use crate::store::{Deadline, Key, KvResult, WatchScope};
 
 /// Messages asked for at a time. More are asked for when half of them have come.
 const PULL: usize = 8 * 1024;
@@ -147,11 +147,7 @@ impl OrderedConsumer {
         }
         let mark = link.up(operation, deadline).await?;
         let inbox = link.client().new_inbox();
-        let messages = link
-            .client()
-            .subscribe(format!("{inbox}.*"))
-            .await
-            .map_err(|error| send_error(operation, error))?;
+        let messages = link.subscribe(operation, format!("{inbox}.*")).await?;
         let request = json!({ "stream_name": spec.stream, "config": config });
         let subject = format!("CONSUMER.CREATE.{}.{name}", spec.stream);
         let pull_subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{name}", spec.stream);
@@ -330,7 +326,7 @@ impl Drop for OrderedConsumer {
     /// Deletes the consumer on the server, without waiting. Where there is no runtime any more, the server does it by
     /// itself a little later.
     fn drop(&mut self) {
-        if self.link.is_closed() {
+        if self.link.is_over() {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -425,14 +421,6 @@ fn any_bucket_prefix() -> String {
 
 fn nanos(duration: Duration) -> Value {
     json!(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
-}
-
-fn send_error(operation: &'static str, error: async_nats::SubscribeError) -> KvError {
-    KvError::Unavailable {
-        operation,
-        reason: "the subscription could not be made".to_owned(),
-        source: Some(Arc::new(error)),
-    }
 }
 
 #[cfg(test)]

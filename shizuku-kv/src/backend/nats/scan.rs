@@ -16,6 +16,7 @@ use super::state::{Subjects, completes};
 use super::store::{StoreCore, pause};
 use super::wire::{Place, StreamMessage, delivered, key_of};
 use crate::store::backoff;
+use crate::store::timer::sleep;
 use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, KvStream, ReadConsistency, WatchScope};
 
 /// Maximum number of keys that are fetched one by one where a consumer could deliver them.
@@ -196,7 +197,7 @@ impl Scan {
 
     async fn wait(&mut self) {
         let pause = self.pauses.next().unwrap_or_default();
-        tokio::time::sleep(pause).await;
+        sleep(pause).await;
     }
 
     /// Takes note of a message, and tells whether it is to be delivered.

@@ -1,20 +1,25 @@
 //! Reading.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_nats::{HeaderName, HeaderValue, Message, StatusCode};
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
+use futures_util::future::{Either, select};
 use futures_util::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::bucket::{self, Bucket, StreamInfo};
-use super::link::{Answer, ApiError, Link};
+use super::link::{Answer, ApiError, Asking, Link, first_patience};
 use super::scan;
 use super::wire::{RawMessage, StreamMessage, parse_direct};
+use crate::store::timer::sleep;
 use crate::store::{
     ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvReader, KvResult, KvStore, KvStream,
     KvTtl, KvWatcher, KvWriter, ReadConsistency, WatchScope,
@@ -42,11 +47,14 @@ pub(super) struct StoreCore {
     pub(super) link: Arc<Link>,
     pub(super) bucket: Bucket,
     pub(super) consistency: ReadConsistency,
+    /// The stream is known to have come to this sequence.
+    pub(super) reached: AtomicU64,
 }
 
 impl NatsStore {
     pub(super) fn new(link: Arc<Link>, bucket: Bucket, consistency: ReadConsistency) -> Self {
-        Self(Arc::new(StoreCore { link, bucket, consistency }))
+        let reached = AtomicU64::new(bucket.settings().end);
+        Self(Arc::new(StoreCore { link, bucket, consistency, reached }))
     }
 }
 
@@ -70,14 +78,46 @@ impl StoreCore {
             return Box::pin(self.newest_of_leader(operation, key, deadline)).await;
         }
         let subject = format!("$JS.API.DIRECT.GET.{}.{}", self.bucket.stream, self.subject(key));
-        let answer = match self.link.request(operation, &subject, Bytes::new(), deadline).await? {
-            Answer::Message(message) => self.direct_answer(operation, message)?,
+        let mut asking = self.link.asking(operation, &subject, Bytes::new(), deadline);
+        let answer = match asking.attempt(first_patience(deadline)).await? {
+            Some(Answer::Message(message)) => self.direct_answer(operation, message)?,
             // No replica answers, or an operator has turned direct gets off: the leader knows.
-            Answer::NobodyThere => None,
+            Some(Answer::NobodyThere) => None,
+            None => return Box::pin(self.newest_unanswered(asking, key, deadline)).await,
         };
         match answer {
             Some(message) => Ok(Some(message)),
             None => Box::pin(self.newest_of_leader(operation, key, deadline)).await,
+        }
+    }
+
+    /// The newest message of a key, if no replica has answered yet. The causes can be those of a "no responders" answer,
+    /// which the server does not send while any client subscribes to everything. The stream's information tells them
+    /// apart and renews the settings; meanwhile a replica may answer after all.
+    async fn newest_unanswered(
+        &self,
+        mut asking: Asking<'_>,
+        key: &Key,
+        deadline: Deadline,
+    ) -> KvResult<Option<StreamMessage>> {
+        let operation = asking.operation();
+        let of_leader = pin!(async {
+            self.info(operation, deadline).await?;
+            self.newest_of_leader(operation, key, deadline).await
+        });
+        let direct = |answer: Answer| match answer {
+            Answer::Message(message) => self.direct_answer(operation, message),
+            Answer::NobodyThere => Ok(None),
+        };
+        match select(of_leader, pin!(asking.answer())).await {
+            Either::Left((Err(error), replica)) if error.is_retryable() => {
+                direct(replica.await?)?.map_or(Err(error), |message| Ok(Some(message)))
+            }
+            Either::Left((answer, _)) => answer,
+            Either::Right((replica, of_leader)) => match direct(replica?)? {
+                Some(message) => Ok(Some(message)),
+                None => of_leader.await,
+            },
         }
     }
 
@@ -171,13 +211,27 @@ impl StoreCore {
     /// What the server says of the bucket's stream at this moment. Its settings are the newest from then on.
     pub(super) async fn info(&self, operation: &'static str, deadline: Deadline) -> KvResult<StreamInfo> {
         let info = bucket::info(&self.link, operation, &self.bucket.name, deadline).await?;
+        let before = self.bucket.settings().created;
         self.bucket.learn(&info);
+        if self.bucket.settings().created == before {
+            self.reached.fetch_max(info.last_sequence(), Ordering::Relaxed);
+        } else {
+            // The store was made again, and counts anew.
+            self.reached.store(info.last_sequence(), Ordering::Relaxed);
+        }
         Ok(info)
     }
 
-    /// Whether the store is still there: what to ask when nobody listens.
-    pub(super) async fn exists(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
-        self.info(operation, deadline).await.map(|_| ())
+    /// Looks for the reason why nobody answers, for a part of the deadline.
+    ///
+    /// # Errors
+    /// Returns why nothing will answer later either, for example that the store was deleted. A stream without a leader is
+    /// no error.
+    pub(super) async fn look(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
+        match self.info(operation, deadline.at_most(first_patience(deadline))).await {
+            Err(error) if !error.is_retryable() => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Many keys by batched direct gets (ADR-31): one request and one subscription for up to [`BATCH_KEYS`].
@@ -188,31 +242,29 @@ impl StoreCore {
         deadline: Deadline,
     ) -> KvResult<BatchEnd> {
         const OPERATION: &str = "get_many";
-        let unavailable = |source: async_nats::Error| KvError::Unavailable {
-            operation: OPERATION,
-            reason: "the request could not be sent".to_owned(),
-            source: Some(Arc::from(source)),
-        };
         let mark = self.link.up(OPERATION, deadline).await?;
         let client = self.link.client();
         let inbox = client.new_inbox();
-        let mut answers = client.subscribe(inbox.clone()).await.map_err(|e| unavailable(e.into()))?;
+        let mut answers = self.link.subscribe(OPERATION, inbox.clone()).await?;
         let subjects: Vec<_> = keys.iter().map(|key| self.subject(key)).collect();
         let query = json!({ "multi_last": subjects, "batch": subjects.len() });
         let subject = format!("$JS.API.DIRECT.GET.{}", self.bucket.stream);
         client
             .publish_with_reply(subject.clone(), inbox, query.to_string().into())
             .await
-            .map_err(|e| unavailable(e.into()))?;
+            .map_err(|error| self.link.not_sent(OPERATION, "the request could not be sent", error))?;
         // All messages of an answer come from one stream.
         let mut is_of_bucket = false;
         loop {
+            let silence = (Instant::now() + first_patience(deadline)).min(deadline.instant());
             let message = tokio::select! {
                 biased;
                 message = answers.next() => message,
                 _ = self.link.interrupted(mark, &subject) => return Ok(BatchEnd::Cut),
-                () = tokio::time::sleep_until(deadline.instant()) => {
-                    return Err(deadline.timeout(OPERATION, None));
+                () = tokio::time::sleep_until(silence) => {
+                    // Direct gets may have been turned off.
+                    self.look(OPERATION, deadline).await?;
+                    return Ok(BatchEnd::Cut);
                 }
             };
             let Some(message) = message else { return Ok(BatchEnd::Cut) };
@@ -236,7 +288,7 @@ impl StoreCore {
                 }
                 Some(StatusCode::NOT_FOUND) => return Ok(BatchEnd::Unknown),
                 Some(StatusCode::NO_RESPONDERS) => {
-                    self.exists(OPERATION, deadline).await?;
+                    self.look(OPERATION, deadline).await?;
                     return Ok(BatchEnd::Cut);
                 }
                 // 413 and what else a server may refuse: one by one works everywhere.
@@ -335,7 +387,7 @@ pub(super) async fn pause(
             source: None,
         });
     }
-    tokio::time::sleep(pause).await;
+    sleep(pause).await;
     Ok(())
 }
 
@@ -379,10 +431,7 @@ impl KvStore for NatsStore {
 
 impl KvReader for NatsStore {
     fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
-        Box::pin(async move {
-            let newest = self.0.newest("get", key, deadline);
-            Ok(deadline.bound("get", Some(key), newest).await?.map(StreamMessage::into_entry))
-        })
+        Box::pin(async move { Ok(self.0.newest("get", key, deadline).await?.map(StreamMessage::into_entry)) })
     }
 
     fn leader_entry<'a>(
@@ -391,8 +440,7 @@ impl KvReader for NatsStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         Box::pin(async move {
-            let newest = self.0.newest_of_leader("get", key, deadline);
-            Ok(deadline.bound("get", Some(key), newest).await?.map(StreamMessage::into_entry))
+            Ok(self.0.newest_of_leader("get", key, deadline).await?.map(StreamMessage::into_entry))
         })
     }
 

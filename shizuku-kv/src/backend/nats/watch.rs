@@ -17,6 +17,7 @@ use super::state::StateSync;
 use super::store::{NatsStore, StoreCore};
 use super::wire::{Place, delivered};
 use crate::store::backoff;
+use crate::store::timer::sleep;
 use crate::store::{
     Deadline, KvError, KvResult, KvUpdate, KvWatcher, Moment, Watch, WatchCursor, WatchLink, WatchScope,
 };
@@ -165,9 +166,9 @@ impl NatsWatch {
                     // The pause comes after the connection, or all watches would begin in the same moment when it is
                     // back.
                     match self.core.link.up(OPERATION, Deadline::after(START_LIMIT)).await {
-                        Err(error @ KvError::Closed { .. }) => return self.end(error),
+                        Err(error) if error.is_over() => return self.end(error),
                         Err(_) => continue,
-                        Ok(_) => tokio::time::sleep(*pause).await,
+                        Ok(_) => sleep(*pause).await,
                     }
                     match self.start(Deadline::after(START_LIMIT)).await {
                         Ok(consumer) => self.read_from(consumer),
@@ -245,14 +246,14 @@ impl NatsWatch {
                             Ok(false) | Err(_) => self.leave_behind(),
                         }
                     }
-                    Delivery::Lost(_) if self.core.link.is_closed() => {
-                        return self.end(KvError::Closed { operation: OPERATION });
-                    }
                     Delivery::Refused(text) => {
                         let reason = text.to_string();
                         return self.end(KvError::Unauthorized { operation: OPERATION, reason });
                     }
                     Delivery::Lost(reason) => {
+                        if let Some(error) = self.core.link.over(OPERATION) {
+                            return self.end(error);
+                        }
                         tracing::debug!(store = %self.core.bucket.name, reason, "a watch lost its consumer");
                         self.cut_off(reason);
                         self.state = State::Starting { pause: self.pause() };
@@ -467,11 +468,8 @@ impl NatsWatch {
 fn ends_a_watch(error: &KvError) -> bool {
     matches!(
         error,
-        KvError::StoreNotFound { .. }
-            | KvError::CursorExpired { .. }
-            | KvError::Closed { .. }
-            | KvError::Unauthorized { .. }
-    )
+        KvError::StoreNotFound { .. } | KvError::CursorExpired { .. } | KvError::Unauthorized { .. }
+    ) || error.is_over()
 }
 
 /// Where a watch stands.
