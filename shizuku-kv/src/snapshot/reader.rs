@@ -10,7 +10,7 @@ use super::SnapshotError;
 use super::disk::{DiskFile, StdDisk};
 use super::frame::{Ending, FileHeader};
 use super::index::Index;
-use super::load::open_to_read;
+use super::load::{find, open_to_read};
 use super::record::Record;
 use super::scan::{Scan, Span, read_header};
 use crate::store::{KvEntry, WatchCursor};
@@ -35,7 +35,7 @@ impl SnapshotReader {
     /// # Errors
     /// As [`load`](super::load).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, SnapshotError> {
-        let path: Arc<Path> = path.as_ref().into();
+        let path = find(path.as_ref())?;
         let file = open_to_read(&StdDisk, &path)?;
         let (header, len) = read_header(&*file, &path)?;
         let (index, ending, span) = match header {
