@@ -119,7 +119,7 @@ impl RedbStorage {
         durability: Durability,
     ) -> Result<(), Failure> {
         let (record, shared) = (&mut self.record, &self.shared);
-        shared.with(|database| {
+        shared.change(|database| {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(durability)?;
             {

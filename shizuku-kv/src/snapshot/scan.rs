@@ -39,7 +39,9 @@ pub(super) fn read_header(
         return Err(SnapshotError::damaged(path, len, "the file ends within its header"));
     }
     let header = FileHeader::from_bytes(&bytes).map_err(|bad| match bad {
-        BadHeader::NotASnapshot => SnapshotError::not_a_snapshot(path, "its first bytes are not those of one"),
+        BadHeader::NotASnapshot => {
+            SnapshotError::not_a_snapshot(path, "its first bytes are not those of one")
+        }
         BadHeader::UnknownVersion(found) => SnapshotError::UnknownVersion { path: path.to_owned(), found },
         BadHeader::Damaged(offset, what) => SnapshotError::damaged(path, offset, what),
     })?;

@@ -134,11 +134,7 @@ fn written(batches: &[Vec<KvUpdate>], compact_before: &[usize]) -> Written {
     written_with(options(), batches, compact_before)
 }
 
-fn written_with(
-    options: SnapshotOptions,
-    batches: &[Vec<KvUpdate>],
-    compact_before: &[usize],
-) -> Written {
+fn written_with(options: SnapshotOptions, batches: &[Vec<KvUpdate>], compact_before: &[usize]) -> Written {
     let disk = SimDisk::default();
     let (mut writer, _) = open_on(&disk, options).unwrap();
     let mut point = Point::empty();

@@ -50,7 +50,8 @@ fn open_of_a_path_that_is_no_regular_file_leaves_it() {
     symlink(at("nothing"), at("dangling")).unwrap();
     symlink(at("pipe"), at("link")).unwrap();
     // Only root can make a device, and only root could replace the one that is there.
-    let device = if make("mknod", &["c", "1", "3"], &at("device")) { at("device") } else { "/dev/null".into() };
+    let device =
+        if make("mknod", &["c", "1", "3"], &at("device")) { at("device") } else { "/dev/null".into() };
     for (path, what) in [
         (at("directory"), "a directory"),
         (at("pipe"), "a named pipe"),
@@ -205,7 +206,8 @@ fn must_tell(after: impl Fn(&mut SnapshotWriter) -> Result<(), SnapshotError>) {
             let error = told.expect_err(&format!("change {number}, {policy:?}: it was not noticed"));
             let text = error.to_string();
             assert!(matches!(error, SnapshotError::Interfered { .. }), "{text}");
-            let path_and_cause = text.contains(&format!("{:?}", path.display().to_string())) && text.contains(says);
+            let path_and_cause =
+                text.contains(&format!("{:?}", path.display().to_string())) && text.contains(says);
             assert!(path_and_cause && text.contains("open it again"), "change {number}, {policy:?}: {text}");
             assert!(!error.is_retryable());
             // From then on every call says so, and nothing is done to what is there now.
@@ -251,7 +253,8 @@ fn close_tells_that_the_file_was_changed() {
             }
             change(&path);
             let told = writer.close();
-            let text = told.expect_err(&format!("change {number}, {policy:?}: it was not noticed")).to_string();
+            let text =
+                told.expect_err(&format!("change {number}, {policy:?}: it was not noticed")).to_string();
             assert!(text.contains(says), "change {number}, {policy:?}: {text}");
         }
     }

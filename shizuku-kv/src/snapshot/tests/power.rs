@@ -139,7 +139,8 @@ fn power_lost_while_a_log_is_made_leaves_what_can_be_opened() {
                 disk.put(Path::new(PATH), b"");
             }
             for at in [at, random.u64(0..24)] {
-                let fault = if random.bool() { Fault::Short } else { Fault::Error(std::io::ErrorKind::Other) };
+                let fault =
+                    if random.bool() { Fault::Short } else { Fault::Error(std::io::ErrorKind::Other) };
                 disk.plan(Plan { at: Some(at), count: 1000, fault: Some(fault) });
                 let opened = open_on(&disk, options());
                 disk.plan(Plan::default());

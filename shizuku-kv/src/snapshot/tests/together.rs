@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::super::{SnapshotError, SnapshotWriter};
 use super::super::frame::FileHeader;
+use super::super::{SnapshotError, SnapshotWriter};
 use super::fixture::*;
 use super::sim::SimDisk;
 
