@@ -13,7 +13,7 @@ use super::disk::{Access, Disk, DiskFile, StdDisk};
 use super::entries::{Change, KeyHasher, SnapshotEntries};
 use super::frame::{Ending, FILE_HEADER, FileHeader};
 use super::record::{MIN_LEN, Record, shape};
-use super::scan::{Scan, Span, read_header};
+use super::scan::{Scan, Span, must_reach_seal, read_header};
 use super::{Snapshot, SnapshotError, small_in_tests};
 use crate::local_file;
 
@@ -101,6 +101,7 @@ pub(super) fn load_file(file: &Arc<dyn DiskFile>, path: &Arc<Path>) -> Result<Lo
         let (entries, read) = fold(Scan::new(Arc::clone(file), Arc::clone(path), span), path, span)?;
         if !read.beyond {
             let Read { ending, good, chain, .. } = read;
+            must_reach_seal(&header, good, path)?;
             return Ok(Loaded { entries, ending, header: Some(header), good, chain, len });
         }
         // Parts of a checkpoint that never came are in the state, since nothing could be done while waiting for its

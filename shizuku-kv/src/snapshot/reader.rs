@@ -12,7 +12,7 @@ use super::frame::{Ending, FileHeader};
 use super::index::Index;
 use super::load::{find, open_to_read};
 use super::record::Record;
-use super::scan::{Scan, Span, read_header};
+use super::scan::{Scan, Span, must_reach_seal, read_header};
 use crate::store::{KvEntry, WatchCursor};
 
 /// Goes through the live entries of a snapshot, as [`load`](super::load) would give them, with some 30 to 60 bytes for each
@@ -85,6 +85,7 @@ fn indexed(
         span.end = indexed.good;
         // Parts without their end are in the index: once more without them, as when loading.
         if !indexed.beyond {
+            must_reach_seal(header, indexed.good.max(span.start), path)?;
             let known = Span::known(span.start, span.chain, indexed.good);
             return Ok((index, indexed.ending, indexed.ending.map(|_| known)));
         }

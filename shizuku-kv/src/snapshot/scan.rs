@@ -51,6 +51,16 @@ pub(super) fn read_header(
     Ok((Some(header), len))
 }
 
+/// An error if the last whole checkpoint ends before what had reached the disk: seals are at ends of checkpoints.
+pub(super) fn must_reach_seal(header: &FileHeader, good: u64, path: &Path) -> Result<(), SnapshotError> {
+    match good < header.sealed() {
+        true => {
+            Err(SnapshotError::damaged(path, good, "a checkpoint that had reached the disk is not whole"))
+        }
+        false => Ok(()),
+    }
+}
+
 /// A frame whose checksums are right.
 #[derive(Debug)]
 pub(super) struct Frame {

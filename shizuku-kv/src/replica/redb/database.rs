@@ -12,7 +12,7 @@ use ::redb::{Builder, Database, ReadTransaction, ReadableDatabase, TableDefiniti
 use super::error::{Failure, RedbFailure};
 use super::options::RedbOptions;
 use super::record;
-use crate::local_file::{self, FileId};
+use crate::local_file::{self, FileId, NotRegular};
 use crate::replica::storage::{ReplicaPlace, StorageError};
 
 /// A key as bytes to its record. Not as text, which redb would not check, and panic over.
@@ -51,15 +51,16 @@ enum State {
 impl Shared {
     /// Opens the file at this path, or makes it. Blocks.
     pub(super) fn open(path: PathBuf, options: RedbOptions) -> Result<Self, StorageError> {
-        let path = local_file::resolve(&path).map_err(|source| not_opened(&path, source))?;
+        let path =
+            local_file::resolve(&path).map_err(|source| opening_error(not_opened(&path, source), &path))?;
         if !path.exists() {
             make(&path, options).map_err(|failure| opening_error(failure, &path))?;
         }
         let opener = {
             let path = path.clone();
             move || {
-                let file = open_file(&path).map_err(|source| Failure::from(not_opened(&path, source)))?;
-                let found = file.metadata().map_err(|source| Failure::from(not_opened(&path, source)))?;
+                let file = open_file(&path).map_err(|source| not_opened(&path, source))?;
+                let found = file.metadata().map_err(|source| not_opened(&path, source))?;
                 Ok((builder(options).create_with_backend(FileBackend::new(file)?)?, Some(FileId::of(&found))))
             }
         };
@@ -209,8 +210,11 @@ fn create_file(path: &Path) -> io::Result<File> {
     options.read(true).write(true).create_new(true).open(path)
 }
 
-fn not_opened(path: &Path, source: io::Error) -> RedbFailure {
-    RedbFailure::NotOpened { path: path.to_owned(), source }
+fn not_opened(path: &Path, source: io::Error) -> Failure {
+    match NotRegular::within(&source) {
+        Some(_) => Failure::from(RedbFailure::NotAFile { path: path.to_owned(), source }),
+        None => Failure::from(::redb::StorageError::Io(source)),
+    }
 }
 
 fn opening_error(failure: Failure, path: &Path) -> StorageError {
@@ -279,7 +283,7 @@ fn make(path: &Path, options: RedbOptions) -> Result<(), Failure> {
 
 fn make_whole(new: &Path, path: &Path, options: RedbOptions) -> Result<(), Failure> {
     let not_made = |source| Failure::from(RedbFailure::NotMade { path: path.to_owned(), source });
-    let file = create_file(new).map_err(not_made)?;
+    let file = create_file(new).map_err(|source| not_opened(new, source))?;
     prepare(builder(options).create_with_backend(FileBackend::new(file)?)?, path)?.close()?;
     // A link, since renaming would replace a file that has come to the path meanwhile: that one is opened. On file systems
     // without links the database is made in its place.

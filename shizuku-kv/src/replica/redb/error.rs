@@ -111,8 +111,8 @@ pub(super) enum RedbFailure {
     )]
     Interfered { path: PathBuf, what: &'static str },
 
-    #[error("cannot open the replica's database {}: {source}; use another path if it is not for a database", path.display())]
-    NotOpened { path: PathBuf, source: io::Error },
+    #[error("cannot use {} for the replica's database: {source}; use another path", path.display())]
+    NotAFile { path: PathBuf, source: io::Error },
 
     #[error("the replica's database {} is closed", path.display())]
     Closed { path: PathBuf },

@@ -156,6 +156,32 @@ fn a_flip_behind_the_seals_gives_an_earlier_checkpoint() {
     }
 }
 
+/// As a file that was cut off, and written to by something that makes seals right.
+#[test]
+fn seal_amid_a_checkpoint_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    for log in unsealed_logs() {
+        let header = super::super::frame::FileHeader::from_bytes(log.content.first_chunk().unwrap()).unwrap();
+        for len in 65..=log.content.len() {
+            let mut content = log.content[..len].to_vec();
+            content[32..44].copy_from_slice(&header.seal(len as u64));
+            let whole = log.points.iter().rev().map(|(end, _)| *end).find(|end| *end <= len).unwrap_or(64);
+            std::fs::write(&path, &content).unwrap();
+            let read = SnapshotReader::open(&path).map(|reader| reader.cursor());
+            for read in [loaded(&content).map(|point| point.cursor), read] {
+                match read {
+                    Ok(cursor) => assert_eq!((whole, cursor), (len, log.at(len).cursor)),
+                    Err(SnapshotError::Damaged { offset, .. }) => {
+                        assert!(whole < len && offset == whole as u64)
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_no_snapshot_is_refused_and_left_alone() {
     for content in [&b"x"[..], b"{\"a\": 1}", &[0; 64], &[0; 4096], b"\x89SKVLOG\r"] {
