@@ -12,6 +12,7 @@ pub mod guide;
 mod backend;
 mod connect;
 mod live;
+mod local_file;
 pub mod replica;
 pub mod rw_lock;
 mod typed;
