@@ -12,12 +12,13 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::bucket::{self, Bucket, StreamInfo};
+use super::figures::figures;
 use super::link::{Answer, ApiError, Link};
 use super::scan;
 use super::wire::{RawMessage, StreamMessage, parse_direct};
 use crate::store::{
     ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvReader, KvResult, KvStore, KvStream,
-    KvTtl, KvWatcher, KvWriter, ReadConsistency, WatchScope,
+    KvTtl, KvWatcher, KvWriter, ReadConsistency, StoreFigures, WatchScope,
 };
 
 /// Single gets on their way at a time, where many keys are asked for one by one.
@@ -330,10 +331,6 @@ impl KvStore for NatsStore {
         self.0.bucket.settings().max_value_size(self.0.link.client().max_payload())
     }
 
-    fn silent_expiry(&self) -> Option<std::time::Duration> {
-        self.0.bucket.settings().silent_expiry
-    }
-
     fn writer(&self) -> Option<&dyn KvWriter> {
         Some(self)
     }
@@ -368,6 +365,14 @@ impl KvReader for NatsStore {
             let newest = self.0.newest_of_leader("get", key, deadline);
             Ok(deadline.bound("get", Some(key), newest).await?.map(StreamMessage::into_entry))
         })
+    }
+
+    fn figures<'a>(
+        &'a self,
+        scope: &'a WatchScope,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<StoreFigures>> {
+        Box::pin(async move { deadline.bound("figures", None, figures(&self.0, scope, deadline)).await })
     }
 
     fn entries<'a>(
