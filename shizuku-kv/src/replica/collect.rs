@@ -108,7 +108,7 @@ impl Collector<'_> {
         {
             let mut recent = self.recent.clone();
             recent.extend(&self.updates);
-            self.doubt = Some(Doubt { cursor, recent, has_tombstones: true });
+            self.doubt = Some(Doubt { cursor, recent });
         }
     }
 
@@ -161,6 +161,14 @@ impl Collector<'_> {
                     Poll::Pending => break,
                 },
             };
+            // A watch may have lost touch and delivered again in one go: that came before this update.
+            if let Some(links) = &mut self.links
+                && links.has_changed().unwrap_or(false)
+            {
+                links.mark_unchanged();
+                self.lose_touch();
+                self.tell_link();
+            }
             if let Some((target, patience)) = &mut self.target {
                 if cursor.is_some_and(|cursor| cursor.position() > *target) {
                     self.held_back = Some((update, cursor));

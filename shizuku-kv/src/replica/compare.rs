@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::collect::{Collector, Seen};
@@ -54,6 +53,10 @@ pub(super) struct Comparison {
     pub(super) tally: Tally,
     /// Where the replica was when it lost touch with the store; none once the store is known to be the same.
     pub(super) doubt: Option<Doubt>,
+    /// What came from the watches of this run.
+    pub(super) recent: Recent,
+    /// The doubt is of an earlier run: what was delivered has to be looked up in the storage.
+    unread: bool,
     /// A look whose position has not been reached.
     asked: Option<StoreFigures>,
     /// The figures that agreed last.
@@ -70,6 +73,8 @@ impl Comparison {
             interval,
             tally: Tally::default(),
             doubt: None,
+            recent: Recent::default(),
+            unread: false,
             asked: None,
             agreed: None,
             looks: 0,
@@ -81,13 +86,15 @@ impl Comparison {
     /// A place from before this run is gone on from.
     pub(super) fn resume(&mut self, cursor: WatchCursor, tombstones: Option<u64>) {
         self.tally = Tally::resume(tombstones);
-        self.doubt = Some(Doubt { cursor, recent: Recent::default(), has_tombstones: false });
+        self.unread = true;
+        self.doubt = Some(Doubt { cursor, recent: Recent::default() });
     }
 
     /// The state is taken from its beginning.
     pub(super) fn afresh(&mut self) {
         self.tally = Tally::afresh();
         (self.doubt, self.asked, self.agreed) = (None, None, None);
+        (self.recent, self.unread) = (Recent::default(), false);
     }
 
     /// Whether the keys may be listed now. If so, the next listing waits longer, unless this one finds something.
@@ -115,7 +122,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         let figures = match self.until_stopped(self.store.figures(self.scope)).await {
             None => return Ok(Compared::Stopped),
             Some(Ok(figures)) => figures,
-            Some(Err(KvError::Unsupported { .. })) => return self.list(collector, None).await,
+            Some(Err(KvError::Unsupported { .. })) => return self.list(collector.cursor, None).await,
             Some(Err(error)) => return Ok(self.failed(&error)),
         };
         let Some(cursor) = collector.cursor else { return Ok(Compared::Soon) };
@@ -132,7 +139,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             other => return Ok(other),
         }
         if collector.wait_for(figures.newest) {
-            return self.judge(collector, figures).await;
+            return self.judge(collector.cursor, figures).await;
         }
         self.comparison.asked = Some(figures);
         Ok(Compared::Waits)
@@ -141,7 +148,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
     /// Goes on with a comparison whose position has been reached.
     pub(super) async fn reached(&mut self, collector: &mut Collector<'_>) -> Result<Compared, ReplicaError> {
         match self.comparison.asked.take() {
-            Some(figures) => self.judge(collector, figures).await,
+            Some(figures) => self.judge(collector.cursor, figures).await,
             None => Ok(Compared::Same),
         }
     }
@@ -149,7 +156,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
     /// Compares with figures of the position to which everything has been applied and kept.
     async fn judge(
         &mut self,
-        collector: &mut Collector<'_>,
+        cursor: Option<WatchCursor>,
         figures: StoreFigures,
     ) -> Result<Compared, ReplicaError> {
         let Some(held) = self.ask("counting what is held", |storage| storage.len()).await? else {
@@ -157,7 +164,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         };
         let keys = figures.keys.unwrap_or_default();
         let tombstones = self.comparison.tally.tombstones();
-        let is_there = collector.cursor.is_some_and(|cursor| cursor.position() >= figures.newest);
+        let is_there = cursor.is_some_and(|cursor| cursor.position() >= figures.newest);
         if is_there && course::agrees(held, tombstones, keys) {
             let is_unchanged = || self.comparison.agreed.as_ref() == Some(&figures);
             let is_proven = !figures.reverts || (figures.entries.is_some() && is_unchanged());
@@ -180,7 +187,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             return Ok(Compared::Soon);
         }
         self.comparison.looks = 0;
-        self.list(collector, Some((figures, held))).await
+        self.list(cursor, Some((figures, held))).await
     }
 
     /// An entry may have given way to an older one of its key: all that are held are looked up.
@@ -223,7 +230,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
     /// Whether the store is the one that was followed before the replica lost touch with it.
     async fn is_same_store(&mut self) -> Result<Compared, ReplicaError> {
         let Some(mut doubt) = self.comparison.doubt.clone() else { return Ok(Compared::Same) };
-        if !doubt.has_tombstones {
+        if self.comparison.unread {
             // Of an earlier run nothing is known but what is held.
             let position = doubt.cursor.position();
             let recent = self.ask("looking up what is held", move |storage| {
@@ -236,6 +243,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             });
             let Some(recent) = recent.await? else { return Ok(Compared::Stopped) };
             doubt.recent = recent;
+            self.comparison.unread = false;
+            self.comparison.doubt = Some(doubt.clone());
         }
         let course = match self.until_stopped(doubt.resolve(self.store, self.scope)).await {
             None => return Ok(Compared::Stopped),
@@ -244,11 +253,11 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         };
         match course {
             Course::Other => return Ok(self.differs("the store is an older copy")),
-            Course::Untold if doubt.has_tombstones => {
+            Course::Untold => {
                 return Ok(self.differs("nothing is left to tell whether the store is an older copy"));
             }
             // What was written while the replica was away comes from the place on, and is no reason to read all.
-            Course::Untold | Course::Same => self.comparison.doubt = None,
+            Course::Unremembered | Course::Same => self.comparison.doubt = None,
         }
         Ok(Compared::Same)
     }
@@ -257,7 +266,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
     /// position, the difference is known from then on.
     async fn list(
         &mut self,
-        collector: &Collector<'_>,
+        cursor: Option<WatchCursor>,
         figures: Option<(StoreFigures, u64)>,
     ) -> Result<Compared, ReplicaError> {
         if !self.comparison.may_list() {
@@ -310,7 +319,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             return Ok(self.differs("keys differ"));
         }
         for key in suspects {
-            match self.differs_at(&key, collector.cursor).await? {
+            match self.differs_at(&key, cursor).await? {
                 None => return Ok(Compared::Stopped),
                 Some(Ok(false)) => {}
                 Some(Ok(true)) => return Ok(self.differs("a key differs")),

@@ -16,8 +16,7 @@ use super::stage::{Done, Tools, Work, blocking, stage};
 use super::storage::{ReplicaPlace, ScopeId, scope_id};
 use super::{Batch, BatchConfig, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError};
 use crate::store::{
-    KvEntry, KvError, KvOperation, KvUpdate, Recent, Store, Watch, WatchCursor, WatchLink, WatchScope,
-    backoff,
+    KvEntry, KvError, KvOperation, KvUpdate, Store, Watch, WatchCursor, WatchLink, WatchScope, backoff,
 };
 
 /// The pauses between two watches.
@@ -300,7 +299,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             // Not while the state is taken: one that takes longer than the interval would never be complete.
             compare: self.compare_timer().filter(|_| self.phase == Phase::Following),
             target: None,
-            recent: Recent::default(),
+            recent: std::mem::take(&mut self.comparison.recent),
             doubt: None,
             stopped: Box::pin(stop.cancelled()),
             progress: self.tools.progress.clone(),
@@ -365,6 +364,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
                 collector.lose_touch();
             }
             self.lost_touch(&mut collector);
+            self.comparison.recent = collector.recent;
             return Ok((apply, if goes_on { left } else { Left::Stopped }));
         }
     }

@@ -67,14 +67,18 @@ impl Delivered {
 /// The newest deliveries of a watch, one for each key, the oldest first. Without a gap: every key that was delivered
 /// after the oldest of them is among them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Recent(VecDeque<Delivered>);
+pub(crate) struct Recent {
+    delivered: VecDeque<Delivered>,
+    /// Whether tombstones are missing, because only what is held was known.
+    lacks_tombstones: bool,
+}
 
 impl Recent {
     /// Takes note of deliveries, in their order.
     pub(crate) fn extend(&mut self, updates: &[KvUpdate]) {
         let start = updates.len().saturating_sub(REMEMBERED + 1);
         if start > 0 {
-            self.0.clear();
+            *self = Self::default();
         }
         for update in &updates[start..] {
             if let Some(entry) = update.entry() {
@@ -84,11 +88,11 @@ impl Recent {
     }
 
     pub(crate) fn push(&mut self, key: &Key, version: VersionToken, created: SystemTime) {
-        self.0.retain(|known| known.key != *key);
-        if self.0.len() == REMEMBERED {
-            self.0.pop_front();
+        self.delivered.retain(|known| known.key != *key);
+        if self.delivered.len() == REMEMBERED {
+            self.delivered.pop_front();
         }
-        self.0.push_back(Delivered { key: key.clone(), version, created });
+        self.delivered.push_back(Delivered { key: key.clone(), version, created });
     }
 
     /// The newest of all values that are held up to a position.
@@ -108,7 +112,8 @@ impl Recent {
                 newest.remove(0);
             }
         });
-        Self(newest.into_iter().map(|(_, delivered)| delivered).collect())
+        let delivered = newest.into_iter().map(|(_, delivered)| delivered).collect();
+        Self { delivered, lacks_tombstones: true }
     }
 }
 
@@ -118,8 +123,6 @@ pub(crate) struct Doubt {
     pub(crate) cursor: WatchCursor,
     /// The deliveries up to there.
     pub(crate) recent: Recent,
-    /// Whether tombstones are among them.
-    pub(crate) has_tombstones: bool,
 }
 
 /// Outcome of [`Doubt::resolve`].
@@ -131,6 +134,8 @@ pub(crate) enum Course {
     Other,
     /// All of what is remembered has been written again, so that nothing is left to tell by.
     Untold,
+    /// The same, and what is remembered is from before this process: the store may have changed as much meanwhile.
+    Unremembered,
 }
 
 impl Doubt {
@@ -142,7 +147,8 @@ impl Doubt {
         let position = self.cursor.position();
         let is_later = |version: VersionToken| version.as_u64().is_some_and(|number| number > position);
         let mut shown = None;
-        for known in self.recent.0.iter().rev() {
+        let untold = if self.recent.lacks_tombstones { Course::Unremembered } else { Course::Untold };
+        for known in self.recent.delivered.iter().rev() {
             match store.leader_entry(&known.key).await? {
                 Some(entry) if known.is(&entry) => {
                     shown = Some(known);
@@ -152,15 +158,15 @@ impl Doubt {
                 _ => return Ok(Course::Other),
             }
         }
-        let Some(shown) = shown else { return Ok(Course::Untold) };
-        let Some(number) = shown.version.as_u64() else { return Ok(Course::Untold) };
+        let Some(shown) = shown else { return Ok(untold) };
+        let Some(number) = shown.version.as_u64() else { return Ok(untold) };
         if number == position {
             return Ok(Course::Same);
         }
         let from = WatchCursor::new(*self.cursor.incarnation(), number, shown.created);
         let mut watch = match store.watch_from(scope.clone(), from).await {
             Ok(watch) => watch,
-            Err(KvError::CursorExpired { .. }) => return Ok(Course::Untold),
+            Err(KvError::CursorExpired { .. }) => return Ok(untold),
             Err(error) => return Err(error),
         };
         for _ in 0..MOST_REREAD {
@@ -170,17 +176,17 @@ impl Doubt {
             });
             let update = match update.await {
                 Ok(update) => update,
-                Err(KvError::CursorExpired { .. }) => return Ok(Course::Untold),
+                Err(KvError::CursorExpired { .. }) => return Ok(untold),
                 Err(error) => return Err(error),
             };
             let Some(entry) = update.into_entry() else { return Ok(Course::Same) };
-            let is_known = || self.recent.0.iter().any(|known| known.is(&entry));
-            let is_unremembered = entry.is_tombstone() && !self.has_tombstones;
+            let is_known = || self.recent.delivered.iter().any(|known| known.is(&entry));
+            let is_unremembered = entry.is_tombstone() && self.recent.lacks_tombstones;
             if !is_later(entry.version) && !is_unremembered && !is_known() {
                 return Ok(Course::Other);
             }
         }
-        Ok(Course::Untold)
+        Ok(untold)
     }
 }
 
@@ -194,7 +200,7 @@ mod tests {
     }
 
     fn keys(recent: &Recent) -> Vec<u64> {
-        recent.0.iter().filter_map(|known| known.version.as_u64()).collect()
+        recent.delivered.iter().filter_map(|known| known.version.as_u64()).collect()
     }
 
     #[test]
