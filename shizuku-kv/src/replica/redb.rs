@@ -159,6 +159,10 @@ impl ReplicaStorage for RedbStorage {
         self.shared.read(|database, _| Ok(database.begin_read()?.open_table(STATE)?.is_empty()?))
     }
 
+    fn len(&self) -> Result<u64, StorageError> {
+        self.shared.read(|database, _| Ok(database.begin_read()?.open_table(STATE)?.len()?))
+    }
+
     fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
         self.shared.read(|database, path| {
             let state = database.begin_read()?.open_table(STATE)?;

@@ -35,6 +35,9 @@
 //! **Cursors.** A cursor of another store, of an earlier incarnation of this one, or from before what the store still
 //! holds, or beyond its end, is [`KvError::CursorExpired`], never a silent skip.
 //!
+//! **Figures.** Entries may leave a store without a message: evicted, purged by an operator, lost by a server that came
+//! back older. [`KvReader::figures`] tells how many keys have an entry, so that a follower notices it.
+//!
 //! **Deadlines.** Every operation ends by the [`Deadline`] that it is given.
 //!
 //! **Secrets.** No error, log line or `Debug` output contains a value or a credential.
@@ -51,7 +54,7 @@ use futures_core::future::BoxFuture;
 
 use super::{
     ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvStream, Store, StoreConfig,
-    VersionToken, Watch, WatchCursor, WatchScope,
+    StoreFigures, VersionToken, Watch, WatchCursor, WatchScope,
 };
 
 /// The result of every operation.
@@ -150,12 +153,6 @@ pub trait KvStore: KvReader + Debug {
     /// The largest value that can be written now, in bytes.
     fn max_value_size(&self) -> usize;
 
-    /// The age after which values expire without that arriving at watches; none where nothing expires so. A replica
-    /// then compares itself with the store now and again.
-    fn silent_expiry(&self) -> Option<Duration> {
-        None
-    }
-
     /// The ability to write, where there is one.
     fn writer(&self) -> Option<&dyn KvWriter> {
         None
@@ -192,6 +189,20 @@ pub trait KvReader: Send + Sync {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         self.entry(key, deadline)
+    }
+
+    /// Figures of a scope, by which a follower notices that entries have left the store without a message: from the one
+    /// replica that decides writes, in a request whose cost does not depend on the values in scope.
+    ///
+    /// A backend without them answers [`KvError::Unsupported`], which is the default: its followers list the keys.
+    fn figures<'a>(
+        &'a self,
+        scope: &'a WatchScope,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<StoreFigures>> {
+        let _ = (scope, deadline);
+        let reason = "the backend does not count its keys".to_owned();
+        Box::pin(std::future::ready(Err(KvError::Unsupported { operation: "figures", reason })))
     }
 
     /// The newest entry of each key, in the order of `keys`, tombstones included. A key that appears twice is answered

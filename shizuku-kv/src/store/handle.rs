@@ -12,7 +12,7 @@ use super::shared::Shared;
 use super::timer::timeout_at;
 use super::{
     ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore, KvStream, KvWatcher,
-    KvWriter, VersionToken, Watch, WatchCursor, WatchScope, in_runtime,
+    KvWriter, StoreFigures, VersionToken, Watch, WatchCursor, WatchScope, in_runtime,
 };
 
 /// What a write may overrun its deadline by: the backend uses the deadline to the end to find out what became of the
@@ -75,12 +75,6 @@ impl Store {
         self.backend.max_value_size()
     }
 
-    /// The age after which values expire without that arriving at watches (NATS servers before 2.11, and buckets of other
-    /// clients without limit markers); none where nothing expires so.
-    pub fn silent_expiry(&self) -> Option<Duration> {
-        self.backend.silent_expiry()
-    }
-
     /// The deadline of each operation.
     pub fn deadline(&self) -> Duration {
         self.deadline
@@ -118,6 +112,12 @@ impl Store {
     pub(crate) async fn leader_entry(&self, key: &Key) -> KvResult<Option<KvEntry>> {
         let deadline = self.deadline_of("entry", Some(key))?;
         deadline.bound("entry", Some(key), self.backend.leader_entry(key, deadline)).await
+    }
+
+    /// Figures of a scope, by which a follower notices that entries have left the store without a message.
+    pub(crate) async fn figures(&self, scope: &WatchScope) -> KvResult<StoreFigures> {
+        let deadline = self.deadline_of("figures", None)?;
+        deadline.bound("figures", None, self.backend.figures(scope, deadline)).await
     }
 
     async fn read(&self, operation: &'static str, key: Key) -> KvResult<Option<KvEntry>> {

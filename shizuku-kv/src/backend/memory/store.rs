@@ -14,7 +14,8 @@ use super::shared::{Call, Shared};
 use super::{CAPABILITIES, watch, yield_once};
 use crate::store::{
     ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvFenced, KvReader, KvResult,
-    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
+    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch, WatchCursor,
+    WatchScope,
 };
 
 /// As on NATS, so that what a program does with it works there too.
@@ -155,6 +156,14 @@ impl KvReader for MemoryStore {
     fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         let call = Call::new("get").of(key).by(deadline);
         Box::pin(self.shared.with(call, |contents| Ok(contents.log.newest(key).cloned())))
+    }
+
+    fn figures<'a>(&'a self, _: &'a WatchScope, deadline: Deadline) -> BoxFuture<'a, KvResult<StoreFigures>> {
+        // What expires leaves a tombstone, and a watch that missed one which was forgotten ends.
+        let look = self.shared.with(Call::new("figures").by(deadline), |contents| {
+            Ok(StoreFigures::told(self.shared.incarnation, contents.log.sequence()))
+        });
+        Box::pin(look)
     }
 
     fn entries<'a>(

@@ -45,6 +45,10 @@ struct StreamState {
     first_seq: u64,
     last_seq: u64,
     last_ts: String,
+    #[serde(default)]
+    messages: u64,
+    #[serde(default)]
+    num_subjects: u64,
 }
 
 impl StreamInfo {
@@ -54,6 +58,22 @@ impl StreamInfo {
 
     pub(super) fn last_sequence(&self) -> u64 {
         self.state.last_seq
+    }
+
+    /// Number of messages in the stream.
+    pub(super) fn messages(&self) -> u64 {
+        self.state.messages
+    }
+
+    /// Number of subjects that have a message.
+    pub(super) fn subjects(&self) -> u64 {
+        self.state.num_subjects
+    }
+
+    /// Whether the newest message of a key can go alone, so that an older one is the newest then: because it has a time
+    /// to live of its own, or because an operator may delete it.
+    pub(super) fn reverts(&self) -> bool {
+        self.number("max_msgs_per_subject") != 1 && (self.flag("allow_msg_ttl") || !self.flag("deny_delete"))
     }
 
     /// The server that answered, which leads the stream.
@@ -172,8 +192,6 @@ pub(super) struct Settings {
     pub(super) expiry_events: bool,
     pub(super) loses_newest: bool,
     pub(super) tombstone_life: Option<Duration>,
-    /// The maximum age, where no marker tells of it.
-    pub(super) silent_expiry: Option<Duration>,
 }
 
 impl Bucket {
@@ -215,7 +233,6 @@ impl Settings {
             expiry_events: markers,
             loses_newest: info.loses_newest(),
             tombstone_life: info.tombstone_life(),
-            silent_expiry: info.duration("max_age").filter(|_| !markers),
         }
     }
 

@@ -16,13 +16,14 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::bucket::{self, Bucket, StreamInfo};
+use super::figures::figures;
 use super::link::{Answer, ApiError, Asking, Link, first_patience};
 use super::scan;
 use super::wire::{RawMessage, StreamMessage, parse_direct};
 use crate::store::timer::sleep;
 use crate::store::{
     ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvReader, KvResult, KvStore, KvStream,
-    KvTtl, KvWatcher, KvWriter, ReadConsistency, WatchScope,
+    KvTtl, KvWatcher, KvWriter, ReadConsistency, StoreFigures, WatchScope,
 };
 
 /// Single gets on their way at a time, where many keys are asked for one by one.
@@ -408,10 +409,6 @@ impl KvStore for NatsStore {
         self.0.bucket.settings().max_value_size(self.0.link.client().max_payload())
     }
 
-    fn silent_expiry(&self) -> Option<std::time::Duration> {
-        self.0.bucket.settings().silent_expiry
-    }
-
     fn writer(&self) -> Option<&dyn KvWriter> {
         Some(self)
     }
@@ -442,6 +439,14 @@ impl KvReader for NatsStore {
         Box::pin(async move {
             Ok(self.0.newest_of_leader("get", key, deadline).await?.map(StreamMessage::into_entry))
         })
+    }
+
+    fn figures<'a>(
+        &'a self,
+        scope: &'a WatchScope,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<StoreFigures>> {
+        Box::pin(async move { deadline.bound("figures", None, figures(&self.0, scope, deadline)).await })
     }
 
     fn entries<'a>(
