@@ -36,10 +36,12 @@ mod transition;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backon::ExponentialBackoff;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use self::claims::{Command, Granted};
 pub use self::election::{Leader, LeaderElection, LeaderGuardProcessor, Leaders, Leadership};
@@ -198,16 +200,29 @@ impl DistroRwLock {
 
     async fn wait(&self, mode: LockMode) -> Result<Hold, DistroRwLockError> {
         reentry::check(self)?;
-        let waited = self.options.wait;
-        self.claim(mode, true, waited).await.unwrap_or_else(|| {
-            Err(DistroRwLockError::Timeout { resource: self.resource.to_string(), mode, waited })
-        })
+        let (began, waited) = (Instant::now(), self.options.wait);
+        let in_line = Arc::<AtomicBool>::default();
+        if !waited.is_zero()
+            && let Some(claimed) = self.claim(mode, true, waited, &in_line).await
+        {
+            return claimed;
+        }
+        // A wait that was too short for an answer: a lock that is free is acquired all the same.
+        let left = self.store.deadline().saturating_sub(began.elapsed());
+        if !in_line.load(Ordering::Acquire) && !left.is_zero() {
+            match self.claim(mode, false, left, &in_line).await {
+                None | Some(Err(DistroRwLockError::WouldBlock { .. })) => {}
+                Some(Err(error)) if error.is_passing() => {}
+                Some(claimed) => return claimed,
+            }
+        }
+        Err(DistroRwLockError::Timeout { resource: self.resource.to_string(), mode, waited })
     }
 
     async fn attempt(&self, mode: LockMode) -> Result<Hold, DistroRwLockError> {
         // The session, and the swap.
         let limit = self.store.deadline().saturating_mul(2);
-        self.claim(mode, false, limit).await.unwrap_or_else(|| {
+        self.claim(mode, false, limit, &Arc::default()).await.unwrap_or_else(|| {
             let source = KvError::Timeout { operation: "try to lock", key: Some(self.key.clone()), limit };
             Err(self.store_error(source))
         })
@@ -219,11 +234,12 @@ impl DistroRwLock {
         mode: LockMode,
         waits: bool,
         limit: Duration,
+        in_line: &Arc<AtomicBool>,
     ) -> Option<Result<Hold, DistroRwLockError>> {
         let claims = async {
             let mut pauses = backoff_between_watches();
             loop {
-                let error = match self.claim_once(mode, waits).await {
+                let error = match self.claim_once(mode, waits, in_line).await {
                     // Who waits goes on waiting: a store that is not there may be in a moment, and who was cut off for longer
                     // than its lease joins the end of the line.
                     Err(error) if waits && error.is_passing() => error,
@@ -236,16 +252,27 @@ impl DistroRwLock {
         tokio::time::timeout(limit, claims).await.ok()
     }
 
-    async fn claim_once(&self, mode: LockMode, waits: bool) -> Result<Hold, DistroRwLockError> {
-        let session = self.locks.sessions.get(&self.store, self.options.lease).await;
+    async fn claim_once(
+        &self,
+        mode: LockMode,
+        waits: bool,
+        in_line: &Arc<AtomicBool>,
+    ) -> Result<Hold, DistroRwLockError> {
+        let session = self.locks.sessions.find_or_open(&self.store, self.options.lease);
         let session = session.map_err(|error| self.store_error(error))?;
         let (reply, answer) = oneshot::channel();
         let id = session.next_claim();
         let claim = Claim { id, mode, label: self.options.label.clone() };
-        let command = Command::Claim { claim, waits, session: session.clone(), reply };
+        let in_line = Arc::clone(in_line);
+        let command = Command::Claim { claim, waits, session: session.clone(), in_line, reply };
+        // It has its place among the claims of this process before its session is open.
         let place = self.locks.ask(&self.store, &self.key, command);
         // From here on whoever drops this leaves.
         let mut ticket = Ticket { locks: Arc::clone(&self.locks), place, id, is_over: false };
+        if session.is_opening() {
+            session.opened().await.map_err(|error| self.store_error(error))?;
+            self.locks.tell(&ticket.place, Command::Opened);
+        }
         match answer.await {
             Ok(Ok(Granted { token, broken })) => {
                 let resource = Arc::clone(&self.resource);

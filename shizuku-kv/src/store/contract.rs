@@ -98,11 +98,16 @@ pub trait Connection: Debug + Send + Sync {
     /// What is in the way, within the connection's deadline.
     fn health(&self) -> BoxFuture<'_, KvResult<()>>;
 
-    /// Ends the connection: what was written is flushed, then every operation answers [`KvError::Closed`]. Doing it
-    /// twice is not an error.
+    /// Ends the connection: releases the [locks](crate::rw_lock) that are held through its stores, flushes what was
+    /// written, then every operation answers [`KvError::Closed`]. Doing it twice is not an error.
+    ///
+    /// Await it at the end of `main`: a guard that is dropped there releases its lock in a task that the end of the
+    /// runtime cuts off, so that others wait for a whole lease. Holders are told before their locks are released. A
+    /// backend does it with [`OpenStores`](crate::OpenStores).
     ///
     /// # Errors
-    /// Where the flush did not succeed within the connection's deadline. The connection is closed all the same.
+    /// If locks could not be released or the flush did not succeed within the connection's deadline. The connection is
+    /// closed all the same.
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>>;
 }
 

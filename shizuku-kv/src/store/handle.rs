@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::handle_fenced::StoreFenced;
 use super::handle_ttl::StoreTtl;
-use super::shared::Shared;
+use super::shared::{Attached, Shared};
 use super::{
     ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore, KvStream, KvWatcher,
     KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
@@ -49,7 +49,7 @@ const PUTS_IN_FLIGHT: usize = 1024;
 pub struct Store {
     backend: Arc<dyn KvStore>,
     deadline: Duration,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Store {
@@ -341,7 +341,7 @@ impl Store {
     }
 
     /// What a layer above keeps for this handle and its clones.
-    pub(crate) fn attached<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+    pub(crate) fn attached<T: Attached>(&self) -> Arc<T> {
         self.shared.attached()
     }
 

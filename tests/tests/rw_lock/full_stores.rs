@@ -1,0 +1,69 @@
+//! Locks in a store that is full.
+
+use std::time::Duration;
+
+use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions};
+use shizuku_kv::{Connection, KvError, Store, StoreConfig, connect};
+use shizuku_kv_tests::{NatsServer, unique};
+
+const LEASE: Duration = Duration::from_secs(1);
+
+fn lock(store: &Store, resource: &str) -> DistroRwLock {
+    let options = LockOptions::new().lease(LEASE).wait(Duration::from_secs(20));
+    DistroRwLock::with_options(store, resource, options).unwrap()
+}
+
+/// Until not one more byte fits.
+async fn fill(store: &Store) {
+    let mut number = 0;
+    for size in [4096, 256, 16, 1, 0] {
+        loop {
+            number += 1;
+            match store.put(format!("fill.{number:06}"), vec![b'x'; size]).await {
+                Ok(_) => {}
+                Err(KvError::StoreFull { .. }) => break,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+    let mut size = 0;
+    while store.put("fill.last", vec![b'x'; size]).await.is_ok() {
+        size += 1;
+    }
+}
+
+/// Holders renew and release, those in line are let in, dead ones are evicted; only newcomers need room.
+#[tokio::test]
+async fn a_full_store_costs_no_holder_its_lock() {
+    let server = NatsServer::start();
+    for url in ["memory:".to_owned(), server.url()] {
+        let connection = connect(&url).await.unwrap();
+        let config = StoreConfig::new().max_bytes(64 * 1024);
+        let name = unique("full");
+        let store = connection.store_with_config(&name, config).await.unwrap();
+        let other = connection.store(&name).await.unwrap();
+        let held = lock(&store, "r").write().await.unwrap();
+        let mut readers = Vec::new();
+        for number in 1..=20 {
+            let lock = lock(&other, "r");
+            readers.push(tokio::spawn(async move { lock.read().await.unwrap() }));
+            crate::in_line(&self::lock(&store, "r"), number).await;
+        }
+        fill(&other).await;
+        // More than ten renewals each, so that their numbers become longer.
+        tokio::time::sleep(5 * LEASE).await;
+        assert!(held.is_held(), "{url}");
+        assert!(matches!(
+            lock(&store, "new").try_write().await,
+            Err(DistroRwLockError::Store { source: KvError::StoreFull { .. }, .. })
+        ));
+        held.release().await.unwrap();
+        for reader in readers {
+            let reader = tokio::time::timeout(Duration::from_secs(10), reader).await.unwrap().unwrap();
+            assert!(reader.is_held());
+            reader.release().await.unwrap();
+        }
+        // What one has left another has room for.
+        lock(&store, "r").write().await.unwrap().release().await.unwrap();
+    }
+}
