@@ -25,11 +25,21 @@ pub(super) enum Command {
     },
     /// The session of a claim has been opened: the claim can be made.
     Opened,
-    Leave { id: ClaimId, reply: Option<oneshot::Sender<Result<Outcome, Refusal>>> },
-    Downgrade { id: ClaimId, reply: oneshot::Sender<Result<Outcome, Refusal>> },
-    Break { reply: oneshot::Sender<Result<Outcome, Refusal>> },
+    Leave {
+        id: ClaimId,
+        reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>,
+    },
+    Downgrade {
+        id: ClaimId,
+        reply: oneshot::Sender<Result<Outcome, Refusal>>,
+    },
+    Break {
+        reply: oneshot::Sender<Result<Outcome, Refusal>>,
+    },
     /// The connection is about to be shut down: everything is released, and nothing is claimed any more.
-    Close { reply: oneshot::Sender<()> },
+    Close {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 impl Command {
@@ -65,7 +75,7 @@ pub(super) enum Refusal {
     Full,
     /// The session of the claim is over.
     SessionOver,
-    Foreign(&'static str),
+    Foreign(String),
     Store(KvError),
 }
 

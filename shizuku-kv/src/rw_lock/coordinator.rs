@@ -12,7 +12,7 @@ mod known;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use backon::ExponentialBackoff;
 use futures_util::FutureExt;
@@ -25,7 +25,7 @@ use super::error::LockLoss;
 use super::following::Following;
 use super::locks::{Locks, Place};
 use super::observer::Observer;
-use super::record::{ClaimId, LockRecord};
+use super::record::{ClaimId, GRANT_ROOM, LockRecord};
 use super::transition::{Change, Outcome};
 use crate::store::{Deadline, FencingToken, Key, KvEntry, KvError, Store, VersionToken, WatchScope, backoff};
 
@@ -43,9 +43,6 @@ const PASS: Duration = Duration::from_millis(1);
 
 /// So often a read that is older than what was seen is repeated, before a watch is opened to settle it.
 const STALE_READS: u32 = 4;
-
-/// What a token takes in a record, at most.
-const TOKEN_ROOM: usize = 32;
 
 /// The record as it was last seen.
 #[derive(Clone, Debug)]
@@ -297,13 +294,15 @@ impl Coordinator {
                 }
                 return self.settle(outcomes);
             }
-            let value = record.to_bytes();
-            // Whoever is in line gets a token one day, and has to have the room for it.
-            let room = value.len() + TOKEN_ROOM * record.queue.len();
+            record.stamp(known.record.fence, SystemTime::now());
+            let expected = known.version;
+            let value = record.to_bytes(expected);
+            // Whoever is in line gets a token one day, and has to have the room for it: readers have it already, and of
+            // writers one at a time.
+            let room = value.len() + GRANT_ROOM;
             if !claims.is_empty() && room > self.store.max_value_size() {
                 return self.refuse_claims(&Refusal::Full);
             }
-            let expected = known.version;
             self.note_sent(&claims);
             let written = match expected {
                 Some(version) => self.store.update(self.key(), value, version).await,
@@ -319,6 +318,10 @@ impl Coordinator {
                 Err(error) if error.is_conflict() => {
                     (self.known, self.looks) = (None, true);
                     return self.lose().await;
+                }
+                // Claims need room; what leaves does not.
+                Err(error @ KvError::StoreFull { .. }) if !claims.is_empty() => {
+                    return self.refuse_claims(&Refusal::Store(error));
                 }
                 Err(error) => {
                     self.known = None;
@@ -396,7 +399,7 @@ impl Coordinator {
                         local.refuse(if is_full { Refusal::Full } else { Refusal::Busy });
                     }
                 }
-                Outcome::Done | Outcome::NotThere => {}
+                Outcome::Done | Outcome::Broken(_) | Outcome::NotThere => {}
             }
         }
         self.compare();

@@ -48,16 +48,18 @@ pub use self::election::{Leader, LeaderElection, LeaderGuardProcessor, Leaders, 
 pub use self::error::{DistroRwLockError, LockLoss, WithLockProcessError};
 use self::guard::{Hold, Ticket};
 pub use self::guard::{ReadGuard, WriteGuard};
+use self::inspect::Look;
 pub use self::inspect::{LockClaim, LockGrant, LockState};
 use self::locks::Locks;
 pub use self::options::LockOptions;
 pub use self::processor::{
     LockedResourceReadProcessor, LockedResourceWriteProcessor, Processor, ProcessorFn, processor_fn,
 };
-use self::record::Claim;
 pub use self::record::LockMode;
+use self::record::{Claim, Extra, LockRecord};
 pub use self::reentry::current_fencing_token;
-use crate::store::{FencingToken, Key, KvError, Store, backoff};
+use self::transition::Outcome;
+use crate::store::{FencingToken, Key, KvEntry, KvError, Store, backoff};
 
 /// What stands before a resource in the key of its record.
 const PREFIX: &str = "rw_lock.";
@@ -262,7 +264,7 @@ impl DistroRwLock {
         let session = session.map_err(|error| self.store_error(error))?;
         let (reply, answer) = oneshot::channel();
         let id = session.next_claim();
-        let claim = Claim { id, mode, label: self.options.label.clone() };
+        let claim = Claim { id, mode, label: self.options.label.clone(), extra: Extra::new() };
         let in_line = Arc::clone(in_line);
         let command = Command::Claim { claim, waits, session: session.clone(), in_line, reply };
         // It has its place among the claims of this process before its session is open.
@@ -371,33 +373,72 @@ impl DistroRwLock {
 
 /// For operators.
 impl DistroRwLock {
-    /// Who holds the resource and who waits for it, as it is in the store now.
+    /// Who holds the resource and who waits for it, as it is in the store now, and which of them are presumed dead: see
+    /// [`LockClaim::presumed_dead`] for what is compared. A lock that is held costs three requests or so: the record, the
+    /// sessions of those in it, and the store's clock.
+    ///
+    /// Dropping the future is safe.
     ///
     /// # Errors
     /// [`DistroRwLockError::Store`], [`DistroRwLockError::ForeignRecord`].
     pub async fn inspect(&self) -> Result<LockState, DistroRwLockError> {
         let entry = self.store.get(&self.key).await.map_err(|error| self.store_error(error))?;
-        LockState::of(entry.as_ref())
+        let record = self.record_of(entry.as_ref())?;
+        let look = Look::at(&self.store, &record).await.map_err(|error| self.store_error(error))?;
+        Ok(LockState::of(record, &look))
+    }
+
+    /// The record in an entry; that of a lock which nobody ever held where there is none.
+    fn record_of(&self, entry: Option<&KvEntry>) -> Result<LockRecord, DistroRwLockError> {
+        entry
+            .map_or(Ok(LockRecord::default()), |entry| LockRecord::from_bytes(&entry.value))
             .map_err(|reason| DistroRwLockError::ForeignRecord { key: self.key.clone(), reason })
     }
 
-    /// Takes the resource from all who hold it, and hands it over to the next in line, as if they had let go. Their
-    /// fencing tokens are older than any that follow, so that their [fenced writes](crate::Store::fenced) are refused as
-    /// soon as the next holder has written; they are told ([`WriteGuard::lost`]) as soon as they look. Whatever they do
-    /// that does not look at the token goes on: be sure that they do not run any more.
+    /// Takes the resource from all who hold it, and hands it over to the next in line, as if they had let go. They are
+    /// told ([`WriteGuard::lost`]) as soon as they look.
+    ///
+    /// Returns a token that is newer than those of the broken holders, and older than those of all that follow.
+    ///
+    /// **What broken holders write with their tokens is still accepted**, key by key, until a later holder has written
+    /// there, or until the key was told of the break: [`StoreFenced::raise`](crate::StoreFenced::raise) with the token that
+    /// is returned. Do that for each key that is protected by the lock. This function cannot: a lock does not know which
+    /// keys are written under it. Whatever they do that does not look at tokens goes on: be sure that they do not run any
+    /// more.
+    ///
+    #[cfg_attr(feature = "memory", doc = "```")]
+    #[cfg_attr(not(feature = "memory"), doc = "```text")]
+    /// # use shizuku_kv::rw_lock::DistroRwLock;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = shizuku_kv::connect("memory:").await?.store("app").await?;
+    /// # let lock = DistroRwLock::new(&store, "reports")?;
+    /// let held = lock.write().await?;
+    /// let fenced = store.fenced().unwrap();
+    /// fenced.put("reports.daily", "begun", held.fencing_token()).await?;
+    ///
+    /// let token = lock.break_lock().await?;
+    /// fenced.raise("reports.daily", token).await?;
+    /// assert!(fenced.put("reports.daily", "late", held.fencing_token()).await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// Dropping the future is safe: it may happen or not.
     ///
     /// # Errors
     /// As for [`inspect`](Self::inspect).
-    pub async fn break_lock(&self) -> Result<(), DistroRwLockError> {
+    pub async fn break_lock(&self) -> Result<FencingToken, DistroRwLockError> {
         let limit = self.store.deadline().saturating_mul(2);
         let (reply, answer) = oneshot::channel();
         self.locks.ask(&self.store, &self.key, Command::Break { reply });
         match tokio::time::timeout(limit, answer).await {
-            Ok(Ok(Ok(_))) => Ok(()),
+            Ok(Ok(Ok(Outcome::Broken(token)))) => Ok(token),
             Ok(Ok(Err(refusal))) => Err(refusal.into_error(&self.resource, LockMode::Write, &self.key)),
-            Ok(Err(_)) => Err(DistroRwLockError::RuntimeEnded { resource: self.resource.to_string() }),
+            // A break has no other outcome.
+            Ok(Ok(Ok(_)) | Err(_)) => {
+                Err(DistroRwLockError::RuntimeEnded { resource: self.resource.to_string() })
+            }
             Err(_) => {
                 let source = KvError::Timeout { operation: "break_lock", key: Some(self.key.clone()), limit };
                 Err(self.store_error(source))

@@ -15,13 +15,16 @@ use tokio::time::Instant;
 use super::course;
 use super::error::LockLoss;
 use super::options::{LONGEST_LEASE, SHORTEST_LEASE};
-use super::record::{ClaimId, SessionId};
+use super::record::{ClaimId, SessionId, padded};
 use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, Moment, Store, VersionToken, backoff};
 
 /// What stands before a session in its key.
 pub(super) const PREFIX: &str = "rw_lock_session.";
 
 const FORMAT: u32 = 1;
+
+/// Number of bytes of the longest session.
+const LENGTH: usize = 80;
 
 /// What is stored. Each renewal has another number, so that its writer knows its own again.
 #[derive(Serialize, Deserialize)]
@@ -37,9 +40,10 @@ impl Stored {
         Self { shizuku_lock_session: FORMAT, lease_ms, renewal }
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    /// Always of one size, with the version that the write expects: a store that is full takes a renewal.
+    fn to_bytes(&self, expected: Option<VersionToken>) -> Vec<u8> {
         // Numbers always have a form.
-        serde_json::to_vec(self).unwrap_or_default()
+        padded(serde_json::to_vec(self).unwrap_or_default(), LENGTH, expected)
     }
 
     fn of(entry: &KvEntry) -> Option<Self> {
@@ -156,13 +160,13 @@ impl Session {
         }
     }
 
-    fn value(&self, renewal: u64) -> Vec<u8> {
-        Stored::with(self.lease, renewal).to_bytes()
+    fn value(&self, renewal: u64, expected: Option<VersionToken>) -> Vec<u8> {
+        Stored::with(self.lease, renewal).to_bytes(expected)
     }
 
     /// What is put in the place of a session that is not there, so that nobody can renew it.
     pub(super) fn marker() -> Vec<u8> {
-        Stored::with(SHORTEST_LEASE, 0).to_bytes()
+        Stored::with(SHORTEST_LEASE, 0).to_bytes(None)
     }
 }
 
@@ -210,7 +214,11 @@ pub(super) struct Sessions(Mutex<HashMap<(runtime::Id, Duration), Arc<Session>>>
 
 impl Sessions {
     /// A session that holds, or one that is being opened if there is none.
-    pub(super) fn find_or_open(self: &Arc<Self>, store: &Store, lease: Duration) -> Result<SessionUse, KvError> {
+    pub(super) fn find_or_open(
+        self: &Arc<Self>,
+        store: &Store,
+        lease: Duration,
+    ) -> Result<SessionUse, KvError> {
         let runtime = runtime::Handle::current();
         let mut sessions = lock(&self.0);
         // Those of runtimes that have ended, too.
@@ -311,7 +319,7 @@ impl Keeper {
     async fn open(&mut self) -> Result<VersionToken, KvError> {
         let session = &self.session;
         let sent = Moment::now();
-        let created = match self.store.create(&session.key, session.value(0)).await {
+        let created = match self.store.create(&session.key, session.value(0, None)).await {
             Err(error @ KvError::OutcomeUnknown { .. }) => {
                 let found = self.store.leader_entry(&session.key).await?;
                 let found = found.filter(|entry| !entry.is_tombstone());
@@ -338,33 +346,34 @@ impl Keeper {
             let store = self.store.with_deadline(remaining.min(session.lease / 3).min(Deadline::DEFAULT));
             *renewal += 1;
             tries.push((*renewal, sent));
-            let proof = match store.update(&session.key, session.value(*renewal), *version).await {
-                Ok(renewed) => {
-                    *version = renewed;
-                    Some(sent)
-                }
-                Err(KvError::StoreNotFound { .. } | KvError::Closed { .. }) => {
-                    return Renewal::Over(LockLoss::StoreGone);
-                }
-                Err(error) => {
-                    tracing::debug!(store = store.name(), %error, "a lease is not renewed yet");
-                    let is_refused = error.is_conflict();
-                    match store.leader_entry(&session.key).await {
-                        Ok(found) => match judge(found.as_ref(), *version, is_refused) {
-                            Found::Ours(landed, number) => {
-                                *version = landed;
-                                tries.iter().find(|(tried, _)| *tried == number).map(|(_, sent)| *sent)
-                            }
-                            Found::Unchanged => None,
-                            Found::Gone => return Renewal::Over(LockLoss::Evicted),
-                        },
-                        Err(KvError::StoreNotFound { .. }) => {
-                            return Renewal::Over(LockLoss::StoreGone);
-                        }
-                        Err(_) => None,
+            let proof =
+                match store.update(&session.key, session.value(*renewal, Some(*version)), *version).await {
+                    Ok(renewed) => {
+                        *version = renewed;
+                        Some(sent)
                     }
-                }
-            };
+                    Err(KvError::StoreNotFound { .. } | KvError::Closed { .. }) => {
+                        return Renewal::Over(LockLoss::StoreGone);
+                    }
+                    Err(error) => {
+                        tracing::debug!(store = store.name(), %error, "a lease is not renewed yet");
+                        let is_refused = error.is_conflict();
+                        match store.leader_entry(&session.key).await {
+                            Ok(found) => match judge(found.as_ref(), *version, is_refused) {
+                                Found::Ours(landed, number) => {
+                                    *version = landed;
+                                    tries.iter().find(|(tried, _)| *tried == number).map(|(_, sent)| *sent)
+                                }
+                                Found::Unchanged => None,
+                                Found::Gone => return Renewal::Over(LockLoss::Evicted),
+                            },
+                            Err(KvError::StoreNotFound { .. }) => {
+                                return Renewal::Over(LockLoss::StoreGone);
+                            }
+                            Err(_) => None,
+                        }
+                    }
+                };
             match proof {
                 Some(sent) if session.prolong(sent) => {
                     // Whoever waits for the end looks at it again.

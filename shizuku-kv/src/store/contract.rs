@@ -43,7 +43,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
@@ -195,6 +195,12 @@ pub trait KvReader: Send + Sync {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         self.entry(key, deadline)
+    }
+
+    /// The store's clock at this moment, from the replica that decides writes: the clock by which entries are
+    /// [`created`](KvEntry::created). `None` if the backend cannot tell.
+    fn time(&self, _deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     /// The newest entry of each key, in the order of `keys`, tombstones included. A key that appears twice is answered
@@ -362,4 +368,16 @@ pub trait KvFenced: Send + Sync {
         token: FencingToken,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// Gives the key's newest entry a token without a change of the value: a value is written again as it is, for a key
+    /// that is absent a tombstone is written. If the entry has this token or a newer one, nothing is written. Returns the
+    /// token that the key has then.
+    ///
+    /// The look and the write are one step. A value with a time to live of its own is [`KvError::Unsupported`].
+    fn raise<'a>(
+        &'a self,
+        key: &'a Key,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<FencingToken>>;
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -116,6 +116,12 @@ impl Store {
     pub(crate) async fn leader_entry(&self, key: &Key) -> KvResult<Option<KvEntry>> {
         let deadline = self.deadline_of("entry", Some(key))?;
         deadline.bound("entry", Some(key), self.backend.leader_entry(key, deadline)).await
+    }
+
+    /// The store's clock; `None` if the backend cannot tell.
+    pub(crate) async fn time(&self) -> KvResult<Option<SystemTime>> {
+        let deadline = self.deadline_of("time", None)?;
+        deadline.bound("time", None, self.backend.time(deadline)).await
     }
 
     async fn read(&self, operation: &'static str, key: Key) -> KvResult<Option<KvEntry>> {
@@ -414,13 +420,13 @@ impl Store {
 
     /// Waits for a write. The backend holds the deadline itself; one that does not is not waited for much longer, and
     /// what became of the write is not known then.
-    pub(super) async fn finish(
+    pub(super) async fn finish<T>(
         &self,
         operation: &'static str,
         key: &Key,
         deadline: Deadline,
-        write: impl Future<Output = KvResult<VersionToken>>,
-    ) -> KvResult<VersionToken> {
+        write: impl Future<Output = KvResult<T>>,
+    ) -> KvResult<T> {
         let latest = deadline.instant_and(WRITE_GRACE);
         match tokio::time::timeout_at(latest, write).await {
             Ok(result) => result,

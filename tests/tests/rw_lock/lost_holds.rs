@@ -79,7 +79,8 @@ async fn release_of_lost_holds_reports_each_loss() {
 /// A hold of a runtime that has ended is older than a live one of another.
 #[test]
 fn release_prefers_the_live_hold_to_an_older_lost_one() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let living = runtime();
     for stores in living.block_on(handles(2)) {
         let dying = runtime();

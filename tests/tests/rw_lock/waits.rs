@@ -30,7 +30,10 @@ async fn a_free_lock_is_acquired_however_short_the_wait() {
             let held = other.write().await.unwrap();
             for _ in 0..3 {
                 let late = lock.read().await.unwrap_err();
-                assert!(matches!(late, DistroRwLockError::Timeout { waited, .. } if waited == wait), "{late:?}");
+                assert!(
+                    matches!(late, DistroRwLockError::Timeout { waited, .. } if waited == wait),
+                    "{late:?}"
+                );
             }
             in_line(&other, 0).await;
             held.release().await.unwrap();

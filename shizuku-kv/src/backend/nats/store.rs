@@ -363,6 +363,14 @@ impl KvReader for NatsStore {
         })
     }
 
+    fn time(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
+        Box::pin(async move {
+            let info = bucket::info(&self.0.link, "time", &self.0.bucket.name, deadline).await?;
+            // A server that does not tell leaves the epoch.
+            Ok(Some(info.now()).filter(|now| *now > SystemTime::UNIX_EPOCH))
+        })
+    }
+
     fn entries<'a>(
         &'a self,
         keys: &'a [Key],
