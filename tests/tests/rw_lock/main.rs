@@ -16,6 +16,7 @@ mod full_stores;
 mod holding;
 mod leases;
 mod lost_holds;
+mod presumed_dead;
 mod processors;
 mod readonly;
 mod shutdown;
