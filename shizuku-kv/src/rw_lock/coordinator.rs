@@ -142,6 +142,10 @@ impl Coordinator {
                     // A caller that is gone does not want to know.
                     let _ = reply.send(());
                 }
+                if self.locks.retire(&self.place, &mut self.commands) {
+                    return;
+                }
+                continue;
             }
             if self.has_work() {
                 // Each may save a swap that would be lost.
@@ -516,7 +520,6 @@ impl Coordinator {
     }
 
     fn is_idle(&self) -> bool {
-        let is_over = self.is_closed && self.pending.is_empty();
-        is_over || (self.locals.is_empty() && !self.observer.is_needed() && self.busy_since.elapsed() >= KEEP)
+        self.locals.is_empty() && !self.observer.is_needed() && self.busy_since.elapsed() >= KEEP
     }
 }
