@@ -387,7 +387,8 @@ pub async fn watches_show_the_token(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Values with a smaller token and with none, tombstones of both kinds, and a key that was never written.
+/// Values with a smaller token and with none, tombstones of both kinds, and a key that was never
+/// written.
 pub async fn raise_rejects_smaller_tokens(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let fenced = fenced_of(&store)?;
@@ -460,7 +461,8 @@ pub async fn raise_is_a_write(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// A counter that a holder writes one by one, while it is raised over and over: the holder's own token, then a newer one.
+/// A counter that a holder writes one by one, while it is raised over and over: the holder's own
+/// token, then a newer one.
 pub async fn raise_loses_no_write(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for round in 0..6 {

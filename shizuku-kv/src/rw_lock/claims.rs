@@ -36,7 +36,8 @@ pub(super) enum Command {
     Break {
         reply: oneshot::Sender<Result<Outcome, Refusal>>,
     },
-    /// The connection is about to be shut down: everything is released, and nothing is claimed any more.
+    /// The connection is about to be shut down: everything is released, and nothing is claimed any
+    /// more.
     Close {
         reply: oneshot::Sender<()>,
     },
@@ -64,7 +65,8 @@ impl Command {
 #[derive(Debug)]
 pub(super) struct Granted {
     pub(super) token: FencingToken,
-    /// How the grant was lost while its session lives: it was taken out of the record, or the connection was shut down.
+    /// How the grant was lost while its session lives: it was taken out of the record, or the
+    /// connection was shut down.
     pub(super) broken: watch::Receiver<Option<LockLoss>>,
 }
 

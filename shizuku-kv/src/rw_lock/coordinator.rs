@@ -211,7 +211,8 @@ impl Coordinator {
         }
     }
 
-    /// The claims that can be made, in the order in which they came: up to the first whose session is being opened.
+    /// The claims that can be made, in the order in which they came: up to the first whose session
+    /// is being opened.
     fn claims(&self) -> Vec<ClaimId> {
         let mut claims: Vec<_> = self.locals.values().filter(|local| local.is_claiming()).collect();
         claims.sort_unstable_by_key(|local| local.arrival);
@@ -301,8 +302,8 @@ impl Coordinator {
             record.stamp(known.record.fence, SystemTime::now());
             let expected = known.version;
             let value = record.to_bytes(expected);
-            // Whoever is in line gets a token one day, and has to have the room for it: readers have it already, and of
-            // writers one at a time.
+            // Whoever is in line gets a token one day, and has to have the room for it: readers
+            // have it already, and of writers one at a time.
             let room = value.len() + GRANT_ROOM;
             if !claims.is_empty() && room > self.store.max_value_size() {
                 return self.refuse_claims(&Refusal::Full);

@@ -60,8 +60,8 @@ pub struct Leader {
     pub candidate: String,
     /// The number of its term, larger than those of all terms before.
     pub token: FencingToken,
-    /// When its term began, by the clock of the process that began it: the leader's, or that of the one that made way.
-    /// `None` in a record of an earlier version.
+    /// When its term began, by the clock of the process that began it: the leader's, or that of the
+    /// one that made way. `None` in a record of an earlier version.
     pub since: Option<SystemTime>,
 }
 
@@ -121,7 +121,8 @@ impl LeaderElection {
         Leadership { hold, candidate: Arc::clone(&self.candidate) }
     }
 
-    /// Who leads now; `None` if nobody does, or if the leader is [presumed dead](super::LockClaim::presumed_dead).
+    /// Who leads now; `None` if nobody does, or if the leader is [presumed
+    /// dead](super::LockClaim::presumed_dead).
     /// [`inspect`](Self::inspect) shows the latter too.
     ///
     /// Dropping the future is safe.
@@ -148,8 +149,8 @@ impl LeaderElection {
         self.lock.inspect().await
     }
 
-    /// Ends the term of whoever leads, who is told: as [`DistroRwLock::break_lock`] does, with the token that it returns,
-    /// and what it says of the writes of the broken leader.
+    /// Ends the term of whoever leads, who is told: as [`DistroRwLock::break_lock`] does, with the
+    /// token that it returns, and what it says of the writes of the broken leader.
     ///
     /// Dropping the future is safe: it may happen or not.
     ///
@@ -162,9 +163,10 @@ impl LeaderElection {
     /// Who leads, now and whenever that changes. Leaders that were replaced before they were asked for may be skipped,
     /// the newest one always arrives.
     ///
-    /// A term also ends, as `None`, once nothing was heard of the leader for its lease and an eighth, counted on the
-    /// monotonic clock of this process from when it saw the last renewal; or once its session has ended. An observer that
-    /// is cut off from the store hears nothing either. A leader that is heard of again is delivered again.
+    /// A term also ends, as `None`, once nothing was heard of the leader for its lease and an
+    /// eighth, counted on the monotonic clock of this process from when it saw the last renewal; or
+    /// once its session has ended. An observer that is cut off from the store hears nothing either.
+    /// A leader that is heard of again is delivered again.
     ///
     /// Dropping it at any time is safe.
     ///
@@ -242,10 +244,11 @@ impl Leadership {
     }
 }
 
-/// The leaders of an election, as they change. From [`LeaderElection::observe`]. It lives as long as the store does.
+/// The leaders of an election, as they change. From [`LeaderElection::observe`]. It lives as long
+/// as the store does.
 ///
-/// After [`DistroRwLockError::ForeignRecord`], a value that is not a record of this version, it goes on with the next
-/// value. It ends after any other error.
+/// After [`DistroRwLockError::ForeignRecord`], a value that is not a record of this version, it
+/// goes on with the next value. It ends after any other error.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Leaders(BoxStream<'static, Result<Option<Leader>, DistroRwLockError>>);
 

@@ -132,8 +132,10 @@ macro_rules! guard {
         $(#[$doc])*
         ///
         /// Dropping it lets go in the background: the next in line has the resource a round trip later. Where the
-        /// store cannot be reached, or the runtime has ended, the lease ends it. [`release`](Self::release) says whether
-        /// it was held up to the end.
+        /// store cannot be reached, or the runtime has ended, the lease ends it: a guard that is
+        /// dropped at the end of `main` is released only if
+        /// [`Connection::shutdown`](crate::Connection::shutdown) is awaited there.
+        /// [`release`](Self::release) says whether it was held up to the end.
         #[derive(Debug)]
         #[must_use = "the lock is released as soon as its guard is dropped"]
         pub struct $name(pub(super) Hold);

@@ -12,7 +12,8 @@ use crate::store::Key;
 pub(super) struct Held(Mutex<HashMap<(Key, LockMode), Vec<Hold>>>);
 
 impl Held {
-    /// Adds a hold, and drops those of the same lock and mode that are lost: no release is owed for them any more.
+    /// Adds a hold, and drops those of the same lock and mode that are lost: no release is owed for
+    /// them any more.
     pub(super) fn put(&self, key: &Key, mode: LockMode, hold: Hold) {
         let mut held = self.lock();
         let holds = held.entry((key.clone(), mode)).or_default();
@@ -23,8 +24,8 @@ impl Held {
         drop(lost);
     }
 
-    /// Removes the oldest hold that is not lost, otherwise the oldest: a lost one never keeps a live one from being
-    /// released.
+    /// Removes the oldest hold that is not lost, otherwise the oldest: a lost one never keeps a
+    /// live one from being released.
     pub(super) fn take(&self, key: &Key, mode: LockMode) -> Option<Hold> {
         let mut held = self.lock();
         let place = (key.clone(), mode);

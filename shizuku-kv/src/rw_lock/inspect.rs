@@ -19,8 +19,8 @@ const IN_FLIGHT: usize = 32;
 pub struct LockState {
     /// The newest token that was given, or that a break has moved past; `None` where the resource was never locked.
     pub newest: Option<FencingToken>,
-    /// One writer, or any number of readers. Dead ones are among them until another process waits for them; see
-    /// [`LockClaim::presumed_dead`].
+    /// One writer, or any number of readers. Dead ones are among them until another process waits
+    /// for them; see [`LockClaim::presumed_dead`].
     pub holders: Vec<LockGrant>,
     /// In the order in which they came. Who has just given up may still be among them for a moment.
     pub waiting: Vec<LockClaim>,
@@ -34,8 +34,8 @@ pub struct LockGrant {
     pub claim: LockClaim,
     /// The number of the grant.
     pub token: FencingToken,
-    /// When it was granted, by the clock of the process that granted it: the holder, or the one that made way for it.
-    /// `None` in a record of an earlier version.
+    /// When it was granted, by the clock of the process that granted it: the holder, or the one
+    /// that made way for it. `None` in a record of an earlier version.
     pub since: Option<SystemTime>,
 }
 
@@ -49,17 +49,19 @@ pub struct LockClaim {
     pub label: Option<String>,
     /// Of the process: the key `rw_lock_session.SESSION` is renewed as long as it lives.
     pub session: String,
-    /// How long it keeps what it has without a renewal ([`LockOptions::lease`](super::LockOptions::lease)); `None` if its
-    /// session has ended.
+    /// How long it keeps what it has without a renewal
+    /// ([`LockOptions::lease`](super::LockOptions::lease)); `None` if its session has ended.
     pub lease: Option<Duration>,
     /// When its session was renewed last, by the store's clock; `None` if its session has ended.
     pub renewed: Option<SystemTime>,
-    /// Whether its process seems to have died. The next process that waits for it makes sure, and then evicts it.
+    /// Whether its process seems to have died. The next process that waits for it makes sure, and
+    /// then evicts it.
     ///
-    /// It is true if its session has ended, or if the time between its last renewal and now is longer than its lease and
-    /// an eighth. Both times are the store's: when it took the renewal, and what its clock says now. No clock of a client
-    /// is involved. It is a presumption: the time of a look decides nothing, a cluster's servers may have clocks that
-    /// differ, and a holder that is cut off may come back. It is false if the store does not tell the time.
+    /// It is true if its session has ended, or if the time between its last renewal and now is
+    /// longer than its lease and an eighth. Both times are the store's: when it took the renewal,
+    /// and what its clock says now. No clock of a client is involved. It is a presumption: the time
+    /// of a look decides nothing, a cluster's servers may have clocks that differ, and a holder
+    /// that is cut off may come back. It is false if the store does not tell the time.
     pub presumed_dead: bool,
 }
 

@@ -85,14 +85,15 @@ impl Locks {
         is_over
     }
 
-    /// Releases everything that is held or waited for, and waits until the store knows. Holders are told before it is
-    /// released; claims that come later are refused as [`KvError::Closed`](crate::KvError::Closed).
+    /// Releases everything that is held or waited for, and waits until the store knows. Holders are
+    /// told before it is released; claims that come later are refused as
+    /// [`KvError::Closed`](crate::KvError::Closed).
     ///
     /// Dropping the future is safe: releasing goes on in the background.
     ///
     /// # Errors
-    /// Returns [`KvError::Timeout`](crate::KvError::Timeout) if the store did not answer by the deadline; leases end what
-    /// could not be released.
+    /// Returns [`KvError::Timeout`](crate::KvError::Timeout) if the store did not answer by the
+    /// deadline; leases end what could not be released.
     pub(super) async fn release_all(&self, deadline: Deadline) -> KvResult<()> {
         let senders: Vec<_> = {
             let mut coordinators = self.lock();
@@ -103,7 +104,8 @@ impl Locks {
             .into_iter()
             .filter_map(|sender| {
                 let (reply, answer) = oneshot::channel();
-                // A coordinator whose runtime has ended has nobody to release anything: its lease does.
+                // A coordinator whose runtime has ended has nobody to release anything: its lease
+                // does.
                 sender.send(Command::Close { reply }).ok().map(|()| answer)
             })
             .collect();

@@ -165,7 +165,9 @@ impl DistroRwLock {
     ///
     /// # Errors
     /// [`DistroRwLockError::Timeout`] where it was not its turn within [`LockOptions::wait`], also because the store did
-    /// not answer; [`DistroRwLockError::Store`] where that is gone or refuses; [`DistroRwLockError::QueueFull`];
+    /// not answer (a wait that is shorter than the store's deadline may end with that);
+    /// [`DistroRwLockError::Store`] where that is gone, full or refuses, or its connection was shut
+    /// down; [`DistroRwLockError::QueueFull`];
     /// [`DistroRwLockError::ForeignRecord`] where the record is none; [`DistroRwLockError::Reentrant`].
     pub async fn read(&self) -> Result<ReadGuard, DistroRwLockError> {
         self.wait(LockMode::Read).await.map(ReadGuard)
@@ -300,8 +302,14 @@ impl DistroRwLock {
 }
 
 /// Locks that belong to this process and not to a value: what is acquired by one part of it may be released by another.
-/// They go by the handle of the store and its clones, and are held until they are released or the process ends, also where
-/// all handles are gone. Guards are safer, since they let go by themselves.
+/// They go by the handle of the store and its clones, and are held until they are released, the
+/// connection is shut down or the process ends, also where all handles are gone. Guards are safer,
+/// since they let go by themselves.
+///
+/// Which part of the process a lock is for is not known. Acquiring a lock whose last grant was lost
+/// drops the lost one, so that the next release is that of the live one. A part that has lost its
+/// lock, and does not know it, must therefore not share a resource with another part of the process
+/// that acquires it anew: use guards there.
 impl DistroRwLock {
     /// Locks a resource for reading, with the options that are the default, until it is released. A process may hold
     /// several.
@@ -317,12 +325,14 @@ impl DistroRwLock {
         Self::acquire(store, resource.as_ref(), LockMode::Read).await
     }
 
-    /// Releases what [`acquire_read`](Self::acquire_read) has locked; the oldest, where there are several.
+    /// Releases what [`acquire_read`](Self::acquire_read) has locked: the oldest of several that is
+    /// held still, otherwise the oldest that was lost.
     ///
     /// Dropping the future is safe: once it was polled the lock is let go of.
     ///
     /// # Errors
-    /// [`DistroRwLockError::NotHeld`] where nothing is; else as for [`ReadGuard::release`].
+    /// [`DistroRwLockError::NotHeld`] where nothing is; [`DistroRwLockError::LeaseLost`] if all that
+    /// was acquired since is lost; else as for [`ReadGuard::release`].
     pub async fn release_read(store: &Store, resource: impl AsRef<str>) -> Result<(), DistroRwLockError> {
         Self::release(store, resource.as_ref(), LockMode::Read).await
     }
@@ -373,9 +383,11 @@ impl DistroRwLock {
 
 /// For operators.
 impl DistroRwLock {
-    /// Who holds the resource and who waits for it, as it is in the store now, and which of them are presumed dead: see
-    /// [`LockClaim::presumed_dead`] for what is compared. A lock that is held costs three requests or so: the record, the
-    /// sessions of those in it, and the store's clock.
+    /// Returns the holders of the resource and its waiters as they are in the store now, and which of
+    /// them are presumed dead: [`LockClaim::presumed_dead`] says what is compared.
+    ///
+    /// A lock that is held costs three requests: the record, the sessions in it, and the store's
+    /// clock; and one for each session that seems to have ended.
     ///
     /// Dropping the future is safe.
     ///
@@ -395,16 +407,18 @@ impl DistroRwLock {
             .map_err(|reason| DistroRwLockError::ForeignRecord { key: self.key.clone(), reason })
     }
 
-    /// Takes the resource from all who hold it, and hands it over to the next in line, as if they had let go. They are
-    /// told ([`WriteGuard::lost`]) as soon as they look.
+    /// Takes the resource from all who hold it, and hands it over to the next in line, as if they
+    /// had let go. They are told ([`WriteGuard::lost`]) as soon as they look.
     ///
-    /// Returns a token that is newer than those of the broken holders, and older than those of all that follow.
+    /// Returns a token that is newer than those of the broken holders, and older than those of all
+    /// that follow.
     ///
-    /// **What broken holders write with their tokens is still accepted**, key by key, until a later holder has written
-    /// there, or until the key was told of the break: [`StoreFenced::raise`](crate::StoreFenced::raise) with the token that
-    /// is returned. Do that for each key that is protected by the lock. This function cannot: a lock does not know which
-    /// keys are written under it. Whatever they do that does not look at tokens goes on: be sure that they do not run any
-    /// more.
+    /// **What broken holders write with their tokens is still accepted**, key by key, until a later
+    /// holder has written there, or until the key was told of the break:
+    /// [`StoreFenced::raise`](crate::StoreFenced::raise) with the token that is returned. Do that
+    /// for each key that is protected by the lock. This function cannot: a lock does not know which
+    /// keys are written under it. Whatever they do that does not look at tokens goes on: be sure
+    /// that they do not run any more.
     ///
     #[cfg_attr(feature = "memory", doc = "```")]
     #[cfg_attr(not(feature = "memory"), doc = "```text")]

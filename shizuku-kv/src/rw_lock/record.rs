@@ -12,8 +12,9 @@ use crate::store::{FencingToken, VersionToken};
 
 /// The format that is written. A record of another format is left alone.
 ///
-/// A version to come may add fields to a record, a grant or a claim: they survive what this version makes of the record.
-/// A field that changes who may acquire the lock needs another format, which this version neither acquires nor rewrites.
+/// A version to come may add fields to a record, a grant or a claim: they survive what this version
+/// makes of the record. A field that changes who may acquire the lock needs another format, which
+/// this version neither acquires nor rewrites.
 pub(super) const FORMAT: u32 = 1;
 
 /// Fields that this version does not know.
@@ -120,8 +121,8 @@ pub(super) struct Grant {
     #[serde(flatten)]
     pub(super) claim: Claim,
     pub(super) token: FencingToken,
-    /// When it was granted, in milliseconds since 1970, by the clock of the process that wrote it; for people. Records
-    /// of earlier versions have none.
+    /// When it was granted, in milliseconds since 1970, by the clock of the process that wrote it;
+    /// for people. Records of earlier versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<u64>,
 }
@@ -152,9 +153,10 @@ struct Stored<'a> {
 impl LockRecord {
     /// The record as it is written over the entry with the version `expected`.
     ///
-    /// Whatever follows without a new claim (renewals have a key of their own) is never longer, so that a store that is
-    /// full still takes it: there is room for the tokens of readers in line, of whom many can be let in for one that
-    /// leaves, and for numbers that grow. A writer that is let in needs less room than what makes way for it.
+    /// Whatever follows without a new claim (renewals have a key of their own) is never longer, so
+    /// that a store that is full still takes it: there is room for the tokens of readers in line,
+    /// of whom many can be let in for one that leaves, and for numbers that grow. A writer that is
+    /// let in needs less room than what makes way for it.
     pub(super) fn to_bytes(&self, expected: Option<VersionToken>) -> Vec<u8> {
         let stored = Stored {
             shizuku_lock: FORMAT,
@@ -241,8 +243,8 @@ impl LockRecord {
     }
 }
 
-/// JSON with spaces behind it, up to a length that is the smaller the longer the version is that the write expects: the
-/// server counts that as well.
+/// JSON with spaces behind it, up to a length that is the smaller the longer the version is that
+/// the write expects: the server counts that as well.
 pub(super) fn padded(mut json: Vec<u8>, length: usize, expected: Option<VersionToken>) -> Vec<u8> {
     let version = expected.map_or(Some(0), |version| version.as_u64()).map_or(DIGITS, digits);
     json.resize(json.len().max(length + DIGITS - version), b' ');
@@ -307,7 +309,8 @@ mod tests {
         assert_eq!((again.holders[0].token.as_u64(), again.holders[0].since), (4, None));
     }
 
-    /// Whatever follows without a new claim: one leaves and readers are let in, the numbers become longer.
+    /// Whatever follows without a new claim: one leaves and readers are let in, the numbers become
+    /// longer.
     #[test]
     fn a_record_never_grows_without_a_claim() {
         use super::super::transition::Change;

@@ -40,7 +40,8 @@ impl Stored {
         Self { shizuku_lock_session: FORMAT, lease_ms, renewal }
     }
 
-    /// Always of one size, with the version that the write expects: a store that is full takes a renewal.
+    /// Always of one size, with the version that the write expects: a store that is full takes a
+    /// renewal.
     fn to_bytes(&self, expected: Option<VersionToken>) -> Vec<u8> {
         // Numbers always have a form.
         padded(serde_json::to_vec(self).unwrap_or_default(), LENGTH, expected)
@@ -446,4 +447,24 @@ fn pauses(lease: Duration) -> ExponentialBackoff {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the version that the server is told in a header. Otherwise a store that is full would
+    /// refuse a renewal.
+    #[test]
+    fn a_renewal_is_never_longer_than_the_session() {
+        let length = |renewal, version: u64| {
+            let version = (version > 0).then(|| VersionToken::from_u64(version));
+            let digits = version.map_or(1, |version| version.to_string().len());
+            Stored::with(LONGEST_LEASE, renewal).to_bytes(version).len() + digits
+        };
+        let created = length(0, 0);
+        for number in [1, 9, 10, 999_999, 1_000_000, u64::MAX] {
+            assert_eq!(length(number, number), created, "{number}");
+        }
+    }
 }

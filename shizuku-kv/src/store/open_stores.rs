@@ -1,4 +1,5 @@
-//! The handles that a connection has given out, so that it can release what they hold before it ends.
+//! The handles that a connection has given out, so that it can release what they hold before it
+//! ends.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError, Weak};
@@ -12,9 +13,9 @@ use super::{Deadline, KvResult, Store};
 
 /// The handles that a connection has given out; for authors of backends.
 ///
-/// Locks are held by handles, and a connection that is shut down releases them while its stores still answer. A backend
-/// [adds](Self::add) each handle that it makes, and calls [`close`](Self::close) at the beginning of
-/// [`Connection::shutdown`].
+/// Locks are held by handles, and a connection that is shut down releases them while its stores
+/// still answer. A backend [adds](Self::add) each handle that it makes, and calls
+/// [`close`](Self::close) at the beginning of [`Connection::shutdown`].
 #[derive(Default)]
 pub struct OpenStores(Mutex<Vec<Weak<Shared>>>);
 
@@ -31,13 +32,16 @@ impl OpenStores {
         stores.push(std::sync::Arc::downgrade(&store.shared));
     }
 
-    /// Releases the locks that are held through the handles, and waits until their stores know. Holders are told first:
-    /// their guards are lost from then on, and later claims are [`KvError::Closed`].
+    /// Releases the locks that are held through the handles, and waits until their stores know.
+    /// Holders are told first: their guards are lost from then on, and later claims are
+    /// [`KvError::Closed`].
     ///
-    /// Dropping the future is safe: releasing goes on in the background, for as long as the stores answer.
+    /// Dropping the future is safe: releasing goes on in the background, for as long as the stores
+    /// answer.
     ///
     /// # Errors
-    /// Returns [`KvError::Timeout`] if a store did not answer by the deadline. Leases end what could not be released.
+    /// Returns [`KvError::Timeout`] if a store did not answer by the deadline. Leases end what
+    /// could not be released.
     pub async fn close(&self, deadline: Deadline) -> KvResult<()> {
         let stores: Vec<_> = {
             let stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);

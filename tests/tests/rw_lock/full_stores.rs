@@ -51,7 +51,8 @@ async fn renewed(store: &Store, resource: &str, times: u64) {
     tokio::time::timeout(Duration::from_secs(30), renewed).await.expect("it is renewed");
 }
 
-/// Holders renew and release, those in line are let in, dead ones are evicted; only newcomers need room.
+/// Holders renew and release, those in line are let in, dead ones are evicted; only newcomers need
+/// room.
 async fn a_full_store_costs_no_holder_its_lock(connection: Arc<dyn Connection>) {
     let config = StoreConfig::new().max_bytes(64 * 1024);
     let name = unique("full");
@@ -64,7 +65,15 @@ async fn a_full_store_costs_no_holder_its_lock(connection: Arc<dyn Connection>) 
         readers.push(tokio::spawn(async move { lock.read().await.unwrap() }));
         crate::in_line(&self::lock(&store, "r"), number).await;
     }
+    // A process that dies while another waits for it, when there is no room any more.
+    let dying = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let dead = lock(&store, "dead");
+    std::mem::forget(dying.spawn(async move { dead.write().await.unwrap() }).await.unwrap());
+    let dead = lock(&other, "dead");
+    let heir = tokio::spawn(async move { dead.write().await.unwrap() });
+    crate::in_line(&lock(&store, "dead"), 1).await;
     fill(&other).await;
+    dying.shutdown_background();
     // The number of the renewal becomes longer.
     renewed(&store, "r", 11).await;
     assert!(held.is_held());
@@ -76,6 +85,8 @@ async fn a_full_store_costs_no_holder_its_lock(connection: Arc<dyn Connection>) 
         assert!(reader.is_held());
         reader.release().await.unwrap();
     }
+    let heir = tokio::time::timeout(Duration::from_secs(10), heir).await.expect("the dead one is evicted");
+    heir.unwrap().release().await.unwrap();
     // What one has left another has room for.
     lock(&store, "r").write().await.unwrap().release().await.unwrap();
 }

@@ -132,7 +132,8 @@ async fn a_leader_without_a_session_does_not_lead() {
     }
 }
 
-/// It hears nothing of anybody for longer than the leader's lease. The leader never stopped leading.
+/// It hears nothing of anybody for longer than the leader's lease. The leader never stopped
+/// leading.
 #[tokio::test]
 async fn an_observer_that_was_cut_off_hears_of_the_leader_again() {
     let server = NatsServer::start();

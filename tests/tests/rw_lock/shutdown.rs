@@ -6,7 +6,8 @@ use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LeaderElection, LockL
 use shizuku_kv::{Connection, KvError, connect};
 use shizuku_kv_tests::{NatsServer, TcpProxy, unique};
 
-/// Guards that live, guards that were dropped in this moment, functions without guards, terms, and claims in line.
+/// Guards that live, guards that were dropped in this moment, functions without guards, terms, and
+/// claims in line.
 #[tokio::test]
 async fn shutdown_releases_what_is_held_on_nats() {
     let server = NatsServer::shared();
@@ -80,7 +81,8 @@ async fn shutdown_ends_what_is_held_in_memory() {
     assert!(matches!(&late, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }), "{late:?}");
 }
 
-/// The server is gone: nothing can be released, and shutdown says so within the deadline of the connection.
+/// The server is gone: nothing can be released, and shutdown says so within the deadline of the
+/// connection.
 #[tokio::test]
 async fn shutdown_without_a_server_ends_within_its_deadline() {
     let server = NatsServer::start();

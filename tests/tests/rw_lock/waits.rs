@@ -42,7 +42,8 @@ async fn a_free_lock_is_acquired_however_short_the_wait() {
     }
 }
 
-/// Each length of lease has a session of its own: one that is there already, and one that has yet to be made.
+/// Each length of lease has a session of its own: one that is there already, and one that has yet
+/// to be made.
 #[tokio::test]
 async fn claims_with_different_leases_keep_their_order() {
     for has_session in [true, false] {

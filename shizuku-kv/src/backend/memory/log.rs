@@ -347,8 +347,9 @@ impl Log {
         Ok(version)
     }
 
-    /// Gives the newest entry of a key a token, unless it has that one or a newer one: its value is written again, and the
-    /// tombstone of a key that is absent. Returns the token that the key has then.
+    /// Gives the newest entry of a key a token, unless it has that one or a newer one: its value is
+    /// written again, and the tombstone of a key that is absent. Returns the token that the key has
+    /// then.
     pub(super) fn raise(
         &mut self,
         key: &Key,

@@ -115,8 +115,8 @@ impl StoreCore {
         }
     }
 
-    /// Looks at the newest message of a key, and writes what follows from it over exactly that message; again if another
-    /// message came in between. Breaks if nothing is to be written.
+    /// Looks at the newest message of a key, and writes what follows from it over exactly that
+    /// message; again if another message came in between. Breaks if nothing is to be written.
     async fn look_and_swap<T>(
         &self,
         operation: &'static str,
