@@ -39,8 +39,8 @@ pub use shizuku_kv_derive::{ProtobufByteDes, ProtobufByteSer};
 pub use store::{
     ConfigDifference, Connection, ConnectionCapabilities, Deadline, FencingToken, IntoKey, Key, KvEntry,
     KvError, KvFenced, KvOperation, KvReader, KvResult, KvStore, KvStream, KvTtl, KvUpdate, KvWatcher,
-    KvWriter, ReadConsistency, StorageType, Store, StoreConfig, StoreFenced, StoreFigures, StoreTtl,
-    VersionToken, Watch, WatchCursor, WatchLink, WatchScope,
+    KvWriter, OpenStores, ReadConsistency, StorageType, Store, StoreConfig, StoreFenced, StoreFigures,
+    StoreTtl, VersionToken, Watch, WatchCursor, WatchLink, WatchScope,
 };
 #[doc(hidden)]
 pub use typed::__private;

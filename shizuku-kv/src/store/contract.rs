@@ -18,7 +18,8 @@
 //!
 //! **Fenced writes.** An entry keeps the fencing token of the write behind it, a tombstone too. A write with a token is
 //! [`KvError::Fenced`] where the key's newest entry has a larger one, whatever else may be in its way. A write without a
-//! token is never refused for one, and leaves an entry that has none. Where a store may lose newest entries by
+//! token is never refused for one, and leaves an entry that has none. [`KvFenced::raise`] gives a
+//! token to an entry without a change of its value. Where a store may lose newest entries by
 //! themselves, because they age, it has no fenced writes; a tombstone with a token is never forgotten.
 //!
 //! **Reads.** A read sees every write that was acknowledged before it began, as far as [`ReadConsistency`] says.
@@ -47,7 +48,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
@@ -102,12 +103,19 @@ pub trait Connection: Debug + Send + Sync {
     /// What is in the way, within the connection's deadline.
     fn health(&self) -> BoxFuture<'_, KvResult<()>>;
 
-    /// Ends the connection: what was written is flushed, then every operation answers [`KvError::Closed`]. Doing it
-    /// twice is not an error.
+    /// Ends the connection: releases the [locks](crate::rw_lock) that are held through its stores,
+    /// flushes what was written, then every operation answers [`KvError::Closed`]. Doing it twice
+    /// is not an error.
+    ///
+    /// Await it at the end of `main`: a guard that is dropped there releases its lock in a task
+    /// that the end of the runtime cuts off, so that others wait for a whole lease. Holders are
+    /// told before their locks are released. A backend does it with
+    /// [`OpenStores`](crate::OpenStores).
     ///
     /// # Errors
-    /// Where the flush did not succeed within the connection's deadline. The connection is closed all the same, unless
-    /// this was called outside of a tokio runtime ([`KvError::NoRuntime`]).
+    /// If locks could not be released or the flush did not succeed within the connection's
+    /// deadline. The connection is closed all the same, unless this was called outside of a tokio
+    /// runtime ([`KvError::NoRuntime`]).
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>>;
 }
 
@@ -203,6 +211,12 @@ pub trait KvReader: Send + Sync {
         let _ = (scope, deadline);
         let reason = "the backend does not count its keys".to_owned();
         Box::pin(std::future::ready(Err(KvError::Unsupported { operation: "figures", reason })))
+    }
+
+    /// The store's clock at this moment, from the replica that decides writes: the clock by which
+    /// entries are [`created`](KvEntry::created). `None` if the backend cannot tell.
+    fn time(&self, _deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     /// The newest entry of each key, in the order of `keys`, tombstones included. A key that appears twice is answered
@@ -370,4 +384,17 @@ pub trait KvFenced: Send + Sync {
         token: FencingToken,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// Gives the key's newest entry a token without a change of the value: a value is written again
+    /// as it is, for a key that is absent a tombstone is written. If the entry has this token or a
+    /// newer one, nothing is written. Returns the token that the key has then.
+    ///
+    /// The look and the write are one step. A value with a time to live of its own is
+    /// [`KvError::Unsupported`].
+    fn raise<'a>(
+        &'a self,
+        key: &'a Key,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<FencingToken>>;
 }

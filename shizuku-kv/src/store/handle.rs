@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use super::handle_fenced::StoreFenced;
 use super::handle_ttl::StoreTtl;
-use super::shared::Shared;
+use super::shared::{Attached, Shared};
 use super::timer::timeout_at;
 use super::{
     ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore, KvStream, KvWatcher,
@@ -51,7 +51,7 @@ const PUTS_IN_FLIGHT: usize = 1024;
 pub struct Store {
     backend: Arc<dyn KvStore>,
     deadline: Duration,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Store {
@@ -118,6 +118,12 @@ impl Store {
     pub(crate) async fn figures(&self, scope: &WatchScope) -> KvResult<StoreFigures> {
         let deadline = self.deadline_of("figures", None)?;
         deadline.bound("figures", None, self.backend.figures(scope, deadline)).await
+    }
+
+    /// The store's clock; `None` if the backend cannot tell.
+    pub(crate) async fn time(&self) -> KvResult<Option<SystemTime>> {
+        let deadline = self.deadline_of("time", None)?;
+        deadline.bound("time", None, self.backend.time(deadline)).await
     }
 
     async fn read(&self, operation: &'static str, key: Key) -> KvResult<Option<KvEntry>> {
@@ -343,7 +349,7 @@ impl Store {
     }
 
     /// What a layer above keeps for this handle and its clones.
-    pub(crate) fn attached<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+    pub(crate) fn attached<T: Attached>(&self) -> Arc<T> {
         self.shared.attached()
     }
 
@@ -420,13 +426,13 @@ impl Store {
 
     /// Waits for a write. The backend holds the deadline itself; one that does not is not waited for much longer, and
     /// what became of the write is not known then.
-    pub(super) async fn finish(
+    pub(super) async fn finish<T>(
         &self,
         operation: &'static str,
         key: &Key,
         deadline: Deadline,
-        write: impl Future<Output = KvResult<VersionToken>>,
-    ) -> KvResult<VersionToken> {
+        write: impl Future<Output = KvResult<T>>,
+    ) -> KvResult<T> {
         let latest = deadline.instant_and(WRITE_GRACE);
         match timeout_at(latest, write).await {
             Some(result) => result,

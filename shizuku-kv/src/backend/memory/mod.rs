@@ -43,8 +43,8 @@ use futures_util::stream;
 use self::shared::{End, Shared};
 use self::store::MemoryStore;
 use crate::store::{
-    Connection, ConnectionCapabilities, KvError, KvResult, KvStream, Store, StoreConfig, check_store_name,
-    in_runtime,
+    Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, OpenStores, Store,
+    StoreConfig, check_store_name, in_runtime,
 };
 
 const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
@@ -77,6 +77,7 @@ pub struct MemoryConnection {
 #[derive(Default)]
 struct World {
     stores: BTreeMap<String, Arc<Shared>>,
+    handles: Arc<OpenStores>,
     /// Known to the stores too, those that were deleted included.
     closed: Arc<AtomicBool>,
 }
@@ -148,7 +149,9 @@ impl Connection for MemoryConnection {
                     Err(error) => return Err(error),
                 }
             };
-            Ok(Store::new(Arc::new(MemoryStore::new(shared)), deadline))
+            let store = Store::new(Arc::new(MemoryStore::new(shared)), deadline);
+            self.lock().handles.add(&store);
+            Ok(store)
         })
     }
 
@@ -181,6 +184,8 @@ impl Connection for MemoryConnection {
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>> {
         Box::pin(async move {
             in_runtime("shutdown")?;
+            let handles = Arc::clone(&self.lock().handles);
+            let released = handles.close(Deadline::after(Deadline::DEFAULT)).await;
             let stores = {
                 let mut world = self.lock();
                 world.closed.store(true, Ordering::Release);
@@ -189,7 +194,7 @@ impl Connection for MemoryConnection {
             for shared in stores.into_values() {
                 shared.end(End::Closed);
             }
-            Ok(())
+            released
         })
     }
 }

@@ -13,8 +13,8 @@ use super::link::{Link, LinkEvents, parse_version};
 use super::store::NatsStore;
 use crate::store::backoff;
 use crate::store::{
-    Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, Store, StoreConfig,
-    check_store_name, in_runtime,
+    Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, OpenStores, Store,
+    StoreConfig, check_store_name, in_runtime,
 };
 
 const OPERATION: &str = "connect";
@@ -38,6 +38,7 @@ const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
 pub struct NatsConnection {
     link: Arc<Link>,
     config: Arc<NatsConnectionConfig>,
+    handles: Arc<OpenStores>,
 }
 
 /// Connects to NATS.
@@ -101,7 +102,7 @@ async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
         reason: "the connection ended at once".to_owned(),
         source: Some(Arc::new(error)),
     })?;
-    Ok(NatsConnection { link: Arc::new(link), config: Arc::new(config) })
+    Ok(NatsConnection { link: Arc::new(link), config: Arc::new(config), handles: Arc::default() })
 }
 
 /// Checks one server's address.
@@ -276,7 +277,9 @@ impl Connection for NatsConnection {
             let bucket = bucket::open(&self.link, name, &config, self.deadline()).await?;
             let deadline = config.operation_deadline();
             let store = NatsStore::new(Arc::clone(&self.link), bucket, config.consistency);
-            Ok(Store::new(Arc::new(store), deadline))
+            let store = Store::new(Arc::new(store), deadline);
+            self.handles.add(&store);
+            Ok(store)
         })
     }
 
@@ -309,6 +312,8 @@ impl Connection for NatsConnection {
         Box::pin(async move {
             let (operation, deadline) = ("shutdown", self.deadline());
             in_runtime(operation)?;
+            // Half of the time is left for the flush.
+            let released = self.handles.close(Deadline::after(deadline.limit() / 2)).await;
             if !self.link.begin_close() {
                 let closed = async {
                     self.link.closed().await;
@@ -340,7 +345,7 @@ impl Connection for NatsConnection {
             drop(ends);
             // Ends the client's task. It fails only where that has ended already.
             let _ = tokio::time::timeout(deadline.limit(), client.drain()).await;
-            flushed
+            flushed.and(released)
         })
     }
 }

@@ -267,7 +267,9 @@ impl Link {
     /// An id that no other operation of any client has.
     pub(super) fn next_id(&self) -> String {
         let number = self.operations.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}{number:x}", self.operation_prefix)
+        // Of one width: the server counts headers, so that a bucket that is full takes a value of
+        // the same size only if they have not become longer.
+        format!("{:016x}{number:08x}", self.operation_prefix)
     }
 
     /// Whether the server is at least of this version; one that cannot be read counts as old.

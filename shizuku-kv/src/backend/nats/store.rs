@@ -449,6 +449,14 @@ impl KvReader for NatsStore {
         Box::pin(async move { deadline.bound("figures", None, figures(&self.0, scope, deadline)).await })
     }
 
+    fn time(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
+        Box::pin(async move {
+            let info = self.0.info("time", deadline).await?;
+            // A server that does not tell leaves the epoch.
+            Ok(Some(info.now()).filter(|now| *now > SystemTime::UNIX_EPOCH))
+        })
+    }
+
     fn entries<'a>(
         &'a self,
         keys: &'a [Key],
