@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LeaderElection, LockOptions};
-use shizuku_kv::{Connection, KvError, LiveStanding, StaticKeyIndexedValue, Store, WatchScope, connect};
+use shizuku_kv::{
+    Connection, KvError, LiveStanding, StaticKeyIndexedValue, Store, StoreConfig, WatchScope, connect,
+};
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 use tokio::runtime::{Builder, Runtime};
 

@@ -401,23 +401,19 @@ impl Link {
         let mut asking = Asking { is_single, ..self.asking(operation, &subject, payload.into(), deadline) };
         let mut pauses: Option<ExponentialBackoff> = None;
         loop {
-            let error = match asking.answer().await? {
+            let answer = asking.answer().await;
+            if matches!(answer, Err(KvError::Timeout { .. })) && !self.client.server_info().jetstream {
+                // While a client subscribes to everything, the server does not say that nobody listens.
+                return Err(no_jetstream(operation));
+            }
+            let error = match answer? {
                 Answer::Message(message) => {
                     match serde_json::from_slice(&message.payload).map_err(malformed)? {
                         ApiAnswer::Granted(answer) => return Ok(Ok(answer)),
                         ApiAnswer::Refused { error } => error,
                     }
                 }
-                Answer::NobodyThere => {
-                    return Err(KvError::Unavailable {
-                        operation,
-                        reason:
-                            "JetStream is not enabled, or does not answer: start the server with `-js` or a \
-                                 `jetstream {}` block, and enable it for the account"
-                                .to_owned(),
-                        source: None,
-                    });
-                }
+                Answer::NobodyThere => return Err(no_jetstream(operation)),
             };
             let pauses =
                 pauses.get_or_insert_with(|| backoff(Duration::from_millis(50), Duration::from_millis(500)));
@@ -429,6 +425,16 @@ impl Link {
             sleep(pause).await;
             asking.copies = Copies::default();
         }
+    }
+}
+
+fn no_jetstream(operation: &'static str) -> KvError {
+    KvError::Unavailable {
+        operation,
+        reason: "JetStream is not enabled, or does not answer: start the server with `-js` or a `jetstream {}` block, and \
+                 enable it for the account"
+            .to_owned(),
+        source: None,
     }
 }
 
