@@ -71,7 +71,7 @@ pub use retry::RetryPolicy;
 pub use storage::{Held, ReplicaPlace, ReplicaStorage, StorageError};
 
 use self::unkept::Unkept;
-use crate::store::{Store, WatchCursor, WatchLink, WatchScope};
+use crate::store::{Store, WatchCursor, WatchLink, WatchScope, in_runtime};
 use crate::typed::{ByteDeserialize, KeyValue};
 
 /// Follows a scope of a store and applies what changes, in batches, until it is told to stop: the short form of
@@ -318,6 +318,7 @@ impl<S: ReplicaStorage> Replica<S> {
             let allowed = "at least a second";
             return Err(ReplicaError::InvalidConfig { field: "reconcile_every", allowed });
         }
+        in_runtime("watch").map_err(ReplicaError::Store)?;
         run::run(self, apply).await
     }
 

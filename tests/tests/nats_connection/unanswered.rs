@@ -1,5 +1,6 @@
-//! Requests that are never answered: a stream without a leader, direct gets that were turned off, a store that is gone,
-//! all of it while a client subscribes to everything, so that the server never says that nobody listens.
+//! Requests that are never answered: a stream without a leader, direct gets that were turned off, a
+//! store that is gone, all of it while a client subscribes to everything, so that the server never
+//! says that nobody listens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,7 +147,8 @@ async fn replicated(cluster: &NatsCluster, deadline: Duration) -> (Arc<dyn Conne
     (connection, store)
 }
 
-/// Everything that can be asked of a store while its stream has no leader, until there is one again.
+/// Everything that can be asked of a store while its stream has no leader, until there is one
+/// again.
 async fn survives_the_death_of_the_leader(listens: bool) {
     let cluster = NatsCluster::start().await;
     let (connection, store) = replicated(&cluster, LONG).await;

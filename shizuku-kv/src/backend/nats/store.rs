@@ -87,9 +87,10 @@ impl StoreCore {
         }
     }
 
-    /// The newest message of a key, where no replica has answered yet. That can have the same causes as where the server
-    /// says that nobody listens, which it does not say while anybody subscribes to everything. The stream's information
-    /// tells, and makes the settings the newest; meanwhile a replica may answer after all.
+    /// The newest message of a key, where no replica has answered yet. That can have the same
+    /// causes as where the server says that nobody listens, which it does not say while anybody
+    /// subscribes to everything. The stream's information tells, and makes the settings the newest;
+    /// meanwhile a replica may answer after all.
     async fn newest_unanswered(
         &self,
         mut asking: Asking<'_>,
@@ -218,9 +219,8 @@ impl StoreCore {
 
     /// Looks for the reason why nobody answers, for a part of the deadline.
     ///
-    /// # Errors
-    /// Returns why nothing will answer later either, for example that the store was deleted. A stream without a leader is
-    /// no error.
+    /// # Errors Returns why nothing will answer later either, for example that the store was
+    /// deleted. A stream without a leader is no error.
     pub(super) async fn look(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
         match self.info(operation, deadline.at_most(first_patience(deadline))).await {
             Err(error) if !error.is_retryable() => Err(error),
