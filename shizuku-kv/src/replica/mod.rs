@@ -73,7 +73,7 @@ pub use retry::RetryPolicy;
 pub use storage::{Held, ReplicaPlace, ReplicaStorage, StorageError};
 
 use self::unkept::Unkept;
-use crate::store::{COMPARE_EVERY, Store, WatchCursor, WatchLink, WatchScope};
+use crate::store::{COMPARE_EVERY, Store, WatchCursor, WatchLink, WatchScope, in_runtime};
 use crate::typed::{ByteDeserialize, KeyValue};
 
 /// Follows a scope of a store and applies what changes, in batches, until it is told to stop: the short form of
@@ -306,6 +306,7 @@ impl<S: ReplicaStorage> Replica<S> {
             let allowed = "at least a second";
             return Err(ReplicaError::InvalidConfig { field: "compare_every", allowed });
         }
+        in_runtime("watch").map_err(ReplicaError::Store)?;
         run::run(self, apply).await
     }
 

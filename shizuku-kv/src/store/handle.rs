@@ -25,10 +25,11 @@ const PUTS_IN_FLIGHT: usize = 1024;
 
 /// One store (bucket): a handle that is cheap to clone and the same on every backend.
 ///
-/// Keys are anything that is [`IntoKey`]: a [`Key`], or a string, which is checked before anything is sent. Values are
-/// anything that becomes [`Bytes`]. Every operation has a deadline, 5 seconds unless
-/// [set](crate::StoreConfig::deadline). It runs on tokio's clock, so every operation needs a tokio runtime with its timer
-/// and returns [`KvError::NoRuntime`] outside of one. A store on NATS also needs the runtime that opened its connection.
+/// Keys are anything that is [`IntoKey`]: a [`Key`], or a string, which is checked before anything
+/// is sent. Values are anything that becomes [`Bytes`]. Every operation has a deadline, 5 seconds
+/// unless [set](crate::StoreConfig::deadline). It runs on tokio's clock, so every operation needs a
+/// tokio runtime with its timer and returns [`KvError::NoRuntime`] outside of one. A store on NATS
+/// also needs the runtime that opened its connection.
 ///
 /// Dropping the future of a read is safe. A write whose future is dropped may have happened or not; nothing else is
 /// left behind.
@@ -412,8 +413,8 @@ impl Store {
 
     /// The deadline of an operation that begins now.
     ///
-    /// # Errors
-    /// [`KvError::Timeout`] where there is no time at all, on every backend alike; [`KvError::NoRuntime`].
+    /// # Errors [`KvError::Timeout`] where there is no time at all, on every backend alike;
+    /// [`KvError::NoRuntime`].
     pub(super) fn deadline_of(&self, operation: &'static str, key: Option<&Key>) -> KvResult<Deadline> {
         in_runtime(operation)?;
         let deadline = Deadline::after(self.deadline);
