@@ -20,6 +20,8 @@ pub const CHECKS: &[Check] = checks! { "scans";
         "Every key that lives throughout a scan appears in it exactly once, overwritten meanwhile or not.",
     a_listing_under_writes_has_every_key_once [Write]
         "Every key that lives throughout a listing appears in it exactly once, overwritten meanwhile or not.",
+    a_scan_in_a_history_under_writes_has_every_key_once [Write, History]
+        "The same in a store with a history, where a version that leaves it has not been listed yet.",
     a_scan_next_to_writers_has_every_key_once [Write]
         "Every key that lives throughout a scan appears in it exactly once, whatever others write.",
     a_dropped_scan_leaves_nothing_behind [Write]
@@ -162,6 +164,41 @@ pub async fn a_listing_under_writes_has_every_key_once(fixture: &Fixture) -> Che
         found.push(key?);
     }
     ensure_stable_once(&found)
+}
+
+/// More keys than a backend hands over at a time. A few that are still to come are overwritten until the version that was
+/// there at the beginning is no longer held, or deleted.
+pub async fn a_scan_in_a_history_under_writes_has_every_key_once(fixture: &Fixture) -> CheckResult {
+    const KEYS: usize = 9_000;
+    let store = fixture.store_with(fixture.config().history(2)).await?;
+    fill(&store, KEYS, "value").await?;
+    for deleted in ["stable.08996", "stable.08998"] {
+        store.delete(deleted).await?;
+    }
+    let (mut scan, mut listing) = (store.scan(WatchScope::All), store.keys(WatchScope::All));
+    let mut found = Vec::new();
+    let mut listed = Vec::new();
+    found.extend(scan.next().await.transpose()?);
+    listed.extend(listing.next().await.transpose()?);
+    for number in [8_500, 8_700] {
+        for _ in 0..2 {
+            store.put(format!("stable.{number:05}"), "newer").await?;
+        }
+    }
+    while let Some(entry) = scan.next().await {
+        found.push(entry?);
+    }
+    while let Some(key) = listing.next().await {
+        listed.push(key?);
+    }
+    ensure!(found.iter().all(|entry| !entry.is_tombstone()), "a scan has a tombstone");
+    for mut keys in [found.into_iter().map(|entry| entry.key).collect(), listed] {
+        keys.sort_unstable();
+        let twice = keys.windows(2).find(|pair| pair[0] == pair[1]);
+        ensure!(twice.is_none(), "{twice:?} appeared twice");
+        ensure_eq!(keys.len(), KEYS - 2, "keys that lived throughout and appeared");
+    }
+    Ok(())
 }
 
 /// Six scans and listings, one after the other, while every key is overwritten again and again.
