@@ -185,6 +185,26 @@ async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
     }
 }
 
+/// A paused consumer says that it is there and delivers nothing, as one does that has lost count.
+#[tokio::test]
+async fn a_consumer_that_is_idle_within_the_state_is_replaced() {
+    for history in [1, 2] {
+        let (server, store) = with_history(history).await;
+        if !server.is_at_least(2, 11) {
+            println!("consumers cannot be paused on nats-server {}", server.version());
+            return;
+        }
+        store.put("key", "value").await.unwrap();
+        let mut watch = store.watch(WatchScope::All).await.unwrap();
+        let [consumer] = &server.consumers(store.name()).await[..] else { panic!("more than one consumer") };
+        let subject = format!("$JS.API.CONSUMER.PAUSE.KV_{}.{consumer}", store.name());
+        let pause = r#"{"pause_until": "2199-01-01T00:00:00Z"}"#;
+        let answer = server.client().await.request(subject, pause.into()).await.unwrap();
+        assert!(String::from_utf8_lossy(&answer.payload).contains("\"paused\":true"), "{answer:?}");
+        assert_eq!(state(&mut watch).await.len(), 1, "history {history}");
+    }
+}
+
 /// A source of random numbers (SplitMix64): the same seed makes the same decisions.
 struct Random(u64);
 

@@ -216,7 +216,7 @@ impl NatsWatch {
                         if complete && stalls {
                             self.leave_list();
                         } else if !complete {
-                            self.leave_behind();
+                            self.leave_behind(false);
                         }
                         if self.is_behind_the_tombstones(&place) {
                             let error = self.expired(Expiry::TombstonesForgotten);
@@ -268,7 +268,7 @@ impl NatsWatch {
                             Ok(true) => return Some(Ok(self.catch_up())),
                             Err(error) if ends_a_watch(&error) => return self.end(error),
                             // A leader that cannot be asked is asked at the next heartbeat.
-                            Ok(false) | Err(_) => self.leave_behind(),
+                            Ok(false) | Err(_) => self.leave_behind(true),
                         }
                     }
                     Delivery::Lost(_) if self.core.link.is_closed() => {
@@ -302,9 +302,9 @@ impl NatsWatch {
     }
 
     /// Has another consumer made in place of one that does not get to where the leader is.
-    fn leave_behind(&mut self) {
+    fn leave_behind(&mut self, is_idle: bool) {
         if matches!(self.state, State::Reading(_))
-            && self.state_sync.as_ref().is_some_and(StateSync::is_left_behind)
+            && self.state_sync.as_ref().is_some_and(|state| state.is_left_behind(is_idle))
         {
             tracing::debug!(store = %self.core.bucket.name, "a watch leaves a replica that is behind");
             self.state = State::Starting { pause: self.pause() };
