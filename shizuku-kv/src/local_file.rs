@@ -29,7 +29,8 @@ impl NotRegular {
 pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
     match (path.canonicalize(), path.file_name()) {
         (Err(error), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
-            if fs::symlink_metadata(path).is_ok() {
+            // Anything else may have been created since.
+            if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
                 return Err(NotRegular::error("a symbolic link to a file that does not exist"));
             }
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
