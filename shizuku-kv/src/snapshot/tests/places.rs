@@ -1,5 +1,5 @@
-//! Files of others at the path of a log, and other programs that touch a log while it is open: nothing of theirs is
-//! replaced, and nothing that they do to the log goes unnoticed.
+//! Files of others at the path of a log, and other programs that touch a log while it is open:
+//! nothing of theirs is replaced, and nothing that they do to the log goes unnoticed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -99,8 +99,8 @@ fn link_to_a_log_stays_a_link() {
     assert_eq!(load(&target).unwrap().entries.len(), 1);
 }
 
-/// As an administrator does it: an empty file of another owner, which the group may write. Only root can give a file
-/// away; another user's test prepares one of its own.
+/// As an administrator does it: an empty file of another owner, which the group may write. Only
+/// root can give a file away; another user's test prepares one of its own.
 #[test]
 fn prepared_file_keeps_owner_and_mode() {
     let directory = tempfile::tempdir().unwrap();
@@ -260,7 +260,8 @@ fn close_tells_that_the_file_was_changed() {
     }
 }
 
-/// As `logrotate` does it with `copytruncate`, between the look at the file and the write: the file is as long as before.
+/// As `logrotate` does it with `copytruncate`, between the look at the file and the write: the file
+/// is as long as before.
 #[test]
 fn truncation_that_a_write_has_hidden_is_told() {
     for policy in POLICIES {
