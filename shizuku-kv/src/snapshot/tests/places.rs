@@ -30,7 +30,7 @@ fn errors(path: &Path) -> Vec<SnapshotError> {
         let read = SnapshotReader::open(&path).map(drop);
         send.send([opened, read, load(&path).map(drop)]).unwrap();
     });
-    let results = receive.recv_timeout(Duration::from_secs(30)).expect("opening blocks");
+    let Ok(results) = receive.recv_timeout(Duration::from_secs(30)) else { panic!("opening blocks") };
     results.map(Result::unwrap_err).into()
 }
 
@@ -203,7 +203,7 @@ fn must_tell(after: impl Fn(&mut SnapshotWriter) -> Result<(), SnapshotError>) {
             change(&path);
             let (file, before) = (path.is_file().then(|| fs::read(&path).unwrap()), path.is_dir());
             let told = after(&mut writer);
-            let error = told.expect_err(&format!("change {number}, {policy:?}: it was not noticed"));
+            let Err(error) = told else { panic!("change {number}, {policy:?}: it was not noticed") };
             let text = error.to_string();
             assert!(matches!(error, SnapshotError::Interfered { .. }), "{text}");
             let path_and_cause =
@@ -253,8 +253,8 @@ fn close_tells_that_the_file_was_changed() {
             }
             change(&path);
             let told = writer.close();
-            let text =
-                told.expect_err(&format!("change {number}, {policy:?}: it was not noticed")).to_string();
+            let Err(error) = told else { panic!("change {number}, {policy:?}: it was not noticed") };
+            let text = error.to_string();
             assert!(text.contains(says), "change {number}, {policy:?}: {text}");
         }
     }
