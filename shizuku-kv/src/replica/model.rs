@@ -38,8 +38,17 @@ struct Scenario {
 
 const BOTH: &[Beginning] = &[Beginning::Empty, Beginning::Filled];
 
-const NOTHING: Budget =
-    Budget { writes: 0, forgets: 0, makes_again: 0, crashes: 0, stops: 0, cuts: 0, reconciles: 0, scopes: 0 };
+const NOTHING: Budget = Budget {
+    writes: 0,
+    forgets: 0,
+    vanishes: 0,
+    makes_again: 0,
+    crashes: 0,
+    stops: 0,
+    cuts: 0,
+    reconciles: 0,
+    scopes: 0,
+};
 
 /// The process ends, and `apply` makes its state anew from what was kept.
 const CRASHES: Scenario = Scenario {
@@ -69,6 +78,14 @@ const TROUBLE: Scenario = Scenario {
 const SCOPES: Scenario = Scenario {
     name: "scopes",
     budget: Budget { writes: 2, forgets: 1, crashes: 1, scopes: 2, ..NOTHING },
+    beginnings: BOTH,
+    skips: true,
+};
+
+/// Entries leave the bucket without a message.
+const VANISHES: Scenario = Scenario {
+    name: "vanishes",
+    budget: Budget { writes: 2, vanishes: 2, crashes: 1, cuts: 1, ..NOTHING },
     beginnings: BOTH,
     skips: true,
 };
@@ -129,7 +146,7 @@ impl Scenario {
 #[test]
 fn a_replica_keeps_its_promises_whatever_happens() {
     let mut reached = BTreeSet::new();
-    for scenario in [CRASHES, MADE_AGAIN, TROUBLE, SCOPES, STOPS] {
+    for scenario in [CRASHES, MADE_AGAIN, TROUBLE, SCOPES, VANISHES, STOPS] {
         let is_long = std::env::var_os("SHIZUKU_LONG").is_some();
         let scenario = if is_long { scenario.larger() } else { scenario };
         let found = scenario.explore(PRODUCTION, None);
