@@ -433,16 +433,15 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         let goes_on;
         (apply, goes_on) = self.apply(last, cursor, true, apply).await?;
         if goes_on {
-            if self.phase != Phase::Following {
-                self.compare_at = self.next_look(Compared::Same);
+            // A replica that goes on over an outage is compared when it would have been anyway. One that took the state looks
+            // at once, because the store may count what no watch delivers.
+            if self.phase != Phase::Following || self.is_unproven {
+                self.compare_at = Some(Instant::now());
                 collector.compare = self.compare_timer();
             }
             self.phase = self.phase.completed();
             self.tools.unkept.settled();
-            if self.is_unproven {
-                self.compare_at = Some(Instant::now());
-                collector.compare = self.compare_timer();
-            } else {
+            if !self.is_unproven {
                 self.tools.progress.send_modify(|progress| progress.caught_up = true);
             }
         }

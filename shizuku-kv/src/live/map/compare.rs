@@ -56,8 +56,8 @@ impl Comparison {
             cursor: None,
             recent: Recent::default(),
             doubt: None,
-            // Not all maps at the same moment.
-            due: now.checked_add(interval.mul_f64(fastrand::f64())),
+            // The store may count what no watch delivers.
+            due: Some(now),
             asked: None,
             agreed: None,
             looks: 0,

@@ -323,8 +323,8 @@ impl Replica {
                 Change::CaughtUp => {}
             }
         }
-        let unnamed = if decisions.driver.keeps_tombstones { run.unnamed } else { Some(0) };
-        let tombstones = unnamed.map(|unnamed| unnamed + run.named.iter().count() as u64);
+        let known = run.unnamed.map(|unnamed| unnamed + run.named.iter().count() as u64);
+        let tombstones = if decisions.driver.keeps_tombstones { known } else { Some(0) };
         let kept = run.cursor.filter(|_| (decisions.keeps_cursor)(run.phase, is_complete));
         if (decisions.compares)(run.phase) {
             let held = self.storage.held;
