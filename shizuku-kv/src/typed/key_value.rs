@@ -7,6 +7,7 @@ use super::entry::TypedEntry;
 use super::error::type_name;
 use super::key::{own_key, own_store_key, prints_as};
 use super::put;
+use super::round_trip;
 use super::{
     BrokenRule, ByteDeserialize, ByteSerialize, KeyValueRead, KeyValueWrite, KvReadError, KvWriteError,
     RecordKey, TypedWatch,
@@ -138,7 +139,9 @@ pub trait KeyValue: Sized {
     }
 
     /// How long a record lives after it was written, if not for ever. Every write of such a record gives it this time
-    /// to live, and is refused by a store that has none for single keys (see [`Store::ttl`]).
+    /// to live, and is refused by a store that has none for single keys (see [`Store::ttl`]), or a longer
+    /// [shortest](crate::StoreTtl::granularity) one. The time is rounded up to what the store counts: both backends count
+    /// whole seconds.
     fn kv_ttl() -> Option<Duration> {
         None
     }
@@ -553,9 +556,13 @@ where
         key: key.clone(),
         source,
     })?;
-    record.kv_value().to_bytes().map_err(|source| KvWriteError::Encode {
+    let bytes = record.kv_value().to_bytes().map_err(|source| KvWriteError::Encode {
         type_name: type_name::<T>(),
         key: key.clone(),
         source,
-    })
+    })?;
+    if cfg!(debug_assertions) {
+        round_trip::check(record, key, &bytes)?;
+    }
+    Ok(bytes)
 }

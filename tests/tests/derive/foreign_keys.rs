@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Bytes, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvWriteError, StaticKeyIndexedValue,
-    StoreConfig, TypedUpdate, VersionToken, WatchScope,
+    Bytes, Connection, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvWriteError,
+    StaticKeyIndexedValue, Store, StoreConfig, TypedUpdate, VersionToken, WatchScope,
 };
+use shizuku_kv_tests::{NatsServer, unique};
 
 use super::{Outcome, store};
 
@@ -88,42 +89,54 @@ fn is_refused_write<T>(result: Result<T, KvWriteError>) -> bool {
     )
 }
 
-/// The program that destroyed another type's record, with every operation that takes a key.
 #[tokio::test]
-async fn operations_of_a_fixed_key_reject_every_other_key() -> Outcome {
-    let store = store().await;
+async fn operations_of_a_fixed_key_reject_other_keys_in_memory() -> Outcome {
+    reject_every_other_key(&store().await).await
+}
+
+#[tokio::test]
+async fn operations_of_a_fixed_key_reject_other_keys_on_nats() -> Outcome {
+    let connection = shizuku_kv::connect(&NatsServer::shared().url()).await?;
+    let name = unique("foreign-keys");
+    reject_every_other_key(&connection.store(&name).await?).await?;
+    connection.delete_store(&name).await?;
+    Ok(())
+}
+
+/// The program that destroyed another type's record, with every operation that takes a key.
+async fn reject_every_other_key(store: &Store) -> Outcome {
     let version = store.put("k.x", "of another").await?;
     let token = shizuku_kv::FencingToken::from_u64(1);
-    assert!(is_refused_write(Limits::delete_anyway(&store, "k.x").await));
-    assert!(is_refused_write(Limits::delete_atomically(&store, "k.x", version).await));
-    assert!(is_refused_write(Limits::delete_fenced(&store, "k.x", token).await));
-    assert!(is_refused_write(Limits::purge(&store, "k.x").await));
+    assert!(is_refused_write(Limits::delete_anyway(store, "k.x").await));
+    assert!(is_refused_write(Limits::delete_atomically(store, "k.x", version).await));
+    assert!(is_refused_write(Limits::delete_fenced(store, "k.x", token).await));
+    assert!(is_refused_write(Limits::purge(store, "k.x").await));
     let unchanged: fn(Option<Limits>) -> Option<Limits> = |limits| limits;
-    assert!(is_refused_write(Limits::modify(&store, "k.x", unchanged).await));
+    assert!(is_refused_write(Limits::modify(store, "k.x", unchanged).await));
 
-    assert!(is_refused_read(Limits::read_from(&store, "k.x").await));
-    assert!(is_refused_read(Limits::atomic_read_from(&store, "k.x").await));
-    assert!(is_refused_read(Limits::history_read_from(&store, "k.x").await));
-    assert!(is_refused_read(Limits::watch(&store, "k.x").await));
-    assert!(is_refused_read(Limits::live_at(&store, "k.x").await));
-    assert!(is_refused_read(Limits::live_at_or(&store, "k.x", Limits { most: 1 }).await));
-    assert!(is_refused_read(Limits::live_at_optional(&store, "k.x").await));
+    assert!(is_refused_read(Limits::read_from(store, "k.x").await));
+    assert!(is_refused_read(Limits::atomic_read_from(store, "k.x").await));
+    assert!(is_refused_read(Limits::history_read_from(store, "k.x").await));
+    assert!(is_refused_read(Limits::watch(store, "k.x").await));
+    assert!(is_refused_read(Limits::live_at(store, "k.x").await));
+    assert!(is_refused_read(Limits::live_at_or(store, "k.x", Limits { most: 1 }).await));
+    assert!(is_refused_read(Limits::live_at_optional(store, "k.x").await));
     let scope = || WatchScope::key("k.x");
-    assert!(is_refused_read(Limits::watch_scope(&store, scope()?).await));
-    assert!(is_refused_read(Limits::live_map_scope(&store, scope()?).await));
+    assert!(is_refused_read(Limits::watch_scope(store, scope()?).await));
+    assert!(is_refused_read(Limits::live_map_scope(store, scope()?).await));
     let keys = WatchScope::keys(["config.limits", "k.x"])?;
-    assert!(is_refused_read(Limits::list_scope(&store, keys).try_collect().await));
-    for result in Limits::read_many(&store, ["k.x"]).await? {
+    assert!(is_refused_read(Limits::list_scope(store, keys).try_collect().await));
+    for result in Limits::read_many(store, ["k.x"]).await? {
         assert!(is_refused_read(result));
     }
 
     // Nothing was sent, so that all of it is as it was; and an absent key is refused no less.
     assert_eq!(store.get("k.x").await?.ok_or("it is absent")?.version, version);
     assert!(matches!(
-        Limits::delete_anyway(&store, "k.y").await,
+        Limits::delete_anyway(store, "k.y").await,
         Err(KvWriteError::KeyMismatch { key, .. }) if key == "k.y"
     ));
-    assert!(matches!(Limits::read_from(&store, "k.y").await, Err(KvReadError::KeyMismatch { .. })));
+    assert!(matches!(Limits::read_from(store, "k.y").await, Err(KvReadError::KeyMismatch { .. })));
     Ok(())
 }
 
