@@ -120,7 +120,7 @@ pub(crate) fn record<'a>(input: &'a Input<'_>) -> Result<Record<'a>> {
         }
     };
     // Of a pair only the value is stored, in its own form; and Protocol Buffers know nothing of serde.
-    if !input.attrs.codec.as_ref().is_some_and(|codec| codec == "protobuf") {
+    if input.attrs.codec.as_ref().is_none_or(|codec| codec != "protobuf") {
         match &record {
             Record::Template(template) => {
                 template.fields().try_for_each(|field| serde::key_field(field.original))?;

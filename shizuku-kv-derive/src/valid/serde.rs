@@ -1,6 +1,7 @@
 //! serde's attributes, as far as they decide whether what is written can be read back.
 //!
-//! A derive sees the type that it is on, and none of those inside. What it misses, debug builds find at each write.
+//! A derive sees the type that it is on, and none of those inside. What it misses, debug builds
+//! find at each write.
 
 use proc_macro2::Span;
 use syn::{Data, Error, Field, Fields, Result, Variant};
@@ -19,7 +20,8 @@ pub(crate) enum Directions {
     Decode,
 }
 
-/// Refuses attributes with which what is written could not be read back, or would be read as something else.
+/// Refuses attributes with which what is written could not be read back, or would be read as
+/// something else.
 pub(crate) fn read_back(input: &Input<'_>, codec: Codec, directions: Directions) -> Result<()> {
     if codec == Codec::Protobuf {
         return Ok(());
@@ -48,7 +50,8 @@ pub(super) fn key_field(field: &Field) -> Result<()> {
     match LEAVES_OUT.into_iter().find_map(|name| options.get(name)) {
         Some(option) => Err(Error::new(
             option.span,
-            "a field of the key must be in the stored record, because it is compared when the record is read: remove this",
+            "a field of the key must be in the stored record, because it is compared when the record \
+             is read: remove this",
         )),
         None => Ok(()),
     }
@@ -89,8 +92,8 @@ impl Check {
         match shapes.filter(|_| is_read && self.codec == Codec::Postcard) {
             Some(option) => {
                 let message = format!(
-                    "postcard cannot read a type with `{}`, for which serde asks a format that describes itself: remove this, or \
-                     use a codec with names, such as `json`",
+                    "postcard cannot read a type with `{}`, which needs a format that describes \
+                     itself: remove this, or use a codec with names, such as `json`",
                     option.name
                 );
                 refuse(option.span, message)
@@ -110,8 +113,9 @@ impl Check {
             && is_written
             && let Some(skip) = skips.into_iter().find_map(|name| options.get(name))
         {
-            let message = "postcard stores the number of a variant, and a skipped variant shifts the numbers after it when they \
-                           are read: remove this, or use a codec with names, such as `json`";
+            let message = "postcard stores the number of a variant, and a skipped variant shifts \
+                           the numbers after it when they are read: remove this, or use a codec \
+                           with names, such as `json`";
             return refuse(skip.span, message);
         }
         let one = options.skips_one_direction().filter(|one| one.name == "skip_deserializing");
@@ -134,41 +138,48 @@ impl Check {
             && let Some(skip) = options.get("skip_serializing_if").or(one_direction)
         {
             if self.codec == Codec::Postcard {
-                let message = "postcard stores no names, so that a field which is left out shifts all fields after it: remove \
-                               this, write `skip`, or use a codec with names, such as `json`";
+                let message = "postcard stores no names, so a field that is left out shifts all \
+                               fields after it: remove this, write `skip`, or use a codec with \
+                               names, such as `json`";
                 return refuse(skip.span, message);
             }
             if field.ident.is_none() {
-                let message = "a field without a name that is left out shifts all fields after it: give it a name, or write \
-                               `skip`";
+                let message = "a field without a name that is left out shifts all fields after \
+                               it: give it a name, or write `skip`";
                 return refuse(skip.span, message);
             }
         }
         if self.directions != Directions::Both {
             return Ok(());
         }
-        let has_default = [&options, parent, &self.container].iter().any(|o| o.get("default").is_some());
         let name = standard_name(&field.ty);
-        if let Some(skip) = one_direction {
-            let is_missed =
-                skip.name == "skip_serializing" && !has_default && name.as_deref() != Some("Option");
-            if is_missed {
-                let message = "this field is not written, and required when the record is read: write `skip`, or add a \
-                               `default`";
+        // serde reads a missing `Option` as `None`, unless a function of the user's reads it.
+        let is_optional = name.as_deref() == Some("Option")
+            && options.get("with").or(options.get("deserialize_with")).is_none();
+        let has_default = [&options, parent, &self.container].iter().any(|o| o.get("default").is_some());
+        let is_required = !is_optional && !has_default;
+        let sometimes = options.get("skip_serializing_if");
+        match one_direction.or(sometimes) {
+            Some(skip) if skip.name == "skip_deserializing" => {
+                if self.container.get("deny_unknown_fields").is_some() {
+                    let message = "this field is written, and rejected by `deny_unknown_fields` \
+                                   when the record is read: write `skip`";
+                    return refuse(skip.span, message);
+                }
+            }
+            Some(skip) if is_required && options.get("skip").is_none() => {
+                let message = "this field is left out when the record is written, and required \
+                               when it is read: write `skip`, or add a `default`";
                 return refuse(skip.span, message);
             }
-            if skip.name == "skip_deserializing" && self.container.get("deny_unknown_fields").is_some() {
-                let message = "this field is written, and rejected by `deny_unknown_fields` when the record is read: write \
-                               `skip`";
-                return refuse(skip.span, message);
-            }
+            _ => {}
         }
         let is_wide = matches!(name.as_deref(), Some("u128" | "i128"));
         let is_buffered = self.container.get("untagged").is_some()
             || self.container.get("tag").is_some() && self.container.get("content").is_none();
         if self.is_enum && is_wide && is_buffered {
-            let message = "serde cannot read a 128-bit number in an enum with `tag` or `untagged`: use a smaller number, or \
-                           store it as a string";
+            let message = "serde cannot read a 128-bit number in an enum with `tag` or `untagged`: \
+                           use a smaller number, or store it as a string";
             return Err(Error::new_spanned(&field.ty, message));
         }
         Ok(())

@@ -275,13 +275,25 @@ fn attributes_that_break_the_round_trip() {
         ("struct A { #[serde(rename(serialize = \"b\", deserialize = \"b\"))] a: u8 }", ""),
         ("struct A { #[serde(rename(serialize = \"b\"), alias = \"b\")] a: u8 }", ""),
         ("struct A { #[serde(skip_serializing_if = \"f\", default)] a: u8 }", ""),
+        ("struct A { #[serde(skip_serializing_if = \"f\")] a: Option<u8> }", ""),
+        (
+            "struct A { #[serde(skip_serializing_if = \"f\")] a: Vec<u8> }",
+            "left out when the record is written",
+        ),
+        (
+            "struct A { #[serde(with = \"w\", skip_serializing_if = \"f\")] a: Option<u8> }",
+            "left out when the record is written, and required when it is read",
+        ),
         ("#[serde(tag = \"t\")] enum A { #[serde(skip)] B, C { #[serde(flatten)] d: D } }", ""),
         ("#[serde(tag = \"t\", content = \"c\")] enum A { B { b: u128 } }", ""),
         (
             "struct A { #[serde(skip_serializing)] a: u8 }",
-            "this field is not written, and required when the record is read",
+            "this field is left out when the record is written, and required",
         ),
-        ("enum A { B { #[serde(skip_serializing)] a: u8 } }", "this field is not written, and required"),
+        (
+            "enum A { B { #[serde(skip_serializing)] a: u8 } }",
+            "this field is left out when the record is written",
+        ),
         ("enum A { #[serde(skip_deserializing)] B }", "this variant would be written and never read"),
         (
             "#[serde(deny_unknown_fields)] struct A { #[serde(skip_deserializing)] a: u8 }",

@@ -1,8 +1,9 @@
 //! Whether a record is read back as it was written.
 //!
-//! A type can be written in a way that its reader takes for another value: serde's attributes, two codecs on one type, or
-//! a codec by hand can make the two directions disagree. Nobody is told, because what is stored decodes. So the record is
-//! written, read and written again: what was lost on the way is missing in the second form.
+//! A type can be written in a way that its reader takes for another value: serde's attributes, two
+//! codecs on one type, or a codec by hand can make the two directions disagree. No error says
+//! so, because the stored bytes decode. So the record is written, read and written again: a
+//! difference shows in the second form.
 
 use bytes::Bytes;
 
@@ -12,15 +13,16 @@ use super::key_value::encode;
 use super::{ByteDeserialize, ByteSerialize, DecodeError, EncodeError, KeyValue, KvWriteError};
 use crate::store::Key;
 
-/// Writes a record, reads it and writes it again, without a store, and returns the record that was read. For tests of
-/// one's own types; [`assert_round_trip`] is the same as an assertion.
+/// Writes a record, reads it and writes it again, without a store, and returns the record that was
+/// read. For tests of one's own types; [`assert_round_trip`] is the same as an assertion.
 ///
-/// Debug builds do this before each write of a record whose codec is derived in both directions, unless its type is
-/// generic. Release builds do not.
+/// Debug builds do this before each write of a record whose codec is derived in both directions,
+/// unless its type is generic. Release builds do not.
 ///
-/// Both forms have to have the same bytes, in any order, because a `HashMap` is written in any order. A record that is
-/// written differently each time, such as an encrypted one, only has to be readable and to keep its key. Two values with
-/// the same bytes cannot be told apart: to find those, compare what is returned with the record.
+/// Both forms have to have the same bytes, in any order, because a `HashMap` is written in any
+/// order. A record that is written differently each time, such as an encrypted one, only has to be
+/// readable and to keep its key. Two values with the same bytes cannot be told apart: to find
+/// those, compare what is returned with the record.
 ///
 #[cfg_attr(feature = "derive", doc = "```")]
 #[cfg_attr(not(feature = "derive"), doc = "```text")]
@@ -51,9 +53,11 @@ where
     read_back(record, &key, &bytes, T::Value::from_bytes(&bytes))
 }
 
-/// Asserts that a record is read back as it was written, as far as [`round_trip`] can tell. For tests.
+/// Asserts that a record is read back as it was written, as far as [`round_trip`] can tell. For
+/// tests.
 ///
-/// It panics if the record is not. The message names type, key and reason, and nothing of the value.
+/// It panics if the record is not. The message names type, key and reason, and nothing of the
+/// value.
 #[track_caller]
 pub fn assert_round_trip<T>(record: &T)
 where
@@ -63,7 +67,8 @@ where
     assert!(error.is_none(), "{}", error.map_or_else(String::new, |error| error.to_string()));
 }
 
-/// Checks the bytes of a record before they are written, in a debug build, if both directions of its codec are known.
+/// Checks the bytes of a record before they are written, in a debug build, if both directions of
+/// its codec are known.
 pub(super) fn check<T>(record: &T, key: &Key, bytes: &Bytes) -> Result<(), KvWriteError>
 where
     T: KeyValue<Value: ByteSerialize>,
@@ -108,8 +113,8 @@ where
     Ok(read)
 }
 
-/// Whether two byte strings have the same bytes, in any order: the elements of a map or a set come in any, and the bytes
-/// of each do not depend on its place.
+/// Whether two byte strings have the same bytes, in any order: the elements of a map or a set come
+/// in any, and the bytes of each do not depend on its place.
 fn is_reordered(one: &[u8], other: &[u8]) -> bool {
     fn counts(bytes: &[u8]) -> [usize; 256] {
         let mut counts = [0; 256];

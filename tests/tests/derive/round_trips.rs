@@ -13,7 +13,8 @@ use shizuku_kv::{
 
 use super::{Outcome, store};
 
-/// A record of a codec around a value. Its type is concrete: of a generic one the derives see too little for the check.
+/// A record of a codec around a value. Its type is concrete: of a generic one the derives see too
+/// little for the check.
 macro_rules! of {
     ($codec:ident $inner:ty: $value:expr) => {{
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StaticKeyIndexedValue)]

@@ -8,7 +8,8 @@ use shizuku_kv::{KeyValue, KeyValueRead, KeyValueWrite, StaticKeyIndexedValue, V
 
 use super::{Outcome, store};
 
-/// Has a field of every name that an entry, a snapshot or a reference could have of its own, with the same types.
+/// Has a field of every name that an entry, a snapshot or a reference could have of its own, with
+/// the same types.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
 #[kv(key = "hidden.{id}", codec = json)]
 struct Hidden {

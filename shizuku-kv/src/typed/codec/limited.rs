@@ -1,9 +1,11 @@
-//! Limits on what is written, so that it can be read back: the counterpart of what a format's reader follows.
+//! Limits on what is written, so that it can be read back: the counterpart of what a format's
+//! reader follows.
 //!
-//! A serializer accepts more than its deserializer. serde_json writes `null` for a number that is not finite, and for a
-//! `Some` of nothing, which reads as `None`; it nests without a limit, and reads 127 levels. postcard has no names, so
-//! that a field which is left out shifts all that follow it. Such a value would be stored and never read, or read as
-//! another one. It is an error of the write instead, at the cost of a few comparisons.
+//! A serializer accepts more than its deserializer. serde_json writes `null` for a number that is
+//! not finite, and for a `Some` of nothing, which reads as `None`; it nests without a limit, and
+//! reads 127 levels. postcard has no names, so that a field which is left out shifts all that
+//! follow it. Such a value would be stored and never read, or read as another one. It is an error
+//! of the write instead, at the cost of a few comparisons.
 
 use std::cell::Cell;
 
@@ -49,8 +51,8 @@ impl Limits {
         Value { inner: value, limits: self, is_in_some: false }
     }
 
-    /// The limit that was met, if one was; once the value is written, its length is compared as well. The error of the
-    /// serializer cannot say so: its text could be the type's own.
+    /// The limit that was met, if one was; once the value is written, its length is compared as
+    /// well. The error of the serializer cannot say so: its text could be the type's own.
     pub(super) fn refusal(&self, written: Option<usize>) -> Option<&'static str> {
         let most =
             self.format.empty_elements.zip(written).map(|(empty, length)| length.saturating_add(empty));
@@ -282,8 +284,8 @@ impl<'l, S: Serializer> Serializer for Limited<'l, S> {
         self.open(1, |inner| inner.serialize_tuple_struct(name, length))
     }
 
-    /// Two levels, as in [`serialize_struct_variant`](Serializer::serialize_struct_variant): the variant and its
-    /// content.
+    /// Two levels, as in [`serialize_struct_variant`](Serializer::serialize_struct_variant): the
+    /// variant and its content.
     fn serialize_tuple_variant(
         self,
         name: &'static str,
