@@ -179,20 +179,34 @@ impl<T> fmt::Debug for Live<T> {
 }
 
 /// A value that was in force, with its version.
+///
+/// It dereferences to the value, whose fields and methods are all it has: like those of `Rc`, its own functions are
+/// called by their path, so that none can hide one of the value's.
 #[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct LiveSnapshot<T> {
-    /// The value.
-    pub value: T,
-    /// Its version; `None` for a default, and where there is none in a `Live<Option<T>>`.
-    pub version: Option<VersionToken>,
-    /// When the store took it, by the store's clock; `None` where there is no version.
-    pub created: Option<SystemTime>,
+    value: T,
+    version: Option<VersionToken>,
+    created: Option<SystemTime>,
     /// One more for each value that came into force.
     generation: u64,
 }
 
 impl<T> LiveSnapshot<T> {
+    /// The value.
+    pub fn value(this: &Self) -> &T {
+        &this.value
+    }
+
+    /// The version of the value; `None` for a default, and for the absence in a `Live<Option<T>>`.
+    pub fn version(this: &Self) -> Option<VersionToken> {
+        this.version
+    }
+
+    /// When the store accepted the value, by the store's clock; `None` if there is no version.
+    pub fn created(this: &Self) -> Option<SystemTime> {
+        this.created
+    }
+
     /// What is in force and not from the store.
     fn unversioned(value: T) -> Self {
         Self { value, version: None, created: None, generation: 0 }
