@@ -148,6 +148,13 @@ pub trait KvStore: KvReader + Debug {
     /// The largest value that can be written now, in bytes.
     fn max_value_size(&self) -> usize;
 
+    /// Looks at the store's settings, which other clients may have changed. What this trait answers of them is the newest
+    /// from then on. A backend that has them at hand does nothing.
+    fn refresh(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
+        let _ = deadline;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// The age after which values expire without that arriving at watches; none where nothing expires so. A replica
     /// then compares itself with the store now and again.
     fn silent_expiry(&self) -> Option<Duration> {

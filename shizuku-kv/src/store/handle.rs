@@ -63,12 +63,25 @@ impl Store {
         self.backend.name()
     }
 
-    /// What this store can do.
+    /// Looks at the store's settings. Another client may have changed them since they were last seen:
+    /// [`capabilities`](Self::capabilities), [`max_value_size`](Self::max_value_size), [`ttl`](Self::ttl) and
+    /// [`fenced`](Self::fenced) answer by the newest from then on.
+    ///
+    /// Operations do not need it: each looks by itself if a promise depends on it. Cancel safe.
+    ///
+    /// # Errors
+    /// [`KvError::StoreNotFound`], [`KvError::Timeout`], [`KvError::Unavailable`].
+    pub async fn refresh(&self) -> KvResult<()> {
+        let deadline = self.deadline_of("refresh", None)?;
+        deadline.bound("refresh", None, self.backend.refresh(deadline)).await
+    }
+
+    /// What this store can do, by the newest settings that are known: see [`refresh`](Self::refresh).
     pub fn capabilities(&self) -> ConnectionCapabilities {
         self.backend.capabilities()
     }
 
-    /// The largest value that can be written now, in bytes.
+    /// The largest value that can be written, in bytes, by the newest settings that are known.
     pub fn max_value_size(&self) -> usize {
         self.backend.max_value_size()
     }
@@ -185,11 +198,11 @@ impl Store {
     /// Stores a value, whatever was there, and returns the key's new version.
     ///
     /// # Errors
-    /// [`KvError::InvalidKey`] and [`KvError::ValueTooLarge`] before anything is sent; [`KvError::Timeout`] and
+    /// [`KvError::InvalidKey`] and [`KvError::ValueTooLarge`] before the value is sent; [`KvError::Timeout`] and
     /// [`KvError::Unavailable`] when it did not happen; [`KvError::OutcomeUnknown`] when that cannot be known;
     /// [`KvError::StoreFull`], [`KvError::StoreNotFound`]; [`KvError::Unsupported`] on a read-only store.
     pub async fn put(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<VersionToken> {
-        let (key, value) = self.key_and_value(key, value)?;
+        let (key, value) = self.key_and_value(key, value).await?;
         let (writer, deadline) = self.writer("put", &key)?;
         self.finish("put", &key, deadline, writer.put(&key, value, deadline)).await
     }
@@ -199,7 +212,7 @@ impl Store {
     /// # Errors
     /// [`KvError::AlreadyExists`] over a live value; else as for [`put`](Self::put).
     pub async fn create(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<VersionToken> {
-        let (key, value) = self.key_and_value(key, value)?;
+        let (key, value) = self.key_and_value(key, value).await?;
         let (writer, deadline) = self.writer("create", &key)?;
         self.finish("create", &key, deadline, writer.create(&key, value, deadline)).await
     }
@@ -217,7 +230,7 @@ impl Store {
         value: impl Into<Bytes>,
         expected: VersionToken,
     ) -> KvResult<VersionToken> {
-        let (key, value) = self.key_and_value(key, value)?;
+        let (key, value) = self.key_and_value(key, value).await?;
         let (writer, deadline) = self.writer("update", &key)?;
         self.finish("update", &key, deadline, writer.update(&key, value, expected, deadline)).await
     }
@@ -270,11 +283,15 @@ impl Store {
         &self,
         items: impl IntoIterator<Item = (K, V)>,
     ) -> Vec<KvResult<VersionToken>> {
+        let items: Vec<_> =
+            items.into_iter().map(|(key, value)| key.into_key().map(|key| (key, value.into()))).collect();
+        let largest = items.iter().flatten().map(|(_, value): &(Key, Bytes)| value.len()).max();
+        self.learn_limit_for(largest.unwrap_or(0)).await;
         // What is refused here keeps its place in the answer.
         let mut answers = Vec::new();
         let mut accepted = Vec::new();
-        for (key, value) in items {
-            match self.key_and_value(key, value) {
+        for item in items {
+            match item.and_then(|(key, value)| self.fitting(key, value)) {
                 Ok(item) => {
                     accepted.push(item);
                     answers.push(None);
@@ -357,8 +374,25 @@ impl Store {
         self.backend.fenced().map(|fenced| StoreFenced::new(self, fenced))
     }
 
-    pub(super) fn key_and_value(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<(Key, Bytes)> {
+    pub(super) async fn key_and_value(
+        &self,
+        key: impl IntoKey,
+        value: impl Into<Bytes>,
+    ) -> KvResult<(Key, Bytes)> {
         let (key, value) = (key.into_key()?, value.into());
+        self.learn_limit_for(value.len()).await;
+        self.fitting(key, value)
+    }
+
+    /// Looks at the store's limit once more if a value is over it: another client may have raised it.
+    async fn learn_limit_for(&self, size: usize) {
+        if size > self.backend.max_value_size() && !self.deadline.is_zero() {
+            // Without an answer, the limit that is known counts.
+            let _ = self.refresh().await;
+        }
+    }
+
+    fn fitting(&self, key: Key, value: Bytes) -> KvResult<(Key, Bytes)> {
         let limit = self.backend.max_value_size();
         if value.len() > limit {
             return Err(KvError::ValueTooLarge { key, size: value.len(), limit });

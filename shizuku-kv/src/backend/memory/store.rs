@@ -14,7 +14,7 @@ use super::shared::{Call, Shared};
 use super::{CAPABILITIES, watch, yield_once};
 use crate::store::{
     ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvFenced, KvReader, KvResult,
-    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
+    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, VersionToken, Watch, WatchCursor, WatchScope, check_ttl,
 };
 
 /// As on NATS, so that what a program does with it works there too.
@@ -53,7 +53,8 @@ impl MemoryStore {
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
         let write = self.shared.with(Call::new(operation).of(key).by(deadline), |contents| {
-            if fence.is_some() && contents.config.max_age.is_some() {
+            let max_age = contents.config.max_age.flatten();
+            if fence.is_some() && max_age.is_some() {
                 return Err(KvError::Unsupported {
                     operation,
                     reason: format!(
@@ -61,6 +62,11 @@ impl MemoryStore {
                         self.shared.name
                     ),
                 });
+            }
+            if let Change::Put { ttl: Some(ttl), .. } = change
+                && contents.config.key_ttl == Some(true)
+            {
+                check_ttl(ttl, max_age)?;
             }
             if matches!(change, Change::Put { ttl: Some(_), .. }) && contents.config.key_ttl != Some(true) {
                 return Err(KvError::Unsupported {

@@ -3,6 +3,11 @@
 //! The server knows nothing of tokens. But it knows whether the message that was looked at is still the newest, and takes
 //! the write only then. So what was compared holds at the moment of the write, also where a leader answered that is none
 //! any more. Where somebody wrote in between, it begins again.
+//!
+//! What is not there proves nothing by itself: a maximum age that another client has set a moment ago may have removed it,
+//! and the token with it. So after a look that finds nothing, or the marker of something that expired, the leader is asked
+//! for the settings. An entry that is there needs no such proof, whatever the settings are: nothing newer can have gone
+//! before it, and if it goes itself, the compare-and-swap fails.
 
 use std::time::Duration;
 
@@ -93,6 +98,31 @@ impl Admission {
 }
 
 impl StoreCore {
+    /// The newest message of a key, where it is sure that none with a token has been lost.
+    async fn look(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        deadline: Deadline,
+    ) -> KvResult<Option<StreamMessage>> {
+        let mut keeps_fences = self.bucket.settings().keeps_fences();
+        let newest = self.newest_of_leader(operation, key, deadline).await?;
+        let may_be_lost = newest.as_ref().is_none_or(|newest| newest.operation == KvOperation::Expire);
+        if may_be_lost || !keeps_fences {
+            keeps_fences = self.settings_of_now(operation, deadline).await?.keeps_fences();
+        }
+        if keeps_fences {
+            return Ok(newest);
+        }
+        Err(KvError::Unsupported {
+            operation,
+            reason: format!(
+                "what store {:?} holds can expire or be pushed out by now, and tokens with it",
+                self.bucket.name
+            ),
+        })
+    }
+
     async fn write_fenced(
         &self,
         write: Write,
@@ -104,7 +134,7 @@ impl StoreCore {
         let (operation, key) = (write.operation(), write.key());
         let mut pauses = backoff(Duration::from_millis(1), Duration::from_millis(100));
         loop {
-            let look = self.newest_of_leader(operation, key, deadline);
+            let look = self.look(operation, key, deadline);
             let not_yet = match deadline.bound(operation, Some(key), look).await {
                 Ok(newest) => {
                     let admission = admit(wanted, token, newest.as_ref().map(Newest::from));

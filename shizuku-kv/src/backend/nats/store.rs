@@ -11,7 +11,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::bucket::{self, Bucket, StreamInfo};
+use super::bucket::{self, Bucket, Settings, StreamInfo};
 use super::link::{Answer, ApiError, Link};
 use super::scan;
 use super::wire::{RawMessage, StreamMessage, parse_direct};
@@ -28,6 +28,9 @@ const BATCH_KEYS: usize = 512;
 
 /// Bytes of subjects in one batch request, well below the smallest payload limit that is in use.
 const BATCH_BYTES: usize = 256 * 1024;
+
+/// How old settings may be that a write with a time to live rests on.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// Fewer keys than this are asked for one by one: a batch costs a subscription.
 const BATCH_MIN: usize = 4;
@@ -170,6 +173,33 @@ impl StoreCore {
         let info = bucket::info(&self.link, operation, &self.bucket.name, deadline).await?;
         self.bucket.learn(&info);
         Ok(info)
+    }
+
+    /// The settings of this moment, as the leader has them.
+    pub(super) async fn settings_of_now(
+        &self,
+        operation: &'static str,
+        deadline: Deadline,
+    ) -> KvResult<Arc<Settings>> {
+        self.info(operation, deadline).await?;
+        Ok(self.bucket.settings_arc())
+    }
+
+    /// The settings as they were less than [`RECENT`] ago, or are now.
+    pub(super) async fn recent_settings(
+        &self,
+        operation: &'static str,
+        deadline: Deadline,
+    ) -> KvResult<Arc<Settings>> {
+        let recent = || Some(self.bucket.settings_arc()).filter(|settings| settings.age() < RECENT);
+        if let Some(settings) = recent() {
+            return Ok(settings);
+        }
+        let _turn = self.bucket.refreshing.lock().await;
+        match recent() {
+            Some(settings) => Ok(settings),
+            None => self.settings_of_now(operation, deadline).await,
+        }
     }
 
     /// Whether the store is still there: what to ask when nobody listens.
@@ -328,6 +358,13 @@ impl KvStore for NatsStore {
 
     fn max_value_size(&self) -> usize {
         self.0.bucket.settings().max_value_size(self.0.link.client().max_payload())
+    }
+
+    fn refresh(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
+        const OPERATION: &str = "refresh";
+        Box::pin(async move {
+            deadline.bound(OPERATION, None, self.0.info(OPERATION, deadline)).await.map(|_| ())
+        })
     }
 
     fn silent_expiry(&self) -> Option<std::time::Duration> {
