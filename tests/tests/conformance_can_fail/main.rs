@@ -207,6 +207,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
             "a_cursor_of_another_store_has_expired",
             "a_cursor_of_an_earlier_incarnation_has_expired",
             "a_cursor_ahead_of_the_store_has_expired",
+            "deletions_under_other_settings_are_not_skipped",
         ],
     ),
     (
@@ -216,7 +217,6 @@ const FAULTS: &[(Fault, &[&str])] = &[
             "an_old_cursor_skips_nothing",
             "deletions_after_a_cursor_are_not_skipped",
             "cursors_can_be_stored",
-            "deletions_under_other_settings_are_not_skipped",
         ],
     ),
     (
