@@ -19,7 +19,8 @@
 //! **Fenced writes.** An entry keeps the fencing token of the write behind it, a tombstone too. A write with a token is
 //! [`KvError::Fenced`] where the key's newest entry has a larger one, whatever else may be in its way. A write without a
 //! token is never refused for one, and leaves an entry that has none. Where a store may lose newest entries by
-//! themselves, because they age, it has no fenced writes; a tombstone with a token is never forgotten.
+//! themselves, because they age, it has no fenced writes; a tombstone with a token is never forgotten. Where a store is
+//! given a maximum age later, a key without an entry proves nothing from then on, on open handles too.
 //!
 //! **Reads.** A read sees every write that was acknowledged before it began, as far as [`ReadConsistency`] says.
 //! Every key that lives throughout a scan appears in it exactly once.
@@ -32,7 +33,20 @@
 //! reader slows the source. Deletion, purge and expiry arrive.
 //!
 //! **Cursors.** A cursor of another store, of an earlier incarnation of this one, or from before what the store still
-//! holds, or beyond its end, is [`KvError::CursorExpired`], never a silent skip.
+//! holds, or beyond its end, is [`KvError::CursorExpired`], never a silent skip. Where settings that decide how long
+//! tombstones are held have changed since, the shortest counts. What other clients of a server remove from it by hand,
+//! tombstones with a time to live of their own included, is beyond what a cursor can know.
+//!
+//! **Settings.** They may change under an open handle. What a promise depends on comes from the newest; a backend asks for
+//! them where it does not have them ([`KvStore::refresh`]). Every limit can be removed. A time to live over the maximum
+//! age is [`KvError::InvalidConfig`], and so are times to live together with a history above 1.
+//!
+//! **Tombstones.** They are held for ever, or in a store whose values expire for a time, no longer than the maximum age.
+//! The end of a tombstone is no change: it does not arrive at a watch that delivered the tombstone, and brings no older
+//! value back, also if the backend's server is killed. Tombstones of fenced deletions, and of keys that begin with
+//! `rw_lock`, are never given an end. On NATS two kinds of tombstones can bring values back after an unclean stop of the
+//! server, and no client of this library writes them: those of a purge with a time to live, and those with a time to live
+//! in buckets without limit markers (nats-server #8505).
 //!
 //! **Deadlines.** Every operation ends by the [`Deadline`] that it is given.
 //!

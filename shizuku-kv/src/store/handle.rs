@@ -238,7 +238,8 @@ impl Store {
     /// Deletes a key, whatever it has, and returns the version of the tombstone. Deleting an absent key succeeds.
     ///
     /// The tombstone stays, so that watches and cursors learn of the deletion: for ever, or for an hour in a store with
-    /// a [`max_age`](crate::StoreConfig::max_age()) or [`key_ttl`](crate::StoreConfig::key_ttl()).
+    /// [`key_ttl`](crate::StoreConfig::key_ttl()) or [`max_age`](crate::StoreConfig::max_age()), and no longer than that
+    /// age. Its end is not delivered to watches, and brings nothing back.
     ///
     /// # Errors
     /// As for [`put`](Self::put).
@@ -264,6 +265,9 @@ impl Store {
     }
 
     /// Deletes a key and what the store holds of its history, and returns the version of the tombstone.
+    ///
+    /// In a store whose tombstones have an end and that has a history of 1, this is [`delete`](Self::delete), and the
+    /// tombstone is that of a deletion.
     ///
     /// # Errors
     /// As for [`put`](Self::put).
@@ -333,6 +337,12 @@ impl Store {
     ///
     /// Use the scope of the watch that the cursor is from. Of keys outside it only what changed after the cursor
     /// arrives.
+    ///
+    /// A cursor is honoured if nothing that followed it can have been forgotten: by the age of the store's tombstones now,
+    /// and, as far as it is known, before. Tombstones that are removed by hand cannot be known of: on NATS, by
+    /// `PurgeDeletes`, by a purge with a time to live (`PurgeTTL`) of another client, or by an operator; nor can a maximum
+    /// age that another client has set and removed again while no handle looked. Such a deletion is skipped; a
+    /// [replica](crate::watch_applied) that compares itself with the store finds it.
     ///
     /// [`KvUpdate::CaughtUp`]: crate::KvUpdate::CaughtUp
     ///

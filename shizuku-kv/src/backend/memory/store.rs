@@ -54,11 +54,13 @@ impl MemoryStore {
     ) -> KvResult<VersionToken> {
         let write = self.shared.with(Call::new(operation).of(key).by(deadline), |contents| {
             let max_age = contents.config.max_age.flatten();
-            if fence.is_some() && max_age.is_some() {
+            // The record of a lock that is not there may have been lost with a lock that is held.
+            let is_of_locks = matches!(condition, Condition::Absent) && key.is_of_locks();
+            if max_age.is_some() && (fence.is_some() || is_of_locks) {
                 return Err(KvError::Unsupported {
                     operation,
                     reason: format!(
-                        "store {:?} has a maximum age by now, with which tokens are lost",
+                        "what store {:?} holds can expire by now: fencing tokens and locks would be lost",
                         self.shared.name
                     ),
                 });

@@ -246,9 +246,25 @@ impl Bucket {
 
     /// Takes over the settings in an answer of the server, unless a later answer came before.
     pub(super) fn learn(&self, info: &StreamInfo) {
-        let newest = Arc::new(Settings::new(info));
-        self.settings.rcu(|known| Arc::clone(if newest.as_of >= known.as_of { &newest } else { known }));
+        let newest = Settings::new(info);
+        self.settings.rcu(|known| {
+            if newest.as_of < known.as_of {
+                return Arc::clone(known);
+            }
+            let mut newest = newest.clone();
+            newest.cursors_from = newest.cursors_from.max(known.cursors_from);
+            if lives_longer(known.tombstone_life, newest.tombstone_life) {
+                // Another client has changed them, and left no note.
+                newest.cursors_from = newest.cursors_from.max(info.last_sequence());
+            }
+            Arc::new(newest)
+        });
     }
+}
+
+/// Whether tombstones live longer than before.
+fn lives_longer(before: Option<Duration>, after: Option<Duration>) -> bool {
+    before.is_some_and(|before| after.is_none_or(|after| after > before))
 }
 
 impl Settings {
@@ -264,7 +280,9 @@ impl Settings {
             max_message_size: info.max_message_size(),
             // With a longer history the value before would come back when the newest expires (ADR-48).
             key_ttl: config.key_ttl == Some(true) && history == 1,
-            expiry_events: marker_ttl.is_some(),
+            // With a longer history, a value of another client that has a time to live ends without a marker: the value
+            // before comes back (ADR-48). Of the maximum age markers tell all the same.
+            expiry_events: marker_ttl.is_some() && (history == 1 || info.duration("max_age").is_some()),
             loses_newest: info.loses_newest(),
             max_age: info.duration("max_age"),
             tombstone_ttl: marker_ttl.filter(|_| history == 1),
@@ -289,6 +307,19 @@ impl Settings {
     /// could not be told from a lost lock.
     pub(super) fn keeps_fences(&self) -> bool {
         self.has_operation_ids() && !self.loses_newest
+    }
+
+    /// Refuses what rests on entries that are sure to stay.
+    pub(super) fn ensure_newest_stay(&self, operation: &'static str, store: &str) -> KvResult<()> {
+        if self.keeps_fences() {
+            return Ok(());
+        }
+        Err(KvError::Unsupported {
+            operation,
+            reason: format!(
+                "what store {store:?} holds can expire or be pushed out by now: fencing tokens and locks would be lost"
+            ),
+        })
     }
 
     /// The largest value that fits, where a message may have `max_payload` bytes.
@@ -438,8 +469,7 @@ async fn update(
     // Only what was asked for is changed, so that what other clients set stays as it is.
     apply(link, &mut stream, config);
     // Where tombstones live longer from now on, the settings no longer tell what was forgotten before.
-    let (before, after) = (tombstone_life(&found.config), tombstone_life(&stream));
-    if before.is_some_and(|before| after.is_none_or(|after| after > before)) {
+    if lives_longer(tombstone_life(&found.config), tombstone_life(&stream)) {
         stream["metadata"][CURSORS_NOTE] = json!(found.last_sequence().to_string());
     }
     let subject = format!("STREAM.UPDATE.{}", stream_name(name));

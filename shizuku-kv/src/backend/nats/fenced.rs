@@ -105,22 +105,14 @@ impl StoreCore {
         key: &Key,
         deadline: Deadline,
     ) -> KvResult<Option<StreamMessage>> {
-        let mut keeps_fences = self.bucket.settings().keeps_fences();
+        let known = self.bucket.settings().keeps_fences();
         let newest = self.newest_of_leader(operation, key, deadline).await?;
         let may_be_lost = newest.as_ref().is_none_or(|newest| newest.operation == KvOperation::Expire);
-        if may_be_lost || !keeps_fences {
-            keeps_fences = self.settings_of_now(operation, deadline).await?.keeps_fences();
+        if may_be_lost || !known {
+            let settings = self.settings_of_now(operation, deadline).await?;
+            settings.ensure_newest_stay(operation, &self.bucket.name)?;
         }
-        if keeps_fences {
-            return Ok(newest);
-        }
-        Err(KvError::Unsupported {
-            operation,
-            reason: format!(
-                "what store {:?} holds can expire or be pushed out by now, and tokens with it",
-                self.bucket.name
-            ),
-        })
+        Ok(newest)
     }
 
     async fn write_fenced(

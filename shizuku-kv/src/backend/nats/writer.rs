@@ -29,7 +29,12 @@ impl KvWriter for NatsStore {
         value: Bytes,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.0.create(Write::put("create", key, value), deadline))
+        Box::pin(async move {
+            if key.is_of_locks() {
+                self.0.ensure_locks_stay("create", key, deadline).await?;
+            }
+            self.0.create(Write::put("create", key, value), deadline).await
+        })
     }
 
     fn update<'a>(
@@ -124,6 +129,19 @@ impl StoreCore {
             None => write,
         };
         self.write(write, deadline).await
+    }
+
+    /// Refuses to make the record of a lock or of a session where it could be lost: one that is not there may have been
+    /// lost already, with a lock that is held.
+    async fn ensure_locks_stay(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        deadline: Deadline,
+    ) -> KvResult<()> {
+        let settings =
+            deadline.bound(operation, Some(key), self.settings_of_now(operation, deadline)).await?;
+        settings.ensure_newest_stay(operation, &self.bucket.name)
     }
 
     /// A write with a time to live, unless the store cannot keep that.
