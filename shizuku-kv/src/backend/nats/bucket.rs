@@ -18,6 +18,9 @@ const MARKER_TTL: Duration = Duration::from_secs(3600);
 /// The shortest time to live that the server takes for a message.
 pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(1);
 
+/// How late an answer may be that another has overtaken.
+const OVERTAKING: Duration = Duration::from_secs(1);
+
 /// Metadata in which we note whether times to live were asked for, in buckets with a maximum age: their markers need
 /// the same switches of the server.
 const KEY_TTL_NOTE: &str = "shizuku-kv.key-ttl";
@@ -90,6 +93,11 @@ impl StreamInfo {
         incarnation[8..12].copy_from_slice(&crc32fast::hash(stream.as_bytes()).to_be_bytes());
         incarnation[12..].copy_from_slice(&crc32fast::hash(self.created.as_bytes()).to_be_bytes());
         incarnation
+    }
+
+    /// The settings that promises depend on, as this answer tells them.
+    pub(super) fn settings(&self) -> Settings {
+        Settings::new(self)
     }
 
     /// Whether every message since the first one is still there.
@@ -229,7 +237,7 @@ impl Bucket {
             name: name.to_owned(),
             stream: stream_name(name),
             prefix: subject_prefix(name),
-            settings: ArcSwap::from_pointee(Settings::new(info)),
+            settings: ArcSwap::from_pointee(info.settings()),
             refreshing: tokio::sync::Mutex::default(),
         }
     }
@@ -244,11 +252,12 @@ impl Bucket {
         self.settings.load_full()
     }
 
-    /// Takes over the settings in an answer of the server, unless a later answer came before.
+    /// Takes over the settings in an answer of the server, unless a later answer came a moment before. Not longer before:
+    /// the clock of a new leader may be behind that of the last.
     pub(super) fn learn(&self, info: &StreamInfo) {
-        let newest = Settings::new(info);
+        let newest = info.settings();
         self.settings.rcu(|known| {
-            if newest.as_of < known.as_of {
+            if newest.as_of < known.as_of && known.age() < OVERTAKING {
                 return Arc::clone(known);
             }
             let mut newest = newest.clone();
@@ -598,4 +607,76 @@ pub(super) fn list(link: Arc<Link>, deadline: Duration) -> KvStream<String> {
         }
     });
     KvStream::new(futures_util::TryStreamExt::try_flatten(pages))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3_600_000_000_000;
+
+    #[test]
+    fn times_to_live_are_told_from_the_markers_of_a_maximum_age() {
+        let with = |markers: u64, age: u64, note: Value| {
+            asks_for_ttl(&json!({
+                "allow_msg_ttl": true,
+                "subject_delete_marker_ttl": markers,
+                "max_age": age,
+                "metadata": note,
+            }))
+        };
+        assert_eq!(with(HOUR, 0, Value::Null), Some(true));
+        assert_eq!(with(0, 0, Value::Null), Some(false));
+        assert_eq!(with(0, HOUR, Value::Null), Some(false));
+        // Of another client's bucket it cannot be told.
+        assert_eq!(with(HOUR, HOUR, Value::Null), None);
+        assert_eq!(with(HOUR, HOUR, json!({ KEY_TTL_NOTE: "true" })), Some(true));
+        assert_eq!(with(HOUR, HOUR, json!({ KEY_TTL_NOTE: "false" })), Some(false));
+        // Without an age the note means nothing.
+        assert_eq!(with(HOUR, 0, json!({ KEY_TTL_NOTE: "false" })), Some(true));
+        assert_eq!(asks_for_ttl(&json!({ "subject_delete_marker_ttl": HOUR })), Some(false));
+    }
+
+    #[test]
+    fn markers_come_and_go_with_what_needs_them() {
+        let mut stream = json!({ "max_age": HOUR });
+        apply_expiry(&mut stream, Some(false));
+        assert_eq!(asks_for_ttl(&stream), Some(false));
+        assert_eq!(tombstone_life(&stream), Some(MARKER_TTL));
+        apply_expiry(&mut stream, Some(true));
+        assert_eq!(asks_for_ttl(&stream), Some(true));
+        // The age is removed, and times to live stay.
+        stream["max_age"] = json!(0);
+        let asked = asks_for_ttl(&stream);
+        apply_expiry(&mut stream, asked);
+        assert_eq!((asks_for_ttl(&stream), marker_ttl(&stream)), (Some(true), Some(MARKER_TTL)));
+        assert_eq!(stream["metadata"], json!({}));
+        apply_expiry(&mut stream, Some(false));
+        assert_eq!((asks_for_ttl(&stream), tombstone_life(&stream)), (Some(false), None));
+        // Markers of another client stay where it is not known what they are for.
+        let mut stream = json!({ "max_age": 0, "allow_msg_ttl": true, "subject_delete_marker_ttl": HOUR });
+        apply_expiry(&mut stream, None);
+        assert_eq!(marker_ttl(&stream), Some(MARKER_TTL));
+    }
+
+    #[test]
+    fn tombstones_live_as_long_as_the_shorter_of_both() {
+        let life = |markers: u64, age: u64| {
+            let stream =
+                json!({ "allow_msg_ttl": true, "subject_delete_marker_ttl": markers, "max_age": age });
+            tombstone_life(&stream).map(|life| life.as_nanos())
+        };
+        assert_eq!(life(0, 0), None);
+        assert_eq!(life(2, 0), Some(2));
+        assert_eq!(life(0, 3), Some(3));
+        assert_eq!((life(2, 3), life(3, 2)), (Some(2), Some(2)));
+    }
+
+    #[test]
+    fn longer_is_what_forgets_less() {
+        let [one, two] = [1, 2].map(|seconds| Some(Duration::from_secs(seconds)));
+        assert!(lives_longer(one, two) && lives_longer(one, None));
+        assert!(!lives_longer(two, one) && !lives_longer(None, one) && !lives_longer(one, one));
+        assert!(!lives_longer(None, None));
+    }
 }

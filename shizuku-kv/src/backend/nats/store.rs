@@ -181,8 +181,7 @@ impl StoreCore {
         operation: &'static str,
         deadline: Deadline,
     ) -> KvResult<Arc<Settings>> {
-        self.info(operation, deadline).await?;
-        Ok(self.bucket.settings_arc())
+        Ok(Arc::new(self.info(operation, deadline).await?.settings()))
     }
 
     /// The settings as they were less than [`RECENT`] ago, or are now.

@@ -400,7 +400,7 @@ impl NatsWatch {
             && (1..=info.last_sequence()).contains(&self.position)
             && core.time_of(OPERATION, self.position, deadline).await?.is_some_and(|time| time != self.as_of);
         self.check(&info, rewritten)?;
-        let life = core.bucket.settings().tombstone_life;
+        let life = info.settings().tombstone_life;
         let spec = Spec {
             stream: core.bucket.stream.clone(),
             filters: self.filters.clone(),
@@ -419,7 +419,7 @@ impl NatsWatch {
             return Err(self.made_again());
         }
         // Nor is it known what the consumer missed if tombstones began to live shorter between the two.
-        if core.bucket.settings().tombstone_life != life {
+        if again.settings().tombstone_life != life {
             let reason = "the settings of the store were changed meanwhile".to_owned();
             return Err(KvError::Unavailable { operation: OPERATION, reason, source: None });
         }
@@ -463,15 +463,15 @@ impl NatsWatch {
             given_by_user: self.unchecked_cursor,
             fresh: self.from_state,
         };
-        let settings = self.core.bucket.settings_arc();
-        // By the shorter of the settings that are in force and those that were when the watch last began.
-        let life = settings.tombstone_life.into_iter().chain(self.life).min();
+        let (settings, known) = (info.settings(), self.core.bucket.settings_arc());
+        // By the shortest of those that are in force, that were when the watch last began, and that were last seen.
+        let life = [settings.tombstone_life, self.life, known.tombstone_life].into_iter().flatten().min();
         // Where other clients can write tombstones that end without a trace, only what is all there is known to be.
         let vanishes = settings.tombstones_vanish && self.unchecked_cursor && !info.is_gapless();
         let stream = Retained {
             first: info.first_sequence(),
             last: info.last_sequence(),
-            cursors_from: settings.cursors_from,
+            cursors_from: settings.cursors_from.max(known.cursors_from),
             tombstone_life: life.into_iter().chain(vanishes.then_some(SHORTEST_TTL)).min(),
         };
         match expiry(&standing, &stream) {
