@@ -32,7 +32,7 @@ pub const CHECKS: &[Check] = checks! { "cursors";
     an_old_cursor_skips_nothing [Write, Watch, WatchResume]
         "A cursor from before what the store still holds is CursorExpired, or what came after it all arrives.",
     deletions_under_other_settings_are_not_skipped [Write, Watch, WatchResume, MaxAge]
-        "What was deleted after a cursor arrives, or the cursor is CursorExpired, also where tombstones had an end for a while.",
+        "A deletion after a cursor arrives, or the cursor is CursorExpired, also if tombstones had an end for a while.",
     deletions_after_a_cursor_are_not_skipped [Write, Watch, WatchResume]
         "What was deleted after the cursor arrives as a deletion, or the cursor is CursorExpired.",
 };

@@ -17,7 +17,7 @@ pub const CHECKS: &[Check] = checks! { "expiry";
     a_time_to_live_over_the_maximum_age_is_refused [Write, KeyTtl, MaxAge]
         "A time to live that the maximum age would cut short is InvalidConfig, and nothing is written.",
     a_deletion_is_told_of_once [Write, Watch, KeyTtl]
-        "delete, delete_with_version and purge arrive at a watch once, also where tombstones have an end.",
+        "delete, delete_with_version and purge arrive at a watch once, also if tombstones have an end.",
     a_value_expires_after_its_time_to_live [Write, KeyTtl]
         "A value expires its time to live after it was written, not before, and is absent to every read then.",
     others_do_not_expire [Write, KeyTtl]
@@ -83,7 +83,7 @@ pub async fn a_time_to_live_below_the_granularity_is_refused(fixture: &Fixture) 
         let update = ttl.update("key", "value", version, short).await;
         ensure_error!(update, KvError::InvalidConfig { .. }, "update with a time to live of {short:?}");
     }
-    ensure!(store.entry("key").await?.is_none(), "a refused write left something behind");
+    ensure!(store.entry("key").await?.is_none(), "a rejected write left something behind");
     Ok(())
 }
 
@@ -112,7 +112,7 @@ pub async fn a_time_to_live_over_the_maximum_age_is_refused(fixture: &Fixture) -
             KvError::InvalidConfig { .. },
             "create with a time to live over the maximum age"
         );
-        ensure!(store.entry("key").await?.is_none(), "a refused write left something behind");
+        ensure!(store.entry("key").await?.is_none(), "a rejected write left something behind");
         let version = ttl.create("key", "value", AGE).await?;
         let update = ttl.update("key", "value", version, long).await;
         ensure_error!(

@@ -15,7 +15,7 @@ pub const CHECKS: &[Check] = checks! { "fenced";
     a_store_that_forgets_has_no_fenced_writes [FencedWrites, MaxAge]
         "A store whose values expire with age has no fenced writes, and does not claim them.",
     a_maximum_age_set_later_lets_no_older_token_in [FencedWrites, MaxAge]
-        "In a store that is given a maximum age, an older token is refused on every open handle, also where the entry is gone.",
+        "In a store that is given a maximum age, an older token is rejected on every open handle, also if the entry is gone.",
     an_older_token_is_refused [FencedWrites]
         "A write with an older token than that of the newest entry is Fenced, and nothing is written.",
     equal_and_newer_tokens_are_accepted [FencedWrites]
@@ -448,7 +448,7 @@ pub async fn a_fenced_value_over_the_limit_is_refused(fixture: &Fixture) -> Chec
     }
     let left = found(&store, "key").await?.map(|(value, version, _)| (value.len(), version));
     ensure_eq!(left, Some((limit, version)), "size and version after refused writes");
-    ensure!(store.entry("other").await?.is_none(), "a refused write left something behind");
+    ensure!(store.entry("other").await?.is_none(), "a rejected write left something behind");
     fenced.update("key", vec![b'w'; limit], version, LARGEST).await?;
 
     let small = fixture.store_with(fixture.config().max_value_size(1)).await?;

@@ -22,7 +22,7 @@ pub const CHECKS: &[Check] = checks! { "settings";
     limits_can_be_removed [Write]
         "A limit that a store has is removed by reconciling with none; asking for none is a setting like any other.",
     a_history_is_not_given_to_times_to_live [Write, KeyTtl, History]
-        "A history above 1 and times to live are InvalidConfig, also where one of them is what the store has.",
+        "A history above 1 and times to live are InvalidConfig, also if the store has one of them already.",
     open_handles_learn_of_new_limits [Write]
         "A handle that was open before takes values by the limit that the store has now.",
     a_full_store_says_so [Write]
@@ -252,7 +252,7 @@ pub async fn a_history_is_not_given_to_times_to_live(fixture: &Fixture) -> Check
         let longer = connection.store_with_config(&name, base().history(2).reconcile()).await;
         ensure_error!(longer, KvError::InvalidConfig { .. }, "a history for a store with times to live");
         let store = connection.store(&name).await?;
-        ensure!(store.ttl().is_some(), "a refused history has taken the times to live away");
+        ensure!(store.ttl().is_some(), "a rejected history has taken the times to live away");
         let store = connection.store_with_config(&name, base().history(2).key_ttl(false).reconcile()).await?;
         ensure!(store.ttl().is_none(), "a store has times to live that were given up");
     }
@@ -261,7 +261,7 @@ pub async fn a_history_is_not_given_to_times_to_live(fixture: &Fixture) -> Check
     let both = connection.store_with_config(&name, base().key_ttl(true).reconcile()).await;
     ensure_error!(both, KvError::InvalidConfig { .. }, "times to live for a store with a history");
     if fixture.capabilities().max_age {
-        // What a maximum age needs is not to be taken for times to live.
+        // The markers of a maximum age are not times to live.
         let name = fixture.fresh_name();
         let store = connection.store_with_config(&name, aged()).await?;
         ensure!(store.ttl().is_none(), "a maximum age brings times to live that were not asked for");
@@ -335,7 +335,7 @@ pub async fn a_full_store_says_so(fixture: &Fixture) -> CheckResult {
     ensure!(written * VALUE >= 32 * 1024, "the store is full with {written} values of {VALUE} bytes");
     let found = store.keys(WatchScope::All).try_collect().await?.len();
     ensure_eq!(found, written, "keys in a full store");
-    ensure!(store.entry(format!("key.{written}")).await?.is_none(), "a refused write left something behind");
+    ensure!(store.entry(format!("key.{written}")).await?.is_none(), "a rejected write left something behind");
     let full = store.put_many([(format!("key.{written}"), vec![b'v'; VALUE])]).await.pop();
     ensure_error!(full.transpose(), KvError::StoreFull { .. }, "put_many to a full store");
     if store.capabilities().compare_and_swap {

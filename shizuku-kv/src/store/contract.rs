@@ -19,7 +19,7 @@
 //! **Fenced writes.** An entry keeps the fencing token of the write behind it, a tombstone too. A write with a token is
 //! [`KvError::Fenced`] where the key's newest entry has a larger one, whatever else may be in its way. A write without a
 //! token is never refused for one, and leaves an entry that has none. Where a store may lose newest entries by
-//! themselves, because they age, it has no fenced writes; a tombstone with a token is never forgotten. Where a store is
+//! themselves, because they age, it has no fenced writes; a tombstone with a token is never forgotten. If a store is
 //! given a maximum age later, a key without an entry proves nothing from then on, on open handles too.
 //!
 //! **Reads.** A read sees every write that was acknowledged before it began, as far as [`ReadConsistency`] says.
@@ -33,12 +33,12 @@
 //! reader slows the source. Deletion, purge and expiry arrive.
 //!
 //! **Cursors.** A cursor of another store, of an earlier incarnation of this one, or from before what the store still
-//! holds, or beyond its end, is [`KvError::CursorExpired`], never a silent skip. Where settings that decide how long
-//! tombstones are held have changed since, the shortest counts. What other clients of a server remove from it by hand,
-//! tombstones with a time to live of their own included, is beyond what a cursor can know.
+//! holds, or beyond its end, is [`KvError::CursorExpired`], never a silent skip. If settings that decide how long
+//! tombstones are held have changed since, the shortest counts. A cursor cannot know of tombstones that another client
+//! removes from a server by hand, or gives a time to live of its own.
 //!
-//! **Settings.** They may change under an open handle. What a promise depends on comes from the newest; a backend asks for
-//! them where it does not have them ([`KvStore::refresh`]). Every limit can be removed. A time to live over the maximum
+//! **Settings.** They may change under an open handle. Each promise rests on the newest; a backend that does not have them
+//! at hand asks for them ([`KvStore::refresh`]). Every limit can be removed. A time to live over the maximum
 //! age is [`KvError::InvalidConfig`], and so are times to live together with a history above 1.
 //!
 //! **Tombstones.** They are held for ever, or in a store whose values expire for a time, no longer than the maximum age.
@@ -162,8 +162,8 @@ pub trait KvStore: KvReader + Debug {
     /// The largest value that can be written now, in bytes.
     fn max_value_size(&self) -> usize;
 
-    /// Looks at the store's settings, which other clients may have changed. What this trait answers of them is the newest
-    /// from then on. A backend that has them at hand does nothing.
+    /// Looks at the store's settings, which other clients may have changed. The methods of this trait answer by the
+    /// newest from then on. A backend that has them at hand does nothing.
     fn refresh(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
         let _ = deadline;
         Box::pin(std::future::ready(Ok(())))

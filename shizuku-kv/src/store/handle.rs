@@ -76,7 +76,7 @@ impl Store {
         deadline.bound("refresh", None, self.backend.refresh(deadline)).await
     }
 
-    /// What this store can do, by the newest settings that are known: see [`refresh`](Self::refresh).
+    /// The store's abilities, by the newest settings that are known: see [`refresh`](Self::refresh).
     pub fn capabilities(&self) -> ConnectionCapabilities {
         self.backend.capabilities()
     }

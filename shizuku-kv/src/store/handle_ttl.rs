@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{IntoKey, KvError, KvResult, KvTtl, Store, VersionToken};
 
-/// Refuses a time to live that the store's maximum age would cut short.
+/// Rejects a time to live that the store's maximum age would cut short.
 ///
 /// # Errors
 /// [`KvError::InvalidConfig`].

@@ -26,7 +26,7 @@ use super::grammar::{self, KeyFault, KeyFaultKind};
 pub struct Key(Arc<str>);
 
 impl Key {
-    /// What all keys of locks, their sessions and elections begin with.
+    /// The prefix of all keys of locks, their sessions and elections.
     const LOCKS: &str = "rw_lock";
 
     /// Whether the key is one of a lock, a session or an election: its tombstone is never given an end.

@@ -230,7 +230,7 @@ pub(crate) enum Fault {
     TtlOverAge,
     /// Deletions arrive twice.
     DeletionTwice,
-    /// Where tokens are lost, every token is accepted.
+    /// A store that loses tokens accepts every token.
     FenceLost,
     /// Fenced writes are claimed, and stores have none.
     FencesMissing,

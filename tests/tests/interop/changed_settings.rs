@@ -175,7 +175,7 @@ async fn a_cursor_is_strict_where_tombstones_can_vanish() {
     assert!(matches!(resumed, Err(KvError::CursorExpired { .. })), "{resumed:?}");
 }
 
-/// A limit that is taken off again takes the cursors from before with it, also where an entry that never ages hides that
+/// A limit that is taken off again takes the cursors from before with it, also if an entry that never ages hides that
 /// others are gone.
 #[tokio::test]
 async fn a_cursor_from_a_time_with_a_maximum_age_has_expired() {

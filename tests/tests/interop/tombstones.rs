@@ -48,7 +48,7 @@ async fn ends(world: &World, store: &Store) -> bool {
         assert_eq!(store.get(way).await.unwrap(), None);
         found.insert(ends);
     }
-    // Where there are fences, locks and sessions can be too.
+    // A store with fences can have locks and sessions too.
     if let Some(fenced) = store.fenced() {
         fenced.delete("fenced", FencingToken::from_u64(1)).await.unwrap();
         assert!(!world.last_headers("fenced").await.contains("Nats-TTL"));
@@ -125,7 +125,7 @@ fn short_markers() -> kv::Config {
     kv::Config { limit_markers: Some(Duration::from_secs(1)), ..kv::Config::default() }
 }
 
-/// The server leaves a marker where our tombstone ends, which is nothing new.
+/// The server leaves a marker when our tombstone ends, which is not a change.
 #[tokio::test]
 async fn the_end_of_a_tombstone_is_not_delivered() {
     let world = World::new().await;

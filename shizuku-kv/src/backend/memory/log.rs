@@ -54,8 +54,8 @@ impl Limits {
         [ttl, self.max_age].into_iter().flatten().min()
     }
 
-    /// How long a tombstone is held. One with a token, or of a lock, must never be forgotten; where values age, the store
-    /// has neither fenced writes nor locks, and one from before ends like every other.
+    /// How long a tombstone is held. One with a token, or of a lock, must never be forgotten. A store whose values age has
+    /// neither fenced writes nor locks, so that an earlier one ends like every other.
     fn marker_ttl(&self, key: &Key, fence: Option<FencingToken>) -> Option<Duration> {
         let forgets = self.forgets && !self.never_forgets(key, fence);
         forgets.then(|| self.max_age.map_or(MARKER_TTL, |age| age.min(MARKER_TTL)))
@@ -65,7 +65,7 @@ impl Limits {
         self.max_age.is_none() && (fence.is_some() || key.is_of_locks())
     }
 
-    /// The end of a tombstone that is held where these limits come into force.
+    /// The end of a tombstone that is held when these limits come into force.
     fn due_of_held(&self, held: &Held, now: Instant) -> Option<Instant> {
         let (key, fence) = (&held.entry.key, held.entry.fence);
         if self.never_forgets(key, fence) {
@@ -75,7 +75,7 @@ impl Limits {
         [held.due, due].into_iter().flatten().min()
     }
 
-    /// Whether a purge leaves the tombstone of a deletion, as on NATS: where tombstones are forgotten and there is no
+    /// Whether a purge leaves the tombstone of a deletion, as on NATS: if tombstones are forgotten and there is no
     /// history, the two do the same.
     fn purges_by_deleting(&self) -> bool {
         self.forgets && self.history == 1

@@ -171,7 +171,7 @@ fn marker_ttl(config: &Value) -> Option<Duration> {
     duration(config, "subject_delete_marker_ttl").filter(|_| flag(config, "allow_msg_ttl"))
 }
 
-/// Whether the stream was made for times to live. `None` where that cannot be told: a maximum age needs the same
+/// Whether the stream was made for times to live. `None` if that cannot be told: a maximum age needs the same
 /// switches for its markers, and other clients do not note which of the two was asked for.
 fn asks_for_ttl(config: &Value) -> Option<bool> {
     if marker_ttl(config).is_none() {
@@ -217,7 +217,7 @@ pub(super) struct Settings {
     pub(super) expiry_events: bool,
     loses_newest: bool,
     pub(super) max_age: Option<Duration>,
-    /// The time to live of a tombstone that we write; none where it stays.
+    /// The time to live of a tombstone that we write; `None` if it stays for ever.
     ///
     /// When it ends nothing older may come back, without a crash or after one. So it needs a history of 1, and markers:
     /// without them a server that is killed afterwards brings back the deleted value (nats-server #8505).
@@ -290,7 +290,7 @@ impl Settings {
             // With a longer history the value before would come back when the newest expires (ADR-48).
             key_ttl: config.key_ttl == Some(true) && history == 1,
             // With a longer history, a value of another client that has a time to live ends without a marker: the value
-            // before comes back (ADR-48). Of the maximum age markers tell all the same.
+            // before comes back (ADR-48). Markers still tell of the maximum age.
             expiry_events: marker_ttl.is_some() && (history == 1 || info.duration("max_age").is_some()),
             loses_newest: info.loses_newest(),
             max_age: info.duration("max_age"),
@@ -318,7 +318,7 @@ impl Settings {
         self.has_operation_ids() && !self.loses_newest
     }
 
-    /// Refuses what rests on entries that are sure to stay.
+    /// Rejects an operation that rests on entries that are sure to stay.
     pub(super) fn ensure_newest_stay(&self, operation: &'static str, store: &str) -> KvResult<()> {
         if self.keeps_fences() {
             return Ok(());
@@ -425,7 +425,7 @@ pub(super) async fn open(
 fn differences(wanted: &StoreConfig, found: &StreamInfo) -> Vec<crate::store::ConfigDifference> {
     let mut config = found.store_config();
     if asks_for_ttl(&found.config).is_none() {
-        // What cannot be told is no difference.
+        // An unknown setting is not a difference.
         config.key_ttl = wanted.key_ttl;
     }
     wanted.differences(&config)
@@ -468,16 +468,17 @@ async fn update(
 ) -> KvResult<StreamInfo> {
     const OPERATION: &str = "reconcile store";
     if config.key_ttl == Some(true) || config.history.is_some() {
-        // With what is there. A history that was made longer by another client is no reason to refuse something else.
+        // Together with the existing settings. A longer history of another client is not a reason to reject something else.
         let mut merged = config.clone();
         merged.history = merged.history.or(found.store_config().history);
-        merged.key_ttl = merged.key_ttl.or(asks_for_ttl(&found.config));
+        let asks = asks_for_ttl(&found.config).filter(|_| found.store_config().history == Some(1));
+        merged.key_ttl = merged.key_ttl.or(asks);
         merged.validate()?;
     }
     let mut stream = found.config.clone();
     // Only what was asked for is changed, so that what other clients set stays as it is.
     apply(link, &mut stream, config);
-    // Where tombstones live longer from now on, the settings no longer tell what was forgotten before.
+    // If tombstones live longer from now on, the settings no longer tell what was forgotten before.
     if lives_longer(tombstone_life(&found.config), tombstone_life(&stream)) {
         stream["metadata"][CURSORS_NOTE] = json!(found.last_sequence().to_string());
     }
@@ -539,8 +540,8 @@ fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
     }
 }
 
-/// Has the server leave markers where values expire, so that expiry can be seen. `key_ttl` is whether times to live are
-/// asked for, unless that cannot be told.
+/// Makes the server leave markers if values expire, so that expiry can be seen. `key_ttl` is whether times to live are
+/// asked for, or `None` if that cannot be told.
 fn apply_expiry(stream: &mut Value, key_ttl: Option<bool>) {
     let ages = duration(stream, "max_age").is_some();
     if ages || key_ttl != Some(false) {
@@ -551,7 +552,7 @@ fn apply_expiry(stream: &mut Value, key_ttl: Option<bool>) {
                 json!(u64::try_from(MARKER_TTL.as_nanos()).unwrap_or(u64::MAX));
         }
     } else if stream.get("subject_delete_marker_ttl").is_some() {
-        // That messages may have times to live cannot be taken back.
+        // The server does not let `allow_msg_ttl` be turned off.
         stream["subject_delete_marker_ttl"] = json!(0);
     }
     if let Some(asked) = key_ttl.filter(|_| ages) {
@@ -628,7 +629,7 @@ mod tests {
         assert_eq!(with(HOUR, 0, Value::Null), Some(true));
         assert_eq!(with(0, 0, Value::Null), Some(false));
         assert_eq!(with(0, HOUR, Value::Null), Some(false));
-        // Of another client's bucket it cannot be told.
+        // It cannot be told for another client's bucket.
         assert_eq!(with(HOUR, HOUR, Value::Null), None);
         assert_eq!(with(HOUR, HOUR, json!({ KEY_TTL_NOTE: "true" })), Some(true));
         assert_eq!(with(HOUR, HOUR, json!({ KEY_TTL_NOTE: "false" })), Some(false));
@@ -653,7 +654,7 @@ mod tests {
         assert_eq!(stream["metadata"], json!({}));
         apply_expiry(&mut stream, Some(false));
         assert_eq!((asks_for_ttl(&stream), tombstone_life(&stream)), (Some(false), None));
-        // Markers of another client stay where it is not known what they are for.
+        // Markers of another client stay if their purpose is unknown.
         let mut stream = json!({ "max_age": 0, "allow_msg_ttl": true, "subject_delete_marker_ttl": HOUR });
         apply_expiry(&mut stream, None);
         assert_eq!(marker_ttl(&stream), Some(MARKER_TTL));

@@ -466,7 +466,7 @@ impl NatsWatch {
         let (settings, known) = (info.settings(), self.core.bucket.settings_arc());
         // By the shortest of those that are in force, that were when the watch last began, and that were last seen.
         let life = [settings.tombstone_life, self.life, known.tombstone_life].into_iter().flatten().min();
-        // Where other clients can write tombstones that end without a trace, only what is all there is known to be.
+        // If other clients can write tombstones that end without a trace, only a stream without gaps proves anything.
         let vanishes = settings.tombstones_vanish && self.unchecked_cursor && !info.is_gapless();
         let stream = Retained {
             first: info.first_sequence(),
@@ -525,7 +525,7 @@ struct Standing {
 struct Retained {
     first: u64,
     last: u64,
-    /// What followed an earlier position was under settings by which tombstones lived shorter.
+    /// Tombstones behind an earlier position may have lived shorter than the settings tell.
     cursors_from: u64,
     tombstone_life: Option<Duration>,
 }
@@ -597,7 +597,7 @@ impl Deleted {
     /// Whether a message changes what the reader knows of its key. Takes note of it.
     fn is_news(&mut self, key: &Key, operation: KvOperation) -> bool {
         match operation {
-            // Nobody deletes, as a rule.
+            // The usual case: no deletion in scope so far.
             KvOperation::Put if self.keys.is_empty() => true,
             KvOperation::Put => {
                 self.keys.remove(&self.hasher.hash_one(key));

@@ -101,7 +101,7 @@ impl KvWriter for NatsStore {
 }
 
 impl StoreCore {
-    /// Leaves a tombstone. It has a time to live where its end can bring nothing back: see
+    /// Leaves a tombstone. It has a time to live if its end can bring nothing back: see
     /// [`Settings::tombstone_ttl`](super::bucket::Settings::tombstone_ttl).
     async fn delete(
         &self,
@@ -131,7 +131,7 @@ impl StoreCore {
         self.write(write, deadline).await
     }
 
-    /// Refuses to make the record of a lock or of a session where it could be lost: one that is not there may have been
+    /// Rejects creating the record of a lock or of a session in a store that can lose it: a missing one may have been
     /// lost already, with a lock that is held.
     async fn ensure_locks_stay(
         &self,
