@@ -93,28 +93,28 @@ impl StoreConfig {
         self
     }
 
-    /// The largest value, in bytes, at least 1. The default is the largest value that the backend takes; `None` asks
-    /// for that, and removes a limit with [`reconcile`](Self::reconcile).
+    /// The largest value, in bytes, at least 1. The default is the largest value that the backend
+    /// takes; `None` asks for that, and removes a limit with [`reconcile`](Self::reconcile).
     pub fn max_value_size(mut self, bytes: impl Into<Option<usize>>) -> Self {
         self.max_value_size = Some(bytes.into());
         self
     }
 
-    /// The most that the store may hold, in bytes as the backend counts them, at least 1; a write beyond it is
-    /// [`KvError::StoreFull`]. The default is no limit; `None` asks for that, and removes a limit with
-    /// [`reconcile`](Self::reconcile).
+    /// The most that the store may hold, in bytes as the backend counts them, at least 1; a write
+    /// beyond it is [`KvError::StoreFull`]. The default is no limit; `None` asks for that, and
+    /// removes a limit with [`reconcile`](Self::reconcile).
     pub fn max_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.max_bytes = Some(bytes.into());
         self
     }
 
-    /// How long a value lives after it was written: at least 100 ms. The default is for ever; `None` asks for that,
-    /// and removes a maximum age with [`reconcile`](Self::reconcile).
+    /// How long a value lives after it was written: at least 100 ms. The default is for ever;
+    /// `None` asks for that, and removes a maximum age with [`reconcile`](Self::reconcile).
     ///
     /// Where the backend can, expiry then leaves a tombstone and arrives at watches (see
-    /// [`ConnectionCapabilities::expiry_events`](crate::ConnectionCapabilities::expiry_events)). Such a store has no
-    /// [fenced writes](crate::Store::fenced). Removing the age brings them back; the tokens of entries that reached
-    /// their age before that are forgotten.
+    /// [`ConnectionCapabilities::expiry_events`](crate::ConnectionCapabilities::expiry_events)).
+    /// Such a store has no [fenced writes](crate::Store::fenced). Removing the age brings them
+    /// back; the tokens of entries that reached their age before that are forgotten.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

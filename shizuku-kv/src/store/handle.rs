@@ -63,9 +63,9 @@ impl Store {
         self.backend.name()
     }
 
-    /// Looks at the store's settings. Another client may have changed them since they were last seen:
-    /// [`capabilities`](Self::capabilities), [`max_value_size`](Self::max_value_size), [`ttl`](Self::ttl) and
-    /// [`fenced`](Self::fenced) answer by the newest from then on.
+    /// Looks at the store's settings. Another client may have changed them since they were last
+    /// seen: [`capabilities`](Self::capabilities), [`max_value_size`](Self::max_value_size),
+    /// [`ttl`](Self::ttl) and [`fenced`](Self::fenced) answer by the newest from then on.
     ///
     /// Operations do not need it: each looks by itself if a promise depends on it. Cancel safe.
     ///
@@ -76,7 +76,8 @@ impl Store {
         deadline.bound("refresh", None, self.backend.refresh(deadline)).await
     }
 
-    /// The store's abilities, by the newest settings that are known: see [`refresh`](Self::refresh).
+    /// The store's abilities, by the newest settings that are known: see
+    /// [`refresh`](Self::refresh).
     pub fn capabilities(&self) -> ConnectionCapabilities {
         self.backend.capabilities()
     }
@@ -198,9 +199,10 @@ impl Store {
     /// Stores a value, whatever was there, and returns the key's new version.
     ///
     /// # Errors
-    /// [`KvError::InvalidKey`] and [`KvError::ValueTooLarge`] before the value is sent; [`KvError::Timeout`] and
-    /// [`KvError::Unavailable`] when it did not happen; [`KvError::OutcomeUnknown`] when that cannot be known;
-    /// [`KvError::StoreFull`], [`KvError::StoreNotFound`]; [`KvError::Unsupported`] on a read-only store.
+    /// [`KvError::InvalidKey`] and [`KvError::ValueTooLarge`] before the value is sent;
+    /// [`KvError::Timeout`] and [`KvError::Unavailable`] when it did not happen;
+    /// [`KvError::OutcomeUnknown`] when that cannot be known; [`KvError::StoreFull`],
+    /// [`KvError::StoreNotFound`]; [`KvError::Unsupported`] on a read-only store.
     pub async fn put(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<VersionToken> {
         let (key, value) = self.key_and_value(key, value).await?;
         let (writer, deadline) = self.writer("put", &key)?;
@@ -237,9 +239,10 @@ impl Store {
 
     /// Deletes a key, whatever it has, and returns the version of the tombstone. Deleting an absent key succeeds.
     ///
-    /// The tombstone stays, so that watches and cursors learn of the deletion: for ever, or for an hour in a store with
-    /// [`key_ttl`](crate::StoreConfig::key_ttl()) or [`max_age`](crate::StoreConfig::max_age()), and no longer than that
-    /// age. Its end is not delivered to watches, and brings nothing back.
+    /// The tombstone stays, so that watches and cursors learn of the deletion: for ever, or for an
+    /// hour in a store with [`key_ttl`](crate::StoreConfig::key_ttl()) or
+    /// [`max_age`](crate::StoreConfig::max_age()), and no longer than that age. Its end is not
+    /// delivered to watches, and brings nothing back.
     ///
     /// # Errors
     /// As for [`put`](Self::put).
@@ -266,8 +269,8 @@ impl Store {
 
     /// Deletes a key and what the store holds of its history, and returns the version of the tombstone.
     ///
-    /// In a store whose tombstones have an end and that has a history of 1, this is [`delete`](Self::delete), and the
-    /// tombstone is that of a deletion.
+    /// In a store whose tombstones have an end and that has a history of 1, this is
+    /// [`delete`](Self::delete), and the tombstone is that of a deletion.
     ///
     /// # Errors
     /// As for [`put`](Self::put).
@@ -338,10 +341,11 @@ impl Store {
     /// Use the scope of the watch that the cursor is from. Of keys outside it only what changed after the cursor
     /// arrives.
     ///
-    /// A cursor is honoured if nothing that followed it can have been forgotten: by the age of the store's tombstones now,
-    /// and, as far as it is known, before. Tombstones that are removed by hand cannot be known of: on NATS, by
-    /// `PurgeDeletes`, by a purge with a time to live (`PurgeTTL`) of another client, or by an operator; nor can a maximum
-    /// age that another client has set and removed again while no handle looked. Such a deletion is skipped; a
+    /// A cursor is honoured if nothing that followed it can have been forgotten: by the age of the
+    /// store's tombstones now, and, as far as it is known, before. Tombstones that are removed by
+    /// hand cannot be known of: on NATS, by `PurgeDeletes`, by a purge with a time to live
+    /// (`PurgeTTL`) of another client, or by an operator; nor can a maximum age that another client
+    /// has set and removed again while no handle looked. Such a deletion is skipped; a
     /// [replica](crate::watch_applied) that compares itself with the store finds it.
     ///
     /// [`KvUpdate::CaughtUp`]: crate::KvUpdate::CaughtUp
@@ -394,7 +398,8 @@ impl Store {
         self.fitting(key, value)
     }
 
-    /// Looks at the store's limit once more if a value is over it: another client may have raised it.
+    /// Looks at the store's limit once more if a value is over it: another client may have raised
+    /// it.
     async fn learn_limit_for(&self, size: usize) {
         if size > self.backend.max_value_size() && !self.deadline.is_zero() {
             // Without an answer, the limit that is known counts.

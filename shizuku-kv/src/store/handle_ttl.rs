@@ -44,9 +44,9 @@ impl<'a> StoreTtl<'a> {
     /// As [`Store::put`], with a time to live.
     ///
     /// # Errors
-    /// [`KvError::InvalidConfig`] for a time to live below the [granularity](Self::granularity), or above the store's
-    /// [`max_age`](crate::StoreConfig::max_age()); [`KvError::Unsupported`] if the store has lost its times to live since
-    /// it was opened; else as for [`Store::put`].
+    /// [`KvError::InvalidConfig`] for a time to live below the [granularity](Self::granularity), or
+    /// above the store's [`max_age`](crate::StoreConfig::max_age()); [`KvError::Unsupported`] if
+    /// the store has lost its times to live since it was opened; else as for [`Store::put`].
     pub async fn put(
         &self,
         key: impl IntoKey,

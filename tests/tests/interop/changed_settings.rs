@@ -1,4 +1,5 @@
-//! Settings that another client changes while a handle is open: what is promised rests on the newest.
+//! Settings that another client changes while a handle is open: what is promised rests on the
+//! newest.
 
 use std::time::Duration;
 
@@ -77,7 +78,8 @@ async fn a_history_that_another_client_makes_longer_ends_times_to_live() {
     ttl.put("lease", "held", long).await.unwrap();
     ours.put("deleted", "value").await.unwrap();
     world.change(|config| config["max_msgs_per_subject"] = json!(2)).await;
-    // Its end would bring back the value. Deletions ask each time, and this one is sent without an end.
+    // Its end would bring back the value. Deletions ask each time, and this one is sent without an
+    // end.
     ours.delete("deleted").await.unwrap();
     assert!(!world.last_headers("deleted").await.contains("Nats-TTL"));
     assert!(ours.ttl().is_none() && !ours.capabilities().key_ttl);
@@ -175,8 +177,8 @@ async fn a_cursor_is_strict_where_tombstones_can_vanish() {
     assert!(matches!(resumed, Err(KvError::CursorExpired { .. })), "{resumed:?}");
 }
 
-/// A limit that is taken off again takes the cursors from before with it, also if an entry that never ages hides that
-/// others are gone.
+/// A limit that is taken off again takes the cursors from before with it, also if an entry that
+/// never ages hides that others are gone.
 #[tokio::test]
 async fn a_cursor_from_a_time_with_a_maximum_age_has_expired() {
     let world = World::new().await;

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use crate::store::{FencingToken, Key, KvEntry, KvOperation, StoreConfig, VersionToken, WatchScope};
 
-/// How long a store that has a maximum age or times to live holds a tombstone, at most; one with a shorter maximum age
-/// holds it as long as that. Such a store is expected to be written to with ever new keys, whose tombstones would
-/// otherwise pile up. Every other store holds them for ever.
+/// How long a store that has a maximum age or times to live holds a tombstone, at most; one with a
+/// shorter maximum age holds it as long as that. Such a store is expected to be written to with
+/// ever new keys, whose tombstones would otherwise pile up. Every other store holds them for ever.
 pub(super) const MARKER_TTL: Duration = Duration::from_secs(60 * 60);
 
 /// How many entries [`Log::next_after`] looks at in one call, so that the lock around it is held for a short time
@@ -54,8 +54,9 @@ impl Limits {
         [ttl, self.max_age].into_iter().flatten().min()
     }
 
-    /// How long a tombstone is held. One with a token, or of a lock, must never be forgotten. A store whose values age has
-    /// neither fenced writes nor locks, so that an earlier one ends like every other.
+    /// How long a tombstone is held. One with a token, or of a lock, must never be forgotten. A
+    /// store whose values age has neither fenced writes nor locks, so that an earlier one ends like
+    /// every other.
     fn marker_ttl(&self, key: &Key, fence: Option<FencingToken>) -> Option<Duration> {
         let forgets = self.forgets && !self.never_forgets(key, fence);
         forgets.then(|| self.max_age.map_or(MARKER_TTL, |age| age.min(MARKER_TTL)))
@@ -75,8 +76,8 @@ impl Limits {
         [held.due, due].into_iter().flatten().min()
     }
 
-    /// Whether a purge leaves the tombstone of a deletion, as on NATS: if tombstones are forgotten and there is no
-    /// history, the two do the same.
+    /// Whether a purge leaves the tombstone of a deletion, as on NATS: if tombstones are forgotten
+    /// and there is no history, the two do the same.
     fn purges_by_deleting(&self) -> bool {
         self.forgets && self.history == 1
     }
@@ -409,9 +410,9 @@ impl Log {
         self.next_due().is_none_or(|due| due > now)
     }
 
-    /// Takes over new settings, for what is held too: a maximum age counts from when a value was written, and one that
-    /// is older expires with the next [`expire_some`](Self::expire_some). A tombstone that was to be held for longer is
-    /// held for its time from `now` on.
+    /// Takes over new settings, for what is held too: a maximum age counts from when a value was
+    /// written, and one that is older expires with the next [`expire_some`](Self::expire_some). A
+    /// tombstone that was to be held for longer is held for its time from `now` on.
     pub(super) fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.limits = limits;
         let mut dropped = Vec::new();

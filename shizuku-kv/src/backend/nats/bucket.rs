@@ -21,12 +21,12 @@ pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(1);
 /// How late an answer may be that another has overtaken.
 const OVERTAKING: Duration = Duration::from_secs(1);
 
-/// Metadata in which we note whether times to live were asked for, in buckets with a maximum age: their markers need
-/// the same switches of the server.
+/// Metadata in which we note whether times to live were asked for, in buckets with a maximum age:
+/// their markers need the same switches of the server.
 const KEY_TTL_NOTE: &str = "shizuku-kv.key-ttl";
 
-/// Metadata in which we note the stream sequence before which no cursor can be honoured, because tombstones lived
-/// shorter at that time than the settings tell.
+/// Metadata in which we note the stream sequence before which no cursor can be honoured, because
+/// tombstones lived shorter at that time than the settings tell.
 const CURSORS_NOTE: &str = "shizuku-kv.cursors-from";
 
 /// What the server says of a stream.
@@ -171,8 +171,9 @@ fn marker_ttl(config: &Value) -> Option<Duration> {
     duration(config, "subject_delete_marker_ttl").filter(|_| flag(config, "allow_msg_ttl"))
 }
 
-/// Whether the stream was made for times to live. `None` if that cannot be told: a maximum age needs the same
-/// switches for its markers, and other clients do not note which of the two was asked for.
+/// Whether the stream was made for times to live. `None` if that cannot be told: a maximum age
+/// needs the same switches for its markers, and other clients do not note which of the two was
+/// asked for.
 fn asks_for_ttl(config: &Value) -> Option<bool> {
     if marker_ttl(config).is_none() {
         return Some(false);
@@ -184,8 +185,8 @@ fn asks_for_ttl(config: &Value) -> Option<bool> {
     }
 }
 
-/// How long a tombstone is sure to stay, unless it stays for ever: markers and our own tombstones by the markers' time
-/// to live, the others by the bucket's maximum age.
+/// How long a tombstone is sure to stay, unless it stays for ever: markers and our own tombstones
+/// by the markers' time to live, the others by the bucket's maximum age.
 fn tombstone_life(config: &Value) -> Option<Duration> {
     [marker_ttl(config), duration(config, "max_age")].into_iter().flatten().min()
 }
@@ -219,8 +220,9 @@ pub(super) struct Settings {
     pub(super) max_age: Option<Duration>,
     /// The time to live of a tombstone that we write; `None` if it stays for ever.
     ///
-    /// When it ends nothing older may come back, without a crash or after one. So it needs a history of 1, and markers:
-    /// without them a server that is killed afterwards brings back the deleted value (nats-server #8505).
+    /// When it ends nothing older may come back, without a crash or after one. So it needs a
+    /// history of 1, and markers: without them a server that is killed afterwards brings back the
+    /// deleted value (nats-server #8505).
     pub(super) tombstone_ttl: Option<Duration>,
     pub(super) tombstone_life: Option<Duration>,
     /// Whether other clients can write tombstones with a time to live that nothing follows.
@@ -252,8 +254,8 @@ impl Bucket {
         self.settings.load_full()
     }
 
-    /// Takes over the settings in an answer of the server, unless a later answer came a moment before. Not longer before:
-    /// the clock of a new leader may be behind that of the last.
+    /// Takes over the settings in an answer of the server, unless a later answer came a moment
+    /// before. Not longer before: the clock of a new leader may be behind that of the last.
     pub(super) fn learn(&self, info: &StreamInfo) {
         let newest = info.settings();
         self.settings.rcu(|known| {
@@ -289,8 +291,9 @@ impl Settings {
             max_message_size: info.max_message_size(),
             // With a longer history the value before would come back when the newest expires (ADR-48).
             key_ttl: config.key_ttl == Some(true) && history == 1,
-            // With a longer history, a value of another client that has a time to live ends without a marker: the value
-            // before comes back (ADR-48). Markers still tell of the maximum age.
+            // With a longer history, a value of another client that has a time to live ends without
+            // a marker: the value before comes back (ADR-48). Markers still tell of the maximum
+            // age.
             expiry_events: marker_ttl.is_some() && (history == 1 || info.duration("max_age").is_some()),
             loses_newest: info.loses_newest(),
             max_age: info.duration("max_age"),
@@ -468,7 +471,8 @@ async fn update(
 ) -> KvResult<StreamInfo> {
     const OPERATION: &str = "reconcile store";
     if config.key_ttl == Some(true) || config.history.is_some() {
-        // Together with the existing settings. A longer history of another client is not a reason to reject something else.
+        // Together with the existing settings. A longer history of another client is not a reason
+        // to reject something else.
         let mut merged = config.clone();
         merged.history = merged.history.or(found.store_config().history);
         let asks = asks_for_ttl(&found.config).filter(|_| found.store_config().history == Some(1));
@@ -540,8 +544,8 @@ fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
     }
 }
 
-/// Makes the server leave markers if values expire, so that expiry can be seen. `key_ttl` is whether times to live are
-/// asked for, or `None` if that cannot be told.
+/// Makes the server leave markers if values expire, so that expiry can be seen. `key_ttl` is
+/// whether times to live are asked for, or `None` if that cannot be told.
 fn apply_expiry(stream: &mut Value, key_ttl: Option<bool>) {
     let ages = duration(stream, "max_age").is_some();
     if ages || key_ttl != Some(false) {

@@ -4,10 +4,11 @@
 //! the write only then. So what was compared holds at the moment of the write, also where a leader answered that is none
 //! any more. Where somebody wrote in between, it begins again.
 //!
-//! A missing entry proves nothing by itself: a maximum age that another client has set a moment ago may have removed it,
-//! and the token with it. So after a look that finds nothing, or the marker of something that expired, the leader is asked
-//! for the settings. An entry that is there needs no such proof, whatever the settings are: nothing newer can have gone
-//! before it, and if it goes itself, the compare-and-swap fails.
+//! A missing entry proves nothing by itself: a maximum age that another client has set a moment ago
+//! may have removed it, and the token with it. So after a look that finds nothing, or the marker of
+//! something that expired, the leader is asked for the settings. An entry that is there needs no
+//! such proof, whatever the settings are: nothing newer can have gone before it, and if it goes
+//! itself, the compare-and-swap fails.
 
 use std::time::Duration;
 

@@ -328,13 +328,14 @@ impl NatsWatch {
 
     /// How far the watch is behind with this message.
     fn behind(&self, place: &Place) -> Duration {
-        // The age of the message by the server's clock, as it was at the last start and has run since.
+        // The age of the message by the server's clock, as it was at the last start and has run
+        // since.
         let age = self.clock.and_then(|(then, at)| (then + at.elapsed()).duration_since(place.time()).ok());
         age.unwrap_or_default().min(self.current.elapsed())
     }
 
-    /// Asks for the settings now and again while the reader is behind: tombstones may live shorter by now. A leader that
-    /// does not answer is asked again later.
+    /// Asks for the settings now and again while the reader is behind: tombstones may live shorter
+    /// by now. A leader that does not answer is asked again later.
     async fn learn_if_behind(&mut self, place: &Place) {
         let is_due = |last: Duration| last >= SHORTEST_TTL;
         if is_due(self.behind(place))
@@ -418,7 +419,8 @@ impl NatsWatch {
         if self.incarnation != Some(again.incarnation(&core.bucket.stream)) {
             return Err(self.made_again());
         }
-        // Nor is it known what the consumer missed if tombstones began to live shorter between the two.
+        // Nor is it known what the consumer missed if tombstones began to live shorter between the
+        // two.
         if again.settings().tombstone_life != life {
             let reason = "the settings of the store were changed meanwhile".to_owned();
             return Err(KvError::Unavailable { operation: OPERATION, reason, source: None });
@@ -464,9 +466,11 @@ impl NatsWatch {
             fresh: self.from_state,
         };
         let (settings, known) = (info.settings(), self.core.bucket.settings_arc());
-        // By the shortest of those that are in force, that were when the watch last began, and that were last seen.
+        // By the shortest of those that are in force, that were when the watch last began, and that
+        // were last seen.
         let life = [settings.tombstone_life, self.life, known.tombstone_life].into_iter().flatten().min();
-        // If other clients can write tombstones that end without a trace, only a stream without gaps proves anything.
+        // If other clients can write tombstones that end without a trace, only a stream without
+        // gaps proves anything.
         let vanishes = settings.tombstones_vanish && self.unchecked_cursor && !info.is_gapless();
         let stream = Retained {
             first: info.first_sequence(),
@@ -581,9 +585,10 @@ fn expiry(standing: &Standing, stream: &Retained) -> Option<Expiry> {
 
 /// Keys whose deletion was delivered and that were not written since.
 ///
-/// A tombstone that has a time to live is followed by a marker of the server, which tells of no change. There can be as
-/// many deletions as there are keys, so that only the last [`Deleted::LIMIT`] are known; of earlier ones the marker is
-/// delivered, as one more deletion. Only hashes are held.
+/// A tombstone that has a time to live is followed by a marker of the server, which tells of no
+/// change. There can be as many deletions as there are keys, so that only the last
+/// [`Deleted::LIMIT`] are known; of earlier ones the marker is delivered, as one more deletion.
+/// Only hashes are held.
 #[derive(Debug, Default)]
 struct Deleted {
     hasher: RandomState,

@@ -119,8 +119,8 @@ impl StoreCore {
             life = settings.tombstone_ttl;
         }
         let write = match life {
-            // With a history of 1 a deletion leaves nothing older, as a purge. A rollup with a time to live would bring
-            // back what it purged, if the server is killed after its end.
+            // With a history of 1 a deletion leaves nothing older, as a purge. A rollup with a time
+            // to live would bring back what it purged, if the server is killed after its end.
             Some(life) => Write::deletion(operation, key, KvOperation::Delete).expiring(life),
             None => Write::deletion(operation, key, kind),
         };
@@ -131,8 +131,8 @@ impl StoreCore {
         self.write(write, deadline).await
     }
 
-    /// Rejects creating the record of a lock or of a session in a store that can lose it: a missing one may have been
-    /// lost already, with a lock that is held.
+    /// Rejects creating the record of a lock or of a session in a store that can lose it: a missing
+    /// one may have been lost already, with a lock that is held.
     async fn ensure_locks_stay(
         &self,
         operation: &'static str,
