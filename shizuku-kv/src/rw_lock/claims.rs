@@ -1,8 +1,12 @@
 //! What callers want of a lock, and how far that is: what goes between them and the coordinator.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::error::LockLoss;
 use super::record::{Claim, ClaimId};
 use super::session::SessionUse;
 use super::transition::{Change, Outcome};
@@ -11,18 +15,59 @@ use crate::store::{FencingToken, KvError};
 /// What is asked of a coordinator.
 #[derive(Debug)]
 pub(super) enum Command {
-    Claim { claim: Claim, waits: bool, session: SessionUse, reply: oneshot::Sender<Result<Granted, Refusal>> },
-    Leave { id: ClaimId, reply: Option<oneshot::Sender<Result<Outcome, Refusal>>> },
-    Downgrade { id: ClaimId, reply: oneshot::Sender<Result<Outcome, Refusal>> },
-    Break { reply: oneshot::Sender<Result<Outcome, Refusal>> },
+    Claim {
+        claim: Claim,
+        waits: bool,
+        session: SessionUse,
+        /// Set once the claim is in line.
+        in_line: Arc<AtomicBool>,
+        reply: oneshot::Sender<Result<Granted, Refusal>>,
+    },
+    /// The session of a claim has been opened: the claim can be made.
+    Opened,
+    Leave {
+        id: ClaimId,
+        reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>,
+    },
+    Downgrade {
+        id: ClaimId,
+        reply: oneshot::Sender<Result<Outcome, Refusal>>,
+    },
+    Break {
+        reply: oneshot::Sender<Result<Outcome, Refusal>>,
+    },
+    /// The connection is about to be shut down: everything is released, and nothing is claimed any
+    /// more.
+    Close {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+impl Command {
+    /// Answers a command that comes after [`Close`](Self::Close).
+    pub(super) fn refuse_closed(self) {
+        // A caller that is gone does not want to know.
+        match self {
+            Self::Claim { reply, .. } => drop(reply.send(Err(Refusal::closed()))),
+            Self::Downgrade { reply, .. } | Self::Break { reply } => drop(reply.send(Err(Refusal::closed()))),
+            Self::Leave { reply, .. } => {
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(Refusal::closed()));
+                }
+            }
+            Self::Close { reply } => drop(reply.send(())),
+            Self::Opened => {}
+        }
+    }
 }
 
 /// A claim that was granted.
 #[derive(Debug)]
 pub(super) struct Granted {
     pub(super) token: FencingToken,
-    /// Whether the grant was taken out of the record by somebody else.
-    pub(super) broken: watch::Receiver<bool>,
+    /// How the grant was lost while its session lives: it was taken out of the record, or the
+    /// connection was shut down.
+    pub(super) broken: watch::Receiver<Option<LockLoss>>,
 }
 
 /// Why nothing was done.
@@ -32,8 +77,15 @@ pub(super) enum Refusal {
     Full,
     /// The session of the claim is over.
     SessionOver,
-    Foreign(&'static str),
+    Foreign(String),
     Store(KvError),
+}
+
+impl Refusal {
+    /// The connection was shut down.
+    pub(super) fn closed() -> Self {
+        Self::Store(KvError::Closed { operation: "lock" })
+    }
 }
 
 /// Something to be done to the record.
@@ -52,6 +104,9 @@ pub(super) struct Pending {
 pub(super) struct Local {
     pub(super) claim: Claim,
     pub(super) session: SessionUse,
+    /// Its place among the claims of this process for this lock.
+    pub(super) arrival: u64,
+    pub(super) in_line: Arc<AtomicBool>,
     pub(super) standing: Standing,
 }
 
@@ -66,7 +121,7 @@ pub(super) enum Standing {
     /// In line.
     Waiting(oneshot::Sender<Result<Granted, Refusal>>),
     Held {
-        broken: watch::Sender<bool>,
+        broken: watch::Sender<Option<LockLoss>>,
         since: Instant,
     },
 }
@@ -107,12 +162,14 @@ impl Local {
                 let _ = reply.send(Err(refusal));
             }
             Standing::Held { broken, .. } => {
-                broken.send_replace(true);
+                let is_closed = matches!(refusal, Refusal::Store(KvError::Closed { .. }));
+                broken.send_replace(Some(if is_closed { LockLoss::StoreGone } else { LockLoss::Broken }));
             }
         }
     }
 
     pub(super) fn queue(&mut self) {
+        self.in_line.store(true, Ordering::Release);
         self.shift(|standing| match standing {
             Standing::Claiming { reply, .. } => Standing::Waiting(reply),
             other => other,
@@ -127,7 +184,7 @@ impl Local {
     }
 
     pub(super) fn shift(&mut self, to: impl FnOnce(Standing) -> Standing) {
-        let (broken, _) = watch::channel(false);
+        let (broken, _) = watch::channel(None);
         let placeholder = Standing::Held { broken, since: Instant::now() };
         self.standing = to(std::mem::replace(&mut self.standing, placeholder));
     }

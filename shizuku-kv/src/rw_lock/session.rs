@@ -15,13 +15,16 @@ use tokio::time::Instant;
 use super::course;
 use super::error::LockLoss;
 use super::options::{LONGEST_LEASE, SHORTEST_LEASE};
-use super::record::{ClaimId, SessionId};
+use super::record::{ClaimId, SessionId, padded};
 use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, Moment, Store, VersionToken, backoff};
 
 /// What stands before a session in its key.
 pub(super) const PREFIX: &str = "rw_lock_session.";
 
 const FORMAT: u32 = 1;
+
+/// Number of bytes of the longest session.
+const LENGTH: usize = 80;
 
 /// What is stored. Each renewal has another number, so that its writer knows its own again.
 #[derive(Serialize, Deserialize)]
@@ -37,9 +40,11 @@ impl Stored {
         Self { shizuku_lock_session: FORMAT, lease_ms, renewal }
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    /// Always of one size, with the version that the write expects: a store that is full takes a
+    /// renewal.
+    fn to_bytes(&self, expected: Option<VersionToken>) -> Vec<u8> {
         // Numbers always have a form.
-        serde_json::to_vec(self).unwrap_or_default()
+        padded(serde_json::to_vec(self).unwrap_or_default(), LENGTH, expected)
     }
 
     fn of(entry: &KvEntry) -> Option<Self> {
@@ -141,8 +146,12 @@ impl Session {
         }
     }
 
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(*self.state.borrow(), State::Opening)
+    }
+
     /// Waits until it is there.
-    async fn opened(&self) -> Result<(), KvError> {
+    pub(super) async fn opened(&self) -> Result<(), KvError> {
         let mut states = self.state.subscribe();
         let state = states.wait_for(|state| !matches!(state, State::Opening)).await;
         match state.as_deref() {
@@ -152,13 +161,13 @@ impl Session {
         }
     }
 
-    fn value(&self, renewal: u64) -> Vec<u8> {
-        Stored::with(self.lease, renewal).to_bytes()
+    fn value(&self, renewal: u64, expected: Option<VersionToken>) -> Vec<u8> {
+        Stored::with(self.lease, renewal).to_bytes(expected)
     }
 
     /// What is put in the place of a session that is not there, so that nobody can renew it.
     pub(super) fn marker() -> Vec<u8> {
-        Stored::with(SHORTEST_LEASE, 0).to_bytes()
+        Stored::with(SHORTEST_LEASE, 0).to_bytes(None)
     }
 }
 
@@ -205,16 +214,12 @@ impl Drop for SessionUse {
 pub(super) struct Sessions(Mutex<HashMap<(runtime::Id, Duration), Arc<Session>>>);
 
 impl Sessions {
-    /// A session that holds, made if there is none.
-    ///
-    /// Dropping the future is safe: what it has begun is used by the next, or ends by itself.
-    pub(super) async fn get(self: &Arc<Self>, store: &Store, lease: Duration) -> Result<SessionUse, KvError> {
-        let session = self.find_or_open(store, lease)?;
-        session.opened().await?;
-        Ok(session)
-    }
-
-    fn find_or_open(self: &Arc<Self>, store: &Store, lease: Duration) -> Result<SessionUse, KvError> {
+    /// A session that holds, or one that is being opened if there is none.
+    pub(super) fn find_or_open(
+        self: &Arc<Self>,
+        store: &Store,
+        lease: Duration,
+    ) -> Result<SessionUse, KvError> {
         let runtime = runtime::Handle::current();
         let mut sessions = lock(&self.0);
         // Those of runtimes that have ended, too.
@@ -315,7 +320,7 @@ impl Keeper {
     async fn open(&mut self) -> Result<VersionToken, KvError> {
         let session = &self.session;
         let sent = Moment::now();
-        let created = match self.store.create(&session.key, session.value(0)).await {
+        let created = match self.store.create(&session.key, session.value(0, None)).await {
             Err(error @ KvError::OutcomeUnknown { .. }) => {
                 let found = self.store.leader_entry(&session.key).await?;
                 let found = found.filter(|entry| !entry.is_tombstone());
@@ -338,16 +343,19 @@ impl Keeper {
             if !session.holds() || remaining.is_zero() {
                 return Renewal::Over(LockLoss::Expired);
             }
-            // Two tries fit into what is left after a third of the lease.
-            let store = self.store.with_deadline(remaining.min(session.lease / 3).min(Deadline::DEFAULT));
+            // Three tries fit into what is left after a third of the lease: each is a write and, where that failed, a look.
+            let store = self.store.with_deadline(remaining.min(session.lease / 9).min(Deadline::DEFAULT));
             *renewal += 1;
             tries.push((*renewal, sent));
-            let proof = match store.update(&session.key, session.value(*renewal), *version).await {
+            let proof = match store
+                .update(&session.key, session.value(*renewal, Some(*version)), *version)
+                .await
+            {
                 Ok(renewed) => {
                     *version = renewed;
                     Some(sent)
                 }
-                Err(KvError::StoreNotFound { .. } | KvError::Closed { .. }) => {
+                Err(error) if error.is_over() || matches!(error, KvError::StoreNotFound { .. }) => {
                     return Renewal::Over(LockLoss::StoreGone);
                 }
                 Err(error) => {
@@ -362,7 +370,7 @@ impl Keeper {
                             Found::Unchanged => None,
                             Found::Gone => return Renewal::Over(LockLoss::Evicted),
                         },
-                        Err(KvError::StoreNotFound { .. }) => {
+                        Err(error) if error.is_over() || matches!(error, KvError::StoreNotFound { .. }) => {
                             return Renewal::Over(LockLoss::StoreGone);
                         }
                         Err(_) => None,
@@ -441,4 +449,24 @@ fn pauses(lease: Duration) -> ExponentialBackoff {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the version that the server is told in a header. Otherwise a store that is full would
+    /// refuse a renewal.
+    #[test]
+    fn a_renewal_is_never_longer_than_the_session() {
+        let length = |renewal, version: u64| {
+            let version = (version > 0).then(|| VersionToken::from_u64(version));
+            let digits = version.map_or(1, |version| version.to_string().len());
+            Stored::with(LONGEST_LEASE, renewal).to_bytes(version).len() + digits
+        };
+        let created = length(0, 0);
+        for number in [1, 9, 10, 999_999, 1_000_000, u64::MAX] {
+            assert_eq!(length(number, number), created, "{number}");
+        }
+    }
 }

@@ -262,7 +262,19 @@ pub(crate) enum Fault {
     FenceHidden,
     /// Watches show no tokens.
     FenceNotWatched,
+    /// raise does nothing.
+    RaiseDoesNothing,
+    /// raise puts an empty value, whatever is there.
+    RaiseEmpties,
+    /// raise writes also where a newer token is there.
+    RaiseAlwaysWrites,
+    /// raise looks at the value, waits, and then writes it.
+    RaiseRaces,
+    /// raise makes a value lasting that has a time to live.
+    RaiseForgetsLife,
 
+    /// The store's clock is an hour late.
+    SlowClock,
     /// Opening a store always makes a new one.
     StoreIsFresh,
     /// All stores are one.

@@ -276,6 +276,12 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::FencedTriesOnce, &["writers_with_one_token_all_write"]),
     (Fault::FenceHidden, &["reads_show_the_token", "watches_show_the_token"]),
     (Fault::FenceNotWatched, &["watches_show_the_token"]),
+    (Fault::RaiseDoesNothing, &["raise_rejects_smaller_tokens", "raise_is_a_write"]),
+    (Fault::RaiseEmpties, &["raise_rejects_smaller_tokens", "raise_loses_no_write"]),
+    (Fault::RaiseAlwaysWrites, &["raise_writes_nothing_over_a_newer_token"]),
+    (Fault::RaiseRaces, &["raise_loses_no_write"]),
+    (Fault::RaiseForgetsLife, &["raise_of_a_value_that_expires_is_rejected"]),
+    (Fault::SlowClock, &["the_clock_is_that_of_the_entries"]),
     // Stores and settings.
     (Fault::StoreIsFresh, &["a_store_is_made_once"]),
     (Fault::OneStore, &["stores_are_apart"]),

@@ -11,10 +11,16 @@
 
 mod bad_use;
 mod election;
+mod foreign;
+mod full_stores;
 mod holding;
 mod leases;
+mod lost_holds;
+mod presumed_dead;
 mod processors;
 mod readonly;
+mod shutdown;
+mod waits;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 //! to one subscription here, a task hands each to who waits for it, and the entry goes with the future that waits.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -15,6 +16,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::AbortHandle;
+
+use super::link::LinkEvents;
 
 /// Writes of a connection on their way at a time. Others wait for their turn, so that a flood of them does not overrun
 /// the server, which drops what it cannot queue.
@@ -34,11 +37,12 @@ pub(super) struct Requests {
 impl Requests {
     /// Subscribes to the answers. The task that hands them out runs on this runtime, as the client's own do: where it
     /// ends, so does the client.
-    pub(super) async fn open(client: &Client) -> Result<Self, SubscribeError> {
+    pub(super) async fn open(client: &Client, events: LinkEvents) -> Result<Self, SubscribeError> {
         let inbox = client.new_inbox() + ".";
         let answers = client.subscribe(format!("{inbox}*")).await?;
         let table = Arc::<Table>::default();
-        let router = tokio::spawn(route(answers, EndOnDrop(Arc::clone(&table)))).abort_handle();
+        let end = EndOnDrop { table: Arc::clone(&table), events };
+        let router = tokio::spawn(route(answers, end)).abort_handle();
         let writes = Arc::new(Semaphore::new(WRITES_IN_FLIGHT as usize));
         Ok(Self { client: client.clone(), inbox, table, writes, router })
     }
@@ -90,18 +94,24 @@ impl Drop for Requests {
 }
 
 /// Hands out the answers until there will be no more.
-async fn route(mut answers: Subscriber, table: EndOnDrop) {
+async fn route(mut answers: Subscriber, end: EndOnDrop) {
     while let Some(message) = answers.next().await {
-        table.0.answer(message);
+        end.table.answer(message);
     }
 }
 
 /// Also where the task is dropped with its runtime.
-struct EndOnDrop(Arc<Table>);
+struct EndOnDrop {
+    table: Arc<Table>,
+    events: LinkEvents,
+}
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        self.0.end();
+        // In this order, so that whoever finds that no answer will come also finds why. Nothing else ends the task but a
+        // shutdown, which says so before.
+        self.events.end_with_runtime();
+        self.table.end();
     }
 }
 
@@ -188,6 +198,29 @@ impl Future for Waiting {
         // Whoever sent it, or dropped the sender, has taken the entry out.
         self.answer = None;
         Poll::Ready(answer.ok())
+    }
+}
+
+/// The copies of one request that wait for an answer, mostly one.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    last: Option<Waiting>,
+    earlier: Vec<Waiting>,
+}
+
+impl Copies {
+    pub(super) fn add(&mut self, copy: Waiting) {
+        self.earlier.extend(self.last.replace(copy));
+    }
+
+    /// The first answer to any of them; none where no answer will come.
+    pub(super) async fn answer(&mut self) -> Option<Message> {
+        poll_fn(|context| {
+            let all = self.last.iter_mut().chain(&mut self.earlier);
+            let mut ready = all.map(|copy| Pin::new(copy).poll(context)).filter(Poll::is_ready);
+            ready.next().unwrap_or(Poll::Pending)
+        })
+        .await
     }
 }
 
@@ -282,7 +315,7 @@ mod tests {
         let table = Arc::<Table>::default();
         let (answered, early) = (table.enter(None), table.enter(None));
         table.answer(answer_to(0));
-        drop(EndOnDrop(Arc::clone(&table)));
+        drop(EndOnDrop { table: Arc::clone(&table), events: LinkEvents::new() });
         assert!(answered.now_or_never().flatten().is_some());
         assert!(matches!(early.now_or_never(), Some(None)));
         assert!(matches!(table.enter(None).now_or_never(), Some(None)));

@@ -16,10 +16,11 @@ use futures_util::stream;
 use super::bucket::{SHORTEST_TTL, StreamInfo};
 use super::consumer::{Counting, Delivery, HEARTBEAT, OrderedConsumer, Spec, Start, filters};
 use super::leader;
-use super::state::{Completion, StateSync};
+use super::state::StateSync;
 use super::store::{NatsStore, StoreCore};
 use super::wire::{Place, delivered};
 use crate::store::backoff;
+use crate::store::timer::sleep;
 use crate::store::{
     Deadline, Key, KvError, KvOperation, KvResult, KvUpdate, KvWatcher, Moment, Watch, WatchCursor,
     WatchLink, WatchScope,
@@ -96,6 +97,8 @@ struct NatsWatch {
     floor: Option<(u64, SystemTime)>,
     /// There until the watch is caught up.
     state_sync: Option<StateSync>,
+    /// Whether the server may have made a list for the present consumer, at which it may stop.
+    has_list: bool,
     caught_up: bool,
     queued: Option<Item>,
     /// Heartbeats in a row, once it is caught up.
@@ -133,6 +136,7 @@ impl NatsWatch {
             unchecked_cursor: from.is_some(),
             floor: None,
             state_sync: None,
+            has_list: false,
             caught_up: false,
             queued: None,
             quiet: 0,
@@ -175,9 +179,9 @@ impl NatsWatch {
                     // The pause comes after the connection, or all watches would begin in the same moment when it is
                     // back.
                     match self.core.link.up(OPERATION, Deadline::after(START_LIMIT)).await {
-                        Err(error @ KvError::Closed { .. }) => return self.end(error),
+                        Err(error) if error.is_over() => return self.end(error),
                         Err(_) => continue,
-                        Ok(_) => tokio::time::sleep(*pause).await,
+                        Ok(_) => sleep(*pause).await,
                     }
                     match self.start(Deadline::after(START_LIMIT)).await {
                         Ok(consumer) => self.read_from(consumer),
@@ -197,19 +201,22 @@ impl NatsWatch {
                     }
                     Delivery::Message(message, place) => {
                         (self.quiet, self.missing) = (0, false);
-                        let completion = match &mut self.state_sync {
+                        let complete = match &mut self.state_sync {
                             Some(state) => {
                                 let deadline = Deadline::after(HEARTBEAT);
-                                state.receive(&message.subject, &place, consumer, deadline).await.1
+                                state.receive(&message.subject, &place, consumer, deadline).await
                             }
-                            None => Completion::NotYet,
+                            None => false,
                         };
-                        if self.caught_up || completion != Completion::NotYet {
+                        if self.caught_up || complete {
                             consumer.settle();
                         }
+                        let stalls = self.has_list && consumer.may_stall();
                         let fresh = consumer.is_fresh();
                         self.alive(fresh);
-                        if completion == Completion::NotYet {
+                        if complete && stalls {
+                            self.leave_list();
+                        } else if !complete {
                             self.leave_behind();
                         }
                         self.learn_if_behind(&place).await;
@@ -222,25 +229,19 @@ impl NatsWatch {
                             .filter(|message| self.scope.matches(&message.key))
                             .filter(|message| self.deleted.is_news(&message.key, message.operation))
                             .map(|message| KvUpdate::from(message.into_entry()));
-                        if let Some(item) = self.advance(update, &place, completion) {
+                        if let Some(item) = self.advance(update, &place, complete) {
                             return Some(Ok(item));
                         }
                     }
                     Delivery::Idle => {
-                        // What was pending can have expired before its turn; then no message was the last.
-                        let drained = !self.caught_up
-                            && consumer
-                                .is_drained(OPERATION, Deadline::after(HEARTBEAT))
-                                .await
-                                .unwrap_or(false);
-                        let covered = match &mut self.state_sync {
-                            Some(state) if drained => {
-                                state.is_covered(self.position, Deadline::after(HEARTBEAT)).await
+                        let stalls = self.has_list && consumer.may_stall();
+                        let complete = match &mut self.state_sync {
+                            Some(state) => {
+                                state.reaches_leader(self.position, Deadline::after(HEARTBEAT)).await
                             }
-                            _ => Ok(false),
+                            None => Ok(false),
                         };
-                        let complete = *covered.as_ref().unwrap_or(&false);
-                        if complete || self.caught_up {
+                        if self.caught_up || complete.as_ref().is_ok_and(|complete| *complete) {
                             consumer.settle();
                         }
                         let fresh = consumer.is_fresh();
@@ -250,21 +251,24 @@ impl NatsWatch {
                             self.state = State::Starting { pause: self.pause() };
                             continue;
                         }
-                        match covered {
+                        if stalls && complete.is_ok() {
+                            self.leave_list();
+                        }
+                        match complete {
                             Ok(true) => return Some(Ok(self.catch_up())),
                             Err(error) if ends_a_watch(&error) => return self.end(error),
                             // A leader that cannot be asked is asked at the next heartbeat.
                             Ok(false) | Err(_) => self.leave_behind(),
                         }
                     }
-                    Delivery::Lost(_) if self.core.link.is_closed() => {
-                        return self.end(KvError::Closed { operation: OPERATION });
-                    }
                     Delivery::Refused(text) => {
                         let reason = text.to_string();
                         return self.end(KvError::Unauthorized { operation: OPERATION, reason });
                     }
                     Delivery::Lost(reason) => {
+                        if let Some(error) = self.core.link.over(OPERATION) {
+                            return self.end(error);
+                        }
                         tracing::debug!(store = %self.core.bucket.name, reason, "a watch lost its consumer");
                         self.cut_off(reason);
                         self.state = State::Starting { pause: self.pause() };
@@ -279,9 +283,19 @@ impl NatsWatch {
         Some(Err(error))
     }
 
+    /// Has another consumer made in place of one that has stopped within its list, or is about to. The watch goes on from
+    /// its position: what is newer than that has no list. Before the first message there is no position, and the state is
+    /// read again.
+    fn leave_list(&mut self) {
+        tracing::debug!(store = %self.core.bucket.name, "a watch leaves a consumer that has stopped");
+        self.state = State::Starting { pause: self.pause() };
+    }
+
     /// Has another consumer made in place of one that does not get to where the leader is.
     fn leave_behind(&mut self) {
-        if self.state_sync.as_ref().is_some_and(StateSync::is_left_behind) {
+        if matches!(self.state, State::Reading(_))
+            && self.state_sync.as_ref().is_some_and(StateSync::is_left_behind)
+        {
             tracing::debug!(store = %self.core.bucket.name, "a watch leaves a replica that is behind");
             self.state = State::Starting { pause: self.pause() };
         }
@@ -360,13 +374,12 @@ impl NatsWatch {
     }
 
     /// Takes note of a message, and tells what is to be delivered for it.
-    fn advance(&mut self, update: Option<KvUpdate>, place: &Place, completion: Completion) -> Option<Item> {
-        let marker_before = (completion == Completion::Before).then(|| self.catch_up());
+    fn advance(&mut self, update: Option<KvUpdate>, place: &Place, complete: bool) -> Option<Item> {
         (self.position, self.as_of) = (place.stream_sequence, place.time());
         self.from_state = false;
         let item = update.map(|update| (update, self.cursor()));
-        let marker_after = (completion == Completion::With).then(|| self.catch_up());
-        let mut due = [marker_before, item, marker_after].into_iter().flatten();
+        let marker = complete.then(|| self.catch_up());
+        let mut due = [item, marker].into_iter().flatten();
         let first = due.next();
         self.queued = due.next();
         first
@@ -433,14 +446,17 @@ impl NatsWatch {
         if !self.caught_up {
             // Of what came from a replica that may be behind it counts only how far it went.
             let known = self.state_sync.take().filter(StateSync::is_level);
-            let state = known.unwrap_or_else(|| StateSync::new(core, OPERATION, &spec, info.last_sequence()));
+            let state = known
+                .unwrap_or_else(|| StateSync::new(Arc::clone(&core), OPERATION, &spec, info.last_sequence()));
             let state = self.state_sync.insert(state);
-            state.begin(&consumer, &info);
+            state.begin(&consumer, spec.start, &info);
             // Nothing was waiting: the consumer may not get anything to deliver.
-            if consumer.pending_at_start == 0 && state.is_covered(self.position, deadline).await? {
+            if consumer.pending_at_start == 0 && state.is_empty(self.position, deadline).await? {
                 self.queued = Some(self.catch_up());
             }
         }
+        // With one message for each subject the server goes through the stream.
+        self.has_list = core.bucket.settings().history != 1;
         self.unchecked_cursor = false;
         self.life = life;
         self.current = Moment::now();
@@ -502,11 +518,8 @@ impl NatsWatch {
 fn ends_a_watch(error: &KvError) -> bool {
     matches!(
         error,
-        KvError::StoreNotFound { .. }
-            | KvError::CursorExpired { .. }
-            | KvError::Closed { .. }
-            | KvError::Unauthorized { .. }
-    )
+        KvError::StoreNotFound { .. } | KvError::CursorExpired { .. } | KvError::Unauthorized { .. }
+    ) || error.is_over()
 }
 
 /// Where a watch stands.

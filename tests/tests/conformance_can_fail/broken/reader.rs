@@ -239,6 +239,15 @@ impl KvReader for BrokenStore {
         Box::pin(self.read(key, deadline))
     }
 
+    fn time(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
+        Box::pin(async move {
+            let time = self.inner.time(deadline).await?;
+            let late =
+                if self.fault == Fault::SlowClock { Duration::from_secs(3600) } else { Duration::ZERO };
+            Ok(time.and_then(|time| time.checked_sub(late)))
+        })
+    }
+
     fn entries<'a>(
         &'a self,
         keys: &'a [Key],
