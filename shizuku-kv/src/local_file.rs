@@ -20,16 +20,17 @@ impl NotRegular {
     }
 }
 
-/// Resolves all links, once, so that a file is opened, renamed over and looked for under one name. The file need not
-/// exist; its directory must.
+/// Resolves all links, once, so that a file is opened, renamed over and looked for under one name.
+/// The file need not exist; its directory must.
 ///
 /// # Errors
-/// [`NotRegular`] if the path is a link to a file that does not exist: creating the file would replace the link, or
-/// create a file in a place that the link's owner did not prepare.
+/// [`NotRegular`] if the path is a link to a file that does not exist: creating the file would
+/// replace the link, or create a file in a place that the link's owner did not prepare.
 pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
     match (path.canonicalize(), path.file_name()) {
         (Err(error), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
-            if fs::symlink_metadata(path).is_ok() {
+            // Anything else may have been created since.
+            if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
                 return Err(NotRegular::error("a symbolic link to a file that does not exist"));
             }
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -133,7 +134,8 @@ pub(crate) fn place(path: &Path, file: FileId) -> Place {
         Ok(_) => Place::Replaced,
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Place::Removed,
-            // A file that cannot be looked at may be there, as in a directory that this process may not search any more.
+            // A file that cannot be looked at may be there, as in a directory that this process may
+            // not search any more.
             _ => Place::Kept,
         },
     }

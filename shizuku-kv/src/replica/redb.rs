@@ -54,8 +54,8 @@ pub use reader::{RedbReader, RedbScan};
 /// # }
 /// ```
 ///
-/// No other program may remove, replace or truncate the file meanwhile. Each commit looks for that, and closing does too:
-/// it is a fatal error, which names the path.
+/// No other program may remove, replace or truncate the file meanwhile. Each commit looks for that,
+/// and closing does too: it is a fatal error, which names the path.
 ///
 /// Dropping it closes the file; its readers then get errors. That can take as long as a commit.
 ///
@@ -75,8 +75,9 @@ pub struct RedbStorage {
 }
 
 impl RedbStorage {
-    /// Opens the file at this path, or makes it, where there is none or an empty one. The directory has to be there. Links
-    /// in the path are resolved once. An empty file keeps its owner and mode.
+    /// Opens the file at this path, or makes it, where there is none or an empty one. The directory
+    /// has to be there. Links in the path are resolved once. An empty file keeps its owner and
+    /// mode.
     ///
     /// It takes long where the last process that had the file open was killed: redb then reads all of it. The work is
     /// done in a thread for what blocks, so it has to be called in a tokio runtime. When the future is dropped the file
@@ -84,7 +85,8 @@ impl RedbStorage {
     ///
     /// # Errors
     /// Retryable where the file is open already, in this process or in another, or the disk is full. Otherwise fatal: the
-    /// path names a directory, a device or anything other than a file, the file cannot be opened, is no redb database, is one that something else has made, has a format that this version
+    /// path names a directory, a device or anything other than a file, the file cannot be opened,
+    /// is no redb database, is one that something else has made, has a format that this version
     /// does not know, or is damaged. All of them name the path.
     pub async fn open(path: impl AsRef<Path>, options: RedbOptions) -> Result<Self, StorageError> {
         let path = path.as_ref().to_owned();

@@ -26,6 +26,9 @@ const FORMAT: u32 = 1;
 /// Number of bytes of the longest session.
 const LENGTH: usize = 80;
 
+/// Shortest deadline of a request of a renewal, if the lease has room for it.
+const SHORT_REQUEST: Duration = Duration::from_millis(500);
+
 /// What is stored. Each renewal has another number, so that its writer knows its own again.
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -343,8 +346,7 @@ impl Keeper {
             if !session.holds() || remaining.is_zero() {
                 return Renewal::Over(LockLoss::Expired);
             }
-            // Three tries fit into what is left after a third of the lease: each is a write and, where that failed, a look.
-            let store = self.store.with_deadline(remaining.min(session.lease / 9).min(Deadline::DEFAULT));
+            let store = self.store.with_deadline(remaining.min(request_limit(session.lease)));
             *renewal += 1;
             tries.push((*renewal, sent));
             let proof = match store
@@ -440,6 +442,13 @@ impl Drop for Ending {
     fn drop(&mut self) {
         self.0.finish(LockLoss::TaskEnded);
     }
+}
+
+/// Deadline of one request of a renewal: a ninth of the lease, so that three tries of a write and a
+/// look fit into the two thirds that are left when a renewal is due. In a short lease half a
+/// second, or a third of it, because a slow server would otherwise never answer in time.
+fn request_limit(lease: Duration) -> Duration {
+    (lease / 9).max(SHORT_REQUEST.min(lease / 3)).min(Deadline::DEFAULT)
 }
 
 /// The pauses between tries to renew: short against the lease.

@@ -39,8 +39,8 @@ pub(super) fn run(shared: &Shared) -> Result<Outcome, SnapshotError> {
     let path = Shared::beside(&shared.path, EXTENSION);
     let result = write(shared);
     if !matches!(result, Ok(Outcome::Done(_))) {
-        // Not there if it never was, and where only the directory could not be synced; if it cannot be removed now, it is
-        // when the log is opened or compacted the next time.
+        // Not there if it never was, and where only the directory could not be synced; if it cannot
+        // be removed now, it is when the log is opened or compacted the next time.
         let _ = remove_leftover(&*shared.disk, &path);
     }
     result

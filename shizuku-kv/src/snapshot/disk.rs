@@ -100,7 +100,8 @@ impl Disk for StdDisk {
         options.write(access != Access::Read);
         #[cfg(windows)]
         if access != Access::Read {
-            // Readable and renamable by others, and not writable: a lock would keep readers out there.
+            // Readable and renamable by others, and not writable: a lock would keep readers out
+            // there.
             std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, 0x1 | 0x4);
         }
         if access != Access::Create {
@@ -194,11 +195,13 @@ impl DiskFile for File {
             let own = self.metadata()?;
             let is_same = (own.uid(), own.gid()) == (from.uid(), from.gid());
             if !is_same
-                // Only root can give a file to another user; a member of a group can give it to that group.
+                // Only root can give a file to another user; a member of a group can give it to
+                // that group.
                 && fchown(self, Some(from.uid()), Some(from.gid())).is_err()
                 && fchown(self, None, Some(from.gid())).is_err()
             {
-                // Else the members of this process's group would get what those of the other group have.
+                // Else the members of this process's group would get what those of the other group
+                // have.
                 permissions.set_mode(permissions.mode() & !0o070);
             }
         }

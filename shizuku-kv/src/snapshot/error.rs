@@ -18,7 +18,8 @@ pub enum SnapshotError {
         path: PathBuf,
     },
 
-    /// The path names something else: another file, a directory, a device, a link to nothing. It is left as it is.
+    /// The path names something else: another file, a directory, a device, a link to nothing. It is
+    /// left as it is.
     #[error("{path:?} is not a snapshot: {what}; choose another path")]
     NotASnapshot {
         /// The file.
@@ -82,9 +83,9 @@ pub enum SnapshotError {
         source: Arc<io::Error>,
     },
 
-    /// Another program removed, replaced, truncated or wrote to the file while a writer had it open. The writer cannot be
-    /// used any more, and checkpoints since then are lost. Log rotation and cleaning of directories must leave the file
-    /// alone.
+    /// Another program removed, replaced, truncated or wrote to the file while a writer had it
+    /// open. The writer cannot be used any more, and checkpoints since then are lost. Log rotation
+    /// and cleaning of directories must leave the file alone.
     #[error(
         "snapshot {path:?} was {what} by another program while a writer had it open; keep other programs away from it, \
          restore or remove the file, and open it again"

@@ -11,8 +11,8 @@ pub(super) const FRAME_HEADER: usize = 16;
 
 /// The first byte is none of text, the last shows a transfer that changes line ends.
 pub(super) const MAGIC: [u8; 8] = *b"\x89SKVLOG\n";
-/// In the place of the magic number until the file has its name. No bit alone makes one of the other, and after a crash
-/// between the two each byte may be of either.
+/// In the place of the magic number until the file has its name. No bit alone makes one of the
+/// other, and after a crash between the two each byte may be of either.
 pub(super) const MARK: [u8; 8] = *b"\x8aunfinis";
 /// The version of the format.
 pub(super) const VERSION: u8 = 1;
@@ -39,7 +39,8 @@ pub(super) struct FileHeader {
     pub(super) marked: bool,
 }
 
-/// Whether a file of this length that begins with `start` is what a crash left of creating a log: nothing is in it.
+/// Whether a file of this length that begins with `start` is what a crash left of creating a log:
+/// nothing is in it.
 pub(super) fn is_unfinished(start: &[u8], len: u64) -> bool {
     let has_mark = start.starts_with(&MARK) && len <= FILE_HEADER;
     has_mark || is_torn_mark(start, len)

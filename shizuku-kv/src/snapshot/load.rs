@@ -32,9 +32,11 @@ const WAITING: usize = 4;
 /// for each key.
 ///
 /// # Errors
-/// [`SnapshotError::NotFound`] if there is no such file; [`SnapshotError::NotASnapshot`] and
-/// [`SnapshotError::UnknownVersion`] if it is something else; [`SnapshotError::Damaged`] if what had reached the disk
-/// is no longer as it was; [`SnapshotError::Io`] if the system does not let it be read.
+/// [`SnapshotError::NotFound`] if there is no such file; [`SnapshotError::NotASnapshot`] if it is
+/// something else, a directory or a named pipe for instance; [`SnapshotError::UnknownVersion`] if
+/// another version of this library wrote it; [`SnapshotError::Damaged`] if what had reached the disk
+/// is no longer as it was, or no longer there; [`SnapshotError::Io`] if the system does not let it
+/// be read.
 pub fn load(path: impl AsRef<Path>) -> Result<Snapshot, SnapshotError> {
     let path = find(path.as_ref())?;
     let file = open_to_read(&StdDisk, &path)?;

@@ -113,13 +113,15 @@ impl Log {
         self.poison.clone().map_or(Ok(()), Err)
     }
 
-    /// An error, from now on, if another program has touched the file: what is written would not be found again, or
-    /// would be read as damage, and renaming would take away what has come in its place.
+    /// An error, from now on, if another program has touched the file: what is written would not be
+    /// found again, or would be read as damage, and renaming would take away what has come in its
+    /// place.
     pub(super) fn check_file(&mut self) -> Result<(), SnapshotError> {
         self.check()?;
         let mut header = [0; FILE_HEADER as usize];
         let len = self.file.len().map_err(|source| self.error("look at", source))?;
-        // Where a write went behind the end of a file that was truncated, the length is right, and zeros are before it.
+        // Where a write went behind the end of a file that was truncated, the length is right, and
+        // zeros are before it.
         let read = read_full(&*self.file, &mut header, 0).map_err(|source| self.error("look at", source))?;
         let is_cut = len < self.end || read < header.len() || !self.header.is_in(&header);
         let change = match self.file.place(&self.path).change() {
@@ -189,7 +191,8 @@ impl Log {
         let _ = self.write_seal(self.header.next_seal(), len);
     }
 
-    /// Writes the magic number in the place of the mark, now that the file has its name. Logs are read with either.
+    /// Writes the magic number in the place of the mark, now that the file has its name. Logs are
+    /// read with either.
     pub(super) fn unmark(&mut self) {
         if self.header.marked && write_full(&*self.file, &MAGIC, 0).is_ok() {
             self.header.marked = false;
@@ -220,8 +223,9 @@ pub(super) fn seal_frame(buffer: &mut [u8], kind: Kind, chain: u32) -> io::Resul
     Ok(chain)
 }
 
-/// Makes a log of an empty file, or of one that a crash left when it was made one. In three steps: after a crash between
-/// them the file is recognized, and one that begins with the magic number is whole.
+/// Makes a log of an empty file, or of one that a crash left when it was made one. In three steps:
+/// after a crash between them the file is recognized, and one that begins with the magic number is
+/// whole.
 pub(super) fn create(file: &dyn DiskFile, path: &Path) -> Result<FileHeader, SnapshotError> {
     let mut header = mark(file, path)?;
     write_header(file, path, &header)?;
@@ -267,8 +271,8 @@ fn write_header(file: &dyn DiskFile, path: &Path, header: &FileHeader) -> Result
         .map_err(|source| SnapshotError::io_at(path, "write", start as u64, source))
 }
 
-/// Removes what a crash left of a compaction. Anything else of that name is left alone, also the file of a writer that
-/// is at work.
+/// Removes what a crash left of a compaction. Anything else of that name is left alone, also the
+/// file of a writer that is at work.
 pub(super) fn remove_leftover(disk: &dyn Disk, path: &Path) -> Result<(), SnapshotError> {
     let error = |operation| move |source| SnapshotError::io(path, operation, source);
     let file = match disk.open(path, Access::Read) {

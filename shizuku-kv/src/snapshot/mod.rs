@@ -48,12 +48,14 @@
 //!
 //! # Making one
 //!
-//! A new log is a new file, or an empty one that was there: nothing is ever put in the place of a file that the library
-//! has not made. The mark is written and synced, then the rest of the header, then the magic number over the mark. So
-//! each step of it can be told from a file of something else, and a file that begins with the magic number was whole.
+//! A new log is a new file, or an empty one that was there: nothing is ever put in the place of a
+//! file that the library has not made. The mark is written and synced, then the rest of the header,
+//! then the magic number over the mark. So each step of it can be told from a file of something
+//! else, and a file that begins with the magic number was whole.
 //!
-//! A compaction writes a marked file beside the log, named as the log with `.compact` behind it, syncs it and gives it
-//! the log's name. Then the magic number is written over the mark. A marked file of the other name is what a crash left.
+//! A compaction writes a marked file beside the log, named as the log with `.compact` behind it,
+//! syncs it and gives it the log's name. Then the magic number is written over the mark. A marked
+//! file of the other name is what a crash left.
 //!
 //! # Reading what a crash left
 //!
@@ -70,12 +72,13 @@
 //!
 //! # What it does not do
 //!
-//! One flipped bit before the larger seal is found, and so is a file that was cut off before it. A file that was replaced
-//! by an older copy of itself, or emptied, while no writer had it open is not.
+//! One flipped bit before the larger seal is found, and so is a file that was cut off before it. A
+//! file that was replaced by an older copy of itself, or emptied, while no writer had it open is
+//! not.
 //!
-//! What another program does to the file while a writer has it open is [`SnapshotError::Interfered`], at the next
-//! checkpoint or when it is closed: removing, replacing, truncating and extending it. Bytes that it changes amid the file
-//! are found when that is read.
+//! What another program does to the file while a writer has it open is
+//! [`SnapshotError::Interfered`], at the next checkpoint or when it is closed: removing, replacing,
+//! truncating and extending it. Bytes that it changes amid the file are found when that is read.
 
 mod compact;
 mod disk;

@@ -27,13 +27,14 @@
 //! **Reads.** A read sees every write that was acknowledged before it began, as far as [`ReadConsistency`] says.
 //! Every key that lives throughout a scan appears in it exactly once.
 //!
-//! **Watches.** State first: the newest entry of every live key in scope (tombstones that are still held may come
-//! too), then [`KvUpdate::CaughtUp`], also on an empty scope, then live updates. Per key, versions never go back,
-//! nothing arrives twice, the last one always arrives; superseded ones may be skipped. A watch heals itself and ends
-//! only when it is dropped, when the store is gone ([`KvError::StoreNotFound`]), when it cannot go on without a gap
-//! ([`KvError::CursorExpired`]), or when its connection is shut down ([`KvError::Closed`]) or has lost its runtime
-//! ([`KvError::NoRuntime`]). Memory is bounded: a slow
-//! reader slows the source. Deletion, purge and expiry arrive.
+//! **Watches.** State first: the newest entry of every live key in scope (tombstones that are still
+//! held may come too), then [`KvUpdate::CaughtUp`], also on an empty scope, then live updates. Per
+//! key, versions never go back, nothing arrives twice, the last one always arrives; superseded ones
+//! may be skipped. A watch heals itself and ends only when it is dropped, when the store is gone
+//! ([`KvError::StoreNotFound`]), when it cannot go on without a gap ([`KvError::CursorExpired`]),
+//! or when its connection is shut down ([`KvError::Closed`]) or has lost its runtime
+//! ([`KvError::NoRuntime`]). Memory is bounded: a slow reader slows the source. Deletion, purge and
+//! expiry arrive.
 //!
 //! **Cursors.** A cursor of another store, of an earlier incarnation of this one, or from before
 //! what the store still holds, or beyond its end, is [`KvError::CursorExpired`], never a silent
@@ -57,7 +58,13 @@
 //! **Figures.** Entries may leave a store without a message: evicted, purged by an operator, lost by a server that came
 //! back older. [`KvReader::figures`] tells how many keys have an entry, so that a follower notices it.
 //!
-//! **Deadlines.** Every operation ends by the [`Deadline`] that it is given.
+//! **Deadlines.** Every operation ends by the [`Deadline`] that it is given. No single request
+//! spends more than a part of it: a request that may be repeated is, and a write without an
+//! acknowledgement is searched for.
+//!
+//! **Runtimes.** Every operation is awaited in a tokio runtime with its timer, and returns
+//! [`KvError::NoRuntime`] outside of one. A connection whose tasks ended with the runtime that
+//! opened it returns the same, for good.
 //!
 //! **Secrets.** No error, log line or `Debug` output contains a value or a credential.
 //!
@@ -226,6 +233,8 @@ pub trait KvReader: Send + Sync {
 
     /// Figures of a scope, by which a follower notices that entries have left the store without a message: from the one
     /// replica that decides writes, in a request whose cost does not depend on the values in scope.
+    ///
+    /// A backend that counts its keys delivers every tombstone that it counts as part of the state of a watch.
     ///
     /// A backend without them answers [`KvError::Unsupported`], which is the default: its followers list the keys.
     fn figures<'a>(

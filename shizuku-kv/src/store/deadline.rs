@@ -75,8 +75,8 @@ impl Deadline {
         KvError::Timeout { operation, key: key.cloned(), limit: self.limit }
     }
 
-    /// Runs `future`, for as long as the deadline allows; then drops it and returns [`KvError::Timeout`]. Outside of a
-    /// tokio runtime, returns [`KvError::NoRuntime`].
+    /// Runs `future`, for as long as the deadline allows; then drops it and returns
+    /// [`KvError::Timeout`]. Outside of a tokio runtime, returns [`KvError::NoRuntime`].
     pub async fn bound<T>(
         &self,
         operation: &'static str,

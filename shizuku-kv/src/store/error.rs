@@ -228,8 +228,8 @@ pub enum KvError {
         operation: &'static str,
     },
 
-    /// No tokio runtime drives the call: it was made outside of one, or the runtime that opened the connection has
-    /// ended, and with it the connection.
+    /// No tokio runtime drives the call: it was made outside of one, or the runtime that opened the
+    /// connection has ended, and with it the connection.
     #[error("{operation} failed: {reason}")]
     NoRuntime {
         /// What was asked for.

@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::handle_fenced::StoreFenced;
 use super::handle_ttl::StoreTtl;
-use super::shared::{Attached, Shared};
+use super::shared::{Attached, Shared, Upkeep};
 use super::timer::timeout_at;
 use super::{
-    ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore, KvStream, KvWatcher,
-    KvWriter, StoreFigures, VersionToken, Watch, WatchCursor, WatchScope, in_runtime,
+    COMPARE_EVERY, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore,
+    KvStream, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch, WatchCursor, WatchScope, in_runtime,
 };
 
 /// What a write may overrun its deadline by: the backend uses the deadline to the end to find out what became of the
@@ -25,10 +25,11 @@ const PUTS_IN_FLIGHT: usize = 1024;
 
 /// One store (bucket): a handle that is cheap to clone and the same on every backend.
 ///
-/// Keys are anything that is [`IntoKey`]: a [`Key`], or a string, which is checked before anything is sent. Values are
-/// anything that becomes [`Bytes`]. Every operation has a deadline, 5 seconds unless
-/// [set](crate::StoreConfig::deadline). It runs on tokio's clock, so every operation needs a tokio runtime with its timer
-/// and returns [`KvError::NoRuntime`] outside of one. A store on NATS also needs the runtime that opened its connection.
+/// Keys are anything that is [`IntoKey`]: a [`Key`], or a string, which is checked before anything
+/// is sent. Values are anything that becomes [`Bytes`]. Every operation has a deadline, 5 seconds
+/// unless [set](crate::StoreConfig::deadline). It runs on tokio's clock, so every operation needs a
+/// tokio runtime with its timer and returns [`KvError::NoRuntime`] outside of one. A store on NATS
+/// also needs the runtime that opened its connection.
 ///
 /// Dropping the future of a read is safe. A write whose future is dropped may have happened or not; nothing else is
 /// left behind.
@@ -51,13 +52,14 @@ const PUTS_IN_FLIGHT: usize = 1024;
 pub struct Store {
     backend: Arc<dyn KvStore>,
     deadline: Duration,
+    compare_every: Duration,
     pub(super) shared: Arc<Shared>,
 }
 
 impl Store {
     /// A handle over a backend's store; for authors of backends.
     pub fn new(backend: Arc<dyn KvStore>, deadline: Duration) -> Self {
-        Self { backend, deadline, shared: Arc::default() }
+        Self { backend, deadline, compare_every: COMPARE_EVERY, shared: Arc::default() }
     }
 
     /// The store's name.
@@ -99,6 +101,24 @@ impl Store {
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { deadline, ..self.clone() }
+    }
+
+    /// The same store, whose live values, live maps and replicas compare themselves with it this often: 60 s unless set, 1 s
+    /// at least. They find entries that left the store without a message: evicted, purged by an operator, or lost by a server
+    /// that came back older.
+    #[must_use]
+    pub fn with_comparison(&self, interval: Duration) -> Self {
+        Self { compare_every: interval.max(Duration::from_secs(1)), ..self.clone() }
+    }
+
+    /// Interval between two comparisons of a follower with the store.
+    pub(crate) fn compare_every(&self) -> Duration {
+        self.compare_every
+    }
+
+    /// The upkeep of live values on this runtime.
+    pub(crate) fn upkeep(&self) -> Arc<Upkeep> {
+        self.shared.upkeep(&self.backend, self.compare_every)
     }
 
     /// The backend behind the handle; for what wraps a store.
@@ -461,8 +481,8 @@ impl Store {
 
     /// The deadline of an operation that begins now.
     ///
-    /// # Errors
-    /// [`KvError::Timeout`] where there is no time at all, on every backend alike; [`KvError::NoRuntime`].
+    /// # Errors [`KvError::Timeout`] where there is no time at all, on every backend alike;
+    /// [`KvError::NoRuntime`].
     pub(super) fn deadline_of(&self, operation: &'static str, key: Option<&Key>) -> KvResult<Deadline> {
         in_runtime(operation)?;
         let deadline = Deadline::after(self.deadline);

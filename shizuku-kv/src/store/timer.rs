@@ -1,6 +1,8 @@
-//! Timers of futures that may be polled on another runtime than the one where they began, as streams are.
+//! Timers of futures that may be polled on another runtime than the one where they began, as
+//! streams are.
 //!
-//! tokio's own timer belongs to one runtime. It panics once that has ended, and does not fire while that does not run.
+//! tokio's own timer belongs to one runtime. It panics once that has ended, and does not fire while
+//! that does not run.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -18,7 +20,8 @@ pub(crate) fn current_runtime() -> Option<Id> {
 /// Waits until a moment, by the clock of whichever runtime polls it.
 pub(crate) async fn sleep_until(at: Instant) {
     let mut runtime = current_runtime();
-    // Without a share of the task's budget, or one that uses up its budget would never see its deadline.
+    // Without a share of the task's budget, or one that uses up its budget would never see its
+    // deadline.
     let mut timer = pin!(tokio::task::unconstrained(tokio::time::sleep_until(at)));
     poll_fn(|context| {
         let here = current_runtime();
@@ -37,7 +40,8 @@ pub(crate) async fn sleep(span: Duration) {
     sleep_until(now.checked_add(span).unwrap_or(now)).await;
 }
 
-/// The result of a future that is ready by a moment; none of another. A future that is ready at once costs no timer.
+/// The result of a future that is ready by a moment; none of another. A future that is ready at
+/// once costs no timer.
 pub(crate) async fn timeout_at<T>(at: Instant, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut timer = pin!(None);

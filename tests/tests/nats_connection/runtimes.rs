@@ -1,10 +1,14 @@
-//! Runtimes that end under a connection, and callers that have none: one final error that names the cause.
+//! Runtimes that end under a connection, and callers that have none: one final error that names the
+//! cause.
 
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use shizuku_kv::replica::{Replica, ReplicaError};
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LeaderElection, LockOptions};
-use shizuku_kv::{Connection, KvError, LiveStanding, StaticKeyIndexedValue, Store, WatchScope, connect};
+use shizuku_kv::{
+    Connection, KvError, LiveStanding, StaticKeyIndexedValue, Store, StoreConfig, WatchScope, connect,
+};
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 use tokio::runtime::{Builder, Runtime};
 
@@ -181,6 +185,12 @@ fn calls_outside_a_runtime_are_one_error() {
                 DistroRwLockError::Store { source, .. } => assert_names_the_lack(what, &source),
                 error => panic!("{what}: {error:?}"),
             }
+        }
+        let apply = |_| std::future::ready(Ok::<_, std::convert::Infallible>(()));
+        let mut replica = Replica::new(&store, WatchScope::All);
+        match at_once("a replica", replica.run(apply)).unwrap_err() {
+            ReplicaError::Store(error) => assert_names_the_lack("a replica", &error),
+            error => panic!("{error:?}"),
         }
         let election = LeaderElection::new(&store, "job", "me").unwrap();
         assert!(at_once("campaign", election.campaign()).is_err());

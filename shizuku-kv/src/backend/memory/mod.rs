@@ -101,8 +101,8 @@ impl MemoryConnection {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The stores, for an operation. Like every backend it asks for a runtime, so that a program that runs here runs
-    /// elsewhere too.
+    /// The stores, for an operation. Like every backend it asks for a runtime, so that a program
+    /// that runs here runs elsewhere too.
     fn open(&self, operation: &'static str) -> KvResult<MutexGuard<'_, World>> {
         in_runtime(operation)?;
         let world = self.lock();

@@ -95,7 +95,8 @@ impl StreamInfo {
         self.cluster.as_ref()?.leader.as_deref()
     }
 
-    /// How long the server that answered has led the stream, by its own clock; none where it does not tell.
+    /// How long the server that answered has led the stream, by its own clock; none where it does
+    /// not tell.
     pub(super) fn led_for(&self) -> Option<Duration> {
         let since = parse_time(self.cluster.as_ref()?.leader_since.as_deref()?);
         self.now().duration_since(since).ok()
@@ -625,8 +626,9 @@ pub(super) async fn delete(link: &Link, name: &str, deadline: Deadline) -> KvRes
     }
 }
 
-/// The answer to an order about a stream that is sent once, because a copy that came late could undo what others did
-/// meanwhile. If the answer fails to come, the stream shows whether the order was carried out.
+/// The answer to an order about a stream that is sent once, because a copy that came late could
+/// undo what others did meanwhile. If the answer fails to come, the stream shows whether the order
+/// was carried out.
 async fn ordered<T>(
     link: &Link,
     operation: &'static str,

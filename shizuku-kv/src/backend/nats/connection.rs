@@ -29,11 +29,12 @@ const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
 
 /// A connection to NATS, whose stores are JetStream key-value buckets.
 ///
-/// Cheap to clone. When the connection breaks it is made again, for ever, with jittered exponential pauses; until
-/// then operations wait for it up to their deadlines. It ends with [`shutdown`](Connection::shutdown), or when the last
-/// clone, store and watch of it is dropped, or with the tokio runtime that opened it: then everything on it answers
-/// [`KvError::NoRuntime`]. A program with several runtimes opens a connection in each, or keeps the first for as long as
-/// the connection is used.
+/// Cheap to clone. When the connection breaks it is made again, for ever, with jittered exponential
+/// pauses; until then operations wait for it up to their deadlines. It ends with
+/// [`shutdown`](Connection::shutdown), or when the last clone, store and watch of it is dropped, or
+/// with the tokio runtime that opened it: then everything on it answers [`KvError::NoRuntime`]. A
+/// program with several runtimes opens a connection in each, or keeps the first for as long as the
+/// connection is used.
 #[derive(Clone)]
 pub struct NatsConnection {
     link: Arc<Link>,

@@ -18,7 +18,7 @@ use super::leader::Lag;
 use super::link::{ApiError, Interruption, Link};
 use super::lookout::{Lookout, Trouble};
 use super::wire::{Place, subject_prefix};
-use crate::store::{Deadline, Key, KvResult, WatchScope};
+use crate::store::{Deadline, Key, KvError, KvResult, WatchScope};
 
 /// Messages asked for at a time. More are asked for when half of them have come.
 const PULL: usize = 8 * 1024;
@@ -110,7 +110,28 @@ pub(super) struct OrderedConsumer {
 impl OrderedConsumer {
     /// Creates the consumer `name`. Creating it twice with the same specification is harmless, so that a creation
     /// whose answer was lost can be repeated and leaves one consumer at most.
+    ///
+    /// A cluster may place it on a server that has just died, which never answers, however often the
+    /// same is asked for. So after a quarter of the deadline another is created, and the first deleted.
     pub(super) async fn create(
+        link: Arc<Link>,
+        operation: &'static str,
+        spec: &Spec,
+        name: String,
+        deadline: Deadline,
+    ) -> KvResult<Result<Self, ApiError>> {
+        let mut others = 0_u32;
+        loop {
+            let name = if others == 0 { name.clone() } else { format!("{name}-{others}") };
+            let share = deadline.at_most((deadline.limit() / 4).min(HEARTBEAT));
+            match Self::create_one(Arc::clone(&link), operation, spec, name, share).await {
+                Err(KvError::Timeout { .. }) if !deadline.remaining().is_zero() => others += 1,
+                created => return created,
+            }
+        }
+    }
+
+    async fn create_one(
         link: Arc<Link>,
         operation: &'static str,
         spec: &Spec,

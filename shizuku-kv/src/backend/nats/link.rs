@@ -369,7 +369,8 @@ impl Link {
         self.ask_api(operation, subject, payload, deadline, false).await
     }
 
-    /// The same for a request that would do harm if a copy arrived late: none is sent while another may be on its way.
+    /// The same for a request that would do harm if a copy arrived late: none is sent while another
+    /// may be on its way.
     pub(super) async fn api_once<T: DeserializeOwned>(
         &self,
         operation: &'static str,
@@ -403,23 +404,20 @@ impl Link {
         let mut asking = Asking { is_single, ..self.asking(operation, &subject, payload.into(), deadline) };
         let mut pauses: Option<ExponentialBackoff> = None;
         loop {
-            let error = match asking.answer().await? {
+            let answer = asking.answer().await;
+            if matches!(answer, Err(KvError::Timeout { .. })) && !self.client.server_info().jetstream {
+                // While a client subscribes to everything, the server does not say that nobody
+                // listens.
+                return Err(no_jetstream(operation));
+            }
+            let error = match answer? {
                 Answer::Message(message) => {
                     match serde_json::from_slice(&message.payload).map_err(malformed)? {
                         ApiAnswer::Granted(answer) => return Ok(Ok(answer)),
                         ApiAnswer::Refused { error } => error,
                     }
                 }
-                Answer::NobodyThere => {
-                    return Err(KvError::Unavailable {
-                        operation,
-                        reason:
-                            "JetStream is not enabled, or does not answer: start the server with `-js` or a \
-                                 `jetstream {}` block, and enable it for the account"
-                                .to_owned(),
-                        source: None,
-                    });
-                }
+                Answer::NobodyThere => return Err(no_jetstream(operation)),
             };
             let pauses =
                 pauses.get_or_insert_with(|| backoff(Duration::from_millis(50), Duration::from_millis(500)));
@@ -434,21 +432,34 @@ impl Link {
     }
 }
 
-/// How long the first copy of a request waits for its answer before another is sent: an eighth of the deadline, so that
-/// the deadline has room for several.
-///
-/// A stream without a leader answers nothing, also later when it has one (5 to 8 s after a leader was killed).
-pub(super) fn first_patience(deadline: Deadline) -> Duration {
-    (deadline.limit() / 8).clamp(Duration::from_millis(50), Duration::from_secs(1))
+fn no_jetstream(operation: &'static str) -> KvError {
+    KvError::Unavailable {
+        operation,
+        reason: "JetStream is not enabled, or does not answer: start the server with `-js` or a `jetstream {}` block, and \
+                 enable it for the account"
+            .to_owned(),
+        source: None,
+    }
 }
 
-/// How long the later copies of a request wait. Jittered, because all clients lost the leader at the same moment.
+/// How long the first copy of a request waits for its answer before another is sent: an eighth of
+/// the deadline, so that the deadline has room for several.
+///
+/// A stream without a leader answers nothing, also later when it has one (5 to 8 s after a leader
+/// was killed).
+pub(super) fn first_patience(deadline: Deadline) -> Duration {
+    (deadline.limit() / 8).clamp(Duration::from_millis(100), Duration::from_secs(1))
+}
+
+/// How long the later copies of a request wait. Jittered, because all clients lost the leader at
+/// the same moment.
 fn later_patience(deadline: Deadline) -> ExponentialBackoff {
     let first = first_patience(deadline) * 2;
     backoff(first, (deadline.limit() / 4).clamp(first, Duration::from_secs(2)))
 }
 
-/// How much later than its deadline a request ends: a moment after whoever waits for it and knows the key.
+/// How much later than its deadline a request ends: a moment after whoever waits for it and knows
+/// the key.
 const GRACE: Duration = Duration::from_millis(20);
 
 /// A request on its way, in as many copies as it takes to get an answer. Dropping it gives it up.
@@ -468,7 +479,8 @@ impl Asking<'_> {
         self.operation
     }
 
-    /// Sends copies until one is answered, each after the one before has had a part of the deadline.
+    /// Sends copies until one is answered, each after the one before has had a part of the
+    /// deadline.
     ///
     /// # Errors
     /// Returns [`KvError::Timeout`] if the deadline passed.
@@ -488,8 +500,8 @@ impl Asking<'_> {
         }
     }
 
-    /// Sends one copy, again if the connection breaks, and waits for an answer to any of them. None if the time has
-    /// passed.
+    /// Sends one copy, again if the connection breaks, and waits for an answer to any of them. None
+    /// if the time has passed.
     pub(super) async fn attempt(&mut self, patience: Duration) -> KvResult<Option<Answer>> {
         let Self { link, operation, subject, ref payload, deadline, ref mut copies, is_single } = *self;
         in_runtime(operation)?;
@@ -497,7 +509,7 @@ impl Asking<'_> {
         loop {
             let mark = link.up(operation, deadline).await?;
             let ask = async {
-                copies.add(link.requests.ask(subject.to_owned(), payload.clone()).await?);
+                link.requests.ask(copies, subject.to_owned(), payload.clone()).await?;
                 Ok::<_, PublishError>(copies.answer().await)
             };
             tokio::select! {

@@ -23,6 +23,10 @@ use super::link::LinkEvents;
 /// the server, which drops what it cannot queue.
 const WRITES_IN_FLIGHT: u32 = 5000;
 
+/// Maximum number of second copies of requests on their way at a time, so that a connection that is
+/// silent as a whole is not filled with them.
+const COPIES_IN_FLIGHT: usize = 256;
+
 /// The requests of one client.
 #[derive(Debug)]
 pub(super) struct Requests {
@@ -31,6 +35,7 @@ pub(super) struct Requests {
     inbox: String,
     table: Arc<Table>,
     writes: Arc<Semaphore>,
+    copies: Arc<Semaphore>,
     router: AbortHandle,
 }
 
@@ -44,14 +49,29 @@ impl Requests {
         let end = EndOnDrop { table: Arc::clone(&table), events };
         let router = tokio::spawn(route(answers, end)).abort_handle();
         let writes = Arc::new(Semaphore::new(WRITES_IN_FLIGHT as usize));
-        Ok(Self { client: client.clone(), inbox, table, writes, router })
+        let copies = Arc::new(Semaphore::new(COPIES_IN_FLIGHT));
+        Ok(Self { client: client.clone(), inbox, table, writes, copies, router })
     }
 
-    /// Sends a request.
-    pub(super) async fn ask(&self, subject: String, payload: Bytes) -> Result<Waiting, PublishError> {
-        let waiting = self.table.enter(None);
+    /// Sends a request, or another copy of one that was sent before. Without a turn for another copy,
+    /// nothing is sent.
+    pub(super) async fn ask(
+        &self,
+        copies: &mut Copies,
+        subject: String,
+        payload: Bytes,
+    ) -> Result<(), PublishError> {
+        let mut turn = None;
+        if copies.first.is_some() {
+            turn = Arc::clone(&self.copies).try_acquire_owned().ok();
+            if turn.is_none() {
+                return Ok(());
+            }
+        }
+        let waiting = self.table.enter(turn);
         self.client.publish_with_reply(subject, self.reply_to(&waiting), payload).await?;
-        Ok(waiting)
+        copies.add(waiting);
+        Ok(())
     }
 
     /// Sends a write when it is its turn. One that is sent after another also arrives after it.
@@ -108,8 +128,8 @@ struct EndOnDrop {
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        // In this order, so that whoever finds that no answer will come also finds why. Nothing else ends the task but a
-        // shutdown, which says so before.
+        // In this order, so that whoever finds that no answer will come also finds why. Nothing
+        // else ends the task but a shutdown, which says so before.
         self.events.end_with_runtime();
         self.table.end();
     }
@@ -201,24 +221,31 @@ impl Future for Waiting {
     }
 }
 
-/// The copies of one request that wait for an answer, mostly one.
+/// The copies of one request that wait for an answer: the first, whose answer comes first if the server
+/// is slow, and the last, which is answered if the first was lost.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
+    first: Option<Waiting>,
     last: Option<Waiting>,
-    earlier: Vec<Waiting>,
 }
 
 impl Copies {
-    pub(super) fn add(&mut self, copy: Waiting) {
-        self.earlier.extend(self.last.replace(copy));
+    fn add(&mut self, copy: Waiting) {
+        match self.first {
+            None => self.first = Some(copy),
+            Some(_) => self.last = Some(copy),
+        }
     }
 
     /// The first answer to any of them; none where no answer will come.
     pub(super) async fn answer(&mut self) -> Option<Message> {
         poll_fn(|context| {
-            let all = self.last.iter_mut().chain(&mut self.earlier);
-            let mut ready = all.map(|copy| Pin::new(copy).poll(context)).filter(Poll::is_ready);
-            ready.next().unwrap_or(Poll::Pending)
+            let mut all = self.first.iter_mut().chain(&mut self.last);
+            let ready = all.find_map(|copy| match Pin::new(copy).poll(context) {
+                Poll::Ready(answer) => Some(answer),
+                Poll::Pending => None,
+            });
+            ready.map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }

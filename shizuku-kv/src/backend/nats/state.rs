@@ -123,9 +123,10 @@ impl StateSync {
         self.lag == Lag::None
     }
 
-    /// Whether another consumer is due, since this one does not get to where the leader is.
-    pub(super) fn is_left_behind(&self) -> bool {
-        let is_needed = self.lag != Lag::None || !self.from_state;
+    /// Whether another consumer is due, since this one does not get to where the leader is: it is idle, or another one has
+    /// a proof that this one lacks.
+    pub(super) fn is_left_behind(&self, is_idle: bool) -> bool {
+        let is_needed = is_idle || self.lag != Lag::None || !self.from_state;
         is_needed && self.behind.is_some_and(|since| since.elapsed() >= PATIENCE)
     }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use backon::ExponentialBackoff;
 use futures_core::future::BoxFuture;
 use futures_util::stream;
+use serde_json::json;
 
 use super::bucket::{SHORTEST_TTL, StreamInfo};
 use super::consumer::{Counting, Delivery, HEARTBEAT, OrderedConsumer, Spec, Start, filters};
@@ -72,6 +73,15 @@ enum State {
 
 type Item = (KvUpdate, WatchCursor);
 
+/// A message that was delivered. If the leader no longer has it, nor anything newer of its subject, it has lost it.
+#[derive(Debug, Default)]
+struct Last {
+    subject: String,
+    sequence: u64,
+    time: Option<SystemTime>,
+    is_deletion: bool,
+}
+
 #[derive(Debug)]
 struct NatsWatch {
     core: Arc<StoreCore>,
@@ -89,6 +99,8 @@ struct NatsWatch {
     position: u64,
     /// When the message at the position was taken, by the server's clock.
     as_of: SystemTime,
+    /// The last message delivered, in scope or not. The position may be behind it.
+    last: Option<Last>,
     /// Whether nothing is assumed to be known: the newest value of each key is due first.
     from_state: bool,
     /// The cursor that the user gave is still to be checked.
@@ -132,6 +144,7 @@ impl NatsWatch {
             incarnation: from.map(|cursor| *cursor.incarnation()),
             position: from.map_or(0, |cursor| cursor.position()),
             as_of: from.map_or(SystemTime::UNIX_EPOCH, |cursor| cursor.as_of()),
+            last: None,
             from_state: from.is_none(),
             unchecked_cursor: from.is_some(),
             floor: None,
@@ -217,14 +230,18 @@ impl NatsWatch {
                         if complete && stalls {
                             self.leave_list();
                         } else if !complete {
-                            self.leave_behind();
+                            self.leave_behind(false);
                         }
                         self.learn_if_behind(&place).await;
                         if self.is_behind_the_tombstones(&place) {
                             let error = self.expired(Expiry::TombstonesForgotten);
                             return self.end(error);
                         }
+                        let subject = message.subject.clone();
                         let message = delivered(message, &place, &self.core.bucket.prefix);
+                        let is_deletion =
+                            message.as_ref().is_some_and(|message| message.operation.is_deletion());
+                        self.remember(&subject, &place, is_deletion);
                         let update = message
                             .filter(|message| self.scope.matches(&message.key))
                             .filter(|message| self.deleted.is_news(&message.key, message.operation))
@@ -246,10 +263,19 @@ impl NatsWatch {
                         }
                         let fresh = consumer.is_fresh();
                         self.alive(fresh);
-                        if fresh && self.caught_up && self.is_left_out().await {
-                            self.cut_off("the consumer does not deliver what there is");
-                            self.state = State::Starting { pause: self.pause() };
-                            continue;
+                        if fresh && self.caught_up {
+                            match self.compare().await {
+                                Comparison::Alike => {}
+                                Comparison::LeftOut => {
+                                    self.cut_off("the consumer does not deliver what there is");
+                                    self.state = State::Starting { pause: self.pause() };
+                                    continue;
+                                }
+                                Comparison::SetBack => {
+                                    let error = self.expired(Expiry::Lost);
+                                    return self.end(error);
+                                }
+                            }
                         }
                         if stalls && complete.is_ok() {
                             self.leave_list();
@@ -258,7 +284,7 @@ impl NatsWatch {
                             Ok(true) => return Some(Ok(self.catch_up())),
                             Err(error) if ends_a_watch(&error) => return self.end(error),
                             // A leader that cannot be asked is asked at the next heartbeat.
-                            Ok(false) | Err(_) => self.leave_behind(),
+                            Ok(false) | Err(_) => self.leave_behind(true),
                         }
                     }
                     Delivery::Refused(text) => {
@@ -292,28 +318,61 @@ impl NatsWatch {
     }
 
     /// Has another consumer made in place of one that does not get to where the leader is.
-    fn leave_behind(&mut self) {
+    fn leave_behind(&mut self, is_idle: bool) {
         if matches!(self.state, State::Reading(_))
-            && self.state_sync.as_ref().is_some_and(StateSync::is_left_behind)
+            && self.state_sync.as_ref().is_some_and(|state| state.is_left_behind(is_idle))
         {
             tracing::debug!(store = %self.core.bucket.name, "a watch leaves a replica that is behind");
             self.state = State::Starting { pause: self.pause() };
         }
     }
 
-    /// Whether the consumer, which says that it has nothing, leaves out what there is. Servers lose count of what is pending
-    /// ([`state`](super::state)), and may then wait for another message before they go on. So after some heartbeats, and
-    /// then now and again, the leader is asked what is newest; what it has has come by the next heartbeat.
-    async fn is_left_out(&mut self) -> bool {
+    /// Compares an idle watch with the leader. Servers lose count of what is pending ([`state`](super::state)), and may then
+    /// wait for another message before they go on. So after some heartbeats, and then now and again, the leader is asked
+    /// what is newest; what it has has come by the next heartbeat.
+    async fn compare(&mut self) -> Comparison {
         self.quiet = self.quiet.saturating_add(1);
         let asks = self.missing || matches!(self.quiet, 2 | 6) || self.quiet.is_multiple_of(12);
         if !asks {
-            return false;
+            return Comparison::Alike;
         }
         let deadline = Deadline::after(HEARTBEAT);
         let newest = leader::newest(&self.core, OPERATION, &self.filters, deadline).await;
-        let is_newer = newest.is_ok_and(|newest| newest > self.position);
-        std::mem::replace(&mut self.missing, is_newer) && is_newer
+        let Ok(newest) = newest else { return Comparison::Alike };
+        let is_older = self.last.as_ref().is_some_and(|last| newest < last.sequence);
+        if is_older && self.is_set_back(deadline).await.unwrap_or(false) {
+            return Comparison::SetBack;
+        }
+        let is_newer = newest > self.position;
+        if std::mem::replace(&mut self.missing, is_newer) && is_newer {
+            Comparison::LeftOut
+        } else {
+            Comparison::Alike
+        }
+    }
+
+    /// Keeps the last message delivered, in the memory of the one before.
+    fn remember(&mut self, subject: &str, place: &Place, is_deletion: bool) {
+        let last = self.last.get_or_insert_default();
+        last.subject.clear();
+        last.subject.push_str(subject);
+        (last.sequence, last.time) = (place.stream_sequence, Some(place.time()));
+        last.is_deletion = is_deletion;
+    }
+
+    /// Whether the leader has lost the last message that this watch has delivered: a server that was restored from a copy,
+    /// or another one that holds a copy. Its sequences go on with other messages, and these may have been superseded, so
+    /// that neither the end of the stream nor the message at the position needs to show it.
+    async fn is_set_back(&self, deadline: Deadline) -> KvResult<bool> {
+        let Some(last) = &self.last else { return Ok(false) };
+        let query = json!({ "last_by_subj": last.subject });
+        let found = self.core.leader_answer(OPERATION, &query, deadline).await?;
+        Ok(match found {
+            // Tombstones are cleaned up by other clients, and some stores remove the newest of a key by themselves.
+            None => !last.is_deletion && !self.core.bucket.settings().forgets_newest(),
+            Some(found) if found.sequence() == last.sequence => last.time != Some(found.time()),
+            Some(found) => found.sequence() < last.sequence,
+        })
     }
 
     /// Tells the reader that nothing is heard, since the last word and for the first reason.
@@ -412,7 +471,11 @@ impl NatsWatch {
         // has seen with others.
         let rewritten = !self.from_state
             && (1..=info.last_sequence()).contains(&self.position)
-            && core.time_of(OPERATION, self.position, deadline).await?.is_some_and(|time| time != self.as_of);
+            && (self.is_set_back(deadline).await?
+                || core
+                    .time_of(OPERATION, self.position, deadline)
+                    .await?
+                    .is_some_and(|time| time != self.as_of));
         self.check(&info, rewritten)?;
         let life = info.settings().tombstone_life;
         let spec = Spec {
@@ -514,6 +577,16 @@ impl NatsWatch {
     }
 }
 
+/// How an idle watch compares with the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    Alike,
+    /// The leader has had something newer in scope for a whole heartbeat.
+    LeftOut,
+    /// The leader has lost what was delivered.
+    SetBack,
+}
+
 /// Errors that trying again cannot mend.
 fn ends_a_watch(error: &KvError) -> bool {
     matches!(
@@ -527,7 +600,7 @@ fn ends_a_watch(error: &KvError) -> bool {
 struct Standing {
     same_incarnation: bool,
     position: u64,
-    /// Another message stands there now.
+    /// Another message stands there now, or the last message delivered is lost.
     rewritten: bool,
     /// How long ago the watch was known to miss nothing.
     age: Duration,
@@ -560,7 +633,7 @@ impl Expiry {
     fn reason(self) -> &'static str {
         match self {
             Self::MadeAgain => "it belongs to another store, or to one that was deleted and made again",
-            Self::Lost => "the server has lost what it had acknowledged",
+            Self::Lost => "the server has lost what it had acknowledged, or an operator has removed it",
             Self::Compacted => "the store no longer holds everything that followed it",
             Self::TombstonesForgotten => "deletions that followed it may have been forgotten since",
         }

@@ -23,11 +23,11 @@ use super::wire::{EXPECTED_SEQUENCE, FENCE, KV_OPERATION, OPERATION_ID, ROLLUP, 
 use crate::store::backoff;
 use crate::store::{Deadline, ErrorSource, FencingToken, Key, KvError, KvOperation, KvResult, VersionToken};
 
-/// How long an acknowledgement is waited for before the write is searched for, on a connection that seems to be alive: a
-/// quarter of the deadline from `since` on, so that a copy that was lost costs a part of it, and what is left at the end
-/// is enough to search once more.
+/// How long an acknowledgement is waited for before the write is searched for, on a connection that
+/// seems to be alive: a quarter of the deadline from `since` on, so that a copy that was lost costs
+/// a part of it, and what is left at the end is enough to search once more.
 fn patience(since: Instant, deadline: Deadline) -> Duration {
-    let share = (deadline.limit() / 4).clamp(Duration::from_millis(50), Duration::from_secs(5));
+    let share = (deadline.limit() / 4).clamp(Duration::from_millis(100), Duration::from_secs(5));
     let left = deadline.remaining();
     share.saturating_sub(since.elapsed()).min(left - left / 3)
 }
@@ -312,7 +312,8 @@ impl StoreCore {
         }
     }
 
-    /// Waits for the acknowledgement, until the connection breaks or its share of the deadline has passed.
+    /// Waits for the acknowledgement, until the connection breaks or its share of the deadline has
+    /// passed.
     async fn await_verdict(&self, sent: &mut Sent, deadline: Deadline) -> Verdict {
         tokio::select! {
             biased;
@@ -375,12 +376,13 @@ impl StoreCore {
         }
     }
 
-    /// Whether no copy of a write that was sent at that moment can take effect any more, if it did not so far: the stream
-    /// has another leader since.
+    /// Whether no copy of a write that was sent at that moment can take effect any more, if it did
+    /// not so far: the stream has another leader since.
     ///
-    /// On an unbroken connection the server has passed on whatever was sent before this question. What it passed on to a
-    /// leader that has been replaced is refused by the replicas. What it passed on to the new one came before the
-    /// question. And nothing but a newer message of the key takes a value away.
+    /// On an unbroken connection the server has passed on whatever was sent before this question.
+    /// What it passed on to a leader that has been replaced is refused by the replicas. What it
+    /// passed on to the new one came before the question. And nothing but a newer message of the
+    /// key takes a value away.
     async fn is_given_up(
         &self,
         operation: &'static str,
@@ -400,7 +402,8 @@ impl StoreCore {
             && self.link.is_unbroken(mark))
     }
 
-    /// Looks for the write by its id. `last` is when the last copy was sent, if it is worth to know whether it is lost.
+    /// Looks for the write by its id. `last` is when the last copy was sent, if it is worth to know
+    /// whether it is lost.
     async fn search(
         &self,
         write: &Write,

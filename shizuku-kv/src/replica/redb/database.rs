@@ -109,7 +109,8 @@ impl Shared {
     pub(super) fn change(&self, work: impl FnOnce(&Database) -> Result<(), Failure>) -> Result<(), Failure> {
         self.check_file()?;
         let changed = self.with(work);
-        // Its length may be any after a commit; but a file that was removed meanwhile has not kept this one.
+        // Its length may be any after a commit; but a file that was removed meanwhile has not kept
+        // this one.
         self.check_place()?;
         self.note_len();
         changed
@@ -285,8 +286,8 @@ fn make_whole(new: &Path, path: &Path, options: RedbOptions) -> Result<(), Failu
     let not_made = |source| Failure::from(RedbFailure::NotMade { path: path.to_owned(), source });
     let file = create_file(new).map_err(|source| not_opened(new, source))?;
     prepare(builder(options).create_with_backend(FileBackend::new(file)?)?, path)?.close()?;
-    // A link, since renaming would replace a file that has come to the path meanwhile: that one is opened. On file systems
-    // without links the database is made in its place.
+    // A link, since renaming would replace a file that has come to the path meanwhile: that one is
+    // opened. On file systems without links the database is made in its place.
     let _ = fs::hard_link(new, path);
     // Else a loss of power can take the name away, and with it all that was synced to the file.
     local_file::sync_directory(path).map_err(not_made)

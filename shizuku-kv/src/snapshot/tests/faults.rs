@@ -201,7 +201,8 @@ fn an_interrupted_call_is_made_again() {
     let (mut writer, _) = open_on(&disk, options()).unwrap();
     writer.append(&put("a", b"1", 1)).unwrap();
     let interrupted = |at| Plan { at: Some(at), count: 3, fault: Some(Fault::Error(ErrorKind::Interrupted)) };
-    // Behind the look at the length, which no signal interrupts: the reading of the header, the write.
+    // Behind the look at the length, which no signal interrupts: the reading of the header, the
+    // write.
     disk.plan(interrupted(1));
     writer.checkpoint(None).unwrap();
     writer.append(&put("a", b"1", 2)).unwrap();

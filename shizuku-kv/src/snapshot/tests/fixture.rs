@@ -110,7 +110,8 @@ impl Written {
         FileHeader::from_bytes(self.content.first_chunk().unwrap()).unwrap().sealed() as usize
     }
 
-    /// Fails unless this is what is read from the first `len` bytes: a state, or damage where they are too few.
+    /// Fails unless this is what is read from the first `len` bytes: a state, or damage where they
+    /// are too few.
     pub(super) fn must_be(&self, len: usize, read: Result<Point, SnapshotError>) {
         match read {
             // Nothing tells an empty file from one that is to become a log.

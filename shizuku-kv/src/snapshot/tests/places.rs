@@ -1,5 +1,5 @@
-//! Files of others at the path of a log, and other programs that touch a log while it is open: nothing of theirs is
-//! replaced, and nothing that they do to the log goes unnoticed.
+//! Files of others at the path of a log, and other programs that touch a log while it is open:
+//! nothing of theirs is replaced, and nothing that they do to the log goes unnoticed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -30,7 +30,7 @@ fn errors(path: &Path) -> Vec<SnapshotError> {
         let read = SnapshotReader::open(&path).map(drop);
         send.send([opened, read, load(&path).map(drop)]).unwrap();
     });
-    let results = receive.recv_timeout(Duration::from_secs(30)).expect("opening blocks");
+    let Ok(results) = receive.recv_timeout(Duration::from_secs(30)) else { panic!("opening blocks") };
     results.map(Result::unwrap_err).into()
 }
 
@@ -99,8 +99,8 @@ fn link_to_a_log_stays_a_link() {
     assert_eq!(load(&target).unwrap().entries.len(), 1);
 }
 
-/// As an administrator does it: an empty file of another owner, which the group may write. Only root can give a file
-/// away; another user's test prepares one of its own.
+/// As an administrator does it: an empty file of another owner, which the group may write. Only
+/// root can give a file away; another user's test prepares one of its own.
 #[test]
 fn prepared_file_keeps_owner_and_mode() {
     let directory = tempfile::tempdir().unwrap();
@@ -203,7 +203,7 @@ fn must_tell(after: impl Fn(&mut SnapshotWriter) -> Result<(), SnapshotError>) {
             change(&path);
             let (file, before) = (path.is_file().then(|| fs::read(&path).unwrap()), path.is_dir());
             let told = after(&mut writer);
-            let error = told.expect_err(&format!("change {number}, {policy:?}: it was not noticed"));
+            let Err(error) = told else { panic!("change {number}, {policy:?}: it was not noticed") };
             let text = error.to_string();
             assert!(matches!(error, SnapshotError::Interfered { .. }), "{text}");
             let path_and_cause =
@@ -253,14 +253,15 @@ fn close_tells_that_the_file_was_changed() {
             }
             change(&path);
             let told = writer.close();
-            let text =
-                told.expect_err(&format!("change {number}, {policy:?}: it was not noticed")).to_string();
+            let Err(error) = told else { panic!("change {number}, {policy:?}: it was not noticed") };
+            let text = error.to_string();
             assert!(text.contains(says), "change {number}, {policy:?}: {text}");
         }
     }
 }
 
-/// As `logrotate` does it with `copytruncate`, between the look at the file and the write: the file is as long as before.
+/// As `logrotate` does it with `copytruncate`, between the look at the file and the write: the file
+/// is as long as before.
 #[test]
 fn truncation_that_a_write_has_hidden_is_told() {
     for policy in POLICIES {

@@ -128,8 +128,8 @@ fn after_a_loss_of_power_there_is_a_checkpoint_and_none_that_was_durable_is_lost
     with_seeds(300, 30_000, lives);
 }
 
-/// The power is lost at each operation of making a log, of an empty file or where there is none; and again when the next
-/// process makes one of what is left.
+/// The power is lost at each operation of making a log, of an empty file or where there is none;
+/// and again when the next process makes one of what is left.
 #[test]
 fn power_lost_while_a_log_is_made_leaves_what_can_be_opened() {
     with_seeds(20, 2000, |_, random| {

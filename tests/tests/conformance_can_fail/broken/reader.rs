@@ -156,6 +156,18 @@ impl BrokenStore {
                         .flatten(),
                 )
             }
+            Fault::ScanEndsAtRemoved => {
+                let is_held = move |item: &KvResult<KvEntry>| {
+                    let (this, entry) = (this.clone(), item.as_ref().ok().cloned());
+                    async move {
+                        let Some(entry) = entry else { return true };
+                        let deadline = Deadline::after(Duration::from_secs(5));
+                        let held = this.inner.history(entry.key, deadline).try_collect().await;
+                        held.is_ok_and(|held| held.iter().any(|held| held.version == entry.version))
+                    }
+                };
+                KvStream::new(flatten(all.try_collect()).take_while(is_held))
+            }
             Fault::ScanHasHistory => KvStream::new(all.flat_map(move |item| match item {
                 Ok(entry) => this.inner.history(entry.key, Deadline::after(deadline)),
                 Err(error) => KvStream::error(error),
