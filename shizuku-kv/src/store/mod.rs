@@ -42,6 +42,7 @@ pub(crate) use grammar::{MAX_KEY_LEN, check_key};
 pub use handle::Store;
 pub use handle_fenced::StoreFenced;
 pub use handle_ttl::StoreTtl;
+pub(crate) use handle_ttl::check_ttl;
 pub use key::{IntoKey, Key, WatchScope};
 pub(crate) use key_set::KeySet;
 pub(crate) use moment::Moment;
