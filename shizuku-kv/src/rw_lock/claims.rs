@@ -11,10 +11,33 @@ use crate::store::{FencingToken, KvError};
 /// What is asked of a coordinator.
 #[derive(Debug)]
 pub(super) enum Command {
-    Claim { claim: Claim, waits: bool, session: SessionUse, reply: oneshot::Sender<Result<Granted, Refusal>> },
-    Leave { id: ClaimId, reply: Option<oneshot::Sender<Result<Outcome, Refusal>>> },
-    Downgrade { id: ClaimId, reply: oneshot::Sender<Result<Outcome, Refusal>> },
-    Break { reply: oneshot::Sender<Result<Outcome, Refusal>> },
+    Claim {
+        claim: Claim,
+        waits: bool,
+        session: SessionUse,
+        hope: Hope,
+        reply: oneshot::Sender<Result<Granted, Refusal>>,
+    },
+    Leave {
+        id: ClaimId,
+        reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>,
+    },
+    Downgrade {
+        id: ClaimId,
+        reply: oneshot::Sender<Result<Outcome, Refusal>>,
+    },
+    Break {
+        reply: oneshot::Sender<Result<Outcome, Refusal>>,
+    },
+}
+
+/// Tells a claimant whether it is of use to wait for longer than it wanted to: all sessions in its way may be dead, and
+/// are found out soon.
+#[derive(Clone, Debug)]
+pub(super) struct Hope {
+    pub(super) is_there: watch::Sender<bool>,
+    /// The claimant does not wait for as long as it takes to find out that a session is dead.
+    pub(super) is_hasty: bool,
 }
 
 /// A claim that was granted.
@@ -52,6 +75,7 @@ pub(super) struct Pending {
 pub(super) struct Local {
     pub(super) claim: Claim,
     pub(super) session: SessionUse,
+    pub(super) hope: Hope,
     pub(super) standing: Standing,
 }
 
@@ -61,6 +85,8 @@ pub(super) enum Standing {
     Claiming {
         waits: bool,
         sent: bool,
+        /// It does not wait, and is not asked for again until the sessions in its way have been found dead or alive.
+        hopes: bool,
         reply: oneshot::Sender<Result<Granted, Refusal>>,
     },
     /// In line.
@@ -95,6 +121,27 @@ impl Local {
         matches!(self.standing, Standing::Claiming { .. })
     }
 
+    /// Whether the claim is to be asked for with the next write.
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(self.standing, Standing::Claiming { hopes: false, .. })
+    }
+
+    /// Whether the claim waits for nothing but that the sessions in its way are found dead.
+    pub(super) fn is_hoping(&self) -> bool {
+        matches!(self.standing, Standing::Claiming { hopes: true, .. })
+    }
+
+    pub(super) fn set_hoping(&mut self, hopes: bool) {
+        if let Standing::Claiming { hopes: is_hoping, .. } = &mut self.standing {
+            *is_hoping = hopes;
+        }
+        self.tell_hope(hopes);
+    }
+
+    pub(super) fn tell_hope(&self, is_there: bool) {
+        self.hope.is_there.send_if_modified(|told| std::mem::replace(told, is_there) != is_there);
+    }
+
     /// Whether a write with the claim has been on its way.
     pub(super) fn was_sent(&self) -> bool {
         matches!(self.standing, Standing::Claiming { sent: true, .. })
@@ -121,7 +168,7 @@ impl Local {
 
     pub(super) fn claim_again(&mut self) {
         self.shift(|standing| match standing {
-            Standing::Waiting(reply) => Standing::Claiming { waits: true, sent: true, reply },
+            Standing::Waiting(reply) => Standing::Claiming { waits: true, sent: true, hopes: false, reply },
             other => other,
         });
     }

@@ -24,8 +24,8 @@ use super::course;
 use super::error::LockLoss;
 use super::following::Following;
 use super::locks::{Locks, Place};
-use super::observer::Observer;
-use super::record::{ClaimId, LockRecord};
+use super::observer::{Observer, Prospect};
+use super::record::{ClaimId, LockRecord, SessionId};
 use super::transition::{Change, Outcome};
 use crate::store::{Deadline, FencingToken, Key, KvEntry, KvError, Store, VersionToken, WatchScope, backoff};
 
@@ -144,6 +144,9 @@ impl Coordinator {
                 return;
             }
             self.follow();
+            if self.has_work() {
+                continue;
+            }
             let alarm = self.alarm();
             tokio::select! {
                 command = self.commands.recv() => match command {
@@ -162,9 +165,12 @@ impl Coordinator {
     fn accept(&mut self, command: Command) {
         self.busy_since = Instant::now();
         match command {
-            Command::Claim { claim, waits, session, reply } => {
-                let standing = Standing::Claiming { waits, sent: false, reply };
-                self.locals.insert(claim.id, Local { claim, session, standing });
+            Command::Claim { claim, waits, session, hope, reply } => {
+                if let Some(entry) = session.take_found(&self.place.1) {
+                    self.find(entry);
+                }
+                let standing = Standing::Claiming { waits, sent: false, hopes: false, reply };
+                self.locals.insert(claim.id, Local { claim, session, hope, standing });
             }
             Command::Leave { id, reply } => self.leave(id, reply),
             Command::Downgrade { id, reply } => {
@@ -209,7 +215,7 @@ impl Coordinator {
     }
 
     fn has_work(&self) -> bool {
-        let claims = || self.locals.values().any(Local::is_claiming);
+        let claims = || self.locals.values().any(Local::is_asking);
         let is_due = || self.known.as_ref().is_some_and(|known| !self.due(&known.record).is_empty());
         let verifies = self.verifies.is_some_and(|since| since.elapsed() < Deadline::DEFAULT);
         !verifies && (self.looks || !self.pending.is_empty() || claims() || is_due())
@@ -234,13 +240,21 @@ impl Coordinator {
                     *of_old = newest;
                 }
             }
-            for change in self.due(&record) {
+            let due = self.due(&record);
+            if !due.is_empty() {
+                // There may be room in the same write.
+                self.locals
+                    .values_mut()
+                    .filter(|local| local.is_hoping())
+                    .for_each(|local| local.set_hoping(false));
+            }
+            for change in due {
                 record.apply(&change);
             }
             let mut changes: Vec<(Change, Option<ClaimId>)> = Vec::new();
             changes.extend(self.pending.iter().map(|pending| (pending.change.clone(), None)));
             for (id, local) in &self.locals {
-                if let Standing::Claiming { waits, .. } = &local.standing {
+                if let Standing::Claiming { waits, hopes: false, .. } = &local.standing {
                     let change = Change::Claim { claim: local.claim.clone(), waits: *waits };
                     changes.push((change, Some(*id)));
                 }
@@ -249,6 +263,7 @@ impl Coordinator {
             changes.sort_by_key(|(_, id)| id.map(|id| id.number));
             let outcomes: Vec<_> =
                 changes.iter().map(|(change, id)| (record.apply(change), change.clone(), *id)).collect();
+            let Some(known) = &self.known else { return };
             let must_write = self.unsure.is_some_and(|expected| course::may_land(expected, known.version));
             if record == known.record && !must_write {
                 // What was known may be of long ago.
@@ -256,7 +271,7 @@ impl Coordinator {
                     self.known = None;
                     continue;
                 }
-                return self.settle(outcomes);
+                return self.conclude(outcomes).await;
             }
             let value = record.to_bytes();
             // Whoever is in line gets a token one day, and has to have the room for it.
@@ -275,7 +290,7 @@ impl Coordinator {
                     (self.unsure, self.pauses, self.conflicts, self.looks) = (None, None, 0, false);
                     self.newest = Some(version);
                     self.known = Some(Known { record, version: Some(version) });
-                    return self.settle(outcomes);
+                    return self.conclude(outcomes).await;
                 }
                 Err(error) if error.is_conflict() => {
                     (self.known, self.looks) = (None, true);
@@ -296,7 +311,7 @@ impl Coordinator {
     /// Whatever is wanted goes out with the next write.
     fn note_sent(&mut self) {
         for local in self.locals.values_mut() {
-            if let Standing::Claiming { sent, .. } = &mut local.standing {
+            if let Standing::Claiming { sent, hopes: false, .. } = &mut local.standing {
                 *sent = true;
             }
         }
@@ -329,6 +344,42 @@ impl Coordinator {
         let _ = reply.send(Ok(Granted { token, broken: receiver }));
     }
 
+    /// Tells everybody what became of what they wanted. Who does not wait for long, and finds sessions in its way that
+    /// may be dead, is given the time to find that out.
+    async fn conclude(&mut self, outcomes: Vec<(Outcome, Change, Option<ClaimId>)>) {
+        if outcomes.iter().any(|(outcome, _, _)| *outcome == Outcome::Busy) {
+            self.look_before(None).await;
+        }
+        self.settle(outcomes);
+        let hasty = self
+            .locals
+            .values()
+            .find(|local| local.hope.is_hasty && matches!(local.standing, Standing::Waiting(_)));
+        if let Some(id) = hasty.map(|local| local.claim.id) {
+            self.look_before(Some(id)).await;
+        }
+    }
+
+    /// Reads the sessions that are before a claim in line, or before one that comes now, as far as nothing is known of
+    /// them and none of the others is alive.
+    async fn look_before(&mut self, claim: Option<ClaimId>) {
+        let own = self.own();
+        while let Some(Known { record, .. }) = &self.known {
+            let index = record.queue.iter().position(|waiting| Some(waiting.id) == claim);
+            let index = index.unwrap_or(record.queue.len());
+            let Prospect::Unknown(sessions) = self.observer.prospect(record, index, &own) else { return };
+            // One that is over by now shows a time as well.
+            if self.observer.look(&sessions, own.first().copied()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The sessions of the claims of this process.
+    fn own(&self) -> Vec<SessionId> {
+        self.locals.keys().map(|id| id.session).collect()
+    }
+
     /// Tells everybody what became of what they wanted.
     fn settle(&mut self, outcomes: Vec<(Outcome, Change, Option<ClaimId>)>) {
         let mut pending = std::mem::take(&mut self.pending).into_iter();
@@ -351,8 +402,15 @@ impl Coordinator {
                 }
                 Outcome::Busy | Outcome::Full => {
                     self.observer.keep_vigil();
-                    if let Some(local) = self.locals.remove(&id) {
-                        let is_full = outcome == Outcome::Full;
+                    let is_full = outcome == Outcome::Full;
+                    let prospect = self.known.as_ref().map(|known| {
+                        self.observer.prospect(&known.record, known.record.queue.len(), &self.own())
+                    });
+                    if !is_full && prospect == Some(Prospect::MayBeDead) {
+                        if let Some(local) = self.locals.get_mut(&id) {
+                            local.set_hoping(true);
+                        }
+                    } else if let Some(local) = self.locals.remove(&id) {
                         local.refuse(if is_full { Refusal::Full } else { Refusal::Busy });
                     }
                 }
@@ -410,6 +468,7 @@ impl Coordinator {
                 let _ = reply.send(Err(refusal.clone()));
             }
         }
+        self.locals.values().for_each(|local| local.tell_hope(false));
         // What is known may be so no longer, and nothing need follow that would tell.
         (self.known, self.looks) = (None, !self.locals.is_empty() || self.observer.is_needed());
         // Who holds is not out because of this. Who wants to leave is out with its session, if not before.

@@ -2,16 +2,18 @@
 //! a guard.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use tokio::runtime;
 use tokio::sync::mpsc;
 
 use super::claims::Command;
 use super::coordinator::Coordinator;
 use super::held::Held;
-use super::session::Sessions;
-use crate::store::{Deadline, Key, Store};
+use super::session::{SessionUse, Sessions};
+use crate::store::{Deadline, Key, KvResult, ShutdownHook, Store};
 
 /// The coordinators of a store's handle, and what their claims live by.
 #[derive(Debug, Default)]
@@ -20,12 +22,30 @@ pub(super) struct Locks {
     pub(super) sessions: Arc<Sessions>,
     /// What the functions without guards hold.
     pub(super) held: Held,
+    /// Whether the connection ends the sessions before it is shut down.
+    is_registered: OnceLock<()>,
 }
 
 /// Where a coordinator is: on a runtime, for a record's key.
 pub(super) type Place = (runtime::Id, Key);
 
 impl Locks {
+    /// A session for claims with this lease, made if there is none. `record` is the key of the lock that is claimed.
+    ///
+    /// Dropping the future is safe.
+    pub(super) async fn session(
+        self: &Arc<Self>,
+        store: &Store,
+        lease: Duration,
+        record: &Key,
+    ) -> KvResult<SessionUse> {
+        self.is_registered.get_or_init(|| {
+            let hook: Weak<Self> = Arc::downgrade(self);
+            store.shutdown_hooks().add(hook);
+        });
+        self.sessions.get(store, lease, record).await
+    }
+
     /// Asks something of the coordinator of the lock under a key; on this runtime, on which the caller has to be.
     pub(super) fn ask(self: &Arc<Self>, store: &Store, key: &Key, command: Command) -> Place {
         let runtime = runtime::Handle::current();
@@ -47,7 +67,7 @@ impl Locks {
         coordinators.insert(place.clone(), sender);
         drop(coordinators);
         // What each caller can wait for is its own affair.
-        let store = store.with_deadline(Deadline::DEFAULT);
+        let store = store.with_deadline(Deadline::DEFAULT).of_task();
         let coordinator = Coordinator::new(Arc::clone(self), place.clone(), store, commands);
         runtime.spawn(coordinator.run());
         place
@@ -74,5 +94,12 @@ impl Locks {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Place, mpsc::UnboundedSender<Command>>> {
         self.coordinators.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ShutdownHook for Locks {
+    /// Ends the sessions, so that others need not wait for their leases to be over.
+    fn shut_down(self: Arc<Self>, _deadline: Deadline) -> BoxFuture<'static, ()> {
+        Box::pin(async move { self.sessions.end_all().await })
     }
 }

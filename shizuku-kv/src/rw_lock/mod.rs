@@ -39,9 +39,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::ExponentialBackoff;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use self::claims::{Command, Granted};
+use self::claims::{Command, Granted, Hope};
 pub use self::election::{Leader, LeaderElection, LeaderGuardProcessor, Leaders, Leadership};
 pub use self::error::{DistroRwLockError, LockLoss, WithLockProcessError};
 use self::guard::{Hold, Ticket};
@@ -220,10 +220,12 @@ impl DistroRwLock {
         waits: bool,
         limit: Duration,
     ) -> Option<Result<Hold, DistroRwLockError>> {
+        let (is_there, hoped) = watch::channel(false);
+        let hope = Hope { is_there, is_hasty: !waits || limit < course::patience(self.options.lease) };
         let claims = async {
             let mut pauses = backoff_between_watches();
             loop {
-                let error = match self.claim_once(mode, waits).await {
+                let error = match self.claim_once(mode, waits, &hope).await {
                     // Who waits goes on waiting: a store that is not there may be in a moment, and who was cut off for longer
                     // than its lease joins the end of the line.
                     Err(error) if waits && error.is_passing() => error,
@@ -233,16 +235,21 @@ impl DistroRwLock {
                 tokio::time::sleep(pauses.next().unwrap_or_default()).await;
             }
         };
-        tokio::time::timeout(limit, claims).await.ok()
+        tokio::select! {
+            biased;
+            claimed = claims => Some(claimed),
+            () = gives_up(limit, hoped) => None,
+        }
     }
 
-    async fn claim_once(&self, mode: LockMode, waits: bool) -> Result<Hold, DistroRwLockError> {
-        let session = self.locks.sessions.get(&self.store, self.options.lease).await;
+    async fn claim_once(&self, mode: LockMode, waits: bool, hope: &Hope) -> Result<Hold, DistroRwLockError> {
+        let session = self.locks.session(&self.store, self.options.lease, &self.key).await;
         let session = session.map_err(|error| self.store_error(error))?;
         let (reply, answer) = oneshot::channel();
         let id = session.next_claim();
         let claim = Claim { id, mode, label: self.options.label.clone() };
-        let command = Command::Claim { claim, waits, session: session.clone(), reply };
+        let hope = hope.clone();
+        let command = Command::Claim { claim, waits, session: session.clone(), hope, reply };
         let place = self.locks.ask(&self.store, &self.key, command);
         // From here on whoever drops this leaves.
         let mut ticket = Ticket { locks: Arc::clone(&self.locks), place, id, is_over: false };
@@ -377,6 +384,13 @@ impl DistroRwLock {
             }
         }
     }
+}
+
+/// Waits for as long as a claimant wants to, and on while all sessions in its way may be dead.
+async fn gives_up(limit: Duration, mut hoped: watch::Receiver<bool>) {
+    tokio::time::sleep(limit).await;
+    // Without a sender there is no hope either.
+    let _ = hoped.wait_for(|is_there| !*is_there).await;
 }
 
 /// The pauses before a watch that has ended is opened again.

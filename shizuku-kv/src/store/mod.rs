@@ -18,6 +18,7 @@ mod handle_ttl;
 mod key;
 mod moment;
 mod shared;
+mod shutdown;
 mod stream;
 mod version;
 
@@ -36,5 +37,6 @@ pub use handle_fenced::StoreFenced;
 pub use handle_ttl::StoreTtl;
 pub use key::{IntoKey, Key, WatchScope};
 pub(crate) use moment::Moment;
+pub(crate) use shutdown::{ShutdownHook, ShutdownHooks};
 pub use stream::{KvStream, Watch, WatchLink};
 pub use version::VersionToken;

@@ -43,7 +43,8 @@ use futures_util::stream;
 use self::shared::{End, Shared};
 use self::store::MemoryStore;
 use crate::store::{
-    Connection, ConnectionCapabilities, KvError, KvResult, KvStream, Store, StoreConfig, check_store_name,
+    Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, ShutdownHooks, Store,
+    StoreConfig, check_store_name,
 };
 
 const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
@@ -78,6 +79,7 @@ struct World {
     stores: BTreeMap<String, Arc<Shared>>,
     /// Known to the stores too, those that were deleted included.
     closed: Arc<AtomicBool>,
+    hooks: ShutdownHooks,
 }
 
 impl World {
@@ -144,7 +146,8 @@ impl Connection for MemoryConnection {
                     Err(error) => return Err(error),
                 }
             };
-            Ok(Store::new(Arc::new(MemoryStore::new(shared)), deadline))
+            let hooks = self.lock().hooks.clone();
+            Ok(Store::of_connection(Arc::new(MemoryStore::new(shared)), deadline, &hooks))
         })
     }
 
@@ -176,6 +179,8 @@ impl Connection for MemoryConnection {
 
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>> {
         Box::pin(async move {
+            let hooks = self.lock().hooks.clone();
+            hooks.run(Deadline::after(Deadline::DEFAULT)).await;
             let stores = {
                 let mut world = self.lock();
                 world.closed.store(true, Ordering::Release);

@@ -13,8 +13,8 @@ use super::link::{Link, LinkEvents, parse_version};
 use super::store::NatsStore;
 use crate::store::backoff;
 use crate::store::{
-    Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, Store, StoreConfig,
-    check_store_name,
+    Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, ShutdownHooks, Store,
+    StoreConfig, check_store_name,
 };
 
 const OPERATION: &str = "connect";
@@ -36,6 +36,7 @@ const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
 pub struct NatsConnection {
     link: Arc<Link>,
     config: Arc<NatsConnectionConfig>,
+    hooks: ShutdownHooks,
 }
 
 /// Connects to NATS.
@@ -98,7 +99,7 @@ async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
         reason: "the connection ended at once".to_owned(),
         source: Some(Arc::new(error)),
     })?;
-    Ok(NatsConnection { link: Arc::new(link), config: Arc::new(config) })
+    Ok(NatsConnection { link: Arc::new(link), config: Arc::new(config), hooks: ShutdownHooks::default() })
 }
 
 /// Checks one server's address.
@@ -273,7 +274,7 @@ impl Connection for NatsConnection {
             let bucket = bucket::open(&self.link, name, &config, self.deadline()).await?;
             let deadline = config.operation_deadline();
             let store = NatsStore::new(Arc::clone(&self.link), bucket, config.consistency);
-            Ok(Store::new(Arc::new(store), deadline))
+            Ok(Store::of_connection(Arc::new(store), deadline, &self.hooks))
         })
     }
 
@@ -305,6 +306,10 @@ impl Connection for NatsConnection {
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>> {
         Box::pin(async move {
             let (operation, deadline) = ("shutdown", self.deadline());
+            if self.link.is_connected() {
+                // The other half is for the writes that are on their way.
+                self.hooks.run(Deadline::after(deadline.limit() / 2)).await;
+            }
             if !self.link.begin_close() {
                 let closed = async {
                     self.link.closed().await;

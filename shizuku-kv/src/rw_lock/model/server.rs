@@ -8,7 +8,7 @@ use crate::store::{FencingToken, VersionToken};
 
 /// The session of a process.
 pub(super) fn session(process: usize) -> SessionId {
-    SessionId(process as u128)
+    SessionId::alone(process as u128)
 }
 
 /// What a process claims.
@@ -17,7 +17,7 @@ pub(super) fn claim_id(process: usize, claim: usize) -> ClaimId {
 }
 
 pub(super) fn process_of(id: ClaimId) -> usize {
-    id.session.0 as usize
+    id.session.number() as usize
 }
 
 /// Versions are counted; what is not there has none.
