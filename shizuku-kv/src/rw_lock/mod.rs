@@ -35,7 +35,7 @@ mod session;
 mod transition;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::ExponentialBackoff;
@@ -44,16 +44,16 @@ use tokio::sync::{oneshot, watch};
 use self::claims::{Command, Granted, Hope};
 pub use self::election::{Leader, LeaderElection, LeaderGuardProcessor, Leaders, Leadership};
 pub use self::error::{DistroRwLockError, LockLoss, WithLockProcessError};
-use self::guard::{Hold, Ticket};
+use self::guard::{GRACE, Hold, Ticket};
 pub use self::guard::{ReadGuard, WriteGuard};
 pub use self::inspect::{LockClaim, LockGrant, LockState};
-use self::locks::Locks;
+use self::locks::{Locks, Place};
 pub use self::options::LockOptions;
 pub use self::processor::{
     LockedResourceReadProcessor, LockedResourceWriteProcessor, Processor, ProcessorFn, processor_fn,
 };
-use self::record::Claim;
 pub use self::record::LockMode;
+use self::record::{Claim, ClaimId};
 pub use self::reentry::current_fencing_token;
 use crate::store::{FencingToken, Key, KvError, Store, backoff};
 
@@ -222,10 +222,11 @@ impl DistroRwLock {
     ) -> Option<Result<Hold, DistroRwLockError>> {
         let (is_there, hoped) = watch::channel(false);
         let hope = Hope { is_there, is_hasty: !waits || limit < course::patience(self.options.lease) };
+        let asked = Mutex::new(None);
         let claims = async {
             let mut pauses = backoff_between_watches();
             loop {
-                let error = match self.claim_once(mode, waits, &hope).await {
+                let error = match self.claim_once(mode, waits, &hope, &asked).await {
                     // Who waits goes on waiting: a store that is not there may be in a moment, and who was cut off for longer
                     // than its lease joins the end of the line.
                     Err(error) if waits && error.is_passing() => error,
@@ -235,14 +236,33 @@ impl DistroRwLock {
                 tokio::time::sleep(pauses.next().unwrap_or_default()).await;
             }
         };
-        tokio::select! {
+        let claimed = tokio::select! {
             biased;
             claimed = claims => Some(claimed),
             () = gives_up(limit, hoped) => None,
+        };
+        if claimed.is_none() {
+            self.leave(asked.into_inner().unwrap_or_else(PoisonError::into_inner)).await;
         }
+        claimed
     }
 
-    async fn claim_once(&self, mode: LockMode, waits: bool, hope: &Hope) -> Result<Hold, DistroRwLockError> {
+    /// Waits for a moment until a claim that was given up is out of the record: the process may end now, and would be in
+    /// the way of others as if it had crashed.
+    async fn leave(&self, asked: Option<(Place, ClaimId)>) {
+        let Some((place, id)) = asked else { return };
+        let (reply, answer) = oneshot::channel();
+        self.locks.tell(&place, Command::Leave { id, reply: Some(reply) });
+        let _ = tokio::time::timeout(GRACE.min(self.store.deadline()), answer).await;
+    }
+
+    async fn claim_once(
+        &self,
+        mode: LockMode,
+        waits: bool,
+        hope: &Hope,
+        asked: &Mutex<Option<(Place, ClaimId)>>,
+    ) -> Result<Hold, DistroRwLockError> {
         let session = self.locks.session(&self.store, self.options.lease, &self.key).await;
         let session = session.map_err(|error| self.store_error(error))?;
         let (reply, answer) = oneshot::channel();
@@ -251,6 +271,7 @@ impl DistroRwLock {
         let hope = hope.clone();
         let command = Command::Claim { claim, waits, session: session.clone(), hope, reply };
         let place = self.locks.ask(&self.store, &self.key, command);
+        *asked.lock().unwrap_or_else(PoisonError::into_inner) = Some((place.clone(), id));
         // From here on whoever drops this leaves.
         let mut ticket = Ticket { locks: Arc::clone(&self.locks), place, id, is_over: false };
         match answer.await {

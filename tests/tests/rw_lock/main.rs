@@ -15,6 +15,7 @@ mod holding;
 mod leases;
 mod processors;
 mod readonly;
+mod session_keys;
 
 use std::time::Duration;
 

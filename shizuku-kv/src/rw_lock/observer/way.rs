@@ -67,7 +67,9 @@ impl Observer {
 
     /// Whether a session may be dead, as far as can be told without having waited for it.
     pub(super) fn may_be_dead(&self, seen: &Seen) -> bool {
-        let age = self.time().and_then(|now| now.duration_since(seen.created).ok()).unwrap_or_default();
+        // A renewal that came while it was watched tells more than a clock.
+        let time = self.time().filter(|_| !seen.renewed);
+        let age = time.and_then(|now| now.duration_since(seen.created).ok()).unwrap_or_default();
         seen.version.is_some() && course::may_be_dead(age, seen.since.elapsed(), seen.lease)
     }
 
