@@ -166,9 +166,8 @@ fn is_rejected(claimed: Result<WriteGuard, DistroRwLockError>) -> bool {
 #[test]
 fn processes_that_only_try_get_in_after_a_crash() {
     let living = runtime();
-    let names = [connect("memory:"), connect(&NatsServer::shared().url())];
-    for connection in living.block_on(join_all(names)) {
-        let (connection, name) = (connection.unwrap(), unique("locks"));
+    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+        let (connection, name) = (living.block_on(connect(&url)).unwrap(), unique("locks"));
         let open = || async { connection.store(&name).await.unwrap() };
         let dying = runtime();
         let guard = dying.block_on(async { lock(&open().await, "r", LEASE).write().await.unwrap() });
