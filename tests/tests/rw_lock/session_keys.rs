@@ -93,8 +93,9 @@ async fn many_sessions_at_once_share_no_key_and_leave_their_number() {
     for _ in 0..3 {
         let stores = join_all((0..100).map(|_| connection.store("locks"))).await;
         let stores: Vec<_> = stores.into_iter().map(Result::unwrap).collect();
-        let guards =
-            join_all(stores.iter().map(async |store| lock(store, "r", 10 * LEASE).read().await.unwrap()));
+        let guards = join_all(stores.iter().enumerate().map(async |(number, store)| {
+            lock(store, &format!("r{number}"), 10 * LEASE).write().await.unwrap()
+        }));
         let guards = guards.await;
         assert_eq!(alive(&around).await, 100);
         join_all(guards.into_iter().map(async |guard| guard.release().await.unwrap())).await;
