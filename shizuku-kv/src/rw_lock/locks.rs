@@ -111,7 +111,10 @@ impl Locks {
             .collect();
         for answer in answers {
             // Also answered where the coordinator ends.
-            let answer = async { Ok(drop(answer.await)) };
+            let answer = async {
+                let _ = answer.await;
+                Ok(())
+            };
             deadline.bound("shutdown", None, answer).await?;
         }
         Ok(())
