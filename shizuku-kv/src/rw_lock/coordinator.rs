@@ -457,7 +457,9 @@ impl Coordinator {
                 // Who is gone does not want to know.
                 let _ = reply.send(Err(refusal.clone()));
             }
-            if self.is_closed {
+            let is_gone =
+                matches!(refusal, Refusal::Store(KvError::Closed { .. } | KvError::StoreNotFound { .. }));
+            if self.is_closed && is_gone {
                 // There is nothing left to be released.
                 self.pending.clear();
             }

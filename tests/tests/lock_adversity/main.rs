@@ -17,6 +17,7 @@ mod faults;
 mod limits;
 mod lost_writes;
 mod sessions;
+mod shutdown;
 mod stale_reads;
 mod store;
 mod stores_gone;
