@@ -19,12 +19,20 @@ pub(super) enum Command {
         claim: Claim,
         waits: bool,
         session: SessionUse,
+        /// Its place among the claims of this process.
+        arrival: u64,
         /// Set once the claim is in line.
         in_line: Arc<AtomicBool>,
         reply: oneshot::Sender<Result<Granted, Refusal>>,
     },
-    /// The session of a claim has been opened: the claim can be made.
-    Opened,
+    /// A claim comes at this place as soon as its session is open. Claims behind it wait for it.
+    Reserve {
+        arrival: u64,
+    },
+    /// The claim at this place has come, or will not come.
+    Withdraw {
+        arrival: u64,
+    },
     Leave {
         id: ClaimId,
         reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>,
@@ -56,7 +64,7 @@ impl Command {
                 }
             }
             Self::Close { reply } => drop(reply.send(())),
-            Self::Opened => {}
+            Self::Reserve { .. } | Self::Withdraw { .. } => {}
         }
     }
 }

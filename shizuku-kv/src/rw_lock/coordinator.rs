@@ -10,7 +10,7 @@
 
 mod known;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -58,8 +58,8 @@ pub(super) struct Coordinator {
     store: Store,
     pending: Vec<Pending>,
     locals: HashMap<ClaimId, Local>,
-    /// How many claims have come.
-    arrivals: u64,
+    /// The places of claims that come as soon as their sessions are open.
+    reserved: BTreeSet<u64>,
     /// Told when everything is released, because the connection is shut down.
     closing: Vec<oneshot::Sender<()>>,
     is_closed: bool,
@@ -106,7 +106,7 @@ impl Coordinator {
             store,
             pending: Vec::new(),
             locals: HashMap::new(),
-            arrivals: 0,
+            reserved: BTreeSet::new(),
             closing: Vec::new(),
             is_closed: false,
             known: None,
@@ -177,13 +177,13 @@ impl Coordinator {
     fn accept(&mut self, command: Command) {
         self.busy_since = Instant::now();
         match command {
-            Command::Claim { claim, waits, session, in_line, reply } => {
+            Command::Claim { claim, waits, session, arrival, in_line, reply } => {
                 let standing = Standing::Claiming { waits, sent: false, reply };
-                self.arrivals += 1;
-                let local = Local { claim, session, arrival: self.arrivals, in_line, standing };
+                let local = Local { claim, session, arrival, in_line, standing };
                 self.locals.insert(local.claim.id, local);
             }
-            Command::Opened => {}
+            Command::Reserve { arrival } => drop(self.reserved.insert(arrival)),
+            Command::Withdraw { arrival } => drop(self.reserved.remove(&arrival)),
             Command::Leave { id, reply } => self.leave(id, reply),
             Command::Downgrade { id, reply } => {
                 self.pending.push(Pending::of(Change::Downgrade(id), Some(reply)));
@@ -216,7 +216,8 @@ impl Coordinator {
     fn claims(&self) -> Vec<ClaimId> {
         let mut claims: Vec<_> = self.locals.values().filter(|local| local.is_claiming()).collect();
         claims.sort_unstable_by_key(|local| local.arrival);
-        let ready = claims.into_iter().take_while(|local| !local.session.is_opening());
+        let first = self.reserved.first().copied().unwrap_or(u64::MAX);
+        let ready = claims.into_iter().take_while(|local| local.arrival < first);
         ready.map(|local| local.claim.id).collect()
     }
 

@@ -2,6 +2,7 @@
 //! a guard.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_core::future::BoxFuture;
@@ -19,6 +20,8 @@ use crate::store::{Attached, Deadline, Key, KvResult, Store};
 pub(super) struct Locks {
     coordinators: Mutex<Coordinators>,
     pub(super) sessions: Arc<Sessions>,
+    /// How many claims have come.
+    arrivals: AtomicU64,
     /// What the functions without guards hold.
     pub(super) held: Held,
 }
@@ -64,6 +67,18 @@ impl Locks {
         let coordinator = Coordinator::new(Arc::clone(self), place.clone(), store, commands);
         runtime.spawn(coordinator.run());
         place
+    }
+
+    /// The place of a claim that comes now, behind those that have come.
+    pub(super) fn arrive(&self) -> u64 {
+        self.arrivals.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Keeps the place of a claim that comes as soon as its session is open, or for as long as the reservation is there.
+    pub(super) fn reserve(self: &Arc<Self>, store: &Store, key: &Key) -> Reservation {
+        let arrival = self.arrive();
+        let place = self.ask(store, key, Command::Reserve { arrival });
+        Reservation { locks: Arc::clone(self), place, arrival }
     }
 
     /// Asks something of a coordinator that has a claim; from anywhere. Where it has ended so has its runtime, and the
@@ -122,6 +137,19 @@ impl Locks {
 
     fn lock(&self) -> MutexGuard<'_, Coordinators> {
         self.coordinators.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The place of a claim that is to come. Claims behind it wait until it is dropped.
+pub(super) struct Reservation {
+    locks: Arc<Locks>,
+    place: Place,
+    pub(super) arrival: u64,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.locks.tell(&self.place, Command::Withdraw { arrival: self.arrival });
     }
 }
 

@@ -35,11 +35,13 @@ mod session;
 mod transition;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backon::ExponentialBackoff;
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -262,21 +264,26 @@ impl DistroRwLock {
         waits: bool,
         in_line: &Arc<AtomicBool>,
     ) -> Result<Hold, DistroRwLockError> {
-        let session = self.locks.sessions.find_or_open(&self.store, self.options.lease);
+        let mut opening = pin!(self.locks.sessions.get(&self.store, self.options.lease));
+        // A claim that has to wait for its session keeps its place among the claims of this process.
+        let (session, reservation) = match opening.as_mut().now_or_never() {
+            Some(session) => (session, None),
+            None => {
+                let reservation = self.locks.reserve(&self.store, &self.key);
+                (opening.await, Some(reservation))
+            }
+        };
         let session = session.map_err(|error| self.store_error(error))?;
+        let arrival = reservation.as_ref().map_or_else(|| self.locks.arrive(), |kept| kept.arrival);
         let (reply, answer) = oneshot::channel();
         let id = session.next_claim();
         let claim = Claim { id, mode, label: self.options.label.clone(), extra: Extra::new() };
         let in_line = Arc::clone(in_line);
-        let command = Command::Claim { claim, waits, session: session.clone(), in_line, reply };
-        // It has its place among the claims of this process before its session is open.
+        let command = Command::Claim { claim, waits, session: session.clone(), arrival, in_line, reply };
         let place = self.locks.ask(&self.store, &self.key, command);
         // From here on whoever drops this leaves.
         let mut ticket = Ticket { locks: Arc::clone(&self.locks), place, id, is_over: false };
-        if session.is_opening() {
-            session.opened().await.map_err(|error| self.store_error(error))?;
-            self.locks.tell(&ticket.place, Command::Opened);
-        }
+        drop(reservation);
         match answer.await {
             Ok(Ok(Granted { token, broken })) => {
                 let resource = Arc::clone(&self.resource);

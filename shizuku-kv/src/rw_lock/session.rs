@@ -146,12 +146,8 @@ impl Session {
         }
     }
 
-    pub(super) fn is_opening(&self) -> bool {
-        matches!(*self.state.borrow(), State::Opening)
-    }
-
     /// Waits until it is there.
-    pub(super) async fn opened(&self) -> Result<(), KvError> {
+    async fn opened(&self) -> Result<(), KvError> {
         let mut states = self.state.subscribe();
         let state = states.wait_for(|state| !matches!(state, State::Opening)).await;
         match state.as_deref() {
@@ -214,12 +210,16 @@ impl Drop for SessionUse {
 pub(super) struct Sessions(Mutex<HashMap<(runtime::Id, Duration), Arc<Session>>>);
 
 impl Sessions {
-    /// A session that holds, or one that is being opened if there is none.
-    pub(super) fn find_or_open(
-        self: &Arc<Self>,
-        store: &Store,
-        lease: Duration,
-    ) -> Result<SessionUse, KvError> {
+    /// A session that holds, made if there is none.
+    ///
+    /// Dropping the future is safe: what it has begun is used by the next, or ends by itself.
+    pub(super) async fn get(self: &Arc<Self>, store: &Store, lease: Duration) -> Result<SessionUse, KvError> {
+        let session = self.find_or_open(store, lease)?;
+        session.opened().await?;
+        Ok(session)
+    }
+
+    fn find_or_open(self: &Arc<Self>, store: &Store, lease: Duration) -> Result<SessionUse, KvError> {
         let runtime = runtime::Handle::current();
         let mut sessions = lock(&self.0);
         // Those of runtimes that have ended, too.
