@@ -58,7 +58,7 @@ pub(super) struct Coordinator {
     store: Store,
     pending: Vec<Pending>,
     locals: HashMap<ClaimId, Local>,
-    /// How many claims have come.
+    /// Number of claims that have come.
     arrivals: u64,
     /// Told when everything is released, because the connection is shut down.
     closing: Vec<oneshot::Sender<()>>,
@@ -512,7 +512,9 @@ impl Coordinator {
                 // Who is gone does not want to know.
                 let _ = reply.send(Err(refusal.clone()));
             }
-            if self.is_closed {
+            let is_gone =
+                matches!(refusal, Refusal::Store(KvError::Closed { .. } | KvError::StoreNotFound { .. }));
+            if self.is_closed && is_gone {
                 // There is nothing left to be released.
                 self.pending.clear();
             }

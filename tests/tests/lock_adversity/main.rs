@@ -18,6 +18,7 @@ mod limits;
 mod lost_writes;
 mod sessions;
 mod short_lived;
+mod shutdown;
 mod stale_reads;
 mod store;
 mod stores_gone;
