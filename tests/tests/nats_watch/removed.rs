@@ -303,3 +303,42 @@ async fn state_and_tail_are_complete_under_random_writes() {
         assert!(missing.is_empty(), "history {history}: {missing:?} are missing from the scan");
     }
 }
+
+/// The leader always has something newer, and no consumer delivers all that waited for it.
+#[tokio::test]
+async fn a_state_ends_while_others_write_without_a_pause() {
+    for history in [1, 2] {
+        let (server, store) = with_history(history).await;
+        fill(&store, 500).await;
+        store.put("hot", "value").await.unwrap();
+        let other = connect(&server.url()).await.unwrap().store(store.name()).await.unwrap();
+        let writes = async {
+            loop {
+                let items = (0..20).map(|number| ("hot", number.to_string()));
+                assert!(other.put_many(items).await.iter().all(Result::is_ok));
+            }
+        };
+        let reads = async {
+            for _ in 0..5 {
+                let mut watch = store.watch(WatchScope::All).await.unwrap();
+                assert_eq!(state(&mut watch).await.len(), 501);
+                let mut watch = store.watch(WatchScope::key("hot").unwrap()).await.unwrap();
+                assert_eq!(state(&mut watch).await.len(), 1);
+                assert_eq!(store.scan(WatchScope::All).try_collect().await.unwrap().len(), 501);
+                assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap().len(), 501);
+            }
+            if history == 1 {
+                // One that has just been caught up goes on.
+                let mut watch = store.watch(WatchScope::All).await.unwrap();
+                state(&mut watch).await;
+                let cursor = watch.cursor().unwrap();
+                let mut watch = store.watch_from(WatchScope::All, cursor).await.unwrap();
+                assert!(state(&mut watch).await.contains_key("hot"));
+            }
+        };
+        tokio::select! {
+            () = writes => {}
+            () = reads => {}
+        }
+    }
+}
