@@ -21,7 +21,7 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::store::{KvError, VersionToken};
+use crate::store::{KvError, Upkeep, VersionToken};
 
 pub(crate) use map::live_map;
 pub use map::{
@@ -73,6 +73,7 @@ pub struct Live<T> {
     /// The last change that [`changed`](Self::changed) of this handle has told of.
     seen: u64,
     task: Arc<Task>,
+    upkeep: Arc<Upkeep>,
 }
 
 impl<T> Live<T> {
@@ -92,10 +93,14 @@ impl<T> Live<T> {
         self.value.load().version
     }
 
-    /// How current the value is, and what the store has in its place.
+    /// How current the value is, and what the store has in its place, as of now: if nothing has run on the value's runtime
+    /// for 5 seconds, because it is blocked or the process was suspended or forked, the link is down.
     pub fn status(&self) -> LiveStatus {
         let state = self.states.borrow();
-        if self.is_ended(&state) { state.status.clone().ended() } else { state.status.clone() }
+        if self.is_ended(&state) {
+            return state.status.clone().ended();
+        }
+        LiveStatus { link: self.upkeep.pulse.link(&state.status.link), ..state.status.clone() }
     }
 
     /// The next value that comes into force: one that this handle has not told of, or been opened or cloned with.
@@ -158,7 +163,8 @@ impl<T> Clone for Live<T> {
     fn clone(&self) -> Self {
         let states = self.states.clone();
         let seen = self.value.load().generation;
-        Self { value: Arc::clone(&self.value), states, seen, task: Arc::clone(&self.task) }
+        let (task, upkeep) = (Arc::clone(&self.task), Arc::clone(&self.upkeep));
+        Self { value: Arc::clone(&self.value), states, seen, task, upkeep }
     }
 }
 

@@ -192,6 +192,8 @@ pub trait KvReader: Send + Sync {
     /// Figures of a scope, by which a follower notices that entries have left the store without a message: from the one
     /// replica that decides writes, in a request whose cost does not depend on the values in scope.
     ///
+    /// A backend that counts its keys delivers every tombstone that it counts as part of the state of a watch.
+    ///
     /// A backend without them answers [`KvError::Unsupported`], which is the default: its followers list the keys.
     fn figures<'a>(
         &'a self,

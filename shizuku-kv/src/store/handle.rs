@@ -8,10 +8,10 @@ use bytes::Bytes;
 
 use super::handle_fenced::StoreFenced;
 use super::handle_ttl::StoreTtl;
-use super::shared::Shared;
+use super::shared::{Shared, Upkeep};
 use super::{
-    ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore, KvStream, KvWatcher,
-    KvWriter, StoreFigures, VersionToken, Watch, WatchCursor, WatchScope,
+    COMPARE_EVERY, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore,
+    KvStream, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch, WatchCursor, WatchScope,
 };
 
 /// What a write may overrun its deadline by: the backend uses the deadline to the end to find out what became of the
@@ -49,13 +49,14 @@ const PUTS_IN_FLIGHT: usize = 1024;
 pub struct Store {
     backend: Arc<dyn KvStore>,
     deadline: Duration,
+    compare_every: Duration,
     shared: Arc<Shared>,
 }
 
 impl Store {
     /// A handle over a backend's store; for authors of backends.
     pub fn new(backend: Arc<dyn KvStore>, deadline: Duration) -> Self {
-        Self { backend, deadline, shared: Arc::default() }
+        Self { backend, deadline, compare_every: COMPARE_EVERY, shared: Arc::default() }
     }
 
     /// The store's name.
@@ -83,6 +84,24 @@ impl Store {
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { deadline, ..self.clone() }
+    }
+
+    /// The same store, whose live values, live maps and replicas compare themselves with it this often: 60 s unless set, 1 s
+    /// at least. They find entries that left the store without a message: evicted, purged by an operator, or lost by a server
+    /// that came back older.
+    #[must_use]
+    pub fn with_comparison(&self, interval: Duration) -> Self {
+        Self { compare_every: interval.max(Duration::from_secs(1)), ..self.clone() }
+    }
+
+    /// Interval between two comparisons of a follower with the store.
+    pub(crate) fn compare_every(&self) -> Duration {
+        self.compare_every
+    }
+
+    /// The upkeep of live values on this runtime.
+    pub(crate) fn upkeep(&self) -> Arc<Upkeep> {
+        self.shared.upkeep(&self.backend, self.compare_every)
     }
 
     /// The backend behind the handle; for what wraps a store.
