@@ -13,7 +13,9 @@ use super::course;
 use super::run::Driver;
 use super::tally::Tally;
 use super::{Held, ReplicaError, ReplicaStorage};
-use crate::store::{Course, Doubt, Key, KeySet, KvError, Recent, StoreFigures, WatchCursor, WatchScope};
+use crate::store::{
+    Course, Doubt, Key, KeySet, KvError, NewestHeld, Recent, StoreFigures, WatchCursor, WatchScope,
+};
 
 /// Pause before another look where the first one was overtaken by changes, or failed.
 const SOON: Duration = Duration::from_secs(1);
@@ -234,12 +236,9 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             // Of an earlier run nothing is known but what is held.
             let position = doubt.cursor.position();
             let recent = self.ask("looking up what is held", move |storage| {
-                let mut failed = Ok(());
-                let mut visit_all = |visit: &mut dyn FnMut(&Key, _, _)| {
-                    failed = storage.for_each_key(&mut |key, held| visit(key, held.version, held.created));
-                };
-                let recent = Recent::of_held(&mut visit_all, position);
-                failed.map(|()| recent)
+                let mut newest = NewestHeld::up_to(position);
+                storage.for_each_key(&mut |key, held| newest.visit(key, held.version, held.created))?;
+                Ok(newest.into_recent())
             });
             let Some(recent) = recent.await? else { return Ok(Compared::Stopped) };
             doubt.recent = recent;

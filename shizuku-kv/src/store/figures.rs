@@ -4,7 +4,7 @@
 //! and some expiries remove entries without a message. So each follower compares what it knows with these figures now
 //! and then, and reads the store again if the difference has no other explanation (ADR 0048).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use super::{Key, KvEntry, KvError, KvResult, KvUpdate, Store, VersionToken, WatchCursor, WatchScope};
@@ -94,26 +94,34 @@ impl Recent {
         }
         self.delivered.push_back(Delivered { key: key.clone(), version, created });
     }
+}
 
-    /// The newest of all values that are held up to a position.
-    pub(crate) fn of_held(
-        held: &mut dyn FnMut(&mut dyn FnMut(&Key, VersionToken, SystemTime)),
-        position: u64,
-    ) -> Self {
-        let mut newest: Vec<(u64, Delivered)> = Vec::new();
-        held(&mut |key, version, created| {
-            let Some(number) = version.as_u64().filter(|number| *number <= position) else { return };
-            if newest.len() == REMEMBERED && newest.first().is_some_and(|(oldest, _)| *oldest > number) {
-                return;
-            }
-            let at = newest.partition_point(|(known, _)| *known < number);
-            newest.insert(at, (number, Delivered { key: key.clone(), version, created }));
-            if newest.len() > REMEMBERED {
-                newest.remove(0);
-            }
-        });
-        let delivered = newest.into_iter().map(|(_, delivered)| delivered).collect();
-        Self { delivered, lacks_tombstones: true }
+/// Finds the newest of all values that are held up to a position.
+#[derive(Debug)]
+pub(crate) struct NewestHeld {
+    position: u64,
+    newest: BTreeMap<u64, Delivered>,
+}
+
+impl NewestHeld {
+    pub(crate) fn up_to(position: u64) -> Self {
+        Self { position, newest: BTreeMap::new() }
+    }
+
+    pub(crate) fn visit(&mut self, key: &Key, version: VersionToken, created: SystemTime) {
+        let Some(number) = version.as_u64().filter(|number| *number <= self.position) else { return };
+        let is_full = self.newest.len() == REMEMBERED;
+        if is_full && self.newest.first_key_value().is_some_and(|(oldest, _)| *oldest > number) {
+            return;
+        }
+        self.newest.insert(number, Delivered { key: key.clone(), version, created });
+        if self.newest.len() > REMEMBERED {
+            self.newest.pop_first();
+        }
+    }
+
+    pub(crate) fn into_recent(self) -> Recent {
+        Recent { delivered: self.newest.into_values().collect(), lacks_tombstones: true }
     }
 }
 
@@ -216,14 +224,10 @@ mod tests {
 
     #[test]
     fn recent_of_held_has_the_newest_up_to_a_position() {
-        let mut visit = |visit: &mut dyn FnMut(&Key, VersionToken, SystemTime)| {
-            for number in [7, 3, 90, 4, 1, 8, 2, 6, 5].into_iter().chain(20..60) {
-                visit(&key(number), VersionToken::from_u64(number), SystemTime::UNIX_EPOCH);
-            }
-        };
-        assert_eq!(
-            keys(&Recent::of_held(&mut visit, 30)),
-            (1..=8).skip(3).chain(20..=30).collect::<Vec<_>>()
-        );
+        let mut newest = NewestHeld::up_to(30);
+        for number in [7, 3, 90, 4, 1, 8, 2, 6, 5].into_iter().chain(20..60) {
+            newest.visit(&key(number), VersionToken::from_u64(number), SystemTime::UNIX_EPOCH);
+        }
+        assert_eq!(keys(&newest.into_recent()), (4..=8).chain(20..=30).collect::<Vec<_>>());
     }
 }

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use shizuku_kv::{
     ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvOperation, KvReader, KvResult,
-    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, VersionToken, WatchScope,
+    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken, WatchScope,
 };
 
 use super::{Fault, Memory, modest};
@@ -234,6 +234,21 @@ impl KvStore for BrokenStore {
 impl KvReader for BrokenStore {
     fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         Box::pin(self.read(key, deadline))
+    }
+
+    fn figures<'a>(
+        &'a self,
+        scope: &'a WatchScope,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<StoreFigures>> {
+        Box::pin(async move {
+            let mut figures = self.inner.figures(scope, deadline).await?;
+            if self.fault == Fault::FiguresWithoutTombstones {
+                let live = self.inner.keys(scope.clone(), deadline.limit()).try_collect().await?;
+                figures.keys = Some(live.len() as u64);
+            }
+            Ok(figures)
+        })
     }
 
     fn entries<'a>(
