@@ -1,7 +1,9 @@
-//! Comparison of a replica with its store, for entries that left the store without a message (ADR 0048).
+//! Comparison of a replica with its store, for entries that left the store without a message (ADR
+//! 0048).
 //!
-//! Most comparisons are one look at the store's figures, which agree with what the replica has. If they do not, the keys
-//! are listed; only if one of them is missing on either side the state is taken anew.
+//! Most comparisons are one look at the store's figures, which agree with what the replica has. If
+//! they do not, the keys are listed; only if one of them is missing on either side the state is
+//! taken anew.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +55,8 @@ pub(super) enum Compared {
 pub(super) struct Comparison {
     pub(super) interval: Duration,
     pub(super) tally: Tally,
-    /// Where the replica was when it lost touch with the store; none once the store is known to be the same.
+    /// Where the replica was when it lost touch with the store; none once the store is known to be
+    /// the same.
     pub(super) doubt: Option<Doubt>,
     /// What came from the watches of this run.
     pub(super) recent: Recent,
@@ -99,7 +102,8 @@ impl Comparison {
         (self.recent, self.unread) = (Recent::default(), false);
     }
 
-    /// Whether the keys may be listed now. If so, the next listing waits longer, unless this one finds something.
+    /// Whether the keys may be listed now. If so, the next listing waits longer, unless this one
+    /// finds something.
     fn may_list(&mut self) -> bool {
         let now = Instant::now();
         if now < self.not_before {
@@ -255,14 +259,15 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             Course::Untold => {
                 return Ok(self.differs("nothing is left to tell whether the store is an older copy"));
             }
-            // What was written while the replica was away comes from the place on, and is no reason to read all.
+            // What was written while the replica was away comes from the place on, and is no reason
+            // to read all.
             Course::Unremembered | Course::Same => self.comparison.doubt = None,
         }
         Ok(Compared::Same)
     }
 
-    /// Lists the keys, and compares them with those that are held. With figures, and how many keys were held at their
-    /// position, the difference is known from then on.
+    /// Lists the keys, and compares them with those that are held. With figures, and how many keys
+    /// were held at their position, the difference is known from then on.
     async fn list(
         &mut self,
         cursor: Option<WatchCursor>,
@@ -334,7 +339,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         Ok(Compared::Same)
     }
 
-    /// Whether what is held of a key is neither what the leader has nor about to be superseded by it.
+    /// Whether what is held of a key is neither what the leader has nor about to be superseded by
+    /// it.
     async fn differs_at(
         &self,
         key: &Key,

@@ -1,27 +1,29 @@
 //! Figures of a store, by which followers notice that entries left it without a message.
 //!
-//! A watch tells what is written, deleted and expired. An eviction, an operator's purge, a server that came back older
-//! and some expiries remove entries without a message. So each follower compares what it knows with these figures now
-//! and then, and reads the store again if the difference has no other explanation (ADR 0048).
+//! A watch tells what is written, deleted and expired. An eviction, an operator's purge, a server
+//! that came back older and some expiries remove entries without a message. So each follower
+//! compares what it knows with these figures now and then, and reads the store again if the
+//! difference has no other explanation (ADR 0048).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use super::{Key, KvEntry, KvError, KvResult, KvUpdate, Store, VersionToken, WatchCursor, WatchScope};
 
-/// Figures of a scope of a store, all of one moment. From [`KvReader::figures`](crate::contract::KvReader::figures).
+/// Figures of a scope of a store, all of one moment. From
+/// [`KvReader::figures`](crate::KvReader::figures).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreFigures {
     /// The store's incarnation, as in its cursors.
     pub incarnation: [u8; 16],
-    /// Position of the newest change in scope, also of one that the store holds no longer if the scope is everything;
-    /// 0 before the first. Nothing that [`keys`](Self::keys) counts is newer.
+    /// Position of the newest change in scope, also of one that the store holds no longer if the
+    /// scope is everything; 0 before the first. Nothing that [`keys`](Self::keys) counts is newer.
     pub newest: u64,
     /// Time of that change by the store's clock, if it is known.
     pub newest_at: Option<SystemTime>,
-    /// Number of keys in scope that have an entry, tombstones included. `None` if no entry leaves the store without a
-    /// message to its watches: then no comparison is needed.
+    /// Number of keys in scope that have an entry, tombstones included. `None` if no entry leaves
+    /// the store without a message to its watches: then no comparison is needed.
     pub keys: Option<u64>,
     /// Number of entries in scope, superseded ones included, if it is known.
     pub entries: Option<u64>,
@@ -30,7 +32,8 @@ pub struct StoreFigures {
 }
 
 impl StoreFigures {
-    /// Figures of a store whose watches are told of everything that leaves it; for authors of backends.
+    /// Figures of a store whose watches are told of everything that leaves it; for authors of
+    /// backends.
     pub fn told(incarnation: [u8; 16], newest: u64) -> Self {
         Self { incarnation, newest, newest_at: None, keys: None, entries: None, reverts: false }
     }
@@ -64,8 +67,8 @@ impl Delivered {
     }
 }
 
-/// The newest deliveries of a watch, one for each key, the oldest first. Without a gap: every key that was delivered
-/// after the oldest of them is among them.
+/// The newest deliveries of a watch, one for each key, the oldest first. Without a gap: every key
+/// that was delivered after the oldest of them is among them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recent {
     delivered: VecDeque<Delivered>,
@@ -142,15 +145,17 @@ pub(crate) enum Course {
     Other,
     /// All of what is remembered has been written again, so that nothing is left to tell by.
     Untold,
-    /// The same, and what is remembered is from before this process: the store may have changed as much meanwhile.
+    /// The same, and what is remembered is from before this process: the store may have changed as
+    /// much meanwhile.
     Unremembered,
 }
 
 impl Doubt {
     /// Whether the store is the one that the follower knew, and not an older copy of it.
     ///
-    /// A copy lacks the end of the changes. So the deliveries are looked up from the newest on, at the leader: the first
-    /// that is still there shows that the store has all changes up to it. What came behind it is read again.
+    /// A copy lacks the end of the changes. So the deliveries are looked up from the newest on, at
+    /// the leader: the first that is still there shows that the store has all changes up to it.
+    /// What came behind it is read again.
     pub(crate) async fn resolve(&self, store: &Store, scope: &WatchScope) -> KvResult<Course> {
         let position = self.cursor.position();
         let is_later = |version: VersionToken| version.as_u64().is_some_and(|number| number > position);
