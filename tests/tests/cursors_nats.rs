@@ -221,7 +221,8 @@ async fn ends_as_lost(mut watch: Watch) {
     }
 }
 
-/// Writes one key past the old end of the stream, so that nothing stands at the watch's position any more.
+/// Writes one key past the old end of the stream, so that nothing stands at the watch's position
+/// any more.
 async fn pass_the_old_end(url: &str) {
     let store = connect(url).await.unwrap().store("b").await.unwrap();
     for n in 0..5 {
@@ -229,7 +230,8 @@ async fn pass_the_old_end(url: &str) {
     }
 }
 
-/// Neither the end of the stream nor the message at the watch's position shows that the server lost something.
+/// Neither the end of the stream nor the message at the watch's position shows that the server lost
+/// something.
 #[tokio::test]
 async fn a_watch_ends_if_a_restored_server_lost_its_last_message() {
     for scope in [WatchScope::All, WatchScope::prefix("changed")] {
@@ -265,7 +267,8 @@ async fn a_watch_ends_if_its_client_fails_over_to_a_diverged_copy() {
     ends_as_lost(live).await;
 }
 
-/// What comes after a restart that lost nothing goes on, also if another client has cleaned up the last tombstone.
+/// What comes after a restart that lost nothing goes on, also if another client has cleaned up the
+/// last tombstone.
 #[tokio::test]
 async fn a_watch_goes_on_if_a_restarted_server_lost_nothing() {
     let mut server = NatsServer::start();

@@ -2,17 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
 
+use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
+use shizuku_kv::replica::{Batch, CancellationToken, Replica, ReplicaMonitor};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, Live, LiveSnapshot,
-    LiveStanding, StaticKeyIndexedValue, Store, TypedEntry, WatchLink, connect,
+    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, KvUpdate, Live,
+    LiveMap, LiveSnapshot, LiveStanding, StaticKeyIndexedValue, Store, TypedEntry, WatchLink, WatchScope,
+    connect,
 };
-use shizuku_kv_tests::{NatsServer, eventually, unique};
+use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -461,4 +464,180 @@ async fn a_hot_key_does_not_hold_up_a_deadline() -> Outcome {
     assert!(matches!(refused, Err(KvReadError::Invalid { .. })), "{refused:?}");
     writer.abort();
     Ok(())
+}
+
+/// Copies a directory with all that is in it.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// A live value, a live map and a replica of one store, which compare themselves often.
+struct Followers {
+    pool: Live<Pool>,
+    users: LiveMap<UserKey, User>,
+    table: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
+    monitor: ReplicaMonitor,
+    stop: CancellationToken,
+}
+
+impl Followers {
+    async fn start(store: &Store) -> Self {
+        let store = store.with_comparison(Duration::from_secs(1));
+        let pool = Pool::live(&store).await.unwrap();
+        let users = User::live_map(&store).await.unwrap();
+        let (table, stop) = (Arc::<Mutex<BTreeMap<_, _>>>::default(), CancellationToken::new());
+        let mut replica = Replica::new(&store, WatchScope::All).stop_on(stop.clone());
+        let (mut monitor, applied) = (replica.monitor(), Arc::clone(&table));
+        tokio::spawn(async move {
+            let apply = |batch: Batch| {
+                let mut table = applied.lock().unwrap();
+                for update in batch.updates() {
+                    match update {
+                        KvUpdate::Put(entry) => {
+                            drop(table.insert(entry.key.to_string(), entry.value.to_vec()));
+                        }
+                        KvUpdate::Delete(entry) => drop(table.remove(entry.key.as_str())),
+                        _ => {}
+                    }
+                }
+                std::future::ready(Ok::<_, std::convert::Infallible>(()))
+            };
+            replica.run(apply).await
+        });
+        assert!(monitor.current().await);
+        Self { pool, users, table, monitor, stop }
+    }
+
+    fn are_current(&self) -> [bool; 3] {
+        let replica = self.monitor.progress().is_current();
+        [self.pool.status().is_current(), self.users.status().is_current(), replica]
+    }
+
+    /// What each of them has of the pool and of the first user.
+    fn have(&self) -> (u32, Option<String>, [bool; 2]) {
+        let name = self.users.get(&UserKey { id: 1 }).map(|user| user.name.clone());
+        let table = self.table.lock().unwrap();
+        let pool = table.get("config.pool").and_then(|value| serde_json::from_slice::<Pool>(value).ok());
+        let agrees = [
+            pool.is_some_and(|pool| pool.size == self.pool.load().size),
+            table.contains_key("user.1") == name.is_some(),
+        ];
+        (self.pool.load().size, name, agrees)
+    }
+}
+
+impl Drop for Followers {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn user(store: &Store, id: u64, name: &str) {
+    User { id, name: name.to_owned() }.write_to_anyway(store).await.unwrap();
+}
+
+/// A server whose data directory was restored from an older copy has lost values, and is written past its old end before
+/// its followers hear from it again: what it has by then looks like the continuation of what they know.
+#[tokio::test]
+async fn followers_of_a_server_that_came_back_older_converge() {
+    let mut server = NatsServer::start();
+    let name = unique("older");
+    let direct = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
+    put(&direct, 1).await;
+    user(&direct, 1, "old").await;
+    direct.put("hot", "0").await.unwrap();
+    server.kill();
+    let backup = tempfile::tempdir().unwrap();
+    copy(&server.store_dir(), backup.path());
+    server.restart();
+
+    let proxy = TcpProxy::start(server.port()).await;
+    let store = connect(&proxy.url()).await.unwrap().store(&name).await.unwrap();
+    let followers = Followers::start(&store).await;
+    put(&direct, 2).await;
+    user(&direct, 1, "new").await;
+    // The last that everybody has heard of is the key that goes on.
+    direct.put("hot", "1").await.unwrap();
+    let knows = |size: u32, name: &str| followers.have() == (size, Some(name.to_owned()), [true, true]);
+    eventually("all is known", async || knows(2, "new") && followers.table.lock().unwrap()["hot"] == b"1")
+        .await;
+
+    proxy.refuse(true);
+    proxy.cut();
+    server.kill();
+    std::fs::remove_dir_all(server.store_dir()).unwrap();
+    copy(backup.path(), &server.store_dir());
+    server.restart();
+    let other = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
+    for value in 0..20 {
+        other.put("hot", value.to_string()).await.unwrap();
+    }
+    proxy.refuse(false);
+    eventually("what was lost is lost", async || knows(1, "old")).await;
+    eventually("they are current", async || followers.are_current() == [true; 3]).await;
+}
+
+/// An operator purges the stream: no watch is told of it.
+#[tokio::test]
+async fn followers_of_a_purged_stream_converge() {
+    let server = NatsServer::shared();
+    let name = unique("purged");
+    let store = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
+    put(&store, 1).await;
+    user(&store, 1, "one").await;
+    let followers = Followers::start(&store).await;
+    let context = async_nats::jetstream::new(server.client().await);
+    context.get_stream(format!("KV_{name}")).await.unwrap().purge().await.unwrap();
+    eventually("all is gone", async || {
+        let absent = matches!(followers.pool.status().standing, LiveStanding::Absent { .. });
+        absent && followers.users.is_empty() && followers.table.lock().unwrap().is_empty()
+    })
+    .await;
+    assert_eq!(followers.pool.load().size, 1, "the last value stays in force");
+    eventually("they are current", async || followers.are_current() == [false, true, true]).await;
+}
+
+/// What nothing follows at the moment is not current, whatever was heard last.
+#[test]
+fn followers_on_a_blocked_runtime_are_not_current() {
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let (release, is_released) = std::sync::mpsc::channel::<()>();
+    let (end, has_ended) = tokio::sync::oneshot::channel::<()>();
+    let runtime = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let connection = connect("memory:").await.unwrap();
+            let store = connection.store("frozen").await.unwrap();
+            put(&store, 1).await;
+            let followers = Arc::new(Followers::start(&store).await);
+            ready.send(Arc::clone(&followers)).unwrap();
+            is_released.recv().unwrap();
+            has_ended.await.unwrap();
+        });
+    });
+    let followers = is_ready.recv().unwrap();
+    assert_eq!(followers.are_current(), [true; 3]);
+    let wait = |wanted: bool| {
+        let begun = std::time::Instant::now();
+        while followers.are_current() != [wanted; 3] {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", followers.are_current());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait(false);
+    assert!(matches!(followers.pool.status().link, WatchLink::Down { .. }));
+    release.send(()).unwrap();
+    wait(true);
+    end.send(()).unwrap();
+    drop(followers);
+    runtime.join().unwrap();
 }

@@ -160,14 +160,17 @@ impl Check {
         let is_required = !is_optional && !has_default;
         let sometimes = options.get("skip_serializing_if");
         match one_direction.or(sometimes) {
-            Some(skip) if skip.name == "skip_deserializing" => {
-                if self.container.get("deny_unknown_fields").is_some() {
-                    let message = "this field is written, and rejected by `deny_unknown_fields` \
-                                   when the record is read: write `skip`";
-                    return refuse(skip.span, message);
-                }
+            Some(skip)
+                if skip.name == "skip_deserializing"
+                    && self.container.get("deny_unknown_fields").is_some() =>
+            {
+                let message = "this field is written, and rejected by `deny_unknown_fields` when \
+                               the record is read: write `skip`";
+                return refuse(skip.span, message);
             }
-            Some(skip) if is_required && options.get("skip").is_none() => {
+            Some(skip)
+                if skip.name != "skip_deserializing" && is_required && options.get("skip").is_none() =>
+            {
                 let message = "this field is left out when the record is written, and required \
                                when it is read: write `skip`, or add a `default`";
                 return refuse(skip.span, message);

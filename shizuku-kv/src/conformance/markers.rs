@@ -84,8 +84,9 @@ pub async fn the_marker_comes_after_every_key(fixture: &Fixture) -> CheckResult 
     Ok(())
 }
 
-/// Some keys are overwritten until the version that the watch was about to deliver is no longer held, and what another key
-/// has is purged. Nothing else is written: what follows them in the state has no reason of its own to arrive.
+/// Some keys are overwritten until the version that the watch was about to deliver is no longer
+/// held, and what another key has is purged. Nothing else is written: what follows them in the
+/// state has no reason of its own to arrive.
 pub async fn the_marker_comes_after_every_key_in_a_history(fixture: &Fixture) -> CheckResult {
     for history in [2, fixture.capabilities().max_history.min(5)] {
         let store = fixture.store_with(fixture.config().history(history)).await?;

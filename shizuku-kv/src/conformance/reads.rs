@@ -1,7 +1,7 @@
 //! Reads: of single keys, of many, and of what the store still holds of one.
 
 use super::{Check, CheckFailure, CheckResult, Fixture};
-use crate::store::{KvEntry, KvOperation, ReadConsistency, Store, StoreConfig};
+use crate::store::{KvEntry, KvError, KvOperation, ReadConsistency, Store, StoreConfig, WatchScope};
 
 /// The checks of this family.
 pub const CHECKS: &[Check] = checks! { "reads";
@@ -23,6 +23,8 @@ pub const CHECKS: &[Check] = checks! { "reads";
         "history has no entries of other keys, those that begin with the key neither.",
     purge_drops_the_history [Write, History]
         "purge drops what the store holds of a key but for the tombstone.",
+    figures_count_every_key_that_has_an_entry [Write, Watch]
+        "Figures count the keys that have an entry, tombstones included, and nothing that they count is newer.",
     a_store_reads_its_own_writes [Write]
         "A read sees every write that was acknowledged before it began, on a single server.",
     the_leader_reads_its_own_writes [Write, LeaderReads]
@@ -233,4 +235,30 @@ pub async fn a_store_reads_its_own_writes(fixture: &Fixture) -> CheckResult {
 pub async fn the_leader_reads_its_own_writes(fixture: &Fixture) -> CheckResult {
     let config = fixture.config().consistency(ReadConsistency::Leader);
     ensure_reads_own_writes(&fixture.store_with(config).await?).await
+}
+
+/// Of the whole store and of a prefix. A backend may have no figures, or no need for them.
+pub async fn figures_count_every_key_that_has_an_entry(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    for key in ["a.one", "a.two", "a.three", "b"] {
+        store.put(key, "1").await?;
+    }
+    store.put("a.one", "2").await?;
+    store.delete("a.two").await?;
+    store.purge("a.three").await?;
+    store.delete("never").await?;
+    for (scope, expected) in [(WatchScope::All, 5), (WatchScope::prefix("a."), 3)] {
+        let figures = match store.figures(&scope).await {
+            Err(KvError::Unsupported { .. }) => continue,
+            figures => figures?,
+        };
+        let mut watch = store.watch(scope.clone()).await?;
+        while watch.next().await.transpose()?.is_some_and(|update| update.entry().is_some()) {}
+        let position = watch.cursor().map_or(0, |cursor| cursor.position());
+        ensure!(figures.newest <= position, "the figures of {scope:?} are newer than its state");
+        if let Some(keys) = figures.keys {
+            ensure_eq!(keys, expected, "the keys that have an entry");
+        }
+    }
+    Ok(())
 }

@@ -1,7 +1,9 @@
-//! Comparison of a replica with its store, for entries that left the store without a message (ADR 0048).
+//! Comparison of a replica with its store, for entries that left the store without a message (ADR
+//! 0048).
 //!
-//! Most comparisons are one look at the store's figures, which agree with what the replica has. If they do not, the keys
-//! are listed; only if one of them is missing on either side the state is taken anew.
+//! Most comparisons are one look at the store's figures, which agree with what the replica has. If
+//! they do not, the keys are listed; only if one of them is missing on either side the state is
+//! taken anew.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +15,9 @@ use super::course;
 use super::run::Driver;
 use super::tally::Tally;
 use super::{Held, ReplicaError, ReplicaStorage};
-use crate::store::{Course, Doubt, Key, KeySet, KvError, Recent, StoreFigures, WatchCursor, WatchScope};
+use crate::store::{
+    Course, Doubt, Key, KeySet, KvError, NewestHeld, Recent, StoreFigures, WatchCursor, WatchScope,
+};
 
 /// Pause before another look where the first one was overtaken by changes, or failed.
 const SOON: Duration = Duration::from_secs(1);
@@ -51,7 +55,8 @@ pub(super) enum Compared {
 pub(super) struct Comparison {
     pub(super) interval: Duration,
     pub(super) tally: Tally,
-    /// Where the replica was when it lost touch with the store; none once the store is known to be the same.
+    /// Where the replica was when it lost touch with the store; none once the store is known to be
+    /// the same.
     pub(super) doubt: Option<Doubt>,
     /// What came from the watches of this run.
     pub(super) recent: Recent,
@@ -97,7 +102,8 @@ impl Comparison {
         (self.recent, self.unread) = (Recent::default(), false);
     }
 
-    /// Whether the keys may be listed now. If so, the next listing waits longer, unless this one finds something.
+    /// Whether the keys may be listed now. If so, the next listing waits longer, unless this one
+    /// finds something.
     fn may_list(&mut self) -> bool {
         let now = Instant::now();
         if now < self.not_before {
@@ -234,12 +240,9 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             // Of an earlier run nothing is known but what is held.
             let position = doubt.cursor.position();
             let recent = self.ask("looking up what is held", move |storage| {
-                let mut failed = Ok(());
-                let mut visit_all = |visit: &mut dyn FnMut(&Key, _, _)| {
-                    failed = storage.for_each_key(&mut |key, held| visit(key, held.version, held.created));
-                };
-                let recent = Recent::of_held(&mut visit_all, position);
-                failed.map(|()| recent)
+                let mut newest = NewestHeld::up_to(position);
+                storage.for_each_key(&mut |key, held| newest.visit(key, held.version, held.created))?;
+                Ok(newest.into_recent())
             });
             let Some(recent) = recent.await? else { return Ok(Compared::Stopped) };
             doubt.recent = recent;
@@ -256,14 +259,15 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             Course::Untold => {
                 return Ok(self.differs("nothing is left to tell whether the store is an older copy"));
             }
-            // What was written while the replica was away comes from the place on, and is no reason to read all.
+            // What was written while the replica was away comes from the place on, and is no reason
+            // to read all.
             Course::Unremembered | Course::Same => self.comparison.doubt = None,
         }
         Ok(Compared::Same)
     }
 
-    /// Lists the keys, and compares them with those that are held. With figures, and how many keys were held at their
-    /// position, the difference is known from then on.
+    /// Lists the keys, and compares them with those that are held. With figures, and how many keys
+    /// were held at their position, the difference is known from then on.
     async fn list(
         &mut self,
         cursor: Option<WatchCursor>,
@@ -335,7 +339,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         Ok(Compared::Same)
     }
 
-    /// Whether what is held of a key is neither what the leader has nor about to be superseded by it.
+    /// Whether what is held of a key is neither what the leader has nor about to be superseded by
+    /// it.
     async fn differs_at(
         &self,
         key: &Key,

@@ -195,7 +195,8 @@ fn what_was_applied_and_not_kept_can_stay_where_no_tombstone_does() {
 /// value that vanished.
 #[test]
 fn vanished_value_can_be_missed_where_counted_tombstones_are_left_out() {
-    let scenario = Scenario { skips: true, ..VANISHES };
+    let budget = Budget { writes: 2, vanishes: 2, ..NOTHING };
+    let scenario = Scenario { skips: true, budget, ..VANISHES };
     let found = scenario.explore(PRODUCTION, Some(RIGHT));
     assert!(found.broken.contains_key(RIGHT), "say in the contract that it is right now");
 }

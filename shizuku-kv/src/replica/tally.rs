@@ -1,9 +1,11 @@
-//! Counts the keys that have an entry in the store, as far as a replica can know: to be compared with the store's figures.
+//! Counts the keys that have an entry in the store, as far as a replica can know: to be compared
+//! with the store's figures.
 
 use crate::store::{KeySet, KvOperation, KvUpdate};
 
-/// The tombstones in the store, beside the values that the storage holds. An upper bound: a tombstone may be forgotten, or
-/// be one of those that are not known by their keys and be written over.
+/// The tombstones in the store, beside the values that the storage holds. An upper bound: a
+/// tombstone may be forgotten, or be one of those that are not known by their keys and be written
+/// over.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     /// Number of tombstones that are known without their keys; `None` if unknown.

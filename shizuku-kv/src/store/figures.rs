@@ -1,27 +1,29 @@
 //! Figures of a store, by which followers notice that entries left it without a message.
 //!
-//! A watch tells what is written, deleted and expired. An eviction, an operator's purge, a server that came back older
-//! and some expiries remove entries without a message. So each follower compares what it knows with these figures now
-//! and then, and reads the store again if the difference has no other explanation (ADR 0048).
+//! A watch tells what is written, deleted and expired. An eviction, an operator's purge, a server
+//! that came back older and some expiries remove entries without a message. So each follower
+//! compares what it knows with these figures now and then, and reads the store again if the
+//! difference has no other explanation (ADR 0048).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use super::{Key, KvEntry, KvError, KvResult, KvUpdate, Store, VersionToken, WatchCursor, WatchScope};
 
-/// Figures of a scope of a store, all of one moment. From [`KvReader::figures`](crate::contract::KvReader::figures).
+/// Figures of a scope of a store, all of one moment. From
+/// [`KvReader::figures`](crate::KvReader::figures).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreFigures {
     /// The store's incarnation, as in its cursors.
     pub incarnation: [u8; 16],
-    /// Position of the newest change in scope, also of one that the store holds no longer if the scope is everything;
-    /// 0 before the first. Nothing that [`keys`](Self::keys) counts is newer.
+    /// Position of the newest change in scope, also of one that the store holds no longer if the
+    /// scope is everything; 0 before the first. Nothing that [`keys`](Self::keys) counts is newer.
     pub newest: u64,
     /// Time of that change by the store's clock, if it is known.
     pub newest_at: Option<SystemTime>,
-    /// Number of keys in scope that have an entry, tombstones included. `None` if no entry leaves the store without a
-    /// message to its watches: then no comparison is needed.
+    /// Number of keys in scope that have an entry, tombstones included. `None` if no entry leaves
+    /// the store without a message to its watches: then no comparison is needed.
     pub keys: Option<u64>,
     /// Number of entries in scope, superseded ones included, if it is known.
     pub entries: Option<u64>,
@@ -30,7 +32,8 @@ pub struct StoreFigures {
 }
 
 impl StoreFigures {
-    /// Figures of a store whose watches are told of everything that leaves it; for authors of backends.
+    /// Figures of a store whose watches are told of everything that leaves it; for authors of
+    /// backends.
     pub fn told(incarnation: [u8; 16], newest: u64) -> Self {
         Self { incarnation, newest, newest_at: None, keys: None, entries: None, reverts: false }
     }
@@ -64,8 +67,8 @@ impl Delivered {
     }
 }
 
-/// The newest deliveries of a watch, one for each key, the oldest first. Without a gap: every key that was delivered
-/// after the oldest of them is among them.
+/// The newest deliveries of a watch, one for each key, the oldest first. Without a gap: every key
+/// that was delivered after the oldest of them is among them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recent {
     delivered: VecDeque<Delivered>,
@@ -94,26 +97,34 @@ impl Recent {
         }
         self.delivered.push_back(Delivered { key: key.clone(), version, created });
     }
+}
 
-    /// The newest of all values that are held up to a position.
-    pub(crate) fn of_held(
-        held: &mut dyn FnMut(&mut dyn FnMut(&Key, VersionToken, SystemTime)),
-        position: u64,
-    ) -> Self {
-        let mut newest: Vec<(u64, Delivered)> = Vec::new();
-        held(&mut |key, version, created| {
-            let Some(number) = version.as_u64().filter(|number| *number <= position) else { return };
-            if newest.len() == REMEMBERED && newest.first().is_some_and(|(oldest, _)| *oldest > number) {
-                return;
-            }
-            let at = newest.partition_point(|(known, _)| *known < number);
-            newest.insert(at, (number, Delivered { key: key.clone(), version, created }));
-            if newest.len() > REMEMBERED {
-                newest.remove(0);
-            }
-        });
-        let delivered = newest.into_iter().map(|(_, delivered)| delivered).collect();
-        Self { delivered, lacks_tombstones: true }
+/// Finds the newest of all values that are held up to a position.
+#[derive(Debug)]
+pub(crate) struct NewestHeld {
+    position: u64,
+    newest: BTreeMap<u64, Delivered>,
+}
+
+impl NewestHeld {
+    pub(crate) fn up_to(position: u64) -> Self {
+        Self { position, newest: BTreeMap::new() }
+    }
+
+    pub(crate) fn visit(&mut self, key: &Key, version: VersionToken, created: SystemTime) {
+        let Some(number) = version.as_u64().filter(|number| *number <= self.position) else { return };
+        let is_full = self.newest.len() == REMEMBERED;
+        if is_full && self.newest.first_key_value().is_some_and(|(oldest, _)| *oldest > number) {
+            return;
+        }
+        self.newest.insert(number, Delivered { key: key.clone(), version, created });
+        if self.newest.len() > REMEMBERED {
+            self.newest.pop_first();
+        }
+    }
+
+    pub(crate) fn into_recent(self) -> Recent {
+        Recent { delivered: self.newest.into_values().collect(), lacks_tombstones: true }
     }
 }
 
@@ -134,15 +145,17 @@ pub(crate) enum Course {
     Other,
     /// All of what is remembered has been written again, so that nothing is left to tell by.
     Untold,
-    /// The same, and what is remembered is from before this process: the store may have changed as much meanwhile.
+    /// The same, and what is remembered is from before this process: the store may have changed as
+    /// much meanwhile.
     Unremembered,
 }
 
 impl Doubt {
     /// Whether the store is the one that the follower knew, and not an older copy of it.
     ///
-    /// A copy lacks the end of the changes. So the deliveries are looked up from the newest on, at the leader: the first
-    /// that is still there shows that the store has all changes up to it. What came behind it is read again.
+    /// A copy lacks the end of the changes. So the deliveries are looked up from the newest on, at
+    /// the leader: the first that is still there shows that the store has all changes up to it.
+    /// What came behind it is read again.
     pub(crate) async fn resolve(&self, store: &Store, scope: &WatchScope) -> KvResult<Course> {
         let position = self.cursor.position();
         let is_later = |version: VersionToken| version.as_u64().is_some_and(|number| number > position);
@@ -216,14 +229,10 @@ mod tests {
 
     #[test]
     fn recent_of_held_has_the_newest_up_to_a_position() {
-        let mut visit = |visit: &mut dyn FnMut(&Key, VersionToken, SystemTime)| {
-            for number in [7, 3, 90, 4, 1, 8, 2, 6, 5].into_iter().chain(20..60) {
-                visit(&key(number), VersionToken::from_u64(number), SystemTime::UNIX_EPOCH);
-            }
-        };
-        assert_eq!(
-            keys(&Recent::of_held(&mut visit, 30)),
-            (1..=8).skip(3).chain(20..=30).collect::<Vec<_>>()
-        );
+        let mut newest = NewestHeld::up_to(30);
+        for number in [7, 3, 90, 4, 1, 8, 2, 6, 5].into_iter().chain(20..60) {
+            newest.visit(&key(number), VersionToken::from_u64(number), SystemTime::UNIX_EPOCH);
+        }
+        assert_eq!(keys(&newest.into_recent()), (4..=8).chain(20..=30).collect::<Vec<_>>());
     }
 }

@@ -37,7 +37,7 @@ pub use entry::{KvEntry, KvOperation, KvUpdate};
 pub use error::{ConfigDifference, ErrorSource, KvError};
 pub use fence::FencingToken;
 pub use figures::StoreFigures;
-pub(crate) use figures::{COMPARE_EVERY, Course, Doubt, Recent};
+pub(crate) use figures::{COMPARE_EVERY, Course, Doubt, NewestHeld, Recent};
 pub(crate) use grammar::{MAX_KEY_LEN, check_key};
 pub use handle::Store;
 pub use handle_fenced::StoreFenced;

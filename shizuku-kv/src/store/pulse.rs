@@ -1,4 +1,5 @@
-//! Signs of life of whatever follows a store: who asks how current a value is must not be told by tasks that do not run.
+//! Signs of life of whatever follows a store: who asks how current a value is must not be told by
+//! tasks that do not run.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -8,7 +9,8 @@ use super::{Deadline, KvError, KvStore, Moment, WatchLink, WatchScope};
 /// Interval between two signs of life.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Without a sign of life for this long, nothing runs: a blocked runtime, a suspended process, a forked child.
+/// Without a sign of life for this long, nothing runs: a blocked runtime, a suspended process, a
+/// forked child.
 const BOUND: Duration = Duration::from_secs(5);
 
 /// The last sign of life of one runtime, or of one future.
@@ -50,8 +52,8 @@ impl Pulse {
         }
     }
 
-    /// Waits for the next sign of life, and gives it. After a silence the store has to answer before: what was heard
-    /// before that says nothing about now.
+    /// Waits for the next sign of life, and gives it. After a silence the store has to answer
+    /// before: what was heard before that says nothing about now.
     pub(crate) async fn next(&self, store: &dyn KvStore) {
         tokio::time::sleep(BEAT).await;
         while self.silent_since().is_some() {

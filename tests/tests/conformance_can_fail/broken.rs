@@ -108,6 +108,8 @@ pub(crate) enum Fault {
     ForgetsTombstones,
     /// Reads find what was never written.
     FindsEverything,
+    /// Figures do not count tombstones.
+    FiguresWithoutTombstones,
     /// `get_many` answers in the order of the names.
     GetManySorted,
     /// `get_many` answers for 1,000 keys at most.

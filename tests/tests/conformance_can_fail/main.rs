@@ -118,6 +118,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
         &["entry_shows_tombstones", "delete_leaves_a_tombstone", "expiry_leaves_a_tombstone"],
     ),
     (Fault::FindsEverything, &["what_was_never_written_is_absent"]),
+    (Fault::FiguresWithoutTombstones, &["figures_count_every_key_that_has_an_entry"]),
     (Fault::GetManySorted, &["get_many_keeps_the_order"]),
     (Fault::GetManyShort, &["get_many_takes_many_keys"]),
     (Fault::HistoryBackwards, &["history_is_the_oldest_first"]),

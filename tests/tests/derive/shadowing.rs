@@ -22,6 +22,7 @@ struct Hidden {
 }
 
 /// The same as methods.
+#[allow(clippy::wrong_self_convention, reason = "the names are those of functions that take an entry")]
 impl Hidden {
     fn value(&self) -> u32 {
         self.value

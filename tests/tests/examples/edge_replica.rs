@@ -386,8 +386,8 @@ fn a_bad_route_is_told_and_stops_nothing() {
     let (running, printed) = node.start();
     assert_eq!(printed[0], format!("restored 1 route up to position {last}"));
     let refused = sorted(&printed[1..3]);
-    assert!(refused[0].starts_with("refused: Route under key route.a (version "), "{refused:?}");
-    assert_eq!(refused[1], "refused: Route cannot be under key route.b: its own key is \"route.hunter\"");
+    assert!(refused[1].starts_with("refused: Route under key route.a (version "), "{refused:?}");
+    assert_eq!(refused[0], "refused: Route cannot be under key route.b: its own key is \"route.hunter\"");
     node.set("a", "10.0.0.1:80");
     running.until_printed("a: new, 10.0.0.1:80\n");
     let printed = running.printed();

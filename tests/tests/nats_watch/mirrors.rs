@@ -1,4 +1,5 @@
-//! Mirrors of a bucket answer direct gets of it with what they have: part of it, old values, or nothing.
+//! Mirrors of a bucket answer direct gets of it with what they have: part of it, old values, or
+//! nothing.
 
 use async_nats::jetstream::stream::{Config, Source};
 use shizuku_kv::{Store, StoreConfig, connect};

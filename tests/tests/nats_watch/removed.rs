@@ -1,5 +1,6 @@
-//! Messages that are removed before their turn: superseded, purged or evicted. In a stream with a history, a consumer of
-//! the newest messages stops at each such place, and says that nothing is pending.
+//! Messages that are removed before their turn: superseded, purged or evicted. In a stream with a
+//! history, a consumer of the newest messages stops at each such place, and says that nothing is
+//! pending.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,7 +23,8 @@ async fn fill(store: &Store, keys: usize) {
     assert!(store.put_many(items).await.iter().all(Result::is_ok));
 }
 
-/// What a watch delivers up to its caught-up marker: the newest version of each key, after checking that none goes back.
+/// What a watch delivers up to its caught-up marker: the newest version of each key, after checking
+/// that none goes back.
 async fn state(watch: &mut Watch) -> BTreeMap<String, VersionToken> {
     let mut state = BTreeMap::new();
     loop {
@@ -47,7 +49,8 @@ async fn a_watch_delivers_a_key_behind_a_superseded_message() {
         }
         let state = state(&mut watch).await;
         assert_eq!(state.get("k1"), Some(&k1), "history {history}");
-        // The marker does not wait for what was written after the watch began, as long as the key has come.
+        // The marker does not wait for what was written after the watch began, as long as the key
+        // has come.
         assert!(state.get("k2").is_some_and(|k2| k2.as_u64() >= first.as_u64()), "history {history}");
         let last = store.put("k1", "last").await.unwrap();
         while next(&mut watch).await.unwrap().into_entry().unwrap().version != last {}
@@ -172,7 +175,8 @@ async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
         }
         let missing = expected.iter().filter(|key| !state.contains_key(*key)).count();
         assert_eq!(missing, 0, "evicts: {evicts}");
-        // Promptly: a consumer that has to step over each removed message would need as many wake-ups.
+        // Promptly: a consumer that has to step over each removed message would need as many
+        // wake-ups.
         let late = store.put("late", "value").await.unwrap();
         let update = tokio::time::timeout(Duration::from_secs(4), watch.next()).await;
         assert_eq!(update.expect("in time").unwrap().unwrap().into_entry().unwrap().version, late);
@@ -246,8 +250,9 @@ impl Reader {
     }
 }
 
-/// Writers, purges and a slow reader at random, with several histories: at the caught-up marker every key that was there
-/// is there, as new as it was; the last version of every key arrives; a scan has every key that lives throughout, once.
+/// Writers, purges and a slow reader at random, with several histories: at the caught-up marker
+/// every key that was there is there, as new as it was; the last version of every key arrives; a
+/// scan has every key that lives throughout, once.
 #[tokio::test]
 async fn state_and_tail_are_complete_under_random_writes() {
     let given = std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -301,5 +306,44 @@ async fn state_and_tail_are_complete_under_random_writes() {
         let missing: Vec<_> =
             keys.iter().filter(|key| !distinct.contains(key) && !purged.contains(*key)).collect();
         assert!(missing.is_empty(), "history {history}: {missing:?} are missing from the scan");
+    }
+}
+
+/// The leader always has something newer, and no consumer delivers all that waited for it.
+#[tokio::test]
+async fn a_state_ends_while_others_write_without_a_pause() {
+    for history in [1, 2] {
+        let (server, store) = with_history(history).await;
+        fill(&store, 500).await;
+        store.put("hot", "value").await.unwrap();
+        let other = connect(&server.url()).await.unwrap().store(store.name()).await.unwrap();
+        let writes = async {
+            loop {
+                let items = (0..20).map(|number| ("hot", number.to_string()));
+                assert!(other.put_many(items).await.iter().all(Result::is_ok));
+            }
+        };
+        let reads = async {
+            for _ in 0..5 {
+                let mut watch = store.watch(WatchScope::All).await.unwrap();
+                assert_eq!(state(&mut watch).await.len(), 501);
+                let mut watch = store.watch(WatchScope::key("hot").unwrap()).await.unwrap();
+                assert_eq!(state(&mut watch).await.len(), 1);
+                assert_eq!(store.scan(WatchScope::All).try_collect().await.unwrap().len(), 501);
+                assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap().len(), 501);
+            }
+            if history == 1 {
+                // One that has just been caught up goes on.
+                let mut watch = store.watch(WatchScope::All).await.unwrap();
+                state(&mut watch).await;
+                let cursor = watch.cursor().unwrap();
+                let mut watch = store.watch_from(WatchScope::All, cursor).await.unwrap();
+                assert!(state(&mut watch).await.contains_key("hot"));
+            }
+        };
+        tokio::select! {
+            () = writes => {}
+            () = reads => {}
+        }
     }
 }

@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     NeverEmptyAgain,
     /// Is always empty.
     AlwaysEmpty,
+    /// Counts what was deleted too.
+    CountsDeleted,
     /// Answers in the order of the keys' names.
     HeldSorted,
     /// Answers for keys that are held only.
@@ -352,6 +354,11 @@ impl ReplicaStorage for Broken {
             Fault::AlwaysEmpty => true,
             _ => self.content.entries.is_empty(),
         })
+    }
+
+    fn len(&self) -> Result<u64, StorageError> {
+        let deleted = if self.fault == Fault::CountsDeleted { self.content.deleted.len() } else { 0 };
+        Ok((self.content.entries.len() + deleted) as u64)
     }
 
     fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {

@@ -14,6 +14,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::BeginsWithSomething, &["an_empty_storage_holds_nothing", "an_empty_storage_opens_again_as_one"]),
     (Fault::NeverEmptyAgain, &["a_deletion_ends_what_was_held", "what_was_deleted_stays_deleted"]),
     (Fault::AlwaysEmpty, &["a_put_is_held", "an_empty_value_is_held"]),
+    (Fault::CountsDeleted, &["a_deletion_ends_what_was_held"]),
     (Fault::HeldSorted, &["held_answers_in_the_order_of_the_keys"]),
     (Fault::HeldLeavesOut, &["an_empty_storage_holds_nothing", "held_answers_in_the_order_of_the_keys"]),
     (Fault::HeldIsShort, &["many_keys_fit_into_one_commit", "many_keys_come_over_many_commits"]),

@@ -70,7 +70,8 @@ pub(super) enum Start {
 #[derive(Debug)]
 pub(super) enum Delivery {
     Message(Message, Place),
-    /// The consumer is alive and delivers nothing at the moment, which does not show that there is nothing to deliver.
+    /// The consumer is alive and delivers nothing at the moment, which does not show that there is
+    /// nothing to deliver.
     Idle,
     /// The consumer is gone, or something that it sent is. Make another one.
     Lost(&'static str),
@@ -99,7 +100,8 @@ pub(super) struct OrderedConsumer {
     fresh: bool,
     /// Whether it began with the newest message of each subject.
     has_list: bool,
-    /// Messages that were waiting when it was created. The number is exact at that moment, and only then.
+    /// Messages that were waiting when it was created. The number is exact at that moment, and only
+    /// then.
     pub(super) pending_at_start: u64,
     /// Whether the server has said that it is there.
     exists: bool,
@@ -298,9 +300,9 @@ impl OrderedConsumer {
         self.heartbeat = HEARTBEAT;
     }
 
-    /// Whether a message that is removed before its turn may stop it. A server that keeps several messages of a subject
-    /// makes a list of the newest ones when it creates the consumer. It stops at each removed one, until something wakes
-    /// it, and says meanwhile that nothing is pending.
+    /// Whether a message that is removed before its turn may stop it. A server that keeps several
+    /// messages of a subject makes a list of the newest ones when it creates the consumer. It stops
+    /// at each removed one, until something wakes it, and says meanwhile that nothing is pending.
     pub(super) fn may_stall(&self) -> bool {
         self.has_list && self.last_sequence < self.pending_at_start
     }

@@ -1,7 +1,8 @@
 //! Figures of a bucket: how many of its keys have an entry, from the leader.
 //!
-//! For the whole bucket one look at the stream has them, all of one moment. For a prefix the server counts the subjects
-//! under a filter; the position is asked for afterwards, so that nothing which was counted is newer.
+//! For the whole bucket one look at the stream has them, all of one moment. For a prefix the server
+//! counts the subjects under a filter; the position is asked for afterwards, so that nothing which
+//! was counted is newer.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -16,7 +17,8 @@ use crate::store::{Deadline, KvError, KvResult, StoreFigures, WatchScope};
 
 const OPERATION: &str = "figures";
 
-/// Number of subjects to skip in a listing of which only the total is wanted: more than any stream has.
+/// Number of subjects to skip in a listing of which only the total is wanted: more than any stream
+/// has.
 const BEYOND: u32 = 2_000_000_000;
 
 pub(super) async fn figures(

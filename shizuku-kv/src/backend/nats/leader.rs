@@ -70,8 +70,8 @@ pub(super) async fn newest(
 
 /// The subjects under the filters that have a message, from the leader.
 ///
-/// The server answers in pages of 100,000 in the order of the names, and each page is of its own moment. A subject that
-/// has messages throughout is in one of them.
+/// The server answers in pages of 100,000 in the order of the names, and each page is of its own
+/// moment. A subject that has messages throughout is in one of them.
 pub(super) async fn subjects(
     core: &StoreCore,
     operation: &'static str,
@@ -93,8 +93,8 @@ pub(super) async fn subjects(
     for filter in filters {
         let mut names = BTreeMap::new();
         loop {
-            // Pages overlap by one name: where they do not, names before it have gone meanwhile, and others have moved
-            // from the next page into one that was read before.
+            // Pages overlap by one name: where they do not, names before it have gone meanwhile,
+            // and others have moved from the next page into one that was read before.
             let offset = names.len().saturating_sub(1);
             let query = json!({ "subjects_filter": filter, "offset": offset });
             let answer = core.link.api::<Info>(operation, &info, &query, deadline).await?;

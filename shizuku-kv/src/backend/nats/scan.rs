@@ -49,13 +49,14 @@ pub(super) fn history(core: Arc<StoreCore>, key: Key, limit: Duration) -> KvStre
 
 /// A listing on its way.
 ///
-/// It ends at a proof: the consumer's own count, or the leader's word that there is nothing newer (see `state`). Messages
-/// that are removed before their turn prevent the first, and writers the second. Then the leader lists the subjects that
-/// there are, and what of them has not come is fetched: with another consumer, or one by one where few are left. A key
-/// that lives throughout has come, or is in that list.
+/// It ends at a proof: the consumer's own count, or the leader's word that there is nothing newer
+/// (see `state`). Messages that are removed before their turn prevent the first, and writers the
+/// second. Then the leader lists the subjects that there are, and what of them has not come is
+/// fetched: with another consumer, or one by one where few are left. A key that lives throughout
+/// has come, or is in that list.
 ///
-/// Nothing is read from the middle of a stream with a history: the older value of a key that was deleted since would
-/// appear to be live.
+/// Nothing is read from the middle of a stream with a history: the older value of a key that was
+/// deleted since would appear to be live.
 struct Scan {
     operation: &'static str,
     core: Arc<StoreCore>,
@@ -63,7 +64,8 @@ struct Scan {
     spec: Spec,
     limit: Duration,
     consumer: Option<OrderedConsumer>,
-    /// The end of the stream before the consumer was made, and how far the consumer may be behind that.
+    /// The end of the stream before the consumer was made, and how far the consumer may be behind
+    /// that.
     bound: u64,
     lag: Lag,
     /// The newest of each key is asked for; else everything that is there.
@@ -220,7 +222,8 @@ impl Scan {
         self.seen.insert(subject) && is_in_scope && !is_deletion
     }
 
-    /// Looks for the end where everything that was there in the beginning has come or has been removed.
+    /// Looks for the end where everything that was there in the beginning has come or has been
+    /// removed.
     async fn settle(&mut self, place: &Place, deadline: Deadline) -> KvResult<()> {
         if self.owed.is_some() || Instant::now() < self.rest {
             return Ok(());

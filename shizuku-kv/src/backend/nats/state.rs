@@ -1,25 +1,30 @@
 //! Proof that a watch has delivered the state that was there when it began.
 //!
-//! While a consumer works through the newest message of each subject, others write. A message that is removed before its
-//! turn never comes. If it was superseded, its successor comes, behind the end that the stream had. If it was evicted or
-//! purged, nothing comes. So neither the number of messages nor the old end of the stream shows that every key has been
-//! delivered. Neither does the server: "nothing pending" is wrong after such a removal (on every version from 2.10.26 to
-//! 2.15.1), and a consumer in a stream with a history stops there ([`OrderedConsumer::may_stall`]). These are the proofs:
+//! While a consumer works through the newest message of each subject, others write. A message that
+//! is removed before its turn never comes. If it was superseded, its successor comes, behind the
+//! end that the stream had. If it was evicted or purged, nothing comes. So neither the number of
+//! messages nor the old end of the stream shows that every key has been delivered. Neither does the
+//! server: "nothing pending" is wrong after such a removal (on every version from 2.10.26 to
+//! 2.15.1), and a consumer in a stream with a history stops there ([`OrderedConsumer::may_stall`]).
+//! These are the proofs:
 //!
-//! 1. **The consumer's own count.** The number of messages that wait for a consumer when it is created is exact. If as
-//!    many have come, none of them from behind the end that the stream had before, none of them was removed. It costs
-//!    nothing, and it is what ends the state unless others write.
+//! 1. **The consumer's own count.** The number of messages that wait for a consumer when it is
+//!    created is exact. If as many have come, none of them from behind the end that the stream had
+//!    before, none of them was removed. It costs nothing, and it is what ends the state unless
+//!    others write.
 //! 2. **The leader.** It has nothing in scope that is newer than the last message delivered.
-//! 3. **The leader's list of subjects**, where others write all the time: all of them have been seen, or come, or are
-//!    known by the leader to have nothing newer. See [`StateSync::owed`].
-//! 4. From a cursor on, **a count of the subjects** behind it, if the store keeps one message of each and never removes
-//!    the newest by itself. The list of all subjects does not tell which of them have changed since.
+//! 3. **The leader's list of subjects**, where others write all the time: all of them have been
+//!    seen, or come, or are known by the leader to have nothing newer. See [`StateSync::owed`].
+//! 4. From a cursor on, **a count of the subjects** behind it, if the store keeps one message of
+//!    each and never removes the newest by itself. The list of all subjects does not tell which of
+//!    them have changed since.
 //!
 //! Without a proof the watch reads again, from its position on: see `watch`.
 //!
-//! All of that holds for a consumer that is at the leader. One that is elsewhere may have been created before what was
-//! acknowledged had got there: see `leader`. Of such a consumer only the leader's word counts, and if that does not come
-//! about in a while, another consumer is due, until one is at the leader.
+//! All of that holds for a consumer that is at the leader. One that is elsewhere may have been
+//! created before what was acknowledged had got there: see `leader`. Of such a consumer only the
+//! leader's word counts, and if that does not come about in a while, another consumer is due, until
+//! one is at the leader.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -57,15 +62,15 @@ pub(super) struct StateSync {
     /// The same for the present one.
     bound: u64,
     lag: Lag,
-    /// Whether everything that the present consumer delivers was the newest of its subject when the watch began, or
-    /// later. Behind the floor everything was.
+    /// Whether everything that the present consumer delivers was the newest of its subject when the
+    /// watch began, or later. Behind the floor everything was.
     is_newest: bool,
     /// Since when the leader is known to have more than has come.
     behind: Option<Instant>,
     /// Subjects that have come as new as they were when the watch began.
     seen: Subjects,
-    /// Subjects of the leader's list that have not been seen. Each leaves when it comes, or when the leader has nothing of
-    /// it behind the position.
+    /// Subjects of the leader's list that have not been seen. Each leaves when it comes, or when
+    /// the leader has nothing of it behind the position.
     owed: Option<HashSet<String>>,
     /// The consumer whose count at its creation is the number of subjects behind the cursor.
     counted: Option<Spec>,
@@ -73,7 +78,8 @@ pub(super) struct StateSync {
     rest: Instant,
 }
 
-/// A count that is still to be compared: so many subjects there were, and the stream ended here a moment before.
+/// A count that is still to be compared: so many subjects there were, and the stream ended here a
+/// moment before.
 #[derive(Clone, Copy, Debug)]
 struct Round {
     end: u64,
@@ -86,8 +92,9 @@ impl StateSync {
     pub(super) fn new(core: Arc<StoreCore>, operation: &'static str, spec: &Spec, floor: u64) -> Self {
         let from_state = spec.start == Start::LastPerSubject;
         let settings = core.bucket.settings();
-        // With a longer history a subject has several messages behind a sequence. Where the newest are removed, subjects
-        // that were seen leave the stream, and counting them would hide others.
+        // With a longer history a subject has several messages behind a sequence. Where the newest
+        // are removed, subjects that were seen leave the stream, and counting them would hide
+        // others.
         let is_countable = !from_state && settings.history == 1 && !settings.forgets_newest();
         drop(settings);
         Self {
@@ -123,15 +130,15 @@ impl StateSync {
         self.lag == Lag::None
     }
 
-    /// Whether another consumer is due, since this one does not get to where the leader is: it is idle, or another one has
-    /// a proof that this one lacks.
+    /// Whether another consumer is due, since this one does not get to where the leader is: it is
+    /// idle, or another one has a proof that this one lacks.
     pub(super) fn is_left_behind(&self, is_idle: bool) -> bool {
         let is_needed = is_idle || self.lag != Lag::None || !self.from_state;
         is_needed && self.behind.is_some_and(|since| since.elapsed() >= PATIENCE)
     }
 
-    /// Whether the state is complete with a consumer that had nothing to deliver when it was made. Everything up to
-    /// `position` has been delivered.
+    /// Whether the state is complete with a consumer that had nothing to deliver when it was made.
+    /// Everything up to `position` has been delivered.
     pub(super) async fn is_empty(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         Ok(self.lag == Lag::None || self.reaches_leader(position, deadline).await?)
     }
@@ -172,14 +179,16 @@ impl StateSync {
                 && self.ask(sequence, deadline).await.unwrap_or(false)
     }
 
-    /// Whether the count that is held, if its end of the stream has been reached, shows that every subject has been seen.
-    /// Only subjects from before that end have been noted then, so that none is counted which the server did not count.
+    /// Whether the count that is held, if its end of the stream has been reached, shows that every
+    /// subject has been seen. Only subjects from before that end have been noted then, so that none
+    /// is counted which the server did not count.
     fn passes(&mut self, reached: impl Fn(u64) -> bool) -> bool {
         let round = self.round.take_if(|round| reached(round.end));
         round.is_some_and(|round| self.seen.len() >= round.subjects)
     }
 
-    /// Asks the server, once everything that was there in the beginning has come or has been removed.
+    /// Asks the server, once everything that was there in the beginning has come or has been
+    /// removed.
     async fn ask(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         if self.round.is_some() || Instant::now() < self.rest {
             return Ok(false);
@@ -193,7 +202,8 @@ impl StateSync {
         if self.from_state { self.settle(position, deadline).await } else { self.count(deadline).await }
     }
 
-    /// Takes the leader's list of subjects, or looks whether some that are owed have been delivered long ago.
+    /// Takes the leader's list of subjects, or looks whether some that are owed have been delivered
+    /// long ago.
     async fn settle(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         let (core, operation) = (&self.core, self.operation);
         let Some(owed) = &mut self.owed else {
@@ -233,8 +243,9 @@ impl StateSync {
     }
 }
 
-/// Whether a message is the last of what was waiting for its consumer, and nothing of it was removed: as many have come as
-/// were waiting, none of them from behind `bound`, the end of the stream before the consumer was made.
+/// Whether a message is the last of what was waiting for its consumer, and nothing of it was
+/// removed: as many have come as were waiting, none of them from behind `bound`, the end of the
+/// stream before the consumer was made.
 pub(super) fn completes(place: &Place, waiting: u64, bound: u64) -> bool {
     place.consumer_sequence == waiting && place.stream_sequence <= bound
 }
@@ -289,7 +300,8 @@ mod tests {
         };
         // Three were waiting, the stream ended at 10.
         assert!(completes(&place(3, 10), 3, 10));
-        // At the end, but one was superseded and is still to come from behind it, whatever is said to be pending.
+        // At the end, but one was superseded and is still to come from behind it, whatever is said
+        // to be pending.
         assert!(!completes(&place(2, 10), 3, 10));
         assert!(!completes(&place(3, 11), 3, 10));
     }

@@ -127,8 +127,9 @@ impl StoreCore {
 
     /// The message in an answer to a direct get; none unless the answer is known to be the bucket's.
     ///
-    /// Mirrors of the bucket answer direct gets of it (`mirror_direct`), with what they have. An answer with a message
-    /// names its stream. One without a message does not: no such key, or not in a mirror.
+    /// Mirrors of the bucket answer direct gets of it (`mirror_direct`), with what they have. An
+    /// answer with a message names its stream. One without a message does not: no such key, or not
+    /// in a mirror.
     fn direct_answer(&self, operation: &'static str, message: Message) -> KvResult<Option<StreamMessage>> {
         let backend = |reason: String| KvError::Backend { operation, reason, source: None };
         match status_of(&message) {
@@ -370,8 +371,8 @@ fn status_of(message: &Message) -> Option<StatusCode> {
     message.status.filter(|_| !stored)
 }
 
-/// The stream that an answer to a direct get is from. Others may have stored headers of the same name, the server's own
-/// comes last.
+/// The stream that an answer to a direct get is from. Others may have stored headers of the same
+/// name, the server's own comes last.
 fn stream_of(message: &Message) -> Option<&str> {
     message.headers.as_ref()?.get_last(HeaderName::from_static("Nats-Stream")).map(HeaderValue::as_str)
 }

@@ -73,7 +73,8 @@ enum State {
 
 type Item = (KvUpdate, WatchCursor);
 
-/// A message that was delivered. If the leader no longer has it, nor anything newer of its subject, it has lost it.
+/// A message that was delivered. If the leader no longer has it, nor anything newer of its subject,
+/// it has lost it.
 #[derive(Debug, Default)]
 struct Last {
     subject: String,
@@ -309,9 +310,9 @@ impl NatsWatch {
         Some(Err(error))
     }
 
-    /// Has another consumer made in place of one that has stopped within its list, or is about to. The watch goes on from
-    /// its position: what is newer than that has no list. Before the first message there is no position, and the state is
-    /// read again.
+    /// Has another consumer made in place of one that has stopped within its list, or is about to.
+    /// The watch goes on from its position: what is newer than that has no list. Before the first
+    /// message there is no position, and the state is read again.
     fn leave_list(&mut self) {
         tracing::debug!(store = %self.core.bucket.name, "a watch leaves a consumer that has stopped");
         self.state = State::Starting { pause: self.pause() };
@@ -327,9 +328,10 @@ impl NatsWatch {
         }
     }
 
-    /// Compares an idle watch with the leader. Servers lose count of what is pending ([`state`](super::state)), and may then
-    /// wait for another message before they go on. So after some heartbeats, and then now and again, the leader is asked
-    /// what is newest; what it has has come by the next heartbeat.
+    /// Compares an idle watch with the leader. Servers lose count of what is pending
+    /// ([`state`](super::state)), and may then wait for another message before they go on. So after
+    /// some heartbeats, and then now and again, the leader is asked what is newest; what it has has
+    /// come by the next heartbeat.
     async fn compare(&mut self) -> Comparison {
         self.quiet = self.quiet.saturating_add(1);
         let asks = self.missing || matches!(self.quiet, 2 | 6) || self.quiet.is_multiple_of(12);
@@ -360,15 +362,17 @@ impl NatsWatch {
         last.is_deletion = is_deletion;
     }
 
-    /// Whether the leader has lost the last message that this watch has delivered: a server that was restored from a copy,
-    /// or another one that holds a copy. Its sequences go on with other messages, and these may have been superseded, so
-    /// that neither the end of the stream nor the message at the position needs to show it.
+    /// Whether the leader has lost the last message that this watch has delivered: a server that
+    /// was restored from a copy, or another one that holds a copy. Its sequences go on with other
+    /// messages, and these may have been superseded, so that neither the end of the stream nor the
+    /// message at the position needs to show it.
     async fn is_set_back(&self, deadline: Deadline) -> KvResult<bool> {
         let Some(last) = &self.last else { return Ok(false) };
         let query = json!({ "last_by_subj": last.subject });
         let found = self.core.leader_answer(OPERATION, &query, deadline).await?;
         Ok(match found {
-            // Tombstones are cleaned up by other clients, and some stores remove the newest of a key by themselves.
+            // Tombstones are cleaned up by other clients, and some stores remove the newest of a
+            // key by themselves.
             None => !last.is_deletion && !self.core.bucket.settings().forgets_newest(),
             Some(found) if found.sequence() == last.sequence => last.time != Some(found.time()),
             Some(found) => found.sequence() < last.sequence,

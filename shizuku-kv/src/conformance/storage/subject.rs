@@ -185,6 +185,7 @@ impl Subject<'_> {
         let storage = opened.storage();
         ensure_eq!(storage.place()?, self.place, "{when}: the place");
         ensure_eq!(storage.is_empty()?, self.entries.is_empty(), "{when}: whether it is empty");
+        ensure_eq!(storage.len()?, self.entries.len() as u64, "{when}: how many keys are held");
         self.verify_visits(storage, when)?;
         self.verify_held(storage, when)?;
         if self.fixture.means.reads {

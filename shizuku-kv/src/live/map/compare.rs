@@ -1,4 +1,5 @@
-//! Comparison of a live map with its store, for entries that left the store without a message (ADR 0048).
+//! Comparison of a live map with its store, for entries that left the store without a message (ADR
+//! 0048).
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ const SOON: Duration = Duration::from_secs(1);
 /// Number of looks that may be overtaken before the store is read again.
 const LOOKS: u32 = 3;
 
-/// How long a position is waited for while nothing comes: the change there may have left the store before its turn.
+/// How long a position is waited for while nothing comes: the change there may have left the store
+/// before its turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// After readings that found nothing the next one waits for up to this many intervals.
@@ -66,7 +68,8 @@ impl Comparison {
         }
     }
 
-    /// The store is read from its beginning. `found` says whether the last comparison was right to ask for it.
+    /// The store is read from its beginning. `found` says whether the last comparison was right to
+    /// ask for it.
     pub(super) fn afresh(&mut self) {
         self.live = KeySet::default();
         self.tombstones = KeySet::default();
@@ -225,7 +228,8 @@ impl Comparison {
         Ok(Verdict::Differs)
     }
 
-    /// Whether the store is to be read again. The next time waits longer, unless this one finds something.
+    /// Whether the store is to be read again. The next time waits longer, unless this one finds
+    /// something.
     fn may_read(&mut self) -> Verdict {
         let now = Instant::now();
         if now < self.not_before {

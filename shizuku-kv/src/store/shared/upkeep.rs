@@ -1,8 +1,9 @@
-//! What the live values of one runtime have in common besides their watches: a sign of life, and the comparison with the
-//! store.
+//! What the live values of one runtime have in common besides their watches: a sign of life, and
+//! the comparison with the store.
 //!
-//! One look at the store's figures each minute serves all of them. Only if the figures have changed, their keys are looked
-//! up, many at a time; only a key whose watch does not bring what was found is read from the leader (ADR 0048).
+//! One look at the store's figures each minute serves all of them. Only if the figures have
+//! changed, their keys are looked up, many at a time; only a key whose watch does not bring what
+//! was found is read from the leader (ADR 0048).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +21,8 @@ use crate::store::{
     Deadline, Key, KvEntry, KvError, KvResult, KvStore, StoreFigures, VersionToken, WatchScope,
 };
 
-/// Maximum number of keys that are looked up for one look at the figures. The others have their turn at the next.
+/// Maximum number of keys that are looked up for one look at the figures. The others have their
+/// turn at the next.
 const MOST_KEYS: usize = 4096;
 
 /// Number of keys that are looked up in one call.
@@ -51,8 +53,8 @@ impl Follower {
         *lock(&self.heard) = Some(heard);
     }
 
-    /// Waits until the store has something else than what was heard, so that the key has to be read again. Dropping the
-    /// future is safe.
+    /// Waits until the store has something else than what was heard, so that the key has to be read
+    /// again. Dropping the future is safe.
     pub(crate) async fn differs(&self) {
         self.again.notified().await;
     }

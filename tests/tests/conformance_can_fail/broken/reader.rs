@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use shizuku_kv::{
     ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvOperation, KvReader, KvResult,
-    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, VersionToken, WatchScope,
+    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken, WatchScope,
 };
 
 use super::{Fault, Memory, modest};
@@ -257,6 +257,21 @@ impl KvReader for BrokenStore {
             let late =
                 if self.fault == Fault::SlowClock { Duration::from_secs(3600) } else { Duration::ZERO };
             Ok(time.and_then(|time| time.checked_sub(late)))
+        })
+    }
+
+    fn figures<'a>(
+        &'a self,
+        scope: &'a WatchScope,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<StoreFigures>> {
+        Box::pin(async move {
+            let mut figures = self.inner.figures(scope, deadline).await?;
+            if self.fault == Fault::FiguresWithoutTombstones {
+                let live = self.inner.keys(scope.clone(), deadline.limit()).try_collect().await?;
+                figures.keys = Some(live.len() as u64);
+            }
+            Ok(figures)
         })
     }
 
