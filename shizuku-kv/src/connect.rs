@@ -3,7 +3,7 @@
 use std::env::VarError;
 use std::sync::Arc;
 
-use crate::store::{Connection, KvError};
+use crate::store::{Connection, KvError, in_runtime};
 
 /// The environment variable that [`connect_from_env`] reads.
 pub const URL_VARIABLE: &str = "SHIZUKU_KV_URL";
@@ -15,9 +15,9 @@ pub const URL_VARIABLE: &str = "SHIZUKU_KV_URL";
 /// | `memory:` | in this process; every call makes a world of its own (feature `memory`) |
 /// | `nats://HOST[:PORT][,HOST…]`, `tls://…` | NATS JetStream (feature `nats`); for userinfo and options see `NatsConnectionConfig::from_url` |
 ///
-/// # Errors
-/// [`KvError::InvalidUrl`] for a URL that cannot be understood, [`KvError::Unsupported`] for a scheme that this build
-/// has no backend for; else what the backend's own connecting returns. No message repeats the URL's userinfo.
+/// # Errors [`KvError::InvalidUrl`] for a URL that cannot be understood, [`KvError::Unsupported`]
+/// for a scheme that this build has no backend for; [`KvError::NoRuntime`] outside of a tokio
+/// runtime; else what the backend's own connecting returns. No message repeats the URL's userinfo.
 ///
 /// Dropping the future is safe.
 ///
@@ -30,6 +30,7 @@ pub const URL_VARIABLE: &str = "SHIZUKU_KV_URL";
 /// # }
 /// ```
 pub async fn connect(url: &str) -> Result<Arc<dyn Connection>, KvError> {
+    in_runtime("connect")?;
     let Some((scheme, rest)) = url.split_once(':') else {
         return Err(KvError::InvalidUrl { reason: format!("it has no scheme; known are {}", known()) });
     };

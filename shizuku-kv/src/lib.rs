@@ -12,6 +12,7 @@ pub mod guide;
 mod backend;
 mod connect;
 mod live;
+mod local_file;
 pub mod replica;
 pub mod rw_lock;
 mod typed;
@@ -38,8 +39,8 @@ pub use shizuku_kv_derive::{ProtobufByteDes, ProtobufByteSer};
 pub use store::{
     ConfigDifference, Connection, ConnectionCapabilities, Deadline, FencingToken, IntoKey, Key, KvEntry,
     KvError, KvFenced, KvOperation, KvReader, KvResult, KvStore, KvStream, KvTtl, KvUpdate, KvWatcher,
-    KvWriter, ReadConsistency, StorageType, Store, StoreConfig, StoreFenced, StoreTtl, VersionToken, Watch,
-    WatchCursor, WatchLink, WatchScope,
+    KvWriter, OpenStores, ReadConsistency, StorageType, Store, StoreConfig, StoreFenced, StoreFigures,
+    StoreTtl, VersionToken, Watch, WatchCursor, WatchLink, WatchScope,
 };
 #[doc(hidden)]
 pub use typed::__private;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use shizuku_kv::{
     Connection, KvError, KvUpdate, Store, StoreConfig, Watch, WatchCursor, WatchScope, connect,
 };
-use shizuku_kv_tests::NatsServer;
+use shizuku_kv_tests::{NatsServer, TcpProxy};
 
 async fn next(watch: &mut Watch) -> KvUpdate {
     let next = tokio::time::timeout(Duration::from_secs(20), watch.next());
@@ -177,6 +177,115 @@ async fn what_a_server_lost_is_not_skipped() {
     });
     let error = end.await.expect("the watch ends");
     assert!(matches!(error, KvError::CursorExpired { .. }), "{error:?}");
+}
+
+/// Writes what a copy of the server's files will have, and copies them.
+async fn keep_a_copy(server: &mut NatsServer, to: &Path) {
+    let store = open(&*connect(&server.url()).await.unwrap()).await;
+    for key in ["hot", "changed", "changed", "other"] {
+        store.put(key, "kept").await.unwrap();
+    }
+    server.kill();
+    copy(&server.store_dir(), to);
+    server.restart();
+}
+
+fn restore(server: &mut NatsServer, from: &Path) {
+    server.kill();
+    std::fs::remove_dir_all(server.store_dir()).unwrap();
+    copy(from, &server.store_dir());
+    server.restart();
+}
+
+/// A watch that has seen what the copy does not have.
+async fn watch_beyond_the_copy(url: &str, scope: WatchScope) -> Watch {
+    let store = open(&*connect(url).await.unwrap()).await;
+    let mut live = store.watch(scope).await.unwrap();
+    while next(&mut live).await != KvUpdate::CaughtUp {}
+    store.put("changed", "lost").await.unwrap();
+    assert_eq!(next(&mut live).await.into_entry().unwrap().value, "lost");
+    live
+}
+
+async fn ends_as_lost(mut watch: Watch) {
+    let end = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            if let Err(error) = watch.next().await.unwrap() {
+                return error;
+            }
+        }
+    });
+    match end.await.expect("the watch ends") {
+        KvError::CursorExpired { reason, .. } => assert!(reason.contains("lost"), "{reason}"),
+        error => panic!("{error:?}"),
+    }
+}
+
+/// Writes one key past the old end of the stream, so that nothing stands at the watch's position any more.
+async fn pass_the_old_end(url: &str) {
+    let store = connect(url).await.unwrap().store("b").await.unwrap();
+    for n in 0..5 {
+        store.put("hot", n.to_string()).await.unwrap();
+    }
+}
+
+/// Neither the end of the stream nor the message at the watch's position shows that the server lost something.
+#[tokio::test]
+async fn a_watch_ends_if_a_restored_server_lost_its_last_message() {
+    for scope in [WatchScope::All, WatchScope::prefix("changed")] {
+        let mut server = NatsServer::start();
+        let kept = tempfile::tempdir().unwrap();
+        keep_a_copy(&mut server, kept.path()).await;
+        let proxy = TcpProxy::start(server.port()).await;
+        let live = watch_beyond_the_copy(&proxy.url(), scope).await;
+        proxy.refuse(true);
+        proxy.cut();
+        restore(&mut server, kept.path());
+        pass_the_old_end(&server.url()).await;
+        proxy.refuse(false);
+        ends_as_lost(live).await;
+    }
+}
+
+/// Two servers that have nothing to do with each other but a copy of the bucket.
+#[tokio::test]
+async fn a_watch_ends_if_its_client_fails_over_to_a_diverged_copy() {
+    let (mut one, mut other) = (NatsServer::start(), NatsServer::start());
+    let kept = tempfile::tempdir().unwrap();
+    keep_a_copy(&mut one, kept.path()).await;
+    restore(&mut other, kept.path());
+    let (to_one, to_other) = (TcpProxy::start(one.port()).await, TcpProxy::start(other.port()).await);
+    to_other.refuse(true);
+    let url = format!("{},127.0.0.1:{}", to_one.url(), to_other.port());
+    let live = watch_beyond_the_copy(&url, WatchScope::All).await;
+    pass_the_old_end(&other.url()).await;
+    to_other.refuse(false);
+    to_one.refuse(true);
+    to_one.cut();
+    ends_as_lost(live).await;
+}
+
+/// What comes after a restart that lost nothing goes on, also if another client has cleaned up the last tombstone.
+#[tokio::test]
+async fn a_watch_goes_on_if_a_restarted_server_lost_nothing() {
+    let mut server = NatsServer::start();
+    let store = open(&*connect(&server.url()).await.unwrap()).await;
+    let mut live = store.watch(WatchScope::All).await.unwrap();
+    assert_eq!(next(&mut live).await, KvUpdate::CaughtUp);
+    store.put("key", "value").await.unwrap();
+    store.delete("key").await.unwrap();
+    next(&mut live).await;
+    if live.cursor().unwrap().position() < 2 {
+        next(&mut live).await;
+    }
+    let context = async_nats::jetstream::new(server.client().await);
+    context.get_stream("KV_b").await.unwrap().purge().filter("$KV.b.key").await.unwrap();
+    server.restart();
+    let store = open(&*connect(&server.url()).await.unwrap()).await;
+    for value in ["again", "and again"] {
+        store.put("key", value).await.unwrap();
+        assert_eq!(next(&mut live).await.into_entry().unwrap().value, value);
+    }
 }
 
 /// The server forgets the tombstones of a bucket in which values expire.

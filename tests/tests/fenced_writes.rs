@@ -16,6 +16,7 @@ use async_nats::jetstream::{self, kv};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use shizuku_kv::rw_lock::DistroRwLock;
 use shizuku_kv::{
     Connection, FencingToken, KeyValue, KeyValueWrite, KvError, KvOperation, KvResult, Store, StoreConfig,
     VersionToken, WatchScope, connect,
@@ -69,6 +70,7 @@ macro_rules! on_both_backends {
 
 on_both_backends! {
     a_holder_that_was_paused_does_no_harm,
+    a_broken_holder_does_no_harm_once_keys_are_raised,
     the_error_says_what_happened_and_the_way_out,
     records_are_written_under_a_lock,
     a_record_that_expires_is_not_written_under_a_lock,
@@ -90,6 +92,35 @@ async fn a_holder_that_was_paused_does_no_harm(connection: Arc<dyn Connection>) 
     fenced.delete("job", token(34)).await.unwrap();
     assert_fenced(fenced.create("job", "again by 33", token(33)).await, (33, 34));
     assert!(store.get("job").await.unwrap().is_none());
+}
+
+/// Values that the holder has written, one it has not, and one that is absent.
+async fn a_broken_holder_does_no_harm_once_keys_are_raised(connection: Arc<dyn Connection>) {
+    let store = connection.store(&unique("raised")).await.unwrap();
+    let fenced = store.fenced().unwrap();
+    let lock = DistroRwLock::new(&store, "job").unwrap();
+    let held = lock.write().await.unwrap();
+    let broken = held.fencing_token();
+    fenced.put("job.fenced", "started", broken).await.unwrap();
+    store.put("job.plain", "plain").await.unwrap();
+    let token = lock.break_lock().await.unwrap();
+    // The next holder has not written yet.
+    fenced.put("job.fenced", "still accepted", broken).await.unwrap();
+    for key in ["job.fenced", "job.plain", "job.absent"] {
+        assert_eq!(fenced.raise(key, token).await.unwrap(), token);
+        assert_fenced(fenced.put(key, "late", broken).await, (broken.as_u64(), token.as_u64()));
+        assert_fenced(fenced.create(key, "late", broken).await, (broken.as_u64(), token.as_u64()));
+        assert_fenced(fenced.delete(key, broken).await, (broken.as_u64(), token.as_u64()));
+    }
+    assert_eq!(value(&store, "job.fenced").await, "still accepted");
+    assert_eq!(value(&store, "job.plain").await, "plain");
+    assert!(store.get("job.absent").await.unwrap().is_none());
+    let next = lock.write().await.unwrap();
+    assert!(next.fencing_token() > token && token > broken);
+    for key in ["job.fenced", "job.plain", "job.absent"] {
+        fenced.put(key, "next", next.fencing_token()).await.unwrap();
+        assert_eq!(fenced.raise(key, token).await.unwrap(), next.fencing_token());
+    }
 }
 
 async fn the_error_says_what_happened_and_the_way_out(connection: Arc<dyn Connection>) {
@@ -262,6 +293,13 @@ async fn the_token_is_in_a_header_and_nothing_of_it_expires() {
         assert_eq!(headers.get("Shizuku-Fence").unwrap().as_str(), "18");
         assert_eq!(headers.get("KV-Operation").unwrap().as_str(), "DEL");
         assert!(headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(), "{headers:?}");
+        for key in ["job", "never"] {
+            fenced.raise(key, token(19)).await.unwrap();
+            let headers = newest_headers(&context, &bucket, key).await;
+            assert_eq!(headers.get("Shizuku-Fence").unwrap().as_str(), "19");
+            assert_eq!(headers.get("KV-Operation").unwrap().as_str(), "DEL");
+            assert!(headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(), "{headers:?}");
+        }
         // What is written without a token looks as it always did.
         store.put("job", "plain").await.unwrap();
         assert!(newest_headers(&context, &bucket, "job").await.get("Shizuku-Fence").is_none());

@@ -8,6 +8,11 @@
     reason = "tests report by panicking, and their names say what they show"
 )]
 
+#[path = "nats_watch/mirrors.rs"]
+mod mirrors;
+#[path = "nats_watch/removed.rs"]
+mod removed;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

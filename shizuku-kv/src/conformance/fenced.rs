@@ -38,6 +38,16 @@ pub const CHECKS: &[Check] = checks! { "fenced";
         "get, entry, get_many, history and scan deliver the token of the write behind each entry.",
     watches_show_the_token [FencedWrites, Watch]
         "A watch delivers the token of the write behind each entry, in the state and live.",
+    raise_rejects_smaller_tokens [FencedWrites, Write]
+        "After raise a key rejects smaller tokens; its value is as before, and an absent key stays absent.",
+    raise_writes_nothing_over_a_newer_token [FencedWrites]
+        "raise returns the token that the key has then, and writes nothing if that is the same or newer.",
+    raise_is_a_write [FencedWrites, Watch]
+        "A raised value is an entry like any other, with a version of its own, which arrives at watches.",
+    raise_loses_no_write [FencedWrites]
+        "Of writes and raises at the same time none is lost, and none with a smaller token follows a raise.",
+    raise_of_a_value_that_expires_is_rejected [FencedWrites, KeyTtl]
+        "raise of a value with a time to live is Unsupported, and nothing is written.",
     invalid_keys_are_refused_by_fenced_writes [FencedWrites]
         "A string that is no key is InvalidKey before anything is sent.",
     a_fenced_value_over_the_limit_is_refused [FencedWrites]
@@ -377,6 +387,140 @@ pub async fn watches_show_the_token(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
+/// Values with a smaller token and with none, tombstones of both kinds, and a key that was never
+/// written.
+pub async fn raise_rejects_smaller_tokens(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    fenced.put("smaller", "value", token(3)).await?;
+    store.put("plain", "value").await?;
+    fenced.put("empty", "", token(0)).await?;
+    fenced.put("deleted", "value", token(3)).await?;
+    fenced.delete("deleted", token(3)).await?;
+    store.put("purged", "value").await?;
+    store.purge("purged").await?;
+    for (key, value) in [
+        ("smaller", Some("value")),
+        ("plain", Some("value")),
+        ("empty", Some("")),
+        ("deleted", None),
+        ("purged", None),
+        ("never", None),
+    ] {
+        ensure_eq!(fenced.raise(key, token(7)).await?, token(7), "what raise of {key} returns");
+        let raised = store.entry(key).await?;
+        let Some(raised) = raised else {
+            return Err(CheckFailure::new(format!("key {key} has no entry after raise")));
+        };
+        let live = (!raised.is_tombstone()).then(|| raised.value.to_vec());
+        ensure_eq!(live, value.map(|value| value.as_bytes().to_vec()), "the value of {key} after raise");
+        ensure_eq!(raised.fence, Some(token(7)), "the token of {key} after raise");
+        ensure_all_fenced(&store, key, 6, 7, raised.version).await?;
+        fenced.put(key, "equal", token(7)).await?;
+        fenced.put(key, "newer", token(8)).await?;
+    }
+    Ok(())
+}
+
+/// Of a value and of a tombstone.
+pub async fn raise_writes_nothing_over_a_newer_token(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    fenced.put("value", "value", token(9)).await?;
+    fenced.delete("deleted", token(9)).await?;
+    for key in ["value", "deleted"] {
+        let before = found(&store, key).await?;
+        for number in [9, 8, 0] {
+            ensure_eq!(fenced.raise(key, token(number)).await?, token(9), "what raise to {number} returns");
+            ensure_eq!(found(&store, key).await?, before, "the entry after raise to {number}");
+        }
+    }
+    Ok(())
+}
+
+/// A value and a key that was never written.
+pub async fn raise_is_a_write(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    let first = fenced.put("key", "value", token(1)).await?;
+    let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;
+    observer.state().await?;
+    for key in ["key", "never"] {
+        fenced.raise(key, token(2)).await?;
+        let raised = store.entry(key).await?;
+        let Some(raised) = raised else {
+            return Err(CheckFailure::new(format!("key {key} has no entry after raise")));
+        };
+        ensure!(raised.version != first, "raise has not given the key a new version");
+        let live = observer.reach(key, raised.version).await?;
+        ensure_eq!(shape(&live), shape(&raised), "what arrives at the watch for {key}");
+        ensure_eq!(live.operation, raised.operation, "what arrives at the watch for {key}");
+    }
+    let late = fenced.update("key", "late", first, token(2)).await;
+    ensure_error!(late, KvError::RevisionMismatch { .. }, "an update with the version from before raise");
+    Ok(())
+}
+
+/// A counter that a holder writes one by one, while it is raised over and over: the holder's own
+/// token, then a newer one.
+pub async fn raise_loses_no_write(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    for round in 0..6 {
+        let key = format!("key.{round}");
+        let holder = async {
+            let fenced = fenced_of(&store)?;
+            let mut last = None;
+            for number in 0..12_u32 {
+                yield_once().await;
+                match fenced.put(&key, number.to_string(), token(5)).await {
+                    Ok(_) => last = Some(number),
+                    Err(KvError::Fenced { newest, .. }) => {
+                        ensure_eq!(newest, token(6), "the token that refuses the holder");
+                        break;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(last)
+        };
+        let raises = async {
+            let fenced = fenced_of(&store)?;
+            for _ in 0..8 {
+                yield_once().await;
+                fenced.raise(&key, token(4)).await?;
+            }
+            fenced.raise(&key, token(6)).await?;
+            CheckResult::Ok(())
+        };
+        let (last, raised) = join(holder, raises).await;
+        raised?;
+        let last: Option<u32> = last?;
+        let left = store.entry(&key).await?;
+        let value = left.as_ref().filter(|entry| !entry.is_tombstone());
+        let value = value.map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
+        ensure_eq!(value, last.map(|number| number.to_string()), "the last value that was written");
+        ensure_eq!(left.and_then(|entry| entry.fence), Some(token(6)), "the token after all of it");
+    }
+    Ok(())
+}
+
+/// The value stays, and so does its time to live.
+pub async fn raise_of_a_value_that_expires_is_rejected(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store_with(fixture.config().key_ttl(true)).await?;
+    let fenced = fenced_of(&store)?;
+    let ttl =
+        store.ttl().ok_or_else(|| CheckFailure::new("times to live were asked for, and are not there"))?;
+    ttl.put("key", "value", Duration::from_secs(3600)).await?;
+    let before = found(&store, "key").await?;
+    let raise = fenced.raise("key", token(1)).await;
+    ensure_error!(raise, KvError::Unsupported { .. }, "raise of a value with a time to live");
+    ensure_eq!(found(&store, "key").await?, before, "the entry after raise was rejected");
+    // Others in the same store do not expire.
+    fenced.put("lasting", "value", token(1)).await?;
+    ensure_eq!(fenced.raise("lasting", token(2)).await?, token(2), "what raise of a lasting value returns");
+    Ok(())
+}
+
 /// Each kind of write.
 pub async fn invalid_keys_are_refused_by_fenced_writes(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
@@ -391,6 +535,8 @@ pub async fn invalid_keys_are_refused_by_fenced_writes(fixture: &Fixture) -> Che
         ensure_error!(update, KvError::InvalidKey { .. }, "a fenced update of {key:?}");
         let delete = fenced.delete(key, token(1)).await;
         ensure_error!(delete, KvError::InvalidKey { .. }, "a fenced deletion of {key:?}");
+        let raise = fenced.raise(key, token(1)).await;
+        ensure_error!(raise, KvError::InvalidKey { .. }, "raise of {key:?}");
     }
     let left = store.keys(WatchScope::All).try_collect().await?;
     ensure!(left.is_empty(), "refused writes left something behind");

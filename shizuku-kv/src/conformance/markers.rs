@@ -19,6 +19,8 @@ pub const CHECKS: &[Check] = checks! { "markers";
         "The caught-up marker comes once a watch.",
     the_marker_comes_after_every_key [Write, Watch]
         "Every key that lives from before the watch to the caught-up marker arrives before it, overwritten or not.",
+    the_marker_comes_after_every_key_in_a_history [Write, Watch, History]
+        "The same in a store with a history, where a version that leaves it has not been delivered yet.",
     the_marker_of_a_resumed_watch_comes_after_every_change [Write, Watch, WatchResume]
         "Every key that changed between the cursor and the resuming arrives before the caught-up marker.",
 };
@@ -78,6 +80,30 @@ pub async fn the_marker_comes_after_every_key(fixture: &Fixture) -> CheckResult 
         let scope = if number % 2 == 0 { WatchScope::All } else { WatchScope::prefix("stable.") };
         let mut observer = Observer::open(fixture, &store, scope).await?;
         under_writes(&store, read_to_the_marker(&store, &mut observer, number * 50)).await?;
+    }
+    Ok(())
+}
+
+/// Some keys are overwritten until the version that the watch was about to deliver is no longer held, and what another key
+/// has is purged. Nothing else is written: what follows them in the state has no reason of its own to arrive.
+pub async fn the_marker_comes_after_every_key_in_a_history(fixture: &Fixture) -> CheckResult {
+    for history in [2, fixture.capabilities().max_history.min(5)] {
+        let store = fixture.store_with(fixture.config().history(history)).await?;
+        store.put("purged", "value").await?;
+        fill(&store, STABLE, "value").await?;
+        let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;
+        for number in [0, 1, 50, 200] {
+            let key = format!("stable.{number:05}");
+            for _ in 0..history {
+                store.put(&key, "newer").await?;
+            }
+        }
+        store.purge("purged").await?;
+        observer.state().await?;
+        let live = observer.entries().iter().filter(|entry| !entry.is_tombstone()).map(|entry| &entry.key);
+        ensure_stable_once(live.collect::<BTreeSet<_>>())?;
+        let last = store.put("stable.00299", "last").await?;
+        observer.reach("stable.00299", last).await?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Reads: of single keys, of many, and of what the store still holds of one.
 
-use super::{Check, CheckResult, Fixture};
+use super::{Check, CheckFailure, CheckResult, Fixture};
 use crate::store::{KvEntry, KvOperation, ReadConsistency, Store, StoreConfig};
 
 /// The checks of this family.
@@ -27,7 +27,28 @@ pub const CHECKS: &[Check] = checks! { "reads";
         "A read sees every write that was acknowledged before it began, on a single server.",
     the_leader_reads_its_own_writes [Write, LeaderReads]
         "A store that was opened with ReadConsistency::Leader reads its own writes.",
+    the_clock_is_that_of_the_entries [Write]
+        "The store's clock, if it tells it, is between the times of an entry before and one after.",
 };
+
+/// Times of entries and the clock, in turn.
+pub async fn the_clock_is_that_of_the_entries(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let mut earlier = None;
+    for _ in 0..5 {
+        store.put("key", "value").await?;
+        let entry = store.entry("key").await?;
+        let created = entry.ok_or_else(|| CheckFailure::new("what was written is not there"))?.created;
+        ensure!(
+            earlier.is_none_or(|earlier| earlier <= created),
+            "an entry is older than the clock before it"
+        );
+        let Some(now) = store.time().await? else { return Ok(()) };
+        ensure!(created <= now, "the clock is behind an entry");
+        earlier = Some(now);
+    }
+    Ok(())
+}
 
 /// `get`, `entry`, `get_many` and `history`.
 pub async fn what_was_never_written_is_absent(fixture: &Fixture) -> CheckResult {

@@ -20,6 +20,8 @@ pub const CHECKS: &[Check] = checks! { "scans";
         "Every key that lives throughout a scan appears in it exactly once, overwritten meanwhile or not.",
     a_listing_under_writes_has_every_key_once [Write]
         "Every key that lives throughout a listing appears in it exactly once, overwritten meanwhile or not.",
+    a_scan_in_a_history_under_writes_has_every_key_once [Write, History]
+        "The same in a store with a history, where a version that leaves it has not been listed yet.",
     a_scan_next_to_writers_has_every_key_once [Write]
         "Every key that lives throughout a scan appears in it exactly once, whatever others write.",
     a_dropped_scan_leaves_nothing_behind [Write]
@@ -162,6 +164,38 @@ pub async fn a_listing_under_writes_has_every_key_once(fixture: &Fixture) -> Che
         found.push(key?);
     }
     ensure_stable_once(&found)
+}
+
+/// More than a backend hands over at a time. A few keys that are still to come are overwritten until the version that was
+/// there at the beginning is no longer held, others are deleted.
+pub async fn a_scan_in_a_history_under_writes_has_every_key_once(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store_with(fixture.config().history(2)).await?;
+    fill(&store, STABLE, &"v".repeat(40_000)).await?;
+    for key in ["deleted.1", "deleted.2"] {
+        store.put(key, "value").await?;
+        store.delete(key).await?;
+    }
+    let (mut scan, mut listing) = (store.scan(WatchScope::All), store.keys(WatchScope::All));
+    let mut found = Vec::new();
+    let mut listed = Vec::new();
+    found.extend(scan.next().await.transpose()?);
+    listed.extend(listing.next().await.transpose()?);
+    for number in [280, 290] {
+        for _ in 0..2 {
+            store.put(format!("stable.{number:05}"), "newer").await?;
+        }
+    }
+    while let Some(entry) = scan.next().await {
+        found.push(entry?);
+    }
+    while let Some(key) = listing.next().await {
+        listed.push(key?);
+    }
+    for keys in [found.into_iter().map(|entry| entry.key).collect(), listed] {
+        ensure_stable_once(&keys)?;
+        ensure_eq!(keys.len(), STABLE, "keys that appeared, where others were deleted before");
+    }
+    Ok(())
 }
 
 /// Six scans and listings, one after the other, while every key is overwritten again and again.

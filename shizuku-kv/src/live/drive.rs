@@ -90,7 +90,7 @@ where
                     Err(error) => error,
                 },
             };
-            if matches!(error, KvError::Closed { .. }) {
+            if error.is_over() {
                 self.states.send_modify(|state| state.status.standing = LiveStanding::Ended { error });
                 return;
             }

@@ -11,7 +11,7 @@ use tokio::time::timeout_at;
 use super::drive::{Driver, Policy, Seen, look, pauses};
 use super::status::{LiveStanding, LiveStatus, State};
 use super::{Live, LiveSnapshot, Task};
-use crate::store::{Deadline, Key, KvError, Store, Watch, WatchLink, WatchScope};
+use crate::store::{Deadline, Key, KvError, Store, Watch, WatchLink, WatchScope, in_runtime};
 use crate::typed::{ByteDeserialize, KeyValue, KvReadError, type_name};
 
 /// Waits for the first good value, for as long as the store's deadline.
@@ -55,7 +55,9 @@ where
     let seen = match beginning.next().await {
         Ok(seen) => Some(seen),
         // No default helps where nothing will ever be followed.
-        Err(error @ (KvError::Closed { .. } | KvError::Unsupported { .. })) => return Err(error.into()),
+        Err(error @ (KvError::Closed { .. } | KvError::NoRuntime { .. } | KvError::Unsupported { .. })) => {
+            return Err(error.into());
+        }
         Err(error) => {
             beginning.trouble = Some(error);
             None
@@ -109,6 +111,7 @@ impl Beginning {
     /// What is seen next, or why there will be nothing by the deadline.
     async fn next<T: KeyValue<Value: ByteDeserialize>>(&mut self) -> Result<Seen<T>, KvError> {
         let deadline = self.deadline;
+        in_runtime("live")?;
         let next = timeout_at(deadline.instant(), self.seen()).await;
         // What changes all the time is always ready.
         match next.ok().filter(|_| !deadline.remaining().is_zero()) {

@@ -5,19 +5,22 @@ use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFuture;
 
 use super::{BatchConfig, ReplicaProgress};
-use crate::store::{KvError, KvUpdate, Watch, WatchLink};
+use crate::store::{Doubt, KvError, KvUpdate, Recent, Watch, WatchCursor, WatchLink};
 
 /// So many updates are collected in one go, before others on the thread have their turn.
 const GO: usize = 1024;
+
+/// How long a position is waited for while nothing comes: the change there may have left the store before its turn.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What happens while a watch is followed.
 #[derive(Debug)]
@@ -28,8 +31,10 @@ pub(super) enum Event {
     CaughtUp,
     /// The watch has.
     Ended(KvError),
-    /// It is time to compare with the whole bucket.
-    Reconcile,
+    /// It is time to compare with the store.
+    Compare,
+    /// Everything up to the position that was waited for has been collected, and nothing behind it.
+    Reached,
     /// The replica was.
     Stopped,
 }
@@ -44,6 +49,10 @@ pub(super) struct Collected {
 
 pub(super) struct Collector<'a> {
     pub(super) watch: Watch,
+    /// Everything up to here has been collected.
+    pub(super) cursor: Option<WatchCursor>,
+    /// An update from behind the position that was waited for.
+    pub(super) held_back: Option<(KvUpdate, Option<WatchCursor>)>,
     pub(super) links: Option<watch::Receiver<WatchLink>>,
     pub(super) limits: BatchConfig,
     pub(super) updates: Vec<KvUpdate>,
@@ -55,7 +64,13 @@ pub(super) struct Collector<'a> {
     pub(super) is_due: bool,
     /// Which keys have come, while that matters.
     pub(super) seen: Option<Seen>,
-    pub(super) reconcile: Option<Pin<Box<Sleep>>>,
+    pub(super) compare: Option<Pin<Box<Sleep>>>,
+    /// The position that is waited for, not for longer than that from one update to the next.
+    pub(super) target: Option<(u64, Pin<Box<Sleep>>)>,
+    /// The newest updates that have been collected.
+    pub(super) recent: Recent,
+    /// Where the watch was when it lost touch with the store.
+    pub(super) doubt: Option<Doubt>,
     pub(super) stopped: Pin<Box<WaitForCancellationFuture<'a>>>,
     pub(super) progress: watch::Sender<ReplicaProgress>,
 }
@@ -71,6 +86,7 @@ impl Collector<'_> {
                 Either::Right((changed, _)) => changed,
             };
             self.links = changed.is_ok().then_some(links);
+            self.lose_touch();
             self.tell_link();
         }
         poll_fn(|cx| self.poll(idle, cx)).await
@@ -78,10 +94,29 @@ impl Collector<'_> {
 
     /// What has been collected so far.
     pub(super) fn take(&mut self) -> Collected {
+        self.recent.extend(&self.updates);
         let room = self.updates.len().min(self.limits.max_updates);
         let updates = std::mem::replace(&mut self.updates, Vec::with_capacity(room));
         (self.bytes, self.is_due) = (0, false);
         Collected { updates, since: self.since }
+    }
+
+    /// The server that is heard from next may be an older copy of the one that was.
+    pub(super) fn lose_touch(&mut self) {
+        if self.doubt.is_none()
+            && let Some(cursor) = self.cursor
+        {
+            let mut recent = self.recent.clone();
+            recent.extend(&self.updates);
+            self.doubt = Some(Doubt { cursor, recent });
+        }
+    }
+
+    /// Waits for a position. Returns whether it has been reached.
+    pub(super) fn wait_for(&mut self, position: u64) -> bool {
+        let reached = self.cursor.is_some_and(|cursor| cursor.position() >= position);
+        self.target = (!reached).then(|| (position, Box::pin(sleep(PATIENCE))));
+        reached
     }
 
     /// Tells whether the store is heard from.
@@ -102,10 +137,11 @@ impl Collector<'_> {
         if self.stopped.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Event::Stopped);
         }
-        if let Some(reconcile) = &mut self.reconcile
-            && reconcile.as_mut().poll(cx).is_ready()
+        if let Some(compare) = &mut self.compare
+            && compare.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(Event::Reconcile);
+            self.compare = None;
+            return Poll::Ready(Event::Compare);
         }
         let mut collected = 0;
         while !self.is_full() {
@@ -114,15 +150,45 @@ impl Collector<'_> {
                 break;
             }
             collected += 1;
-            match self.watch.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(KvUpdate::CaughtUp))) => return Poll::Ready(Event::CaughtUp),
-                Poll::Ready(Some(Ok(update))) => self.push(update),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Event::Ended(error)),
-                Poll::Ready(None) => {
-                    return Poll::Ready(Event::Ended(KvError::Closed { operation: "watch" }));
-                }
-                Poll::Pending => break,
+            let (update, cursor) = match self.held_back.take() {
+                Some(held_back) => held_back,
+                None => match self.watch.poll_next_unpin(cx) {
+                    Poll::Ready(Some(Ok(update))) => (update, self.watch.cursor()),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Event::Ended(error)),
+                    Poll::Ready(None) => {
+                        return Poll::Ready(Event::Ended(KvError::Closed { operation: "watch" }));
+                    }
+                    Poll::Pending => break,
+                },
+            };
+            // A watch may have lost touch and delivered again in one go: that came before this update.
+            if let Some(links) = &mut self.links
+                && links.has_changed().unwrap_or(false)
+            {
+                links.mark_unchanged();
+                self.lose_touch();
+                self.tell_link();
             }
+            if let Some((target, patience)) = &mut self.target {
+                if cursor.is_some_and(|cursor| cursor.position() > *target) {
+                    self.held_back = Some((update, cursor));
+                    self.target = None;
+                    return Poll::Ready(Event::Reached);
+                }
+                patience.as_mut().reset(Instant::now() + PATIENCE);
+            }
+            self.cursor = cursor;
+            match update {
+                KvUpdate::CaughtUp => return Poll::Ready(Event::CaughtUp),
+                update => self.push(update),
+            }
+        }
+        if let Some((target, patience)) = &mut self.target
+            && (self.cursor.is_some_and(|cursor| cursor.position() >= *target)
+                || patience.as_mut().poll(cx).is_ready())
+        {
+            self.target = None;
+            return Poll::Ready(Event::Reached);
         }
         if self.updates.is_empty() {
             return Poll::Pending;
@@ -158,8 +224,18 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    fn insert(&mut self, key: &str) {
+    pub(super) fn insert(&mut self, key: &str) {
         self.keys.insert(self.hash(key));
+    }
+
+    pub(super) fn remove(&mut self, key: &str) {
+        if !self.keys.is_empty() {
+            self.keys.remove(&self.hash(key));
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.keys.len() as u64
     }
 
     pub(super) fn contains(&self, key: &str) -> bool {

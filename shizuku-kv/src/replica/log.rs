@@ -128,7 +128,7 @@ fn write(
         writer.append(change)?;
     }
     if let Some(place) = place {
-        writer.set_scope_tag(place.scope());
+        writer.set_scope_tag(place.tag());
     }
     writer.checkpoint(place.map(ReplicaPlace::cursor).as_ref())
 }
@@ -156,6 +156,10 @@ impl ReplicaStorage for LogStorage {
 
     fn is_empty(&self) -> Result<bool, StorageError> {
         Ok(self.state.is_empty())
+    }
+
+    fn len(&self) -> Result<u64, StorageError> {
+        Ok(self.state.len() as u64)
     }
 
     fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {

@@ -29,6 +29,10 @@ impl ReplicaStorage for MemoryStorage {
         Ok(self.held.is_empty())
     }
 
+    fn len(&self) -> Result<u64, StorageError> {
+        Ok(self.held.len() as u64)
+    }
+
     fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
         Ok(keys.iter().map(|key| self.held.get(key).copied()).collect())
     }

@@ -36,6 +36,7 @@
 
 mod batch;
 mod collect;
+mod compare;
 mod course;
 mod error;
 mod log;
@@ -49,6 +50,7 @@ mod retry;
 mod run;
 mod stage;
 mod storage;
+mod tally;
 mod unkept;
 
 use std::error::Error;
@@ -71,7 +73,7 @@ pub use retry::RetryPolicy;
 pub use storage::{Held, ReplicaPlace, ReplicaStorage, StorageError};
 
 use self::unkept::Unkept;
-use crate::store::{Store, WatchCursor, WatchLink, WatchScope};
+use crate::store::{COMPARE_EVERY, Store, WatchCursor, WatchLink, WatchScope, in_runtime};
 use crate::typed::{ByteDeserialize, KeyValue};
 
 /// Follows a scope of a store and applies what changes, in batches, until it is told to stop: the short form of
@@ -171,7 +173,7 @@ pub struct Replica<S = MemoryStorage> {
     unkept: Unkept,
     batch: BatchConfig,
     retry: RetryPolicy,
-    reconcile: Reconcile,
+    compare_every: Duration,
     stop: CancellationToken,
     progress: watch::Sender<ReplicaProgress>,
 }
@@ -187,10 +189,7 @@ impl Replica {
             unkept: Unkept::default(),
             batch: BatchConfig::default(),
             retry: RetryPolicy::default(),
-            reconcile: Reconcile {
-                interval: store.silent_expiry().map(|age| age.clamp(EAGER, LAZY)),
-                at_start: store.silent_expiry().is_some(),
-            },
+            compare_every: COMPARE_EVERY,
             stop: CancellationToken::new(),
             progress: watch::Sender::new(ReplicaProgress {
                 link: WatchLink::down(SystemTime::now(), "the replica has not been run"),
@@ -200,24 +199,12 @@ impl Replica {
     }
 }
 
-/// When a replica is compared with the whole bucket though its cursor is good.
-#[derive(Clone, Copy, Debug)]
-struct Reconcile {
-    interval: Option<Duration>,
-    /// Values may have expired in silence while nobody watched.
-    at_start: bool,
-}
-
-/// How often a replica looks for what has expired in silence, at most and at least.
-const EAGER: Duration = Duration::from_secs(10);
-const LAZY: Duration = Duration::from_secs(3600);
-
 impl<S: ReplicaStorage> Replica<S> {
     /// Where it keeps what it holds.
     pub fn storage<O: ReplicaStorage>(self, storage: O) -> Replica<O> {
-        let Self { store, scope, storage: _, unkept, batch, retry, reconcile, stop, progress } = self;
+        let Self { store, scope, storage: _, unkept, batch, retry, compare_every, stop, progress } = self;
         let storage = Arc::new(Mutex::new(storage));
-        Replica { store, scope, storage, unkept, batch, retry, reconcile, stop, progress }
+        Replica { store, scope, storage, unkept, batch, retry, compare_every, stop, progress }
     }
 
     /// How many updates are applied together.
@@ -239,15 +226,16 @@ impl<S: ReplicaStorage> Replica<S> {
         self
     }
 
-    /// Compares the replica with the whole bucket this often, 1 s at least, counted from when it was last caught up, and
-    /// drops what has vanished in silence: what an operator took out of the stream by hand, and what expired where the
-    /// server tells nobody. The whole scope is read for it.
+    /// Compares the replica with the store this often, 1 s at least; 60 s unless set. Each run also begins with a
+    /// comparison.
     ///
-    /// Not done unless this is set, but for stores with a maximum age whose expiry no watch is told of (NATS servers before
-    /// 2.11, and buckets of other clients without limit markers): there each run begins with it, and it is done once in that
-    /// age, but not more often than every 10 s, nor more seldom than every hour.
-    pub fn reconcile_every(mut self, interval: Duration) -> Self {
-        self.reconcile.interval = Some(interval);
+    /// It finds entries that left the store without a message: evicted because the store is full, expired without a marker,
+    /// purged by an operator or another client, or lost by a server that came back older. A comparison is one request for
+    /// the store's [figures](crate::StoreFigures). Only if they differ from what the replica has, the keys are listed. Only
+    /// if a key differs, the state is taken anew. After listings that found nothing the next one waits for up to 16
+    /// intervals.
+    pub fn compare_every(mut self, interval: Duration) -> Self {
+        self.compare_every = interval;
         self
     }
 
@@ -314,10 +302,11 @@ impl<S: ReplicaStorage> Replica<S> {
     {
         self.batch.validate()?;
         self.retry.validate()?;
-        if self.reconcile.interval.is_some_and(|interval| interval < Duration::from_secs(1)) {
+        if self.compare_every < Duration::from_secs(1) {
             let allowed = "at least a second";
-            return Err(ReplicaError::InvalidConfig { field: "reconcile_every", allowed });
+            return Err(ReplicaError::InvalidConfig { field: "compare_every", allowed });
         }
+        in_runtime("watch").map_err(ReplicaError::Store)?;
         run::run(self, apply).await
     }
 

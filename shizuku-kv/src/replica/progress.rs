@@ -28,7 +28,7 @@ pub struct ReplicaProgress {
     /// markers not.
     pub updates: u64,
     /// How many times the state was taken anew since the replica was made, because there was no place to go on from or it
-    /// was time to [compare](super::Replica::reconcile_every).
+    /// a [comparison](super::Replica::compare_every) has found a difference.
     pub repairs: u64,
     /// Whether it runs.
     pub running: bool,

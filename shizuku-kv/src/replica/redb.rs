@@ -54,6 +54,9 @@ pub use reader::{RedbReader, RedbScan};
 /// # }
 /// ```
 ///
+/// No other program may remove, replace or truncate the file meanwhile. Each commit looks for that,
+/// and closing does too: it is a fatal error, which names the path.
+///
 /// Dropping it closes the file; its readers then get errors. That can take as long as a commit.
 ///
 /// A damaged record is an error that names its key, never a wrong value. Of its own pages redb verifies what a crash can
@@ -72,7 +75,9 @@ pub struct RedbStorage {
 }
 
 impl RedbStorage {
-    /// Opens the file at this path, or makes it, where there is none or an empty one. The directory has to be there.
+    /// Opens the file at this path, or makes it, where there is none or an empty one. The directory
+    /// has to be there. Links in the path are resolved once. An empty file keeps its owner and
+    /// mode.
     ///
     /// It takes long where the last process that had the file open was killed: redb then reads all of it. The work is
     /// done in a thread for what blocks, so it has to be called in a tokio runtime. When the future is dropped the file
@@ -80,7 +85,8 @@ impl RedbStorage {
     ///
     /// # Errors
     /// Retryable where the file is open already, in this process or in another, or the disk is full. Otherwise fatal: the
-    /// file cannot be opened, is no redb database, is one that something else has made, has a format that this version
+    /// path names a directory, a device or anything other than a file, the file cannot be opened,
+    /// is no redb database, is one that something else has made, has a format that this version
     /// does not know, or is damaged. All of them name the path.
     pub async fn open(path: impl AsRef<Path>, options: RedbOptions) -> Result<Self, StorageError> {
         let path = path.as_ref().to_owned();
@@ -119,7 +125,7 @@ impl RedbStorage {
         durability: Durability,
     ) -> Result<(), Failure> {
         let (record, shared) = (&mut self.record, &self.shared);
-        shared.with(|database| {
+        shared.change(|database| {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(durability)?;
             {
@@ -153,6 +159,10 @@ impl ReplicaStorage for RedbStorage {
 
     fn is_empty(&self) -> Result<bool, StorageError> {
         self.shared.read(|database, _| Ok(database.begin_read()?.open_table(STATE)?.is_empty()?))
+    }
+
+    fn len(&self) -> Result<u64, StorageError> {
+        self.shared.read(|database, _| Ok(database.begin_read()?.open_table(STATE)?.len()?))
     }
 
     fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {

@@ -10,12 +10,11 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::collect::{Collected, Collector, Event, Seen, size};
+use super::compare::{Compared, Comparison};
 use super::course::{self, Next, Phase};
 use super::stage::{Done, Tools, Work, blocking, stage};
 use super::storage::{ReplicaPlace, ScopeId, scope_id};
-use super::{
-    Batch, BatchConfig, Reconcile, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError,
-};
+use super::{Batch, BatchConfig, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError};
 use crate::store::{
     KvEntry, KvError, KvOperation, KvUpdate, Store, Watch, WatchCursor, WatchLink, WatchScope, backoff,
 };
@@ -48,12 +47,13 @@ where
         scope_id: scope_id(&replica.scope),
         storage: &replica.storage,
         limits: replica.batch,
-        reconcile: replica.reconcile,
+        comparison: Comparison::new(replica.compare_every),
+        is_unproven: false,
         tools,
         phase: Phase::Filling,
         kept: None,
         got_somewhere: false,
-        reconcile_at: None,
+        compare_at: None,
     };
     let result = driver.run(apply).await;
     if let Err(error) = &result {
@@ -89,21 +89,23 @@ impl Drop for Running {
     }
 }
 
-struct Driver<'a, S> {
-    store: &'a Store,
-    scope: &'a WatchScope,
+pub(super) struct Driver<'a, S> {
+    pub(super) store: &'a Store,
+    pub(super) scope: &'a WatchScope,
     scope_id: ScopeId,
     storage: &'a Arc<Mutex<S>>,
     limits: BatchConfig,
-    reconcile: Reconcile,
-    tools: Tools,
+    pub(super) comparison: Comparison,
+    /// What happened while the replica was away is not known yet.
+    is_unproven: bool,
+    pub(super) tools: Tools,
     phase: Phase,
     /// The cursor of the last commit.
     kept: Option<WatchCursor>,
     /// Whether the watch that is followed has brought something that is kept.
     got_somewhere: bool,
-    /// When it is time to compare with the whole bucket: an interval after the last complete state.
-    reconcile_at: Option<Instant>,
+    /// When it is time to compare with the store.
+    compare_at: Option<Instant>,
 }
 
 /// Why a watch is followed no longer.
@@ -112,8 +114,8 @@ enum Left {
     Stopped,
     /// The watch has ended.
     Ended(KvError),
-    /// It is time to compare with the whole bucket.
-    Reconcile,
+    /// The state has to be taken anew.
+    Differs,
 }
 
 impl<S: ReplicaStorage> Driver<'_, S> {
@@ -129,16 +131,22 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             return Ok(());
         };
         let mut from;
-        let place = place.filter(|_| !self.reconcile.at_start);
         (self.phase, from) = course::begin(place, self.scope_id, holds || self.is_unsure());
         self.kept = from;
+        if let Some(cursor) = from {
+            self.comparison.resume(cursor, place.and_then(|place| place.tombstones()));
+            self.is_unproven = true;
+        }
         let applied = self.kept;
         self.tools.progress.send_modify(|progress| progress.applied = applied);
-        self.reconcile_later();
         let mut pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             if self.phase == Phase::Repairing {
                 self.without_place();
+            }
+            if self.phase != Phase::Following {
+                self.comparison.afresh();
+                self.is_unproven = false;
             }
             let left = match self.open(from).await {
                 None => return Ok(()),
@@ -159,7 +167,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             };
             let next = match &left {
                 Left::Stopped => return Ok(()),
-                Left::Reconcile => Next::Afresh,
+                Left::Differs => Next::Afresh,
                 Left::Ended(error) => course::after(error),
             };
             if let Left::Ended(error) = left {
@@ -186,7 +194,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
     }
 
     /// Asks the storage, however often that has to be tried; none when the replica is stopped.
-    async fn ask<R: Send + 'static>(
+    pub(super) async fn ask<R: Send + 'static>(
         &self,
         doing: &'static str,
         question: impl Fn(&S) -> Result<R, StorageError> + Clone + Send + 'static,
@@ -240,15 +248,21 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         self.tools.progress.send_modify(|progress| progress.repairs += 1);
     }
 
-    /// The next comparison with the whole bucket is an interval from now.
-    fn reconcile_later(&mut self) {
-        // A moment that the clock cannot express never comes.
-        self.reconcile_at = self.reconcile.interval.and_then(|interval| Instant::now().checked_add(interval));
+    /// Ends when the next comparison is due.
+    fn compare_timer(&self) -> Option<Pin<Box<Sleep>>> {
+        self.compare_at.map(|at| Box::pin(sleep_until(at)))
     }
 
-    /// Ends when that is due.
-    fn reconcile_timer(&self) -> Option<Pin<Box<Sleep>>> {
-        self.reconcile_at.map(|at| Box::pin(sleep_until(at)))
+    /// Takes note of a comparison, and when the next one is due.
+    fn compared(&mut self, compared: Compared, collector: &mut Collector<'_>) {
+        if compared == Compared::Waits {
+            return;
+        }
+        self.compare_at = self.next_look(compared);
+        collector.compare = self.compare_timer();
+        if compared != Compared::Soon && std::mem::take(&mut self.is_unproven) {
+            self.tools.progress.send_modify(|progress| progress.caught_up = true);
+        }
     }
 
     fn link_is_down(&self, error: &KvError) {
@@ -272,6 +286,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         let stop = self.tools.stop.clone();
         let mut collector = Collector {
             links: watch.link_changes(),
+            cursor: self.kept,
+            held_back: None,
             watch,
             limits: self.limits,
             updates: Vec::new(),
@@ -281,7 +297,10 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             is_due: false,
             seen: self.phase.compares().then(Seen::default),
             // Not while the state is taken: one that takes longer than the interval would never be complete.
-            reconcile: self.reconcile_timer().filter(|_| self.phase == Phase::Following),
+            compare: self.compare_timer().filter(|_| self.phase == Phase::Following),
+            target: None,
+            recent: std::mem::take(&mut self.comparison.recent),
+            doubt: None,
             stopped: Box::pin(stop.cancelled()),
             progress: self.tools.progress.clone(),
         };
@@ -290,7 +309,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             let mut event = collector.next(true).await;
             // While one batch is applied the next is collected.
             while let Event::Due = event {
-                let (work, kept) = self.work(collector.take(), collector.watch.cursor(), false);
+                let (collected, cursor) = (collector.take(), collector.cursor);
+                let (work, kept) = self.work(collected, cursor, false);
                 let running = Box::pin(stage(apply, Arc::clone(self.storage), work, self.tools.clone()));
                 let ((lent, result), next) = match select(running, pin!(collector.next(false))).await {
                     Either::Left((done, _)) => (done, None),
@@ -317,10 +337,34 @@ impl<S: ReplicaStorage> Driver<'_, S> {
                 }
                 Event::Due | Event::Stopped => Left::Stopped,
                 Event::Ended(error) => Left::Ended(error),
-                Event::Reconcile => Left::Reconcile,
+                event @ (Event::Compare | Event::Reached) => {
+                    let goes_on;
+                    (apply, goes_on) = self.flush(&mut collector, apply).await?;
+                    if !goes_on {
+                        return Ok((apply, Left::Stopped));
+                    }
+                    self.lost_touch(&mut collector);
+                    let compared = match event {
+                        Event::Compare => self.compare(&mut collector).await?,
+                        _ => self.reached(&mut collector).await?,
+                    };
+                    match compared {
+                        Compared::Stopped => Left::Stopped,
+                        Compared::Differs => Left::Differs,
+                        compared => {
+                            self.compared(compared, &mut collector);
+                            continue;
+                        }
+                    }
+                }
             };
             let goes_on;
             (apply, goes_on) = self.flush(&mut collector, apply).await?;
+            if matches!(left, Left::Ended(_)) {
+                collector.lose_touch();
+            }
+            self.lost_touch(&mut collector);
+            self.comparison.recent = collector.recent;
             return Ok((apply, if goes_on { left } else { Left::Stopped }));
         }
     }
@@ -337,7 +381,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         F: Future<Output = Result<(), E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let cursor = collector.watch.cursor();
+        let cursor = collector.cursor;
         if let Some(seen) = collector.seen.take().filter(|_| self.phase.drops_the_rest()) {
             let goes_on;
             (apply, goes_on) = self.flush(collector, apply).await?;
@@ -389,12 +433,17 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         (apply, goes_on) = self.apply(last, cursor, true, apply).await?;
         if goes_on {
             if self.phase != Phase::Following {
-                self.reconcile_later();
-                collector.reconcile = self.reconcile_timer();
+                self.compare_at = self.next_look(Compared::Same);
+                collector.compare = self.compare_timer();
             }
             self.phase = self.phase.completed();
             self.tools.unkept.settled();
-            self.tools.progress.send_modify(|progress| progress.caught_up = true);
+            if self.is_unproven {
+                self.compare_at = Some(Instant::now());
+                collector.compare = self.compare_timer();
+            } else {
+                self.tools.progress.send_modify(|progress| progress.caught_up = true);
+            }
         }
         Ok((apply, goes_on))
     }
@@ -414,7 +463,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         if collected.updates.is_empty() {
             return Ok((apply, true));
         }
-        self.apply(collected, collector.watch.cursor(), false, apply).await
+        self.apply(collected, collector.cursor, false, apply).await
     }
 
     /// Applies and keeps. Whether to go on.
@@ -437,15 +486,25 @@ impl<S: ReplicaStorage> Driver<'_, S> {
 
     /// What is to be done with a batch that was collected up to a cursor, and the cursor that is kept then.
     fn work(
-        &self,
+        &mut self,
         collected: Collected,
         cursor: Option<WatchCursor>,
         is_complete: bool,
     ) -> (Work, Option<WatchCursor>) {
-        let kept = cursor.filter(|_| self.phase.keeps_cursor(is_complete));
-        let place = kept.map(|cursor| ReplicaPlace::new(cursor, self.scope_id));
         let Collected { updates, since } = collected;
+        self.comparison.tally.take(&updates);
+        let tombstones = self.comparison.tally.tombstones();
+        let kept = cursor.filter(|_| self.phase.keeps_cursor(is_complete));
+        let place = kept.map(|cursor| ReplicaPlace::of(cursor, self.scope_id, tombstones));
         (Work { updates, place, phase: self.phase, since }, kept)
+    }
+
+    /// Takes note of a doubt whether the store is the same; an earlier one stays.
+    fn lost_touch(&mut self, collector: &mut Collector<'_>) {
+        let doubt = collector.doubt.take();
+        if self.comparison.doubt.is_none() {
+            self.comparison.doubt = doubt;
+        }
     }
 
     /// Takes note of what became of a batch. Whether to go on.

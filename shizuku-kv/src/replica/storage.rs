@@ -31,6 +31,17 @@ pub trait ReplicaStorage: Send + 'static {
     /// What is in the way.
     fn is_empty(&self) -> Result<bool, StorageError>;
 
+    /// Number of keys that are held. Visits all of them unless it is implemented: implement it if the storage has the
+    /// number at hand, since a replica asks for it at each comparison with the store.
+    ///
+    /// # Errors
+    /// What is in the way.
+    fn len(&self) -> Result<u64, StorageError> {
+        let mut keys = 0;
+        self.for_each_key(&mut |_, _| keys += 1)?;
+        Ok(keys)
+    }
+
     /// What is held of each of these keys, in their order.
     ///
     /// # Errors
@@ -74,6 +85,10 @@ impl<S: ReplicaStorage + ?Sized> ReplicaStorage for Box<S> {
         (**self).is_empty()
     }
 
+    fn len(&self) -> Result<u64, StorageError> {
+        (**self).len()
+    }
+
     fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
         (**self).held(keys)
     }
@@ -113,18 +128,29 @@ impl Held {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaPlace {
     cursor: WatchCursor,
-    scope: ScopeId,
+    /// The scope, then the number of tombstones.
+    tag: [u8; 16],
 }
 
 /// Tells scopes apart.
-pub(crate) type ScopeId = [u8; 16];
+pub(crate) type ScopeId = [u8; 8];
 
 impl ReplicaPlace {
     /// The length of the byte form.
     pub const LEN: usize = WatchCursor::LEN + 16;
 
-    pub(crate) fn new(cursor: WatchCursor, scope: ScopeId) -> Self {
-        Self { cursor, scope }
+    /// A place with what tells scopes apart, as a storage keeps both.
+    pub(crate) fn new(cursor: WatchCursor, tag: [u8; 16]) -> Self {
+        Self { cursor, tag }
+    }
+
+    /// A place in a scope, with the number of tombstones that the store has in it up to there, if it is known.
+    pub(crate) fn of(cursor: WatchCursor, scope: ScopeId, tombstones: Option<u64>) -> Self {
+        let mut tag = [0; 16];
+        let (first, second) = tag.split_at_mut(8);
+        first.copy_from_slice(&scope);
+        second.copy_from_slice(&tombstones.unwrap_or(UNKNOWN).to_be_bytes());
+        Self { cursor, tag }
     }
 
     /// The position in the bucket's changes.
@@ -133,7 +159,20 @@ impl ReplicaPlace {
     }
 
     pub(crate) fn scope(&self) -> ScopeId {
-        self.scope
+        let [scope @ .., _, _, _, _, _, _, _, _] = self.tag;
+        scope
+    }
+
+    /// Number of tombstones that the store has in scope, up to the cursor; `None` if unknown. In places of earlier versions
+    /// any number stands here, with which no figures of a store agree.
+    pub(crate) fn tombstones(&self) -> Option<u64> {
+        let [_, _, _, _, _, _, _, _, number @ ..] = self.tag;
+        Some(u64::from_be_bytes(number)).filter(|number| *number != UNKNOWN)
+    }
+
+    /// The form in which a log keeps the scope and the number.
+    pub(crate) fn tag(&self) -> [u8; 16] {
+        self.tag
     }
 
     /// The byte form, to be stored with the state.
@@ -141,7 +180,7 @@ impl ReplicaPlace {
         let mut bytes = [0; Self::LEN];
         let (cursor, scope) = bytes.split_at_mut(WatchCursor::LEN);
         cursor.copy_from_slice(&self.cursor.to_bytes());
-        scope.copy_from_slice(&self.scope);
+        scope.copy_from_slice(&self.tag);
         bytes
     }
 
@@ -153,10 +192,13 @@ impl ReplicaPlace {
         let Some((cursor, scope)) = bytes.split_first_chunk::<{ WatchCursor::LEN }>() else {
             return Err(KvError::InvalidCursor { reason: "too short" });
         };
-        let scope = scope.try_into().map_err(|_| KvError::InvalidCursor { reason: "wrong length" })?;
-        Ok(Self { cursor: WatchCursor::from_bytes(cursor)?, scope })
+        let tag = scope.try_into().map_err(|_| KvError::InvalidCursor { reason: "wrong length" })?;
+        Ok(Self { cursor: WatchCursor::from_bytes(cursor)?, tag })
     }
 }
+
+/// Stands for a number of tombstones that is unknown.
+const UNKNOWN: u64 = u64::MAX;
 
 /// What stands for a scope in a place: another scope has another one, and the same one the same in every run.
 pub(crate) fn scope_id(scope: &WatchScope) -> ScopeId {
@@ -172,7 +214,8 @@ pub(crate) fn scope_id(scope: &WatchScope) -> ScopeId {
     let lengths = parts.iter().map(|part| part.len() as u64);
     let lengths = lengths.flat_map(u64::to_be_bytes).collect::<Vec<_>>();
     let bytes = [kind].into_iter().chain(lengths).chain(parts.iter().flat_map(|part| part.bytes()));
-    fnv(bytes).to_be_bytes()
+    let [scope @ .., _, _, _, _, _, _, _, _] = fnv(bytes).to_be_bytes();
+    scope
 }
 
 /// FNV-1a with 128 bits (Fowler, Noll, Vo; RFC 9923).
@@ -252,7 +295,12 @@ mod tests {
     #[test]
     fn a_place_goes_through_bytes_and_nothing_else_is_read() {
         let cursor = WatchCursor::new([7; 16], 42, SystemTime::UNIX_EPOCH);
-        let place = ReplicaPlace::new(cursor, scope_id(&WatchScope::prefix("a.")));
+        let scope = scope_id(&WatchScope::prefix("a."));
+        for tombstones in [None, Some(0), Some(7), Some(u64::MAX - 1)] {
+            let place = ReplicaPlace::of(cursor, scope, tombstones);
+            assert_eq!((place.scope(), place.tombstones()), (scope, tombstones));
+        }
+        let place = ReplicaPlace::of(cursor, scope, Some(7));
         let bytes = place.to_bytes();
         assert_eq!(ReplicaPlace::from_bytes(&bytes).unwrap(), place);
         for length in 0..bytes.len() {

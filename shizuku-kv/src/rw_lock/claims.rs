@@ -1,8 +1,12 @@
 //! What callers want of a lock, and how far that is: what goes between them and the coordinator.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::error::LockLoss;
 use super::record::{Claim, ClaimId};
 use super::session::SessionUse;
 use super::transition::{Change, Outcome};
@@ -16,7 +20,20 @@ pub(super) enum Command {
         waits: bool,
         session: SessionUse,
         hope: Hope,
+        /// Set once the claim is in line.
+        in_line: Arc<AtomicBool>,
+        /// What announced it, if it was announced.
+        announced: Option<u64>,
         reply: oneshot::Sender<Result<Granted, Refusal>>,
+    },
+    /// A claim will come whose session is being opened. It has its place among the claims of this
+    /// process already, unless it is given up.
+    Announce {
+        number: u64,
+    },
+    /// A claim that was announced has come, or was given up.
+    Opened {
+        number: u64,
     },
     Leave {
         id: ClaimId,
@@ -29,6 +46,29 @@ pub(super) enum Command {
     Break {
         reply: oneshot::Sender<Result<Outcome, Refusal>>,
     },
+    /// The connection is about to be shut down: everything is released, and nothing is claimed any
+    /// more.
+    Close {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+impl Command {
+    /// Answers a command that comes after [`Close`](Self::Close).
+    pub(super) fn refuse_closed(self) {
+        // A caller that is gone does not want to know.
+        match self {
+            Self::Claim { reply, .. } => drop(reply.send(Err(Refusal::closed()))),
+            Self::Downgrade { reply, .. } | Self::Break { reply } => drop(reply.send(Err(Refusal::closed()))),
+            Self::Leave { reply, .. } => {
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(Refusal::closed()));
+                }
+            }
+            Self::Close { reply } => drop(reply.send(())),
+            Self::Announce { .. } | Self::Opened { .. } => {}
+        }
+    }
 }
 
 /// Tells a claimant whether it is of use to wait for longer than it wanted to: all sessions in its way may be dead, and
@@ -44,8 +84,9 @@ pub(super) struct Hope {
 #[derive(Debug)]
 pub(super) struct Granted {
     pub(super) token: FencingToken,
-    /// Whether the grant was taken out of the record by somebody else.
-    pub(super) broken: watch::Receiver<bool>,
+    /// How the grant was lost while its session lives: it was taken out of the record, or the
+    /// connection was shut down.
+    pub(super) broken: watch::Receiver<Option<LockLoss>>,
 }
 
 /// Why nothing was done.
@@ -55,8 +96,15 @@ pub(super) enum Refusal {
     Full,
     /// The session of the claim is over.
     SessionOver,
-    Foreign(&'static str),
+    Foreign(String),
     Store(KvError),
+}
+
+impl Refusal {
+    /// The connection was shut down.
+    pub(super) fn closed() -> Self {
+        Self::Store(KvError::Closed { operation: "lock" })
+    }
 }
 
 /// Something to be done to the record.
@@ -76,6 +124,9 @@ pub(super) struct Local {
     pub(super) claim: Claim,
     pub(super) session: SessionUse,
     pub(super) hope: Hope,
+    /// Its place among the claims of this process for this lock.
+    pub(super) arrival: u64,
+    pub(super) in_line: Arc<AtomicBool>,
     pub(super) standing: Standing,
 }
 
@@ -92,7 +143,7 @@ pub(super) enum Standing {
     /// In line.
     Waiting(oneshot::Sender<Result<Granted, Refusal>>),
     Held {
-        broken: watch::Sender<bool>,
+        broken: watch::Sender<Option<LockLoss>>,
         since: Instant,
     },
 }
@@ -154,12 +205,14 @@ impl Local {
                 let _ = reply.send(Err(refusal));
             }
             Standing::Held { broken, .. } => {
-                broken.send_replace(true);
+                let is_closed = matches!(refusal, Refusal::Store(KvError::Closed { .. }));
+                broken.send_replace(Some(if is_closed { LockLoss::StoreGone } else { LockLoss::Broken }));
             }
         }
     }
 
     pub(super) fn queue(&mut self) {
+        self.in_line.store(true, Ordering::Release);
         self.shift(|standing| match standing {
             Standing::Claiming { reply, .. } => Standing::Waiting(reply),
             other => other,
@@ -174,7 +227,7 @@ impl Local {
     }
 
     pub(super) fn shift(&mut self, to: impl FnOnce(Standing) -> Standing) {
-        let (broken, _) = watch::channel(false);
+        let (broken, _) = watch::channel(None);
         let placeholder = Standing::Held { broken, since: Instant::now() };
         self.standing = to(std::mem::replace(&mut self.standing, placeholder));
     }

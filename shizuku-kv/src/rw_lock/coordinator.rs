@@ -12,7 +12,7 @@ mod known;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use backon::ExponentialBackoff;
 use futures_util::FutureExt;
@@ -25,7 +25,7 @@ use super::error::LockLoss;
 use super::following::Following;
 use super::locks::{Locks, Place};
 use super::observer::{Observer, Prospect};
-use super::record::{ClaimId, LockRecord, SessionId};
+use super::record::{ClaimId, GRANT_ROOM, LockRecord, SessionId};
 use super::transition::{Change, Outcome};
 use crate::store::{Deadline, FencingToken, Key, KvEntry, KvError, Store, VersionToken, WatchScope, backoff};
 
@@ -44,9 +44,6 @@ const PASS: Duration = Duration::from_millis(1);
 /// So often a read that is older than what was seen is repeated, before a watch is opened to settle it.
 const STALE_READS: u32 = 4;
 
-/// What a token takes in a record, at most.
-const TOKEN_ROOM: usize = 32;
-
 /// The record as it was last seen.
 #[derive(Clone, Debug)]
 struct Known {
@@ -55,12 +52,25 @@ struct Known {
     version: Option<VersionToken>,
 }
 
+/// A claim that was announced.
+struct Coming {
+    number: u64,
+    arrival: u64,
+}
+
 pub(super) struct Coordinator {
     locks: Arc<Locks>,
     place: Place,
     store: Store,
     pending: Vec<Pending>,
     locals: HashMap<ClaimId, Local>,
+    /// How many claims have come, or were announced.
+    arrivals: u64,
+    /// Claims whose sessions are being opened.
+    coming: Vec<Coming>,
+    /// Told when everything is released, because the connection is shut down.
+    closing: Vec<oneshot::Sender<()>>,
+    is_closed: bool,
     known: Option<Known>,
     /// The newest version that was seen of it.
     newest: Option<VersionToken>,
@@ -104,6 +114,10 @@ impl Coordinator {
             store,
             pending: Vec::new(),
             locals: HashMap::new(),
+            arrivals: 0,
+            coming: Vec::new(),
+            closing: Vec::new(),
+            is_closed: false,
             known: None,
             newest: None,
             unsure: None,
@@ -132,6 +146,16 @@ impl Coordinator {
                 self.accept(command);
             }
             self.leave_what_is_over();
+            if self.is_closed && self.pending.is_empty() {
+                for reply in self.closing.drain(..) {
+                    // A caller that is gone does not want to know.
+                    let _ = reply.send(());
+                }
+                if self.locks.retire(&self.place, &mut self.commands) {
+                    return;
+                }
+                continue;
+            }
             if self.has_work() {
                 // Each may save a swap that would be lost.
                 while let Some(event) = self.watch.next().now_or_never() {
@@ -165,13 +189,22 @@ impl Coordinator {
     fn accept(&mut self, command: Command) {
         self.busy_since = Instant::now();
         match command {
-            Command::Claim { claim, waits, session, hope, reply } => {
+            Command::Claim { claim, waits, session, hope, in_line, announced, reply } => {
                 if let Some(entry) = session.take_found(&self.place.1) {
                     self.find(entry);
                 }
                 let standing = Standing::Claiming { waits, sent: false, hopes: false, reply };
-                self.locals.insert(claim.id, Local { claim, session, hope, standing });
+                self.arrivals += 1;
+                let coming = self.coming.extract_if(.., |coming| Some(coming.number) == announced);
+                let arrival = coming.map(|coming| coming.arrival).next().unwrap_or(self.arrivals);
+                let local = Local { claim, session, hope, arrival, in_line, standing };
+                self.locals.insert(local.claim.id, local);
             }
+            Command::Announce { number } => {
+                self.arrivals += 1;
+                self.coming.push(Coming { number, arrival: self.arrivals });
+            }
+            Command::Opened { number } => self.coming.retain(|coming| coming.number != number),
             Command::Leave { id, reply } => self.leave(id, reply),
             Command::Downgrade { id, reply } => {
                 self.pending.push(Pending::of(Change::Downgrade(id), Some(reply)));
@@ -182,7 +215,31 @@ impl Coordinator {
                 let newest = FencingToken::from_u64(0);
                 self.pending.push(Pending::of(Change::Break { newest }, Some(reply)));
             }
+            Command::Close { reply } => self.close(reply),
         }
+    }
+
+    /// Tells holders and waiters that it is over, then releases what they have.
+    fn close(&mut self, reply: oneshot::Sender<()>) {
+        self.is_closed = true;
+        self.closing.push(reply);
+        for (id, local) in std::mem::take(&mut self.locals) {
+            if !local.is_claiming() || local.was_sent() {
+                let session = Some(local.session.clone());
+                self.pending.push(Pending { session, ..Pending::of(Change::Leave(id), None) });
+            }
+            local.refuse(Refusal::closed());
+        }
+    }
+
+    /// The claims that can be made, in the order in which they came: up to the first whose session
+    /// is being opened.
+    fn claims(&self) -> Vec<ClaimId> {
+        let mut claims: Vec<_> = self.locals.values().filter(|local| local.is_asking()).collect();
+        claims.sort_unstable_by_key(|local| local.arrival);
+        let first = self.coming.iter().map(|coming| coming.arrival).min();
+        let ready = claims.into_iter().filter(|local| first.is_none_or(|first| local.arrival < first));
+        ready.map(|local| local.claim.id).collect()
     }
 
     fn leave(&mut self, id: ClaimId, reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>) {
@@ -215,7 +272,7 @@ impl Coordinator {
     }
 
     fn has_work(&self) -> bool {
-        let claims = || self.locals.values().any(Local::is_asking);
+        let claims = || !self.claims().is_empty();
         let is_due = || self.known.as_ref().is_some_and(|known| !self.due(&known.record).is_empty());
         let verifies = self.verifies.is_some_and(|since| since.elapsed() < Deadline::DEFAULT);
         !verifies && (self.looks || !self.pending.is_empty() || claims() || is_due())
@@ -253,14 +310,14 @@ impl Coordinator {
             }
             let mut changes: Vec<(Change, Option<ClaimId>)> = Vec::new();
             changes.extend(self.pending.iter().map(|pending| (pending.change.clone(), None)));
-            for (id, local) in &self.locals {
+            let claims = self.claims();
+            for id in &claims {
+                let Some(local) = self.locals.get(id) else { continue };
                 if let Standing::Claiming { waits, hopes: false, .. } = &local.standing {
                     let change = Change::Claim { claim: local.claim.clone(), waits: *waits };
                     changes.push((change, Some(*id)));
                 }
             }
-            // In the order in which they came.
-            changes.sort_by_key(|(_, id)| id.map(|id| id.number));
             let outcomes: Vec<_> =
                 changes.iter().map(|(change, id)| (record.apply(change), change.clone(), *id)).collect();
             let Some(known) = &self.known else { return };
@@ -273,14 +330,16 @@ impl Coordinator {
                 }
                 return self.conclude(outcomes).await;
             }
-            let value = record.to_bytes();
-            // Whoever is in line gets a token one day, and has to have the room for it.
-            let room = value.len() + TOKEN_ROOM * record.queue.len();
-            if self.locals.values().any(Local::is_claiming) && room > self.store.max_value_size() {
+            record.stamp(known.record.fence, SystemTime::now());
+            let expected = known.version;
+            let value = record.to_bytes(expected);
+            // Whoever is in line gets a token one day, and has to have the room for it: readers
+            // have it already, and of writers one at a time.
+            let room = value.len() + GRANT_ROOM;
+            if !claims.is_empty() && room > self.store.max_value_size() {
                 return self.refuse_claims(&Refusal::Full);
             }
-            let expected = known.version;
-            self.note_sent();
+            self.note_sent(&claims);
             let written = match expected {
                 Some(version) => self.store.update(self.key(), value, version).await,
                 None => self.store.create(self.key(), value).await,
@@ -296,6 +355,10 @@ impl Coordinator {
                     (self.known, self.looks) = (None, true);
                     return self.lose().await;
                 }
+                // Claims need room; what leaves does not.
+                Err(error @ KvError::StoreFull { .. }) if !claims.is_empty() => {
+                    return self.refuse_claims(&Refusal::Store(error));
+                }
                 Err(error) => {
                     self.known = None;
                     if matches!(error, KvError::OutcomeUnknown { .. }) {
@@ -309,9 +372,10 @@ impl Coordinator {
     }
 
     /// Whatever is wanted goes out with the next write.
-    fn note_sent(&mut self) {
-        for local in self.locals.values_mut() {
-            if let Standing::Claiming { sent, hopes: false, .. } = &mut local.standing {
+    fn note_sent(&mut self, claims: &[ClaimId]) {
+        for id in claims {
+            let standing = self.locals.get_mut(id).map(|local| &mut local.standing);
+            if let Some(Standing::Claiming { sent, .. }) = standing {
                 *sent = true;
             }
         }
@@ -333,7 +397,7 @@ impl Coordinator {
 
     fn grant(&mut self, id: ClaimId, token: FencingToken) {
         let Some(local) = self.locals.get_mut(&id) else { return };
-        let (broken, receiver) = watch::channel(false);
+        let (broken, receiver) = watch::channel(None);
         let held = Standing::Held { broken, since: Instant::now() };
         let (Standing::Claiming { reply, .. } | Standing::Waiting(reply)) =
             std::mem::replace(&mut local.standing, held)
@@ -414,7 +478,7 @@ impl Coordinator {
                         local.refuse(if is_full { Refusal::Full } else { Refusal::Busy });
                     }
                 }
-                Outcome::Done | Outcome::NotThere => {}
+                Outcome::Done | Outcome::Broken(_) | Outcome::NotThere => {}
             }
         }
         self.compare();
@@ -466,6 +530,10 @@ impl Coordinator {
             for reply in answers {
                 // Who is gone does not want to know.
                 let _ = reply.send(Err(refusal.clone()));
+            }
+            if self.is_closed {
+                // There is nothing left to be released.
+                self.pending.clear();
             }
         }
         self.locals.values().for_each(|local| local.tell_hope(false));

@@ -3,21 +3,30 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use futures_core::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
+use tokio::time::Instant;
 
 use super::error::{DistroRwLockError, LockLoss, WithLockProcessError};
+use super::following::{Event, Following};
 use super::guard::Hold;
-use super::inspect::LockState;
+use super::inspect::{LockState, since_of};
 use super::options::LockOptions;
 use super::processor::{Processor, run};
-use super::record::LockMode;
-use super::{DistroRwLock, backoff_between_watches};
-use crate::store::{FencingToken, KvEntry, KvError, KvUpdate, Watch, WatchScope};
+use super::record::{ClaimId, Grant, LockMode};
+use super::session::{is_later, key_of, lease_of};
+use super::{DistroRwLock, backoff_between_watches, course};
+use crate::store::{
+    Deadline, FencingToken, Key, KvEntry, KvError, KvUpdate, Store, VersionToken, Watch, WatchScope,
+};
 
 /// What stands before an election in the key of its record: a lock may have the same name.
 const PREFIX: &str = "rw_lock_leader.";
+
+/// How long a leader may be silent of whose session nothing was seen.
+const UNSEEN_LEASE: Duration = Duration::from_secs(60);
 
 /// An election, as one candidate sees it. A handle: cheap to make and to clone.
 ///
@@ -51,6 +60,9 @@ pub struct Leader {
     pub candidate: String,
     /// The number of its term, larger than those of all terms before.
     pub token: FencingToken,
+    /// When its term began, by the clock of the process that began it: the leader's, or that of the
+    /// one that made way. `None` in a record of an earlier version.
+    pub since: Option<SystemTime>,
 }
 
 impl LeaderElection {
@@ -61,7 +73,7 @@ impl LeaderElection {
     /// # Errors
     /// As for [`DistroRwLock::new`].
     pub fn new(
-        store: &crate::store::Store,
+        store: &Store,
         name: impl AsRef<str>,
         candidate: impl Into<String>,
     ) -> Result<Self, DistroRwLockError> {
@@ -73,7 +85,7 @@ impl LeaderElection {
     /// # Errors
     /// As for [`DistroRwLock::with_options`].
     pub fn with_options(
-        store: &crate::store::Store,
+        store: &Store,
         name: impl AsRef<str>,
         candidate: impl Into<String>,
         options: LockOptions,
@@ -109,14 +121,22 @@ impl LeaderElection {
         Leadership { hold, candidate: Arc::clone(&self.candidate) }
     }
 
-    /// Who leads now; `None` where nobody does. One that has died is named until another candidate has found out.
+    /// Who leads now; `None` if nobody does, or if the leader is [presumed
+    /// dead](super::LockClaim::presumed_dead).
+    /// [`inspect`](Self::inspect) shows the latter too.
     ///
     /// Dropping the future is safe.
     ///
     /// # Errors
     /// As for [`DistroRwLock::inspect`].
     pub async fn leader(&self) -> Result<Option<Leader>, DistroRwLockError> {
-        Ok(Leader::of(self.lock.inspect().await?))
+        let state = self.lock.inspect().await?;
+        let holder = state.holders.into_iter().next().filter(|holder| !holder.claim.presumed_dead);
+        Ok(holder.map(|holder| Leader {
+            candidate: holder.claim.label.unwrap_or_default(),
+            token: holder.token,
+            since: holder.since,
+        }))
     }
 
     /// Who leads and who waits, for operators.
@@ -129,18 +149,24 @@ impl LeaderElection {
         self.lock.inspect().await
     }
 
-    /// Ends the term of whoever leads, who is told: as [`DistroRwLock::break_lock`] does.
+    /// Ends the term of whoever leads, who is told: as [`DistroRwLock::break_lock`] does, with the
+    /// token that it returns, and what it says of the writes of the broken leader.
     ///
     /// Dropping the future is safe: it may happen or not.
     ///
     /// # Errors
     /// As for [`DistroRwLock::break_lock`].
-    pub async fn break_term(&self) -> Result<(), DistroRwLockError> {
+    pub async fn break_term(&self) -> Result<FencingToken, DistroRwLockError> {
         self.lock.break_lock().await
     }
 
     /// Who leads, now and whenever that changes. Leaders that were replaced before they were asked for may be skipped,
     /// the newest one always arrives.
+    ///
+    /// A term also ends, as `None`, once nothing was heard of the leader for its lease and an
+    /// eighth, counted on the monotonic clock of this process from when it saw the last renewal; or
+    /// once its session has ended. An observer that is cut off from the store hears nothing either.
+    /// A leader that is heard of again is delivered again.
     ///
     /// Dropping it at any time is safe.
     ///
@@ -151,7 +177,9 @@ impl LeaderElection {
         let observing = Observing {
             election: self.clone(),
             watch: Some(watch),
+            term: None,
             told: None,
+            foreign: None,
             begun: false,
             is_over: false,
         };
@@ -167,9 +195,9 @@ impl LeaderElection {
 }
 
 impl Leader {
-    fn of(state: LockState) -> Option<Self> {
-        let first = state.holders.into_iter().next()?;
-        Some(Self { candidate: first.claim.label.unwrap_or_default(), token: first.token })
+    fn of(grant: &Grant) -> Self {
+        let candidate = grant.claim.label.clone().unwrap_or_default();
+        Self { candidate, token: grant.token, since: since_of(grant) }
     }
 }
 
@@ -216,8 +244,11 @@ impl Leadership {
     }
 }
 
-/// The leaders of an election, as they change. From [`LeaderElection::observe`]. It ends after an error, and lives as long
+/// The leaders of an election, as they change. From [`LeaderElection::observe`]. It lives as long
 /// as the store does.
+///
+/// After [`DistroRwLockError::ForeignRecord`], a value that is not a record of this version, it
+/// goes on with the next value. It ends after any other error.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Leaders(BoxStream<'static, Result<Option<Leader>, DistroRwLockError>>);
 
@@ -251,8 +282,12 @@ impl fmt::Debug for Leaders {
 struct Observing {
     election: LeaderElection,
     watch: Option<Watch>,
+    /// What the newest record says.
+    term: Option<Term>,
     /// Who was told of last.
     told: Option<Option<Leader>>,
+    /// What was said last of a value that is not a record.
+    foreign: Option<String>,
     /// Whether the watch has delivered the record.
     begun: bool,
     is_over: bool,
@@ -262,9 +297,16 @@ impl Observing {
     async fn next(&mut self) -> Option<Result<Option<Leader>, DistroRwLockError>> {
         let mut pauses = backoff_between_watches();
         while !self.is_over {
-            let found = match &mut self.watch {
-                Some(watch) => watch.next().await.unwrap_or(Err(KvError::Closed { operation: "observe" })),
-                None => match self.election.watch().await {
+            let Self { election, watch, term, .. } = self;
+            let found = match watch {
+                Some(watch) => tokio::select! {
+                    biased;
+                    found = watch.next() => {
+                        found.unwrap_or(Err(KvError::Closed { operation: "observe" })).map(Some)
+                    }
+                    () = of_term(term, &election.lock.store) => Ok(None),
+                },
+                None => match election.watch().await {
                     Ok(watch) => {
                         (self.watch, self.begun) = (Some(watch), false);
                         continue;
@@ -272,9 +314,10 @@ impl Observing {
                     Err(error) => Err(error),
                 },
             };
-            let leader = match found {
-                Ok(KvUpdate::CaughtUp) if self.begun => continue,
-                Ok(update) => {
+            let looked = match found {
+                Ok(None) => Ok(()),
+                Ok(Some(KvUpdate::CaughtUp)) if self.begun => continue,
+                Ok(Some(update)) => {
                     self.begun = true;
                     self.look(update.into_entry().as_ref())
                 }
@@ -286,11 +329,22 @@ impl Observing {
                 }
                 Err(error) => Err(self.election.lock.store_error(error)),
             };
-            match leader {
-                Ok(leader) if self.told.as_ref() == Some(&leader) => {}
-                Ok(leader) => {
-                    self.told = Some(leader.clone());
-                    return Some(Ok(leader));
+            match looked {
+                Ok(()) if self.foreign.is_some() => {}
+                Ok(()) => {
+                    let leader = self.term.as_ref().and_then(Term::leader);
+                    if self.told.as_ref() != Some(&leader) {
+                        self.told = Some(leader.clone());
+                        return Some(Ok(leader));
+                    }
+                }
+                Err(DistroRwLockError::ForeignRecord { key, reason }) => {
+                    // Who leads is not known, and said again when it is.
+                    (self.term, self.told) = (None, None);
+                    if self.foreign.as_ref() != Some(&reason) {
+                        self.foreign = Some(reason.clone());
+                        return Some(Err(DistroRwLockError::ForeignRecord { key, reason }));
+                    }
                 }
                 Err(error) => {
                     self.is_over = true;
@@ -301,12 +355,114 @@ impl Observing {
         None
     }
 
-    fn look(&self, entry: Option<&KvEntry>) -> Result<Option<Leader>, DistroRwLockError> {
-        let entry = entry.filter(|entry| !entry.is_tombstone());
-        LockState::of(entry).map(Leader::of).map_err(|reason| DistroRwLockError::ForeignRecord {
-            key: self.election.lock.key.clone(),
-            reason,
+    /// Takes note of the newest record.
+    fn look(&mut self, entry: Option<&KvEntry>) -> Result<(), DistroRwLockError> {
+        let lock = &self.election.lock;
+        let record = lock.record_of(entry.filter(|entry| !entry.is_tombstone()))?;
+        self.foreign = None;
+        let Some(grant) = record.holders.first() else {
+            self.term = None;
+            return Ok(());
+        };
+        let is_same = |term: &Term| (term.id, term.leader.token) == (grant.claim.id, grant.token);
+        if !self.term.as_ref().is_some_and(is_same) {
+            let term = Term::new(&lock.store, grant);
+            self.term = Some(term.map_err(|error| lock.store_error(error))?);
+        }
+        Ok(())
+    }
+}
+
+/// Waits until what is known of a term changes; for ever where there is none.
+async fn of_term(term: &mut Option<Term>, store: &Store) {
+    match term {
+        Some(term) => term.change(store).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The term of a leader, and what is heard of its process.
+struct Term {
+    leader: Leader,
+    id: ClaimId,
+    key: Key,
+    watch: Following,
+    /// Whether the watch that was opened last has delivered the session.
+    is_delivered: bool,
+    /// Of the newest renewal that was seen, and when that was.
+    version: Option<VersionToken>,
+    seen: Instant,
+    lease: Duration,
+    /// Nothing was heard of it for so long that its lease is over.
+    is_silent: bool,
+    /// Its session has ended.
+    is_gone: bool,
+}
+
+impl Term {
+    fn new(store: &Store, grant: &Grant) -> Result<Self, KvError> {
+        let id = grant.claim.id;
+        let key = key_of(id.session)?;
+        let mut watch = Following::new(store, WatchScope::Key(key.clone()));
+        watch.start();
+        Ok(Self {
+            leader: Leader::of(grant),
+            id,
+            key,
+            watch,
+            is_delivered: false,
+            version: None,
+            seen: Instant::now(),
+            lease: UNSEEN_LEASE,
+            is_silent: false,
+            is_gone: false,
         })
+    }
+
+    fn leader(&self) -> Option<Leader> {
+        (!self.is_silent && !self.is_gone).then(|| self.leader.clone())
+    }
+
+    /// Waits until something is heard of the leader's process, or until nothing was for too long.
+    ///
+    /// Dropping the future is safe.
+    async fn change(&mut self, store: &Store) {
+        let end = self.seen + course::patience(self.lease);
+        let event = tokio::select! {
+            biased;
+            event = self.watch.next() => event,
+            () = tokio::time::sleep_until(end), if !self.is_silent => {
+                // What has come while this process did not run may still be on its way here.
+                let store = store.with_deadline((self.lease / 3).min(Deadline::DEFAULT));
+                if let Ok(Some(entry)) = store.leader_entry(&self.key).await {
+                    self.take(&entry);
+                }
+                self.is_silent = course::is_silent(self.seen.elapsed(), self.lease);
+                return;
+            }
+        };
+        match event {
+            Event::Opened => self.is_delivered = false,
+            Event::Update(KvUpdate::CaughtUp) => self.is_gone |= !self.is_delivered,
+            Event::Update(update) => {
+                if let Some(entry) = update.into_entry() {
+                    self.is_delivered = true;
+                    self.take(&entry);
+                }
+            }
+            Event::Lost => {}
+        }
+    }
+
+    fn take(&mut self, entry: &KvEntry) {
+        if self.version.is_some_and(|known| !is_later(entry.version, known)) {
+            return;
+        }
+        (self.version, self.seen) = (Some(entry.version), Instant::now());
+        (self.is_silent, self.is_gone) = (false, entry.is_tombstone());
+        if !self.is_gone {
+            self.lease = lease_of(entry);
+        }
     }
 }
 

@@ -116,14 +116,16 @@ pub enum DistroRwLockError {
         resource: String,
     },
 
-    /// What is stored under the lock's key was written by something else, or by a version to come. It is left as it is.
+    /// The value under the lock's key was written by something else, or by a later version in a
+    /// format that this one does not know, which `reason` names. It is left as it is: nothing is
+    /// acquired, and nothing rewritten.
     #[error("key {key} holds no lock that this version knows: {reason}; nothing was changed")]
     #[non_exhaustive]
     ForeignRecord {
         /// The key of the lock's record.
         key: Key,
         /// What is wrong with it.
-        reason: &'static str,
+        reason: String,
     },
 
     /// The runtime on which the lock was taken has ended.

@@ -14,7 +14,7 @@ use super::locks::{Locks, Place};
 use super::record::{ClaimId, LockMode};
 use super::session::SessionUse;
 use super::transition::Outcome;
-use crate::store::{FencingToken, KvError};
+use crate::store::{FencingToken, KvError, in_runtime};
 
 /// What a write may overrun its deadline by.
 pub(super) const GRACE: Duration = Duration::from_millis(500);
@@ -40,7 +40,7 @@ pub(super) struct Hold {
     pub(super) ticket: Ticket,
     pub(super) session: SessionUse,
     pub(super) token: FencingToken,
-    pub(super) broken: watch::Receiver<bool>,
+    pub(super) broken: watch::Receiver<Option<LockLoss>>,
     pub(super) resource: Arc<str>,
     pub(super) mode: LockMode,
     /// How long a change of the record may take.
@@ -50,8 +50,10 @@ pub(super) struct Hold {
 impl Hold {
     /// How it was lost; none while it is held. By the clocks of this machine, at this moment.
     pub(super) fn loss(&self) -> Option<LockLoss> {
-        let loss = self.session.loss();
-        loss.or_else(|| self.broken.borrow().then_some(LockLoss::Broken)).or_else(|| {
+        let broken = *self.broken.borrow();
+        // The session ends with the connection, and what it ends of is not known to it.
+        let closed = broken.filter(|loss| *loss == LockLoss::StoreGone);
+        closed.or_else(|| self.session.loss()).or(broken).or_else(|| {
             // Whoever comes next takes what it left for nobody's.
             self.broken.has_changed().is_err().then_some(LockLoss::TaskEnded)
         })
@@ -60,7 +62,7 @@ impl Hold {
     pub(super) async fn lost(&self) -> LockLoss {
         let mut broken = self.broken.clone();
         let is_broken = async {
-            let _ = broken.wait_for(|is_broken| *is_broken).await;
+            let _ = broken.wait_for(Option::is_some).await;
         };
         match select(pin!(is_broken), pin!(self.session.lost())).await {
             Either::Left(_) => self.loss().unwrap_or(LockLoss::Broken),
@@ -100,8 +102,9 @@ impl Hold {
         operation: &'static str,
         answer: oneshot::Receiver<Result<Outcome, Refusal>>,
     ) -> Result<(), DistroRwLockError> {
-        let answer = tokio::time::timeout(self.deadline.saturating_add(GRACE), answer).await;
         let resource = || self.resource.to_string();
+        in_runtime(operation).map_err(|source| DistroRwLockError::Store { resource: resource(), source })?;
+        let answer = tokio::time::timeout(self.deadline.saturating_add(GRACE), answer).await;
         match answer {
             Ok(Ok(Ok(Outcome::NotThere))) => Err(self.lost_error(self.loss().unwrap_or(LockLoss::Broken))),
             Ok(Ok(Ok(_))) => Ok(()),
@@ -130,8 +133,10 @@ macro_rules! guard {
         $(#[$doc])*
         ///
         /// Dropping it lets go in the background: the next in line has the resource a round trip later. Where the
-        /// store cannot be reached, or the runtime has ended, the lease ends it. [`release`](Self::release) says whether
-        /// it was held up to the end.
+        /// store cannot be reached, or the runtime has ended, the lease ends it: a guard that is
+        /// dropped at the end of `main` is released only if
+        /// [`Connection::shutdown`](crate::Connection::shutdown) is awaited there.
+        /// [`release`](Self::release) says whether it was held up to the end.
         #[derive(Debug)]
         #[must_use = "the lock is released as soon as its guard is dropped"]
         pub struct $name(pub(super) Hold);

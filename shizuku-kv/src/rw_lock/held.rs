@@ -12,16 +12,26 @@ use crate::store::Key;
 pub(super) struct Held(Mutex<HashMap<(Key, LockMode), Vec<Hold>>>);
 
 impl Held {
+    /// Adds a hold, and drops those of the same lock and mode that are lost: no release is owed for
+    /// them any more.
     pub(super) fn put(&self, key: &Key, mode: LockMode, hold: Hold) {
-        self.lock().entry((key.clone(), mode)).or_default().push(hold);
+        let mut held = self.lock();
+        let holds = held.entry((key.clone(), mode)).or_default();
+        let lost: Vec<_> = holds.extract_if(.., |hold| hold.loss().is_some()).collect();
+        holds.push(hold);
+        drop(held);
+        // Each leaves its coordinator as it is dropped, which takes a lock of its own.
+        drop(lost);
     }
 
-    /// The oldest, which is the first to be lost: none is left behind that another release believes in.
+    /// Removes the oldest hold that is not lost, otherwise the oldest: a lost one never keeps a
+    /// live one from being released.
     pub(super) fn take(&self, key: &Key, mode: LockMode) -> Option<Hold> {
         let mut held = self.lock();
         let place = (key.clone(), mode);
         let holds = held.get_mut(&place)?;
-        let hold = (!holds.is_empty()).then(|| holds.remove(0));
+        let live = holds.iter().position(|hold| hold.loss().is_none()).unwrap_or(0);
+        let hold = (live < holds.len()).then(|| holds.remove(live));
         if holds.is_empty() {
             held.remove(&place);
         }

@@ -1,7 +1,17 @@
 //! A lock as an operator sees it.
 
-use super::record::{Claim, LockMode, LockRecord};
-use crate::store::{FencingToken, KvEntry};
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, SystemTime};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::course::{self, Sign};
+use super::record::{Claim, Grant, LockMode, LockRecord, SessionId};
+use super::session::{key_of, lease_of, sign_of};
+use crate::store::{FencingToken, Key, KvEntry, KvResult, Store};
+
+/// Number of sessions that the leader is asked for at a time.
+const IN_FLIGHT: usize = 32;
 
 /// Who holds a resource and who waits for it. From [`DistroRwLock::inspect`](super::DistroRwLock::inspect).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,13 +19,14 @@ use crate::store::{FencingToken, KvEntry};
 pub struct LockState {
     /// The newest token that was given, or that a break has moved past; `None` where the resource was never locked.
     pub newest: Option<FencingToken>,
-    /// One writer, or any number of readers. Those that have died are among them until somebody waits for them.
+    /// One writer, or any number of readers. Dead ones are among them until another process waits
+    /// for them; see [`LockClaim::presumed_dead`].
     pub holders: Vec<LockGrant>,
     /// In the order in which they came. Who has just given up may still be among them for a moment.
     pub waiting: Vec<LockClaim>,
 }
 
-/// Somebody who holds a resource.
+/// A holder of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockGrant {
@@ -23,9 +34,12 @@ pub struct LockGrant {
     pub claim: LockClaim,
     /// The number of the grant.
     pub token: FencingToken,
+    /// When it was granted, by the clock of the process that granted it: the holder, or the one
+    /// that made way for it. `None` in a record of an earlier version.
+    pub since: Option<SystemTime>,
 }
 
-/// Somebody who holds a resource or waits for it.
+/// A holder of a resource, or a waiter for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockClaim {
@@ -35,25 +49,108 @@ pub struct LockClaim {
     pub label: Option<String>,
     /// Of the process: the key `rw_lock_session.SESSION` is renewed as long as it lives.
     pub session: String,
+    /// How long it keeps what it has without a renewal
+    /// ([`LockOptions::lease`](super::LockOptions::lease)); `None` if its session has ended.
+    pub lease: Option<Duration>,
+    /// When its session was renewed last, by the store's clock; `None` if its session has ended.
+    pub renewed: Option<SystemTime>,
+    /// Whether its process seems to have died. The next process that waits for it makes sure, and
+    /// then evicts it.
+    ///
+    /// It is true if its session has ended, or if the time between its last renewal and now is
+    /// longer than its lease and an eighth. Both times are the store's: when it took the renewal,
+    /// and what its clock says now. No clock of a client is involved. It is a presumption: the time
+    /// of a look decides nothing, a cluster's servers may have clocks that differ, and a holder
+    /// that is cut off may come back. It is false if the store does not tell the time.
+    pub presumed_dead: bool,
 }
 
-impl LockState {
-    pub(super) fn of(entry: Option<&KvEntry>) -> Result<Self, &'static str> {
-        let record = entry.map_or(Ok(LockRecord::default()), |entry| LockRecord::from_bytes(&entry.value))?;
-        let newest = (record.fence > 0).then(|| FencingToken::from_u64(record.fence));
-        let grants = record.holders.into_iter();
-        Ok(Self {
-            newest,
-            holders: grants
-                .map(|grant| LockGrant { claim: LockClaim::of(grant.claim), token: grant.token })
-                .collect(),
-            waiting: record.queue.into_iter().map(LockClaim::of).collect(),
-        })
+/// What one look at the store says of the sessions in a record.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    /// The store's clock.
+    now: Option<SystemTime>,
+    /// Lease and last renewal of each session that has not ended.
+    sessions: HashMap<SessionId, (Duration, SystemTime)>,
+}
+
+impl Look {
+    pub(super) async fn at(store: &Store, record: &LockRecord) -> KvResult<Self> {
+        let sessions: BTreeSet<_> = record.claims().map(|claim| claim.id.session).collect();
+        if sessions.is_empty() {
+            return Ok(Self::default());
+        }
+        let sessions = sessions.into_iter().map(|session| Ok((session, key_of(session)?)));
+        let sessions = sessions.collect::<KvResult<Vec<(SessionId, Key)>>>()?;
+        let found = store.get_many(sessions.iter().map(|(_, key)| key)).await?;
+        let now = store.time().await?;
+        let mut look = Self { now, sessions: HashMap::new() };
+        let mut doubtful = Vec::new();
+        for ((session, key), entry) in sessions.into_iter().zip(found) {
+            look.note(session, entry.as_ref());
+            if look.presumes_dead(session) {
+                doubtful.push((session, key));
+            }
+        }
+        // A replica that is behind would show an old renewal, or none.
+        let asked = stream::iter(doubtful)
+            .map(|(session, key)| async move { KvResult::Ok((session, store.leader_entry(&key).await?)) })
+            .buffer_unordered(IN_FLIGHT);
+        let asked: Vec<_> = asked.try_collect().await?;
+        for (session, entry) in asked {
+            look.note(session, entry.as_ref());
+        }
+        Ok(look)
+    }
+
+    fn note(&mut self, session: SessionId, entry: Option<&KvEntry>) {
+        match entry.filter(|entry| sign_of(session, entry) == Sign::Life) {
+            Some(entry) => self.sessions.insert(session, (lease_of(entry), entry.created)),
+            None => self.sessions.remove(&session),
+        };
+    }
+
+    fn presumes_dead(&self, session: SessionId) -> bool {
+        let Some((lease, renewed)) = self.sessions.get(&session) else { return true };
+        let since = self.now.and_then(|now| now.duration_since(*renewed).ok());
+        since.is_some_and(|since| course::is_silent(since, *lease))
     }
 }
 
+impl LockState {
+    pub(super) fn of(record: LockRecord, look: &Look) -> Self {
+        let newest = (record.fence > 0).then(|| FencingToken::from_u64(record.fence));
+        Self {
+            newest,
+            holders: record.holders.into_iter().map(|grant| LockGrant::of(grant, look)).collect(),
+            waiting: record.queue.into_iter().map(|claim| LockClaim::of(claim, look)).collect(),
+        }
+    }
+}
+
+impl LockGrant {
+    fn of(grant: Grant, look: &Look) -> Self {
+        let since = since_of(&grant);
+        Self { claim: LockClaim::of(grant.claim, look), token: grant.token, since }
+    }
+}
+
+/// When it was granted.
+pub(super) fn since_of(grant: &Grant) -> Option<SystemTime> {
+    grant.since.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(since)))
+}
+
 impl LockClaim {
-    fn of(claim: Claim) -> Self {
-        Self { mode: claim.mode, label: claim.label, session: claim.id.session.to_string() }
+    fn of(claim: Claim, look: &Look) -> Self {
+        let session = claim.id.session;
+        let (lease, renewed) = look.sessions.get(&session).copied().unzip();
+        Self {
+            mode: claim.mode,
+            label: claim.label,
+            session: session.to_string(),
+            lease,
+            renewed,
+            presumed_dead: look.presumes_dead(session),
+        }
     }
 }

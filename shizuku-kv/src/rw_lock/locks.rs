@@ -2,48 +2,46 @@
 //! a guard.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_core::future::BoxFuture;
 use tokio::runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::claims::Command;
 use super::coordinator::Coordinator;
 use super::held::Held;
-use super::session::{SessionUse, Sessions};
-use crate::store::{Deadline, Key, KvResult, ShutdownHook, Store};
+use super::session::Sessions;
+use crate::store::{Attached, Deadline, Key, KvResult, Store};
 
 /// The coordinators of a store's handle, and what their claims live by.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
-    coordinators: Mutex<HashMap<Place, mpsc::UnboundedSender<Command>>>,
+    coordinators: Mutex<Coordinators>,
     pub(super) sessions: Arc<Sessions>,
     /// What the functions without guards hold.
     pub(super) held: Held,
-    /// Whether the connection ends the sessions before it is shut down.
-    is_registered: OnceLock<()>,
+    /// How many claims were announced.
+    announced: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Coordinators {
+    senders: HashMap<Place, mpsc::UnboundedSender<Command>>,
+    /// Everything was released because the connection is shut down: nothing is claimed any more.
+    is_closed: bool,
 }
 
 /// Where a coordinator is: on a runtime, for a record's key.
 pub(super) type Place = (runtime::Id, Key);
 
 impl Locks {
-    /// A session for claims with this lease, made if there is none. `record` is the key of the lock that is claimed.
-    ///
-    /// Dropping the future is safe.
-    pub(super) async fn session(
-        self: &Arc<Self>,
-        store: &Store,
-        lease: Duration,
-        record: &Key,
-    ) -> KvResult<SessionUse> {
-        self.is_registered.get_or_init(|| {
-            let hook: Weak<Self> = Arc::downgrade(self);
-            store.shutdown_hooks().add(hook);
-        });
-        self.sessions.get(store, lease, record).await
+    /// Takes a place for a claim before its session is open. The place is given up when what is returned is dropped.
+    pub(super) fn announce(self: &Arc<Self>, store: &Store, key: &Key) -> Announced {
+        let number = self.announced.fetch_add(1, Ordering::Relaxed);
+        let place = self.ask(store, key, Command::Announce { number });
+        Announced { locks: Arc::clone(self), place, number }
     }
 
     /// Asks something of the coordinator of the lock under a key; on this runtime, on which the caller has to be.
@@ -52,7 +50,12 @@ impl Locks {
         let place = (runtime.id(), key.clone());
         // Sent under the lock, under which a coordinator looks for the last time before it ends.
         let mut coordinators = self.lock();
-        let command = match coordinators.get(&place) {
+        if coordinators.is_closed {
+            command.refuse_closed();
+            return place;
+        }
+        let senders = &mut coordinators.senders;
+        let command = match senders.get(&place) {
             None => command,
             Some(sender) => match sender.send(command) {
                 Ok(()) => return place,
@@ -60,11 +63,11 @@ impl Locks {
                 Err(unsent) => unsent.0,
             },
         };
-        coordinators.retain(|_, sender| !sender.is_closed());
+        senders.retain(|_, sender| !sender.is_closed());
         let (sender, commands) = mpsc::unbounded_channel();
         // The receiver is right there.
         let _ = sender.send(command);
-        coordinators.insert(place.clone(), sender);
+        senders.insert(place.clone(), sender);
         drop(coordinators);
         // What each caller can wait for is its own affair.
         let store = store.with_deadline(Deadline::DEFAULT).of_task();
@@ -76,7 +79,7 @@ impl Locks {
     /// Asks something of a coordinator that has a claim; from anywhere. Where it has ended so has its runtime, and the
     /// lease ends what it held.
     pub(super) fn tell(&self, place: &Place, command: Command) {
-        if let Some(sender) = self.lock().get(place) {
+        if let Some(sender) = self.lock().senders.get(place) {
             let _ = sender.send(command);
         }
     }
@@ -86,20 +89,69 @@ impl Locks {
         let mut coordinators = self.lock();
         let is_over = commands.is_empty();
         if is_over {
-            coordinators.remove(place);
+            coordinators.senders.remove(place);
             commands.close();
         }
         is_over
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Place, mpsc::UnboundedSender<Command>>> {
+    /// Releases everything that is held or waited for, and waits until the store knows. Holders are
+    /// told before it is released; claims that come later are refused as
+    /// [`KvError::Closed`](crate::KvError::Closed).
+    ///
+    /// Dropping the future is safe: releasing goes on in the background.
+    ///
+    /// # Errors
+    /// Returns [`KvError::Timeout`](crate::KvError::Timeout) if the store did not answer by the
+    /// deadline; leases end what could not be released.
+    pub(super) async fn release_all(&self, deadline: Deadline) -> KvResult<()> {
+        let senders: Vec<_> = {
+            let mut coordinators = self.lock();
+            coordinators.is_closed = true;
+            coordinators.senders.values().cloned().collect()
+        };
+        let answers: Vec<_> = senders
+            .into_iter()
+            .filter_map(|sender| {
+                let (reply, answer) = oneshot::channel();
+                // A coordinator whose runtime has ended has nobody to release anything: its lease
+                // does.
+                sender.send(Command::Close { reply }).ok().map(|()| answer)
+            })
+            .collect();
+        for answer in answers {
+            // Also answered where the coordinator ends.
+            let answer = async { Ok(drop(answer.await)) };
+            deadline.bound("shutdown", None, answer).await?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Coordinators> {
         self.coordinators.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ShutdownHook for Locks {
-    /// Ends the sessions, so that others need not wait for their leases to be over.
-    fn shut_down(self: Arc<Self>, _deadline: Deadline) -> BoxFuture<'static, ()> {
-        Box::pin(async move { self.sessions.end_all().await })
+/// Holds the place of a claim whose session is being opened.
+pub(super) struct Announced {
+    locks: Arc<Locks>,
+    place: Place,
+    pub(super) number: u64,
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        self.locks.tell(&self.place, Command::Opened { number: self.number });
+    }
+}
+
+impl Attached for Locks {
+    fn close(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
+        Box::pin(async move {
+            let released = self.release_all(deadline).await;
+            // Others need not wait for the leases to be over.
+            let ended = async { Ok(self.sessions.end_all().await) };
+            deadline.bound("shutdown", None, ended).await.and(released)
+        })
     }
 }

@@ -35,17 +35,20 @@ mod session;
 mod transition;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::ExponentialBackoff;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use self::claims::{Command, Granted, Hope};
 pub use self::election::{Leader, LeaderElection, LeaderGuardProcessor, Leaders, Leadership};
 pub use self::error::{DistroRwLockError, LockLoss, WithLockProcessError};
 use self::guard::{GRACE, Hold, Ticket};
 pub use self::guard::{ReadGuard, WriteGuard};
+use self::inspect::Look;
 pub use self::inspect::{LockClaim, LockGrant, LockState};
 use self::locks::{Locks, Place};
 pub use self::options::LockOptions;
@@ -53,9 +56,10 @@ pub use self::processor::{
     LockedResourceReadProcessor, LockedResourceWriteProcessor, Processor, ProcessorFn, processor_fn,
 };
 pub use self::record::LockMode;
-use self::record::{Claim, ClaimId};
+use self::record::{Claim, ClaimId, Extra, LockRecord};
 pub use self::reentry::current_fencing_token;
-use crate::store::{FencingToken, Key, KvError, Store, backoff};
+use self::transition::Outcome;
+use crate::store::{FencingToken, Key, KvEntry, KvError, Store, backoff, in_runtime};
 
 /// What stands before a resource in the key of its record.
 const PREFIX: &str = "rw_lock.";
@@ -161,7 +165,9 @@ impl DistroRwLock {
     ///
     /// # Errors
     /// [`DistroRwLockError::Timeout`] where it was not its turn within [`LockOptions::wait`], also because the store did
-    /// not answer; [`DistroRwLockError::Store`] where that is gone or refuses; [`DistroRwLockError::QueueFull`];
+    /// not answer (a wait that is shorter than the store's deadline may end with that);
+    /// [`DistroRwLockError::Store`] where that is gone, full or refuses, or its connection was shut
+    /// down; [`DistroRwLockError::QueueFull`];
     /// [`DistroRwLockError::ForeignRecord`] where the record is none; [`DistroRwLockError::Reentrant`].
     pub async fn read(&self) -> Result<ReadGuard, DistroRwLockError> {
         self.wait(LockMode::Read).await.map(ReadGuard)
@@ -198,16 +204,29 @@ impl DistroRwLock {
 
     async fn wait(&self, mode: LockMode) -> Result<Hold, DistroRwLockError> {
         reentry::check(self)?;
-        let waited = self.options.wait;
-        self.claim(mode, true, waited).await.unwrap_or_else(|| {
-            Err(DistroRwLockError::Timeout { resource: self.resource.to_string(), mode, waited })
-        })
+        let (began, waited) = (Instant::now(), self.options.wait);
+        let in_line = Arc::<AtomicBool>::default();
+        if !waited.is_zero()
+            && let Some(claimed) = self.claim(mode, true, waited, &in_line).await
+        {
+            return claimed;
+        }
+        // A wait that was too short for an answer: a lock that is free is acquired all the same.
+        let left = self.store.deadline().saturating_sub(began.elapsed());
+        if !in_line.load(Ordering::Acquire) && !left.is_zero() {
+            match self.claim(mode, false, left, &in_line).await {
+                None | Some(Err(DistroRwLockError::WouldBlock { .. })) => {}
+                Some(Err(error)) if error.is_passing() => {}
+                Some(claimed) => return claimed,
+            }
+        }
+        Err(DistroRwLockError::Timeout { resource: self.resource.to_string(), mode, waited })
     }
 
     async fn attempt(&self, mode: LockMode) -> Result<Hold, DistroRwLockError> {
         // The session, and the swap.
         let limit = self.store.deadline().saturating_mul(2);
-        self.claim(mode, false, limit).await.unwrap_or_else(|| {
+        self.claim(mode, false, limit, &Arc::default()).await.unwrap_or_else(|| {
             let source = KvError::Timeout { operation: "try to lock", key: Some(self.key.clone()), limit };
             Err(self.store_error(source))
         })
@@ -219,14 +238,18 @@ impl DistroRwLock {
         mode: LockMode,
         waits: bool,
         limit: Duration,
+        in_line: &Arc<AtomicBool>,
     ) -> Option<Result<Hold, DistroRwLockError>> {
+        if let Err(error) = in_runtime("lock") {
+            return Some(Err(self.store_error(error)));
+        }
         let (is_there, hoped) = watch::channel(false);
         let hope = Hope { is_there, is_hasty: !waits || limit < course::patience(self.options.lease) };
         let asked = Mutex::new(None);
         let claims = async {
             let mut pauses = backoff_between_watches();
             loop {
-                let error = match self.claim_once(mode, waits, &hope, &asked).await {
+                let error = match self.claim_once(mode, waits, &hope, in_line, &asked).await {
                     // Who waits goes on waiting: a store that is not there may be in a moment, and who was cut off for longer
                     // than its lease joins the end of the line.
                     Err(error) if waits && error.is_passing() => error,
@@ -261,19 +284,30 @@ impl DistroRwLock {
         mode: LockMode,
         waits: bool,
         hope: &Hope,
+        in_line: &Arc<AtomicBool>,
         asked: &Mutex<Option<(Place, ClaimId)>>,
     ) -> Result<Hold, DistroRwLockError> {
-        let session = self.locks.session(&self.store, self.options.lease, &self.key).await;
-        let session = session.map_err(|error| self.store_error(error))?;
+        let opening = self.locks.sessions.find_or_open(&self.store, self.options.lease, &self.key);
+        // It has its place among the claims of this process before its session is open.
+        let announced = opening.is_opening().then(|| self.locks.announce(&self.store, &self.key));
+        let session = opening.opened().await.map_err(|error| self.store_error(error))?;
         let (reply, answer) = oneshot::channel();
         let id = session.next_claim();
-        let claim = Claim { id, mode, label: self.options.label.clone() };
-        let hope = hope.clone();
-        let command = Command::Claim { claim, waits, session: session.clone(), hope, reply };
+        let claim = Claim { id, mode, label: self.options.label.clone(), extra: Extra::new() };
+        let command = Command::Claim {
+            claim,
+            waits,
+            session: session.clone(),
+            hope: hope.clone(),
+            in_line: Arc::clone(in_line),
+            announced: announced.as_ref().map(|announced| announced.number),
+            reply,
+        };
         let place = self.locks.ask(&self.store, &self.key, command);
         *asked.lock().unwrap_or_else(PoisonError::into_inner) = Some((place.clone(), id));
         // From here on whoever drops this leaves.
         let mut ticket = Ticket { locks: Arc::clone(&self.locks), place, id, is_over: false };
+        drop(announced);
         match answer.await {
             Ok(Ok(Granted { token, broken })) => {
                 let resource = Arc::clone(&self.resource);
@@ -299,8 +333,14 @@ impl DistroRwLock {
 }
 
 /// Locks that belong to this process and not to a value: what is acquired by one part of it may be released by another.
-/// They go by the handle of the store and its clones, and are held until they are released or the process ends, also where
-/// all handles are gone. Guards are safer, since they let go by themselves.
+/// They go by the handle of the store and its clones, and are held until they are released, the
+/// connection is shut down or the process ends, also where all handles are gone. Guards are safer,
+/// since they let go by themselves.
+///
+/// Which part of the process a lock is for is not known. Acquiring a lock whose last grant was lost
+/// drops the lost one, so that the next release is that of the live one. A part that has lost its
+/// lock, and does not know it, must therefore not share a resource with another part of the process
+/// that acquires it anew: use guards there.
 impl DistroRwLock {
     /// Locks a resource for reading, with the options that are the default, until it is released. A process may hold
     /// several.
@@ -316,12 +356,14 @@ impl DistroRwLock {
         Self::acquire(store, resource.as_ref(), LockMode::Read).await
     }
 
-    /// Releases what [`acquire_read`](Self::acquire_read) has locked; the oldest, where there are several.
+    /// Releases what [`acquire_read`](Self::acquire_read) has locked: the oldest of several that is
+    /// held still, otherwise the oldest that was lost.
     ///
     /// Dropping the future is safe: once it was polled the lock is let go of.
     ///
     /// # Errors
-    /// [`DistroRwLockError::NotHeld`] where nothing is; else as for [`ReadGuard::release`].
+    /// [`DistroRwLockError::NotHeld`] where nothing is; [`DistroRwLockError::LeaseLost`] if all that
+    /// was acquired since is lost; else as for [`ReadGuard::release`].
     pub async fn release_read(store: &Store, resource: impl AsRef<str>) -> Result<(), DistroRwLockError> {
         Self::release(store, resource.as_ref(), LockMode::Read).await
     }
@@ -372,33 +414,77 @@ impl DistroRwLock {
 
 /// For operators.
 impl DistroRwLock {
-    /// Who holds the resource and who waits for it, as it is in the store now.
+    /// Returns the holders of the resource and its waiters as they are in the store now, and which of
+    /// them are presumed dead: [`LockClaim::presumed_dead`] says what is compared.
+    ///
+    /// A lock that is held costs three requests: the record, the sessions in it, and the store's
+    /// clock; and one for each session that seems to have ended.
+    ///
+    /// Dropping the future is safe.
     ///
     /// # Errors
     /// [`DistroRwLockError::Store`], [`DistroRwLockError::ForeignRecord`].
     pub async fn inspect(&self) -> Result<LockState, DistroRwLockError> {
         let entry = self.store.get(&self.key).await.map_err(|error| self.store_error(error))?;
-        LockState::of(entry.as_ref())
+        let record = self.record_of(entry.as_ref())?;
+        let look = Look::at(&self.store, &record).await.map_err(|error| self.store_error(error))?;
+        Ok(LockState::of(record, &look))
+    }
+
+    /// The record in an entry; that of a lock which nobody ever held where there is none.
+    fn record_of(&self, entry: Option<&KvEntry>) -> Result<LockRecord, DistroRwLockError> {
+        entry
+            .map_or(Ok(LockRecord::default()), |entry| LockRecord::from_bytes(&entry.value))
             .map_err(|reason| DistroRwLockError::ForeignRecord { key: self.key.clone(), reason })
     }
 
-    /// Takes the resource from all who hold it, and hands it over to the next in line, as if they had let go. Their
-    /// fencing tokens are older than any that follow, so that their [fenced writes](crate::Store::fenced) are refused as
-    /// soon as the next holder has written; they are told ([`WriteGuard::lost`]) as soon as they look. Whatever they do
-    /// that does not look at the token goes on: be sure that they do not run any more.
+    /// Takes the resource from all who hold it, and hands it over to the next in line, as if they
+    /// had let go. They are told ([`WriteGuard::lost`]) as soon as they look.
+    ///
+    /// Returns a token that is newer than those of the broken holders, and older than those of all
+    /// that follow.
+    ///
+    /// **What broken holders write with their tokens is still accepted**, key by key, until a later
+    /// holder has written there, or until the key was told of the break:
+    /// [`StoreFenced::raise`](crate::StoreFenced::raise) with the token that is returned. Do that
+    /// for each key that is protected by the lock. This function cannot: a lock does not know which
+    /// keys are written under it. Whatever they do that does not look at tokens goes on: be sure
+    /// that they do not run any more.
+    ///
+    #[cfg_attr(feature = "memory", doc = "```")]
+    #[cfg_attr(not(feature = "memory"), doc = "```text")]
+    /// # use shizuku_kv::rw_lock::DistroRwLock;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = shizuku_kv::connect("memory:").await?.store("app").await?;
+    /// # let lock = DistroRwLock::new(&store, "reports")?;
+    /// let held = lock.write().await?;
+    /// let fenced = store.fenced().unwrap();
+    /// fenced.put("reports.daily", "begun", held.fencing_token()).await?;
+    ///
+    /// let token = lock.break_lock().await?;
+    /// fenced.raise("reports.daily", token).await?;
+    /// assert!(fenced.put("reports.daily", "late", held.fencing_token()).await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// Dropping the future is safe: it may happen or not.
     ///
     /// # Errors
     /// As for [`inspect`](Self::inspect).
-    pub async fn break_lock(&self) -> Result<(), DistroRwLockError> {
+    pub async fn break_lock(&self) -> Result<FencingToken, DistroRwLockError> {
+        in_runtime("break_lock").map_err(|error| self.store_error(error))?;
         let limit = self.store.deadline().saturating_mul(2);
         let (reply, answer) = oneshot::channel();
         self.locks.ask(&self.store, &self.key, Command::Break { reply });
         match tokio::time::timeout(limit, answer).await {
-            Ok(Ok(Ok(_))) => Ok(()),
+            Ok(Ok(Ok(Outcome::Broken(token)))) => Ok(token),
             Ok(Ok(Err(refusal))) => Err(refusal.into_error(&self.resource, LockMode::Write, &self.key)),
-            Ok(Err(_)) => Err(DistroRwLockError::RuntimeEnded { resource: self.resource.to_string() }),
+            // A break has no other outcome.
+            Ok(Ok(Ok(_)) | Err(_)) => {
+                Err(DistroRwLockError::RuntimeEnded { resource: self.resource.to_string() })
+            }
             Err(_) => {
                 let source = KvError::Timeout { operation: "break_lock", key: Some(self.key.clone()), limit };
                 Err(self.store_error(source))

@@ -41,7 +41,9 @@ impl LockOptions {
         self
     }
 
-    /// How long `read` and `write` wait for their turn at most. Without any wait, use `try_read` and `try_write`.
+    /// How long `read` and `write` wait for their turn at most. It is the time for others: a lock
+    /// that is free is acquired however short the wait is, also if it is zero, as far as the store
+    /// answers within its own deadline.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;

@@ -3,13 +3,28 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value};
 
-use crate::store::FencingToken;
+use crate::store::{FencingToken, VersionToken};
 
-/// The format that is written. What is of another is left alone.
+/// The format that is written. A record of another format is left alone.
+///
+/// A version to come may add fields to a record, a grant or a claim: they survive what this version
+/// makes of the record. A field that changes who may acquire the lock needs another format, which
+/// this version neither acquires nor rewrites.
 pub(super) const FORMAT: u32 = 1;
+
+/// Fields that this version does not know.
+pub(super) type Extra = Map<String, Value>;
+
+/// Number of bytes that granting a claim adds to a record, at most.
+pub(super) const GRANT_ROOM: usize = r#","token":18446744073709551615,"since":18446744073709551615"#.len();
+
+/// Number of decimal digits in the largest number.
+const DIGITS: usize = 20;
 
 /// The largest number that every reader of JSON takes as it is.
 const MOST_FENCE: u64 = 1 << 53;
@@ -161,6 +176,8 @@ pub(super) struct Claim {
     /// What the claimant says of itself: a candidate's name, who an operator would ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) label: Option<String>,
+    #[serde(flatten)]
+    pub(super) extra: Extra,
 }
 
 /// A claim that has been granted.
@@ -169,6 +186,10 @@ pub(super) struct Grant {
     #[serde(flatten)]
     pub(super) claim: Claim,
     pub(super) token: FencingToken,
+    /// When it was granted, in milliseconds since 1970, by the clock of the process that wrote it;
+    /// for people. Records of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) since: Option<u64>,
 }
 
 /// Who holds a resource and who waits for it. The record stays when nobody does: the number of the last grant is in it.
@@ -180,55 +201,88 @@ pub(super) struct LockRecord {
     pub(super) holders: Vec<Grant>,
     /// In the order in which they came.
     pub(super) queue: Vec<Claim>,
+    pub(super) extra: Extra,
 }
 
 /// As it is stored.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Stored<'a> {
     shizuku_lock: u32,
     fence: u64,
     holders: std::borrow::Cow<'a, [Grant]>,
     queue: std::borrow::Cow<'a, [Claim]>,
+    #[serde(flatten)]
+    extra: std::borrow::Cow<'a, Extra>,
 }
 
 impl LockRecord {
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    /// The record as it is written over the entry with the version `expected`.
+    ///
+    /// Whatever follows without a new claim (renewals have a key of their own) is never longer, so
+    /// that a store that is full still takes it: there is room for the tokens of readers in line,
+    /// of whom many can be let in for one that leaves, and for numbers that grow. A writer that is
+    /// let in needs less room than what makes way for it.
+    pub(super) fn to_bytes(&self, expected: Option<VersionToken>) -> Vec<u8> {
         let stored = Stored {
             shizuku_lock: FORMAT,
             fence: self.fence,
             holders: self.holders.as_slice().into(),
             queue: self.queue.as_slice().into(),
+            extra: std::borrow::Cow::Borrowed(&self.extra),
         };
         // Strings, numbers and lists always have a form.
-        serde_json::to_vec(&stored).unwrap_or_default()
+        let bytes = serde_json::to_vec(&stored).unwrap_or_default();
+        let readers = self.queue.iter().filter(|claim| claim.mode == LockMode::Read).count();
+        let length = bytes.len() + readers * GRANT_ROOM + (DIGITS - digits(self.fence));
+        padded(bytes, length, expected)
+    }
+
+    /// Notes when the grants after the token `fence` were made.
+    pub(super) fn stamp(&mut self, fence: u64, now: SystemTime) {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let since = u64::try_from(since).ok();
+        for grant in self.holders.iter_mut().filter(|grant| grant.token.as_u64() > fence) {
+            grant.since = grant.since.or(since);
+        }
     }
 
     /// The record in these bytes.
     ///
     /// # Errors
     /// What is wrong, in words of ours: what was written by something else is not quoted.
-    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, &'static str> {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Format {
             shizuku_lock: u32,
         }
-        let format: Format = serde_json::from_slice(bytes).map_err(|_| "it is no record of a lock")?;
+        let wrong = |reason: &str| Err(reason.to_owned());
+        let Ok(format) = serde_json::from_slice::<Format>(bytes) else {
+            return wrong("it is not the record of a lock");
+        };
         if format.shizuku_lock != FORMAT {
-            return Err("it is the record of a lock in a format that this version does not know");
+            return Err(format!(
+                "it is the record of a lock in format {}, this version knows format {FORMAT}",
+                format.shizuku_lock
+            ));
         }
-        let stored: Stored<'_> =
-            serde_json::from_slice(bytes).map_err(|_| "it is a damaged record of a lock")?;
+        let Ok(stored) = serde_json::from_slice::<Stored<'_>>(bytes) else {
+            return wrong("it is a damaged record of a lock");
+        };
         if stored.fence > MOST_FENCE {
-            return Err("its fencing token is beyond what can be counted");
+            return wrong("its fencing token is beyond what can be counted");
         }
-        let record = Self {
+        let mut record = Self {
             fence: stored.fence,
             holders: stored.holders.into_owned(),
             queue: stored.queue.into_owned(),
+            extra: stored.extra.into_owned(),
         };
         if !record.is_sound() {
-            return Err("it breaks the rules of a lock");
+            return wrong("it breaks the rules of a lock");
+        }
+        // Fields of a grant mean nothing in a claim, and would be there twice once it is granted.
+        for claim in &mut record.queue {
+            claim.extra.retain(|name, _| name != "token" && name != "since");
         }
         Ok(record)
     }
@@ -254,36 +308,122 @@ impl LockRecord {
     }
 }
 
+/// JSON with spaces behind it, up to a length that is the smaller the longer the version is that
+/// the write expects: the server counts that as well.
+pub(super) fn padded(mut json: Vec<u8>, length: usize, expected: Option<VersionToken>) -> Vec<u8> {
+    let version = expected.map_or(Some(0), |version| version.as_u64()).map_or(DIGITS, digits);
+    json.resize(json.len().max(length + DIGITS - version), b' ');
+    json
+}
+
+/// Number of decimal digits.
+fn digits(number: u64) -> usize {
+    number.checked_ilog10().map_or(1, |power| power as usize + 1)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
     use super::*;
 
     fn claim(number: u64, mode: LockMode) -> Claim {
-        Claim { id: ClaimId { session: SessionId::alone(7), number }, mode, label: None }
+        let session = SessionId::alone(7);
+        Claim { id: ClaimId { session, number }, mode, label: None, extra: Extra::new() }
     }
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
         let mut record = LockRecord { fence: 3, ..LockRecord::default() };
         let token = FencingToken::from_u64(3);
-        record.holders.push(Grant { claim: claim(1, LockMode::Write), token });
+        record.holders.push(Grant { claim: claim(1, LockMode::Write), token, since: None });
         record.queue.push(Claim { label: Some("who".to_owned()), ..claim(2, LockMode::Read) });
-        let bytes = record.to_bytes();
+        let bytes = record.to_bytes(None);
         assert_eq!(
-            String::from_utf8_lossy(&bytes),
+            String::from_utf8_lossy(&bytes).trim_end(),
             r#"{"shizuku_lock":1,"fence":3,"holders":[{"session":"00000000000000000000000000000007","number":1,"mode":"write","token":3}],"queue":[{"session":"00000000000000000000000000000007","number":2,"mode":"read","label":"who"}]}"#
         );
-        assert_eq!(LockRecord::from_bytes(&bytes), Ok(record));
+        assert_eq!(LockRecord::from_bytes(&bytes), Ok(record.clone()));
+        record.stamp(2, UNIX_EPOCH + std::time::Duration::from_millis(1_700_000_000_123));
+        assert_eq!(record.holders[0].since, Some(1_700_000_000_123));
+        let bytes = record.to_bytes(None);
+        assert!(String::from_utf8_lossy(&bytes).contains(r#""token":3,"since":1700000000123}"#));
+        assert_eq!(LockRecord::from_bytes(&bytes), Ok(record.clone()));
+        // One that was granted before keeps its time, also one that has none.
+        record.stamp(0, UNIX_EPOCH);
+        assert_eq!(record.holders[0].since, Some(1_700_000_000_123));
+    }
+
+    #[test]
+    fn fields_that_are_not_known_survive() {
+        let id = r#""session":"00000000000000000000000000000007""#;
+        let text = format!(
+            r#"{{"shizuku_lock":1,"fence":3,"holders":[{{{id},"number":1,"mode":"read","token":3,"zone":[1]}}],"queue":[{{{id},"number":2,"mode":"write","zone":{{"a":null}},"since":1,"token":9}}],"more":-0.5}}"#
+        );
+        let mut record = LockRecord::from_bytes(text.as_bytes()).unwrap();
+        let read_again = |record: &LockRecord| {
+            let again = LockRecord::from_bytes(&record.to_bytes(None)).unwrap();
+            assert_eq!(again, *record);
+            again
+        };
+        let again = read_again(&record);
+        assert_eq!(again.extra["more"], -0.5);
+        assert_eq!(again.holders[0].claim.extra["zone"], serde_json::json!([1]));
+        let first = again.holders[0].claim.id;
+        record.apply(&super::super::transition::Change::Leave(first));
+        let again = read_again(&record);
+        assert_eq!(again.holders[0].claim.extra["zone"], serde_json::json!({"a": null}));
+        assert_eq!((again.holders[0].token.as_u64(), again.holders[0].since), (4, None));
+    }
+
+    /// Whatever follows without a new claim: one leaves and readers are let in, the numbers become
+    /// longer.
+    #[test]
+    fn a_record_never_grows_without_a_claim() {
+        use super::super::transition::Change;
+        let now = UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+        for fence in [0, 8, 98, 9_999_998] {
+            for modes in ["WRRRRW", "RWRRRRRRRRWRRRRRR", "WWWW", "RWRWRWRRRR"] {
+                let mut record = LockRecord { fence, ..LockRecord::default() };
+                for (number, mode) in (0..).zip(modes.chars()) {
+                    let mode = if mode == 'W' { LockMode::Write } else { LockMode::Read };
+                    record.apply(&Change::Claim { claim: claim(number, mode), waits: true });
+                    record.stamp(fence, now);
+                }
+                let mut version = 9;
+                let mut length =
+                    record.to_bytes(Some(VersionToken::from_u64(version))).len() + digits(version);
+                for number in 0..u64::try_from(modes.len()).unwrap_or_default() {
+                    let before = record.fence;
+                    let change = match number % 3 {
+                        2 => Change::Break { newest: FencingToken::from_u64(before) },
+                        _ => Change::Leave(claim(number, LockMode::Read).id),
+                    };
+                    record.apply(&change);
+                    record.stamp(before, now);
+                    version = version * 10 + 9;
+                    let bytes = record.to_bytes(Some(VersionToken::from_u64(version)));
+                    let next = bytes.len() + digits(version);
+                    assert!(next <= length, "{modes}: {change:?}: {length} bytes become {next}");
+                    length = next;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn digits_are_counted() {
+        for (number, expected) in [(0, 1), (9, 1), (10, 2), (99, 2), (100, 3), (u64::MAX, DIGITS)] {
+            assert_eq!(digits(number), expected, "{number}");
+        }
     }
 
     #[test]
     fn what_is_no_record_is_refused() {
         let refused = |text: &str| LockRecord::from_bytes(text.as_bytes()).unwrap_err();
         for other in ["", "x", "{}", "[]", r#"{"fence":1}"#, "\u{0}"] {
-            assert!(refused(other).contains("no record"), "{other}");
+            assert!(refused(other).contains("not the record"), "{other}");
         }
-        assert!(refused(r#"{"shizuku_lock":2,"new":1}"#).contains("does not know"));
+        assert!(refused(r#"{"shizuku_lock":2,"new":1}"#).contains("format 2, this version knows format 1"));
         assert!(refused(r#"{"shizuku_lock":1,"fence":1}"#).contains("damaged"));
         assert!(
             refused(r#"{"shizuku_lock":1,"fence":18446744073709551615,"holders":[],"queue":[]}"#)

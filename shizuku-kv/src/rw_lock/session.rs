@@ -18,7 +18,7 @@ use self::slots::Leftover;
 use super::course::{self, Sign};
 use super::error::LockLoss;
 use super::options::{LONGEST_LEASE, SHORTEST_LEASE};
-use super::record::{ClaimId, SessionId};
+use super::record::{ClaimId, SessionId, padded};
 use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, Moment, Store, VersionToken, backoff};
 
 /// What stands before a session in its key.
@@ -29,6 +29,12 @@ const FORMAT_OF_ONE: u32 = 1;
 
 /// The format of an entry whose key serves one session after the other.
 const FORMAT: u32 = 2;
+
+/// Number of bytes of the longest session.
+const LENGTH: usize = 112;
+
+/// Shortest deadline of a request of a renewal, if the lease has room for it.
+const SHORT_REQUEST: Duration = Duration::from_millis(500);
 
 /// An entry under the key of a session. Each renewal has another number, so that its writer knows its own again.
 #[derive(Serialize, Deserialize)]
@@ -49,9 +55,11 @@ impl Stored {
         Self { shizuku_lock_session, nonce: nonce.map(|nonce| format!("{nonce:016x}")), lease_ms, renewal }
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    /// Always of one size, with the version that the write expects: a store that is full takes a
+    /// renewal.
+    fn to_bytes(&self, expected: Option<VersionToken>) -> Vec<u8> {
         // Numbers and strings always have a form.
-        serde_json::to_vec(self).unwrap_or_default()
+        padded(serde_json::to_vec(self).unwrap_or_default(), LENGTH, expected)
     }
 
     fn of(entry: &KvEntry) -> Option<Self> {
@@ -218,18 +226,30 @@ impl Session {
 
     /// Returns a marker for the key of a session that is not there. With it in place nobody can renew the session.
     pub(super) fn marker() -> Vec<u8> {
-        Stored::of_session(None, SHORTEST_LEASE, 0).to_bytes()
+        Stored::of_session(None, SHORTEST_LEASE, 0).to_bytes(None)
     }
 }
 
-/// Counts the users of a session.
+/// Counts the users of a session, which may not be open yet.
 #[derive(Debug)]
-struct InUse(Arc<Session>);
+pub(super) struct InUse(Arc<Session>);
 
 impl InUse {
     fn new(session: &Arc<Session>) -> Self {
         lock(&session.use_).users += 1;
         Self(Arc::clone(session))
+    }
+
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(*self.0.state.borrow(), State::Opening)
+    }
+
+    /// Waits until the session is open.
+    ///
+    /// Dropping the future is safe: what it has begun is used by the next, or ends by itself.
+    pub(super) async fn opened(self) -> Result<SessionUse, KvError> {
+        let id = self.0.opened().await?;
+        Ok(SessionUse { in_use: self, id })
     }
 }
 
@@ -286,22 +306,9 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// A session that holds, made if there is none. The record of a lock that is likely to be wanted next is read along
-    /// with the keys of sessions.
-    ///
-    /// Dropping the future is safe: what it has begun is used by the next, or ends by itself.
-    pub(super) async fn get(
-        self: &Arc<Self>,
-        store: &Store,
-        lease: Duration,
-        record: &Key,
-    ) -> Result<SessionUse, KvError> {
-        let in_use = self.find_or_open(store, lease, record);
-        let id = in_use.0.opened().await?;
-        Ok(SessionUse { in_use, id })
-    }
-
-    fn find_or_open(self: &Arc<Self>, store: &Store, lease: Duration, record: &Key) -> InUse {
+    /// A session that holds, or one that is being opened if there is none. The record of a lock that is likely to be
+    /// wanted next is read along with the keys of sessions.
+    pub(super) fn find_or_open(self: &Arc<Self>, store: &Store, lease: Duration, record: &Key) -> InUse {
         let runtime = runtime::Handle::current();
         let mut sessions = lock(&self.alive);
         // Those of runtimes that have ended, too.
@@ -463,17 +470,16 @@ impl Keeper {
             if !session.holds() || remaining.is_zero() {
                 return Renewal::Over(LockLoss::Expired);
             }
-            // Two tries fit into what is left after a third of the lease.
-            let store = self.store.with_deadline(remaining.min(session.lease / 3).min(Deadline::DEFAULT));
+            let store = self.store.with_deadline(remaining.min(request_limit(session.lease)));
             *renewal += 1;
             tries.push((*renewal, sent));
-            let value = Stored::of_session(nonce, session.lease, *renewal).to_bytes();
+            let value = Stored::of_session(nonce, session.lease, *renewal).to_bytes(Some(*version));
             let proof = match store.update(key, value, *version).await {
                 Ok(renewed) => {
                     *version = renewed;
                     Some(sent)
                 }
-                Err(KvError::StoreNotFound { .. } | KvError::Closed { .. }) => {
+                Err(error) if error.is_over() || matches!(error, KvError::StoreNotFound { .. }) => {
                     return Renewal::Over(LockLoss::StoreGone);
                 }
                 Err(error) => {
@@ -488,7 +494,7 @@ impl Keeper {
                             Found::Unchanged => None,
                             Found::Gone => return Renewal::Over(LockLoss::Evicted),
                         },
-                        Err(KvError::StoreNotFound { .. }) => {
+                        Err(error) if error.is_over() || matches!(error, KvError::StoreNotFound { .. }) => {
                             return Renewal::Over(LockLoss::StoreGone);
                         }
                         Err(_) => None,
@@ -562,6 +568,13 @@ impl Drop for Ending {
     }
 }
 
+/// Deadline of one request of a renewal: a ninth of the lease, so that three tries of a write and a
+/// look fit into the two thirds that are left when a renewal is due. In a short lease half a
+/// second, or a third of it, because a slow server would otherwise never answer in time.
+fn request_limit(lease: Duration) -> Duration {
+    (lease / 9).max(SHORT_REQUEST.min(lease / 3)).min(Deadline::DEFAULT)
+}
+
 /// The pauses between tries to renew: short against the lease.
 fn pauses(lease: Duration) -> ExponentialBackoff {
     backoff(Duration::from_millis(20), lease / 12)
@@ -569,4 +582,24 @@ fn pauses(lease: Duration) -> ExponentialBackoff {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the version that the server is told in a header. Otherwise a store that is full would
+    /// refuse a renewal.
+    #[test]
+    fn a_renewal_is_never_longer_than_the_session() {
+        let length = |renewal, version: u64| {
+            let version = (version > 0).then(|| VersionToken::from_u64(version));
+            let digits = version.map_or(1, |version| version.to_string().len());
+            Stored::of_session(Some(u64::MAX), LONGEST_LEASE, renewal).to_bytes(version).len() + digits
+        };
+        let created = length(0, 0);
+        for number in [1, 9, 10, 999_999, 1_000_000, u64::MAX] {
+            assert_eq!(length(number, number), created, "{number}");
+        }
+    }
 }

@@ -37,8 +37,10 @@ pub(super) enum Outcome {
     Busy,
     /// As many wait as can.
     Full,
-    /// Left, downgraded, evicted or broken.
+    /// Left, downgraded or evicted.
     Done,
+    /// Broken: the token lies between those of the broken holders and those that follow.
+    Broken(FencingToken),
     /// There was nothing of it.
     NotThere,
 }
@@ -53,8 +55,9 @@ impl LockRecord {
             Change::Downgrade(id) => self.downgrade(*id),
             Change::Break { newest } => {
                 self.holders.retain(|grant| grant.token > *newest);
-                self.fence = self.fence.max(newest.as_u64() + 1);
-                Outcome::Done
+                let between = newest.as_u64() + 1;
+                self.fence = self.fence.max(between);
+                Outcome::Broken(FencingToken::from_u64(between))
             }
         };
         self.hand_over();
@@ -119,13 +122,14 @@ impl LockRecord {
     fn admit(&mut self, claim: Claim) -> FencingToken {
         self.fence += 1;
         let token = FencingToken::from_u64(self.fence);
-        self.holders.push(Grant { claim, token });
+        self.holders.push(Grant { claim, token, since: None });
         token
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::Extra;
     use super::*;
     use LockMode::{Read, Write};
 
@@ -133,12 +137,16 @@ mod tests {
         ClaimId { session: SessionId::alone(u128::from(number / 10)), number }
     }
 
+    fn asks(number: u64, mode: LockMode) -> Claim {
+        Claim { id: id(number), mode, label: None, extra: Extra::new() }
+    }
+
     fn claim(number: u64, mode: LockMode) -> Change {
-        Change::Claim { claim: Claim { id: id(number), mode, label: None }, waits: true }
+        Change::Claim { claim: asks(number, mode), waits: true }
     }
 
     fn tries(number: u64, mode: LockMode) -> Change {
-        Change::Claim { claim: Claim { id: id(number), mode, label: None }, waits: false }
+        Change::Claim { claim: asks(number, mode), waits: false }
     }
 
     fn granted(token: u64) -> Outcome {
@@ -225,11 +233,12 @@ mod tests {
         lock.apply(&claim(1, Write));
         lock.apply(&claim(2, Write));
         let breaks = |newest| Change::Break { newest: FencingToken::from_u64(newest) };
-        assert_eq!(lock.apply(&breaks(1)), Outcome::Done);
+        let broken = Outcome::Broken(FencingToken::from_u64(2));
+        assert_eq!(lock.apply(&breaks(1)), broken);
         assert_eq!(holders(&lock), [(2, 3)]);
         // Whose acknowledgement was lost is asked for again.
         let before = lock.clone();
-        assert_eq!(lock.apply(&breaks(1)), Outcome::Done);
+        assert_eq!(lock.apply(&breaks(1)), broken);
         assert_eq!(lock, before);
         let mut idle = LockRecord { fence: 5, ..LockRecord::default() };
         idle.apply(&breaks(5));

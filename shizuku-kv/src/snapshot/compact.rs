@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::disk::{DiskFile, write_full};
 use super::frame::{Ending, FILE_HEADER, FRAME_HEADER, FileHeader, Kind};
 use super::index::Index;
-use super::log::{create_beside, seal_frame};
+use super::log::{create_beside, remove_leftover, seal_frame};
 use super::scan::{Scan, Span};
 use super::shared::Shared;
 use super::writer::PART;
@@ -39,9 +39,9 @@ pub(super) fn run(shared: &Shared) -> Result<Outcome, SnapshotError> {
     let path = Shared::beside(&shared.path, EXTENSION);
     let result = write(shared);
     if !matches!(result, Ok(Outcome::Done(_))) {
-        // Not there if it never was, and where only the directory could not be synced; else it is removed when the log
-        // is opened the next time.
-        let _ = shared.disk.remove(&path);
+        // Not there if it never was, and where only the directory could not be synced; if it cannot
+        // be removed now, it is when the log is opened or compacted the next time.
+        let _ = remove_leftover(&*shared.disk, &path);
     }
     result
 }
@@ -49,8 +49,8 @@ pub(super) fn run(shared: &Shared) -> Result<Outcome, SnapshotError> {
 fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
     let path = Shared::beside(&shared.path, EXTENSION);
     let (source, header, good, good_chain, ending) = {
-        let log = shared.log();
-        log.check()?;
+        let mut log = shared.log();
+        log.check_file()?;
         let Some(ending) = log.ending else {
             return Ok(Outcome::Done(log.end));
         };
@@ -106,13 +106,17 @@ fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
     if shared.is_stopping() {
         return Ok(Outcome::Stopped);
     }
-    log.check_name()?;
     new.copy(&mut scan(Span::known(copied, chain, log.good)), || true)?;
     let (new_good, new_good_chain) = (new.end(), new.chain);
     // The parts of a checkpoint whose end is still to come.
     new.copy(&mut scan(Span::known(log.good, log.good_chain, log.end)), || true)?;
     new.sync()?;
     let error = |operation| move |source| SnapshotError::io(&shared.path, operation, source);
+    // Its own file and the log, and none that came to their names meanwhile.
+    if let Some(what) = new.file.place(&path).change() {
+        return Err(SnapshotError::Interfered { path, what });
+    }
+    log.check_file()?;
     shared.disk.rename(&path, &shared.path).map_err(error("put the compacted file in the place of"))?;
     log.file = Arc::clone(&new.file);
     log.header = new.header;
@@ -124,6 +128,8 @@ fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
     if let Err(source) = shared.disk.sync_dir(&shared.path) {
         return Err(log.poison("the sync of the directory", source));
     }
+    // Not earlier: a crash must not leave a file beside the log that looks like another log.
+    log.unmark();
     log.seal(new_good);
     Ok(Outcome::Done(live))
 }
@@ -145,12 +151,8 @@ struct NewFile {
 
 impl NewFile {
     fn create(shared: &Shared, path: &std::path::Path) -> Result<Self, SnapshotError> {
-        let (file, header) = create_beside(&*shared.disk, path)?;
-        // Before there is anything in it to be read.
-        shared
-            .disk
-            .copy_permissions(&shared.path, path)
-            .map_err(|source| SnapshotError::io(path, "set the permissions of", source))?;
+        remove_leftover(&*shared.disk, path)?;
+        let (file, header) = create_beside(&*shared.disk, path, &shared.path)?;
         Ok(Self {
             file,
             path: path.to_owned(),

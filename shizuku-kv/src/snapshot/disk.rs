@@ -1,10 +1,12 @@
 //! The file system as the log uses it, and nothing more: so that a test can put another in its place, one that fails at
 //! a chosen operation or forgets what was not synced.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+
+use crate::local_file::{self, FileId, Place};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,20 +15,17 @@ pub(super) enum Access {
     Read,
     /// An existing file, to be read and written.
     Write,
-    /// A new and empty file, to be read and written; what was there is gone.
+    /// A new and empty file, to be read and written; an error if the path names anything.
     Create,
 }
 
 /// A file system.
 pub(super) trait Disk: Send + Sync + 'static {
-    /// Opens a file.
+    /// Opens a regular file at a path without links; anything else is an error.
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>>;
 
     /// Gives `to` what `from` was; atomically, but durable only with [`sync_dir`](Self::sync_dir).
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-
-    /// Lets `to` be accessed by whom `from` can be.
-    fn copy_permissions(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
@@ -52,10 +51,14 @@ pub(super) trait DiskFile: Send + Sync {
     /// Returns once what was written is durable, and the length too.
     fn sync(&self) -> io::Result<()>;
 
-    /// Whether this is still the file of that name.
-    fn is_at(&self, _path: &Path) -> bool {
-        true
-    }
+    /// Locks the file against all other writers until it is closed; false if another has locked it.
+    fn try_lock(&self) -> io::Result<bool>;
+
+    /// Looks whether the path still names this file.
+    fn place(&self, path: &Path) -> Place;
+
+    /// Takes over owner, group and mode of the file at `from`, as far as the system allows.
+    fn copy_access(&self, from: &Path) -> io::Result<()>;
 }
 
 /// Reads until the buffer is full or the file ends; how much there was.
@@ -94,42 +97,32 @@ impl Disk for StdDisk {
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         options.read(true);
-        match access {
-            Access::Read => &mut options,
-            Access::Write => options.write(true),
-            Access::Create => options.write(true).create(true).truncate(true),
-        };
-        // What is in it is nobody else's business.
+        options.write(access != Access::Read);
+        #[cfg(windows)]
+        if access != Access::Read {
+            // Readable and renamable by others, and not writable: a lock would keep readers out
+            // there.
+            std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, 0x1 | 0x4);
+        }
+        if access != Access::Create {
+            return Ok(Arc::new(local_file::open(path, &options)?));
+        }
+        // Only its owner may read a new file.
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        Ok(Arc::new(options.open(path)?))
+        Ok(Arc::new(options.create_new(true).open(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
 
-    fn copy_permissions(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::set_permissions(to, fs::metadata(from)?.permissions())
-    }
-
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
 
-    #[cfg(unix)]
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        File::open(parent)?.sync_all()
-    }
-
-    /// Elsewhere a directory cannot be opened as a file; the file system orders its own changes.
-    #[cfg(not(unix))]
-    fn sync_dir(&self, _path: &Path) -> io::Result<()> {
-        Ok(())
+        local_file::sync_directory(path)
     }
 }
 
@@ -176,14 +169,42 @@ impl DiskFile for File {
         self.sync_data()
     }
 
-    #[cfg(unix)]
-    fn is_at(&self, path: &Path) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        // What cannot be looked at may be there.
-        let Ok(own) = self.metadata() else { return true };
-        match fs::metadata(path) {
-            Ok(named) => (named.dev(), named.ino()) == (own.dev(), own.ino()),
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
+    fn try_lock(&self) -> io::Result<bool> {
+        // Opening it has locked it there.
+        if cfg!(windows) {
+            return Ok(true);
         }
+        match Self::try_lock(self) {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn place(&self, path: &Path) -> Place {
+        self.metadata().map_or(Place::Kept, |own| local_file::place(path, FileId::of(&own)))
+    }
+
+    fn copy_access(&self, from: &Path) -> io::Result<()> {
+        let from = fs::symlink_metadata(from)?;
+        #[cfg_attr(not(unix), expect(unused_mut, reason = "only modes are changed"))]
+        let mut permissions = from.permissions();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+            let own = self.metadata()?;
+            let is_same = (own.uid(), own.gid()) == (from.uid(), from.gid());
+            if !is_same
+                // Only root can give a file to another user; a member of a group can give it to
+                // that group.
+                && fchown(self, Some(from.uid()), Some(from.gid())).is_err()
+                && fchown(self, None, Some(from.gid())).is_err()
+            {
+                // Else the members of this process's group would get what those of the other group
+                // have.
+                permissions.set_mode(permissions.mode() & !0o070);
+            }
+        }
+        self.set_permissions(permissions)
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::local_file::NotRegular;
 use crate::store::Key;
 
 /// What can go wrong with a snapshot log. Names the file, and never shows a value.
@@ -17,11 +18,14 @@ pub enum SnapshotError {
         path: PathBuf,
     },
 
-    /// The file is something else. It is left as it is.
-    #[error("{path:?} is not a snapshot: its first bytes are not those of one; choose another path")]
+    /// The path names something else: another file, a directory, a device, a link to nothing. It is
+    /// left as it is.
+    #[error("{path:?} is not a snapshot: {what}; choose another path")]
     NotASnapshot {
         /// The file.
         path: PathBuf,
+        /// What it is instead.
+        what: String,
     },
 
     /// The file was written by another version of this library, in a format that this one does not know.
@@ -48,9 +52,7 @@ pub enum SnapshotError {
     },
 
     /// Another writer, of this process or another, has the file open.
-    #[error(
-        "snapshot {path:?} is open in another writer, which holds the lock file beside it; close that first"
-    )]
+    #[error("snapshot {path:?} is open in another writer, of this process or another; close that first")]
     Locked {
         /// The file.
         path: PathBuf,
@@ -79,6 +81,20 @@ pub enum SnapshotError {
         offset: Option<u64>,
         /// The system's error.
         source: Arc<io::Error>,
+    },
+
+    /// Another program removed, replaced, truncated or wrote to the file while a writer had it
+    /// open. The writer cannot be used any more, and checkpoints since then are lost. Log rotation
+    /// and cleaning of directories must leave the file alone.
+    #[error(
+        "snapshot {path:?} was {what} by another program while a writer had it open; keep other programs away from it, \
+         restore or remove the file, and open it again"
+    )]
+    Interfered {
+        /// The file.
+        path: PathBuf,
+        /// What was done to it.
+        what: &'static str,
     },
 
     /// The writer cannot be used any more, because of an operation after which it is not known what is on the disk:
@@ -126,6 +142,18 @@ impl SnapshotError {
     /// An [`Io`](Self::Io) with a place in the file.
     pub(super) fn io_at(path: &Path, operation: &'static str, offset: u64, source: io::Error) -> Self {
         Self::Io { path: path.to_owned(), operation, offset: Some(offset), source: Arc::new(source) }
+    }
+
+    /// Of a file that could not be opened.
+    pub(super) fn not_opened(path: &Path, source: io::Error) -> Self {
+        match NotRegular::within(&source) {
+            Some(found) => Self::not_a_snapshot(path, found),
+            None => Self::io(path, "open", source),
+        }
+    }
+
+    pub(super) fn not_a_snapshot(path: &Path, what: impl ToString) -> Self {
+        Self::NotASnapshot { path: path.to_owned(), what: what.to_string() }
     }
 
     pub(super) fn damaged(path: &Path, offset: u64, what: &'static str) -> Self {

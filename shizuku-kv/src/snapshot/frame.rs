@@ -11,6 +11,9 @@ pub(super) const FRAME_HEADER: usize = 16;
 
 /// The first byte is none of text, the last shows a transfer that changes line ends.
 pub(super) const MAGIC: [u8; 8] = *b"\x89SKVLOG\n";
+/// In the place of the magic number until the file has its name. No bit alone makes one of the
+/// other, and after a crash between the two each byte may be of either.
+pub(super) const MARK: [u8; 8] = *b"\x8aunfinis";
 /// The version of the format.
 pub(super) const VERSION: u8 = 1;
 
@@ -32,6 +35,31 @@ pub(super) struct FileHeader {
     id: [u8; 16],
     /// Up to where the file had reached the disk, twice; `None` for a seal that cannot be read.
     pub(super) seals: [Option<u64>; 2],
+    /// Whether the magic number is still to be written in the place of the mark.
+    pub(super) marked: bool,
+}
+
+/// Whether a file of this length that begins with `start` is what a crash left of creating a log:
+/// nothing is in it.
+pub(super) fn is_unfinished(start: &[u8], len: u64) -> bool {
+    let has_mark = start.starts_with(&MARK) && len <= FILE_HEADER;
+    has_mark || is_torn_mark(start, len)
+}
+
+/// Whether a file beside a log is what a crash left of a compaction.
+pub(super) fn is_leftover(start: &[u8], len: u64) -> bool {
+    start.starts_with(&MARK) || is_torn_mark(start, len)
+}
+
+/// The mark is synced before anything follows it.
+fn is_torn_mark(start: &[u8], len: u64) -> bool {
+    len <= MARK.len() as u64 && start.iter().zip(MARK).all(|(byte, mark)| *byte == 0 || *byte == mark)
+}
+
+/// Whether a file begins as logs do, as far as `start` goes.
+pub(super) fn is_log(start: &[u8]) -> bool {
+    let is_either = |(byte, (magic, mark)): (&u8, (u8, u8))| *byte == magic || *byte == mark;
+    start.iter().zip(MAGIC.into_iter().zip(MARK)).all(is_either)
 }
 
 /// Why a header is none.
@@ -47,7 +75,7 @@ pub(super) enum BadHeader {
 
 impl FileHeader {
     pub(super) fn new(id: [u8; 16]) -> Self {
-        Self { id, seals: [Some(FILE_HEADER); 2] }
+        Self { id, seals: [Some(FILE_HEADER); 2], marked: false }
     }
 
     pub(super) fn to_bytes(self) -> [u8; FILE_HEADER as usize] {
@@ -66,16 +94,16 @@ impl FileHeader {
     }
 
     pub(super) fn from_bytes(bytes: &[u8; FILE_HEADER as usize]) -> Result<Self, BadHeader> {
-        if bytes[..8] != MAGIC {
+        if !is_log(&bytes[..8]) {
             return Err(BadHeader::NotASnapshot);
         }
-        if crc32fast::hash(&bytes[..28]) != number(bytes, 28) {
+        if crc32fast::hash(&[&MAGIC[..], &bytes[8..28]].concat()) != number(bytes, 28) {
             return Err(BadHeader::Damaged(0, "the file's header does not match its checksum"));
         }
         if bytes[8] != VERSION {
             return Err(BadHeader::UnknownVersion(bytes[8]));
         }
-        let mut header = Self { id: [0; 16], seals: [None; 2] };
+        let mut header = Self { id: [0; 16], seals: [None; 2], marked: bytes[..8] != MAGIC };
         header.id.copy_from_slice(&bytes[12..28]);
         for (slot, at) in SEAL_AT.into_iter().enumerate() {
             let found = &bytes[at..at + SEAL];
@@ -92,6 +120,11 @@ impl FileHeader {
     /// Up to where the file had reached the disk.
     pub(super) fn sealed(&self) -> u64 {
         self.seals.into_iter().flatten().max().unwrap_or_default()
+    }
+
+    /// Whether these bytes, the first of a file, are of the same file as this header.
+    pub(super) fn is_in(&self, bytes: &[u8; FILE_HEADER as usize]) -> bool {
+        is_log(&bytes[..8]) && bytes[12..28] == self.id
     }
 
     /// What the first frame's checksum begins with.

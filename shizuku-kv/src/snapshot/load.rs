@@ -13,8 +13,9 @@ use super::disk::{Access, Disk, DiskFile, StdDisk};
 use super::entries::{Change, KeyHasher, SnapshotEntries};
 use super::frame::{Ending, FILE_HEADER, FileHeader};
 use super::record::{MIN_LEN, Record, shape};
-use super::scan::{Scan, Span, read_header};
+use super::scan::{Scan, Span, must_reach_seal, read_header};
 use super::{Snapshot, SnapshotError, small_in_tests};
+use crate::local_file;
 
 /// A second thread costs more than it brings for files below this.
 const WORTH_A_THREAD: u64 = small_in_tests(256 * 1024, 1000) as u64;
@@ -31,20 +32,31 @@ const WAITING: usize = 4;
 /// for each key.
 ///
 /// # Errors
-/// [`SnapshotError::NotFound`] if there is no such file; [`SnapshotError::NotASnapshot`] and
-/// [`SnapshotError::UnknownVersion`] if it is something else; [`SnapshotError::Damaged`] if what had reached the disk
-/// is no longer as it was; [`SnapshotError::Io`] if the system does not let it be read.
+/// [`SnapshotError::NotFound`] if there is no such file; [`SnapshotError::NotASnapshot`] if it is
+/// something else, a directory or a named pipe for instance; [`SnapshotError::UnknownVersion`] if
+/// another version of this library wrote it; [`SnapshotError::Damaged`] if what had reached the disk
+/// is no longer as it was, or no longer there; [`SnapshotError::Io`] if the system does not let it
+/// be read.
 pub fn load(path: impl AsRef<Path>) -> Result<Snapshot, SnapshotError> {
-    let path: Arc<Path> = path.as_ref().into();
+    let path = find(path.as_ref())?;
     let file = open_to_read(&StdDisk, &path)?;
     Ok(load_file(&file, &path)?.into_snapshot())
 }
 
+/// Resolves the links of a path on this machine.
+pub(super) fn find(path: &Path) -> Result<Arc<Path>, SnapshotError> {
+    Ok(local_file::resolve(path).map_err(|source| not_opened(path, source))?.into())
+}
+
 pub(super) fn open_to_read(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, SnapshotError> {
-    disk.open(path, Access::Read).map_err(|source| match source.kind() {
+    disk.open(path, Access::Read).map_err(|source| not_opened(path, source))
+}
+
+fn not_opened(path: &Path, source: std::io::Error) -> SnapshotError {
+    match source.kind() {
         std::io::ErrorKind::NotFound => SnapshotError::NotFound { path: path.to_owned() },
-        _ => SnapshotError::io(path, "open", source),
-    })
+        _ => SnapshotError::not_opened(path, source),
+    }
 }
 
 /// What is in a file.
@@ -91,6 +103,7 @@ pub(super) fn load_file(file: &Arc<dyn DiskFile>, path: &Arc<Path>) -> Result<Lo
         let (entries, read) = fold(Scan::new(Arc::clone(file), Arc::clone(path), span), path, span)?;
         if !read.beyond {
             let Read { ending, good, chain, .. } = read;
+            must_reach_seal(&header, good, path)?;
             return Ok(Loaded { entries, ending, header: Some(header), good, chain, len });
         }
         // Parts of a checkpoint that never came are in the state, since nothing could be done while waiting for its

@@ -7,9 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::SnapshotError;
 use super::disk::{Access, Disk, DiskFile, read_full, write_full};
-use super::frame::{Ending, FRAME_HEADER, FileHeader, FrameHeader, Kind};
+use super::frame::{
+    Ending, FILE_HEADER, FRAME_HEADER, FileHeader, FrameHeader, Kind, MAGIC, MARK, is_leftover,
+};
 use super::load::Loaded;
 use super::small_in_tests;
+use crate::local_file::NotRegular;
 
 /// As much is written again at a time.
 const REWRITE: usize = small_in_tests(1024 * 1024, 100);
@@ -33,8 +36,8 @@ pub(super) struct Log {
     pub(super) synced: u64,
     /// Up to here there was something when it was opened, of which it is not known whether it is on the disk.
     pub(super) found: u64,
-    /// What failed in such a way that nothing is known since.
-    poison: Option<(&'static str, Arc<io::Error>)>,
+    /// Why nothing works any more.
+    poison: Option<SnapshotError>,
     /// Whether there is one, for those who do not want to wait for the log.
     pub(super) poisoned: Arc<AtomicBool>,
 }
@@ -68,17 +71,12 @@ impl Log {
         if torn {
             log.file.set_len(log.good).map_err(|source| log.error("cut off the torn end of", source))?;
         }
-        // Seals beyond the end, which somebody's cutting of the file leaves, would make a torn tail of what is appended
-        // now look like damage later. One after the other: between them a crash leaves one that can be read.
-        let overreaching = header.seals.map(|seal| seal.is_some_and(|sealed| sealed > log.good));
-        if torn || overreaching != [false; 2] || (durable && log.synced < log.good) {
+        if torn || (durable && log.synced < log.good) {
             log.write_again()?;
-            log.sync_now()?;
+            log.file.sync().map_err(|source| log.error("sync", source))?;
+            log.synced = log.good;
         }
-        for slot in (0..2).filter(|slot| overreaching[*slot]) {
-            log.write_seal(slot, log.good).map_err(|source| log.error("write a seal of", source))?;
-            log.sync_now()?;
-        }
+        log.unmark();
         if log.header.sealed() < log.synced {
             log.seal(log.synced);
         }
@@ -110,49 +108,47 @@ impl Log {
         Ok(())
     }
 
-    fn sync_now(&mut self) -> Result<(), SnapshotError> {
-        self.file.sync().map_err(|source| self.error("sync", source))?;
-        self.synced = self.good;
-        Ok(())
-    }
-
     /// Whether it can be used still.
     pub(super) fn check(&self) -> Result<(), SnapshotError> {
-        match &self.poison {
-            None => Ok(()),
-            Some((operation, source)) => Err(SnapshotError::Poisoned {
-                path: self.path.to_path_buf(),
-                operation,
-                source: Arc::clone(source),
-            }),
-        }
+        self.poison.clone().map_or(Ok(()), Err)
     }
 
-    /// An error from now on if the file is not there any more, or another has its name: nothing that is written would be
-    /// found again, and renaming would take the other away.
-    pub(super) fn check_name(&mut self) -> Result<(), SnapshotError> {
-        if self.file.is_at(&self.path) {
-            return Ok(());
-        }
-        let source = io::Error::new(io::ErrorKind::NotFound, "the file was removed or replaced");
-        Err(self.poison("looking for the file", source))
+    /// An error, from now on, if another program has touched the file: what is written would not be
+    /// found again, or would be read as damage, and renaming would take away what has come in its
+    /// place.
+    pub(super) fn check_file(&mut self) -> Result<(), SnapshotError> {
+        self.check()?;
+        let mut header = [0; FILE_HEADER as usize];
+        let len = self.file.len().map_err(|source| self.error("look at", source))?;
+        // Where a write went behind the end of a file that was truncated, the length is right, and
+        // zeros are before it.
+        let read = read_full(&*self.file, &mut header, 0).map_err(|source| self.error("look at", source))?;
+        let is_cut = len < self.end || read < header.len() || !self.header.is_in(&header);
+        let change = match self.file.place(&self.path).change() {
+            None if is_cut => Some("truncated"),
+            None if len > self.end => Some("written to"),
+            change => change,
+        };
+        let Some(what) = change else { return Ok(()) };
+        Err(self.poison_with(SnapshotError::Interfered { path: self.path.to_path_buf(), what }))
     }
 
     /// From now on nothing works. The error of it.
     pub(super) fn poison(&mut self, operation: &'static str, source: io::Error) -> SnapshotError {
-        // The first is what all others come from.
-        self.poison.get_or_insert_with(|| (operation, Arc::new(source)));
+        let path = self.path.to_path_buf();
+        self.poison_with(SnapshotError::Poisoned { path, operation, source: Arc::new(source) })
+    }
+
+    fn poison_with(&mut self, error: SnapshotError) -> SnapshotError {
         self.poisoned.store(true, Ordering::Release);
-        match self.check() {
-            Err(error) => error,
-            Ok(()) => self.error(operation, io::ErrorKind::Other.into()),
-        }
+        // The first is what all others come from.
+        self.poison.get_or_insert(error).clone()
     }
 
     /// Writes a frame, of which `buffer` has the payload behind room for the header. When that fails, the file is as it
     /// was before; when even that cannot be had, the log is poisoned.
     pub(super) fn append(&mut self, buffer: &mut [u8], ending: Option<Ending>) -> Result<(), SnapshotError> {
-        self.check()?;
+        self.check_file()?;
         let result = seal_frame(buffer, Kind::of(ending.as_ref()), self.chain)
             .and_then(|chain| write_full(&*self.file, buffer, self.end).map(|()| chain));
         match result {
@@ -177,6 +173,8 @@ impl Log {
     pub(super) fn roll_back(&mut self) -> Result<(), SnapshotError> {
         self.check()?;
         if self.end > self.good {
+            // Cutting a file that was truncated would extend it.
+            self.check_file()?;
             self.file
                 .set_len(self.good)
                 .map_err(|source| SnapshotError::io_at(&self.path, "cut", self.good, source))?;
@@ -191,6 +189,14 @@ impl Log {
         self.synced = len;
         // It is not needed for anything to be right: when it cannot be written, the other counts.
         let _ = self.write_seal(self.header.next_seal(), len);
+    }
+
+    /// Writes the magic number in the place of the mark, now that the file has its name. Logs are
+    /// read with either.
+    pub(super) fn unmark(&mut self) {
+        if self.header.marked && write_full(&*self.file, &MAGIC, 0).is_ok() {
+            self.header.marked = false;
+        }
     }
 
     fn write_seal(&mut self, slot: usize, len: u64) -> io::Result<()> {
@@ -217,27 +223,69 @@ pub(super) fn seal_frame(buffer: &mut [u8], kind: Kind, chain: u32) -> io::Resul
     Ok(chain)
 }
 
-/// A new file in the place of `path`, through one of another name: what is there is a whole header or nothing new.
-pub(super) fn create(
-    disk: &dyn Disk,
-    path: &Path,
-    temporary: &Path,
-) -> Result<(Arc<dyn DiskFile>, FileHeader), SnapshotError> {
-    let (file, header) = create_beside(disk, temporary)?;
-    file.sync().map_err(|source| SnapshotError::io(temporary, "sync", source))?;
-    disk.rename(temporary, path).map_err(|source| SnapshotError::io(path, "create", source))?;
-    disk.sync_dir(path).map_err(|source| SnapshotError::io(path, "sync the directory of", source))?;
-    Ok((file, header))
+/// Makes a log of an empty file, or of one that a crash left when it was made one. In three steps:
+/// after a crash between them the file is recognized, and one that begins with the magic number is
+/// whole.
+pub(super) fn create(file: &dyn DiskFile, path: &Path) -> Result<FileHeader, SnapshotError> {
+    let mut header = mark(file, path)?;
+    write_header(file, path, &header)?;
+    let sync = |source| SnapshotError::io(path, "sync", source);
+    file.sync().map_err(sync)?;
+    write_full(file, &MAGIC, 0).map_err(|source| SnapshotError::io_at(path, "write", 0, source))?;
+    file.sync().map_err(sync)?;
+    header.marked = false;
+    Ok(header)
 }
 
-/// A new file with a header; not synced.
+/// A new file beside the log, with a mark and the rest of a header; only the mark is synced.
 pub(super) fn create_beside(
     disk: &dyn Disk,
     path: &Path,
+    log: &Path,
 ) -> Result<(Arc<dyn DiskFile>, FileHeader), SnapshotError> {
-    let file = disk.open(path, Access::Create).map_err(|source| SnapshotError::io(path, "create", source))?;
-    let header = FileHeader::new(fastrand::u128(..).to_le_bytes());
-    write_full(&*file, &header.to_bytes(), 0)
-        .map_err(|source| SnapshotError::io_at(path, "write", 0, source))?;
+    let error = |operation| move |source| SnapshotError::io(path, operation, source);
+    let file = disk.open(path, Access::Create).map_err(error("create"))?;
+    // Before it has the log's name, so that no other writer comes in between.
+    if !file.try_lock().map_err(error("lock"))? {
+        return Err(SnapshotError::Locked { path: path.to_owned() });
+    }
+    // Before there is anything in it to be read.
+    file.copy_access(log).map_err(error("set the permissions of"))?;
+    let header = mark(&*file, path)?;
+    write_header(&*file, path, &header)?;
     Ok((file, header))
+}
+
+fn mark(file: &dyn DiskFile, path: &Path) -> Result<FileHeader, SnapshotError> {
+    write_full(file, &MARK, 0).map_err(|source| SnapshotError::io_at(path, "write", 0, source))?;
+    file.sync().map_err(|source| SnapshotError::io(path, "sync", source))?;
+    let mut header = FileHeader::new(fastrand::u128(..).to_le_bytes());
+    header.marked = true;
+    Ok(header)
+}
+
+/// Writes the header behind its mark.
+fn write_header(file: &dyn DiskFile, path: &Path, header: &FileHeader) -> Result<(), SnapshotError> {
+    let start = MARK.len();
+    write_full(file, &header.to_bytes()[start..], start as u64)
+        .map_err(|source| SnapshotError::io_at(path, "write", start as u64, source))
+}
+
+/// Removes what a crash left of a compaction. Anything else of that name is left alone, also the
+/// file of a writer that is at work.
+pub(super) fn remove_leftover(disk: &dyn Disk, path: &Path) -> Result<(), SnapshotError> {
+    let error = |operation| move |source| SnapshotError::io(path, operation, source);
+    let file = match disk.open(path, Access::Read) {
+        Ok(file) => file,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) if NotRegular::within(&source).is_some() => return Ok(()),
+        Err(source) => return Err(error("open")(source)),
+    };
+    let mut start = [0; MARK.len()];
+    let read = read_full(&*file, &mut start, 0).map_err(error("read"))?;
+    let len = file.len().map_err(error("read"))?;
+    if is_leftover(&start[..read], len) && file.try_lock().map_err(error("lock"))? {
+        disk.remove(path).map_err(error("remove"))?;
+    }
+    Ok(())
 }

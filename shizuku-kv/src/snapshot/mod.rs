@@ -11,7 +11,7 @@
 //!
 //! | bytes | header of the file |
 //! |---|---|
-//! | 0..8 | magic number, `89 53 4b 56 4c 4f 47 0a` |
+//! | 0..8 | magic number, `89 53 4b 56 4c 4f 47 0a`; until the file has its name the mark `8a 75 6e 66 69 6e 69 73` |
 //! | 8 | version of the format, 1 |
 //! | 9..12 | zero |
 //! | 12..28 | identity of the file, random |
@@ -46,11 +46,24 @@
 //! | 12..20 | time of the write: seconds since 1970, signed |
 //! | 20.. | version, key, value |
 //!
+//! # Making one
+//!
+//! A new log is a new file, or an empty one that was there: nothing is ever put in the place of a
+//! file that the library has not made. The mark is written and synced, then the rest of the header,
+//! then the magic number over the mark. So each step of it can be told from a file of something
+//! else, and a file that begins with the magic number was whole.
+//!
+//! A compaction writes a marked file beside the log, named as the log with `.compact` behind it,
+//! syncs it and gives it the log's name. Then the magic number is written over the mark. A marked
+//! file of the other name is what a crash left.
+//!
 //! # Reading what a crash left
 //!
 //! | found at offset O | taken as |
 //! |---|---|
-//! | the file ends within its header | an empty state |
+//! | an empty file; up to 8 bytes of the mark, or zeros in their place; up to 64 bytes that begin with the mark | an empty state |
+//! | the file ends within its header | [`SnapshotError::Damaged`] |
+//! | the file ends before the larger seal | [`SnapshotError::Damaged`] |
 //! | the file ends within a frame's header, or within the payload whose length a valid header tells | a torn tail, dropped |
 //! | a checksum that does not match, O at or behind the larger seal | a torn tail, dropped |
 //! | a checksum that does not match, O before the larger seal | [`SnapshotError::Damaged`] |
@@ -59,8 +72,13 @@
 //!
 //! # What it does not do
 //!
-//! One flipped bit before the larger seal is found. A file that was replaced by an older copy of itself is not; nor is one
-//! that was cut off at its end by something else than a crash, which looks like one.
+//! One flipped bit before the larger seal is found, and so is a file that was cut off before it. A
+//! file that was replaced by an older copy of itself, or emptied, while no writer had it open is
+//! not.
+//!
+//! What another program does to the file while a writer has it open is
+//! [`SnapshotError::Interfered`], at the next checkpoint or when it is closed: removing, replacing,
+//! truncating and extending it. Bytes that it changes amid the file are found when that is read.
 
 mod compact;
 mod disk;

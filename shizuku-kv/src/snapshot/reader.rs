@@ -10,9 +10,9 @@ use super::SnapshotError;
 use super::disk::{DiskFile, StdDisk};
 use super::frame::{Ending, FileHeader};
 use super::index::Index;
-use super::load::open_to_read;
+use super::load::{find, open_to_read};
 use super::record::Record;
-use super::scan::{Scan, Span, read_header};
+use super::scan::{Scan, Span, must_reach_seal, read_header};
 use crate::store::{KvEntry, WatchCursor};
 
 /// Goes through the live entries of a snapshot, as [`load`](super::load) would give them, with some 30 to 60 bytes for each
@@ -35,7 +35,7 @@ impl SnapshotReader {
     /// # Errors
     /// As [`load`](super::load).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, SnapshotError> {
-        let path: Arc<Path> = path.as_ref().into();
+        let path = find(path.as_ref())?;
         let file = open_to_read(&StdDisk, &path)?;
         let (header, len) = read_header(&*file, &path)?;
         let (index, ending, span) = match header {
@@ -85,6 +85,7 @@ fn indexed(
         span.end = indexed.good;
         // Parts without their end are in the index: once more without them, as when loading.
         if !indexed.beyond {
+            must_reach_seal(header, indexed.good.max(span.start), path)?;
             let known = Span::known(span.start, span.chain, indexed.good);
             return Ok((index, indexed.ending, indexed.ending.map(|_| known)));
         }

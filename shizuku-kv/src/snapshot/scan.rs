@@ -7,35 +7,60 @@ use bytes::Bytes;
 
 use super::SnapshotError;
 use super::disk::{DiskFile, read_full};
-use super::frame::{BadFrame, BadHeader, Ending, FILE_HEADER, FRAME_HEADER, FileHeader, FrameHeader, MAGIC};
+use super::frame::{
+    BadFrame, BadHeader, Ending, FILE_HEADER, FRAME_HEADER, FileHeader, FrameHeader, is_log, is_unfinished,
+};
 use super::small_in_tests;
 
 /// As much is read at a time, where a frame is not longer.
 const CHUNK: u64 = small_in_tests(1024 * 1024, 300) as u64;
 
-/// The header of a file, and how long the file was then; no header where the file ends before it does, as one that a
-/// crash left at its creation.
+/// The header of a file, and how long the file was then; no header in an empty file, and in one
+/// that a crash left at its creation.
 pub(super) fn read_header(
     file: &dyn DiskFile,
     path: &Path,
 ) -> Result<(Option<FileHeader>, u64), SnapshotError> {
     let io = |source| SnapshotError::io_at(path, "read", 0, source);
     let mut bytes = [0; FILE_HEADER as usize];
-    let read = read_full(file, &mut bytes, 0).map_err(io)?;
-    if read < bytes.len() {
-        let start = read.min(MAGIC.len());
-        return match bytes[..start] == MAGIC[..start] {
-            true => Ok((None, read as u64)),
-            false => Err(SnapshotError::NotASnapshot { path: path.to_owned() }),
-        };
+    let (read, len) = loop {
+        let read = read_full(file, &mut bytes, 0).map_err(io)?;
+        // After the header: what it calls synced is in this length then, also while a writer is at
+        // work.
+        let len = file.len().map_err(io)?;
+        // A writer may have begun in between.
+        if read == bytes.len() || len < FILE_HEADER {
+            break (read, len);
+        }
+    };
+    if is_unfinished(&bytes[..read.min(8)], len) {
+        return Ok((None, len));
+    }
+    if read < bytes.len() && is_log(&bytes[..read.min(8)]) {
+        return Err(SnapshotError::damaged(path, len, "the file ends within its header"));
     }
     let header = FileHeader::from_bytes(&bytes).map_err(|bad| match bad {
-        BadHeader::NotASnapshot => SnapshotError::NotASnapshot { path: path.to_owned() },
+        BadHeader::NotASnapshot => {
+            SnapshotError::not_a_snapshot(path, "its first bytes are not those of one")
+        }
         BadHeader::UnknownVersion(found) => SnapshotError::UnknownVersion { path: path.to_owned(), found },
         BadHeader::Damaged(offset, what) => SnapshotError::damaged(path, offset, what),
     })?;
-    // After the header: what it calls synced is in this length then, also while somebody writes.
-    Ok((Some(header), file.len().map_err(io)?))
+    if len < header.sealed() {
+        return Err(SnapshotError::damaged(path, len, "the file ends before what had reached the disk"));
+    }
+    Ok((Some(header), len))
+}
+
+/// An error if the last whole checkpoint ends before what had reached the disk: seals are at ends
+/// of checkpoints.
+pub(super) fn must_reach_seal(header: &FileHeader, good: u64, path: &Path) -> Result<(), SnapshotError> {
+    match good < header.sealed() {
+        true => {
+            Err(SnapshotError::damaged(path, good, "a checkpoint that had reached the disk is not whole"))
+        }
+        false => Ok(()),
+    }
 }
 
 /// A frame whose checksums are right.

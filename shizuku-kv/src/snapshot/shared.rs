@@ -83,7 +83,7 @@ impl Shared {
         }
         match result {
             Ok(()) => {
-                log.check_name()?;
+                log.check_file()?;
                 log.seal(good);
                 Ok(())
             }

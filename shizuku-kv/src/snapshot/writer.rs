@@ -1,35 +1,43 @@
 //! The writer: updates gathered in memory, checkpoints that put them into the file.
 
 use std::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use super::compact::{self, Outcome};
-use super::disk::{Access, Disk, StdDisk};
+use super::disk::{Access, Disk, DiskFile, StdDisk};
 use super::frame::{Ending, FRAME_HEADER};
 use super::load::{Loaded, load_file};
-use super::log::{Log, create};
+use super::log::{Log, create, remove_leftover};
 use super::record::{MAX_VALUE_LEN, encode};
 use super::shared::Shared;
 use super::{Snapshot, SnapshotError, SnapshotOptions, SyncPolicy, small_in_tests};
+use crate::local_file::{self, Place};
 use crate::store::{KvUpdate, WatchCursor};
 
 /// A checkpoint of more than this, in bytes, is written in parts as it grows.
 pub(super) const PART: usize = small_in_tests(1024 * 1024, 256);
 
-/// Extension of a file that is being created.
-const NEW: &str = ".new";
-/// Extension of the file that is locked.
-const LOCK: &str = ".lock";
+/// How often the log is opened again because another writer has replaced it between the opening and
+/// the lock.
+const OPENINGS: usize = 16;
 
 /// Writes a snapshot log: updates as they come, and now and then a checkpoint, at which all of them count together with
 /// the cursor.
 ///
 /// Every call blocks for as long as the disk takes; in asynchronous code use
-/// [`spawn_blocking`](tokio::task::spawn_blocking) or a thread of its own. A file has one writer at a time: it locks a
-/// file beside it, whose name ends in `.lock`. That one stays where it is; remove it only together with the log.
+/// [`spawn_blocking`](tokio::task::spawn_blocking) or a thread of its own.
+///
+/// A file has one writer at a time, in all processes: the writer locks the file itself. No other
+/// program may rename, truncate, replace or remove it meanwhile, log rotation least of all. Each
+/// checkpoint and [`close`](Self::close) look for that: [`SnapshotError::Interfered`].
+///
+/// Links in the path are resolved once, when it is opened. Compaction writes a file beside the log,
+/// whose name ends in `.compact`, and renames it. That file gets mode, group and owner of the log
+/// as far as the system allows; extended attributes and access lists are not copied, and further
+/// names (hard links) stay with the old file.
 ///
 /// Dropping the writer forgets what was appended since the last checkpoint, stops a compaction that is under way, and
 /// with [`SyncPolicy::Interval`] waits for one last sync. [`close`](Self::close) does the same and tells of errors.
@@ -65,20 +73,21 @@ pub struct SnapshotWriter {
     syncing: Option<JoinHandle<()>>,
     /// Whether whoever has it was told how it ended.
     closed: bool,
-    /// Locked until it is closed.
-    _lock: Option<File>,
 }
 
 impl SnapshotWriter {
     /// Opens the log, or creates it; gives what is in it too, since it has to be read anyway. The directory must be
-    /// there.
+    /// there. An empty file becomes a log with its owner and mode as they are; a new one can be
+    /// read by its owner only.
     ///
     /// What a crash left behind the last checkpoint is cut off. The cursor is none where the log's scope tag is not
     /// the one of `options`. Unless the policy is [`SyncPolicy::Never`], what is returned is on the disk.
     ///
     /// # Errors
-    /// [`SnapshotError::Locked`] if there is another writer; those of [`load`](super::load) for what is there, which is
-    /// left as it is then; [`SnapshotError::Io`] if the system refuses something.
+    /// [`SnapshotError::Locked`] if there is another writer; [`SnapshotError::NotASnapshot`] if the
+    /// path names anything other than a log or an empty file, or is a link to nothing; those of
+    /// [`load`](super::load) for what is there. It is left as it is then. [`SnapshotError::Io`] if
+    /// the system refuses something.
     pub fn open(path: impl AsRef<Path>, options: SnapshotOptions) -> Result<(Self, Snapshot), SnapshotError> {
         let opened = Self::open_whatever_scope(path.as_ref(), options)?;
         Ok(of_scope(opened, options))
@@ -89,9 +98,8 @@ impl SnapshotWriter {
         path: &Path,
         options: SnapshotOptions,
     ) -> Result<(Self, Snapshot), SnapshotError> {
-        let path = &whole(path)?;
-        let lock = lock(path)?;
-        Self::recover_on(Arc::new(StdDisk), path, options, Some(lock))
+        let resolved = local_file::resolve(path).map_err(|source| SnapshotError::not_opened(path, source))?;
+        Self::recover_on(Arc::new(StdDisk), &resolved, options)
     }
 
     #[cfg(test)]
@@ -100,7 +108,7 @@ impl SnapshotWriter {
         path: &Path,
         options: SnapshotOptions,
     ) -> Result<(Self, Snapshot), SnapshotError> {
-        Ok(of_scope(Self::recover_on(disk, path, options, None)?, options))
+        Ok(of_scope(Self::recover_on(disk, path, options)?, options))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -116,18 +124,8 @@ impl SnapshotWriter {
         disk: Arc<dyn Disk>,
         path: &Path,
         options: SnapshotOptions,
-        lock: Option<File>,
     ) -> Result<(Self, Snapshot), SnapshotError> {
         let path: Arc<Path> = path.into();
-        for extension in [compact::EXTENSION, NEW] {
-            let leftover = Shared::beside(&path, extension);
-            match disk.remove(&leftover) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(SnapshotError::io(&leftover, "remove", source));
-                }
-                _ => {}
-            }
-        }
         let (log, loaded) = open_log(&*disk, &path, options)?;
         let compact_at = due(options.compaction_threshold, loaded.entries.record_bytes());
         let state = loaded.into_snapshot();
@@ -141,7 +139,6 @@ impl SnapshotWriter {
             compaction_error: None,
             syncing: None,
             closed: false,
-            _lock: lock,
         };
         if let SyncPolicy::Interval(interval) = options.sync {
             let shared = Arc::clone(&writer.shared);
@@ -188,8 +185,10 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// [`SnapshotError::Io`] if it cannot be written, for instance because the disk is full. The file is as it was, and
-    /// what was appended is kept for the next call, or to be [discarded](Self::discard). [`SnapshotError::Poisoned`] if
-    /// the sync failed, or earlier something after which the file's state is not known.
+    /// what was appended is kept for the next call, or to be [discarded](Self::discard).
+    /// [`SnapshotError::Interfered`] if another program touched the file.
+    /// [`SnapshotError::Poisoned`] if the sync failed, or earlier something after which the file's
+    /// state is not known.
     pub fn checkpoint(&mut self, cursor: Option<&WatchCursor>) -> Result<(), SnapshotError> {
         let ending = Ending { cursor: cursor.copied(), tag: self.options.scope_tag };
         let filled = self.buffer.len();
@@ -204,6 +203,8 @@ impl SnapshotWriter {
                     self.buffer.truncate(filled);
                     return Err(error);
                 }
+            } else {
+                log.check_file()?;
             }
             (log.good, was_synced)
         };
@@ -292,6 +293,7 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// [`SnapshotError::Poisoned`] if the last sync failed, or something before.
+    /// [`SnapshotError::Interfered`] if another program touched the file.
     pub fn close(mut self) -> Result<(), SnapshotError> {
         self.closed = true;
         self.end()
@@ -304,10 +306,10 @@ impl SnapshotWriter {
             let _ = thread.join();
         }
         let rolled_back = self.shared.log().roll_back();
-        match self.options.sync {
-            SyncPolicy::Never => self.shared.log().check(),
-            _ => self.shared.sync(),
-        }?;
+        if self.options.sync != SyncPolicy::Never {
+            self.shared.sync()?;
+        }
+        self.shared.log().check_file()?;
         rolled_back
     }
 
@@ -411,29 +413,34 @@ fn due(threshold: u64, live: u64) -> u64 {
     threshold.max(live.saturating_mul(2))
 }
 
-/// The path without links and whatever the working directory will be: files beside it are made, renamed and locked under
-/// names that begin with it, and two paths to one file have to come to the same lock.
-fn whole(path: &Path) -> Result<PathBuf, SnapshotError> {
-    let io = |source| SnapshotError::io(path, "find", source);
-    match (path.canonicalize(), path.file_name()) {
-        (Ok(whole), _) => Ok(whole),
-        (Err(source), Some(name)) if source.kind() == std::io::ErrorKind::NotFound => {
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            Ok(parent.unwrap_or(Path::new(".")).canonicalize().map_err(io)?.join(name))
+/// Opens the file at the path, or creates it, and locks it. What is returned was the file of that
+/// name when it was locked.
+fn open_locked(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, SnapshotError> {
+    let is = |kind| move |error: &io::Error| error.kind() == kind;
+    for _ in 0..OPENINGS {
+        let opened = match disk.open(path, Access::Write) {
+            Err(absent) if is(io::ErrorKind::NotFound)(&absent) => match disk.open(path, Access::Create) {
+                Err(present) if is(io::ErrorKind::AlreadyExists)(&present) => continue,
+                created => created,
+            },
+            opened => opened,
+        };
+        let file = match opened {
+            Ok(file) => file,
+            // On Windows a file that another writer has open cannot be opened for writing.
+            Err(source) if cfg!(windows) && source.raw_os_error() == Some(32) => break,
+            Err(source) => return Err(SnapshotError::not_opened(path, source)),
+        };
+        if !file.try_lock().map_err(|source| SnapshotError::io(path, "lock", source))? {
+            break;
         }
-        (Err(source), _) => Err(io(source)),
+        // Another writer may have compacted the log, or been closed, since it was opened here: then
+        // this is the old file.
+        if file.place(path) == Place::Kept {
+            return Ok(file);
+        }
     }
-}
-
-fn lock(path: &Path) -> Result<File, SnapshotError> {
-    let lock_path = Shared::beside(path, LOCK);
-    let io = |source| SnapshotError::io(&lock_path, "lock", source);
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path).map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(SnapshotError::Locked { path: path.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(io(source)),
-    }
+    Err(SnapshotError::Locked { path: path.to_owned() })
 }
 
 fn open_log(
@@ -442,26 +449,20 @@ fn open_log(
     options: SnapshotOptions,
 ) -> Result<(Log, Loaded), SnapshotError> {
     let durable = options.sync != SyncPolicy::Never;
-    let open = match disk.open(path, Access::Write) {
-        Ok(file) => {
-            let loaded = load_file(&file, path)?;
-            loaded.header.map(|header| (file, header, loaded))
-        }
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => None,
-        Err(source) => return Err(SnapshotError::io(path, "open", source)),
-    };
-    let (file, header, loaded) = match open {
-        Some(there) => {
-            // A crash between a renaming and its sync may have left a file here that the directory on the disk does not
-            // know of. Whatever the policy: somebody may ask for a sync later, which is one of the file only.
-            disk.sync_dir(path).map_err(|source| SnapshotError::io(path, "sync the directory of", source))?;
-            there
-        }
+    let file = open_locked(disk, path)?;
+    let mut loaded = load_file(&file, path)?;
+    remove_leftover(disk, &Shared::beside(path, compact::EXTENSION))?;
+    let header = match loaded.header {
+        Some(header) => header,
         None => {
-            let (file, header) = create(disk, path, &Shared::beside(path, NEW))?;
-            (file, header, Loaded::empty(header))
+            let header = create(&*file, path)?;
+            loaded = Loaded::empty(header);
+            header
         }
     };
+    // An earlier crash may have left a new or compacted file here of which the directory on the
+    // disk does not know. With every policy, because a later call to `sync` syncs only the file.
+    disk.sync_dir(path).map_err(|source| SnapshotError::io(path, "sync the directory of", source))?;
     let log = Log::recover(Arc::clone(path), file, &loaded, header, durable)?;
     Ok((log, loaded))
 }

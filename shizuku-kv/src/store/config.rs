@@ -20,7 +20,8 @@ pub enum StorageType {
 #[non_exhaustive]
 pub enum ReadConsistency {
     /// Any replica may answer. In a cluster a read can miss a write that was acknowledged a moment before, this
-    /// client's own included; on a single server it does not.
+    /// client's own included; on a single server it does not. Mirrors of the store never answer. On NATS the leader is
+    /// asked before a single read reports a key as absent, so that such a read takes two requests.
     #[default]
     Any,
     /// The leader answers, so that on a healthy cluster a store reads its own writes. During a partition a leader

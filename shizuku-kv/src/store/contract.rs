@@ -18,23 +18,35 @@
 //!
 //! **Fenced writes.** An entry keeps the fencing token of the write behind it, a tombstone too. A write with a token is
 //! [`KvError::Fenced`] where the key's newest entry has a larger one, whatever else may be in its way. A write without a
-//! token is never refused for one, and leaves an entry that has none. Where a store may lose newest entries by
+//! token is never refused for one, and leaves an entry that has none. [`KvFenced::raise`] gives a
+//! token to an entry without a change of its value. Where a store may lose newest entries by
 //! themselves, because they age, it has no fenced writes; a tombstone with a token is never forgotten.
 //!
 //! **Reads.** A read sees every write that was acknowledged before it began, as far as [`ReadConsistency`] says.
 //! Every key that lives throughout a scan appears in it exactly once.
 //!
-//! **Watches.** State first: the newest entry of every live key in scope (tombstones that are still held may come
-//! too), then [`KvUpdate::CaughtUp`], also on an empty scope, then live updates. Per key, versions never go back,
-//! nothing arrives twice, the last one always arrives; superseded ones may be skipped. A watch heals itself and ends
-//! only when it is dropped, when the store is gone ([`KvError::StoreNotFound`]), when it cannot go on without a gap
-//! ([`KvError::CursorExpired`]), or when its connection is shut down ([`KvError::Closed`]). Memory is bounded: a slow
-//! reader slows the source. Deletion, purge and expiry arrive.
+//! **Watches.** State first: the newest entry of every live key in scope (tombstones that are still
+//! held may come too), then [`KvUpdate::CaughtUp`], also on an empty scope, then live updates. Per
+//! key, versions never go back, nothing arrives twice, the last one always arrives; superseded ones
+//! may be skipped. A watch heals itself and ends only when it is dropped, when the store is gone
+//! ([`KvError::StoreNotFound`]), when it cannot go on without a gap ([`KvError::CursorExpired`]),
+//! or when its connection is shut down ([`KvError::Closed`]) or has lost its runtime
+//! ([`KvError::NoRuntime`]). Memory is bounded: a slow reader slows the source. Deletion, purge and
+//! expiry arrive.
 //!
 //! **Cursors.** A cursor of another store, of an earlier incarnation of this one, or from before what the store still
 //! holds, or beyond its end, is [`KvError::CursorExpired`], never a silent skip.
 //!
-//! **Deadlines.** Every operation ends by the [`Deadline`] that it is given.
+//! **Figures.** Entries may leave a store without a message: evicted, purged by an operator, lost by a server that came
+//! back older. [`KvReader::figures`] tells how many keys have an entry, so that a follower notices it.
+//!
+//! **Deadlines.** Every operation ends by the [`Deadline`] that it is given. No single request
+//! spends more than a part of it: a request that may be repeated is, and a write without an
+//! acknowledgement is searched for.
+//!
+//! **Runtimes.** Every operation is awaited in a tokio runtime with its timer, and returns
+//! [`KvError::NoRuntime`] outside of one. A connection whose tasks ended with the runtime that
+//! opened it returns the same, for good.
 //!
 //! **Secrets.** No error, log line or `Debug` output contains a value or a credential.
 //!
@@ -43,14 +55,14 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
 
 use super::{
     ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvStream, Store, StoreConfig,
-    VersionToken, Watch, WatchCursor, WatchScope,
+    StoreFigures, VersionToken, Watch, WatchCursor, WatchScope,
 };
 
 /// The result of every operation.
@@ -98,11 +110,19 @@ pub trait Connection: Debug + Send + Sync {
     /// What is in the way, within the connection's deadline.
     fn health(&self) -> BoxFuture<'_, KvResult<()>>;
 
-    /// Ends the connection: what was written is flushed, then every operation answers [`KvError::Closed`]. Doing it
-    /// twice is not an error.
+    /// Ends the connection: releases the [locks](crate::rw_lock) that are held through its stores,
+    /// flushes what was written, then every operation answers [`KvError::Closed`]. Doing it twice
+    /// is not an error.
+    ///
+    /// Await it at the end of `main`: a guard that is dropped there releases its lock in a task
+    /// that the end of the runtime cuts off, so that others wait for a whole lease. Holders are
+    /// told before their locks are released. A backend does it with
+    /// [`OpenStores`](crate::OpenStores).
     ///
     /// # Errors
-    /// Where the flush did not succeed within the connection's deadline. The connection is closed all the same.
+    /// If locks could not be released or the flush did not succeed within the connection's
+    /// deadline. The connection is closed all the same, unless this was called outside of a tokio
+    /// runtime ([`KvError::NoRuntime`]).
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>>;
 }
 
@@ -148,12 +168,6 @@ pub trait KvStore: KvReader + Debug {
     /// The largest value that can be written now, in bytes.
     fn max_value_size(&self) -> usize;
 
-    /// The age after which values expire without that arriving at watches; none where nothing expires so. A replica
-    /// then compares itself with the store now and again.
-    fn silent_expiry(&self) -> Option<Duration> {
-        None
-    }
-
     /// The ability to write, where there is one.
     fn writer(&self) -> Option<&dyn KvWriter> {
         None
@@ -190,6 +204,26 @@ pub trait KvReader: Send + Sync {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         self.entry(key, deadline)
+    }
+
+    /// Figures of a scope, by which a follower notices that entries have left the store without a message: from the one
+    /// replica that decides writes, in a request whose cost does not depend on the values in scope.
+    ///
+    /// A backend without them answers [`KvError::Unsupported`], which is the default: its followers list the keys.
+    fn figures<'a>(
+        &'a self,
+        scope: &'a WatchScope,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<StoreFigures>> {
+        let _ = (scope, deadline);
+        let reason = "the backend does not count its keys".to_owned();
+        Box::pin(std::future::ready(Err(KvError::Unsupported { operation: "figures", reason })))
+    }
+
+    /// The store's clock at this moment, from the replica that decides writes: the clock by which
+    /// entries are [`created`](KvEntry::created). `None` if the backend cannot tell.
+    fn time(&self, _deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     /// The newest entry of each key, in the order of `keys`, tombstones included. A key that appears twice is answered
@@ -357,4 +391,17 @@ pub trait KvFenced: Send + Sync {
         token: FencingToken,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>>;
+
+    /// Gives the key's newest entry a token without a change of the value: a value is written again
+    /// as it is, for a key that is absent a tombstone is written. If the entry has this token or a
+    /// newer one, nothing is written. Returns the token that the key has then.
+    ///
+    /// The look and the write are one step. A value with a time to live of its own is
+    /// [`KvError::Unsupported`].
+    fn raise<'a>(
+        &'a self,
+        key: &'a Key,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<FencingToken>>;
 }

@@ -11,6 +11,11 @@ use super::KvError;
 /// [`Store::watch_from`](crate::Store::watch_from) to resume. It carries the store's incarnation, so that a cursor of
 /// another store, or from before the store was deleted and made again, is refused as
 /// [`KvError::CursorExpired`], never misread as a position in the new one.
+///
+/// A store that lost what it had acknowledged, such as one that was restored from a copy, keeps its incarnation. Its
+/// positions go on with other changes. A cursor is refused if its position is beyond the store's end, or if the change at
+/// its position has another time. It is not refused if that change was superseded since: a cursor names no key that could
+/// be compared. A watch that runs compares the last key that it delivered too.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WatchCursor {
     incarnation: [u8; 16],

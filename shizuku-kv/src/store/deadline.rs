@@ -3,12 +3,28 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::timer::timeout_at;
 use super::{Key, KvError};
 
 /// The longest span of a deadline. No clock is short of it, and nothing that is added to it overflows one.
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// Checks that a tokio runtime drives the caller, because a timer panics without one.
+///
+/// # Errors
+/// Returns [`KvError::NoRuntime`] outside of a runtime.
+pub(crate) fn in_runtime(operation: &'static str) -> Result<(), KvError> {
+    match Handle::try_current() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(KvError::NoRuntime {
+            operation,
+            reason: "no tokio runtime drives this call; await it inside one, for example under #[tokio::main]",
+        }),
+    }
+}
 
 /// The moment by which an operation has to end, with the span it was made from.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +59,12 @@ impl Deadline {
         self.at
     }
 
+    /// The same deadline for a part of the operation, which ends `limit` from now at the latest.
+    #[cfg(feature = "nats")]
+    pub(crate) fn at_most(self, limit: Duration) -> Self {
+        Self { at: self.at.min(Self::after(limit).at), ..self }
+    }
+
     /// The moment `grace` after it.
     pub(super) fn instant_and(&self, grace: Duration) -> Instant {
         self.at.checked_add(grace).unwrap_or(self.at)
@@ -53,16 +75,18 @@ impl Deadline {
         KvError::Timeout { operation, key: key.cloned(), limit: self.limit }
     }
 
-    /// Runs `future`, for as long as the deadline allows; then drops it and returns [`KvError::Timeout`].
+    /// Runs `future`, for as long as the deadline allows; then drops it and returns
+    /// [`KvError::Timeout`]. Outside of a tokio runtime, returns [`KvError::NoRuntime`].
     pub async fn bound<T>(
         &self,
         operation: &'static str,
         key: Option<&Key>,
         future: impl Future<Output = Result<T, KvError>>,
     ) -> Result<T, KvError> {
-        match tokio::time::timeout_at(self.at, future).await {
-            Ok(result) => result,
-            Err(_) => Err(self.timeout(operation, key)),
+        in_runtime(operation)?;
+        match timeout_at(self.at, future).await {
+            Some(result) => result,
+            None => Err(self.timeout(operation, key)),
         }
     }
 }

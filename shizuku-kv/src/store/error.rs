@@ -228,6 +228,16 @@ pub enum KvError {
         operation: &'static str,
     },
 
+    /// No tokio runtime drives the call: it was made outside of one, or the runtime that opened the
+    /// connection has ended, and with it the connection.
+    #[error("{operation} failed: {reason}")]
+    NoRuntime {
+        /// What was asked for.
+        operation: &'static str,
+        /// Which runtime is missing, and what to do.
+        reason: &'static str,
+    },
+
     /// The server or the client library answered with something else. Nothing is known to have been written.
     #[error("{operation} failed: {reason}")]
     Backend {
@@ -273,6 +283,11 @@ impl KvError {
     /// is not known: repeating it could apply it twice. One that was [fenced](Self::is_fenced) never succeeds again.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Unavailable { .. })
+    }
+
+    /// Whether the connection is over, so that nothing on it can ever succeed again.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self, Self::Closed { .. } | Self::NoRuntime { .. })
     }
 
     /// Whether a compare-and-swap lost: the key has another version than expected, or exists where it was to be

@@ -2,17 +2,17 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use super::handle_fenced::StoreFenced;
 use super::handle_ttl::StoreTtl;
-use super::shared::{Shared, User};
-use super::shutdown::ShutdownHooks;
+use super::shared::{Attached, Shared, User};
+use super::timer::timeout_at;
 use super::{
     ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore, KvStream, KvWatcher,
-    KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
+    KvWriter, StoreFigures, VersionToken, Watch, WatchCursor, WatchScope, in_runtime,
 };
 
 /// What a write may overrun its deadline by: the backend uses the deadline to the end to find out what became of the
@@ -25,9 +25,11 @@ const PUTS_IN_FLIGHT: usize = 1024;
 
 /// One store (bucket): a handle that is cheap to clone and the same on every backend.
 ///
-/// Keys are anything that is [`IntoKey`]: a [`Key`], or a string, which is checked before anything is sent. Values are
-/// anything that becomes [`Bytes`]. Every operation has a deadline, 5 seconds unless
-/// [set](crate::StoreConfig::deadline); it runs on tokio's clock, so a tokio runtime with its timer has to be there.
+/// Keys are anything that is [`IntoKey`]: a [`Key`], or a string, which is checked before anything
+/// is sent. Values are anything that becomes [`Bytes`]. Every operation has a deadline, 5 seconds
+/// unless [set](crate::StoreConfig::deadline). It runs on tokio's clock, so every operation needs a
+/// tokio runtime with its timer and returns [`KvError::NoRuntime`] outside of one. A store on NATS
+/// also needs the runtime that opened its connection.
 ///
 /// Dropping the future of a read is safe. A write whose future is dropped may have happened or not; nothing else is
 /// left behind.
@@ -50,7 +52,7 @@ const PUTS_IN_FLIGHT: usize = 1024;
 pub struct Store {
     backend: Arc<dyn KvStore>,
     deadline: Duration,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// Counts the handles of users. `None` in the handle of a background task.
     _user: Option<Arc<User>>,
 }
@@ -58,16 +60,7 @@ pub struct Store {
 impl Store {
     /// A handle over a backend's store; for authors of backends.
     pub fn new(backend: Arc<dyn KvStore>, deadline: Duration) -> Self {
-        Self::of_connection(backend, deadline, &ShutdownHooks::default())
-    }
-
-    /// Creates a handle whose layers run `hooks` before the connection is shut down.
-    pub(crate) fn of_connection(
-        backend: Arc<dyn KvStore>,
-        deadline: Duration,
-        hooks: &ShutdownHooks,
-    ) -> Self {
-        let shared = Arc::new(Shared::new(hooks.clone()));
+        let shared = Arc::<Shared>::default();
         let _user = Some(Arc::new(User::of(&shared)));
         Self { backend, deadline, shared, _user }
     }
@@ -80,11 +73,6 @@ impl Store {
     /// Waits until users have dropped the last clone of this handle.
     pub(crate) async fn abandoned(&self) {
         self.shared.abandoned().await;
-    }
-
-    /// Returns the hooks that run before the connection is shut down.
-    pub(crate) fn shutdown_hooks(&self) -> &ShutdownHooks {
-        self.shared.shutdown_hooks()
     }
 
     /// The store's name.
@@ -100,12 +88,6 @@ impl Store {
     /// The largest value that can be written now, in bytes.
     pub fn max_value_size(&self) -> usize {
         self.backend.max_value_size()
-    }
-
-    /// The age after which values expire without that arriving at watches (NATS servers before 2.11, and buckets of other
-    /// clients without limit markers); none where nothing expires so.
-    pub fn silent_expiry(&self) -> Option<Duration> {
-        self.backend.silent_expiry()
     }
 
     /// The deadline of each operation.
@@ -145,6 +127,18 @@ impl Store {
     pub(crate) async fn leader_entry(&self, key: &Key) -> KvResult<Option<KvEntry>> {
         let deadline = self.deadline_of("entry", Some(key))?;
         deadline.bound("entry", Some(key), self.backend.leader_entry(key, deadline)).await
+    }
+
+    /// Figures of a scope, by which a follower notices that entries have left the store without a message.
+    pub(crate) async fn figures(&self, scope: &WatchScope) -> KvResult<StoreFigures> {
+        let deadline = self.deadline_of("figures", None)?;
+        deadline.bound("figures", None, self.backend.figures(scope, deadline)).await
+    }
+
+    /// The store's clock; `None` if the backend cannot tell.
+    pub(crate) async fn time(&self) -> KvResult<Option<SystemTime>> {
+        let deadline = self.deadline_of("time", None)?;
+        deadline.bound("time", None, self.backend.time(deadline)).await
     }
 
     async fn read(&self, operation: &'static str, key: Key) -> KvResult<Option<KvEntry>> {
@@ -375,7 +369,7 @@ impl Store {
     }
 
     /// What a layer above keeps for this handle and its clones.
-    pub(crate) fn attached<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+    pub(crate) fn attached<T: Attached>(&self) -> Arc<T> {
         self.shared.attached()
     }
 
@@ -415,11 +409,14 @@ impl Store {
                 return keys.iter().map(|_| Err(error.clone())).collect();
             }
         };
+        if let Err(error) = in_runtime(operation) {
+            return keys.iter().map(|_| Err(error.clone())).collect();
+        }
         let turns = u32::try_from(keys.len().div_ceil(PUTS_IN_FLIGHT)).unwrap_or(u32::MAX).saturating_add(1);
         let latest = Deadline::after(self.deadline.saturating_mul(turns)).instant_and(WRITE_GRACE);
-        match tokio::time::timeout_at(latest, writer.put_many(items, self.deadline)).await {
-            Ok(answers) => answers,
-            Err(_) => keys
+        match timeout_at(latest, writer.put_many(items, self.deadline)).await {
+            Some(answers) => answers,
+            None => keys
                 .into_iter()
                 .map(|key| Err(KvError::OutcomeUnknown { operation, key, source: None }))
                 .collect(),
@@ -435,9 +432,10 @@ impl Store {
 
     /// The deadline of an operation that begins now.
     ///
-    /// # Errors
-    /// [`KvError::Timeout`] where there is no time at all, on every backend alike.
+    /// # Errors [`KvError::Timeout`] where there is no time at all, on every backend alike;
+    /// [`KvError::NoRuntime`].
     pub(super) fn deadline_of(&self, operation: &'static str, key: Option<&Key>) -> KvResult<Deadline> {
+        in_runtime(operation)?;
         let deadline = Deadline::after(self.deadline);
         if self.deadline.is_zero() { Err(deadline.timeout(operation, key)) } else { Ok(deadline) }
     }
@@ -448,17 +446,17 @@ impl Store {
 
     /// Waits for a write. The backend holds the deadline itself; one that does not is not waited for much longer, and
     /// what became of the write is not known then.
-    pub(super) async fn finish(
+    pub(super) async fn finish<T>(
         &self,
         operation: &'static str,
         key: &Key,
         deadline: Deadline,
-        write: impl Future<Output = KvResult<VersionToken>>,
-    ) -> KvResult<VersionToken> {
+        write: impl Future<Output = KvResult<T>>,
+    ) -> KvResult<T> {
         let latest = deadline.instant_and(WRITE_GRACE);
-        match tokio::time::timeout_at(latest, write).await {
-            Ok(result) => result,
-            Err(_) => Err(KvError::OutcomeUnknown { operation, key: key.clone(), source: None }),
+        match timeout_at(latest, write).await {
+            Some(result) => result,
+            None => Err(KvError::OutcomeUnknown { operation, key: key.clone(), source: None }),
         }
     }
 }

@@ -21,6 +21,8 @@ use super::{FencingToken, IntoKey, KvFenced, KvResult, Store, VersionToken};
 ///   of the same server, is never refused, and takes the token away: what an earlier holder writes then is accepted.
 /// - It is the first write of a new holder that refuses the earlier ones. What the holder has read before that may be
 ///   overwritten until then: [`update`](Self::update) compares with what was read.
+///   [`raise`](Self::raise) makes a key reject the earlier ones at once, without a write of a new
+///   holder: after a lock was [broken](crate::rw_lock::DistroRwLock::break_lock), for example.
 /// - The operation is as atomic as a compare-and-swap. On NATS it is one, after a look at what is there, and is tried
 ///   again within the deadline where somebody wrote in between.
 ///
@@ -118,6 +120,49 @@ impl<'a> StoreFenced<'a> {
         let deadline = self.store.deadline_of(OPERATION, Some(&key))?;
         let write = self.fenced.delete(&key, token, deadline);
         self.store.finish(OPERATION, &key, deadline, write).await
+    }
+
+    /// Makes a key reject smaller tokens from now on, without changing its value. Returns the
+    /// smallest token that the key accepts now: `token`, or a newer one that it had already.
+    ///
+    /// For operators: raise the keys that a lock protects to the token that
+    /// [`break_lock`](crate::rw_lock::DistroRwLock::break_lock) returns, and the broken holder cannot write them any more,
+    /// also before the next holder has written.
+    ///
+    /// - If the key has this token or a newer one, nothing is written.
+    /// - Otherwise its value is written again, as it is. That is a write like any other: the key
+    ///   has a new version, watches deliver the value once more, and a history has one entry more,
+    ///   for which it may drop the oldest. A compare-and-swap with the version from before is
+    ///   rejected. Headers that another client of the server has added to the message are not kept.
+    /// - A key that is absent stays absent: it gets a tombstone with the token, which stays for
+    ///   ever, and which watches deliver as a deletion.
+    /// - As after every fenced write, a write without a token takes the token away.
+    ///
+    /// # Errors
+    /// [`KvError::Unsupported`] for a value with a time to live of its own: the token would expire with it; otherwise as
+    /// for [`put`](Self::put), except [`KvError::Fenced`]. A store that is full may reject it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), shizuku_kv::KvError> {
+    /// use shizuku_kv::FencingToken;
+    ///
+    /// # let store = shizuku_kv::connect("memory:").await?.store("jobs").await?;
+    /// let fenced = store.fenced().unwrap();
+    /// let (broken, raised) = (FencingToken::from_u64(17), FencingToken::from_u64(18));
+    /// fenced.put("job.1", "started", broken).await?;
+    /// fenced.raise("job.1", raised).await?;
+    /// assert!(fenced.put("job.1", "done", broken).await.unwrap_err().is_fenced());
+    /// assert_eq!(store.get("job.1").await?.unwrap().value, "started");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn raise(&self, key: impl IntoKey, token: FencingToken) -> KvResult<FencingToken> {
+        const OPERATION: &str = "raise";
+        let key = key.into_key()?;
+        let deadline = self.store.deadline_of(OPERATION, Some(&key))?;
+        let raised = self.fenced.raise(&key, token, deadline);
+        self.store.finish(OPERATION, &key, deadline, raised).await
     }
 }
 

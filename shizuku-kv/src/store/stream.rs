@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 use futures_core::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
-use tokio::time::timeout_at;
 
-use super::{Deadline, Key, KvError, KvUpdate, WatchCursor};
+use super::timer::timeout_at;
+use super::{Deadline, Key, KvError, KvUpdate, WatchCursor, in_runtime};
 
 /// What an item may overrun its deadline by. The backend holds the deadline too, and counts from a moment later; what it
 /// has to say then tells more than that the time is over.
@@ -54,11 +54,14 @@ impl<T> KvStream<T> {
             let (deadline, key) = (deadline(), key.clone());
             async move {
                 let mut items = items?;
+                if let Err(error) = in_runtime(operation) {
+                    return Some((Err(error), None));
+                }
                 match timeout_at(deadline.instant_and(ITEM_GRACE), items.next()).await {
-                    Ok(Some(Ok(item))) => Some((Ok(item), Some(items))),
-                    Ok(Some(Err(error))) => Some((Err(error), None)),
-                    Ok(None) => None,
-                    Err(_) => Some((Err(deadline.timeout(operation, key.as_ref())), None)),
+                    Some(Some(Ok(item))) => Some((Ok(item), Some(items))),
+                    Some(Some(Err(error))) => Some((Err(error), None)),
+                    Some(None) => None,
+                    None => Some((Err(deadline.timeout(operation, key.as_ref())), None)),
                 }
             }
         });
@@ -176,9 +179,10 @@ impl Watch {
     ///
     /// Dropping the future is safe: no update is lost.
     ///
-    /// # Errors
-    /// [`KvError::StoreNotFound`] when the store is gone and [`KvError::CursorExpired`] when the watch cannot go on
-    /// without a gap end the watch, and so does any error that trying again cannot mend.
+    /// # Errors [`KvError::StoreNotFound`] when the store is gone and [`KvError::CursorExpired`]
+    /// when the watch cannot go on without a gap end the watch, and so does any error that trying
+    /// again cannot mend. [`KvError::NoRuntime`] says that this was not awaited in a tokio runtime,
+    /// or, if nothing follows it, that the connection's runtime has ended.
     pub async fn next(&mut self) -> Option<Result<KvUpdate, KvError>> {
         StreamExt::next(self).await
     }
@@ -196,6 +200,9 @@ impl Stream for Watch {
     type Item = Result<KvUpdate, KvError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Err(error) = in_runtime("watch") {
+            return Poll::Ready(Some(Err(error)));
+        }
         self.updates.poll_next_unpin(cx).map(|item| {
             item.map(|result| {
                 result.map(|(update, cursor)| {

@@ -129,6 +129,8 @@ pub(crate) enum Fault {
     ScanSkipsOverwritten,
     /// A scan has what was overwritten since it began once more.
     ScanRepeatsOverwritten,
+    /// A scan ends at an entry that is no longer held.
+    ScanEndsAtRemoved,
     /// A scan has every version that is held.
     ScanHasHistory,
     /// A scan never has an item.
@@ -155,6 +157,8 @@ pub(crate) enum Fault {
     ManyMarkers,
     /// The marker comes before the whole state where something changes meanwhile.
     EarlyMarker,
+    /// The state ends at an entry that is no longer held.
+    StateEndsAtRemoved,
     /// The marker comes first.
     MarkerFirst,
     /// The state has every version that is held.
@@ -256,7 +260,19 @@ pub(crate) enum Fault {
     FenceHidden,
     /// Watches show no tokens.
     FenceNotWatched,
+    /// raise does nothing.
+    RaiseDoesNothing,
+    /// raise puts an empty value, whatever is there.
+    RaiseEmpties,
+    /// raise writes also where a newer token is there.
+    RaiseAlwaysWrites,
+    /// raise looks at the value, waits, and then writes it.
+    RaiseRaces,
+    /// raise makes a value lasting that has a time to live.
+    RaiseForgetsLife,
 
+    /// The store's clock is an hour late.
+    SlowClock,
     /// Opening a store always makes a new one.
     StoreIsFresh,
     /// All stores are one.

@@ -81,7 +81,7 @@ async fn claims_and_questions_about_a_store_that_is_gone_are_refused() {
             [
                 lock.write().await.map(drop),
                 lock.try_read().await.map(drop),
-                lock.break_lock().await,
+                lock.break_lock().await.map(drop),
                 lock.inspect().await.map(drop),
             ]
         });

@@ -12,8 +12,10 @@ mod authentication;
 mod outages;
 mod permissions;
 mod reaching;
+mod runtimes;
 mod shutdown;
 mod tls;
+mod unanswered;
 
 use std::future::Future;
 use std::net::Ipv4Addr;

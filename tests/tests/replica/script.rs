@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::future::pending;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use shizuku_kv::{
     ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvOperation, KvReader, KvResult, KvStore,
-    KvStream, KvUpdate, KvWatcher, Store, VersionToken, Watch, WatchCursor, WatchLink, WatchScope,
+    KvStream, KvUpdate, KvWatcher, Store, StoreFigures, VersionToken, Watch, WatchCursor, WatchLink,
+    WatchScope,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -143,13 +144,36 @@ pub(crate) fn expired() -> KvError {
 /// The test's side of the backend.
 pub(crate) struct Script {
     pub(crate) store: Store,
+    pub(crate) contents: Arc<Mutex<Contents>>,
     openings: mpsc::UnboundedReceiver<Opening>,
+}
+
+/// What the store says if it is asked, apart from its watches.
+#[derive(Debug, Default)]
+pub(crate) struct Contents {
+    /// The newest position and the number of keys; without them the store tells its watches of everything.
+    pub(crate) figures: Option<(u64, u64)>,
+    /// How often it was asked for its figures.
+    pub(crate) looks: usize,
+    /// How often its keys were listed.
+    pub(crate) listings: usize,
+    /// The newest entries, by their positions.
+    pub(crate) entries: Vec<(u64, &'static str)>,
+}
+
+impl Contents {
+    fn newest(&self) -> Vec<KvEntry> {
+        let entries = self.entries.iter();
+        entries.filter_map(|(position, word)| update(*position, word).into_entry()).collect()
+    }
 }
 
 impl Script {
     pub(crate) fn new() -> Self {
         let (sender, openings) = mpsc::unbounded_channel();
-        Self { store: Store::new(Arc::new(Scripted(sender)), Duration::from_secs(3600)), openings }
+        let contents = Arc::<Mutex<Contents>>::default();
+        let scripted = Scripted(sender, Arc::clone(&contents));
+        Self { store: Store::new(Arc::new(scripted), Duration::from_secs(3600)), contents, openings }
     }
 
     /// The next watch that is wanted.
@@ -170,7 +194,11 @@ impl Script {
     }
 }
 
-struct Scripted(mpsc::UnboundedSender<Opening>);
+struct Scripted(mpsc::UnboundedSender<Opening>, Arc<Mutex<Contents>>);
+
+pub(crate) fn lock(contents: &Mutex<Contents>) -> std::sync::MutexGuard<'_, Contents> {
+    contents.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl fmt::Debug for Scripted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -181,8 +209,19 @@ impl fmt::Debug for Scripted {
 const UNREAD: &str = "the script can only be watched";
 
 impl KvReader for Scripted {
-    fn entry<'a>(&'a self, _: &'a Key, _: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
-        unimplemented_by(UNREAD)
+    fn entry<'a>(&'a self, key: &'a Key, _: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+        let found = lock(&self.1).newest().into_iter().find(|entry| entry.key == *key);
+        Box::pin(std::future::ready(Ok(found)))
+    }
+
+    fn figures<'a>(&'a self, _: &'a WatchScope, _: Deadline) -> BoxFuture<'a, KvResult<StoreFigures>> {
+        let mut contents = lock(&self.1);
+        contents.looks += 1;
+        let figures = match contents.figures {
+            Some((newest, keys)) => StoreFigures::counted([1; 16], newest, keys),
+            None => StoreFigures::told([1; 16], 0),
+        };
+        Box::pin(std::future::ready(Ok(figures)))
     }
 
     fn entries<'a>(&'a self, _: &'a [Key], _: Deadline) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
@@ -197,8 +236,12 @@ impl KvReader for Scripted {
         unimplemented_by(UNREAD)
     }
 
-    fn keys(&self, _: WatchScope, _: Duration) -> KvStream<Key> {
-        unimplemented_by(UNREAD)
+    fn keys(&self, scope: WatchScope, _: Duration) -> KvStream<Key> {
+        let mut contents = lock(&self.1);
+        contents.listings += 1;
+        let live = contents.newest().into_iter().filter(|entry| !entry.is_tombstone());
+        let keys = live.map(|entry| entry.key).filter(|key| scope.matches(key));
+        KvStream::new(stream::iter(keys.map(Ok).collect::<Vec<_>>()))
     }
 }
 

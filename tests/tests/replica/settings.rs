@@ -41,8 +41,8 @@ async fn what_cannot_work_is_named() {
     let longest = "the longest pause must be at least the first one, and at most an hour";
     assert_eq!(pauses(SECOND, SECOND / 2).await, longest);
     assert_eq!(pauses(SECOND, long).await, longest);
-    let reconcile = refused(|replica| replica.reconcile_every(SECOND - Duration::from_nanos(1))).await;
-    assert_eq!(reconcile, "reconcile_every must be at least a second");
+    let compare = refused(|replica| replica.compare_every(SECOND - Duration::from_nanos(1))).await;
+    assert_eq!(compare, "compare_every must be at least a second");
 
     // And so in the short form.
     let (_connection, store) = memory().await;
@@ -63,7 +63,7 @@ async fn the_ends_of_the_ranges_work() {
         let moment = Duration::from_millis(1);
         for retry in [RetryPolicy::attempts(1), RetryPolicy::attempts(u32::MAX).pauses(moment, HOUR)] {
             let replica = Replica::new(&store, WatchScope::All).batch(batch).retry(retry);
-            let mut follower = Follower::start(replica.reconcile_every(SECOND));
+            let mut follower = Follower::start(replica.compare_every(SECOND));
             follower.asks.up_to(".").await;
             follower.stop().await;
         }

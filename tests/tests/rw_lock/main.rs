@@ -11,11 +11,17 @@
 
 mod bad_use;
 mod election;
+mod foreign;
+mod full_stores;
 mod holding;
 mod leases;
+mod lost_holds;
+mod presumed_dead;
 mod processors;
 mod readonly;
 mod session_keys;
+mod shutdown;
+mod waits;
 
 use std::time::Duration;
 

@@ -94,6 +94,8 @@ pub(super) enum Refusal {
     Mismatch(Option<VersionToken>),
     /// More than this many bytes would be held.
     Full(u64),
+    /// The value has a time to live, and its token would expire with it.
+    Expires,
 }
 
 /// What [`Log::next_after`] came upon.
@@ -343,6 +345,33 @@ impl Log {
         };
         self.append(entry.with_fence(fence), ttl, due);
         Ok(version)
+    }
+
+    /// Gives the newest entry of a key a token, unless it has that one or a newer one: its value is
+    /// written again, and the tombstone of a key that is absent. Returns the token that the key has
+    /// then.
+    pub(super) fn raise(
+        &mut self,
+        key: &Key,
+        token: FencingToken,
+        now: Instant,
+    ) -> Result<FencingToken, Refusal> {
+        self.expire(now);
+        let newest = self.keys.get(key).map(|versions| &versions.newest);
+        if let Some(fence) = newest.and_then(|held| held.entry.fence).filter(|fence| *fence >= token) {
+            return Ok(fence);
+        }
+        let change = match newest.filter(|held| !held.entry.is_tombstone()) {
+            Some(held) if held.ttl.is_some() => return Err(Refusal::Expires),
+            Some(held) => Change::Put { value: held.entry.value.clone(), ttl: None },
+            None => Change::Delete,
+        };
+        self.write_with(key, change, Condition::Any, Some(token), now).map(|_| token)
+    }
+
+    /// The log's clock at a moment.
+    pub(super) fn time(&self, now: Instant) -> SystemTime {
+        self.clock.system(now)
     }
 
     /// Applies every end of life that is due by `now`.

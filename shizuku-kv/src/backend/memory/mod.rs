@@ -43,8 +43,8 @@ use futures_util::stream;
 use self::shared::{End, Shared};
 use self::store::MemoryStore;
 use crate::store::{
-    Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, ShutdownHooks, Store,
-    StoreConfig, check_store_name,
+    Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, OpenStores, Store,
+    StoreConfig, check_store_name, in_runtime,
 };
 
 const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
@@ -77,9 +77,9 @@ pub struct MemoryConnection {
 #[derive(Default)]
 struct World {
     stores: BTreeMap<String, Arc<Shared>>,
+    handles: Arc<OpenStores>,
     /// Known to the stores too, those that were deleted included.
     closed: Arc<AtomicBool>,
-    hooks: ShutdownHooks,
 }
 
 impl World {
@@ -98,7 +98,10 @@ impl MemoryConnection {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The stores, for an operation. Like every backend it asks for a runtime, so that a program
+    /// that runs here runs elsewhere too.
     fn open(&self, operation: &'static str) -> KvResult<MutexGuard<'_, World>> {
+        in_runtime(operation)?;
         let world = self.lock();
         if world.is_closed() { Err(KvError::Closed { operation }) } else { Ok(world) }
     }
@@ -146,8 +149,9 @@ impl Connection for MemoryConnection {
                     Err(error) => return Err(error),
                 }
             };
-            let hooks = self.lock().hooks.clone();
-            Ok(Store::of_connection(Arc::new(MemoryStore::new(shared)), deadline, &hooks))
+            let store = Store::new(Arc::new(MemoryStore::new(shared)), deadline);
+            self.lock().handles.add(&store);
+            Ok(store)
         })
     }
 
@@ -179,8 +183,9 @@ impl Connection for MemoryConnection {
 
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>> {
         Box::pin(async move {
-            let hooks = self.lock().hooks.clone();
-            hooks.run(Deadline::after(Deadline::DEFAULT)).await;
+            in_runtime("shutdown")?;
+            let handles = Arc::clone(&self.lock().handles);
+            let released = handles.close(Deadline::after(Deadline::DEFAULT)).await;
             let stores = {
                 let mut world = self.lock();
                 world.closed.store(true, Ordering::Release);
@@ -189,7 +194,7 @@ impl Connection for MemoryConnection {
             for shared in stores.into_values() {
                 shared.end(End::Closed);
             }
-            Ok(())
+            released
         })
     }
 }

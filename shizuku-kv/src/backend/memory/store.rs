@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
@@ -10,11 +10,12 @@ use futures_util::{TryStreamExt, stream};
 
 use super::log::{Change, Condition, Refusal};
 use super::scan::{PAGE, scan};
-use super::shared::{Call, Shared};
+use super::shared::{Call, Contents, Shared};
 use super::{CAPABILITIES, watch, yield_once};
 use crate::store::{
     ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvFenced, KvReader, KvResult,
-    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
+    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch, WatchCursor,
+    WatchScope,
 };
 
 /// As on NATS, so that what a program does with it works there too.
@@ -53,14 +54,8 @@ impl MemoryStore {
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
         let write = self.shared.with(Call::new(operation).of(key).by(deadline), |contents| {
-            if fence.is_some() && contents.config.max_age.is_some() {
-                return Err(KvError::Unsupported {
-                    operation,
-                    reason: format!(
-                        "store {:?} has a maximum age by now, with which tokens are lost",
-                        self.shared.name
-                    ),
-                });
+            if fence.is_some() {
+                self.check_fences(operation, contents)?;
             }
             if matches!(change, Change::Put { ttl: Some(_), .. }) && contents.config.key_ttl != Some(true) {
                 return Err(KvError::Unsupported {
@@ -69,22 +64,45 @@ impl MemoryStore {
                 });
             }
             let now = contents.now();
-            contents.log.write_with(key, change, condition, fence, now).map_err(|refusal| match refusal {
-                Refusal::Fenced { token, newest } => KvError::Fenced { key: key.clone(), token, newest },
-                Refusal::Exists(found) => KvError::AlreadyExists { key: key.clone(), found: Some(found) },
-                Refusal::Mismatch(found) => match condition {
-                    Condition::Version(expected) => {
-                        KvError::RevisionMismatch { key: key.clone(), expected, found }
-                    }
-                    Condition::Any | Condition::Absent => KvError::AlreadyExists { key: key.clone(), found },
-                },
-                Refusal::Full(limit) => KvError::StoreFull {
-                    store: self.shared.name.clone(),
-                    limit: format!("it may hold {limit} bytes of keys and values"),
-                },
-            })
+            let written = contents.log.write_with(key, change, condition, fence, now);
+            written.map_err(|refusal| self.refused(operation, key, condition, refusal))
         });
         write.await
+    }
+
+    /// Tokens are lost where values age.
+    fn check_fences(&self, operation: &'static str, contents: &Contents) -> KvResult<()> {
+        if contents.config.max_age.is_none() {
+            return Ok(());
+        }
+        Err(KvError::Unsupported {
+            operation,
+            reason: format!(
+                "store {:?} has a maximum age by now, with which tokens are lost",
+                self.shared.name
+            ),
+        })
+    }
+
+    fn refused(&self, operation: &'static str, key: &Key, condition: Condition, refusal: Refusal) -> KvError {
+        match refusal {
+            Refusal::Fenced { token, newest } => KvError::Fenced { key: key.clone(), token, newest },
+            Refusal::Exists(found) => KvError::AlreadyExists { key: key.clone(), found: Some(found) },
+            Refusal::Mismatch(found) => match condition {
+                Condition::Version(expected) => {
+                    KvError::RevisionMismatch { key: key.clone(), expected, found }
+                }
+                Condition::Any | Condition::Absent => KvError::AlreadyExists { key: key.clone(), found },
+            },
+            Refusal::Full(limit) => KvError::StoreFull {
+                store: self.shared.name.clone(),
+                limit: format!("it may hold {limit} bytes of keys and values"),
+            },
+            Refusal::Expires => KvError::Unsupported {
+                operation,
+                reason: format!("key {key} has a time to live, and its token would expire with it"),
+            },
+        }
     }
 
     async fn write_with_ttl(
@@ -155,6 +173,19 @@ impl KvReader for MemoryStore {
     fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         let call = Call::new("get").of(key).by(deadline);
         Box::pin(self.shared.with(call, |contents| Ok(contents.log.newest(key).cloned())))
+    }
+
+    fn figures<'a>(&'a self, _: &'a WatchScope, deadline: Deadline) -> BoxFuture<'a, KvResult<StoreFigures>> {
+        // What expires leaves a tombstone, and a watch that missed one which was forgotten ends.
+        let look = self.shared.with(Call::new("figures").by(deadline), |contents| {
+            Ok(StoreFigures::told(self.shared.incarnation, contents.log.sequence()))
+        });
+        Box::pin(look)
+    }
+
+    fn time(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
+        let call = Call::new("time").by(deadline);
+        Box::pin(self.shared.with(call, |contents| Ok(Some(contents.log.time(contents.now())))))
     }
 
     fn entries<'a>(
@@ -368,5 +399,20 @@ impl KvFenced for MemoryStore {
         Box::pin(async move {
             self.write_with("fenced delete", key, Change::Delete, Condition::Any, Some(token), deadline).await
         })
+    }
+
+    fn raise<'a>(
+        &'a self,
+        key: &'a Key,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<FencingToken>> {
+        const OPERATION: &str = "raise";
+        Box::pin(self.shared.with(Call::new(OPERATION).of(key).by(deadline), move |contents| {
+            self.check_fences(OPERATION, contents)?;
+            let now = contents.now();
+            let raised = contents.log.raise(key, token, now);
+            raised.map_err(|refusal| self.refused(OPERATION, key, Condition::Any, refusal))
+        }))
     }
 }

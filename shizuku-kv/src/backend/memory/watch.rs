@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::stream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::log::Next;
 use super::shared::{Call, Shared};
 use super::yield_once;
+use crate::store::timer::timeout_at;
 use crate::store::{Deadline, Key, KvError, KvResult, KvUpdate, Watch, WatchCursor, WatchScope};
 
 /// Opens a watch.

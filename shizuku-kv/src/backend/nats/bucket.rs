@@ -1,12 +1,15 @@
 //! A store's configuration as a stream's, and back: the layout of ADR-8.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::{ArcSwap, Guard};
+use futures_util::future::{Either, select};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::link::{ApiError, Link};
+use super::link::{ApiError, Link, first_patience};
 use super::wire::{HEADER_RESERVE, SMALL_HEADER_RESERVE, parse_time, stream_name, subject_prefix};
 use crate::store::{ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, StorageType, StoreConfig};
 
@@ -32,6 +35,9 @@ pub(super) struct StreamInfo {
 pub(super) struct Cluster {
     #[serde(default)]
     pub(super) leader: Option<String>,
+    /// Absent before 2.12.
+    #[serde(default)]
+    leader_since: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -39,6 +45,10 @@ struct StreamState {
     first_seq: u64,
     last_seq: u64,
     last_ts: String,
+    #[serde(default)]
+    messages: u64,
+    #[serde(default)]
+    num_subjects: u64,
 }
 
 impl StreamInfo {
@@ -50,9 +60,32 @@ impl StreamInfo {
         self.state.last_seq
     }
 
+    /// Number of messages in the stream.
+    pub(super) fn messages(&self) -> u64 {
+        self.state.messages
+    }
+
+    /// Number of subjects that have a message.
+    pub(super) fn subjects(&self) -> u64 {
+        self.state.num_subjects
+    }
+
+    /// Whether the newest message of a key can go alone, so that an older one is the newest then: because it has a time
+    /// to live of its own, or because an operator may delete it.
+    pub(super) fn reverts(&self) -> bool {
+        self.number("max_msgs_per_subject") != 1 && (self.flag("allow_msg_ttl") || !self.flag("deny_delete"))
+    }
+
     /// The server that answered, which leads the stream.
     pub(super) fn leader(&self) -> Option<&str> {
         self.cluster.as_ref()?.leader.as_deref()
+    }
+
+    /// How long the server that answered has led the stream, by its own clock; none where it does
+    /// not tell.
+    pub(super) fn led_for(&self) -> Option<Duration> {
+        let since = parse_time(self.cluster.as_ref()?.leader_since.as_deref()?);
+        self.now().duration_since(since).ok()
     }
 
     /// When the last message was taken, by the server's clock.
@@ -133,32 +166,66 @@ impl StreamInfo {
     }
 }
 
-/// A bucket that exists, as this client needs to know it.
+/// A bucket that exists: its names, which never change, and its newest known settings.
 #[derive(Debug)]
 pub(super) struct Bucket {
     pub(super) name: String,
     pub(super) stream: String,
     pub(super) prefix: String,
+    settings: ArcSwap<Settings>,
+}
+
+/// The settings that promises depend on, as one answer of the server told them.
+///
+/// Another client or an operator may change them while handles are open.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    /// The server's clock when it answered.
+    as_of: SystemTime,
+    /// Tells the stream from an earlier one of the same name.
+    pub(super) created: SystemTime,
+    /// The last sequence of the stream.
+    pub(super) end: u64,
     pub(super) history: u8,
     pub(super) allow_direct: bool,
     pub(super) max_message_size: Option<usize>,
     pub(super) key_ttl: bool,
     pub(super) expiry_events: bool,
-    loses_newest: bool,
+    pub(super) loses_newest: bool,
     pub(super) tombstone_life: Option<Duration>,
-    /// The maximum age, where no marker tells of it.
-    pub(super) silent_expiry: Option<Duration>,
 }
 
 impl Bucket {
     fn new(name: &str, info: &StreamInfo) -> Self {
-        let config = info.store_config();
-        let history = config.history.unwrap_or(1);
-        let markers = info.duration("subject_delete_marker_ttl").is_some();
         Self {
             name: name.to_owned(),
             stream: stream_name(name),
             prefix: subject_prefix(name),
+            settings: ArcSwap::from_pointee(Settings::new(info)),
+        }
+    }
+
+    /// The newest known settings.
+    pub(super) fn settings(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
+    }
+
+    /// Takes over the settings in an answer of the server, unless a later answer came before.
+    pub(super) fn learn(&self, info: &StreamInfo) {
+        let newest = Arc::new(Settings::new(info));
+        self.settings.rcu(|known| Arc::clone(if newest.as_of >= known.as_of { &newest } else { known }));
+    }
+}
+
+impl Settings {
+    fn new(info: &StreamInfo) -> Self {
+        let config = info.store_config();
+        let history = config.history.unwrap_or(1);
+        let markers = info.duration("subject_delete_marker_ttl").is_some();
+        Self {
+            as_of: info.now(),
+            created: parse_time(&info.created),
+            end: info.last_sequence(),
             history,
             allow_direct: info.flag("allow_direct"),
             max_message_size: info.max_message_size(),
@@ -167,12 +234,9 @@ impl Bucket {
             expiry_events: markers,
             loses_newest: info.loses_newest(),
             tombstone_life: info.tombstone_life(),
-            silent_expiry: info.duration("max_age").filter(|_| !markers),
         }
     }
-}
 
-impl Bucket {
     /// Whether messages have room for an operation id.
     pub(super) fn has_operation_ids(&self) -> bool {
         self.max_message_size.is_none_or(|size| reserve(size) == HEADER_RESERVE)
@@ -182,6 +246,11 @@ impl Bucket {
     /// could not be told from a lost lock.
     pub(super) fn keeps_fences(&self) -> bool {
         self.has_operation_ids() && !self.loses_newest
+    }
+
+    /// Whether the newest message of a key may be removed without a client having asked for it.
+    pub(super) fn forgets_newest(&self) -> bool {
+        self.loses_newest || self.tombstone_life.is_some()
     }
 
     /// The largest value that fits, where a message may have `max_payload` bytes.
@@ -331,7 +400,12 @@ async fn update(
     // Only what was asked for is changed, so that what other clients set stays as it is.
     apply(link, &mut stream, config);
     let subject = format!("STREAM.UPDATE.{}", stream_name(name));
-    match link.api(OPERATION, &subject, &stream, deadline).await? {
+    let request = link.api_once(OPERATION, &subject, &stream, deadline);
+    let has_happened = |found: KvResult<StreamInfo>| match found {
+        Ok(changed) => differences(config, &changed).is_empty().then_some(Ok(changed)),
+        Err(error) => (!error.is_retryable()).then_some(Err(error)),
+    };
+    match ordered(link, OPERATION, name, request, has_happened, deadline).await? {
         Ok(changed) => Ok(changed),
         Err(error) if error.err_code == ApiError::STREAM_UPDATE_REFUSED => {
             let differences = differences(config, &found);
@@ -399,9 +473,47 @@ fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
 pub(super) async fn delete(link: &Link, name: &str, deadline: Deadline) -> KvResult<()> {
     const OPERATION: &str = "delete store";
     let subject = format!("STREAM.DELETE.{}", stream_name(name));
-    match link.api::<Value>(OPERATION, &subject, &json!({}), deadline).await? {
+    let nothing = json!({});
+    let request = link.api_once::<Value>(OPERATION, &subject, &nothing, deadline);
+    let has_happened = |found| match found {
+        Err(KvError::StoreNotFound { .. }) => Some(Ok(Value::Null)),
+        Err(error) if !error.is_retryable() => Some(Err(error)),
+        Ok(_) | Err(_) => None,
+    };
+    match ordered(link, OPERATION, name, request, has_happened, deadline).await? {
         Ok(_) => Ok(()),
         Err(error) => Err(error.into_error(OPERATION, name)),
+    }
+}
+
+/// The answer to an order about a stream that is sent once, because a copy that came late could
+/// undo what others did meanwhile. If the answer fails to come, the stream shows whether the order
+/// was carried out.
+async fn ordered<T>(
+    link: &Link,
+    operation: &'static str,
+    name: &str,
+    request: impl Future<Output = KvResult<Result<T, ApiError>>>,
+    has_happened: impl Fn(KvResult<StreamInfo>) -> Option<KvResult<T>>,
+    deadline: Deadline,
+) -> KvResult<Result<T, ApiError>> {
+    let looks = async {
+        loop {
+            tokio::time::sleep(first_patience(deadline)).await;
+            if let Some(outcome) = has_happened(info(link, operation, name, deadline).await) {
+                return outcome;
+            }
+        }
+    };
+    match select(pin!(request), pin!(looks)).await {
+        Either::Left((Err(error @ KvError::Unavailable { .. }), _)) => {
+            match has_happened(info(link, operation, name, deadline).await) {
+                Some(outcome) => outcome.map(Ok),
+                None => Err(error),
+            }
+        }
+        Either::Left((answer, _)) => answer,
+        Either::Right((outcome, _)) => outcome.map(Ok),
     }
 }
 

@@ -13,8 +13,8 @@ use super::link::{Link, LinkEvents, parse_version};
 use super::store::NatsStore;
 use crate::store::backoff;
 use crate::store::{
-    Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, ShutdownHooks, Store,
-    StoreConfig, check_store_name,
+    Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, OpenStores, Store,
+    StoreConfig, check_store_name, in_runtime,
 };
 
 const OPERATION: &str = "connect";
@@ -29,14 +29,17 @@ const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
 
 /// A connection to NATS, whose stores are JetStream key-value buckets.
 ///
-/// Cheap to clone. When the connection breaks it is made again, for ever, with jittered exponential pauses; until
-/// then operations wait for it up to their deadlines. It ends with [`shutdown`](Connection::shutdown), or when the last
-/// clone, store and watch of it is dropped.
+/// Cheap to clone. When the connection breaks it is made again, for ever, with jittered exponential
+/// pauses; until then operations wait for it up to their deadlines. It ends with
+/// [`shutdown`](Connection::shutdown), or when the last clone, store and watch of it is dropped, or
+/// with the tokio runtime that opened it: then everything on it answers [`KvError::NoRuntime`]. A
+/// program with several runtimes opens a connection in each, or keeps the first for as long as the
+/// connection is used.
 #[derive(Clone)]
 pub struct NatsConnection {
     link: Arc<Link>,
     config: Arc<NatsConnectionConfig>,
-    hooks: ShutdownHooks,
+    handles: Arc<OpenStores>,
 }
 
 /// Connects to NATS.
@@ -47,10 +50,11 @@ pub struct NatsConnection {
 /// # Errors
 /// [`KvError::InvalidConfig`] for settings that cannot work, unreadable files included; [`KvError::Unavailable`] where
 /// no server can be reached or answers in time; [`KvError::Unauthorized`] where the credentials are refused;
-/// [`KvError::ServerTooOld`] below 2.10.
+/// [`KvError::ServerTooOld`] below 2.10; [`KvError::NoRuntime`] outside of a tokio runtime.
 ///
 /// Dropping the future is safe.
 pub async fn nats_connect(config: NatsConnectionConfig) -> Result<NatsConnection, KvError> {
+    in_runtime(OPERATION)?;
     let limit = config.connect_timeout;
     let addresses = addresses(&config);
     match tokio::time::timeout_at(Deadline::after(limit).instant(), open(config)).await {
@@ -99,7 +103,7 @@ async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
         reason: "the connection ended at once".to_owned(),
         source: Some(Arc::new(error)),
     })?;
-    Ok(NatsConnection { link: Arc::new(link), config: Arc::new(config), hooks: ShutdownHooks::default() })
+    Ok(NatsConnection { link: Arc::new(link), config: Arc::new(config), handles: Arc::default() })
 }
 
 /// Checks one server's address.
@@ -274,7 +278,9 @@ impl Connection for NatsConnection {
             let bucket = bucket::open(&self.link, name, &config, self.deadline()).await?;
             let deadline = config.operation_deadline();
             let store = NatsStore::new(Arc::clone(&self.link), bucket, config.consistency);
-            Ok(Store::of_connection(Arc::new(store), deadline, &self.hooks))
+            let store = Store::new(Arc::new(store), deadline);
+            self.handles.add(&store);
+            Ok(store)
         })
     }
 
@@ -306,10 +312,9 @@ impl Connection for NatsConnection {
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>> {
         Box::pin(async move {
             let (operation, deadline) = ("shutdown", self.deadline());
-            if self.link.is_connected() {
-                // The other half is for the writes that are on their way.
-                self.hooks.run(Deadline::after(deadline.limit() / 2)).await;
-            }
+            in_runtime(operation)?;
+            // Half of the time is left for the flush.
+            let released = self.handles.close(Deadline::after(deadline.limit() / 2)).await;
             if !self.link.begin_close() {
                 let closed = async {
                     self.link.closed().await;
@@ -319,6 +324,10 @@ impl Connection for NatsConnection {
             }
             // Also where this future is dropped half-way.
             let ends = CloseOnDrop(&self.link);
+            if let Some(error) = self.link.over(operation) {
+                // What was not yet sent is lost.
+                return Err(error);
+            }
             let client = self.link.client();
             let flushed = if self.link.is_connected() {
                 let flush = async {
@@ -337,7 +346,7 @@ impl Connection for NatsConnection {
             drop(ends);
             // Ends the client's task. It fails only where that has ended already.
             let _ = tokio::time::timeout(deadline.limit(), client.drain()).await;
-            flushed
+            flushed.and(released)
         })
     }
 }

@@ -70,7 +70,7 @@ pub(super) enum Start {
 #[derive(Debug)]
 pub(super) enum Delivery {
     Message(Message, Place),
-    /// Nothing to deliver at the moment; the consumer is alive.
+    /// The consumer is alive and delivers nothing at the moment, which does not show that there is nothing to deliver.
     Idle,
     /// The consumer is gone, or something that it sent is. Make another one.
     Lost(&'static str),
@@ -97,9 +97,9 @@ pub(super) struct OrderedConsumer {
     heartbeat: Duration,
     /// Whether the last delivery was waited for, and so is of this moment; else it may have been lying there.
     fresh: bool,
-    /// Heartbeats since the last message.
-    idle: u32,
-    /// Messages that were waiting when it was created.
+    /// Whether it began with the newest message of each subject.
+    has_list: bool,
+    /// Messages that were waiting when it was created. The number is exact at that moment, and only then.
     pub(super) pending_at_start: u64,
     /// Whether the server has said that it is there.
     exists: bool,
@@ -110,7 +110,28 @@ pub(super) struct OrderedConsumer {
 impl OrderedConsumer {
     /// Creates the consumer `name`. Creating it twice with the same specification is harmless, so that a creation
     /// whose answer was lost can be repeated and leaves one consumer at most.
+    ///
+    /// A cluster may place it on a server that has just died, which never answers, however often the
+    /// same is asked for. So after a quarter of the deadline another is created, and the first deleted.
     pub(super) async fn create(
+        link: Arc<Link>,
+        operation: &'static str,
+        spec: &Spec,
+        name: String,
+        deadline: Deadline,
+    ) -> KvResult<Result<Self, ApiError>> {
+        let mut others = 0_u32;
+        loop {
+            let name = if others == 0 { name.clone() } else { format!("{name}-{others}") };
+            let share = deadline.at_most((deadline.limit() / 4).min(HEARTBEAT));
+            match Self::create_one(Arc::clone(&link), operation, spec, name, share).await {
+                Err(KvError::Timeout { .. }) if !deadline.remaining().is_zero() => others += 1,
+                created => return created,
+            }
+        }
+    }
+
+    async fn create_one(
         link: Arc<Link>,
         operation: &'static str,
         spec: &Spec,
@@ -147,11 +168,7 @@ impl OrderedConsumer {
         }
         let mark = link.up(operation, deadline).await?;
         let inbox = link.client().new_inbox();
-        let messages = link
-            .client()
-            .subscribe(format!("{inbox}.*"))
-            .await
-            .map_err(|error| send_error(operation, error))?;
+        let messages = link.subscribe(operation, format!("{inbox}.*")).await?;
         let request = json!({ "stream_name": spec.stream, "config": config });
         let subject = format!("CONSUMER.CREATE.{}.{name}", spec.stream);
         let pull_subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{name}", spec.stream);
@@ -172,7 +189,7 @@ impl OrderedConsumer {
             fresh: true,
             last_sequence: 0,
             heartbeat: SHORT_HEARTBEAT,
-            idle: 0,
+            has_list: spec.start == Start::LastPerSubject,
             pending_at_start: 0,
             exists: false,
             server: None,
@@ -236,7 +253,6 @@ impl OrderedConsumer {
                 return Some(Delivery::Lost("a message is missing"));
             }
             self.last_sequence = place.consumer_sequence;
-            self.idle = 0;
             return Some(Delivery::Message(message, place));
         }
         let Some(status) = message.status else {
@@ -248,7 +264,6 @@ impl OrderedConsumer {
         };
         if status == StatusCode::IDLE_HEARTBEAT {
             let delivered = header("Nats-Last-Consumer").unwrap_or(self.last_sequence);
-            self.idle += 1;
             return Some(if delivered == self.last_sequence {
                 Delivery::Idle
             } else {
@@ -283,19 +298,11 @@ impl OrderedConsumer {
         self.heartbeat = HEARTBEAT;
     }
 
-    /// Whether an idle consumer has delivered everything: the server counts nothing as pending, or has had nothing to
-    /// say for two heartbeats.
-    pub(super) async fn is_drained(&self, operation: &'static str, deadline: Deadline) -> KvResult<bool> {
-        #[derive(Deserialize)]
-        struct Info {
-            num_pending: u64,
-        }
-        if self.idle > 1 {
-            return Ok(true);
-        }
-        let subject = format!("CONSUMER.INFO.{}.{}", self.stream, self.name);
-        let info = self.link.api::<Info>(operation, &subject, &json!({}), deadline).await?;
-        Ok(info.is_ok_and(|info| info.num_pending == 0))
+    /// Whether a message that is removed before its turn may stop it. A server that keeps several messages of a subject
+    /// makes a list of the newest ones when it creates the consumer. It stops at each removed one, until something wakes
+    /// it, and says meanwhile that nothing is pending.
+    pub(super) fn may_stall(&self) -> bool {
+        self.has_list && self.last_sequence < self.pending_at_start
     }
 
     /// Takes over a limit that the server names, as in "Exceeded MaxRequestBatch of 100".
@@ -340,7 +347,7 @@ impl Drop for OrderedConsumer {
     /// Deletes the consumer on the server, without waiting. Where there is no runtime any more, the server does it by
     /// itself a little later.
     fn drop(&mut self) {
-        if self.link.is_closed() {
+        if self.link.is_over() {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -435,14 +442,6 @@ fn any_bucket_prefix() -> String {
 
 fn nanos(duration: Duration) -> Value {
     json!(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
-}
-
-fn send_error(operation: &'static str, error: async_nats::SubscribeError) -> KvError {
-    KvError::Unavailable {
-        operation,
-        reason: "the subscription could not be made".to_owned(),
-        source: Some(Arc::new(error)),
-    }
 }
 
 #[cfg(test)]

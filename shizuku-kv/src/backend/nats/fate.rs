@@ -29,21 +29,35 @@ pub(super) struct Evidence {
     pub(super) complete: bool,
     /// A message of the key may have reached its age since the write was sent, and left nothing behind.
     pub(super) may_have_aged: bool,
+    /// No copy of the write is on its way any more: the leader that shows this was elected after
+    /// the last was sent, and what an earlier leader has not passed on, it cannot any more.
+    pub(super) is_given_up: bool,
+    /// The stream had come to this sequence before the write was sent.
+    pub(super) known: u64,
 }
 
 /// The decision, without which a lost acknowledgement would be a guess.
 ///
-/// A compare-and-swap whose expected sequence is still the newest has not taken effect, and repeating it is safe: of all
-/// its copies one takes effect at most, however late the first arrives. One that expects no message at all is the
-/// exception where messages age: it may have taken effect and be gone. A compare-and-swap that was overtaken cannot take
-/// effect any more; whether it had done so before can be told only if everything since is still there. A write without
-/// expectation is never repeated: its first copy may still be on its way, in a proxy or a stopped server, and would then
-/// take effect a second time, over what others wrote meanwhile.
+/// A compare-and-swap whose expected sequence is still the newest has not taken effect, and
+/// repeating it is safe: of all its copies one takes effect at most, however late the first
+/// arrives. One that expects no message at all is the exception where messages age: it may have
+/// taken effect and be gone. A compare-and-swap that was overtaken cannot take effect any more;
+/// whether it had done so before can be told only if everything since is still there.
+///
+/// A write without expectation is not repeated while its first copy may be on its way, in a proxy
+/// or a stopped server: it would take effect a second time, over what others wrote meanwhile. It is
+/// repeated only if the stream has another leader since, so that no copy is left, and the newest
+/// message of the key is older than the write, so that none has landed.
 pub(super) fn decide(expect: Expect, evidence: &Evidence) -> Fate {
     match expect {
         Expect::Exactly(0) if evidence.newest == 0 && evidence.may_have_aged => Fate::Unknown,
         Expect::Exactly(expected) if evidence.newest == expected => Fate::NotYet,
         Expect::Exactly(_) if evidence.complete => Fate::Lost(evidence.newest),
+        Expect::Anything
+            if evidence.is_given_up && !evidence.may_have_aged && evidence.newest <= evidence.known =>
+        {
+            Fate::NotYet
+        }
         _ => Fate::Unknown,
     }
 }
@@ -53,7 +67,7 @@ mod tests {
     use super::*;
 
     fn evidence(newest: u64) -> Evidence {
-        Evidence { newest, complete: false, may_have_aged: false }
+        Evidence { newest, complete: false, may_have_aged: false, is_given_up: false, known: 0 }
     }
 
     #[test]
@@ -75,9 +89,16 @@ mod tests {
     }
 
     #[test]
-    fn a_write_without_expectation_is_never_repeated() {
-        for evidence in [evidence(0), evidence(7), Evidence { complete: true, ..evidence(7) }] {
+    fn a_write_without_expectation_is_repeated_only_if_no_copy_is_left() {
+        for evidence in [evidence(0), evidence(7), Evidence { complete: true, known: 9, ..evidence(7) }] {
             assert_eq!(decide(Expect::Anything, &evidence), Fate::Unknown);
         }
+        let given_up = |newest| Evidence { is_given_up: true, known: 7, ..evidence(newest) };
+        assert_eq!(decide(Expect::Anything, &given_up(7)), Fate::NotYet);
+        assert_eq!(decide(Expect::Anything, &given_up(0)), Fate::NotYet);
+        // It may have landed before that one.
+        assert_eq!(decide(Expect::Anything, &given_up(8)), Fate::Unknown);
+        let aged = Evidence { may_have_aged: true, ..given_up(0) };
+        assert_eq!(decide(Expect::Anything, &aged), Fate::Unknown);
     }
 }

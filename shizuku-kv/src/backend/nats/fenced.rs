@@ -4,6 +4,8 @@
 //! the write only then. So what was compared holds at the moment of the write, also where a leader answered that is none
 //! any more. Where somebody wrote in between, it begins again.
 
+use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -102,21 +104,40 @@ impl StoreCore {
     ) -> KvResult<VersionToken> {
         let write = write.under(token);
         let (operation, key) = (write.operation(), write.key());
+        let decide = |newest: Option<StreamMessage>| {
+            let admission = admit(wanted, token, newest.as_ref().map(Newest::from));
+            let sequence = admission.sequence(key, token)?;
+            Ok(ControlFlow::<Infallible, Write>::Continue(write.clone().over(sequence)))
+        };
+        match self.look_and_swap(operation, key, decide, deadline).await? {
+            ControlFlow::Continue(version) => Ok(version),
+            ControlFlow::Break(never) => match never {},
+        }
+    }
+
+    /// Looks at the newest message of a key, and writes what follows from it over exactly that
+    /// message; again if another message came in between. Breaks if nothing is to be written.
+    async fn look_and_swap<T>(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        decide: impl Fn(Option<StreamMessage>) -> KvResult<ControlFlow<T, Write>>,
+        deadline: Deadline,
+    ) -> KvResult<ControlFlow<T, VersionToken>> {
         let mut pauses = backoff(Duration::from_millis(1), Duration::from_millis(100));
         loop {
             let look = self.newest_of_leader(operation, key, deadline);
             let not_yet = match deadline.bound(operation, Some(key), look).await {
-                Ok(newest) => {
-                    let admission = admit(wanted, token, newest.as_ref().map(Newest::from));
-                    let sequence = admission.sequence(key, token)?;
-                    match self.write(write.clone().over(sequence), deadline).await {
+                Ok(newest) => match decide(newest)? {
+                    ControlFlow::Break(nothing) => return Ok(ControlFlow::Break(nothing)),
+                    ControlFlow::Continue(write) => match self.write(write, deadline).await {
                         // Somebody wrote in between. Whether that was a newer holder is for the next look to tell.
                         Err(KvError::RevisionMismatch { .. } | KvError::AlreadyExists { .. }) => {
                             deadline.timeout(operation, Some(key))
                         }
-                        result => return result,
-                    }
-                }
+                        result => return result.map(ControlFlow::Continue),
+                    },
+                },
                 // A cluster without a leader may have one in a moment.
                 Err(error @ KvError::Unavailable { .. }) => error,
                 Err(error) => return Err(error),
@@ -175,6 +196,40 @@ impl KvFenced for NatsStore {
         // it the token.
         let write = Write::deletion("fenced delete", key, KvOperation::Delete);
         Box::pin(self.0.write_fenced(write, token, Wanted::Anything, deadline))
+    }
+
+    fn raise<'a>(
+        &'a self,
+        key: &'a Key,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<FencingToken>> {
+        const OPERATION: &str = "raise";
+        let decide = move |newest: Option<StreamMessage>| {
+            if let Some(fence) =
+                newest.as_ref().and_then(|newest| newest.fence).filter(|fence| *fence >= token)
+            {
+                return Ok(ControlFlow::Break(fence));
+            }
+            let sequence = newest.as_ref().map_or(0, |newest| newest.sequence);
+            let write = match newest.filter(|newest| !newest.operation.is_deletion()) {
+                Some(value) if value.expires => {
+                    return Err(KvError::Unsupported {
+                        operation: OPERATION,
+                        reason: format!("key {key} has a time to live, and its token would expire with it"),
+                    });
+                }
+                Some(value) => Write::put(OPERATION, key, value.value),
+                None => Write::deletion(OPERATION, key, KvOperation::Delete),
+            };
+            Ok(ControlFlow::Continue(write.under(token).over(sequence)))
+        };
+        Box::pin(async move {
+            match self.0.look_and_swap(OPERATION, key, decide, deadline).await? {
+                ControlFlow::Break(fence) => Ok(fence),
+                ControlFlow::Continue(_) => Ok(token),
+            }
+        })
     }
 }
 

@@ -6,15 +6,19 @@
 //! look. Of one that was made elsewhere it is known only by asking the leader whether there is anything newer. It is
 //! asked where the state seems to be complete, and not before: mostly once.
 
+use std::collections::BTreeMap;
+
 use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::store::StoreCore;
 use super::wire::Place;
 use crate::store::{Deadline, KvResult};
 
-/// Questions on their way at a time, one for each filter.
-const IN_FLIGHT: usize = 32;
+/// Maximum number of questions on their way at a time.
+pub(super) const IN_FLIGHT: usize = 64;
 
 /// How far behind a consumer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +66,58 @@ pub(super) async fn newest(
         .buffer_unordered(IN_FLIGHT)
         .try_fold(0, |newest, sequence| async move { Ok(newest.max(sequence)) })
         .await
+}
+
+/// The subjects under the filters that have a message, from the leader.
+///
+/// The server answers in pages of 100,000 in the order of the names, and each page is of its own moment. A subject that
+/// has messages throughout is in one of them.
+pub(super) async fn subjects(
+    core: &StoreCore,
+    operation: &'static str,
+    filters: &[String],
+    deadline: Deadline,
+) -> KvResult<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Info {
+        #[serde(default)]
+        total: usize,
+        state: Page,
+    }
+    #[derive(Deserialize)]
+    struct Page {
+        subjects: Option<BTreeMap<String, IgnoredAny>>,
+    }
+    let info = format!("STREAM.INFO.{}", core.bucket.stream);
+    let mut all = Vec::new();
+    for filter in filters {
+        let mut names = BTreeMap::new();
+        loop {
+            // Pages overlap by one name: where they do not, names before it have gone meanwhile, and others have moved
+            // from the next page into one that was read before.
+            let offset = names.len().saturating_sub(1);
+            let query = json!({ "subjects_filter": filter, "offset": offset });
+            let answer = core.link.api::<Info>(operation, &info, &query, deadline).await?;
+            let answer = answer.map_err(|error| error.into_error(operation, &core.bucket.name))?;
+            let mut page = answer.state.subjects.unwrap_or_default();
+            let is_last = offset + page.len() >= answer.total || page.is_empty();
+            let has_gap = match (names.last_key_value(), page.first_key_value()) {
+                (Some((last, _)), Some((first, _))) => first > last,
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+            if has_gap {
+                names.clear();
+                continue;
+            }
+            names.append(&mut page);
+            if is_last {
+                break;
+            }
+        }
+        all.extend(names.into_keys());
+    }
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -6,15 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
-use async_nats::{Client, Event, Message, ServerError, StatusCode, SubscribeError};
+use async_nats::{Client, Event, Message, PublishError, ServerError, StatusCode, SubscribeError, Subscriber};
+use backon::ExponentialBackoff;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::requests::Requests;
-use crate::store::{Deadline, ErrorSource, KvError, KvResult};
+use super::requests::{Copies, Requests};
+use crate::store::timer::{sleep, sleep_until, timeout_at};
+use crate::store::{Deadline, KvError, KvResult, backoff, in_runtime};
 
 /// How often the state of the client is looked at beside its events, one of which can get lost when many come at once.
 const STATE_POLL: Duration = Duration::from_millis(50);
@@ -26,12 +30,36 @@ struct LinkState {
     epoch: u64,
     /// The owner is shutting the connection down: what is on its way may end, nothing begins.
     closing: bool,
-    /// The connection is shut down.
-    closed: bool,
+    /// Why nothing on this connection can succeed any more.
+    over: Option<Over>,
     /// Counts refusals for lack of permission.
     refusals: u64,
     /// The last refusals, the newest in front. Each names a subject, not a request.
     refused: VecDeque<Arc<str>>,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// Its owner shut it down.
+    ShutDown,
+    /// The runtime that opened it has ended, and with it the tasks that carry its bytes.
+    RuntimeEnded,
+}
+
+impl LinkState {
+    /// The error of an operation that begins now; none while it may begin.
+    fn error(&self, operation: &'static str) -> Option<KvError> {
+        match self.over {
+            Some(Over::RuntimeEnded) => Some(KvError::NoRuntime {
+                operation,
+                reason: "the tokio runtime that opened this connection has ended; open the connection in the runtime \
+                         that uses it",
+            }),
+            Some(Over::ShutDown) => Some(KvError::Closed { operation }),
+            None => self.closing.then_some(KvError::Closed { operation }),
+        }
+    }
 }
 
 /// Refusals that are kept: as many requests can be refused at the same time and all be told.
@@ -60,6 +88,19 @@ pub(super) struct LinkEvents(Arc<watch::Sender<LinkState>>);
 impl LinkEvents {
     pub(super) fn new() -> Self {
         Self(Arc::new(watch::Sender::new(LinkState::default())))
+    }
+
+    /// Ends the connection with the tasks that carried it, unless it was shut down before.
+    pub(super) fn end_with_runtime(&self) {
+        self.end(Over::RuntimeEnded);
+    }
+
+    fn end(&self, over: Over) {
+        self.0.send_if_modified(|state| {
+            let is_first = state.over.is_none();
+            state.over.get_or_insert(over);
+            is_first
+        });
     }
 
     pub(super) fn on_event(&self, event: &Event) {
@@ -98,6 +139,7 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
+    pub(super) const NO_META_LEADER: u64 = 10008;
     pub(super) const MESSAGE_NOT_FOUND: u64 = 10037;
     pub(super) const STREAM_NOT_FOUND: u64 = 10059;
     pub(super) const STREAM_NAME_IN_USE: u64 = 10058;
@@ -145,7 +187,7 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) async fn open(client: Client, events: LinkEvents) -> Result<Self, SubscribeError> {
-        let requests = Requests::open(&client).await?;
+        let requests = Requests::open(&client, events.clone()).await?;
         Ok(Self {
             client,
             requests,
@@ -164,10 +206,10 @@ impl Link {
         &self.requests
     }
 
-    /// Waits until the connection is shut down.
+    /// Waits until the connection is over.
     pub(super) async fn closed(&self) {
         // The sender lives in this very struct, so waiting does not fail.
-        let _ = self.events.0.subscribe().wait_for(|state| state.closed).await;
+        let _ = self.events.0.subscribe().wait_for(|state| state.over.is_some()).await;
     }
 
     /// Lets nothing begin any more. Whether this was the first to do so.
@@ -178,7 +220,7 @@ impl Link {
     /// Ends what is still on its way.
     pub(super) fn close(&self) {
         // In this order, so that whoever finds that no answer will come also finds why.
-        self.events.0.send_modify(|state| state.closed = true);
+        self.events.0.send_modify(|state| state.over = Some(Over::ShutDown));
         self.requests.end();
     }
 
@@ -186,14 +228,48 @@ impl Link {
         self.client.connection_state() == State::Connected
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.events.0.borrow().closed
+    /// Whether nothing on this connection can succeed any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.events.0.borrow().over.is_some()
+    }
+
+    /// What an operation answers if the connection is over; none while it is not.
+    pub(super) fn over(&self, operation: &'static str) -> Option<KvError> {
+        let state = self.events.0.borrow();
+        state.over.and_then(|_| state.error(operation))
+    }
+
+    /// The error of something that the client did not take.
+    pub(super) fn not_sent(&self, operation: &'static str, reason: &str, error: PublishError) -> KvError {
+        if error.kind() == PublishErrorKind::Send {
+            // Its task has ended. So has ours, or will in a moment.
+            self.events.end_with_runtime();
+        }
+        self.over(operation).unwrap_or_else(|| KvError::Unavailable {
+            operation,
+            reason: reason.to_owned(),
+            source: Some(Arc::new(error)),
+        })
+    }
+
+    /// Subscribes to a subject that is valid.
+    pub(super) async fn subscribe(&self, operation: &'static str, subject: String) -> KvResult<Subscriber> {
+        self.client.subscribe(subject).await.map_err(|error| {
+            self.events.end_with_runtime();
+            self.over(operation).unwrap_or_else(|| KvError::Unavailable {
+                operation,
+                reason: "the subscription could not be made".to_owned(),
+                source: Some(Arc::new(error)),
+            })
+        })
     }
 
     /// An id that no other operation of any client has.
     pub(super) fn next_id(&self) -> String {
         let number = self.operations.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}{number:x}", self.operation_prefix)
+        // Of one width: the server counts headers, so that a bucket that is full takes a value of
+        // the same size only if they have not become longer.
+        format!("{:016x}{number:08x}", self.operation_prefix)
     }
 
     /// Whether the server is at least of this version; one that cannot be read counts as old.
@@ -203,29 +279,28 @@ impl Link {
 
     /// Waits for the connection to be up.
     pub(super) async fn up(&self, operation: &'static str, deadline: Deadline) -> KvResult<Mark> {
-        let (mark, closing) = self.mark();
-        if closing {
-            return Err(KvError::Closed { operation });
-        }
+        let mark = self.mark(operation)?;
         if self.is_connected() {
             return Ok(mark);
         }
         self.come_up(operation, deadline).await
     }
 
-    fn mark(&self) -> (Mark, bool) {
+    /// This moment, unless nothing may begin any more.
+    fn mark(&self, operation: &'static str) -> KvResult<Mark> {
         let state = self.events.0.borrow();
-        (Mark { epoch: state.epoch, refusals: state.refusals }, state.closing)
+        match state.error(operation) {
+            None => Ok(Mark { epoch: state.epoch, refusals: state.refusals }),
+            Some(error) => Err(error),
+        }
     }
 
     async fn come_up(&self, operation: &'static str, deadline: Deadline) -> KvResult<Mark> {
+        in_runtime(operation)?;
         let mut state = self.events.0.subscribe();
         loop {
             state.mark_unchanged();
-            let (mark, closing) = self.mark();
-            if closing {
-                return Err(KvError::Closed { operation });
-            }
+            let mark = self.mark(operation)?;
             if self.is_connected() {
                 return Ok(mark);
             }
@@ -238,8 +313,13 @@ impl Link {
                 });
             }
             // Either is a reason to look again.
-            let _ = tokio::time::timeout(left.min(STATE_POLL), state.changed()).await;
+            let _ = timeout_at(Instant::now() + left.min(STATE_POLL), state.changed()).await;
         }
+    }
+
+    /// Whether the connection is the same as it was then.
+    pub(super) fn is_unbroken(&self, mark: Mark) -> bool {
+        self.is_connected() && self.events.0.borrow().epoch == mark.epoch
     }
 
     /// Waits until what was sent to `subject` after `mark` will get no answer.
@@ -250,8 +330,8 @@ impl Link {
             state.refused.iter().take(new).find(about_us).cloned()
         };
         let mut state = self.events.0.subscribe();
-        let interrupted =
-            state.wait_for(|state| state.epoch != mark.epoch || state.closed || refusal(state).is_some());
+        let interrupted = state
+            .wait_for(|state| state.epoch != mark.epoch || state.over.is_some() || refusal(state).is_some());
         match interrupted.await.as_deref().map(refusal) {
             Ok(Some(text)) => Interruption::Refused(text),
             // The sender lives in this very struct, so waiting does not fail.
@@ -259,41 +339,22 @@ impl Link {
         }
     }
 
-    /// A request that may be sent again when the connection breaks, since it changes nothing. Waits for an answer as
-    /// long as it is polled: the deadline is the caller's, who has a timer for it already.
-    pub(super) async fn request(
-        &self,
+    /// A request that may be sent again, because it changes nothing or the same twice.
+    pub(super) fn asking<'a>(
+        &'a self,
         operation: &'static str,
-        subject: &str,
+        subject: &'a str,
         payload: Bytes,
         deadline: Deadline,
-    ) -> KvResult<Answer> {
-        loop {
-            let mark = self.up(operation, deadline).await?;
-            let ask = async {
-                match self.requests.ask(subject.to_owned(), payload.clone()).await {
-                    Ok(waiting) => Ok(waiting.await),
-                    Err(error) => Err(error),
-                }
-            };
-            tokio::select! {
-                biased;
-                answer = ask => {
-                    let (reason, source) = match answer {
-                        Ok(Some(message)) if has_no_responders(&message) => return Ok(Answer::NobodyThere),
-                        Ok(Some(message)) => return Ok(Answer::Message(message)),
-                        _ if self.is_closed() => return Err(KvError::Closed { operation }),
-                        Ok(None) => ("the connection ended before the answer came", None),
-                        Err(error) => ("the request could not be sent", Some(Arc::new(error) as ErrorSource)),
-                    };
-                    return Err(KvError::Unavailable { operation, reason: reason.to_owned(), source });
-                }
-                interruption = self.interrupted(mark, subject) => {
-                    if let Interruption::Refused(text) = interruption {
-                        return Err(KvError::Unauthorized { operation, reason: text.to_string() });
-                    }
-                }
-            }
+    ) -> Asking<'a> {
+        Asking {
+            link: self,
+            operation,
+            subject,
+            payload,
+            deadline,
+            copies: Copies::default(),
+            is_single: false,
         }
     }
 
@@ -304,6 +365,29 @@ impl Link {
         subject: &str,
         payload: &impl Serialize,
         deadline: Deadline,
+    ) -> KvResult<Result<T, ApiError>> {
+        self.ask_api(operation, subject, payload, deadline, false).await
+    }
+
+    /// The same for a request that would do harm if a copy arrived late: none is sent while another
+    /// may be on its way.
+    pub(super) async fn api_once<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        payload: &impl Serialize,
+        deadline: Deadline,
+    ) -> KvResult<Result<T, ApiError>> {
+        self.ask_api(operation, subject, payload, deadline, true).await
+    }
+
+    async fn ask_api<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        payload: &impl Serialize,
+        deadline: Deadline,
+        is_single: bool,
     ) -> KvResult<Result<T, ApiError>> {
         let malformed = |source: serde_json::Error| KvError::Backend {
             operation,
@@ -317,24 +401,145 @@ impl Link {
         };
         let payload = serde_json::to_vec(payload).map_err(malformed)?;
         let subject = format!("$JS.API.{subject}");
-        // A moment later than whoever waits for this and knows the key.
-        let latest = deadline.instant() + Duration::from_millis(20);
-        let request = self.request(operation, &subject, payload.into(), deadline);
-        let answer = tokio::time::timeout_at(latest, request)
-            .await
-            .unwrap_or_else(|_| Err(deadline.timeout(operation, None)))?;
-        match answer {
-            Answer::Message(message) => match serde_json::from_slice(&message.payload).map_err(malformed)? {
-                ApiAnswer::Granted(answer) => Ok(Ok(answer)),
-                ApiAnswer::Refused { error } => Ok(Err(error)),
-            },
-            Answer::NobodyThere => Err(KvError::Unavailable {
-                operation,
-                reason: "JetStream is not enabled, or does not answer: start the server with `-js` or a `jetstream {}` block, and \
-                         enable it for the account"
-                    .to_owned(),
-                source: None,
-            }),
+        let mut asking = Asking { is_single, ..self.asking(operation, &subject, payload.into(), deadline) };
+        let mut pauses: Option<ExponentialBackoff> = None;
+        loop {
+            let answer = asking.answer().await;
+            if matches!(answer, Err(KvError::Timeout { .. })) && !self.client.server_info().jetstream {
+                // While a client subscribes to everything, the server does not say that nobody
+                // listens.
+                return Err(no_jetstream(operation));
+            }
+            let error = match answer? {
+                Answer::Message(message) => {
+                    match serde_json::from_slice(&message.payload).map_err(malformed)? {
+                        ApiAnswer::Granted(answer) => return Ok(Ok(answer)),
+                        ApiAnswer::Refused { error } => error,
+                    }
+                }
+                Answer::NobodyThere => return Err(no_jetstream(operation)),
+            };
+            let pauses =
+                pauses.get_or_insert_with(|| backoff(Duration::from_millis(50), Duration::from_millis(500)));
+            let pause = pauses.next().unwrap_or_default();
+            if error.err_code != ApiError::NO_META_LEADER || deadline.remaining() <= pause {
+                return Ok(Err(error));
+            }
+            // The cluster elects who decides on streams and consumers, which takes a moment.
+            sleep(pause).await;
+            asking.copies = Copies::default();
+        }
+    }
+}
+
+fn no_jetstream(operation: &'static str) -> KvError {
+    KvError::Unavailable {
+        operation,
+        reason: "JetStream is not enabled, or does not answer: start the server with `-js` or a `jetstream {}` block, and \
+                 enable it for the account"
+            .to_owned(),
+        source: None,
+    }
+}
+
+/// How long the first copy of a request waits for its answer before another is sent: an eighth of
+/// the deadline, so that the deadline has room for several.
+///
+/// A stream without a leader answers nothing, also later when it has one (5 to 8 s after a leader
+/// was killed).
+pub(super) fn first_patience(deadline: Deadline) -> Duration {
+    (deadline.limit() / 8).clamp(Duration::from_millis(100), Duration::from_secs(1))
+}
+
+/// How long the later copies of a request wait. Jittered, because all clients lost the leader at
+/// the same moment.
+fn later_patience(deadline: Deadline) -> ExponentialBackoff {
+    let first = first_patience(deadline) * 2;
+    backoff(first, (deadline.limit() / 4).clamp(first, Duration::from_secs(2)))
+}
+
+/// How much later than its deadline a request ends: a moment after whoever waits for it and knows
+/// the key.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// A request on its way, in as many copies as it takes to get an answer. Dropping it gives it up.
+pub(super) struct Asking<'a> {
+    link: &'a Link,
+    operation: &'static str,
+    subject: &'a str,
+    payload: Bytes,
+    deadline: Deadline,
+    copies: Copies,
+    /// No second copy while there may be a first.
+    is_single: bool,
+}
+
+impl Asking<'_> {
+    pub(super) fn operation(&self) -> &'static str {
+        self.operation
+    }
+
+    /// Sends copies until one is answered, each after the one before has had a part of the
+    /// deadline.
+    ///
+    /// # Errors
+    /// Returns [`KvError::Timeout`] if the deadline passed.
+    pub(super) async fn answer(&mut self) -> KvResult<Answer> {
+        let mut patience =
+            if self.is_single { self.deadline.remaining() + GRACE } else { first_patience(self.deadline) };
+        let mut later: Option<ExponentialBackoff> = None;
+        loop {
+            if let Some(answer) = self.attempt(patience).await? {
+                return Ok(answer);
+            }
+            if self.deadline.remaining().is_zero() {
+                return Err(self.deadline.timeout(self.operation, None));
+            }
+            let later = later.get_or_insert_with(|| later_patience(self.deadline));
+            patience = later.next().unwrap_or(patience);
+        }
+    }
+
+    /// Sends one copy, again if the connection breaks, and waits for an answer to any of them. None
+    /// if the time has passed.
+    pub(super) async fn attempt(&mut self, patience: Duration) -> KvResult<Option<Answer>> {
+        let Self { link, operation, subject, ref payload, deadline, ref mut copies, is_single } = *self;
+        in_runtime(operation)?;
+        let silence = (Instant::now() + patience).min(deadline.instant() + GRACE);
+        loop {
+            let mark = link.up(operation, deadline).await?;
+            let ask = async {
+                link.requests.ask(copies, subject.to_owned(), payload.clone()).await?;
+                Ok::<_, PublishError>(copies.answer().await)
+            };
+            tokio::select! {
+                biased;
+                answer = ask => return match answer {
+                    Ok(Some(message)) if has_no_responders(&message) => Ok(Some(Answer::NobodyThere)),
+                    Ok(Some(message)) => Ok(Some(Answer::Message(message))),
+                    Ok(None) => Err(link.over(operation).unwrap_or_else(|| KvError::Unavailable {
+                        operation,
+                        reason: "the connection ended before the answer came".to_owned(),
+                        source: None,
+                    })),
+                    Err(error) => Err(link.not_sent(operation, "the request could not be sent", error)),
+                },
+                interruption = link.interrupted(mark, subject) => {
+                    if let Interruption::Refused(text) = interruption {
+                        return Err(KvError::Unauthorized { operation, reason: text.to_string() });
+                    }
+                    if is_single {
+                        return Err(link.over(operation).unwrap_or_else(|| KvError::Unavailable {
+                            operation,
+                            reason: "the connection broke before the answer came, so that it may have happened".to_owned(),
+                            source: None,
+                        }));
+                    }
+                    // Nothing that was sent before is answered.
+                    *copies = Copies::default();
+                }
+                () = sleep_until(silence) => return Ok(None),
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Kept from one message to the next. A timer and a listener that are made anew for each cost more than the message does.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::runtime;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::link::{Interruption, Link, Mark};
+use crate::store::timer::current_runtime;
 
 pub(super) struct Lookout {
     interruption: Fuse<Pin<Box<dyn Future<Output = Interruption> + Send + Sync>>>,
@@ -36,7 +38,7 @@ impl Lookout {
         Self {
             interruption: interruption.fuse(),
             silence: Box::pin(sleep_until(Instant::now())),
-            runtime: current(),
+            runtime: current_runtime(),
         }
     }
 
@@ -44,15 +46,19 @@ impl Lookout {
     /// nothing either. Dropping the future is safe.
     pub(super) async fn trouble(&mut self, patience: Duration) -> Trouble {
         let due = Instant::now() + patience;
-        if self.runtime != current() {
-            // The timer of a runtime that has ended panics.
-            (self.silence, self.runtime) = (Box::pin(sleep_until(due)), current());
-        }
         loop {
+            let silence = poll_fn(|context| {
+                let here = current_runtime();
+                if here != self.runtime {
+                    // The timer of a runtime that has ended panics.
+                    (self.silence, self.runtime) = (Box::pin(sleep_until(due)), here);
+                }
+                self.silence.as_mut().poll(context)
+            });
             tokio::select! {
                 biased;
                 interruption = &mut self.interruption => return Trouble::Interrupted(interruption),
-                () = &mut self.silence => {
+                () = silence => {
                     if Instant::now() >= due {
                         return Trouble::Silence;
                     }
@@ -61,10 +67,6 @@ impl Lookout {
             }
         }
     }
-}
-
-fn current() -> Option<runtime::Id> {
-    Some(runtime::Handle::try_current().ok()?.id())
 }
 
 impl fmt::Debug for Lookout {

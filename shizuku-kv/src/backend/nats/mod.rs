@@ -15,6 +15,7 @@
 //! | `store` | reading |
 //! | `writer`, `write` | writing: the operations, and one write on its way |
 //! | `fenced` | writing under a lock: a look at the newest token, and a swap |
+//! | `figures` | how many keys have an entry, from the leader |
 //! | `fate` | what became of a write whose acknowledgement was lost |
 //! | `consumer` | an ordered pull consumer: every message once and in order, or the word that it was lost |
 //! | `lookout` | what may come to it in the place of a message |
@@ -29,6 +30,7 @@ mod connection;
 mod consumer;
 mod fate;
 mod fenced;
+mod figures;
 mod leader;
 mod link;
 mod lookout;

@@ -5,6 +5,7 @@
 //! to one subscription here, a task hands each to who waits for it, and the entry goes with the future that waits.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -16,9 +17,15 @@ use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::AbortHandle;
 
+use super::link::LinkEvents;
+
 /// Writes of a connection on their way at a time. Others wait for their turn, so that a flood of them does not overrun
 /// the server, which drops what it cannot queue.
 const WRITES_IN_FLIGHT: u32 = 5000;
+
+/// Maximum number of second copies of requests on their way at a time, so that a connection that is
+/// silent as a whole is not filled with them.
+const COPIES_IN_FLIGHT: usize = 256;
 
 /// The requests of one client.
 #[derive(Debug)]
@@ -28,26 +35,43 @@ pub(super) struct Requests {
     inbox: String,
     table: Arc<Table>,
     writes: Arc<Semaphore>,
+    copies: Arc<Semaphore>,
     router: AbortHandle,
 }
 
 impl Requests {
     /// Subscribes to the answers. The task that hands them out runs on this runtime, as the client's own do: where it
     /// ends, so does the client.
-    pub(super) async fn open(client: &Client) -> Result<Self, SubscribeError> {
+    pub(super) async fn open(client: &Client, events: LinkEvents) -> Result<Self, SubscribeError> {
         let inbox = client.new_inbox() + ".";
         let answers = client.subscribe(format!("{inbox}*")).await?;
         let table = Arc::<Table>::default();
-        let router = tokio::spawn(route(answers, EndOnDrop(Arc::clone(&table)))).abort_handle();
+        let end = EndOnDrop { table: Arc::clone(&table), events };
+        let router = tokio::spawn(route(answers, end)).abort_handle();
         let writes = Arc::new(Semaphore::new(WRITES_IN_FLIGHT as usize));
-        Ok(Self { client: client.clone(), inbox, table, writes, router })
+        let copies = Arc::new(Semaphore::new(COPIES_IN_FLIGHT));
+        Ok(Self { client: client.clone(), inbox, table, writes, copies, router })
     }
 
-    /// Sends a request.
-    pub(super) async fn ask(&self, subject: String, payload: Bytes) -> Result<Waiting, PublishError> {
-        let waiting = self.table.enter(None);
+    /// Sends a request, or another copy of one that was sent before. Without a turn for another copy,
+    /// nothing is sent.
+    pub(super) async fn ask(
+        &self,
+        copies: &mut Copies,
+        subject: String,
+        payload: Bytes,
+    ) -> Result<(), PublishError> {
+        let mut turn = None;
+        if copies.first.is_some() {
+            turn = Arc::clone(&self.copies).try_acquire_owned().ok();
+            if turn.is_none() {
+                return Ok(());
+            }
+        }
+        let waiting = self.table.enter(turn);
         self.client.publish_with_reply(subject, self.reply_to(&waiting), payload).await?;
-        Ok(waiting)
+        copies.add(waiting);
+        Ok(())
     }
 
     /// Sends a write when it is its turn. One that is sent after another also arrives after it.
@@ -90,18 +114,24 @@ impl Drop for Requests {
 }
 
 /// Hands out the answers until there will be no more.
-async fn route(mut answers: Subscriber, table: EndOnDrop) {
+async fn route(mut answers: Subscriber, end: EndOnDrop) {
     while let Some(message) = answers.next().await {
-        table.0.answer(message);
+        end.table.answer(message);
     }
 }
 
 /// Also where the task is dropped with its runtime.
-struct EndOnDrop(Arc<Table>);
+struct EndOnDrop {
+    table: Arc<Table>,
+    events: LinkEvents,
+}
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        self.0.end();
+        // In this order, so that whoever finds that no answer will come also finds why. Nothing
+        // else ends the task but a shutdown, which says so before.
+        self.events.end_with_runtime();
+        self.table.end();
     }
 }
 
@@ -188,6 +218,36 @@ impl Future for Waiting {
         // Whoever sent it, or dropped the sender, has taken the entry out.
         self.answer = None;
         Poll::Ready(answer.ok())
+    }
+}
+
+/// The copies of one request that wait for an answer: the first, whose answer comes first if the server
+/// is slow, and the last, which is answered if the first was lost.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    first: Option<Waiting>,
+    last: Option<Waiting>,
+}
+
+impl Copies {
+    fn add(&mut self, copy: Waiting) {
+        match self.first {
+            None => self.first = Some(copy),
+            Some(_) => self.last = Some(copy),
+        }
+    }
+
+    /// The first answer to any of them; none where no answer will come.
+    pub(super) async fn answer(&mut self) -> Option<Message> {
+        poll_fn(|context| {
+            let mut all = self.first.iter_mut().chain(&mut self.last);
+            let ready = all.find_map(|copy| match Pin::new(copy).poll(context) {
+                Poll::Ready(answer) => Some(answer),
+                Poll::Pending => None,
+            });
+            ready.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
 }
 
@@ -282,7 +342,7 @@ mod tests {
         let table = Arc::<Table>::default();
         let (answered, early) = (table.enter(None), table.enter(None));
         table.answer(answer_to(0));
-        drop(EndOnDrop(Arc::clone(&table)));
+        drop(EndOnDrop { table: Arc::clone(&table), events: LinkEvents::new() });
         assert!(answered.now_or_never().flatten().is_some());
         assert!(matches!(early.now_or_never(), Some(None)));
         assert!(matches!(table.enter(None).now_or_never(), Some(None)));

@@ -1,19 +1,32 @@
-//! Listings: what a consumer has to deliver, up to the end.
+//! Listings: what a consumer has to deliver, up to an end that is proven.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use backon::ExponentialBackoff;
+use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, stream};
+use serde_json::json;
+use tokio::time::Instant;
 
-use super::bucket;
 use super::consumer::{Counting, Delivery, OrderedConsumer, Spec, Start, filters};
-use super::leader::Lag;
-use super::state::{Completion, StateSync};
+use super::leader::{self, Lag};
+use super::state::{Subjects, completes};
 use super::store::{StoreCore, pause};
-use super::wire::{StreamMessage, delivered};
+use super::wire::{Place, StreamMessage, delivered, key_of};
 use crate::store::backoff;
+use crate::store::timer::sleep;
 use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, KvStream, ReadConsistency, WatchScope};
+
+/// Maximum number of keys that are fetched one by one where a consumer could deliver them.
+const FEW: usize = 512;
+
+/// Maximum number of consumers that a listing creates because one stopped before its end.
+const RELISTS: u32 = 3;
+
+/// The shortest time between two questions about the end of a history.
+const REST: Duration = Duration::from_millis(10);
 
 /// The live entries in scope.
 pub(super) fn entries(core: Arc<StoreCore>, scope: WatchScope, limit: Duration) -> KvStream<KvEntry> {
@@ -36,9 +49,13 @@ pub(super) fn history(core: Arc<StoreCore>, key: Key, limit: Duration) -> KvStre
 
 /// A listing on its way.
 ///
-/// A key that is written while the listing runs may come twice: with the value that was there at the beginning, and
-/// with the newer one; and a value that is superseded before its turn comes only as the newer one. So a listing goes on
-/// until every key is known to have come, and leaves out what comes again.
+/// It ends at a proof: the consumer's own count, or the leader's word that there is nothing newer (see `state`). Messages
+/// that are removed before their turn prevent the first, and writers the second. Then the leader lists the subjects that
+/// there are, and what of them has not come is fetched: with another consumer, or one by one where few are left. A key
+/// that lives throughout has come, or is in that list.
+///
+/// Nothing is read from the middle of a stream with a history: the older value of a key that was deleted since would
+/// appear to be live.
 struct Scan {
     operation: &'static str,
     core: Arc<StoreCore>,
@@ -46,13 +63,23 @@ struct Scan {
     spec: Spec,
     limit: Duration,
     consumer: Option<OrderedConsumer>,
+    /// The end of the stream before the consumer was made, and how far the consumer may be behind that.
+    bound: u64,
+    lag: Lag,
     /// The newest of each key is asked for; else everything that is there.
     newest: bool,
-    /// What has been delivered; there from the first consumer on.
-    state: Option<StateSync>,
+    /// Subjects that have come.
+    seen: Subjects,
+    /// Subjects that have not; known once the leader was asked.
+    owed: Option<HashSet<String>>,
+    /// Those, one by one.
+    fetched: Option<BoxStream<'static, KvResult<Option<StreamMessage>>>>,
+    /// How many consumers stopped before their end.
+    stops: u32,
     last_sequence: u64,
     /// Entries of a history that may still come.
     entries_left: u64,
+    rest: Instant,
     pauses: ExponentialBackoff,
     done: bool,
 }
@@ -72,7 +99,7 @@ impl Scan {
             headers_only,
         };
         // A bucket of other clients may keep more than can be counted here, and then drops none meanwhile.
-        let entries_left = match core.bucket.history {
+        let entries_left = match core.bucket.settings().history {
             u8::MAX => u64::MAX,
             history => u64::from(history),
         };
@@ -84,9 +111,15 @@ impl Scan {
             spec,
             limit,
             consumer: None,
+            bound: 0,
+            lag: Lag::Unknown,
             newest: true,
-            state: None,
+            seen: Subjects::default(),
+            owed: None,
+            fetched: None,
+            stops: 0,
             last_sequence: 0,
+            rest: Instant::now(),
             pauses: backoff(Duration::from_millis(20), Duration::from_secs(1)),
             done: false,
         }
@@ -106,12 +139,16 @@ impl Scan {
 
     async fn advance(&mut self, deadline: Deadline) -> KvResult<Option<StreamMessage>> {
         while !self.done {
+            if let Some(fetched) = &mut self.fetched {
+                match fetched.next().await.transpose()? {
+                    Some(Some(message)) if !message.operation.is_deletion() => return Ok(Some(message)),
+                    Some(_) => {}
+                    None => self.done = true,
+                }
+                continue;
+            }
             let Some(consumer) = &mut self.consumer else {
                 self.start(deadline).await?;
-                continue;
-            };
-            let Some(state) = &mut self.state else {
-                self.consumer = None;
                 continue;
             };
             match consumer.next().await {
@@ -119,30 +156,28 @@ impl Scan {
                 Delivery::Message(_, place)
                     if !self.newest && place.stream_sequence <= self.last_sequence => {}
                 Delivery::Message(message, place) => {
+                    let waiting = consumer.pending_at_start;
+                    let subject = message.subject.clone();
                     self.last_sequence = place.stream_sequence;
-                    let (new, completion) = state.receive(&message.subject, &place, consumer, deadline).await;
-                    self.done = completion != Completion::NotYet;
-                    if !self.newest {
-                        // As many as the store keeps: what is written meanwhile would have no end.
-                        self.entries_left = self.entries_left.saturating_sub(1);
-                        self.done |= self.entries_left == 0;
-                    }
-                    if state.is_left_behind() {
-                        self.consumer = None;
-                    }
                     let message = delivered(message, &place, &self.core.bucket.prefix);
-                    if let Some(message) = message.filter(|message| self.wants(message, new)) {
-                        return Ok(Some(message));
+                    let is_wanted = self.note(&subject, message.as_ref());
+                    self.done |= self.lag == Lag::None && completes(&place, waiting, self.bound)
+                        || self.owed.as_ref().is_some_and(HashSet::is_empty);
+                    if !self.done && self.lag.may_end_with(&place, waiting, self.bound) {
+                        self.settle(&place, deadline).await?;
+                    }
+                    if is_wanted {
+                        return Ok(message);
                     }
                 }
-                // What was pending can have expired before its turn; then no message was the last.
-                Delivery::Idle if consumer.is_drained(self.operation, deadline).await? => {
-                    self.done = state.is_covered(self.last_sequence, deadline).await?;
-                    if !self.done && state.is_left_behind() {
-                        self.consumer = None;
+                Delivery::Idle => {
+                    let place = self.last_sequence;
+                    if self.reaches_leader(place, deadline).await? {
+                        self.done = true;
+                    } else {
+                        self.stop(deadline).await?;
                     }
                 }
-                Delivery::Idle => {}
                 Delivery::Refused(text) => {
                     return Err(KvError::Unauthorized {
                         operation: self.operation,
@@ -152,8 +187,7 @@ impl Scan {
                 Delivery::Lost(reason) => {
                     tracing::debug!(store = %self.core.bucket.name, reason, "a listing starts over");
                     self.consumer = None;
-                    let pause = self.pauses.next().unwrap_or_default();
-                    tokio::time::sleep(pause).await;
+                    self.wait().await;
                 }
             }
         }
@@ -161,33 +195,125 @@ impl Scan {
         Ok(None)
     }
 
-    fn wants(&self, message: &StreamMessage, new: bool) -> bool {
-        self.scope.matches(&message.key) && (!self.newest || (new && !message.operation.is_deletion()))
+    async fn wait(&mut self) {
+        let pause = self.pauses.next().unwrap_or_default();
+        sleep(pause).await;
+    }
+
+    /// Takes note of a message, and tells whether it is to be delivered.
+    fn note(&mut self, subject: &str, message: Option<&StreamMessage>) -> bool {
+        let is_in_scope = message.is_some_and(|message| self.scope.matches(&message.key));
+        if !self.newest {
+            // As many as the store keeps: what is written meanwhile would have no end.
+            self.entries_left = self.entries_left.saturating_sub(1);
+            self.done = self.entries_left == 0;
+            return is_in_scope;
+        }
+        let is_deletion = message.is_some_and(|message| message.operation.is_deletion());
+        if is_deletion && self.lag != Lag::None {
+            // A replica that is behind may not have the value that followed.
+            return false;
+        }
+        if let Some(owed) = &mut self.owed {
+            owed.remove(subject);
+        }
+        self.seen.insert(subject) && is_in_scope && !is_deletion
+    }
+
+    /// Looks for the end where everything that was there in the beginning has come or has been removed.
+    async fn settle(&mut self, place: &Place, deadline: Deadline) -> KvResult<()> {
+        if self.owed.is_some() || Instant::now() < self.rest {
+            return Ok(());
+        }
+        self.done = self.reaches_leader(place.stream_sequence, deadline).await?;
+        if !self.done && self.newest {
+            self.take_owed(deadline).await?;
+            self.fetch_few();
+        }
+        Ok(())
+    }
+
+    /// Whether the leader has nothing newer in scope than what this consumer has delivered.
+    async fn reaches_leader(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+        let newest = leader::newest(&self.core, self.operation, &self.spec.filters, deadline).await?;
+        self.rest = Instant::now() + REST;
+        Ok(newest <= position)
+    }
+
+    /// Goes on without a consumer that delivers nothing, although there is more.
+    async fn stop(&mut self, deadline: Deadline) -> KvResult<()> {
+        self.consumer = None;
+        if !self.newest {
+            self.wait().await;
+            return Ok(());
+        }
+        self.take_owed(deadline).await?;
+        self.stops += 1;
+        if self.stops > RELISTS {
+            self.fetch();
+        } else {
+            self.fetch_few();
+        }
+        Ok(())
+    }
+
+    /// Asks the leader which subjects there are, and notes those that have not come.
+    async fn take_owed(&mut self, deadline: Deadline) -> KvResult<()> {
+        if self.owed.is_none() {
+            let subjects = leader::subjects(&self.core, self.operation, &self.spec.filters, deadline).await?;
+            let prefix = &self.core.bucket.prefix;
+            let is_owed = |subject: &String| {
+                key_of(subject, prefix).is_some_and(|key| self.scope.matches(&key))
+                    && !self.seen.contains(subject)
+            };
+            self.owed = Some(subjects.into_iter().filter(is_owed).collect());
+        }
+        Ok(())
+    }
+
+    fn fetch_few(&mut self) {
+        if self.owed.as_ref().is_some_and(|owed| owed.len() <= FEW) {
+            self.fetch();
+        }
+    }
+
+    /// From now on what is owed comes from the leader, one by one.
+    fn fetch(&mut self) {
+        self.consumer = None;
+        let (core, operation, limit) = (Arc::clone(&self.core), self.operation, self.limit);
+        let found = stream::iter(self.owed.take().unwrap_or_default()).map(move |subject| {
+            let core = Arc::clone(&core);
+            async move {
+                let query = json!({ "last_by_subj": subject });
+                core.raw_message(operation, &query, Deadline::after(limit)).await
+            }
+        });
+        self.fetched = Some(found.buffer_unordered(leader::IN_FLIGHT).boxed());
     }
 
     /// Makes the consumer, again where one was lost. A history goes on behind its last message, a listing starts over
     /// and leaves out what it has delivered.
     async fn start(&mut self, deadline: Deadline) -> KvResult<()> {
-        if !self.newest {
+        if self.newest {
+            self.last_sequence = 0;
+        } else {
             self.spec.start = Start::Sequence(self.last_sequence + 1);
         }
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         loop {
             let core = &self.core;
-            let info = bucket::info(&core.link, self.operation, &core.bucket.name, deadline).await?;
-            let floor = info.last_sequence();
-            let state = self.state.get_or_insert_with(|| {
-                StateSync::new(Arc::clone(core), self.operation, &self.spec, floor).of_keys()
-            });
+            let info = core.info(self.operation, deadline).await?;
             let (link, name) = (Arc::clone(&core.link), format!("shizuku-{}", core.link.next_id()));
             match OrderedConsumer::create(link, self.operation, &self.spec, name, deadline).await? {
                 // Another replica may still have values that were replaced and keys that were deleted.
                 Ok(consumer)
                     if core.consistency == ReadConsistency::Leader && consumer.lag(&info) != Lag::None => {}
                 Ok(consumer) => {
-                    state.begin(&consumer, &info);
+                    self.lag = consumer.lag(&info);
+                    self.bound = info.last_sequence();
                     self.done = consumer.pending_at_start == 0
-                        && state.is_covered(self.last_sequence, deadline).await?;
+                        && (self.lag == Lag::None
+                            || self.reaches_leader(self.last_sequence, deadline).await?);
                     self.consumer = Some(consumer);
                     return Ok(());
                 }

@@ -1,27 +1,37 @@
-//! Knowing when the state that was there has been delivered.
+//! Proof that a watch has delivered the state that was there when it began.
 //!
-//! While a consumer works through the newest message of each subject, others write. A message that is superseded before
-//! its turn never comes; its successor does, behind the end that the stream had. So neither the number of messages nor
-//! the old end of the stream tells that every key has been delivered. The server counts what is pending, but loses count
-//! when messages are superseded while it delivers (seen on every version from 2.10.26 to 2.15.1), so that a "nothing
-//! pending" can be wrong. What it does count exactly is what waits for a consumer at the moment that this is created:
-//! how many subjects there are. That number is compared with the subjects that have been seen. In buckets whose messages
-//! age it proves nothing; there the state is complete at the end of the stream, or when the consumer is idle.
+//! While a consumer works through the newest message of each subject, others write. A message that is removed before its
+//! turn never comes. If it was superseded, its successor comes, behind the end that the stream had. If it was evicted or
+//! purged, nothing comes. So neither the number of messages nor the old end of the stream shows that every key has been
+//! delivered. Neither does the server: "nothing pending" is wrong after such a removal (on every version from 2.10.26 to
+//! 2.15.1), and a consumer in a stream with a history stops there ([`OrderedConsumer::may_stall`]). These are the proofs:
 //!
-//! All of that holds for a consumer that is at the leader. One that is elsewhere may have been made before what was
-//! acknowledged had got there: see `leader`. What was waiting for it proves nothing then, and the subjects that have been
-//! seen may have been seen with values that were replaced before. So its state is complete when the leader has nothing
-//! newer, and where that does not come about in a while, another consumer is due, until one is at the leader. Numbers of
-//! subjects are only taken from there.
+//! 1. **The consumer's own count.** The number of messages that wait for a consumer when it is created is exact. If as
+//!    many have come, none of them from behind the end that the stream had before, none of them was removed. It costs
+//!    nothing, and it is what ends the state unless others write.
+//! 2. **The leader.** It has nothing in scope that is newer than the last message delivered.
+//! 3. **The leader's list of subjects**, where others write all the time: all of them have been seen, or come, or are
+//!    known by the leader to have nothing newer. See [`StateSync::owed`].
+//! 4. From a cursor on, **a count of the subjects** behind it, if the store keeps one message of each and never removes
+//!    the newest by itself. The list of all subjects does not tell which of them have changed since.
+//!
+//! Without a proof the watch reads again, from its position on: see `watch`.
+//!
+//! All of that holds for a consumer that is at the leader. One that is elsewhere may have been created before what was
+//! acknowledged had got there: see `leader`. Of such a consumer only the leader's word counts, and if that does not come
+//! about in a while, another consumer is due, until one is at the leader.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use hashbrown::hash_table::{Entry, HashTable};
+use serde_json::json;
 use tokio::time::Instant;
 
-use super::bucket::{self, StreamInfo};
+use super::bucket::StreamInfo;
 use super::consumer::{OrderedConsumer, Spec, Start};
 use super::leader::{self, Lag};
 use super::store::StoreCore;
@@ -31,8 +41,7 @@ use crate::store::{Deadline, KvResult};
 /// The shortest time between two questions to the server.
 const REST: Duration = Duration::from_millis(10);
 
-/// How long a consumer may be behind the leader. Elsewhere the state may be complete sooner: where others write all the
-/// time, at the leader only.
+/// How long the leader may be known to have more than has come, before another consumer is due.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The state of a scope on its way.
@@ -41,70 +50,70 @@ pub(super) struct StateSync {
     core: Arc<StoreCore>,
     operation: &'static str,
     filters: Vec<String>,
-    /// Which keys there are is all that is asked for, whatever the age of their values.
-    keys_only: bool,
+    /// Whether the watch began with the state, not from a cursor.
+    from_state: bool,
+    /// The end of the stream before the first consumer was made.
+    floor: u64,
+    /// The same for the present one.
+    bound: u64,
     lag: Lag,
+    /// Whether everything that the present consumer delivers was the newest of its subject when the watch began, or
+    /// later. Behind the floor everything was.
+    is_newest: bool,
     /// Since when the leader is known to have more than has come.
     behind: Option<Instant>,
-    /// What a consumer would be made like whose pending messages are the subjects to be seen, one each.
-    subjects: Option<Spec>,
-    /// The end of the stream before the consumer was made.
-    floor: u64,
-    seen: Seen,
+    /// Subjects that have come as new as they were when the watch began.
+    seen: Subjects,
+    /// Subjects of the leader's list that have not been seen. Each leaves when it comes, or when the leader has nothing of
+    /// it behind the position.
+    owed: Option<HashSet<String>>,
+    /// The consumer whose count at its creation is the number of subjects behind the cursor.
+    counted: Option<Spec>,
     round: Option<Round>,
     rest: Instant,
 }
 
-/// An answer of the server that is still to be compared: so many subjects there were, and the stream ended here a
-/// moment before.
+/// A count that is still to be compared: so many subjects there were, and the stream ended here a moment before.
 #[derive(Clone, Copy, Debug)]
 struct Round {
     end: u64,
     subjects: usize,
 }
 
-/// Where a message stands to the end of the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Completion {
-    NotYet,
-    /// The state was complete before this message.
-    Before,
-    /// The state is complete with this message.
-    With,
-}
-
 impl StateSync {
     /// The state from `spec` on, of which the consumer is about to be made. `floor` is the end of the stream just
     /// before.
     pub(super) fn new(core: Arc<StoreCore>, operation: &'static str, spec: &Spec, floor: u64) -> Self {
-        // With a longer history a key has several messages behind a sequence, which says nothing about their subjects.
-        // Where messages age, subjects that were seen leave the stream, and counting them would hide others.
-        let countable = (spec.start == Start::LastPerSubject || core.bucket.history == 1)
-            && core.bucket.tombstone_life.is_none();
+        let from_state = spec.start == Start::LastPerSubject;
+        let settings = core.bucket.settings();
+        // With a longer history a subject has several messages behind a sequence. Where the newest are removed, subjects
+        // that were seen leave the stream, and counting them would hide others.
+        let is_countable = !from_state && settings.history == 1 && !settings.forgets_newest();
+        drop(settings);
         Self {
             core,
             operation,
             filters: spec.filters.clone(),
-            keys_only: false,
-            lag: Lag::Unknown,
-            behind: None,
-            subjects: countable.then(|| spec.clone()),
+            from_state,
             floor,
-            seen: Seen::default(),
+            bound: floor,
+            lag: Lag::Unknown,
+            is_newest: false,
+            behind: None,
+            seen: Subjects::default(),
+            owed: None,
+            counted: is_countable.then(|| spec.clone()),
             round: None,
             rest: Instant::now(),
         }
     }
 
-    /// The same where old values will do, if only every key comes.
-    pub(super) fn of_keys(mut self) -> Self {
-        self.keys_only = true;
-        self
-    }
-
     /// From now on what comes is from this consumer, which was made after a look at the stream.
-    pub(super) fn begin(&mut self, consumer: &OrderedConsumer, before: &StreamInfo) {
+    pub(super) fn begin(&mut self, consumer: &OrderedConsumer, start: Start, before: &StreamInfo) {
         self.lag = consumer.lag(before);
+        self.bound = before.last_sequence();
+        let is_newest = start == Start::LastPerSubject || self.core.bucket.settings().history == 1;
+        self.is_newest = is_newest && self.lag == Lag::None;
         self.behind = None;
         self.round = None;
     }
@@ -114,82 +123,102 @@ impl StateSync {
         self.lag == Lag::None
     }
 
-    /// Whether another consumer is due, since this one does not get to where the leader is.
-    pub(super) fn is_left_behind(&self) -> bool {
-        self.behind.is_some_and(|since| since.elapsed() >= PATIENCE)
+    /// Whether another consumer is due, since this one does not get to where the leader is: it is idle, or another one has
+    /// a proof that this one lacks.
+    pub(super) fn is_left_behind(&self, is_idle: bool) -> bool {
+        let is_needed = is_idle || self.lag != Lag::None || !self.from_state;
+        is_needed && self.behind.is_some_and(|since| since.elapsed() >= PATIENCE)
     }
 
-    /// Whether the state is complete where the consumer has nothing (more) to deliver. Everything up to `position` has
-    /// been delivered.
-    pub(super) async fn is_covered(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+    /// Whether the state is complete with a consumer that had nothing to deliver when it was made. Everything up to
+    /// `position` has been delivered.
+    pub(super) async fn is_empty(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         Ok(self.lag == Lag::None || self.reaches_leader(position, deadline).await?)
     }
 
-    /// Takes note of a message, and tells whether its subject is new and whether the state is complete.
+    /// Whether the leader has nothing newer than what has been delivered, up to `position`.
+    pub(super) async fn reaches_leader(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+        let newest = leader::newest(&self.core, self.operation, &self.filters, deadline).await;
+        self.rest = Instant::now() + REST;
+        let newest = newest?;
+        if self.lag != Lag::None {
+            self.lag = Lag::Until(newest);
+        }
+        self.behind.get_or_insert(self.rest);
+        Ok(newest <= position)
+    }
+
+    /// Takes note of a message, and tells whether the state is complete with it.
     pub(super) async fn receive(
         &mut self,
         subject: &str,
         place: &Place,
         consumer: &OrderedConsumer,
         deadline: Deadline,
-    ) -> (bool, Completion) {
+    ) -> bool {
         let sequence = place.stream_sequence;
-        let before = self.passed(sequence, |end| sequence > end);
-        let new = self.seen.insert(subject);
-        if before {
-            return (new, Completion::Before);
+        let was_complete = self.passes(|end| sequence > end);
+        if self.is_newest || sequence > self.floor {
+            self.seen.insert(subject);
+            self.owed.as_mut().map(|owed| owed.remove(subject));
         }
         let waiting = consumer.pending_at_start;
-        let complete = self.lag == Lag::None && completes(place, waiting, self.floor)
-            || self.passed(sequence, |end| sequence == end)
-            // An answer that fails to come is asked for again with the next message.
-            || self.lag.may_end_with(place, waiting, self.floor)
-                && self.ask(sequence, deadline).await.unwrap_or(false);
-        (new, if complete { Completion::With } else { Completion::NotYet })
+        was_complete
+            || self.lag == Lag::None && completes(place, waiting, self.bound)
+            || self.passes(|end| sequence == end)
+            || self.owed.as_ref().is_some_and(HashSet::is_empty)
+            // An answer that fails to come is asked for again with a later message.
+            || self.lag.may_end_with(place, waiting, self.bound)
+                && self.ask(sequence, deadline).await.unwrap_or(false)
     }
 
-    /// Whether the answer that is held, if its end of the stream has been reached, shows that every subject has been
-    /// seen. Only subjects from before that end have been noted then, so that none is counted which the answer does not
-    /// count.
-    fn passed(&mut self, sequence: u64, reached: impl Fn(u64) -> bool) -> bool {
-        debug_assert!(sequence > 0, "streams begin at 1");
+    /// Whether the count that is held, if its end of the stream has been reached, shows that every subject has been seen.
+    /// Only subjects from before that end have been noted then, so that none is counted which the server did not count.
+    fn passes(&mut self, reached: impl Fn(u64) -> bool) -> bool {
         let round = self.round.take_if(|round| reached(round.end));
         round.is_some_and(|round| self.seen.len() >= round.subjects)
     }
 
-    /// Asks the leader whether there is anything newer than what has been delivered, up to `position`.
-    async fn reaches_leader(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
-        if Instant::now() < self.rest {
-            return Ok(false);
-        }
-        let newest = leader::newest(&self.core, self.operation, &self.filters, deadline).await;
-        self.rest = Instant::now() + REST;
-        let newest = newest?;
-        self.lag = Lag::Until(newest);
-        self.behind.get_or_insert(self.rest);
-        Ok(newest <= position)
-    }
-
-    /// Asks the server how many subjects there are, once everything that was there in the beginning has come.
-    async fn ask(&mut self, sequence: u64, deadline: Deadline) -> KvResult<bool> {
+    /// Asks the server, once everything that was there in the beginning has come or has been removed.
+    async fn ask(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         if self.round.is_some() || Instant::now() < self.rest {
             return Ok(false);
         }
-        if self.lag != Lag::None {
-            let reached = self.reaches_leader(sequence, deadline).await?;
-            if reached || !self.keys_only {
-                return Ok(reached);
-            }
-        }
-        let core = &self.core;
-        let bucket = &core.bucket.name;
-        let info = bucket::info(&core.link, self.operation, bucket, deadline).await?;
-        let end = info.last_sequence();
-        self.rest = Instant::now() + REST;
-        if end <= sequence {
+        if self.reaches_leader(position, deadline).await? {
             return Ok(true);
         }
-        let Some(spec) = &self.subjects else { return Ok(false) };
+        if self.lag != Lag::None {
+            return Ok(false);
+        }
+        if self.from_state { self.settle(position, deadline).await } else { self.count(deadline).await }
+    }
+
+    /// Takes the leader's list of subjects, or looks whether some that are owed have been delivered long ago.
+    async fn settle(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+        let (core, operation) = (&self.core, self.operation);
+        let Some(owed) = &mut self.owed else {
+            let mut subjects = leader::subjects(core, operation, &self.filters, deadline).await?;
+            subjects.retain(|subject| !self.seen.contains(subject));
+            return Ok(self.owed.insert(subjects.into_iter().collect()).is_empty());
+        };
+        let some: Vec<_> = owed.iter().take(leader::IN_FLIGHT).cloned().collect();
+        let looks = stream::iter(some).map(|subject| async move {
+            let query = json!({ "last_by_subj": subject });
+            let newest = core.leader_answer(operation, &query, deadline).await?;
+            Ok((subject, newest.map_or(0, |message| message.sequence())))
+        });
+        let looks: Vec<(String, u64)> = looks.buffer_unordered(leader::IN_FLIGHT).try_collect().await?;
+        for (subject, _) in looks.iter().filter(|(_, newest)| *newest <= position) {
+            owed.remove(subject);
+        }
+        Ok(owed.is_empty())
+    }
+
+    /// Counts the subjects behind the cursor.
+    async fn count(&mut self, deadline: Deadline) -> KvResult<bool> {
+        let Some(spec) = &self.counted else { return Ok(false) };
+        let core = &self.core;
+        let info = core.info(self.operation, deadline).await?;
         let name = format!("shizuku-{}", core.link.next_id());
         let link = Arc::clone(&core.link);
         let counted = OrderedConsumer::create(link, self.operation, spec, name, deadline).await?;
@@ -198,35 +227,35 @@ impl StateSync {
             return Ok(false);
         }
         let subjects = usize::try_from(counted.pending_at_start).unwrap_or(usize::MAX);
-        self.round = Some(Round { end, subjects });
+        self.round = Some(Round { end: info.last_sequence(), subjects });
         // Everything seen so far is from before the end.
-        if self.seen.len() >= subjects {
-            self.round = None;
-            return Ok(true);
-        }
-        Ok(false)
+        Ok(self.seen.len() >= subjects && self.round.take().is_some())
     }
 }
 
-/// Whether a message is the last of the state, nothing of which was superseded: as many have come as were waiting, none
-/// of them from behind the old end of the stream.
-fn completes(place: &Place, waiting: u64, floor: u64) -> bool {
-    place.consumer_sequence == waiting && place.stream_sequence <= floor
+/// Whether a message is the last of what was waiting for its consumer, and nothing of it was removed: as many have come as
+/// were waiting, none of them from behind `bound`, the end of the stream before the consumer was made.
+pub(super) fn completes(place: &Place, waiting: u64, bound: u64) -> bool {
+    place.consumer_sequence == waiting && place.stream_sequence <= bound
 }
 
 /// Subjects, as 128-bit hashes with keys of this process: what a listing or the state phase of a watch has delivered,
 /// at some 20 bytes each.
 #[derive(Debug, Default)]
-struct Seen {
+pub(super) struct Subjects {
     keys: [RandomState; 2],
     /// By the first half: it need not be hashed again.
     hashes: HashTable<(u64, u64)>,
 }
 
-impl Seen {
+impl Subjects {
+    fn hash(&self, subject: &str) -> (u64, u64) {
+        (self.keys[0].hash_one(subject), self.keys[1].hash_one(subject))
+    }
+
     /// Whether the subject is new.
-    fn insert(&mut self, subject: &str) -> bool {
-        let hash = (self.keys[0].hash_one(subject), self.keys[1].hash_one(subject));
+    pub(super) fn insert(&mut self, subject: &str) -> bool {
+        let hash = self.hash(subject);
         match self.hashes.entry(hash.0, |seen| *seen == hash, |seen| seen.0) {
             Entry::Occupied(_) => false,
             Entry::Vacant(place) => {
@@ -234,6 +263,11 @@ impl Seen {
                 true
             }
         }
+    }
+
+    pub(super) fn contains(&self, subject: &str) -> bool {
+        let hash = self.hash(subject);
+        self.hashes.find(hash.0, |seen| *seen == hash).is_some()
     }
 
     fn len(&self) -> usize {
@@ -253,10 +287,19 @@ mod tests {
             nanos: 0,
             pending: 0,
         };
-        // Three were waiting, the floor is at 10.
+        // Three were waiting, the stream ended at 10.
         assert!(completes(&place(3, 10), 3, 10));
-        // At the floor, but one was superseded and is still to come from behind it, whatever is said to be pending.
+        // At the end, but one was superseded and is still to come from behind it, whatever is said to be pending.
         assert!(!completes(&place(2, 10), 3, 10));
         assert!(!completes(&place(3, 11), 3, 10));
+    }
+
+    #[test]
+    fn subjects_are_told_apart() {
+        let mut subjects = Subjects::default();
+        assert!(subjects.insert("a"));
+        assert!(!subjects.insert("a"));
+        assert!(subjects.contains("a") && !subjects.contains("b"));
+        assert_eq!(subjects.len(), 1);
     }
 }

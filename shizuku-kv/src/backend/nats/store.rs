@@ -1,23 +1,29 @@
 //! Reading.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use async_nats::{Message, StatusCode};
+use async_nats::{HeaderName, HeaderValue, Message, StatusCode};
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
+use futures_util::future::{Either, select};
 use futures_util::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::Instant;
 
-use super::bucket::{self, Bucket};
-use super::link::{Answer, ApiError, Link};
+use super::bucket::{self, Bucket, StreamInfo};
+use super::figures::figures;
+use super::link::{Answer, ApiError, Asking, Link, first_patience};
 use super::scan;
 use super::wire::{RawMessage, StreamMessage, parse_direct};
+use crate::store::timer::sleep;
 use crate::store::{
     ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvReader, KvResult, KvStore, KvStream,
-    KvTtl, KvWatcher, KvWriter, ReadConsistency, WatchScope,
+    KvTtl, KvWatcher, KvWriter, ReadConsistency, StoreFigures, WatchScope,
 };
 
 /// Single gets on their way at a time, where many keys are asked for one by one.
@@ -42,11 +48,14 @@ pub(super) struct StoreCore {
     pub(super) link: Arc<Link>,
     pub(super) bucket: Bucket,
     pub(super) consistency: ReadConsistency,
+    /// The stream is known to have come to this sequence.
+    pub(super) reached: AtomicU64,
 }
 
 impl NatsStore {
     pub(super) fn new(link: Arc<Link>, bucket: Bucket, consistency: ReadConsistency) -> Self {
-        Self(Arc::new(StoreCore { link, bucket, consistency }))
+        let reached = AtomicU64::new(bucket.settings().end);
+        Self(Arc::new(StoreCore { link, bucket, consistency, reached }))
     }
 }
 
@@ -66,35 +75,69 @@ impl StoreCore {
         key: &Key,
         deadline: Deadline,
     ) -> KvResult<Option<StreamMessage>> {
-        if self.consistency == ReadConsistency::Leader || !self.bucket.allow_direct {
+        if self.consistency == ReadConsistency::Leader || !self.bucket.settings().allow_direct {
             return Box::pin(self.newest_of_leader(operation, key, deadline)).await;
         }
         let subject = format!("$JS.API.DIRECT.GET.{}.{}", self.bucket.stream, self.subject(key));
-        match self.link.request(operation, &subject, Bytes::new(), deadline).await? {
-            Answer::Message(message) => self.direct_answer(operation, message),
+        let mut asking = self.link.asking(operation, &subject, Bytes::new(), deadline);
+        let answer = match asking.attempt(first_patience(deadline)).await? {
+            Some(Answer::Message(message)) => self.direct_answer(operation, message)?,
             // No replica answers, or an operator has turned direct gets off: the leader knows.
-            Answer::NobodyThere => Box::pin(self.newest_of_leader(operation, key, deadline)).await,
+            Some(Answer::NobodyThere) => None,
+            None => return Box::pin(self.newest_unanswered(asking, key, deadline)).await,
+        };
+        match answer {
+            Some(message) => Ok(Some(message)),
+            None => Box::pin(self.newest_of_leader(operation, key, deadline)).await,
         }
     }
 
+    /// The newest message of a key, if no replica has answered yet. The causes can be those of a "no responders" answer,
+    /// which the server does not send while any client subscribes to everything. The stream's information tells them
+    /// apart and renews the settings; meanwhile a replica may answer after all.
+    async fn newest_unanswered(
+        &self,
+        mut asking: Asking<'_>,
+        key: &Key,
+        deadline: Deadline,
+    ) -> KvResult<Option<StreamMessage>> {
+        let operation = asking.operation();
+        let of_leader = pin!(async {
+            self.info(operation, deadline).await?;
+            self.newest_of_leader(operation, key, deadline).await
+        });
+        let direct = |answer: Answer| match answer {
+            Answer::Message(message) => self.direct_answer(operation, message),
+            Answer::NobodyThere => Ok(None),
+        };
+        match select(of_leader, pin!(asking.answer())).await {
+            Either::Left((Err(error), replica)) if error.is_retryable() => {
+                direct(replica.await?)?.map_or(Err(error), |message| Ok(Some(message)))
+            }
+            Either::Left((answer, _)) => answer,
+            Either::Right((replica, of_leader)) => match direct(replica?)? {
+                Some(message) => Ok(Some(message)),
+                None => of_leader.await,
+            },
+        }
+    }
+
+    /// The message in an answer to a direct get; none unless the answer is known to be the bucket's.
+    ///
+    /// Mirrors of the bucket answer direct gets of it (`mirror_direct`), with what they have. An answer with a message
+    /// names its stream. One without a message does not: no such key, or not in a mirror.
     fn direct_answer(&self, operation: &'static str, message: Message) -> KvResult<Option<StreamMessage>> {
+        let backend = |reason: String| KvError::Backend { operation, reason, source: None };
         match status_of(&message) {
             None => {}
             Some(StatusCode::NOT_FOUND) => return Ok(None),
-            Some(status) => {
-                return Err(KvError::Backend {
-                    operation,
-                    reason: format!("the server answered with status {status}"),
-                    source: None,
-                });
-            }
+            Some(status) => return Err(backend(format!("the server answered with status {status}"))),
         }
-        let message = parse_direct(message, &self.bucket.prefix).map_err(|reason| KvError::Backend {
-            operation,
-            reason: reason.to_owned(),
-            source: None,
-        })?;
-        Ok(Some(message))
+        if stream_of(&message) != Some(&self.bucket.stream) {
+            return Ok(None);
+        }
+        let message = parse_direct(message, &self.bucket.prefix);
+        message.map(Some).map_err(|reason| backend(reason.to_owned()))
     }
 
     /// The newest message of a key, from the leader.
@@ -131,7 +174,8 @@ impl StoreCore {
         Ok(found.map(|message| message.time()))
     }
 
-    async fn raw_message(
+    /// The message that the leader answers with; none where there is no such message.
+    pub(super) async fn raw_message(
         &self,
         operation: &'static str,
         query: &serde_json::Value,
@@ -165,9 +209,29 @@ impl StoreCore {
         }
     }
 
-    /// Whether the store is still there: what to ask when nobody listens.
-    pub(super) async fn exists(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
-        bucket::info(&self.link, operation, &self.bucket.name, deadline).await.map(|_| ())
+    /// What the server says of the bucket's stream at this moment. Its settings are the newest from then on.
+    pub(super) async fn info(&self, operation: &'static str, deadline: Deadline) -> KvResult<StreamInfo> {
+        let info = bucket::info(&self.link, operation, &self.bucket.name, deadline).await?;
+        let before = self.bucket.settings().created;
+        self.bucket.learn(&info);
+        if self.bucket.settings().created == before {
+            self.reached.fetch_max(info.last_sequence(), Ordering::Relaxed);
+        } else {
+            // The store was made again, and counts anew.
+            self.reached.store(info.last_sequence(), Ordering::Relaxed);
+        }
+        Ok(info)
+    }
+
+    /// Looks for the reason why nobody answers, for a part of the deadline.
+    ///
+    /// # Errors Returns why nothing will answer later either, for example that the store was
+    /// deleted. A stream without a leader is no error.
+    pub(super) async fn look(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
+        match self.info(operation, deadline.at_most(first_patience(deadline))).await {
+            Err(error) if !error.is_retryable() => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Many keys by batched direct gets (ADR-31): one request and one subscription for up to [`BATCH_KEYS`].
@@ -178,47 +242,53 @@ impl StoreCore {
         deadline: Deadline,
     ) -> KvResult<BatchEnd> {
         const OPERATION: &str = "get_many";
-        let unavailable = |source: async_nats::Error| KvError::Unavailable {
-            operation: OPERATION,
-            reason: "the request could not be sent".to_owned(),
-            source: Some(Arc::from(source)),
-        };
         let mark = self.link.up(OPERATION, deadline).await?;
         let client = self.link.client();
         let inbox = client.new_inbox();
-        let mut answers = client.subscribe(inbox.clone()).await.map_err(|e| unavailable(e.into()))?;
+        let mut answers = self.link.subscribe(OPERATION, inbox.clone()).await?;
         let subjects: Vec<_> = keys.iter().map(|key| self.subject(key)).collect();
         let query = json!({ "multi_last": subjects, "batch": subjects.len() });
         let subject = format!("$JS.API.DIRECT.GET.{}", self.bucket.stream);
         client
             .publish_with_reply(subject.clone(), inbox, query.to_string().into())
             .await
-            .map_err(|e| unavailable(e.into()))?;
+            .map_err(|error| self.link.not_sent(OPERATION, "the request could not be sent", error))?;
+        // All messages of an answer come from one stream.
+        let mut is_of_bucket = false;
         loop {
+            let silence = (Instant::now() + first_patience(deadline)).min(deadline.instant());
             let message = tokio::select! {
                 biased;
                 message = answers.next() => message,
                 _ = self.link.interrupted(mark, &subject) => return Ok(BatchEnd::Cut),
-                () = tokio::time::sleep_until(deadline.instant()) => {
-                    return Err(deadline.timeout(OPERATION, None));
+                () = tokio::time::sleep_until(silence) => {
+                    // Direct gets may have been turned off.
+                    self.look(OPERATION, deadline).await?;
+                    return Ok(BatchEnd::Cut);
                 }
             };
             let Some(message) = message else { return Ok(BatchEnd::Cut) };
             match status_of(&message) {
-                None => {
-                    if let Some(message) = self.direct_answer(OPERATION, message)? {
+                None => match self.direct_answer(OPERATION, message)? {
+                    Some(message) => {
+                        is_of_bucket = true;
                         found.insert(message.key.clone(), message);
                     }
-                }
-                // 204: that was all. 404: none of them is there.
+                    None => return Ok(BatchEnd::Unknown),
+                },
+                // 204: that was all. 404: none of them is there, whoever says so.
                 Some(status) if status.as_u16() == 204 => {
                     let left = message.headers.as_ref().and_then(|h| h.get("Nats-Num-Pending"));
                     let complete = left.is_none_or(|left| left.as_str() == "0");
-                    return Ok(if complete { BatchEnd::Complete } else { BatchEnd::Cut });
+                    return Ok(match (complete, is_of_bucket) {
+                        (true, true) => BatchEnd::Complete,
+                        (true, false) => BatchEnd::Unknown,
+                        (false, _) => BatchEnd::Cut,
+                    });
                 }
-                Some(StatusCode::NOT_FOUND) => return Ok(BatchEnd::Complete),
+                Some(StatusCode::NOT_FOUND) => return Ok(BatchEnd::Unknown),
                 Some(StatusCode::NO_RESPONDERS) => {
-                    self.exists(OPERATION, deadline).await?;
+                    self.look(OPERATION, deadline).await?;
                     return Ok(BatchEnd::Cut);
                 }
                 // 413 and what else a server may refuse: one by one works everywhere.
@@ -230,21 +300,28 @@ impl StoreCore {
     async fn many(&self, keys: &[Key], deadline: Deadline) -> KvResult<Vec<Option<KvEntry>>> {
         let mut found = HashMap::new();
         let batched = self.consistency == ReadConsistency::Any
-            && self.bucket.allow_direct
+            && self.bucket.settings().allow_direct
             && keys.len() >= BATCH_MIN
             && self.link.server_is_at_least(2, 11);
         let mut single = Vec::new();
         if batched {
             for part in batches(keys, self.bucket.prefix.len()) {
-                if self.batch(part, &mut found, deadline).await? == BatchEnd::Cut {
-                    single.extend(part.iter().filter(|key| !found.contains_key(*key)).cloned());
+                let end = self.batch(part, &mut found, deadline).await?;
+                if end != BatchEnd::Complete {
+                    let missing = part.iter().filter(|key| !found.contains_key(*key));
+                    single.extend(missing.map(|key| (key.clone(), end == BatchEnd::Unknown)));
                 }
             }
         } else {
-            single.extend_from_slice(keys);
+            single.extend(keys.iter().map(|key| (key.clone(), false)));
         }
         let mut singles = futures_util::stream::iter(single)
-            .map(|key| async move { self.newest("get_many", &key, deadline).await })
+            .map(|(key, of_leader)| async move {
+                match of_leader {
+                    true => self.newest_of_leader("get_many", &key, deadline).await,
+                    false => self.newest("get_many", &key, deadline).await,
+                }
+            })
             .buffer_unordered(GETS_IN_FLIGHT);
         while let Some(message) = singles.try_next().await? {
             if let Some(message) = message {
@@ -264,13 +341,21 @@ fn status_of(message: &Message) -> Option<StatusCode> {
     message.status.filter(|_| !stored)
 }
 
+/// The stream that an answer to a direct get is from. Others may have stored headers of the same name, the server's own
+/// comes last.
+fn stream_of(message: &Message) -> Option<&str> {
+    message.headers.as_ref()?.get_last(HeaderName::from_static("Nats-Stream")).map(HeaderValue::as_str)
+}
+
 /// How a batch ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BatchEnd {
     /// Every key that is there was answered.
     Complete,
     /// The answer broke off; what is missing has to be asked for again.
     Cut,
+    /// A mirror may have answered; the leader has to be asked for what is missing.
+    Unknown,
 }
 
 /// Keys in portions that one request can carry.
@@ -302,7 +387,7 @@ pub(super) async fn pause(
             source: None,
         });
     }
-    tokio::time::sleep(pause).await;
+    sleep(pause).await;
     Ok(())
 }
 
@@ -313,18 +398,14 @@ impl KvStore for NatsStore {
 
     fn capabilities(&self) -> ConnectionCapabilities {
         let mut capabilities = bucket::capabilities(&self.0.link);
-        capabilities.key_ttl = self.0.bucket.key_ttl;
-        capabilities.fenced_writes = self.0.bucket.keeps_fences();
-        capabilities.expiry_events = self.0.bucket.expiry_events;
+        capabilities.key_ttl = self.0.bucket.settings().key_ttl;
+        capabilities.fenced_writes = self.0.bucket.settings().keeps_fences();
+        capabilities.expiry_events = self.0.bucket.settings().expiry_events;
         capabilities
     }
 
     fn max_value_size(&self) -> usize {
-        self.0.bucket.max_value_size(self.0.link.client().max_payload())
-    }
-
-    fn silent_expiry(&self) -> Option<std::time::Duration> {
-        self.0.bucket.silent_expiry
+        self.0.bucket.settings().max_value_size(self.0.link.client().max_payload())
     }
 
     fn writer(&self) -> Option<&dyn KvWriter> {
@@ -336,20 +417,17 @@ impl KvStore for NatsStore {
     }
 
     fn ttl(&self) -> Option<&dyn KvTtl> {
-        self.0.bucket.key_ttl.then_some(self)
+        self.0.bucket.settings().key_ttl.then_some(self)
     }
 
     fn fenced(&self) -> Option<&dyn KvFenced> {
-        self.0.bucket.keeps_fences().then_some(self)
+        self.0.bucket.settings().keeps_fences().then_some(self)
     }
 }
 
 impl KvReader for NatsStore {
     fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
-        Box::pin(async move {
-            let newest = self.0.newest("get", key, deadline);
-            Ok(deadline.bound("get", Some(key), newest).await?.map(StreamMessage::into_entry))
-        })
+        Box::pin(async move { Ok(self.0.newest("get", key, deadline).await?.map(StreamMessage::into_entry)) })
     }
 
     fn leader_entry<'a>(
@@ -358,8 +436,23 @@ impl KvReader for NatsStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         Box::pin(async move {
-            let newest = self.0.newest_of_leader("get", key, deadline);
-            Ok(deadline.bound("get", Some(key), newest).await?.map(StreamMessage::into_entry))
+            Ok(self.0.newest_of_leader("get", key, deadline).await?.map(StreamMessage::into_entry))
+        })
+    }
+
+    fn figures<'a>(
+        &'a self,
+        scope: &'a WatchScope,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<StoreFigures>> {
+        Box::pin(async move { deadline.bound("figures", None, figures(&self.0, scope, deadline)).await })
+    }
+
+    fn time(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
+        Box::pin(async move {
+            let info = self.0.info("time", deadline).await?;
+            // A server that does not tell leaves the epoch.
+            Ok(Some(info.now()).filter(|now| *now > SystemTime::UNIX_EPOCH))
         })
     }
 

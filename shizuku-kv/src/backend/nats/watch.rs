@@ -9,14 +9,16 @@ use std::time::{Duration, SystemTime};
 use backon::ExponentialBackoff;
 use futures_core::future::BoxFuture;
 use futures_util::stream;
+use serde_json::json;
 
-use super::bucket::{self, StreamInfo};
+use super::bucket::StreamInfo;
 use super::consumer::{Counting, Delivery, HEARTBEAT, OrderedConsumer, Spec, Start, filters};
 use super::leader;
-use super::state::{Completion, StateSync};
+use super::state::StateSync;
 use super::store::{NatsStore, StoreCore};
 use super::wire::{Place, delivered};
 use crate::store::backoff;
+use crate::store::timer::sleep;
 use crate::store::{
     Deadline, KvError, KvResult, KvUpdate, KvWatcher, Moment, Watch, WatchCursor, WatchLink, WatchScope,
 };
@@ -67,6 +69,15 @@ enum State {
 
 type Item = (KvUpdate, WatchCursor);
 
+/// A message that was delivered. If the leader no longer has it, nor anything newer of its subject, it has lost it.
+#[derive(Debug, Default)]
+struct Last {
+    subject: String,
+    sequence: u64,
+    time: Option<SystemTime>,
+    is_deletion: bool,
+}
+
 #[derive(Debug)]
 struct NatsWatch {
     core: Arc<StoreCore>,
@@ -84,6 +95,8 @@ struct NatsWatch {
     position: u64,
     /// When the message at the position was taken, by the server's clock.
     as_of: SystemTime,
+    /// The last message delivered, in scope or not. The position may be behind it.
+    last: Option<Last>,
     /// Whether nothing is assumed to be known: the newest value of each key is due first.
     from_state: bool,
     /// The cursor that the user gave is still to be checked.
@@ -92,6 +105,8 @@ struct NatsWatch {
     floor: Option<(u64, SystemTime)>,
     /// There until the watch is caught up.
     state_sync: Option<StateSync>,
+    /// Whether the server may have made a list for the present consumer, at which it may stop.
+    has_list: bool,
     caught_up: bool,
     queued: Option<Item>,
     /// Heartbeats in a row, once it is caught up.
@@ -119,10 +134,12 @@ impl NatsWatch {
             incarnation: from.map(|cursor| *cursor.incarnation()),
             position: from.map_or(0, |cursor| cursor.position()),
             as_of: from.map_or(SystemTime::UNIX_EPOCH, |cursor| cursor.as_of()),
+            last: None,
             from_state: from.is_none(),
             unchecked_cursor: from.is_some(),
             floor: None,
             state_sync: None,
+            has_list: false,
             caught_up: false,
             queued: None,
             quiet: 0,
@@ -162,9 +179,9 @@ impl NatsWatch {
                     // The pause comes after the connection, or all watches would begin in the same moment when it is
                     // back.
                     match self.core.link.up(OPERATION, Deadline::after(START_LIMIT)).await {
-                        Err(error @ KvError::Closed { .. }) => return self.end(error),
+                        Err(error) if error.is_over() => return self.end(error),
                         Err(_) => continue,
-                        Ok(_) => tokio::time::sleep(*pause).await,
+                        Ok(_) => sleep(*pause).await,
                     }
                     match self.start(Deadline::after(START_LIMIT)).await {
                         Ok(consumer) => self.read_from(consumer),
@@ -184,72 +201,85 @@ impl NatsWatch {
                     }
                     Delivery::Message(message, place) => {
                         (self.quiet, self.missing) = (0, false);
-                        let completion = match &mut self.state_sync {
+                        let complete = match &mut self.state_sync {
                             Some(state) => {
                                 let deadline = Deadline::after(HEARTBEAT);
-                                state.receive(&message.subject, &place, consumer, deadline).await.1
+                                state.receive(&message.subject, &place, consumer, deadline).await
                             }
-                            None => Completion::NotYet,
+                            None => false,
                         };
-                        if self.caught_up || completion != Completion::NotYet {
+                        if self.caught_up || complete {
                             consumer.settle();
                         }
+                        let stalls = self.has_list && consumer.may_stall();
                         let fresh = consumer.is_fresh();
                         self.alive(fresh);
-                        if completion == Completion::NotYet {
-                            self.leave_behind();
+                        if complete && stalls {
+                            self.leave_list();
+                        } else if !complete {
+                            self.leave_behind(false);
                         }
                         if self.is_behind_the_tombstones(&place) {
                             let error = self.expired(Expiry::TombstonesForgotten);
                             return self.end(error);
                         }
+                        let subject = message.subject.clone();
                         let message = delivered(message, &place, &self.core.bucket.prefix);
+                        let is_deletion =
+                            message.as_ref().is_some_and(|message| message.operation.is_deletion());
+                        self.remember(&subject, &place, is_deletion);
                         let update = message
                             .filter(|message| self.scope.matches(&message.key))
                             .map(|message| KvUpdate::from(message.into_entry()));
-                        if let Some(item) = self.advance(update, &place, completion) {
+                        if let Some(item) = self.advance(update, &place, complete) {
                             return Some(Ok(item));
                         }
                     }
                     Delivery::Idle => {
-                        // What was pending can have expired before its turn; then no message was the last.
-                        let drained = !self.caught_up
-                            && consumer
-                                .is_drained(OPERATION, Deadline::after(HEARTBEAT))
-                                .await
-                                .unwrap_or(false);
-                        let covered = match &mut self.state_sync {
-                            Some(state) if drained => {
-                                state.is_covered(self.position, Deadline::after(HEARTBEAT)).await
+                        let stalls = self.has_list && consumer.may_stall();
+                        let complete = match &mut self.state_sync {
+                            Some(state) => {
+                                state.reaches_leader(self.position, Deadline::after(HEARTBEAT)).await
                             }
-                            _ => Ok(false),
+                            None => Ok(false),
                         };
-                        let complete = *covered.as_ref().unwrap_or(&false);
-                        if complete || self.caught_up {
+                        if self.caught_up || complete.as_ref().is_ok_and(|complete| *complete) {
                             consumer.settle();
                         }
                         let fresh = consumer.is_fresh();
                         self.alive(fresh);
-                        if fresh && self.caught_up && self.is_left_out().await {
-                            self.cut_off("the consumer does not deliver what there is");
-                            self.state = State::Starting { pause: self.pause() };
-                            continue;
+                        if fresh && self.caught_up {
+                            match self.compare().await {
+                                Comparison::Alike => {}
+                                Comparison::LeftOut => {
+                                    self.cut_off("the consumer does not deliver what there is");
+                                    self.state = State::Starting { pause: self.pause() };
+                                    continue;
+                                }
+                                Comparison::SetBack => {
+                                    let error = self.expired(Expiry::Lost);
+                                    return self.end(error);
+                                }
+                            }
                         }
-                        match covered {
+                        if stalls && complete.is_ok() {
+                            self.leave_list();
+                        }
+                        match complete {
                             Ok(true) => return Some(Ok(self.catch_up())),
                             Err(error) if ends_a_watch(&error) => return self.end(error),
                             // A leader that cannot be asked is asked at the next heartbeat.
-                            Ok(false) | Err(_) => self.leave_behind(),
+                            Ok(false) | Err(_) => self.leave_behind(true),
                         }
-                    }
-                    Delivery::Lost(_) if self.core.link.is_closed() => {
-                        return self.end(KvError::Closed { operation: OPERATION });
                     }
                     Delivery::Refused(text) => {
                         let reason = text.to_string();
                         return self.end(KvError::Unauthorized { operation: OPERATION, reason });
                     }
                     Delivery::Lost(reason) => {
+                        if let Some(error) = self.core.link.over(OPERATION) {
+                            return self.end(error);
+                        }
                         tracing::debug!(store = %self.core.bucket.name, reason, "a watch lost its consumer");
                         self.cut_off(reason);
                         self.state = State::Starting { pause: self.pause() };
@@ -264,27 +294,70 @@ impl NatsWatch {
         Some(Err(error))
     }
 
+    /// Has another consumer made in place of one that has stopped within its list, or is about to. The watch goes on from
+    /// its position: what is newer than that has no list. Before the first message there is no position, and the state is
+    /// read again.
+    fn leave_list(&mut self) {
+        tracing::debug!(store = %self.core.bucket.name, "a watch leaves a consumer that has stopped");
+        self.state = State::Starting { pause: self.pause() };
+    }
+
     /// Has another consumer made in place of one that does not get to where the leader is.
-    fn leave_behind(&mut self) {
-        if self.state_sync.as_ref().is_some_and(StateSync::is_left_behind) {
+    fn leave_behind(&mut self, is_idle: bool) {
+        if matches!(self.state, State::Reading(_))
+            && self.state_sync.as_ref().is_some_and(|state| state.is_left_behind(is_idle))
+        {
             tracing::debug!(store = %self.core.bucket.name, "a watch leaves a replica that is behind");
             self.state = State::Starting { pause: self.pause() };
         }
     }
 
-    /// Whether the consumer, which says that it has nothing, leaves out what there is. Servers lose count of what is pending
-    /// ([`state`](super::state)), and may then wait for another message before they go on. So after some heartbeats, and
-    /// then now and again, the leader is asked what is newest; what it has has come by the next heartbeat.
-    async fn is_left_out(&mut self) -> bool {
+    /// Compares an idle watch with the leader. Servers lose count of what is pending ([`state`](super::state)), and may then
+    /// wait for another message before they go on. So after some heartbeats, and then now and again, the leader is asked
+    /// what is newest; what it has has come by the next heartbeat.
+    async fn compare(&mut self) -> Comparison {
         self.quiet = self.quiet.saturating_add(1);
         let asks = self.missing || matches!(self.quiet, 2 | 6) || self.quiet.is_multiple_of(12);
         if !asks {
-            return false;
+            return Comparison::Alike;
         }
         let deadline = Deadline::after(HEARTBEAT);
         let newest = leader::newest(&self.core, OPERATION, &self.filters, deadline).await;
-        let is_newer = newest.is_ok_and(|newest| newest > self.position);
-        std::mem::replace(&mut self.missing, is_newer) && is_newer
+        let Ok(newest) = newest else { return Comparison::Alike };
+        let is_older = self.last.as_ref().is_some_and(|last| newest < last.sequence);
+        if is_older && self.is_set_back(deadline).await.unwrap_or(false) {
+            return Comparison::SetBack;
+        }
+        let is_newer = newest > self.position;
+        if std::mem::replace(&mut self.missing, is_newer) && is_newer {
+            Comparison::LeftOut
+        } else {
+            Comparison::Alike
+        }
+    }
+
+    /// Keeps the last message delivered, in the memory of the one before.
+    fn remember(&mut self, subject: &str, place: &Place, is_deletion: bool) {
+        let last = self.last.get_or_insert_default();
+        last.subject.clear();
+        last.subject.push_str(subject);
+        (last.sequence, last.time) = (place.stream_sequence, Some(place.time()));
+        last.is_deletion = is_deletion;
+    }
+
+    /// Whether the leader has lost the last message that this watch has delivered: a server that was restored from a copy,
+    /// or another one that holds a copy. Its sequences go on with other messages, and these may have been superseded, so
+    /// that neither the end of the stream nor the message at the position needs to show it.
+    async fn is_set_back(&self, deadline: Deadline) -> KvResult<bool> {
+        let Some(last) = &self.last else { return Ok(false) };
+        let query = json!({ "last_by_subj": last.subject });
+        let found = self.core.leader_answer(OPERATION, &query, deadline).await?;
+        Ok(match found {
+            // Tombstones are cleaned up by other clients, and some stores remove the newest of a key by themselves.
+            None => !last.is_deletion && !self.core.bucket.settings().forgets_newest(),
+            Some(found) if found.sequence() == last.sequence => last.time != Some(found.time()),
+            Some(found) => found.sequence() < last.sequence,
+        })
     }
 
     /// Tells the reader that nothing is heard, since the last word and for the first reason.
@@ -314,7 +387,7 @@ impl NatsWatch {
     /// Whether the watch is so far behind that tombstones before this message may have been forgotten before their
     /// turn.
     fn is_behind_the_tombstones(&self, place: &Place) -> bool {
-        let Some(life) = self.core.bucket.tombstone_life else { return false };
+        let Some(life) = self.core.bucket.settings().tombstone_life else { return false };
         // The age of the message by the server's clock, as it was at the last start and has run since.
         let age = self.clock.and_then(|(then, at)| (then + at.elapsed()).duration_since(place.time()).ok());
         age.unwrap_or_default().min(self.current.elapsed()) >= life
@@ -326,13 +399,12 @@ impl NatsWatch {
     }
 
     /// Takes note of a message, and tells what is to be delivered for it.
-    fn advance(&mut self, update: Option<KvUpdate>, place: &Place, completion: Completion) -> Option<Item> {
-        let marker_before = (completion == Completion::Before).then(|| self.catch_up());
+    fn advance(&mut self, update: Option<KvUpdate>, place: &Place, complete: bool) -> Option<Item> {
         (self.position, self.as_of) = (place.stream_sequence, place.time());
         self.from_state = false;
         let item = update.map(|update| (update, self.cursor()));
-        let marker_after = (completion == Completion::With).then(|| self.catch_up());
-        let mut due = [marker_before, item, marker_after].into_iter().flatten();
+        let marker = complete.then(|| self.catch_up());
+        let mut due = [item, marker].into_iter().flatten();
         let first = due.next();
         self.queued = due.next();
         first
@@ -360,12 +432,16 @@ impl NatsWatch {
     /// Looks at the stream and makes a consumer that goes on where the watch stands.
     async fn start(&mut self, deadline: Deadline) -> KvResult<OrderedConsumer> {
         let core = Arc::clone(&self.core);
-        let info = bucket::info(&core.link, OPERATION, &core.bucket.name, deadline).await?;
+        let info = core.info(OPERATION, deadline).await?;
         // A server that came back with less than it had acknowledged takes new messages at sequences that this watch
         // has seen with others.
         let rewritten = !self.from_state
             && (1..=info.last_sequence()).contains(&self.position)
-            && core.time_of(OPERATION, self.position, deadline).await?.is_some_and(|time| time != self.as_of);
+            && (self.is_set_back(deadline).await?
+                || core
+                    .time_of(OPERATION, self.position, deadline)
+                    .await?
+                    .is_some_and(|time| time != self.as_of));
         self.check(&info, rewritten)?;
         let spec = Spec {
             stream: core.bucket.stream.clone(),
@@ -380,7 +456,7 @@ impl NatsWatch {
         let consumer = created.map_err(|error| error.into_error(OPERATION, &core.bucket.name))?;
         self.consumers += 1;
         // The store can have been made again between the look and the consumer.
-        let again = bucket::info(&core.link, OPERATION, &core.bucket.name, deadline).await?;
+        let again = core.info(OPERATION, deadline).await?;
         if self.incarnation != Some(again.incarnation(&core.bucket.stream)) {
             return Err(self.made_again());
         }
@@ -392,14 +468,17 @@ impl NatsWatch {
         if !self.caught_up {
             // Of what came from a replica that may be behind it counts only how far it went.
             let known = self.state_sync.take().filter(StateSync::is_level);
-            let state = known.unwrap_or_else(|| StateSync::new(core, OPERATION, &spec, info.last_sequence()));
+            let state = known
+                .unwrap_or_else(|| StateSync::new(Arc::clone(&core), OPERATION, &spec, info.last_sequence()));
             let state = self.state_sync.insert(state);
-            state.begin(&consumer, &info);
+            state.begin(&consumer, spec.start, &info);
             // Nothing was waiting: the consumer may not get anything to deliver.
-            if consumer.pending_at_start == 0 && state.is_covered(self.position, deadline).await? {
+            if consumer.pending_at_start == 0 && state.is_empty(self.position, deadline).await? {
                 self.queued = Some(self.catch_up());
             }
         }
+        // With one message for each subject the server goes through the stream.
+        self.has_list = core.bucket.settings().history != 1;
         self.unchecked_cursor = false;
         self.current = Moment::now();
         self.clock = Some((info.now(), Moment::now()));
@@ -426,7 +505,7 @@ impl NatsWatch {
         let stream = Retained {
             first: info.first_sequence(),
             last: info.last_sequence(),
-            tombstone_life: self.core.bucket.tombstone_life,
+            tombstone_life: self.core.bucket.settings().tombstone_life,
         };
         match expiry(&standing, &stream) {
             None => Ok(()),
@@ -448,15 +527,22 @@ impl NatsWatch {
     }
 }
 
+/// How an idle watch compares with the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    Alike,
+    /// The leader has had something newer in scope for a whole heartbeat.
+    LeftOut,
+    /// The leader has lost what was delivered.
+    SetBack,
+}
+
 /// Errors that trying again cannot mend.
 fn ends_a_watch(error: &KvError) -> bool {
     matches!(
         error,
-        KvError::StoreNotFound { .. }
-            | KvError::CursorExpired { .. }
-            | KvError::Closed { .. }
-            | KvError::Unauthorized { .. }
-    )
+        KvError::StoreNotFound { .. } | KvError::CursorExpired { .. } | KvError::Unauthorized { .. }
+    ) || error.is_over()
 }
 
 /// Where a watch stands.
@@ -464,7 +550,7 @@ fn ends_a_watch(error: &KvError) -> bool {
 struct Standing {
     same_incarnation: bool,
     position: u64,
-    /// Another message stands there now.
+    /// Another message stands there now, or the last message delivered is lost.
     rewritten: bool,
     /// How long ago the watch was known to miss nothing.
     age: Duration,
@@ -495,7 +581,7 @@ impl Expiry {
     fn reason(self) -> &'static str {
         match self {
             Self::MadeAgain => "it belongs to another store, or to one that was deleted and made again",
-            Self::Lost => "the server has lost what it had acknowledged",
+            Self::Lost => "the server has lost what it had acknowledged, or an operator has removed it",
             Self::Compacted => "the store no longer holds everything that followed it",
             Self::TombstonesForgotten => "deletions that followed it may have been forgotten since",
         }

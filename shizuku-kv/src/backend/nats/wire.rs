@@ -51,6 +51,8 @@ pub(super) struct StreamMessage {
     /// Read only from the leader, where writes are looked for.
     pub(super) operation_id: Option<String>,
     pub(super) fence: Option<FencingToken>,
+    /// Whether the value has a time to live of its own. Read only from the leader.
+    pub(super) expires: bool,
     pub(super) value: Bytes,
 }
 
@@ -127,6 +129,7 @@ pub(super) fn parse_direct(message: Message, prefix: &str) -> Result<StreamMessa
         operation: operation_of_headers(Some(headers)),
         operation_id: None,
         fence: fence_of_headers(Some(headers)),
+        expires: false,
         value: message.payload,
     })
 }
@@ -174,6 +177,7 @@ impl RawMessage {
             operation: operation_of(get),
             operation_id: get(OPERATION_ID),
             fence: get(FENCE).and_then(|text| fence_of(&text)),
+            expires: get(TTL).is_some_and(|ttl| ttl != "never"),
             value: decode(&self.data)?.into(),
         })
     }
@@ -234,6 +238,7 @@ pub(super) fn delivered(message: Message, place: &Place, prefix: &str) -> Option
         operation: operation_of_headers(message.headers.as_ref()),
         operation_id: None,
         fence: fence_of_headers(message.headers.as_ref()),
+        expires: false,
         value: message.payload,
     })
 }

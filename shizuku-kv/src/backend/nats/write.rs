@@ -6,6 +6,7 @@
 //! compare-and-swap is refused for its sequence before it is recognised as a duplicate.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::client::PublishErrorKind;
@@ -22,9 +23,19 @@ use super::wire::{EXPECTED_SEQUENCE, FENCE, KV_OPERATION, OPERATION_ID, ROLLUP, 
 use crate::store::backoff;
 use crate::store::{Deadline, ErrorSource, FencingToken, Key, KvError, KvOperation, KvResult, VersionToken};
 
-/// The share of the deadline that is left for finding out, where no acknowledgement comes on a connection that seems
-/// to be alive.
-const FIND_OUT_SHARE: u32 = 3;
+/// How long an acknowledgement is waited for before the write is searched for, on a connection that
+/// seems to be alive: a quarter of the deadline from `since` on, so that a copy that was lost costs
+/// a part of it, and what is left at the end is enough to search once more.
+fn patience(since: Instant, deadline: Deadline) -> Duration {
+    let share = (deadline.limit() / 4).clamp(Duration::from_millis(100), Duration::from_secs(5));
+    let left = deadline.remaining();
+    share.saturating_sub(since.elapsed()).min(left - left / 3)
+}
+
+/// Whether so little time is left that it would not do for another search.
+fn is_last(deadline: Deadline) -> bool {
+    deadline.remaining() <= deadline.limit() / 8
+}
 
 /// One write.
 #[derive(Clone, Debug)]
@@ -122,6 +133,14 @@ impl Write {
         headers
     }
 
+    fn not_taken(&self) -> KvError {
+        KvError::Unavailable {
+            operation: self.operation,
+            reason: "the store had no leader to take the write".to_owned(),
+            source: None,
+        }
+    }
+
     fn unknown(&self, source: Option<ErrorSource>) -> KvError {
         KvError::OutcomeUnknown { operation: self.operation, key: self.key.clone(), source }
     }
@@ -144,7 +163,13 @@ pub(super) struct Sent {
     write: Write,
     id: String,
     since: Instant,
-    /// Whether it was sent more than once.
+    /// When the last copy was sent.
+    last: Instant,
+    /// When it was last searched for, or sent.
+    searched: Instant,
+    /// The stream had come to this sequence before.
+    known: u64,
+    /// Whether it was sent more than once, so that a refusal may be about one copy of several.
     repeated: bool,
     mark: Mark,
     subject: String,
@@ -163,6 +188,8 @@ enum Verdict {
     Refused(KvError),
     /// No answer, and none will come.
     Silence(Option<ErrorSource>),
+    /// No answer yet.
+    Late,
 }
 
 impl StoreCore {
@@ -176,8 +203,10 @@ impl StoreCore {
         let id = self.link.next_id();
         let subject = self.subject(&write.key);
         let since = Instant::now();
+        let known = self.reached.load(Ordering::Relaxed);
         let (mark, acknowledgement) = self.publish(&write, &subject, &id, deadline).await?;
-        Ok(Sent { write, id, since, repeated: false, mark, subject, acknowledgement })
+        let (last, searched) = (since, since);
+        Ok(Sent { write, id, since, last, searched, known, repeated: false, mark, subject, acknowledgement })
     }
 
     async fn publish(
@@ -193,7 +222,7 @@ impl StoreCore {
         let mark = self.link.up(operation, deadline).await?;
         let publish = self.link.requests().write(
             subject.to_owned(),
-            write.headers(self.bucket.has_operation_ids().then_some(id)),
+            write.headers(self.bucket.settings().has_operation_ids().then_some(id)),
             write.value.clone(),
         );
         match tokio::time::timeout_at(deadline.instant(), publish).await {
@@ -201,12 +230,7 @@ impl StoreCore {
             Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 Err(self.too_large(write))
             }
-            Ok(Err(_)) if self.link.is_closed() => Err(KvError::Closed { operation }),
-            Ok(Err(error)) => Err(KvError::Unavailable {
-                operation,
-                reason: "the write could not be sent".to_owned(),
-                source: Some(Arc::new(error)),
-            }),
+            Ok(Err(error)) => Err(self.link.not_sent(operation, "the write could not be sent", error)),
             Err(_) => Err(deadline.timeout(operation, Some(&write.key))),
         }
     }
@@ -215,7 +239,7 @@ impl StoreCore {
         KvError::ValueTooLarge {
             key: write.key.clone(),
             size: write.value.len(),
-            limit: self.bucket.max_value_size(self.link.client().max_payload()),
+            limit: self.bucket.settings().max_value_size(self.link.client().max_payload()),
         }
     }
 
@@ -223,18 +247,19 @@ impl StoreCore {
     pub(super) async fn settle(&self, mut sent: Sent, deadline: Deadline) -> KvResult<VersionToken> {
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         loop {
-            let silence = match self.await_verdict(&mut sent, deadline).await {
-                Verdict::Taken(sequence) => return Ok(VersionToken::from_u64(sequence)),
+            let verdict = self.await_verdict(&mut sent, deadline).await;
+            let is_late = matches!(verdict, Verdict::Late);
+            let silence = match verdict {
+                Verdict::Taken(sequence) => {
+                    self.reached.fetch_max(sequence, Ordering::Relaxed);
+                    return Ok(VersionToken::from_u64(sequence));
+                }
                 Verdict::Conflict(found) if !sent.repeated => return Err(sent.write.mismatch(found)),
                 Verdict::Refused(error) if !sent.repeated => return Err(error),
                 Verdict::NobodyThere if !sent.repeated => {
-                    Box::pin(self.exists(sent.write.operation, deadline)).await?;
+                    Box::pin(self.look(sent.write.operation, deadline)).await?;
                     if sent.write.pipelined {
-                        return Err(KvError::Unavailable {
-                            operation: sent.write.operation,
-                            reason: "the store had no leader to take the write".to_owned(),
-                            source: None,
-                        });
+                        return Err(sent.write.not_taken());
                     }
                     pause(&mut pauses, sent.write.operation, deadline).await?;
                     // Nobody has the first copy, so that this one is the first.
@@ -243,23 +268,35 @@ impl StoreCore {
                     (sent.mark, sent.acknowledgement) = again;
                     continue;
                 }
-                Verdict::Conflict(_) | Verdict::NobodyThere => None,
+                Verdict::Conflict(_) | Verdict::NobodyThere | Verdict::Late => None,
                 Verdict::Refused(error) => Some(Arc::new(error) as ErrorSource),
                 Verdict::Silence(source) => source,
             };
             // Boxed, since it is rare: a future that is small is cheap to make.
-            match Box::pin(self.find_out(&mut sent, deadline)).await {
-                Fate::Landed(sequence) => return Ok(VersionToken::from_u64(sequence)),
-                Fate::Lost(newest) => return Err(sent.write.mismatch(Some(newest))),
-                Fate::Unknown => return Err(sent.write.unknown(silence)),
-                Fate::NotYet => {}
+            match Box::pin(self.find_out(&mut sent, is_late, deadline)).await {
+                Ok(Fate::Landed(sequence)) => return Ok(VersionToken::from_u64(sequence)),
+                Ok(Fate::Lost(newest)) => return Err(sent.write.mismatch(Some(newest))),
+                Ok(Fate::NotYet) if sent.write.pipelined => return Err(sent.write.not_taken()),
+                Ok(Fate::NotYet) => {}
+                // It may be on its way.
+                Ok(Fate::Unknown) if is_late && !is_last(deadline) => {
+                    sent.searched = Instant::now();
+                    continue;
+                }
+                Ok(Fate::Unknown) => return Err(sent.write.unknown(silence)),
+                // What was written is gone with the store.
+                Err(error @ KvError::StoreNotFound { .. }) => return Err(error),
+                Err(error) => return Err(sent.write.unknown(silence.or(Some(Arc::new(error))))),
             }
             let pause = pauses.next().unwrap_or_default();
             if deadline.remaining() <= pause {
                 return Err(sent.write.unknown(silence));
             }
             tokio::time::sleep(pause).await;
-            sent.repeated = true;
+            // Of a write without expectation no other copy is left.
+            sent.repeated = sent.write.expect != Expect::Anything;
+            sent.last = Instant::now();
+            sent.searched = sent.last;
             let (write, id) = (&sent.write, &sent.id);
             match self.publish(write, &sent.subject, id, deadline).await {
                 Ok(again) => (sent.mark, sent.acknowledgement) = again,
@@ -268,10 +305,9 @@ impl StoreCore {
         }
     }
 
-    /// Waits for the acknowledgement, until the connection breaks or so little time is left that it is better used
-    /// for finding out.
+    /// Waits for the acknowledgement, until the connection breaks or its share of the deadline has
+    /// passed.
     async fn await_verdict(&self, sent: &mut Sent, deadline: Deadline) -> Verdict {
-        let patience = deadline.remaining() - deadline.remaining() / FIND_OUT_SHARE;
         tokio::select! {
             biased;
             answer = &mut sent.acknowledgement => self.verdict(&sent.write, answer),
@@ -282,7 +318,7 @@ impl StoreCore {
                     reason: text.to_string(),
                 }),
             },
-            () = tokio::time::sleep(patience) => Verdict::Silence(None),
+            () = tokio::time::sleep(patience(sent.searched, deadline)) => Verdict::Late,
         }
     }
 
@@ -327,21 +363,63 @@ impl StoreCore {
     }
 
     /// Finds out what became of a write, while still listening for its acknowledgement.
-    async fn find_out(&self, sent: &mut Sent, deadline: Deadline) -> Fate {
-        let Sent { write, id, since, acknowledgement, .. } = sent;
-        let search = self.search(write, id, *since, deadline);
+    async fn find_out(&self, sent: &mut Sent, is_late: bool, deadline: Deadline) -> KvResult<Fate> {
+        let Sent { write, id, since, last, known, mark, acknowledgement, .. } = sent;
+        let may_be_given_up = is_late && write.expect == Expect::Anything;
+        let last = may_be_given_up.then_some((*last, *mark));
+        let search = self.search(write, id, *since, last, *known, deadline);
         tokio::pin!(search);
         tokio::select! {
             biased;
             // Only good news are final: a refusal may be about one copy of several.
-            Some(sequence) = taken(acknowledgement) => Fate::Landed(sequence),
-            fate = &mut search => fate.unwrap_or(Fate::Unknown),
+            Some(sequence) = taken(acknowledgement) => Ok(Fate::Landed(sequence)),
+            fate = &mut search => fate,
         }
     }
 
-    /// Looks for the write by its id.
-    async fn search(&self, write: &Write, id: &str, since: Instant, deadline: Deadline) -> KvResult<Fate> {
+    /// Whether no copy of a write that was sent at that moment can take effect any more, if it did
+    /// not so far: the stream has another leader since.
+    ///
+    /// On an unbroken connection the server has passed on whatever was sent before this question.
+    /// What it passed on to a leader that has been replaced is refused by the replicas. What it
+    /// passed on to the new one came before the question. And nothing but a newer message of the
+    /// key takes a value away.
+    async fn is_given_up(
+        &self,
+        operation: &'static str,
+        (last, mark): (Instant, Mark),
+        deadline: Deadline,
+    ) -> KvResult<bool> {
+        let (before, since) = (self.bucket.settings().created, last.elapsed());
+        let info = match self.info(operation, deadline).await {
+            Ok(info) => info,
+            Err(error) if error.is_retryable() => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let settings = self.bucket.settings();
+        Ok(info.led_for().is_some_and(|led| led < since)
+            && settings.created == before
+            && !settings.loses_newest
+            && self.link.is_unbroken(mark))
+    }
+
+    /// Looks for the write by its id. `last` is when the last copy was sent, if it is worth to know
+    /// whether it is lost.
+    async fn search(
+        &self,
+        write: &Write,
+        id: &str,
+        since: Instant,
+        last: Option<(Instant, Mark)>,
+        known: u64,
+        deadline: Deadline,
+    ) -> KvResult<Fate> {
         let operation = write.operation;
+        // Before the look at the key, which then is of the same leader or a later one.
+        let is_given_up = match last {
+            Some(last) => self.is_given_up(operation, last, deadline).await?,
+            None => false,
+        };
         let is_ours = |message: &StreamMessage| message.operation_id.as_deref() == Some(id);
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         let newest = loop {
@@ -352,10 +430,11 @@ impl StoreCore {
                 Err(error) => return Err(error),
             }
         };
-        let life = self.bucket.tombstone_life.into_iter().chain(write.ttl).min();
+        let life = self.bucket.settings().tombstone_life.into_iter().chain(write.ttl).min();
         let may_have_aged = life.is_some_and(|life| since.elapsed() >= life);
         let Some(newest) = newest else {
-            return Ok(decide(write.expect, &Evidence { newest: 0, complete: false, may_have_aged }));
+            let evidence = Evidence { newest: 0, complete: false, may_have_aged, is_given_up, known };
+            return Ok(decide(write.expect, &evidence));
         };
         if is_ours(&newest) {
             return Ok(Fate::Landed(newest.sequence));
@@ -363,7 +442,7 @@ impl StoreCore {
         // With a longer history, what was written since may still be there: for certain, where the expected message
         // is, since the oldest go first.
         let mut complete = false;
-        if self.bucket.history > 1 {
+        if self.bucket.settings().history > 1 {
             let expected = match write.expect {
                 Expect::Exactly(expected) => expected,
                 Expect::Anything => 0,
@@ -377,7 +456,8 @@ impl StoreCore {
                 next = message.sequence + 1;
             }
         }
-        Ok(decide(write.expect, &Evidence { newest: newest.sequence, complete, may_have_aged }))
+        let evidence = Evidence { newest: newest.sequence, complete, may_have_aged, is_given_up, known };
+        Ok(decide(write.expect, &evidence))
     }
 
     /// Writes where the key is absent. A tombstone needs a second try that expects it, and a concurrent deletion

@@ -67,7 +67,7 @@ where
         let mut pauses = pauses();
         let mut error = self.follow(watch, false, &mut pauses).await;
         loop {
-            if matches!(error, KvError::Closed { .. }) {
+            if error.is_over() {
                 self.states.send_modify(|state| state.status.standing = LiveMapStanding::Ended { error });
                 return;
             }

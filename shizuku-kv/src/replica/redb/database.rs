@@ -1,15 +1,18 @@
 //! The open file, which the storage and its readers share.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
+use ::redb::backends::FileBackend;
 use ::redb::{Builder, Database, ReadTransaction, ReadableDatabase, TableDefinition};
 
 use super::error::{Failure, RedbFailure};
 use super::options::RedbOptions;
 use super::record;
+use crate::local_file::{self, FileId, NotRegular};
 use crate::replica::storage::{ReplicaPlace, StorageError};
 
 /// A key as bytes to its record. Not as text, which redb would not check, and panic over.
@@ -24,15 +27,17 @@ pub(super) const PLACE: &[u8] = b"place";
 
 const THIS_FORMAT: &[u8] = &[1];
 
-/// Opens the file, however often.
-type Opener = Box<dyn Fn() -> Result<Database, Failure> + Send + Sync>;
+/// Opens the file, however often. Which file it is, unless the database is elsewhere.
+type Opener = Box<dyn Fn() -> Result<(Database, Option<FileId>), Failure> + Send + Sync>;
 
 /// The database of a storage and its readers.
 pub(super) struct Shared {
     path: PathBuf,
     opener: Opener,
-    /// Whether there is a file to be opened again.
-    is_there: fn(&Path) -> bool,
+    /// The file that was opened first: no other is opened again.
+    file: Option<FileId>,
+    /// Its length after the last commit, in bytes. Only commits change it.
+    len: AtomicU64,
     state: RwLock<State>,
 }
 
@@ -46,23 +51,69 @@ enum State {
 impl Shared {
     /// Opens the file at this path, or makes it. Blocks.
     pub(super) fn open(path: PathBuf, options: RedbOptions) -> Result<Self, StorageError> {
+        let path =
+            local_file::resolve(&path).map_err(|source| opening_error(not_opened(&path, source), &path))?;
         if !path.exists() {
             make(&path, options).map_err(|failure| opening_error(failure, &path))?;
         }
         let opener = {
             let path = path.clone();
-            move || Ok(builder(options).create(&path)?)
+            move || {
+                let file = open_file(&path).map_err(|source| not_opened(&path, source))?;
+                let found = file.metadata().map_err(|source| not_opened(&path, source))?;
+                Ok((builder(options).create_with_backend(FileBackend::new(file)?)?, Some(FileId::of(&found))))
+            }
         };
-        let mut shared = Self::over(path, Box::new(opener))?;
-        shared.is_there = Path::exists;
-        Ok(shared)
+        Self::over(path, Box::new(opener))
     }
 
     /// Over what the opener opens.
     pub(super) fn over(path: PathBuf, opener: Opener) -> Result<Self, StorageError> {
-        let opened = opener().and_then(|database| prepare(database, &path));
-        let database = opened.map_err(|failure| opening_error(failure, &path))?;
-        Ok(Self { path, opener, is_there: |_| true, state: RwLock::new(State::Open(database)) })
+        let opened = opener().and_then(|(database, file)| Ok((prepare(database, &path)?, file)));
+        let (database, file) = opened.map_err(|failure| opening_error(failure, &path))?;
+        let state = RwLock::new(State::Open(database));
+        let shared = Self { path, opener, file, len: AtomicU64::new(0), state };
+        shared.note_len();
+        Ok(shared)
+    }
+
+    /// An error if another program has removed or replaced the file.
+    fn check_place(&self) -> Result<(), Failure> {
+        let change = self.file.and_then(|file| local_file::place(&self.path, file).change());
+        change.map_or(Ok(()), |what| Err(self.interfered(what)))
+    }
+
+    /// The same, or if another program has truncated it since the last commit.
+    fn check_file(&self) -> Result<(), Failure> {
+        self.check_place()?;
+        let is_cut = self.found_len().is_some_and(|len| len < self.len.load(Ordering::Relaxed));
+        if is_cut { Err(self.interfered("truncated")) } else { Ok(()) }
+    }
+
+    fn interfered(&self, what: &'static str) -> Failure {
+        Failure::from(RedbFailure::Interfered { path: self.path.clone(), what })
+    }
+
+    fn found_len(&self) -> Option<u64> {
+        self.file?;
+        Some(fs::metadata(&self.path).ok()?.len())
+    }
+
+    fn note_len(&self) {
+        if let Some(len) = self.found_len() {
+            self.len.store(len, Ordering::Relaxed);
+        }
+    }
+
+    /// Changes the database, if it is still the file that was opened. At most one call at a time.
+    pub(super) fn change(&self, work: impl FnOnce(&Database) -> Result<(), Failure>) -> Result<(), Failure> {
+        self.check_file()?;
+        let changed = self.with(work);
+        // Its length may be any after a commit; but a file that was removed meanwhile has not kept
+        // this one.
+        self.check_place()?;
+        self.note_len();
+        changed
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -100,12 +151,10 @@ impl Shared {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         // Another may have been faster.
         if let State::Interrupted = &*state {
-            // Not one that was made in its place: it would lack what the replica takes for kept.
-            if !(self.is_there)(&self.path) {
-                return Err(Failure::from(RedbFailure::Gone { path: self.path.clone() }));
-            }
-            let database = (self.opener)()?;
-            if is_new(&database)? {
+            // Not one that has come to its place: it would lack what the replica takes for kept.
+            self.check_file()?;
+            let (database, file) = (self.opener)()?;
+            if file != self.file || is_new(&database)? {
                 return Err(Failure::from(RedbFailure::Gone { path: self.path.clone() }));
             }
             *state = State::Open(prepare(database, &self.path)?);
@@ -119,6 +168,7 @@ impl Shared {
         if let State::Open(_) = &*state {
             // The old one is closed with the assignment; what it could say is known, or it would not be closed.
             *state = State::Interrupted;
+            self.note_len();
         }
     }
 
@@ -130,7 +180,8 @@ impl Shared {
         );
         match state {
             State::Open(database) => {
-                let closed = database.close().map_err(Failure::from);
+                let kept = self.check_file();
+                let closed = kept.and(database.close().map_err(Failure::from));
                 closed.map_err(|failure| failure.into_storage_error(&self.path, "close"))
             }
             State::Interrupted | State::Closed => Ok(()),
@@ -142,6 +193,29 @@ fn builder(options: RedbOptions) -> Builder {
     let mut builder = Builder::new();
     builder.set_cache_size(options.cache_size).set_check_integrity_on_open(options.checks);
     builder
+}
+
+/// Opens the file at a path without links, or creates it.
+fn open_file(path: &Path) -> io::Result<File> {
+    match local_file::open(path, OpenOptions::new().read(true).write(true)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create_file(path),
+        opened => opened,
+    }
+}
+
+/// Creates a file that only its owner can read; an error if the path names anything.
+fn create_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.read(true).write(true).create_new(true).open(path)
+}
+
+fn not_opened(path: &Path, source: io::Error) -> Failure {
+    match NotRegular::within(&source) {
+        Some(_) => Failure::from(RedbFailure::NotAFile { path: path.to_owned(), source }),
+        None => Failure::from(::redb::StorageError::Io(source)),
+    }
 }
 
 fn opening_error(failure: Failure, path: &Path) -> StorageError {
@@ -210,26 +284,11 @@ fn make(path: &Path, options: RedbOptions) -> Result<(), Failure> {
 
 fn make_whole(new: &Path, path: &Path, options: RedbOptions) -> Result<(), Failure> {
     let not_made = |source| Failure::from(RedbFailure::NotMade { path: path.to_owned(), source });
-    prepare(builder(options).create(new)?, path)?.close()?;
-    // What is in it is nobody else's business.
-    #[cfg(unix)]
-    fs::set_permissions(new, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(not_made)?;
-    let named = match fs::hard_link(new, path) {
-        // Another was faster, and may have its database open: it is to be opened, not replaced.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        // There are file systems without links.
-        Err(_) => fs::rename(new, path),
-        Ok(()) => Ok(()),
-    };
+    let file = create_file(new).map_err(|source| not_opened(new, source))?;
+    prepare(builder(options).create_with_backend(FileBackend::new(file)?)?, path)?.close()?;
+    // A link, since renaming would replace a file that has come to the path meanwhile: that one is
+    // opened. On file systems without links the database is made in its place.
+    let _ = fs::hard_link(new, path);
     // Else a loss of power can take the name away, and with it all that was synced to the file.
-    named.and_then(|()| sync_directory(path)).map_err(not_made)
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    // Elsewhere a directory cannot be opened, and needs no sync.
-    if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
+    local_file::sync_directory(path).map_err(not_made)
 }

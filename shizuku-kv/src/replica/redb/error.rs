@@ -104,6 +104,16 @@ pub(super) enum RedbFailure {
     )]
     Gone { path: PathBuf },
 
+    #[error(
+        "the replica's database {} was {what} by another program while it was open; keep other programs away from it, \
+         restore or remove the file, and open it again",
+        path.display()
+    )]
+    Interfered { path: PathBuf, what: &'static str },
+
+    #[error("cannot use {} for the replica's database: {source}; use another path", path.display())]
+    NotAFile { path: PathBuf, source: io::Error },
+
     #[error("the replica's database {} is closed", path.display())]
     Closed { path: PathBuf },
 

@@ -81,13 +81,13 @@ impl Coordinator {
     }
 
     /// What is there is no lock: nobody holds one here, and it is left as it is.
-    fn find_foreign(&mut self, reason: &'static str) {
+    fn find_foreign(&mut self, reason: String) {
         self.known = None;
         for (_, local) in self.locals.drain() {
-            local.refuse(Refusal::Foreign(reason));
+            local.refuse(Refusal::Foreign(reason.clone()));
         }
         for pending in self.pending.drain(..) {
-            pending.answer(Err(Refusal::Foreign(reason)));
+            pending.answer(Err(Refusal::Foreign(reason.clone())));
         }
     }
 

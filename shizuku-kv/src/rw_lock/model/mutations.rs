@@ -63,7 +63,7 @@ fn grant(record: &mut LockRecord, claim: &Claim) -> Outcome {
     record.fence += 1;
     let token = FencingToken::from_u64(record.fence);
     record.queue.retain(|waiting| waiting.id != claim.id);
-    record.holders.push(Grant { claim: claim.clone(), token });
+    record.holders.push(Grant { claim: claim.clone(), token, since: None });
     Outcome::Granted(token)
 }
 

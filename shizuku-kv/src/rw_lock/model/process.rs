@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::decisions::Decisions;
 use super::server::{Server, Written, claim_id, process_of, session, token};
 use super::world::{Clock, Event, Events, Plan};
-use crate::rw_lock::record::{Claim, LockMode, LockRecord};
+use crate::rw_lock::record::{Claim, Extra, LockMode, LockRecord};
 use crate::rw_lock::transition::{Change, Outcome};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -227,7 +227,8 @@ impl Process {
         for (claim, standing) in self.claims.iter().enumerate() {
             let id = claim_id(self.number, claim);
             let Plan { mode, waits } = around.plan[claim];
-            let claims = || Change::Claim { claim: Claim { id, mode, label: None }, waits };
+            let claims =
+                || Change::Claim { claim: Claim { id, mode, label: None, extra: Extra::new() }, waits };
             match standing {
                 Standing::Claiming => wishes.push((claims(), Some(claim))),
                 Standing::Hoping if finds_dead || self.known.claims().next().is_none() => {

@@ -154,7 +154,7 @@ impl Keeper {
         nonce: Option<u64>,
         tombstone: Option<VersionToken>,
     ) -> KvResult<VersionToken> {
-        let value = Stored::of_session(nonce, self.session.lease, 0).to_bytes();
+        let value = Stored::of_session(nonce, self.session.lease, 0).to_bytes(tombstone);
         let sent = Moment::now();
         let written = match tombstone {
             Some(version) => self.store.update(key, value.clone(), version).await,

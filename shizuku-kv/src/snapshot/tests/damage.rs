@@ -14,25 +14,27 @@ fn loaded(content: &[u8]) -> Result<Point, SnapshotError> {
 
 #[test]
 fn a_log_that_is_cut_anywhere_has_the_last_checkpoint_that_is_whole() {
-    for log in logs() {
+    for log in logs().into_iter().chain(unsealed_logs()) {
         for len in 0..=log.content.len() {
-            let point = loaded(&log.content[..len]);
-            assert_eq!(
-                point.unwrap_or_else(|error| panic!("cut at {len}: {error}")),
-                log.at(len),
-                "cut at {len}"
-            );
+            log.must_be(len, loaded(&log.content[..len]));
         }
     }
 }
 
 #[test]
 fn a_log_that_was_cut_anywhere_can_be_gone_on_with() {
-    for log in logs() {
+    for log in logs().into_iter().chain(unsealed_logs()) {
         for len in (0..=log.content.len()).step_by(3) {
             let disk = SimDisk::default();
             disk.put(Path::new(PATH), &log.content[..len]);
-            let (mut writer, state) = open_on(&disk, options().sync(SyncPolicy::Never)).unwrap();
+            let (mut writer, state) = match open_on(&disk, options().sync(SyncPolicy::Never)) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    log.must_be(len, Err(error));
+                    assert_eq!(disk.content(Path::new(PATH)), &log.content[..len]);
+                    continue;
+                }
+            };
             let mut expected = log.at(len);
             assert_eq!(Point::of(&state), expected, "cut at {len}");
             let start = disk.content(Path::new(PATH)).len();
@@ -154,6 +156,32 @@ fn a_flip_behind_the_seals_gives_an_earlier_checkpoint() {
     }
 }
 
+/// As a file that was cut off, and written to by something that makes seals right.
+#[test]
+fn seal_amid_a_checkpoint_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    for log in unsealed_logs() {
+        let header = super::super::frame::FileHeader::from_bytes(log.content.first_chunk().unwrap()).unwrap();
+        for len in 65..=log.content.len() {
+            let mut content = log.content[..len].to_vec();
+            content[32..44].copy_from_slice(&header.seal(len as u64));
+            let whole = log.points.iter().rev().map(|(end, _)| *end).find(|end| *end <= len).unwrap_or(64);
+            std::fs::write(&path, &content).unwrap();
+            let read = SnapshotReader::open(&path).map(|reader| reader.cursor());
+            for read in [loaded(&content).map(|point| point.cursor), read] {
+                match read {
+                    Ok(cursor) => assert_eq!((whole, cursor), (len, log.at(len).cursor)),
+                    Err(SnapshotError::Damaged { offset, .. }) => {
+                        assert!(whole < len && offset == whole as u64)
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_no_snapshot_is_refused_and_left_alone() {
     for content in [&b"x"[..], b"{\"a\": 1}", &[0; 64], &[0; 4096], b"\x89SKVLOG\r"] {
@@ -193,14 +221,19 @@ fn a_damaged_log_is_not_opened_for_writing() {
 fn a_reader_gives_what_loading_gives() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state");
-    for log in logs() {
+    for log in logs().into_iter().chain(unsealed_logs()) {
         for len in (0..=log.content.len()).rev().step_by(7) {
             std::fs::write(&path, &log.content[..len]).unwrap();
-            let reader = SnapshotReader::open(&path).unwrap();
-            let expected = log.at(len);
+            let reader = match SnapshotReader::open(&path) {
+                Ok(reader) => reader,
+                Err(error) => {
+                    log.must_be(len, Err(error));
+                    continue;
+                }
+            };
             let state: Model =
                 reader.iter().map(Result::unwrap).map(|entry| (entry.key.to_string(), entry)).collect();
-            assert_eq!((state, reader.cursor()), (expected.state, expected.cursor), "cut at {len}");
+            log.must_be(len, Ok(Point { state, cursor: reader.cursor() }));
             assert_eq!(reader.len(), reader.iter().count());
             assert_eq!(reader.is_empty(), log.at(len).state.is_empty());
         }

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::super::disk::Disk;
+use super::super::frame::FileHeader;
 use super::super::load::{load_file, open_to_read};
-use super::super::{Snapshot, SnapshotError, SnapshotOptions, SnapshotWriter};
+use super::super::{Snapshot, SnapshotError, SnapshotOptions, SnapshotWriter, SyncPolicy};
 use super::sim::SimDisk;
 use crate::store::{Key, KvEntry, KvOperation, KvUpdate, VersionToken, WatchCursor};
 
@@ -104,6 +105,24 @@ pub(super) struct Written {
 }
 
 impl Written {
+    /// Up to where it had reached the disk.
+    pub(super) fn sealed(&self) -> usize {
+        FileHeader::from_bytes(self.content.first_chunk().unwrap()).unwrap().sealed() as usize
+    }
+
+    /// Fails unless this is what is read from the first `len` bytes: a state, or damage where they
+    /// are too few.
+    pub(super) fn must_be(&self, len: usize, read: Result<Point, SnapshotError>) {
+        match read {
+            // Nothing tells an empty file from one that is to become a log.
+            Ok(point) if len == 0 || len >= self.sealed() => assert_eq!(point, self.at(len), "cut at {len}"),
+            Err(SnapshotError::Damaged { offset, .. }) if len > 0 && len < self.sealed() => {
+                assert_eq!(offset, len as u64);
+            }
+            other => panic!("cut at {len}: {other:?}"),
+        }
+    }
+
     /// The state that counts in the first `len` bytes.
     pub(super) fn at(&self, len: usize) -> Point {
         let whole = self.points.iter().rev().find(|(end, _)| *end <= len);
@@ -112,9 +131,13 @@ impl Written {
 }
 
 /// Writes `batches`, compacting before the batches in `compact_before`.
-pub(super) fn written(batches: &[Vec<KvUpdate>], compact_before: &[usize]) -> Written {
+fn written(batches: &[Vec<KvUpdate>], compact_before: &[usize]) -> Written {
+    written_with(options(), batches, compact_before)
+}
+
+fn written_with(options: SnapshotOptions, batches: &[Vec<KvUpdate>], compact_before: &[usize]) -> Written {
     let disk = SimDisk::default();
-    let (mut writer, _) = open_on(&disk, options()).unwrap();
+    let (mut writer, _) = open_on(&disk, options).unwrap();
     let mut point = Point::empty();
     let mut points = Vec::new();
     for (index, batch) in batches.iter().enumerate() {
@@ -137,6 +160,29 @@ pub(super) fn written(batches: &[Vec<KvUpdate>], compact_before: &[usize]) -> Wr
 
 /// Logs of every kind: small, with deletions, with parts, compacted, compacted in the middle.
 pub(super) fn logs() -> Vec<Written> {
+    let (small, parts) = histories();
+    vec![
+        written(&[], &[]),
+        written(&small, &[]),
+        written(&parts, &[]),
+        written(&parts, &[3]),
+        written(&parts, &[5]),
+    ]
+}
+
+/// Logs that are not sealed to their end, so that a crash can have cut them.
+pub(super) fn unsealed_logs() -> Vec<Written> {
+    let options = options().sync(SyncPolicy::Never);
+    let (small, parts) = histories();
+    vec![
+        written_with(options, &small, &[]),
+        written_with(options, &parts, &[]),
+        written_with(options, &parts, &[3]),
+        written_with(options, &parts, &[5]),
+    ]
+}
+
+fn histories() -> (Vec<Vec<KvUpdate>>, Vec<Vec<KvUpdate>>) {
     let small = vec![
         vec![put("a", b"1", 1), put("b", b"2", 2)],
         vec![delete("a", 3)],
@@ -147,13 +193,7 @@ pub(super) fn logs() -> Vec<Written> {
     parts.insert(2, (0..14).map(|n| put(&format!("part.{n}"), &[n; 20], 100 + u64::from(n))).collect());
     parts.push(vec![put("large", &[3; 300], 200), delete("part.3", 201)]);
     parts.push((0..9u8).map(|n| delete(&format!("part.{n}"), 300 + u64::from(n))).collect());
-    vec![
-        written(&[], &[]),
-        written(&small, &[]),
-        written(&parts, &[]),
-        written(&parts, &[3]),
-        written(&parts, &[5]),
-    ]
+    (small, parts)
 }
 
 /// Whether tests may take minutes.

@@ -7,6 +7,8 @@ mod damage;
 mod faults;
 mod fixture;
 mod model;
+#[cfg(unix)]
+mod places;
 mod power;
 mod sim;
 mod together;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::super::frame::MARK;
 use super::super::record::shape;
 use super::super::{SnapshotOptions, SyncPolicy};
 use super::fixture::*;
@@ -177,12 +178,20 @@ fn a_compaction_of_nothing_is_none() {
 
 #[test]
 fn what_a_crash_left_beside_the_log_is_removed() {
-    let disk = SimDisk::default();
-    for extension in [".compact", ".new"] {
-        disk.put(Path::new(&format!("{PATH}{extension}")), b"half of something");
+    let beside = format!("{PATH}.compact");
+    let marked = [&MARK[..], b"half of something"].concat();
+    for left in [&marked[..], b"", &[0; 8], &MARK[..3]] {
+        let disk = SimDisk::default();
+        disk.put(Path::new(&beside), left);
+        drop(open_on(&disk, options()).unwrap());
+        assert_eq!(disk.paths(), [Path::new(PATH)]);
     }
-    drop(open_on(&disk, options()).unwrap());
-    assert_eq!(disk.paths(), [Path::new(PATH)]);
+    for of_others in [&b"half of something"[..], &logs()[1].content] {
+        let disk = SimDisk::default();
+        disk.put(Path::new(&beside), of_others);
+        drop(open_on(&disk, options()).unwrap());
+        assert_eq!(disk.content(Path::new(&beside)), of_others);
+    }
 }
 
 /// Bytes that are right in some places, so that what comes after these is reached too.
@@ -213,6 +222,7 @@ fn made_up(random: &mut fastrand::Rng, log: &[u8]) -> Vec<u8> {
 /// Makes all checksums right, whatever else is wrong.
 fn right_checksums(content: &mut [u8]) {
     use super::super::frame::{FILE_HEADER, FRAME_HEADER, FileHeader, MAGIC, VERSION};
+    let len = content.len() as u64;
     let Some((header, mut rest)) = content.split_first_chunk_mut::<{ FILE_HEADER as usize }>() else {
         return;
     };
@@ -220,7 +230,7 @@ fn right_checksums(content: &mut [u8]) {
     header[8] = VERSION;
     let checksum = crc32fast::hash(&header[..28]);
     header[28..32].copy_from_slice(&checksum.to_le_bytes());
-    let seal = FileHeader::new(header[12..28].try_into().unwrap()).seal(u64::MAX);
+    let seal = FileHeader::new(header[12..28].try_into().unwrap()).seal(len);
     header[32..44].copy_from_slice(&seal);
     let mut chain = crc32fast::hash(&header[12..28]);
     while rest.len() >= FRAME_HEADER {

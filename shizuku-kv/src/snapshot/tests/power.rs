@@ -128,6 +128,39 @@ fn after_a_loss_of_power_there_is_a_checkpoint_and_none_that_was_durable_is_lost
     with_seeds(300, 30_000, lives);
 }
 
+/// The power is lost at each operation of making a log, of an empty file or where there is none;
+/// and again when the next process makes one of what is left.
+#[test]
+fn power_lost_while_a_log_is_made_leaves_what_can_be_opened() {
+    with_seeds(20, 2000, |_, random| {
+        for (at, is_prepared) in (0..24).flat_map(|at| [(at, false), (at, true)]) {
+            let mut disk = SimDisk::default();
+            if is_prepared {
+                disk.put(Path::new(PATH), b"");
+            }
+            for at in [at, random.u64(0..24)] {
+                let fault =
+                    if random.bool() { Fault::Short } else { Fault::Error(std::io::ErrorKind::Other) };
+                disk.plan(Plan { at: Some(at), count: 1000, fault: Some(fault) });
+                let opened = open_on(&disk, options());
+                disk.plan(Plan::default());
+                let after = disk.after_power_loss(random);
+                drop(opened);
+                match load_on(&after) {
+                    Ok(state) => assert_eq!(Point::of(&state), Point::empty()),
+                    Err(error) => assert!(matches!(error, SnapshotError::NotFound { .. }), "{error}"),
+                }
+                disk = after;
+            }
+            let (mut writer, state) = open_on(&disk, options()).unwrap();
+            assert_eq!(Point::of(&state), Point::empty());
+            writer.append(&put("a", b"1", 1)).unwrap();
+            writer.checkpoint(None).unwrap();
+            assert_eq!(load_on(&disk.with_only_what_is_synced()).unwrap().entries.len(), 1);
+        }
+    });
+}
+
 /// A log whose sync never comes, so that every write can be lost.
 #[test]
 fn a_sync_on_time_comes_without_another_checkpoint() {
@@ -148,8 +181,8 @@ fn a_sync_on_time_that_fails_is_told_by_the_next_call() {
     let policy = SyncPolicy::Interval(Duration::from_millis(1));
     let (mut writer, _) = open_on(&disk, options().sync(policy)).unwrap();
     writer.append(&put("a", b"1", 1)).unwrap();
-    // The write passes, the sync after it does not.
-    disk.plan(Plan { at: Some(1), count: 1, fault: Some(Fault::Error(std::io::ErrorKind::Other)) });
+    // The look at the file and the write pass, the sync after it does not.
+    disk.plan(Plan { at: Some(3), count: 1, fault: Some(Fault::Error(std::io::ErrorKind::Other)) });
     writer.checkpoint(None).unwrap();
     wait_until("the sync that fails", || disk.log().iter().any(|line| line.ends_with("FAILS")));
     // Whoever syncs waits for the thread that does.
@@ -200,8 +233,8 @@ fn what_a_failed_sync_left_unwritten_is_not_taken_for_durable() {
     writer.append(&put("a", b"1", 1)).unwrap();
     writer.checkpoint(Some(&cursor(1))).unwrap();
     writer.append(&put("b", b"2", 2)).unwrap();
-    // The write passes, the sync does not.
-    disk.plan(Plan { at: Some(1), count: 1, fault: Some(Fault::Error(std::io::ErrorKind::StorageFull)) });
+    // The look at the file and the write pass, the sync does not.
+    disk.plan(Plan { at: Some(3), count: 1, fault: Some(Fault::Error(std::io::ErrorKind::StorageFull)) });
     assert!(matches!(writer.checkpoint(Some(&cursor(2))), Err(SnapshotError::Poisoned { .. })));
     drop(writer);
     disk.plan(Plan::default());

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::super::disk::{Access, Disk, DiskFile};
+use crate::local_file::Place;
 
 /// What an operation that is to fail does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ struct Node {
     now: Vec<u8>,
     on_disk: Vec<u8>,
     unsynced: Vec<Change>,
+    /// The opening that has it locked.
+    locked_by: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -86,6 +89,7 @@ struct State {
     shortens: bool,
     skipped: Option<&'static str>,
     log: Vec<String>,
+    openings: u64,
 }
 
 impl State {
@@ -153,7 +157,7 @@ impl SimDisk {
         self.with(|state| state.shortens = true);
     }
 
-    /// Holds up whoever is the next to sync this file.
+    /// Holds up the next to sync this file, or to lock it if the path ends in `.lock`.
     pub(super) fn close_gate(&self, path: &str) {
         let mut gates = self.1.0.lock().unwrap();
         gates.reached.remove(Path::new(path));
@@ -203,7 +207,7 @@ impl SimDisk {
     pub(super) fn put(&self, path: &Path, content: &[u8]) {
         self.with(|state| {
             let node = state.nodes.len();
-            state.nodes.push(Node { now: content.to_vec(), on_disk: content.to_vec(), unsynced: Vec::new() });
+            state.nodes.push(Node { now: content.to_vec(), on_disk: content.to_vec(), ..Node::default() });
             state.names.insert(path.to_owned(), node);
             state.names_on_disk.insert(path.to_owned(), node);
         });
@@ -218,10 +222,12 @@ impl SimDisk {
     pub(super) fn with_only_what_is_synced(&self) -> Self {
         self.with(|state| {
             let names = state.names_on_disk.clone();
-            let synced = |node: &Node| Node { now: node.on_disk.clone(), ..node.clone() };
-            let mut nodes: Vec<_> = state.nodes.iter().map(synced).collect();
-            nodes.iter_mut().for_each(|node| node.unsynced.clear());
-            Self::of(nodes, names)
+            let synced = |node: &Node| Node {
+                now: node.on_disk.clone(),
+                on_disk: node.on_disk.clone(),
+                ..Node::default()
+            };
+            Self::of(state.nodes.iter().map(synced).collect(), names)
         })
     }
 
@@ -277,16 +283,18 @@ fn survived(node: &Node, random: &mut fastrand::Rng) -> Node {
             },
         }
     }
-    Node { now: content.clone(), on_disk: content, unsynced: Vec::new() }
+    Node { now: content.clone(), on_disk: content, ..Node::default() }
 }
 
 impl Disk for SimDisk {
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
-        let node = self.with(|state| {
+        let (node, opening) = self.with(|state| {
             state.refuse("open", path)?;
-            match (access, state.names.get(path)) {
+            state.openings += 1;
+            let node = match (access, state.names.get(path)) {
                 (Access::Create, _) if state.creates_nothing => Err(io::ErrorKind::StorageFull.into()),
-                (Access::Create, _) => {
+                (Access::Create, Some(_)) => Err(io::ErrorKind::AlreadyExists.into()),
+                (Access::Create, None) => {
                     let node = state.nodes.len();
                     state.nodes.push(Node::default());
                     state.name(Naming::Is(path.to_owned(), node));
@@ -294,9 +302,10 @@ impl Disk for SimDisk {
                 }
                 (_, Some(node)) => Ok(*node),
                 (_, None) => Err(io::Error::from(io::ErrorKind::NotFound)),
-            }
+            };
+            node.map(|node| (node, state.openings))
         })?;
-        Ok(Arc::new(SimFile { disk: self.clone(), node, path: path.to_owned() }))
+        Ok(Arc::new(SimFile { disk: self.clone(), node, path: path.to_owned(), opening }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -306,10 +315,6 @@ impl Disk for SimDisk {
             state.name(Naming::Renamed { from: from.to_owned(), to: to.to_owned(), node });
             Ok(())
         })
-    }
-
-    fn copy_permissions(&self, _from: &Path, to: &Path) -> io::Result<()> {
-        self.with(|state| state.refuse("copy permissions to", to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -337,6 +342,15 @@ struct SimFile {
     disk: SimDisk,
     node: usize,
     path: PathBuf,
+    opening: u64,
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.disk.with(|state| {
+            state.nodes[self.node].locked_by.take_if(|opening| *opening == self.opening);
+        });
+    }
 }
 
 impl DiskFile for SimFile {
@@ -374,6 +388,26 @@ impl DiskFile for SimFile {
             node.unsynced.push(change);
             Ok(len)
         })
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        self.disk.pass_gate(&self.path.with_added_extension("lock"));
+        self.disk.with(|state| {
+            state.refuse("lock", &self.path)?;
+            Ok(*state.nodes[self.node].locked_by.get_or_insert(self.opening) == self.opening)
+        })
+    }
+
+    fn place(&self, path: &Path) -> Place {
+        self.disk.with(|state| match state.names.get(path) {
+            Some(node) if *node == self.node => Place::Kept,
+            Some(_) => Place::Replaced,
+            None => Place::Removed,
+        })
+    }
+
+    fn copy_access(&self, _from: &Path) -> io::Result<()> {
+        self.disk.with(|state| state.refuse("copy access to", &self.path))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::super::SnapshotWriter;
 use super::super::frame::FileHeader;
+use super::super::{SnapshotError, SnapshotWriter};
 use super::fixture::*;
 use super::sim::SimDisk;
 
@@ -79,6 +79,61 @@ fn a_sync_that_ends_after_the_file_was_replaced_says_nothing_about_the_new_one()
         assert_eq!(Point::of(&load_on(&disk.with_only_what_is_synced()).unwrap()), point);
         drop(writer);
     });
+}
+
+/// The second opens the file, and the first compacts the log before the second has locked it: what
+/// the second locks has no name any more.
+#[test]
+fn opener_that_waits_for_a_lock_gets_the_file_of_that_name() {
+    for first_is_closed in [false, true] {
+        let disk = SimDisk::default();
+        let (mut writer, _) = open_on(&disk, options()).unwrap();
+        let mut point = Point::empty();
+        write(&mut writer, &mut point, 1);
+        disk.close_gate("/state.lock");
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| open_on(&disk, options()));
+            disk.wait_for_gate("/state.lock");
+            writer.compact().unwrap();
+            write(&mut writer, &mut point, 2);
+            let first = if first_is_closed {
+                drop(writer);
+                None
+            } else {
+                Some(writer)
+            };
+            disk.open_gate("/state.lock");
+            match second.join().unwrap() {
+                Ok((mut second, state)) => {
+                    assert!(first_is_closed);
+                    assert_eq!(Point::of(&state), point);
+                    write(&mut second, &mut point, 3);
+                }
+                Err(error) => {
+                    assert!(!first_is_closed && matches!(error, SnapshotError::Locked { .. }), "{error}");
+                }
+            }
+            drop(first);
+        });
+        assert_eq!(Point::of(&load_on(&disk).unwrap()), point);
+    }
+}
+
+#[test]
+fn of_many_openers_of_a_new_log_one_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let path = directory.path().join(format!("{round}"));
+        let open = || SnapshotWriter::open(&path, options());
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let is_locked = |error: &SnapshotError| matches!(error, SnapshotError::Locked { .. });
+        let (winners, others): (Vec<_>, Vec<_>) = opened.into_iter().partition(Result::is_ok);
+        assert_eq!(winners.len(), 1);
+        assert!(others.iter().filter_map(|other| other.as_ref().err()).all(is_locked));
+    }
 }
 
 #[test]

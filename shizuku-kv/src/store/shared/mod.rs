@@ -35,6 +35,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_core::future::BoxFuture;
 use futures_util::future::{Either, select};
 use futures_util::stream;
 use tokio::runtime;
@@ -42,7 +43,6 @@ use tokio::sync::watch;
 
 use self::book::{Book, Ended, FeedId, Interest, Opening, ReaderId};
 use self::mailbox::Mailbox;
-use super::shutdown::ShutdownHooks;
 use super::{Deadline, KvError, KvResult, KvStore, KvWatcher, Watch, WatchCursor, WatchLink, WatchScope};
 
 const OPERATION: &str = "watch";
@@ -53,6 +53,34 @@ const REPLACEMENT_LIMIT: Duration = Duration::from_secs(30);
 /// The pause before the next is opened after one that could not be, for all together.
 const REST: Duration = Duration::from_millis(100);
 
+/// Something that a layer above keeps for a handle and its clones.
+pub(crate) trait Attached: Default + Send + Sync + 'static {
+    /// Releases what it has in the store, before its connection is shut down.
+    fn close(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>>;
+}
+
+/// Something attached, of which the type is not known here.
+struct Kept {
+    value: Arc<dyn Any + Send + Sync>,
+    close: fn(Arc<dyn Any + Send + Sync>, Deadline) -> BoxFuture<'static, KvResult<()>>,
+}
+
+impl Kept {
+    fn new<T: Attached>() -> Self {
+        Self {
+            value: Arc::<T>::default(),
+            close: |value, deadline| {
+                Box::pin(async move {
+                    match value.downcast_ref::<T>() {
+                        Some(value) => value.close(deadline).await,
+                        None => Ok(()),
+                    }
+                })
+            },
+        }
+    }
+}
+
 /// The feeds of one store. Clones of a handle have them in common.
 #[derive(Default)]
 pub(super) struct Shared {
@@ -61,10 +89,9 @@ pub(super) struct Shared {
     /// The scopes of the watches that have one to themselves.
     alone: Mutex<HashSet<WatchScope>>,
     /// What layers above keep for all clones of a handle, one of each type.
-    attached: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+    attached: Mutex<HashMap<TypeId, Kept>>,
     /// Set when users have dropped the last clone of the handle.
     is_abandoned: watch::Sender<bool>,
-    hooks: ShutdownHooks,
 }
 
 /// The clones of a handle that users have. Dropping the last one marks the store as abandoned.
@@ -83,14 +110,6 @@ impl Drop for User {
 }
 
 impl Shared {
-    pub(super) fn new(hooks: ShutdownHooks) -> Self {
-        Self { hooks, ..Self::default() }
-    }
-
-    pub(super) fn shutdown_hooks(&self) -> &ShutdownHooks {
-        &self.hooks
-    }
-
     /// Waits until users have dropped the last clone of the handle.
     pub(super) async fn abandoned(&self) {
         // The sender lives in `self`, so waiting does not fail.
@@ -127,11 +146,24 @@ impl Shared {
     }
 
     /// What a layer above keeps here; its default until then.
-    pub(super) fn attached<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+    pub(super) fn attached<T: Attached>(&self) -> Arc<T> {
         let mut attached = lock(&self.attached);
-        let kept = attached.entry(TypeId::of::<T>()).or_insert_with(|| Arc::<T>::default());
+        let kept = attached.entry(TypeId::of::<T>()).or_insert_with(Kept::new::<T>);
         // What is kept for a type is of that type.
-        Arc::clone(kept).downcast().unwrap_or_default()
+        Arc::clone(&kept.value).downcast().unwrap_or_default()
+    }
+
+    /// Releases what layers above have in the store.
+    pub(super) async fn close(&self, deadline: Deadline) -> KvResult<()> {
+        let closing: Vec<_> = {
+            let attached = lock(&self.attached);
+            attached.values().map(|kept| (kept.close)(Arc::clone(&kept.value), deadline)).collect()
+        };
+        let mut closed = Ok(());
+        for closing in closing {
+            closed = closing.await.and(closed);
+        }
+        closed
     }
 
     /// The feeds of this runtime, on which the caller is.

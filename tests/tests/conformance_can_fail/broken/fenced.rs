@@ -170,4 +170,47 @@ impl KvFenced for BrokenStore {
             self.forced(answer, writer.delete(&key, deadline)).await
         })
     }
+
+    fn raise<'a>(
+        &'a self,
+        key: &'a Key,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<FencingToken>> {
+        Box::pin(async move {
+            let key = self.key(key)?;
+            let fenced = self.fencing()?;
+            let before = self.newest(&key, deadline).await?;
+            let newest = before.as_ref().and_then(|entry| entry.fence);
+            let value = before.filter(|entry| !entry.is_tombstone()).map(|entry| entry.value);
+            match self.fault {
+                Fault::RaiseDoesNothing => return Ok(token),
+                Fault::RaiseEmpties if newest < Some(token) => {
+                    fenced.put(&key, Bytes::new(), token, deadline).await?;
+                }
+                Fault::RaiseAlwaysWrites => {
+                    let token = newest.max(Some(token)).unwrap_or(token);
+                    match value {
+                        Some(value) => fenced.put(&key, value, token, deadline).await?,
+                        None => fenced.delete(&key, token, deadline).await?,
+                    };
+                    return Ok(token);
+                }
+                Fault::RaiseRaces if newest < Some(token) => {
+                    step().await;
+                    match value {
+                        Some(value) => fenced.put(&key, value, token, deadline).await?,
+                        None => fenced.delete(&key, token, deadline).await?,
+                    };
+                }
+                Fault::RaiseForgetsLife => {
+                    if let Some(value) = value.filter(|_| newest < Some(token)) {
+                        fenced.put(&key, value, token, deadline).await?;
+                    }
+                }
+                _ => {}
+            }
+            fenced.raise(&key, token, deadline).await
+        })
+    }
 }

@@ -154,6 +154,18 @@ impl BrokenStore {
                         .flatten(),
                 )
             }
+            Fault::ScanEndsAtRemoved => {
+                let is_held = move |item: &KvResult<KvEntry>| {
+                    let (this, entry) = (this.clone(), item.as_ref().ok().cloned());
+                    async move {
+                        let Some(entry) = entry else { return true };
+                        let deadline = Deadline::after(Duration::from_secs(5));
+                        let held = this.inner.history(entry.key, deadline).try_collect().await;
+                        held.is_ok_and(|held| held.iter().any(|held| held.version == entry.version))
+                    }
+                };
+                KvStream::new(flatten(all.try_collect()).take_while(is_held))
+            }
             Fault::ScanHasHistory => KvStream::new(all.flat_map(move |item| match item {
                 Ok(entry) => this.inner.history(entry.key, Deadline::after(deadline)),
                 Err(error) => KvStream::error(error),
@@ -234,6 +246,15 @@ impl KvStore for BrokenStore {
 impl KvReader for BrokenStore {
     fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         Box::pin(self.read(key, deadline))
+    }
+
+    fn time(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
+        Box::pin(async move {
+            let time = self.inner.time(deadline).await?;
+            let late =
+                if self.fault == Fault::SlowClock { Duration::from_secs(3600) } else { Duration::ZERO };
+            Ok(time.and_then(|time| time.checked_sub(late)))
+        })
     }
 
     fn entries<'a>(

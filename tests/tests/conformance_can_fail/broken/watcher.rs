@@ -123,6 +123,26 @@ impl BrokenStore {
                 }
                 stream::iter(before).chain(items).boxed()
             }
+            Fault::StateEndsAtRemoved => {
+                let state = self.inner.scan(scope, Duration::from_secs(5)).try_collect().await?;
+                let mut versions: Vec<_> = state.iter().filter_map(|entry| entry.version.as_u64()).collect();
+                versions.sort_unstable();
+                let end = versions.last().copied().unwrap_or(0);
+                let mut expected = VecDeque::from(versions);
+                let mut stopped = false;
+                replace(items, move |item| match item {
+                    Ok((KvUpdate::CaughtUp, _)) if stopped => Vec::new(),
+                    Ok((KvUpdate::Put(entry), cursor)) => {
+                        let version = entry.version.as_u64().unwrap_or(0);
+                        let stops = !stopped && expected.pop_front().is_some_and(|next| next != version);
+                        stopped |= stops;
+                        let marker = stops.then(|| Ok((KvUpdate::CaughtUp, cursor)));
+                        let item = (!stopped || version > end).then(|| Ok((entry.into(), cursor)));
+                        [marker, item].into_iter().flatten().collect()
+                    }
+                    item => vec![item],
+                })
+            }
             Fault::MarkerFirst => {
                 let first = stream::iter([Ok((KvUpdate::CaughtUp, nowhere()))]);
                 let rest = replace(items, |item| if is_marker(&item) { Vec::new() } else { vec![item] });

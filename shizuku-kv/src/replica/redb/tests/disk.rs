@@ -54,8 +54,9 @@ impl Disk {
     /// A storage on it.
     pub(super) fn open(&self, sync: RedbSync) -> Result<RedbStorage, StorageError> {
         let disk = self.clone();
-        let opener =
-            move || Ok(::redb::Builder::new().set_cache_size(1 << 20).create_with_backend(disk.clone())?);
+        let opener = move || {
+            Ok((::redb::Builder::new().set_cache_size(1 << 20).create_with_backend(disk.clone())?, None))
+        };
         Shared::over("/disk.redb".into(), Box::new(opener)).map(|shared| RedbStorage::over(shared, sync))
     }
 

@@ -5,6 +5,7 @@ use super::*;
 use std::fs;
 
 use super::super::database::FORMAT;
+use crate::local_file::FileId;
 
 fn refusal(result: Result<RedbStorage, StorageError>, path: &Path) -> StorageError {
     let error = result.unwrap_err();
@@ -85,10 +86,88 @@ async fn a_path_where_nothing_can_be_is_an_error() {
 #[tokio::test]
 async fn an_empty_file_becomes_a_database() {
     let file = tempfile::NamedTempFile::new().unwrap();
+    #[cfg(unix)]
+    fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+    let before = fs::metadata(file.path()).unwrap();
     let mut storage = open(file.path()).await;
     storage.commit(&[put("a", 1)], None).unwrap();
     drop(storage);
     assert!(!open(file.path()).await.is_empty().unwrap());
+    let after = fs::metadata(file.path()).unwrap();
+    assert_eq!(FileId::of(&after), FileId::of(&before));
+    assert_eq!(after.permissions(), before.permissions());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_path_that_is_no_regular_file_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    std::os::unix::fs::symlink("nothing", at("dangling")).unwrap();
+    for (name, what) in
+        [("pipe", "a named pipe"), ("socket", "a socket"), ("dangling", "a symbolic link to a file")]
+    {
+        let error = refusal(RedbStorage::open(at(name), RedbOptions::new()).await, &at(name));
+        assert!(!error.is_retryable() && error.to_string().contains(what), "{error}");
+    }
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 3);
+}
+
+#[tokio::test]
+async fn a_second_opening_through_a_hard_link_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, other) = (directory.path().join("replica.redb"), directory.path().join("other"));
+    let _first = open(&path).await;
+    fs::hard_link(&path, &other).unwrap();
+    let error = refusal(RedbStorage::open(&other, RedbOptions::new()).await, &other);
+    assert!(error.is_retryable() && error.to_string().contains("open already"), "{error}");
+}
+
+/// What another program does to an open file.
+#[cfg(unix)]
+type Change = (fn(&Path), &'static str);
+
+#[cfg(unix)]
+const CHANGES: [Change; 3] = [
+    (|path| fs::File::options().write(true).open(path).unwrap().set_len(0).unwrap(), "truncated"),
+    (|path| fs::remove_file(path).unwrap(), "removed"),
+    (
+        |path| {
+            fs::copy(path, path.with_extension("copy")).unwrap();
+            fs::rename(path.with_extension("copy"), path).unwrap();
+        },
+        "replaced",
+    ),
+];
+
+#[cfg(unix)]
+#[tokio::test]
+async fn commit_and_close_tell_that_the_file_was_changed() {
+    for (change, says) in CHANGES {
+        for (sync, commits) in
+            [(RedbSync::EveryCheckpoint, true), (RedbSync::Never, true), (RedbSync::Never, false)]
+        {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("replica.redb");
+            let mut storage = RedbStorage::open(&path, RedbOptions::new().sync(sync)).await.unwrap();
+            storage.commit(&[put("a", 1)], Some(&place(1))).unwrap();
+            change(&path);
+            let mut told = Vec::new();
+            if commits {
+                told.push(storage.commit(&[put("b", 2)], Some(&place(2))));
+                told.push(storage.commit(&[put("b", 2)], Some(&place(2))));
+            }
+            told.push(storage.close());
+            for result in told {
+                let Err(error) = result else { panic!("{says}, {sync:?}: it was not noticed") };
+                is_in_order(&error, &path);
+                assert!(!error.is_retryable() && error.to_string().contains(says), "{error}");
+                assert!(error.to_string().contains("open it again"), "{error}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

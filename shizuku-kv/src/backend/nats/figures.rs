@@ -1,0 +1,93 @@
+//! Figures of a bucket: how many of its keys have an entry, from the leader.
+//!
+//! For the whole bucket one look at the stream has them, all of one moment. For a prefix the server counts the subjects
+//! under a filter; the position is asked for afterwards, so that nothing which was counted is newer.
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::bucket::StreamInfo;
+use super::consumer::{Counting, filters};
+use super::leader;
+use super::link::ApiError;
+use super::store::StoreCore;
+use super::wire::subject_prefix;
+use crate::store::{Deadline, KvError, KvResult, StoreFigures, WatchScope};
+
+const OPERATION: &str = "figures";
+
+/// Number of subjects to skip in a listing of which only the total is wanted: more than any stream has.
+const BEYOND: u32 = 2_000_000_000;
+
+pub(super) async fn figures(
+    core: &StoreCore,
+    scope: &WatchScope,
+    deadline: Deadline,
+) -> KvResult<StoreFigures> {
+    let filters = filters(&core.bucket.name, scope, Counting::Right);
+    let whole = format!("{}>", subject_prefix(&core.bucket.name));
+    let filter = match filters.as_slice() {
+        [filter] if is_exact(scope, *filter == whole) => filter,
+        _ => {
+            let reason = "the server cannot count the keys of this scope".to_owned();
+            return Err(KvError::Unsupported { operation: OPERATION, reason });
+        }
+    };
+    let look = |info: &StreamInfo, newest| StoreFigures {
+        reverts: info.reverts(),
+        ..StoreFigures::counted(info.incarnation(&core.bucket.stream), newest, info.subjects())
+    };
+    if *filter == whole {
+        let info = core.info(OPERATION, deadline).await?;
+        return Ok(StoreFigures {
+            newest_at: Some(info.last_time()),
+            entries: Some(info.messages()),
+            ..look(&info, info.last_sequence())
+        });
+    }
+    let (info, keys) = counted(core, filter, deadline).await?;
+    let newest = leader::newest(core, OPERATION, &filters, deadline).await?;
+    Ok(StoreFigures { keys: Some(keys), ..look(&info, newest) })
+}
+
+/// Whether the filter of a scope, which may be the whole bucket, matches nothing but the scope.
+fn is_exact(scope: &WatchScope, is_whole: bool) -> bool {
+    match scope {
+        WatchScope::Prefix(prefix) => prefix.is_empty() || (prefix.ends_with('.') && !is_whole),
+        WatchScope::All | WatchScope::Key(_) => true,
+        _ => false,
+    }
+}
+
+/// How many subjects the leader has under a filter.
+async fn counted(core: &StoreCore, filter: &str, deadline: Deadline) -> KvResult<(StreamInfo, u64)> {
+    #[derive(Deserialize)]
+    struct Counted {
+        #[serde(flatten)]
+        info: StreamInfo,
+        #[serde(default)]
+        total: u64,
+    }
+    let subject = format!("STREAM.INFO.{}", core.bucket.stream);
+    let query = json!({ "subjects_filter": filter, "offset": BEYOND });
+    let answer = core.link.api(OPERATION, &subject, &query, deadline).await?;
+    let Counted { info, total } =
+        answer.map_err(|error: ApiError| error.into_error(OPERATION, &core.bucket.name))?;
+    core.bucket.learn(&info);
+    Ok((info, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_scopes_that_the_server_can_match_are_exact() {
+        assert!(is_exact(&WatchScope::All, true));
+        assert!(is_exact(&WatchScope::prefix(""), true));
+        assert!(is_exact(&WatchScope::prefix("a.b."), false));
+        assert!(!is_exact(&WatchScope::prefix("a.b"), false));
+        assert!(!is_exact(&WatchScope::prefix("*."), true));
+        assert!(!is_exact(&WatchScope::prefixes(["a."]), false));
+    }
+}

@@ -1,0 +1,229 @@
+//! Figures of a store, by which followers notice that entries left it without a message.
+//!
+//! A watch tells what is written, deleted and expired. An eviction, an operator's purge, a server that came back older
+//! and some expiries remove entries without a message. So each follower compares what it knows with these figures now
+//! and then, and reads the store again if the difference has no other explanation (ADR 0048).
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use super::{Key, KvEntry, KvError, KvResult, KvUpdate, Store, VersionToken, WatchCursor, WatchScope};
+
+/// Figures of a scope of a store, all of one moment. From [`KvReader::figures`](crate::contract::KvReader::figures).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreFigures {
+    /// The store's incarnation, as in its cursors.
+    pub incarnation: [u8; 16],
+    /// Position of the newest change in scope, also of one that the store holds no longer if the scope is everything;
+    /// 0 before the first. Nothing that [`keys`](Self::keys) counts is newer.
+    pub newest: u64,
+    /// Time of that change by the store's clock, if it is known.
+    pub newest_at: Option<SystemTime>,
+    /// Number of keys in scope that have an entry, tombstones included. `None` if no entry leaves the store without a
+    /// message to its watches: then no comparison is needed.
+    pub keys: Option<u64>,
+    /// Number of entries in scope, superseded ones included, if it is known.
+    pub entries: Option<u64>,
+    /// Whether an older entry of a key can become its newest one without a message.
+    pub reverts: bool,
+}
+
+impl StoreFigures {
+    /// Figures of a store whose watches are told of everything that leaves it; for authors of backends.
+    pub fn told(incarnation: [u8; 16], newest: u64) -> Self {
+        Self { incarnation, newest, newest_at: None, keys: None, entries: None, reverts: false }
+    }
+
+    /// Figures with the number of keys that have an entry; for authors of backends.
+    pub fn counted(incarnation: [u8; 16], newest: u64, keys: u64) -> Self {
+        Self { keys: Some(keys), ..Self::told(incarnation, newest) }
+    }
+}
+
+/// Interval between two comparisons of a follower with its store.
+pub(crate) const COMPARE_EVERY: Duration = Duration::from_secs(60);
+
+/// Number of deliveries that are remembered to recognize a server that came back older.
+const REMEMBERED: usize = 16;
+
+/// Maximum number of entries that a look behind a remembered delivery may bring.
+const MOST_REREAD: usize = 4096;
+
+/// A delivery, as far as it is compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Delivered {
+    key: Key,
+    version: VersionToken,
+    created: SystemTime,
+}
+
+impl Delivered {
+    fn is(&self, entry: &KvEntry) -> bool {
+        (&self.key, self.version, self.created) == (&entry.key, entry.version, entry.created)
+    }
+}
+
+/// The newest deliveries of a watch, one for each key, the oldest first. Without a gap: every key that was delivered
+/// after the oldest of them is among them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recent {
+    delivered: VecDeque<Delivered>,
+    /// Whether tombstones are missing, because only what is held was known.
+    lacks_tombstones: bool,
+}
+
+impl Recent {
+    /// Takes note of deliveries, in their order.
+    pub(crate) fn extend(&mut self, updates: &[KvUpdate]) {
+        let start = updates.len().saturating_sub(REMEMBERED + 1);
+        if start > 0 {
+            *self = Self::default();
+        }
+        for update in &updates[start..] {
+            if let Some(entry) = update.entry() {
+                self.push(&entry.key, entry.version, entry.created);
+            }
+        }
+    }
+
+    pub(crate) fn push(&mut self, key: &Key, version: VersionToken, created: SystemTime) {
+        self.delivered.retain(|known| known.key != *key);
+        if self.delivered.len() == REMEMBERED {
+            self.delivered.pop_front();
+        }
+        self.delivered.push_back(Delivered { key: key.clone(), version, created });
+    }
+
+    /// The newest of all values that are held up to a position.
+    pub(crate) fn of_held(
+        held: &mut dyn FnMut(&mut dyn FnMut(&Key, VersionToken, SystemTime)),
+        position: u64,
+    ) -> Self {
+        let mut newest: Vec<(u64, Delivered)> = Vec::new();
+        held(&mut |key, version, created| {
+            let Some(number) = version.as_u64().filter(|number| *number <= position) else { return };
+            if newest.len() == REMEMBERED && newest.first().is_some_and(|(oldest, _)| *oldest > number) {
+                return;
+            }
+            let at = newest.partition_point(|(known, _)| *known < number);
+            newest.insert(at, (number, Delivered { key: key.clone(), version, created }));
+            if newest.len() > REMEMBERED {
+                newest.remove(0);
+            }
+        });
+        let delivered = newest.into_iter().map(|(_, delivered)| delivered).collect();
+        Self { delivered, lacks_tombstones: true }
+    }
+}
+
+/// A position up to which a follower was told everything, before it lost touch with the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Doubt {
+    pub(crate) cursor: WatchCursor,
+    /// The deliveries up to there.
+    pub(crate) recent: Recent,
+}
+
+/// Outcome of [`Doubt::resolve`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Course {
+    /// The store still has what it had delivered.
+    Same,
+    /// It has lost some of it, or took other changes at positions that the follower had passed.
+    Other,
+    /// All of what is remembered has been written again, so that nothing is left to tell by.
+    Untold,
+    /// The same, and what is remembered is from before this process: the store may have changed as much meanwhile.
+    Unremembered,
+}
+
+impl Doubt {
+    /// Whether the store is the one that the follower knew, and not an older copy of it.
+    ///
+    /// A copy lacks the end of the changes. So the deliveries are looked up from the newest on, at the leader: the first
+    /// that is still there shows that the store has all changes up to it. What came behind it is read again.
+    pub(crate) async fn resolve(&self, store: &Store, scope: &WatchScope) -> KvResult<Course> {
+        let position = self.cursor.position();
+        let is_later = |version: VersionToken| version.as_u64().is_some_and(|number| number > position);
+        let mut shown = None;
+        let untold = if self.recent.lacks_tombstones { Course::Unremembered } else { Course::Untold };
+        for known in self.recent.delivered.iter().rev() {
+            match store.leader_entry(&known.key).await? {
+                Some(entry) if known.is(&entry) => {
+                    shown = Some(known);
+                    break;
+                }
+                Some(entry) if is_later(entry.version) => {}
+                _ => return Ok(Course::Other),
+            }
+        }
+        let Some(shown) = shown else { return Ok(untold) };
+        let Some(number) = shown.version.as_u64() else { return Ok(untold) };
+        if number == position {
+            return Ok(Course::Same);
+        }
+        let from = WatchCursor::new(*self.cursor.incarnation(), number, shown.created);
+        let mut watch = match store.watch_from(scope.clone(), from).await {
+            Ok(watch) => watch,
+            Err(KvError::CursorExpired { .. }) => return Ok(untold),
+            Err(error) => return Err(error),
+        };
+        for _ in 0..MOST_REREAD {
+            let deadline = store.deadline_of("figures", None)?;
+            let update = deadline.bound("figures", None, async {
+                watch.next().await.unwrap_or(Err(KvError::Closed { operation: "figures" }))
+            });
+            let update = match update.await {
+                Ok(update) => update,
+                Err(KvError::CursorExpired { .. }) => return Ok(untold),
+                Err(error) => return Err(error),
+            };
+            let Some(entry) = update.into_entry() else { return Ok(Course::Same) };
+            let is_known = || self.recent.delivered.iter().any(|known| known.is(&entry));
+            let is_unremembered = entry.is_tombstone() && self.recent.lacks_tombstones;
+            if !is_later(entry.version) && !is_unremembered && !is_known() {
+                return Ok(Course::Other);
+            }
+        }
+        Ok(untold)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+mod tests {
+    use super::*;
+
+    fn key(number: u64) -> Key {
+        Key::new(format!("k{number}")).unwrap()
+    }
+
+    fn keys(recent: &Recent) -> Vec<u64> {
+        recent.delivered.iter().filter_map(|known| known.version.as_u64()).collect()
+    }
+
+    #[test]
+    fn recent_keeps_one_of_each_key_without_a_gap() {
+        let mut recent = Recent::default();
+        for number in 1..=40 {
+            recent.push(&key(number % 20), VersionToken::from_u64(number), SystemTime::UNIX_EPOCH);
+        }
+        assert_eq!(keys(&recent), (25..=40).collect::<Vec<_>>());
+        recent.push(&key(30 % 20), VersionToken::from_u64(41), SystemTime::UNIX_EPOCH);
+        assert_eq!(keys(&recent), (25..=41).filter(|number| *number != 30).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn recent_of_held_has_the_newest_up_to_a_position() {
+        let mut visit = |visit: &mut dyn FnMut(&Key, VersionToken, SystemTime)| {
+            for number in [7, 3, 90, 4, 1, 8, 2, 6, 5].into_iter().chain(20..60) {
+                visit(&key(number), VersionToken::from_u64(number), SystemTime::UNIX_EPOCH);
+            }
+        };
+        assert_eq!(
+            keys(&Recent::of_held(&mut visit, 30)),
+            (1..=8).skip(3).chain(20..=30).collect::<Vec<_>>()
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! The handles that a connection has given out, so that it can release what they hold before it
+//! ends.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError, Weak};
+
+use futures_util::future::join_all;
+
+use super::shared::Shared;
+#[allow(unused_imports, reason = "named in the documentation")]
+use super::{Connection, KvError};
+use super::{Deadline, KvResult, Store};
+
+/// The handles that a connection has given out; for authors of backends.
+///
+/// Locks are held by handles, and a connection that is shut down releases them while its stores
+/// still answer. A backend [adds](Self::add) each handle that it makes, and calls
+/// [`close`](Self::close) at the beginning of [`Connection::shutdown`].
+#[derive(Default)]
+pub struct OpenStores(Mutex<Vec<Weak<Shared>>>);
+
+impl OpenStores {
+    /// No handle.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a handle; its clones count as one with it.
+    pub fn add(&self, store: &Store) {
+        let mut stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        stores.retain(|store| store.strong_count() > 0);
+        stores.push(std::sync::Arc::downgrade(&store.shared));
+    }
+
+    /// Releases the locks that are held through the handles, and waits until their stores know.
+    /// Holders are told first: their guards are lost from then on, and later claims are
+    /// [`KvError::Closed`].
+    ///
+    /// Dropping the future is safe: releasing goes on in the background, for as long as the stores
+    /// answer.
+    ///
+    /// # Errors
+    /// Returns [`KvError::Timeout`] if a store did not answer by the deadline. Leases end what
+    /// could not be released.
+    pub async fn close(&self, deadline: Deadline) -> KvResult<()> {
+        let stores: Vec<_> = {
+            let stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            stores.iter().filter_map(Weak::upgrade).collect()
+        };
+        let closed = join_all(stores.iter().map(|store| store.close(deadline))).await;
+        closed.into_iter().collect()
+    }
+}
+
+impl fmt::Debug for OpenStores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenStores").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,305 @@
+//! Messages that are removed before their turn: superseded, purged or evicted. In a stream with a history, a consumer of
+//! the newest messages stops at each such place, and says that nothing is pending.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use shizuku_kv::{Connection, KvUpdate, Store, StoreConfig, VersionToken, Watch, WatchScope, connect};
+use shizuku_kv_tests::{NatsServer, unique};
+
+use super::next;
+
+async fn with_history(history: u8) -> (&'static NatsServer, Store) {
+    let server = NatsServer::shared();
+    let config = StoreConfig::new().history(history);
+    let connection = connect(&server.url()).await.unwrap();
+    (server, connection.store_with_config(&unique("removed"), config).await.unwrap())
+}
+
+/// More than a consumer is asked for at a time, so that most of it waits on the server.
+async fn fill(store: &Store, keys: usize) {
+    let items = (0..keys).map(|number| (format!("key.{number:05}"), "value"));
+    assert!(store.put_many(items).await.iter().all(Result::is_ok));
+}
+
+/// What a watch delivers up to its caught-up marker: the newest version of each key, after checking that none goes back.
+async fn state(watch: &mut Watch) -> BTreeMap<String, VersionToken> {
+    let mut state = BTreeMap::new();
+    loop {
+        let entry = match next(watch).await.unwrap() {
+            KvUpdate::CaughtUp => return state,
+            update => update.into_entry().unwrap(),
+        };
+        let before = state.insert(entry.key.to_string(), entry.version);
+        assert!(before.is_none_or(|before| before.as_u64() < entry.version.as_u64()), "{}", entry.key);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_delivers_a_key_behind_a_superseded_message() {
+    for history in [1, 2, 5] {
+        let (_, store) = with_history(history).await;
+        let first = store.put("k2", "first").await.unwrap();
+        let k1 = store.put("k1", "only").await.unwrap();
+        let mut watch = store.watch(WatchScope::All).await.unwrap();
+        for number in 0..history {
+            store.put("k2", number.to_string()).await.unwrap();
+        }
+        let state = state(&mut watch).await;
+        assert_eq!(state.get("k1"), Some(&k1), "history {history}");
+        // The marker does not wait for what was written after the watch began, as long as the key has come.
+        assert!(state.get("k2").is_some_and(|k2| k2.as_u64() >= first.as_u64()), "history {history}");
+        let last = store.put("k1", "last").await.unwrap();
+        while next(&mut watch).await.unwrap().into_entry().unwrap().version != last {}
+    }
+}
+
+#[tokio::test]
+async fn a_watch_delivers_keys_behind_many_superseded_messages() {
+    const KEYS: usize = 12_000;
+    let (_, store) = with_history(2).await;
+    fill(&store, KEYS).await;
+    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    next(&mut watch).await.unwrap();
+    for round in 0..2 {
+        let items = (0..20).map(|number| (format!("key.{:05}", 9_000 + 50 * number), round.to_string()));
+        assert!(store.put_many(items).await.iter().all(Result::is_ok));
+    }
+    // The first came before.
+    assert_eq!(state(&mut watch).await.len(), KEYS - 1);
+}
+
+#[tokio::test]
+async fn a_scan_lists_keys_behind_superseded_messages() {
+    const KEYS: usize = 12_000;
+    for purges in [false, true] {
+        let (_, store) = with_history(2).await;
+        fill(&store, KEYS).await;
+        let mut scan = store.scan(WatchScope::All);
+        let mut keys = store.keys(WatchScope::All);
+        let mut found = Vec::new();
+        let mut listed = Vec::new();
+        for _ in 0..10 {
+            found.push(scan.next().await.unwrap().unwrap().key);
+            listed.push(keys.next().await.unwrap().unwrap());
+        }
+        for number in 0..10 {
+            let key = format!("key.{:05}", 9_000 + 50 * number);
+            if purges {
+                store.purge(&key).await.unwrap();
+            }
+            for round in 0..2 {
+                store.put(&key, round.to_string()).await.unwrap();
+            }
+        }
+        let rest: Vec<_> = scan.try_collect().await.unwrap();
+        found.extend(rest.into_iter().map(|entry| entry.key));
+        let rest: Vec<_> = keys.try_collect().await.unwrap();
+        listed.extend(rest);
+        for keys in [found, listed] {
+            let distinct: BTreeSet<_> = keys.iter().collect();
+            assert_eq!((keys.len(), distinct.len()), (KEYS, KEYS), "purges: {purges}");
+        }
+    }
+}
+
+/// A deleted key is not live because an older value of it is still held.
+#[tokio::test]
+async fn a_scan_that_starts_over_leaves_out_deleted_keys() {
+    const KEYS: usize = 9_000;
+    let (_, store) = with_history(2).await;
+    fill(&store, KEYS).await;
+    for number in KEYS - 5..KEYS {
+        store.delete(format!("key.{number:05}")).await.unwrap();
+    }
+    let mut scan = store.scan(WatchScope::All);
+    scan.next().await.unwrap().unwrap();
+    for round in 0..2 {
+        store.put("key.08500", round.to_string()).await.unwrap();
+    }
+    let rest: Vec<_> = scan.try_collect().await.unwrap();
+    assert!(rest.iter().all(|entry| !entry.is_tombstone()));
+    assert_eq!(rest.len(), KEYS - 5 - 1);
+}
+
+/// What makes room for others leaves nothing behind, and what it hid comes all the same.
+#[tokio::test]
+async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
+    const KEYS: u64 = 9_000;
+    const REMOVED: u64 = 50;
+    let server = NatsServer::shared();
+    let context = async_nats::jetstream::new(server.client().await);
+    for evicts in [true, false] {
+        let name = unique("evicted");
+        let config = async_nats::jetstream::stream::Config {
+            name: format!("KV_{name}"),
+            subjects: vec![format!("$KV.{name}.>")],
+            max_messages_per_subject: 2,
+            max_messages: if evicts { i64::try_from(KEYS).unwrap() } else { -1 },
+            discard: async_nats::jetstream::stream::DiscardPolicy::Old,
+            allow_rollup: true,
+            allow_direct: true,
+            ..Default::default()
+        };
+        let stream = context.create_stream(config).await.unwrap();
+        let store = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
+        fill(&store, usize::try_from(KEYS).unwrap()).await;
+        let mut watch = store.watch(WatchScope::All).await.unwrap();
+        let mut scan = store.scan(WatchScope::All);
+        next(&mut watch).await.unwrap();
+        scan.next().await.unwrap().unwrap();
+        let gone = KEYS - 600..KEYS - 600 + REMOVED;
+        let mut expected: BTreeSet<_> = (1..KEYS).map(|number| format!("key.{number:05}")).collect();
+        if evicts {
+            // As many as there are make room for others, the last of them included.
+            let others = (0..KEYS).map(|number| (format!("other.{number:05}"), "value"));
+            assert!(store.put_many(others).await.iter().all(Result::is_ok));
+            expected = (0..KEYS).map(|number| format!("other.{number:05}")).collect();
+        } else {
+            for number in gone {
+                let key = format!("key.{number:05}");
+                stream.purge().filter(format!("$KV.{name}.{key}")).await.unwrap();
+                expected.remove(&key);
+            }
+        }
+        let mut state = state(&mut watch).await;
+        if evicts {
+            // They came after the watch began.
+            while !expected.iter().all(|key| state.contains_key(key)) {
+                let entry = next(&mut watch).await.unwrap().into_entry().unwrap();
+                state.insert(entry.key.to_string(), entry.version);
+            }
+        }
+        let missing = expected.iter().filter(|key| !state.contains_key(*key)).count();
+        assert_eq!(missing, 0, "evicts: {evicts}");
+        // Promptly: a consumer that has to step over each removed message would need as many wake-ups.
+        let late = store.put("late", "value").await.unwrap();
+        let update = tokio::time::timeout(Duration::from_secs(4), watch.next()).await;
+        assert_eq!(update.expect("in time").unwrap().unwrap().into_entry().unwrap().version, late);
+        let rest: Vec<_> = scan.try_collect().await.unwrap();
+        let listed: BTreeSet<_> = rest.iter().map(|entry| entry.key.to_string()).collect();
+        assert_eq!(listed.len(), rest.len());
+        // Of those that make room for others none is there throughout.
+        let missing = expected.iter().filter(|key| !evicts && !listed.contains(*key)).count();
+        assert_eq!(missing, 0);
+    }
+}
+
+/// A paused consumer says that it is there and delivers nothing, as one does that has lost count.
+#[tokio::test]
+async fn a_consumer_that_is_idle_within_the_state_is_replaced() {
+    for history in [1, 2] {
+        let (server, store) = with_history(history).await;
+        if !server.is_at_least(2, 11) {
+            println!("consumers cannot be paused on nats-server {}", server.version());
+            return;
+        }
+        store.put("key", "value").await.unwrap();
+        let mut watch = store.watch(WatchScope::All).await.unwrap();
+        let [consumer] = &server.consumers(store.name()).await[..] else { panic!("more than one consumer") };
+        let subject = format!("$JS.API.CONSUMER.PAUSE.KV_{}.{consumer}", store.name());
+        let pause = r#"{"pause_until": "2199-01-01T00:00:00Z"}"#;
+        let answer = server.client().await.request(subject, pause.into()).await.unwrap();
+        assert!(String::from_utf8_lossy(&answer.payload).contains("\"paused\":true"), "{answer:?}");
+        assert_eq!(state(&mut watch).await.len(), 1, "history {history}");
+    }
+}
+
+/// A source of random numbers (SplitMix64): the same seed makes the same decisions.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        usize::try_from((mixed ^ (mixed >> 31)) % u64::try_from(limit).unwrap()).unwrap()
+    }
+}
+
+/// A watch, and what it must have delivered by its marker.
+struct Reader {
+    watch: Watch,
+    at_start: BTreeMap<String, VersionToken>,
+    seen: BTreeMap<String, VersionToken>,
+    caught_up: bool,
+}
+
+impl Reader {
+    fn take(&mut self, update: KvUpdate) {
+        if update == KvUpdate::CaughtUp {
+            assert!(!std::mem::replace(&mut self.caught_up, true), "a second marker");
+            for (key, version) in &self.at_start {
+                let is_there = self.seen.get(key).is_some_and(|seen| seen.as_u64() >= version.as_u64());
+                assert!(is_there, "{key} is missing or old at the marker");
+            }
+            return;
+        }
+        let entry = update.into_entry().unwrap();
+        let before = self.seen.insert(entry.key.to_string(), entry.version);
+        assert!(
+            before.is_none_or(|before| before.as_u64() < entry.version.as_u64()),
+            "{} goes back",
+            entry.key
+        );
+    }
+}
+
+/// Writers, purges and a slow reader at random, with several histories: at the caught-up marker every key that was there
+/// is there, as new as it was; the last version of every key arrives; a scan has every key that lives throughout, once.
+#[tokio::test]
+async fn state_and_tail_are_complete_under_random_writes() {
+    let given = std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| u64::from(std::process::id()));
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    for history in [1, 2, 5, 64] {
+        let (_, store) = with_history(history).await;
+        let keys: Vec<_> = (0..120).map(|number| format!("key.{number:03}")).collect();
+        let value = "v".repeat(200);
+        let mut newest = BTreeMap::new();
+        for _ in 0..2 {
+            let answers = store.put_many(keys.iter().map(|key| (key.as_str(), value.clone()))).await;
+            newest.extend(keys.iter().cloned().zip(answers.into_iter().map(Result::unwrap)));
+        }
+        let watch = store.watch(WatchScope::All).await.unwrap();
+        let mut reader = Reader { watch, at_start: newest.clone(), seen: BTreeMap::new(), caught_up: false };
+        let mut scan = store.scan(WatchScope::All);
+        let (mut listed, mut purged) = (Vec::new(), BTreeSet::new());
+        for _ in 0..60 {
+            // Some keys are hotter than others.
+            let key = &keys[random.below(keys.len()).min(random.below(keys.len()))];
+            for _ in 0..random.below(4) {
+                newest.insert(key.clone(), store.put(key, "new").await.unwrap());
+            }
+            if random.below(10) == 0 {
+                store.purge(key).await.unwrap();
+                purged.insert(key.clone());
+                newest.insert(key.clone(), store.put(key, "again").await.unwrap());
+            }
+            for _ in 0..random.below(5) {
+                let patience = Duration::from_millis(2);
+                if let Ok(update) = tokio::time::timeout(patience, reader.watch.next()).await {
+                    reader.take(update.unwrap().unwrap());
+                }
+            }
+            if random.below(2) == 0
+                && let Some(entry) = scan.next().await
+            {
+                listed.push(entry.unwrap().key.to_string());
+            }
+        }
+        while !reader.caught_up || reader.seen != newest {
+            let update = next(&mut reader.watch).await.unwrap();
+            reader.take(update);
+        }
+        let rest: Vec<_> = scan.try_collect().await.unwrap();
+        listed.extend(rest.into_iter().map(|entry| entry.key.to_string()));
+        let distinct: BTreeSet<_> = listed.iter().collect();
+        assert_eq!(distinct.len(), listed.len(), "history {history}: a key came twice");
+        let missing: Vec<_> =
+            keys.iter().filter(|key| !distinct.contains(key) && !purged.contains(*key)).collect();
+        assert!(missing.is_empty(), "history {history}: {missing:?} are missing from the scan");
+    }
+}

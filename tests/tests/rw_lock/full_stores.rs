@@ -1,0 +1,104 @@
+//! Locks in a store that is full.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions};
+use shizuku_kv::{Connection, KvError, Store, StoreConfig, WatchScope, connect};
+use shizuku_kv_tests::{NatsServer, unique};
+
+const LEASE: Duration = Duration::from_secs(1);
+
+fn lock(store: &Store, resource: &str) -> DistroRwLock {
+    let options = LockOptions::new().lease(LEASE).wait(Duration::from_secs(20));
+    DistroRwLock::with_options(store, resource, options).unwrap()
+}
+
+/// Until not one more byte fits.
+async fn fill(store: &Store) {
+    let mut number = 0;
+    for size in [4096, 256, 16, 1, 0] {
+        loop {
+            number += 1;
+            match store.put(format!("fill.{number:06}"), vec![b'x'; size]).await {
+                Ok(_) => {}
+                Err(KvError::StoreFull { .. }) => break,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+    let mut size = 0;
+    while store.put("fill.last", vec![b'x'; size]).await.is_ok() {
+        size += 1;
+    }
+}
+
+/// Waits until the session of the lock's holder was renewed so often.
+async fn renewed(store: &Store, resource: &str, times: u64) {
+    let session = lock(store, resource).inspect().await.unwrap().holders[0].claim.session.clone();
+    let renewed = async {
+        loop {
+            let found = store.scan(WatchScope::prefix("rw_lock_session.")).try_collect().await.unwrap();
+            let value =
+                found.iter().find(|entry| entry.key.as_str().contains(&session)).unwrap().value.clone();
+            let value: serde_json::Value = serde_json::from_slice(&value).unwrap();
+            if value["renewal"].as_u64().unwrap() >= times {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), renewed).await.expect("it is renewed");
+}
+
+/// Holders renew and release, those in line are let in, dead ones are evicted; only newcomers need
+/// room.
+async fn a_full_store_costs_no_holder_its_lock(connection: Arc<dyn Connection>) {
+    let config = StoreConfig::new().max_bytes(64 * 1024);
+    let name = unique("full");
+    let store = connection.store_with_config(&name, config).await.unwrap();
+    let other = connection.store(&name).await.unwrap();
+    let held = lock(&store, "r").write().await.unwrap();
+    let mut readers = Vec::new();
+    for number in 1..=20 {
+        let lock = lock(&other, "r");
+        readers.push(tokio::spawn(async move { lock.read().await.unwrap() }));
+        crate::in_line(&self::lock(&store, "r"), number).await;
+    }
+    // A process that dies while another waits for it, when there is no room any more.
+    let dying = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let dead = lock(&store, "dead");
+    std::mem::forget(dying.spawn(async move { dead.write().await.unwrap() }).await.unwrap());
+    let dead = lock(&other, "dead");
+    let heir = tokio::spawn(async move { dead.write().await.unwrap() });
+    crate::in_line(&lock(&store, "dead"), 1).await;
+    fill(&other).await;
+    dying.shutdown_background();
+    // The number of the renewal becomes longer.
+    renewed(&store, "r", 11).await;
+    assert!(held.is_held());
+    // What the dead session has left.
+    fill(&other).await;
+    let error = lock(&store, "new").try_write().await.unwrap_err();
+    assert!(matches!(error, DistroRwLockError::Store { source: KvError::StoreFull { .. }, .. }), "{error:?}");
+    held.release().await.unwrap();
+    for reader in readers {
+        let reader = tokio::time::timeout(Duration::from_secs(10), reader).await.unwrap().unwrap();
+        assert!(reader.is_held());
+        reader.release().await.unwrap();
+    }
+    let heir = tokio::time::timeout(Duration::from_secs(10), heir).await.expect("the dead one is evicted");
+    heir.unwrap().release().await.unwrap();
+    // What one has left another has room for.
+    lock(&store, "r").write().await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_store_in_memory_costs_no_holder_its_lock() {
+    a_full_store_costs_no_holder_its_lock(connect("memory:").await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_full_bucket_costs_no_holder_its_lock() {
+    a_full_store_costs_no_holder_its_lock(connect(&NatsServer::shared().url()).await.unwrap()).await;
+}
