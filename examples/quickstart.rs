@@ -9,7 +9,7 @@ use std::{env, fmt, fs, process};
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
     JsonByteDes, JsonByteSer, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvWriteError,
-    StaticKeyIndexedValue, Store, TypedUpdate, URL_VARIABLE, connect,
+    StaticKeyIndexedValue, Store, TypedEntry, TypedUpdate, URL_VARIABLE, connect,
 };
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/database.json");
@@ -80,12 +80,12 @@ async fn two_writers(store: &Store) -> Result<(), Box<dyn Error>> {
     let mut first = DatabaseConfig::atomic_read(store).await?.ok_or("no configuration")?;
     let mut second = DatabaseConfig::atomic_read(store).await?.ok_or("no configuration")?;
 
-    first.value.max_connections = 30;
-    let version = first.write_to_atomically(store, first.version).await?;
+    first.max_connections = 30;
+    let version = first.write_to_atomically(store, TypedEntry::version(&first)).await?;
     say("swap", format_args!("first writer:  {} connections, now version {version}", first.max_connections));
 
-    second.value.max_connections += 5;
-    match second.write_to_atomically(store, second.version).await {
+    second.max_connections += 5;
+    match second.write_to_atomically(store, TypedEntry::version(&second)).await {
         Err(KvWriteError::Store(lost @ KvError::RevisionMismatch { .. })) => {
             say("", format_args!("second writer: refused: {lost}"));
         }
@@ -98,10 +98,8 @@ async fn two_writers(store: &Store) -> Result<(), Box<dyn Error>> {
         config.map(|config| DatabaseConfig { max_connections: config.max_connections + 5, ..config })
     });
     let merged = merged.await?.ok_or("no configuration")?;
-    say(
-        "",
-        format_args!("second again:  {} connections, now version {}", merged.max_connections, merged.version),
-    );
+    let (connections, version) = (merged.max_connections, TypedEntry::version(&merged));
+    say("", format_args!("second again:  {connections} connections, now version {version}"));
     Ok(())
 }
 
@@ -141,7 +139,7 @@ async fn follow(store: &Store, json: &str) -> Result<(), Box<dyn Error>> {
 /// What a watch delivered, as a line. A record that does not decode is reported, and the watch goes on.
 fn seen(update: Option<Result<TypedUpdate<DatabaseConfig>, KvReadError>>) -> Result<String, Box<dyn Error>> {
     match update.ok_or("the watch ended")? {
-        Ok(TypedUpdate::Put(entry)) => Ok(format!("{}, version {}", entry.value, entry.version)),
+        Ok(TypedUpdate::Put(entry)) => Ok(format!("{}, version {}", *entry, TypedEntry::version(&entry))),
         Ok(TypedUpdate::Delete { key, version, .. }) => Ok(format!("{key} is gone, version {version}")),
         Ok(_) => Ok("caught up, live from here".to_owned()),
         Err(error @ KvReadError::Decode { .. }) => Ok(error.to_string()),

@@ -31,7 +31,8 @@ use std::{env, fmt};
 
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, KeyValue, KvWriteError, StaticKeyIndexedValue, Store, URL_VARIABLE, VersionToken, connect,
+    Connection, KeyValue, KvWriteError, StaticKeyIndexedValue, Store, TypedEntry, URL_VARIABLE, VersionToken,
+    connect,
 };
 use tokio::net::TcpListener;
 
@@ -119,7 +120,7 @@ impl Changes {
 async fn set(store: &Store, changes: &Changes) -> Outcome<VersionToken> {
     let change = |config: Option<_>| Some(changes.apply(config.unwrap_or_default()));
     match ServiceConfig::modify_value(store, change).await {
-        Ok(written) => Ok(written.ok_or("nothing was written")?.version),
+        Ok(written) => Ok(written.as_ref().map(TypedEntry::version).ok_or("nothing was written")?),
         // Nobody can tell what of a value that cannot be read is to stay.
         Err(error @ KvWriteError::Read(_)) => Err(format!("{error}; `replace` writes over it").into()),
         Err(error) => Err(error.into()),
@@ -209,7 +210,7 @@ async fn carry_out(command: Command, connection: &dyn Connection, name: &str) ->
         }
         Command::Show => {
             match ServiceConfig::atomic_read(store).await? {
-                Some(config) => println!("version {}: {}", config.version, config.value),
+                Some(config) => println!("version {}: {}", TypedEntry::version(&config), *config),
                 None => println!("no value"),
             }
             return Ok(());

@@ -12,7 +12,9 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
-use shizuku_kv::{Live, LiveStanding, LiveStatus, StaticKeyIndexedValue, Store, VersionToken, WatchLink};
+use shizuku_kv::{
+    Live, LiveSnapshot, LiveStanding, LiveStatus, StaticKeyIndexedValue, Store, VersionToken, WatchLink,
+};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -64,7 +66,8 @@ async fn follow(mut config: Live<ServiceConfig>, service: Arc<Service>) {
                 // Only where the connection was shut down.
                 let Ok(new) = changed else { return };
                 let (old, size) = (service.pool.size(), new.pool_size);
-                println!("pool: {old} -> {size}, features: {} ({})", new.features(), named(new.version));
+                let version = named(LiveSnapshot::version(&new));
+                println!("pool: {old} -> {size}, features: {} ({version})", new.features());
                 service.pool.resize(size);
             }
             Some(status) = statuses.next() => {
@@ -84,7 +87,7 @@ async fn config_in_force(State(service): State<Arc<Service>>) -> Json<Value> {
     Json(json!({
         "pool_size": config.pool_size,
         "features": config.features,
-        "version": config.version.map(|version| version.to_string()),
+        "version": LiveSnapshot::version(&config).map(|version| version.to_string()),
         "pool": { "size": service.pool.size(), "free": service.pool.places.available_permits() },
     }))
 }

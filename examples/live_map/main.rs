@@ -33,7 +33,7 @@ use std::{env, fmt};
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
     KeyValue, KeyValueRead, KeyValueWrite, LiveMap, LiveMapChange, LiveRejection, LiveSnapshot, Store,
-    URL_VARIABLE, VersionToken, WatchLink, connect,
+    TypedEntry, URL_VARIABLE, VersionToken, WatchLink, connect,
 };
 
 const USAGE: &str = "\
@@ -67,7 +67,8 @@ impl Instance {
     async fn drain(store: &Store, key: InstanceKey) -> Outcome<VersionToken> {
         let change = |instance: Option<_>| Some(Self { draining: true, ..instance? });
         let drained = Self::modify(store, key.clone(), change).await?;
-        Ok(drained.ok_or_else(|| format!("{key} is not registered"))?.version)
+        let version = drained.as_ref().map(TypedEntry::version);
+        Ok(version.ok_or_else(|| format!("{key} is not registered"))?)
     }
 }
 
@@ -164,8 +165,8 @@ fn changed(change: &LiveMapChange<InstanceKey, Instance>) -> String {
 }
 
 fn shown(instance: &LiveSnapshot<Instance>) -> String {
-    let version = instance.version.map(|version| format!(" (version {version})"));
-    format!("{}{}", instance.value, version.unwrap_or_default())
+    let version = LiveSnapshot::version(instance).map(|version| format!(" (version {version})"));
+    format!("{}{}", **instance, version.unwrap_or_default())
 }
 
 enum Command {

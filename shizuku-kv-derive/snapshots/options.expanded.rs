@@ -179,6 +179,15 @@ where
     > {
         crate::kv::__private::json::to_bytes::<Self>(self)
     }
+    fn __read_back(
+        __bytes: &crate::kv::__private::Bytes,
+    ) -> crate::kv::__private::core::option::Option<
+        crate::kv::__private::core::result::Result<Self, crate::kv::DecodeError>,
+    > {
+        #[allow(unused_imports)]
+        use crate::kv::__private::{Reads as _, ReadsNothing as _};
+        (&crate::kv::__private::ReadBack::<Self>::OF).__read(__bytes)
+    }
 }
 #[automatically_derived]
 #[allow(deprecated)]

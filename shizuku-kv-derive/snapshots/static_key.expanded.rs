@@ -13,6 +13,15 @@ where
         ::shizuku_kv::__private::is_record::<Self>();
         ::shizuku_kv::__private::json::to_bytes::<Self>(self)
     }
+    fn __read_back(
+        __bytes: &::shizuku_kv::__private::Bytes,
+    ) -> ::shizuku_kv::__private::core::option::Option<
+        ::shizuku_kv::__private::core::result::Result<Self, ::shizuku_kv::DecodeError>,
+    > {
+        #[allow(unused_imports)]
+        use ::shizuku_kv::__private::{Reads as _, ReadsNothing as _};
+        (&::shizuku_kv::__private::ReadBack::<Self>::OF).__read(__bytes)
+    }
 }
 #[automatically_derived]
 #[allow(deprecated)]

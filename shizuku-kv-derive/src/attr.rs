@@ -1,6 +1,6 @@
 //! What `#[kv(…)]` says, as it was written.
 
-use proc_macro2::{Span, TokenTree};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::meta::ParseNestedMeta;
 use syn::parse::{Parse, ParseStream};
@@ -157,18 +157,43 @@ pub(crate) fn none(attributes: &[Attribute], instead: &str) -> Result<()> {
     }
 }
 
-/// Where serde is told to leave a field out.
-pub(crate) fn serde_skip(attributes: &[Attribute]) -> Option<Span> {
-    const SKIPS: [&str; 3] = ["skip", "skip_serializing", "skip_deserializing"];
+/// An option of serde's: `name`, `name = value` or `name(parts)`.
+pub(crate) struct SerdeOption {
+    pub(crate) name: String,
+    pub(crate) span: Span,
+    value: Vec<TokenTree>,
+}
+
+/// The options that are given to serde. What it would refuse is left out: it says so itself.
+pub(crate) fn serde_options(attributes: &[Attribute]) -> Vec<SerdeOption> {
     let lists = attributes
         .iter()
         .filter(|attribute| attribute.path().is_ident("serde"))
         .filter_map(|attribute| attribute.meta.require_list().ok());
-    let mut words = lists.flat_map(|list| list.tokens.clone());
-    words.find_map(|token| match token {
-        TokenTree::Ident(word) if SKIPS.iter().any(|skip| word == skip) => Some(word.span()),
-        _ => None,
-    })
+    lists.flat_map(|list| SerdeOption::all(list.tokens.clone())).collect()
+}
+
+impl SerdeOption {
+    fn all(tokens: TokenStream) -> Vec<Self> {
+        let tokens = tokens.into_iter().collect::<Vec<_>>();
+        let options =
+            tokens.split(|token| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ','));
+        options
+            .filter_map(|option| match option {
+                [TokenTree::Ident(name), value @ ..] => {
+                    Some(Self { name: name.to_string(), span: name.span(), value: value.to_vec() })
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The values of the parts of `name(part = value, …)`; none of any other form.
+    pub(crate) fn parts(&self) -> Vec<String> {
+        let [TokenTree::Group(group)] = self.value.as_slice() else { return Vec::new() };
+        let parts = Self::all(group.stream());
+        parts.iter().map(|part| part.value.iter().map(ToString::to_string).collect()).collect()
+    }
 }
 
 /// The string of `option = "…"`.

@@ -47,5 +47,5 @@ pub use typed::__private;
 pub use typed::{
     BrokenRule, ByteDeserialize, ByteSerialize, Bytes, DecodeError, EncodeError, KeyValue, KeyValueRead,
     KeyValueWrite, KvReadError, KvWriteError, ParseKeyError, RecordKey, StaticKeyIndexedValue, TypedEntry,
-    TypedScan, TypedUpdate, TypedWatch,
+    TypedScan, TypedUpdate, TypedWatch, assert_round_trip, round_trip,
 };

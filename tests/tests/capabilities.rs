@@ -154,7 +154,9 @@ async fn what_is_turned_on_later_is_there_when_the_store_is_opened_again() {
         return;
     }
     let after = after.unwrap();
-    assert!(before.ttl().is_none(), "a handle is as its store was when it was opened");
+    assert!(before.ttl().is_none(), "nothing has asked for the settings since");
+    before.refresh().await.unwrap();
+    assert!(before.ttl().is_some() && before.capabilities().key_ttl);
     let ttl = after.ttl().expect("it was turned on");
     ttl.put("k", "x", Duration::from_secs(1)).await.unwrap();
     eventually("the value expires", async || before.get("k").await.unwrap().is_none()).await;

@@ -618,10 +618,14 @@ fn lengths_that_lie_reserve_nothing() {
 fn elements_without_bytes_are_limited() {
     let some = vec![(); 1000];
     assert_eq!(Postcard::decode(&Postcard::encode(&some).unwrap()), Ok(some));
-    let many = Postcard::encode(&vec![(); 100_000]).unwrap();
+    let refused = Postcard::encode(&vec![(); 100_000]).unwrap_err();
+    assert_eq!(refused.to_string(), "postcard: too many elements that take no bytes");
+    // The lengths alone.
+    let many = Bytes::from_static(b"\xa0\x8d\x06");
     let error = Postcard::decode::<Vec<()>>(&many).unwrap_err();
     assert_eq!(error.to_string(), "postcard: too many elements at byte 3");
-    let nested = Postcard::encode(&vec![vec![(); 60_000]; 2]).unwrap();
+    assert!(Postcard::encode(&vec![vec![(); 60_000]; 2]).is_err());
+    let nested = Bytes::from_static(b"\x02\xe0\xd4\x03\xe0\xd4\x03");
     let error = Postcard::decode::<Vec<Vec<()>>>(&nested).unwrap_err();
     assert_eq!(error.to_string(), "postcard: too many elements at byte 7");
     // Those that have bytes are not.

@@ -16,7 +16,7 @@ use async_nats::jetstream::{self, kv};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shizuku_kv::rw_lock::DistroRwLock;
+use shizuku_kv::rw_lock::{DistroRwLock, LockOptions};
 use shizuku_kv::{
     Connection, FencingToken, KeyValue, KeyValueWrite, KvError, KvOperation, KvResult, Store, StoreConfig,
     VersionToken, WatchScope, connect,
@@ -77,6 +77,30 @@ on_both_backends! {
     a_store_whose_values_age_has_no_fenced_writes,
     a_store_with_times_to_live_has_fenced_writes,
     no_time_at_all_is_a_timeout,
+    a_lock_is_not_granted_again_where_its_record_has_expired,
+}
+
+/// A lock is held; then its store is given a maximum age.
+async fn a_lock_is_not_granted_again_where_its_record_has_expired(connection: Arc<dyn Connection>) {
+    let name = unique("locks");
+    let store = connection.store(&name).await.unwrap();
+    let held = DistroRwLock::new(&store, "job").unwrap().write().await.unwrap();
+    let config = StoreConfig::new().max_age(Duration::from_millis(300)).reconcile();
+    connection.store_with_config(&name, config).await.unwrap();
+    eventually("the record is gone", async || {
+        store.entry("rw_lock.job").await.unwrap().is_none_or(|entry| entry.is_tombstone())
+    })
+    .await;
+    // Another handle is another process, as far as locks are concerned.
+    let other = Store::new(Arc::clone(store.backend()), store.deadline());
+    let Ok(lock) = DistroRwLock::with_options(&other, "job", LockOptions::new().wait(Duration::from_secs(1)))
+    else {
+        // The handle knows by now.
+        return;
+    };
+    let second = lock.write().await;
+    assert!(second.is_err(), "{second:?}");
+    drop(held);
 }
 
 async fn a_holder_that_was_paused_does_no_harm(connection: Arc<dyn Connection>) {

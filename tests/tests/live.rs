@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, Live, LiveStanding,
-    StaticKeyIndexedValue, Store, WatchLink, connect,
+    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, Live, LiveSnapshot,
+    LiveStanding, StaticKeyIndexedValue, Store, TypedEntry, WatchLink, connect,
 };
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 
@@ -80,8 +80,11 @@ async fn a_live_value_follows_the_store() -> Outcome {
             put(&store, size).await;
             let value = live.changed().await?;
             assert_eq!((value.size, live.load().size), (size, size));
-            assert_eq!(value.version, Pool::atomic_read(&store).await?.map(|entry| entry.version));
-            assert_eq!(live.version(), value.version);
+            assert_eq!(
+                LiveSnapshot::version(&value),
+                Pool::atomic_read(&store).await?.as_ref().map(TypedEntry::version)
+            );
+            assert_eq!(live.version(), LiveSnapshot::version(&value));
         }
         // What a handle has not told of yet is told once, the newest only.
         let mut other = live.clone();
@@ -148,13 +151,13 @@ async fn a_deletion_leaves_the_last_value_or_none() -> Outcome {
         assert_eq!(optional.load().as_ref().map(|pool| pool.size), Some(1));
         let deleted = Pool::delete(&store).await?;
         let gone = optional.changed().await?;
-        assert_eq!((gone.value.as_ref(), gone.version), (None, None));
+        assert_eq!((LiveSnapshot::value(&gone).as_ref(), LiveSnapshot::version(&gone)), (None, None));
         until(&live, |live| matches!(live.status().standing, LiveStanding::Absent { .. })).await;
         let LiveStanding::Absent { tombstone, .. } = live.status().standing else { panic!("{live:?}") };
         assert_eq!(tombstone, Some((KvOperation::Delete, deleted)));
         assert_eq!(live.load().size, 1);
         put(&store, 2).await;
-        assert_eq!(optional.changed().await?.value, Some(Pool { size: 2 }));
+        assert_eq!(**optional.changed().await?, Some(Pool { size: 2 }));
         until(&live, |live| live.load().size == 2).await;
         assert!(live.status().is_current());
     }
@@ -356,7 +359,10 @@ async fn no_live_value_goes_back_and_none_is_told_twice() -> Outcome {
                 let mut last = 0;
                 while last <= u64::from(39 * AREAS) {
                     let value = values.next().await.ok_or("it has ended")?;
-                    let Some(version) = value.version.and_then(|version| version.as_u64()) else { continue };
+                    let Some(version) = LiveSnapshot::version(&value).and_then(|version| version.as_u64())
+                    else {
+                        continue;
+                    };
                     assert!(value.count > last || last == 0, "{last} and then {} ({version})", value.count);
                     last = value.count;
                 }

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
     Connection, KeyValue, KeyValueRead, KvError, KvReadError, LiveMap, LiveMapChanges, LiveMapSnapshot,
-    LiveMapStanding, Store, WatchLink, WatchScope, connect,
+    LiveMapStanding, LiveSnapshot, Store, TypedEntry, WatchLink, WatchScope, connect,
 };
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
 
@@ -117,7 +117,10 @@ async fn a_live_map_follows_the_store() -> Outcome {
 
         let user = users.get(&key("acme", 2)).ok_or("it is absent")?;
         let entry = User::atomic_read_from(&store, key("acme", 2)).await?.ok_or("it is absent")?;
-        assert_eq!((user.age, user.version, user.created), (20, Some(entry.version), entry.created));
+        assert_eq!(
+            (user.age, LiveSnapshot::version(&user), LiveSnapshot::created(&user)),
+            (20, Some(TypedEntry::version(&entry)), TypedEntry::created(&entry))
+        );
         assert!(users.contains_key(&key("zeta", 1)) && !acme.contains_key(&key("zeta", 1)));
         assert!(users.get(&key("acme", 4)).is_none());
 
@@ -245,7 +248,7 @@ async fn what_is_bad_never_takes_the_place_of_what_is_good() -> Outcome {
         assert!(users.status().is_current());
         assert!(users.rejection(&key("acme", 1)).is_none());
 
-        let good = users.get(&key("acme", 1)).and_then(|user| user.version);
+        let good = users.get(&key("acme", 1)).and_then(|user| LiveSnapshot::version(&user));
         let elsewhere = "{\"tenant\":\"acme\",\"id\":2,\"age\":1}";
         let broken = "{\"tenant\":\"acme\",\"id\":1,\"age\":151}";
         for bad in ["hunter2", "", "{\"tenant\":\"hunter2\"}", broken, elsewhere] {
@@ -261,7 +264,7 @@ async fn what_is_bad_never_takes_the_place_of_what_is_good() -> Outcome {
                 _ => assert!(matches!(*error, KvReadError::Decode { .. }), "{error}"),
             }
             let user = users.get(&key("acme", 1)).ok_or("it is gone")?;
-            assert_eq!((user.age, user.version), (10, good));
+            assert_eq!((user.age, LiveSnapshot::version(&user)), (10, good));
             assert_eq!((users.len(), users.status().rejected, users.rejections().len()), (1, 2, 2));
             assert!(!format!("{users:?} {:?} {error}", users.rejections()).contains("hunter2"));
         }
@@ -483,8 +486,8 @@ async fn a_store_that_is_made_again_is_followed() -> Outcome {
         until(&users, |users| users.status().is_current() && users.len() == 1).await;
         until(&users, |users| users.get(&key("acme", 1)).is_some_and(|user| user.age == 11)).await;
         let user = users.get(&key("acme", 1)).ok_or("it is absent")?;
-        assert_eq!(user.version, first.version);
-        assert_ne!(user.created, first.created);
+        assert_eq!(LiveSnapshot::version(&user), LiveSnapshot::version(&first));
+        assert_ne!(LiveSnapshot::created(&user), LiveSnapshot::created(&first));
         assert_eq!(users.status().rejected, 0);
         let mut seen = ready(&mut changes);
         seen.sort();

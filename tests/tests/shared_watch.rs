@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvReadError, Live, LiveStanding, Store, TypedUpdate,
-    TypedWatch, WatchScope, connect,
+    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvReadError, Live, LiveSnapshot, LiveStanding, Store,
+    TypedEntry, TypedUpdate, TypedWatch, WatchScope, connect,
 };
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 
@@ -106,7 +106,8 @@ async fn two_thousand_live_values_have_a_few_consumers_and_each_its_own_record()
     // What is written arrives where it belongs, once, and nowhere else.
     let mut changes: Vec<_> = lives.iter().map(Live::stream).collect();
     for (changes, user) in changes.iter_mut().zip(&users) {
-        assert_eq!(changes.next().await.unwrap().value.as_ref(), Some(user));
+        let heard = changes.next().await.unwrap();
+        assert_eq!(LiveSnapshot::value(&heard).as_ref(), Some(user));
     }
     let mut wanted = present(users);
     for id in (0..MANY).step_by(37) {
@@ -116,7 +117,7 @@ async fn two_thousand_live_values_have_a_few_consumers_and_each_its_own_record()
     until_all(&lives, &wanted).await;
     for (id, changes) in changes.iter_mut().enumerate() {
         let next = tokio::time::timeout(Duration::ZERO, changes.next()).await;
-        let heard = next.ok().map(|next| next.expect("it goes on").value.clone());
+        let heard = next.ok().map(|next| LiveSnapshot::value(&next.expect("it goes on")).clone());
         assert_eq!(heard, id.is_multiple_of(37).then(|| wanted[id].clone()), "user {id}");
         let again = tokio::time::timeout(Duration::ZERO, changes.next()).await;
         assert!(again.is_err(), "user {id}: {again:?}");
@@ -146,7 +147,9 @@ struct Seen {
 impl Seen {
     fn take(&mut self, update: TypedUpdate<User>) {
         let (id, version, user) = match update {
-            TypedUpdate::Put(entry) => (entry.value.id, entry.version, Some(entry.value)),
+            TypedUpdate::Put(entry) => {
+                (entry.id, TypedEntry::version(&entry), Some(TypedEntry::into_value(entry)))
+            }
             TypedUpdate::Delete { key, version, .. } => (key.id, version, None),
             other => {
                 assert!(matches!(other, TypedUpdate::CaughtUp), "{other:?}");
@@ -195,7 +198,7 @@ async fn state(watch: Result<TypedWatch<User>, KvReadError>) -> BTreeMap<u32, Us
 /// What is stored now.
 async fn stored(store: &Store) -> BTreeMap<u32, User> {
     let users = User::list(store).try_collect().await.unwrap();
-    users.into_iter().map(|entry| (entry.value.id, entry.value)).collect()
+    users.into_iter().map(|entry| (entry.id, TypedEntry::into_value(entry))).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use peak_alloc::PeakAlloc;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KvUpdate, Live, Store, TypedUpdate, TypedWatch, VersionToken, Watch,
-    WatchScope, connect,
+    Connection, KeyValue, KeyValueRead, KvUpdate, Live, Store, TypedEntry, TypedUpdate, TypedWatch,
+    VersionToken, Watch, WatchScope, connect,
 };
 use shizuku_kv_tests::NatsServer;
 use tokio::task::JoinSet;
@@ -82,7 +82,9 @@ impl View {
 
     fn take_typed(&mut self, update: TypedUpdate<Record>) {
         match update {
-            TypedUpdate::Put(entry) => self.take(entry.value.id, entry.version, Some(entry.value.text)),
+            TypedUpdate::Put(entry) => {
+                self.take(entry.id, TypedEntry::version(&entry), Some(TypedEntry::into_value(entry).text))
+            }
             TypedUpdate::Delete { key, version, .. } => self.take(key.id, version, None),
             TypedUpdate::CaughtUp => self.mark(),
             other => self.trouble = Some(format!("it delivered {other:?}")),

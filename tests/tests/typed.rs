@@ -18,7 +18,7 @@ use shizuku_kv::{
     ByteDeserialize, ByteSerialize, ConnectionCapabilities, Deadline, DecodeError, EncodeError, JsonByteDes,
     JsonByteSer, Key, KeyValue, KeyValueRead, KeyValueWrite, KvEntry, KvError, KvOperation, KvReadError,
     KvReader, KvResult, KvStore, KvStream, KvWriteError, KvWriter, StaticKeyIndexedValue, Store, StoreConfig,
-    TypedUpdate, TypedWatch, VersionToken, WatchScope,
+    TypedEntry, TypedUpdate, TypedWatch, VersionToken, WatchScope,
 };
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -151,9 +151,9 @@ async fn a_static_record_is_read_written_swapped_and_deleted() -> Outcome {
     let second = config.write_to_atomically(&store, first).await?;
     assert_ne!(first, second);
     let entry = Database::atomic_read(&store).await?.unwrap();
-    assert_eq!((entry.version, entry.connections), (second, 6));
-    assert!(entry.created.is_some());
-    assert_eq!(Database::atomic_read_from(&store, Database::key()).await?.unwrap().into_value(), config);
+    assert_eq!((TypedEntry::version(&entry), entry.connections), (second, 6));
+    assert!(TypedEntry::created(&entry).is_some());
+    assert_eq!(*Database::atomic_read_from(&store, Database::key()).await?.unwrap(), config);
 
     let lost = config.write_to_atomically(&store, first).await.unwrap_err();
     assert!(lost.is_conflict() && !lost.is_retryable());
@@ -182,9 +182,12 @@ async fn short_forms_watch_and_update() -> Outcome {
     assert!(matches!(changes.next().await, Some(Ok(TypedUpdate::CaughtUp))));
     let updated =
         Database::modify_value(&store, |config| config.or_else(|| Some(Database::example()))).await?.unwrap();
-    assert_eq!(updated.value, Database::example());
+    assert_eq!(*updated, Database::example());
     let update = changes.next().await.unwrap()?.into_entry().unwrap();
-    assert_eq!((update.version, update.into_value()), (updated.version, Database::example()));
+    assert_eq!(
+        (TypedEntry::version(&update), TypedEntry::into_value(update)),
+        (TypedEntry::version(&updated), Database::example())
+    );
     Ok(())
 }
 
@@ -261,7 +264,7 @@ async fn a_record_under_another_key_is_a_mismatch() -> Outcome {
     let error = Database::read_from(&store, "7").await.unwrap_err();
     assert!(matches!(&error, KvReadError::KeyMismatch { own, .. } if own == "config.database"), "{error}");
     let error = User::read_from(&store, 8u64).await.unwrap_err();
-    assert_eq!(error.to_string(), "User was read under key 8, but its own key is \"9\"");
+    assert_eq!(error.to_string(), "User cannot be under key 8: its own key is \"9\"");
     assert!(matches!(User::atomic_read_from(&store, 8u64).await, Err(KvReadError::KeyMismatch { .. })));
     Ok(())
 }
@@ -289,12 +292,12 @@ async fn a_mismatch_shows_the_own_key_where_it_is_one_and_only_so_far() -> Outco
     for own in [format!("{SECRET} {SECRET}"), SECRET.repeat(10_000), String::new()] {
         store.put("a", Note(own.clone()).to_bytes()?).await?;
         let read = Note::read_from(&store, "a").await.err().unwrap();
-        let message = "Note was read under key a, but its own key is something that is no key";
+        let message = "Note cannot be under key a: its own key is something that is no key";
         assert_eq!(read.to_string(), message);
         assert!(!format!("{read:?}").contains(SECRET));
         store.purge("a").await?;
         let written = Note::modify(&store, "a", |_| Some(Note(own.clone()))).await.err().unwrap();
-        let message = "Note was to be written under key a, but its own key is something that is no key";
+        let message = "Note cannot be under key a: its own key is something that is no key";
         assert_eq!(written.to_string(), message);
         assert!(!format!("{written:?}").contains(SECRET));
     }
@@ -385,13 +388,13 @@ async fn history_shows_each_version_by_itself() -> Outcome {
     let last = counter("a", 2).write_to_anyway(&store).await?;
     let history = Counter::history_read_from(&store, "a").await?;
     assert_eq!(history.len(), 4);
-    assert!(matches!(&history[0], Ok(TypedUpdate::Put(entry)) if entry.value == counter("a", 1)));
+    assert!(matches!(&history[0], Ok(TypedUpdate::Put(entry)) if **entry == counter("a", 1)));
     assert!(matches!(&history[1], Err(KvReadError::Decode { version, .. }) if *version == bad));
     assert!(matches!(
         &history[2],
         Ok(TypedUpdate::Delete { key, version, operation: KvOperation::Delete, .. }) if key == "a" && *version == gone
     ));
-    assert!(matches!(&history[3], Ok(TypedUpdate::Put(entry)) if entry.version == last));
+    assert!(matches!(&history[3], Ok(TypedUpdate::Put(entry)) if TypedEntry::version(entry) == last));
     Ok(())
 }
 
@@ -403,7 +406,7 @@ async fn a_watch_goes_on_over_a_bad_value() -> Outcome {
     let watch = Counter::watch(&store, "a").await?;
     assert_eq!(watch.cursor(), None);
     let entry = watch.next().await.unwrap()?.into_entry().unwrap();
-    assert_eq!(entry.value, counter("a", 1));
+    assert_eq!(*entry, counter("a", 1));
     assert!(matches!(watch.next().await, Some(Ok(TypedUpdate::CaughtUp))));
     let cursor = watch.cursor().unwrap();
 
@@ -437,7 +440,9 @@ async fn a_watch_is_shared_and_its_cursor_can_be_asked_for_meanwhile() -> Outcom
     assert!(matches!(watch.next().await, Some(Ok(TypedUpdate::CaughtUp))));
     let tasks = [1, 2].map(|_| {
         let watch = Arc::clone(&watch);
-        tokio::spawn(async move { watch.next().await.unwrap().unwrap().into_entry().unwrap().into_value() })
+        tokio::spawn(async move {
+            TypedEntry::into_value(watch.next().await.unwrap().unwrap().into_entry().unwrap())
+        })
     });
     tokio::task::yield_now().await;
     assert!(watch.cursor().is_some());
@@ -459,7 +464,7 @@ async fn caught_up(store: &Store) -> TypedWatch<Counter> {
 }
 
 async fn next_name(watch: &TypedWatch<Counter>) -> String {
-    watch.next().await.unwrap().unwrap().into_entry().unwrap().into_value().name
+    TypedEntry::into_value(watch.next().await.unwrap().unwrap().into_entry().unwrap()).name
 }
 
 /// Polls once, as this task.
@@ -576,7 +581,7 @@ async fn scopes_name_the_keys_that_are_not_of_the_type() -> Outcome {
     let mut list = User::list(&store);
     while let Some(record) = list.next().await {
         match record {
-            Ok(entry) => users.push(entry.into_value()),
+            Ok(entry) => users.push(TypedEntry::into_value(entry)),
             Err(KvReadError::InvalidRecordKey { type_name: "User", key, reason, .. }) => {
                 errors.insert(key.to_string(), reason);
             }
@@ -641,10 +646,10 @@ async fn modify_creates_changes_leaves_and_refuses() -> Outcome {
     let store = store().await;
     assert!(Counter::modify(&store, "a", |found| found).await?.is_none());
     let created = Counter::modify(&store, "a", |found| Some(increment("a", found))).await?.unwrap();
-    assert_eq!((created.count.0, created.created), (1, None));
+    assert_eq!((created.count.0, TypedEntry::created(&created)), (1, None));
     // Left as it is: no write.
     let left = Counter::modify(&store, "a", |_| None).await?.unwrap();
-    assert_eq!((left.version, left.count.0), (created.version, 1));
+    assert_eq!((TypedEntry::version(&left), left.count.0), (TypedEntry::version(&created), 1));
     // Over a tombstone.
     Counter::delete_anyway(&store, "a").await?;
     let mut found = Some(true);

@@ -7,17 +7,19 @@ use syn::{GenericParam, Generics, Result, parse_quote};
 use super::{located, moved, root};
 use crate::ast::{Input, Shape};
 use crate::codec::Codec;
-use crate::valid;
+use crate::valid::{self, Directions};
 
 /// The derive of one direction.
 pub(crate) fn serialize(input: &Input<'_>, codec: Codec) -> Result<TokenStream> {
     storable(input)?;
+    valid::read_back(input, codec, Directions::Encode)?;
     Ok(to_bytes(input, codec, Span::call_site(), is_record(input)))
 }
 
 /// The derive of the other direction.
 pub(crate) fn deserialize(input: &Input<'_>, codec: Codec) -> Result<TokenStream> {
     storable(input)?;
+    valid::read_back(input, codec, Directions::Decode)?;
     Ok(from_bytes(input, codec, Span::call_site(), is_record(input)))
 }
 
@@ -60,6 +62,16 @@ fn to_bytes(input: &Input<'_>, codec: Codec, at: Span, check: Option<TokenStream
             fn to_bytes(&self) -> #root::__private::core::result::Result<#root::__private::Bytes, #root::EncodeError> {
                 #check
                 #encode
+            }
+
+            fn __read_back(
+                __bytes: &#root::__private::Bytes,
+            ) -> #root::__private::core::option::Option<
+                #root::__private::core::result::Result<Self, #root::DecodeError>,
+            > {
+                #[allow(unused_imports)]
+                use #root::__private::{Reads as _, ReadsNothing as _};
+                (&#root::__private::ReadBack::<Self>::OF).__read(__bytes)
             }
         }
     }

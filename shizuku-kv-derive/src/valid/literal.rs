@@ -8,8 +8,8 @@ use syn::{Error, LitStr, Result};
 
 use crate::grammar::{KeyFaultKind, check_key, check_store_name};
 
-/// The longest time to live, in milliseconds: 100 years. Servers count it in nanoseconds, in 63 bits.
-const LONGEST_TTL: u64 = 36_500 * 86_400_000;
+/// The longest time to live, in seconds: 100 years. Servers count it in nanoseconds, in 63 bits.
+const LONGEST_TTL: u64 = 36_500 * 86_400;
 
 /// The longest text that is repeated under a message.
 const LONGEST_PICTURE: usize = 80;
@@ -90,11 +90,10 @@ pub(crate) fn bucket(literal: &LitStr) -> Result<String> {
     Err(Error::new(literal.span(), message))
 }
 
-/// A length of time: `30s`, `500ms`, `1h30m`.
+/// A length of time: `30s`, `1h30m`. Backends keep whole seconds only.
 pub(crate) fn duration(literal: &LitStr) -> Result<Duration> {
-    const UNITS: [(&str, u64); 5] =
-        [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
-    const WAY_OUT: &str = "write whole numbers with units: `30s`, `500ms`, `1h30m`, `7d`";
+    const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+    const WAY_OUT: &str = "write whole numbers with units, the largest first: `30s`, `1h30m`, `7d`";
     let text = literal.value();
     let refuse =
         |part, found: String| Err(error_at(literal, part, &format!("invalid ttl: {found}: {WAY_OUT}")));
@@ -102,6 +101,7 @@ pub(crate) fn duration(literal: &LitStr) -> Result<Duration> {
         return Err(Error::new(literal.span(), format!("invalid ttl: it is empty: {WAY_OUT}")));
     }
     let mut sum = Some(0_u64);
+    let mut smallest = u64::MAX;
     let mut at = 0;
     while at < text.len() {
         let rest = &text[at..];
@@ -116,15 +116,24 @@ pub(crate) fn duration(literal: &LitStr) -> Result<Duration> {
         let after = &rest[digits..];
         let letters = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
         let unit = &after[..letters];
-        let Some((_, milliseconds)) = UNITS.into_iter().find(|(name, _)| *name == unit) else {
+        let Some((_, seconds)) = UNITS.into_iter().find(|(name, _)| *name == unit) else {
             let found = match unit {
                 "" => format!("the number at byte {at} has no unit"),
+                "ms" => format!(
+                    "{unit:?} at byte {} is shorter than a second, the shortest that stores keep",
+                    at + digits
+                ),
                 unit => format!("{unit:?} at byte {} is no unit", at + digits),
             };
             let part = if unit.is_empty() { at..at + digits } else { at + digits..at + digits + letters };
             return refuse(part, found);
         };
-        let part = rest[..digits].parse::<u64>().ok().and_then(|number| number.checked_mul(milliseconds));
+        if seconds >= smallest {
+            let found = format!("{unit:?} at byte {} follows a unit that is not larger", at + digits);
+            return refuse(at + digits..at + digits + letters, found);
+        }
+        smallest = seconds;
+        let part = rest[..digits].parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
         sum = sum.zip(part).and_then(|(sum, part)| sum.checked_add(part));
         at += digits + letters;
     }
@@ -132,6 +141,6 @@ pub(crate) fn duration(literal: &LitStr) -> Result<Duration> {
         None => refuse(0..text.len(), "it is longer than can be counted".to_owned()),
         Some(sum) if sum > LONGEST_TTL => refuse(0..text.len(), "it is longer than 100 years".to_owned()),
         Some(0) => refuse(0..text.len(), "it is no time at all".to_owned()),
-        Some(milliseconds) => Ok(Duration::from_millis(milliseconds)),
+        Some(seconds) => Ok(Duration::from_secs(seconds)),
     }
 }

@@ -1,6 +1,7 @@
 //! Every check, each with a message that says what to write instead.
 
 mod literal;
+mod serde;
 mod template;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::ast::{Field, Input, Shape};
 use crate::attr::Role;
 use crate::codec::Codec;
 
+pub(crate) use serde::{Directions, read_back};
 pub(crate) use template::{Template, Token};
 
 /// A record in one of the forms that `KeyValue` can be derived for.
@@ -36,11 +38,15 @@ pub(crate) struct Options<'a> {
 }
 
 pub(crate) fn options<'a>(input: &'a Input<'_>) -> Result<Options<'a>> {
+    let codec = input.attrs.codec.as_ref().map(Codec::named).transpose()?;
+    if let Some(codec) = codec {
+        read_back(input, codec, Directions::Both)?;
+    }
     Ok(Options {
         bucket: input.attrs.bucket.as_ref().map(literal::bucket).transpose()?,
         validate: input.attrs.validate.as_ref(),
         ttl: input.attrs.ttl.as_ref().map(literal::duration).transpose()?,
-        codec: input.attrs.codec.as_ref().map(Codec::named).transpose()?,
+        codec,
     })
 }
 
@@ -113,6 +119,16 @@ pub(crate) fn record<'a>(input: &'a Input<'_>) -> Result<Record<'a>> {
             return Err(Error::new(name.span(), message));
         }
     };
+    // Of a pair only the value is stored, in its own form; and Protocol Buffers know nothing of serde.
+    if input.attrs.codec.as_ref().is_none_or(|codec| codec != "protobuf") {
+        match &record {
+            Record::Template(template) => {
+                template.fields().try_for_each(|field| serde::key_field(field.original))?;
+            }
+            Record::FieldKey(key) => serde::key_field(key.original)?,
+            Record::Pair { .. } => {}
+        }
+    }
     if let Record::FieldKey(key) | Record::Pair { key, .. } = &record {
         template::check_prints(key)?;
         no_key_type(input, "a struct with `#[kv(key)]` on a field")?;

@@ -2,12 +2,11 @@
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
-use syn::{Error, GenericParam, Generics, LitStr, Result, Type, TypePath};
+use syn::{Error, GenericParam, Generics, LitStr, PathSegment, Result, Type, TypeGroup, TypeParen, TypePath};
 
 use super::key_type;
 use super::literal::{check, error_at};
 use crate::ast::{Field, Input};
-use crate::attr;
 use crate::suggest::did_you_mean;
 
 /// A key that is made of fields.
@@ -168,23 +167,15 @@ fn check_field(input: &Input<'_>, field: &Field<'_>) -> Result<()> {
         );
         return Err(Error::new_spanned(field.ty(), message));
     }
-    if let Some(skip) = attr::serde_skip(&field.original.attrs) {
-        let message =
-            "a field of the key is stored with the record, which is refused under another key: remove this";
-        return Err(Error::new(skip, message));
-    }
-    if let Type::Path(path) = field.ty()
-        && (path.path.is_ident("f32") || path.path.is_ident("f64"))
-    {
-        let message = "a float cannot be in a key, because floats are not equal to themselves: use an integer or a string";
-        return Err(Error::new_spanned(field.ty(), message));
-    }
     check_prints(field)
 }
 
-/// Refuses a field that does not print or parse, as far as its type shows that.
+/// Refuses a field that does not print or parse, or is not equal to itself, as far as its type shows that.
 pub(super) fn check_prints(field: &Field<'_>) -> Result<()> {
     let instead = match field.ty() {
+        ty if matches!(standard_name(ty).as_deref(), Some("f32" | "f64")) => {
+            "a float cannot be in a key, because floats are not equal to themselves: use an integer or a string"
+        }
         Type::Path(path) => match standard_generic(path).as_deref() {
             Some("Option") => {
                 "an `Option` cannot be in a key, because it does not print: use a string that may be empty, or a type \
@@ -211,13 +202,25 @@ pub(super) fn check_prints(field: &Field<'_>) -> Result<()> {
 /// The name of a type that is written as a generic one of the standard library: with parameters, and bare or with its
 /// path. Another type of that name, without parameters, is the user's own.
 fn standard_generic(path: &TypePath) -> Option<String> {
+    standard(path).filter(|last| !last.arguments.is_none()).map(|last| last.ident.to_string())
+}
+
+/// The name of a type that is written as one of the standard library: bare or with its path.
+pub(super) fn standard_name(ty: &Type) -> Option<String> {
+    match ty {
+        Type::Group(TypeGroup { elem, .. }) | Type::Paren(TypeParen { elem, .. }) => standard_name(elem),
+        Type::Path(path) => standard(path).map(|last| last.ident.to_string()),
+        _ => None,
+    }
+}
+
+fn standard(path: &TypePath) -> Option<&PathSegment> {
     let segments = &path.path.segments;
     let is_standard = segments.len() == 1
         || segments
             .first()
             .is_some_and(|first| first.ident == "std" || first.ident == "core" || first.ident == "alloc");
-    let last = segments.last().filter(|last| is_standard && !last.arguments.is_none())?;
-    Some(last.ident.to_string())
+    segments.last().filter(|_| is_standard)
 }
 
 /// The first of the parameters that a type mentions.

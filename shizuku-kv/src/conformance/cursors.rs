@@ -1,7 +1,7 @@
 //! Cursors: a watch goes on where another stood, or says that it cannot.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::observe::{Observer, WriteLog, ensure_in_order};
 use super::{Check, CheckFailure, CheckResult, Fixture};
@@ -31,6 +31,8 @@ pub const CHECKS: &[Check] = checks! { "cursors";
         "A cursor beyond the last change of the store is CursorExpired: what it would skip is not there yet.",
     an_old_cursor_skips_nothing [Write, Watch, WatchResume]
         "A cursor from before what the store still holds is CursorExpired, or what came after it all arrives.",
+    deletions_under_other_settings_are_not_skipped [Write, Watch, WatchResume, MaxAge]
+        "A deletion after a cursor arrives, or the cursor is CursorExpired, also if tombstones had an end for a while.",
     deletions_after_a_cursor_are_not_skipped [Write, Watch, WatchResume]
         "What was deleted after the cursor arrives as a deletion, or the cursor is CursorExpired.",
 };
@@ -385,6 +387,35 @@ pub async fn deletions_after_a_cursor_are_not_skipped(fixture: &Fixture) -> Chec
         for (key, operation, version) in expected {
             let found = delivered.get(key).map(|entry| (entry.operation, entry.version));
             ensure_eq!(found, Some((operation, version)), "the deletion of key {key} after the cursor");
+        }
+    }
+    Ok(())
+}
+
+/// Deleted without an end; given one; and after the end was taken off again.
+pub async fn deletions_under_other_settings_are_not_skipped(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    store.put("key", "value").await?;
+    store.put("anchor", "value").await?;
+    let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;
+    observer.state().await?;
+    let cursor = observer.cursor()?;
+    drop(observer);
+    store.delete("key").await?;
+    let reconcile = async |age| {
+        let config = fixture.config().max_age(age).reconcile();
+        fixture.connection().store_with_config(store.name(), config).await
+    };
+    reconcile(Some(Duration::from_millis(500))).await?;
+    fixture.step("waiting until a tombstone is forgotten");
+    while store.entry("key").await?.is_some() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for age in [Some(Duration::from_secs(3600)), None] {
+        reconcile(age).await?;
+        store.put("later", "value").await?;
+        if let Some(delivered) = resumed_state(fixture, &store, cursor).await? {
+            ensure!(delivered.contains_key("key"), "a deletion was skipped by a cursor with {age:?}");
         }
     }
     Ok(())

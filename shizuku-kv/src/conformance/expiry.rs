@@ -14,6 +14,10 @@ pub const CHECKS: &[Check] = checks! { "expiry";
         "Single keys can have a time to live in stores that were opened with it; others have no such ability.",
     a_time_to_live_below_the_granularity_is_refused [Write, KeyTtl]
         "A time to live that the store cannot keep is InvalidConfig, and nothing is written.",
+    a_time_to_live_over_the_maximum_age_is_refused [Write, KeyTtl, MaxAge]
+        "A time to live that the maximum age would cut short is InvalidConfig, and nothing is written.",
+    a_deletion_is_told_of_once [Write, Watch, KeyTtl]
+        "delete, delete_with_version and purge arrive at a watch once, also if tombstones have an end.",
     a_value_expires_after_its_time_to_live [Write, KeyTtl]
         "A value expires its time to live after it was written, not before, and is absent to every read then.",
     others_do_not_expire [Write, KeyTtl]
@@ -79,7 +83,80 @@ pub async fn a_time_to_live_below_the_granularity_is_refused(fixture: &Fixture) 
         let update = ttl.update("key", "value", version, short).await;
         ensure_error!(update, KvError::InvalidConfig { .. }, "update with a time to live of {short:?}");
     }
-    ensure!(store.entry("key").await?.is_none(), "a refused write left something behind");
+    ensure!(store.entry("key").await?.is_none(), "a rejected write left something behind");
+    Ok(())
+}
+
+/// One step longer, in a store that had the age from the start and in one that was given it under
+/// an open handle.
+pub async fn a_time_to_live_over_the_maximum_age_is_refused(fixture: &Fixture) -> CheckResult {
+    const AGE: Duration = Duration::from_secs(60);
+    for later in [false, true] {
+        let mut config = fixture.config().key_ttl(true);
+        if !later {
+            config = config.max_age(AGE);
+        }
+        let store = fixture.store_with(config).await?;
+        let ttl = ttl_of(&store)?;
+        if later {
+            ttl.put("before", "value", AGE).await?;
+            let aged = fixture.config().max_age(AGE).reconcile();
+            fixture.connection().store_with_config(store.name(), aged).await?;
+            store.refresh().await?;
+        }
+        let long = AGE + ttl.granularity();
+        let put = ttl.put("key", "value", long).await;
+        ensure_error!(put, KvError::InvalidConfig { .. }, "put with a time to live over the maximum age");
+        let create = ttl.create("key", "value", long).await;
+        ensure_error!(
+            create,
+            KvError::InvalidConfig { .. },
+            "create with a time to live over the maximum age"
+        );
+        ensure!(store.entry("key").await?.is_none(), "a rejected write left something behind");
+        let version = ttl.create("key", "value", AGE).await?;
+        let update = ttl.update("key", "value", version, long).await;
+        ensure_error!(
+            update,
+            KvError::InvalidConfig { .. },
+            "update with a time to live over the maximum age"
+        );
+        let found = store.get("key").await?.map(|entry| entry.version);
+        ensure_eq!(found, Some(version), "the version after a refused update");
+    }
+    Ok(())
+}
+
+/// Three keys, each created again after its deletion.
+pub async fn a_deletion_is_told_of_once(fixture: &Fixture) -> CheckResult {
+    let store = ttl_store(fixture).await?;
+    let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;
+    observer.state().await?;
+    for key in ["deleted", "swapped", "purged"] {
+        let version = store.put(key, "value").await?;
+        observer.reach(key, version).await?;
+        let tombstone = match key {
+            "deleted" => store.delete(key).await?,
+            "swapped" if store.capabilities().compare_and_swap => {
+                store.delete_with_version(key, version).await?
+            }
+            "swapped" => store.delete(key).await?,
+            _ => store.purge(key).await?,
+        };
+        observer.reach(key, tombstone).await?;
+        ensure_absent(&store, key).await?;
+        let found = store.entry(key).await?.map(|entry| entry.version);
+        ensure_eq!(found, Some(tombstone), "the version of the tombstone of key {key}");
+        let version = store.put(key, "again").await?;
+        observer.reach(key, version).await?;
+        ensure_eq!(
+            store.get(key).await?.map(|entry| entry.version),
+            Some(version),
+            "key {key} written again"
+        );
+    }
+    let deletions = observer.entries().iter().filter(|entry| entry.is_tombstone()).count();
+    ensure_eq!(deletions, 3, "deletions that arrived");
     Ok(())
 }
 

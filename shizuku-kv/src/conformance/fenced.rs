@@ -14,6 +14,8 @@ pub const CHECKS: &[Check] = checks! { "fenced";
         "A store has fenced writes where its connection claims them, and claims them itself.",
     a_store_that_forgets_has_no_fenced_writes [FencedWrites, MaxAge]
         "A store whose values expire with age has no fenced writes, and does not claim them.",
+    a_maximum_age_set_later_lets_no_older_token_in [FencedWrites, MaxAge]
+        "In a store that is given a maximum age, an older token is rejected on every open handle, also if the entry is gone.",
     an_older_token_is_refused [FencedWrites]
         "A write with an older token than that of the newest entry is Fenced, and nothing is written.",
     equal_and_newer_tokens_are_accepted [FencedWrites]
@@ -122,6 +124,37 @@ pub async fn a_store_that_forgets_has_no_fenced_writes(fixture: &Fixture) -> Che
     ensure!(store.fenced().is_none(), "a store whose values expire has fenced writes");
     ensure!(!store.capabilities().fenced_writes, "a store whose values expire claims fenced writes");
     Ok(())
+}
+
+/// A value and a tombstone with a token, until they are gone; then the age is taken off again.
+pub async fn a_maximum_age_set_later_lets_no_older_token_in(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let fenced = fenced_of(&store)?;
+    fenced.put("value", "later", token(18)).await?;
+    fenced.delete("deleted", token(18)).await?;
+    let connection = fixture.connection();
+    let aged = fixture.config().max_age(Duration::from_secs(1)).reconcile();
+    let aged = connection.store_with_config(store.name(), aged).await?;
+    ensure!(aged.fenced().is_none(), "a store whose values expire has fenced writes");
+    for key in ["value", "deleted"] {
+        fixture.step(format!("waiting until the token of key {key} is gone"));
+        while found(&store, key).await?.is_some_and(|(.., fence)| fence.is_some()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for answer in [
+            fenced.put(key, "late", token(17)).await,
+            fenced.create(key, "late", token(17)).await,
+            fenced.delete(key, token(17)).await,
+        ] {
+            ensure_error!(answer, KvError::Unsupported { .. }, "a fenced write where tokens are lost");
+        }
+    }
+    store.refresh().await?;
+    ensure!(store.fenced().is_none(), "a handle does not know that its store's values expire");
+    let kept = fixture.config().max_age(None).reconcile();
+    let kept = connection.store_with_config(store.name(), kept).await?;
+    fenced_of(&kept)?.put("value", "again", token(19)).await?;
+    ensure_fenced("put", "value", fenced.put("value", "late", token(18)).await, (18, 19))
 }
 
 /// One less, and zero, over a token that is large.
@@ -561,7 +594,7 @@ pub async fn a_fenced_value_over_the_limit_is_refused(fixture: &Fixture) -> Chec
     }
     let left = found(&store, "key").await?.map(|(value, version, _)| (value.len(), version));
     ensure_eq!(left, Some((limit, version)), "size and version after refused writes");
-    ensure!(store.entry("other").await?.is_none(), "a refused write left something behind");
+    ensure!(store.entry("other").await?.is_none(), "a rejected write left something behind");
     fenced.update("key", vec![b'w'; limit], version, LARGEST).await?;
 
     let small = fixture.store_with(fixture.config().max_value_size(1)).await?;

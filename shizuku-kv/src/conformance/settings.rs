@@ -19,6 +19,12 @@ pub const CHECKS: &[Check] = checks! { "settings";
         "Settings that are left alone, and those of the handle, are not compared.",
     reconciling_changes_the_store [Write]
         "Asked to reconcile, a store is changed to the settings or is ConfigMismatch; its values stay.",
+    limits_can_be_removed [Write]
+        "A limit that a store has is removed by reconciling with none; asking for none is a setting like any other.",
+    a_history_is_not_given_to_times_to_live [Write, KeyTtl, History]
+        "A history above 1 and times to live are InvalidConfig, also if the store has one of them already.",
+    open_handles_learn_of_new_limits [Write]
+        "A handle that was open before takes values by the limit that the store has now.",
     a_full_store_says_so [Write]
         "A write over max_bytes is StoreFull and writes nothing; reading goes on.",
 };
@@ -187,6 +193,122 @@ pub async fn reconciling_changes_the_store(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
+/// Each alone, then all at once.
+pub async fn limits_can_be_removed(fixture: &Fixture) -> CheckResult {
+    let connection = fixture.connection();
+    let base = || StoreConfig { max_value_size: None, ..fixture.config() };
+    let age = fixture.capabilities().max_age;
+    let limited = || {
+        let config = base().max_value_size(100).max_bytes(64 * 1024);
+        if age { config.max_age(Duration::from_secs(3600)) } else { config }
+    };
+    let unlimited = || {
+        let config = base().max_value_size(None).max_bytes(None);
+        if age { config.max_age(None) } else { config }
+    };
+    let name = fixture.fresh_name();
+    match connection.store_with_config(&name, limited()).await {
+        Err(KvError::Unsupported { .. }) => return Ok(()),
+        opened => drop(opened?),
+    }
+    let mut differences = vec![("max_value_size", "no limit", "100"), ("max_bytes", "no limit", "65536")];
+    if age {
+        differences.push(("max_age", "no limit", "3600"));
+    }
+    for difference in &differences {
+        let config = match difference.0 {
+            "max_value_size" => base().max_value_size(None),
+            "max_bytes" => base().max_bytes(None),
+            _ => base().max_age(None),
+        };
+        let opened = connection.store_with_config(&name, config).await;
+        ensure_differences(opened, &name, std::slice::from_ref(difference))?;
+    }
+    ensure_differences(connection.store_with_config(&name, unlimited()).await, &name, &differences)?;
+    let store = connection.store_with_config(&name, unlimited().reconcile()).await?;
+    for number in 0..20 {
+        store.put(format!("key.{number}"), vec![b'v'; 4096]).await?;
+    }
+    if fixture.capabilities().fenced_writes {
+        ensure!(store.fenced().is_some(), "a store without a maximum age has no fenced writes");
+    }
+    connection.store_with_config(&name, unlimited()).await?;
+    let opened = connection.store_with_config(&name, base().max_bytes(64 * 1024)).await;
+    ensure_differences(opened, &name, &[("max_bytes", "65536", "no limit")])
+}
+
+/// Asked for in both orders, and then with one of them given up.
+pub async fn a_history_is_not_given_to_times_to_live(fixture: &Fixture) -> CheckResult {
+    let connection = fixture.connection();
+    let base = || StoreConfig { history: None, key_ttl: None, ..fixture.config() };
+    let aged = || base().max_age(Duration::from_secs(3600));
+    let mut first = vec![base().key_ttl(true)];
+    if fixture.capabilities().max_age {
+        first.push(aged().key_ttl(true));
+    }
+    for config in first {
+        let name = fixture.fresh_name();
+        connection.store_with_config(&name, config).await?;
+        let longer = connection.store_with_config(&name, base().history(2).reconcile()).await;
+        ensure_error!(longer, KvError::InvalidConfig { .. }, "a history for a store with times to live");
+        let store = connection.store(&name).await?;
+        ensure!(store.ttl().is_some(), "a rejected history has taken the times to live away");
+        let store = connection.store_with_config(&name, base().history(2).key_ttl(false).reconcile()).await?;
+        ensure!(store.ttl().is_none(), "a store has times to live that were given up");
+    }
+    let name = fixture.fresh_name();
+    connection.store_with_config(&name, base().history(2)).await?;
+    let both = connection.store_with_config(&name, base().key_ttl(true).reconcile()).await;
+    ensure_error!(both, KvError::InvalidConfig { .. }, "times to live for a store with a history");
+    if fixture.capabilities().max_age {
+        // The markers of a maximum age are not times to live.
+        let name = fixture.fresh_name();
+        let store = connection.store_with_config(&name, aged()).await?;
+        ensure!(store.ttl().is_none(), "a maximum age brings times to live that were not asked for");
+        connection.store_with_config(&name, base().history(2).reconcile()).await?;
+    }
+    Ok(())
+}
+
+/// Raised, then lowered below the value that is there.
+pub async fn open_handles_learn_of_new_limits(fixture: &Fixture) -> CheckResult {
+    let (name, connection) = (fixture.fresh_name(), fixture.connection());
+    let base = || StoreConfig { max_value_size: None, ..fixture.config() };
+    let before = connection.store_with_config(&name, base().max_value_size(1000)).await?;
+    before.put("key", vec![b'v'; 1000]).await?;
+    match connection.store_with_config(&name, base().max_value_size(2000).reconcile()).await {
+        Err(KvError::ConfigMismatch { .. }) => return Ok(()),
+        changed => drop(changed?),
+    }
+    before.put("key", vec![b'v'; 2000]).await?;
+    let many = before.put_many([("one", vec![b'v'; 2000]), ("two", vec![b'v'; 2001])]).await;
+    let [one, two] = many.try_into().map_err(|_| CheckFailure::new("put_many answers for two items"))?;
+    one?;
+    ensure_error!(two, KvError::ValueTooLarge { limit: 2000, .. }, "a value over the limit that was raised");
+    connection.store_with_config(&name, base().max_value_size(500).reconcile()).await?;
+    // A backend may notice only what is over its own limit together with what it adds to a value.
+    let large = before.put("key", vec![b'v'; 1000]).await;
+    ensure_error!(
+        large,
+        KvError::ValueTooLarge { limit: 500, .. },
+        "a value over the limit that was lowered"
+    );
+    ensure_eq!(before.max_value_size(), 500, "the limit that the handle knows of");
+    let large = before.put("key", vec![b'v'; 501]).await;
+    ensure_error!(
+        large,
+        KvError::ValueTooLarge { limit: 500, .. },
+        "a value just over the limit that was lowered"
+    );
+    ensure_eq!(
+        before.get("key").await?.map(|entry| entry.value.len()),
+        Some(2000),
+        "the value that was there"
+    );
+    before.refresh().await?;
+    Ok(())
+}
+
 /// Sixty-four kilobytes, filled by four at a time; what the backend counts besides values is left to it.
 pub async fn a_full_store_says_so(fixture: &Fixture) -> CheckResult {
     const LIMIT: u64 = 64 * 1024;
@@ -213,7 +335,7 @@ pub async fn a_full_store_says_so(fixture: &Fixture) -> CheckResult {
     ensure!(written * VALUE >= 32 * 1024, "the store is full with {written} values of {VALUE} bytes");
     let found = store.keys(WatchScope::All).try_collect().await?.len();
     ensure_eq!(found, written, "keys in a full store");
-    ensure!(store.entry(format!("key.{written}")).await?.is_none(), "a refused write left something behind");
+    ensure!(store.entry(format!("key.{written}")).await?.is_none(), "a rejected write left something behind");
     let full = store.put_many([(format!("key.{written}"), vec![b'v'; VALUE])]).await.pop();
     ensure_error!(full.transpose(), KvError::StoreFull { .. }, "put_many to a full store");
     if store.capabilities().compare_and_swap {

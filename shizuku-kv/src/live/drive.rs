@@ -15,7 +15,8 @@ use super::LiveSnapshot;
 use super::status::{LiveStanding, State};
 use crate::store::backoff;
 use crate::store::{
-    Key, KvEntry, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch, WatchLink, WatchScope,
+    Follower, Following, Key, KvEntry, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch, WatchLink,
+    WatchScope,
 };
 use crate::typed::{ByteDeserialize, DecodeError, KeyValue, KvReadError, read_record, type_name};
 
@@ -73,6 +74,9 @@ pub(super) struct Driver<T, V> {
     pub(super) policy: Policy<T, V>,
     pub(super) value: Arc<ArcSwap<LiveSnapshot<V>>>,
     pub(super) states: watch::Sender<State>,
+    /// What is compared with the store.
+    pub(super) follower: Arc<Follower>,
+    pub(super) _following: Following,
 }
 
 impl<T, V> Driver<T, V>
@@ -112,15 +116,28 @@ where
             if is_known {
                 self.link(watch.link());
             }
-            let Some(update) = next(&mut watch, &mut links).await else { continue };
+            let update = match select(pin!(next(&mut watch, &mut links)), pin!(self.follower.differs())).await
+            {
+                Either::Left((update, _)) => update,
+                Either::Right(_) => {
+                    let reason = "the store has something else than its watch has delivered";
+                    return KvError::CursorExpired { store: self.store.name().to_owned(), reason };
+                }
+            };
+            let Some(update) = update else { continue };
             match update {
                 None => return KvError::Closed { operation: "live" },
                 Some(Err(error)) => return error,
-                Some(Ok(update)) => match look(update) {
-                    Some(seen) => self.take(seen),
-                    None if is_known => {}
-                    None => self.take(Seen::Absent(None)),
-                },
+                Some(Ok(update)) => {
+                    let value = update.entry().filter(|entry| !entry.is_tombstone());
+                    let heard = value.map(|entry| (entry.version, entry.created));
+                    match look(update) {
+                        Some(seen) => self.take(seen),
+                        None if is_known => continue,
+                        None => self.take(Seen::Absent(None)),
+                    }
+                    self.follower.hear(heard);
+                }
             }
             is_known = true;
             // One that ends as soon as it has begun is no progress.

@@ -21,7 +21,7 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::store::{KvError, VersionToken};
+use crate::store::{KvError, Upkeep, VersionToken};
 
 pub(crate) use map::live_map;
 pub use map::{
@@ -73,6 +73,7 @@ pub struct Live<T> {
     /// The last change that [`changed`](Self::changed) of this handle has told of.
     seen: u64,
     task: Arc<Task>,
+    upkeep: Arc<Upkeep>,
 }
 
 impl<T> Live<T> {
@@ -92,10 +93,14 @@ impl<T> Live<T> {
         self.value.load().version
     }
 
-    /// How current the value is, and what the store has in its place.
+    /// How current the value is, and what the store has in its place, as of now: if nothing has run on the value's runtime
+    /// for 5 seconds, because it is blocked or the process was suspended or forked, the link is down.
     pub fn status(&self) -> LiveStatus {
         let state = self.states.borrow();
-        if self.is_ended(&state) { state.status.clone().ended() } else { state.status.clone() }
+        if self.is_ended(&state) {
+            return state.status.clone().ended();
+        }
+        LiveStatus { link: self.upkeep.pulse.link(&state.status.link), ..state.status.clone() }
     }
 
     /// The next value that comes into force: one that this handle has not told of, or been opened or cloned with.
@@ -158,7 +163,8 @@ impl<T> Clone for Live<T> {
     fn clone(&self) -> Self {
         let states = self.states.clone();
         let seen = self.value.load().generation;
-        Self { value: Arc::clone(&self.value), states, seen, task: Arc::clone(&self.task) }
+        let (task, upkeep) = (Arc::clone(&self.task), Arc::clone(&self.upkeep));
+        Self { value: Arc::clone(&self.value), states, seen, task, upkeep }
     }
 }
 
@@ -173,20 +179,34 @@ impl<T> fmt::Debug for Live<T> {
 }
 
 /// A value that was in force, with its version.
+///
+/// It dereferences to the value, whose fields and methods are all it has: like those of `Rc`, its own functions are
+/// called by their path, so that none can hide one of the value's.
 #[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct LiveSnapshot<T> {
-    /// The value.
-    pub value: T,
-    /// Its version; `None` for a default, and where there is none in a `Live<Option<T>>`.
-    pub version: Option<VersionToken>,
-    /// When the store took it, by the store's clock; `None` where there is no version.
-    pub created: Option<SystemTime>,
+    value: T,
+    version: Option<VersionToken>,
+    created: Option<SystemTime>,
     /// One more for each value that came into force.
     generation: u64,
 }
 
 impl<T> LiveSnapshot<T> {
+    /// The value.
+    pub fn value(this: &Self) -> &T {
+        &this.value
+    }
+
+    /// The version of the value; `None` for a default, and for the absence in a `Live<Option<T>>`.
+    pub fn version(this: &Self) -> Option<VersionToken> {
+        this.version
+    }
+
+    /// When the store accepted the value, by the store's clock; `None` if there is no version.
+    pub fn created(this: &Self) -> Option<SystemTime> {
+        this.created
+    }
+
     /// What is in force and not from the store.
     fn unversioned(value: T) -> Self {
         Self { value, version: None, created: None, generation: 0 }

@@ -11,7 +11,7 @@ use tokio::time::timeout_at;
 use super::drive::{Driver, Policy, Seen, look, pauses};
 use super::status::{LiveStanding, LiveStatus, State};
 use super::{Live, LiveSnapshot, Task};
-use crate::store::{Deadline, Key, KvError, Store, Watch, WatchLink, WatchScope, in_runtime};
+use crate::store::{Deadline, Follower, Key, KvError, Store, Watch, WatchLink, WatchScope, in_runtime};
 use crate::typed::{ByteDeserialize, KeyValue, KvReadError, type_name};
 
 /// Waits for the first good value, for as long as the store's deadline.
@@ -169,13 +169,31 @@ impl Beginning {
             (None, Some(error)) => WatchLink::down(SystemTime::now(), error.to_string()),
             (None, None) => WatchLink::down(SystemTime::now(), "the store has not answered yet"),
         };
+        let first_heard = first.version.zip(first.created);
+        let is_absent = matches!(standing, LiveStanding::Absent { .. });
         let value = Arc::new(ArcSwap::from_pointee(first));
         let state = State { generation: 0, status: LiveStatus { link, standing } };
         let (sender, states) = watch::channel(state);
         // What was waited for is over; from here on the watch has the time that it needs.
         let store = self.store.with_deadline(self.store.deadline().max(Deadline::DEFAULT));
-        let driver = Driver { store, key: self.key, policy, value: Arc::clone(&value), states: sender };
+        let heard = match (&first_heard, is_absent) {
+            (Some(heard), _) => Some(Some(*heard)),
+            (None, true) => Some(None),
+            (None, false) => None,
+        };
+        let follower = Arc::new(Follower::new(self.key.clone(), heard));
+        let upkeep = store.upkeep();
+        let following = upkeep.follow(Arc::clone(&follower));
+        let driver = Driver {
+            store,
+            key: self.key,
+            policy,
+            value: Arc::clone(&value),
+            states: sender,
+            follower,
+            _following: following,
+        };
         let task = tokio::spawn(driver.run(self.watch));
-        Live { value, states, seen: 0, task: Arc::new(Task(task.abort_handle())) }
+        Live { value, states, seen: 0, task: Arc::new(Task(task.abort_handle())), upkeep }
     }
 }

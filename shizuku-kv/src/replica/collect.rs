@@ -1,8 +1,6 @@
 //! Collects what a watch brings, up to a batch.
 
-use std::collections::HashSet;
 use std::future::poll_fn;
-use std::hash::{BuildHasher, RandomState};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -14,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFuture;
 
 use super::{BatchConfig, ReplicaProgress};
-use crate::store::{Doubt, KvError, KvUpdate, Recent, Watch, WatchCursor, WatchLink};
+use crate::store::{Doubt, KeySet, KvError, KvUpdate, Recent, Watch, WatchCursor, WatchLink};
 
 /// So many updates are collected in one go, before others on the thread have their turn.
 const GO: usize = 1024;
@@ -63,7 +61,7 @@ pub(super) struct Collector<'a> {
     /// The window has ended.
     pub(super) is_due: bool,
     /// Which keys have come, while that matters.
-    pub(super) seen: Option<Seen>,
+    pub(super) seen: Option<KeySet>,
     pub(super) compare: Option<Pin<Box<Sleep>>>,
     /// The position that is waited for, not for longer than that from one update to the next.
     pub(super) target: Option<(u64, Pin<Box<Sleep>>)>,
@@ -213,36 +211,4 @@ impl Collector<'_> {
 /// What an update counts for in a batch.
 pub(super) fn size(update: &KvUpdate) -> usize {
     update.entry().map_or(0, |entry| entry.key.len() + entry.value.len())
-}
-
-/// Which keys have come: 16 bytes for each, some 40 with the table's room. Two keys would have to be equal in both of two hashes, with keys made by chance
-/// for each repair, to be taken for each other.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    keys: HashSet<(u64, u64)>,
-    hashers: (RandomState, RandomState),
-}
-
-impl Seen {
-    pub(super) fn insert(&mut self, key: &str) {
-        self.keys.insert(self.hash(key));
-    }
-
-    pub(super) fn remove(&mut self, key: &str) {
-        if !self.keys.is_empty() {
-            self.keys.remove(&self.hash(key));
-        }
-    }
-
-    pub(super) fn len(&self) -> u64 {
-        self.keys.len() as u64
-    }
-
-    pub(super) fn contains(&self, key: &str) -> bool {
-        self.keys.contains(&self.hash(key))
-    }
-
-    fn hash(&self, key: &str) -> (u64, u64) {
-        (self.hashers.0.hash_one(key), self.hashers.1.hash_one(key))
-    }
 }

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::collect::{Collector, Seen};
+use super::collect::Collector;
 use super::course;
 use super::run::Driver;
 use super::tally::Tally;
 use super::{Held, ReplicaError, ReplicaStorage};
-use crate::store::{Course, Doubt, Key, KvError, Recent, StoreFigures, WatchCursor, WatchScope};
+use crate::store::{Course, Doubt, Key, KeySet, KvError, Recent, StoreFigures, WatchCursor, WatchScope};
 
 /// Pause before another look where the first one was overtaken by changes, or failed.
 const SOON: Duration = Duration::from_secs(1);
@@ -274,7 +274,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         }
         tracing::debug!(store = self.store.name(), "a replica compares its keys with the store's");
         let mut listing = self.store.keys(self.scope.clone());
-        let mut listed = Seen::default();
+        let mut listed = KeySet::default();
         let mut suspects = Vec::new();
         let mut page = Vec::with_capacity(PAGE);
         loop {

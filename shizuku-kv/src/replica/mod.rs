@@ -55,9 +55,11 @@ mod unkept;
 
 use std::error::Error;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::{Either, select};
 use tokio::sync::{Mutex, watch};
 /// Stops a replica: that of `tokio_util`.
 pub use tokio_util::sync::CancellationToken;
@@ -73,7 +75,7 @@ pub use retry::RetryPolicy;
 pub use storage::{Held, ReplicaPlace, ReplicaStorage, StorageError};
 
 use self::unkept::Unkept;
-use crate::store::{COMPARE_EVERY, Store, WatchCursor, WatchLink, WatchScope, in_runtime};
+use crate::store::{Pulse, Store, WatchCursor, WatchLink, WatchScope, in_runtime};
 use crate::typed::{ByteDeserialize, KeyValue};
 
 /// Follows a scope of a store and applies what changes, in batches, until it is told to stop: the short form of
@@ -176,6 +178,7 @@ pub struct Replica<S = MemoryStorage> {
     compare_every: Duration,
     stop: CancellationToken,
     progress: watch::Sender<ReplicaProgress>,
+    pulse: Arc<Pulse>,
 }
 
 impl Replica {
@@ -189,12 +192,13 @@ impl Replica {
             unkept: Unkept::default(),
             batch: BatchConfig::default(),
             retry: RetryPolicy::default(),
-            compare_every: COMPARE_EVERY,
+            compare_every: store.compare_every(),
             stop: CancellationToken::new(),
             progress: watch::Sender::new(ReplicaProgress {
                 link: WatchLink::down(SystemTime::now(), "the replica has not been run"),
                 ..ReplicaProgress::default()
             }),
+            pulse: Arc::default(),
         }
     }
 }
@@ -202,9 +206,10 @@ impl Replica {
 impl<S: ReplicaStorage> Replica<S> {
     /// Where it keeps what it holds.
     pub fn storage<O: ReplicaStorage>(self, storage: O) -> Replica<O> {
-        let Self { store, scope, storage: _, unkept, batch, retry, compare_every, stop, progress } = self;
+        let Self { store, scope, storage: _, unkept, batch, retry, compare_every, stop, progress, pulse } =
+            self;
         let storage = Arc::new(Mutex::new(storage));
-        Replica { store, scope, storage, unkept, batch, retry, compare_every, stop, progress }
+        Replica { store, scope, storage, unkept, batch, retry, compare_every, stop, progress, pulse }
     }
 
     /// How many updates are applied together.
@@ -271,7 +276,7 @@ impl<S: ReplicaStorage> Replica<S> {
 
     /// Tells how far it is, also while it runs.
     pub fn monitor(&self) -> ReplicaMonitor {
-        ReplicaMonitor(self.progress.subscribe())
+        ReplicaMonitor { progress: self.progress.subscribe(), pulse: Arc::clone(&self.pulse) }
     }
 
     /// Follows the store and applies what changes, until it is told to [stop](Self::stop_on): then what has come is applied
@@ -307,7 +312,18 @@ impl<S: ReplicaStorage> Replica<S> {
             return Err(ReplicaError::InvalidConfig { field: "compare_every", allowed });
         }
         in_runtime("watch").map_err(ReplicaError::Store)?;
-        run::run(self, apply).await
+        let (pulse, store) = (Arc::clone(&self.pulse), self.store.clone());
+        pulse.beat();
+        let beats = async {
+            loop {
+                pulse.next(&**store.backend()).await;
+            }
+        };
+        // In the same future: what is not polled shows no sign of life.
+        match select(pin!(run::run(self, apply)), pin!(beats)).await {
+            Either::Left((end, _)) => end,
+            Either::Right((never, _)) => never,
+        }
     }
 
     /// As [`run`](Self::run), with records. What does not decode is an error in its place in the batch.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 use super::ReplicaError;
-use crate::store::{WatchCursor, WatchLink};
+use crate::store::{Pulse, WatchCursor, WatchLink};
 
 /// How far a replica is.
 #[derive(Clone, Debug, Default)]
@@ -56,13 +56,26 @@ impl ReplicaProgress {
 }
 
 /// Tells how far a replica is, also while it runs. From [`Replica::monitor`](super::Replica::monitor); cheap to clone.
+///
+/// What it tells is of the moment when it is asked: if the future of the run has not been polled for 5 seconds, because its
+/// runtime is blocked or the process was suspended or forked, the link is down.
 #[derive(Clone, Debug)]
-pub struct ReplicaMonitor(pub(super) watch::Receiver<ReplicaProgress>);
+pub struct ReplicaMonitor {
+    pub(super) progress: watch::Receiver<ReplicaProgress>,
+    pub(super) pulse: Arc<Pulse>,
+}
 
 impl ReplicaMonitor {
     /// How far it is now.
     pub fn progress(&self) -> ReplicaProgress {
-        self.0.borrow().clone()
+        self.as_of_now(self.progress.borrow().clone())
+    }
+
+    fn as_of_now(&self, mut progress: ReplicaProgress) -> ReplicaProgress {
+        if progress.running {
+            progress.link = self.pulse.link(&progress.link);
+        }
+        progress
     }
 
     /// Waits until it is caught up with the bucket and nothing fails: [`ReplicaProgress::is_current`]. `false` when
@@ -70,14 +83,24 @@ impl ReplicaMonitor {
     ///
     /// It waits for as long as that takes. Dropping the future is safe.
     pub async fn current(&mut self) -> bool {
-        self.0.wait_for(ReplicaProgress::is_current).await.is_ok()
+        loop {
+            if self.progress.wait_for(ReplicaProgress::is_current).await.is_err() {
+                return false;
+            }
+            if self.progress().is_current() {
+                return true;
+            }
+            // Nothing tells of the end of a silence.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Waits for what is different from what this handle has seen. `None` when the replica was dropped.
     ///
     /// Dropping the future is safe.
     pub async fn changed(&mut self) -> Option<ReplicaProgress> {
-        self.0.changed().await.ok()?;
-        Some(self.0.borrow_and_update().clone())
+        self.progress.changed().await.ok()?;
+        let progress = self.progress.borrow_and_update().clone();
+        Some(self.as_of_now(progress))
     }
 }

@@ -9,14 +9,15 @@ use futures_util::future::{Either, select};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::collect::{Collected, Collector, Event, Seen, size};
+use super::collect::{Collected, Collector, Event, size};
 use super::compare::{Compared, Comparison};
 use super::course::{self, Next, Phase};
 use super::stage::{Done, Tools, Work, blocking, stage};
 use super::storage::{ReplicaPlace, ScopeId, scope_id};
 use super::{Batch, BatchConfig, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError};
 use crate::store::{
-    KvEntry, KvError, KvOperation, KvUpdate, Store, Watch, WatchCursor, WatchLink, WatchScope, backoff,
+    KeySet, KvEntry, KvError, KvOperation, KvUpdate, Store, Watch, WatchCursor, WatchLink, WatchScope,
+    backoff,
 };
 
 /// The pauses between two watches.
@@ -295,7 +296,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             since: SystemTime::now(),
             window: Box::pin(sleep_until(Instant::now())),
             is_due: false,
-            seen: self.phase.compares().then(Seen::default),
+            seen: self.phase.compares().then(KeySet::default),
             // Not while the state is taken: one that takes longer than the interval would never be complete.
             compare: self.compare_timer().filter(|_| self.phase == Phase::Following),
             target: None,
@@ -432,16 +433,15 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         let goes_on;
         (apply, goes_on) = self.apply(last, cursor, true, apply).await?;
         if goes_on {
-            if self.phase != Phase::Following {
-                self.compare_at = self.next_look(Compared::Same);
+            // A replica that goes on over an outage is compared when it would have been anyway. One that took the state looks
+            // at once, because the store may count what no watch delivers.
+            if self.phase != Phase::Following || self.is_unproven {
+                self.compare_at = Some(Instant::now());
                 collector.compare = self.compare_timer();
             }
             self.phase = self.phase.completed();
             self.tools.unkept.settled();
-            if self.is_unproven {
-                self.compare_at = Some(Instant::now());
-                collector.compare = self.compare_timer();
-            } else {
+            if !self.is_unproven {
                 self.tools.progress.send_modify(|progress| progress.caught_up = true);
             }
         }

@@ -1,7 +1,6 @@
 //! Counts the keys that have an entry in the store, as far as a replica can know: to be compared with the store's figures.
 
-use super::collect::Seen;
-use crate::store::{KvOperation, KvUpdate};
+use crate::store::{KeySet, KvOperation, KvUpdate};
 
 /// The tombstones in the store, beside the values that the storage holds. An upper bound: a tombstone may be forgotten, or
 /// be one of those that are not known by their keys and be written over.
@@ -9,13 +8,13 @@ use crate::store::{KvOperation, KvUpdate};
 pub(super) struct Tally {
     /// Number of tombstones that are known without their keys; `None` if unknown.
     unnamed: Option<u64>,
-    named: Seen,
+    named: KeySet,
 }
 
 impl Tally {
     /// What a place says.
     pub(super) fn resume(tombstones: Option<u64>) -> Self {
-        Self { unnamed: tombstones, named: Seen::default() }
+        Self { unnamed: tombstones, named: KeySet::default() }
     }
 
     /// The state comes from its beginning, with its tombstones.

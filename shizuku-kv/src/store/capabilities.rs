@@ -24,7 +24,9 @@ pub struct ConnectionCapabilities {
     /// Writes can show a fencing token, by which a holder that has lost its lock is refused
     /// ([`Store::fenced`](crate::Store::fenced)). Stores with a maximum age do not have it.
     pub fenced_writes: bool,
-    /// A value that expires arrives at watches and leaves a tombstone.
+    /// A value that expires arrives at watches and leaves a tombstone. On NATS, with a history
+    /// above 1, a value to which another client gave a time to live is an exception: it ends
+    /// without a marker, and the value before is back (ADR-48).
     pub expiry_events: bool,
     /// [`ReadConsistency::Leader`](crate::ReadConsistency::Leader) is honoured: a store opened with it reads its own
     /// writes.

@@ -53,12 +53,12 @@ pub struct StoreConfig {
     pub description: Option<String>,
     /// Set by [`history`](Self::history()).
     pub history: Option<u8>,
-    /// Set by [`max_value_size`](Self::max_value_size()).
-    pub max_value_size: Option<usize>,
-    /// Set by [`max_bytes`](Self::max_bytes()).
-    pub max_bytes: Option<u64>,
-    /// Set by [`max_age`](Self::max_age()).
-    pub max_age: Option<Duration>,
+    /// Set by [`max_value_size`](Self::max_value_size()). `Some(None)` is a setting too: no limit.
+    pub max_value_size: Option<Option<usize>>,
+    /// Set by [`max_bytes`](Self::max_bytes()). `Some(None)` is a setting too: no limit.
+    pub max_bytes: Option<Option<u64>>,
+    /// Set by [`max_age`](Self::max_age()). `Some(None)` is a setting too: no limit.
+    pub max_age: Option<Option<Duration>>,
     /// Set by [`key_ttl`](Self::key_ttl()).
     pub key_ttl: Option<bool>,
     /// Set by [`storage`](Self::storage()).
@@ -94,26 +94,48 @@ impl StoreConfig {
         self
     }
 
-    /// The largest value, in bytes, at least 1. The default is what the backend takes.
-    pub fn max_value_size(mut self, bytes: usize) -> Self {
-        self.max_value_size = Some(bytes);
+    /// The largest value, in bytes, at least 1. The default is the largest value that the backend
+    /// takes; `None` asks for that, and removes a limit with [`reconcile`](Self::reconcile).
+    pub fn max_value_size(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.max_value_size = Some(bytes.into());
         self
     }
 
-    /// The most that the store may hold, in bytes as the backend counts them, at least 1; a write beyond it is
-    /// [`KvError::StoreFull`]. The default is no limit.
-    pub fn max_bytes(mut self, bytes: u64) -> Self {
-        self.max_bytes = Some(bytes);
+    /// The most that the store may hold, in bytes as the backend counts them, at least 1; a write
+    /// beyond it is [`KvError::StoreFull`]. The default is no limit; `None` asks for that, and
+    /// removes a limit with [`reconcile`](Self::reconcile).
+    pub fn max_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.max_bytes = Some(bytes.into());
         self
     }
 
-    /// How long a value lives after it was written: at least 100 ms. The default is for ever.
+    /// How long a value lives after it was written: at least 100 ms. The default is for ever;
+    /// `None` asks for that, and removes a maximum age with [`reconcile`](Self::reconcile).
     ///
     /// Where the backend can, expiry then leaves a tombstone and arrives at watches (see
-    /// [`ConnectionCapabilities::expiry_events`](crate::ConnectionCapabilities::expiry_events)). Such a store has no
-    /// [fenced writes](crate::Store::fenced).
-    pub fn max_age(mut self, age: Duration) -> Self {
-        self.max_age = Some(age);
+    /// [`ConnectionCapabilities::expiry_events`](crate::ConnectionCapabilities::expiry_events)).
+    /// Such a store has no [fenced writes](crate::Store::fenced). Removing the age brings them
+    /// back; the tokens of entries that reached their age before that are forgotten.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), shizuku_kv::KvError> {
+    /// # use std::time::Duration;
+    /// use shizuku_kv::StoreConfig;
+    ///
+    /// # let connection = shizuku_kv::connect("memory:").await?;
+    /// let config = StoreConfig::new().max_age(Duration::from_secs(60));
+    /// let store = connection.store_with_config("events", config).await?;
+    /// assert!(store.fenced().is_none());
+    ///
+    /// let config = StoreConfig::new().max_age(None).reconcile();
+    /// let store = connection.store_with_config("events", config).await?;
+    /// assert!(store.fenced().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn max_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.max_age = Some(age.into());
         self
     }
 
@@ -180,14 +202,15 @@ impl StoreConfig {
         if self.history.is_some_and(|versions| !(1..=64).contains(&versions)) {
             return refuse("history", "between 1 and 64 versions can be kept");
         }
-        if self.max_value_size.is_some_and(|bytes| bytes == 0 || i32::try_from(bytes).is_err()) {
+        if self.max_value_size.flatten().is_some_and(|bytes| bytes == 0 || i32::try_from(bytes).is_err()) {
             return refuse("max_value_size", "between 1 byte and 2 GiB");
         }
-        if self.max_bytes.is_some_and(|bytes| bytes == 0 || i64::try_from(bytes).is_err()) {
+        if self.max_bytes.flatten().is_some_and(|bytes| bytes == 0 || i64::try_from(bytes).is_err()) {
             return refuse("max_bytes", "between 1 byte and 2^63 - 1");
         }
         if self
             .max_age
+            .flatten()
             .is_some_and(|age| age < Duration::from_millis(100) || i64::try_from(age.as_nanos()).is_err())
         {
             return refuse("max_age", "between 100 ms and 292 years");
@@ -225,12 +248,39 @@ impl StoreConfig {
                 });
             }
         }
+        /// As `compare`; a limit that `found` does not have is one that was not set.
+        fn compare_limit<T: PartialEq + std::fmt::Debug>(
+            out: &mut Vec<ConfigDifference>,
+            field: &'static str,
+            wanted: Option<&Option<T>>,
+            found: Option<&T>,
+        ) {
+            let text =
+                |limit: Option<&T>| limit.map_or_else(|| "no limit".to_owned(), |limit| format!("{limit:?}"));
+            if let Some(wanted) = wanted.map(Option::as_ref)
+                && wanted != found
+            {
+                out.push(ConfigDifference::new(
+                    field,
+                    format_args!("{}", text(wanted)),
+                    format_args!("{}", text(found)),
+                ));
+            }
+        }
+        fn found_limit<T>(found: &Option<Option<T>>) -> Option<&T> {
+            found.as_ref().and_then(Option::as_ref)
+        }
         let mut out = Vec::new();
         compare(&mut out, "description", &self.description, &found.description);
         compare(&mut out, "history", &self.history, &found.history);
-        compare(&mut out, "max_value_size", &self.max_value_size, &found.max_value_size);
-        compare(&mut out, "max_bytes", &self.max_bytes, &found.max_bytes);
-        compare(&mut out, "max_age", &self.max_age, &found.max_age);
+        compare_limit(
+            &mut out,
+            "max_value_size",
+            self.max_value_size.as_ref(),
+            found_limit(&found.max_value_size),
+        );
+        compare_limit(&mut out, "max_bytes", self.max_bytes.as_ref(), found_limit(&found.max_bytes));
+        compare_limit(&mut out, "max_age", self.max_age.as_ref(), found_limit(&found.max_age));
         compare(&mut out, "key_ttl", &self.key_ttl, &found.key_ttl);
         compare(&mut out, "storage", &self.storage, &found.storage);
         compare(&mut out, "replicas", &self.replicas, &found.replicas);

@@ -16,11 +16,13 @@
 //! repeated blindly. A lost compare-and-swap is [`KvError::RevisionMismatch`], a create over a live value
 //! [`KvError::AlreadyExists`].
 //!
-//! **Fenced writes.** An entry keeps the fencing token of the write behind it, a tombstone too. A write with a token is
-//! [`KvError::Fenced`] where the key's newest entry has a larger one, whatever else may be in its way. A write without a
-//! token is never refused for one, and leaves an entry that has none. [`KvFenced::raise`] gives a
-//! token to an entry without a change of its value. Where a store may lose newest entries by
-//! themselves, because they age, it has no fenced writes; a tombstone with a token is never forgotten.
+//! **Fenced writes.** An entry keeps the fencing token of the write behind it, a tombstone too. A
+//! write with a token is [`KvError::Fenced`] where the key's newest entry has a larger one,
+//! whatever else may be in its way. A write without a token is never refused for one, and leaves an
+//! entry that has none. [`KvFenced::raise`] gives a token to an entry without a change of its value.
+//! Where a store may lose newest entries by themselves, because they age, it
+//! has no fenced writes; a tombstone with a token is never forgotten. If a store is given a maximum
+//! age later, a key without an entry proves nothing from then on, on open handles too.
 //!
 //! **Reads.** A read sees every write that was acknowledged before it began, as far as [`ReadConsistency`] says.
 //! Every key that lives throughout a scan appears in it exactly once.
@@ -34,8 +36,24 @@
 //! ([`KvError::NoRuntime`]). Memory is bounded: a slow reader slows the source. Deletion, purge and
 //! expiry arrive.
 //!
-//! **Cursors.** A cursor of another store, of an earlier incarnation of this one, or from before what the store still
-//! holds, or beyond its end, is [`KvError::CursorExpired`], never a silent skip.
+//! **Cursors.** A cursor of another store, of an earlier incarnation of this one, or from before
+//! what the store still holds, or beyond its end, is [`KvError::CursorExpired`], never a silent
+//! skip. If settings that decide how long tombstones are held have changed since, the shortest
+//! counts. A cursor cannot know of tombstones that another client removes from a server by hand, or
+//! gives a time to live of its own.
+//!
+//! **Settings.** They may change under an open handle. Each promise rests on the newest; a backend
+//! that does not have them at hand asks for them ([`KvStore::refresh`]). Every limit can be
+//! removed. A time to live over the maximum age is [`KvError::InvalidConfig`], and so are times to
+//! live together with a history above 1.
+//!
+//! **Tombstones.** They are held for ever, or in a store whose values expire for a time, no longer
+//! than the maximum age. The end of a tombstone is no change: it does not arrive at a watch that
+//! delivered the tombstone, and brings no older value back, also if the backend's server is killed.
+//! Tombstones of fenced deletions, and of keys that begin with `rw_lock`, are never given an end.
+//! On NATS two kinds of tombstones can bring values back after an unclean stop of the server, and
+//! no client of this library writes them: those of a purge with a time to live, and those with a
+//! time to live in buckets without limit markers (nats-server #8505).
 //!
 //! **Figures.** Entries may leave a store without a message: evicted, purged by an operator, lost by a server that came
 //! back older. [`KvReader::figures`] tells how many keys have an entry, so that a follower notices it.
@@ -168,6 +186,13 @@ pub trait KvStore: KvReader + Debug {
     /// The largest value that can be written now, in bytes.
     fn max_value_size(&self) -> usize;
 
+    /// Looks at the store's settings, which other clients may have changed. The methods of this
+    /// trait answer by the newest from then on. A backend that has them at hand does nothing.
+    fn refresh(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
+        let _ = deadline;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// The ability to write, where there is one.
     fn writer(&self) -> Option<&dyn KvWriter> {
         None
@@ -208,6 +233,8 @@ pub trait KvReader: Send + Sync {
 
     /// Figures of a scope, by which a follower notices that entries have left the store without a message: from the one
     /// replica that decides writes, in a request whose cost does not depend on the values in scope.
+    ///
+    /// A backend that counts its keys delivers every tombstone that it counts as part of the state of a watch.
     ///
     /// A backend without them answers [`KvError::Unsupported`], which is the default: its followers list the keys.
     fn figures<'a>(

@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::handle_fenced::StoreFenced;
 use super::handle_ttl::StoreTtl;
-use super::shared::{Attached, Shared, User};
+use super::shared::{Attached, Shared, Upkeep, User};
 use super::timer::timeout_at;
 use super::{
-    ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore, KvStream, KvWatcher,
-    KvWriter, StoreFigures, VersionToken, Watch, WatchCursor, WatchScope, in_runtime,
+    COMPARE_EVERY, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore,
+    KvStream, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch, WatchCursor, WatchScope, in_runtime,
 };
 
 /// What a write may overrun its deadline by: the backend uses the deadline to the end to find out what became of the
@@ -52,6 +52,7 @@ const PUTS_IN_FLIGHT: usize = 1024;
 pub struct Store {
     backend: Arc<dyn KvStore>,
     deadline: Duration,
+    compare_every: Duration,
     pub(super) shared: Arc<Shared>,
     /// Counts the handles of users. `None` in the handle of a background task.
     _user: Option<Arc<User>>,
@@ -62,7 +63,7 @@ impl Store {
     pub fn new(backend: Arc<dyn KvStore>, deadline: Duration) -> Self {
         let shared = Arc::<Shared>::default();
         let _user = Some(Arc::new(User::of(&shared)));
-        Self { backend, deadline, shared, _user }
+        Self { backend, deadline, compare_every: COMPARE_EVERY, shared, _user }
     }
 
     /// Returns a handle for a background task, which ends when the users of the store have dropped theirs.
@@ -80,12 +81,26 @@ impl Store {
         self.backend.name()
     }
 
-    /// What this store can do.
+    /// Looks at the store's settings. Another client may have changed them since they were last
+    /// seen: [`capabilities`](Self::capabilities), [`max_value_size`](Self::max_value_size),
+    /// [`ttl`](Self::ttl) and [`fenced`](Self::fenced) answer by the newest from then on.
+    ///
+    /// Operations do not need it: each looks by itself if a promise depends on it. Cancel safe.
+    ///
+    /// # Errors
+    /// [`KvError::StoreNotFound`], [`KvError::Timeout`], [`KvError::Unavailable`].
+    pub async fn refresh(&self) -> KvResult<()> {
+        let deadline = self.deadline_of("refresh", None)?;
+        deadline.bound("refresh", None, self.backend.refresh(deadline)).await
+    }
+
+    /// The store's abilities, by the newest settings that are known: see
+    /// [`refresh`](Self::refresh).
     pub fn capabilities(&self) -> ConnectionCapabilities {
         self.backend.capabilities()
     }
 
-    /// The largest value that can be written now, in bytes.
+    /// The largest value that can be written, in bytes, by the newest settings that are known.
     pub fn max_value_size(&self) -> usize {
         self.backend.max_value_size()
     }
@@ -100,6 +115,24 @@ impl Store {
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { deadline, ..self.clone() }
+    }
+
+    /// The same store, whose live values, live maps and replicas compare themselves with it this often: 60 s unless set, 1 s
+    /// at least. They find entries that left the store without a message: evicted, purged by an operator, or lost by a server
+    /// that came back older.
+    #[must_use]
+    pub fn with_comparison(&self, interval: Duration) -> Self {
+        Self { compare_every: interval.max(Duration::from_secs(1)), ..self.clone() }
+    }
+
+    /// Interval between two comparisons of a follower with the store.
+    pub(crate) fn compare_every(&self) -> Duration {
+        self.compare_every
+    }
+
+    /// The upkeep of live values on this runtime.
+    pub(crate) fn upkeep(&self) -> Arc<Upkeep> {
+        self.shared.upkeep(&self.backend, self.compare_every)
     }
 
     /// The backend behind the handle; for what wraps a store.
@@ -213,11 +246,12 @@ impl Store {
     /// Stores a value, whatever was there, and returns the key's new version.
     ///
     /// # Errors
-    /// [`KvError::InvalidKey`] and [`KvError::ValueTooLarge`] before anything is sent; [`KvError::Timeout`] and
-    /// [`KvError::Unavailable`] when it did not happen; [`KvError::OutcomeUnknown`] when that cannot be known;
-    /// [`KvError::StoreFull`], [`KvError::StoreNotFound`]; [`KvError::Unsupported`] on a read-only store.
+    /// [`KvError::InvalidKey`] and [`KvError::ValueTooLarge`] before the value is sent;
+    /// [`KvError::Timeout`] and [`KvError::Unavailable`] when it did not happen;
+    /// [`KvError::OutcomeUnknown`] when that cannot be known; [`KvError::StoreFull`],
+    /// [`KvError::StoreNotFound`]; [`KvError::Unsupported`] on a read-only store.
     pub async fn put(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<VersionToken> {
-        let (key, value) = self.key_and_value(key, value)?;
+        let (key, value) = self.key_and_value(key, value).await?;
         let (writer, deadline) = self.writer("put", &key)?;
         self.finish("put", &key, deadline, writer.put(&key, value, deadline)).await
     }
@@ -227,7 +261,7 @@ impl Store {
     /// # Errors
     /// [`KvError::AlreadyExists`] over a live value; else as for [`put`](Self::put).
     pub async fn create(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<VersionToken> {
-        let (key, value) = self.key_and_value(key, value)?;
+        let (key, value) = self.key_and_value(key, value).await?;
         let (writer, deadline) = self.writer("create", &key)?;
         self.finish("create", &key, deadline, writer.create(&key, value, deadline)).await
     }
@@ -245,15 +279,17 @@ impl Store {
         value: impl Into<Bytes>,
         expected: VersionToken,
     ) -> KvResult<VersionToken> {
-        let (key, value) = self.key_and_value(key, value)?;
+        let (key, value) = self.key_and_value(key, value).await?;
         let (writer, deadline) = self.writer("update", &key)?;
         self.finish("update", &key, deadline, writer.update(&key, value, expected, deadline)).await
     }
 
     /// Deletes a key, whatever it has, and returns the version of the tombstone. Deleting an absent key succeeds.
     ///
-    /// The tombstone stays, so that watches and cursors learn of the deletion: for ever, or for an hour in a store with
-    /// a [`max_age`](crate::StoreConfig::max_age()) or [`key_ttl`](crate::StoreConfig::key_ttl()).
+    /// The tombstone stays, so that watches and cursors learn of the deletion: for ever, or for an
+    /// hour in a store with [`key_ttl`](crate::StoreConfig::key_ttl()) or
+    /// [`max_age`](crate::StoreConfig::max_age()), and no longer than that age. Its end is not
+    /// delivered to watches, and brings nothing back.
     ///
     /// # Errors
     /// As for [`put`](Self::put).
@@ -280,6 +316,9 @@ impl Store {
 
     /// Deletes a key and what the store holds of its history, and returns the version of the tombstone.
     ///
+    /// In a store whose tombstones have an end and that has a history of 1, this is
+    /// [`delete`](Self::delete), and the tombstone is that of a deletion.
+    ///
     /// # Errors
     /// As for [`put`](Self::put).
     pub async fn purge(&self, key: impl IntoKey) -> KvResult<VersionToken> {
@@ -298,11 +337,15 @@ impl Store {
         &self,
         items: impl IntoIterator<Item = (K, V)>,
     ) -> Vec<KvResult<VersionToken>> {
+        let items: Vec<_> =
+            items.into_iter().map(|(key, value)| key.into_key().map(|key| (key, value.into()))).collect();
+        let largest = items.iter().flatten().map(|(_, value): &(Key, Bytes)| value.len()).max();
+        self.learn_limit_for(largest.unwrap_or(0)).await;
         // What is refused here keeps its place in the answer.
         let mut answers = Vec::new();
         let mut accepted = Vec::new();
-        for (key, value) in items {
-            match self.key_and_value(key, value) {
+        for item in items {
+            match item.and_then(|(key, value)| self.fitting(key, value)) {
                 Ok(item) => {
                     accepted.push(item);
                     answers.push(None);
@@ -345,6 +388,13 @@ impl Store {
     /// Use the scope of the watch that the cursor is from. Of keys outside it only what changed after the cursor
     /// arrives.
     ///
+    /// A cursor is honoured if nothing that followed it can have been forgotten: by the age of the
+    /// store's tombstones now, and, as far as it is known, before. Tombstones that are removed by
+    /// hand cannot be known of: on NATS, by `PurgeDeletes`, by a purge with a time to live
+    /// (`PurgeTTL`) of another client, or by an operator; nor can a maximum age that another client
+    /// has set and removed again while no handle looked. Such a deletion is skipped; a
+    /// [replica](crate::watch_applied) that compares itself with the store finds it.
+    ///
     /// [`KvUpdate::CaughtUp`]: crate::KvUpdate::CaughtUp
     ///
     /// # Errors
@@ -385,8 +435,26 @@ impl Store {
         self.backend.fenced().map(|fenced| StoreFenced::new(self, fenced))
     }
 
-    pub(super) fn key_and_value(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<(Key, Bytes)> {
+    pub(super) async fn key_and_value(
+        &self,
+        key: impl IntoKey,
+        value: impl Into<Bytes>,
+    ) -> KvResult<(Key, Bytes)> {
         let (key, value) = (key.into_key()?, value.into());
+        self.learn_limit_for(value.len()).await;
+        self.fitting(key, value)
+    }
+
+    /// Looks at the store's limit once more if a value is over it: another client may have raised
+    /// it.
+    async fn learn_limit_for(&self, size: usize) {
+        if size > self.backend.max_value_size() && !self.deadline.is_zero() {
+            // Without an answer, the limit that is known counts.
+            let _ = self.refresh().await;
+        }
+    }
+
+    fn fitting(&self, key: Key, value: Bytes) -> KvResult<(Key, Bytes)> {
         let limit = self.backend.max_value_size();
         if value.len() > limit {
             return Err(KvError::ValueTooLarge { key, size: value.len(), limit });

@@ -66,7 +66,7 @@ impl<'a> StoreFenced<'a> {
         token: FencingToken,
     ) -> KvResult<VersionToken> {
         const OPERATION: &str = "fenced put";
-        let (key, value) = self.store.key_and_value(key, value)?;
+        let (key, value) = self.store.key_and_value(key, value).await?;
         let deadline = self.store.deadline_of(OPERATION, Some(&key))?;
         let write = self.fenced.put(&key, value, token, deadline);
         self.store.finish(OPERATION, &key, deadline, write).await
@@ -83,7 +83,7 @@ impl<'a> StoreFenced<'a> {
         token: FencingToken,
     ) -> KvResult<VersionToken> {
         const OPERATION: &str = "fenced create";
-        let (key, value) = self.store.key_and_value(key, value)?;
+        let (key, value) = self.store.key_and_value(key, value).await?;
         let deadline = self.store.deadline_of(OPERATION, Some(&key))?;
         let write = self.fenced.create(&key, value, token, deadline);
         self.store.finish(OPERATION, &key, deadline, write).await
@@ -102,7 +102,7 @@ impl<'a> StoreFenced<'a> {
         token: FencingToken,
     ) -> KvResult<VersionToken> {
         const OPERATION: &str = "fenced update";
-        let (key, value) = self.store.key_and_value(key, value)?;
+        let (key, value) = self.store.key_and_value(key, value).await?;
         let deadline = self.store.deadline_of(OPERATION, Some(&key))?;
         let write = self.fenced.update(&key, value, expected, token, deadline);
         self.store.finish(OPERATION, &key, deadline, write).await

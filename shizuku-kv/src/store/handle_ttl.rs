@@ -7,6 +7,20 @@ use bytes::Bytes;
 
 use super::{IntoKey, KvError, KvResult, KvTtl, Store, VersionToken};
 
+/// Rejects a time to live that the store's maximum age would cut short.
+///
+/// # Errors
+/// [`KvError::InvalidConfig`].
+pub(crate) fn check_ttl(ttl: Duration, max_age: Option<Duration>) -> KvResult<()> {
+    match max_age {
+        Some(age) if ttl > age => Err(KvError::InvalidConfig {
+            field: "time to live",
+            reason: format!("{ttl:?} is longer than the store's maximum age, {age:?}"),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Writing values that expire. From [`Store::ttl`].
 ///
 /// A value expires its time to live after it was written, unless it was written again before. Expiry is a deletion: it
@@ -30,15 +44,16 @@ impl<'a> StoreTtl<'a> {
     /// As [`Store::put`], with a time to live.
     ///
     /// # Errors
-    /// [`KvError::InvalidConfig`] for a time to live below the [granularity](Self::granularity); else as for
-    /// [`Store::put`].
+    /// [`KvError::InvalidConfig`] for a time to live below the [granularity](Self::granularity), or
+    /// above the store's [`max_age`](crate::StoreConfig::max_age()); [`KvError::Unsupported`] if
+    /// the store has lost its times to live since it was opened; else as for [`Store::put`].
     pub async fn put(
         &self,
         key: impl IntoKey,
         value: impl Into<Bytes>,
         ttl: Duration,
     ) -> KvResult<VersionToken> {
-        let (key, value) = self.store.key_and_value(key, value)?;
+        let (key, value) = self.store.key_and_value(key, value).await?;
         let ttl = self.checked(ttl)?;
         let deadline = self.store.deadline_of("put with a time to live", Some(&key))?;
         let write = self.ttl.put_with_ttl(&key, value, ttl, deadline);
@@ -55,7 +70,7 @@ impl<'a> StoreTtl<'a> {
         value: impl Into<Bytes>,
         ttl: Duration,
     ) -> KvResult<VersionToken> {
-        let (key, value) = self.store.key_and_value(key, value)?;
+        let (key, value) = self.store.key_and_value(key, value).await?;
         let ttl = self.checked(ttl)?;
         let deadline = self.store.deadline_of("create with a time to live", Some(&key))?;
         let write = self.ttl.create_with_ttl(&key, value, ttl, deadline);
@@ -73,7 +88,7 @@ impl<'a> StoreTtl<'a> {
         expected: VersionToken,
         ttl: Duration,
     ) -> KvResult<VersionToken> {
-        let (key, value) = self.store.key_and_value(key, value)?;
+        let (key, value) = self.store.key_and_value(key, value).await?;
         let ttl = self.checked(ttl)?;
         let deadline = self.store.deadline_of("update with a time to live", Some(&key))?;
         let write = self.ttl.update_with_ttl(&key, value, expected, ttl, deadline);

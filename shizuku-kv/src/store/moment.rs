@@ -27,7 +27,6 @@ impl Moment {
     }
 
     /// By the clock on the wall, for people.
-    #[cfg(feature = "nats")]
     pub(crate) fn wall(&self) -> SystemTime {
         self.wall
     }

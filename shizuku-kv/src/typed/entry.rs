@@ -12,31 +12,29 @@ use crate::store::{KvEntry, KvOperation, VersionToken};
 
 /// A record with the version that its key has, to be compared when it is written back.
 ///
+/// It dereferences to the record, whose fields and methods are all it has: like those of `Rc`, its own functions are
+/// called by their path, so that none can hide one of the record's.
+///
 #[cfg_attr(feature = "derive", doc = "```")]
 #[cfg_attr(not(feature = "derive"), doc = "```text")]
-/// use shizuku_kv::{KeyValue, KeyValueRead, Store};
+/// use shizuku_kv::{KeyValue, KeyValueRead, Store, TypedEntry};
 /// # #[derive(KeyValue)]
 /// # struct Motto(#[kv(key)] String, #[kv(value)] String);
 ///
 /// # async fn shout(store: &Store) -> Result<(), Box<dyn std::error::Error>> {
 /// if let Some(mut motto) = Motto::atomic_read_from(store, "ours").await? {
-///     motto.value.1.push('!');
-///     // Fails where somebody else wrote meanwhile.
-///     motto.write_to_atomically(store, motto.version).await?;
+///     motto.1.push('!');
+///     // Fails if another process wrote meanwhile.
+///     motto.write_to_atomically(store, TypedEntry::version(&motto)).await?;
 /// }
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct TypedEntry<T> {
-    /// The record.
-    pub value: T,
-    /// The version of its key.
-    pub version: VersionToken,
-    /// When the store took the write, by the store's clock. `None` for what [`modify`](crate::KeyValueWrite::modify)
-    /// has just written: the store does not tell.
-    pub created: Option<SystemTime>,
+    value: T,
+    version: VersionToken,
+    created: Option<SystemTime>,
 }
 
 impl<T> TypedEntry<T> {
@@ -60,9 +58,20 @@ impl<T> TypedEntry<T> {
         decode_entry(typed_key::<T>(&entry.key)?, entry)
     }
 
-    /// The record alone.
-    pub fn into_value(self) -> T {
-        self.value
+    /// The version of the record's key.
+    pub fn version(this: &Self) -> VersionToken {
+        this.version
+    }
+
+    /// When the store accepted the write, by the store's clock. `None` for what
+    /// [`modify`](crate::KeyValueWrite::modify) has just written: the store does not tell.
+    pub fn created(this: &Self) -> Option<SystemTime> {
+        this.created
+    }
+
+    /// The record, without its version.
+    pub fn into_value(this: Self) -> T {
+        this.value
     }
 }
 

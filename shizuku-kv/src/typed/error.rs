@@ -29,15 +29,15 @@ pub enum KvReadError {
         source: DecodeError,
     },
 
-    /// The record says that it belongs under another key than it was found under.
-    #[error("{type_name} was read under key {read_under}, but its own key is {}", own_key(.own))]
+    /// The record belongs under another key: it says so itself, or its type has only one, and then nothing was sent.
+    #[error("{type_name} cannot be under key {read_under}: its own key is {}", own_key(.own))]
     #[non_exhaustive]
     KeyMismatch {
         /// The record's type.
         type_name: &'static str,
-        /// The key that it was found under.
+        /// The key that it was found under, or that was asked for.
         read_under: Key,
-        /// The key that it says it has, cut to 80 characters; where that is no key, "something that is no key".
+        /// The key that it has, cut to 80 characters; if that is not a key, "something that is no key".
         own: String,
     },
 
@@ -65,7 +65,7 @@ pub enum KvReadError {
         key: Key,
     },
 
-    /// The store has a key in scope that is no key of this type.
+    /// The key is not a key of the type: it was found in a scope, or asked for, and then nothing was sent.
     #[error("key {key} is not a key of {type_name}: {reason}")]
     #[non_exhaustive]
     InvalidRecordKey {
@@ -139,17 +139,29 @@ pub enum KvWriteError {
         source: BrokenRule,
     },
 
-    /// The record that was to be written belongs under another key than the one being modified. Nothing was sent.
-    #[error("{type_name} was to be written under key {key}, but its own key is {}", own_key(.own))]
+    /// The record belongs under another key than the one being modified, or its type has only one key and that is not
+    /// the one being modified, deleted or purged. Nothing was written.
+    #[error("{type_name} cannot be under key {key}: its own key is {}", own_key(.own))]
     #[non_exhaustive]
     KeyMismatch {
         /// The record's type.
         type_name: &'static str,
-        /// The key that was being modified.
+        /// The key that was being modified, deleted or purged.
         key: Key,
-        /// The key that the record says it has, cut to 80 characters; where that is no key, "something that is no
-        /// key".
+        /// The key that the record has, cut to 80 characters; if that is not a key, "something that is no key".
         own: String,
+    },
+
+    /// The key is not a key of the type: no read, listing or watch would find a record under it. Nothing was sent.
+    #[error("key {key} is not a key of {type_name}: {reason}")]
+    #[non_exhaustive]
+    InvalidRecordKey {
+        /// The record's type.
+        type_name: &'static str,
+        /// The key.
+        key: Key,
+        /// Why it is not one.
+        reason: String,
     },
 
     /// Others changed the record each time between its being read and its being written back. Nothing was written.
@@ -179,7 +191,10 @@ impl KvWriteError {
             Self::Store(error) => error.is_retryable(),
             Self::Read(error) => error.is_retryable(),
             Self::Contended { .. } => true,
-            Self::Encode { .. } | Self::Invalid { .. } | Self::KeyMismatch { .. } => false,
+            Self::Encode { .. }
+            | Self::Invalid { .. }
+            | Self::KeyMismatch { .. }
+            | Self::InvalidRecordKey { .. } => false,
         }
     }
 
@@ -206,6 +221,22 @@ impl From<KvReadError> for KvWriteError {
         match error {
             KvReadError::Store(error) => Self::Store(error),
             error => Self::Read(error),
+        }
+    }
+}
+
+impl KvWriteError {
+    /// Why a write rejects its key. What [`modify`](crate::KeyValueWrite::modify) finds in the store is
+    /// [`Read`](Self::Read) instead.
+    pub(super) fn of_key(error: KvReadError) -> Self {
+        match error {
+            KvReadError::KeyMismatch { type_name, read_under: key, own } => {
+                Self::KeyMismatch { type_name, key, own }
+            }
+            KvReadError::InvalidRecordKey { type_name, key, reason } => {
+                Self::InvalidRecordKey { type_name, key, reason }
+            }
+            error => error.into(),
         }
     }
 }

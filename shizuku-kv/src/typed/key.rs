@@ -4,14 +4,15 @@ use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 use std::str::FromStr;
 
-use super::KvReadError;
 use super::error::type_name;
-use crate::store::{Key, KvError};
+use super::{KeyValue, KvReadError};
+use crate::store::{Key, KvError, WatchScope};
 
 /// What can be a record's key: anything that prints and parses, and can be sent between threads.
 ///
 /// Never implemented by hand: every such type is one. What it prints is the store's key, which is checked before
-/// anything is sent; parsing what was printed has to give an equal key.
+/// anything is sent. Parsing what was printed has to give an equal key: one that prints differently after that is
+/// rejected by every operation, because no listing and no watch could find its record again.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a record's key",
     note = "a key implements `Display` and `FromStr` (with an error that implements `Display`), `Send` and `Sync`"
@@ -37,6 +38,48 @@ pub(crate) fn store_key(key: &impl Display) -> Result<Key, KvError> {
             found: "nothing".to_owned(),
             reason: "the key's `Display` returned an error",
         }),
+    }
+}
+
+/// The store's key of a key of a type, unless no record of the type can be under it. Asked before anything is sent.
+pub(super) fn own_store_key<T: KeyValue>(key: &T::Key) -> Result<Key, KvReadError> {
+    let key = store_key(key)?;
+    check_own::<T>(&key)?;
+    Ok(key)
+}
+
+/// Rejects a key under which no record of the type can be: one that is outside its scope, or prints differently once
+/// it was parsed.
+pub(super) fn check_own<T: KeyValue>(key: &Key) -> Result<(), KvReadError> {
+    let invalid = |reason: &str| KvReadError::InvalidRecordKey {
+        type_name: type_name::<T>(),
+        key: key.clone(),
+        reason: reason.to_owned(),
+    };
+    match T::kv_scope()? {
+        WatchScope::Key(own) if own != *key => {
+            return Err(KvReadError::KeyMismatch {
+                type_name: type_name::<T>(),
+                read_under: key.clone(),
+                own: own_key(&own),
+            });
+        }
+        scope if !scope.matches(key) => return Err(invalid("it is outside the scope of the type")),
+        _ => {}
+    }
+    match prints_as(&record_key::<T, T::Key>(key)?, key) {
+        true => Ok(()),
+        false => Err(invalid("it is not printed as it is written")),
+    }
+}
+
+/// Rejects a scope that names a key under which no record of the type can be.
+pub(super) fn check_scope<T: KeyValue>(scope: &WatchScope) -> Result<(), KvReadError> {
+    match scope {
+        WatchScope::Key(key) => check_own::<T>(key),
+        WatchScope::Keys(keys) => keys.iter().try_for_each(check_own::<T>),
+        // A key that is none of the type is an item of its own there.
+        _ => Ok(()),
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::entry::TypedEntry;
 use super::error::type_name;
-use super::key::{own_key, prints_as, store_key};
+use super::key::{own_key, own_store_key, prints_as};
 use super::put;
+use super::round_trip;
 use super::{
     BrokenRule, ByteDeserialize, ByteSerialize, KeyValueRead, KeyValueWrite, KvReadError, KvWriteError,
     RecordKey, TypedWatch,
@@ -120,6 +121,8 @@ pub trait KeyValue: Sized {
     /// type says otherwise. A derived template says what stands before its first placeholder: everything there has to
     /// be of this type (see [`KeyValueRead::list`]).
     ///
+    /// A record cannot be outside it: every operation rejects such a key before anything is sent.
+    ///
     /// # Errors
     /// [`KvError::InvalidKey`] where the scope is a key that is none.
     fn kv_scope() -> Result<WatchScope, KvError> {
@@ -136,7 +139,9 @@ pub trait KeyValue: Sized {
     }
 
     /// How long a record lives after it was written, if not for ever. Every write of such a record gives it this time
-    /// to live, and is refused by a store that has none for single keys (see [`Store::ttl`]).
+    /// to live, and is refused by a store that has none for single keys (see [`Store::ttl`]), or a longer
+    /// [shortest](crate::StoreTtl::granularity) one. The time is rounded up to what the store counts: both backends count
+    /// whole seconds.
     fn kv_ttl() -> Option<Duration> {
         None
     }
@@ -146,7 +151,8 @@ pub trait KeyValue: Sized {
     /// # Errors
     /// [`KvReadError::Decode`] where what is there does not decode; [`KvReadError::KeyMismatch`] where it belongs
     /// under another key; [`KvReadError::Invalid`] where its type refuses it; [`KvReadError::Store`] for the errors of
-    /// [`Store::get`].
+    /// [`Store::get`]. Before anything is sent, for a key under which no record of the type can be:
+    /// [`KvReadError::KeyMismatch`] for a type with one fixed key, else [`KvReadError::InvalidRecordKey`].
     fn read_from(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -156,7 +162,7 @@ pub trait KeyValue: Sized {
     {
         let key = key.into();
         async move {
-            let Some(entry) = store.get(store_key(&key)?).await? else { return Ok(None) };
+            let Some(entry) = store.get(own_store_key::<Self>(&key)?).await? else { return Ok(None) };
             decode(key, &entry).map(Some)
         }
     }
@@ -164,7 +170,8 @@ pub trait KeyValue: Sized {
     /// Stores the record, whatever was there, and returns the version that it has now.
     ///
     /// # Errors
-    /// [`KvWriteError::Invalid`] and [`KvWriteError::Encode`] before anything is sent; [`KvWriteError::Store`] for the
+    /// [`KvWriteError::Invalid`], [`KvWriteError::Encode`], and [`KvWriteError::InvalidRecordKey`] for a key under which
+    /// the record would not be found again, before anything is sent; [`KvWriteError::Store`] for the
     /// errors of [`Store::put`], and [`KvError::Unsupported`] for a [time to live](Self::kv_ttl) that the store cannot
     /// give.
     fn write_to_anyway(
@@ -249,12 +256,14 @@ pub trait KeyValue: Sized {
     /// record succeeds.
     ///
     /// # Errors
-    /// [`KvWriteError::Store`] for the errors of [`Store::delete`].
+    /// [`KvWriteError::Store`] for the errors of [`Store::delete`]. Before anything is sent, for a key under which no
+    /// record of the type can be: [`KvWriteError::KeyMismatch`] for a type with one fixed key, else
+    /// [`KvWriteError::InvalidRecordKey`].
     fn delete_anyway(
         store: &Store,
         key: impl Into<Self::Key>,
     ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send {
-        let key = store_key(&key.into());
+        let key = own_store_key::<Self>(&key.into()).map_err(KvWriteError::of_key);
         async move { Ok(store.delete(key?).await?) }
     }
 
@@ -267,7 +276,7 @@ pub trait KeyValue: Sized {
         key: impl Into<Self::Key>,
         revision: VersionToken,
     ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send {
-        let key = store_key(&key.into());
+        let key = own_store_key::<Self>(&key.into()).map_err(KvWriteError::of_key);
         async move { Ok(store.delete_with_version(key?, revision).await?) }
     }
 
@@ -282,7 +291,7 @@ pub trait KeyValue: Sized {
         key: impl Into<Self::Key>,
         token: FencingToken,
     ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send {
-        let key = store_key(&key.into());
+        let key = own_store_key::<Self>(&key.into()).map_err(KvWriteError::of_key);
         async move { Ok(put::delete_fenced(store, key?, token).await?) }
     }
 
@@ -295,7 +304,7 @@ pub trait KeyValue: Sized {
         store: &Store,
         key: impl Into<Self::Key>,
     ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send {
-        let key = store_key(&key.into());
+        let key = own_store_key::<Self>(&key.into()).map_err(KvWriteError::of_key);
         async move { Ok(store.purge(key?).await?) }
     }
 }
@@ -532,7 +541,7 @@ pub(super) fn encode<T>(record: &T) -> Result<(Key, bytes::Bytes), KvWriteError>
 where
     T: KeyValue<Value: ByteSerialize>,
 {
-    let key = store_key(&record.kv_key())?;
+    let key = own_store_key::<T>(&record.kv_key()).map_err(KvWriteError::of_key)?;
     let bytes = encode_value(record, &key)?;
     Ok((key, bytes))
 }
@@ -547,9 +556,13 @@ where
         key: key.clone(),
         source,
     })?;
-    record.kv_value().to_bytes().map_err(|source| KvWriteError::Encode {
+    let bytes = record.kv_value().to_bytes().map_err(|source| KvWriteError::Encode {
         type_name: type_name::<T>(),
         key: key.clone(),
         source,
-    })
+    })?;
+    if cfg!(debug_assertions) {
+        round_trip::check(record, key, &bytes)?;
+    }
+    Ok(bytes)
 }

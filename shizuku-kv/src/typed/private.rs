@@ -18,11 +18,9 @@ pub use super::codec::required::{CanDecode, CanEncode};
 pub use super::codec::required::{CanDeserialize, CanSerialize};
 pub use super::escape::Escaped;
 
-use super::BrokenRule;
-use super::KeyValue;
-use super::ParseKeyError;
 use super::escape::unescape;
 use super::key::{prints_as, store_key};
+use super::{BrokenRule, ByteDeserialize, DecodeError, KeyValue, ParseKeyError};
 use crate::store::{Key, KvError, WatchScope};
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -176,6 +174,39 @@ where
     }
 
     deserializer.deserialize_str(Text(PhantomData))
+}
+
+/// A type of which a derive sees one direction only: whether it has the other is for the compiler to say.
+#[derive(Debug)]
+pub struct ReadBack<T>(PhantomData<T>);
+
+impl<T> ReadBack<T> {
+    /// Of a type.
+    pub const OF: Self = Self(PhantomData);
+}
+
+/// A type that can be read.
+pub trait Reads<T> {
+    #[doc(hidden)]
+    fn __read(&self, bytes: &Bytes) -> Option<Result<T, DecodeError>>;
+}
+
+impl<T: ByteDeserialize> Reads<T> for ReadBack<T> {
+    fn __read(&self, bytes: &Bytes) -> Option<Result<T, DecodeError>> {
+        Some(T::from_bytes(bytes))
+    }
+}
+
+/// Any other type. A method behind one more reference is only looked for if there is none before.
+pub trait ReadsNothing<T> {
+    #[doc(hidden)]
+    fn __read(&self, bytes: &Bytes) -> Option<Result<T, DecodeError>>;
+}
+
+impl<T> ReadsNothing<T> for &ReadBack<T> {
+    fn __read(&self, _: &Bytes) -> Option<Result<T, DecodeError>> {
+        None
+    }
 }
 
 /// That a type is a record, where its attribute says so.

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use super::entry::{TypedEntry, TypedUpdate};
-use super::key::{prints_as, record_key, store_key};
+use super::key::{check_own, check_scope, own_store_key, prints_as, record_key};
 use super::key_value::{decode, decode_entry};
 use super::{ByteDeserialize, KeyValue, KvReadError, TypedScan, TypedWatch};
 use crate::live::{self, Live, LiveMap};
@@ -27,7 +27,7 @@ pub trait KeyValueRead: KeyValue {
     {
         let key = key.into();
         async move {
-            let Some(entry) = store.get(store_key(&key)?).await? else { return Ok(None) };
+            let Some(entry) = store.get(own_store_key::<Self>(&key)?).await? else { return Ok(None) };
             decode_entry(key, &entry).map(Some)
         }
     }
@@ -51,7 +51,7 @@ pub trait KeyValueRead: KeyValue {
             .into_iter()
             .map(|key| {
                 let key = key.into();
-                store_key(&key).map(|name| (key, name))
+                own_store_key::<Self>(&key).map(|name| (key, name))
             })
             .collect::<Vec<_>>();
         async move {
@@ -69,8 +69,9 @@ pub trait KeyValueRead: KeyValue {
     /// many as the store keeps versions.
     ///
     /// # Errors
-    /// [`KvReadError::Store`] where the store does not answer. A version that does not decode is an error in its
-    /// place.
+    /// [`KvReadError::KeyMismatch`] and [`KvReadError::InvalidRecordKey`] for a key that is not one of the type, before
+    /// anything is sent; [`KvReadError::Store`] where the store does not answer. A version that does not decode is an
+    /// error in its place.
     fn history_read_from(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -78,7 +79,7 @@ pub trait KeyValueRead: KeyValue {
     where
         Self::Value: ByteDeserialize,
     {
-        let key = store_key(&key.into());
+        let key = own_store_key::<Self>(&key.into());
         async move {
             let entries = store.history(key?)?.try_collect().await?;
             Ok(entries.iter().map(decode_update).collect())
@@ -88,7 +89,8 @@ pub trait KeyValueRead: KeyValue {
     /// Watches the record under a key: what it is now, then [`TypedUpdate::CaughtUp`], then every change.
     ///
     /// # Errors
-    /// [`KvReadError::Store`] for the errors of [`Store::watch`].
+    /// [`KvReadError::KeyMismatch`] and [`KvReadError::InvalidRecordKey`] for a key that is not one of the type, before
+    /// anything is sent; [`KvReadError::Store`] for the errors of [`Store::watch`].
     fn watch(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -96,7 +98,7 @@ pub trait KeyValueRead: KeyValue {
     where
         Self::Value: ByteDeserialize,
     {
-        let key = store_key(&key.into());
+        let key = own_store_key::<Self>(&key.into());
         async move { Ok(TypedWatch::new(store.shared_watch(WatchScope::Key(key?)).await?)) }
     }
 
@@ -118,7 +120,7 @@ pub trait KeyValueRead: KeyValue {
     /// error item.
     ///
     /// # Errors
-    /// As for [`watch`](Self::watch).
+    /// As for [`watch`](Self::watch), also for a scope that names a key.
     fn watch_scope(
         store: &Store,
         scope: impl Into<WatchScope>,
@@ -127,7 +129,10 @@ pub trait KeyValueRead: KeyValue {
         Self::Value: ByteDeserialize,
     {
         let scope = scope.into();
-        async move { Ok(TypedWatch::new(store.shared_watch(scope).await?)) }
+        async move {
+            check_scope::<Self>(&scope)?;
+            Ok(TypedWatch::new(store.shared_watch(scope).await?))
+        }
     }
 
     /// Watches the records in a scope from a [cursor](TypedWatch::cursor) on: what came after it, then
@@ -145,7 +150,10 @@ pub trait KeyValueRead: KeyValue {
         Self::Value: ByteDeserialize,
     {
         let scope = scope.into();
-        async move { Ok(TypedWatch::new(store.watch_from(scope, cursor).await?)) }
+        async move {
+            check_scope::<Self>(&scope)?;
+            Ok(TypedWatch::new(store.watch_from(scope, cursor).await?))
+        }
     }
 
     /// All records of this type, as far as [`KeyValue::kv_scope`] selects them; see [`Store::scan`].
@@ -158,16 +166,17 @@ pub trait KeyValueRead: KeyValue {
     where
         Self::Value: ByteDeserialize,
     {
-        TypedScan::new(Self::kv_scope().map(|scope| store.scan(scope)))
+        TypedScan::new(Self::kv_scope().map(|scope| store.scan(scope)).map_err(KvReadError::from))
     }
 
     /// The records in a scope; see [`Store::scan`]. Everything in the scope has to be of this type: a key that is none
-    /// of it is an error item.
+    /// of it is an error item. If the scope names such a key, that is the only item, and nothing is sent.
     fn list_scope(store: &Store, scope: impl Into<WatchScope>) -> TypedScan<Self>
     where
         Self::Value: ByteDeserialize,
     {
-        TypedScan::new(Ok(store.scan(scope)))
+        let scope = scope.into();
+        TypedScan::new(check_scope::<Self>(&scope).map(|()| store.scan(scope)))
     }
 
     /// The record under a key as a value that stays current. Waits for the first good one, for as long as the store's
@@ -177,8 +186,8 @@ pub trait KeyValueRead: KeyValue {
     ///
     /// # Errors
     /// When the deadline has passed: [`KvReadError::Absent`], or why what is there was refused
-    /// ([`KvReadError::Decode`], [`KvReadError::Invalid`], [`KvReadError::KeyMismatch`]). [`KvReadError::Store`] for
-    /// the errors of [`Store::watch`].
+    /// ([`KvReadError::Decode`], [`KvReadError::Invalid`], [`KvReadError::KeyMismatch`]). At once, as for
+    /// [`watch`](Self::watch).
     fn live_at(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -187,7 +196,7 @@ pub trait KeyValueRead: KeyValue {
         Self: Send + Sync + 'static,
         Self::Value: ByteDeserialize,
     {
-        let key = store_key(&key.into());
+        let key = own_store_key::<Self>(&key.into());
         async move { live::live(store.clone(), key?).await }
     }
 
@@ -196,8 +205,9 @@ pub trait KeyValueRead: KeyValue {
     /// already: that, and the connection before it, need the backend to be there.
     ///
     /// # Errors
-    /// [`KvReadError::Store`] where no value will ever come: the key is none, the store cannot be watched, or the
-    /// connection is closed.
+    /// If no value will ever come: [`KvReadError::KeyMismatch`] and [`KvReadError::InvalidRecordKey`] for a key that is
+    /// not one of the type; [`KvReadError::Store`] for what is not a key, a store that cannot be watched, and a closed
+    /// connection.
     fn live_at_or(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -207,7 +217,7 @@ pub trait KeyValueRead: KeyValue {
         Self: Send + Sync + 'static,
         Self::Value: ByteDeserialize,
     {
-        let key = store_key(&key.into());
+        let key = own_store_key::<Self>(&key.into());
         async move { live::live_or(store.clone(), key?, default).await }
     }
 
@@ -216,7 +226,7 @@ pub trait KeyValueRead: KeyValue {
     ///
     /// # Errors
     /// Why what is there was refused ([`KvReadError::Decode`], [`KvReadError::Invalid`],
-    /// [`KvReadError::KeyMismatch`]); [`KvReadError::Store`] for the errors of [`Store::watch`].
+    /// [`KvReadError::KeyMismatch`]); else as for [`watch`](Self::watch).
     fn live_at_optional(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -225,7 +235,7 @@ pub trait KeyValueRead: KeyValue {
         Self: Send + Sync + 'static,
         Self::Value: ByteDeserialize,
     {
-        let key = store_key(&key.into());
+        let key = own_store_key::<Self>(&key.into());
         async move { live::live_optional(store.clone(), key?).await }
     }
 
@@ -254,7 +264,7 @@ pub trait KeyValueRead: KeyValue {
     /// As [`live_map`](Self::live_map), with the records in a scope. Everything in the scope has to be of this type.
     ///
     /// # Errors
-    /// As for [`live_map`](Self::live_map).
+    /// As for [`live_map`](Self::live_map), and as for [`watch`](Self::watch) for a scope that names a key.
     fn live_map_scope(
         store: &Store,
         scope: impl Into<WatchScope>,
@@ -265,7 +275,10 @@ pub trait KeyValueRead: KeyValue {
         Self::Value: ByteDeserialize,
     {
         let scope = scope.into();
-        async move { live::live_map(store.clone(), scope).await }
+        async move {
+            check_scope::<Self>(&scope)?;
+            live::live_map(store.clone(), scope).await
+        }
     }
 }
 
@@ -278,6 +291,8 @@ where
 {
     let key: T::Key = typed_key::<T>(&entry.key)?;
     Ok(if entry.is_tombstone() {
+        // It has no value that could say so.
+        check_own::<T>(&entry.key)?;
         TypedUpdate::Delete {
             key,
             version: entry.version,

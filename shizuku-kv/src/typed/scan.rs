@@ -11,7 +11,7 @@ use super::entry::TypedEntry;
 use super::key_value::decode_entry;
 use super::read::typed_key;
 use super::{ByteDeserialize, KeyValue, KvReadError};
-use crate::store::{KvEntry, KvError, KvStream};
+use crate::store::{KvEntry, KvStream};
 
 /// The records of a listing, as they arrive. From [`KeyValueRead::list`](crate::KeyValueRead::list).
 ///
@@ -19,13 +19,14 @@ use crate::store::{KvEntry, KvError, KvStream};
 /// of the store is the last item. Dropping the stream at any time frees everything, on the server too.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct TypedScan<T> {
-    entries: KvStream<KvEntry>,
+    /// Or why nothing is listed, which is told once.
+    entries: Result<KvStream<KvEntry>, Option<KvReadError>>,
     records: PhantomData<fn() -> T>,
 }
 
 impl<T> TypedScan<T> {
-    pub(super) fn new(entries: Result<KvStream<KvEntry>, KvError>) -> Self {
-        Self { entries: entries.unwrap_or_else(KvStream::error), records: PhantomData }
+    pub(super) fn new(entries: Result<KvStream<KvEntry>, KvReadError>) -> Self {
+        Self { entries: entries.map_err(Some), records: PhantomData }
     }
 }
 
@@ -57,7 +58,11 @@ impl<T: KeyValue<Value: ByteDeserialize>> Stream for TypedScan<T> {
     type Item = Result<TypedEntry<T>, KvReadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.entries.poll_next_unpin(cx).map(|item| {
+        let entries = match &mut self.entries {
+            Ok(entries) => entries,
+            Err(rejection) => return Poll::Ready(rejection.take().map(Err)),
+        };
+        entries.poll_next_unpin(cx).map(|item| {
             item.map(|entry| {
                 let entry = entry?;
                 decode_entry(typed_key::<T>(&entry.key)?, &entry)

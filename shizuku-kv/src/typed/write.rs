@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::future::Future;
 
 use super::entry::TypedEntry;
+use super::key::own_store_key;
 use super::key_value::encode;
 use super::modify::modify;
 use super::put;
@@ -116,8 +117,9 @@ pub trait KeyValueWrite: KeyValue {
     ///
     /// # Errors
     /// [`KvWriteError::Contended`] when every attempt lost; [`KvWriteError::Read`] where what is there does not decode or
-    /// breaks its rule: it is not overwritten, which only another write can do; [`KvWriteError::KeyMismatch`] where `change` returns a record of another key;
-    /// [`KvWriteError::Invalid`] and [`KvWriteError::Encode`]; [`KvWriteError::Store`] for the errors of [`Store::get`],
+    /// breaks its rule: it is not overwritten, which only another write can do; [`KvWriteError::KeyMismatch`] and
+    /// [`KvWriteError::InvalidRecordKey`] for a key that is not one of the type, before anything is sent, and where
+    /// `change` returns a record of another key; [`KvWriteError::Invalid`] and [`KvWriteError::Encode`]; [`KvWriteError::Store`] for the errors of [`Store::get`],
     /// [`Store::create`] and [`Store::update`] other than a lost compare-and-swap. [`KvError::OutcomeUnknown`] is among
     /// them: such a write is not tried again.
     fn modify(
@@ -129,7 +131,7 @@ pub trait KeyValueWrite: KeyValue {
         Self: Send,
         Self::Value: ByteSerialize + ByteDeserialize,
     {
-        let key = super::key::store_key(&key.into());
+        let key = own_store_key::<Self>(&key.into()).map_err(KvWriteError::of_key);
         async move { modify(store, key?, change).await }
     }
 }

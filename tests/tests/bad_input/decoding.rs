@@ -130,7 +130,7 @@ async fn a_value_that_does_not_decode_hides_none_of_the_others(connection: Arc<d
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     while let Some(item) = scan.next().await {
         match item {
-            Ok(entry) => good.push(entry.value.1.0),
+            Ok(entry) => good.push(entry.1.0),
             Err(KvReadError::Decode { key, .. }) => bad.push(key.to_string()),
             Err(error) => panic!("{error:?}"),
         }
@@ -150,7 +150,7 @@ async fn a_value_that_does_not_decode_does_not_stop_a_watch(connection: Arc<dyn 
     for connections in 1..4 {
         Database::good(connections).write_to_anyway(&store).await.unwrap();
         let update = watch.next().await.unwrap().unwrap();
-        assert_eq!(update.into_entry().unwrap().value, Database::good(connections));
+        assert_eq!(*update.into_entry().unwrap(), Database::good(connections));
         let version = store.put(Database::key(), value.clone()).await.unwrap();
         assert_decode_error(&watch.next().await.unwrap().unwrap_err(), version, line);
     }

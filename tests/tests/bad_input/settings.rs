@@ -110,7 +110,7 @@ async fn a_config_mismatch_names_each_field_with_wanted_and_found(connection: Ar
         ("description", "\"as it should be\"", "\"as it is\""),
         ("history", "4", "3"),
         ("max_age", "1800s", "3600s"),
-        ("max_bytes", "1048576", "not set"),
+        ("max_bytes", "1048576", "no limit"),
         ("max_value_size", "2000", "1000"),
         ("replicas", "3", "1"),
         ("storage", "File", "Memory"),

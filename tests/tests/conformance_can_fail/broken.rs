@@ -230,6 +230,12 @@ pub(crate) enum Fault {
     /// Any time to live is taken, and rounded up.
     TtlAnyLength,
 
+    /// A time to live is cut to the maximum age.
+    TtlOverAge,
+    /// Deletions arrive twice.
+    DeletionTwice,
+    /// A store that loses tokens accepts every token.
+    FenceLost,
     /// Fenced writes are claimed, and stores have none.
     FencesMissing,
     /// A store whose values expire has fenced writes.
@@ -299,6 +305,12 @@ pub(crate) enum Fault {
     DeleteStoreForgives,
     /// A deleted store is an empty one.
     GoneIsEmpty,
+    /// Limits cannot be removed.
+    LimitsStay,
+    /// A handle has the limit that its store had when it was opened.
+    LimitOfOpening,
+    /// A history is taken for a store with times to live, and the other way round.
+    HistoryWithTtl,
     /// A store that is full takes more.
     NeverFull,
     /// More history than is claimed is cut.
@@ -374,7 +386,9 @@ impl Broken {
                 name = if name.is_empty() { "empty".to_owned() } else { name.chars().take(64).collect() };
             }
             Fault::AnySettings if config.validate().is_err() => config = StoreConfig::new(),
-            Fault::HalfTheLimit => config.max_value_size = config.max_value_size.map(|size| size / 2),
+            Fault::HalfTheLimit => {
+                config.max_value_size = config.max_value_size.map(|size| size.map(|size| size / 2))
+            }
             Fault::HistoryIsLonger if config.key_ttl != Some(true) => {
                 config.history = config.history.filter(|versions| *versions > 64).or(Some(64));
             }
@@ -386,16 +400,25 @@ impl Broken {
                 config = StoreConfig::new().deadline(deadline);
             }
             Fault::ExpiresEarly => {
-                config.max_age = config.max_age.map(|age| if age == Duration::MAX { age } else { age / 2 });
+                config.max_age =
+                    config.max_age.map(|age| age.map(|age| if age == Duration::MAX { age } else { age / 2 }));
             }
             Fault::ForgetsMaxAge if config.validate().is_ok() => config.max_age = None,
             Fault::TtlUnasked if config.history.is_none() => config.key_ttl = Some(true),
             Fault::EverythingExpires if config.history.is_none() => config.key_ttl = Some(true),
+            Fault::LimitsStay => {
+                config.max_value_size = config.max_value_size.filter(Option::is_some);
+                config.max_bytes = config.max_bytes.filter(Option::is_some);
+                config.max_age = config.max_age.filter(Option::is_some);
+            }
             Fault::NeverFull if config.validate().is_ok() => config.max_bytes = None,
             _ => {}
         }
         let mut opened = self.open_as_it_is(&name, config.clone()).await;
         if fault == Fault::ConfigNotCompared && matches!(opened, Err(KvError::ConfigMismatch { .. })) {
+            opened = self.open_as_it_is(&name, StoreConfig::new().deadline(deadline)).await;
+        }
+        if fault == Fault::HistoryWithTtl && matches!(opened, Err(KvError::InvalidConfig { .. })) {
             opened = self.open_as_it_is(&name, StoreConfig::new().deadline(deadline)).await;
         }
         let store = opened?;
@@ -415,6 +438,7 @@ impl Broken {
             inner: Arc::clone(store.backend()),
             fault: self.fault,
             memory: Arc::default(),
+            limit: store.max_value_size(),
         };
         Ok(Store::new(Arc::new(broken), store.deadline()))
     }
@@ -422,7 +446,7 @@ impl Broken {
     fn refuse_unclaimed(&self, config: &StoreConfig) -> KvResult<()> {
         config.validate()?;
         let asked = config.history.is_some_and(|versions| versions > 1)
-            || config.max_age.is_some()
+            || config.max_age.flatten().is_some()
             || config.key_ttl == Some(true)
             || config.consistency == ReadConsistency::Leader;
         if asked { Err(unsupported("open")) } else { Ok(()) }

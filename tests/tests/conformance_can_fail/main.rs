@@ -209,6 +209,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
             "a_cursor_of_another_store_has_expired",
             "a_cursor_of_an_earlier_incarnation_has_expired",
             "a_cursor_ahead_of_the_store_has_expired",
+            "deletions_under_other_settings_are_not_skipped",
         ],
     ),
     (
@@ -252,7 +253,10 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::ForgetsMaxAge, &["values_expire_after_the_maximum_age", "the_maximum_age_arrives_at_a_watch"]),
     (Fault::TtlUnasked, &["times_to_live_are_asked_for"]),
     (Fault::TtlAnyLength, &["a_time_to_live_below_the_granularity_is_refused"]),
+    (Fault::TtlOverAge, &["a_time_to_live_over_the_maximum_age_is_refused"]),
+    (Fault::DeletionTwice, &["a_deletion_is_told_of_once"]),
     // Fenced writes.
+    (Fault::FenceLost, &["a_maximum_age_set_later_lets_no_older_token_in"]),
     (Fault::FencesMissing, &["fenced_writes_are_there", "an_older_token_is_refused"]),
     (Fault::FencesAnywhere, &["a_store_that_forgets_has_no_fenced_writes"]),
     (
@@ -303,6 +307,9 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::ConfigNotCompared, &["a_different_configuration_is_refused"]),
     (Fault::ComparesDefaults, &["settings_left_alone_are_not_compared"]),
     (Fault::ReconcileDoesNothing, &["reconciling_changes_the_store"]),
+    (Fault::LimitsStay, &["limits_can_be_removed"]),
+    (Fault::LimitOfOpening, &["open_handles_learn_of_new_limits"]),
+    (Fault::HistoryWithTtl, &["a_history_is_not_given_to_times_to_live"]),
     (Fault::NeverFull, &["a_full_store_says_so"]),
     // Deadlines and the end.
     (Fault::NeverHealthy, &["a_backend_that_answers_is_healthy"]),

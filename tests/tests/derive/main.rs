@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
 
 mod codecs;
+mod foreign_keys;
 mod hygiene;
 mod keys;
 mod options;
+mod round_trips;
+mod shadowing;
 
 use std::error::Error;
 use std::fmt::Debug;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
     KeyValue, KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, KvWriteError,
-    StaticKeyIndexedValue, Store, StoreConfig, TypedUpdate, connect,
+    StaticKeyIndexedValue, Store, StoreConfig, TypedEntry, TypedUpdate, connect,
 };
 
 use shizuku_kv_tests::{NatsServer, TcpProxy, unique};
@@ -161,7 +161,12 @@ async fn a_rule_is_asked_before_every_write() -> Outcome {
     let mut many = Pool::write_many(&store, [BAD, GOOD]).await;
     let good = many.pop().ok_or("no second answer")??;
     assert_refused_write(many.pop().ok_or("no first answer")?);
-    assert_eq!(Pool::atomic_read(&store).await?.map(|pool| (pool.version, pool.value)), Some((good, GOOD)));
+    assert_eq!(
+        Pool::atomic_read(&store)
+            .await?
+            .map(|pool| (TypedEntry::version(&pool), TypedEntry::into_value(pool))),
+        Some((good, GOOD))
+    );
     Ok(())
 }
 
@@ -193,7 +198,7 @@ async fn a_rule_is_asked_after_every_read() -> Outcome {
     assert!(matches!(watch.next().await, Some(Ok(TypedUpdate::CaughtUp))));
     // The watch goes on, and what is good again is delivered.
     GOOD.write_to_anyway(&store).await?;
-    assert!(matches!(watch.next().await, Some(Ok(TypedUpdate::Put(pool))) if pool.value == GOOD));
+    assert!(matches!(watch.next().await, Some(Ok(TypedUpdate::Put(pool))) if *pool == GOOD));
     Ok(())
 }
 
@@ -254,7 +259,7 @@ async fn records_with_a_time_to_live_expire_after_every_kind_of_write() -> Outco
     session(1).write_to_anyway(&store).await?;
     tokio::time::advance(almost).await;
     let found = Session::atomic_read_from(&store, 1).await?.ok_or("it has expired")?;
-    session(1).write_to_atomically(&store, found.version).await?;
+    session(1).write_to_atomically(&store, TypedEntry::version(&found)).await?;
     tokio::time::advance(almost).await;
     assert!(Session::modify(&store, 1, |session| session).await?.is_some());
     tokio::time::advance(almost).await;
@@ -262,7 +267,7 @@ async fn records_with_a_time_to_live_expire_after_every_kind_of_write() -> Outco
     let versions = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
     // In the order given, the same key twice too.
     let found = Session::atomic_read_from(&store, 1).await?.ok_or("it has expired")?;
-    assert_eq!(found.version, versions[2]);
+    assert_eq!(TypedEntry::version(&found), versions[2]);
     tokio::time::advance(almost).await;
     for id in 1..=3 {
         assert!(is_there(&store, id).await?);
@@ -326,7 +331,9 @@ async fn records_expire_on_a_server() -> Outcome {
     let version = brief.create_write(&store).await?;
     let version = brief.write_to_atomically(&store, version).await?;
     assert!(
-        Brief::modify(&store, brief.kv_key(), |brief| brief).await?.is_some_and(|now| now.version != version)
+        Brief::modify(&store, brief.kv_key(), |brief| brief)
+            .await?
+            .is_some_and(|now| TypedEntry::version(&now) != version)
     );
     for written in Brief::write_many(&store, [&brief, &brief]).await {
         written?;

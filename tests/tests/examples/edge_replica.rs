@@ -376,7 +376,7 @@ fn a_bad_route_is_told_and_stops_nothing() {
     let bad = node.change(&["set-raw", "route.a", r#"{"host": "a", "address": "hunter2"}"#]);
     running.until_printed(&format!("refused: Route under key route.a (version {bad}) cannot be decoded: "));
     node.change(&["set-raw", "route.b", r#"{"host": "hunter", "address": "10.0.0.1:80"}"#]);
-    running.until_printed("refused: Route was read under key route.b, but its own key is \"route.hunter\"\n");
+    running.until_printed("refused: Route cannot be under key route.b: its own key is \"route.hunter\"\n");
     let last = node.set("c", "10.0.0.3:80");
     running.until_printed("c: new, 10.0.0.3:80\n");
     node.until_kept(last);
@@ -387,7 +387,7 @@ fn a_bad_route_is_told_and_stops_nothing() {
     assert_eq!(printed[0], format!("restored 1 route up to position {last}"));
     let refused = sorted(&printed[1..3]);
     assert!(refused[0].starts_with("refused: Route under key route.a (version "), "{refused:?}");
-    assert_eq!(refused[1], "refused: Route was read under key route.b, but its own key is \"route.hunter\"");
+    assert_eq!(refused[1], "refused: Route cannot be under key route.b: its own key is \"route.hunter\"");
     node.set("a", "10.0.0.1:80");
     running.until_printed("a: new, 10.0.0.1:80\n");
     let printed = running.printed();

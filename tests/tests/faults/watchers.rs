@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use shizuku_kv::{
-    KeyValueRead, KvEntry, KvError, KvOperation, KvReadError, KvUpdate, Live, LiveStanding, Store,
-    TypedUpdate, TypedWatch, Watch, WatchCursor, WatchScope,
+    KeyValueRead, KvEntry, KvError, KvOperation, KvReadError, KvUpdate, Live, LiveSnapshot, LiveStanding,
+    Store, TypedEntry, TypedUpdate, TypedWatch, Watch, WatchCursor, WatchScope,
 };
 use tokio::sync::watch;
 
@@ -124,7 +124,7 @@ fn absent(operation: KvOperation) -> Content {
 fn typed_event(update: TypedUpdate<Cell>) -> Event {
     let (key, version, content) = match update {
         TypedUpdate::CaughtUp => return Event::CaughtUp,
-        TypedUpdate::Put(entry) => (entry.key(), entry.version, Content::Value(entry.write)),
+        TypedUpdate::Put(entry) => (entry.key(), TypedEntry::version(&entry), Content::Value(entry.write)),
         TypedUpdate::Delete { key, version, operation, .. } => (key.to_string(), version, absent(operation)),
         _ => panic!("another kind of update"),
     };
@@ -239,8 +239,9 @@ impl Reader {
             let Some(value) = value else {
                 return self.trouble(format!("it ended: {:?}", live.status()));
             };
-            let content = record(&value.value).map(|cell| (cell.key(), Content::Value(cell.write)));
-            match (content, value.version) {
+            let content =
+                record(LiveSnapshot::value(&value)).map(|cell| (cell.key(), Content::Value(cell.write)));
+            match (content, LiveSnapshot::version(&value)) {
                 (None, None) => self.note(Event::Gone(key.as_str().into())),
                 (Some((found, content)), Some(version)) if found == key => {
                     let version = version.as_u64().expect("a number");

@@ -10,11 +10,13 @@
 )]
 
 mod buckets;
+mod changed_settings;
 mod foreign_headers;
 mod markers;
 mod settings;
 mod they_read_ours;
 mod together;
+mod tombstones;
 mod we_read_theirs;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -157,15 +157,15 @@ async fn reconciling_keeps_the_settings_of_others() {
     assert_eq!(ours.get("k").await.unwrap().unwrap().value, "kept");
 }
 
-/// The configurations without the fields that a change is about, and without the notes that the server keeps in the
-/// metadata.
+/// The configurations without the fields that a change is about, and without the notes that the
+/// server and we keep in the metadata.
 fn but<const N: usize>(fields: [&str; N], mut config: Value) -> Value {
     let object = config.as_object_mut().unwrap();
     for field in fields {
         object.remove(field);
     }
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.retain(|name, _| !name.starts_with("_nats."));
+        metadata.retain(|name, _| !name.starts_with("_nats.") && !name.starts_with("shizuku-kv."));
         if metadata.is_empty() {
             object.remove("metadata");
         }

@@ -179,7 +179,7 @@ fn calls_outside_a_runtime_are_one_error() {
             ("write", at_once("write", lock(&store).write()).map(drop)),
             ("try_read", at_once("try_read", lock(&store).try_read()).map(drop)),
             ("inspect", at_once("inspect", lock(&store).inspect()).map(drop)),
-            ("break_lock", at_once("break_lock", lock(&store).break_lock())),
+            ("break_lock", at_once("break_lock", lock(&store).break_lock()).map(drop)),
         ] {
             match result.expect_err(what) {
                 DistroRwLockError::Store { source, .. } => assert_names_the_lack(what, &source),

@@ -20,7 +20,7 @@ struct User {
 
 fn words(batch: &TypedBatch<User>) -> Vec<String> {
     let word = |update: &Result<TypedUpdate<User>, KvReadError>| match update {
-        Ok(TypedUpdate::Put(entry)) => format!("{}={}", entry.value.id, entry.value.age),
+        Ok(TypedUpdate::Put(entry)) => format!("{}={}", entry.id, entry.age),
         Ok(TypedUpdate::Delete { key, operation: KvOperation::Vanished, .. }) => format!("~{}", key.id),
         Ok(TypedUpdate::Delete { key, .. }) => format!("-{}", key.id),
         Ok(TypedUpdate::CaughtUp) => ".".to_owned(),

@@ -13,8 +13,9 @@ use tokio::time::Instant;
 
 use crate::store::{FencingToken, Key, KvEntry, KvOperation, StoreConfig, VersionToken, WatchScope};
 
-/// How long a store that has a maximum age or times to live holds a tombstone. Such a store is expected to be written
-/// to with ever new keys, whose tombstones would otherwise pile up. Every other store holds them for ever.
+/// How long a store that has a maximum age or times to live holds a tombstone, at most; one with a
+/// shorter maximum age holds it as long as that. Such a store is expected to be written to with
+/// ever new keys, whose tombstones would otherwise pile up. Every other store holds them for ever.
 pub(super) const MARKER_TTL: Duration = Duration::from_secs(60 * 60);
 
 /// How many entries [`Log::next_after`] looks at in one call, so that the lock around it is held for a short time
@@ -42,9 +43,9 @@ impl Limits {
     pub(super) fn of(config: &StoreConfig) -> Self {
         Self {
             history: usize::from(config.history.unwrap_or(1).max(1)),
-            max_bytes: config.max_bytes,
-            max_age: config.max_age,
-            forgets: config.max_age.is_some() || config.key_ttl == Some(true),
+            max_bytes: config.max_bytes.flatten(),
+            max_age: config.max_age.flatten(),
+            forgets: config.max_age.flatten().is_some() || config.key_ttl == Some(true),
         }
     }
 
@@ -53,11 +54,32 @@ impl Limits {
         [ttl, self.max_age].into_iter().flatten().min()
     }
 
-    /// How long a tombstone is held. One with a token must never be forgotten; where values age, the store has no
-    /// fenced writes, and one from before ends like every other.
-    fn marker_ttl(&self, fence: Option<FencingToken>) -> Option<Duration> {
-        let forgets = self.forgets && (fence.is_none() || self.max_age.is_some());
-        forgets.then_some(MARKER_TTL)
+    /// How long a tombstone is held. One with a token, or of a lock, must never be forgotten. A
+    /// store whose values age has neither fenced writes nor locks, so that an earlier one ends like
+    /// every other.
+    fn marker_ttl(&self, key: &Key, fence: Option<FencingToken>) -> Option<Duration> {
+        let forgets = self.forgets && !self.never_forgets(key, fence);
+        forgets.then(|| self.max_age.map_or(MARKER_TTL, |age| age.min(MARKER_TTL)))
+    }
+
+    fn never_forgets(&self, key: &Key, fence: Option<FencingToken>) -> bool {
+        self.max_age.is_none() && (fence.is_some() || key.is_of_locks())
+    }
+
+    /// The end of a tombstone that is held when these limits come into force.
+    fn due_of_held(&self, held: &Held, now: Instant) -> Option<Instant> {
+        let (key, fence) = (&held.entry.key, held.entry.fence);
+        if self.never_forgets(key, fence) {
+            return None;
+        }
+        let due = self.marker_ttl(key, fence).and_then(|life| now.checked_add(life));
+        [held.due, due].into_iter().flatten().min()
+    }
+
+    /// Whether a purge leaves the tombstone of a deletion, as on NATS: if tombstones are forgotten
+    /// and there is no history, the two do the same.
+    fn purges_by_deleting(&self) -> bool {
+        self.forgets && self.history == 1
     }
 }
 
@@ -333,8 +355,11 @@ impl Log {
         let created = self.clock.system(now);
         let (operation, value, ttl, life) = match change {
             Change::Put { value, ttl } => (KvOperation::Put, value, ttl, self.limits.life(ttl)),
-            Change::Delete => (KvOperation::Delete, Bytes::new(), None, self.limits.marker_ttl(fence)),
-            Change::Purge => (KvOperation::Purge, Bytes::new(), None, self.limits.marker_ttl(fence)),
+            Change::Purge if !key.is_of_locks() && self.limits.purges_by_deleting() => {
+                (KvOperation::Delete, Bytes::new(), None, self.limits.marker_ttl(key, fence))
+            }
+            Change::Delete => (KvOperation::Delete, Bytes::new(), None, self.limits.marker_ttl(key, fence)),
+            Change::Purge => (KvOperation::Purge, Bytes::new(), None, self.limits.marker_ttl(key, fence)),
         };
         // An end of life that the clock cannot express never comes.
         let due = life.and_then(|life| now.checked_add(life));
@@ -406,7 +431,7 @@ impl Log {
                 // The tombstone says when the value's life ended, and is held from when anyone can see it: however
                 // late that is, no watch misses it.
                 let created = self.clock.system(due);
-                let forget = self.limits.marker_ttl(None).and_then(|ttl| now.checked_add(ttl));
+                let forget = self.limits.marker_ttl(&key, None).and_then(|ttl| now.checked_add(ttl));
                 let version = self.next_version();
                 self.append(KvEntry::tombstone(key, KvOperation::Expire, version, created), None, forget);
             }
@@ -414,9 +439,9 @@ impl Log {
         self.next_due().is_none_or(|due| due > now)
     }
 
-    /// Takes over new settings, for what is held too: a maximum age counts from when a value was written, and one that
-    /// is older expires with the next [`expire_some`](Self::expire_some). A tombstone that was to be held for ever, and
-    /// is not any more, is held for its time from `now` on.
+    /// Takes over new settings, for what is held too: a maximum age counts from when a value was
+    /// written, and one that is older expires with the next [`expire_some`](Self::expire_some). A
+    /// tombstone that was to be held for longer is held for its time from `now` on.
     pub(super) fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.limits = limits;
         let mut dropped = Vec::new();
@@ -430,8 +455,7 @@ impl Log {
         for versions in self.keys.values_mut() {
             for held in versions.older.iter_mut().chain(std::iter::once(&mut versions.newest)) {
                 let due = if held.entry.is_tombstone() {
-                    let life = limits.marker_ttl(held.entry.fence);
-                    held.due.or_else(|| life.and_then(|ttl| now.checked_add(ttl)))
+                    limits.due_of_held(held, now)
                 } else {
                     let written = self.clock.instant(held.entry.created);
                     limits.life(held.ttl).and_then(|life| written.checked_add(life))

@@ -25,9 +25,14 @@ struct Line {
     fence: Option<FencingToken>,
 }
 
-/// Whether the tombstone of a write is forgotten some time.
-fn forgets(limits: &Limits, fence: Option<FencingToken>) -> bool {
-    limits.forgets && (limits.max_age.is_some() || fence.is_none())
+/// How long the tombstone of a write is held, unless for ever.
+fn life(limits: &Limits, key: &str, fence: Option<FencingToken>) -> Option<Duration> {
+    let forgets = limits.forgets && !never_forgets(limits, key, fence);
+    forgets.then(|| limits.max_age.into_iter().fold(MARKER_TTL, Duration::min))
+}
+
+fn never_forgets(limits: &Limits, key: &str, fence: Option<FencingToken>) -> bool {
+    limits.max_age.is_none() && (fence.is_some() || key.starts_with("rw_lock"))
 }
 
 struct Model {
@@ -71,7 +76,7 @@ impl Model {
                 continue;
             }
             if line.operation == KvOperation::Put {
-                let due = self.limits.forgets.then(|| now + MARKER_TTL);
+                let due = life(&self.limits, &line.key, None).map(|life| now + life);
                 let (operation, value) = (KvOperation::Expire, Bytes::new());
                 self.append(Line { operation, value, written: now, ttl: None, due, fence: None, ..line });
             } else {
@@ -114,11 +119,11 @@ impl Model {
             Change::Put { value, ttl } => {
                 (KvOperation::Put, value, ttl.into_iter().chain(self.limits.max_age).min())
             }
-            Change::Delete => {
-                (KvOperation::Delete, Bytes::new(), forgets(&self.limits, fence).then_some(MARKER_TTL))
-            }
+            Change::Delete => (KvOperation::Delete, Bytes::new(), life(&self.limits, key, fence)),
             Change::Purge => {
-                (KvOperation::Purge, Bytes::new(), forgets(&self.limits, fence).then_some(MARKER_TTL))
+                let alike = self.limits.forgets && self.limits.history == 1 && !key.starts_with("rw_lock");
+                let operation = if alike { KvOperation::Delete } else { KvOperation::Purge };
+                (operation, Bytes::new(), life(&self.limits, key, fence))
             }
         };
         if let (KvOperation::Put, Some(limit)) = (operation, self.limits.max_bytes) {
@@ -188,8 +193,10 @@ fn run(random: &mut fastrand::Rng) {
     let limits_now = limits(random);
     let mut log = Log::new(limits_now, now);
     let mut model = Model { limits: limits_now, lines: Vec::new(), sequence: 0, forgotten: 0 };
-    let keys: Vec<Key> =
-        ["a", "a.a", "a.b", "b", "b.a", "ab"].into_iter().map(|key| Key::new(key).unwrap()).collect();
+    let keys: Vec<Key> = ["a", "a.a", "a.b", "b", "b.a", "ab", "rw_lock.a"]
+        .into_iter()
+        .map(|key| Key::new(key).unwrap())
+        .collect();
     for _ in 0..300 {
         let key = random.choice(&keys).unwrap();
         if random.u8(..20) == 0 {
@@ -200,7 +207,9 @@ fn run(random: &mut fastrand::Rng) {
                 line.due = if line.operation == KvOperation::Put {
                     line.ttl.into_iter().chain(changed.max_age).min().map(|life| line.written + life)
                 } else {
-                    line.due.or_else(|| forgets(&changed, line.fence).then(|| now + MARKER_TTL))
+                    let due = life(&changed, &line.key, line.fence).map(|life| now + life);
+                    let kept = never_forgets(&changed, &line.key, line.fence);
+                    line.due.into_iter().chain(due).min().filter(|_| !kept)
                 };
             }
             for key in &keys {

@@ -10,9 +10,12 @@
 //! - Every operation first applies what has expired by tokio's clock, in the order in
 //!   which it fell due; a watch that waits wakes up for it by itself. With the time paused by a test, values expire when
 //!   the test moves the clock.
-//! - Where values expire (a maximum age, or times to live), tombstones are forgotten an hour after they were written.
-//!   Everywhere else they are held for ever.
-//!   Those of deletions with a fencing token always are, where there are fenced writes.
+//! - Where values expire (a maximum age, or times to live), tombstones are forgotten an hour after
+//!   they were written, or after the maximum age if that is shorter. Everywhere else they are held
+//!   for ever. Those of locks, and of deletions with a fencing token, always are, unless there is a
+//!   maximum age.
+//! - Where tombstones are forgotten and the history is 1, a purge leaves the tombstone of a
+//!   deletion.
 //! - A cursor is honoured while the store holds every entry after it, or can be sure of it: it expires when the oldest
 //!   entry held is beyond the next one, and when a tombstone after it was forgotten.
 //! - The limit on bytes counts the keys and values that are held after the write. Deletions are never refused by it.

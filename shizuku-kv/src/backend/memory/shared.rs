@@ -226,9 +226,10 @@ impl Shared {
     }
 
     fn publish(&self, config: &StoreConfig) {
-        self.max_value_size.store(config.max_value_size.unwrap_or(MAX_VALUE_SIZE), Ordering::Relaxed);
+        self.max_value_size
+            .store(config.max_value_size.flatten().unwrap_or(MAX_VALUE_SIZE), Ordering::Relaxed);
         self.key_ttl.store(config.key_ttl == Some(true), Ordering::Relaxed);
-        self.keeps_fences.store(config.max_age.is_none(), Ordering::Relaxed);
+        self.keeps_fences.store(config.max_age.flatten().is_none(), Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -242,7 +243,9 @@ fn defaults() -> StoreConfig {
     StoreConfig::new()
         .description("")
         .history(1)
-        .max_value_size(MAX_VALUE_SIZE)
+        .max_value_size(None)
+        .max_bytes(None)
+        .max_age(None)
         .key_ttl(false)
         .storage(StorageType::default())
         .replicas(1)

@@ -15,7 +15,7 @@ use super::{CAPABILITIES, watch, yield_once};
 use crate::store::{
     ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvFenced, KvReader, KvResult,
     KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch, WatchCursor,
-    WatchScope,
+    WatchScope, check_ttl,
 };
 
 /// As on NATS, so that what a program does with it works there too.
@@ -54,8 +54,15 @@ impl MemoryStore {
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
         let write = self.shared.with(Call::new(operation).of(key).by(deadline), |contents| {
-            if fence.is_some() {
+            // The record of a lock that is not there may have been lost with a lock that is held.
+            let is_of_locks = matches!(condition, Condition::Absent) && key.is_of_locks();
+            if fence.is_some() || is_of_locks {
                 self.check_fences(operation, contents)?;
+            }
+            if let Change::Put { ttl: Some(ttl), .. } = change
+                && contents.config.key_ttl == Some(true)
+            {
+                check_ttl(ttl, contents.config.max_age.flatten())?;
             }
             if matches!(change, Change::Put { ttl: Some(_), .. }) && contents.config.key_ttl != Some(true) {
                 return Err(KvError::Unsupported {
@@ -70,15 +77,15 @@ impl MemoryStore {
         write.await
     }
 
-    /// Tokens are lost where values age.
+    /// Tokens and locks are lost if values age.
     fn check_fences(&self, operation: &'static str, contents: &Contents) -> KvResult<()> {
-        if contents.config.max_age.is_none() {
+        if contents.config.max_age.flatten().is_none() {
             return Ok(());
         }
         Err(KvError::Unsupported {
             operation,
             reason: format!(
-                "store {:?} has a maximum age by now, with which tokens are lost",
+                "what store {:?} holds can expire by now: fencing tokens and locks would be lost",
                 self.shared.name
             ),
         })

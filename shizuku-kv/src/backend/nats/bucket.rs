@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
 use futures_util::future::{Either, select};
@@ -16,6 +16,20 @@ use crate::store::{ConnectionCapabilities, Deadline, KvError, KvResult, KvStream
 /// How long a deletion that the server made (an expired value) is kept as a marker, in buckets where values expire.
 /// Long enough for a watch or a replica to come back and see it.
 const MARKER_TTL: Duration = Duration::from_secs(3600);
+
+/// The shortest time to live that the server takes for a message.
+pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(1);
+
+/// How late an answer may be that another has overtaken.
+const OVERTAKING: Duration = Duration::from_secs(1);
+
+/// Metadata in which we note whether times to live were asked for, in buckets with a maximum age:
+/// their markers need the same switches of the server.
+const KEY_TTL_NOTE: &str = "shizuku-kv.key-ttl";
+
+/// Metadata in which we note the stream sequence before which no cursor can be honoured, because
+/// tombstones lived shorter at that time than the settings tell.
+const CURSORS_NOTE: &str = "shizuku-kv.cursors-from";
 
 /// What the server says of a stream.
 #[derive(Debug, Deserialize)]
@@ -111,25 +125,26 @@ impl StreamInfo {
         incarnation
     }
 
+    /// The settings that promises depend on, as this answer tells them.
+    pub(super) fn settings(&self) -> Settings {
+        Settings::new(self)
+    }
+
+    /// Whether every message since the first one is still there.
+    pub(super) fn is_gapless(&self) -> bool {
+        self.state.messages == (self.state.last_seq + 1).saturating_sub(self.state.first_seq)
+    }
+
     fn number(&self, field: &str) -> i64 {
-        self.config.get(field).and_then(Value::as_i64).unwrap_or(0)
+        number(&self.config, field)
     }
 
     fn flag(&self, field: &str) -> bool {
-        self.config.get(field).and_then(Value::as_bool).unwrap_or(false)
+        flag(&self.config, field)
     }
 
     fn duration(&self, field: &str) -> Option<Duration> {
-        u64::try_from(self.number(field)).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos)
-    }
-
-    /// How long a tombstone is sure to stay, where not for ever: markers by their own time to live, the others by the
-    /// bucket's maximum age.
-    fn tombstone_life(&self) -> Option<Duration> {
-        match (self.duration("subject_delete_marker_ttl"), self.duration("max_age")) {
-            (Some(marker), Some(age)) => Some(marker.min(age)),
-            (one, other) => one.or(other),
-        }
+        duration(&self.config, field)
     }
 
     /// Whether the newest message of a key may be removed without anybody having asked for it.
@@ -152,11 +167,10 @@ impl StreamInfo {
         // Others may keep more versions than can be asked for here, or all of them.
         let history = positive("max_msgs_per_subject").unwrap_or(u64::MAX);
         config.history = Some(u8::try_from(history).unwrap_or(u8::MAX));
-        config.max_value_size = self.max_message_size().map(|size| size.saturating_sub(reserve(size)));
-        config.max_bytes = positive("max_bytes");
-        config.max_age = self.duration("max_age");
-        config.key_ttl =
-            Some(self.flag("allow_msg_ttl") && self.duration("subject_delete_marker_ttl").is_some());
+        config.max_value_size = Some(self.max_message_size().map(|size| size.saturating_sub(reserve(size))));
+        config.max_bytes = Some(positive("max_bytes"));
+        config.max_age = Some(self.duration("max_age"));
+        config.key_ttl = Some(asks_for_ttl(&self.config) != Some(false));
         config.storage = Some(match self.config.get("storage").and_then(Value::as_str) {
             Some("memory") => StorageType::Memory,
             _ => StorageType::File,
@@ -166,6 +180,47 @@ impl StreamInfo {
     }
 }
 
+fn number(config: &Value, field: &str) -> i64 {
+    config.get(field).and_then(Value::as_i64).unwrap_or(0)
+}
+
+fn flag(config: &Value, field: &str) -> bool {
+    config.get(field).and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn duration(config: &Value, field: &str) -> Option<Duration> {
+    u64::try_from(number(config, field)).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos)
+}
+
+fn note<'a>(config: &'a Value, name: &str) -> Option<&'a str> {
+    config.get("metadata")?.get(name)?.as_str()
+}
+
+/// How long the server keeps the markers that it leaves.
+fn marker_ttl(config: &Value) -> Option<Duration> {
+    duration(config, "subject_delete_marker_ttl").filter(|_| flag(config, "allow_msg_ttl"))
+}
+
+/// Whether the stream was made for times to live. `None` if that cannot be told: a maximum age
+/// needs the same switches for its markers, and other clients do not note which of the two was
+/// asked for.
+fn asks_for_ttl(config: &Value) -> Option<bool> {
+    if marker_ttl(config).is_none() {
+        return Some(false);
+    }
+    match note(config, KEY_TTL_NOTE) {
+        _ if duration(config, "max_age").is_none() => Some(true),
+        None => None,
+        Some(asked) => Some(asked == "true"),
+    }
+}
+
+/// How long a tombstone is sure to stay, unless it stays for ever: markers and our own tombstones
+/// by the markers' time to live, the others by the bucket's maximum age.
+fn tombstone_life(config: &Value) -> Option<Duration> {
+    [marker_ttl(config), duration(config, "max_age")].into_iter().flatten().min()
+}
+
 /// A bucket that exists: its names, which never change, and its newest known settings.
 #[derive(Debug)]
 pub(super) struct Bucket {
@@ -173,6 +228,8 @@ pub(super) struct Bucket {
     pub(super) stream: String,
     pub(super) prefix: String,
     settings: ArcSwap<Settings>,
+    /// Held while the settings are asked for, so that many writes at the same moment ask once.
+    pub(super) refreshing: tokio::sync::Mutex<()>,
 }
 
 /// The settings that promises depend on, as one answer of the server told them.
@@ -182,6 +239,8 @@ pub(super) struct Bucket {
 pub(super) struct Settings {
     /// The server's clock when it answered.
     as_of: SystemTime,
+    /// When the answer came.
+    learned: Instant,
     /// Tells the stream from an earlier one of the same name.
     pub(super) created: SystemTime,
     /// The last sequence of the stream.
@@ -192,7 +251,18 @@ pub(super) struct Settings {
     pub(super) key_ttl: bool,
     pub(super) expiry_events: bool,
     pub(super) loses_newest: bool,
+    pub(super) max_age: Option<Duration>,
+    /// The time to live of a tombstone that we write; `None` if it stays for ever.
+    ///
+    /// When it ends nothing older may come back, without a crash or after one. So it needs a
+    /// history of 1, and markers: without them a server that is killed afterwards brings back the
+    /// deleted value (nats-server #8505).
+    pub(super) tombstone_ttl: Option<Duration>,
     pub(super) tombstone_life: Option<Duration>,
+    /// Whether other clients can write tombstones with a time to live that nothing follows.
+    pub(super) tombstones_vanish: bool,
+    /// No cursor before this stream sequence can be honoured.
+    pub(super) cursors_from: u64,
 }
 
 impl Bucket {
@@ -201,7 +271,8 @@ impl Bucket {
             name: name.to_owned(),
             stream: stream_name(name),
             prefix: subject_prefix(name),
-            settings: ArcSwap::from_pointee(Settings::new(info)),
+            settings: ArcSwap::from_pointee(info.settings()),
+            refreshing: tokio::sync::Mutex::default(),
         }
     }
 
@@ -210,20 +281,43 @@ impl Bucket {
         self.settings.load()
     }
 
-    /// Takes over the settings in an answer of the server, unless a later answer came before.
-    pub(super) fn learn(&self, info: &StreamInfo) {
-        let newest = Arc::new(Settings::new(info));
-        self.settings.rcu(|known| Arc::clone(if newest.as_of >= known.as_of { &newest } else { known }));
+    /// The same for longer than a moment.
+    pub(super) fn settings_arc(&self) -> Arc<Settings> {
+        self.settings.load_full()
     }
+
+    /// Takes over the settings in an answer of the server, unless a later answer came a moment
+    /// before. Not longer before: the clock of a new leader may be behind that of the last.
+    pub(super) fn learn(&self, info: &StreamInfo) {
+        let newest = info.settings();
+        self.settings.rcu(|known| {
+            if newest.as_of < known.as_of && known.age() < OVERTAKING {
+                return Arc::clone(known);
+            }
+            let mut newest = newest.clone();
+            newest.cursors_from = newest.cursors_from.max(known.cursors_from);
+            if lives_longer(known.tombstone_life, newest.tombstone_life) {
+                // Another client has changed them, and left no note.
+                newest.cursors_from = newest.cursors_from.max(info.last_sequence());
+            }
+            Arc::new(newest)
+        });
+    }
+}
+
+/// Whether tombstones live longer than before.
+fn lives_longer(before: Option<Duration>, after: Option<Duration>) -> bool {
+    before.is_some_and(|before| after.is_none_or(|after| after > before))
 }
 
 impl Settings {
     fn new(info: &StreamInfo) -> Self {
         let config = info.store_config();
         let history = config.history.unwrap_or(1);
-        let markers = info.duration("subject_delete_marker_ttl").is_some();
+        let marker_ttl = marker_ttl(&info.config);
         Self {
             as_of: info.now(),
+            learned: Instant::now(),
             created: parse_time(&info.created),
             end: info.last_sequence(),
             history,
@@ -231,10 +325,22 @@ impl Settings {
             max_message_size: info.max_message_size(),
             // With a longer history the value before would come back when the newest expires (ADR-48).
             key_ttl: config.key_ttl == Some(true) && history == 1,
-            expiry_events: markers,
+            // With a longer history, a value of another client that has a time to live ends without
+            // a marker: the value before comes back (ADR-48). Markers still tell of the maximum
+            // age.
+            expiry_events: marker_ttl.is_some() && (history == 1 || info.duration("max_age").is_some()),
             loses_newest: info.loses_newest(),
-            tombstone_life: info.tombstone_life(),
+            max_age: info.duration("max_age"),
+            tombstone_ttl: marker_ttl.filter(|_| history == 1),
+            tombstone_life: tombstone_life(&info.config),
+            tombstones_vanish: info.flag("allow_msg_ttl") && marker_ttl.is_none(),
+            cursors_from: note(&info.config, CURSORS_NOTE).and_then(|from| from.parse().ok()).unwrap_or(0),
         }
+    }
+
+    /// How long ago the server told of these settings.
+    pub(super) fn age(&self) -> Duration {
+        self.learned.elapsed()
     }
 
     /// Whether messages have room for an operation id.
@@ -246,6 +352,19 @@ impl Settings {
     /// could not be told from a lost lock.
     pub(super) fn keeps_fences(&self) -> bool {
         self.has_operation_ids() && !self.loses_newest
+    }
+
+    /// Rejects an operation that rests on entries that are sure to stay.
+    pub(super) fn ensure_newest_stay(&self, operation: &'static str, store: &str) -> KvResult<()> {
+        if self.keeps_fences() {
+            return Ok(());
+        }
+        Err(KvError::Unsupported {
+            operation,
+            reason: format!(
+                "what store {store:?} holds can expire or be pushed out by now: fencing tokens and locks would be lost"
+            ),
+        })
     }
 
     /// Whether the newest message of a key may be removed without a client having asked for it.
@@ -345,13 +464,12 @@ pub(super) async fn open(
 }
 
 fn differences(wanted: &StoreConfig, found: &StreamInfo) -> Vec<crate::store::ConfigDifference> {
-    let mut found = found.store_config();
-    if wanted.key_ttl == Some(false) {
-        // The markers of a maximum age need the server's switch for times to live as well, so that it can be on
-        // without anybody having asked for it.
-        found.key_ttl = Some(false);
+    let mut config = found.store_config();
+    if asks_for_ttl(&found.config).is_none() {
+        // An unknown setting is not a difference.
+        config.key_ttl = wanted.key_ttl;
     }
-    wanted.differences(&found)
+    wanted.differences(&config)
 }
 
 async fn create(
@@ -390,15 +508,22 @@ async fn update(
     deadline: Deadline,
 ) -> KvResult<StreamInfo> {
     const OPERATION: &str = "reconcile store";
-    if config.key_ttl == Some(true) {
-        // With the history that is there.
+    if config.key_ttl == Some(true) || config.history.is_some() {
+        // Together with the existing settings. A longer history of another client is not a reason
+        // to reject something else.
         let mut merged = config.clone();
         merged.history = merged.history.or(found.store_config().history);
+        let asks = asks_for_ttl(&found.config).filter(|_| found.store_config().history == Some(1));
+        merged.key_ttl = merged.key_ttl.or(asks);
         merged.validate()?;
     }
     let mut stream = found.config.clone();
     // Only what was asked for is changed, so that what other clients set stays as it is.
     apply(link, &mut stream, config);
+    // If tombstones live longer from now on, the settings no longer tell what was forgotten before.
+    if lives_longer(tombstone_life(&found.config), tombstone_life(&stream)) {
+        stream["metadata"][CURSORS_NOTE] = json!(found.last_sequence().to_string());
+    }
     let subject = format!("STREAM.UPDATE.{}", stream_name(name));
     let request = link.api_once(OPERATION, &subject, &stream, deadline);
     let has_happened = |found: KvResult<StreamInfo>| match found {
@@ -428,6 +553,7 @@ fn config_error(error: ApiError, operation: &'static str, name: &str) -> KvError
 
 /// Writes the settings that were made into a stream's configuration.
 fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
+    let asked_before = asks_for_ttl(stream);
     let mut set = |field: &str, value: Value| stream[field] = value;
     let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     if let Some(description) = &config.description {
@@ -437,13 +563,13 @@ fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
         set("max_msgs_per_subject", json!(history));
     }
     if let Some(bytes) = config.max_value_size {
-        set("max_msg_size", json!(bytes + HEADER_RESERVE));
+        set("max_msg_size", bytes.map_or(json!(-1), |bytes| json!(bytes + HEADER_RESERVE)));
     }
     if let Some(bytes) = config.max_bytes {
-        set("max_bytes", json!(bytes));
+        set("max_bytes", bytes.map_or(json!(-1), |bytes| json!(bytes)));
     }
     if let Some(age) = config.max_age {
-        set("max_age", json!(nanos(age)));
+        set("max_age", json!(age.map_or(0, nanos)));
     }
     if let Some(storage) = config.storage {
         set("storage", json!(if storage == StorageType::Memory { "memory" } else { "file" }));
@@ -451,21 +577,35 @@ fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
     if let Some(replicas) = config.replicas {
         set("num_replicas", json!(replicas));
     }
-    if let Some(age) = config.max_age {
+    if let Some(age) = config.max_age.flatten() {
         // The server refuses a window for duplicates beyond the maximum age.
         let window = stream.get("duplicate_window").and_then(Value::as_u64).unwrap_or(120_000_000_000);
         stream["duplicate_window"] = json!(window.min(nanos(age)));
     }
-    // Where values expire, the server is asked to leave markers, so that expiry can be seen.
-    let expires = config.key_ttl == Some(true) || config.max_age.is_some();
-    if expires && link.server_is_at_least(2, 11) {
+    if (config.key_ttl.is_some() || config.max_age.is_some()) && link.server_is_at_least(2, 11) {
+        apply_expiry(stream, config.key_ttl.or(asked_before));
+    }
+}
+
+/// Makes the server leave markers if values expire, so that expiry can be seen. `key_ttl` is
+/// whether times to live are asked for, or `None` if that cannot be told.
+fn apply_expiry(stream: &mut Value, key_ttl: Option<bool>) {
+    let ages = duration(stream, "max_age").is_some();
+    if ages || key_ttl != Some(false) {
         stream["allow_msg_ttl"] = json!(true);
         // How long others keep theirs is their choice.
-        if stream.get("subject_delete_marker_ttl").and_then(Value::as_u64).is_none_or(|ttl| ttl == 0) {
-            stream["subject_delete_marker_ttl"] = json!(nanos(MARKER_TTL));
+        if duration(stream, "subject_delete_marker_ttl").is_none() {
+            stream["subject_delete_marker_ttl"] =
+                json!(u64::try_from(MARKER_TTL.as_nanos()).unwrap_or(u64::MAX));
         }
-    } else if config.key_ttl == Some(false) && stream.get("subject_delete_marker_ttl").is_some() {
+    } else if stream.get("subject_delete_marker_ttl").is_some() {
+        // The server does not let `allow_msg_ttl` be turned off.
         stream["subject_delete_marker_ttl"] = json!(0);
+    }
+    if let Some(asked) = key_ttl.filter(|_| ages) {
+        stream["metadata"][KEY_TTL_NOTE] = json!(asked.to_string());
+    } else if let Some(notes) = stream.get_mut("metadata").and_then(Value::as_object_mut) {
+        notes.remove(KEY_TTL_NOTE);
     }
 }
 
@@ -553,4 +693,76 @@ pub(super) fn list(link: Arc<Link>, deadline: Duration) -> KvStream<String> {
         }
     });
     KvStream::new(futures_util::TryStreamExt::try_flatten(pages))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3_600_000_000_000;
+
+    #[test]
+    fn times_to_live_are_told_from_the_markers_of_a_maximum_age() {
+        let with = |markers: u64, age: u64, note: Value| {
+            asks_for_ttl(&json!({
+                "allow_msg_ttl": true,
+                "subject_delete_marker_ttl": markers,
+                "max_age": age,
+                "metadata": note,
+            }))
+        };
+        assert_eq!(with(HOUR, 0, Value::Null), Some(true));
+        assert_eq!(with(0, 0, Value::Null), Some(false));
+        assert_eq!(with(0, HOUR, Value::Null), Some(false));
+        // It cannot be told for another client's bucket.
+        assert_eq!(with(HOUR, HOUR, Value::Null), None);
+        assert_eq!(with(HOUR, HOUR, json!({ KEY_TTL_NOTE: "true" })), Some(true));
+        assert_eq!(with(HOUR, HOUR, json!({ KEY_TTL_NOTE: "false" })), Some(false));
+        // Without an age the note means nothing.
+        assert_eq!(with(HOUR, 0, json!({ KEY_TTL_NOTE: "false" })), Some(true));
+        assert_eq!(asks_for_ttl(&json!({ "subject_delete_marker_ttl": HOUR })), Some(false));
+    }
+
+    #[test]
+    fn markers_come_and_go_with_what_needs_them() {
+        let mut stream = json!({ "max_age": HOUR });
+        apply_expiry(&mut stream, Some(false));
+        assert_eq!(asks_for_ttl(&stream), Some(false));
+        assert_eq!(tombstone_life(&stream), Some(MARKER_TTL));
+        apply_expiry(&mut stream, Some(true));
+        assert_eq!(asks_for_ttl(&stream), Some(true));
+        // The age is removed, and times to live stay.
+        stream["max_age"] = json!(0);
+        let asked = asks_for_ttl(&stream);
+        apply_expiry(&mut stream, asked);
+        assert_eq!((asks_for_ttl(&stream), marker_ttl(&stream)), (Some(true), Some(MARKER_TTL)));
+        assert_eq!(stream["metadata"], json!({}));
+        apply_expiry(&mut stream, Some(false));
+        assert_eq!((asks_for_ttl(&stream), tombstone_life(&stream)), (Some(false), None));
+        // Markers of another client stay if their purpose is unknown.
+        let mut stream = json!({ "max_age": 0, "allow_msg_ttl": true, "subject_delete_marker_ttl": HOUR });
+        apply_expiry(&mut stream, None);
+        assert_eq!(marker_ttl(&stream), Some(MARKER_TTL));
+    }
+
+    #[test]
+    fn tombstones_live_as_long_as_the_shorter_of_both() {
+        let life = |markers: u64, age: u64| {
+            let stream =
+                json!({ "allow_msg_ttl": true, "subject_delete_marker_ttl": markers, "max_age": age });
+            tombstone_life(&stream).map(|life| life.as_nanos())
+        };
+        assert_eq!(life(0, 0), None);
+        assert_eq!(life(2, 0), Some(2));
+        assert_eq!(life(0, 3), Some(3));
+        assert_eq!((life(2, 3), life(3, 2)), (Some(2), Some(2)));
+    }
+
+    #[test]
+    fn longer_is_what_forgets_less() {
+        let [one, two] = [1, 2].map(|seconds| Some(Duration::from_secs(seconds)));
+        assert!(lives_longer(one, two) && lives_longer(one, None));
+        assert!(!lives_longer(two, one) && !lives_longer(None, one) && !lives_longer(one, one));
+        assert!(!lives_longer(None, None));
+    }
 }

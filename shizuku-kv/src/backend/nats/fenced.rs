@@ -3,6 +3,12 @@
 //! The server knows nothing of tokens. But it knows whether the message that was looked at is still the newest, and takes
 //! the write only then. So what was compared holds at the moment of the write, also where a leader answered that is none
 //! any more. Where somebody wrote in between, it begins again.
+//!
+//! A missing entry proves nothing by itself: a maximum age that another client has set a moment ago
+//! may have removed it, and the token with it. So after a look that finds nothing, or the marker of
+//! something that expired, the leader is asked for the settings. An entry that is there needs no
+//! such proof, whatever the settings are: nothing newer can have gone before it, and if it goes
+//! itself, the compare-and-swap fails.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -95,6 +101,23 @@ impl Admission {
 }
 
 impl StoreCore {
+    /// Returns the newest message of a key, provided that none with a token can have been lost.
+    async fn newest_of_kept(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        deadline: Deadline,
+    ) -> KvResult<Option<StreamMessage>> {
+        let known = self.bucket.settings().keeps_fences();
+        let newest = self.newest_of_leader(operation, key, deadline).await?;
+        let may_be_lost = newest.as_ref().is_none_or(|newest| newest.operation == KvOperation::Expire);
+        if may_be_lost || !known {
+            let settings = self.settings_of_now(operation, deadline).await?;
+            settings.ensure_newest_stay(operation, &self.bucket.name)?;
+        }
+        Ok(newest)
+    }
+
     async fn write_fenced(
         &self,
         write: Write,
@@ -126,7 +149,7 @@ impl StoreCore {
     ) -> KvResult<ControlFlow<T, VersionToken>> {
         let mut pauses = backoff(Duration::from_millis(1), Duration::from_millis(100));
         loop {
-            let look = self.newest_of_leader(operation, key, deadline);
+            let look = self.newest_of_kept(operation, key, deadline);
             let not_yet = match deadline.bound(operation, Some(key), look).await {
                 Ok(newest) => match decide(newest)? {
                     ControlFlow::Break(nothing) => return Ok(ControlFlow::Break(nothing)),

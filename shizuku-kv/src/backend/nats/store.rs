@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::bucket::{self, Bucket, StreamInfo};
+use super::bucket::{self, Bucket, Settings, StreamInfo};
 use super::figures::figures;
 use super::link::{Answer, ApiError, Asking, Link, first_patience};
 use super::scan;
@@ -34,6 +34,9 @@ const BATCH_KEYS: usize = 512;
 
 /// Bytes of subjects in one batch request, well below the smallest payload limit that is in use.
 const BATCH_BYTES: usize = 256 * 1024;
+
+/// How old settings may be that a write with a time to live rests on.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// Fewer keys than this are asked for one by one: a batch costs a subscription.
 const BATCH_MIN: usize = 4;
@@ -223,6 +226,32 @@ impl StoreCore {
         Ok(info)
     }
 
+    /// The settings of this moment, as the leader has them.
+    pub(super) async fn settings_of_now(
+        &self,
+        operation: &'static str,
+        deadline: Deadline,
+    ) -> KvResult<Arc<Settings>> {
+        Ok(Arc::new(self.info(operation, deadline).await?.settings()))
+    }
+
+    /// The settings as they were less than [`RECENT`] ago, or are now.
+    pub(super) async fn recent_settings(
+        &self,
+        operation: &'static str,
+        deadline: Deadline,
+    ) -> KvResult<Arc<Settings>> {
+        let recent = || Some(self.bucket.settings_arc()).filter(|settings| settings.age() < RECENT);
+        if let Some(settings) = recent() {
+            return Ok(settings);
+        }
+        let _turn = self.bucket.refreshing.lock().await;
+        match recent() {
+            Some(settings) => Ok(settings),
+            None => self.settings_of_now(operation, deadline).await,
+        }
+    }
+
     /// Looks for the reason why nobody answers, for a part of the deadline.
     ///
     /// # Errors Returns why nothing will answer later either, for example that the store was
@@ -406,6 +435,13 @@ impl KvStore for NatsStore {
 
     fn max_value_size(&self) -> usize {
         self.0.bucket.settings().max_value_size(self.0.link.client().max_payload())
+    }
+
+    fn refresh(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
+        const OPERATION: &str = "refresh";
+        Box::pin(async move {
+            deadline.bound(OPERATION, None, self.0.info(OPERATION, deadline)).await.map(|_| ())
+        })
     }
 
     fn writer(&self) -> Option<&dyn KvWriter> {

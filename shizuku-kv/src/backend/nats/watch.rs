@@ -3,6 +3,9 @@
 //! It runs inside the reader's own task: there is nothing to end when the watch is dropped but the consumer, whose
 //! `Drop` deletes it. A reader that does not poll asks for no messages, so that nothing piles up.
 
+use std::collections::hash_map::RandomState;
+use std::collections::{HashSet, VecDeque};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +14,7 @@ use futures_core::future::BoxFuture;
 use futures_util::stream;
 use serde_json::json;
 
-use super::bucket::StreamInfo;
+use super::bucket::{SHORTEST_TTL, StreamInfo};
 use super::consumer::{Counting, Delivery, HEARTBEAT, OrderedConsumer, Spec, Start, filters};
 use super::leader;
 use super::state::StateSync;
@@ -20,7 +23,8 @@ use super::wire::{Place, delivered};
 use crate::store::backoff;
 use crate::store::timer::sleep;
 use crate::store::{
-    Deadline, KvError, KvResult, KvUpdate, KvWatcher, Moment, Watch, WatchCursor, WatchLink, WatchScope,
+    Deadline, Key, KvError, KvOperation, KvResult, KvUpdate, KvWatcher, Moment, Watch, WatchCursor,
+    WatchLink, WatchScope,
 };
 
 const OPERATION: &str = "watch";
@@ -117,6 +121,12 @@ struct NatsWatch {
     current: Moment,
     /// What the server's clock said, and when.
     clock: Option<(SystemTime, Moment)>,
+    /// How long tombstones were sure to stay when the last consumer was made.
+    life: Option<Duration>,
+    /// When the settings were last asked for because the reader is behind.
+    asked: Option<Moment>,
+    /// Keys of whose deletion the reader knows.
+    deleted: Deleted,
     /// What the reader is told of whether the watch hears from the server.
     link: tokio::sync::watch::Sender<WatchLink>,
 }
@@ -146,6 +156,9 @@ impl NatsWatch {
             missing: false,
             current: Moment::now(),
             clock: None,
+            life: None,
+            asked: None,
+            deleted: Deleted::default(),
             link: tokio::sync::watch::Sender::default(),
         }
     }
@@ -219,6 +232,7 @@ impl NatsWatch {
                         } else if !complete {
                             self.leave_behind(false);
                         }
+                        self.learn_if_behind(&place).await;
                         if self.is_behind_the_tombstones(&place) {
                             let error = self.expired(Expiry::TombstonesForgotten);
                             return self.end(error);
@@ -230,6 +244,7 @@ impl NatsWatch {
                         self.remember(&subject, &place, is_deletion);
                         let update = message
                             .filter(|message| self.scope.matches(&message.key))
+                            .filter(|message| self.deleted.is_news(&message.key, message.operation))
                             .map(|message| KvUpdate::from(message.into_entry()));
                         if let Some(item) = self.advance(update, &place, complete) {
                             return Some(Ok(item));
@@ -384,13 +399,32 @@ impl NatsWatch {
         self.pauses = None;
     }
 
+    /// How far the watch is behind with this message.
+    fn behind(&self, place: &Place) -> Duration {
+        // The age of the message by the server's clock, as it was at the last start and has run
+        // since.
+        let age = self.clock.and_then(|(then, at)| (then + at.elapsed()).duration_since(place.time()).ok());
+        age.unwrap_or_default().min(self.current.elapsed())
+    }
+
+    /// Asks for the settings now and again while the reader is behind: tombstones may live shorter
+    /// by now. A leader that does not answer is asked again later.
+    async fn learn_if_behind(&mut self, place: &Place) {
+        let is_due = |last: Duration| last >= SHORTEST_TTL;
+        if is_due(self.behind(place))
+            && is_due(self.core.bucket.settings().age())
+            && self.asked.is_none_or(|asked| is_due(asked.elapsed()))
+        {
+            self.asked = Some(Moment::now());
+            let _ = self.core.info(OPERATION, Deadline::after(SHORTEST_TTL)).await;
+        }
+    }
+
     /// Whether the watch is so far behind that tombstones before this message may have been forgotten before their
     /// turn.
     fn is_behind_the_tombstones(&self, place: &Place) -> bool {
-        let Some(life) = self.core.bucket.settings().tombstone_life else { return false };
-        // The age of the message by the server's clock, as it was at the last start and has run since.
-        let age = self.clock.and_then(|(then, at)| (then + at.elapsed()).duration_since(place.time()).ok());
-        age.unwrap_or_default().min(self.current.elapsed()) >= life
+        let life = self.core.bucket.settings().tombstone_life;
+        life.is_some_and(|life| self.behind(place) >= life)
     }
 
     fn read_from(&mut self, consumer: OrderedConsumer) {
@@ -443,6 +477,7 @@ impl NatsWatch {
                     .await?
                     .is_some_and(|time| time != self.as_of));
         self.check(&info, rewritten)?;
+        let life = info.settings().tombstone_life;
         let spec = Spec {
             stream: core.bucket.stream.clone(),
             filters: self.filters.clone(),
@@ -459,6 +494,12 @@ impl NatsWatch {
         let again = core.info(OPERATION, deadline).await?;
         if self.incarnation != Some(again.incarnation(&core.bucket.stream)) {
             return Err(self.made_again());
+        }
+        // Nor is it known what the consumer missed if tombstones began to live shorter between the
+        // two.
+        if again.settings().tombstone_life != life {
+            let reason = "the settings of the store were changed meanwhile".to_owned();
+            return Err(KvError::Unavailable { operation: OPERATION, reason, source: None });
         }
         if self.floor.is_none() {
             // An empty stream has no last message; what is known is of now.
@@ -480,6 +521,7 @@ impl NatsWatch {
         // With one message for each subject the server goes through the stream.
         self.has_list = core.bucket.settings().history != 1;
         self.unchecked_cursor = false;
+        self.life = life;
         self.current = Moment::now();
         self.clock = Some((info.now(), Moment::now()));
         Ok(consumer)
@@ -502,10 +544,18 @@ impl NatsWatch {
             given_by_user: self.unchecked_cursor,
             fresh: self.from_state,
         };
+        let (settings, known) = (info.settings(), self.core.bucket.settings_arc());
+        // By the shortest of those that are in force, that were when the watch last began, and that
+        // were last seen.
+        let life = [settings.tombstone_life, self.life, known.tombstone_life].into_iter().flatten().min();
+        // If other clients can write tombstones that end without a trace, only a stream without
+        // gaps proves anything.
+        let vanishes = settings.tombstones_vanish && self.unchecked_cursor && !info.is_gapless();
         let stream = Retained {
             first: info.first_sequence(),
             last: info.last_sequence(),
-            tombstone_life: self.core.bucket.settings().tombstone_life,
+            cursors_from: settings.cursors_from.max(known.cursors_from),
+            tombstone_life: life.into_iter().chain(vanishes.then_some(SHORTEST_TTL)).min(),
         };
         match expiry(&standing, &stream) {
             None => Ok(()),
@@ -565,6 +615,8 @@ struct Standing {
 struct Retained {
     first: u64,
     last: u64,
+    /// Tombstones behind an earlier position may have lived shorter than the settings tell.
+    cursors_from: u64,
     tombstone_life: Option<Duration>,
 }
 
@@ -610,13 +662,57 @@ fn expiry(standing: &Standing, stream: &Retained) -> Option<Expiry> {
     if standing.given_by_user && standing.position + 1 < stream.first {
         return Some(Expiry::Compacted);
     }
-    if stream.tombstone_life.is_some_and(|life| standing.age >= life) {
+    let is_before_the_settings = standing.given_by_user && standing.position < stream.cursors_from;
+    if is_before_the_settings || stream.tombstone_life.is_some_and(|life| standing.age >= life) {
         return Some(Expiry::TombstonesForgotten);
     }
     None
 }
 
+/// Keys whose deletion was delivered and that were not written since.
+///
+/// A tombstone that has a time to live is followed by a marker of the server, which tells of no
+/// change. There can be as many deletions as there are keys, so that only the last
+/// [`Deleted::LIMIT`] are known; of earlier ones the marker is delivered, as one more deletion.
+/// Only hashes are held.
+#[derive(Debug, Default)]
+struct Deleted {
+    hasher: RandomState,
+    keys: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Deleted {
+    const LIMIT: usize = 32 * 1024;
+
+    /// Whether a message changes what the reader knows of its key. Takes note of it.
+    fn is_news(&mut self, key: &Key, operation: KvOperation) -> bool {
+        match operation {
+            // The usual case: no deletion in scope so far.
+            KvOperation::Put if self.keys.is_empty() => true,
+            KvOperation::Put => {
+                self.keys.remove(&self.hasher.hash_one(key));
+                true
+            }
+            KvOperation::Expire => !self.keys.contains(&self.hasher.hash_one(key)),
+            _ => {
+                let hash = self.hasher.hash_one(key);
+                if self.keys.insert(hash) {
+                    self.order.push_back(hash);
+                }
+                if self.order.len() > Self::LIMIT
+                    && let Some(oldest) = self.order.pop_front()
+                {
+                    self.keys.remove(&oldest);
+                }
+                true
+            }
+        }
+    }
+}
+
 #[cfg(test)]
+#[allow(clippy::expect_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -628,7 +724,7 @@ mod tests {
         given_by_user: true,
         fresh: false,
     };
-    const STREAM: Retained = Retained { first: 5, last: 20, tombstone_life: None };
+    const STREAM: Retained = Retained { first: 5, last: 20, cursors_from: 0, tombstone_life: None };
 
     #[test]
     fn what_makes_a_cursor_expire() {
@@ -648,6 +744,31 @@ mod tests {
         assert_eq!(expiry(&STANDING, &forgets(61)), None);
         assert_eq!(expiry(&STANDING, &forgets(60)), Some(Expiry::TombstonesForgotten));
         assert_eq!(expiry(&at_end, &forgets(1)), None);
+        // Before the settings were what they are.
+        let since = |cursors_from| Retained { cursors_from, ..STREAM };
+        assert_eq!(expiry(&STANDING, &since(10)), None);
+        assert_eq!(expiry(&STANDING, &since(11)), Some(Expiry::TombstonesForgotten));
+        assert_eq!(expiry(&at_end, &since(21)), None);
+    }
+
+    #[test]
+    fn the_marker_of_a_deletion_that_was_delivered_is_no_news() {
+        let key = |number: usize| Key::new(format!("k.{number}")).expect("a key");
+        let mut deleted = Deleted::default();
+        assert!(deleted.is_news(&key(0), KvOperation::Expire));
+        assert!(deleted.is_news(&key(0), KvOperation::Delete));
+        // The server can leave one more after a restart.
+        assert!(!deleted.is_news(&key(0), KvOperation::Expire));
+        assert!(!deleted.is_news(&key(0), KvOperation::Expire));
+        assert!(deleted.is_news(&key(1), KvOperation::Expire));
+        assert!(deleted.is_news(&key(0), KvOperation::Put));
+        assert!(deleted.is_news(&key(0), KvOperation::Expire));
+        for number in 0..=Deleted::LIMIT {
+            assert!(deleted.is_news(&key(number), KvOperation::Purge));
+        }
+        assert!(deleted.is_news(&key(0), KvOperation::Expire));
+        assert!(!deleted.is_news(&key(1), KvOperation::Expire));
+        assert_eq!(deleted.order.len(), Deleted::LIMIT);
     }
 
     #[test]

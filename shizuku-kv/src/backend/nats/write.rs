@@ -128,7 +128,7 @@ impl Write {
             headers.insert(FENCE, token.to_string());
         }
         if let Some(ttl) = self.ttl {
-            headers.insert(TTL, format!("{}s", ttl.as_secs()));
+            headers.insert(TTL, format!("{}s", ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)));
         }
         headers
     }
@@ -186,6 +186,8 @@ enum Verdict {
     /// Nobody took it: there is no such stream, or no leader at the moment.
     NobodyThere,
     Refused(KvError),
+    /// It is larger than the server takes.
+    TooLarge,
     /// No answer, and none will come.
     Silence(Option<ErrorSource>),
     /// No answer yet.
@@ -268,7 +270,12 @@ impl StoreCore {
                     (sent.mark, sent.acknowledgement) = again;
                     continue;
                 }
-                Verdict::Conflict(_) | Verdict::NobodyThere | Verdict::Late => None,
+                Verdict::TooLarge if !sent.repeated => {
+                    // Checked before it was sent: another client has made the limit smaller since.
+                    let newest = Box::pin(self.info(sent.write.operation, deadline)).await;
+                    return Err(newest.err().unwrap_or_else(|| self.too_large(&sent.write)));
+                }
+                Verdict::Conflict(_) | Verdict::NobodyThere | Verdict::TooLarge | Verdict::Late => None,
                 Verdict::Refused(error) => Some(Arc::new(error) as ErrorSource),
                 Verdict::Silence(source) => source,
             };
@@ -338,15 +345,7 @@ impl StoreCore {
         match err_code {
             // The newest sequence stands at the end of "wrong last sequence: N".
             10071 | 10164 => Verdict::Conflict(newest_in(&description)),
-            10054 => Verdict::Refused(match self.too_large(write) {
-                KvError::ValueTooLarge { size, limit, .. } if size <= limit => KvError::Backend {
-                    operation,
-                    reason: "the store takes smaller values than when it was opened; open it again"
-                        .to_owned(),
-                    source: None,
-                },
-                error => error,
-            }),
+            10054 => Verdict::TooLarge,
             10077 | 10122 => Verdict::Refused(KvError::StoreFull {
                 store,
                 limit: "its maximum size is reached".to_owned(),

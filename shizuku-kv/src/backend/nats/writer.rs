@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
 
-use super::store::NatsStore;
+use super::store::{NatsStore, StoreCore};
 use super::write::{Sent, Write};
-use crate::store::{Deadline, Key, KvError, KvOperation, KvResult, KvTtl, KvWriter, VersionToken};
+use crate::store::{Deadline, Key, KvError, KvOperation, KvResult, KvTtl, KvWriter, VersionToken, check_ttl};
 
 /// Writes of `put_many` on their way at a time.
 const WRITES_IN_FLIGHT: usize = 1024;
@@ -29,7 +29,12 @@ impl KvWriter for NatsStore {
         value: Bytes,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.0.create(Write::put("create", key, value), deadline))
+        Box::pin(async move {
+            if key.is_of_locks() {
+                self.0.ensure_locks_stay("create", key, deadline).await?;
+            }
+            self.0.create(Write::put("create", key, value), deadline).await
+        })
     }
 
     fn update<'a>(
@@ -45,7 +50,7 @@ impl KvWriter for NatsStore {
     }
 
     fn delete<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.0.write(Write::deletion("delete", key, KvOperation::Delete), deadline))
+        Box::pin(self.0.delete("delete", key, KvOperation::Delete, None, deadline))
     }
 
     fn delete_with_version<'a>(
@@ -54,14 +59,11 @@ impl KvWriter for NatsStore {
         expected: VersionToken,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            let write = Write::deletion("delete_with_version", key, KvOperation::Delete);
-            self.0.write(write.expecting(expected)?, deadline).await
-        })
+        Box::pin(self.0.delete("delete_with_version", key, KvOperation::Delete, Some(expected), deadline))
     }
 
     fn purge<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.0.write(Write::deletion("purge", key, KvOperation::Purge), deadline))
+        Box::pin(self.0.delete("purge", key, KvOperation::Purge, None, deadline))
     }
 
     fn put_many<'a>(
@@ -98,6 +100,66 @@ impl KvWriter for NatsStore {
     }
 }
 
+impl StoreCore {
+    /// Leaves a tombstone. It has a time to live if its end can bring nothing back: see
+    /// [`Settings::tombstone_ttl`](super::bucket::Settings::tombstone_ttl).
+    async fn delete(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        kind: KvOperation,
+        expected: Option<VersionToken>,
+        deadline: Deadline,
+    ) -> KvResult<VersionToken> {
+        let mut life = self.bucket.settings().tombstone_ttl.filter(|_| !key.is_of_locks());
+        if life.is_some() {
+            // Another client may just have asked for a longer history.
+            let settings =
+                deadline.bound(operation, Some(key), self.settings_of_now(operation, deadline)).await?;
+            life = settings.tombstone_ttl;
+        }
+        let write = match life {
+            // With a history of 1 a deletion leaves nothing older, as a purge. A rollup with a time
+            // to live would bring back what it purged, if the server is killed after its end.
+            Some(life) => Write::deletion(operation, key, KvOperation::Delete).expiring(life),
+            None => Write::deletion(operation, key, kind),
+        };
+        let write = match expected {
+            Some(expected) => write.expecting(expected)?,
+            None => write,
+        };
+        self.write(write, deadline).await
+    }
+
+    /// Rejects creating the record of a lock or of a session in a store that can lose it: a missing
+    /// one may have been lost already, with a lock that is held.
+    async fn ensure_locks_stay(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        deadline: Deadline,
+    ) -> KvResult<()> {
+        let settings =
+            deadline.bound(operation, Some(key), self.settings_of_now(operation, deadline)).await?;
+        settings.ensure_newest_stay(operation, &self.bucket.name)
+    }
+
+    /// A write with a time to live, unless the store cannot keep that.
+    async fn expiring(&self, write: Write, ttl: Duration, deadline: Deadline) -> KvResult<Write> {
+        let operation = write.operation();
+        let settings = self.recent_settings(operation, deadline);
+        let settings = deadline.bound(operation, Some(write.key()), settings).await?;
+        if !settings.key_ttl {
+            return Err(KvError::Unsupported {
+                operation,
+                reason: format!("store {:?} does not have times to live any more", self.bucket.name),
+            });
+        }
+        check_ttl(ttl, settings.max_age)?;
+        Ok(write.expiring(ttl))
+    }
+}
+
 impl NatsStore {
     async fn settle_first(
         &self,
@@ -122,8 +184,11 @@ impl KvTtl for NatsStore {
         ttl: Duration,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        let write = Write::put("put with a time to live", key, value).expiring(ttl);
-        Box::pin(self.0.write(write, deadline))
+        let write = Write::put("put with a time to live", key, value);
+        Box::pin(async move {
+            let write = self.0.expiring(write, ttl, deadline).await?;
+            self.0.write(write, deadline).await
+        })
     }
 
     fn create_with_ttl<'a>(
@@ -133,8 +198,11 @@ impl KvTtl for NatsStore {
         ttl: Duration,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        let write = Write::put("create with a time to live", key, value).expiring(ttl);
-        Box::pin(self.0.create(write, deadline))
+        let write = Write::put("create with a time to live", key, value);
+        Box::pin(async move {
+            let write = self.0.expiring(write, ttl, deadline).await?;
+            self.0.create(write, deadline).await
+        })
     }
 
     fn update_with_ttl<'a>(
@@ -145,7 +213,10 @@ impl KvTtl for NatsStore {
         ttl: Duration,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        let write = Write::put("update with a time to live", key, value).expiring(ttl);
-        Box::pin(async move { self.0.write(write.expecting(expected)?, deadline).await })
+        let write = Write::put("update with a time to live", key, value);
+        Box::pin(async move {
+            let write = self.0.expiring(write.expecting(expected)?, ttl, deadline).await?;
+            self.0.write(write, deadline).await
+        })
     }
 }

@@ -1,15 +1,18 @@
 //! The task behind a live map.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use backon::ExponentialBackoff;
 use futures_util::FutureExt;
+use futures_util::future::{Either, select};
 use tokio::sync::watch;
 use tokio::task::unconstrained;
 use tokio::time::Instant;
 
+use super::compare::{Comparison, Verdict};
 use super::open::begin;
 use super::status::{LiveMapStanding, LiveMapStatus, LiveRejection};
 use super::table::{Finding, Table, Unseen};
@@ -56,6 +59,7 @@ pub(super) struct Driver<T: KeyValue> {
     pub(super) table: Table<T::Key, T>,
     pub(super) current: Arc<ArcSwap<Table<T::Key, T>>>,
     pub(super) states: watch::Sender<State<LiveMapStatus>>,
+    pub(super) comparison: Comparison,
 }
 
 impl<T> Driver<T>
@@ -95,6 +99,9 @@ where
         // Without what a reading that came to no end has brought.
         self.table = Table::clone(&self.current.load());
         let mut unseen = is_new.then(|| self.table.unseen());
+        if is_new {
+            self.comparison.afresh();
+        }
         let begun = Instant::now();
         let mut links = watch.link_changes();
         let mut is_heard = !is_new;
@@ -103,11 +110,38 @@ where
             if is_heard {
                 self.link(watch.link());
             }
-            let Some(mut update) = next(&mut watch, &mut links).await else { continue };
+            let due = self.comparison.due().filter(|_| unseen.is_none());
+            let mut update = match select(pin!(next(&mut watch, &mut links)), pin!(sleep_until(due))).await {
+                Either::Left((Some(update), _)) => update,
+                Either::Left((None, _)) => {
+                    self.comparison.lose_touch();
+                    continue;
+                }
+                Either::Right(_) => match self.comparison.look(&self.store, &self.scope).await {
+                    Verdict::Same => continue,
+                    Verdict::Differs => return self.differs(),
+                },
+            };
             let mut end = None;
             for left in (0..BATCH).rev() {
+                // A watch may have lost touch and delivered again in one go: that came before this update.
+                if let Some(links) = &mut links
+                    && links.has_changed().unwrap_or(false)
+                {
+                    links.mark_unchanged();
+                    self.comparison.lose_touch();
+                }
                 match update.unwrap_or(Err(KvError::Closed { operation: "live_map" })) {
-                    Ok(update) => refused.extend(self.take(update, &mut unseen)),
+                    Ok(update) => {
+                        let cursor = watch.cursor();
+                        let position = cursor.map_or(0, |cursor| cursor.position());
+                        let before = self.comparison.before(position);
+                        self.comparison.take(update.entry(), cursor);
+                        refused.extend(self.take(update, &mut unseen));
+                        if before == Verdict::Differs || self.comparison.after() == Verdict::Differs {
+                            end = Some(self.differs());
+                        }
+                    }
                     Err(error) => end = Some(error),
                 }
                 // A scope that changes all the time must not keep the thread from others, nor the task from being
@@ -139,6 +173,9 @@ where
         let Some(entry) = update.into_entry() else {
             if let Some(unseen) = unseen.take() {
                 self.table.sweep(&unseen);
+                if self.table.generation != self.current.load().generation {
+                    self.comparison.found();
+                }
             }
             return None;
         };
@@ -159,6 +196,12 @@ where
         });
     }
 
+    /// The store has something else than was delivered.
+    fn differs(&self) -> KvError {
+        let reason = "the store has something else than its watch has delivered";
+        KvError::CursorExpired { store: self.store.name().to_owned(), reason }
+    }
+
     fn link(&self, link: WatchLink) {
         self.states.send_if_modified(|state| {
             let is_new = state.status.link != link;
@@ -173,6 +216,13 @@ where
             state.status.link = lost(&state.status.link, reason);
             state.status.standing = LiveMapStanding::Rereading;
         });
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

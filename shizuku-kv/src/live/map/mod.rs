@@ -4,6 +4,7 @@
 //! for the state, and `drive.rs` follows the store.
 
 mod changes;
+mod compare;
 mod drive;
 #[cfg(test)]
 mod model;
@@ -30,7 +31,7 @@ use table::Table;
 
 use super::status::State;
 use super::{LiveSnapshot, LiveStream, Task, statuses};
-use crate::store::KvError;
+use crate::store::{KvError, Upkeep};
 use crate::typed::{RecordKey, store_key};
 
 /// The records of a type by key, as a map that stays current. From
@@ -89,6 +90,7 @@ pub struct LiveMap<K, T> {
     /// The last change that [`changed`](Self::changed) of this handle has told of.
     seen: u64,
     task: Arc<Task>,
+    upkeep: Arc<Upkeep>,
 }
 
 impl<K: Ord, T> LiveMap<K, T> {
@@ -177,12 +179,16 @@ impl<K: Ord, T> LiveMap<K, T> {
 }
 
 impl<K, T> LiveMap<K, T> {
-    /// How current the map is, and how many entries are refused.
+    /// How current the map is, and how many entries are refused, as of now: if nothing has run on the map's runtime for 5
+    /// seconds, because it is blocked or the process was suspended or forked, the link is down.
     pub fn status(&self) -> LiveMapStatus {
         let state = self.states.borrow();
         // A task that has ended without saying so was ended with its runtime, or by a panic of the type's own code.
         let is_ended = state.status.is_ended() || self.task.0.is_finished();
-        if is_ended { state.status.clone().ended() } else { state.status.clone() }
+        if is_ended {
+            return state.status.clone().ended();
+        }
+        LiveMapStatus { link: self.upkeep.pulse.link(&state.status.link), ..state.status.clone() }
     }
 
     /// The status whenever it or the map changes: after the one now, each that is still the newest when it is asked
@@ -199,7 +205,7 @@ impl<K, T> Clone for LiveMap<K, T> {
     fn clone(&self) -> Self {
         let (current, states) = (Arc::clone(&self.current), self.states.clone());
         let seen = current.load().generation;
-        Self { current, states, seen, task: Arc::clone(&self.task) }
+        Self { current, states, seen, task: Arc::clone(&self.task), upkeep: Arc::clone(&self.upkeep) }
     }
 }
 

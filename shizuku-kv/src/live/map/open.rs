@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::timeout_at;
 
 use super::LiveMap;
+use super::compare::Comparison;
 use super::drive::{Driver, look, report};
 use super::status::{LiveMapStanding, LiveMapStatus};
 use super::table::Table;
@@ -21,9 +22,11 @@ where
     T: KeyValue<Key: Ord + Clone + 'static, Value: ByteDeserialize> + Send + Sync + 'static,
 {
     let deadline = Deadline::after(store.deadline());
+    let mut comparison = Comparison::new(store.compare_every());
     let (watch, table) = loop {
         let mut watch = begin(&store, &scope).await?;
-        match state::<T>(&mut watch, deadline).await {
+        comparison.afresh();
+        match state::<T>(&mut watch, &mut comparison, deadline).await {
             Ok(table) => break (watch, table),
             // The store was made again meanwhile.
             Err(KvError::CursorExpired { .. }) if !deadline.remaining().is_zero() => {}
@@ -41,13 +44,18 @@ where
     let current = Arc::new(ArcSwap::from_pointee(table.clone()));
     // What was waited for is over; from here on the watch has the time that it needs.
     let store = store.with_deadline(store.deadline().max(Deadline::DEFAULT));
-    let driver = Driver { store, scope, table, current: Arc::clone(&current), states: sender };
+    let driver = Driver { store, scope, table, current: Arc::clone(&current), states: sender, comparison };
+    let upkeep = driver.store.upkeep();
     let task = tokio::spawn(driver.run(watch));
-    Ok(LiveMap { current, states, seen, task: Arc::new(Task(task.abort_handle())) })
+    Ok(LiveMap { current, states, seen, task: Arc::new(Task(task.abort_handle())), upkeep })
 }
 
 /// All that a watch delivers before its caught-up marker.
-pub(super) async fn state<T>(watch: &mut Watch, deadline: Deadline) -> KvResult<Table<T::Key, T>>
+pub(super) async fn state<T>(
+    watch: &mut Watch,
+    comparison: &mut Comparison,
+    deadline: Deadline,
+) -> KvResult<Table<T::Key, T>>
 where
     T: KeyValue<Key: Ord + Clone, Value: ByteDeserialize>,
 {
@@ -58,7 +66,9 @@ where
         let Some(update) = next.ok().filter(|_| !deadline.remaining().is_zero()) else {
             return Err(deadline.timeout("live_map", None));
         };
-        match update.unwrap_or(Err(KvError::Closed { operation: "live_map" }))?.into_entry() {
+        let update = update.unwrap_or(Err(KvError::Closed { operation: "live_map" }))?;
+        comparison.take(update.entry(), watch.cursor());
+        match update.into_entry() {
             Some(entry) => drop(table.take(look::<T>(&entry))),
             None => return Ok(table),
         }

@@ -12,6 +12,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::watch;
 
 use super::LiveMapStatus;
+use super::compare::Comparison;
 use super::drive::{Driver, look};
 use super::open::state;
 use super::status::LiveMapStanding;
@@ -78,6 +79,10 @@ fn watch() -> (Items, Watch) {
 
 type Current = Arc<ArcSwap<Table<u64, Count>>>;
 
+fn comparison() -> Comparison {
+    Comparison::new(std::time::Duration::from_secs(60))
+}
+
 async fn driver() -> (Driver<Count>, Current, watch::Receiver<State<LiveMapStatus>>) {
     let store = crate::connect("memory:").await.unwrap().store("counts").await.unwrap();
     let mut table = Table::new();
@@ -87,7 +92,10 @@ async fn driver() -> (Driver<Count>, Current, watch::Receiver<State<LiveMapStatu
     let current = Arc::new(ArcSwap::from_pointee(table.clone()));
     let status = LiveMapStatus { link: WatchLink::Up, standing: LiveMapStanding::Rereading, rejected: 0 };
     let (states, status) = watch::channel(State { generation: table.generation, status });
-    (Driver { store, scope: WatchScope::All, table, current: Arc::clone(&current), states }, current, status)
+    let comparison = Comparison::new(store.compare_every());
+    let driver =
+        Driver { store, scope: WatchScope::All, table, current: Arc::clone(&current), states, comparison };
+    (driver, current, status)
 }
 
 fn values(current: &Current) -> Vec<(u64, u64)> {
@@ -107,17 +115,17 @@ async fn the_state_is_waited_for_until_its_marker_or_the_deadline() {
         items.send(Ok(put(key, key + 1, "1"))).unwrap();
     }
     // It is not known to be all.
-    let late = state::<Count>(&mut some, brief()).await.err().unwrap();
+    let late = state::<Count>(&mut some, &mut comparison(), brief()).await.err().unwrap();
     assert!(matches!(late, KvError::Timeout { operation: "live_map", .. }), "{late:?}");
     items.send(Ok(KvUpdate::CaughtUp)).unwrap();
-    assert_eq!(state::<Count>(&mut some, brief()).await.unwrap().entries.len(), 0);
+    assert_eq!(state::<Count>(&mut some, &mut comparison(), brief()).await.unwrap().entries.len(), 0);
     // One that changes all the time.
     let cursor = WatchCursor::new([0; 16], 0, UNIX_EPOCH);
     let updates = stream::iter(0..).map(move |version| Ok((put(1, version, "1"), cursor)));
-    let late = state::<Count>(&mut Watch::new(updates), brief()).await.err().unwrap();
+    let late = state::<Count>(&mut Watch::new(updates), &mut comparison(), brief()).await.err().unwrap();
     assert!(matches!(late, KvError::Timeout { .. }), "{late:?}");
     drop(items);
-    let ended = state::<Count>(&mut some, brief()).await.err().unwrap();
+    let ended = state::<Count>(&mut some, &mut comparison(), brief()).await.err().unwrap();
     assert!(matches!(ended, KvError::Closed { .. }), "{ended:?}");
 }
 

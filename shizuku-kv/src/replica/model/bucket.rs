@@ -112,11 +112,13 @@ pub(super) struct Bucket {
     since: [u8; KEYS],
     /// The last position whose deletion was forgotten.
     forgotten: u8,
+    /// The value of each key that vanished without a message; 0 where none did.
+    vanished: [u8; KEYS],
 }
 
 impl Bucket {
     pub(super) fn new(incarnation: u8) -> Self {
-        Self { incarnation, writes: Vec::new(), since: [0; KEYS], forgotten: 0 }
+        Self { incarnation, writes: Vec::new(), since: [0; KEYS], forgotten: 0, vanished: [0; KEYS] }
     }
 
     pub(super) fn write(&mut self, key: usize, is_value: bool) {
@@ -137,6 +139,24 @@ impl Bucket {
             self.forgotten = self.forgotten.max(newest.at.position);
             self.since[key] = 0;
         }
+    }
+
+    /// Loses the newest entry of a key without a message.
+    pub(super) fn vanish(&mut self, key: usize) {
+        if let Some(newest) = self.newest(key) {
+            self.vanished[key] = newest.at.position;
+            self.since[key] = 0;
+        }
+    }
+
+    /// Whether the newest entry of a key vanished without a message.
+    pub(super) fn has_vanished(&self, key: usize) -> bool {
+        self.vanished[key] > 0 && self.vanished[key] == self.last_write(key)
+    }
+
+    /// How many keys in scope have an entry.
+    pub(super) fn keys(&self, scope: Keys) -> u64 {
+        scope.iter().filter(|key| self.since[*key] > 0).count() as u64
     }
 
     pub(super) fn incarnation(&self) -> u8 {
@@ -168,13 +188,15 @@ impl Bucket {
 
     /// What lives now.
     pub(super) fn values(&self, scope: Keys) -> Values {
-        std::array::from_fn(|key| self.value_at(key, self.last()).filter(|_| scope.has(key)))
+        let lives = |key: usize| scope.has(key) && !self.has_vanished(key);
+        std::array::from_fn(|key| self.value_at(key, self.last()).filter(|_| lives(key)))
     }
 
     /// Whether a key had a value from a position on, up to now.
     fn lives_since(&self, key: usize, position: u8) -> bool {
         let later = &self.writes[position.into()..];
         self.value_at(key, position).is_some()
+            && !self.has_vanished(key)
             && later.iter().all(|&(written, is_value)| written != key || is_value)
     }
 

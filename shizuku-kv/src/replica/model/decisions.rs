@@ -19,6 +19,7 @@ pub(super) struct Decisions {
     pub(super) has_vanished: fn(bool) -> bool,
     pub(super) after: fn(&KvError) -> Next,
     pub(super) go_on: fn(Next, Phase, Option<WatchCursor>, bool) -> Standing,
+    pub(super) agrees: fn(u64, Option<u64>, u64) -> bool,
     pub(super) driver: Driver,
 }
 
@@ -37,6 +38,10 @@ pub(super) struct Driver {
     pub(super) ends_batch_with_watch: bool,
     /// The marker ends the state.
     pub(super) applies_marker: bool,
+    /// A place is gone on from only after a comparison with the store.
+    pub(super) compares_at_start: bool,
+    /// A place has the tombstones that were known before it.
+    pub(super) keeps_tombstones: bool,
 }
 
 pub(super) const PRODUCTION: Decisions = Decisions {
@@ -49,6 +54,7 @@ pub(super) const PRODUCTION: Decisions = Decisions {
     has_vanished: course::has_vanished,
     after: course::after,
     go_on: course::go_on,
+    agrees: course::agrees,
     driver: Driver {
         applies_first: true,
         drops_first: true,
@@ -56,5 +62,7 @@ pub(super) const PRODUCTION: Decisions = Decisions {
         counts_what_is_known: true,
         ends_batch_with_watch: true,
         applies_marker: true,
+        compares_at_start: true,
+        keeps_tombstones: true,
     },
 };

@@ -2,7 +2,7 @@
 
 use super::decisions::{Decisions, Driver, PRODUCTION};
 use super::world::{COMES_TO_REST, COVERS, DELETION_FIRST, GIVES_UP, IN_ORDER, RIGHT};
-use super::{CRASHES, MADE_AGAIN, SCOPES, STOPS, Scenario, TROUBLE};
+use super::{CRASHES, MADE_AGAIN, SCOPES, STOPS, Scenario, TROUBLE, VANISHES};
 use crate::replica::course::{self, Next, Phase};
 use crate::store::VersionToken;
 
@@ -39,7 +39,7 @@ fn in_driver(
 /// All of them: of what is held when a replica begins, of the entries that come, of the end of the state, of the end of
 /// the watch, of the driver.
 pub(super) fn all() -> Vec<Mutation> {
-    [begins(), entries(), completions(), ends(), drivers()].into_iter().flatten().collect()
+    [begins(), entries(), completions(), comparisons(), ends(), drivers()].into_iter().flatten().collect()
 }
 
 fn begins() -> Vec<Mutation> {
@@ -112,6 +112,24 @@ fn completions() -> Vec<Mutation> {
         }),
         mutation("no cursor is ever kept", CRASHES, RIGHT, |it| it.keeps_cursor = |_, _| false),
         mutation("a repair never ends", CRASHES, RIGHT, |it| it.completed = |phase| phase),
+    ]
+}
+
+fn comparisons() -> Vec<Mutation> {
+    vec![
+        mutation("figures always agree", VANISHES, RIGHT, |it| it.agrees = |_, _, _| true),
+        mutation("figures agree where the store has fewer keys", VANISHES, RIGHT, |it| {
+            it.agrees = |held, tombstones, keys| tombstones.is_some_and(|more| held + more >= keys);
+        }),
+        mutation("tombstones are not counted", VANISHES, RIGHT, |it| {
+            it.agrees = |held, _, keys| held <= keys;
+        }),
+        in_driver("a place is gone on from without a comparison", VANISHES, RIGHT, |it| {
+            it.compares_at_start = false;
+        }),
+        in_driver("a place forgets the tombstones before it", VANISHES, RIGHT, |it| {
+            it.keeps_tombstones = false;
+        }),
     ]
 }
 

@@ -9,19 +9,33 @@ use crate::replica::{MemoryStorage, ReplicaPlace, ReplicaStorage};
 use crate::store::{KvEntry, KvError, KvOperation, KvUpdate};
 
 fn scope_id(scope: Keys) -> ScopeId {
-    [scope.0; 16]
+    [scope.0; 8]
 }
 
 /// What outlives a crash.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Storage {
     pub(super) held: Values,
-    pub(super) place: Option<(At, Keys)>,
+    pub(super) place: Option<Place>,
+}
+
+/// A place, with the number of tombstones if it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    pub(super) at: At,
+    pub(super) scope: Keys,
+    pub(super) tombstones: Option<u64>,
+}
+
+impl Place {
+    fn to_real(self) -> ReplicaPlace {
+        ReplicaPlace::of(self.at.cursor(), scope_id(self.scope), self.tombstones)
+    }
 }
 
 impl Storage {
     fn place(&self) -> Option<ReplicaPlace> {
-        self.place.map(|(at, scope)| ReplicaPlace::new(at.cursor(), scope_id(scope)))
+        self.place.map(Place::to_real)
     }
 
     fn holds(&self) -> bool {
@@ -39,7 +53,11 @@ impl Storage {
         self.held = Values::default();
         storage.for_each_key(&mut |key, held| self.held[number_of(key)] = Some(At::of_held(held))).unwrap();
         let place = storage.place().unwrap();
-        self.place = place.map(|place| (At::of_cursor(place.cursor()), Keys(place.scope()[0])));
+        self.place = place.map(|place| Place {
+            at: At::of_cursor(place.cursor()),
+            scope: Keys(place.scope()[0]),
+            tombstones: place.tombstones(),
+        });
     }
 }
 
@@ -108,7 +126,7 @@ pub(super) struct Faults {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Batch {
     changes: Vec<Change>,
-    place: Option<(At, Keys)>,
+    place: Option<Place>,
     is_complete: bool,
 }
 
@@ -135,6 +153,11 @@ pub(super) struct Run {
     pub(super) vanished: Option<Keys>,
     /// The cursor was refused when it was used last.
     refused: bool,
+    /// The tombstones that are known: without their keys, and by these.
+    unnamed: Option<u64>,
+    named: Keys,
+    /// It was compared with the store since something vanished.
+    pub(super) compared: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -154,7 +177,7 @@ pub(super) struct Replica {
 
 impl Replica {
     /// One that holds this, up to this place, and does not run.
-    pub(super) fn new(held: Values, place: Option<(At, Keys)>) -> Self {
+    pub(super) fn new(held: Values, place: Option<Place>) -> Self {
         let storage = Storage { held, place };
         let (told, told_and_kept, state) = (held, held, held);
         let (owed, faults) = (Keys::default(), Faults::default());
@@ -178,6 +201,9 @@ impl Replica {
             completing: false,
             vanished: None,
             refused: false,
+            unnamed: self.storage.place().and_then(|place| place.tombstones()),
+            named: Keys::default(),
+            compared: !decisions.driver.compares_at_start,
         });
     }
 
@@ -197,6 +223,9 @@ impl Replica {
     pub(super) fn open(&mut self, bucket: &Bucket) {
         let Some(run) = &mut self.run else { return };
         run.watch = Watch::open(bucket, run.scope, run.from);
+        if run.from.is_none() {
+            (run.unnamed, run.named, run.compared) = (Some(0), Keys::default(), true);
+        }
         run.cursor = run.from;
         if run.watch.is_none() {
             run.ended = Some(End::Expired);
@@ -287,6 +316,15 @@ impl Replica {
 
     fn hand_over(&mut self, mut changes: Vec<Change>, is_complete: bool, decisions: &Decisions) {
         let Some(run) = &mut self.run else { return };
+        for change in &changes {
+            match *change {
+                Change::Entry(Write { key, is_value: false, .. }) => run.named.insert(key),
+                Change::Entry(Write { key, .. }) | Change::Vanished(key, _) => run.named.remove(key),
+                Change::CaughtUp => {}
+            }
+        }
+        let known = run.unnamed.map(|unnamed| unnamed + run.named.iter().count() as u64);
+        let tombstones = if decisions.driver.keeps_tombstones { known } else { Some(0) };
         let kept = run.cursor.filter(|_| (decisions.keeps_cursor)(run.phase, is_complete));
         if (decisions.compares)(run.phase) {
             let held = self.storage.held;
@@ -301,7 +339,8 @@ impl Replica {
             run.kept = None;
             return;
         }
-        let batch = Batch { changes, place: kept.map(|at| (at, run.scope)), is_complete };
+        let batch =
+            Batch { changes, place: kept.map(|at| Place { at, scope: run.scope, tombstones }), is_complete };
         if decisions.driver.applies_first {
             self.apply(&batch);
         } else {
@@ -322,7 +361,7 @@ impl Replica {
         }
         self.told_and_kept = self.told;
         let Some(run) = &mut self.run else { return };
-        run.kept = batch.place.map(|(at, _)| at);
+        run.kept = batch.place.map(|place| place.at);
         if batch.is_complete {
             run.phase = (decisions.completed)(run.phase);
             run.completing = false;
@@ -333,7 +372,7 @@ impl Replica {
     }
 
     fn keep(&mut self, batch: &Batch) {
-        let place = batch.place.map(|(at, scope)| ReplicaPlace::new(at.cursor(), scope_id(scope)));
+        let place = batch.place.map(Place::to_real);
         self.storage.commit(&batch.changes, place);
     }
 
@@ -357,6 +396,24 @@ impl Replica {
                 Change::CaughtUp => {}
             }
         }
+    }
+
+    /// Compares itself with the store, which has nothing more to deliver.
+    pub(super) fn compare(&mut self, bucket: &Bucket, decisions: &Decisions) {
+        let Some(run) = &mut self.run else { return };
+        let held = self.storage.held.iter().flatten().count() as u64;
+        let tombstones = run.unnamed.map(|unnamed| unnamed + run.named.iter().count() as u64);
+        let keys = bucket.keys(run.scope);
+        run.compared = true;
+        if (decisions.agrees)(held, tombstones, keys) {
+            return;
+        }
+        // The keys are listed.
+        let values = bucket.values(run.scope);
+        if (0..KEYS).any(|key| values[key].is_some() != self.storage.held[key].is_some()) {
+            return self.lose_watch(End::Reconcile);
+        }
+        (run.unnamed, run.named) = (keys.checked_sub(held), Keys::default());
     }
 
     /// Goes on after the end of a watch. What was collected and not applied is gone.

@@ -4,7 +4,7 @@ use stateright::{Model, Property};
 
 use super::bucket::{ALL, Bucket, KEYS, Keys};
 use super::decisions::Decisions;
-use super::replica::{End, Replica};
+use super::replica::{End, Place, Replica};
 use crate::replica::course::Phase;
 
 /// The other scope besides that of all keys: the first key.
@@ -17,6 +17,8 @@ pub(super) struct Budget {
     pub(super) writes: u8,
     /// A tombstone is forgotten.
     pub(super) forgets: u8,
+    /// The newest entry of a key is removed without a message.
+    pub(super) vanishes: u8,
     /// The bucket is deleted and made again.
     pub(super) makes_again: u8,
     /// The process ends: what was not kept is lost, the state of `apply` too.
@@ -63,6 +65,7 @@ pub(super) enum Action {
     Put(usize),
     Delete(usize),
     Forget(usize),
+    Vanish(usize),
     MakeAgain,
     Crash,
     Stop,
@@ -82,6 +85,7 @@ pub(super) enum Action {
     /// The second half.
     FinishBatch,
     Complete,
+    Compare,
     /// Only a driver that is broken does this by itself.
     DropOne,
     GoOn,
@@ -96,6 +100,9 @@ impl State {
             if left.writes > 0 {
                 actions.push(Action::Put(key));
                 actions.extend(lives.then_some(Action::Delete(key)));
+            }
+            if left.vanishes > 0 && newest.is_some() {
+                actions.push(Action::Vanish(key));
             }
             if left.forgets > 0 && newest.is_some() && !lives {
                 actions.push(Action::Forget(key));
@@ -152,6 +159,9 @@ impl State {
             actions.extend((world.skips && watch.may_skip(next)).then_some(Action::Skip));
         }
         actions.extend(watch.may_catch_up(bucket).then_some(Action::ReceiveMarker));
+        let is_at_end = watch.has_caught_up() && watch.next(bucket).is_none();
+        let is_due = is_idle && run.collected.is_empty() && !run.compared;
+        actions.extend((is_at_end && is_due).then_some(Action::Compare));
     }
 
     /// Whether everything has been done, and the replica only waits.
@@ -161,13 +171,14 @@ impl State {
             let goes_on = !watch.is_orphaned(&self.bucket) && !watch.is_behind(&self.bucket);
             goes_on && watch.has_caught_up() && watch.next(&self.bucket).is_none()
         });
-        waits && run.collected.is_empty() && run.applying.is_none() && !run.completing
+        waits && run.compared && run.collected.is_empty() && run.applying.is_none() && !run.completing
     }
 
     /// Whether the place that is kept, if it is one of this bucket, covers only what the storage holds and `apply` has made
     /// its state of. A key that was written after the place is of no matter: that is still to come.
     fn place_covers(&self) -> bool {
-        let Some((cursor, scope)) = self.replica.storage.place else { return true };
+        let Some(place) = self.replica.storage.place else { return true };
+        let (cursor, scope) = (place.at, place.scope);
         if cursor.incarnation != self.bucket.incarnation() {
             return true;
         }
@@ -177,6 +188,8 @@ impl State {
         let has = |key: usize, value| storage.held[key] == value && (is_ahead || state[key] == value);
         (0..KEYS).all(|key| match scope.has(key) {
             true if self.bucket.last_write(key) > cursor.position => true,
+            // What vanished without a message is found by the next comparison.
+            true if self.bucket.has_vanished(key) => true,
             true => has(key, self.bucket.value_at(key, cursor.position)),
             false => has(key, None),
         })
@@ -185,9 +198,9 @@ impl State {
     fn is_right_at_rest(&self) -> bool {
         let Replica { storage, state, .. } = &self.replica;
         let values = self.bucket.values(self.scope);
-        let has_place = storage
-            .place
-            .is_some_and(|(at, scope)| at.incarnation == self.bucket.incarnation() && scope == self.scope);
+        let has_place = storage.place.is_some_and(|place| {
+            place.at.incarnation == self.bucket.incarnation() && place.scope == self.scope
+        });
         storage.held == values && *state == values && has_place
     }
 
@@ -237,7 +250,8 @@ impl Model for World {
             Beginning::Filled => {
                 (0..KEYS).for_each(|key| bucket.write(key, true));
                 let values = bucket.values(ALL);
-                Replica::new(values, values[KEYS - 1].map(|last| (last, ALL)))
+                let place = |at| Place { at, scope: ALL, tombstones: Some(0) };
+                Replica::new(values, values[KEYS - 1].map(place))
             }
         };
         vec![State { bucket, replica, scope: ALL, left: self.budget }]
@@ -260,6 +274,13 @@ impl Model for World {
             Action::Forget(key) => {
                 left.forgets -= 1;
                 bucket.forget(key);
+            }
+            Action::Vanish(key) => {
+                left.vanishes -= 1;
+                bucket.vanish(key);
+                if let Some(run) = &mut replica.run {
+                    run.compared = false;
+                }
             }
             Action::MakeAgain => {
                 left.makes_again -= 1;
@@ -298,6 +319,7 @@ impl Model for World {
             Action::Flush => replica.flush(decisions),
             Action::FinishBatch => replica.finish_batch(decisions),
             Action::Complete => replica.complete(decisions),
+            Action::Compare => replica.compare(bucket, decisions),
             Action::DropOne => replica.drop_one(decisions),
             Action::GoOn => replica.go_on(decisions),
         }

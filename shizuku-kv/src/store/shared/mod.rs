@@ -25,6 +25,7 @@ mod mailbox;
 #[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod model;
 mod scopes;
+mod upkeep;
 
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, HashSet};
@@ -43,6 +44,7 @@ use tokio::sync::watch;
 
 use self::book::{Book, Ended, FeedId, Interest, Opening, ReaderId};
 use self::mailbox::Mailbox;
+pub(crate) use self::upkeep::{Follower, Following, Upkeep};
 use super::{Deadline, KvError, KvResult, KvStore, KvWatcher, Watch, WatchCursor, WatchLink, WatchScope};
 
 const OPERATION: &str = "watch";
@@ -86,6 +88,8 @@ impl Kept {
 pub(super) struct Shared {
     /// One for each runtime: a feed ends with the runtime that drives it, and stands still with it.
     hubs: Mutex<Vec<(runtime::Id, Weak<Hub>)>>,
+    /// The upkeep of live values, one for each runtime and interval.
+    upkeeps: Mutex<Vec<(runtime::Id, Weak<Upkeep>)>>,
     /// The scopes of the watches that have one to themselves.
     alone: Mutex<HashSet<WatchScope>>,
     /// What layers above keep for all clones of a handle, one of each type.
@@ -143,6 +147,21 @@ impl Shared {
             Some((update, subscription))
         });
         Ok(Watch::new(updates).with_link(link))
+    }
+
+    /// The upkeep of live values on this runtime, on which the caller is.
+    pub(super) fn upkeep(&self, backend: &Arc<dyn KvStore>, interval: Duration) -> Arc<Upkeep> {
+        let id = runtime::Handle::current().id();
+        let mut upkeeps = lock(&self.upkeeps);
+        upkeeps.retain(|(_, upkeep)| upkeep.strong_count() > 0);
+        let found = upkeeps.iter().find_map(|(of, upkeep)| {
+            upkeep.upgrade().filter(|upkeep| *of == id && upkeep.interval() == interval)
+        });
+        found.unwrap_or_else(|| {
+            let upkeep = Upkeep::start(backend, interval);
+            upkeeps.push((id, Arc::downgrade(&upkeep)));
+            upkeep
+        })
     }
 
     /// What a layer above keeps here; its default until then.

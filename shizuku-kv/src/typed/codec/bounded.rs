@@ -16,10 +16,10 @@ use serde::de::{
 
 /// How deep values may nest; options and enums count as well. In a debug build a struct of twenty fields takes up to
 /// 15 KB of stack for each, and the threads of tokio have 2 MB.
-const LEVELS: usize = 100;
+pub(super) const LEVELS: usize = 100;
 
 /// How many elements there may be besides those that take a byte or more.
-const EMPTY_ELEMENTS: usize = 1 << 16;
+pub(super) const EMPTY_ELEMENTS: usize = 1 << 16;
 
 /// How many of the structs and enums that failed are remembered.
 const DECLARATIONS: usize = LEVELS;

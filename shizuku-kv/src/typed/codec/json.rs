@@ -14,6 +14,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::error::Category;
 
+use super::limited::{Format, Limits};
 use super::required::{CanDeserialize, CanSerialize};
 use super::serde_message::{OPAQUE, digits, harmless, is_vocabulary, kept_from_type, words};
 use super::{DecodeError, EncodeError};
@@ -21,12 +22,27 @@ use super::{DecodeError, EncodeError};
 /// The largest value that a message is compared with. In a larger one only the place of an error is told.
 const LARGEST_COMPARED: usize = 64 * 1024;
 
+/// What serde_json reads.
+const FORMAT: Format = Format {
+    levels: 127,
+    counts_leaves: false,
+    empty_elements: None,
+    has_infinity: false,
+    unit_is_none: true,
+    unit_struct_is_none: true,
+    has_names: true,
+};
+
 /// A value as JSON.
 pub fn to_bytes<T: CanSerialize + ?Sized>(value: &T) -> Result<Bytes, EncodeError> {
-    serde_json::to_vec(value).map(Bytes::from).map_err(|error| match error.classify() {
-        // What the type's own code says can quote anything.
-        Category::Data | Category::Io => EncodeError::new("the type refuses to be serialized"),
-        Category::Syntax | Category::Eof => EncodeError::new(without_position(&error)),
+    let limits = Limits::new(FORMAT);
+    serde_json::to_vec(&limits.around(value)).map(Bytes::from).map_err(|error| {
+        match (limits.refusal(None), error.classify()) {
+            (Some(refusal), _) => EncodeError::new(format!("JSON: {refusal}")),
+            // What the type's own code says can quote anything.
+            (None, Category::Data | Category::Io) => EncodeError::new("the type refuses to be serialized"),
+            (None, Category::Syntax | Category::Eof) => EncodeError::new(without_position(&error)),
+        }
     })
 }
 

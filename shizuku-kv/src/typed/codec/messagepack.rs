@@ -3,14 +3,31 @@
 use bytes::Bytes;
 use rmp_serde::{Deserializer, decode, encode};
 
-use super::bounded::Bounds;
+use super::bounded::{Bounds, EMPTY_ELEMENTS, LEVELS};
+use super::limited::{Format, Limits};
 use super::required::{CanDeserialize, CanSerialize};
 use super::serde_message::{OPAQUE, digits, harmless, is_vocabulary, kept_from_type, words};
 use super::{DecodeError, EncodeError};
 
+/// What [`from_bytes`] reads.
+const FORMAT: Format = Format {
+    levels: LEVELS,
+    counts_leaves: true,
+    empty_elements: Some(EMPTY_ELEMENTS),
+    has_infinity: true,
+    unit_is_none: true,
+    unit_struct_is_none: false,
+    has_names: true,
+};
+
 /// A value as MessagePack: structs as maps with the names of their fields, enums by the names of their variants.
 pub fn to_bytes<T: CanSerialize + ?Sized>(value: &T) -> Result<Bytes, EncodeError> {
-    rmp_serde::to_vec_named(value).map(Bytes::from).map_err(|error| {
+    let limits = Limits::new(FORMAT);
+    let written = rmp_serde::to_vec_named(&limits.around(value));
+    if let Some(refusal) = limits.refusal(written.as_ref().ok().map(Vec::len)) {
+        return Err(EncodeError::new(format!("MessagePack: {refusal}")));
+    }
+    written.map(Bytes::from).map_err(|error| {
         EncodeError::new(match error {
             encode::Error::InvalidValueWrite(_) => "not enough memory for the bytes",
             encode::Error::DepthLimitExceeded => "nested too deeply",

@@ -9,6 +9,7 @@ use bytes::Bytes;
 mod bounded;
 #[doc(hidden)]
 pub mod json;
+mod limited;
 #[cfg(feature = "messagepack")]
 #[doc(hidden)]
 pub mod messagepack;
@@ -37,6 +38,15 @@ pub trait ByteSerialize {
     /// # Errors
     /// [`EncodeError`] where the value has no byte form. Its message must not contain anything of the value.
     fn to_bytes(&self) -> Result<Bytes, EncodeError>;
+
+    /// What the bytes are read as, if the derives know both directions: for the check that debug builds make.
+    #[doc(hidden)]
+    fn __read_back(_bytes: &Bytes) -> Option<Result<Self, DecodeError>>
+    where
+        Self: Sized,
+    {
+        None
+    }
 }
 
 /// A value that can be made from bytes, and so be read.

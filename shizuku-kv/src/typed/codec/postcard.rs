@@ -3,14 +3,31 @@
 use bytes::Bytes;
 use postcard::{Deserializer, Error};
 
-use super::bounded::Bounds;
+use super::bounded::{Bounds, EMPTY_ELEMENTS, LEVELS};
+use super::limited::{Format, Limits};
 use super::required::{CanDeserialize, CanSerialize};
 use super::serde_message::OPAQUE;
 use super::{DecodeError, EncodeError};
 
+/// What [`from_bytes`] reads.
+const FORMAT: Format = Format {
+    levels: LEVELS,
+    counts_leaves: true,
+    empty_elements: Some(EMPTY_ELEMENTS),
+    has_infinity: true,
+    unit_is_none: false,
+    unit_struct_is_none: false,
+    has_names: false,
+};
+
 /// A value as postcard.
 pub fn to_bytes<T: CanSerialize + ?Sized>(value: &T) -> Result<Bytes, EncodeError> {
-    postcard::to_stdvec(value).map(Bytes::from).map_err(|error| {
+    let limits = Limits::new(FORMAT);
+    let written = postcard::to_stdvec(&limits.around(value));
+    if let Some(refusal) = limits.refusal(written.as_ref().ok().map(Vec::len)) {
+        return Err(EncodeError::new(format!("postcard: {refusal}")));
+    }
+    written.map(Bytes::from).map_err(|error| {
         EncodeError::new(match error {
             Error::SerializeSeqLengthUnknown => {
                 "the type does not know the length of a part beforehand, which postcard needs"

@@ -44,6 +44,7 @@ impl BrokenStore {
     ) -> KvResult<VersionToken> {
         match answer {
             Err(error) if error.is_fenced() && self.fault == Fault::FenceIgnored => plain.await,
+            Err(KvError::Unsupported { .. }) if self.fault == Fault::FenceLost => plain.await,
             answer => self.version(answer),
         }
     }

@@ -20,6 +20,8 @@ pub(super) struct BrokenStore {
     pub(super) inner: Arc<dyn KvStore>,
     pub(super) fault: Fault,
     pub(super) memory: Arc<Mutex<Memory>>,
+    /// The largest value when the store was opened.
+    pub(super) limit: usize,
 }
 
 impl BrokenStore {
@@ -218,6 +220,7 @@ impl KvStore for BrokenStore {
     fn max_value_size(&self) -> usize {
         match self.fault {
             Fault::LimitLies => self.inner.max_value_size().saturating_mul(2),
+            Fault::LimitOfOpening => self.limit,
             _ => self.inner.max_value_size(),
         }
     }

@@ -251,6 +251,10 @@ impl BrokenStore {
                     [item, early].into_iter().flatten().collect()
                 })
             }
+            Fault::DeletionTwice => replace(items, move |item| {
+                let deleted = entry(&item).is_some_and(KvEntry::is_tombstone);
+                vec![item; if deleted { 2 } else { 1 }]
+            }),
             Fault::DuplicatedUpdate => replace(items, move |item| {
                 count += 1;
                 vec![item; if count.is_multiple_of(3) { 2 } else { 1 }]

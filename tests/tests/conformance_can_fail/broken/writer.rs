@@ -367,6 +367,7 @@ impl BrokenStore {
         match self.fault {
             Fault::TtlAnyLength => ttl.max(step),
             // No store keeps less than its granularity: longer spans are cut.
+            Fault::TtlOverAge => ttl.min(Duration::from_secs(60)),
             Fault::ExpiresEarly => (ttl / 2).max(step),
             _ => ttl,
         }

@@ -227,9 +227,47 @@ fn a_new_maximum_age_counts_from_the_writing() {
     log.set_limits(aged(1), now + 3 * SECOND);
     log.expire(now + 3 * SECOND);
     assert!(expired(&log, "young"));
-    assert_eq!(log.newest("gone").unwrap().operation, KvOperation::Delete);
-    log.expire(now + 3 * SECOND / 2 + MARKER_TTL);
+    // Tombstones are held as long, from when the age was set.
     assert_eq!(log.newest("gone"), None);
+    log.check();
+}
+
+#[test]
+fn a_tombstone_is_held_no_longer_than_the_maximum_age() {
+    let (mut log, now) = log(Limits { max_age: Some(2 * SECOND), forgets: true, ..LIMITS });
+    log.write(&key("deleted"), Change::Delete, Condition::Any, now).unwrap();
+    log.write(&key("expired"), put("1"), Condition::Any, now).unwrap();
+    log.expire(now + 2 * SECOND);
+    assert_eq!(log.newest("deleted"), None);
+    assert_eq!(log.newest("expired").unwrap().operation, KvOperation::Expire);
+    log.expire(now + 4 * SECOND);
+    assert_eq!(log.newest("expired"), None);
+    log.check();
+}
+
+#[test]
+fn the_tombstone_of_a_lock_is_never_forgotten() {
+    let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
+    for lock in ["rw_lock.job", "rw_lock_session.1", "rw_lock_leader.job"] {
+        log.write(&key(lock), Change::Purge, Condition::Any, now).unwrap();
+    }
+    log.write(&key("plain"), Change::Purge, Condition::Any, now).unwrap();
+    assert_eq!(log.newest("plain").unwrap().operation, KvOperation::Delete);
+    log.expire(now + 1000 * MARKER_TTL);
+    assert_eq!(log.newest("plain"), None);
+    for lock in ["rw_lock.job", "rw_lock_session.1", "rw_lock_leader.job"] {
+        assert_eq!(log.newest(lock).unwrap().operation, KvOperation::Purge);
+    }
+    log.check();
+}
+
+#[test]
+fn a_token_stays_where_the_maximum_age_is_removed() {
+    let (mut log, now) = log(Limits { max_age: Some(5 * SECOND), forgets: true, ..LIMITS });
+    log.write_with(&key("a"), Change::Delete, Condition::Any, Some(FencingToken::from_u64(7)), now).unwrap();
+    log.set_limits(LIMITS, now + SECOND);
+    log.expire(now + 1000 * MARKER_TTL);
+    assert_eq!(log.newest("a").unwrap().fence, Some(FencingToken::from_u64(7)));
     log.check();
 }
 

@@ -1,0 +1,238 @@
+//! Comparison of a live map with its store, for entries that left the store without a message (ADR 0048).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::store::{
+    Course, Doubt, KeySet, KvEntry, KvError, KvResult, Recent, Store, StoreFigures, WatchCursor, WatchScope,
+};
+
+/// Pause before another look where the first one was overtaken by changes, or failed.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Number of looks that may be overtaken before the store is read again.
+const LOOKS: u32 = 3;
+
+/// How long a position is waited for while nothing comes: the change there may have left the store before its turn.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// After readings that found nothing the next one waits for up to this many intervals.
+const LONGEST_PAUSE: u32 = 16;
+
+/// What is known of the store, to be compared with its figures.
+#[derive(Debug)]
+pub(super) struct Comparison {
+    interval: Duration,
+    live: KeySet,
+    tombstones: KeySet,
+    cursor: Option<WatchCursor>,
+    recent: Recent,
+    doubt: Option<Doubt>,
+    due: Option<Instant>,
+    /// A look whose position has not been reached, and until when that is waited for.
+    asked: Option<(StoreFigures, Instant)>,
+    agreed: Option<StoreFigures>,
+    looks: u32,
+    /// The store is not read again before.
+    not_before: Instant,
+    pause: Duration,
+}
+
+/// Whether the map has what the store has, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Same,
+    Differs,
+}
+
+impl Comparison {
+    pub(super) fn new(interval: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            interval,
+            live: KeySet::default(),
+            tombstones: KeySet::default(),
+            cursor: None,
+            recent: Recent::default(),
+            doubt: None,
+            // The store may count what no watch delivers.
+            due: Some(now),
+            asked: None,
+            agreed: None,
+            looks: 0,
+            not_before: now,
+            pause: interval,
+        }
+    }
+
+    /// The store is read from its beginning. `found` says whether the last comparison was right to ask for it.
+    pub(super) fn afresh(&mut self) {
+        self.live = KeySet::default();
+        self.tombstones = KeySet::default();
+        self.recent = Recent::default();
+        (self.cursor, self.doubt, self.asked, self.agreed) = (None, None, None, None);
+    }
+
+    /// A reading that a comparison asked for has changed something: it was worth it.
+    pub(super) fn found(&mut self) {
+        self.pause = self.interval;
+        self.not_before = Instant::now();
+    }
+
+    /// Takes note of an entry that came, or of the caught-up marker.
+    pub(super) fn take(&mut self, entry: Option<&KvEntry>, cursor: Option<WatchCursor>) {
+        self.cursor = cursor;
+        let Some(entry) = entry else { return };
+        self.recent.push(&entry.key, entry.version, entry.created);
+        if entry.is_tombstone() {
+            self.live.remove(&entry.key);
+            self.tombstones.insert(&entry.key);
+        } else {
+            self.tombstones.remove(&entry.key);
+            self.live.insert(&entry.key);
+        }
+        if let Some((_, until)) = &mut self.asked {
+            *until = Instant::now() + PATIENCE;
+        }
+    }
+
+    /// The watch lost touch with the store: what is heard from next may be an older copy of it.
+    pub(super) fn lose_touch(&mut self) {
+        if let (None, Some(cursor)) = (&self.doubt, self.cursor) {
+            self.doubt = Some(Doubt { cursor, recent: self.recent.clone() });
+        }
+    }
+
+    /// When there is something to do; none if never.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.asked.as_ref().map_or(self.due, |(_, until)| Some(*until))
+    }
+
+    /// Looks at the figures when that is due.
+    pub(super) async fn look(&mut self, store: &Store, scope: &WatchScope) -> Verdict {
+        if let Some((figures, _)) = self.asked.take() {
+            // The change there does not come.
+            return self.judge(figures);
+        }
+        self.due = Instant::now().checked_add(self.interval);
+        match self.ask(store, scope).await {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                tracing::debug!(store = store.name(), %error, "a live map cannot be compared for now");
+                if error.is_retryable() {
+                    self.due = Some(Instant::now() + SOON);
+                }
+                Verdict::Same
+            }
+        }
+    }
+
+    async fn ask(&mut self, store: &Store, scope: &WatchScope) -> KvResult<Verdict> {
+        let figures = match store.figures(scope).await {
+            Err(KvError::Unsupported { .. }) => return self.list(store, scope).await,
+            figures => figures?,
+        };
+        let Some(cursor) = self.cursor else { return Ok(Verdict::Same) };
+        if figures.keys.is_none() {
+            self.doubt = None;
+            return Ok(Verdict::Same);
+        }
+        let is_short = *scope == WatchScope::All && figures.newest < cursor.position();
+        if is_short || figures.incarnation != *cursor.incarnation() {
+            return Ok(Verdict::Differs);
+        }
+        if let Some(doubt) = &self.doubt {
+            match doubt.resolve(store, scope).await? {
+                Course::Other | Course::Untold => return Ok(Verdict::Differs),
+                Course::Same | Course::Unremembered => self.doubt = None,
+            }
+        }
+        if cursor.position() >= figures.newest {
+            return Ok(self.judge(figures));
+        }
+        self.asked = Some((figures, Instant::now() + PATIENCE));
+        Ok(Verdict::Same)
+    }
+
+    /// Before what is behind a position is taken: compares if that was waited for.
+    pub(super) fn before(&mut self, position: u64) -> Verdict {
+        match self.asked.take_if(|(figures, _)| figures.newest < position) {
+            Some((figures, _)) => self.judge_at(figures),
+            None => Verdict::Same,
+        }
+    }
+
+    /// After something was taken: compares if that was waited for.
+    pub(super) fn after(&mut self) -> Verdict {
+        let position = self.cursor.map_or(0, |cursor| cursor.position());
+        match self.asked.take_if(|(figures, _)| figures.newest <= position) {
+            Some((figures, _)) => self.judge_at(figures),
+            None => Verdict::Same,
+        }
+    }
+
+    fn judge(&mut self, figures: StoreFigures) -> Verdict {
+        if self.cursor.is_some_and(|cursor| cursor.position() >= figures.newest) {
+            return self.judge_at(figures);
+        }
+        self.may_read()
+    }
+
+    /// Compares with figures of the position up to which everything has been taken.
+    fn judge_at(&mut self, figures: StoreFigures) -> Verdict {
+        let known = self.live.len() + self.tombstones.len();
+        let keys = figures.keys.unwrap_or_default();
+        if known == keys {
+            self.looks = 0;
+            let is_proven =
+                !figures.reverts || (figures.entries.is_some() && self.agreed.as_ref() == Some(&figures));
+            self.agreed = Some(figures);
+            return if is_proven { Verdict::Same } else { self.may_read() };
+        }
+        // A key whose first value was superseded before its turn is counted and has not come.
+        if known < keys && self.looks + 1 < LOOKS {
+            self.looks += 1;
+            self.due = Some(Instant::now() + SOON);
+            return Verdict::Same;
+        }
+        self.looks = 0;
+        self.may_read()
+    }
+
+    /// Lists the keys of a scope that the backend cannot count.
+    async fn list(&mut self, store: &Store, scope: &WatchScope) -> KvResult<Verdict> {
+        if self.may_read() == Verdict::Same {
+            return Ok(Verdict::Same);
+        }
+        let mut keys = store.keys(scope.clone());
+        let (mut count, mut differs) = (0, false);
+        while let Some(key) = keys.next().await {
+            count += 1;
+            differs |= !self.live.contains(&key?);
+        }
+        if !differs && count == self.live.len() {
+            return Ok(Verdict::Same);
+        }
+        // What changes all the time may have changed meanwhile.
+        if self.looks + 1 < LOOKS {
+            self.looks += 1;
+            self.not_before = Instant::now();
+            self.due = Some(Instant::now() + SOON);
+            return Ok(Verdict::Same);
+        }
+        self.looks = 0;
+        Ok(Verdict::Differs)
+    }
+
+    /// Whether the store is to be read again. The next time waits longer, unless this one finds something.
+    fn may_read(&mut self) -> Verdict {
+        let now = Instant::now();
+        if now < self.not_before {
+            return Verdict::Same;
+        }
+        self.not_before = now.checked_add(self.pause).unwrap_or(now);
+        self.pause = self.pause.saturating_mul(2).min(self.interval.saturating_mul(LONGEST_PAUSE));
+        Verdict::Differs
+    }
+}

@@ -1,0 +1,36 @@
+//! A set of keys that is small.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+
+/// A set of keys as hashes: 16 bytes for each, some 40 with the table's room. Two keys would have to be equal in both of two
+/// hashes, with keys made by chance for each set, to be taken for each other.
+#[derive(Debug, Default)]
+pub(crate) struct KeySet {
+    keys: HashSet<(u64, u64)>,
+    hashers: (RandomState, RandomState),
+}
+
+impl KeySet {
+    pub(crate) fn insert(&mut self, key: &str) {
+        self.keys.insert(self.hash(key));
+    }
+
+    pub(crate) fn remove(&mut self, key: &str) {
+        if !self.keys.is_empty() {
+            self.keys.remove(&self.hash(key));
+        }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.keys.len() as u64
+    }
+
+    pub(crate) fn contains(&self, key: &str) -> bool {
+        self.keys.contains(&self.hash(key))
+    }
+
+    fn hash(&self, key: &str) -> (u64, u64) {
+        (self.hashers.0.hash_one(key), self.hashers.1.hash_one(key))
+    }
+}

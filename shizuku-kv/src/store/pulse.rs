@@ -1,0 +1,67 @@
+//! Signs of life of whatever follows a store: who asks how current a value is must not be told by tasks that do not run.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::{Deadline, KvError, KvStore, Moment, WatchLink, WatchScope};
+
+/// Interval between two signs of life.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// Without a sign of life for this long, nothing runs: a blocked runtime, a suspended process, a forked child.
+const BOUND: Duration = Duration::from_secs(5);
+
+/// The last sign of life of one runtime, or of one future.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    last: Mutex<Moment>,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self { last: Mutex::new(Moment::now()) }
+    }
+}
+
+impl Pulse {
+    fn last(&self) -> Moment {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn beat(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Moment::now();
+    }
+
+    /// Since when nothing has run; none if something does.
+    fn silent_since(&self) -> Option<SystemTime> {
+        let last = self.last();
+        (last.elapsed() > BOUND).then(|| last.wall())
+    }
+
+    /// A link as it is at this moment: down if nothing runs that would hear of it.
+    pub(crate) fn link(&self, link: &WatchLink) -> WatchLink {
+        match self.silent_since() {
+            Some(since) if link.is_up() => WatchLink::down(
+                since,
+                "nothing runs that would hear from the store: its runtime is blocked or has ended, or the process was \
+                 suspended or forked",
+            ),
+            _ => link.clone(),
+        }
+    }
+
+    /// Waits for the next sign of life, and gives it. After a silence the store has to answer before: what was heard
+    /// before that says nothing about now.
+    pub(crate) async fn next(&self, store: &dyn KvStore) {
+        tokio::time::sleep(BEAT).await;
+        while self.silent_since().is_some() {
+            let deadline = Deadline::after(Deadline::DEFAULT);
+            let answer = store.figures(&WatchScope::All, deadline);
+            match deadline.bound("figures", None, answer).await {
+                Err(KvError::Timeout { .. } | KvError::Unavailable { .. }) => tokio::time::sleep(BEAT).await,
+                Ok(_) | Err(_) => break,
+            }
+        }
+        self.beat();
+    }
+}

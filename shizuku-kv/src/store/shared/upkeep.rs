@@ -1,0 +1,257 @@
+//! What the live values of one runtime have in common besides their watches: a sign of life, and the comparison with the
+//! store.
+//!
+//! One look at the store's figures each minute serves all of them. Only if the figures have changed, their keys are looked
+//! up, many at a time; only a key whose watch does not bring what was found is read from the leader (ADR 0048).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+use super::lock;
+use crate::store::pulse::Pulse;
+use crate::store::{
+    Deadline, Key, KvEntry, KvError, KvResult, KvStore, StoreFigures, VersionToken, WatchScope,
+};
+
+/// Maximum number of keys that are looked up for one look at the figures. The others have their turn at the next.
+const MOST_KEYS: usize = 4096;
+
+/// Number of keys that are looked up in one call.
+const PAGE: usize = 512;
+
+/// How long a watch has for what was found to come.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The newest value that a follower has heard of: its version and time; none if the key is absent.
+pub(crate) type Heard = Option<(VersionToken, SystemTime)>;
+
+/// A follower of one key.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    key: Key,
+    /// None if nothing is known.
+    heard: Mutex<Option<Heard>>,
+    again: Notify,
+}
+
+impl Follower {
+    pub(crate) fn new(key: Key, heard: Option<Heard>) -> Self {
+        Self { key, heard: Mutex::new(heard), again: Notify::new() }
+    }
+
+    /// Takes note of what was heard.
+    pub(crate) fn hear(&self, heard: Heard) {
+        *lock(&self.heard) = Some(heard);
+    }
+
+    /// Waits until the store has something else than what was heard, so that the key has to be read again. Dropping the
+    /// future is safe.
+    pub(crate) async fn differs(&self) {
+        self.again.notified().await;
+    }
+
+    fn heard(&self) -> Option<Heard> {
+        *lock(&self.heard)
+    }
+}
+
+/// What an entry is to a follower.
+fn heard(entry: Option<&KvEntry>) -> Heard {
+    entry.filter(|entry| !entry.is_tombstone()).map(|entry| (entry.version, entry.created))
+}
+
+/// The upkeep of one runtime's live values. Its tasks end with its last owner.
+pub(crate) struct Upkeep {
+    backend: Arc<dyn KvStore>,
+    pub(crate) pulse: Arc<Pulse>,
+    interval: Duration,
+    followers: Mutex<Followers>,
+    /// Aborted with it.
+    tasks: [AbortHandle; 2],
+}
+
+#[derive(Debug, Default)]
+struct Followers {
+    last: u64,
+    by_id: BTreeMap<u64, Arc<Follower>>,
+    /// Those up to here have had their turn.
+    turn: u64,
+    /// The figures as of which all of them were compared.
+    agreed: Option<StoreFigures>,
+}
+
+/// Has a follower compared until it is dropped.
+pub(crate) struct Following {
+    upkeep: Arc<Upkeep>,
+    id: u64,
+}
+
+impl Upkeep {
+    /// Starts it on this runtime.
+    pub(super) fn start(backend: &Arc<dyn KvStore>, interval: Duration) -> Arc<Self> {
+        let pulse = Arc::<Pulse>::default();
+        Arc::new_cyclic(|upkeep| Self {
+            backend: Arc::clone(backend),
+            tasks: [
+                tokio::spawn(beat(Arc::clone(&pulse), Arc::clone(backend))).abort_handle(),
+                tokio::spawn(compare(Weak::clone(upkeep), interval)).abort_handle(),
+            ],
+            pulse,
+            interval,
+            followers: Mutex::default(),
+        })
+    }
+
+    pub(super) fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// Compares a follower from now on.
+    pub(crate) fn follow(self: &Arc<Self>, follower: Arc<Follower>) -> Following {
+        let mut followers = lock(&self.followers);
+        followers.last += 1;
+        let id = followers.last;
+        followers.by_id.insert(id, follower);
+        followers.agreed = None;
+        drop(followers);
+        Following { upkeep: Arc::clone(self), id }
+    }
+
+    /// Looks at the figures, and at the keys if they have changed.
+    async fn look(&self) -> KvResult<()> {
+        if lock(&self.followers).by_id.is_empty() {
+            return Ok(());
+        }
+        let deadline = Deadline::after(Deadline::DEFAULT);
+        let answer = self.backend.figures(&WatchScope::All, deadline);
+        let figures = match deadline.bound("figures", None, answer).await {
+            Ok(figures) if figures.keys.is_none() => return Ok(()),
+            Ok(figures) => Some(figures),
+            Err(KvError::Unsupported { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let (turn, is_all) = {
+            let mut followers = lock(&self.followers);
+            if figures.is_some() && followers.agreed == figures {
+                return Ok(());
+            }
+            followers.next_turn()
+        };
+        let mut found = Vec::new();
+        for page in turn.chunks(PAGE) {
+            let keys: Vec<_> = page.iter().map(|follower| follower.key.clone()).collect();
+            let deadline = Deadline::after(Deadline::DEFAULT);
+            let entries = deadline.bound("get_many", None, self.backend.entries(&keys, deadline)).await?;
+            for (follower, entry) in page.iter().zip(entries) {
+                let before = follower.heard();
+                if before != Some(heard(entry.as_ref())) {
+                    found.push((follower, before));
+                }
+            }
+        }
+        if !found.is_empty() {
+            // Most of it is on its way.
+            sleep(GRACE).await;
+        }
+        for (follower, before) in found {
+            if follower.heard() != before {
+                continue;
+            }
+            let deadline = Deadline::after(Deadline::DEFAULT);
+            let entry = self.backend.leader_entry(&follower.key, deadline);
+            let entry = deadline.bound("entry", Some(&follower.key), entry).await?;
+            if follower.heard() == before && before != Some(heard(entry.as_ref())) {
+                tracing::warn!(
+                    store = self.backend.name(), key = %follower.key,
+                    "a live value differs from its store, reading it again"
+                );
+                follower.again.notify_one();
+            }
+        }
+        if is_all {
+            lock(&self.followers).agreed = figures;
+        }
+        Ok(())
+    }
+}
+
+impl Followers {
+    /// The followers whose turn it is, and whether these are all.
+    fn next_turn(&mut self) -> (Vec<Arc<Follower>>, bool) {
+        let is_all = self.by_id.len() <= MOST_KEYS;
+        let from = if is_all { 0 } else { self.turn };
+        let behind = self.by_id.range((Bound::Excluded(from), Bound::Unbounded));
+        let before = self.by_id.range(..=from);
+        let turn = behind.chain(before).take(MOST_KEYS).map(|(id, follower)| (*id, Arc::clone(follower)));
+        let turn: Vec<_> = turn.collect();
+        self.turn = turn.last().map_or(0, |(id, _)| *id);
+        (turn.into_iter().map(|(_, follower)| follower).collect(), is_all)
+    }
+}
+
+async fn beat(pulse: Arc<Pulse>, backend: Arc<dyn KvStore>) {
+    loop {
+        pulse.next(&*backend).await;
+    }
+}
+
+async fn compare(upkeep: Weak<Upkeep>, interval: Duration) {
+    // Not all processes at the same moment.
+    let mut pause = interval.mul_f64(fastrand::f64());
+    loop {
+        sleep(pause).await;
+        let Some(upkeep) = upkeep.upgrade() else { return };
+        if let Err(error) = upkeep.look().await {
+            tracing::debug!(store = upkeep.backend.name(), %error, "live values cannot be compared for now");
+        }
+        pause = interval;
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        lock(&self.upkeep.followers).by_id.remove(&self.id);
+    }
+}
+
+impl fmt::Debug for Upkeep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upkeep").field("store", &self.backend.name()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_follower_has_its_turn() {
+        let mut followers = Followers::default();
+        let count = MOST_KEYS * 2 + 100;
+        for id in 1..=count as u64 {
+            let key = Key::new(format!("k{id}")).unwrap();
+            followers.by_id.insert(id, Arc::new(Follower::new(key, None)));
+        }
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..3 {
+            let (turn, is_all) = followers.next_turn();
+            assert!(!is_all && turn.len() == MOST_KEYS);
+            seen.extend(turn.iter().map(|follower| follower.key.clone()));
+        }
+        assert_eq!(seen.len(), count);
+    }
+}

@@ -1,0 +1,218 @@
+//! Settings that another client changes while a handle is open: what is promised rests on the
+//! newest.
+
+use std::time::Duration;
+
+use serde_json::json;
+use shizuku_kv::{FencingToken, KvEntry, KvError, KvUpdate, StoreConfig, WatchScope};
+use shizuku_kv_tests::eventually;
+
+use super::{World, has_ttl, headers, next, next_entry, within};
+
+const SECOND: u64 = 1_000_000_000;
+
+impl World {
+    /// Changes the stream as an operator does.
+    async fn change(&self, change: impl FnOnce(&mut serde_json::Value)) {
+        let mut config = self.raw_config().await;
+        change(&mut config);
+        let answer = self.api(&format!("STREAM.UPDATE.{}", self.stream()), &config).await;
+        assert!(answer.get("error").is_none(), "{answer}");
+    }
+}
+
+fn token(number: u64) -> FencingToken {
+    FencingToken::from_u64(number)
+}
+
+/// The other client asks for no markers, so that what is gone leaves nothing behind.
+#[tokio::test]
+async fn a_maximum_age_of_another_client_lets_no_older_token_in() {
+    let (world, ours, theirs) = World::made_by_us(StoreConfig::new()).await;
+    let fenced = ours.fenced().unwrap();
+    for key in ["value", "deleted", "kept"] {
+        fenced.put(key, "later", token(18)).await.unwrap();
+    }
+    fenced.delete("deleted", token(18)).await.unwrap();
+    let version = fenced.put("kept", "later", token(18)).await.unwrap();
+    world
+        .change(|config| {
+            config["max_age"] = json!(SECOND);
+            config["duplicate_window"] = json!(SECOND);
+        })
+        .await;
+    // An entry that is there proves by itself that its token is the newest.
+    if ours.entry("kept").await.unwrap().is_some_and(|entry| entry.version == version) {
+        let late = fenced.put("kept", "late", token(17)).await.unwrap_err();
+        assert!(late.is_fenced() || matches!(late, KvError::Unsupported { .. }), "{late:?}");
+    }
+    for key in ["value", "deleted"] {
+        eventually("the entry is gone", async || theirs.entry(key).await.unwrap().is_none()).await;
+    }
+    for key in ["value", "deleted", "never"] {
+        for late in [
+            fenced.put(key, "late", token(17)).await,
+            fenced.create(key, "late", token(17)).await,
+            fenced.delete(key, token(17)).await,
+        ] {
+            assert!(matches!(late, Err(KvError::Unsupported { .. })), "{key}: {late:?}");
+        }
+        assert_eq!(ours.get(key).await.unwrap(), None);
+    }
+    assert!(ours.fenced().is_none(), "the handle knows it by now");
+    // And it is a matter of the newest settings in this direction too.
+    world.change(|config| config["max_age"] = json!(0)).await;
+    fenced.put("value", "again", token(19)).await.unwrap();
+    assert!(ours.fenced().is_some());
+}
+
+#[tokio::test]
+async fn a_history_that_another_client_makes_longer_ends_times_to_live() {
+    let world = World::new().await;
+    if !has_ttl(&world).await {
+        return;
+    }
+    let (world, ours, _) = World::made_by_us(StoreConfig::new().key_ttl(true)).await;
+    let ttl = ours.ttl().unwrap();
+    let long = Duration::from_secs(3600);
+    ttl.put("lease", "held", long).await.unwrap();
+    ours.put("deleted", "value").await.unwrap();
+    world.change(|config| config["max_msgs_per_subject"] = json!(2)).await;
+    // Its end would bring back the value. Deletions ask each time, and this one is sent without an
+    // end.
+    ours.delete("deleted").await.unwrap();
+    assert!(!world.last_headers("deleted").await.contains("Nats-TTL"));
+    assert!(ours.ttl().is_none() && !ours.capabilities().key_ttl);
+    let short = ttl.put("lease", "released", Duration::from_secs(1)).await;
+    assert!(matches!(short, Err(KvError::Unsupported { .. })), "{short:?}");
+    assert_eq!(ours.get("lease").await.unwrap().unwrap().value, "held");
+}
+
+/// Writes with a time to live rest on settings of the last second.
+#[tokio::test]
+async fn times_to_live_learn_of_a_longer_history_within_a_second() {
+    let world = World::new().await;
+    if !has_ttl(&world).await {
+        return;
+    }
+    let (world, ours, _) = World::made_by_us(StoreConfig::new().key_ttl(true)).await;
+    let ttl = ours.ttl().unwrap();
+    ttl.put("lease", "held", Duration::from_secs(60)).await.unwrap();
+    world.change(|config| config["max_msgs_per_subject"] = json!(2)).await;
+    eventually("the change is noticed", async || {
+        matches!(ttl.put("lease", "again", Duration::from_secs(60)).await, Err(KvError::Unsupported { .. }))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn limits_of_another_client_count_for_open_handles() {
+    let (world, ours, _) = World::made_by_us(StoreConfig::new().max_value_size(1000)).await;
+    world.change(|config| config["max_msg_size"] = json!(2160)).await;
+    ours.put("k", vec![1; 2000]).await.unwrap();
+    assert_eq!(ours.max_value_size(), 2000);
+    world.change(|config| config["max_msg_size"] = json!(660)).await;
+    let large = ours.put("k", vec![1; 1000]).await;
+    assert!(matches!(large, Err(KvError::ValueTooLarge { size: 1000, limit: 500, .. })), "{large:?}");
+    let many = ours.put_many([("a", vec![1; 500]), ("b", vec![1; 501])]).await;
+    assert!(many[0].is_ok(), "{many:?}");
+    assert!(matches!(many[1], Err(KvError::ValueTooLarge { limit: 500, .. })), "{many:?}");
+    world.change(|config| config["max_msg_size"] = json!(-1)).await;
+    ours.refresh().await.unwrap();
+    assert!(ours.max_value_size() > 100_000);
+}
+
+/// Markers that live a second, after the cursor was taken.
+#[tokio::test]
+async fn a_cursor_from_before_markers_were_turned_on_skips_nothing() {
+    let world = World::new().await;
+    if !has_ttl(&world).await {
+        return;
+    }
+    let (world, ours, _) = World::made_by_us(StoreConfig::new()).await;
+    ours.put("k", "x").await.unwrap();
+    ours.put("anchor", "x").await.unwrap();
+    let mut watch = ours.watch(WatchScope::All).await.unwrap();
+    while next(&mut watch).await != KvUpdate::CaughtUp {}
+    let cursor = watch.cursor().unwrap();
+    drop(watch);
+    world
+        .change(|config| {
+            config["allow_msg_ttl"] = json!(true);
+            config["subject_delete_marker_ttl"] = json!(SECOND);
+        })
+        .await;
+    world.publish("k", headers([("Nats-TTL", "1s")]), b"short").await;
+    eventually("value and marker are gone", async || ours.entry("k").await.unwrap().is_none()).await;
+    ours.put("later", "x").await.unwrap();
+    let resumed = ours.watch_from(WatchScope::All, cursor).await;
+    assert!(matches!(resumed, Err(KvError::CursorExpired { .. })), "{resumed:?}");
+}
+
+/// Without markers a tombstone with a time to live ends without a trace.
+#[tokio::test]
+async fn a_cursor_is_strict_where_tombstones_can_vanish() {
+    let world = World::new().await;
+    if !has_ttl(&world).await {
+        return;
+    }
+    let (_world, ours) = World::made_as_stream(|config| config["allow_msg_ttl"] = json!(true)).await;
+    let theirs = _world.context.get_key_value(&_world.bucket).await.unwrap();
+    ours.put("k", "x").await.unwrap();
+    ours.put("anchor", "x").await.unwrap();
+    let mut watch = ours.watch(WatchScope::prefix("a")).await.unwrap();
+    while next(&mut watch).await != KvUpdate::CaughtUp {}
+    let cursor = watch.cursor().unwrap();
+    ours.put("more", "x").await.unwrap();
+    // Nothing is missing: whatever its age, it is honoured.
+    eventually("the cursor is older than a tombstone can be", async || {
+        cursor.as_of().elapsed().unwrap() > Duration::from_millis(1200)
+    })
+    .await;
+    let mut resumed = ours.watch_from(WatchScope::All, cursor).await.unwrap();
+    assert_eq!(next_entry(&mut resumed).await.key, "more");
+    theirs.purge_with_ttl("k", Duration::from_secs(1)).await.unwrap();
+    eventually("the tombstone is gone", async || ours.entry("k").await.unwrap().is_none()).await;
+    let resumed = ours.watch_from(WatchScope::All, cursor).await;
+    assert!(matches!(resumed, Err(KvError::CursorExpired { .. })), "{resumed:?}");
+}
+
+/// A limit that is taken off again takes the cursors from before with it, also if an entry that
+/// never ages hides that others are gone.
+#[tokio::test]
+async fn a_cursor_from_a_time_with_a_maximum_age_has_expired() {
+    let world = World::new().await;
+    if !has_ttl(&world).await {
+        return;
+    }
+    let (world, ours) = World::made_as_stream(|config| {
+        config["allow_msg_ttl"] = json!(true);
+        config["subject_delete_marker_ttl"] = json!(3600 * SECOND);
+    })
+    .await;
+    world.publish("anchor", headers([("Nats-TTL", "never")]), b"x").await;
+    ours.put("k", "x").await.unwrap();
+    let mut watch = ours.watch(WatchScope::All).await.unwrap();
+    while next(&mut watch).await != KvUpdate::CaughtUp {}
+    let cursor = watch.cursor().unwrap();
+    drop(watch);
+    let reconcile = async |age: Option<Duration>| {
+        let config = StoreConfig::new().max_age(age).reconcile();
+        world.connection.store_with_config(&world.bucket, config).await.unwrap()
+    };
+    reconcile(Some(Duration::from_millis(500))).await;
+    ours.delete("k").await.unwrap();
+    eventually("the tombstone is gone", async || ours.entry("k").await.unwrap().is_none()).await;
+    let ours = reconcile(None).await;
+    ours.put("later", "x").await.unwrap();
+    let resumed = ours.watch_from(WatchScope::All, cursor).await;
+    assert!(matches!(resumed, Err(KvError::CursorExpired { .. })), "{resumed:?}");
+    // One from now on is as good as any.
+    let mut watch = ours.watch(WatchScope::All).await.unwrap();
+    while next(&mut watch).await != KvUpdate::CaughtUp {}
+    let cursor = watch.cursor().unwrap();
+    ours.put("k", "y").await.unwrap();
+    let mut resumed = ours.watch_from(WatchScope::All, cursor).await.unwrap();
+    assert_eq!(within("the change", next_entry(&mut resumed)).await.value, "y");
+    assert!(ours.entry("k").await.unwrap().is_some_and(|entry: KvEntry| !entry.is_tombstone()));
+}
