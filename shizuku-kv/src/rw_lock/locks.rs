@@ -150,7 +150,10 @@ impl Attached for Locks {
         Box::pin(async move {
             let released = self.release_all(deadline).await;
             // Others need not wait for the leases to be over.
-            let ended = async { Ok(self.sessions.end_all().await) };
+            let ended = async {
+                self.sessions.end_all().await;
+                Ok(())
+            };
             deadline.bound("shutdown", None, ended).await.and(released)
         })
     }

@@ -185,7 +185,9 @@ impl DistroRwLock {
 
     /// Reads together with others, if nobody writes and nobody waits.
     ///
-    /// Where it was refused, whoever holds is looked at for a while, so that a later try succeeds after a crash.
+    /// If all sessions in its way may be dead, which means that they have not been renewed for their lease and an eighth by
+    /// the clock of the store, it stays until they are found dead or alive: up to a lease and an eighth after a crash, up
+    /// to a third of the lease otherwise.
     /// Dropping the future is safe: what it may have been granted is let go.
     ///
     /// # Errors

@@ -62,8 +62,7 @@ impl Keeper {
         let mut window = 0..FIRST_WINDOW;
         let mut is_first = true;
         while !window.is_empty() {
-            let (free, found) = self.look(window.clone(), is_first.then_some(record)).await?;
-            let mut free = free;
+            let (mut free, found) = self.look(window.clone(), is_first.then_some(record)).await?;
             if free.is_empty() && is_first {
                 free = hinted(found.as_ref(), &window);
             }
