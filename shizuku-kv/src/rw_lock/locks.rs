@@ -21,8 +21,8 @@ pub(super) struct Locks {
     pub(super) sessions: Arc<Sessions>,
     /// What the functions without guards hold.
     pub(super) held: Held,
-    /// Of the locks that are being claimed.
-    entrances: Mutex<HashMap<Key, Weak<tokio::sync::Mutex<()>>>>,
+    /// Queues of the locks that are being claimed.
+    entrances: Mutex<HashMap<Place, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -36,16 +36,17 @@ struct Coordinators {
 pub(super) type Place = (runtime::Id, Key);
 
 impl Locks {
-    /// Where the claims of a lock come in: one after the other, in the order of their calls, although
-    /// a session may have to be opened for one and not for the next.
+    /// Returns the queue in which the claims of a lock on this runtime send their commands. It keeps
+    /// the order of the calls, although one claim has to wait for its session and the next has one.
     pub(super) fn entrance(&self, key: &Key) -> Arc<tokio::sync::Mutex<()>> {
+        let place = (runtime::Handle::current().id(), key.clone());
         let mut entrances = self.entrances.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entrance) = entrances.get(key).and_then(Weak::upgrade) {
+        if let Some(entrance) = entrances.get(&place).and_then(Weak::upgrade) {
             return entrance;
         }
         entrances.retain(|_, entrance| entrance.strong_count() > 0);
         let entrance = Arc::default();
-        entrances.insert(key.clone(), Arc::downgrade(&entrance));
+        entrances.insert(place, Arc::downgrade(&entrance));
         entrance
     }
 

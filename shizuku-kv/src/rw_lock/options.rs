@@ -41,7 +41,8 @@ impl LockOptions {
         self
     }
 
-    /// How long `read` and `write` wait for their turn at most. It is the time for others: a lock
+    /// How long `read` and `write` wait for their turn. If all sessions in their way may be dead by then, they go on until
+    /// these are found dead or alive, up to the lease and an eighth of the dead. It is the time for others: a lock
     /// that is free is acquired however short the wait is, also if it is zero, as far as the store
     /// answers within its own deadline.
     #[must_use]

@@ -229,10 +229,15 @@ async fn many_holders_and_waiters_send_few_messages() {
     let locks: Vec<_> =
         stores.iter().map(|store| DistroRwLock::with_options(store, "r", options.clone()).unwrap()).collect();
     let (holders, waiters) = locks.split_at(EACH);
-    let guards = join_all(holders.iter().map(async |lock| lock.read().await.unwrap())).await;
-    let waiting: Vec<_> =
-        waiters.iter().cloned().map(|lock| tokio::spawn(async move { lock.write().await })).collect();
-    crate::in_line(&locks[0], EACH).await;
+    let mut guards = Vec::new();
+    for lock in holders {
+        guards.push(lock.read().await.unwrap());
+    }
+    let mut waiting = Vec::new();
+    for lock in waiters.iter().cloned() {
+        waiting.push(tokio::spawn(async move { lock.write().await }));
+        crate::in_line(&locks[0], waiting.len()).await;
+    }
     // Those who have come have opened their watches by then.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let before = messages(&server).await;
