@@ -50,6 +50,9 @@ struct Known {
     record: LockRecord,
     /// None where there is no entry.
     version: Option<VersionToken>,
+    /// The entry has expired, because the store was given a maximum age: creating another one asks the store whether
+    /// that is over.
+    has_expired: bool,
 }
 
 pub(super) struct Coordinator {
@@ -312,7 +315,7 @@ impl Coordinator {
                 return self.conclude(outcomes).await;
             }
             record.stamp(known.record.fence, SystemTime::now());
-            let expected = known.version;
+            let (expected, has_expired) = (known.version, known.has_expired);
             let value = record.to_bytes(expected);
             // Whoever is in line gets a token one day, and has to have the room for it: readers
             // have it already, and of writers one at a time.
@@ -322,14 +325,14 @@ impl Coordinator {
             }
             self.note_sent(&claims);
             let written = match expected {
-                Some(version) => self.store.update(self.key(), value, version).await,
-                None => self.store.create(self.key(), value).await,
+                Some(version) if !has_expired => self.store.update(self.key(), value, version).await,
+                _ => self.store.create(self.key(), value).await,
             };
             match written {
                 Ok(version) => {
                     (self.unsure, self.pauses, self.conflicts, self.looks) = (None, None, 0, false);
                     self.newest = Some(version);
-                    self.known = Some(Known { record, version: Some(version) });
+                    self.known = Some(Known { record, version: Some(version), has_expired: false });
                     return self.conclude(outcomes).await;
                 }
                 Err(error) if error.is_conflict() => {

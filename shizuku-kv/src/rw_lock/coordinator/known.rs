@@ -13,7 +13,7 @@ use super::super::record::{LockRecord, SessionId};
 use super::super::session::{is_later, is_older};
 use super::super::transition::Change;
 use super::{Coordinator, KEEP, Known, LONG_HELD, STALE_READS};
-use crate::store::{KvEntry, KvError, KvResult, KvUpdate};
+use crate::store::{KvEntry, KvError, KvOperation, KvResult, KvUpdate};
 
 impl Coordinator {
     /// Looks at the record itself.
@@ -69,6 +69,7 @@ impl Coordinator {
                 _ => Some(expected).filter(|expected| course::may_land(*expected, version)),
             };
         }
+        let has_expired = entry.as_ref().is_some_and(|entry| entry.operation == KvOperation::Expire);
         let record = match entry.filter(|entry| !entry.is_tombstone()) {
             None => LockRecord::default(),
             Some(entry) => match LockRecord::from_bytes(&entry.value) {
@@ -76,7 +77,7 @@ impl Coordinator {
                 Err(reason) => return self.find_foreign(reason),
             },
         };
-        self.known = Some(Known { record, version });
+        self.known = Some(Known { record, version, has_expired });
         self.compare();
     }
 

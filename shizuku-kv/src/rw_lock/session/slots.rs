@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{Identity, Keeper, Stored, key_of, key_of_slot, lease_of, lock};
 use crate::rw_lock::course;
 use crate::rw_lock::record::{LockRecord, Place, SessionId};
-use crate::store::{Key, KvEntry, KvError, KvResult, Moment, VersionToken};
+use crate::store::{Key, KvEntry, KvError, KvOperation, KvResult, Moment, VersionToken};
 
 /// Numbers of keys that are read in the first request.
 const FIRST_WINDOW: u32 = 8;
@@ -104,7 +104,9 @@ impl Keeper {
             match entry {
                 None => free.push(Free { slot, tombstone: None }),
                 Some(entry) if entry.is_tombstone() => {
-                    free.push(Free { slot, tombstone: Some(entry.version) });
+                    // An entry that has expired is created anew, which asks the store whether entries stay by now.
+                    let stays = entry.operation != KvOperation::Expire;
+                    free.push(Free { slot, tombstone: stays.then_some(entry.version) });
                 }
                 Some(entry) => {
                     let is_new = !self.leftovers.iter().any(|leftover| leftover.key == entry.key);
