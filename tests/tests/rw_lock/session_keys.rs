@@ -234,7 +234,8 @@ async fn many_holders_and_waiters_send_few_messages() {
         guards.push(lock.read().await.unwrap());
     }
     let mut waiting = Vec::new();
-    for lock in waiters.iter().cloned() {
+    for lock in waiters {
+        let lock = lock.clone();
         waiting.push(tokio::spawn(async move { lock.write().await }));
         crate::in_line(&locks[0], waiting.len()).await;
     }
