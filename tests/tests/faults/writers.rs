@@ -171,7 +171,11 @@ impl Writer {
         let store = &self.store;
         match (what, expected) {
             (0, _) => self.deletion(key, Kind::Delete, store.delete(key)).await,
-            (1, _) => self.deletion(key, Kind::Purge, store.purge(key)).await,
+            (1, _) => {
+                // In a store whose tombstones have an end, a purge leaves the tombstone of a deletion.
+                let kind = if store.capabilities().key_ttl { Kind::Delete } else { Kind::Purge };
+                self.deletion(key, kind, store.purge(key)).await;
+            }
             (2 | 3, _) => {
                 let (write, value) = self.begin(key, 0);
                 let answer = store.create(key, value).await;

@@ -4,7 +4,7 @@
 //! `Drop` deletes it. A reader that does not poll asks for no messages, so that nothing piles up.
 
 use std::collections::hash_map::RandomState;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,12 +19,12 @@ use super::consumer::{Counting, Delivery, HEARTBEAT, OrderedConsumer, Spec, Star
 use super::leader;
 use super::state::StateSync;
 use super::store::{NatsStore, StoreCore};
-use super::wire::{Place, delivered};
+use super::wire::{Place, StreamMessage, delivered};
 use crate::store::backoff;
 use crate::store::timer::sleep;
 use crate::store::{
-    Deadline, Key, KvError, KvOperation, KvResult, KvUpdate, KvWatcher, Moment, Watch, WatchCursor,
-    WatchLink, WatchScope,
+    Deadline, KvError, KvOperation, KvResult, KvUpdate, KvWatcher, Moment, Watch, WatchCursor, WatchLink,
+    WatchScope,
 };
 
 const OPERATION: &str = "watch";
@@ -243,9 +243,10 @@ impl NatsWatch {
                         let is_deletion =
                             message.as_ref().is_some_and(|message| message.operation.is_deletion());
                         self.remember(&subject, &place, is_deletion);
+                        let life = self.core.bucket.settings().tombstone_ttl;
                         let update = message
                             .filter(|message| self.scope.matches(&message.key))
-                            .filter(|message| self.deleted.is_news(&message.key, message.operation))
+                            .filter(|message| self.deleted.is_news(message, life))
                             .map(|message| KvUpdate::from(message.into_entry()));
                         if let Some(item) = self.advance(update, &place, complete) {
                             return Some(Ok(item));
@@ -673,41 +674,50 @@ fn expiry(standing: &Standing, stream: &Retained) -> Option<Expiry> {
     None
 }
 
-/// Keys whose deletion was delivered and that were not written since.
+/// The deletions that a watch has delivered, by key.
 ///
 /// A tombstone that has a time to live is followed by a marker of the server, which tells of no
-/// change. There can be as many deletions as there are keys, so that only the last
-/// [`Deleted::LIMIT`] are known; of earlier ones the marker is delivered, as one more deletion.
-/// Only hashes are held.
+/// change: the key was deleted before. An earlier marker is of a value that was written after the
+/// tombstone and superseded before its turn, and is delivered. There can be as many deletions as
+/// there are keys, so that only the last [`Deleted::LIMIT`] are known; of earlier ones the marker is
+/// delivered, as one more deletion. Only hashes are held.
 #[derive(Debug, Default)]
 struct Deleted {
     hasher: RandomState,
-    keys: HashSet<u64>,
+    /// When each tombstone ends, by the server's clock.
+    ends: HashMap<u64, SystemTime>,
     order: VecDeque<u64>,
 }
 
 impl Deleted {
     const LIMIT: usize = 32 * 1024;
 
-    /// Whether a message changes what the reader knows of its key. Takes note of it.
-    fn is_news(&mut self, key: &Key, operation: KvOperation) -> bool {
-        match operation {
-            // The usual case: no deletion in scope so far.
-            KvOperation::Put if self.keys.is_empty() => true,
+    /// Whether a message changes what the reader knows of its key. Takes note of it. `life` is the
+    /// time to live of tombstones, if they have one.
+    fn is_news(&mut self, message: &StreamMessage, life: Option<Duration>) -> bool {
+        // The usual case: no deletion in scope so far.
+        if message.operation == KvOperation::Put && self.ends.is_empty() {
+            return true;
+        }
+        let hash = self.hasher.hash_one(&message.key);
+        match message.operation {
+            KvOperation::Expire => self.ends.get(&hash).is_none_or(|end| message.time < *end),
             KvOperation::Put => {
-                self.keys.remove(&self.hasher.hash_one(key));
+                self.ends.remove(&hash);
                 true
             }
-            KvOperation::Expire => !self.keys.contains(&self.hasher.hash_one(key)),
             _ => {
-                let hash = self.hasher.hash_one(key);
-                if self.keys.insert(hash) {
+                let Some(end) = life.and_then(|life| message.time.checked_add(life)) else {
+                    self.ends.remove(&hash);
+                    return true;
+                };
+                if self.ends.insert(hash, end).is_none() {
                     self.order.push_back(hash);
                 }
                 if self.order.len() > Self::LIMIT
                     && let Some(oldest) = self.order.pop_front()
                 {
-                    self.keys.remove(&oldest);
+                    self.ends.remove(&oldest);
                 }
                 true
             }
@@ -718,7 +728,10 @@ impl Deleted {
 #[cfg(test)]
 #[allow(clippy::expect_used, reason = "a test fails by panicking")]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::store::Key;
 
     const STANDING: Standing = Standing {
         same_incarnation: true,
@@ -757,22 +770,38 @@ mod tests {
 
     #[test]
     fn the_marker_of_a_deletion_that_was_delivered_is_no_news() {
-        let key = |number: usize| Key::new(format!("k.{number}")).expect("a key");
+        use KvOperation::{Delete, Expire, Purge, Put};
+        const LIFE: Duration = Duration::from_secs(3600);
+        let message = |number: usize, operation, seconds| StreamMessage {
+            key: Key::new(format!("k.{number}")).expect("a key"),
+            sequence: 1,
+            time: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+            operation,
+            operation_id: None,
+            fence: None,
+            expires: false,
+            value: Bytes::new(),
+        };
         let mut deleted = Deleted::default();
-        assert!(deleted.is_news(&key(0), KvOperation::Expire));
-        assert!(deleted.is_news(&key(0), KvOperation::Delete));
+        let mut is_news =
+            |number, operation, seconds| deleted.is_news(&message(number, operation, seconds), Some(LIFE));
+        assert!(is_news(0, Expire, 0));
+        assert!(is_news(0, Delete, 100));
+        // Of a value that came between and is gone.
+        assert!(is_news(0, Expire, 3699));
         // The server can leave one more after a restart.
-        assert!(!deleted.is_news(&key(0), KvOperation::Expire));
-        assert!(!deleted.is_news(&key(0), KvOperation::Expire));
-        assert!(deleted.is_news(&key(1), KvOperation::Expire));
-        assert!(deleted.is_news(&key(0), KvOperation::Put));
-        assert!(deleted.is_news(&key(0), KvOperation::Expire));
+        assert!(!is_news(0, Expire, 3700));
+        assert!(!is_news(0, Expire, 3800));
+        assert!(is_news(1, Expire, 3800));
+        assert!(is_news(0, Put, 3900));
+        assert!(is_news(0, Expire, 9000));
         for number in 0..=Deleted::LIMIT {
-            assert!(deleted.is_news(&key(number), KvOperation::Purge));
+            assert!(is_news(number, Purge, 9000));
         }
-        assert!(deleted.is_news(&key(0), KvOperation::Expire));
-        assert!(!deleted.is_news(&key(1), KvOperation::Expire));
+        assert!(is_news(0, Expire, 99_000));
+        assert!(!is_news(1, Expire, 99_000));
         assert_eq!(deleted.order.len(), Deleted::LIMIT);
+        assert!(deleted.is_news(&message(1, Delete, 9000), None));
     }
 
     #[test]
