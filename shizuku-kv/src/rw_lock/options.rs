@@ -44,6 +44,10 @@ impl LockOptions {
     /// How long `read` and `write` wait for their turn at most. It is the time for others: a lock
     /// that is free is acquired however short the wait is, also if it is zero, as far as the store
     /// answers within its own deadline.
+    ///
+    /// A dead holder is evicted only after a waiter has watched it for the holder's lease and an
+    /// eighth. If the wait is shorter and the process ends after it, no run of the process ever
+    /// acquires the lock of a dead holder.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
