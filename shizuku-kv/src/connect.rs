@@ -15,9 +15,10 @@ pub const URL_VARIABLE: &str = "SHIZUKU_KV_URL";
 /// | `memory:` | in this process; every call makes a world of its own (feature `memory`) |
 /// | `nats://HOST[:PORT][,HOST…]`, `tls://…` | NATS JetStream (feature `nats`); for userinfo and options see `NatsConnectionConfig::from_url` |
 ///
-/// # Errors [`KvError::InvalidUrl`] for a URL that cannot be understood, [`KvError::Unsupported`]
-/// for a scheme that this build has no backend for; [`KvError::NoRuntime`] outside of a tokio
-/// runtime; else what the backend's own connecting returns. No message repeats the URL's userinfo.
+/// # Errors
+/// [`KvError::InvalidUrl`] for a URL that cannot be understood, [`KvError::Unsupported`] for a
+/// scheme that this build has no backend for; [`KvError::NoRuntime`] outside of a tokio runtime;
+/// else what the backend's own connecting returns. No message repeats the URL's userinfo.
 ///
 /// Dropping the future is safe.
 ///

@@ -16,7 +16,14 @@ pub struct LiveStatus {
 }
 
 impl LiveStatus {
-    /// Whether the value in force is what the store has, but for what is on its way.
+    /// Returns `true` if the store is heard from and the value in force is the store's, except for
+    /// updates on their way. Returns `false` if the store has no value, also for a
+    /// `Live<Option<T>>` whose value is `None`: [`standing`](Self::standing) is
+    /// [`LiveStanding::Absent`] then.
+    ///
+    /// If an entry leaves the store without a message, because an operator purged it for example,
+    /// the status tells of it after the next comparison with the store, up to 60 s later:
+    /// [`Store::with_comparison`](crate::Store::with_comparison).
     pub fn is_current(&self) -> bool {
         self.link.is_up() && matches!(self.standing, LiveStanding::Current)
     }
@@ -42,7 +49,8 @@ pub enum LiveStanding {
     Current,
     /// Nothing is known of the store yet: it could not be reached, and a default is in force.
     Unknown,
-    /// The store has none: it was never written, or was deleted. The last value, the default or `None` is in force.
+    /// The store has none: it was never written, was deleted, or left the store without a message.
+    /// The last value, the default or `None` is in force.
     #[non_exhaustive]
     Absent {
         /// How it went and the version of the tombstone, where one was seen.

@@ -64,8 +64,8 @@ struct State {
 }
 
 impl LogStorage {
-    /// Opens a log, or creates it where there is none. The whole state is read into memory, on a thread where that may
-    /// block.
+    /// Opens a log, or creates it if there is none; the directory must exist. The whole state is
+    /// read into memory, on a thread that may block.
     ///
     /// Dropping the future is safe; a log that was being opened is closed again in the background.
     ///

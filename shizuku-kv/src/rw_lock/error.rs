@@ -43,7 +43,9 @@ pub enum DistroRwLockError {
         longest: Duration,
     },
 
-    /// The store cannot do what a lock needs: compare-and-swap and watches.
+    /// The store cannot do what a lock needs: compare-and-swap and watches, and no
+    /// [`max_age`](crate::StoreConfig::max_age()). Use a store of its own for locks, or remove the
+    /// maximum age.
     #[error("store {store:?} has no locks: {reason}")]
     #[non_exhaustive]
     Unsupported {
@@ -63,7 +65,9 @@ pub enum DistroRwLockError {
         mode: LockMode,
     },
 
-    /// It was not the caller's turn by the deadline. The caller leaves the line.
+    /// It was not the caller's turn by the deadline. The caller leaves the line in the background.
+    /// If its process ends without [`Connection::shutdown`](crate::Connection::shutdown), its claim
+    /// may stay in line until others find that its session has ended.
     #[error(
         "{resource:?} could not be locked for {mode} within {waited:?}: others hold it, which `inspect` shows, or the store did not answer"
     )]

@@ -133,8 +133,8 @@ macro_rules! guard {
         $(#[$doc])*
         ///
         /// Dropping it lets go in the background: the next in line has the resource a round trip later. Where the
-        /// store cannot be reached, or the runtime has ended, the lease ends it: a guard that is
-        /// dropped at the end of `main` is released only if
+        /// store cannot be reached, or the runtime has ended, the lease ends it. A guard that is
+        /// dropped at the end of `main` is released for certain only if
         /// [`Connection::shutdown`](crate::Connection::shutdown) is awaited there.
         /// [`release`](Self::release) says whether it was held up to the end.
         #[derive(Debug)]

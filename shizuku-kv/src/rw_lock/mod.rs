@@ -185,7 +185,10 @@ impl DistroRwLock {
 
     /// Reads together with others, if nobody writes and nobody waits.
     ///
-    /// Where it was refused, whoever holds is looked at for a while, so that a later try succeeds after a crash.
+    /// After a refusal the holder is watched for a while, so that a later try of this process
+    /// succeeds after a crash. A process that tries once and ends never acquires the lock of a dead
+    /// holder: use [`read`](Self::read) or [`write`](Self::write) there.
+    ///
     /// Dropping the future is safe: what it may have been granted is let go.
     ///
     /// # Errors

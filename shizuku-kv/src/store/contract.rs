@@ -133,8 +133,8 @@ pub trait Connection: Debug + Send + Sync {
     /// is not an error.
     ///
     /// Await it at the end of `main`: a guard that is dropped there releases its lock in a task
-    /// that the end of the runtime cuts off, so that others wait for a whole lease. Holders are
-    /// told before their locks are released. A backend does it with
+    /// that the end of the runtime can cut off, so that others wait for a whole lease and an eighth
+    /// more. Holders are told before their locks are released. A backend does it with
     /// [`OpenStores`](crate::OpenStores).
     ///
     /// # Errors

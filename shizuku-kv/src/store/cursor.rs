@@ -73,7 +73,9 @@ impl WatchCursor {
     /// Reads what [`to_bytes`](Self::to_bytes) wrote.
     ///
     /// # Errors
-    /// [`KvError::InvalidCursor`] for anything else: another length, another format version, a damaged byte.
+    /// [`KvError::InvalidCursor`] for anything else: another length, another format version, a
+    /// damaged byte. Recover as from [`KvError::CursorExpired`]: list the store again, and watch
+    /// from the start.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KvError> {
         let refuse = |reason| Err(KvError::InvalidCursor { reason });
         let Some((magic, fields)) = bytes.split_first_chunk::<4>() else {

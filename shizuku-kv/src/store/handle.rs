@@ -392,8 +392,10 @@ impl Store {
     /// store's tombstones now, and, as far as it is known, before. Tombstones that are removed by
     /// hand cannot be known of: on NATS, by `PurgeDeletes`, by a purge with a time to live
     /// (`PurgeTTL`) of another client, or by an operator; nor can a maximum age that another client
-    /// has set and removed again while no handle looked. Such a deletion is skipped; a
-    /// [replica](crate::watch_applied) that compares itself with the store finds it.
+    /// has set and removed again while no handle looked. Such a deletion is skipped. Values that an
+    /// operator or another client purges from the server's stream leave no tombstone, and are
+    /// skipped too: a reader that kept them keeps them. A [replica](crate::watch_applied) that
+    /// compares itself with the store finds both.
     ///
     /// [`KvUpdate::CaughtUp`]: crate::KvUpdate::CaughtUp
     ///
@@ -500,7 +502,8 @@ impl Store {
 
     /// The deadline of an operation that begins now.
     ///
-    /// # Errors [`KvError::Timeout`] where there is no time at all, on every backend alike;
+    /// # Errors
+    /// [`KvError::Timeout`] where there is no time at all, on every backend alike;
     /// [`KvError::NoRuntime`].
     pub(super) fn deadline_of(&self, operation: &'static str, key: Option<&Key>) -> KvResult<Deadline> {
         in_runtime(operation)?;

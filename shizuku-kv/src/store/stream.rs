@@ -179,9 +179,10 @@ impl Watch {
     ///
     /// Dropping the future is safe: no update is lost.
     ///
-    /// # Errors [`KvError::StoreNotFound`] when the store is gone and [`KvError::CursorExpired`]
-    /// when the watch cannot go on without a gap end the watch, and so does any error that trying
-    /// again cannot mend. [`KvError::NoRuntime`] says that this was not awaited in a tokio runtime,
+    /// # Errors
+    /// [`KvError::StoreNotFound`] when the store is gone and [`KvError::CursorExpired`] when the
+    /// watch cannot go on without a gap end the watch, and so does any error that trying again
+    /// cannot mend. [`KvError::NoRuntime`] says that this was not awaited in a tokio runtime,
     /// or, if nothing follows it, that the connection's runtime has ended.
     pub async fn next(&mut self) -> Option<Result<KvUpdate, KvError>> {
         StreamExt::next(self).await

@@ -255,7 +255,8 @@ impl StoreCore {
 
     /// Looks for the reason why nobody answers, for a part of the deadline.
     ///
-    /// # Errors Returns why nothing will answer later either, for example that the store was
+    /// # Errors
+    /// Returns why nothing will answer later either, for example that the store was
     /// deleted. A stream without a leader is no error.
     pub(super) async fn look(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
         match self.info(operation, deadline.at_most(first_patience(deadline))).await {
