@@ -185,9 +185,8 @@ impl DistroRwLock {
 
     /// Reads together with others, if nobody writes and nobody waits.
     ///
-    /// After a refusal the holder is watched for a while, so that a later try of this process
-    /// succeeds after a crash. A process that tries once and ends never acquires the lock of a dead
-    /// holder: use [`read`](Self::read) or [`write`](Self::write) there.
+    /// If all sessions in its way seem to be dead by the store's clock, it waits until they are found
+    /// dead or alive, for up to the lease of the holder and an eighth.
     ///
     /// Dropping the future is safe: what it may have been granted is let go.
     ///

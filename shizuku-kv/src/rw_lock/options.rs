@@ -45,10 +45,6 @@ impl LockOptions {
     /// these are found dead or alive, up to the lease and an eighth of the dead. It is the time for others: a lock
     /// that is free is acquired however short the wait is, also if it is zero, as far as the store
     /// answers within its own deadline.
-    ///
-    /// A dead holder is evicted only after a waiter has watched it for the holder's lease and an
-    /// eighth. If the wait is shorter and the process ends after it, no run of the process ever
-    /// acquires the lock of a dead holder.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
