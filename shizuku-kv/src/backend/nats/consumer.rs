@@ -12,6 +12,7 @@ use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::bucket::{Cluster, StreamInfo};
 use super::leader::Lag;
@@ -94,6 +95,10 @@ pub(super) struct OrderedConsumer {
     batch: usize,
     bytes: usize,
     expires: Option<Duration>,
+    /// Until when the server has a request for messages, unless it has filled it before.
+    asked_until: Instant,
+    /// The longest time without a request.
+    unasked: Duration,
     last_sequence: u64,
     heartbeat: Duration,
     /// Whether the last delivery was waited for, and so is of this moment; else it may have been lying there.
@@ -188,6 +193,8 @@ impl OrderedConsumer {
             // A limit below one message would be refused over and over.
             bytes: PULL_BYTES.max(link.client().max_payload() + 64 * 1024),
             expires: None,
+            asked_until: Instant::now(),
+            unasked: Duration::ZERO,
             fresh: true,
             last_sequence: 0,
             heartbeat: SHORT_HEARTBEAT,
@@ -325,6 +332,12 @@ impl OrderedConsumer {
         self.fresh
     }
 
+    /// For how long at most the server had no request for messages, because nobody polled. What
+    /// was written and removed meanwhile has not come.
+    pub(super) fn unasked(&self) -> Duration {
+        self.unasked.max(self.asked_until.elapsed())
+    }
+
     async fn pull(&mut self) -> Result<(), async_nats::PublishError> {
         let batch = self.batch.saturating_sub(self.outstanding).max(1);
         let expires = self.heartbeat * PULL_EXPIRES;
@@ -339,6 +352,8 @@ impl OrderedConsumer {
         self.pulls += 1;
         let reply = format!("{}.{}", self.inbox, self.pulls);
         let payload = request.to_string().into();
+        self.unasked = self.unasked();
+        self.asked_until = Instant::now() + expires;
         self.link.client().publish_with_reply(self.pull_subject.clone(), reply, payload).await?;
         self.outstanding += batch;
         Ok(())
