@@ -12,14 +12,13 @@ use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::bucket::{Cluster, StreamInfo};
 use super::leader::Lag;
 use super::link::{ApiError, Interruption, Link};
 use super::lookout::{Lookout, Trouble};
 use super::wire::{Place, subject_prefix};
-use crate::store::{Deadline, Key, KvError, KvResult, WatchScope};
+use crate::store::{Deadline, Key, KvError, KvResult, Moment, WatchScope};
 
 /// Messages asked for at a time. More are asked for when half of them have come.
 const PULL: usize = 8 * 1024;
@@ -95,8 +94,8 @@ pub(super) struct OrderedConsumer {
     batch: usize,
     bytes: usize,
     expires: Option<Duration>,
-    /// Until when the server has a request for messages, unless it has filled it before.
-    asked_until: Instant,
+    /// When the server was last asked for messages, and how long that request stays open.
+    asked: (Moment, Duration),
     /// The longest time without a request.
     unasked: Duration,
     last_sequence: u64,
@@ -193,7 +192,7 @@ impl OrderedConsumer {
             // A limit below one message would be refused over and over.
             bytes: PULL_BYTES.max(link.client().max_payload() + 64 * 1024),
             expires: None,
-            asked_until: Instant::now(),
+            asked: (Moment::now(), Duration::ZERO),
             unasked: Duration::ZERO,
             fresh: true,
             last_sequence: 0,
@@ -335,7 +334,8 @@ impl OrderedConsumer {
     /// For how long at most the server had no request for messages, because nobody polled. What
     /// was written and removed meanwhile has not come.
     pub(super) fn unasked(&self) -> Duration {
-        self.unasked.max(self.asked_until.elapsed())
+        let (asked, open) = &self.asked;
+        self.unasked.max(asked.elapsed().saturating_sub(*open))
     }
 
     async fn pull(&mut self) -> Result<(), async_nats::PublishError> {
@@ -353,7 +353,7 @@ impl OrderedConsumer {
         let reply = format!("{}.{}", self.inbox, self.pulls);
         let payload = request.to_string().into();
         self.unasked = self.unasked();
-        self.asked_until = Instant::now() + expires;
+        self.asked = (Moment::now(), expires);
         self.link.client().publish_with_reply(self.pull_subject.clone(), reply, payload).await?;
         self.outstanding += batch;
         Ok(())

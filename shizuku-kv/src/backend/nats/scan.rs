@@ -220,7 +220,12 @@ impl Scan {
     /// Looks for the end where everything that was there in the beginning has come or has been
     /// removed.
     async fn settle(&mut self, place: &Place, deadline: Deadline) -> KvResult<()> {
-        if self.owed.is_some() || Instant::now() < self.rest {
+        if self.owed.is_some() {
+            // What is owed may have been removed, and what others write has no end.
+            self.fetch_few();
+            return Ok(());
+        }
+        if Instant::now() < self.rest {
             return Ok(());
         }
         self.done = self.reaches_leader(place.stream_sequence, deadline).await?;
