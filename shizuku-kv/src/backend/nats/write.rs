@@ -363,7 +363,8 @@ impl StoreCore {
             10054 => Verdict::TooLarge,
             10077 | 10122 => Verdict::Refused(KvError::StoreFull {
                 store,
-                limit: "its maximum size is reached".to_owned(),
+                // Several limits have this code.
+                limit: format!("a limit of the store is reached ({description})"),
             }),
             10023 | 10028 | 10047 => Verdict::Refused(KvError::StoreFull {
                 store,
