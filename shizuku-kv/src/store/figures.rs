@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
-use super::{Key, KvEntry, KvError, KvResult, KvUpdate, Store, VersionToken, WatchCursor, WatchScope};
+use super::{
+    Key, KvEntry, KvError, KvOperation, KvResult, KvUpdate, Store, VersionToken, WatchCursor, WatchScope,
+};
 
 /// Figures of a scope of a store, all of one moment. From
 /// [`KvReader::figures`](crate::KvReader::figures).
@@ -59,11 +61,18 @@ struct Delivered {
     key: Key,
     version: VersionToken,
     created: SystemTime,
+    is_tombstone: bool,
 }
 
 impl Delivered {
     fn is(&self, entry: &KvEntry) -> bool {
         (&self.key, self.version, self.created) == (&entry.key, entry.version, entry.created)
+    }
+
+    /// Whether this is a tombstone that has ended since. The marker that follows it is not
+    /// delivered, and neither is its own end.
+    fn has_ended(&self, entry: Option<&KvEntry>) -> bool {
+        self.is_tombstone && entry.is_none_or(|entry| entry.operation == KvOperation::Expire)
     }
 }
 
@@ -85,17 +94,22 @@ impl Recent {
         }
         for update in &updates[start..] {
             if let Some(entry) = update.entry() {
-                self.push(&entry.key, entry.version, entry.created);
+                self.push(entry);
             }
         }
     }
 
-    pub(crate) fn push(&mut self, key: &Key, version: VersionToken, created: SystemTime) {
-        self.delivered.retain(|known| known.key != *key);
+    pub(crate) fn push(&mut self, entry: &KvEntry) {
+        self.delivered.retain(|known| known.key != entry.key);
         if self.delivered.len() == REMEMBERED {
             self.delivered.pop_front();
         }
-        self.delivered.push_back(Delivered { key: key.clone(), version, created });
+        self.delivered.push_back(Delivered {
+            key: entry.key.clone(),
+            version: entry.version,
+            created: entry.created,
+            is_tombstone: entry.is_tombstone(),
+        });
     }
 }
 
@@ -117,7 +131,8 @@ impl NewestHeld {
         if is_full && self.newest.first_key_value().is_some_and(|(oldest, _)| *oldest > number) {
             return;
         }
-        self.newest.insert(number, Delivered { key: key.clone(), version, created });
+        let value = Delivered { key: key.clone(), version, created, is_tombstone: false };
+        self.newest.insert(number, value);
         if self.newest.len() > REMEMBERED {
             self.newest.pop_first();
         }
@@ -168,6 +183,7 @@ impl Doubt {
                     break;
                 }
                 Some(entry) if is_later(entry.version) => {}
+                entry if known.has_ended(entry.as_ref()) => {}
                 _ => return Ok(Course::Other),
             }
         }
@@ -193,7 +209,10 @@ impl Doubt {
                 Err(error) => return Err(error),
             };
             let Some(entry) = update.into_entry() else { return Ok(Course::Same) };
-            let is_known = || self.recent.delivered.iter().any(|known| known.is(&entry));
+            let is_known = || {
+                let mut all = self.recent.delivered.iter().filter(|known| known.key == entry.key);
+                all.any(|known| known.is(&entry) || known.has_ended(Some(&entry)))
+            };
             let is_unremembered = entry.is_tombstone() && self.recent.lacks_tombstones;
             if !is_later(entry.version) && !is_unremembered && !is_known() {
                 return Ok(Course::Other);
@@ -212,6 +231,11 @@ mod tests {
         Key::new(format!("k{number}")).unwrap()
     }
 
+    fn value(number: u64, version: u64) -> KvEntry {
+        let version = VersionToken::from_u64(version);
+        KvEntry::tombstone(key(number), KvOperation::Delete, version, SystemTime::UNIX_EPOCH)
+    }
+
     fn keys(recent: &Recent) -> Vec<u64> {
         recent.delivered.iter().filter_map(|known| known.version.as_u64()).collect()
     }
@@ -220,10 +244,10 @@ mod tests {
     fn recent_keeps_one_of_each_key_without_a_gap() {
         let mut recent = Recent::default();
         for number in 1..=40 {
-            recent.push(&key(number % 20), VersionToken::from_u64(number), SystemTime::UNIX_EPOCH);
+            recent.push(&value(number % 20, number));
         }
         assert_eq!(keys(&recent), (25..=40).collect::<Vec<_>>());
-        recent.push(&key(30 % 20), VersionToken::from_u64(41), SystemTime::UNIX_EPOCH);
+        recent.push(&value(30 % 20, 41));
         assert_eq!(keys(&recent), (25..=41).filter(|number| *number != 30).collect::<Vec<_>>());
     }
 

@@ -50,9 +50,15 @@ impl Write {
 pub(crate) struct Ledger {
     clock: AtomicU64,
     writes: Mutex<BTreeMap<Key, Vec<Write>>>,
+    /// Purges leave the tombstones of deletions: the stores have times to live and no history.
+    purges_by_deleting: bool,
 }
 
 impl Ledger {
+    pub(crate) fn new(purges_by_deleting: bool) -> Self {
+        Self { purges_by_deleting, ..Self::default() }
+    }
+
     /// The next tick.
     pub(crate) fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::SeqCst) + 1
@@ -62,7 +68,10 @@ impl Ledger {
         self.writes.lock().unwrap()
     }
 
-    pub(crate) fn add(&self, key: &Key, write: Write) {
+    pub(crate) fn add(&self, key: &Key, mut write: Write) {
+        if self.purges_by_deleting && write.operation == KvOperation::Purge {
+            write.operation = KvOperation::Delete;
+        }
         self.writes().entry(key.clone()).or_default().push(write);
     }
 

@@ -86,7 +86,7 @@ impl Run {
             rng: Rng::with_seed(plan.seed ^ 0x5348_495a_554b_5544),
             mirror: Mirror::new(&stores[Side::Nats.index()]),
             stores,
-            ledger: Arc::default(),
+            ledger: Arc::new(Ledger::new(plan.key_ttl)),
             watches: Vec::new(),
             listings: Vec::new(),
             saved: Vec::new(),

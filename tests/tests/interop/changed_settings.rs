@@ -7,7 +7,7 @@ use serde_json::json;
 use shizuku_kv::{FencingToken, KvEntry, KvError, KvUpdate, StoreConfig, WatchScope};
 use shizuku_kv_tests::eventually;
 
-use super::{World, has_ttl, headers, next, next_entry, within};
+use super::{World, has_ttl, headers, history_of, next, next_entry, within};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -215,4 +215,87 @@ async fn a_cursor_from_a_time_with_a_maximum_age_has_expired() {
     let mut resumed = ours.watch_from(WatchScope::All, cursor).await.unwrap();
     assert_eq!(within("the change", next_entry(&mut resumed)).await.value, "y");
     assert!(ours.entry("k").await.unwrap().is_some_and(|entry: KvEntry| !entry.is_tombstone()));
+}
+
+#[tokio::test]
+async fn a_history_that_another_client_makes_longer_is_listed_whole() {
+    let (world, ours, _) = World::made_by_us(StoreConfig::new()).await;
+    world.change(|config| config["max_msgs_per_subject"] = json!(5)).await;
+    for value in ["1", "2", "3"] {
+        ours.put("k", value).await.unwrap();
+    }
+    let values: Vec<_> = history_of(&ours, "k").await.into_iter().map(|(_, _, value)| value).collect();
+    assert_eq!(values, ["1", "2", "3"]);
+}
+
+/// What a handle has seen of a store says nothing of one that is made again under its name.
+#[tokio::test]
+async fn cursors_of_a_store_that_was_made_again_do_not_expire_with_those_before() {
+    let world = World::new().await;
+    if !has_ttl(&world).await {
+        return;
+    }
+    let config = StoreConfig::new().key_ttl(true);
+    let (world, ours, _) = World::made_by_us(config.clone()).await;
+    for _ in 0..20 {
+        ours.put("k", "x").await.unwrap();
+    }
+    world.change(|config| config["subject_delete_marker_ttl"] = json!(7200 * SECOND)).await;
+    ours.refresh().await.unwrap();
+    world.connection.delete_store(&world.bucket).await.unwrap();
+    world.connection.store_with_config(&world.bucket, config).await.unwrap();
+    ours.put("a", "x").await.unwrap();
+    let mut watch = ours.watch(WatchScope::All).await.unwrap();
+    while next(&mut watch).await != KvUpdate::CaughtUp {}
+    let cursor = watch.cursor().unwrap();
+    ours.put("b", "x").await.unwrap();
+    let mut resumed = ours.watch_from(WatchScope::All, cursor).await.unwrap();
+    assert_eq!(next_entry(&mut resumed).await.key, "b");
+}
+
+/// The server keeps a request for messages open for a while only. What is deleted afterwards can be
+/// forgotten before the reader asks again.
+async fn a_reader_that_was_away_is_told_of_deletions(is_waiting: bool) {
+    let world = World::new().await;
+    if !has_ttl(&world).await {
+        return;
+    }
+    let (world, ours) = World::made_as_stream(|config| {
+        config["allow_msg_ttl"] = json!(true);
+        config["subject_delete_marker_ttl"] = json!(SECOND);
+    })
+    .await;
+    ours.put("k", "x").await.unwrap();
+    ours.put("anchor", "x").await.unwrap();
+    let mut watch = ours.watch(WatchScope::All).await.unwrap();
+    while next(&mut watch).await != KvUpdate::CaughtUp {}
+    if is_waiting {
+        let early = tokio::time::timeout(Duration::from_millis(50), watch.next()).await;
+        assert!(early.is_err(), "{early:?}");
+    }
+    let request = json!({});
+    let waiting = format!("CONSUMER.LIST.{}", world.stream());
+    eventually("the server has no request for messages", async || {
+        let consumers = world.api(&waiting, &request).await;
+        consumers["consumers"].as_array().unwrap().iter().all(|consumer| consumer["num_waiting"] == 0)
+    })
+    .await;
+    ours.delete("k").await.unwrap();
+    eventually("tombstone and marker are gone", async || ours.entry("k").await.unwrap().is_none()).await;
+    let told = tokio::time::timeout(Duration::from_secs(7), watch.next()).await;
+    match told.expect("the reader is told") {
+        Some(Err(KvError::CursorExpired { .. })) => {}
+        Some(Ok(KvUpdate::Delete(entry))) if entry.key == "k" => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_did_not_read_is_told_of_deletions() {
+    a_reader_that_was_away_is_told_of_deletions(false).await;
+}
+
+#[tokio::test]
+async fn a_reader_that_did_not_wait_to_the_end_is_told_of_deletions() {
+    a_reader_that_was_away_is_told_of_deletions(true).await;
 }

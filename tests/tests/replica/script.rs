@@ -110,6 +110,9 @@ impl Feed {
 
 pub(crate) fn update(position: u64, word: &str) -> KvUpdate {
     let version = VersionToken::from_u64(position);
+    if let Some(key) = word.strip_prefix('!') {
+        return KvEntry::tombstone(key_of(key), KvOperation::Expire, version, time(position)).into();
+    }
     match (word.split_once('='), word.strip_prefix('-')) {
         (Some((key, value)), _) => {
             KvEntry::put(key_of(key), value.to_owned().into(), version, time(position)).into()

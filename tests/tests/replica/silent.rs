@@ -333,6 +333,35 @@ async fn same_store_is_recognized_after_an_outage() {
     follower.stop().await;
 }
 
+/// A tombstone that has reached its age, or gave way to the marker of its end, is no sign that the
+/// store is an older copy.
+#[tokio::test(start_paused = true)]
+async fn tombstone_that_ended_is_no_reason_to_read_again() {
+    for marker in [None, Some((4, "!b"))] {
+        let mut script = Script::new();
+        let (mut follower, feed) = scripted(&mut script, &Disk::new()).await;
+        feed.say(3, "-b").say(5, "c=1");
+        follower.asks.up_to("c=1").await;
+        lock(&script.contents).entries = [(1, "a=1"), (6, "c=2")].into_iter().chain(marker).collect();
+        lock(&script.contents).figures = Some((6, 2 + u64::from(marker.is_some())));
+        feed.link(WatchLink::down(std::time::SystemTime::now(), "away"));
+        settle().await;
+        feed.link(WatchLink::Up);
+        let opening = script.opening().await;
+        assert_eq!(opening.from, Some(cursor(1)), "what followed it is read again, and not all");
+        let again = opening.accept();
+        marker.map(|(position, word)| again.say(position, word));
+        again.say(6, "c=2").say(6, ".");
+        feed.say(6, "c=2");
+        assert_eq!(follower.asks.done().await, ["c=2"]);
+        tokio::time::sleep(INTERVAL * 3).await;
+        settle().await;
+        assert_eq!(follower.monitor.progress().repairs, 0);
+        assert!(follower.monitor.progress().is_current());
+        follower.stop().await;
+    }
+}
+
 /// A run that goes on from a place is current only when it knows that nothing was missed.
 #[tokio::test(start_paused = true)]
 async fn current_only_after_the_first_comparison() {

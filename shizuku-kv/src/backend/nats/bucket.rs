@@ -295,6 +295,10 @@ impl Bucket {
                 return Arc::clone(known);
             }
             let mut newest = newest.clone();
+            if newest.created != known.created {
+                // What was known is of an earlier store of the same name.
+                return Arc::new(newest);
+            }
             newest.cursors_from = newest.cursors_from.max(known.cursors_from);
             if lives_longer(known.tombstone_life, newest.tombstone_life) {
                 // Another client has changed them, and left no note.

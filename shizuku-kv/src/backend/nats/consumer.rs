@@ -18,7 +18,7 @@ use super::leader::Lag;
 use super::link::{ApiError, Interruption, Link};
 use super::lookout::{Lookout, Trouble};
 use super::wire::{Place, subject_prefix};
-use crate::store::{Deadline, Key, KvError, KvResult, WatchScope};
+use crate::store::{Deadline, Key, KvError, KvResult, Moment, WatchScope};
 
 /// Messages asked for at a time. More are asked for when half of them have come.
 const PULL: usize = 8 * 1024;
@@ -94,6 +94,10 @@ pub(super) struct OrderedConsumer {
     batch: usize,
     bytes: usize,
     expires: Option<Duration>,
+    /// When the server was last asked for messages, and how long that request stays open.
+    asked: (Moment, Duration),
+    /// The longest time without a request.
+    unasked: Duration,
     last_sequence: u64,
     heartbeat: Duration,
     /// Whether the last delivery was waited for, and so is of this moment; else it may have been lying there.
@@ -188,6 +192,8 @@ impl OrderedConsumer {
             // A limit below one message would be refused over and over.
             bytes: PULL_BYTES.max(link.client().max_payload() + 64 * 1024),
             expires: None,
+            asked: (Moment::now(), Duration::ZERO),
+            unasked: Duration::ZERO,
             fresh: true,
             last_sequence: 0,
             heartbeat: SHORT_HEARTBEAT,
@@ -325,6 +331,13 @@ impl OrderedConsumer {
         self.fresh
     }
 
+    /// For how long at most the server had no request for messages, because nobody polled. What
+    /// was written and removed meanwhile has not come.
+    pub(super) fn unasked(&self) -> Duration {
+        let (asked, open) = &self.asked;
+        self.unasked.max(asked.elapsed().saturating_sub(*open))
+    }
+
     async fn pull(&mut self) -> Result<(), async_nats::PublishError> {
         let batch = self.batch.saturating_sub(self.outstanding).max(1);
         let expires = self.heartbeat * PULL_EXPIRES;
@@ -339,6 +352,8 @@ impl OrderedConsumer {
         self.pulls += 1;
         let reply = format!("{}.{}", self.inbox, self.pulls);
         let payload = request.to_string().into();
+        self.unasked = self.unasked();
+        self.asked = (Moment::now(), expires);
         self.link.client().publish_with_reply(self.pull_subject.clone(), reply, payload).await?;
         self.outstanding += batch;
         Ok(())

@@ -75,7 +75,7 @@ async fn counted(core: &StoreCore, filter: &str, deadline: Deadline) -> KvResult
     let answer = core.link.api(OPERATION, &subject, &query, deadline).await?;
     let Counted { info, total } =
         answer.map_err(|error: ApiError| error.into_error(OPERATION, &core.bucket.name))?;
-    core.bucket.learn(&info);
+    core.learn(&info);
     Ok((info, total))
 }
 

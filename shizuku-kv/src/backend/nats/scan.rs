@@ -79,8 +79,8 @@ struct Scan {
     /// How many consumers stopped before their end.
     stops: u32,
     last_sequence: u64,
-    /// Entries of a history that may still come.
-    entries_left: u64,
+    /// Entries of a history that may still come; known from the first consumer on.
+    entries_left: Option<u64>,
     rest: Instant,
     pauses: ExponentialBackoff,
     done: bool,
@@ -100,13 +100,8 @@ impl Scan {
             start: Start::LastPerSubject,
             headers_only,
         };
-        // A bucket of other clients may keep more than can be counted here, and then drops none meanwhile.
-        let entries_left = match core.bucket.settings().history {
-            u8::MAX => u64::MAX,
-            history => u64::from(history),
-        };
         Self {
-            entries_left,
+            entries_left: None,
             operation,
             core,
             scope,
@@ -207,8 +202,8 @@ impl Scan {
         let is_in_scope = message.is_some_and(|message| self.scope.matches(&message.key));
         if !self.newest {
             // As many as the store keeps: what is written meanwhile would have no end.
-            self.entries_left = self.entries_left.saturating_sub(1);
-            self.done = self.entries_left == 0;
+            let left = self.entries_left.insert(self.entries_left.unwrap_or(u64::MAX).saturating_sub(1));
+            self.done = *left == 0;
             return is_in_scope;
         }
         let is_deletion = message.is_some_and(|message| message.operation.is_deletion());
@@ -225,7 +220,12 @@ impl Scan {
     /// Looks for the end where everything that was there in the beginning has come or has been
     /// removed.
     async fn settle(&mut self, place: &Place, deadline: Deadline) -> KvResult<()> {
-        if self.owed.is_some() || Instant::now() < self.rest {
+        if self.owed.is_some() {
+            // What is owed may have been removed, and what others write has no end.
+            self.fetch_few();
+            return Ok(());
+        }
+        if Instant::now() < self.rest {
             return Ok(());
         }
         self.done = self.reaches_leader(place.stream_sequence, deadline).await?;
@@ -306,6 +306,12 @@ impl Scan {
         loop {
             let core = &self.core;
             let info = core.info(self.operation, deadline).await?;
+            // A bucket of other clients may keep more than can be counted here, and then drops none
+            // meanwhile.
+            self.entries_left.get_or_insert_with(|| match info.settings().history {
+                u8::MAX => u64::MAX,
+                history => u64::from(history),
+            });
             let (link, name) = (Arc::clone(&core.link), format!("shizuku-{}", core.link.next_id()));
             match OrderedConsumer::create(link, self.operation, &self.spec, name, deadline).await? {
                 // Another replica may still have values that were replaced and keys that were deleted.

@@ -216,15 +216,20 @@ impl StoreCore {
     /// What the server says of the bucket's stream at this moment. Its settings are the newest from then on.
     pub(super) async fn info(&self, operation: &'static str, deadline: Deadline) -> KvResult<StreamInfo> {
         let info = bucket::info(&self.link, operation, &self.bucket.name, deadline).await?;
+        self.learn(&info);
+        Ok(info)
+    }
+
+    /// Takes over what an answer of the server says of the bucket's stream.
+    pub(super) fn learn(&self, info: &StreamInfo) {
         let before = self.bucket.settings().created;
-        self.bucket.learn(&info);
+        self.bucket.learn(info);
         if self.bucket.settings().created == before {
             self.reached.fetch_max(info.last_sequence(), Ordering::Relaxed);
         } else {
             // The store was made again, and counts anew.
             self.reached.store(info.last_sequence(), Ordering::Relaxed);
         }
-        Ok(info)
     }
 
     /// The settings of this moment, as the leader has them.

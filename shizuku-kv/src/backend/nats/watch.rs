@@ -122,6 +122,8 @@ struct NatsWatch {
     current: Moment,
     /// What the server's clock said, and when.
     clock: Option<(SystemTime, Moment)>,
+    /// For how long the consumer that was lost had not been asked for messages.
+    unasked: Duration,
     /// How long tombstones were sure to stay when the last consumer was made.
     life: Option<Duration>,
     /// When the settings were last asked for because the reader is behind.
@@ -157,6 +159,7 @@ impl NatsWatch {
             missing: false,
             current: Moment::now(),
             clock: None,
+            unasked: Duration::ZERO,
             life: None,
             asked: None,
             deleted: Deleted::default(),
@@ -207,7 +210,11 @@ impl NatsWatch {
                         }
                     }
                 }
-                State::Reading(consumer) => match consumer.next().await {
+                State::Reading(consumer) => match next_of(consumer, &self.core).await {
+                    Delivery::Lost(NOT_ASKED) => {
+                        self.unasked = consumer.unasked();
+                        self.state = State::Starting { pause: self.pause() };
+                    }
                     // A replica that is behind begins where it stands, which is before what was asked for.
                     Delivery::Message(_, place) if place.stream_sequence <= self.position => {
                         let fresh = consumer.is_fresh();
@@ -527,6 +534,7 @@ impl NatsWatch {
         self.has_list = core.bucket.settings().history != 1;
         self.unchecked_cursor = false;
         self.life = life;
+        self.unasked = Duration::ZERO;
         self.current = Moment::now();
         self.clock = Some((info.now(), Moment::now()));
         Ok(consumer)
@@ -540,7 +548,8 @@ impl NatsWatch {
         }
         // By the server's clock since the last message, or since the last fresh word, whichever is later.
         let age = info.now().duration_since(self.as_of).unwrap_or_default();
-        let age = if self.unchecked_cursor { age } else { age.min(self.current.elapsed()) };
+        let heard = self.current.elapsed().max(self.unasked);
+        let age = if self.unchecked_cursor { age } else { age.min(heard) };
         let standing = Standing {
             same_incarnation: self.incarnation == Some(found),
             position: self.position,
@@ -580,6 +589,17 @@ impl NatsWatch {
     fn expired(&self, expiry: Expiry) -> KvError {
         KvError::CursorExpired { store: self.core.bucket.name.clone(), reason: expiry.reason() }
     }
+}
+
+/// The consumer was not asked for longer than a tombstone lives.
+const NOT_ASKED: &str = "nobody asked for messages for longer than a deletion is kept";
+
+/// The next thing that happens, unless a deletion can have come and gone while nobody asked for
+/// messages. Then the watch has to show that it can go on from where it stands.
+async fn next_of(consumer: &mut OrderedConsumer, core: &StoreCore) -> Delivery {
+    let delivery = consumer.next().await;
+    let life = core.bucket.settings().tombstone_life;
+    if life.is_some_and(|life| consumer.unasked() >= life) { Delivery::Lost(NOT_ASKED) } else { delivery }
 }
 
 /// How an idle watch compares with the leader.

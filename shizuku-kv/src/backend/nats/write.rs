@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::client::PublishErrorKind;
 use async_nats::{HeaderMap, Message};
@@ -167,8 +167,9 @@ pub(super) struct Sent {
     last: Instant,
     /// When it was last searched for, or sent.
     searched: Instant,
-    /// The stream had come to this sequence before.
+    /// The stream that was made at this moment had come to this sequence before.
     known: u64,
+    created: SystemTime,
     /// Whether it was sent more than once, so that a refusal may be about one copy of several.
     repeated: bool,
     mark: Mark,
@@ -205,10 +206,24 @@ impl StoreCore {
         let id = self.link.next_id();
         let subject = self.subject(&write.key);
         let since = Instant::now();
+        let created = self.bucket.settings().created;
         let known = self.reached.load(Ordering::Relaxed);
         let (mark, acknowledgement) = self.publish(&write, &subject, &id, deadline).await?;
         let (last, searched) = (since, since);
-        Ok(Sent { write, id, since, last, searched, known, repeated: false, mark, subject, acknowledgement })
+        let repeated = false;
+        Ok(Sent {
+            write,
+            id,
+            since,
+            last,
+            searched,
+            known,
+            created,
+            repeated,
+            mark,
+            subject,
+            acknowledgement,
+        })
     }
 
     async fn publish(
@@ -348,7 +363,8 @@ impl StoreCore {
             10054 => Verdict::TooLarge,
             10077 | 10122 => Verdict::Refused(KvError::StoreFull {
                 store,
-                limit: "its maximum size is reached".to_owned(),
+                // Several limits have this code.
+                limit: format!("a limit of the store is reached ({description})"),
             }),
             10023 | 10028 | 10047 => Verdict::Refused(KvError::StoreFull {
                 store,
@@ -363,9 +379,9 @@ impl StoreCore {
 
     /// Finds out what became of a write, while still listening for its acknowledgement.
     async fn find_out(&self, sent: &mut Sent, is_late: bool, deadline: Deadline) -> KvResult<Fate> {
-        let Sent { write, id, since, last, known, mark, acknowledgement, .. } = sent;
+        let Sent { write, id, since, last, known, created, mark, acknowledgement, .. } = sent;
         let may_be_given_up = is_late && write.expect == Expect::Anything;
-        let last = may_be_given_up.then_some((*last, *mark));
+        let last = may_be_given_up.then_some((*last, *mark, *created));
         let search = self.search(write, id, *since, last, *known, deadline);
         tokio::pin!(search);
         tokio::select! {
@@ -386,10 +402,10 @@ impl StoreCore {
     async fn is_given_up(
         &self,
         operation: &'static str,
-        (last, mark): (Instant, Mark),
+        (last, mark, created): (Instant, Mark, SystemTime),
         deadline: Deadline,
     ) -> KvResult<bool> {
-        let (before, since) = (self.bucket.settings().created, last.elapsed());
+        let since = last.elapsed();
         let info = match self.info(operation, deadline).await {
             Ok(info) => info,
             Err(error) if error.is_retryable() => return Ok(false),
@@ -397,7 +413,7 @@ impl StoreCore {
         };
         let settings = self.bucket.settings();
         Ok(info.led_for().is_some_and(|led| led < since)
-            && settings.created == before
+            && settings.created == created
             && !settings.loses_newest
             && self.link.is_unbroken(mark))
     }
@@ -409,7 +425,7 @@ impl StoreCore {
         write: &Write,
         id: &str,
         since: Instant,
-        last: Option<(Instant, Mark)>,
+        last: Option<(Instant, Mark, SystemTime)>,
         known: u64,
         deadline: Deadline,
     ) -> KvResult<Fate> {

@@ -87,7 +87,7 @@ impl Comparison {
     pub(super) fn take(&mut self, entry: Option<&KvEntry>, cursor: Option<WatchCursor>) {
         self.cursor = cursor;
         let Some(entry) = entry else { return };
-        self.recent.push(&entry.key, entry.version, entry.created);
+        self.recent.push(entry);
         if entry.is_tombstone() {
             self.live.remove(&entry.key);
             self.tombstones.insert(&entry.key);
