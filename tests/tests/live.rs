@@ -545,8 +545,9 @@ async fn user(store: &Store, id: u64, name: &str) {
     User { id, name: name.to_owned() }.write_to_anyway(store).await.unwrap();
 }
 
-/// A server whose data directory was restored from an older copy has lost values, and is written past its old end before
-/// its followers hear from it again: what it has by then looks like the continuation of what they know.
+/// A server whose data directory was restored from an older copy has lost values, and is written
+/// past its old end before its followers hear from it again: what it has by then looks like the
+/// continuation of what they know.
 #[tokio::test]
 async fn followers_of_a_server_that_came_back_older_converge() {
     let mut server = NatsServer::start();

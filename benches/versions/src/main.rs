@@ -38,7 +38,8 @@ impl Sides {
     }
 }
 
-/// Measures one expression on all sides, in another order each round. The first round is not counted.
+/// Measures one expression on all sides, in another order each round. The first round is not
+/// counted.
 macro_rules! case {
     ($rounds:expr, $name:expr, $sides:expr, |$side:ident| $measured:expr) => {{
         let mut case = Case::new($name);

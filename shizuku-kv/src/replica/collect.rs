@@ -17,7 +17,8 @@ use crate::store::{Doubt, KeySet, KvError, KvUpdate, Recent, Watch, WatchCursor,
 /// So many updates are collected in one go, before others on the thread have their turn.
 const GO: usize = 1024;
 
-/// How long a position is waited for while nothing comes: the change there may have left the store before its turn.
+/// How long a position is waited for while nothing comes: the change there may have left the store
+/// before its turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What happens while a watch is followed.
@@ -159,7 +160,8 @@ impl Collector<'_> {
                     Poll::Pending => break,
                 },
             };
-            // A watch may have lost touch and delivered again in one go: that came before this update.
+            // A watch may have lost touch and delivered again in one go: that came before this
+            // update.
             if let Some(links) = &mut self.links
                 && links.has_changed().unwrap_or(false)
             {

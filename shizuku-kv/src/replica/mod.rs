@@ -231,13 +231,14 @@ impl<S: ReplicaStorage> Replica<S> {
         self
     }
 
-    /// Compares the replica with the store this often, 1 s at least; 60 s unless set. Each run also begins with a
-    /// comparison.
+    /// Compares the replica with the store this often, 1 s at least; 60 s unless set. Each run also
+    /// begins with a comparison.
     ///
-    /// It finds entries that left the store without a message: evicted because the store is full, expired without a marker,
-    /// purged by an operator or another client, or lost by a server that came back older. A comparison is one request for
-    /// the store's [figures](crate::StoreFigures). Only if they differ from what the replica has, the keys are listed. Only
-    /// if a key differs, the state is taken anew. After listings that found nothing the next one waits for up to 16
+    /// It finds entries that left the store without a message: evicted because the store is full,
+    /// expired without a marker, purged by an operator or another client, or lost by a server that
+    /// came back older. A comparison is one request for the store's [figures](crate::StoreFigures).
+    /// Only if they differ from what the replica has, the keys are listed. Only if a key differs,
+    /// the state is taken anew. After listings that found nothing the next one waits for up to 16
     /// intervals.
     pub fn compare_every(mut self, interval: Duration) -> Self {
         self.compare_every = interval;

@@ -57,8 +57,9 @@ impl ReplicaProgress {
 
 /// Tells how far a replica is, also while it runs. From [`Replica::monitor`](super::Replica::monitor); cheap to clone.
 ///
-/// What it tells is of the moment when it is asked: if the future of the run has not been polled for 5 seconds, because its
-/// runtime is blocked or the process was suspended or forked, the link is down.
+/// What it tells is of the moment when it is asked: if the future of the run has not been polled
+/// for 5 seconds, because its runtime is blocked or the process was suspended or forked, the link
+/// is down.
 #[derive(Clone, Debug)]
 pub struct ReplicaMonitor {
     pub(super) progress: watch::Receiver<ReplicaProgress>,

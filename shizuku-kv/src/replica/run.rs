@@ -433,8 +433,9 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         let goes_on;
         (apply, goes_on) = self.apply(last, cursor, true, apply).await?;
         if goes_on {
-            // A replica that goes on over an outage is compared when it would have been anyway. One that took the state looks
-            // at once, because the store may count what no watch delivers.
+            // A replica that goes on over an outage is compared when it would have been anyway. One
+            // that took the state looks at once, because the store may count what no watch
+            // delivers.
             if self.phase != Phase::Following || self.is_unproven {
                 self.compare_at = Some(Instant::now());
                 collector.compare = self.compare_timer();

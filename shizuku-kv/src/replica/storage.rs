@@ -31,8 +31,9 @@ pub trait ReplicaStorage: Send + 'static {
     /// What is in the way.
     fn is_empty(&self) -> Result<bool, StorageError>;
 
-    /// Number of keys that are held. Visits all of them unless it is implemented: implement it if the storage has the
-    /// number at hand, since a replica asks for it at each comparison with the store.
+    /// Number of keys that are held. Visits all of them unless it is implemented: implement it if
+    /// the storage has the number at hand, since a replica asks for it at each comparison with the
+    /// store.
     ///
     /// # Errors
     /// What is in the way.
@@ -144,7 +145,8 @@ impl ReplicaPlace {
         Self { cursor, tag }
     }
 
-    /// A place in a scope, with the number of tombstones that the store has in it up to there, if it is known.
+    /// A place in a scope, with the number of tombstones that the store has in it up to there, if
+    /// it is known.
     pub(crate) fn of(cursor: WatchCursor, scope: ScopeId, tombstones: Option<u64>) -> Self {
         let mut tag = [0; 16];
         let (first, second) = tag.split_at_mut(8);
@@ -163,8 +165,8 @@ impl ReplicaPlace {
         scope
     }
 
-    /// Number of tombstones that the store has in scope, up to the cursor; `None` if unknown. In places of earlier versions
-    /// any number stands here, with which no figures of a store agree.
+    /// Number of tombstones that the store has in scope, up to the cursor; `None` if unknown. In
+    /// places of earlier versions any number stands here, with which no figures of a store agree.
     pub(crate) fn tombstones(&self) -> Option<u64> {
         let [_, _, _, _, _, _, _, _, number @ ..] = self.tag;
         Some(u64::from_be_bytes(number)).filter(|number| *number != UNKNOWN)

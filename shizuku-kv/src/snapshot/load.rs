@@ -34,9 +34,9 @@ const WAITING: usize = 4;
 /// # Errors
 /// [`SnapshotError::NotFound`] if there is no such file; [`SnapshotError::NotASnapshot`] if it is
 /// something else, a directory or a named pipe for instance; [`SnapshotError::UnknownVersion`] if
-/// another version of this library wrote it; [`SnapshotError::Damaged`] if what had reached the disk
-/// is no longer as it was, or no longer there; [`SnapshotError::Io`] if the system does not let it
-/// be read.
+/// another version of this library wrote it; [`SnapshotError::Damaged`] if what had reached the
+/// disk is no longer as it was, or no longer there; [`SnapshotError::Io`] if the system does not
+/// let it be read.
 pub fn load(path: impl AsRef<Path>) -> Result<Snapshot, SnapshotError> {
     let path = find(path.as_ref())?;
     let file = open_to_read(&StdDisk, &path)?;

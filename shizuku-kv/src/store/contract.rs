@@ -19,10 +19,10 @@
 //! **Fenced writes.** An entry keeps the fencing token of the write behind it, a tombstone too. A
 //! write with a token is [`KvError::Fenced`] where the key's newest entry has a larger one,
 //! whatever else may be in its way. A write without a token is never refused for one, and leaves an
-//! entry that has none. [`KvFenced::raise`] gives a token to an entry without a change of its value.
-//! Where a store may lose newest entries by themselves, because they age, it
-//! has no fenced writes; a tombstone with a token is never forgotten. If a store is given a maximum
-//! age later, a key without an entry proves nothing from then on, on open handles too.
+//! entry that has none. [`KvFenced::raise`] gives a token to an entry without a change of its
+//! value. Where a store may lose newest entries by themselves, because they age, it has no fenced
+//! writes; a tombstone with a token is never forgotten. If a store is given a maximum age later, a
+//! key without an entry proves nothing from then on, on open handles too.
 //!
 //! **Reads.** A read sees every write that was acknowledged before it began, as far as [`ReadConsistency`] says.
 //! Every key that lives throughout a scan appears in it exactly once.
@@ -55,8 +55,9 @@
 //! no client of this library writes them: those of a purge with a time to live, and those with a
 //! time to live in buckets without limit markers (nats-server #8505).
 //!
-//! **Figures.** Entries may leave a store without a message: evicted, purged by an operator, lost by a server that came
-//! back older. [`KvReader::figures`] tells how many keys have an entry, so that a follower notices it.
+//! **Figures.** Entries may leave a store without a message: evicted, purged by an operator, lost
+//! by a server that came back older. [`KvReader::figures`] tells how many keys have an entry, so
+//! that a follower notices it.
 //!
 //! **Deadlines.** Every operation ends by the [`Deadline`] that it is given. No single request
 //! spends more than a part of it: a request that may be repeated is, and a write without an
@@ -231,12 +232,15 @@ pub trait KvReader: Send + Sync {
         self.entry(key, deadline)
     }
 
-    /// Figures of a scope, by which a follower notices that entries have left the store without a message: from the one
-    /// replica that decides writes, in a request whose cost does not depend on the values in scope.
+    /// Figures of a scope, by which a follower notices that entries have left the store without a
+    /// message: from the one replica that decides writes, in a request whose cost does not depend
+    /// on the values in scope.
     ///
-    /// A backend that counts its keys delivers every tombstone that it counts as part of the state of a watch.
+    /// A backend that counts its keys delivers every tombstone that it counts as part of the state
+    /// of a watch.
     ///
-    /// A backend without them answers [`KvError::Unsupported`], which is the default: its followers list the keys.
+    /// A backend without them answers [`KvError::Unsupported`], which is the default: its followers
+    /// list the keys.
     fn figures<'a>(
         &'a self,
         scope: &'a WatchScope,

@@ -103,9 +103,9 @@ impl Store {
         Self { deadline, ..self.clone() }
     }
 
-    /// The same store, whose live values, live maps and replicas compare themselves with it this often: 60 s unless set, 1 s
-    /// at least. They find entries that left the store without a message: evicted, purged by an operator, or lost by a server
-    /// that came back older.
+    /// The same store, whose live values, live maps and replicas compare themselves with it this
+    /// often: 60 s unless set, 1 s at least. They find entries that left the store without a
+    /// message: evicted, purged by an operator, or lost by a server that came back older.
     #[must_use]
     pub fn with_comparison(&self, interval: Duration) -> Self {
         Self { compare_every: interval.max(Duration::from_secs(1)), ..self.clone() }
@@ -148,7 +148,8 @@ impl Store {
         deadline.bound("entry", Some(key), self.backend.leader_entry(key, deadline)).await
     }
 
-    /// Figures of a scope, by which a follower notices that entries have left the store without a message.
+    /// Figures of a scope, by which a follower notices that entries have left the store without a
+    /// message.
     pub(crate) async fn figures(&self, scope: &WatchScope) -> KvResult<StoreFigures> {
         let deadline = self.deadline_of("figures", None)?;
         deadline.bound("figures", None, self.backend.figures(scope, deadline)).await

@@ -126,8 +126,8 @@ impl<'a> StoreFenced<'a> {
     /// smallest token that the key accepts now: `token`, or a newer one that it had already.
     ///
     /// For operators: raise the keys that a lock protects to the token that
-    /// [`break_lock`](crate::rw_lock::DistroRwLock::break_lock) returns, and the broken holder cannot write them any more,
-    /// also before the next holder has written.
+    /// [`break_lock`](crate::rw_lock::DistroRwLock::break_lock) returns, and the broken holder
+    /// cannot write them any more, also before the next holder has written.
     ///
     /// - If the key has this token or a newer one, nothing is written.
     /// - Otherwise its value is written again, as it is. That is a write like any other: the key
@@ -139,8 +139,9 @@ impl<'a> StoreFenced<'a> {
     /// - As after every fenced write, a write without a token takes the token away.
     ///
     /// # Errors
-    /// [`KvError::Unsupported`] for a value with a time to live of its own: the token would expire with it; otherwise as
-    /// for [`put`](Self::put), except [`KvError::Fenced`]. A store that is full may reject it.
+    /// [`KvError::Unsupported`] for a value with a time to live of its own: the token would expire
+    /// with it; otherwise as for [`put`](Self::put), except [`KvError::Fenced`]. A store that is
+    /// full may reject it.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -12,8 +12,8 @@ use crate::store::{KvEntry, KvOperation, VersionToken};
 
 /// A record with the version that its key has, to be compared when it is written back.
 ///
-/// It dereferences to the record, whose fields and methods are all it has: like those of `Rc`, its own functions are
-/// called by their path, so that none can hide one of the record's.
+/// It dereferences to the record, whose fields and methods are all it has: like those of `Rc`, its
+/// own functions are called by their path, so that none can hide one of the record's.
 ///
 #[cfg_attr(feature = "derive", doc = "```")]
 #[cfg_attr(not(feature = "derive"), doc = "```text")]

@@ -176,7 +176,8 @@ where
     deserializer.deserialize_str(Text(PhantomData))
 }
 
-/// A type of which a derive sees one direction only: whether it has the other is for the compiler to say.
+/// A type of which a derive sees one direction only: whether it has the other is for the compiler
+/// to say.
 #[derive(Debug)]
 pub struct ReadBack<T>(PhantomData<T>);
 

@@ -69,9 +69,9 @@ pub trait KeyValueRead: KeyValue {
     /// many as the store keeps versions.
     ///
     /// # Errors
-    /// [`KvReadError::KeyMismatch`] and [`KvReadError::InvalidRecordKey`] for a key that is not one of the type, before
-    /// anything is sent; [`KvReadError::Store`] where the store does not answer. A version that does not decode is an
-    /// error in its place.
+    /// [`KvReadError::KeyMismatch`] and [`KvReadError::InvalidRecordKey`] for a key that is not one
+    /// of the type, before anything is sent; [`KvReadError::Store`] where the store does not
+    /// answer. A version that does not decode is an error in its place.
     fn history_read_from(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -89,8 +89,9 @@ pub trait KeyValueRead: KeyValue {
     /// Watches the record under a key: what it is now, then [`TypedUpdate::CaughtUp`], then every change.
     ///
     /// # Errors
-    /// [`KvReadError::KeyMismatch`] and [`KvReadError::InvalidRecordKey`] for a key that is not one of the type, before
-    /// anything is sent; [`KvReadError::Store`] for the errors of [`Store::watch`].
+    /// [`KvReadError::KeyMismatch`] and [`KvReadError::InvalidRecordKey`] for a key that is not one
+    /// of the type, before anything is sent; [`KvReadError::Store`] for the errors of
+    /// [`Store::watch`].
     fn watch(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -169,8 +170,9 @@ pub trait KeyValueRead: KeyValue {
         TypedScan::new(Self::kv_scope().map(|scope| store.scan(scope)).map_err(KvReadError::from))
     }
 
-    /// The records in a scope; see [`Store::scan`]. Everything in the scope has to be of this type: a key that is none
-    /// of it is an error item. If the scope names such a key, that is the only item, and nothing is sent.
+    /// The records in a scope; see [`Store::scan`]. Everything in the scope has to be of this type:
+    /// a key that is none of it is an error item. If the scope names such a key, that is the only
+    /// item, and nothing is sent.
     fn list_scope(store: &Store, scope: impl Into<WatchScope>) -> TypedScan<Self>
     where
         Self::Value: ByteDeserialize,
@@ -186,8 +188,8 @@ pub trait KeyValueRead: KeyValue {
     ///
     /// # Errors
     /// When the deadline has passed: [`KvReadError::Absent`], or why what is there was refused
-    /// ([`KvReadError::Decode`], [`KvReadError::Invalid`], [`KvReadError::KeyMismatch`]). At once, as for
-    /// [`watch`](Self::watch).
+    /// ([`KvReadError::Decode`], [`KvReadError::Invalid`], [`KvReadError::KeyMismatch`]). At once,
+    /// as for [`watch`](Self::watch).
     fn live_at(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -205,8 +207,9 @@ pub trait KeyValueRead: KeyValue {
     /// already: that, and the connection before it, need the backend to be there.
     ///
     /// # Errors
-    /// If no value will ever come: [`KvReadError::KeyMismatch`] and [`KvReadError::InvalidRecordKey`] for a key that is
-    /// not one of the type; [`KvReadError::Store`] for what is not a key, a store that cannot be watched, and a closed
+    /// If no value will ever come: [`KvReadError::KeyMismatch`] and
+    /// [`KvReadError::InvalidRecordKey`] for a key that is not one of the type;
+    /// [`KvReadError::Store`] for what is not a key, a store that cannot be watched, and a closed
     /// connection.
     fn live_at_or(
         store: &Store,
@@ -264,7 +267,8 @@ pub trait KeyValueRead: KeyValue {
     /// As [`live_map`](Self::live_map), with the records in a scope. Everything in the scope has to be of this type.
     ///
     /// # Errors
-    /// As for [`live_map`](Self::live_map), and as for [`watch`](Self::watch) for a scope that names a key.
+    /// As for [`live_map`](Self::live_map), and as for [`watch`](Self::watch) for a scope that
+    /// names a key.
     fn live_map_scope(
         store: &Store,
         scope: impl Into<WatchScope>,

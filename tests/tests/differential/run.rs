@@ -22,7 +22,8 @@ pub(crate) const LARGEST: usize = 100;
 /// The shortest time to live.
 const TTL: Duration = Duration::from_secs(1);
 
-/// A value that expires is overwritten or awaited before this age, so that no operation meets it while it expires.
+/// A value that expires is overwritten or awaited before this age, so that no operation meets it
+/// while it expires.
 const SURELY_ALIVE: Duration = Duration::from_millis(500);
 
 /// How long an item of a watch is waited for before something else is done.
@@ -191,7 +192,8 @@ impl Run {
         self.log.push(format!("[{}] {}", self.ledger.tick(), what.into()));
     }
 
-    /// Does a write on both sides, compares the answers with each other and with `expected`, and notes a success.
+    /// Does a write on both sides, compares the answers with each other and with `expected`, and
+    /// notes a success.
     async fn write<F>(
         &mut self,
         key: &Key,
@@ -253,7 +255,8 @@ impl Run {
         .map(drop)
     }
 
-    /// A version to expect: the newest, an older one, another key's, or one that never was; and whether it is the newest.
+    /// A version to expect: the newest, an older one, another key's, or one that never was; and
+    /// whether it is the newest.
     fn version(&mut self, key: &Key) -> ([VersionToken; 2], bool) {
         let never = [VersionToken::from_u64(u64::MAX / 2); 2];
         let other = self.key();
@@ -532,7 +535,8 @@ impl Run {
             }
         }
         let [memory, nats]: Answers<Watching> = answers.try_into().unwrap_or_else(|_| unreachable!());
-        // The marker of a narrower watch names the end of the store on one side and the last look at it on the other.
+        // The marker of a narrower watch names the end of the store on one side and the last look
+        // at it on the other.
         let must_agree = pair[0].is_settled && !self.has_burst && pair[0].scope == WatchScope::All;
         if must_agree && memory.is_ok() != nats.is_ok() {
             return Err(format!("only one side resumes: {:?} and {:?}", memory.err(), nats.err()));
@@ -590,7 +594,8 @@ impl Run {
         if starts { self.mirror.start().await } else { self.mirror.stop().await }
     }
 
-    /// Writes with several writers at once, each with keys of its own, while watches and listings are read.
+    /// Writes with several writers at once, each with keys of its own, while watches and listings
+    /// are read.
     async fn burst(&mut self) -> Result<(), String> {
         for (key, ..) in self.expiring.clone() {
             self.await_expiry(&key).await?;
@@ -627,8 +632,8 @@ impl Run {
         read
     }
 
-    /// More keys than a client asks for at a time: readers that pause leave most of them on the server, where writers
-    /// then supersede, delete and purge some of what has not come yet.
+    /// More keys than a client asks for at a time: readers that pause leave most of them on the
+    /// server, where writers then supersede, delete and purge some of what has not come yet.
     async fn many(&mut self) -> Result<(), String> {
         self.note(format!("{} keys", self.plan.many));
         let keys: Vec<_> = (0..self.plan.many).map(|n| Key::new(format!("many.{n}")).unwrap()).collect();

@@ -151,7 +151,8 @@ pub(crate) struct Script {
 /// What the store says if it is asked, apart from its watches.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
-    /// The newest position and the number of keys; without them the store tells its watches of everything.
+    /// The newest position and the number of keys; without them the store tells its watches of
+    /// everything.
     pub(crate) figures: Option<(u64, u64)>,
     /// How often it was asked for its figures.
     pub(crate) looks: usize,

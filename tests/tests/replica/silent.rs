@@ -92,7 +92,8 @@ async fn purge(name: &str, key: &str) {
     stream.purge().filter(format!("$KV.{name}.{key}")).await.unwrap();
 }
 
-/// Follows a bucket, is away while `remove` removes `b`, and is started again with the default interval.
+/// Follows a bucket, is away while `remove` removes `b`, and is started again with the default
+/// interval.
 async fn away_while(store: &Store, scope: &WatchScope, remove: impl Future<Output = ()>) {
     let disk = Disk::new();
     write(store, &["a=1", "b=1", "c=1", "-c"]).await;
@@ -215,7 +216,8 @@ async fn busy_store_is_looked_at_and_not_listed() {
         position
     };
     for round in 1..=5 {
-        // Values that are new, written again, deleted, and written over their tombstones; a tombstone of a key that is new.
+        // Values that are new, written again, deleted, and written over their tombstones; a
+        // tombstone of a key that is new.
         let new = format!("n{round}=1");
         let never = format!("-never{round}");
         for word in [&new, "a=2", "-a", "a=3", &never] {

@@ -84,8 +84,8 @@ impl StreamInfo {
         self.state.num_subjects
     }
 
-    /// Whether the newest message of a key can go alone, so that an older one is the newest then: because it has a time
-    /// to live of its own, or because an operator may delete it.
+    /// Whether the newest message of a key can go alone, so that an older one is the newest then:
+    /// because it has a time to live of its own, or because an operator may delete it.
     pub(super) fn reverts(&self) -> bool {
         self.number("max_msgs_per_subject") != 1 && (self.flag("allow_msg_ttl") || !self.flag("deny_delete"))
     }

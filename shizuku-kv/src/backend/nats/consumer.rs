@@ -113,8 +113,9 @@ impl OrderedConsumer {
     /// Creates the consumer `name`. Creating it twice with the same specification is harmless, so that a creation
     /// whose answer was lost can be repeated and leaves one consumer at most.
     ///
-    /// A cluster may place it on a server that has just died, which never answers, however often the
-    /// same is asked for. So after a quarter of the deadline another is created, and the first deleted.
+    /// A cluster may place it on a server that has just died, which never answers, however often
+    /// the same is asked for. So after a quarter of the deadline another is created, and the first
+    /// deleted.
     pub(super) async fn create(
         link: Arc<Link>,
         operation: &'static str,

@@ -53,8 +53,8 @@ impl Requests {
         Ok(Self { client: client.clone(), inbox, table, writes, copies, router })
     }
 
-    /// Sends a request, or another copy of one that was sent before. Without a turn for another copy,
-    /// nothing is sent.
+    /// Sends a request, or another copy of one that was sent before. Without a turn for another
+    /// copy, nothing is sent.
     pub(super) async fn ask(
         &self,
         copies: &mut Copies,
@@ -221,8 +221,8 @@ impl Future for Waiting {
     }
 }
 
-/// The copies of one request that wait for an answer: the first, whose answer comes first if the server
-/// is slow, and the last, which is answered if the first was lost.
+/// The copies of one request that wait for an answer: the first, whose answer comes first if the
+/// server is slow, and the last, which is answered if the first was lost.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     first: Option<Waiting>,

@@ -95,9 +95,10 @@ impl StoreCore {
         }
     }
 
-    /// The newest message of a key, if no replica has answered yet. The causes can be those of a "no responders" answer,
-    /// which the server does not send while any client subscribes to everything. The stream's information tells them
-    /// apart and renews the settings; meanwhile a replica may answer after all.
+    /// The newest message of a key, if no replica has answered yet. The causes can be those of a
+    /// "no responders" answer, which the server does not send while any client subscribes to
+    /// everything. The stream's information tells them apart and renews the settings; meanwhile a
+    /// replica may answer after all.
     async fn newest_unanswered(
         &self,
         mut asking: Asking<'_>,
@@ -125,7 +126,8 @@ impl StoreCore {
         }
     }
 
-    /// The message in an answer to a direct get; none unless the answer is known to be the bucket's.
+    /// The message in an answer to a direct get; none unless the answer is known to be the
+    /// bucket's.
     ///
     /// Mirrors of the bucket answer direct gets of it (`mirror_direct`), with what they have. An
     /// answer with a message names its stream. One without a message does not: no such key, or not
@@ -213,7 +215,8 @@ impl StoreCore {
         }
     }
 
-    /// What the server says of the bucket's stream at this moment. Its settings are the newest from then on.
+    /// What the server says of the bucket's stream at this moment. Its settings are the newest from
+    /// then on.
     pub(super) async fn info(&self, operation: &'static str, deadline: Deadline) -> KvResult<StreamInfo> {
         let info = bucket::info(&self.link, operation, &self.bucket.name, deadline).await?;
         let before = self.bucket.settings().created;

@@ -124,7 +124,8 @@ where
             };
             let mut end = None;
             for left in (0..BATCH).rev() {
-                // A watch may have lost touch and delivered again in one go: that came before this update.
+                // A watch may have lost touch and delivered again in one go: that came before this
+                // update.
                 if let Some(links) = &mut links
                     && links.has_changed().unwrap_or(false)
                 {
