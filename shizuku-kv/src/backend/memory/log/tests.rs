@@ -227,7 +227,7 @@ fn a_new_maximum_age_counts_from_the_writing() {
     log.set_limits(aged(1), now + 3 * SECOND);
     log.expire(now + 3 * SECOND);
     assert!(expired(&log, "young"));
-    // Tombstones are held as long, from when the age was set.
+    // Tombstones are held for the same time, counted from the moment when the age was set.
     assert_eq!(log.newest("gone"), None);
     log.check();
 }
