@@ -339,7 +339,7 @@ impl Link {
         }
     }
 
-    /// Sends a request that may be repeated, because it changes nothing or is idempotent.
+    /// A request that may be repeated, because it changes nothing or is idempotent.
     pub(super) fn asking<'a>(
         &'a self,
         operation: &'static str,
@@ -369,8 +369,8 @@ impl Link {
         self.ask_api(operation, subject, payload, deadline, false).await
     }
 
-    /// Sends a request whose late copy would do harm: no copy is sent while another may be in
-    /// flight.
+    /// A request to the JetStream API whose late copy would do harm: no copy is sent while another
+    /// may be in flight.
     pub(super) async fn api_once<T: DeserializeOwned>(
         &self,
         operation: &'static str,
