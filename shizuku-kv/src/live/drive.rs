@@ -120,7 +120,7 @@ where
             {
                 Either::Left((update, _)) => update,
                 Either::Right(_) => {
-                    let reason = "the store has something else than its watch has delivered";
+                    let reason = "the store differs from the entries that its watch has delivered";
                     return KvError::CursorExpired { store: self.store.name().to_owned(), reason };
                 }
             };

@@ -191,8 +191,8 @@ fn what_was_applied_and_not_kept_can_stay_where_no_tombstone_does() {
     }
 }
 
-/// A limit that is known, and why the contract forbids it: a tombstone that is counted and was not
-/// delivered can stand for a value that vanished.
+/// A known limit, and the reason why the contract forbids it: a counted but undelivered tombstone
+/// can stand for a value that vanished.
 #[test]
 fn vanished_value_can_be_missed_where_counted_tombstones_are_left_out() {
     let budget = Budget { writes: 2, vanishes: 2, ..NOTHING };

@@ -41,9 +41,9 @@ impl LockOptions {
         self
     }
 
-    /// How long `read` and `write` wait for their turn at most. It is the time for others: a lock
-    /// that is free is acquired however short the wait is, also if it is zero, as far as the store
-    /// answers within its own deadline.
+    /// Maximum time for which `read` and `write` wait for other holders. A free lock is acquired
+    /// however short the wait is, even if it is zero, provided that the store answers within its
+    /// own deadline.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;

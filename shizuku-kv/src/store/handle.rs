@@ -482,8 +482,9 @@ impl Store {
 
     /// The deadline of an operation that begins now.
     ///
-    /// # Errors [`KvError::Timeout`] where there is no time at all, on every backend alike;
-    /// [`KvError::NoRuntime`].
+    /// # Errors
+    /// Returns [`KvError::Timeout`] if the deadline is zero, on every backend alike, and
+    /// [`KvError::NoRuntime`] outside of a tokio runtime.
     pub(super) fn deadline_of(&self, operation: &'static str, key: Option<&Key>) -> KvResult<Deadline> {
         in_runtime(operation)?;
         let deadline = Deadline::after(self.deadline);

@@ -258,8 +258,9 @@ impl StoreCore {
 
     /// Looks for the reason why no server answers, for a part of the deadline.
     ///
-    /// # Errors Returns why nothing will answer later either, for example that the store was
-    /// deleted. A stream without a leader is no error.
+    /// # Errors
+    /// Returns the reason if no server will answer later either, for example because the store was
+    /// deleted. A stream without a leader is not an error.
     pub(super) async fn look(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
         match self.info(operation, deadline.at_most(first_patience(deadline))).await {
             Err(error) if !error.is_retryable() => Err(error),

@@ -199,7 +199,7 @@ where
 
     /// The store differs from the delivered entries.
     fn differs(&self) -> KvError {
-        let reason = "the store has something else than its watch has delivered";
+        let reason = "the store differs from the entries that its watch has delivered";
         KvError::CursorExpired { store: self.store.name().to_owned(), reason }
     }
 
