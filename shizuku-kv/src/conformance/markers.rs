@@ -85,8 +85,8 @@ pub async fn the_marker_comes_after_every_key(fixture: &Fixture) -> CheckResult 
 }
 
 /// Some keys are overwritten until the version that the watch was about to deliver is no longer
-/// held, and what another key has is purged. Nothing else is written: what follows them in the
-/// state has no reason of its own to arrive.
+/// held, and another key is purged. No other key is written, so that no later write causes the rest
+/// of the state to arrive.
 pub async fn the_marker_comes_after_every_key_in_a_history(fixture: &Fixture) -> CheckResult {
     for history in [2, fixture.capabilities().max_history.min(5)] {
         let store = fixture.store_with(fixture.config().history(history)).await?;

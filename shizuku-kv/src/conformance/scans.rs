@@ -166,8 +166,8 @@ pub async fn a_listing_under_writes_has_every_key_once(fixture: &Fixture) -> Che
     ensure_stable_once(&found)
 }
 
-/// More than a backend hands over at a time. A few keys that are still to come are overwritten
-/// until the version that was there at the beginning is no longer held, others are deleted.
+/// More keys than a backend delivers at a time. A few of the later ones are overwritten until their
+/// initial version is no longer held, others are deleted.
 pub async fn a_scan_in_a_history_under_writes_has_every_key_once(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().history(2)).await?;
     fill(&store, STABLE, &"v".repeat(40_000)).await?;

@@ -259,7 +259,7 @@ async fn a_failure_that_has_passed_is_forgotten_though_nothing_is_kept() {
     follower.stop().await;
 }
 
-/// Those at looking up stored entries are not those at applying.
+/// Attempts at looking up stored entries do not count as attempts at applying.
 #[tokio::test]
 async fn the_attempts_at_applying_are_what_is_told() {
     let mut script = Script::new();

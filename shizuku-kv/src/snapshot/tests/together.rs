@@ -81,8 +81,8 @@ fn a_sync_that_ends_after_the_file_was_replaced_says_nothing_about_the_new_one()
     });
 }
 
-/// The second opens the file, and the first compacts the log before the second has locked it: what
-/// the second locks has no name any more.
+/// The second opener opens the file, and the first compacts the log before the second has locked
+/// it. The file that the second locks has no name any more.
 #[test]
 fn opener_that_waits_for_a_lock_gets_the_file_of_that_name() {
     for first_is_closed in [false, true] {
