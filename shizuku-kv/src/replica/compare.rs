@@ -256,7 +256,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         match course {
             Course::Other => return Ok(self.differs("the store is an older copy")),
             Course::Untold => {
-                return Ok(self.differs("all remembered entries were overwritten, so the store may be an older copy"));
+                return Ok(self.differs("no remembered entry is left for the comparison"));
             }
             // Updates that were written while the replica was away follow the place, and are no
             // reason for a resync.

@@ -194,7 +194,7 @@ fn what_was_applied_and_not_kept_can_stay_where_no_tombstone_does() {
 /// A known limit, and the reason why the contract forbids it: a counted but undelivered tombstone
 /// can stand for a value that vanished.
 #[test]
-fn vanished_value_can_be_missed_where_counted_tombstones_are_left_out() {
+fn counted_tombstone_not_delivered_hides_a_vanished_value() {
     let budget = Budget { writes: 2, vanishes: 2, ..NOTHING };
     let scenario = Scenario { skips: true, budget, ..VANISHES };
     let found = scenario.explore(PRODUCTION, Some(RIGHT));

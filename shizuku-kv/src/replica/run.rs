@@ -180,7 +180,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
                     return Ok(());
                 }
             }
-            let Some(holds) = self.ask("looking up stored entries", |storage| Ok(!storage.is_empty()?)).await?
+            let Some(holds) =
+                self.ask("looking up stored entries", |storage| Ok(!storage.is_empty()?)).await?
             else {
                 return Ok(());
             };

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_outlives_the_runtime_where_it_began() {
+    fn timer_outlives_its_first_runtime() {
         let span = Duration::from_millis(20);
         let mut sleep = Box::pin(sleep(span));
         let mut timeout = Box::pin(timeout_at(Instant::now() + span, std::future::pending::<()>()));

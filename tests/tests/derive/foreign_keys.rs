@@ -249,7 +249,7 @@ async fn tombstones_of_other_keys_are_error_items() -> Outcome {
 
 /// The version that a compare-and-delete names does not matter for what is refused before.
 #[tokio::test]
-async fn a_rejected_key_is_told_before_the_version() -> Outcome {
+async fn rejected_key_is_reported_before_the_version() -> Outcome {
     let store = store().await;
     store.put("k.x", "of another").await?;
     let refused = Limits::delete_atomically(&store, "k.x", VersionToken::from_u64(99)).await;

@@ -67,7 +67,7 @@ async fn a_maximum_age_of_another_client_lets_no_older_token_in() {
 }
 
 #[tokio::test]
-async fn a_history_that_another_client_makes_longer_ends_times_to_live() {
+async fn history_raised_by_another_client_ends_times_to_live() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;
@@ -151,7 +151,7 @@ async fn a_cursor_from_before_markers_were_turned_on_skips_nothing() {
 
 /// Without markers a tombstone with a time to live ends without a trace.
 #[tokio::test]
-async fn a_cursor_is_strict_where_tombstones_can_vanish() {
+async fn cursor_is_strict_if_tombstones_can_vanish() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;

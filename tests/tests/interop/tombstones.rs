@@ -65,7 +65,7 @@ async fn ends(world: &World, store: &Store) -> bool {
 }
 
 #[tokio::test]
-async fn tombstones_end_only_where_that_brings_nothing_back() {
+async fn tombstone_expires_only_without_bringing_a_value_back() {
     let server_has_ttl = NatsServer::shared().is_at_least(2, 11);
     let hour = Duration::from_secs(3600);
     let mut configs = vec![
@@ -96,7 +96,7 @@ async fn tombstones_end_only_where_that_brings_nothing_back() {
 }
 
 #[tokio::test]
-async fn the_records_of_locks_and_elections_leave_tombstones_without_an_end() {
+async fn lock_and_election_records_leave_lasting_tombstones() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;

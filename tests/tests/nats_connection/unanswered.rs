@@ -97,7 +97,7 @@ async fn operations_on_a_deleted_store_say_that_it_is_gone() {
 
 /// A stream that does not take what is written to its bucket is as one without a leader.
 #[tokio::test]
-async fn writes_that_nobody_took_are_sent_again_once_somebody_does() {
+async fn unaccepted_writes_are_sent_again_until_accepted() {
     for listens in [false, true] {
         let server = NatsServer::start();
         let connection = connect(&server.url()).await.unwrap();

@@ -701,7 +701,7 @@ mod tests {
     const HOUR: u64 = 3_600_000_000_000;
 
     #[test]
-    fn times_to_live_are_told_from_the_markers_of_a_maximum_age() {
+    fn times_to_live_differ_from_markers_of_a_maximum_age() {
         let with = |markers: u64, age: u64, note: Value| {
             asks_for_ttl(&json!({
                 "allow_msg_ttl": true,

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_without_expectation_is_repeated_only_if_no_copy_is_left() {
+    fn write_without_expectation_is_repeated_if_no_copy_is_left() {
         for evidence in [evidence(0), evidence(7), Evidence { complete: true, known: 9, ..evidence(7) }] {
             assert_eq!(decide(Expect::Anything, &evidence), Fate::Unknown);
         }

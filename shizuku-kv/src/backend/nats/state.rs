@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn subjects_are_told_apart() {
+    fn different_subjects_are_distinguished() {
         let mut subjects = Subjects::default();
         assert!(subjects.insert("a"));
         assert!(!subjects.insert("a"));

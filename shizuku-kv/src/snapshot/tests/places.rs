@@ -132,7 +132,7 @@ fn must_be_locked(path: &Path) {
 }
 
 #[test]
-fn second_writer_is_rejected_whatever_was_removed_beside_the_log() {
+fn second_writer_after_removals_beside_the_log_is_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state");
     let (mut writer, _) = SnapshotWriter::open(&path, SnapshotOptions::new()).unwrap();
@@ -263,7 +263,7 @@ fn close_tells_that_the_file_was_changed() {
 /// A truncation as by `logrotate` with `copytruncate`, between the check of the file and the write:
 /// the file is as long as before.
 #[test]
-fn truncation_that_a_write_has_hidden_is_told() {
+fn truncation_hidden_by_a_write_is_reported() {
     for policy in POLICIES {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");

@@ -120,7 +120,7 @@ fn opener_that_waits_for_a_lock_gets_the_file_of_that_name() {
 }
 
 #[test]
-fn of_many_openers_of_a_new_log_one_has_it() {
+fn many_openers_of_a_new_log_only_one_succeeds() {
     let directory = tempfile::tempdir().unwrap();
     for round in 0..20 {
         let path = directory.path().join(format!("{round}"));

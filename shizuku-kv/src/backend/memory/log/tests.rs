@@ -262,7 +262,7 @@ fn the_tombstone_of_a_lock_is_never_forgotten() {
 }
 
 #[test]
-fn a_token_stays_where_the_maximum_age_is_removed() {
+fn token_stays_after_the_maximum_age_is_removed() {
     let (mut log, now) = log(Limits { max_age: Some(5 * SECOND), forgets: true, ..LIMITS });
     log.write_with(&key("a"), Change::Delete, Condition::Any, Some(FencingToken::from_u64(7)), now).unwrap();
     log.set_limits(LIMITS, now + SECOND);

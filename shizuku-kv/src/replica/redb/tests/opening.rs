@@ -116,7 +116,7 @@ async fn a_path_that_is_no_regular_file_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_second_opening_through_a_hard_link_is_refused() {
+async fn second_opening_through_a_hard_link_is_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let (path, other) = (directory.path().join("replica.redb"), directory.path().join("other"));
     let _first = open(&path).await;
