@@ -1,4 +1,4 @@
-//! Watches and listings that are read slowly, and what must hold of everything they deliver.
+//! Watches and listings that are read slowly, and the invariants of their items.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::ledger::{Ledger, Side, Write};
 
-/// Limit for everything to arrive once no more is written.
+/// Timeout for every item to arrive, once all writes have ended.
 const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 
 /// The newest version of each key that was delivered, and whether it was live.

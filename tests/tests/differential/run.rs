@@ -26,7 +26,7 @@ const TTL: Duration = Duration::from_secs(1);
 /// while it expires.
 const SURELY_ALIVE: Duration = Duration::from_millis(500);
 
-/// How long an item of a watch is waited for before something else is done.
+/// Timeout for an item of a watch before the next operation.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ impl Plan {
     }
 }
 
-/// What both backends answered to one operation.
+/// The results of both backends for one operation.
 type Answers<T> = [KvResult<T>; 2];
 
 pub(crate) struct Run {
@@ -223,7 +223,7 @@ impl Run {
         Ok(true)
     }
 
-    /// The error that the size of a value makes, if any.
+    /// The error caused by the size of a value, if any.
     fn too_large(&self, value: &Bytes) -> Option<&'static str> {
         (self.plan.limits_size && value.len() > LARGEST).then_some("ValueTooLarge")
     }
@@ -255,7 +255,7 @@ impl Run {
         .map(drop)
     }
 
-    /// A version to expect: the newest, an older one, another key's, or one that never was; and
+    /// A version to expect: the newest, an older one, another key's, or one that never existed; and
     /// whether it is the newest.
     fn version(&mut self, key: &Key) -> ([VersionToken; 2], bool) {
         let never = [VersionToken::from_u64(u64::MAX / 2); 2];
@@ -419,7 +419,7 @@ impl Run {
         Ok(())
     }
 
-    /// Compares what both sides hold of a key with the ledger.
+    /// Compares the entries of a key on both sides with the ledger.
     async fn compare_key(&mut self, key: &Key) -> Result<(), String> {
         self.note(format!("read {key}"));
         let newest = self.ledger.newest(key);

@@ -92,7 +92,7 @@ async fn purge(name: &str, key: &str) {
     stream.purge().filter(format!("$KV.{name}.{key}")).await.unwrap();
 }
 
-/// Follows a bucket, is away while `remove` removes `b`, and is started again with the default
+/// Follows a bucket, stops while `remove` removes `b`, and is started again with the default
 /// interval.
 async fn away_while(store: &Store, scope: &WatchScope, remove: impl Future<Output = ()>) {
     let disk = Disk::new();
@@ -110,7 +110,7 @@ async fn away_while(store: &Store, scope: &WatchScope, remove: impl Future<Outpu
     assert_eq!(follower.monitor.progress().repairs, 1);
     follower.stop().await;
     assert!(disk.words().iter().all(|word| !word.starts_with("b=")), "{:?}", disk.words());
-    // And nothing more is found the next time.
+    // The next comparison finds no difference.
     let mut follower = Follower::start(Replica::new(store, scope.clone()).storage(disk.clone()));
     follower.asks.up_to(".").await;
     follower.current().await;
@@ -143,7 +143,7 @@ async fn eviction_while_away_is_found() {
         config.discard = stream::DiscardPolicy::Old;
     })
     .await;
-    // `a` is evicted for `d` if it is not written again before.
+    // Without another write, `a` would be evicted for `d`.
     let remove = async { write(&store, &["a=2", "d=1"]).await };
     away_while(&store, &WatchScope::All, remove).await;
 }
@@ -175,7 +175,7 @@ async fn prefix_is_compared_by_its_own_count() {
     let replica = Replica::new(&store, WatchScope::prefix("a.")).storage(disk.clone());
     let mut follower = Follower::start(replica.compare_every(Duration::from_secs(1)));
     follower.asks.up_to(".").await;
-    // Outside the scope nothing is missed.
+    // No entry outside the scope is missed.
     purge(&name, "b.x").await;
     purge(&name, "a.x").await;
     follower.asks.up_to("~a.x").await;
@@ -187,7 +187,7 @@ async fn prefix_is_compared_by_its_own_count() {
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// A replica of a script that has `a` and `b`, and figures to that.
+/// A replica of a script with `a` and `b`, and matching figures.
 async fn scripted(script: &mut Script, disk: &Disk) -> (Follower<Disk>, Feed) {
     lock(&script.contents).figures = Some((2, 2));
     lock(&script.contents).entries = vec![(1, "a=1"), (2, "b=1")];
@@ -225,7 +225,7 @@ async fn busy_store_is_looked_at_and_not_listed() {
             follower.asks.done().await;
         }
         keys += 2;
-        // The leader has a change that comes only when the figures are there, and others behind it.
+        // The leader has a change that arrives only after the figures, and others behind it.
         let contents = Arc::clone(&script.contents);
         lock(&contents).figures = Some((round * 8, keys + 1));
         let before = looks(&script).0;
@@ -256,7 +256,7 @@ async fn listings_that_find_nothing_grow_rare() {
     let (follower, _feed) = scripted(&mut script, &Disk::new()).await;
     let mut listed = Vec::new();
     for minute in 1..=40_u64 {
-        // Other tombstones each time, of which no watch tells.
+        // Other tombstones each time, which no watch delivers.
         lock(&script.contents).figures = Some((2, 2 + minute));
         let before = looks(&script).1;
         tokio::time::sleep(INTERVAL).await;
@@ -319,7 +319,7 @@ async fn older_copy_is_found_after_an_outage() {
     }
 }
 
-/// After an outage in which all is as it was, one key is looked up, and nothing is read again.
+/// After an outage without changes, one key is looked up, and no state is read again.
 #[tokio::test(start_paused = true)]
 async fn same_store_is_recognized_after_an_outage() {
     let mut script = Script::new();
@@ -335,7 +335,7 @@ async fn same_store_is_recognized_after_an_outage() {
     follower.stop().await;
 }
 
-/// A run that goes on from a place is current only when it knows that nothing was missed.
+/// A run that resumes from a place is current only once it knows that no update was missed.
 #[tokio::test(start_paused = true)]
 async fn current_only_after_the_first_comparison() {
     let mut script = Script::new();
@@ -348,7 +348,7 @@ async fn current_only_after_the_first_comparison() {
     feed.say(2, ".");
     follower.asks.up_to(".").await;
     settle().await;
-    // The store has a change that has not come.
+    // The store has a change that has not arrived.
     assert!(!follower.monitor.progress().is_current());
     feed.say(5, "b=2");
     assert_eq!(follower.asks.done().await, ["b=2"]);
