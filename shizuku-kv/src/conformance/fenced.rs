@@ -47,7 +47,7 @@ pub const CHECKS: &[Check] = checks! { "fenced";
     raise_is_a_write [FencedWrites, Watch]
         "A raised value is an entry like any other, with a version of its own, which arrives at watches.",
     raise_loses_no_write [FencedWrites]
-        "Of writes and raises at the same time none is lost, and none with a smaller token follows a raise.",
+        "No concurrent write or raise is lost, and no write with a smaller token follows a raise.",
     raise_of_a_value_that_expires_is_rejected [FencedWrites, KeyTtl]
         "raise of a value with a time to live is Unsupported, and nothing is written.",
     invalid_keys_are_refused_by_fenced_writes [FencedWrites]

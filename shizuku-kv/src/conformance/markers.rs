@@ -20,7 +20,7 @@ pub const CHECKS: &[Check] = checks! { "markers";
     the_marker_comes_after_every_key [Write, Watch]
         "Every key that lives from before the watch to the caught-up marker arrives before it, overwritten or not.",
     the_marker_comes_after_every_key_in_a_history [Write, Watch, History]
-        "The same in a store with a history, where a version that leaves it has not been delivered yet.",
+        "The same in a store with a history, if a version that leaves it has not been delivered yet.",
     the_marker_of_a_resumed_watch_comes_after_every_change [Write, Watch, WatchResume]
         "Every key that changed between the cursor and the resuming arrives before the caught-up marker.",
 };

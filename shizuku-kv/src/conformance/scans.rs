@@ -21,7 +21,7 @@ pub const CHECKS: &[Check] = checks! { "scans";
     a_listing_under_writes_has_every_key_once [Write]
         "Every key that lives throughout a listing appears in it exactly once, overwritten meanwhile or not.",
     a_scan_in_a_history_under_writes_has_every_key_once [Write, History]
-        "The same in a store with a history, where a version that leaves it has not been listed yet.",
+        "The same in a store with a history, if a version that leaves it has not been listed yet.",
     a_scan_next_to_writers_has_every_key_once [Write]
         "Every key that lives throughout a scan appears in it exactly once, whatever others write.",
     a_dropped_scan_leaves_nothing_behind [Write]

@@ -20,11 +20,11 @@ pub const CHECKS: &[Check] = checks! { "settings";
     reconciling_changes_the_store [Write]
         "Asked to reconcile, a store is changed to the settings or is ConfigMismatch; its values stay.",
     limits_can_be_removed [Write]
-        "A limit that a store has is removed by reconciling with none; asking for none is a setting like any other.",
+        "Reconciling with no limit removes a store's limit; no limit is a setting like any other.",
     a_history_is_not_given_to_times_to_live [Write, KeyTtl, History]
         "A history above 1 and times to live are InvalidConfig, also if the store has one of them already.",
     open_handles_learn_of_new_limits [Write]
-        "A handle that was open before takes values by the limit that the store has now.",
+        "A handle that was opened earlier accepts values by the store's present limit.",
     a_full_store_says_so [Write]
         "A write over max_bytes is StoreFull and writes nothing; reading goes on.",
 };

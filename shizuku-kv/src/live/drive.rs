@@ -74,7 +74,7 @@ pub(super) struct Driver<T, V> {
     pub(super) policy: Policy<T, V>,
     pub(super) value: Arc<ArcSwap<LiveSnapshot<V>>>,
     pub(super) states: watch::Sender<State>,
-    /// What is compared with the store.
+    /// The value's follower, which is compared with the store.
     pub(super) follower: Arc<Follower>,
     pub(super) _following: Following,
 }

@@ -22,20 +22,20 @@ pub trait ReplicaStorage: Send + 'static {
     /// The place of the last commit; `None` where there was none, or where it was without a place.
     ///
     /// # Errors
-    /// What is in the way.
+    /// Returns the error of the storage.
     fn place(&self) -> Result<Option<ReplicaPlace>, StorageError>;
 
     /// Whether no key is held.
     ///
     /// # Errors
-    /// What is in the way.
+    /// Returns the error of the storage.
     fn is_empty(&self) -> Result<bool, StorageError>;
 
     /// Number of held keys. The default visits all of them. Implement it if the storage knows the
     /// number, because a replica requests it at each comparison with the store.
     ///
     /// # Errors
-    /// What is in the way.
+    /// Returns the error of the storage.
     fn len(&self) -> Result<u64, StorageError> {
         let mut keys = 0;
         self.for_each_key(&mut |_, _| keys += 1)?;
@@ -45,7 +45,7 @@ pub trait ReplicaStorage: Send + 'static {
     /// What is held of each of these keys, in their order.
     ///
     /// # Errors
-    /// What is in the way.
+    /// Returns the error of the storage.
     fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError>;
 
     /// Calls `visit` once for each key that is held, in any order.
@@ -62,7 +62,8 @@ pub trait ReplicaStorage: Send + 'static {
     /// moment, and [`place`](Self::place) is `None` until the next commit that has one.
     ///
     /// # Errors
-    /// What is in the way. Nothing has been taken then, so that the same call can be made again.
+    /// Returns the error of the storage. Nothing has been taken then, so that the same call can be
+    /// made again.
     fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError>;
 
     /// Ends what dropping the storage would do later or in the background; it is dropped next, and nothing else is called.

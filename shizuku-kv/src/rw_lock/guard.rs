@@ -132,9 +132,9 @@ macro_rules! guard {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         ///
-        /// Dropping it lets go in the background: the next in line has the resource a round trip
-        /// later. Where the store cannot be reached, or the runtime has ended, the lease ends it: a
-        /// guard that is dropped at the end of `main` is released only if
+        /// Dropping it releases the lock in the background: the next waiter has the resource a
+        /// round trip later. If the store cannot be reached, or the runtime has ended, the lease
+        /// ends the lock: a guard that is dropped at the end of `main` is released only if
         /// [`Connection::shutdown`](crate::Connection::shutdown) is awaited there.
         /// [`release`](Self::release) returns whether it was held up to the end.
         #[derive(Debug)]

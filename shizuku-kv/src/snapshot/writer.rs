@@ -35,9 +35,9 @@ const OPENINGS: usize = 16;
 /// checkpoint and [`close`](Self::close) check for that, and return [`SnapshotError::Interfered`].
 ///
 /// Links in the path are resolved once, when it is opened. Compaction writes a file beside the log,
-/// whose name ends in `.compact`, and renames it. That file gets mode, group and owner of the log
-/// as far as the system allows; extended attributes and access lists are not copied, and further
-/// names (hard links) stay with the old file.
+/// whose name ends in `.compact`, and renames it. The new file gets mode, group and owner of the
+/// log as far as the system allows; extended attributes and access lists are not copied, and
+/// further names (hard links) stay with the old file.
 ///
 /// Dropping the writer forgets what was appended since the last checkpoint, stops a compaction that is under way, and
 /// with [`SyncPolicy::Interval`] waits for one last sync. [`close`](Self::close) does the same and tells of errors.
@@ -76,8 +76,8 @@ pub struct SnapshotWriter {
 }
 
 impl SnapshotWriter {
-    /// Opens the log, or creates it; gives what is in it too, since it has to be read anyway. The
-    /// directory must exist. An empty file becomes a log and keeps its owner and mode; only its
+    /// Opens the log, or creates it. Also returns its content, because it has to be read anyway.
+    /// The directory must exist. An empty file becomes a log and keeps its owner and mode; only its
     /// owner can read a new file.
     ///
     /// What a crash left behind the last checkpoint is cut off. The cursor is none where the log's scope tag is not
@@ -186,7 +186,7 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// [`SnapshotError::Io`] if it cannot be written, for instance because the disk is full. The
-    /// file is as it was, and what was appended is kept for the next call, or to be
+    /// file is as it was, and the appended updates are kept for the next call, or to be
     /// [discarded](Self::discard). Returns Returns [`SnapshotError::Interfered`] if another program
     /// touched the file. Returns [`SnapshotError::Poisoned`] if the sync failed, or an earlier
     /// operation after which the file's state is unknown.

@@ -19,10 +19,11 @@ use super::{FencingToken, IntoKey, KvFenced, KvResult, Store, VersionToken};
 ///   There is no other memory: a token counts for its key only.
 /// - **Every writer of such a key must use fenced writes.** One without a token, from another handle or another client
 ///   of the same server, is never refused, and takes the token away: what an earlier holder writes then is accepted.
-/// - It is the first write of a new holder that refuses the earlier ones. What the holder has read
-///   before that may be overwritten until then: [`update`](Self::update) compares with what was
-///   read. [`raise`](Self::raise) makes a key reject the earlier ones at once, without a write of a
-///   new holder: for example after a lock was [broken](crate::rw_lock::DistroRwLock::break_lock).
+/// - The first write of a new holder causes the rejection of the earlier ones. What the holder has
+///   read before that may be overwritten until then: [`update`](Self::update) compares with what
+///   was read. [`raise`](Self::raise) makes a key reject the earlier ones at once, without a write
+///   of a new holder: for example after a lock was
+///   [broken](crate::rw_lock::DistroRwLock::break_lock).
 /// - The operation is as atomic as a compare-and-swap. On NATS it is one, after a look at what is there, and is tried
 ///   again within the deadline where somebody wrote in between.
 ///

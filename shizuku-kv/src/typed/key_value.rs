@@ -140,8 +140,8 @@ pub trait KeyValue: Sized {
     }
 
     /// How long a record lives after it was written, if not for ever. Every write of such a record
-    /// gives it this time to live, and is refused by a store that has none for single keys (see
-    /// [`Store::ttl`]), or a longer [shortest](crate::StoreTtl::granularity) one. The time is
+    /// gives it this time to live, and is rejected by a store without times to live for single keys
+    /// (see [`Store::ttl`]), or a longer [shortest](crate::StoreTtl::granularity) one. The time is
     /// rounded up to what the store counts: both backends count whole seconds.
     fn kv_ttl() -> Option<Duration> {
         None
@@ -150,11 +150,11 @@ pub trait KeyValue: Sized {
     /// The record under a key; `None` where it is absent.
     ///
     /// # Errors
-    /// [`KvReadError::Decode`] where what is there does not decode; [`KvReadError::KeyMismatch`]
-    /// where it belongs under another key; [`KvReadError::Invalid`] where its type refuses it;
-    /// [`KvReadError::Store`] for the errors of [`Store::get`]. If no record of the type can be
-    /// under the key, returns [`KvReadError::KeyMismatch`] for a type with one fixed key, otherwise
-    /// [`KvReadError::InvalidRecordKey`], before any request is sent.
+    /// Returns [`KvReadError::Decode`] if the stored record does not decode;
+    /// [`KvReadError::KeyMismatch`] if it belongs under another key; [`KvReadError::Invalid`] if
+    /// its type rejects it; [`KvReadError::Store`] for the errors of [`Store::get`]. If no record
+    /// of the type can be under the key, returns [`KvReadError::KeyMismatch`] for a type with one
+    /// fixed key, otherwise [`KvReadError::InvalidRecordKey`], before any request is sent.
     fn read_from(
         store: &Store,
         key: impl Into<Self::Key>,

@@ -633,7 +633,7 @@ impl Run {
     }
 
     /// More keys than a client asks for at a time: readers that pause leave most of them on the
-    /// server, where writers then supersede, delete and purge some of what has not come yet.
+    /// server, and writers then supersede, delete and purge some of the undelivered ones.
     async fn many(&mut self) -> Result<(), String> {
         self.note(format!("{} keys", self.plan.many));
         let keys: Vec<_> = (0..self.plan.many).map(|n| Key::new(format!("many.{n}")).unwrap()).collect();

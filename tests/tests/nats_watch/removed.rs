@@ -222,7 +222,7 @@ impl Random {
     }
 }
 
-/// A watch, and what it must have delivered by its marker.
+/// A watch, and the entries that it must have delivered by its marker.
 struct Reader {
     watch: Watch,
     at_start: BTreeMap<String, VersionToken>,

@@ -85,7 +85,7 @@ impl MemoryStore {
         Err(KvError::Unsupported {
             operation,
             reason: format!(
-                "what store {:?} holds can expire by now: fencing tokens and locks would be lost",
+                "entries of store {:?} can now expire: fencing tokens and locks would be lost",
                 self.shared.name
             ),
         })

@@ -361,7 +361,7 @@ impl Settings {
         Err(KvError::Unsupported {
             operation,
             reason: format!(
-                "what store {store:?} holds can expire or be pushed out by now: fencing tokens and locks would be lost"
+                "entries of store {store:?} can now expire or be evicted: fencing tokens and locks would be lost"
             ),
         })
     }

@@ -105,7 +105,7 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Up to where it had reached the disk.
+    /// The position up to which the file had reached the disk.
     pub(super) fn sealed(&self) -> usize {
         FileHeader::from_bytes(self.content.first_chunk().unwrap()).unwrap().sealed() as usize
     }

@@ -149,7 +149,7 @@ impl<'l, S: Serializer> Limited<'l, S> {
     /// Rejects a value in a `Some` that a reader takes for `None`.
     fn distinct(&self, is_none: bool) -> Result<(), S::Error> {
         if self.is_in_some && is_none {
-            return self.limits.refuse("a `Some` holds what is read as `None`");
+            return self.limits.refuse("a `Some` holds a value that is read as `None`");
         }
         Ok(())
     }

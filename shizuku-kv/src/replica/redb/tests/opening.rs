@@ -125,7 +125,7 @@ async fn second_opening_through_a_hard_link_is_rejected() {
     assert!(error.is_retryable() && error.to_string().contains("open already"), "{error}");
 }
 
-/// What another program does to an open file.
+/// A change by another program to an open file.
 #[cfg(unix)]
 type Change = (fn(&Path), &'static str);
 
