@@ -43,8 +43,8 @@ use crate::store::Key;
 /// ```
 ///
 /// # Errors
-/// Returns [`KvWriteError::Encode`] if the record has no byte form, or would be read back as another
-/// one; otherwise as for [`KeyValue::write_to_anyway`], before any request is sent.
+/// Returns [`KvWriteError::Encode`] if the record has no byte form, or would be read back as
+/// another one; otherwise as for [`KeyValue::write_to_anyway`], before any request is sent.
 pub fn round_trip<T>(record: &T) -> Result<T, KvWriteError>
 where
     T: KeyValue<Value: ByteSerialize + ByteDeserialize>,
