@@ -21,10 +21,9 @@ pub(super) enum Command {
         session: SessionUse,
         /// Set once the claim is in line.
         in_line: Arc<AtomicBool>,
+        hope: Hope,
         reply: oneshot::Sender<Result<Granted, Refusal>>,
     },
-    /// The session of a claim has been opened: the claim can be made.
-    Opened,
     Leave {
         id: ClaimId,
         reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>,
@@ -56,9 +55,17 @@ impl Command {
                 }
             }
             Self::Close { reply } => drop(reply.send(())),
-            Self::Opened => {}
         }
     }
+}
+
+/// Tells a claimant whether it is of use to wait for longer than it wanted to: all sessions in its way may be dead, and
+/// are found out soon.
+#[derive(Clone, Debug)]
+pub(super) struct Hope {
+    pub(super) is_there: watch::Sender<bool>,
+    /// The claimant does not wait for as long as it takes to find out that a session is dead.
+    pub(super) is_hasty: bool,
 }
 
 /// A claim that was granted.
@@ -107,6 +114,7 @@ pub(super) struct Local {
     /// Its place among the claims of this process for this lock.
     pub(super) arrival: u64,
     pub(super) in_line: Arc<AtomicBool>,
+    pub(super) hope: Hope,
     pub(super) standing: Standing,
 }
 
@@ -116,6 +124,8 @@ pub(super) enum Standing {
     Claiming {
         waits: bool,
         sent: bool,
+        /// It does not wait, and is not asked for again until the sessions in its way have been found dead or alive.
+        hopes: bool,
         reply: oneshot::Sender<Result<Granted, Refusal>>,
     },
     /// In line.
@@ -150,6 +160,27 @@ impl Local {
         matches!(self.standing, Standing::Claiming { .. })
     }
 
+    /// Whether the claim is to be asked for with the next write.
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(self.standing, Standing::Claiming { hopes: false, .. })
+    }
+
+    /// Whether the claim waits for nothing but that the sessions in its way are found dead.
+    pub(super) fn is_hoping(&self) -> bool {
+        matches!(self.standing, Standing::Claiming { hopes: true, .. })
+    }
+
+    pub(super) fn set_hoping(&mut self, hopes: bool) {
+        if let Standing::Claiming { hopes: is_hoping, .. } = &mut self.standing {
+            *is_hoping = hopes;
+        }
+        self.tell_hope(hopes);
+    }
+
+    pub(super) fn tell_hope(&self, is_there: bool) {
+        self.hope.is_there.send_if_modified(|told| std::mem::replace(told, is_there) != is_there);
+    }
+
     /// Whether a write with the claim has been on its way.
     pub(super) fn was_sent(&self) -> bool {
         matches!(self.standing, Standing::Claiming { sent: true, .. })
@@ -178,7 +209,7 @@ impl Local {
 
     pub(super) fn claim_again(&mut self) {
         self.shift(|standing| match standing {
-            Standing::Waiting(reply) => Standing::Claiming { waits: true, sent: true, reply },
+            Standing::Waiting(reply) => Standing::Claiming { waits: true, sent: true, hopes: false, reply },
             other => other,
         });
     }

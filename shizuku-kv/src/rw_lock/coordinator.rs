@@ -24,8 +24,8 @@ use super::course;
 use super::error::LockLoss;
 use super::following::Following;
 use super::locks::{Locks, Place};
-use super::observer::Observer;
-use super::record::{ClaimId, GRANT_ROOM, LockRecord};
+use super::observer::{Observer, Prospect};
+use super::record::{ClaimId, GRANT_ROOM, LockRecord, SessionId};
 use super::transition::{Change, Outcome};
 use crate::store::{Deadline, FencingToken, Key, KvEntry, KvError, Store, VersionToken, WatchScope, backoff};
 
@@ -50,6 +50,9 @@ struct Known {
     record: LockRecord,
     /// None where there is no entry.
     version: Option<VersionToken>,
+    /// The entry has expired, because the store was given a maximum age: creating another one asks the store whether
+    /// that is over.
+    has_expired: bool,
 }
 
 pub(super) struct Coordinator {
@@ -58,7 +61,7 @@ pub(super) struct Coordinator {
     store: Store,
     pending: Vec<Pending>,
     locals: HashMap<ClaimId, Local>,
-    /// How many claims have come.
+    /// Number of claims that have come.
     arrivals: u64,
     /// Told when everything is released, because the connection is shut down.
     closing: Vec<oneshot::Sender<()>>,
@@ -159,6 +162,9 @@ impl Coordinator {
                 return;
             }
             self.follow();
+            if self.has_work() {
+                continue;
+            }
             let alarm = self.alarm();
             tokio::select! {
                 command = self.commands.recv() => match command {
@@ -177,13 +183,15 @@ impl Coordinator {
     fn accept(&mut self, command: Command) {
         self.busy_since = Instant::now();
         match command {
-            Command::Claim { claim, waits, session, in_line, reply } => {
-                let standing = Standing::Claiming { waits, sent: false, reply };
+            Command::Claim { claim, waits, session, in_line, hope, reply } => {
+                if let Some(entry) = session.take_found(&self.place.1) {
+                    self.find(entry);
+                }
+                let standing = Standing::Claiming { waits, sent: false, hopes: false, reply };
                 self.arrivals += 1;
-                let local = Local { claim, session, arrival: self.arrivals, in_line, standing };
+                let local = Local { claim, session, arrival: self.arrivals, in_line, hope, standing };
                 self.locals.insert(local.claim.id, local);
             }
-            Command::Opened => {}
             Command::Leave { id, reply } => self.leave(id, reply),
             Command::Downgrade { id, reply } => {
                 self.pending.push(Pending::of(Change::Downgrade(id), Some(reply)));
@@ -211,13 +219,11 @@ impl Coordinator {
         }
     }
 
-    /// The claims that can be made, in the order in which they came: up to the first whose session
-    /// is being opened.
+    /// The claims that are to be made with the next write, in the order in which they came.
     fn claims(&self) -> Vec<ClaimId> {
-        let mut claims: Vec<_> = self.locals.values().filter(|local| local.is_claiming()).collect();
+        let mut claims: Vec<_> = self.locals.values().filter(|local| local.is_asking()).collect();
         claims.sort_unstable_by_key(|local| local.arrival);
-        let ready = claims.into_iter().take_while(|local| !local.session.is_opening());
-        ready.map(|local| local.claim.id).collect()
+        claims.into_iter().map(|local| local.claim.id).collect()
     }
 
     fn leave(&mut self, id: ClaimId, reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>) {
@@ -250,7 +256,7 @@ impl Coordinator {
     }
 
     fn has_work(&self) -> bool {
-        let claims = || !self.claims().is_empty();
+        let claims = || self.locals.values().any(Local::is_asking);
         let is_due = || self.known.as_ref().is_some_and(|known| !self.due(&known.record).is_empty());
         let verifies = self.verifies.is_some_and(|since| since.elapsed() < Deadline::DEFAULT);
         !verifies && (self.looks || !self.pending.is_empty() || claims() || is_due())
@@ -275,7 +281,15 @@ impl Coordinator {
                     *of_old = newest;
                 }
             }
-            for change in self.due(&record) {
+            let due = self.due(&record);
+            if !due.is_empty() {
+                // There may be room in the same write.
+                self.locals
+                    .values_mut()
+                    .filter(|local| local.is_hoping())
+                    .for_each(|local| local.set_hoping(false));
+            }
+            for change in due {
                 record.apply(&change);
             }
             let mut changes: Vec<(Change, Option<ClaimId>)> = Vec::new();
@@ -290,6 +304,7 @@ impl Coordinator {
             }
             let outcomes: Vec<_> =
                 changes.iter().map(|(change, id)| (record.apply(change), change.clone(), *id)).collect();
+            let Some(known) = &self.known else { return };
             let must_write = self.unsure.is_some_and(|expected| course::may_land(expected, known.version));
             if record == known.record && !must_write {
                 // What was known may be of long ago.
@@ -297,10 +312,10 @@ impl Coordinator {
                     self.known = None;
                     continue;
                 }
-                return self.settle(outcomes);
+                return self.conclude(outcomes).await;
             }
             record.stamp(known.record.fence, SystemTime::now());
-            let expected = known.version;
+            let (expected, has_expired) = (known.version, known.has_expired);
             let value = record.to_bytes(expected);
             // Whoever is in line gets a token one day, and has to have the room for it: readers
             // have it already, and of writers one at a time.
@@ -310,15 +325,15 @@ impl Coordinator {
             }
             self.note_sent(&claims);
             let written = match expected {
-                Some(version) => self.store.update(self.key(), value, version).await,
-                None => self.store.create(self.key(), value).await,
+                Some(version) if !has_expired => self.store.update(self.key(), value, version).await,
+                _ => self.store.create(self.key(), value).await,
             };
             match written {
                 Ok(version) => {
                     (self.unsure, self.pauses, self.conflicts, self.looks) = (None, None, 0, false);
                     self.newest = Some(version);
-                    self.known = Some(Known { record, version: Some(version) });
-                    return self.settle(outcomes);
+                    self.known = Some(Known { record, version: Some(version), has_expired: false });
+                    return self.conclude(outcomes).await;
                 }
                 Err(error) if error.is_conflict() => {
                     (self.known, self.looks) = (None, true);
@@ -377,6 +392,42 @@ impl Coordinator {
         let _ = reply.send(Ok(Granted { token, broken: receiver }));
     }
 
+    /// Tells everybody what became of what they wanted. Who does not wait for long, and finds sessions in its way that
+    /// may be dead, is given the time to find that out.
+    async fn conclude(&mut self, outcomes: Vec<(Outcome, Change, Option<ClaimId>)>) {
+        if outcomes.iter().any(|(outcome, _, _)| *outcome == Outcome::Busy) {
+            self.look_before(None).await;
+        }
+        self.settle(outcomes);
+        let hasty = self
+            .locals
+            .values()
+            .find(|local| local.hope.is_hasty && matches!(local.standing, Standing::Waiting(_)));
+        if let Some(id) = hasty.map(|local| local.claim.id) {
+            self.look_before(Some(id)).await;
+        }
+    }
+
+    /// Reads the sessions that are before a claim in line, or before one that comes now, as far as nothing is known of
+    /// them and none of the others is alive.
+    async fn look_before(&mut self, claim: Option<ClaimId>) {
+        let own = self.own();
+        while let Some(Known { record, .. }) = &self.known {
+            let index = record.queue.iter().position(|waiting| Some(waiting.id) == claim);
+            let index = index.unwrap_or(record.queue.len());
+            let Prospect::Unknown(sessions) = self.observer.prospect(record, index, &own) else { return };
+            // One that is over by now shows a time as well.
+            if self.observer.look(&sessions, own.first().copied()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The sessions of the claims of this process.
+    fn own(&self) -> Vec<SessionId> {
+        self.locals.keys().map(|id| id.session).collect()
+    }
+
     /// Tells everybody what became of what they wanted.
     fn settle(&mut self, outcomes: Vec<(Outcome, Change, Option<ClaimId>)>) {
         let mut pending = std::mem::take(&mut self.pending).into_iter();
@@ -399,8 +450,15 @@ impl Coordinator {
                 }
                 Outcome::Busy | Outcome::Full => {
                     self.observer.keep_vigil();
-                    if let Some(local) = self.locals.remove(&id) {
-                        let is_full = outcome == Outcome::Full;
+                    let is_full = outcome == Outcome::Full;
+                    let prospect = self.known.as_ref().map(|known| {
+                        self.observer.prospect(&known.record, known.record.queue.len(), &self.own())
+                    });
+                    if !is_full && prospect == Some(Prospect::MayBeDead) {
+                        if let Some(local) = self.locals.get_mut(&id) {
+                            local.set_hoping(true);
+                        }
+                    } else if let Some(local) = self.locals.remove(&id) {
                         local.refuse(if is_full { Refusal::Full } else { Refusal::Busy });
                     }
                 }
@@ -457,11 +515,14 @@ impl Coordinator {
                 // Who is gone does not want to know.
                 let _ = reply.send(Err(refusal.clone()));
             }
-            if self.is_closed {
+            let is_gone =
+                matches!(refusal, Refusal::Store(KvError::Closed { .. } | KvError::StoreNotFound { .. }));
+            if self.is_closed && is_gone {
                 // There is nothing left to be released.
                 self.pending.clear();
             }
         }
+        self.locals.values().for_each(|local| local.tell_hope(false));
         // What is known may be so no longer, and nothing need follow that would tell.
         (self.known, self.looks) = (None, !self.locals.is_empty() || self.observer.is_needed());
         // Who holds is not out because of this. Who wants to leave is out with its session, if not before.

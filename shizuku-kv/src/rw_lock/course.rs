@@ -27,6 +27,41 @@ pub(super) fn is_silent(since_observed: Duration, lease: Duration) -> bool {
     since_observed >= patience(lease)
 }
 
+/// What an entry under the key of a session says of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// Nothing: the entry is older than the session.
+    Older,
+    /// The session was alive when it was written.
+    Life,
+    /// The session is over: its key was deleted, or serves another session.
+    Over,
+}
+
+/// What an entry says of a session whose first entry under that key has the version `first`; `None` if the key serves
+/// no other session. `is_its_own` is false for a tombstone and for the entry of another session.
+///
+/// Versions of a key only grow. So an entry from before `first` is older than the session, whatever it says, and a later
+/// one that is not of this session was written after the session's key had been deleted.
+pub(super) fn sign(first: Option<u64>, version: Option<u64>, is_its_own: bool) -> Sign {
+    if first.zip(version).is_some_and(|(first, version)| version < first) {
+        Sign::Older
+    } else if is_its_own {
+        Sign::Life
+    } else {
+        Sign::Over
+    }
+}
+
+/// Whether a session may be dead, so that waiting until it is silent can be of use: its newest entry is that old by the
+/// clock of the store, or was seen so long ago.
+///
+/// This decides only who waits a little longer before it is rejected. The clock of the store is that of another
+/// machine, and may be wrong: nothing is ended because of it.
+pub(super) fn may_be_dead(age_in_store: Duration, since_observed: Duration, lease: Duration) -> bool {
+    age_in_store >= patience(lease) || since_observed >= lease / 2
+}
+
 /// Whether a write of which nobody knows what became of it can still land: `expected` is the version that it replaces,
 /// `newest` the one that was read since. `None` is a record that is not there yet.
 ///
@@ -52,6 +87,15 @@ mod tests {
             assert!(slower + Duration::from_nanos(2) >= lease);
         }
         assert_eq!(patience(Duration::MAX), Duration::MAX);
+    }
+
+    #[test]
+    fn an_entry_of_another_session_is_an_end_unless_it_is_older() {
+        assert_eq!(sign(Some(5), Some(4), false), Sign::Older);
+        assert_eq!(sign(Some(5), Some(5), true), Sign::Life);
+        assert_eq!(sign(Some(5), Some(6), false), Sign::Over);
+        assert_eq!(sign(None, Some(6), false), Sign::Over);
+        assert_eq!(sign(Some(5), None, true), Sign::Life);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use futures_core::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::time::Instant;
 
+use super::course::Sign;
 use super::error::{DistroRwLockError, LockLoss, WithLockProcessError};
 use super::following::{Event, Following};
 use super::guard::Hold;
@@ -16,7 +17,7 @@ use super::inspect::{LockState, since_of};
 use super::options::LockOptions;
 use super::processor::{Processor, run};
 use super::record::{ClaimId, Grant, LockMode};
-use super::session::{is_later, key_of, lease_of};
+use super::session::{is_later, key_of, lease_of, sign_of};
 use super::{DistroRwLock, backoff_between_watches, course};
 use crate::store::{
     Deadline, FencingToken, Key, KvEntry, KvError, KvUpdate, Store, VersionToken, Watch, WatchScope,
@@ -455,11 +456,13 @@ impl Term {
     }
 
     fn take(&mut self, entry: &KvEntry) {
-        if self.version.is_some_and(|known| !is_later(entry.version, known)) {
+        let sign = sign_of(self.id.session, entry);
+        let is_known = self.version.is_some_and(|known| !is_later(entry.version, known));
+        if is_known || sign == Sign::Older {
             return;
         }
         (self.version, self.seen) = (Some(entry.version), Instant::now());
-        (self.is_silent, self.is_gone) = (false, entry.is_tombstone());
+        (self.is_silent, self.is_gone) = (false, sign == Sign::Over);
         if !self.is_gone {
             self.lease = lease_of(entry);
         }

@@ -17,7 +17,7 @@ use super::transition::Outcome;
 use crate::store::{FencingToken, KvError, in_runtime};
 
 /// What a write may overrun its deadline by.
-const GRACE: Duration = Duration::from_millis(500);
+pub(super) const GRACE: Duration = Duration::from_millis(500);
 
 /// A claim that is made; leaves when it is dropped.
 pub(super) struct Ticket {

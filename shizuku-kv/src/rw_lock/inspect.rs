@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::course;
+use super::course::{self, Sign};
 use super::record::{Claim, Grant, LockMode, LockRecord, SessionId};
-use super::session::{key_of, lease_of};
+use super::session::{key_of, lease_of, sign_of};
 use crate::store::{FencingToken, Key, KvEntry, KvResult, Store};
 
 /// Maximum number of concurrent requests for sessions to the leader.
@@ -104,7 +104,7 @@ impl Look {
     }
 
     fn note(&mut self, session: SessionId, entry: Option<&KvEntry>) {
-        match entry.filter(|entry| !entry.is_tombstone()) {
+        match entry.filter(|entry| sign_of(session, entry) == Sign::Life) {
             Some(entry) => self.sessions.insert(session, (lease_of(entry), entry.created)),
             None => self.sessions.remove(&session),
         };

@@ -2,7 +2,7 @@
 //! a guard.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_core::future::BoxFuture;
 use tokio::runtime;
@@ -21,6 +21,8 @@ pub(super) struct Locks {
     pub(super) sessions: Arc<Sessions>,
     /// What the functions without guards hold.
     pub(super) held: Held,
+    /// Queues of the locks that are being claimed.
+    entrances: Mutex<HashMap<Place, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +36,20 @@ struct Coordinators {
 pub(super) type Place = (runtime::Id, Key);
 
 impl Locks {
+    /// Returns the queue in which the claims of a lock on this runtime send their commands. It keeps
+    /// the order of the calls, although one claim has to wait for its session and the next has one.
+    pub(super) fn entrance(&self, key: &Key) -> Arc<tokio::sync::Mutex<()>> {
+        let place = (runtime::Handle::current().id(), key.clone());
+        let mut entrances = self.entrances.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entrance) = entrances.get(&place).and_then(Weak::upgrade) {
+            return entrance;
+        }
+        entrances.retain(|_, entrance| entrance.strong_count() > 0);
+        let entrance = Arc::default();
+        entrances.insert(place, Arc::downgrade(&entrance));
+        entrance
+    }
+
     /// Asks something of the coordinator of the lock under a key; on this runtime, on which the caller has to be.
     pub(super) fn ask(self: &Arc<Self>, store: &Store, key: &Key, command: Command) -> Place {
         let runtime = runtime::Handle::current();
@@ -60,7 +76,7 @@ impl Locks {
         senders.insert(place.clone(), sender);
         drop(coordinators);
         // What each caller can wait for is its own affair.
-        let store = store.with_deadline(Deadline::DEFAULT);
+        let store = store.with_deadline(Deadline::DEFAULT).of_task();
         let coordinator = Coordinator::new(Arc::clone(self), place.clone(), store, commands);
         runtime.spawn(coordinator.run());
         place
@@ -111,7 +127,10 @@ impl Locks {
             .collect();
         for answer in answers {
             // Also answered where the coordinator ends.
-            let answer = async { Ok(drop(answer.await)) };
+            let answer = async {
+                let _ = answer.await;
+                Ok(())
+            };
             deadline.bound("shutdown", None, answer).await?;
         }
         Ok(())
@@ -123,7 +142,16 @@ impl Locks {
 }
 
 impl Attached for Locks {
+    /// Releases everything, then ends the sessions, so that no other process need wait for their
+    /// leases to be over.
     fn close(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
-        Box::pin(self.release_all(deadline))
+        Box::pin(async move {
+            let released = self.release_all(deadline).await;
+            let ended = async {
+                self.sessions.end_all().await;
+                Ok(())
+            };
+            released.and(deadline.bound("shutdown", None, ended).await)
+        })
     }
 }

@@ -35,28 +35,28 @@ mod session;
 mod transition;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::ExponentialBackoff;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use self::claims::{Command, Granted};
+use self::claims::{Command, Granted, Hope};
 pub use self::election::{Leader, LeaderElection, LeaderGuardProcessor, Leaders, Leadership};
 pub use self::error::{DistroRwLockError, LockLoss, WithLockProcessError};
-use self::guard::{Hold, Ticket};
+use self::guard::{GRACE, Hold, Ticket};
 pub use self::guard::{ReadGuard, WriteGuard};
 use self::inspect::Look;
 pub use self::inspect::{LockClaim, LockGrant, LockState};
-use self::locks::Locks;
+use self::locks::{Locks, Place};
 pub use self::options::LockOptions;
 pub use self::processor::{
     LockedResourceReadProcessor, LockedResourceWriteProcessor, Processor, ProcessorFn, processor_fn,
 };
 pub use self::record::LockMode;
-use self::record::{Claim, Extra, LockRecord};
+use self::record::{Claim, ClaimId, Extra, LockRecord};
 pub use self::reentry::current_fencing_token;
 use self::transition::Outcome;
 use crate::store::{FencingToken, Key, KvEntry, KvError, Store, backoff, in_runtime};
@@ -243,10 +243,13 @@ impl DistroRwLock {
         if let Err(error) = in_runtime("lock") {
             return Some(Err(self.store_error(error)));
         }
+        let (is_there, hoped) = watch::channel(false);
+        let hope = Hope { is_there, is_hasty: !waits || limit < course::patience(self.options.lease) };
+        let asked = Mutex::new(None);
         let claims = async {
             let mut pauses = backoff_between_watches();
             loop {
-                let error = match self.claim_once(mode, waits, in_line).await {
+                let error = match self.claim_once(mode, waits, in_line, &hope, &asked).await {
                     // Who waits goes on waiting: a store that is not there may be in a moment, and who was cut off for longer
                     // than its lease joins the end of the line.
                     Err(error) if waits && error.is_passing() => error,
@@ -256,7 +259,24 @@ impl DistroRwLock {
                 tokio::time::sleep(pauses.next().unwrap_or_default()).await;
             }
         };
-        tokio::time::timeout(limit, claims).await.ok()
+        let claimed = tokio::select! {
+            biased;
+            claimed = claims => Some(claimed),
+            () = gives_up(limit, hoped) => None,
+        };
+        if claimed.is_none() {
+            self.leave(asked.into_inner().unwrap_or_else(PoisonError::into_inner)).await;
+        }
+        claimed
+    }
+
+    /// Waits for a moment until a claim that was given up is out of the record: the process may end now, and would be in
+    /// the way of others as if it had crashed.
+    async fn leave(&self, asked: Option<(Place, ClaimId)>) {
+        let Some((place, id)) = asked else { return };
+        let (reply, answer) = oneshot::channel();
+        self.locks.tell(&place, Command::Leave { id, reply: Some(reply) });
+        let _ = tokio::time::timeout(GRACE.min(self.store.deadline()), answer).await;
     }
 
     async fn claim_once(
@@ -264,22 +284,23 @@ impl DistroRwLock {
         mode: LockMode,
         waits: bool,
         in_line: &Arc<AtomicBool>,
+        hope: &Hope,
+        asked: &Mutex<Option<(Place, ClaimId)>>,
     ) -> Result<Hold, DistroRwLockError> {
-        let session = self.locks.sessions.find_or_open(&self.store, self.options.lease);
+        let entrance = self.locks.entrance(&self.key);
+        let turn = entrance.lock().await;
+        let session = self.locks.sessions.get(&self.store, self.options.lease, &self.key).await;
         let session = session.map_err(|error| self.store_error(error))?;
         let (reply, answer) = oneshot::channel();
         let id = session.next_claim();
         let claim = Claim { id, mode, label: self.options.label.clone(), extra: Extra::new() };
-        let in_line = Arc::clone(in_line);
-        let command = Command::Claim { claim, waits, session: session.clone(), in_line, reply };
-        // It has its place among the claims of this process before its session is open.
+        let (in_line, hope) = (Arc::clone(in_line), hope.clone());
+        let command = Command::Claim { claim, waits, session: session.clone(), in_line, hope, reply };
         let place = self.locks.ask(&self.store, &self.key, command);
+        drop(turn);
+        *asked.lock().unwrap_or_else(PoisonError::into_inner) = Some((place.clone(), id));
         // From here on whoever drops this leaves.
         let mut ticket = Ticket { locks: Arc::clone(&self.locks), place, id, is_over: false };
-        if session.is_opening() {
-            session.opened().await.map_err(|error| self.store_error(error))?;
-            self.locks.tell(&ticket.place, Command::Opened);
-        }
         match answer.await {
             Ok(Ok(Granted { token, broken })) => {
                 let resource = Arc::clone(&self.resource);
@@ -463,6 +484,13 @@ impl DistroRwLock {
             }
         }
     }
+}
+
+/// Waits for as long as a claimant wants to, and on while all sessions in its way may be dead.
+async fn gives_up(limit: Duration, mut hoped: watch::Receiver<bool>) {
+    tokio::time::sleep(limit).await;
+    // Without a sender there is no hope either.
+    let _ = hoped.wait_for(|is_there| !*is_there).await;
 }
 
 /// The pauses before a watch that has ended is opened again.

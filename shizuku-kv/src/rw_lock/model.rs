@@ -9,7 +9,8 @@
 //!
 //! What is left out changes nothing that is promised. A watch is late by as much as it takes, and skips what was superseded;
 //! that it delivers what is superseded already is the same as that it delivered in time and the process was late. A session
-//! that is ended takes effect at once: later is only safer, because it compares. Sessions are there from the beginning.
+//! that is ended takes effect at once: later is only safer, because it compares. Sessions are there from the beginning,
+//! or take over the key of one that is over.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
@@ -46,12 +47,17 @@ const READS: Plan = Plan { mode: LockMode::Read, waits: true };
 const WRITES: Plan = Plan { mode: LockMode::Write, waits: true };
 const TRIES_TO_READ: Plan = Plan { mode: LockMode::Read, waits: false };
 
-const READER: Part = Part { claims: &[READS], renewals: None };
-const WRITER: Part = Part { claims: &[WRITES], renewals: None };
-const WRITER_AND_READER: Part = Part { claims: &[WRITES, READS], renewals: None };
-const WRITER_WHO_TRIES: Part = Part { claims: &[WRITES, TRIES_TO_READ], renewals: None };
+const TRIES_TO_WRITE: Plan = Plan { mode: LockMode::Write, waits: false };
+
+const READER: Part = Part { claims: &[READS], renewals: None, takes_over: None };
+const WRITER: Part = Part { claims: &[WRITES], renewals: None, takes_over: None };
+const WRITER_AND_READER: Part = Part { claims: &[WRITES, READS], renewals: None, takes_over: None };
+const WRITER_WHO_TRIES: Part = Part { claims: &[WRITES, TRIES_TO_READ], renewals: None, takes_over: None };
+const TRIER: Part = Part { claims: &[TRIES_TO_WRITE], renewals: None, takes_over: None };
+/// Its session takes over the key of the first process.
+const HEIR: Part = Part { takes_over: Some(0), ..WRITER };
 /// Nobody renews its session for it.
-const BY_ITSELF: Part = Part { claims: &[WRITES], renewals: Some(1) };
+const BY_ITSELF: Part = Part { claims: &[WRITES], renewals: Some(1), takes_over: None };
 
 const NOTHING: Budget = Budget {
     cuts: 0,
@@ -63,6 +69,8 @@ const NOTHING: Budget = Budget {
     crashes: 0,
     pauses: 0,
     fenced: 0,
+    late: 0,
+    hopes: false,
 };
 
 /// Longer than one tick by less than an eighth: a fast clock has counted it when a slow one has not.
@@ -176,8 +184,28 @@ const EDGE: Scenario = Scenario {
     more: |it| it.parts = &[BY_ITSELF, READER, WRITER],
 };
 
-const ALL: [Scenario; 12] =
-    [LINE, TRIES, UNKNOWN, ABANDONED, BROKEN, CRASHED, ESTATE, PAUSED, FENCES, LATE, DRIFT, EDGE];
+/// A session takes over the key of one that is over, and a watch of that key is behind.
+const REUSED: Scenario = Scenario {
+    name: "reused",
+    parts: &[WRITER, WRITER_AND_READER, HEIR],
+    budget: Budget { crashes: 1, late: 1, ..NOTHING },
+    lease: LEASE,
+    more: |it| (it.budget.late, it.budget.cuts) = (2, 1),
+};
+
+/// One who does not wait finds a holder that may be dead, by a clock that may be wrong.
+const HOPES: Scenario = Scenario {
+    name: "hopes",
+    parts: &[BY_ITSELF, TRIER],
+    budget: Budget { pauses: 1, crashes: 1, hopes: true, ..NOTHING },
+    lease: LEASE,
+    more: |it| (it.parts, it.budget.cuts) = (&[BY_ITSELF, TRIER, WRITER], 1),
+};
+
+const ALL: [Scenario; 14] = [
+    LINE, TRIES, UNKNOWN, ABANDONED, BROKEN, CRASHED, ESTATE, PAUSED, FENCES, LATE, DRIFT, EDGE, REUSED,
+    HOPES,
+];
 
 /// What was found in the states of a world.
 #[derive(Debug)]

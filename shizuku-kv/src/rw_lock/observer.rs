@@ -1,28 +1,52 @@
-//! Watching the sessions of those who hold what others wait for, and ending those of which nothing is heard.
+//! Watching the sessions that are in the way of claims that wait here, and ending those that are silent.
 //!
 //! `docs/locks.md` says why that is safe: silence is counted from when this process saw the newest renewal, which is
 //! after it was sent; and a session is ended by a compare-and-delete of what was seen, which fails where a renewal has
 //! come meanwhile.
+//!
+//! [`way`] says which sessions are in the way of a claim, and which of them it watches.
+
+mod way;
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::{join_all, select_all};
 use tokio::time::Instant;
 
-use super::course;
+pub(super) use self::way::Prospect;
+use super::course::{self, Sign};
 use super::following::{Event, Following};
 use super::record::{LockRecord, SessionId};
-use super::session::{PREFIX, Session, is_later, key_of, lease_of};
-use crate::store::{KvEntry, KvError, KvResult, KvUpdate, Store, VersionToken, WatchScope};
+use super::session::{Session, is_later, key_of, lease_of, sign_of};
+use crate::store::{Key, KvEntry, KvError, KvResult, KvUpdate, Moment, Store, VersionToken, WatchScope};
 
 /// How long after a session that could not be ended it is tried again.
 const REST: Duration = Duration::from_millis(500);
+
+/// How long a session is in the way before it is watched, where the one before was not for so long. Locks that are held
+/// for less are handed over without a watch.
+const HOLD_OFF: Duration = Duration::from_millis(100);
+
+/// The lease that a session is taken to have whose key was never seen: nobody can tell.
+const ABSENT_LEASE: Duration = Duration::from_secs(60);
+
+/// Maximum number of keys in one watch. With more the server does not filter them.
+const KEYS_OF_A_WATCH: usize = 64;
+
+/// Maximum number of watches before they are opened anew, with all keys in as few as can be.
+const MOST_WATCHES: usize = 8;
+
+/// Maximum number of sessions that are ended, or read, in one step.
+const AT_ONCE: usize = 16;
 
 /// What is known of a session.
 #[derive(Debug)]
 struct Seen {
     /// None where its key was not found.
     version: Option<VersionToken>,
+    /// When the store took the newest renewal, by the clock of the store.
+    created: SystemTime,
     /// When that was seen first.
     since: Instant,
     lease: Duration,
@@ -33,36 +57,70 @@ struct Seen {
     rests_until: Option<Instant>,
 }
 
+/// A watch of some keys, and the newest entry of each.
+struct KeyWatch {
+    keys: Vec<Key>,
+    following: Following,
+    /// Whether the state has come: a key that has not is not there.
+    is_complete: bool,
+    newest: HashMap<Key, KvEntry>,
+}
+
+/// A session that is in the way of a claim.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    session: SessionId,
+    /// Whether it is directly before the claim.
+    is_next: bool,
+}
+
+/// How the claims of this process stand.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Line {
+    /// One of them is in line.
+    pub(super) waits: bool,
+    /// One of them does not wait, but for what may be dead.
+    pub(super) hopes: bool,
+    /// One of them does not wait for long, so that nothing is put off.
+    pub(super) is_hasty: bool,
+}
+
 /// The sessions in one lock's record.
 pub(super) struct Observer {
     store: Store,
-    watch: Following,
-    /// Whether the state has come: a session that has not is not there.
-    is_complete: bool,
+    watches: Vec<KeyWatch>,
     seen: HashMap<SessionId, Seen>,
-    /// The sessions in the record that are not of this process.
-    wanted: Vec<SessionId>,
-    /// How many of them come before the first claim that waits here.
-    before: usize,
+    /// Sessions of other processes, which are ended when they are silent.
+    wanted: Vec<Wanted>,
+    /// Sessions of this process that wait. Others may end them.
+    own: Vec<SessionId>,
+    /// When a session came to be in the way.
+    in_way_since: HashMap<SessionId, Instant>,
+    /// The last one was in the way for so short a time that no watch was needed.
+    is_quick: bool,
     /// Somebody was refused and does not wait, but may come back: is what was in its way alive?
     vigil: bool,
     waits: bool,
-    /// So much later than they could be sessions are ended here: those who come first in line do it for all.
+    /// So much later than they could be sessions are ended here that another process is nearer to.
     patience: f64,
+    /// A time of the store's clock, and a moment after it was read there.
+    clock: Option<(SystemTime, Moment)>,
 }
 
 impl Observer {
     pub(super) fn new(store: &Store) -> Self {
         Self {
             store: store.clone(),
-            watch: Following::new(store, WatchScope::prefix(PREFIX)),
-            is_complete: false,
+            watches: Vec::new(),
             seen: HashMap::new(),
             wanted: Vec::new(),
-            before: 0,
+            own: Vec::new(),
+            in_way_since: HashMap::new(),
+            is_quick: false,
             vigil: false,
             waits: false,
             patience: fastrand::f64(),
+            clock: None,
         }
     }
 
@@ -74,29 +132,50 @@ impl Observer {
         }
     }
 
-    /// Takes note of who is in the record. `own` are the sessions of the claims of this process, `waits` whether one of
-    /// them is in line.
-    pub(super) fn look_at(&mut self, record: &LockRecord, own: &[SessionId], waits: bool) {
+    /// Forgets everything, because it was of a store that was deleted.
+    pub(super) fn forget(&mut self) {
+        self.watches.clear();
+        self.seen.clear();
+        self.clock = None;
+    }
+
+    /// Takes note of who is in the record. `own` are the sessions of the claims of this process.
+    pub(super) fn look_at(&mut self, record: &LockRecord, own: &[SessionId], line: Line) {
         let sessions: BTreeSet<_> = record.claims().map(|claim| claim.id.session).collect();
-        self.wanted = sessions.iter().filter(|session| !own.contains(session)).copied().collect();
-        let first = record.queue.iter().position(|claim| own.contains(&claim.id.session));
-        self.before = first.unwrap_or(record.queue.len());
-        self.waits = waits;
-        // Those that live may make a claim; what is over is of interest as long as it is in the record.
-        self.seen.retain(|session, seen| !seen.is_over || sessions.contains(session));
-        let is_alive = |session: &SessionId| self.seen.get(session).is_some_and(|seen| seen.renewed);
-        if self.vigil && self.wanted.iter().all(is_alive) {
+        self.seen.retain(|session, _| sessions.contains(session));
+        self.waits = line.waits || line.hopes;
+        self.vigil |= line.hopes;
+        self.wanted = self.wanted(record, own);
+        let is_alive = |wanted: &Wanted| self.seen.get(&wanted.session).is_some_and(|seen| seen.renewed);
+        if self.vigil && !line.hopes && self.wanted.iter().all(is_alive) {
             self.vigil = false;
+            self.wanted = self.wanted(record, own);
         }
+        let in_line = record.queue.iter().map(|claim| claim.id.session);
+        let own_in_line: BTreeSet<_> = in_line.filter(|session| own.contains(session)).collect();
+        self.own = own_in_line.into_iter().collect();
         if !self.is_needed() {
             // A watch that nobody reads is a burden.
-            self.watch.stop();
-            self.is_complete = false;
+            self.watches.clear();
+            self.note_who_left(&[]);
             return;
         }
-        self.watch.start();
-        if self.is_complete {
-            self.note_absent();
+        let now = Instant::now();
+        let watched: Vec<_> = self.watched().collect();
+        self.note_who_left(&watched);
+        for session in watched {
+            self.in_way_since.entry(session).or_insert(now);
+        }
+        let puts_off = self.is_quick && !self.vigil && !line.is_hasty;
+        self.open_watches(if puts_off { HOLD_OFF } else { Duration::ZERO });
+        self.note_newest();
+    }
+
+    /// Forgets the sessions that are not in the way any more.
+    fn note_who_left(&mut self, watched: &[SessionId]) {
+        let left = self.in_way_since.extract_if(|session, _| !watched.contains(session));
+        if let Some(shortest) = left.map(|(_, since)| since.elapsed()).min() {
+            self.is_quick = shortest < HOLD_OFF;
         }
     }
 
@@ -105,95 +184,184 @@ impl Observer {
         (self.waits || self.vigil) && !self.wanted.is_empty()
     }
 
-    /// What is in the record and not in the store. That it is not there is known from now on only.
-    fn note_absent(&mut self) {
-        for session in &self.wanted {
-            self.seen.entry(*session).or_insert_with(|| Seen {
-                version: None,
-                since: Instant::now(),
-                lease: ABSENT_LEASE,
-                renewed: false,
-                is_over: false,
-                rests_until: None,
-            });
+    fn watched(&self) -> impl Iterator<Item = SessionId> {
+        self.wanted.iter().map(|wanted| wanted.session).chain(self.own.iter().copied())
+    }
+
+    /// Watches the keys of sessions that have been in the way for so long, and no longer those of others.
+    fn open_watches(&mut self, hold_off: Duration) {
+        let all: BTreeSet<Key> = self.watched().filter_map(|session| key_of(session).ok()).collect();
+        self.watches.retain(|watch| watch.keys.iter().any(|key| all.contains(key)));
+        if self.watches.len() >= MOST_WATCHES {
+            self.watches.clear();
         }
+        let is_ripe = |session: &SessionId| {
+            self.in_way_since.get(session).is_some_and(|since| since.elapsed() >= hold_off)
+        };
+        let ripe = self.watched().filter(is_ripe).filter_map(|session| key_of(session).ok());
+        let is_watched = |key: &Key| self.watches.iter().any(|watch| watch.keys.contains(key));
+        let missing: BTreeSet<Key> = ripe.filter(|key| !is_watched(key)).collect();
+        let missing: Vec<Key> = missing.into_iter().collect();
+        for keys in missing.chunks(KEYS_OF_A_WATCH) {
+            let scope = match keys {
+                [key] => WatchScope::Key(key.clone()),
+                keys => WatchScope::Keys(keys.to_vec()),
+            };
+            let mut following = Following::new(&self.store, scope);
+            following.start();
+            let keys = keys.to_vec();
+            self.watches.push(KeyWatch { keys, following, is_complete: false, newest: HashMap::new() });
+        }
+    }
+
+    /// Takes note of what the watches have brought of sessions that have come to be in the way since.
+    fn note_newest(&mut self) {
+        let unseen: Vec<_> = self.watched().filter(|session| !self.seen.contains_key(session)).collect();
+        for session in unseen {
+            let Ok(key) = key_of(session) else { continue };
+            let watch = self.watches.iter().find(|watch| watch.keys.contains(&key));
+            let Some((newest, is_complete)) =
+                watch.map(|watch| (watch.newest.get(&key).cloned(), watch.is_complete))
+            else {
+                continue;
+            };
+            if let Some(entry) = newest {
+                self.take(session, &entry);
+            }
+            if is_complete {
+                self.note_absent(session);
+            }
+        }
+    }
+
+    /// What is in the record and not in the store. That it is not there is known from now on only.
+    fn note_absent(&mut self, session: SessionId) {
+        self.seen.entry(session).or_insert_with(|| Seen {
+            version: None,
+            created: SystemTime::UNIX_EPOCH,
+            since: Instant::now(),
+            lease: ABSENT_LEASE,
+            renewed: false,
+            is_over: false,
+            rests_until: None,
+        });
     }
 
     /// Waits for something to happen to a session.
     ///
     /// Dropping the future is safe.
     pub(super) async fn next(&mut self) {
-        match self.watch.next().await {
-            Event::Opened | Event::Lost => self.is_complete = false,
+        if self.watches.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        let events = self.watches.iter_mut().map(|watch| Box::pin(watch.following.next()));
+        let (event, index, _) = select_all(events).await;
+        let watch = &mut self.watches[index];
+        match event {
+            Event::Opened | Event::Lost => watch.is_complete = false,
             Event::Update(KvUpdate::CaughtUp) => {
-                self.is_complete = true;
-                self.note_absent();
+                watch.is_complete = true;
+                self.note_newest();
             }
             Event::Update(update) => {
                 if let Some(entry) = update.into_entry() {
-                    self.take(&entry);
+                    watch.newest.insert(entry.key.clone(), entry.clone());
+                    self.take_all(&entry);
                 }
             }
         }
     }
 
-    fn take(&mut self, entry: &KvEntry) {
-        let Some(session) = entry.key.strip_prefix(PREFIX).and_then(|id| id.parse::<SessionId>().ok()) else {
-            return;
-        };
-        // Of those who are not in the record too: they may make a claim, and are not heard of again if they crash then.
-        let now = Instant::now();
+    /// Takes note of an entry, of all the sessions under its key.
+    fn take_all(&mut self, entry: &KvEntry) {
+        let is_of = |session: &SessionId| key_of(*session).is_ok_and(|key| key == entry.key);
+        let sessions: Vec<_> = self.watched().filter(is_of).collect();
+        for session in sessions {
+            self.take(session, entry);
+        }
+    }
+
+    fn take(&mut self, session: SessionId, entry: &KvEntry) {
+        self.note_time(entry.created);
         let known = self.seen.get(&session);
         let version = known.and_then(|known| known.version);
-        if version.is_some_and(|known| !is_later(entry.version, known)) {
+        let is_over = match sign_of(session, entry) {
+            Sign::Older => return,
+            Sign::Life => false,
+            Sign::Over => true,
+        };
+        let is_known = known.is_some_and(|known| known.is_over)
+            || version.is_some_and(|known| !is_later(entry.version, known));
+        if is_known {
             return;
         }
-        let renewed = known.is_some_and(|known| known.version.is_some());
         let seen = Seen {
             version: Some(entry.version),
-            since: now,
+            created: entry.created,
+            since: Instant::now(),
             lease: lease_of(entry),
-            renewed,
-            is_over: entry.is_tombstone(),
+            renewed: version.is_some(),
+            is_over,
             rests_until: None,
         };
         self.seen.insert(session, seen);
     }
 
-    /// When the next session is found silent.
+    /// The store's clock has shown this time. It shows a later one now.
+    fn note_time(&mut self, time: SystemTime) {
+        if self.time().is_none_or(|known| time > known) {
+            self.clock = Some((time, Moment::now()));
+        }
+    }
+
+    /// What the store's clock shows now, or less.
+    fn time(&self) -> Option<SystemTime> {
+        self.clock.and_then(|(time, at)| time.checked_add(at.elapsed()))
+    }
+
+    /// When something is to be done next.
     pub(super) fn alarm(&self) -> Option<Instant> {
         if !self.is_needed() {
             return None;
         }
-        let due = |session: &SessionId| {
-            let seen = self.seen.get(session).filter(|seen| !seen.is_over)?;
-            Some(self.due(seen))
+        let due = |wanted: &Wanted| {
+            let seen = self.seen.get(&wanted.session);
+            let overdue = seen.filter(|seen| !seen.is_over && !self.may_be_dead(seen)).map(overdue);
+            let silent = seen.filter(|seen| !seen.is_over).map(|seen| self.due(*wanted, seen));
+            // What has not been seen is watched, or will be.
+            let key = key_of(wanted.session).ok();
+            let is_watched =
+                self.watches.iter().any(|watch| key.as_ref().is_some_and(|key| watch.keys.contains(key)));
+            let ripe = self.in_way_since.get(&wanted.session).filter(|_| !is_watched);
+            [overdue, silent, ripe.map(|since| *since + HOLD_OFF)].into_iter().flatten().min()
         };
         self.wanted.iter().filter_map(due).min()
     }
 
-    /// When a session is ended here, unless something is heard of it. Whoever is next in line does it first.
-    fn due(&self, seen: &Seen) -> Instant {
+    /// When a session is ended here, unless something is heard of it. The process that is nearest does it first.
+    fn due(&self, wanted: Wanted, seen: &Seen) -> Instant {
         let patience = course::patience(seen.lease);
-        let is_next = self.waits && self.before == 0;
-        let patience = if is_next { patience } else { patience + patience.mul_f64(self.patience / 4.0) };
+        let is_first = self.waits && wanted.is_next;
+        let patience = if is_first { patience } else { patience + patience.mul_f64(self.patience / 4.0) };
         (seen.since + patience).max(seen.rests_until.unwrap_or(seen.since))
     }
 
-    /// Ends the sessions of which nothing has been heard for too long: also those that hold nothing here, whose process
-    /// has left their keys behind.
+    /// Ends the sessions in the way of which nothing has been heard for too long.
     pub(super) async fn end_silent(&mut self) {
         if !self.is_needed() {
             return;
         }
         let now = Instant::now();
-        let silent = self.seen.iter().filter(|(_, seen)| {
-            !seen.is_over && now >= self.due(seen) && course::is_silent(seen.since.elapsed(), seen.lease)
+        let silent = self.wanted.iter().filter_map(|wanted| {
+            let seen = self.seen.get(&wanted.session).filter(|seen| !seen.is_over)?;
+            let is_silent = course::is_silent(seen.since.elapsed(), seen.lease);
+            (is_silent && now >= self.due(*wanted, seen)).then_some((wanted.session, seen.version))
         });
-        // A few at a time: each is a request, and there is more to do.
-        let silent: Vec<_> = silent.map(|(session, seen)| (*session, seen.version)).take(4).collect();
-        for (session, version) in silent {
-            let ended = end(&self.store, session, version).await;
+        // All at once, so that many dead ones in a line cost no more time than one.
+        let silent: Vec<_> = silent.take(AT_ONCE).collect();
+        let ends = silent.iter().map(|(session, version)| end(&self.store, *session, *version));
+        let ended = join_all(ends).await;
+        for ((session, _), ended) in silent.into_iter().zip(ended) {
             if let Err(error) = &ended {
                 tracing::debug!(store = self.store.name(), %error, "a silent session cannot be ended yet");
             }
@@ -213,7 +381,7 @@ impl Observer {
     async fn find(&mut self, session: SessionId) {
         let Ok(key) = key_of(session) else { return };
         match self.store.leader_entry(&key).await {
-            Ok(Some(entry)) => self.take(&entry),
+            Ok(Some(entry)) => self.take(session, &entry),
             Ok(None) => {
                 if let Some(seen) = self.seen.get_mut(&session) {
                     (seen.version, seen.since) = (None, Instant::now());
@@ -221,6 +389,26 @@ impl Observer {
             }
             Err(_) => {}
         }
+    }
+
+    /// Reads sessions of which nothing is known, and one of this process, whose entry shows the time of the store.
+    pub(super) async fn look(&mut self, sessions: &[SessionId], own: Option<SessionId>) -> KvResult<()> {
+        let sessions: Vec<_> = sessions.iter().copied().take(AT_ONCE).collect();
+        let all = sessions.iter().copied().chain(own);
+        let keys = all.map(key_of).collect::<KvResult<Vec<_>>>()?;
+        let entries = self.store.entries(&keys).await?;
+        for (index, entry) in entries.iter().enumerate() {
+            let session = sessions.get(index).copied();
+            match (session, entry) {
+                (Some(session), Some(entry)) => self.take(session, entry),
+                (None, Some(entry)) => self.note_time(entry.created),
+                (_, None) => {}
+            }
+            if let Some(session) = session {
+                self.note_absent(session);
+            }
+        }
+        Ok(())
     }
 
     /// The sessions in a record that are over.
@@ -231,8 +419,10 @@ impl Observer {
     }
 }
 
-/// The lease that a session is taken to have whose key was never seen: nobody can tell.
-const ABSENT_LEASE: Duration = Duration::from_secs(60);
+/// When a session that is alive has been renewed.
+fn overdue(seen: &Seen) -> Instant {
+    seen.since + seen.lease / 2
+}
 
 /// Ends a session that is as it was seen. Whether it is over.
 async fn end(store: &Store, session: SessionId, version: Option<VersionToken>) -> KvResult<bool> {

@@ -48,27 +48,76 @@ impl fmt::Display for LockMode {
     }
 }
 
-/// A holder's proof of life, which is a key of its own: `rw_lock_session.ID`. Drawn at random, never used again.
+/// The identity of a session. It is never used again, although the session's key is.
+///
+/// The key of a session that has ended serves the next one, so that the store holds no more keys than sessions were
+/// alive at once. The identity therefore names the key, the version of the session's first entry there, and a random
+/// number. Earlier entries of the key are older than the session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct SessionId(pub(super) u128);
+pub(super) struct SessionId {
+    /// Random. It is stored under the key, and tells the entries of this session from those of the next one.
+    nonce: u128,
+    /// `None` for a session whose key is named by the nonce, and is not reused.
+    place: Option<Place>,
+}
+
+/// A reusable key, and since when it serves a session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) slot: u32,
+    /// The version of the session's first entry.
+    pub(super) first: u64,
+}
 
 impl SessionId {
-    /// One that nobody has. The keys of hash maps come from the operating system's source of randomness.
+    /// A new session under a key of its own. The keys of hash maps come from the operating system's source of
+    /// randomness.
     pub(super) fn random() -> Self {
         let half = |half: u8| u128::from(RandomState::new().hash_one(half));
-        Self(half(0) << 64 | half(1))
+        Self::alone(half(0) << 64 | half(1))
+    }
+
+    /// A random number for a new session under a reusable key.
+    pub(super) fn nonce() -> u64 {
+        RandomState::new().hash_one(0_u8)
+    }
+
+    /// The session under a reusable key.
+    pub(super) fn at(place: Place, nonce: u64) -> Self {
+        Self { nonce: nonce.into(), place: Some(place) }
+    }
+
+    /// The session under the key that is named by this number.
+    pub(super) const fn alone(nonce: u128) -> Self {
+        Self { nonce, place: None }
+    }
+
+    pub(super) fn place(&self) -> Option<Place> {
+        self.place
+    }
+
+    pub(super) fn number(&self) -> u128 {
+        self.nonce
     }
 }
 
+/// The name of its key, behind the prefix that all of them have.
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        match self.place {
+            Some(Place { slot, .. }) => write!(f, "{slot}"),
+            None => write!(f, "{:032x}", self.nonce),
+        }
     }
 }
 
+/// All of it, as in a record.
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        match self.place {
+            Some(Place { slot, first }) => write!(f, "{slot}-{first}-{:016x}", self.nonce),
+            None => write!(f, "{:032x}", self.nonce),
+        }
     }
 }
 
@@ -76,15 +125,31 @@ impl FromStr for SessionId {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let number = is_hex.then(|| u128::from_str_radix(text, 16).ok()).flatten();
-        number.map(Self).ok_or("not a session: 32 hexadecimal digits")
+        let hex = |text: &str, digits: usize| {
+            let is_hex = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            is_hex.then(|| u128::from_str_radix(text, 16).ok()).flatten()
+        };
+        let decimal = |text: &str| {
+            let is_decimal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            is_decimal.then(|| text.parse::<u64>().ok()).flatten()
+        };
+        let mut parts = text.split('-');
+        let id = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(alone), None, _, _) => hex(alone, 32).map(Self::alone),
+            (Some(slot), Some(first), Some(nonce), None) => {
+                let slot = decimal(slot).and_then(|slot| u32::try_from(slot).ok());
+                let place = slot.zip(decimal(first)).map(|(slot, first)| Place { slot, first });
+                place.zip(hex(nonce, 16)).map(|(place, nonce)| Self { nonce, place: Some(place) })
+            }
+            _ => None,
+        };
+        id.ok_or("not the identity of a session")
     }
 }
 
 impl Serialize for SessionId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.collect_str(&format_args!("{self:?}"))
     }
 }
 
@@ -262,7 +327,7 @@ mod tests {
     use super::*;
 
     fn claim(number: u64, mode: LockMode) -> Claim {
-        Claim { id: ClaimId { session: SessionId(7), number }, mode, label: None, extra: Extra::new() }
+        Claim { id: ClaimId { session: SessionId::alone(7), number }, mode, label: None, extra: Extra::new() }
     }
 
     #[test]
@@ -375,6 +440,17 @@ mod tests {
         let one = SessionId::random();
         assert_eq!(one.to_string().parse(), Ok(one));
         assert!("xyz".parse::<SessionId>().is_err());
-        assert!("+0000000000000000000000000000007".parse::<SessionId>().is_err());
+        let placed = SessionId::at(Place { slot: 7, first: 1042 }, 5);
+        assert_eq!(
+            (placed.to_string(), format!("{placed:?}")),
+            ("7".into(), "7-1042-0000000000000005".into())
+        );
+        assert_ne!(SessionId::nonce(), SessionId::nonce());
+        assert_eq!(format!("{placed:?}").parse(), Ok(placed));
+        for wrong in ["+0000000000000000000000000000007", "7", "7-1", "7-1-1", "-7-1-0000000000000000"] {
+            assert!(wrong.parse::<SessionId>().is_err(), "{wrong}");
+        }
+        assert!("4294967296-1-0000000000000000".parse::<SessionId>().is_err());
+        assert!("7-1-0000000000000000-".parse::<SessionId>().is_err());
     }
 }

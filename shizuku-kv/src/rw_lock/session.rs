@@ -1,18 +1,21 @@
 //! The proof that a process lives: one key for all its locks of a store, which it renews, and which others delete when
 //! they have heard nothing for longer than its lease. `docs/locks.md` says why that is safe.
 
+mod slots;
+
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use backon::ExponentialBackoff;
 use serde::{Deserialize, Serialize};
 use tokio::runtime;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::course;
+use self::slots::Leftover;
+use super::course::{self, Sign};
 use super::error::LockLoss;
 use super::options::{LONGEST_LEASE, SHORTEST_LEASE};
 use super::record::{ClaimId, SessionId, padded};
@@ -21,39 +24,56 @@ use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, Moment, Store, Ver
 /// What stands before a session in its key.
 pub(super) const PREFIX: &str = "rw_lock_session.";
 
-const FORMAT: u32 = 1;
+/// The format of an entry whose key serves one session only, which it names.
+const FORMAT_OF_ONE: u32 = 1;
 
-/// Number of bytes of the longest session.
-const LENGTH: usize = 80;
+/// The format of an entry whose key serves one session after the other.
+const FORMAT: u32 = 2;
+
+/// Number of bytes of the longest entry.
+const LENGTH: usize = 112;
 
 /// Shortest deadline of a request of a renewal, if the lease has room for it.
 const SHORT_REQUEST: Duration = Duration::from_millis(500);
 
-/// What is stored. Each renewal has another number, so that its writer knows its own again.
+/// An entry under the key of a session. Each renewal has another number, so that its writer knows its own again.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     shizuku_lock_session: u32,
+    /// Tells the sessions of a key apart; in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nonce: Option<String>,
     lease_ms: u64,
     renewal: u64,
 }
 
 impl Stored {
-    fn with(lease: Duration, renewal: u64) -> Self {
+    /// An entry of the session with this random number; without one, of the session that the key names.
+    fn of_session(nonce: Option<u64>, lease: Duration, renewal: u64) -> Self {
+        let shizuku_lock_session = if nonce.is_some() { FORMAT } else { FORMAT_OF_ONE };
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-        Self { shizuku_lock_session: FORMAT, lease_ms, renewal }
+        Self { shizuku_lock_session, nonce: nonce.map(|nonce| format!("{nonce:016x}")), lease_ms, renewal }
     }
 
     /// Always of one size, with the version that the write expects: a store that is full takes a
     /// renewal.
     fn to_bytes(&self, expected: Option<VersionToken>) -> Vec<u8> {
-        // Numbers always have a form.
+        // Numbers and strings always have a form.
         padded(serde_json::to_vec(self).unwrap_or_default(), LENGTH, expected)
     }
 
     fn of(entry: &KvEntry) -> Option<Self> {
-        serde_json::from_slice::<Self>(&entry.value)
-            .ok()
-            .filter(|stored| stored.shizuku_lock_session == FORMAT && !entry.is_tombstone())
+        let is_known = |stored: &Self| matches!(stored.shizuku_lock_session, FORMAT_OF_ONE | FORMAT);
+        let is_live = !entry.is_tombstone();
+        serde_json::from_slice::<Self>(&entry.value).ok().filter(|stored| is_live && is_known(stored))
+    }
+
+    fn is_of(&self, session: SessionId) -> bool {
+        let nonce = self.nonce.as_ref().and_then(|nonce| u64::from_str_radix(nonce, 16).ok());
+        match session.place() {
+            Some(_) => nonce.is_some_and(|nonce| u128::from(nonce) == session.number()),
+            None => true,
+        }
     }
 }
 
@@ -63,8 +83,23 @@ pub(super) fn lease_of(entry: &KvEntry) -> Duration {
     stored.map_or(LONGEST_LEASE, |lease| lease.min(LONGEST_LEASE))
 }
 
+/// What an entry under the key of a session says of it. An entry that cannot be read, of a version to come perhaps, is
+/// taken for a sign of life.
+pub(super) fn sign_of(session: SessionId, entry: &KvEntry) -> Sign {
+    let is_its_own = !entry.is_tombstone() && Stored::of(entry).is_none_or(|stored| stored.is_of(session));
+    course::sign(session.place().map(|place| place.first), entry.version.as_u64(), is_its_own)
+}
+
+/// The key under which a session is renewed. It may serve another session by now.
 pub(super) fn key_of(session: SessionId) -> KvResult<Key> {
-    Key::new(format!("{PREFIX}{session}"))
+    match session.place() {
+        Some(place) => key_of_slot(place.slot),
+        None => Key::new(format!("{PREFIX}{session}")),
+    }
+}
+
+pub(super) fn key_of_slot(slot: u32) -> KvResult<Key> {
+    Key::new(format!("{PREFIX}{slot}"))
 }
 
 #[derive(Clone, Debug)]
@@ -78,14 +113,29 @@ enum State {
 /// The session of a process with one length of lease.
 #[derive(Debug)]
 pub(super) struct Session {
-    id: SessionId,
-    key: Key,
+    /// Set once the key is there.
+    identity: OnceLock<Identity>,
     lease: Duration,
     claims: AtomicU64,
     /// When the newest acknowledged renewal was sent.
     proof: Mutex<Moment>,
     state: watch::Sender<State>,
     use_: Mutex<Use>,
+    /// Why the session is to end, if it is.
+    ends: Mutex<Option<LockLoss>>,
+    /// Wakes the task that keeps it.
+    wake: Notify,
+    /// Set when that task has ended, and the key is deleted if the store could be reached.
+    is_gone: watch::Sender<bool>,
+    /// A lock's record as it was read along with the keys of sessions.
+    found: Mutex<Option<KvEntry>>,
+}
+
+/// Which session it is, and under which key.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub(super) id: SessionId,
+    pub(super) key: Key,
 }
 
 /// Who uses a session, and since when nobody does.
@@ -149,44 +199,75 @@ impl Session {
         }
     }
 
-    pub(super) fn is_opening(&self) -> bool {
-        matches!(*self.state.borrow(), State::Opening)
-    }
-
     /// Waits until it is there.
-    pub(super) async fn opened(&self) -> Result<(), KvError> {
+    async fn opened(&self) -> Result<SessionId, KvError> {
         let mut states = self.state.subscribe();
         let state = states.wait_for(|state| !matches!(state, State::Opening)).await;
-        match state.as_deref() {
-            Ok(State::Failed(error)) => Err(error.clone()),
-            // One that has ended already is found out by who claims with it.
-            _ => Ok(()),
+        if let Ok(State::Failed(error)) = state.as_deref() {
+            return Err(error.clone());
         }
+        // One that has ended already is found out by who claims with it.
+        self.id().ok_or_else(|| KvError::Unavailable {
+            operation: "open a lock session",
+            reason: "its task has ended".to_owned(),
+            source: None,
+        })
     }
 
-    fn value(&self, renewal: u64, expected: Option<VersionToken>) -> Vec<u8> {
-        Stored::with(self.lease, renewal).to_bytes(expected)
+    fn id(&self) -> Option<SessionId> {
+        self.identity.get().map(|identity| identity.id)
     }
 
-    /// What is put in the place of a session that is not there, so that nobody can renew it.
+    /// Asks the task that keeps the session to end it.
+    fn ask_to_end(&self, loss: LockLoss) {
+        lock(&self.ends).get_or_insert(loss);
+        self.wake.notify_one();
+    }
+
+    /// Returns a marker for the key of a session that is not there. With it in place nobody can renew the session.
     pub(super) fn marker() -> Vec<u8> {
-        Stored::with(SHORTEST_LEASE, 0).to_bytes(None)
+        Stored::of_session(None, SHORTEST_LEASE, 0).to_bytes(None)
+    }
+}
+
+/// Counts the users of a session.
+#[derive(Debug)]
+struct InUse(Arc<Session>);
+
+impl InUse {
+    fn new(session: &Arc<Session>) -> Self {
+        lock(&session.use_).users += 1;
+        Self(Arc::clone(session))
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut use_ = lock(&self.0.use_);
+        use_.users -= 1;
+        use_.since = Instant::now();
+        if use_.users == 0 {
+            self.0.wake.notify_one();
+        }
     }
 }
 
 /// Keeps a session from ending for want of use. Clones count too.
 #[derive(Debug)]
-pub(super) struct SessionUse(Arc<Session>);
+pub(super) struct SessionUse {
+    in_use: InUse,
+    id: SessionId,
+}
 
 impl SessionUse {
-    fn new(session: &Arc<Session>) -> Self {
-        lock(&session.use_).users += 1;
-        Self(Arc::clone(session))
-    }
-
     /// A claim that nobody has made.
     pub(super) fn next_claim(&self) -> ClaimId {
-        ClaimId { session: self.0.id, number: self.0.claims.fetch_add(1, Ordering::Relaxed) }
+        ClaimId { session: self.id, number: self.claims.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Takes the record of a lock that was read when the session was opened.
+    pub(super) fn take_found(&self, key: &Key) -> Option<KvEntry> {
+        lock(&self.found).take_if(|entry| entry.key == *key)
     }
 }
 
@@ -194,80 +275,115 @@ impl std::ops::Deref for SessionUse {
     type Target = Session;
 
     fn deref(&self) -> &Session {
-        &self.0
+        &self.in_use.0
     }
 }
 
 impl Clone for SessionUse {
     fn clone(&self) -> Self {
-        Self::new(&self.0)
-    }
-}
-
-impl Drop for SessionUse {
-    fn drop(&mut self) {
-        let mut use_ = lock(&self.0.use_);
-        use_.users -= 1;
-        use_.since = Instant::now();
+        Self { in_use: InUse::new(&self.in_use.0), id: self.id }
     }
 }
 
 /// The sessions of a store's handle: one for each length of lease, and each runtime.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<HashMap<(runtime::Id, Duration), Arc<Session>>>);
+pub(super) struct Sessions {
+    alive: Mutex<HashMap<(runtime::Id, Duration), Arc<Session>>>,
+    /// The key of the session that was lost last.
+    lost: Mutex<Option<Key>>,
+    /// The connection is about to be shut down: no session is opened any more. Set under the lock of `alive`.
+    is_closed: AtomicBool,
+}
 
 impl Sessions {
-    /// A session that holds, or one that is being opened if there is none.
-    pub(super) fn find_or_open(
+    /// A session that holds, made if there is none. The record of a lock that is likely to be wanted next is read along
+    /// with the keys of sessions.
+    ///
+    /// Dropping the future is safe: what it has begun is used by the next, or ends by itself.
+    pub(super) async fn get(
         self: &Arc<Self>,
         store: &Store,
         lease: Duration,
+        record: &Key,
     ) -> Result<SessionUse, KvError> {
+        let in_use = self.find_or_open(store, lease, record)?;
+        let id = in_use.0.opened().await?;
+        Ok(SessionUse { in_use, id })
+    }
+
+    fn find_or_open(
+        self: &Arc<Self>,
+        store: &Store,
+        lease: Duration,
+        record: &Key,
+    ) -> Result<InUse, KvError> {
         let runtime = runtime::Handle::current();
-        let mut sessions = lock(&self.0);
+        let mut sessions = lock(&self.alive);
         // Those of runtimes that have ended, too.
         sessions.retain(|_, session| session.loss().is_none());
-        if let Some(session) = sessions.get(&(runtime.id(), lease)) {
-            return Ok(SessionUse::new(session));
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Err(KvError::Closed { operation: "lock" });
         }
-        let id = SessionId::random();
+        if let Some(session) = sessions.get(&(runtime.id(), lease)) {
+            return Ok(InUse::new(session));
+        }
         let session = Arc::new(Session {
-            id,
-            key: key_of(id)?,
+            identity: OnceLock::new(),
             lease,
             claims: AtomicU64::new(0),
             proof: Mutex::new(Moment::now()),
             state: watch::Sender::new(State::Opening),
             use_: Mutex::new(Use { users: 0, since: Instant::now() }),
+            ends: Mutex::new(None),
+            wake: Notify::new(),
+            is_gone: watch::Sender::new(false),
+            found: Mutex::new(None),
         });
         sessions.insert((runtime.id(), lease), Arc::clone(&session));
-        let used = SessionUse::new(&session);
-        let store = store.with_deadline(Deadline::DEFAULT);
-        let keeper = Keeper { sessions: Arc::clone(self), session, store };
-        runtime.spawn(keeper.run());
-        Ok(used)
+        let in_use = InUse::new(&session);
+        let store = store.with_deadline(Deadline::DEFAULT).of_task();
+        let keeper = Keeper { sessions: Arc::clone(self), session, store, leftovers: Vec::new() };
+        runtime.spawn(keeper.run(record.clone()));
+        Ok(in_use)
     }
 
     /// Others have ended a session: so it is over here too.
     pub(super) fn end(&self, id: SessionId, loss: LockLoss) {
-        let sessions = lock(&self.0);
-        if let Some(session) = sessions.values().find(|session| session.id == id) {
+        let sessions = lock(&self.alive);
+        if let Some(session) = sessions.values().find(|session| session.id() == Some(id)) {
             session.finish(loss);
+            session.ask_to_end(loss);
+        }
+    }
+
+    /// Ends all sessions, because the connection is about to be shut down. Waits until their keys are deleted.
+    pub(super) async fn end_all(&self) {
+        let sessions: Vec<_> = {
+            let mut alive = lock(&self.alive);
+            self.is_closed.store(true, Ordering::Relaxed);
+            alive.drain().map(|(_, session)| session).collect()
+        };
+        for session in &sessions {
+            session.ask_to_end(LockLoss::StoreGone);
+        }
+        for session in sessions {
+            // The sender lives in the session, so waiting does not fail.
+            let _ = session.is_gone.subscribe().wait_for(|is_gone| *is_gone).await;
         }
     }
 
     /// The sessions that live on a runtime.
     pub(super) fn of_runtime(&self, runtime: runtime::Id) -> Vec<SessionId> {
-        let sessions = lock(&self.0);
+        let sessions = lock(&self.alive);
         let own = sessions.iter().filter(|((of, _), session)| *of == runtime && session.holds());
-        own.map(|(_, session)| session.id).collect()
+        own.filter_map(|(_, session)| session.id()).collect()
     }
 
-    /// Takes out a session that nobody has used for a while, so that nobody will.
-    fn retire(&self, session: &Arc<Session>) -> bool {
-        let mut sessions = lock(&self.0);
+    /// Takes out a session without users, after a lease or once the store is abandoned. No user can come any more then.
+    fn retire(&self, session: &Arc<Session>, is_abandoned: bool) -> bool {
+        let mut sessions = lock(&self.alive);
         let use_ = lock(&session.use_);
-        let is_idle = use_.users == 0 && use_.since.elapsed() >= session.lease;
+        let is_idle = use_.users == 0 && (is_abandoned || use_.since.elapsed() >= session.lease);
         if is_idle {
             sessions.retain(|_, kept| !Arc::ptr_eq(kept, session));
         }
@@ -280,6 +396,8 @@ struct Keeper {
     sessions: Arc<Sessions>,
     session: Arc<Session>,
     store: Store,
+    /// Keys that looked to be in use when this session was opened. Those of crashed processes are deleted later.
+    leftovers: Vec<Leftover>,
 }
 
 /// What a renewal has come to.
@@ -289,54 +407,75 @@ enum Renewal {
 }
 
 impl Keeper {
-    async fn run(mut self) {
+    async fn run(mut self, record: Key) {
         let session = Arc::clone(&self.session);
         // A task that is dropped with its runtime leaves nobody waiting.
         let _ending = Ending(Arc::clone(&session));
-        let mut version = match self.open().await {
-            Ok(version) => version,
+        let (identity, version) = match self.open(&record).await {
+            Ok(opened) => opened,
             Err(error) => {
                 session.state.send_replace(State::Failed(error));
                 return;
             }
         };
+        // It is opened once.
+        let _ = session.identity.set(identity.clone());
         session.state.send_replace(State::Live);
-        let mut renewal = 0;
-        loop {
-            let last = lock(&session.proof).instant();
-            tokio::time::sleep_until(last + session.lease / 3).await;
-            if self.sessions.retire(&session) {
-                session.finish(LockLoss::Expired);
-                break;
-            }
-            if let Renewal::Over(loss) = self.renew(&mut version, &mut renewal).await {
-                tracing::warn!(store = self.store.name(), %loss, "the locks of this process are lost");
-                session.finish(loss);
-                break;
-            }
+        let (loss, version) = self.keep(&identity, version).await;
+        session.finish(loss);
+        if loss == LockLoss::Evicted {
+            *lock(&self.sessions.lost) = Some(identity.key.clone());
         }
         // Nobody has to wait for it to be found silent. Where this fails they do.
-        let _ = self.store.delete(&session.key).await;
+        self.remove(&identity, version).await;
     }
 
-    /// Makes the key.
-    async fn open(&mut self) -> Result<VersionToken, KvError> {
-        let session = &self.session;
-        let sent = Moment::now();
-        let created = match self.store.create(&session.key, session.value(0, None)).await {
-            Err(error @ KvError::OutcomeUnknown { .. }) => {
-                let found = self.store.leader_entry(&session.key).await?;
-                let found = found.filter(|entry| !entry.is_tombstone());
-                found.map(|entry| entry.version).ok_or(error)
+    /// Renews the session until it ends.
+    async fn keep(&mut self, identity: &Identity, mut version: VersionToken) -> (LockLoss, VersionToken) {
+        let session = Arc::clone(&self.session);
+        let mut is_abandoned = false;
+        let mut renewal = 0;
+        loop {
+            let due = lock(&session.proof).instant() + session.lease / 3;
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => {}
+                () = session.wake.notified() => {}
+                () = self.store.abandoned(), if !is_abandoned => is_abandoned = true,
             }
-            created => created,
-        };
-        *lock(&session.proof) = sent;
-        created
+            let asked = *lock(&session.ends);
+            if let Some(loss) = asked {
+                return (loss, version);
+            }
+            if self.sessions.retire(&session, is_abandoned) {
+                return (LockLoss::Expired, version);
+            }
+            if Instant::now() < due {
+                continue;
+            }
+            if let Renewal::Over(loss) = self.renew(identity, &mut version, &mut renewal).await {
+                tracing::warn!(store = self.store.name(), %loss, "the locks of this process are lost");
+                return (loss, version);
+            }
+            self.collect().await;
+        }
+    }
+
+    /// Deletes the key, unless it serves another session by now.
+    async fn remove(&self, identity: &Identity, version: VersionToken) {
+        // Looked at first: in a store that was deleted and made again the same version is another session's. And the
+        // newest renewal may have landed without an acknowledgement.
+        if let Ok(Some(found)) = self.store.leader_entry(&identity.key).await
+            && sign_of(identity.id, &found) == Sign::Life
+            && !is_older(Some(found.version), Some(version))
+        {
+            let _ = self.store.delete_with_version(&identity.key, found.version).await;
+        }
     }
 
     /// Renews, as often as it takes and is of use.
-    async fn renew(&self, version: &mut VersionToken, renewal: &mut u64) -> Renewal {
+    async fn renew(&self, identity: &Identity, version: &mut VersionToken, renewal: &mut u64) -> Renewal {
+        let Identity { id, key } = identity;
+        let nonce = id.place().and_then(|_| u64::try_from(id.number()).ok());
         let session = &self.session;
         let mut pauses = pauses(session.lease);
         // When each try was sent: one that is found in the store proves that this process lived then.
@@ -349,10 +488,8 @@ impl Keeper {
             let store = self.store.with_deadline(remaining.min(request_limit(session.lease)));
             *renewal += 1;
             tries.push((*renewal, sent));
-            let proof = match store
-                .update(&session.key, session.value(*renewal, Some(*version)), *version)
-                .await
-            {
+            let value = Stored::of_session(nonce, session.lease, *renewal).to_bytes(Some(*version));
+            let proof = match store.update(key, value, *version).await {
                 Ok(renewed) => {
                     *version = renewed;
                     Some(sent)
@@ -363,8 +500,8 @@ impl Keeper {
                 Err(error) => {
                     tracing::debug!(store = store.name(), %error, "a lease is not renewed yet");
                     let is_refused = error.is_conflict();
-                    match store.leader_entry(&session.key).await {
-                        Ok(found) => match judge(found.as_ref(), *version, is_refused) {
+                    match store.leader_entry(key).await {
+                        Ok(found) => match judge(*id, found.as_ref(), *version, is_refused) {
                             Found::Ours(landed, number) => {
                                 *version = landed;
                                 tries.iter().find(|(tried, _)| *tried == number).map(|(_, sent)| *sent)
@@ -402,13 +539,14 @@ enum Found {
 
 /// What is found, where the newest that is known to have been written has this version. That nothing is found may be an answer
 /// from before the session was made, unless the renewal was refused.
-fn judge(found: Option<&KvEntry>, version: VersionToken, is_refused: bool) -> Found {
+fn judge(id: SessionId, found: Option<&KvEntry>, version: VersionToken, is_refused: bool) -> Found {
     match found {
         Some(entry) if entry.version == version => Found::Unchanged,
-        Some(entry) => match Stored::of(entry) {
+        Some(entry) => match Stored::of(entry).filter(|stored| stored.is_of(id)) {
             Some(stored) if is_later(entry.version, version) => Found::Ours(entry.version, stored.renewal),
             // Of a leader that was replaced.
             Some(_) => Found::Unchanged,
+            None if is_older(Some(entry.version), Some(version)) => Found::Unchanged,
             None => Found::Gone,
         },
         None if is_refused => Found::Gone,
@@ -441,6 +579,7 @@ struct Ending(Arc<Session>);
 impl Drop for Ending {
     fn drop(&mut self) {
         self.0.finish(LockLoss::TaskEnded);
+        self.0.is_gone.send_replace(true);
     }
 }
 
@@ -471,7 +610,7 @@ mod tests {
         let length = |renewal, version: u64| {
             let version = (version > 0).then(|| VersionToken::from_u64(version));
             let digits = version.map_or(1, |version| version.to_string().len());
-            Stored::with(LONGEST_LEASE, renewal).to_bytes(version).len() + digits
+            Stored::of_session(Some(u64::MAX), LONGEST_LEASE, renewal).to_bytes(version).len() + digits
         };
         let created = length(0, 0);
         for number in [1, 9, 10, 999_999, 1_000_000, u64::MAX] {

@@ -134,7 +134,7 @@ mod tests {
     use LockMode::{Read, Write};
 
     fn id(number: u64) -> ClaimId {
-        ClaimId { session: SessionId(u128::from(number / 10)), number }
+        ClaimId { session: SessionId::alone(u128::from(number / 10)), number }
     }
 
     fn asks(number: u64, mode: LockMode) -> Claim {
@@ -221,10 +221,10 @@ mod tests {
         for change in [claim(10, Read), claim(20, Write), claim(11, Write), claim(21, Read)] {
             lock.apply(&change);
         }
-        assert_eq!(lock.apply(&Change::Evict(SessionId(1))), Outcome::Done);
+        assert_eq!(lock.apply(&Change::Evict(SessionId::alone(1))), Outcome::Done);
         assert_eq!(holders(&lock), [(20, 2)]);
         assert_eq!(lock.queue.len(), 1);
-        assert_eq!(lock.apply(&Change::Evict(SessionId(1))), Outcome::NotThere);
+        assert_eq!(lock.apply(&Change::Evict(SessionId::alone(1))), Outcome::NotThere);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::handle_fenced::StoreFenced;
 use super::handle_ttl::StoreTtl;
-use super::shared::{Attached, Shared, Upkeep};
+use super::shared::{Attached, Shared, Upkeep, User};
 use super::timer::timeout_at;
 use super::{
     COMPARE_EVERY, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore,
@@ -54,12 +54,26 @@ pub struct Store {
     deadline: Duration,
     compare_every: Duration,
     pub(super) shared: Arc<Shared>,
+    /// Counts the handles of users. `None` in the handle of a background task.
+    _user: Option<Arc<User>>,
 }
 
 impl Store {
     /// A handle over a backend's store; for authors of backends.
     pub fn new(backend: Arc<dyn KvStore>, deadline: Duration) -> Self {
-        Self { backend, deadline, compare_every: COMPARE_EVERY, shared: Arc::default() }
+        let shared = Arc::<Shared>::default();
+        let _user = Some(Arc::new(User::of(&shared)));
+        Self { backend, deadline, compare_every: COMPARE_EVERY, shared, _user }
+    }
+
+    /// Returns a handle for a background task, which ends when the users of the store have dropped theirs.
+    pub(crate) fn of_task(&self) -> Self {
+        Self { _user: None, ..self.clone() }
+    }
+
+    /// Waits until users have dropped the last clone of this handle.
+    pub(crate) async fn abandoned(&self) {
+        self.shared.abandoned().await;
     }
 
     /// The store's name.
@@ -179,12 +193,17 @@ impl Store {
         keys: impl IntoIterator<Item = K>,
     ) -> KvResult<Vec<Option<KvEntry>>> {
         let keys = keys.into_iter().map(K::into_key).collect::<KvResult<Vec<_>>>()?;
-        let deadline = self.deadline_of("get_many", None)?;
-        let mut entries = deadline.bound("get_many", None, self.backend.entries(&keys, deadline)).await?;
+        let mut entries = self.entries(&keys).await?;
         for entry in &mut entries {
             entry.take_if(|entry| entry.is_tombstone());
         }
         Ok(entries)
+    }
+
+    /// Reads the newest entries of many keys, tombstones included, in the order of the keys.
+    pub(crate) async fn entries(&self, keys: &[Key]) -> KvResult<Vec<Option<KvEntry>>> {
+        let deadline = self.deadline_of("get_many", None)?;
+        deadline.bound("get_many", None, self.backend.entries(keys, deadline)).await
     }
 
     /// What the store holds of a key, the oldest first, tombstones included: at most as many entries as the store

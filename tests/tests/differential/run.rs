@@ -41,6 +41,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// The operation that a purge leaves: in a store whose tombstones have an end, that of a deletion.
+    fn purged(&self) -> KvOperation {
+        if self.key_ttl { KvOperation::Delete } else { KvOperation::Purge }
+    }
+
     pub(crate) fn of(seed: u64, has_ttl: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
         let history = [1, 2, 5, 64][(seed % 4) as usize];
@@ -308,7 +313,7 @@ impl Run {
     async fn purge(&mut self) -> Result<(), String> {
         let key = self.key();
         self.note(format!("purge {key}"));
-        let write = blank(KvOperation::Purge, &Bytes::new());
+        let write = blank(self.plan.purged(), &[]);
         self.write(&key.clone(), write, None, |store, _| {
             let key = key.clone();
             async move { store.purge(key).await }
@@ -612,7 +617,8 @@ impl Run {
         let writing = join_all(seeds.into_iter().enumerate().map(|(writer, seed)| {
             let keys: Vec<_> =
                 KEYS.iter().skip(writer).step_by(writers).map(|key| Key::new(*key).unwrap()).collect();
-            write_alone(self.stores.clone(), Arc::clone(&self.ledger), keys, Rng::with_seed(seed), writes)
+            let (plan, stores, ledger) = (self.plan, self.stores.clone(), Arc::clone(&self.ledger));
+            write_alone(plan, stores, ledger, keys, Rng::with_seed(seed), writes)
         }));
         let (ledger, rng) = (&self.ledger, &mut self.rng);
         let (watches, listings) = (&mut self.watches, &mut self.listings);
@@ -676,7 +682,11 @@ impl Run {
             1 => KvOperation::Purge,
             _ => KvOperation::Put,
         };
-        let write = blank(kind, if kind == KvOperation::Put { &value } else { &[] });
+        let write = match kind {
+            KvOperation::Put => blank(kind, &value),
+            KvOperation::Purge => blank(self.plan.purged(), &[]),
+            _ => blank(kind, &[]),
+        };
         self.write(key, write, None, |store, _| {
             let (key, value) = (key.clone(), value.clone());
             async move {
@@ -710,6 +720,7 @@ impl Run {
 
 /// One of several concurrent writers: puts, deletes and purges keys that no other writer has.
 async fn write_alone(
+    plan: Plan,
     stores: [Store; 2],
     ledger: Arc<Ledger>,
     keys: Vec<Key>,
@@ -736,9 +747,13 @@ async fn write_alone(
             acknowledged[side.index()] = ledger.tick();
             versions.push(answer.map_err(|error| format!("{operation:?} of {key} on {side:?}: {error}"))?);
         }
-        let value = if operation == KvOperation::Put { value } else { Bytes::new() };
         let versions = versions.try_into().unwrap();
-        ledger.add(key, Write { versions, sent, acknowledged, ..blank(operation, &value) });
+        let write = match operation {
+            KvOperation::Put => blank(operation, &value),
+            KvOperation::Purge => blank(plan.purged(), &[]),
+            _ => blank(operation, &[]),
+        };
+        ledger.add(key, Write { versions, sent, acknowledged, ..write });
     }
     Ok(())
 }

@@ -89,9 +89,35 @@ pub(crate) struct Faults {
     reads: AtomicUsize,
     record_writes: AtomicUsize,
     watches: AtomicUsize,
+    calls: AtomicUsize,
+    /// Keys whose entries look so much older than they are: the clock of the store was set.
+    older: Mutex<HashMap<Key, Duration>>,
 }
 
 impl Faults {
+    /// Number of requests, whatever they were for. Watches do not count.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(SeqCst)
+    }
+
+    /// Counts a request.
+    pub(crate) fn called(&self) {
+        self.calls.fetch_add(1, SeqCst);
+    }
+
+    /// From now on the entries of a key look older than they are.
+    pub(crate) fn make_look_older(&self, key: &str, by: Duration) {
+        self.older.lock().unwrap().insert(Key::new(key).unwrap(), by);
+    }
+
+    /// The entry with the time that it shows.
+    pub(crate) fn dated(&self, mut entry: KvEntry) -> KvEntry {
+        if let Some(by) = self.older.lock().unwrap().get(&entry.key) {
+            entry.created -= *by;
+        }
+        entry
+    }
+
     /// Of the next write of a kind.
     pub(crate) fn next(&self, kind: Kind, fate: Fate) {
         self.plan(Plan { kind, before: 0, times: 1, fate });

@@ -17,6 +17,8 @@ mod faults;
 mod limits;
 mod lost_writes;
 mod sessions;
+mod short_lived;
+mod shutdown;
 mod stale_reads;
 mod store;
 mod stores_gone;

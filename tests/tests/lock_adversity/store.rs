@@ -77,6 +77,7 @@ impl FaultyStore {
         write: Write,
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
+        self.faults.called();
         self.faults.sent().await;
         let Some(fate) = self.faults.fate(Kind::of(operation, key)).await else {
             return self.apply(key, write, deadline).await;
@@ -122,11 +123,13 @@ impl FaultyStore {
     }
 
     async fn read(&self, key: &Key, deadline: Deadline) -> KvResult<Option<KvEntry>> {
+        self.faults.called();
         self.faults.sent().await;
-        match self.faults.finding(key).await {
+        let found = match self.faults.finding(key).await {
             Some(found) => found,
             None => self.inner().entry(key, deadline).await,
-        }
+        };
+        Ok(found?.map(|entry| self.faults.dated(entry)))
     }
 }
 
@@ -182,7 +185,15 @@ impl KvReader for FaultyStore {
         keys: &'a [Key],
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
-        Box::pin(async move { self.inner().entries(keys, deadline).await })
+        Box::pin(async move {
+            self.faults.called();
+            self.faults.sent().await;
+            let entries = self.inner().entries(keys, deadline).await?;
+            let found = |entry: Option<KvEntry>| {
+                entry.filter(|entry| !self.faults.is_lost(&entry.key)).map(|entry| self.faults.dated(entry))
+            };
+            Ok(entries.into_iter().map(found).collect())
+        })
     }
 
     fn history(&self, key: Key, deadline: Deadline) -> KvStream<KvEntry> {
@@ -291,7 +302,11 @@ impl Watching {
             }
             let nowhere = WatchCursor::new([0; 16], 0, SystemTime::UNIX_EPOCH);
             let cursor = self.inner.cursor().unwrap_or(nowhere);
-            return Some(update.map(|update| (update, cursor)));
+            let dated = |update: KvUpdate| match update.entry() {
+                Some(entry) => KvUpdate::from(self.faults.dated(entry.clone())),
+                None => update,
+            };
+            return Some(update.map(|update| (dated(update), cursor)));
         }
     }
 }

@@ -19,6 +19,7 @@ mod lost_holds;
 mod presumed_dead;
 mod processors;
 mod readonly;
+mod session_keys;
 mod shutdown;
 mod waits;
 

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::claims::{Refusal, Standing};
+use super::super::claims::{Local, Pending, Refusal, Standing};
 use super::super::course;
 use super::super::error::LockLoss;
 use super::super::following::Event;
+use super::super::observer::{Line, Prospect};
 use super::super::record::{LockRecord, SessionId};
 use super::super::session::{is_later, is_older};
+use super::super::transition::Change;
 use super::{Coordinator, KEEP, Known, LONG_HELD, STALE_READS};
-use crate::store::{KvEntry, KvError, KvResult, KvUpdate};
+use crate::store::{KvEntry, KvError, KvOperation, KvResult, KvUpdate};
 
 impl Coordinator {
     /// Looks at the record itself.
@@ -48,6 +50,14 @@ impl Coordinator {
         }
     }
 
+    /// Takes the record as it was read by somebody else, unless it was seen already. It may be of long ago.
+    pub(super) fn find(&mut self, entry: KvEntry) {
+        if self.newest.is_none() {
+            self.newest = Some(entry.version);
+            self.learn(Some(entry));
+        }
+    }
+
     /// Takes what the store has of the record.
     fn learn(&mut self, entry: Option<KvEntry>) {
         let version = entry.as_ref().map(|entry| entry.version);
@@ -59,6 +69,7 @@ impl Coordinator {
                 _ => Some(expected).filter(|expected| course::may_land(*expected, version)),
             };
         }
+        let has_expired = entry.as_ref().is_some_and(|entry| entry.operation == KvOperation::Expire);
         let record = match entry.filter(|entry| !entry.is_tombstone()) {
             None => LockRecord::default(),
             Some(entry) => match LockRecord::from_bytes(&entry.value) {
@@ -66,7 +77,7 @@ impl Coordinator {
                 Err(reason) => return self.find_foreign(reason),
             },
         };
-        self.known = Some(Known { record, version });
+        self.known = Some(Known { record, version, has_expired });
         self.compare();
     }
 
@@ -114,14 +125,54 @@ impl Coordinator {
             Standing::Held { since, .. } => *since + LONG_HELD <= now,
             Standing::Claiming { .. } | Standing::Waiting(_) => true,
         });
-        let waits = self.locals.values().any(|local| matches!(local.standing, Standing::Waiting(_)));
-        let own: Vec<SessionId> = self.locals.keys().map(|id| id.session).collect();
+        let own = self.own();
         if let Some(known) = &self.known {
-            self.observer.look_at(&known.record, &own, waits);
+            let hopes = self.locals.values().any(Local::is_hoping);
+            let waits = |local: &Local| matches!(local.standing, Standing::Waiting(_));
+            let is_hasty = |local: &Local| waits(local) && local.hope.is_hasty;
+            let line = Line {
+                waits: self.locals.values().any(waits),
+                hopes,
+                is_hasty: hopes || self.locals.values().any(is_hasty),
+            };
+            self.observer.look_at(&known.record, &own, line);
         }
+        self.hope(&own);
         let is_contended = self.contended.is_some_and(|since| since.elapsed() < KEEP);
         if is_wanted || is_contended || self.observer.is_needed() {
             self.start_watch();
+        }
+    }
+
+    /// Tells claimants whether the sessions in their way may be dead.
+    fn hope(&mut self, own: &[SessionId]) {
+        let Some(Known { record, .. }) = &self.known else {
+            self.looks |= self.locals.values().any(Local::is_hoping);
+            return;
+        };
+        let mut alive = Vec::new();
+        for (id, local) in &mut self.locals {
+            let index = record.queue.iter().position(|claim| claim.id == *id);
+            let is_waiting = matches!(local.standing, Standing::Waiting(_));
+            if !local.is_hoping() && !is_waiting {
+                continue;
+            }
+            match self.observer.prospect(record, index.unwrap_or(record.queue.len()), own) {
+                Prospect::Free if !is_waiting => local.set_hoping(false),
+                Prospect::Free | Prospect::MayBeDead => local.tell_hope(true),
+                Prospect::Unknown(_) | Prospect::Alive if is_waiting => local.tell_hope(false),
+                Prospect::Unknown(_) | Prospect::Alive => alive.push(*id),
+            }
+        }
+        for id in alive {
+            if let Some(local) = self.locals.remove(&id) {
+                // It may be in the record all the same, where nobody knows what became of a write with it.
+                if local.was_sent() {
+                    let session = Some(local.session.clone());
+                    self.pending.push(Pending { session, ..Pending::of(Change::Leave(id), None) });
+                }
+                local.refuse(Refusal::Busy);
+            }
         }
     }
 
@@ -139,6 +190,7 @@ impl Coordinator {
                     for session in self.locks.sessions.of_runtime(self.place.0) {
                         self.locks.sessions.end(session, LockLoss::StoreGone);
                     }
+                    self.observer.forget();
                     (self.newest, self.unsure, self.looks) = (version, None, false);
                     self.learn(found);
                 }

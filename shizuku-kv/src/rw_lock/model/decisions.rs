@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::rw_lock::course;
+use crate::rw_lock::course::{self, Sign};
 use crate::rw_lock::record::LockRecord;
 use crate::rw_lock::transition::{Change, Outcome};
 use crate::store::VersionToken;
@@ -15,6 +15,7 @@ pub(super) struct Decisions {
     pub(super) apply: fn(&mut LockRecord, &Change) -> Outcome,
     pub(super) holds: fn(Duration, Duration) -> bool,
     pub(super) is_silent: fn(Duration, Duration) -> bool,
+    pub(super) sign: fn(Option<u64>, Option<u64>, bool) -> Sign,
     pub(super) may_land: fn(Version, Version) -> bool,
     pub(super) driver: Driver,
 }
@@ -32,6 +33,9 @@ pub(super) struct Driver {
     pub(super) kills_first: bool,
     /// How long ago something was written that is seen now, by a clock that is compared with another's. Nobody does.
     pub(super) clock_is_ahead: u8,
+    /// The same of those who do not wait, but for what may be dead. What the store's clock says decides only whether they
+    /// do.
+    pub(super) clock_of_tries_is_ahead: u8,
     /// A claim that waits learns from the watch of the record.
     pub(super) reads_watch: bool,
     /// Who lets go has stopped before it says so.
@@ -52,6 +56,7 @@ pub(super) const PRODUCTION: Decisions = Decisions {
     apply: LockRecord::apply,
     holds: course::holds,
     is_silent: course::is_silent,
+    sign: course::sign,
     may_land: course::may_land,
     driver: Driver {
         counts_from_sending: true,
@@ -59,6 +64,7 @@ pub(super) const PRODUCTION: Decisions = Decisions {
         compares: true,
         kills_first: true,
         clock_is_ahead: 0,
+        clock_of_tries_is_ahead: 0,
         reads_watch: true,
         stops_first: true,
         keeps_newest: true,

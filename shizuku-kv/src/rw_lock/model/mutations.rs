@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::decisions::{Decisions, Driver, PRODUCTION};
 use super::promises::{ALONE, BURIED, ENDS, FENCED, GONE, IN_ORDER, PROMPT, SERVED, SOUND, TOKENS, TOLD};
 use super::{
-    ABANDONED, BROKEN, CRASHED, DRIFT, EDGE, ESTATE, FENCES, LATE, LINE, PAUSED, Scenario, TRIES, UNKNOWN,
+    ABANDONED, BROKEN, CRASHED, DRIFT, EDGE, ESTATE, FENCES, HOPES, LATE, LINE, PAUSED, REUSED, Scenario,
+    TRIES, UNKNOWN,
 };
-use crate::rw_lock::course;
+use crate::rw_lock::course::{self, Sign};
 use crate::rw_lock::record::{Claim, Grant, LockMode, LockRecord};
 use crate::rw_lock::transition::{Change, Outcome};
 use crate::store::FencingToken;
@@ -221,6 +222,12 @@ fn times() -> Vec<Mutation> {
         }),
         in_driver("silence is counted from when it was written, by another's clock", PAUSED, ALONE, |it| {
             it.clock_is_ahead = 1;
+        }),
+        in_driver("a try counts silence by the clock of the store", HOPES, ALONE, |it| {
+            it.clock_of_tries_is_ahead = 1;
+        }),
+        mutation("what was there before a session is taken for its end", REUSED, ALONE, |it| {
+            it.sign = |_, _, is_its_own| if is_its_own { Sign::Life } else { Sign::Over };
         }),
         in_driver("a session is ended whatever its version", PAUSED, ALONE, |it| it.compares = false),
         in_driver("a silent holder is taken out without ending its session", PAUSED, ALONE, |it| {

@@ -28,6 +28,8 @@ pub(super) enum Standing {
     Claiming,
     /// In line.
     Waiting,
+    /// It does not wait, but for the sessions in its way, which may be dead.
+    Hoping,
     /// Its owner was told of the grant.
     Held(LockMode),
     /// Its owner writes no more, and the record does not say so yet.
@@ -82,6 +84,8 @@ pub(super) struct Process {
     pub(super) status: Status,
     pub(super) claims: Vec<Standing>,
 
+    /// The version of its session's first entry; 0 where that is not there yet.
+    pub(super) first: u8,
     /// How long ago the newest acknowledged renewal was sent.
     pub(super) since_sent: u8,
     /// How often it renews its session yet; none where it always does in time, as long as it runs.
@@ -120,6 +124,8 @@ pub(super) struct Around<'a> {
     pub(super) clock: Clock,
     pub(super) plan: &'a [Plan],
     pub(super) events: &'a Events,
+    /// Whether one who does not wait may wait for the dead.
+    pub(super) hopes: bool,
 }
 
 impl Process {
@@ -128,6 +134,7 @@ impl Process {
             number,
             status: Status::Running,
             claims: vec![Standing::Idle; claims],
+            first: 1,
             since_sent: 0,
             renewals,
             renewing: None,
@@ -146,6 +153,11 @@ impl Process {
             seen: vec![None; processes],
             fenced: None,
         }
+    }
+
+    /// The same, with a session that is not there yet.
+    pub(super) fn without_session(self, most: u8) -> Self {
+        Self { first: 0, since_sent: most, ..self }
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -200,11 +212,13 @@ impl Process {
     /// What has to become of the record, and for which of its claims.
     fn wishes(&self, around: &Around<'_>) -> Vec<(Change, Option<usize>)> {
         let mut wishes = Vec::new();
+        let mut finds_dead = false;
         if self.waits() {
             for (other, seen) in self.seen.iter().enumerate() {
                 let is_known = || self.known.claims().any(|claim| process_of(claim.id) == other);
                 let is_over = *seen == Some(Seen::Over)
                     || !around.decisions.driver.kills_first && self.is_silent(other, around);
+                finds_dead |= is_over && is_known();
                 if is_over && is_known() {
                     wishes.push((Change::Evict(session(other)), None));
                 }
@@ -217,6 +231,9 @@ impl Process {
                 || Change::Claim { claim: Claim { id, mode, label: None, extra: Extra::new() }, waits };
             match standing {
                 Standing::Claiming => wishes.push((claims(), Some(claim))),
+                Standing::Hoping if finds_dead || self.known.claims().next().is_none() => {
+                    wishes.push((claims(), Some(claim)));
+                }
                 Standing::Downgrading => wishes.push((Change::Downgrade(id), Some(claim))),
                 Standing::Leaving { .. } => {
                     wishes.push((Change::Leave(id), Some(claim)));
@@ -233,7 +250,7 @@ impl Process {
 
     /// Whether it is in line, and so looks at who is before it.
     pub(super) fn waits(&self) -> bool {
-        self.claims.contains(&Standing::Waiting)
+        self.claims.contains(&Standing::Waiting) || self.claims.contains(&Standing::Hoping)
     }
 
     pub(super) fn has_work(&self, around: &Around<'_>) -> bool {
@@ -337,6 +354,12 @@ impl Process {
             self.claims[claim] = match (asked, outcome) {
                 (Standing::Claiming, Outcome::Granted(_)) => Standing::Held(around.plan[claim].mode),
                 (Standing::Claiming, Outcome::Queued) => Standing::Waiting,
+                (Standing::Hoping, Outcome::Granted(_)) => {
+                    around.events.happened(Event::OutlivedTheDead);
+                    Standing::Held(around.plan[claim].mode)
+                }
+                (Standing::Hoping, _) => Standing::Hoping,
+                (Standing::Claiming, Outcome::Busy) if around.hopes => Standing::Hoping,
                 (Standing::Claiming, _) => {
                     around.events.happened(Event::Refused);
                     Standing::Left
@@ -390,12 +413,13 @@ impl Process {
     /// Forgets what makes no difference any more, so that the same states are seen to be the same.
     pub(super) fn forget(&mut self, server: &Server, renewed: &[bool], most: u8) {
         self.strays.retain(|stray| stray.expected == server.version);
-        let key = server.sessions[self.number];
+        let key = server.session(self.number);
         self.stray_renewals.retain(|expected| !key.is_over && *expected == key.version);
         let looks = self.is_running() && self.waits();
         for (other, seen) in self.seen.iter_mut().enumerate() {
             let is_there = || self.known.claims().any(|claim| process_of(claim.id) == other);
-            if !looks || other == self.number || renewed[other] || !is_there() {
+            let is_of_use = !renewed[other] || *seen == Some(Seen::Over);
+            if !looks || other == self.number || !is_of_use || !is_there() {
                 *seen = None;
             }
         }
@@ -408,6 +432,7 @@ impl Process {
             self.renewals = self.renewals.map(|_| 0);
             self.lose_renewal();
             self.version = Some(1);
+            self.first = 1;
             self.last_sent = None;
             if self.status == Status::Paused {
                 self.status = Status::Running;

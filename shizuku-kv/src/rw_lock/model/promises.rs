@@ -41,7 +41,7 @@ pub(super) fn all() -> Vec<Property<World>> {
         Property::always(ENDS, |_, state: &State| state.server.version < MOST_WRITES),
         Property::always(TOLD, |world: &World, state: &State| {
             let knows = |process: &Process, claim: usize| {
-                !matches!(process.claims[claim], Standing::Claiming | Standing::Waiting)
+                !matches!(process.claims[claim], Standing::Claiming | Standing::Waiting | Standing::Hoping)
             };
             let is_told = state.server.record.holders.iter().all(|grant| {
                 let process = &state.processes[process_of(grant.claim.id)];
@@ -50,13 +50,15 @@ pub(super) fn all() -> Vec<Property<World>> {
             is_told || !is_quiet(world, state)
         }),
         Property::always(SERVED, |world: &World, state: &State| {
-            let is_served = |process: &Process| !process.is_running() || process.is_done();
+            let has_begun = |process: &Process| process.first > 0;
+            let is_served =
+                |process: &Process| !process.is_running() || process.is_done() || !has_begun(process);
             state.processes.iter().all(is_served) || !is_quiet(world, state)
         }),
         Property::always(GONE, |world: &World, state: &State| {
             let stays = |process: usize| {
                 let is_alive =
-                    state.processes[process].is_running() && !state.server.sessions[process].is_over;
+                    state.processes[process].is_running() && !state.server.session(process).is_over;
                 is_alive && state.processes[process].is_done() && state.server.has(process)
             };
             !(0..state.processes.len()).any(stays) || !is_quiet(world, state)

@@ -8,7 +8,7 @@ use crate::store::{FencingToken, VersionToken};
 
 /// The session of a process.
 pub(super) fn session(process: usize) -> SessionId {
-    SessionId(process as u128)
+    SessionId::alone(process as u128)
 }
 
 /// What a process claims.
@@ -17,7 +17,7 @@ pub(super) fn claim_id(process: usize, claim: usize) -> ClaimId {
 }
 
 pub(super) fn process_of(id: ClaimId) -> usize {
-    id.session.0 as usize
+    id.session.number() as usize
 }
 
 /// Versions are counted; what is not there has none.
@@ -31,7 +31,10 @@ pub(super) struct Server {
     pub(super) version: u8,
     /// The record before the newest, as long as a reader may be behind.
     pub(super) previous: Option<Arc<LockRecord>>,
-    pub(super) sessions: Vec<SessionKey>,
+    /// The keys of sessions.
+    sessions: Vec<SessionKey>,
+    /// Which of them each process has, or takes over.
+    keys: Vec<usize>,
     pub(super) register: Option<Written>,
     pub(super) truth: Truth,
 }
@@ -39,8 +42,12 @@ pub(super) struct Server {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SessionKey {
     pub(super) version: u8,
-    /// Deleted: no version can be replaced any more.
+    /// Deleted, or of another process by now: no version that its process knows can be replaced any more.
     pub(super) is_over: bool,
+    /// Whose session it is.
+    owner: usize,
+    /// The version of the tombstone before it, as long as a watch may be behind.
+    pub(super) tombstone: Option<u8>,
 }
 
 /// A write to the register, with the token of the grant under which it was sent, and which grant that was.
@@ -79,12 +86,16 @@ pub(super) struct Memory {
 }
 
 impl Server {
-    pub(super) fn new(processes: usize) -> Self {
+    /// The session of each process has a key from the beginning, or takes over the key of another one.
+    pub(super) fn new(takes_over: &[Option<usize>]) -> Self {
+        let keys: Vec<_> = takes_over.iter().enumerate().map(|(own, other)| other.unwrap_or(own)).collect();
+        let key = |owner| SessionKey { version: 1, is_over: false, owner, tombstone: None };
         Self {
             record: Arc::default(),
             version: 0,
             previous: None,
-            sessions: vec![SessionKey { version: 1, is_over: false }; processes],
+            sessions: (0..keys.len()).map(key).collect(),
+            keys,
             register: None,
             truth: Truth::default(),
         }
@@ -103,7 +114,8 @@ impl Server {
     /// Who takes out something of a dead session takes out all of it.
     fn look_at_the_dead(&mut self, by: usize, new: &LockRecord) {
         let has = |record: &LockRecord, id: ClaimId| record.claims().any(|claim| claim.id == id);
-        for (process, key) in self.sessions.iter().enumerate() {
+        for process in 0..self.keys.len() {
+            let key = self.session(process);
             let its_own =
                 || self.record.claims().map(|claim| claim.id).filter(|id| process_of(*id) == process);
             let is_evicted = key.is_over && by != process && its_own().any(|id| !has(new, id));
@@ -131,10 +143,40 @@ impl Server {
 
     /// A compare-and-swap of a session's key.
     pub(super) fn renew(&mut self, process: usize, expected: u8) -> bool {
-        let key = &mut self.sessions[process];
-        let is_expected = !key.is_over && key.version == expected;
-        key.version += u8::from(is_expected);
+        let is_expected = !self.session(process).is_over && self.session(process).version == expected;
+        self.sessions[self.keys[process]].version += u8::from(is_expected);
         is_expected
+    }
+
+    /// The key of a process's session, as far as it is of that session.
+    pub(super) fn session(&self, process: usize) -> SessionKey {
+        let key = self.sessions[self.keys[process]];
+        SessionKey { is_over: key.is_over || key.owner != process, ..key }
+    }
+
+    /// Whether the key that a process takes over is free.
+    pub(super) fn is_free(&self, process: usize) -> bool {
+        self.sessions[self.keys[process]].is_over
+    }
+
+    /// A session takes over a key whose session is over. Returns the version of its first entry.
+    pub(super) fn open(&mut self, process: usize, remembers: bool) -> u8 {
+        let key = &mut self.sessions[self.keys[process]];
+        let tombstone = remembers.then_some(key.version);
+        *key = SessionKey { version: key.version + 1, is_over: false, owner: process, tombstone };
+        key.version
+    }
+
+    /// A session is ended by a deletion of its key.
+    pub(super) fn end(&mut self, process: usize) {
+        let key = &mut self.sessions[self.keys[process]];
+        key.version += u8::from(!key.is_over);
+        key.is_over = true;
+    }
+
+    /// No watch is behind any more.
+    pub(super) fn forget_tombstones(&mut self) {
+        self.sessions.iter_mut().for_each(|key| key.tombstone = None);
     }
 
     /// A write under the lock reaches what the lock protects. Whether it is taken.

@@ -1,8 +1,9 @@
 //! The session of a process, and what the process knows of the sessions of others.
 
-use super::process::{Around, Process, Renewal, Seen, Status};
+use super::process::{Around, Process, Renewal, Seen, Standing, Status};
 use super::server::Server;
 use super::world::Event;
+use crate::rw_lock::course::Sign;
 
 impl Process {
     /// By its own clock.
@@ -39,12 +40,12 @@ impl Process {
 
     /// Looks at the key of its session, after a renewal that was not acknowledged.
     pub(super) fn read_session(&mut self, server: &Server) {
-        let key = server.sessions[self.number];
+        let key = server.session(self.number);
         if key.is_over {
             return self.end();
         }
         self.version = Some(key.version);
-        if let Some(sent) = self.last_sent.filter(|_| key.version > 1) {
+        if let Some(sent) = self.last_sent.filter(|_| key.version > self.first) {
             self.since_sent = sent;
         }
     }
@@ -55,7 +56,7 @@ impl Process {
         if self.renewals.is_none() {
             if !self.holds(around) {
                 self.end();
-            } else if server.renew(self.number, server.sessions[self.number].version) {
+            } else if server.renew(self.number, server.session(self.number).version) {
                 self.since_sent = 0;
             }
         }
@@ -63,7 +64,7 @@ impl Process {
 
     /// Whether its session is renewed without anything more having to happen.
     pub(super) fn is_renewed(&self, server: &Server) -> bool {
-        self.renewals.is_none() && self.is_running() && !server.sessions[self.number].is_over
+        self.renewals.is_none() && self.is_running() && !server.session(self.number).is_over
     }
 
     /// Whether nothing has been heard of another for so long that its session may be ended.
@@ -72,24 +73,46 @@ impl Process {
             if (around.decisions.is_silent)(around.clock.of_observer(age), around.clock.lease))
     }
 
+    /// The session is there, and what it takes to be from before it is not of it.
+    pub(super) fn open(&mut self, first: u8) {
+        (self.first, self.version) = (first, Some(first));
+        self.since_sent = 0;
+    }
+
     /// The watch of the sessions brings the newest of another.
-    pub(super) fn observe(&mut self, other: usize, server: &Server, around: &Around<'_>) {
-        let key = server.sessions[other];
-        let age = around.decisions.driver.clock_is_ahead;
+    pub(super) fn observe(&mut self, other: usize, first: u8, server: &Server, around: &Around<'_>) {
+        let key = server.session(other);
+        self.take(other, first, key.version, !key.is_over, around);
+    }
+
+    /// The watch of the sessions is behind, and brings the tombstone that the session of another has replaced.
+    pub(super) fn observe_behind(&mut self, other: usize, first: u8, server: &Server, around: &Around<'_>) {
+        if let Some(tombstone) = server.session(other).tombstone {
+            self.take(other, first, tombstone, false, around);
+        }
+    }
+
+    fn take(&mut self, other: usize, first: u8, version: u8, is_its_own: bool, around: &Around<'_>) {
+        let driver = around.decisions.driver;
+        let hopes = self.claims.contains(&Standing::Hoping);
+        let age = if hopes { driver.clock_of_tries_is_ahead } else { driver.clock_is_ahead };
         self.is_settled = false;
-        self.seen[other] = Some(if key.is_over { Seen::Over } else { Seen::Version(key.version, age) });
+        match (around.decisions.sign)(Some(first.into()), Some(version.into()), is_its_own) {
+            Sign::Older => around.events.happened(Event::SawOlder),
+            Sign::Life => self.seen[other] = Some(Seen::Version(version, age)),
+            Sign::Over => self.seen[other] = Some(Seen::Over),
+        }
     }
 
     /// Ends the session of another, if it is as it was seen.
-    pub(super) fn kill(&mut self, other: usize, server: &mut Server, around: &Around<'_>) {
+    pub(super) fn kill(&mut self, other: usize, first: u8, server: &mut Server, around: &Around<'_>) {
         let Some(Seen::Version(version, _)) = self.seen[other] else { return };
-        let key = &mut server.sessions[other];
-        if key.version == version || !around.decisions.driver.compares {
-            key.is_over = true;
+        if server.session(other).version == version || !around.decisions.driver.compares {
+            server.end(other);
         } else {
             around.events.happened(Event::KillRefused);
         }
-        self.observe(other, server, around);
+        self.observe(other, first, server, around);
     }
 
     /// Time passes. Whether that makes a difference.

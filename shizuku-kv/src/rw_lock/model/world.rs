@@ -27,6 +27,8 @@ pub(super) struct Part {
     pub(super) claims: &'static [Plan],
     /// How often it renews its session; none where it always does in time, as long as it runs.
     pub(super) renewals: Option<u8>,
+    /// Whose key its session takes over once that is free; none where it has a key of its own from the beginning.
+    pub(super) takes_over: Option<usize>,
 }
 
 /// How often what need not happen happens at most.
@@ -47,6 +49,10 @@ pub(super) struct Budget {
     pub(super) pauses: u8,
     /// Writes under the lock, which its token fences.
     pub(super) fenced: u8,
+    /// The watch of a session is behind.
+    pub(super) late: u8,
+    /// Whether those who do not wait may wait for the dead. When they do is up to a clock that may be wrong.
+    pub(super) hopes: bool,
 }
 
 /// Time in ticks of a second. A holder's clock is the slowest that there is, an observer's the fastest.
@@ -91,9 +97,15 @@ pub(super) enum Event {
     RenewedInTime,
     CameBackTooLate,
     FencedOff,
+    TookOver,
+    SawOlder,
+    OutlivedTheDead,
 }
 
-pub(super) const TO_REACH: [(Event, &str); 14] = [
+pub(super) const TO_REACH: [(Event, &str); 17] = [
+    (Event::TookOver, "a session takes over the key of one that is over"),
+    (Event::SawOlder, "a watch brings what was there before a session"),
+    (Event::OutlivedTheDead, "one who does not wait is let in after a crash"),
     (Event::HandedOver, "a release hands over, and the watch tells"),
     (Event::Refused, "who does not wait is refused"),
     (Event::FoundItsGrant, "a claim whose acknowledgement was lost is found granted"),
@@ -158,6 +170,10 @@ pub(super) enum Action {
     Notice(usize),
     Resume(usize),
     Observe(usize, usize),
+    /// Its session takes over a key.
+    Open(usize),
+    /// It does not wait for the dead any more.
+    GiveUp(usize, usize),
     Kill(usize, usize),
     Tick,
     // What may happen.
@@ -170,6 +186,7 @@ pub(super) enum Action {
     StrayLands(usize, usize),
     StrayRenewalLands(usize, usize),
     ReadBehind(usize),
+    ObserveBehind(usize, usize),
     Crash(usize),
     Pause(usize),
     /// A write under the lock is sent.
@@ -193,6 +210,7 @@ impl World {
             clock: self.clock(),
             plan: self.parts[process].claims,
             events: &self.events,
+            hopes: self.budget.hopes,
         }
     }
 
@@ -215,8 +233,13 @@ impl World {
             if !process.is_running() || process.is_done() {
                 continue;
             }
+            if process.first == 0 {
+                actions.extend(server.is_free(number).then_some(Action::Open(number)));
+                continue;
+            }
             for (claim, standing) in process.claims.iter().enumerate() {
                 match standing {
+                    Standing::Hoping => actions.push(Action::GiveUp(number, claim)),
                     Standing::Idle => actions.push(Action::Ask(number, claim)),
                     Standing::Held(_) => actions.push(Action::Release(number, claim)),
                     _ => {}
@@ -249,7 +272,8 @@ impl World {
             return;
         }
         let around = self.around(number);
-        for (other, key) in state.server.sessions.iter().enumerate() {
+        for other in 0..state.processes.len() {
+            let key = state.server.session(other);
             let is_there = process.known.claims().any(|claim| process_of(claim.id) == other);
             if other == number || !is_there || state.processes[other].is_renewed(&state.server) {
                 continue;
@@ -275,8 +299,15 @@ impl World {
             let strays = process.stray_renewals.iter().enumerate();
             actions.extend(strays.map(|(stray, _)| Action::StrayRenewalLands(number, stray)));
             actions.extend(process.fenced.map(|_| Action::Arrive(number)));
-            if !process.is_running() || process.is_done() {
+            if !process.is_running() || process.is_done() || process.first == 0 {
                 continue;
+            }
+            for (other, seen) in process.seen.iter().enumerate() {
+                let is_there = || process.known.claims().any(|claim| process_of(claim.id) == other);
+                let is_behind = seen.is_none() && server.session(other).tombstone.is_some();
+                if left.late > 0 && is_behind && process.waits() && other != number && is_there() {
+                    actions.push(Action::ObserveBehind(number, other));
+                }
             }
             let may_renew = process.renewals.is_some_and(|left| left > 0) && process.version.is_some();
             if may_renew && process.renewing.is_none() && process.holds(&around) {
@@ -324,7 +355,7 @@ impl World {
             Action::RenewalLands(p) => {
                 let Some(renewal) = &mut processes[p].renewing else { return };
                 renewal.answer = Some(server.renew(p, renewal.expected));
-                if server.sessions[p].is_over {
+                if server.session(p).is_over {
                     self.events.happened(Event::RenewedTooLate);
                 }
             }
@@ -343,8 +374,25 @@ impl World {
                 processes[p].end();
             }
             Action::Resume(p) => processes[p].resume(server, &around(p)),
-            Action::Observe(p, other) => processes[p].observe(other, server, &around(p)),
-            Action::Kill(p, other) => processes[p].kill(other, server, &around(p)),
+            Action::Observe(p, other) => {
+                let first = processes[other].first;
+                processes[p].observe(other, first, server, &around(p));
+            }
+            Action::ObserveBehind(p, other) => {
+                left.late -= 1;
+                let first = processes[other].first;
+                processes[p].observe_behind(other, first, server, &around(p));
+            }
+            Action::Kill(p, other) => {
+                let first = processes[other].first;
+                processes[p].kill(other, first, server, &around(p));
+            }
+            Action::Open(p) => {
+                self.events.happened(Event::TookOver);
+                let first = server.open(p, left.late > 0);
+                processes[p].open(first);
+            }
+            Action::GiveUp(p, claim) => processes[p].abandon(claim, &around(p)),
             Action::Tick => {
                 let most = self.clock().most();
                 for process in processes {
@@ -426,7 +474,7 @@ impl World {
         let new = &server.record;
         let is_new = |id| old.grant(id).is_none();
         let comes_in = new.holders.iter().any(|grant| is_new(grant.claim.id));
-        let was_over = |id| server.sessions[process_of(id)].is_over && new.grant(id).is_none();
+        let was_over = |id| server.session(process_of(id)).is_over && new.grant(id).is_none();
         if comes_in && old.holders.iter().any(|grant| was_over(grant.claim.id)) {
             self.events.happened(Event::Evicted);
         }
@@ -442,10 +490,14 @@ impl Model for World {
 
     fn init_states(&self) -> Vec<State> {
         let many = self.parts.len();
-        let new =
-            |(number, part): (usize, &Part)| Process::new(number, many, part.claims.len(), part.renewals);
+        let most = self.clock().most();
+        let new = |(number, part): (usize, &Part)| {
+            let process = Process::new(number, many, part.claims.len(), part.renewals);
+            if part.takes_over.is_some() { process.without_session(most) } else { process }
+        };
         let processes = self.parts.iter().enumerate().map(new).collect();
-        vec![State { server: Server::new(many), processes, left: self.budget }]
+        let takes_over: Vec<_> = self.parts.iter().map(|part| part.takes_over).collect();
+        vec![State { server: Server::new(&takes_over), processes, left: self.budget }]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -459,6 +511,9 @@ impl Model for World {
         let State { server, processes, left } = &mut next;
         if left.behind == 0 {
             server.previous = None;
+        }
+        if left.late == 0 {
+            server.forget_tombstones();
         }
         let renewed: Vec<_> = processes.iter().map(|process| process.is_renewed(server)).collect();
         let most = self.clock().most();

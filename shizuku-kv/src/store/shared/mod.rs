@@ -94,9 +94,32 @@ pub(super) struct Shared {
     alone: Mutex<HashSet<WatchScope>>,
     /// What layers above keep for all clones of a handle, one of each type.
     attached: Mutex<HashMap<TypeId, Kept>>,
+    /// Set when users have dropped the last clone of the handle.
+    is_abandoned: watch::Sender<bool>,
+}
+
+/// The clones of a handle that users have. Dropping the last one marks the store as abandoned.
+pub(super) struct User(Arc<Shared>);
+
+impl User {
+    pub(super) fn of(shared: &Arc<Shared>) -> Self {
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.0.is_abandoned.send_replace(true);
+    }
 }
 
 impl Shared {
+    /// Waits until users have dropped the last clone of the handle.
+    pub(super) async fn abandoned(&self) {
+        // The sender lives in `self`, so waiting does not fail.
+        let _ = self.is_abandoned.subscribe().wait_for(|is_abandoned| *is_abandoned).await;
+    }
+
     /// A watch of a scope from its current state. The first of its prefixes is a watch of the backend itself, which
     /// holds nothing; those that come while it is there share another one, and so do all of single keys.
     pub(super) async fn watch(

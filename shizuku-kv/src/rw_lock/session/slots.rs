@@ -1,0 +1,227 @@
+//! Which key a new session gets.
+//!
+//! The key of a session that has ended serves the next one, whatever process that is of. So an ended session leaves
+//! nothing that lasts, also in a store whose tombstones live for ever. Keys have numbers. A new session reads a few of
+//! them in one request, and replaces a tombstone by compare-and-swap. It uses a new key only if it has read all keys with
+//! smaller numbers, and none of them was free. So there are no more keys than sessions were alive, or being opened, at
+//! once.
+//!
+//! A process that ends without a word leaves its key as if it were alive. It is found out like any other silent session:
+//! by a session that is opened later and lives for longer than the lease.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Identity, Keeper, Stored, key_of, key_of_slot, lease_of, lock};
+use crate::rw_lock::course;
+use crate::rw_lock::record::{LockRecord, Place, SessionId};
+use crate::store::{Key, KvEntry, KvError, KvOperation, KvResult, Moment, VersionToken};
+
+/// Numbers of keys that are read in the first request.
+const FIRST_WINDOW: u32 = 8;
+
+/// Maximum number of keys in one request.
+const LARGEST_WINDOW: u32 = 512;
+
+/// Number of reusable keys. More sessions than that get keys of their own.
+const SLOTS: u32 = 1 << 15;
+
+/// Maximum number of keys that are tried before they are read again.
+const TRIES: usize = 3;
+
+/// Maximum number of keys of other sessions that are looked at again later.
+const MOST_LEFTOVERS: usize = 64;
+
+/// A key that looked to be in use.
+pub(super) struct Leftover {
+    key: Key,
+    version: VersionToken,
+    lease: Duration,
+    seen: Instant,
+}
+
+/// A key that no session has.
+struct Free {
+    slot: u32,
+    /// The version of its tombstone. `None` if it was never used.
+    tombstone: Option<VersionToken>,
+}
+
+/// The next numbers to be read: eight times as many as were read before.
+fn after(window: &Range<u32>) -> Range<u32> {
+    let length = (7 * window.end).min(LARGEST_WINDOW);
+    window.end..window.end.saturating_add(length).min(SLOTS)
+}
+
+impl Keeper {
+    /// Creates the key of the session. `record` is the key of a lock that is likely to be wanted next.
+    pub(super) async fn open(&mut self, record: &Key) -> KvResult<(Identity, VersionToken)> {
+        let mut window = 0..FIRST_WINDOW;
+        let mut is_first = true;
+        while !window.is_empty() {
+            let (free, found) = self.look(window.clone(), is_first.then_some(record)).await?;
+            let mut free = free;
+            if free.is_empty() && is_first {
+                free = hinted(found.as_ref(), &window);
+            }
+            *lock(&self.session.found) = found.or_else(|| lock(&self.session.found).take());
+            let has_free = free.iter().any(|free| window.contains(&free.slot));
+            for free in free.into_iter().take(TRIES) {
+                match self.take(free).await {
+                    Ok(Some(opened)) => return Ok(opened),
+                    // Versions of this store are not numbers.
+                    Ok(None) => return self.take_alone().await,
+                    Err(error) if error.is_conflict() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            // Others were faster. What they left is read again.
+            if !has_free {
+                window = after(&window);
+            }
+            is_first = false;
+        }
+        self.take_alone().await
+    }
+
+    /// Reads the keys with these numbers, and the record of a lock along with them. Returns the free ones: first those
+    /// with a tombstone, each kind in random order, because other sessions are opened at the same time.
+    async fn look(
+        &mut self,
+        window: Range<u32>,
+        record: Option<&Key>,
+    ) -> KvResult<(Vec<Free>, Option<KvEntry>)> {
+        let mut keys = window.clone().map(key_of_slot).collect::<KvResult<Vec<_>>>()?;
+        keys.extend(record.cloned());
+        let mut entries = self.store.entries(&keys).await?;
+        let found = record.and_then(|_| entries.pop()).flatten();
+        let seen = Instant::now();
+        let mut free = Vec::new();
+        for (slot, entry) in window.zip(entries) {
+            match entry {
+                None => free.push(Free { slot, tombstone: None }),
+                Some(entry) if entry.is_tombstone() => {
+                    // An entry that has expired is created anew, which asks the store whether entries stay by now.
+                    let stays = entry.operation != KvOperation::Expire;
+                    free.push(Free { slot, tombstone: stays.then_some(entry.version) });
+                }
+                Some(entry) => {
+                    let is_new = !self.leftovers.iter().any(|leftover| leftover.key == entry.key);
+                    if is_new && self.leftovers.len() < MOST_LEFTOVERS {
+                        let lease = lease_of(&entry);
+                        let leftover = Leftover { key: entry.key, version: entry.version, lease, seen };
+                        self.leftovers.push(leftover);
+                    }
+                }
+            }
+        }
+        fastrand::shuffle(&mut free);
+        // An operator who has deleted the key of this process sees it under another one, if there is one.
+        let lost = lock(&self.sessions.lost).clone();
+        let is_lost = |free: &Free| lost.is_some() && key_of_slot(free.slot).ok() == lost;
+        free.sort_by_key(|free| (is_lost(free), free.tombstone.is_none()));
+        Ok((free, found))
+    }
+
+    /// Takes a free key. Returns `None`, and leaves the key free, if the versions of the store are not numbers: entries
+    /// of the key could not be told from older ones then.
+    async fn take(&self, free: Free) -> KvResult<Option<(Identity, VersionToken)>> {
+        let Free { slot, tombstone } = free;
+        let key = key_of_slot(slot)?;
+        let nonce = SessionId::nonce();
+        let version = self.write(&key, Some(nonce), tombstone).await?;
+        let Some(first) = version.as_u64() else {
+            self.store.delete_with_version(&key, version).await?;
+            return Ok(None);
+        };
+        let id = SessionId::at(Place { slot, first }, nonce);
+        Ok(Some((Identity { id, key }, version)))
+    }
+
+    /// Creates a key that no other session will have.
+    async fn take_alone(&self) -> KvResult<(Identity, VersionToken)> {
+        let id = SessionId::random();
+        let key = key_of(id)?;
+        let version = self.write(&key, None, None).await?;
+        Ok((Identity { id, key }, version))
+    }
+
+    /// Writes the first entry of the session over a tombstone, or where nothing is.
+    async fn write(
+        &self,
+        key: &Key,
+        nonce: Option<u64>,
+        tombstone: Option<VersionToken>,
+    ) -> KvResult<VersionToken> {
+        let value = Stored::of_session(nonce, self.session.lease, 0).to_bytes(tombstone);
+        let sent = Moment::now();
+        let written = match tombstone {
+            Some(version) => self.store.update(key, value.clone(), version).await,
+            None => self.store.create(key, value.clone()).await,
+        };
+        let version = match written {
+            // Nobody else writes this value.
+            Err(error @ KvError::OutcomeUnknown { .. }) => {
+                let found = self.store.leader_entry(key).await?;
+                let is_ours = |entry: &KvEntry| !entry.is_tombstone() && *entry.value == *value;
+                found.filter(is_ours).map(|entry| entry.version).ok_or(error)?
+            }
+            written => written?,
+        };
+        *lock(&self.session.proof) = sent;
+        Ok(version)
+    }
+
+    /// Deletes keys that looked to be in use when this session was opened, and have not been renewed for longer than
+    /// their lease since. That is how any silent session is ended: exactly the version that was seen is deleted.
+    pub(super) async fn collect(&mut self) {
+        let is_due = |leftover: &Leftover| course::is_silent(leftover.seen.elapsed(), leftover.lease);
+        let due: Vec<_> = self.leftovers.extract_if(.., |leftover| is_due(leftover)).collect();
+        if due.is_empty() {
+            return;
+        }
+        let keys: Vec<_> = due.iter().map(|leftover| leftover.key.clone()).collect();
+        let Ok(entries) = self.store.entries(&keys).await else { return };
+        for (leftover, entry) in due.into_iter().zip(entries) {
+            let is_unchanged = entry.is_some_and(|entry| entry.version == leftover.version);
+            if is_unchanged && self.store.delete_with_version(&leftover.key, leftover.version).await.is_ok() {
+                tracing::debug!(store = self.store.name(), key = %leftover.key, "deleted a silent session");
+            }
+        }
+    }
+}
+
+/// Keys that are likely to be free although those in the window are not, by the record of a lock: where many wait, their
+/// keys are in use, and the next one is not.
+fn hinted(record: Option<&KvEntry>, window: &Range<u32>) -> Vec<Free> {
+    let record = record.filter(|entry| !entry.is_tombstone());
+    let Some(record) = record.and_then(|entry| LockRecord::from_bytes(&entry.value).ok()) else {
+        return Vec::new();
+    };
+    let places = record.claims().filter_map(|claim| claim.id.session.place());
+    let taken: BTreeSet<_> = places.map(|place| place.slot).collect();
+    let free = (window.end..SLOTS).find(|slot| !taken.contains(slot));
+    free.map(|slot| Free { slot, tombstone: None }).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_grow_and_cover_all_slots() {
+        let mut window = 0..FIRST_WINDOW;
+        let mut windows = Vec::new();
+        while !window.is_empty() {
+            windows.push(window.clone());
+            window = after(&window);
+        }
+        assert_eq!(windows[..4], [0..8, 8..64, 64..512, 512..1024]);
+        assert!(windows.windows(2).all(|two| two[0].end == two[1].start));
+        assert_eq!(windows.last().map(|window| window.end), Some(SLOTS));
+        assert!(windows.iter().all(|window| window.len() <= LARGEST_WINDOW as usize));
+    }
+}

@@ -1,0 +1,188 @@
+//! Processes that live for less than a lease, and lines with dead ones in them.
+
+use std::time::Duration;
+
+use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions, WriteGuard};
+use tokio::time::Instant;
+
+use crate::faults::{Fate, Kind};
+use crate::world::{LEASE, Process, World, goes_by, lock_of, within};
+
+/// The key of the first session in a store.
+async fn key_of_holder(world: &World) -> String {
+    format!("rw_lock_session.{}", world.state().await.holders[0].claim.session)
+}
+
+/// Starts processes one after the other, as a cron job does, until one of them gets in. Returns how many did not.
+async fn runs_until_it_gets_in(
+    world: &World,
+    run: impl AsyncFn(&Process) -> Result<WriteGuard, DistroRwLockError>,
+) -> usize {
+    for rejected in 0..6 {
+        let [process] = world.processes().await;
+        if let Ok(guard) = run(&process).await {
+            guard.release().await.unwrap();
+            return rejected;
+        }
+        process.faults.crash();
+        goes_by(LEASE * 3 / 4).await;
+    }
+    panic!("six of six processes are rejected");
+}
+
+/// Otherwise each process would count from when it saw the dead one first, and end before it has counted to the end.
+#[tokio::test(start_paused = true)]
+async fn a_new_process_that_tries_gets_in_after_a_crash() {
+    let world = World::in_memory().await;
+    let [dead] = world.processes().await;
+    let _held = dead.lock().write().await.unwrap();
+    dead.faults.crash();
+    let rejected = runs_until_it_gets_in(&world, async |process| process.lock().try_write().await).await;
+    // Not before the lease is over, and at once after that.
+    assert!((1..=3).contains(&rejected), "{rejected} were rejected");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_process_that_waits_for_a_moment_gets_in_after_a_crash() {
+    let world = World::in_memory().await;
+    let [dead] = world.processes().await;
+    let _held = dead.lock().write().await.unwrap();
+    dead.faults.crash();
+    let options = LockOptions::new().lease(LEASE).wait(LEASE / 20);
+    let rejected = runs_until_it_gets_in(&world, async |process| {
+        DistroRwLock::with_options(&process.store, "r", options.clone()).unwrap().write().await
+    });
+    let rejected = rejected.await;
+    // Those that were rejected have left their place in line, or are dead in it.
+    assert!((1..=5).contains(&rejected), "{rejected} were rejected");
+}
+
+/// The clock of the store has been set: all that was written before looks old. That makes nobody lose a lock.
+#[tokio::test(start_paused = true)]
+async fn a_living_holder_that_looks_dead_by_the_store_keeps_its_lock() {
+    let world = World::in_memory().await;
+    let [holder, trier] = world.processes().await;
+    let held = holder.lock().write().await.unwrap();
+    let key = key_of_holder(&world).await;
+    trier.faults.make_look_older(&key, Duration::from_secs(3600));
+    for _ in 0..5 {
+        let begin = Instant::now();
+        let error = trier.lock().try_write().await.map(drop).unwrap_err();
+        assert!(matches!(error, DistroRwLockError::WouldBlock { .. }), "{error:?}");
+        // It waits for a sign of life at most.
+        assert!(begin.elapsed() < LEASE, "{:?}", begin.elapsed());
+        goes_by(LEASE).await;
+        assert!(held.is_held());
+    }
+    held.release().await.unwrap();
+}
+
+/// A lock that is held by a process that lives is not waited for.
+#[tokio::test(start_paused = true)]
+async fn a_try_is_rejected_at_once_while_the_holder_lives() {
+    let world = World::in_memory().await;
+    let [holder, trier] = world.processes().await;
+    let held = holder.lock().write().await.unwrap();
+    goes_by(5 * LEASE).await;
+    let begin = Instant::now();
+    assert!(trier.lock().try_write().await.is_err());
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+    held.release().await.unwrap();
+}
+
+async fn starts_to_wait_behind_dead_ones(
+    world: &World,
+    dead: &[Process],
+) -> (Process, tokio::task::JoinHandle<Result<WriteGuard, DistroRwLockError>>) {
+    for (number, process) in dead.iter().enumerate() {
+        process.starts_to_wait();
+        world.in_line(number + 1).await;
+    }
+    let [last] = world.processes().await;
+    let waiting = last.starts_to_wait();
+    world.in_line(dead.len() + 1).await;
+    (last, waiting)
+}
+
+/// Otherwise those behind would wait for a lease more for each of them, once it is their turn.
+#[tokio::test(start_paused = true)]
+async fn dead_waiters_in_a_line_are_taken_out_together() {
+    let world = World::in_memory().await;
+    let [holder] = world.processes().await;
+    let held = holder.lock().write().await.unwrap();
+    let dead: [Process; 8] = world.processes().await;
+    let (_last, waiting) = starts_to_wait_behind_dead_ones(&world, &dead).await;
+    goes_by(2 * LEASE).await;
+    let begin = Instant::now();
+    dead.iter().for_each(|process| process.faults.crash());
+    world.in_line(1).await;
+    assert!(begin.elapsed() < LEASE * 5 / 2, "{:?}", begin.elapsed());
+    assert!(held.is_held());
+    held.release().await.unwrap();
+    within(1, "it gets in", waiting).await.unwrap().unwrap().release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_holder_and_all_dead_waiters_are_found_out_together() {
+    let world = World::in_memory().await;
+    let [holder] = world.processes().await;
+    let _held = holder.lock().write().await.unwrap();
+    let dead: [Process; 8] = world.processes().await;
+    let (_last, waiting) = starts_to_wait_behind_dead_ones(&world, &dead).await;
+    goes_by(2 * LEASE).await;
+    let begin = Instant::now();
+    holder.faults.crash();
+    dead.iter().for_each(|process| process.faults.crash());
+    let guard = within(5, "it gets in", waiting).await.unwrap().unwrap();
+    assert!(begin.elapsed() < LEASE * 5 / 2, "{:?}", begin.elapsed());
+    guard.release().await.unwrap();
+}
+
+/// Finding a key for the session, creating it, and the swap: however many are in line.
+#[tokio::test(start_paused = true)]
+async fn joining_a_long_line_takes_three_requests() {
+    let world = World::in_memory().await;
+    let [holder] = world.processes().await;
+    // The test takes some of the time by the clock on the wall, which counts too.
+    let options = LockOptions::new().lease(3600 * LEASE).wait(10_000 * LEASE);
+    let lock = |process: &Process| DistroRwLock::with_options(&process.store, "r", options.clone()).unwrap();
+    let held = lock(&holder).write().await.unwrap();
+    let joining: [Process; 100] = world.processes().await;
+    for (number, process) in joining.iter().enumerate() {
+        let lock = lock(process);
+        tokio::spawn(async move { lock.write().await });
+        world.in_line(number + 1).await;
+        assert!(process.faults.calls() <= 3, "{} requests of number {number}", process.faults.calls());
+    }
+    held.release().await.unwrap();
+}
+
+/// Another session has the key by then. Otherwise what the old holder has on its way would end that one, or keep alive
+/// what is dead.
+#[tokio::test(start_paused = true)]
+async fn a_late_renewal_does_not_disturb_the_session_that_has_the_key_now() {
+    let world = World::in_memory().await;
+    let [late, other] = world.processes().await;
+    let held = late.lock().write().await.unwrap();
+    let key = key_of_holder(&world).await;
+    late.faults.each(Kind::Renewal, Fate::Late);
+    let guard = within(5, "the other gets in", other.lock().write()).await.unwrap();
+    assert!(!held.is_held());
+    while world.around.get(&*key).await.unwrap().is_some() {
+        goes_by(LEASE / 10).await;
+    }
+    let [heir] = world.processes().await;
+    let theirs = lock_of(&heir.store, "another", LEASE).write().await.unwrap();
+    let state = DistroRwLock::new(&world.around, "another").unwrap().inspect().await.unwrap();
+    assert_eq!(format!("rw_lock_session.{}", state.holders[0].claim.session), key);
+    for outcome in late.backend.arrive().await {
+        assert!(outcome.unwrap_err().is_conflict());
+    }
+    drop(held);
+    goes_by(5 * LEASE).await;
+    assert!(guard.is_held() && theirs.is_held());
+    // The old claim is not taken for one of the session that has its key.
+    guard.release().await.unwrap();
+    assert_eq!(world.state().await.holders, []);
+    theirs.release().await.unwrap();
+}

@@ -1,0 +1,90 @@
+//! Releasing everything before a connection is shut down, and sessions that cannot be opened.
+
+use std::time::Duration;
+
+use shizuku_kv::rw_lock::{DistroRwLockError, LockLoss};
+use shizuku_kv::{Deadline, KvError, OpenStores};
+
+use crate::faults::{Fate, Kind, broken, full, timeout, unavailable};
+use crate::world::{LEASE, World, within};
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// One lock that is held, and a claim in line for another.
+#[tokio::test(start_paused = true)]
+async fn a_release_at_shutdown_is_repeated_until_it_is_known() {
+    let fates = [
+        Fate::Refused(timeout()),
+        Fate::Refused(unavailable()),
+        Fate::Refused(full()),
+        Fate::Lost,
+        Fate::Unanswered,
+        Fate::Late,
+    ];
+    for fate in fates {
+        let world = World::in_memory().await;
+        let [process, other] = world.processes().await;
+        let handles = OpenStores::new();
+        handles.add(&process.store);
+        let held = process.lock().write().await.unwrap();
+        process.faults.next(Kind::Record, fate.clone());
+        handles.close(Deadline::after(LIMIT)).await.unwrap();
+        assert!(process.faults.are_over(), "{fate:?}");
+        assert_eq!(held.lost().await, LockLoss::StoreGone);
+        assert!(world.state().await.holders.is_empty(), "{fate:?}");
+        other.gets_in(&format!("{fate:?}")).await;
+        // A write that arrives late changes nothing.
+        process.backend.arrive().await;
+        assert!(world.state().await.holders.is_empty(), "{fate:?}");
+        let late = process.lock().try_write().await.unwrap_err();
+        let is_closed = matches!(late, DistroRwLockError::Store { source: KvError::Closed { .. }, .. });
+        assert!(is_closed, "{late:?}");
+        handles.close(Deadline::after(LIMIT)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_of_a_store_that_does_not_answer_ends() {
+    let world = World::in_memory().await;
+    let [process] = world.processes().await;
+    let handles = OpenStores::new();
+    handles.add(&process.store);
+    let held = process.lock_for(Duration::from_secs(60)).write().await.unwrap();
+    process.faults.each(Kind::Record, Fate::Refused(timeout()));
+    let error = within(6, "it ends", handles.close(Deadline::after(LIMIT))).await.unwrap_err();
+    assert!(matches!(error, KvError::Timeout { operation: "shutdown", .. }), "{error:?}");
+    assert!(!held.is_held());
+}
+
+/// There is nothing to release in it.
+#[tokio::test(start_paused = true)]
+async fn shutdown_of_a_store_that_is_gone_ends_at_once() {
+    let world = World::in_memory().await;
+    let [process] = world.processes().await;
+    let handles = OpenStores::new();
+    handles.add(&process.store);
+    let held = process.lock_for(Duration::from_secs(60)).write().await.unwrap();
+    let gone = KvError::StoreNotFound { store: "locks".to_owned() };
+    process.faults.each(Kind::Record, Fate::Refused(gone));
+    within(1, "it ends", handles.close(Deadline::after(LIMIT))).await.unwrap();
+    assert!(!held.is_held());
+}
+
+/// The first claim needs a session that has yet to be made; the second has one, and comes behind it.
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_session_fails_holds_up_no_other() {
+    for fate in [Fate::Refused(broken()), Fate::Lost, Fate::Unanswered] {
+        let world = World::in_memory().await;
+        let [process] = world.processes().await;
+        let _alive = process.stay_alive().await;
+        process.faults.next(Kind::Other, fate.clone());
+        let claims = [process.lock_for(2 * LEASE), process.lock()]
+            .map(|lock| tokio::spawn(async move { lock.write().await?.release().await }));
+        let [first, second] = claims;
+        within(3, "the second gets in", second).await.unwrap().unwrap();
+        // It fails, or comes again under another session.
+        let first = within(3, "the first has an answer", first).await.unwrap();
+        assert_eq!(first.is_err(), matches!(fate, Fate::Refused(_)), "{first:?}");
+        assert!(process.faults.are_over(), "{fate:?}");
+    }
+}
