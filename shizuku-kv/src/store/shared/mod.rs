@@ -98,7 +98,7 @@ pub(super) struct Shared {
     is_abandoned: watch::Sender<bool>,
 }
 
-/// The clones of a handle that users have. Dropping the last one marks the store as abandoned.
+/// The users' clones of a handle. Dropping the last one marks the store as abandoned.
 pub(super) struct User(Arc<Shared>);
 
 impl User {
