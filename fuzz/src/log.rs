@@ -187,7 +187,7 @@ fn forge(input: &mut Input<'_>) -> (Vec<u8>, Option<usize>) {
         file.extend(payload);
     }
     for (at, sealed) in [32, 48].into_iter().zip(seals) {
-        // Behind the end, or amid a checkpoint, is damage whatever else is in the file.
+        // A seal behind the end, or amid a checkpoint, is damage, whatever else is in the file.
         let sealed = (u64::from(sealed) % (file.len() as u64 + 2)).to_le_bytes();
         file[at..at + 8].copy_from_slice(&sealed);
         file[at + 8..at + 12].copy_from_slice(&crc32(identity, &sealed).to_le_bytes());

@@ -157,14 +157,14 @@ pub(crate) fn none(attributes: &[Attribute], instead: &str) -> Result<()> {
     }
 }
 
-/// An option of serde's: `name`, `name = value` or `name(parts)`.
+/// A serde option: `name`, `name = value` or `name(parts)`.
 pub(crate) struct SerdeOption {
     pub(crate) name: String,
     pub(crate) span: Span,
     value: Vec<TokenTree>,
 }
 
-/// The options that are given to serde. What it would refuse is left out: it says so itself.
+/// The options given to serde. Options that serde rejects are left out, because serde reports them.
 pub(crate) fn serde_options(attributes: &[Attribute]) -> Vec<SerdeOption> {
     let lists = attributes
         .iter()
@@ -188,7 +188,7 @@ impl SerdeOption {
             .collect()
     }
 
-    /// The values of the parts of `name(part = value, …)`; none of any other form.
+    /// The values of the parts of `name(part = value, …)`; empty for any other form.
     pub(crate) fn parts(&self) -> Vec<String> {
         let [TokenTree::Group(group)] = self.value.as_slice() else { return Vec::new() };
         let parts = Self::all(group.stream());

@@ -16,9 +16,10 @@ pub const URL_VARIABLE: &str = "SHIZUKU_KV_URL";
 /// | `nats://HOST[:PORT][,HOST…]`, `tls://…` | NATS JetStream (feature `nats`); for userinfo and options see `NatsConnectionConfig::from_url` |
 ///
 /// # Errors
-/// [`KvError::InvalidUrl`] for a URL that cannot be understood, [`KvError::Unsupported`] for a
-/// scheme that this build has no backend for; [`KvError::NoRuntime`] outside of a tokio runtime;
-/// else what the backend's own connecting returns. No message repeats the URL's userinfo.
+/// Returns [`KvError::InvalidUrl`] if the URL cannot be parsed, [`KvError::Unsupported`] if this
+/// build has no backend for the scheme, and [`KvError::NoRuntime`] outside of a tokio runtime.
+/// Otherwise returns the errors of the backend's own `connect`. No message repeats the URL's
+/// userinfo.
 ///
 /// Dropping the future is safe.
 ///

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct NotRegular(&'static str);
 
 impl NotRegular {
-    /// Returns the one within an error of this module.
+    /// Returns the `NotRegular` within an error of this module.
     pub(crate) fn within(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
@@ -24,12 +24,12 @@ impl NotRegular {
 /// The file need not exist; its directory must.
 ///
 /// # Errors
-/// [`NotRegular`] if the path is a link to a file that does not exist: creating the file would
-/// replace the link, or create a file in a place that the link's owner did not prepare.
+/// Returns [`NotRegular`] if the path is a link to a file that does not exist: creating the file
+/// would replace the link, or create a file in a place that the link's owner did not prepare.
 pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
     match (path.canonicalize(), path.file_name()) {
         (Err(error), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
-            // Anything else may have been created since.
+            // Another file may have been created since.
             if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
                 return Err(NotRegular::error("a symbolic link to a file that does not exist"));
             }
@@ -43,12 +43,13 @@ pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
 /// Opens an existing file at a [resolved](resolve) path.
 ///
 /// # Errors
-/// [`NotRegular`] if it is anything other than a regular file.
+/// Returns [`NotRegular`] if it is anything other than a regular file.
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
-    // Before it is opened, because opening a named pipe blocks and opening a device can act on it.
+    // Checked before opening, because opening a named pipe blocks and opening a device can act on
+    // it.
     require_regular(fs::symlink_metadata(path)?.file_type())?;
     let file = options.open(path)?;
-    // Another file may have come to this name in between.
+    // Another file may have taken this name in between.
     require_regular(file.metadata()?.file_type())?;
     Ok(file)
 }
@@ -80,7 +81,7 @@ fn kind(found: FileType) -> &'static str {
     }
 }
 
-/// Tells files apart while one of them is open.
+/// Distinguishes files while one of them is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileId {
     #[cfg(unix)]
@@ -105,19 +106,19 @@ impl FileId {
     }
 }
 
-/// What a path names.
+/// The file that a path names, compared with an open one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// The file.
+    /// The same file.
     Kept,
-    /// Nothing.
+    /// No file.
     Removed,
     /// Another file.
     Replaced,
 }
 
 impl Place {
-    /// What happened to the file, as errors say it; `None` if nothing did.
+    /// The change of the file, as errors name it; `None` if there was no change.
     pub(crate) fn change(self) -> Option<&'static str> {
         match self {
             Self::Kept => None,
@@ -127,21 +128,21 @@ impl Place {
     }
 }
 
-/// Looks whether a resolved path still names this file.
+/// Checks whether a resolved path still names this file.
 pub(crate) fn place(path: &Path, file: FileId) -> Place {
     match fs::symlink_metadata(path) {
         Ok(found) if FileId::of(&found) == file => Place::Kept,
         Ok(_) => Place::Replaced,
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Place::Removed,
-            // A file that cannot be looked at may be there, as in a directory that this process may
-            // not search any more.
+            // A file that cannot be inspected may exist, for example in a directory that this
+            // process may not search any more.
             _ => Place::Kept,
         },
     }
 }
 
-/// Makes durable which files exist beside `path`.
+/// Syncs the directory of `path`, so that its entries are durable.
 #[cfg(unix)]
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     let parent = match path.parent() {

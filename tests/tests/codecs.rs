@@ -620,7 +620,7 @@ fn elements_without_bytes_are_limited() {
     assert_eq!(Postcard::decode(&Postcard::encode(&some).unwrap()), Ok(some));
     let refused = Postcard::encode(&vec![(); 100_000]).unwrap_err();
     assert_eq!(refused.to_string(), "postcard: too many elements that take no bytes");
-    // The lengths alone.
+    // Only the lengths.
     let many = Bytes::from_static(b"\xa0\x8d\x06");
     let error = Postcard::decode::<Vec<()>>(&many).unwrap_err();
     assert_eq!(error.to_string(), "postcard: too many elements at byte 3");

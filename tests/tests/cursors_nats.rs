@@ -179,7 +179,7 @@ async fn what_a_server_lost_is_not_skipped() {
     assert!(matches!(error, KvError::CursorExpired { .. }), "{error:?}");
 }
 
-/// Writes what a copy of the server's files will have, and copies them.
+/// Writes the entries of a copy of the server's files, and copies them.
 async fn keep_a_copy(server: &mut NatsServer, to: &Path) {
     let store = open(&*connect(&server.url()).await.unwrap()).await;
     for key in ["hot", "changed", "changed", "other"] {
@@ -197,7 +197,7 @@ fn restore(server: &mut NatsServer, from: &Path) {
     server.restart();
 }
 
-/// A watch that has seen what the copy does not have.
+/// A watch that has seen an entry that the copy does not have.
 async fn watch_beyond_the_copy(url: &str, scope: WatchScope) -> Watch {
     let store = open(&*connect(url).await.unwrap()).await;
     let mut live = store.watch(scope).await.unwrap();
@@ -221,8 +221,8 @@ async fn ends_as_lost(mut watch: Watch) {
     }
 }
 
-/// Writes one key past the old end of the stream, so that nothing stands at the watch's position
-/// any more.
+/// Writes one key past the old end of the stream, so that no message is at the watch's position any
+/// more.
 async fn pass_the_old_end(url: &str) {
     let store = connect(url).await.unwrap().store("b").await.unwrap();
     for n in 0..5 {
@@ -231,7 +231,7 @@ async fn pass_the_old_end(url: &str) {
 }
 
 /// Neither the end of the stream nor the message at the watch's position shows that the server lost
-/// something.
+/// entries.
 #[tokio::test]
 async fn a_watch_ends_if_a_restored_server_lost_its_last_message() {
     for scope in [WatchScope::All, WatchScope::prefix("changed")] {
@@ -249,7 +249,7 @@ async fn a_watch_ends_if_a_restored_server_lost_its_last_message() {
     }
 }
 
-/// Two servers that have nothing to do with each other but a copy of the bucket.
+/// Two servers that share nothing except a copy of the bucket.
 #[tokio::test]
 async fn a_watch_ends_if_its_client_fails_over_to_a_diverged_copy() {
     let (mut one, mut other) = (NatsServer::start(), NatsServer::start());
@@ -267,8 +267,8 @@ async fn a_watch_ends_if_its_client_fails_over_to_a_diverged_copy() {
     ends_as_lost(live).await;
 }
 
-/// What comes after a restart that lost nothing goes on, also if another client has cleaned up the
-/// last tombstone.
+/// A watch resumes after a restart without losses, even if another client has cleaned up the last
+/// tombstone.
 #[tokio::test]
 async fn a_watch_goes_on_if_a_restarted_server_lost_nothing() {
     let mut server = NatsServer::start();

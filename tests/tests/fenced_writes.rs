@@ -91,11 +91,11 @@ async fn a_lock_is_not_granted_again_where_its_record_has_expired(connection: Ar
         store.entry("rw_lock.job").await.unwrap().is_none_or(|entry| entry.is_tombstone())
     })
     .await;
-    // Another handle is another process, as far as locks are concerned.
+    // For locks, another handle is another process.
     let other = Store::new(Arc::clone(store.backend()), store.deadline());
     let Ok(lock) = DistroRwLock::with_options(&other, "job", LockOptions::new().wait(Duration::from_secs(1)))
     else {
-        // The handle knows by now.
+        // The handle has seen the new settings by now.
         return;
     };
     let second = lock.write().await;
@@ -118,7 +118,7 @@ async fn a_holder_that_was_paused_does_no_harm(connection: Arc<dyn Connection>) 
     assert!(store.get("job").await.unwrap().is_none());
 }
 
-/// Values that the holder has written, one it has not, and one that is absent.
+/// Values that the holder has written, one that it has not written, and an absent one.
 async fn a_broken_holder_does_no_harm_once_keys_are_raised(connection: Arc<dyn Connection>) {
     let store = connection.store(&unique("raised")).await.unwrap();
     let fenced = store.fenced().unwrap();

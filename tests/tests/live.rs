@@ -466,7 +466,7 @@ async fn a_hot_key_does_not_hold_up_a_deadline() -> Outcome {
     Ok(())
 }
 
-/// Copies a directory with all that is in it.
+/// Copies a directory recursively.
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -522,7 +522,7 @@ impl Followers {
         [self.pool.status().is_current(), self.users.status().is_current(), replica]
     }
 
-    /// What each of them has of the pool and of the first user.
+    /// The pool and the first user, as each of them shows it.
     fn have(&self) -> (u32, Option<String>, [bool; 2]) {
         let name = self.users.get(&UserKey { id: 1 }).map(|user| user.name.clone());
         let table = self.table.lock().unwrap();
@@ -545,8 +545,9 @@ async fn user(store: &Store, id: u64, name: &str) {
     User { id, name: name.to_owned() }.write_to_anyway(store).await.unwrap();
 }
 
-/// A server whose data directory was restored from an older copy has lost values, and is written past its old end before
-/// its followers hear from it again: what it has by then looks like the continuation of what they know.
+/// A server whose data directory was restored from an older copy has lost values, and is written
+/// past its old end before its followers reconnect. Its content then looks like the continuation of
+/// their state.
 #[tokio::test]
 async fn followers_of_a_server_that_came_back_older_converge() {
     let mut server = NatsServer::start();
@@ -565,7 +566,7 @@ async fn followers_of_a_server_that_came_back_older_converge() {
     let followers = Followers::start(&store).await;
     put(&direct, 2).await;
     user(&direct, 1, "new").await;
-    // The last that everybody has heard of is the key that goes on.
+    // The last key delivered to all followers is the one that continues.
     direct.put("hot", "1").await.unwrap();
     let knows = |size: u32, name: &str| followers.have() == (size, Some(name.to_owned()), [true, true]);
     eventually("all is known", async || knows(2, "new") && followers.table.lock().unwrap()["hot"] == b"1")
@@ -586,7 +587,7 @@ async fn followers_of_a_server_that_came_back_older_converge() {
     eventually("they are current", async || followers.are_current() == [true; 3]).await;
 }
 
-/// An operator purges the stream: no watch is told of it.
+/// An operator purges the stream, without a message to any watch.
 #[tokio::test]
 async fn followers_of_a_purged_stream_converge() {
     let server = NatsServer::shared();
@@ -606,7 +607,7 @@ async fn followers_of_a_purged_stream_converge() {
     eventually("they are current", async || followers.are_current() == [false, true, true]).await;
 }
 
-/// What nothing follows at the moment is not current, whatever was heard last.
+/// A value without a running follower is not current, whatever its last state was.
 #[test]
 fn followers_on_a_blocked_runtime_are_not_current() {
     let (ready, is_ready) = std::sync::mpsc::channel();

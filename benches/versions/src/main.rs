@@ -1,4 +1,4 @@
-//! The library next to an earlier version of itself: `run` beside this says how.
+//! Compares the library with an earlier version of itself; see `run` in this directory.
 
 mod report;
 #[path = "../../../shizuku-kv/benches/support/server.rs"]
@@ -11,7 +11,7 @@ use report::Case;
 use server::Server;
 use subject::{After, Before, Subject};
 
-/// How much is measured.
+/// Number of rounds and operations.
 #[derive(Clone, Copy)]
 struct Effort {
     rounds: usize,
@@ -38,7 +38,8 @@ impl Sides {
     }
 }
 
-/// Measures one expression on all sides, in another order each round. The first round is not counted.
+/// Measures one expression on all sides, in another order each round. The first round is not
+/// counted.
 macro_rules! case {
     ($rounds:expr, $name:expr, $sides:expr, |$side:ident| $measured:expr) => {{
         let mut case = Case::new($name);
@@ -84,7 +85,7 @@ macro_rules! singles {
     }};
 }
 
-/// The time of everything together, by item.
+/// The total time divided by the number of items.
 macro_rules! items {
     ($count:expr, $operation:expr) => {{
         let start = Instant::now();
@@ -101,7 +102,7 @@ async fn main() {
     } else {
         Effort { rounds: 20, singles: 200, many: 20_000 }
     };
-    // A task of its own, since that is where services run.
+    // A task of its own, because services run in tasks.
     tokio::spawn(measure(effort)).await.expect("the benchmark");
 }
 

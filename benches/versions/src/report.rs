@@ -1,8 +1,8 @@
-//! One case: its rounds, and the line that they make.
+//! One case: its rounds, and the resulting line.
 
 use std::time::Duration;
 
-/// The present version may take this many times the earlier one's time.
+/// Maximum ratio of the present version's time to the earlier one's.
 const TARGET: f64 = 1.03;
 
 pub(crate) struct Case {

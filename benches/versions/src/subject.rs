@@ -1,11 +1,11 @@
-//! The operations that are measured, once for each version.
+//! The measured operations, once for each version.
 
 use std::future::Future;
 
-/// Bytes of a value.
+/// Size of a value in bytes.
 const VALUE: usize = 200;
 
-/// What is measured of a version.
+/// The measured subject of a version.
 pub(crate) trait Subject: Sized {
     fn open(url: &str, name: &str, history: u8) -> impl Future<Output = Self>;
     fn fill(&self, keys: usize) -> impl Future<Output = ()>;

@@ -8,7 +8,7 @@ use syn::{Error, LitStr, Result};
 
 use crate::grammar::{KeyFaultKind, check_key, check_store_name};
 
-/// The longest time to live, in seconds: 100 years. Servers count it in nanoseconds, in 63 bits.
+/// Maximum time to live in seconds: 100 years. Servers count it in nanoseconds, in 63 bits.
 const LONGEST_TTL: u64 = 36_500 * 86_400;
 
 /// The longest text that is repeated under a message.
@@ -90,7 +90,7 @@ pub(crate) fn bucket(literal: &LitStr) -> Result<String> {
     Err(Error::new(literal.span(), message))
 }
 
-/// A length of time: `30s`, `1h30m`. Backends keep whole seconds only.
+/// A duration: `30s`, `1h30m`. Backends store whole seconds only.
 pub(crate) fn duration(literal: &LitStr) -> Result<Duration> {
     const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
     const WAY_OUT: &str = "write whole numbers with units, the largest first: `30s`, `1h30m`, `7d`";

@@ -119,7 +119,7 @@ pub(crate) fn record<'a>(input: &'a Input<'_>) -> Result<Record<'a>> {
             return Err(Error::new(name.span(), message));
         }
     };
-    // Of a pair only the value is stored, in its own form; and Protocol Buffers know nothing of serde.
+    // Only the value of a pair is stored, in its own form. Protocol Buffers do not use serde.
     if input.attrs.codec.as_ref().is_none_or(|codec| codec != "protobuf") {
         match &record {
             Record::Template(template) => {

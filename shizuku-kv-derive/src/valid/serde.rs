@@ -1,7 +1,7 @@
-//! serde's attributes, as far as they decide whether what is written can be read back.
+//! serde attributes that decide whether a written record can be read back.
 //!
-//! A derive sees the type that it is on, and none of those inside. What it misses, debug builds
-//! find at each write.
+//! A derive sees only the type that it is on, not the types inside. Debug builds find the faults
+//! that it misses, at each write.
 
 use proc_macro2::Span;
 use syn::{Data, Error, Field, Fields, Result, Variant};
@@ -16,18 +16,18 @@ use crate::codec::Codec;
 pub(crate) enum Directions {
     Both,
     Encode,
-    /// The other derive on the type, if there is one, tells of what is written.
+    /// If the type also has the other derive, that one reports the faults of the written form.
     Decode,
 }
 
-/// Refuses attributes with which what is written could not be read back, or would be read as
-/// something else.
+/// Rejects attributes with which a written record could not be read back, or would be read as
+/// another one.
 pub(crate) fn read_back(input: &Input<'_>, codec: Codec, directions: Directions) -> Result<()> {
     if codec == Codec::Protobuf {
         return Ok(());
     }
     let container = Options::of(&input.original.attrs);
-    // Then another type is what is written or read.
+    // In this case another type is written or read.
     if ["into", "from", "try_from"].into_iter().any(|name| container.get(name).is_some()) {
         return Ok(());
     }
@@ -42,7 +42,7 @@ pub(crate) fn read_back(input: &Input<'_>, codec: Codec, directions: Directions)
     }
 }
 
-/// Refuses a field of the key that would not be found in the record.
+/// Rejects a field of the key that the stored record would not contain.
 pub(super) fn key_field(field: &Field) -> Result<()> {
     const LEAVES_OUT: [&str; 5] =
         ["skip", "skip_serializing", "skip_deserializing", "skip_serializing_if", "flatten"];
@@ -68,7 +68,7 @@ impl Options {
         self.0.iter().find(|option| option.name == name)
     }
 
-    /// The option that leaves something out in one direction only.
+    /// The option that skips an item in one direction only.
     fn skips_one_direction(&self) -> Option<&SerdeOption> {
         match (self.get("skip"), self.get("skip_serializing"), self.get("skip_deserializing")) {
             (None, Some(one), None) | (None, None, Some(one)) => Some(one),
@@ -85,7 +85,7 @@ struct Check {
 }
 
 impl Check {
-    /// Refuses what only a format that describes itself can be asked for.
+    /// Rejects attributes that need a self-describing format.
     fn shape(&self, options: &Options) -> Result<()> {
         let is_read = self.directions != Directions::Encode;
         let shapes = ["tag", "untagged", "flatten"].into_iter().find_map(|name| options.get(name));
@@ -153,7 +153,7 @@ impl Check {
             return Ok(());
         }
         let name = standard_name(&field.ty);
-        // serde reads a missing `Option` as `None`, unless a function of the user's reads it.
+        // serde reads a missing `Option` as `None`, unless a user's function reads it.
         let is_optional = name.as_deref() == Some("Option")
             && options.get("with").or(options.get("deserialize_with")).is_none();
         let has_default = [&options, parent, &self.container].iter().any(|o| o.get("default").is_some());
@@ -188,7 +188,7 @@ impl Check {
         Ok(())
     }
 
-    /// Refuses two names for one thing, unless it can be read by both.
+    /// Rejects two names for one item, unless it can be read by both.
     fn names(&self, options: &Options) -> Result<()> {
         let Some(rename) = self.two_sided(options, "rename") else { return Ok(()) };
         if options.get("alias").is_some() {
@@ -199,7 +199,7 @@ impl Check {
         refuse(rename, message)
     }
 
-    /// Refuses two cases for the names of one type.
+    /// Rejects two cases for the names of one type.
     fn cases(&self, options: &Options) -> Result<()> {
         let all = ["rename_all", "rename_all_fields"];
         match all.into_iter().find_map(|name| self.two_sided(options, name)) {
@@ -208,7 +208,7 @@ impl Check {
         }
     }
 
-    /// Where an option is `name(serialize = …, deserialize = …)`, and the two are not the same.
+    /// The span of an option `name(serialize = …, deserialize = …)` whose two values differ.
     fn two_sided(&self, options: &Options, name: &str) -> Option<Span> {
         if self.directions != Directions::Both || self.codec == Codec::Postcard {
             return None;

@@ -170,7 +170,8 @@ fn check_field(input: &Input<'_>, field: &Field<'_>) -> Result<()> {
     check_prints(field)
 }
 
-/// Refuses a field that does not print or parse, or is not equal to itself, as far as its type shows that.
+/// Rejects a field that does not print or parse, or is not equal to itself, as far as its type
+/// shows that.
 pub(super) fn check_prints(field: &Field<'_>) -> Result<()> {
     let instead = match field.ty() {
         ty if matches!(standard_name(ty).as_deref(), Some("f32" | "f64")) => {

@@ -392,7 +392,7 @@ pub async fn deletions_after_a_cursor_are_not_skipped(fixture: &Fixture) -> Chec
     Ok(())
 }
 
-/// Deleted without an end; given one; and after the end was taken off again.
+/// Tombstones without an end, with an end, and after the end was removed again.
 pub async fn deletions_under_other_settings_are_not_skipped(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     store.put("key", "value").await?;

@@ -87,8 +87,8 @@ pub async fn a_time_to_live_below_the_granularity_is_refused(fixture: &Fixture) 
     Ok(())
 }
 
-/// One step longer, in a store that had the age from the start and in one that was given it under
-/// an open handle.
+/// One step longer, in a store with the age from the start and in one that got it under an open
+/// handle.
 pub async fn a_time_to_live_over_the_maximum_age_is_refused(fixture: &Fixture) -> CheckResult {
     const AGE: Duration = Duration::from_secs(60);
     for later in [false, true] {

@@ -47,7 +47,7 @@ pub const CHECKS: &[Check] = checks! { "fenced";
     raise_is_a_write [FencedWrites, Watch]
         "A raised value is an entry like any other, with a version of its own, which arrives at watches.",
     raise_loses_no_write [FencedWrites]
-        "Of writes and raises at the same time none is lost, and none with a smaller token follows a raise.",
+        "No concurrent write or raise is lost, and no write with a smaller token follows a raise.",
     raise_of_a_value_that_expires_is_rejected [FencedWrites, KeyTtl]
         "raise of a value with a time to live is Unsupported, and nothing is written.",
     invalid_keys_are_refused_by_fenced_writes [FencedWrites]
@@ -126,7 +126,7 @@ pub async fn a_store_that_forgets_has_no_fenced_writes(fixture: &Fixture) -> Che
     Ok(())
 }
 
-/// A value and a tombstone with a token, until they are gone; then the age is taken off again.
+/// A value and a tombstone with a token, until they have expired; then the age is removed again.
 pub async fn a_maximum_age_set_later_lets_no_older_token_in(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let fenced = fenced_of(&store)?;
@@ -420,8 +420,8 @@ pub async fn watches_show_the_token(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Values with a smaller token and with none, tombstones of both kinds, and a key that was never
-/// written.
+/// Values with a smaller token and without a token, tombstones of both kinds, and a key that was
+/// never written.
 pub async fn raise_rejects_smaller_tokens(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let fenced = fenced_of(&store)?;
@@ -455,7 +455,7 @@ pub async fn raise_rejects_smaller_tokens(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Of a value and of a tombstone.
+/// For a value and for a tombstone.
 pub async fn raise_writes_nothing_over_a_newer_token(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let fenced = fenced_of(&store)?;
@@ -494,8 +494,8 @@ pub async fn raise_is_a_write(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// A counter that a holder writes one by one, while it is raised over and over: the holder's own
-/// token, then a newer one.
+/// A counter that a holder writes one by one, while it is raised repeatedly: to the holder's own
+/// token, then to a newer one.
 pub async fn raise_loses_no_write(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for round in 0..6 {
@@ -548,7 +548,7 @@ pub async fn raise_of_a_value_that_expires_is_rejected(fixture: &Fixture) -> Che
     let raise = fenced.raise("key", token(1)).await;
     ensure_error!(raise, KvError::Unsupported { .. }, "raise of a value with a time to live");
     ensure_eq!(found(&store, "key").await?, before, "the entry after raise was rejected");
-    // Others in the same store do not expire.
+    // Other values in the same store do not expire.
     fenced.put("lasting", "value", token(1)).await?;
     ensure_eq!(fenced.raise("lasting", token(2)).await?, token(2), "what raise of a lasting value returns");
     Ok(())

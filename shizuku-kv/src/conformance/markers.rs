@@ -20,7 +20,7 @@ pub const CHECKS: &[Check] = checks! { "markers";
     the_marker_comes_after_every_key [Write, Watch]
         "Every key that lives from before the watch to the caught-up marker arrives before it, overwritten or not.",
     the_marker_comes_after_every_key_in_a_history [Write, Watch, History]
-        "The same in a store with a history, where a version that leaves it has not been delivered yet.",
+        "The same in a store with a history, if a version that leaves it has not been delivered yet.",
     the_marker_of_a_resumed_watch_comes_after_every_change [Write, Watch, WatchResume]
         "Every key that changed between the cursor and the resuming arrives before the caught-up marker.",
 };
@@ -85,8 +85,8 @@ pub async fn the_marker_comes_after_every_key(fixture: &Fixture) -> CheckResult 
 }
 
 /// Some keys are overwritten until the version that the watch was about to deliver is no longer
-/// held, and what another key has is purged. Nothing else is written: what follows them in the
-/// state has no reason of its own to arrive.
+/// held, and another key is purged. No other key is written, so that no later write causes the rest
+/// of the state to arrive.
 pub async fn the_marker_comes_after_every_key_in_a_history(fixture: &Fixture) -> CheckResult {
     for history in [2, fixture.capabilities().max_history.min(5)] {
         let store = fixture.store_with(fixture.config().history(history)).await?;

@@ -237,7 +237,7 @@ pub async fn the_leader_reads_its_own_writes(fixture: &Fixture) -> CheckResult {
     ensure_reads_own_writes(&fixture.store_with(config).await?).await
 }
 
-/// Of the whole store and of a prefix. A backend may have no figures, or no need for them.
+/// For the whole store and for a prefix. A backend may have no figures, or no need for them.
 pub async fn figures_count_every_key_that_has_an_entry(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for key in ["a.one", "a.two", "a.three", "b"] {

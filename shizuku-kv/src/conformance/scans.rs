@@ -21,7 +21,7 @@ pub const CHECKS: &[Check] = checks! { "scans";
     a_listing_under_writes_has_every_key_once [Write]
         "Every key that lives throughout a listing appears in it exactly once, overwritten meanwhile or not.",
     a_scan_in_a_history_under_writes_has_every_key_once [Write, History]
-        "The same in a store with a history, where a version that leaves it has not been listed yet.",
+        "The same in a store with a history, if a version that leaves it has not been listed yet.",
     a_scan_next_to_writers_has_every_key_once [Write]
         "Every key that lives throughout a scan appears in it exactly once, whatever others write.",
     a_dropped_scan_leaves_nothing_behind [Write]
@@ -166,8 +166,8 @@ pub async fn a_listing_under_writes_has_every_key_once(fixture: &Fixture) -> Che
     ensure_stable_once(&found)
 }
 
-/// More than a backend hands over at a time. A few keys that are still to come are overwritten
-/// until the version that was there at the beginning is no longer held, others are deleted.
+/// More keys than a backend delivers at a time. A few of the later ones are overwritten until their
+/// initial version is no longer held, others are deleted.
 pub async fn a_scan_in_a_history_under_writes_has_every_key_once(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().history(2)).await?;
     fill(&store, STABLE, &"v".repeat(40_000)).await?;

@@ -20,11 +20,11 @@ pub const CHECKS: &[Check] = checks! { "settings";
     reconciling_changes_the_store [Write]
         "Asked to reconcile, a store is changed to the settings or is ConfigMismatch; its values stay.",
     limits_can_be_removed [Write]
-        "A limit that a store has is removed by reconciling with none; asking for none is a setting like any other.",
+        "Reconciling with no limit removes a store's limit; no limit is a setting like any other.",
     a_history_is_not_given_to_times_to_live [Write, KeyTtl, History]
         "A history above 1 and times to live are InvalidConfig, also if the store has one of them already.",
     open_handles_learn_of_new_limits [Write]
-        "A handle that was open before takes values by the limit that the store has now.",
+        "A handle that was opened earlier accepts values by the store's present limit.",
     a_full_store_says_so [Write]
         "A write over max_bytes is StoreFull and writes nothing; reading goes on.",
 };
@@ -237,7 +237,7 @@ pub async fn limits_can_be_removed(fixture: &Fixture) -> CheckResult {
     ensure_differences(opened, &name, &[("max_bytes", "65536", "no limit")])
 }
 
-/// Asked for in both orders, and then with one of them given up.
+/// Requested in both orders, and then with one of them given up.
 pub async fn a_history_is_not_given_to_times_to_live(fixture: &Fixture) -> CheckResult {
     let connection = fixture.connection();
     let base = || StoreConfig { history: None, key_ttl: None, ..fixture.config() };
@@ -270,7 +270,7 @@ pub async fn a_history_is_not_given_to_times_to_live(fixture: &Fixture) -> Check
     Ok(())
 }
 
-/// Raised, then lowered below the value that is there.
+/// Raised, then lowered below the size of the stored value.
 pub async fn open_handles_learn_of_new_limits(fixture: &Fixture) -> CheckResult {
     let (name, connection) = (fixture.fresh_name(), fixture.connection());
     let base = || StoreConfig { max_value_size: None, ..fixture.config() };
@@ -286,7 +286,8 @@ pub async fn open_handles_learn_of_new_limits(fixture: &Fixture) -> CheckResult 
     one?;
     ensure_error!(two, KvError::ValueTooLarge { limit: 2000, .. }, "a value over the limit that was raised");
     connection.store_with_config(&name, base().max_value_size(500).reconcile()).await?;
-    // A backend may notice only what is over its own limit together with what it adds to a value.
+    // A backend may notice only a value that exceeds its limit together with the backend's own
+    // overhead.
     let large = before.put("key", vec![b'v'; 1000]).await;
     ensure_error!(
         large,

@@ -74,7 +74,7 @@ pub(super) struct Driver<T, V> {
     pub(super) policy: Policy<T, V>,
     pub(super) value: Arc<ArcSwap<LiveSnapshot<V>>>,
     pub(super) states: watch::Sender<State>,
-    /// What is compared with the store.
+    /// The value's follower, which is compared with the store.
     pub(super) follower: Arc<Follower>,
     pub(super) _following: Following,
 }
@@ -120,7 +120,7 @@ where
             {
                 Either::Left((update, _)) => update,
                 Either::Right(_) => {
-                    let reason = "the store has something else than its watch has delivered";
+                    let reason = "the store differs from the entries that its watch has delivered";
                     return KvError::CursorExpired { store: self.store.name().to_owned(), reason };
                 }
             };

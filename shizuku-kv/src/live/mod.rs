@@ -93,8 +93,9 @@ impl<T> Live<T> {
         self.value.load().version
     }
 
-    /// How current the value is, and what the store has in its place, as of now: if nothing has run on the value's runtime
-    /// for 5 seconds, because it is blocked or the process was suspended or forked, the link is down.
+    /// How current the value is, and what the store has in its place, at this moment. The link is
+    /// down if no task has run on the value's runtime for 5 seconds, because it is blocked or the
+    /// process was suspended or forked.
     pub fn status(&self) -> LiveStatus {
         let state = self.states.borrow();
         if self.is_ended(&state) {
@@ -180,8 +181,8 @@ impl<T> fmt::Debug for Live<T> {
 
 /// A value that was in force, with its version.
 ///
-/// It dereferences to the value, whose fields and methods are all it has: like those of `Rc`, its own functions are
-/// called by their path, so that none can hide one of the value's.
+/// Dereferences to the value, and has no fields or methods of its own. Its functions are called by
+/// their path, like those of `Rc`, so that none can hide a name of the value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LiveSnapshot<T> {
     value: T,

@@ -17,7 +17,8 @@ use crate::store::{Doubt, KeySet, KvError, KvUpdate, Recent, Watch, WatchCursor,
 /// So many updates are collected in one go, before others on the thread have their turn.
 const GO: usize = 1024;
 
-/// How long a position is waited for while nothing comes: the change there may have left the store before its turn.
+/// Timeout for reaching a position while no update comes: the change there may have left the store
+/// before its turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What happens while a watch is followed.
@@ -31,7 +32,7 @@ pub(super) enum Event {
     Ended(KvError),
     /// It is time to compare with the store.
     Compare,
-    /// Everything up to the position that was waited for has been collected, and nothing behind it.
+    /// Everything up to the target position has been collected, and no update behind it.
     Reached,
     /// The replica was.
     Stopped,
@@ -49,7 +50,7 @@ pub(super) struct Collector<'a> {
     pub(super) watch: Watch,
     /// Everything up to here has been collected.
     pub(super) cursor: Option<WatchCursor>,
-    /// An update from behind the position that was waited for.
+    /// An update from behind the target position.
     pub(super) held_back: Option<(KvUpdate, Option<WatchCursor>)>,
     pub(super) links: Option<watch::Receiver<WatchLink>>,
     pub(super) limits: BatchConfig,
@@ -63,11 +64,11 @@ pub(super) struct Collector<'a> {
     /// Which keys have come, while that matters.
     pub(super) seen: Option<KeySet>,
     pub(super) compare: Option<Pin<Box<Sleep>>>,
-    /// The position that is waited for, not for longer than that from one update to the next.
+    /// The target position, and the timeout between two updates while it is awaited.
     pub(super) target: Option<(u64, Pin<Box<Sleep>>)>,
-    /// The newest updates that have been collected.
+    /// The newest collected updates.
     pub(super) recent: Recent,
-    /// Where the watch was when it lost touch with the store.
+    /// The position of the watch when it lost touch with the store.
     pub(super) doubt: Option<Doubt>,
     pub(super) stopped: Pin<Box<WaitForCancellationFuture<'a>>>,
     pub(super) progress: watch::Sender<ReplicaProgress>,
@@ -99,7 +100,7 @@ impl Collector<'_> {
         Collected { updates, since: self.since }
     }
 
-    /// The server that is heard from next may be an older copy of the one that was.
+    /// Notes the position, because the next server may have an older copy of the store.
     pub(super) fn lose_touch(&mut self) {
         if self.doubt.is_none()
             && let Some(cursor) = self.cursor
@@ -159,7 +160,8 @@ impl Collector<'_> {
                     Poll::Pending => break,
                 },
             };
-            // A watch may have lost touch and delivered again in one go: that came before this update.
+            // A watch may have lost touch and resumed delivery in one poll: the loss came before
+            // this update.
             if let Some(links) = &mut self.links
                 && links.has_changed().unwrap_or(false)
             {

@@ -1,9 +1,8 @@
 //! Comparison of a replica with its store, for entries that left the store without a message (ADR
 //! 0048).
 //!
-//! Most comparisons are one look at the store's figures, which agree with what the replica has. If
-//! they do not, the keys are listed; only if one of them is missing on either side the state is
-//! taken anew.
+//! Most comparisons are one look at the store's figures, which agree with the replica's. If they do
+//! not, the keys are listed. The replica resyncs only if a key is missing on either side.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,33 +18,33 @@ use crate::store::{
     Course, Doubt, Key, KeySet, KvError, NewestHeld, Recent, StoreFigures, WatchCursor, WatchScope,
 };
 
-/// Pause before another look where the first one was overtaken by changes, or failed.
+/// Pause before another look if changes overtook the first one, or if it failed.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Number of looks that may be overtaken before the keys are listed.
+/// Maximum number of overtaken looks before the keys are listed.
 const LOOKS: u32 = 3;
 
-/// Number of listed keys that are looked up in the storage at a time.
+/// Number of listed keys in one storage lookup.
 const PAGE: usize = 1024;
 
-/// Number of keys, missing on one side, that are looked up one by one.
+/// Maximum number of keys, missing on one side, that are looked up one by one.
 const MOST_SUSPECTS: usize = 64;
 
-/// After listings that found nothing the next one waits for up to this many intervals.
+/// Maximum number of intervals before the next listing, after listings without a difference.
 const LONGEST_PAUSE: u32 = 16;
 
-/// What follows from a comparison.
+/// Outcome of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Compared {
-    /// The replica has what the store has.
+    /// The replica agrees with the store.
     Same,
-    /// It is not known, and not worth another listing yet.
+    /// Unknown, and not worth another listing yet.
     Unknown,
-    /// It is compared when the position is reached that the collector waits for.
+    /// The comparison follows when the collector has reached its target position.
     Waits,
     /// Another look is due soon.
     Soon,
-    /// The state has to be taken anew.
+    /// The replica has to resync.
     Differs,
     Stopped,
 }
@@ -55,19 +54,19 @@ pub(super) enum Compared {
 pub(super) struct Comparison {
     pub(super) interval: Duration,
     pub(super) tally: Tally,
-    /// Where the replica was when it lost touch with the store; none once the store is known to be
-    /// the same.
+    /// The position of the replica when it lost touch with the store; `None` once the store is
+    /// known to be the same.
     pub(super) doubt: Option<Doubt>,
-    /// What came from the watches of this run.
+    /// Updates from the watches of this run.
     pub(super) recent: Recent,
-    /// The doubt is of an earlier run: what was delivered has to be looked up in the storage.
+    /// The doubt is of an earlier run, so its deliveries have to be looked up in the storage.
     unread: bool,
     /// A look whose position has not been reached.
     asked: Option<StoreFigures>,
-    /// The figures that agreed last.
+    /// The last figures that agreed.
     agreed: Option<StoreFigures>,
     looks: u32,
-    /// The next listing is not made before.
+    /// The next listing starts no earlier than this.
     not_before: Instant,
     pause: Duration,
 }
@@ -88,14 +87,14 @@ impl Comparison {
         }
     }
 
-    /// A place from before this run is gone on from.
+    /// Resumes from a place of an earlier run.
     pub(super) fn resume(&mut self, cursor: WatchCursor, tombstones: Option<u64>) {
         self.tally = Tally::resume(tombstones);
         self.unread = true;
         self.doubt = Some(Doubt { cursor, recent: Recent::default() });
     }
 
-    /// The state is taken from its beginning.
+    /// Starts over, because the state is read from its beginning.
     pub(super) fn afresh(&mut self) {
         self.tally = Tally::afresh();
         (self.doubt, self.asked, self.agreed) = (None, None, None);
@@ -103,7 +102,7 @@ impl Comparison {
     }
 
     /// Whether the keys may be listed now. If so, the next listing waits longer, unless this one
-    /// finds something.
+    /// finds a difference.
     fn may_list(&mut self) -> bool {
         let now = Instant::now();
         if now < self.not_before {
@@ -121,9 +120,9 @@ impl Comparison {
 }
 
 impl<S: ReplicaStorage> Driver<'_, S> {
-    /// Compares. What has been collected is applied and kept.
+    /// Compares the replica with the store. All collected updates have been applied and persisted.
     pub(super) async fn compare(&mut self, collector: &mut Collector<'_>) -> Result<Compared, ReplicaError> {
-        // One that was asked for before stands for another position.
+        // An earlier target stands for another position.
         self.comparison.asked = None;
         let figures = match self.until_stopped(self.store.figures(self.scope)).await {
             None => return Ok(Compared::Stopped),
@@ -138,7 +137,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         }
         let is_short = *self.scope == WatchScope::All && figures.newest < cursor.position();
         if figures.incarnation != *cursor.incarnation() || is_short {
-            return Ok(self.differs("the store has lost what it had delivered"));
+            return Ok(self.differs("the store has lost delivered updates"));
         }
         match self.is_same_store().await? {
             Compared::Same => {}
@@ -151,7 +150,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         Ok(Compared::Waits)
     }
 
-    /// Goes on with a comparison whose position has been reached.
+    /// Resumes a comparison whose position has been reached.
     pub(super) async fn reached(&mut self, collector: &mut Collector<'_>) -> Result<Compared, ReplicaError> {
         match self.comparison.asked.take() {
             Some(figures) => self.judge(collector.cursor, figures).await,
@@ -159,13 +158,13 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         }
     }
 
-    /// Compares with figures of the position to which everything has been applied and kept.
+    /// Compares with figures of the position to which every update has been applied and persisted.
     async fn judge(
         &mut self,
         cursor: Option<WatchCursor>,
         figures: StoreFigures,
     ) -> Result<Compared, ReplicaError> {
-        let Some(held) = self.ask("counting what is held", |storage| storage.len()).await? else {
+        let Some(held) = self.ask("counting stored entries", |storage| storage.len()).await? else {
             return Ok(Compared::Stopped);
         };
         let keys = figures.keys.unwrap_or_default();
@@ -179,14 +178,14 @@ impl<S: ReplicaStorage> Driver<'_, S> {
                 self.comparison.agreed = Some(figures);
                 return Ok(Compared::Same);
             }
-            // Keys alone do not tell whether one of them has an older value.
+            // Keys alone do not show whether one of them has an older value.
             if !self.comparison.may_list() {
                 return Ok(Compared::Unknown);
             }
             let found = self.read_again(figures).await?;
             return Ok(found);
         }
-        // A key whose first value was superseded before its turn is counted and has not come.
+        // A key whose first value was superseded before its turn is counted and has not arrived.
         let is_overtaken = tombstones.is_some_and(|tombstones| held.saturating_add(tombstones) < keys);
         if is_there && is_overtaken && self.comparison.looks + 1 < LOOKS {
             self.comparison.looks += 1;
@@ -196,7 +195,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         self.list(cursor, Some((figures, held))).await
     }
 
-    /// An entry may have given way to an older one of its key: all that are held are looked up.
+    /// Looks up every held entry, because one may have been replaced by an older one of its key.
     async fn read_again(&mut self, figures: StoreFigures) -> Result<Compared, ReplicaError> {
         let mut scan = self.store.scan(self.scope.clone());
         let mut entries = Vec::with_capacity(PAGE);
@@ -214,7 +213,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             }
             let page = Arc::new(std::mem::take(&mut entries));
             let keys = Arc::clone(&page);
-            let older = self.ask("looking up what is held", move |storage| {
+            let older = self.ask("looking up stored entries", move |storage| {
                 let asked = keys.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>();
                 let held = storage.held(&asked)?;
                 Ok(held.iter().zip(keys.iter()).any(|(held, (_, found))| {
@@ -237,9 +236,9 @@ impl<S: ReplicaStorage> Driver<'_, S> {
     async fn is_same_store(&mut self) -> Result<Compared, ReplicaError> {
         let Some(mut doubt) = self.comparison.doubt.clone() else { return Ok(Compared::Same) };
         if self.comparison.unread {
-            // Of an earlier run nothing is known but what is held.
+            // Of an earlier run only the held entries are known.
             let position = doubt.cursor.position();
-            let recent = self.ask("looking up what is held", move |storage| {
+            let recent = self.ask("looking up stored entries", move |storage| {
                 let mut newest = NewestHeld::up_to(position);
                 storage.for_each_key(&mut |key, held| newest.visit(key, held.version, held.created))?;
                 Ok(newest.into_recent())
@@ -257,17 +256,17 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         match course {
             Course::Other => return Ok(self.differs("the store is an older copy")),
             Course::Untold => {
-                return Ok(self.differs("nothing is left to tell whether the store is an older copy"));
+                return Ok(self.differs("no remembered entry is left for the comparison"));
             }
-            // What was written while the replica was away comes from the place on, and is no reason
-            // to read all.
+            // Updates that were written while the replica was away follow the place, and are no
+            // reason for a resync.
             Course::Unremembered | Course::Same => self.comparison.doubt = None,
         }
         Ok(Compared::Same)
     }
 
-    /// Lists the keys, and compares them with those that are held. With figures, and how many keys
-    /// were held at their position, the difference is known from then on.
+    /// Lists the keys, and compares them with the held ones. `figures`, with the number of keys
+    /// held at their position, make the difference known from then on.
     async fn list(
         &mut self,
         cursor: Option<WatchCursor>,
@@ -295,7 +294,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             }
             if page.len() == PAGE || is_last {
                 let keys = std::mem::take(&mut page);
-                let missing = self.ask("looking up what is held", move |storage| {
+                let missing = self.ask("looking up stored entries", move |storage| {
                     let held = storage.held(&keys)?;
                     let missing = keys.iter().zip(held).filter(|(_, held)| held.is_none());
                     Ok(missing.map(|(key, _)| key.clone()).take(MOST_SUSPECTS + 1).collect::<Vec<_>>())
@@ -308,7 +307,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             }
         }
         let listed = Arc::new(listed);
-        let gone = self.ask("looking up what is held", move |storage| {
+        let gone = self.ask("looking up stored entries", move |storage| {
             let mut gone = Vec::new();
             storage.for_each_key(&mut |key, _| {
                 if gone.len() <= MOST_SUSPECTS && !listed.contains(key) {
@@ -332,15 +331,15 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         }
         let keys = figures.as_ref().and_then(|(figures, _)| figures.keys);
         if let (Some((figures, held)), Some(keys)) = (figures, keys) {
-            // The others are tombstones, and what no watch delivers.
+            // The others are tombstones, and entries that no watch delivers.
             self.comparison.tally = Tally::resume(keys.checked_sub(held));
             self.comparison.agreed = Some(figures);
         }
         Ok(Compared::Same)
     }
 
-    /// Whether what is held of a key is neither what the leader has nor about to be superseded by
-    /// it.
+    /// Whether the held entry of a key differs from the leader's, and is not about to be superseded
+    /// by it.
     async fn differs_at(
         &self,
         key: &Key,
@@ -352,7 +351,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             Some(Err(error)) => return Ok(Some(Err(error))),
         };
         let asked = [key.clone()];
-        let held = self.ask("looking up what is held", move |storage| storage.held(&asked)).await?;
+        let held = self.ask("looking up stored entries", move |storage| storage.held(&asked)).await?;
         let Some(held) = held.map(|held| held.first().copied().flatten()) else { return Ok(None) };
         let position = cursor.map_or(0, |cursor| cursor.position());
         let is_coming = |number: u64| number > position;
@@ -371,11 +370,11 @@ impl<S: ReplicaStorage> Driver<'_, S> {
 
     fn failed(&self, error: &KvError) -> Compared {
         tracing::debug!(store = self.store.name(), %error, "a replica cannot be compared with its store for now");
-        // What is not allowed is not asked for every second.
+        // A request without permission is not repeated every second.
         if error.is_retryable() { Compared::Soon } else { Compared::Unknown }
     }
 
-    /// The moment of the next look after this result; none where there is no other.
+    /// The moment of the next look after this result; `None` if there is no other.
     pub(super) fn next_look(&self, compared: Compared) -> Option<Instant> {
         let pause = if compared == Compared::Soon { SOON } else { self.comparison.interval };
         // A moment that the clock cannot express never comes.

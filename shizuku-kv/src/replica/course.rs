@@ -74,11 +74,11 @@ impl Phase {
     }
 }
 
-/// Whether figures of the store agree with what a replica has, both of one position: `held` values, and at most so many
-/// tombstones beside them.
+/// Whether figures of the store agree with a replica at the same position: `held` values, and at
+/// most `tombstones` tombstones beside them.
 ///
-/// All keys that have an entry are among those that are held, those that are known to have a tombstone, and those that an
-/// unnamed tombstone stands for. So if there are as many, an entry of each is there.
+/// Every key with an entry is a held one, one that is known to have a tombstone, or one that an
+/// unnamed tombstone stands for. So if the numbers are equal, each of them has an entry.
 pub(crate) fn agrees(held: u64, tombstones: Option<u64>, keys: u64) -> bool {
     tombstones.and_then(|tombstones| held.checked_add(tombstones)) == Some(keys)
 }

@@ -231,14 +231,15 @@ impl<S: ReplicaStorage> Replica<S> {
         self
     }
 
-    /// Compares the replica with the store this often, 1 s at least; 60 s unless set. Each run also begins with a
-    /// comparison.
+    /// Sets the interval between comparisons with the store: at least 1 s; 60 s by default. Each
+    /// run also begins with a comparison.
     ///
-    /// It finds entries that left the store without a message: evicted because the store is full, expired without a marker,
-    /// purged by an operator or another client, or lost by a server that came back older. A comparison is one request for
-    /// the store's [figures](crate::StoreFigures). Only if they differ from what the replica has, the keys are listed. Only
-    /// if a key differs, the state is taken anew. After listings that found nothing the next one waits for up to 16
-    /// intervals.
+    /// A comparison finds entries that left the store without a message: evicted because the store
+    /// is full, expired without a marker, purged by an operator or another client, or lost by a
+    /// server that came back older. It is one request for the store's
+    /// [figures](crate::StoreFigures). The keys are listed only if the figures differ from the
+    /// replica's. The replica resyncs only if a key differs. After listings without a difference,
+    /// the next one waits for up to 16 intervals.
     pub fn compare_every(mut self, interval: Duration) -> Self {
         self.compare_every = interval;
         self
@@ -319,7 +320,7 @@ impl<S: ReplicaStorage> Replica<S> {
                 pulse.next(&**store.backend()).await;
             }
         };
-        // In the same future: what is not polled shows no sign of life.
+        // In the same future, so that a future that is not polled shows no sign of life.
         match select(pin!(run::run(self, apply)), pin!(beats)).await {
             Either::Left((end, _)) => end,
             Either::Right((never, _)) => never,

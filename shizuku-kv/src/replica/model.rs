@@ -82,8 +82,8 @@ const SCOPES: Scenario = Scenario {
     skips: true,
 };
 
-/// Entries leave the bucket without a message. Its watches leave no tombstone out of the state, as the contract has it for
-/// stores that count their keys.
+/// Entries leave the bucket without a message. Its watches leave no tombstone out of the state, as
+/// the contract has it for stores that count their keys.
 const VANISHES: Scenario = Scenario {
     name: "vanishes",
     budget: Budget { writes: 2, vanishes: 1, crashes: 1, ..NOTHING },
@@ -191,10 +191,10 @@ fn what_was_applied_and_not_kept_can_stay_where_no_tombstone_does() {
     }
 }
 
-/// A limit that is known, and why the contract forbids it: a tombstone that is counted and was not delivered can stand for a
-/// value that vanished.
+/// A known limit, and the reason why the contract forbids it: a counted but undelivered tombstone
+/// can stand for a value that vanished.
 #[test]
-fn vanished_value_can_be_missed_where_counted_tombstones_are_left_out() {
+fn counted_tombstone_not_delivered_hides_a_vanished_value() {
     let budget = Budget { writes: 2, vanishes: 2, ..NOTHING };
     let scenario = Scenario { skips: true, budget, ..VANISHES };
     let found = scenario.explore(PRODUCTION, Some(RIGHT));

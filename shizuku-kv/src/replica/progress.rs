@@ -57,8 +57,9 @@ impl ReplicaProgress {
 
 /// Tells how far a replica is, also while it runs. From [`Replica::monitor`](super::Replica::monitor); cheap to clone.
 ///
-/// What it tells is of the moment when it is asked: if the future of the run has not been polled for 5 seconds, because its
-/// runtime is blocked or the process was suspended or forked, the link is down.
+/// The result describes the moment of the call. The link is down if the future of the run has not
+/// been polled for 5 seconds, because its runtime is blocked or the process was suspended or
+/// forked.
 #[derive(Clone, Debug)]
 pub struct ReplicaMonitor {
     pub(super) progress: watch::Receiver<ReplicaProgress>,
@@ -90,7 +91,7 @@ impl ReplicaMonitor {
             if self.progress().is_current() {
                 return true;
             }
-            // Nothing tells of the end of a silence.
+            // No event marks the end of a silence.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -54,8 +54,8 @@ pub use reader::{RedbReader, RedbScan};
 /// # }
 /// ```
 ///
-/// No other program may remove, replace or truncate the file meanwhile. Each commit looks for that,
-/// and closing does too: it is a fatal error, which names the path.
+/// No other program may remove, replace or truncate the file meanwhile. Each commit and `close`
+/// check for that; it is a fatal error, which names the path.
 ///
 /// Dropping it closes the file; its readers then get errors. That can take as long as a commit.
 ///
@@ -75,9 +75,8 @@ pub struct RedbStorage {
 }
 
 impl RedbStorage {
-    /// Opens the file at this path, or makes it, where there is none or an empty one. The directory
-    /// has to be there. Links in the path are resolved once. An empty file keeps its owner and
-    /// mode.
+    /// Opens the file at this path, or creates it if it is missing or empty. The directory has to
+    /// exist. Links in the path are resolved once. An empty file keeps its owner and mode.
     ///
     /// It takes long where the last process that had the file open was killed: redb then reads all of it. The work is
     /// done in a thread for what blocks, so it has to be called in a tokio runtime. When the future is dropped the file

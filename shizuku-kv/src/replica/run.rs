@@ -97,7 +97,7 @@ pub(super) struct Driver<'a, S> {
     storage: &'a Arc<Mutex<S>>,
     limits: BatchConfig,
     pub(super) comparison: Comparison,
-    /// What happened while the replica was away is not known yet.
+    /// The changes while the replica was away are not known yet.
     is_unproven: bool,
     pub(super) tools: Tools,
     phase: Phase,
@@ -115,7 +115,7 @@ enum Left {
     Stopped,
     /// The watch has ended.
     Ended(KvError),
-    /// The state has to be taken anew.
+    /// The replica has to resync.
     Differs,
 }
 
@@ -180,7 +180,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
                     return Ok(());
                 }
             }
-            let Some(holds) = self.ask("looking up what is held", |storage| Ok(!storage.is_empty()?)).await?
+            let Some(holds) =
+                self.ask("looking up stored entries", |storage| Ok(!storage.is_empty()?)).await?
             else {
                 return Ok(());
             };
@@ -254,7 +255,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         self.compare_at.map(|at| Box::pin(sleep_until(at)))
     }
 
-    /// Takes note of a comparison, and when the next one is due.
+    /// Records a comparison, and when the next one is due.
     fn compared(&mut self, compared: Compared, collector: &mut Collector<'_>) {
         if compared == Compared::Waits {
             return;
@@ -433,8 +434,9 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         let goes_on;
         (apply, goes_on) = self.apply(last, cursor, true, apply).await?;
         if goes_on {
-            // A replica that goes on over an outage is compared when it would have been anyway. One that took the state looks
-            // at once, because the store may count what no watch delivers.
+            // A replica that resumes after an outage is compared at its usual time. After reading
+            // the state it is compared at once, because the store may count entries that no watch
+            // delivers.
             if self.phase != Phase::Following || self.is_unproven {
                 self.compare_at = Some(Instant::now());
                 collector.compare = self.compare_timer();
@@ -499,7 +501,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         (Work { updates, place, phase: self.phase, since }, kept)
     }
 
-    /// Takes note of a doubt whether the store is the same; an earlier one stays.
+    /// Records a doubt whether the store is the same; an earlier one stays.
     fn lost_touch(&mut self, collector: &mut Collector<'_>) {
         let doubt = collector.doubt.take();
         if self.comparison.doubt.is_none() {

@@ -142,7 +142,7 @@ impl Tools {
             match blocking(storage, move |storage: &mut S| storage.held(&asked)).await {
                 Ok(held) => break held,
                 Err(error) => {
-                    if !self.again("looking up what is held", error, &mut tries).await? {
+                    if !self.again("looking up stored entries", error, &mut tries).await? {
                         return Ok(None);
                     }
                 }

@@ -22,20 +22,20 @@ pub trait ReplicaStorage: Send + 'static {
     /// The place of the last commit; `None` where there was none, or where it was without a place.
     ///
     /// # Errors
-    /// What is in the way.
+    /// Returns the error of the storage.
     fn place(&self) -> Result<Option<ReplicaPlace>, StorageError>;
 
     /// Whether no key is held.
     ///
     /// # Errors
-    /// What is in the way.
+    /// Returns the error of the storage.
     fn is_empty(&self) -> Result<bool, StorageError>;
 
-    /// Number of keys that are held. Visits all of them unless it is implemented: implement it if the storage has the
-    /// number at hand, since a replica asks for it at each comparison with the store.
+    /// Number of held keys. The default visits all of them. Implement it if the storage knows the
+    /// number, because a replica requests it at each comparison with the store.
     ///
     /// # Errors
-    /// What is in the way.
+    /// Returns the error of the storage.
     fn len(&self) -> Result<u64, StorageError> {
         let mut keys = 0;
         self.for_each_key(&mut |_, _| keys += 1)?;
@@ -45,7 +45,7 @@ pub trait ReplicaStorage: Send + 'static {
     /// What is held of each of these keys, in their order.
     ///
     /// # Errors
-    /// What is in the way.
+    /// Returns the error of the storage.
     fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError>;
 
     /// Calls `visit` once for each key that is held, in any order.
@@ -62,7 +62,8 @@ pub trait ReplicaStorage: Send + 'static {
     /// moment, and [`place`](Self::place) is `None` until the next commit that has one.
     ///
     /// # Errors
-    /// What is in the way. Nothing has been taken then, so that the same call can be made again.
+    /// Returns the error of the storage. Nothing has been taken then, so that the same call can be
+    /// made again.
     fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError>;
 
     /// Ends what dropping the storage would do later or in the background; it is dropped next, and nothing else is called.
@@ -139,12 +140,12 @@ impl ReplicaPlace {
     /// The length of the byte form.
     pub const LEN: usize = WatchCursor::LEN + 16;
 
-    /// A place with what tells scopes apart, as a storage keeps both.
+    /// A place with its scope tag, as a storage persists both.
     pub(crate) fn new(cursor: WatchCursor, tag: [u8; 16]) -> Self {
         Self { cursor, tag }
     }
 
-    /// A place in a scope, with the number of tombstones that the store has in it up to there, if it is known.
+    /// A place in a scope, with the number of the store's tombstones up to there, if it is known.
     pub(crate) fn of(cursor: WatchCursor, scope: ScopeId, tombstones: Option<u64>) -> Self {
         let mut tag = [0; 16];
         let (first, second) = tag.split_at_mut(8);
@@ -163,14 +164,15 @@ impl ReplicaPlace {
         scope
     }
 
-    /// Number of tombstones that the store has in scope, up to the cursor; `None` if unknown. In places of earlier versions
-    /// any number stands here, with which no figures of a store agree.
+    /// Number of tombstones that the store has in scope, up to the cursor; `None` if unknown.
+    /// Places of earlier versions have an arbitrary number here, with which no figures of a store
+    /// agree.
     pub(crate) fn tombstones(&self) -> Option<u64> {
         let [_, _, _, _, _, _, _, _, number @ ..] = self.tag;
         Some(u64::from_be_bytes(number)).filter(|number| *number != UNKNOWN)
     }
 
-    /// The form in which a log keeps the scope and the number.
+    /// The form in which a log stores the scope and the number.
     pub(crate) fn tag(&self) -> [u8; 16] {
         self.tag
     }
@@ -197,7 +199,7 @@ impl ReplicaPlace {
     }
 }
 
-/// Stands for a number of tombstones that is unknown.
+/// Stands for an unknown number of tombstones.
 const UNKNOWN: u64 = u64::MAX;
 
 /// What stands for a scope in a place: another scope has another one, and the same one the same in every run.

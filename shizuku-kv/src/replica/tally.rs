@@ -1,25 +1,24 @@
-//! Counts the keys that have an entry in the store, as far as a replica can know: to be compared
+//! Counts the keys with an entry in the store, as far as a replica can know, to compare the number
 //! with the store's figures.
 
 use crate::store::{KeySet, KvOperation, KvUpdate};
 
 /// The tombstones in the store, beside the values that the storage holds. An upper bound: a
-/// tombstone may be forgotten, or be one of those that are not known by their keys and be written
-/// over.
+/// tombstone may have expired, or may be unknown by key and overwritten.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Number of tombstones that are known without their keys; `None` if unknown.
+    /// Number of tombstones known without their keys; `None` if unknown.
     unnamed: Option<u64>,
     named: KeySet,
 }
 
 impl Tally {
-    /// What a place says.
+    /// Starts from the number stored in a place.
     pub(super) fn resume(tombstones: Option<u64>) -> Self {
         Self { unnamed: tombstones, named: KeySet::default() }
     }
 
-    /// The state comes from its beginning, with its tombstones.
+    /// Starts at zero: the state is read from its beginning, with its tombstones.
     pub(super) fn afresh() -> Self {
         Self::resume(Some(0))
     }

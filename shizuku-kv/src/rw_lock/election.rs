@@ -26,7 +26,7 @@ use crate::store::{
 /// What stands before an election in the key of its record: a lock may have the same name.
 const PREFIX: &str = "rw_lock_leader.";
 
-/// How long a leader may be silent of whose session nothing was seen.
+/// Timeout for a leader whose session was never seen.
 const UNSEEN_LEASE: Duration = Duration::from_secs(60);
 
 /// An election, as one candidate sees it. A handle: cheap to make and to clone.
@@ -61,8 +61,8 @@ pub struct Leader {
     pub candidate: String,
     /// The number of its term, larger than those of all terms before.
     pub token: FencingToken,
-    /// When its term began, by the clock of the process that began it: the leader's, or that of the
-    /// one that made way. `None` in a record of an earlier version.
+    /// When its term began, by the clock of the process that granted it: the leader, or the process
+    /// that made way for it. `None` in a record of an earlier version.
     pub since: Option<SystemTime>,
 }
 
@@ -122,9 +122,9 @@ impl LeaderElection {
         Leadership { hold, candidate: Arc::clone(&self.candidate) }
     }
 
-    /// Who leads now; `None` if nobody does, or if the leader is [presumed
-    /// dead](super::LockClaim::presumed_dead).
-    /// [`inspect`](Self::inspect) shows the latter too.
+    /// Returns the current leader. Returns `None` if there is no leader, or if the leader is
+    /// [presumed dead](super::LockClaim::presumed_dead). [`inspect`](Self::inspect) shows the
+    /// latter too.
     ///
     /// Dropping the future is safe.
     ///
@@ -150,8 +150,8 @@ impl LeaderElection {
         self.lock.inspect().await
     }
 
-    /// Ends the term of whoever leads, who is told: as [`DistroRwLock::break_lock`] does, with the
-    /// token that it returns, and what it says of the writes of the broken leader.
+    /// Ends the term of the current leader, which is notified. The returned token and the writes of
+    /// the broken leader are as described for [`DistroRwLock::break_lock`].
     ///
     /// Dropping the future is safe: it may happen or not.
     ///
@@ -164,10 +164,10 @@ impl LeaderElection {
     /// Who leads, now and whenever that changes. Leaders that were replaced before they were asked for may be skipped,
     /// the newest one always arrives.
     ///
-    /// A term also ends, as `None`, once nothing was heard of the leader for its lease and an
-    /// eighth, counted on the monotonic clock of this process from when it saw the last renewal; or
-    /// once its session has ended. An observer that is cut off from the store hears nothing either.
-    /// A leader that is heard of again is delivered again.
+    /// A term also ends, as `None`, once the leader's session has ended or has not been renewed for
+    /// its lease and an eighth. The time is counted on the monotonic clock of this process from
+    /// when it saw the last renewal. An observer that is cut off from the store sees no renewals
+    /// either. A leader that renews again is delivered again.
     ///
     /// Dropping it at any time is safe.
     ///
@@ -245,11 +245,11 @@ impl Leadership {
     }
 }
 
-/// The leaders of an election, as they change. From [`LeaderElection::observe`]. It lives as long
-/// as the store does.
+/// Stream of the leaders of an election. From [`LeaderElection::observe`]. It lives as long as the
+/// store does.
 ///
 /// After [`DistroRwLockError::ForeignRecord`], a value that is not a record of this version, it
-/// goes on with the next value. It ends after any other error.
+/// continues with the next value. It ends after any other error.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Leaders(BoxStream<'static, Result<Option<Leader>, DistroRwLockError>>);
 
@@ -283,11 +283,11 @@ impl fmt::Debug for Leaders {
 struct Observing {
     election: LeaderElection,
     watch: Option<Watch>,
-    /// What the newest record says.
+    /// The term of the newest record.
     term: Option<Term>,
     /// Who was told of last.
     told: Option<Option<Leader>>,
-    /// What was said last of a value that is not a record.
+    /// The last reported reason for a value that is not a record.
     foreign: Option<String>,
     /// Whether the watch has delivered the record.
     begun: bool,
@@ -340,7 +340,7 @@ impl Observing {
                     }
                 }
                 Err(DistroRwLockError::ForeignRecord { key, reason }) => {
-                    // Who leads is not known, and said again when it is.
+                    // The leader is unknown, and is delivered again once it is known.
                     (self.term, self.told) = (None, None);
                     if self.foreign.as_ref() != Some(&reason) {
                         self.foreign = Some(reason.clone());
@@ -356,7 +356,7 @@ impl Observing {
         None
     }
 
-    /// Takes note of the newest record.
+    /// Records the newest record of the election.
     fn look(&mut self, entry: Option<&KvEntry>) -> Result<(), DistroRwLockError> {
         let lock = &self.election.lock;
         let record = lock.record_of(entry.filter(|entry| !entry.is_tombstone()))?;
@@ -374,7 +374,7 @@ impl Observing {
     }
 }
 
-/// Waits until what is known of a term changes; for ever where there is none.
+/// Waits until the known state of a term changes; for ever if there is no term.
 async fn of_term(term: &mut Option<Term>, store: &Store) {
     match term {
         Some(term) => term.change(store).await,
@@ -382,19 +382,19 @@ async fn of_term(term: &mut Option<Term>, store: &Store) {
     }
 }
 
-/// The term of a leader, and what is heard of its process.
+/// The term of a leader, and the renewals of its session.
 struct Term {
     leader: Leader,
     id: ClaimId,
     key: Key,
     watch: Following,
-    /// Whether the watch that was opened last has delivered the session.
+    /// Whether the last opened watch has delivered the session.
     is_delivered: bool,
-    /// Of the newest renewal that was seen, and when that was.
+    /// Version of the newest renewal that was seen, and its moment.
     version: Option<VersionToken>,
     seen: Instant,
     lease: Duration,
-    /// Nothing was heard of it for so long that its lease is over.
+    /// It has not renewed for so long that its lease is over.
     is_silent: bool,
     /// Its session has ended.
     is_gone: bool,
@@ -424,7 +424,7 @@ impl Term {
         (!self.is_silent && !self.is_gone).then(|| self.leader.clone())
     }
 
-    /// Waits until something is heard of the leader's process, or until nothing was for too long.
+    /// Waits until the leader's session changes, or until it was silent for too long.
     ///
     /// Dropping the future is safe.
     async fn change(&mut self, store: &Store) {
@@ -433,7 +433,7 @@ impl Term {
             biased;
             event = self.watch.next() => event,
             () = tokio::time::sleep_until(end), if !self.is_silent => {
-                // What has come while this process did not run may still be on its way here.
+                // Updates that arrived while this process did not run may still be in flight here.
                 let store = store.with_deadline((self.lease / 3).min(Deadline::DEFAULT));
                 if let Ok(Some(entry)) = store.leader_entry(&self.key).await {
                     self.take(&entry);

@@ -120,9 +120,9 @@ pub enum DistroRwLockError {
         resource: String,
     },
 
-    /// The value under the lock's key was written by something else, or by a later version in a
-    /// format that this one does not know, which `reason` names. It is left as it is: nothing is
-    /// acquired, and nothing rewritten.
+    /// The value under the lock's key was written by another program, or by a later version in a
+    /// format that this one does not know; `reason` names the cause. The value is left unchanged:
+    /// no lock is acquired, and no record is rewritten.
     #[error("key {key} holds no lock that this version knows: {reason}; nothing was changed")]
     #[non_exhaustive]
     ForeignRecord {

@@ -51,7 +51,7 @@ impl Hold {
     /// How it was lost; none while it is held. By the clocks of this machine, at this moment.
     pub(super) fn loss(&self) -> Option<LockLoss> {
         let broken = *self.broken.borrow();
-        // The session ends with the connection, and what it ends of is not known to it.
+        // The session ends with the connection, and does not know the cause.
         let closed = broken.filter(|loss| *loss == LockLoss::StoreGone);
         closed.or_else(|| self.session.loss()).or(broken).or_else(|| {
             // Whoever comes next takes what it left for nobody's.
@@ -132,11 +132,11 @@ macro_rules! guard {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         ///
-        /// Dropping it lets go in the background: the next in line has the resource a round trip later. Where the
-        /// store cannot be reached, or the runtime has ended, the lease ends it. A guard that is
-        /// dropped at the end of `main` is released for certain only if
+        /// Dropping it releases the lock in the background: the next waiter has the resource a
+        /// round trip later. If the store cannot be reached, or the runtime has ended, the lease
+        /// ends the lock. A guard that is dropped at the end of `main` is released for certain only if
         /// [`Connection::shutdown`](crate::Connection::shutdown) is awaited there.
-        /// [`release`](Self::release) says whether it was held up to the end.
+        /// [`release`](Self::release) returns whether it was held up to the end.
         #[derive(Debug)]
         #[must_use = "the lock is released as soon as its guard is dropped"]
         pub struct $name(pub(super) Hold);

@@ -12,20 +12,20 @@ use crate::store::Key;
 pub(super) struct Held(Mutex<HashMap<(Key, LockMode), Vec<Hold>>>);
 
 impl Held {
-    /// Adds a hold, and drops those of the same lock and mode that are lost: no release is owed for
-    /// them any more.
+    /// Adds a hold, and drops the lost ones of the same lock and mode, because they need no release
+    /// any more.
     pub(super) fn put(&self, key: &Key, mode: LockMode, hold: Hold) {
         let mut held = self.lock();
         let holds = held.entry((key.clone(), mode)).or_default();
         let lost: Vec<_> = holds.extract_if(.., |hold| hold.loss().is_some()).collect();
         holds.push(hold);
         drop(held);
-        // Each leaves its coordinator as it is dropped, which takes a lock of its own.
+        // Each leaves its coordinator when it is dropped, which acquires another lock.
         drop(lost);
     }
 
-    /// Removes the oldest hold that is not lost, otherwise the oldest: a lost one never keeps a
-    /// live one from being released.
+    /// Removes the oldest hold that is not lost, otherwise the oldest, so that a lost hold never
+    /// prevents the release of a live one.
     pub(super) fn take(&self, key: &Key, mode: LockMode) -> Option<Hold> {
         let mut held = self.lock();
         let place = (key.clone(), mode);

@@ -10,7 +10,7 @@ use super::record::{Claim, Grant, LockMode, LockRecord, SessionId};
 use super::session::{key_of, lease_of, sign_of};
 use crate::store::{FencingToken, Key, KvEntry, KvResult, Store};
 
-/// Number of sessions that the leader is asked for at a time.
+/// Maximum number of concurrent requests for sessions to the leader.
 const IN_FLIGHT: usize = 32;
 
 /// Who holds a resource and who waits for it. From [`DistroRwLock::inspect`](super::DistroRwLock::inspect).
@@ -34,7 +34,7 @@ pub struct LockGrant {
     pub claim: LockClaim,
     /// The number of the grant.
     pub token: FencingToken,
-    /// When it was granted, by the clock of the process that granted it: the holder, or the one
+    /// When it was granted, by the clock of the process that granted it: the holder, or the process
     /// that made way for it. `None` in a record of an earlier version.
     pub since: Option<SystemTime>,
 }
@@ -49,23 +49,23 @@ pub struct LockClaim {
     pub label: Option<String>,
     /// Of the process: the key `rw_lock_session.SESSION` is renewed as long as it lives.
     pub session: String,
-    /// How long it keeps what it has without a renewal
-    /// ([`LockOptions::lease`](super::LockOptions::lease)); `None` if its session has ended.
+    /// Its lease ([`LockOptions::lease`](super::LockOptions::lease)); `None` if its session has
+    /// ended.
     pub lease: Option<Duration>,
     /// When its session was renewed last, by the store's clock; `None` if its session has ended.
     pub renewed: Option<SystemTime>,
-    /// Whether its process seems to have died. The next process that waits for it makes sure, and
-    /// then evicts it.
+    /// Whether its process seems to have died. The next process that waits for it verifies that,
+    /// and then evicts it.
     ///
     /// It is true if its session has ended, or if the time between its last renewal and now is
-    /// longer than its lease and an eighth. Both times are the store's: when it took the renewal,
-    /// and what its clock says now. No clock of a client is involved. It is a presumption: the time
-    /// of a look decides nothing, a cluster's servers may have clocks that differ, and a holder
-    /// that is cut off may come back. It is false if the store does not tell the time.
+    /// longer than its lease and an eighth. Both are times of the store's clock: when it accepted
+    /// the renewal, and the present time. No clock of a client is involved. It is a presumption and
+    /// decides nothing: the clocks of a cluster's servers may differ, and a holder that is cut off
+    /// may come back. It is false if the store does not report its time.
     pub presumed_dead: bool,
 }
 
-/// What one look at the store says of the sessions in a record.
+/// The sessions in a record, as one read of the store returned them.
 #[derive(Debug, Default)]
 pub(super) struct Look {
     /// The store's clock.
@@ -92,7 +92,7 @@ impl Look {
                 doubtful.push((session, key));
             }
         }
-        // A replica that is behind would show an old renewal, or none.
+        // A replica that is behind would show an old renewal, or no renewal.
         let asked = stream::iter(doubtful)
             .map(|(session, key)| async move { KvResult::Ok((session, store.leader_entry(&key).await?)) })
             .buffer_unordered(IN_FLIGHT);

@@ -41,10 +41,10 @@ impl LockOptions {
         self
     }
 
-    /// How long `read` and `write` wait for their turn. If all sessions in their way may be dead by then, they go on until
-    /// these are found dead or alive, up to the lease and an eighth of the dead. It is the time for others: a lock
-    /// that is free is acquired however short the wait is, also if it is zero, as far as the store
-    /// answers within its own deadline.
+    /// Maximum time for which `read` and `write` wait for other holders. If all sessions before them
+    /// may be dead by then, they continue until these are found dead or alive, up to the lease and
+    /// an eighth of the dead. A free lock is acquired however short the wait is, even if it is zero,
+    /// provided that the store answers within its own deadline.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;

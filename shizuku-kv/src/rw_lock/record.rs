@@ -10,20 +10,20 @@ use serde_json::{Map, Value};
 
 use crate::store::{FencingToken, VersionToken};
 
-/// The format that is written. A record of another format is left alone.
+/// The format of written records. A record of another format is left unchanged.
 ///
-/// A version to come may add fields to a record, a grant or a claim: they survive what this version
-/// makes of the record. A field that changes who may acquire the lock needs another format, which
-/// this version neither acquires nor rewrites.
+/// A later version may add fields to a record, a grant or a claim; this version preserves them when
+/// it rewrites the record. A field that changes who may acquire the lock needs another format,
+/// which this version neither acquires nor rewrites.
 pub(super) const FORMAT: u32 = 1;
 
 /// Fields that this version does not know.
 pub(super) type Extra = Map<String, Value>;
 
-/// Number of bytes that granting a claim adds to a record, at most.
+/// Maximum number of bytes that granting a claim adds to a record.
 pub(super) const GRANT_ROOM: usize = r#","token":18446744073709551615,"since":18446744073709551615"#.len();
 
-/// Number of decimal digits in the largest number.
+/// Maximum number of decimal digits in a number.
 const DIGITS: usize = 20;
 
 /// The largest number that every reader of JSON takes as it is.
@@ -187,7 +187,7 @@ pub(super) struct Grant {
     pub(super) claim: Claim,
     pub(super) token: FencingToken,
     /// When it was granted, in milliseconds since 1970, by the clock of the process that wrote it;
-    /// for people. Records of earlier versions have none.
+    /// informational only. Absent in records of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<u64>,
 }
@@ -216,12 +216,12 @@ struct Stored<'a> {
 }
 
 impl LockRecord {
-    /// The record as it is written over the entry with the version `expected`.
+    /// The encoded record, to be written over the entry with the version `expected`.
     ///
-    /// Whatever follows without a new claim (renewals have a key of their own) is never longer, so
-    /// that a store that is full still takes it: there is room for the tokens of readers in line,
-    /// of whom many can be let in for one that leaves, and for numbers that grow. A writer that is
-    /// let in needs less room than what makes way for it.
+    /// A later record without a new claim (renewals have a key of their own) is never longer, so
+    /// that a full store still accepts it. It has room for the tokens of waiting readers, many of
+    /// which can be granted after one release, and for growing numbers. Granting a writer needs
+    /// less room than the released holders free.
     pub(super) fn to_bytes(&self, expected: Option<VersionToken>) -> Vec<u8> {
         let stored = Stored {
             shizuku_lock: FORMAT,
@@ -237,7 +237,7 @@ impl LockRecord {
         padded(bytes, length, expected)
     }
 
-    /// Notes when the grants after the token `fence` were made.
+    /// Records when the grants after the token `fence` were made.
     pub(super) fn stamp(&mut self, fence: u64, now: SystemTime) {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let since = u64::try_from(since).ok();
@@ -280,7 +280,7 @@ impl LockRecord {
         if !record.is_sound() {
             return wrong("it breaks the rules of a lock");
         }
-        // Fields of a grant mean nothing in a claim, and would be there twice once it is granted.
+        // Fields of a grant have no meaning in a claim, and would be duplicated once it is granted.
         for claim in &mut record.queue {
             claim.extra.retain(|name, _| name != "token" && name != "since");
         }
@@ -308,8 +308,8 @@ impl LockRecord {
     }
 }
 
-/// JSON with spaces behind it, up to a length that is the smaller the longer the version is that
-/// the write expects: the server counts that as well.
+/// JSON padded with spaces. The length is smaller for a longer expected version, because the server
+/// counts that as well.
 pub(super) fn padded(mut json: Vec<u8>, length: usize, expected: Option<VersionToken>) -> Vec<u8> {
     let version = expected.map_or(Some(0), |version| version.as_u64()).map_or(DIGITS, digits);
     json.resize(json.len().max(length + DIGITS - version), b' ');
@@ -347,7 +347,7 @@ mod tests {
         let bytes = record.to_bytes(None);
         assert!(String::from_utf8_lossy(&bytes).contains(r#""token":3,"since":1700000000123}"#));
         assert_eq!(LockRecord::from_bytes(&bytes), Ok(record.clone()));
-        // One that was granted before keeps its time, also one that has none.
+        // An earlier grant keeps its time, even if it has no time.
         record.stamp(0, UNIX_EPOCH);
         assert_eq!(record.holders[0].since, Some(1_700_000_000_123));
     }
@@ -374,8 +374,8 @@ mod tests {
         assert_eq!((again.holders[0].token.as_u64(), again.holders[0].since), (4, None));
     }
 
-    /// Whatever follows without a new claim: one leaves and readers are let in, the numbers become
-    /// longer.
+    /// Every transition without a new claim: a holder leaves and readers are granted, the numbers
+    /// become longer.
     #[test]
     fn a_record_never_grows_without_a_claim() {
         use super::super::transition::Change;

@@ -37,7 +37,7 @@ pub(super) enum Outcome {
     Busy,
     /// As many wait as can.
     Full,
-    /// Left, downgraded or evicted.
+    /// A holder left, was downgraded or evicted.
     Done,
     /// Broken: the token lies between those of the broken holders and those that follow.
     Broken(FencingToken),

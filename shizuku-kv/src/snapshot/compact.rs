@@ -39,8 +39,8 @@ pub(super) fn run(shared: &Shared) -> Result<Outcome, SnapshotError> {
     let path = Shared::beside(&shared.path, EXTENSION);
     let result = write(shared);
     if !matches!(result, Ok(Outcome::Done(_))) {
-        // Not there if it never was, and where only the directory could not be synced; if it cannot
-        // be removed now, it is when the log is opened or compacted the next time.
+        // Absent if it was never created, or if only the directory could not be synced. If it
+        // cannot be removed now, the next opening or compaction of the log removes it.
         let _ = remove_leftover(&*shared.disk, &path);
     }
     result
@@ -112,7 +112,7 @@ fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
     new.copy(&mut scan(Span::known(log.good, log.good_chain, log.end)), || true)?;
     new.sync()?;
     let error = |operation| move |source| SnapshotError::io(&shared.path, operation, source);
-    // Its own file and the log, and none that came to their names meanwhile.
+    // Renames its own file and the log only, not other files that took their names meanwhile.
     if let Some(what) = new.file.place(&path).change() {
         return Err(SnapshotError::Interfered { path, what });
     }
@@ -128,7 +128,8 @@ fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
     if let Err(source) = shared.disk.sync_dir(&shared.path) {
         return Err(log.poison("the sync of the directory", source));
     }
-    // Not earlier: a crash must not leave a file beside the log that looks like another log.
+    // Not earlier, because a crash must not leave a file beside the log that looks like another
+    // log.
     log.unmark();
     log.seal(new_good);
     Ok(Outcome::Done(live))

@@ -15,7 +15,7 @@ pub(super) enum Access {
     Read,
     /// An existing file, to be read and written.
     Write,
-    /// A new and empty file, to be read and written; an error if the path names anything.
+    /// A new and empty file, to be read and written. Fails if the path exists.
     Create,
 }
 
@@ -51,13 +51,14 @@ pub(super) trait DiskFile: Send + Sync {
     /// Returns once what was written is durable, and the length too.
     fn sync(&self) -> io::Result<()>;
 
-    /// Locks the file against all other writers until it is closed; false if another has locked it.
+    /// Locks the file against all other writers until it is closed. Returns false if another writer
+    /// has locked it.
     fn try_lock(&self) -> io::Result<bool>;
 
-    /// Looks whether the path still names this file.
+    /// Checks whether the path still names this file.
     fn place(&self, path: &Path) -> Place;
 
-    /// Takes over owner, group and mode of the file at `from`, as far as the system allows.
+    /// Copies owner, group and mode of the file at `from`, as far as the system allows.
     fn copy_access(&self, from: &Path) -> io::Result<()>;
 }
 
@@ -100,14 +101,14 @@ impl Disk for StdDisk {
         options.write(access != Access::Read);
         #[cfg(windows)]
         if access != Access::Read {
-            // Readable and renamable by others, and not writable: a lock would keep readers out
-            // there.
+            // Others can read and rename the file, but not write it, because a lock would exclude
+            // readers there.
             std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, 0x1 | 0x4);
         }
         if access != Access::Create {
             return Ok(Arc::new(local_file::open(path, &options)?));
         }
-        // Only its owner may read a new file.
+        // Only the owner may read a new file.
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         Ok(Arc::new(options.create_new(true).open(path)?))
@@ -200,8 +201,8 @@ impl DiskFile for File {
                 && fchown(self, Some(from.uid()), Some(from.gid())).is_err()
                 && fchown(self, None, Some(from.gid())).is_err()
             {
-                // Else the members of this process's group would get what those of the other group
-                // have.
+                // Otherwise the members of this process's group would get the permissions of the
+                // other group.
                 permissions.set_mode(permissions.mode() & !0o070);
             }
         }

@@ -18,13 +18,13 @@ pub enum SnapshotError {
         path: PathBuf,
     },
 
-    /// The path names something else: another file, a directory, a device, a link to nothing. It is
-    /// left as it is.
+    /// The path names another file, a directory, a device, or a link to a missing file. It is left
+    /// unchanged.
     #[error("{path:?} is not a snapshot: {what}; choose another path")]
     NotASnapshot {
         /// The file.
         path: PathBuf,
-        /// What it is instead.
+        /// The kind of file that it is instead.
         what: String,
     },
 
@@ -84,8 +84,8 @@ pub enum SnapshotError {
     },
 
     /// Another program removed, replaced, truncated or wrote to the file while a writer had it
-    /// open. The writer cannot be used any more, and checkpoints since then are lost. Log rotation
-    /// and cleaning of directories must leave the file alone.
+    /// open. The writer cannot be used any more, and later checkpoints are lost. Exclude the file
+    /// from log rotation and from the cleaning of directories.
     #[error(
         "snapshot {path:?} was {what} by another program while a writer had it open; keep other programs away from it, \
          restore or remove the file, and open it again"
@@ -93,7 +93,7 @@ pub enum SnapshotError {
     Interfered {
         /// The file.
         path: PathBuf,
-        /// What was done to it.
+        /// The change that was made to it.
         what: &'static str,
     },
 
@@ -144,7 +144,7 @@ impl SnapshotError {
         Self::Io { path: path.to_owned(), operation, offset: Some(offset), source: Arc::new(source) }
     }
 
-    /// Of a file that could not be opened.
+    /// An error for a file that could not be opened.
     pub(super) fn not_opened(path: &Path, source: io::Error) -> Self {
         match NotRegular::within(&source) {
             Some(found) => Self::not_a_snapshot(path, found),

@@ -11,8 +11,8 @@ pub(super) const FRAME_HEADER: usize = 16;
 
 /// The first byte is none of text, the last shows a transfer that changes line ends.
 pub(super) const MAGIC: [u8; 8] = *b"\x89SKVLOG\n";
-/// In the place of the magic number until the file has its name. No bit alone makes one of the
-/// other, and after a crash between the two each byte may be of either.
+/// Takes the place of the magic number until the file has its name. No single bit flip turns one
+/// into the other. After a crash between the two, each byte may be of either.
 pub(super) const MARK: [u8; 8] = *b"\x8aunfinis";
 /// The version of the format.
 pub(super) const VERSION: u8 = 1;
@@ -39,24 +39,24 @@ pub(super) struct FileHeader {
     pub(super) marked: bool,
 }
 
-/// Whether a file of this length that begins with `start` is what a crash left of creating a log:
-/// nothing is in it.
+/// Whether a file of this length that begins with `start` is the remainder of a log creation that
+/// crashed. Such a file has no content.
 pub(super) fn is_unfinished(start: &[u8], len: u64) -> bool {
     let has_mark = start.starts_with(&MARK) && len <= FILE_HEADER;
     has_mark || is_torn_mark(start, len)
 }
 
-/// Whether a file beside a log is what a crash left of a compaction.
+/// Whether a file beside a log is the remainder of a compaction that crashed.
 pub(super) fn is_leftover(start: &[u8], len: u64) -> bool {
     start.starts_with(&MARK) || is_torn_mark(start, len)
 }
 
-/// The mark is synced before anything follows it.
+/// The mark is synced before the rest is written.
 fn is_torn_mark(start: &[u8], len: u64) -> bool {
     len <= MARK.len() as u64 && start.iter().zip(MARK).all(|(byte, mark)| *byte == 0 || *byte == mark)
 }
 
-/// Whether a file begins as logs do, as far as `start` goes.
+/// Whether a file begins like a log, as far as `start` goes.
 pub(super) fn is_log(start: &[u8]) -> bool {
     let is_either = |(byte, (magic, mark)): (&u8, (u8, u8))| *byte == magic || *byte == mark;
     start.iter().zip(MAGIC.into_iter().zip(MARK)).all(is_either)
@@ -122,7 +122,7 @@ impl FileHeader {
         self.seals.into_iter().flatten().max().unwrap_or_default()
     }
 
-    /// Whether these bytes, the first of a file, are of the same file as this header.
+    /// Whether these first bytes of a file belong to the file of this header.
     pub(super) fn is_in(&self, bytes: &[u8; FILE_HEADER as usize]) -> bool {
         is_log(&bytes[..8]) && bytes[12..28] == self.id
     }

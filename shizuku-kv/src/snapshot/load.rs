@@ -32,11 +32,10 @@ const WAITING: usize = 4;
 /// for each key.
 ///
 /// # Errors
-/// [`SnapshotError::NotFound`] if there is no such file; [`SnapshotError::NotASnapshot`] if it is
-/// something else, a directory or a named pipe for instance; [`SnapshotError::UnknownVersion`] if
-/// another version of this library wrote it; [`SnapshotError::Damaged`] if what had reached the disk
-/// is no longer as it was, or no longer there; [`SnapshotError::Io`] if the system does not let it
-/// be read.
+/// Returns [`SnapshotError::NotFound`] if no such file exists; [`SnapshotError::NotASnapshot`] if
+/// it is not a log, but for instance a directory or a named pipe; [`SnapshotError::UnknownVersion`]
+/// if another version of this library wrote it; [`SnapshotError::Damaged`] if synced content has
+/// changed or is missing; [`SnapshotError::Io`] if the system cannot read it.
 pub fn load(path: impl AsRef<Path>) -> Result<Snapshot, SnapshotError> {
     let path = find(path.as_ref())?;
     let file = open_to_read(&StdDisk, &path)?;

@@ -36,7 +36,7 @@ pub(super) struct Log {
     pub(super) synced: u64,
     /// Up to here there was something when it was opened, of which it is not known whether it is on the disk.
     pub(super) found: u64,
-    /// Why nothing works any more.
+    /// The error that every operation returns from now on.
     poison: Option<SnapshotError>,
     /// Whether there is one, for those who do not want to wait for the log.
     pub(super) poisoned: Arc<AtomicBool>,
@@ -113,15 +113,14 @@ impl Log {
         self.poison.clone().map_or(Ok(()), Err)
     }
 
-    /// An error, from now on, if another program has touched the file: what is written would not be
-    /// found again, or would be read as damage, and renaming would take away what has come in its
-    /// place.
+    /// Fails from now on if another program has touched the file: written frames would be lost or
+    /// read as damage, and renaming would remove the file that took its place.
     pub(super) fn check_file(&mut self) -> Result<(), SnapshotError> {
         self.check()?;
         let mut header = [0; FILE_HEADER as usize];
         let len = self.file.len().map_err(|source| self.error("look at", source))?;
-        // Where a write went behind the end of a file that was truncated, the length is right, and
-        // zeros are before it.
+        // After a write behind the end of a truncated file the length is right, and zeros precede
+        // the write.
         let read = read_full(&*self.file, &mut header, 0).map_err(|source| self.error("look at", source))?;
         let is_cut = len < self.end || read < header.len() || !self.header.is_in(&header);
         let change = match self.file.place(&self.path).change() {
@@ -141,7 +140,7 @@ impl Log {
 
     fn poison_with(&mut self, error: SnapshotError) -> SnapshotError {
         self.poisoned.store(true, Ordering::Release);
-        // The first is what all others come from.
+        // The first error is the cause of all others.
         self.poison.get_or_insert(error).clone()
     }
 
@@ -191,8 +190,8 @@ impl Log {
         let _ = self.write_seal(self.header.next_seal(), len);
     }
 
-    /// Writes the magic number in the place of the mark, now that the file has its name. Logs are
-    /// read with either.
+    /// Writes the magic number over the mark, now that the file has its name. Logs can be read with
+    /// either.
     pub(super) fn unmark(&mut self) {
         if self.header.marked && write_full(&*self.file, &MAGIC, 0).is_ok() {
             self.header.marked = false;
@@ -223,9 +222,9 @@ pub(super) fn seal_frame(buffer: &mut [u8], kind: Kind, chain: u32) -> io::Resul
     Ok(chain)
 }
 
-/// Makes a log of an empty file, or of one that a crash left when it was made one. In three steps:
-/// after a crash between them the file is recognized, and one that begins with the magic number is
-/// whole.
+/// Turns an empty file, or the remainder of a creation that crashed, into a log. It takes three
+/// steps, so that the file is recognized after a crash between them, and a file that begins with
+/// the magic number is whole.
 pub(super) fn create(file: &dyn DiskFile, path: &Path) -> Result<FileHeader, SnapshotError> {
     let mut header = mark(file, path)?;
     write_header(file, path, &header)?;
@@ -245,11 +244,11 @@ pub(super) fn create_beside(
 ) -> Result<(Arc<dyn DiskFile>, FileHeader), SnapshotError> {
     let error = |operation| move |source| SnapshotError::io(path, operation, source);
     let file = disk.open(path, Access::Create).map_err(error("create"))?;
-    // Before it has the log's name, so that no other writer comes in between.
+    // Locked before it has the log's name, so that no other writer can lock it in between.
     if !file.try_lock().map_err(error("lock"))? {
         return Err(SnapshotError::Locked { path: path.to_owned() });
     }
-    // Before there is anything in it to be read.
+    // Before it has content that could be read.
     file.copy_access(log).map_err(error("set the permissions of"))?;
     let header = mark(&*file, path)?;
     write_header(&*file, path, &header)?;
@@ -271,8 +270,8 @@ fn write_header(file: &dyn DiskFile, path: &Path, header: &FileHeader) -> Result
         .map_err(|source| SnapshotError::io_at(path, "write", start as u64, source))
 }
 
-/// Removes what a crash left of a compaction. Anything else of that name is left alone, also the
-/// file of a writer that is at work.
+/// Removes the remainder of a compaction that crashed. Any other file of that name is left
+/// unchanged, including the file of a running writer.
 pub(super) fn remove_leftover(disk: &dyn Disk, path: &Path) -> Result<(), SnapshotError> {
     let error = |operation| move |source| SnapshotError::io(path, operation, source);
     let file = match disk.open(path, Access::Read) {

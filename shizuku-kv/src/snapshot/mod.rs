@@ -48,14 +48,14 @@
 //!
 //! # Making one
 //!
-//! A new log is a new file, or an empty one that was there: nothing is ever put in the place of a
-//! file that the library has not made. The mark is written and synced, then the rest of the header,
-//! then the magic number over the mark. So each step of it can be told from a file of something
-//! else, and a file that begins with the magic number was whole.
+//! A new log is a new file, or an existing empty one. The library never replaces a file that it has
+//! not created. The mark is written and synced, then the rest of the header, then the magic number
+//! over the mark. So each step can be distinguished from a foreign file, and a file that begins
+//! with the magic number was whole.
 //!
 //! A compaction writes a marked file beside the log, named as the log with `.compact` behind it,
 //! syncs it and gives it the log's name. Then the magic number is written over the mark. A marked
-//! file of the other name is what a crash left.
+//! file of the other name is the remainder of a crash.
 //!
 //! # Reading what a crash left
 //!
@@ -73,12 +73,12 @@
 //! # What it does not do
 //!
 //! One flipped bit before the larger seal is found, and so is a file that was cut off before it. A
-//! file that was replaced by an older copy of itself, or emptied, while no writer had it open is
-//! not.
+//! file that was emptied, or replaced by an older copy of itself, while no writer had it open is
+//! not found.
 //!
-//! What another program does to the file while a writer has it open is
-//! [`SnapshotError::Interfered`], at the next checkpoint or when it is closed: removing, replacing,
-//! truncating and extending it. Bytes that it changes amid the file are found when that is read.
+//! If another program removes, replaces, truncates or extends the file while a writer has it open,
+//! the next checkpoint or `close` returns [`SnapshotError::Interfered`]. Bytes that it changes amid
+//! the file are found when that part is read.
 
 mod compact;
 mod disk;

@@ -15,8 +15,8 @@ use super::small_in_tests;
 /// As much is read at a time, where a frame is not longer.
 const CHUNK: u64 = small_in_tests(1024 * 1024, 300) as u64;
 
-/// The header of a file, and how long the file was then; no header in an empty file, and in one
-/// that a crash left at its creation.
+/// Returns the header of a file, and its length at that moment. The header is `None` for an empty
+/// file, and for the remainder of a creation that crashed.
 pub(super) fn read_header(
     file: &dyn DiskFile,
     path: &Path,
@@ -25,10 +25,10 @@ pub(super) fn read_header(
     let mut bytes = [0; FILE_HEADER as usize];
     let (read, len) = loop {
         let read = read_full(file, &mut bytes, 0).map_err(io)?;
-        // After the header: what it calls synced is in this length then, also while a writer is at
-        // work.
+        // Read after the header, so that the length includes everything that the header calls
+        // synced, even while a writer is running.
         let len = file.len().map_err(io)?;
-        // A writer may have begun in between.
+        // A writer may have started in between.
         if read == bytes.len() || len < FILE_HEADER {
             break (read, len);
         }
@@ -52,8 +52,8 @@ pub(super) fn read_header(
     Ok((Some(header), len))
 }
 
-/// An error if the last whole checkpoint ends before what had reached the disk: seals are at ends
-/// of checkpoints.
+/// Fails if the last whole checkpoint ends before the synced length, because seals are at ends of
+/// checkpoints.
 pub(super) fn must_reach_seal(header: &FileHeader, good: u64, path: &Path) -> Result<(), SnapshotError> {
     match good < header.sealed() {
         true => {

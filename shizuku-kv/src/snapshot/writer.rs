@@ -20,8 +20,8 @@ use crate::store::{KvUpdate, WatchCursor};
 /// A checkpoint of more than this, in bytes, is written in parts as it grows.
 pub(super) const PART: usize = small_in_tests(1024 * 1024, 256);
 
-/// How often the log is opened again because another writer has replaced it between the opening and
-/// the lock.
+/// Maximum number of times that the log is reopened because another writer replaced it between the
+/// opening and the lock.
 const OPENINGS: usize = 16;
 
 /// Writes a snapshot log: updates as they come, and now and then a checkpoint, at which all of them count together with
@@ -31,13 +31,13 @@ const OPENINGS: usize = 16;
 /// [`spawn_blocking`](tokio::task::spawn_blocking) or a thread of its own.
 ///
 /// A file has one writer at a time, in all processes: the writer locks the file itself. No other
-/// program may rename, truncate, replace or remove it meanwhile, log rotation least of all. Each
-/// checkpoint and [`close`](Self::close) look for that: [`SnapshotError::Interfered`].
+/// program may rename, truncate, replace or remove it meanwhile, log rotation in particular. Each
+/// checkpoint and [`close`](Self::close) check for that, and return [`SnapshotError::Interfered`].
 ///
 /// Links in the path are resolved once, when it is opened. Compaction writes a file beside the log,
-/// whose name ends in `.compact`, and renames it. That file gets mode, group and owner of the log
-/// as far as the system allows; extended attributes and access lists are not copied, and further
-/// names (hard links) stay with the old file.
+/// whose name ends in `.compact`, and renames it. The new file gets mode, group and owner of the
+/// log as far as the system allows; extended attributes and access lists are not copied, and
+/// further names (hard links) stay with the old file.
 ///
 /// Dropping the writer forgets what was appended since the last checkpoint, stops a compaction that is under way, and
 /// with [`SyncPolicy::Interval`] waits for one last sync. [`close`](Self::close) does the same and tells of errors.
@@ -76,18 +76,19 @@ pub struct SnapshotWriter {
 }
 
 impl SnapshotWriter {
-    /// Opens the log, or creates it; gives what is in it too, since it has to be read anyway. The directory must be
-    /// there. An empty file becomes a log with its owner and mode as they are; a new one can be
-    /// read by its owner only.
+    /// Opens the log, or creates it. Also returns its content, because it has to be read anyway.
+    /// The directory must exist. An empty file becomes a log and keeps its owner and mode; only its
+    /// owner can read a new file.
     ///
     /// What a crash left behind the last checkpoint is cut off. The cursor is none where the log's scope tag is not
     /// the one of `options`. Unless the policy is [`SyncPolicy::Never`], what is returned is on the disk.
     ///
     /// # Errors
-    /// [`SnapshotError::Locked`] if there is another writer; [`SnapshotError::NotASnapshot`] if the
-    /// path names anything other than a log or an empty file, or is a link to nothing; those of
-    /// [`load`](super::load) for what is there. It is left as it is then. [`SnapshotError::Io`] if
-    /// the system refuses something.
+    /// Returns [`SnapshotError::Locked`] if there is another writer;
+    /// [`SnapshotError::NotASnapshot`] if the path names anything other than a log or an empty
+    /// file, or is a link to a missing file; the errors of [`load`](super::load) if an existing
+    /// file cannot be read. The file is left unchanged in these cases. Returns
+    /// [`SnapshotError::Io`] if the system rejects an operation.
     pub fn open(path: impl AsRef<Path>, options: SnapshotOptions) -> Result<(Self, Snapshot), SnapshotError> {
         let opened = Self::open_whatever_scope(path.as_ref(), options)?;
         Ok(of_scope(opened, options))
@@ -184,11 +185,11 @@ impl SnapshotWriter {
     /// being repaired. How durable it is when the call returns, the [`SyncPolicy`] says.
     ///
     /// # Errors
-    /// [`SnapshotError::Io`] if it cannot be written, for instance because the disk is full. The file is as it was, and
-    /// what was appended is kept for the next call, or to be [discarded](Self::discard).
-    /// [`SnapshotError::Interfered`] if another program touched the file.
-    /// [`SnapshotError::Poisoned`] if the sync failed, or earlier something after which the file's
-    /// state is not known.
+    /// [`SnapshotError::Io`] if it cannot be written, for instance because the disk is full. The
+    /// file is as it was, and the appended updates are kept for the next call, or to be
+    /// [discarded](Self::discard). Returns Returns [`SnapshotError::Interfered`] if another program
+    /// touched the file. Returns [`SnapshotError::Poisoned`] if the sync failed, or an earlier
+    /// operation after which the file's state is unknown.
     pub fn checkpoint(&mut self, cursor: Option<&WatchCursor>) -> Result<(), SnapshotError> {
         let ending = Ending { cursor: cursor.copied(), tag: self.options.scope_tag };
         let filled = self.buffer.len();
@@ -292,7 +293,7 @@ impl SnapshotWriter {
     /// stopped, and unless the policy is [`SyncPolicy::Never`] everything is on the disk when this returns.
     ///
     /// # Errors
-    /// [`SnapshotError::Poisoned`] if the last sync failed, or something before.
+    /// [`SnapshotError::Poisoned`] if the last sync failed, or something before. Returns
     /// [`SnapshotError::Interfered`] if another program touched the file.
     pub fn close(mut self) -> Result<(), SnapshotError> {
         self.closed = true;
@@ -413,8 +414,8 @@ fn due(threshold: u64, live: u64) -> u64 {
     threshold.max(live.saturating_mul(2))
 }
 
-/// Opens the file at the path, or creates it, and locks it. What is returned was the file of that
-/// name when it was locked.
+/// Opens the file at the path, or creates it, and locks it. The returned file had that name when it
+/// was locked.
 fn open_locked(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, SnapshotError> {
     let is = |kind| move |error: &io::Error| error.kind() == kind;
     for _ in 0..OPENINGS {
@@ -434,8 +435,8 @@ fn open_locked(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, Snapsh
         if !file.try_lock().map_err(|source| SnapshotError::io(path, "lock", source))? {
             break;
         }
-        // Another writer may have compacted the log, or been closed, since it was opened here: then
-        // this is the old file.
+        // Another writer may have compacted the log, or been closed, since it was opened here. In
+        // this case this is the old file.
         if file.place(path) == Place::Kept {
             return Ok(file);
         }

@@ -20,7 +20,7 @@ pub enum StorageType {
 #[non_exhaustive]
 pub enum ReadConsistency {
     /// Any replica may answer. In a cluster a read can miss a write that was acknowledged a moment
-    /// before, this client's own included; on a single server it does not. Mirrors of the store
+    /// before, this client's own included. On a single server it does not. Mirrors of the store
     /// never answer. On NATS the leader is asked before a single read reports a key as absent, so
     /// that such a read takes two requests.
     #[default]
@@ -95,28 +95,29 @@ impl StoreConfig {
         self
     }
 
-    /// The largest value, in bytes, at least 1. The default is the largest value that the backend
-    /// takes; `None` asks for that, and removes a limit with [`reconcile`](Self::reconcile).
+    /// Maximum size of a value in bytes, at least 1. The default is the largest value that the
+    /// backend accepts. `None` requests that, and removes a limit with
+    /// [`reconcile`](Self::reconcile).
     pub fn max_value_size(mut self, bytes: impl Into<Option<usize>>) -> Self {
         self.max_value_size = Some(bytes.into());
         self
     }
 
-    /// The most that the store may hold, in bytes as the backend counts them, at least 1; a write
-    /// beyond it is [`KvError::StoreFull`]. The default is no limit; `None` asks for that, and
-    /// removes a limit with [`reconcile`](Self::reconcile).
+    /// Maximum size of the store in bytes, as the backend counts them, at least 1. A write beyond
+    /// it is [`KvError::StoreFull`]. The default is no limit. `None` requests that, and removes a
+    /// limit with [`reconcile`](Self::reconcile).
     pub fn max_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.max_bytes = Some(bytes.into());
         self
     }
 
-    /// How long a value lives after it was written: at least 100 ms. The default is for ever;
-    /// `None` asks for that, and removes a maximum age with [`reconcile`](Self::reconcile).
+    /// Maximum age of a value, counted from its write: at least 100 ms. The default is for ever.
+    /// `None` requests that, and removes a maximum age with [`reconcile`](Self::reconcile).
     ///
     /// Where the backend can, expiry then leaves a tombstone and arrives at watches (see
     /// [`ConnectionCapabilities::expiry_events`](crate::ConnectionCapabilities::expiry_events)).
-    /// Such a store has no [fenced writes](crate::Store::fenced). Removing the age brings them
-    /// back; the tokens of entries that reached their age before that are forgotten.
+    /// Such a store has no [fenced writes](crate::Store::fenced). Removing the age restores them.
+    /// The tokens of entries that had expired before that are lost.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -249,7 +250,7 @@ impl StoreConfig {
                 });
             }
         }
-        /// As `compare`; a limit that `found` does not have is one that was not set.
+        /// Like `compare`, for limits. A limit that `found` lacks was not set.
         fn compare_limit<T: PartialEq + std::fmt::Debug>(
             out: &mut Vec<ConfigDifference>,
             field: &'static str,

@@ -17,12 +17,12 @@
 //! [`KvError::AlreadyExists`].
 //!
 //! **Fenced writes.** An entry keeps the fencing token of the write behind it, a tombstone too. A
-//! write with a token is [`KvError::Fenced`] where the key's newest entry has a larger one,
-//! whatever else may be in its way. A write without a token is never refused for one, and leaves an
-//! entry that has none. [`KvFenced::raise`] gives a token to an entry without a change of its value.
-//! Where a store may lose newest entries by themselves, because they age, it
-//! has no fenced writes; a tombstone with a token is never forgotten. If a store is given a maximum
-//! age later, a key without an entry proves nothing from then on, on open handles too.
+//! write with a token is [`KvError::Fenced`] if the key's newest entry has a larger one, whatever
+//! other error it might cause. A write without a token is never rejected because of one, and leaves
+//! an entry without a token. [`KvFenced::raise`] gives a token to an entry without a change of its
+//! value. A store that may lose newest entries by themselves, because they age, has no fenced
+//! writes. A tombstone with a token never expires. If a store is given a maximum age later, a key
+//! without an entry is no longer a proof, on open handles too.
 //!
 //! **Reads.** A read sees every write that was acknowledged before it began, as far as [`ReadConsistency`] says.
 //! Every key that lives throughout a scan appears in it exactly once.
@@ -30,41 +30,42 @@
 //! **Watches.** State first: the newest entry of every live key in scope (tombstones that are still
 //! held may come too), then [`KvUpdate::CaughtUp`], also on an empty scope, then live updates. Per
 //! key, versions never go back, nothing arrives twice, the last one always arrives; superseded ones
-//! may be skipped. A watch heals itself and ends only when it is dropped, when the store is gone
-//! ([`KvError::StoreNotFound`]), when it cannot go on without a gap ([`KvError::CursorExpired`]),
-//! or when its connection is shut down ([`KvError::Closed`]) or has lost its runtime
+//! may be skipped. A watch recovers by itself. It ends only if it is dropped, if the store is gone
+//! ([`KvError::StoreNotFound`]), if it cannot resume without a gap ([`KvError::CursorExpired`]), or
+//! if its connection is shut down ([`KvError::Closed`]) or has lost its runtime
 //! ([`KvError::NoRuntime`]). Memory is bounded: a slow reader slows the source. Deletion, purge and
 //! expiry arrive.
 //!
-//! **Cursors.** A cursor of another store, of an earlier incarnation of this one, or from before
-//! what the store still holds, or beyond its end, is [`KvError::CursorExpired`], never a silent
-//! skip. If settings that decide how long tombstones are held have changed since, the shortest
-//! counts. A cursor cannot know of tombstones that another client removes from a server by hand, or
-//! gives a time to live of its own.
+//! **Cursors.** A cursor is [`KvError::CursorExpired`], never a silent skip, if it is of another
+//! store or of an earlier incarnation of this one, if it precedes the oldest entry that the store
+//! still holds, or if it is beyond its end. If the settings for the lifetime of tombstones have
+//! changed since, the shortest lifetime counts. A cursor cannot account for tombstones that another
+//! client removes from a server by hand, or writes with a time to live of its own.
 //!
-//! **Settings.** They may change under an open handle. Each promise rests on the newest; a backend
-//! that does not have them at hand asks for them ([`KvStore::refresh`]). Every limit can be
+//! **Settings.** They may change under an open handle. Each promise relies on the newest ones; a
+//! backend that does not have them requests them ([`KvStore::refresh`]). Every limit can be
 //! removed. A time to live over the maximum age is [`KvError::InvalidConfig`], and so are times to
 //! live together with a history above 1.
 //!
-//! **Tombstones.** They are held for ever, or in a store whose values expire for a time, no longer
-//! than the maximum age. The end of a tombstone is no change: it does not arrive at a watch that
-//! delivered the tombstone, and brings no older value back, also if the backend's server is killed.
-//! Tombstones of fenced deletions, and of keys that begin with `rw_lock`, are never given an end.
-//! On NATS two kinds of tombstones can bring values back after an unclean stop of the server, and
-//! no client of this library writes them: those of a purge with a time to live, and those with a
-//! time to live in buckets without limit markers (nats-server #8505).
+//! **Tombstones.** They are held for ever or, in a store whose values expire, for a limited time,
+//! no longer than the maximum age. The end of a tombstone is not a change: it does not arrive at a
+//! watch that delivered the tombstone, and brings no older value back, even if the backend's server
+//! is killed. Tombstones of fenced deletions, and of keys that begin with `rw_lock`, are never
+//! given an end. On NATS two kinds of tombstones can bring values back after an unclean stop of the
+//! server, and no client of this library writes them: those of a purge with a time to live, and
+//! those with a time to live in buckets without limit markers (nats-server #8505).
 //!
-//! **Figures.** Entries may leave a store without a message: evicted, purged by an operator, lost by a server that came
-//! back older. [`KvReader::figures`] tells how many keys have an entry, so that a follower notices it.
+//! **Figures.** Entries may leave a store without a message: evicted, purged by an operator, lost
+//! by a server that came back older. [`KvReader::figures`] returns the number of keys with an
+//! entry, so that a follower notices it.
 //!
-//! **Deadlines.** Every operation ends by the [`Deadline`] that it is given. No single request
-//! spends more than a part of it: a request that may be repeated is, and a write without an
-//! acknowledgement is searched for.
+//! **Deadlines.** Every operation ends by its [`Deadline`]. No single request uses more than a part
+//! of it: a repeatable request is sent again, and a write without an acknowledgement is searched
+//! for.
 //!
 //! **Runtimes.** Every operation is awaited in a tokio runtime with its timer, and returns
 //! [`KvError::NoRuntime`] outside of one. A connection whose tasks ended with the runtime that
-//! opened it returns the same, for good.
+//! opened it returns the same error permanently.
 //!
 //! **Secrets.** No error, log line or `Debug` output contains a value or a credential.
 //!
@@ -129,17 +130,17 @@ pub trait Connection: Debug + Send + Sync {
     fn health(&self) -> BoxFuture<'_, KvResult<()>>;
 
     /// Ends the connection: releases the [locks](crate::rw_lock) that are held through its stores,
-    /// flushes what was written, then every operation answers [`KvError::Closed`]. Doing it twice
-    /// is not an error.
+    /// and flushes all writes. From then on every operation returns [`KvError::Closed`]. A second
+    /// call is not an error.
     ///
     /// Await it at the end of `main`: a guard that is dropped there releases its lock in a task
     /// that the end of the runtime can cut off, so that others wait for a whole lease and an eighth
-    /// more. Holders are told before their locks are released. A backend does it with
+    /// more. Holders are notified before their locks are released. A backend implements this with
     /// [`OpenStores`](crate::OpenStores).
     ///
     /// # Errors
-    /// If locks could not be released or the flush did not succeed within the connection's
-    /// deadline. The connection is closed all the same, unless this was called outside of a tokio
+    /// Returns an error if locks could not be released or the flush failed within the connection's
+    /// deadline. The connection is closed nevertheless, unless this was called outside of a tokio
     /// runtime ([`KvError::NoRuntime`]).
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>>;
 }
@@ -186,8 +187,8 @@ pub trait KvStore: KvReader + Debug {
     /// The largest value that can be written now, in bytes.
     fn max_value_size(&self) -> usize;
 
-    /// Looks at the store's settings, which other clients may have changed. The methods of this
-    /// trait answer by the newest from then on. A backend that has them at hand does nothing.
+    /// Refreshes the store's settings, which other clients may have changed. The methods of this
+    /// trait use the newest ones from then on. A backend that always has them does nothing.
     fn refresh(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
         let _ = deadline;
         Box::pin(std::future::ready(Ok(())))
@@ -231,12 +232,15 @@ pub trait KvReader: Send + Sync {
         self.entry(key, deadline)
     }
 
-    /// Figures of a scope, by which a follower notices that entries have left the store without a message: from the one
-    /// replica that decides writes, in a request whose cost does not depend on the values in scope.
+    /// Returns figures of a scope, by which a follower notices that entries have left the store
+    /// without a message. They come from the one replica that decides writes, in a request whose
+    /// cost does not depend on the values in scope.
     ///
-    /// A backend that counts its keys delivers every tombstone that it counts as part of the state of a watch.
+    /// A backend that counts its keys must deliver every counted tombstone in the initial state of
+    /// a watch.
     ///
-    /// A backend without them answers [`KvError::Unsupported`], which is the default: its followers list the keys.
+    /// A backend without figures returns [`KvError::Unsupported`], which is the default; its
+    /// followers list the keys.
     fn figures<'a>(
         &'a self,
         scope: &'a WatchScope,
@@ -247,8 +251,9 @@ pub trait KvReader: Send + Sync {
         Box::pin(std::future::ready(Err(KvError::Unsupported { operation: "figures", reason })))
     }
 
-    /// The store's clock at this moment, from the replica that decides writes: the clock by which
-    /// entries are [`created`](KvEntry::created). `None` if the backend cannot tell.
+    /// Returns the present time of the store's clock, from the replica that decides writes: the
+    /// clock by which entries are [`created`](KvEntry::created). Returns `None` if the backend does
+    /// not know it.
     fn time(&self, _deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
         Box::pin(std::future::ready(Ok(None)))
     }
@@ -419,11 +424,11 @@ pub trait KvFenced: Send + Sync {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>>;
 
-    /// Gives the key's newest entry a token without a change of the value: a value is written again
-    /// as it is, for a key that is absent a tombstone is written. If the entry has this token or a
-    /// newer one, nothing is written. Returns the token that the key has then.
+    /// Gives the key's newest entry a token without a change of the value. A value is written again
+    /// unchanged; an absent key gets a tombstone. If the entry has this token or a newer one, no
+    /// write happens. Returns the token that the key has then.
     ///
-    /// The look and the write are one step. A value with a time to live of its own is
+    /// The read and the write are atomic. A value with a time to live of its own is
     /// [`KvError::Unsupported`].
     fn raise<'a>(
         &'a self,

@@ -12,11 +12,11 @@ use super::KvError;
 /// another store, or from before the store was deleted and made again, is refused as
 /// [`KvError::CursorExpired`], never misread as a position in the new one.
 ///
-/// A store that lost what it had acknowledged, such as one that was restored from a copy, keeps its
-/// incarnation. Its positions go on with other changes. A cursor is refused if its position is
-/// beyond the store's end, or if the change at its position has another time. It is not refused if
-/// that change was superseded since: a cursor names no key that could be compared. A watch that
-/// runs compares the last key that it delivered too.
+/// A store that lost acknowledged writes, such as one that was restored from a copy, keeps its
+/// incarnation. Its positions continue with other changes. A cursor is rejected if its position is
+/// beyond the store's end, or if the change at its position has another time. It is not rejected if
+/// that change was superseded since, because a cursor names no key that could be compared. A
+/// running watch also compares the last key that it delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WatchCursor {
     incarnation: [u8; 16],

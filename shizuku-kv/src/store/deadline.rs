@@ -59,7 +59,7 @@ impl Deadline {
         self.at
     }
 
-    /// The same deadline for a part of the operation, which ends `limit` from now at the latest.
+    /// Returns the deadline for a part of the operation, which ends `limit` from now at the latest.
     #[cfg(feature = "nats")]
     pub(crate) fn at_most(self, limit: Duration) -> Self {
         Self { at: self.at.min(Self::after(limit).at), ..self }
@@ -75,8 +75,8 @@ impl Deadline {
         KvError::Timeout { operation, key: key.cloned(), limit: self.limit }
     }
 
-    /// Runs `future`, for as long as the deadline allows; then drops it and returns
-    /// [`KvError::Timeout`]. Outside of a tokio runtime, returns [`KvError::NoRuntime`].
+    /// Runs `future` until the deadline, then drops it and returns [`KvError::Timeout`]. Returns
+    /// [`KvError::NoRuntime`] outside of a tokio runtime.
     pub async fn bound<T>(
         &self,
         operation: &'static str,

@@ -150,7 +150,7 @@ pub enum KvError {
     /// The backend, the server's version or the store's configuration does not offer this.
     #[error("{operation} is not supported: {reason}")]
     Unsupported {
-        /// What was asked for.
+        /// The operation.
         operation: &'static str,
         /// Why it is not there, and how it would be.
         reason: String,
@@ -170,7 +170,7 @@ pub enum KvError {
     /// [`OutcomeUnknown`](Self::OutcomeUnknown) instead.
     #[error("{operation}{} did not end within {limit:?}", of_key(.key))]
     Timeout {
-        /// What was asked for.
+        /// The operation.
         operation: &'static str,
         /// The key, where it was about one.
         key: Option<Key>,
@@ -184,7 +184,7 @@ pub enum KvError {
         "it is not known whether {operation} of key {key} took effect: no acknowledgement came; read the key"
     )]
     OutcomeUnknown {
-        /// What was asked for.
+        /// The operation.
         operation: &'static str,
         /// The key.
         key: Key,
@@ -195,7 +195,7 @@ pub enum KvError {
     /// The server cannot be reached, or cannot serve the store at the moment. Nothing was written.
     #[error("{operation} failed: {reason}")]
     Unavailable {
-        /// What was asked for.
+        /// The operation.
         operation: &'static str,
         /// What is not available.
         reason: String,
@@ -206,7 +206,7 @@ pub enum KvError {
     /// The server refused the credentials, or they do not allow the operation.
     #[error("{operation} was refused: {reason}")]
     Unauthorized {
-        /// What was asked for.
+        /// The operation.
         operation: &'static str,
         /// What the server objects to; never the credentials.
         reason: String,
@@ -224,24 +224,24 @@ pub enum KvError {
     /// The connection was shut down by its owner.
     #[error("{operation}: the connection has been shut down")]
     Closed {
-        /// What was asked for.
+        /// The operation.
         operation: &'static str,
     },
 
     /// No tokio runtime drives the call: it was made outside of one, or the runtime that opened the
-    /// connection has ended, and with it the connection.
+    /// connection has ended together with the connection.
     #[error("{operation} failed: {reason}")]
     NoRuntime {
-        /// What was asked for.
+        /// The operation.
         operation: &'static str,
-        /// Which runtime is missing, and what to do.
+        /// The missing runtime, and the way out.
         reason: &'static str,
     },
 
     /// The server or the client library answered with something else. Nothing is known to have been written.
     #[error("{operation} failed: {reason}")]
     Backend {
-        /// What was asked for.
+        /// The operation.
         operation: &'static str,
         /// What was answered.
         reason: String,
@@ -256,7 +256,7 @@ pub enum KvError {
 pub struct ConfigDifference {
     /// The setting.
     pub field: &'static str,
-    /// What was asked for.
+    /// The operation.
     pub wanted: String,
     /// What the store has.
     pub found: String,
@@ -285,7 +285,7 @@ impl KvError {
         matches!(self, Self::Timeout { .. } | Self::Unavailable { .. })
     }
 
-    /// Whether the connection is over, so that nothing on it can ever succeed again.
+    /// Whether the connection is over, so that no operation on it can ever succeed again.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self, Self::Closed { .. } | Self::NoRuntime { .. })
     }

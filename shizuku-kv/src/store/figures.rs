@@ -1,9 +1,9 @@
 //! Figures of a store, by which followers notice that entries left it without a message.
 //!
-//! A watch tells what is written, deleted and expired. An eviction, an operator's purge, a server
-//! that came back older and some expiries remove entries without a message. So each follower
-//! compares what it knows with these figures now and then, and reads the store again if the
-//! difference has no other explanation (ADR 0048).
+//! A watch delivers writes, deletions and expiries. An eviction, an operator's purge, a server that
+//! came back older and some expiries remove entries without a message. So each follower compares
+//! its state with these figures periodically, and reads the store again if the difference has no
+//! other explanation (ADR 0048).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
@@ -19,13 +19,14 @@ use super::{
 pub struct StoreFigures {
     /// The store's incarnation, as in its cursors.
     pub incarnation: [u8; 16],
-    /// Position of the newest change in scope, also of one that the store holds no longer if the
-    /// scope is everything; 0 before the first. Nothing that [`keys`](Self::keys) counts is newer.
+    /// Position of the newest change in scope; 0 before the first. If the scope is everything, the
+    /// store need not hold that change any longer. No entry that [`keys`](Self::keys) counts is
+    /// newer.
     pub newest: u64,
     /// Time of that change by the store's clock, if it is known.
     pub newest_at: Option<SystemTime>,
-    /// Number of keys in scope that have an entry, tombstones included. `None` if no entry leaves
-    /// the store without a message to its watches: then no comparison is needed.
+    /// Number of keys in scope with an entry, tombstones included. `None` if every entry that
+    /// leaves the store is reported to its watches, so that no comparison is needed.
     pub keys: Option<u64>,
     /// Number of entries in scope, superseded ones included, if it is known.
     pub entries: Option<u64>,
@@ -34,13 +35,13 @@ pub struct StoreFigures {
 }
 
 impl StoreFigures {
-    /// Figures of a store whose watches are told of everything that leaves it; for authors of
+    /// Returns figures of a store that reports every leaving entry to its watches; for authors of
     /// backends.
     pub fn told(incarnation: [u8; 16], newest: u64) -> Self {
         Self { incarnation, newest, newest_at: None, keys: None, entries: None, reverts: false }
     }
 
-    /// Figures with the number of keys that have an entry; for authors of backends.
+    /// Returns figures with the number of keys with an entry; for authors of backends.
     pub fn counted(incarnation: [u8; 16], newest: u64, keys: u64) -> Self {
         Self { keys: Some(keys), ..Self::told(incarnation, newest) }
     }
@@ -49,13 +50,13 @@ impl StoreFigures {
 /// Interval between two comparisons of a follower with its store.
 pub(crate) const COMPARE_EVERY: Duration = Duration::from_secs(60);
 
-/// Number of deliveries that are remembered to recognize a server that came back older.
+/// Number of remembered deliveries, to recognize a server that came back older.
 const REMEMBERED: usize = 16;
 
-/// Maximum number of entries that a look behind a remembered delivery may bring.
+/// Maximum number of entries that are read again behind a remembered delivery.
 const MOST_REREAD: usize = 4096;
 
-/// A delivery, as far as it is compared.
+/// The compared parts of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Delivered {
     key: Key,
@@ -76,17 +77,17 @@ impl Delivered {
     }
 }
 
-/// The newest deliveries of a watch, one for each key, the oldest first. Without a gap: every key
-/// that was delivered after the oldest of them is among them.
+/// The newest deliveries of a watch, one for each key, the oldest first. They have no gap: every
+/// key that was delivered after the oldest of them is included.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recent {
     delivered: VecDeque<Delivered>,
-    /// Whether tombstones are missing, because only what is held was known.
+    /// Whether tombstones are missing, because only held values were known.
     lacks_tombstones: bool,
 }
 
 impl Recent {
-    /// Takes note of deliveries, in their order.
+    /// Records deliveries, in their order.
     pub(crate) fn extend(&mut self, updates: &[KvUpdate]) {
         let start = updates.len().saturating_sub(REMEMBERED + 1);
         if start > 0 {
@@ -113,7 +114,7 @@ impl Recent {
     }
 }
 
-/// Finds the newest of all values that are held up to a position.
+/// Finds the newest of all values held up to a position.
 #[derive(Debug)]
 pub(crate) struct NewestHeld {
     position: u64,
@@ -143,7 +144,7 @@ impl NewestHeld {
     }
 }
 
-/// A position up to which a follower was told everything, before it lost touch with the store.
+/// A position up to which a follower received every update, before it lost touch with the store.
 #[derive(Clone, Debug)]
 pub(crate) struct Doubt {
     pub(crate) cursor: WatchCursor,
@@ -154,23 +155,24 @@ pub(crate) struct Doubt {
 /// Outcome of [`Doubt::resolve`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Course {
-    /// The store still has what it had delivered.
+    /// The store still has its delivered updates.
     Same,
-    /// It has lost some of it, or took other changes at positions that the follower had passed.
+    /// It has lost some of them, or accepted other changes at positions that the follower had
+    /// passed.
     Other,
-    /// All of what is remembered has been written again, so that nothing is left to tell by.
+    /// All remembered keys have been overwritten, so that no proof is left.
     Untold,
-    /// The same, and what is remembered is from before this process: the store may have changed as
-    /// much meanwhile.
+    /// Like `Untold`, but the remembered deliveries are from before this process, and the store may
+    /// have changed as much meanwhile.
     Unremembered,
 }
 
 impl Doubt {
     /// Whether the store is the one that the follower knew, and not an older copy of it.
     ///
-    /// A copy lacks the end of the changes. So the deliveries are looked up from the newest on, at
-    /// the leader: the first that is still there shows that the store has all changes up to it.
-    /// What came behind it is read again.
+    /// A copy lacks the end of the changes. So the deliveries are looked up at the leader, from the
+    /// newest on. The first that still exists shows that the store has all changes up to it. Later
+    /// changes are read again.
     pub(crate) async fn resolve(&self, store: &Store, scope: &WatchScope) -> KvResult<Course> {
         let position = self.cursor.position();
         let is_later = |version: VersionToken| version.as_u64().is_some_and(|number| number > position);

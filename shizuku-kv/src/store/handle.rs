@@ -81,26 +81,27 @@ impl Store {
         self.backend.name()
     }
 
-    /// Looks at the store's settings. Another client may have changed them since they were last
-    /// seen: [`capabilities`](Self::capabilities), [`max_value_size`](Self::max_value_size),
-    /// [`ttl`](Self::ttl) and [`fenced`](Self::fenced) answer by the newest from then on.
+    /// Refreshes the store's settings, which another client may have changed.
+    /// [`capabilities`](Self::capabilities), [`max_value_size`](Self::max_value_size),
+    /// [`ttl`](Self::ttl) and [`fenced`](Self::fenced) use the newest ones from then on.
     ///
-    /// Operations do not need it: each looks by itself if a promise depends on it. Cancel safe.
+    /// Operations do not need it: each reads the settings itself if a promise depends on them.
+    /// Cancel safe.
     ///
     /// # Errors
-    /// [`KvError::StoreNotFound`], [`KvError::Timeout`], [`KvError::Unavailable`].
+    /// Returns [`KvError::StoreNotFound`] if the store is gone; [`KvError::Timeout`] and
+    /// [`KvError::Unavailable`] if the store does not answer.
     pub async fn refresh(&self) -> KvResult<()> {
         let deadline = self.deadline_of("refresh", None)?;
         deadline.bound("refresh", None, self.backend.refresh(deadline)).await
     }
 
-    /// The store's abilities, by the newest settings that are known: see
-    /// [`refresh`](Self::refresh).
+    /// The store's abilities, by the newest known settings: see [`refresh`](Self::refresh).
     pub fn capabilities(&self) -> ConnectionCapabilities {
         self.backend.capabilities()
     }
 
-    /// The largest value that can be written, in bytes, by the newest settings that are known.
+    /// Maximum size of a value in bytes, by the newest known settings.
     pub fn max_value_size(&self) -> usize {
         self.backend.max_value_size()
     }
@@ -117,9 +118,10 @@ impl Store {
         Self { deadline, ..self.clone() }
     }
 
-    /// The same store, whose live values, live maps and replicas compare themselves with it this often: 60 s unless set, 1 s
-    /// at least. They find entries that left the store without a message: evicted, purged by an operator, or lost by a server
-    /// that came back older.
+    /// Returns a handle with this interval between comparisons of its live values, live maps and
+    /// replicas with the store: 60 s by default, at least 1 s. A comparison finds entries that left
+    /// the store without a message: evicted, purged by an operator, or lost by a server that came
+    /// back older.
     #[must_use]
     pub fn with_comparison(&self, interval: Duration) -> Self {
         Self { compare_every: interval.max(Duration::from_secs(1)), ..self.clone() }
@@ -143,7 +145,8 @@ impl Store {
     /// The value of a key; `None` where it is absent: never written, deleted, purged or expired.
     ///
     /// # Errors
-    /// [`KvError::InvalidKey`], [`KvError::StoreNotFound`], [`KvError::Timeout`], [`KvError::Unavailable`].
+    /// [`KvError::InvalidKey`], Returns [`KvError::StoreNotFound`] if the store is gone;
+    /// [`KvError::Timeout`] and [`KvError::Unavailable`] if the store does not answer.
     pub async fn get(&self, key: impl IntoKey) -> KvResult<Option<KvEntry>> {
         Ok(self.read("get", key.into_key()?).await?.filter(|entry| !entry.is_tombstone()))
     }
@@ -162,13 +165,14 @@ impl Store {
         deadline.bound("entry", Some(key), self.backend.leader_entry(key, deadline)).await
     }
 
-    /// Figures of a scope, by which a follower notices that entries have left the store without a message.
+    /// Returns figures of a scope, by which a follower notices that entries have left the store
+    /// without a message.
     pub(crate) async fn figures(&self, scope: &WatchScope) -> KvResult<StoreFigures> {
         let deadline = self.deadline_of("figures", None)?;
         deadline.bound("figures", None, self.backend.figures(scope, deadline)).await
     }
 
-    /// The store's clock; `None` if the backend cannot tell.
+    /// Returns the time of the store's clock; `None` if the backend does not know it.
     pub(crate) async fn time(&self) -> KvResult<Option<SystemTime>> {
         let deadline = self.deadline_of("time", None)?;
         deadline.bound("time", None, self.backend.time(deadline)).await
@@ -246,10 +250,11 @@ impl Store {
     /// Stores a value, whatever was there, and returns the key's new version.
     ///
     /// # Errors
-    /// [`KvError::InvalidKey`] and [`KvError::ValueTooLarge`] before the value is sent;
-    /// [`KvError::Timeout`] and [`KvError::Unavailable`] when it did not happen;
-    /// [`KvError::OutcomeUnknown`] when that cannot be known; [`KvError::StoreFull`],
-    /// [`KvError::StoreNotFound`]; [`KvError::Unsupported`] on a read-only store.
+    /// Returns [`KvError::InvalidKey`] and [`KvError::ValueTooLarge`] before the value is sent;
+    /// [`KvError::Timeout`] and [`KvError::Unavailable`] if it was not written;
+    /// [`KvError::OutcomeUnknown`] if that cannot be known; [`KvError::StoreFull`] if the store has
+    /// no room; [`KvError::StoreNotFound`] if the store is gone; [`KvError::Unsupported`] on a
+    /// read-only store.
     pub async fn put(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<VersionToken> {
         let (key, value) = self.key_and_value(key, value).await?;
         let (writer, deadline) = self.writer("put", &key)?;
@@ -289,7 +294,7 @@ impl Store {
     /// The tombstone stays, so that watches and cursors learn of the deletion: for ever, or for an
     /// hour in a store with [`key_ttl`](crate::StoreConfig::key_ttl()) or
     /// [`max_age`](crate::StoreConfig::max_age()), and no longer than that age. Its end is not
-    /// delivered to watches, and brings nothing back.
+    /// delivered to watches, and brings no older value back.
     ///
     /// # Errors
     /// As for [`put`](Self::put).
@@ -316,8 +321,8 @@ impl Store {
 
     /// Deletes a key and what the store holds of its history, and returns the version of the tombstone.
     ///
-    /// In a store whose tombstones have an end and that has a history of 1, this is
-    /// [`delete`](Self::delete), and the tombstone is that of a deletion.
+    /// In a store with a history of 1 whose tombstones have an end, this is
+    /// [`delete`](Self::delete), and leaves the tombstone of a deletion.
     ///
     /// # Errors
     /// As for [`put`](Self::put).
@@ -378,7 +383,8 @@ impl Store {
     /// [`KvUpdate::CaughtUp`]: crate::KvUpdate::CaughtUp
     ///
     /// # Errors
-    /// [`KvError::Unsupported`], [`KvError::StoreNotFound`], [`KvError::Timeout`], [`KvError::Unavailable`].
+    /// [`KvError::Unsupported`], Returns [`KvError::StoreNotFound`] if the store is gone;
+    /// [`KvError::Timeout`] and [`KvError::Unavailable`] if the store does not answer.
     pub async fn watch(&self, scope: impl Into<WatchScope>) -> KvResult<Watch> {
         self.start_watch(scope.into(), None).await
     }
@@ -447,11 +453,11 @@ impl Store {
         self.fitting(key, value)
     }
 
-    /// Looks at the store's limit once more if a value is over it: another client may have raised
+    /// Refreshes the store's limit if a value exceeds it, because another client may have raised
     /// it.
     async fn learn_limit_for(&self, size: usize) {
         if size > self.backend.max_value_size() && !self.deadline.is_zero() {
-            // Without an answer, the limit that is known counts.
+            // Without an answer, the known limit counts.
             let _ = self.refresh().await;
         }
     }
@@ -503,8 +509,8 @@ impl Store {
     /// The deadline of an operation that begins now.
     ///
     /// # Errors
-    /// [`KvError::Timeout`] where there is no time at all, on every backend alike;
-    /// [`KvError::NoRuntime`].
+    /// Returns [`KvError::Timeout`] if the deadline is zero, on every backend alike, and
+    /// [`KvError::NoRuntime`] outside of a tokio runtime.
     pub(super) fn deadline_of(&self, operation: &'static str, key: Option<&Key>) -> KvResult<Deadline> {
         in_runtime(operation)?;
         let deadline = Deadline::after(self.deadline);

@@ -19,10 +19,11 @@ use super::{FencingToken, IntoKey, KvFenced, KvResult, Store, VersionToken};
 ///   There is no other memory: a token counts for its key only.
 /// - **Every writer of such a key must use fenced writes.** One without a token, from another handle or another client
 ///   of the same server, is never refused, and takes the token away: what an earlier holder writes then is accepted.
-/// - It is the first write of a new holder that refuses the earlier ones. What the holder has read before that may be
-///   overwritten until then: [`update`](Self::update) compares with what was read.
-///   [`raise`](Self::raise) makes a key reject the earlier ones at once, without a write of a new
-///   holder: after a lock was [broken](crate::rw_lock::DistroRwLock::break_lock), for example.
+/// - The first write of a new holder causes the rejection of the earlier ones. What the holder has
+///   read before that may be overwritten until then: [`update`](Self::update) compares with what
+///   was read. [`raise`](Self::raise) makes a key reject the earlier ones at once, without a write
+///   of a new holder: for example after a lock was
+///   [broken](crate::rw_lock::DistroRwLock::break_lock).
 /// - The operation is as atomic as a compare-and-swap. On NATS it is one, after a look at what is there, and is tried
 ///   again within the deadline where somebody wrote in between.
 ///
@@ -126,21 +127,22 @@ impl<'a> StoreFenced<'a> {
     /// smallest token that the key accepts now: `token`, or a newer one that it had already.
     ///
     /// For operators: raise the keys that a lock protects to the token that
-    /// [`break_lock`](crate::rw_lock::DistroRwLock::break_lock) returns, and the broken holder cannot write them any more,
-    /// also before the next holder has written.
+    /// [`break_lock`](crate::rw_lock::DistroRwLock::break_lock) returns. The broken holder cannot
+    /// write them any more, even before the next holder has written.
     ///
-    /// - If the key has this token or a newer one, nothing is written.
-    /// - Otherwise its value is written again, as it is. That is a write like any other: the key
-    ///   has a new version, watches deliver the value once more, and a history has one entry more,
+    /// - If the key has this token or a newer one, no write happens.
+    /// - Otherwise its value is written again, unchanged. That is a write like any other: the key
+    ///   has a new version, watches deliver the value once more, and a history has one more entry,
     ///   for which it may drop the oldest. A compare-and-swap with the version from before is
     ///   rejected. Headers that another client of the server has added to the message are not kept.
     /// - A key that is absent stays absent: it gets a tombstone with the token, which stays for
     ///   ever, and which watches deliver as a deletion.
-    /// - As after every fenced write, a write without a token takes the token away.
+    /// - As after every fenced write, a write without a token removes the token.
     ///
     /// # Errors
-    /// [`KvError::Unsupported`] for a value with a time to live of its own: the token would expire with it; otherwise as
-    /// for [`put`](Self::put), except [`KvError::Fenced`]. A store that is full may reject it.
+    /// Returns [`KvError::Unsupported`] if the value has a time to live of its own, because the
+    /// token would expire with it. Otherwise as for [`put`](Self::put), except [`KvError::Fenced`].
+    /// A full store may reject it.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

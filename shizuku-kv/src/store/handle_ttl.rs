@@ -10,7 +10,7 @@ use super::{IntoKey, KvError, KvResult, KvTtl, Store, VersionToken};
 /// Rejects a time to live that the store's maximum age would cut short.
 ///
 /// # Errors
-/// [`KvError::InvalidConfig`].
+/// Returns [`KvError::InvalidConfig`] if it would.
 pub(crate) fn check_ttl(ttl: Duration, max_age: Option<Duration>) -> KvResult<()> {
     match max_age {
         Some(age) if ttl > age => Err(KvError::InvalidConfig {
@@ -44,9 +44,10 @@ impl<'a> StoreTtl<'a> {
     /// As [`Store::put`], with a time to live.
     ///
     /// # Errors
-    /// [`KvError::InvalidConfig`] for a time to live below the [granularity](Self::granularity), or
-    /// above the store's [`max_age`](crate::StoreConfig::max_age()); [`KvError::Unsupported`] if
-    /// the store has lost its times to live since it was opened; else as for [`Store::put`].
+    /// Returns [`KvError::InvalidConfig`] if the time to live is below the
+    /// [granularity](Self::granularity), or above the store's
+    /// [`max_age`](crate::StoreConfig::max_age()); [`KvError::Unsupported`] if the store has lost
+    /// its times to live since it was opened; otherwise as for [`Store::put`].
     pub async fn put(
         &self,
         key: impl IntoKey,

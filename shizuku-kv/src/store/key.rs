@@ -26,11 +26,10 @@ use super::grammar::{self, KeyFault, KeyFaultKind};
 pub struct Key(Arc<str>);
 
 impl Key {
-    /// The prefix of all keys of locks, their sessions and elections.
+    /// Prefix of all keys of locks, their sessions and elections.
     const LOCKS: &str = "rw_lock";
 
-    /// Whether the key is one of a lock, a session or an election: its tombstone is never given an
-    /// end.
+    /// Whether the key belongs to a lock, a session or an election. Its tombstone never expires.
     pub(crate) fn is_of_locks(&self) -> bool {
         self.0.starts_with(Self::LOCKS)
     }

@@ -1,11 +1,10 @@
-//! A set of keys that is small.
+//! A compact set of keys.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
-/// A set of keys as hashes: 16 bytes for each, some 40 with the table's room. Two keys would have
-/// to be equal in both of two hashes, with keys made by chance for each set, to be taken for each
-/// other.
+/// A set of keys as hashes: 16 bytes for each, about 40 with the table's overhead. Two keys are
+/// confused only if they agree in both of two hashes, whose keys are random for each set.
 #[derive(Debug, Default)]
 pub(crate) struct KeySet {
     keys: HashSet<(u64, u64)>,

@@ -1,5 +1,4 @@
-//! The handles that a connection has given out, so that it can release what they hold before it
-//! ends.
+//! The handles that a connection has given out, so that it can release their locks before it ends.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError, Weak};
@@ -20,28 +19,27 @@ use super::{Deadline, KvResult, Store};
 pub struct OpenStores(Mutex<Vec<Weak<Shared>>>);
 
 impl OpenStores {
-    /// No handle.
+    /// Creates an empty list.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a handle; its clones count as one with it.
+    /// Adds a handle. Its clones count as the same handle.
     pub fn add(&self, store: &Store) {
         let mut stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         stores.retain(|store| store.strong_count() > 0);
         stores.push(std::sync::Arc::downgrade(&store.shared));
     }
 
-    /// Releases the locks that are held through the handles, and waits until their stores know.
-    /// Holders are told first: their guards are lost from then on, and later claims are
-    /// [`KvError::Closed`].
+    /// Releases the locks that are held through the handles, and waits until their stores have
+    /// acknowledged that. Holders are notified first: their guards are lost from then on, and later
+    /// claims are [`KvError::Closed`].
     ///
-    /// Dropping the future is safe: releasing goes on in the background, for as long as the stores
-    /// answer.
+    /// Cancel safe: the release continues in the background for as long as the stores answer.
     ///
     /// # Errors
-    /// Returns [`KvError::Timeout`] if a store did not answer by the deadline. Leases end what
-    /// could not be released.
+    /// Returns [`KvError::Timeout`] if a store did not answer by the deadline. Locks that could not
+    /// be released end with their leases.
     pub async fn close(&self, deadline: Deadline) -> KvResult<()> {
         let stores: Vec<_> = {
             let stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,16 +1,16 @@
-//! Signs of life of whatever follows a store: who asks how current a value is must not be told by
-//! tasks that do not run.
+//! Signs of life of the followers of a store: the state of a value must not be reported by a task
+//! that does not run.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::{Deadline, KvError, KvStore, Moment, WatchLink, WatchScope};
 
-/// Interval between two signs of life.
+/// Interval between signs of life.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Without a sign of life for this long, nothing runs: a blocked runtime, a suspended process, a
-/// forked child.
+/// Time without a sign of life after which the runtime counts as stopped: a blocked runtime, a
+/// suspended process, a forked child.
 const BOUND: Duration = Duration::from_secs(5);
 
 /// The last sign of life of one runtime, or of one future.
@@ -34,13 +34,13 @@ impl Pulse {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Moment::now();
     }
 
-    /// Since when nothing has run; none if something does.
+    /// Since when no task has run; `None` if tasks run.
     fn silent_since(&self) -> Option<SystemTime> {
         let last = self.last();
         (last.elapsed() > BOUND).then(|| last.wall())
     }
 
-    /// A link as it is at this moment: down if nothing runs that would hear of it.
+    /// Returns the present state of a link: down if no task runs that would notice a change.
     pub(crate) fn link(&self, link: &WatchLink) -> WatchLink {
         match self.silent_since() {
             Some(since) if link.is_up() => WatchLink::down(
@@ -53,7 +53,7 @@ impl Pulse {
     }
 
     /// Waits for the next sign of life, and gives it. After a silence the store has to answer
-    /// before: what was heard before that says nothing about now.
+    /// first, because earlier updates do not show the present state.
     pub(crate) async fn next(&self, store: &dyn KvStore) {
         tokio::time::sleep(BEAT).await;
         while self.silent_since().is_some() {

@@ -180,10 +180,10 @@ impl Watch {
     /// Dropping the future is safe: no update is lost.
     ///
     /// # Errors
-    /// [`KvError::StoreNotFound`] when the store is gone and [`KvError::CursorExpired`] when the
-    /// watch cannot go on without a gap end the watch, and so does any error that trying again
-    /// cannot mend. [`KvError::NoRuntime`] says that this was not awaited in a tokio runtime,
-    /// or, if nothing follows it, that the connection's runtime has ended.
+    /// Returns [`KvError::StoreNotFound`] if the store is gone and [`KvError::CursorExpired`] if
+    /// the watch cannot resume without a gap. Both end the watch, and so does any error that a
+    /// retry cannot resolve. Returns [`KvError::NoRuntime`] outside of a tokio runtime. If no item
+    /// follows it, the connection's runtime has ended.
     pub async fn next(&mut self) -> Option<Result<KvUpdate, KvError>> {
         StreamExt::next(self).await
     }

@@ -1,8 +1,8 @@
-//! Timers of futures that may be polled on another runtime than the one where they began, as
-//! streams are.
+//! Timers of futures that, like streams, may be polled on another runtime than the one on which
+//! they began.
 //!
-//! tokio's own timer belongs to one runtime. It panics once that has ended, and does not fire while
-//! that does not run.
+//! tokio's own timer belongs to one runtime. It panics once that runtime has ended, and does not
+//! fire while that runtime does not run.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -18,11 +18,10 @@ pub(crate) fn current_runtime() -> Option<Id> {
     Some(Handle::try_current().ok()?.id())
 }
 
-/// Waits until a moment, by the clock of whichever runtime polls it.
+/// Waits until a moment, by the clock of the runtime that polls it.
 pub(crate) async fn sleep_until(at: Instant) {
     let mut runtime = current_runtime();
-    // Without a share of the task's budget, or one that uses up its budget would never see its
-    // deadline.
+    // Unconstrained, because a task that uses up its budget would otherwise never see its deadline.
     let mut timer = pin!(tokio::task::unconstrained(tokio::time::sleep_until(at)));
     poll_fn(|context| {
         let here = current_runtime();
@@ -35,15 +34,15 @@ pub(crate) async fn sleep_until(at: Instant) {
     .await;
 }
 
-/// Waits for a span of time.
+/// Waits for a duration.
 #[cfg(any(test, feature = "nats"))]
 pub(crate) async fn sleep(span: Duration) {
     let now = Instant::now();
     sleep_until(now.checked_add(span).unwrap_or(now)).await;
 }
 
-/// The result of a future that is ready by a moment; none of another. A future that is ready at
-/// once costs no timer.
+/// Returns the result of a future that is ready by a moment, otherwise `None`. A future that is
+/// ready at once costs no timer.
 pub(crate) async fn timeout_at<T>(at: Instant, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut timer = pin!(None);
@@ -76,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_outlives_the_runtime_where_it_began() {
+    fn timer_outlives_its_first_runtime() {
         let span = Duration::from_millis(20);
         let mut sleep = Box::pin(sleep(span));
         let mut timeout = Box::pin(timeout_at(Instant::now() + span, std::future::pending::<()>()));

@@ -12,8 +12,8 @@ use crate::store::{KvEntry, KvOperation, VersionToken};
 
 /// A record with the version that its key has, to be compared when it is written back.
 ///
-/// It dereferences to the record, whose fields and methods are all it has: like those of `Rc`, its own functions are
-/// called by their path, so that none can hide one of the record's.
+/// Dereferences to the record, and has no fields or methods of its own. Its functions are called by
+/// their path, like those of `Rc`, so that none can hide a name of the record.
 ///
 #[cfg_attr(feature = "derive", doc = "```")]
 #[cfg_attr(not(feature = "derive"), doc = "```text")]
@@ -63,8 +63,9 @@ impl<T> TypedEntry<T> {
         this.version
     }
 
-    /// When the store accepted the write, by the store's clock. `None` for what
-    /// [`modify`](crate::KeyValueWrite::modify) has just written: the store does not tell.
+    /// When the store accepted the write, by the store's clock. `None` if
+    /// [`modify`](crate::KeyValueWrite::modify) has just written it, because the store does not
+    /// report the time.
     pub fn created(this: &Self) -> Option<SystemTime> {
         this.created
     }

@@ -29,15 +29,17 @@ pub enum KvReadError {
         source: DecodeError,
     },
 
-    /// The record belongs under another key: it says so itself, or its type has only one, and then nothing was sent.
+    /// The record belongs under another key, by its own key or because its type has only one. In
+    /// the latter case no request was sent.
     #[error("{type_name} cannot be under key {read_under}: its own key is {}", own_key(.own))]
     #[non_exhaustive]
     KeyMismatch {
         /// The record's type.
         type_name: &'static str,
-        /// The key that it was found under, or that was asked for.
+        /// The key under which it was found, or the requested key.
         read_under: Key,
-        /// The key that it has, cut to 80 characters; if that is not a key, "something that is no key".
+        /// The record's own key, cut to 80 characters; "something that is no key" if it is not a
+        /// key.
         own: String,
     },
 
@@ -65,7 +67,8 @@ pub enum KvReadError {
         key: Key,
     },
 
-    /// The key is not a key of the type: it was found in a scope, or asked for, and then nothing was sent.
+    /// The key is not a key of the type. It was found in a scope, or it was requested; in the
+    /// latter case no request was sent.
     #[error("key {key} is not a key of {type_name}: {reason}")]
     #[non_exhaustive]
     InvalidRecordKey {
@@ -139,8 +142,8 @@ pub enum KvWriteError {
         source: BrokenRule,
     },
 
-    /// The record belongs under another key than the one being modified, or its type has only one key and that is not
-    /// the one being modified, deleted or purged. Nothing was written.
+    /// The record belongs under another key than the modified one, or its type has only one key,
+    /// which is not the modified, deleted or purged one. Nothing was written.
     #[error("{type_name} cannot be under key {key}: its own key is {}", own_key(.own))]
     #[non_exhaustive]
     KeyMismatch {
@@ -148,11 +151,13 @@ pub enum KvWriteError {
         type_name: &'static str,
         /// The key that was being modified, deleted or purged.
         key: Key,
-        /// The key that the record has, cut to 80 characters; if that is not a key, "something that is no key".
+        /// The record's own key, cut to 80 characters; "something that is no key" if it is not a
+        /// key.
         own: String,
     },
 
-    /// The key is not a key of the type: no read, listing or watch would find a record under it. Nothing was sent.
+    /// The key is not a key of the type: no read, listing or watch would find a record under it.
+    /// Nothing was sent.
     #[error("key {key} is not a key of {type_name}: {reason}")]
     #[non_exhaustive]
     InvalidRecordKey {
@@ -160,7 +165,7 @@ pub enum KvWriteError {
         type_name: &'static str,
         /// The key.
         key: Key,
-        /// Why it is not one.
+        /// The reason why it is not one.
         reason: String,
     },
 
@@ -226,8 +231,9 @@ impl From<KvReadError> for KvWriteError {
 }
 
 impl KvWriteError {
-    /// Why a write rejects its key. What [`modify`](crate::KeyValueWrite::modify) finds in the store is
-    /// [`Read`](Self::Read) instead.
+    /// The error of a write that rejects its key. An error of
+    /// [`modify`](crate::KeyValueWrite::modify) for the stored record is [`Read`](Self::Read)
+    /// instead.
     pub(super) fn of_key(error: KvReadError) -> Self {
         match error {
             KvReadError::KeyMismatch { type_name, read_under: key, own } => {

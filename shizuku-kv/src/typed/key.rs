@@ -10,9 +10,10 @@ use crate::store::{Key, KvError, WatchScope};
 
 /// What can be a record's key: anything that prints and parses, and can be sent between threads.
 ///
-/// Never implemented by hand: every such type is one. What it prints is the store's key, which is checked before
-/// anything is sent. Parsing what was printed has to give an equal key: one that prints differently after that is
-/// rejected by every operation, because no listing and no watch could find its record again.
+/// Never implemented by hand: every such type is one. What it prints is the store's key, which is
+/// checked before anything is sent. Parsing the printed form has to return an equal key. Every
+/// operation rejects a key that prints differently after that, because no listing and no watch
+/// could find its record again.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a record's key",
     note = "a key implements `Display` and `FromStr` (with an error that implements `Display`), `Send` and `Sync`"
@@ -41,15 +42,16 @@ pub(crate) fn store_key(key: &impl Display) -> Result<Key, KvError> {
     }
 }
 
-/// The store's key of a key of a type, unless no record of the type can be under it. Asked before anything is sent.
+/// Returns the store's key for a key of a type, unless no record of the type can be under it.
+/// Called before any request is sent.
 pub(super) fn own_store_key<T: KeyValue>(key: &T::Key) -> Result<Key, KvReadError> {
     let key = store_key(key)?;
     check_own::<T>(&key)?;
     Ok(key)
 }
 
-/// Rejects a key under which no record of the type can be: one that is outside its scope, or prints differently once
-/// it was parsed.
+/// Rejects a key under which no record of the type can be: a key that is outside its scope, or
+/// prints differently after it was parsed.
 pub(super) fn check_own<T: KeyValue>(key: &Key) -> Result<(), KvReadError> {
     let invalid = |reason: &str| KvReadError::InvalidRecordKey {
         type_name: type_name::<T>(),
@@ -69,7 +71,7 @@ pub(super) fn check_own<T: KeyValue>(key: &Key) -> Result<(), KvReadError> {
     }
     match prints_as(&record_key::<T, T::Key>(key)?, key) {
         true => Ok(()),
-        false => Err(invalid("it is not printed as it is written")),
+        false => Err(invalid("it prints differently after it was parsed")),
     }
 }
 
@@ -78,7 +80,7 @@ pub(super) fn check_scope<T: KeyValue>(scope: &WatchScope) -> Result<(), KvReadE
     match scope {
         WatchScope::Key(key) => check_own::<T>(key),
         WatchScope::Keys(keys) => keys.iter().try_for_each(check_own::<T>),
-        // A key that is none of the type is an item of its own there.
+        // A key that is not of the type is an item of its own there.
         _ => Ok(()),
     }
 }

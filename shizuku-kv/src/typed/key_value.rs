@@ -121,7 +121,8 @@ pub trait KeyValue: Sized {
     /// type says otherwise. A derived template says what stands before its first placeholder: everything there has to
     /// be of this type (see [`KeyValueRead::list`]).
     ///
-    /// A record cannot be outside it: every operation rejects such a key before anything is sent.
+    /// A record cannot be outside it: every operation rejects such a key before any request is
+    /// sent.
     ///
     /// # Errors
     /// [`KvError::InvalidKey`] where the scope is a key that is none.
@@ -138,10 +139,10 @@ pub trait KeyValue: Sized {
         Ok(())
     }
 
-    /// How long a record lives after it was written, if not for ever. Every write of such a record gives it this time
-    /// to live, and is refused by a store that has none for single keys (see [`Store::ttl`]), or a longer
-    /// [shortest](crate::StoreTtl::granularity) one. The time is rounded up to what the store counts: both backends count
-    /// whole seconds.
+    /// How long a record lives after it was written, if not for ever. Every write of such a record
+    /// gives it this time to live, and is rejected by a store without times to live for single keys
+    /// (see [`Store::ttl`]), or a longer [shortest](crate::StoreTtl::granularity) one. The time is
+    /// rounded up to what the store counts: both backends count whole seconds.
     fn kv_ttl() -> Option<Duration> {
         None
     }
@@ -149,10 +150,11 @@ pub trait KeyValue: Sized {
     /// The record under a key; `None` where it is absent.
     ///
     /// # Errors
-    /// [`KvReadError::Decode`] where what is there does not decode; [`KvReadError::KeyMismatch`] where it belongs
-    /// under another key; [`KvReadError::Invalid`] where its type refuses it; [`KvReadError::Store`] for the errors of
-    /// [`Store::get`]. Before anything is sent, for a key under which no record of the type can be:
-    /// [`KvReadError::KeyMismatch`] for a type with one fixed key, else [`KvReadError::InvalidRecordKey`].
+    /// Returns [`KvReadError::Decode`] if the stored record does not decode;
+    /// [`KvReadError::KeyMismatch`] if it belongs under another key; [`KvReadError::Invalid`] if
+    /// its type rejects it; [`KvReadError::Store`] for the errors of [`Store::get`]. If no record
+    /// of the type can be under the key, returns [`KvReadError::KeyMismatch`] for a type with one
+    /// fixed key, otherwise [`KvReadError::InvalidRecordKey`], before any request is sent.
     fn read_from(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -170,10 +172,11 @@ pub trait KeyValue: Sized {
     /// Stores the record, whatever was there, and returns the version that it has now.
     ///
     /// # Errors
-    /// [`KvWriteError::Invalid`], [`KvWriteError::Encode`], and [`KvWriteError::InvalidRecordKey`] for a key under which
-    /// the record would not be found again, before anything is sent; [`KvWriteError::Store`] for the
-    /// errors of [`Store::put`], and [`KvError::Unsupported`] for a [time to live](Self::kv_ttl) that the store cannot
-    /// give.
+    /// Before any request is sent, returns [`KvWriteError::Invalid`] if the record breaks its rule,
+    /// [`KvWriteError::Encode`] if it has no byte form, and [`KvWriteError::InvalidRecordKey`] if
+    /// it would not be found again under its key. Otherwise returns [`KvWriteError::Store`] for the
+    /// errors of [`Store::put`], and [`KvError::Unsupported`] for a [time to live](Self::kv_ttl)
+    /// that the store cannot give.
     fn write_to_anyway(
         &self,
         store: &Store,
@@ -256,9 +259,9 @@ pub trait KeyValue: Sized {
     /// record succeeds.
     ///
     /// # Errors
-    /// [`KvWriteError::Store`] for the errors of [`Store::delete`]. Before anything is sent, for a key under which no
-    /// record of the type can be: [`KvWriteError::KeyMismatch`] for a type with one fixed key, else
-    /// [`KvWriteError::InvalidRecordKey`].
+    /// Returns [`KvWriteError::Store`] for the errors of [`Store::delete`]. If no record of the
+    /// type can be under the key, returns [`KvWriteError::KeyMismatch`] for a type with one fixed
+    /// key, otherwise [`KvWriteError::InvalidRecordKey`], before any request is sent.
     fn delete_anyway(
         store: &Store,
         key: impl Into<Self::Key>,

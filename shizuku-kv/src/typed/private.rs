@@ -176,12 +176,12 @@ where
     deserializer.deserialize_str(Text(PhantomData))
 }
 
-/// A type of which a derive sees one direction only: whether it has the other is for the compiler to say.
+/// A type of which a derive sees only one direction. The compiler decides whether it has the other.
 #[derive(Debug)]
 pub struct ReadBack<T>(PhantomData<T>);
 
 impl<T> ReadBack<T> {
-    /// Of a type.
+    /// The value for a type.
     pub const OF: Self = Self(PhantomData);
 }
 
@@ -197,7 +197,8 @@ impl<T: ByteDeserialize> Reads<T> for ReadBack<T> {
     }
 }
 
-/// Any other type. A method behind one more reference is only looked for if there is none before.
+/// Any other type. The compiler considers a method behind one more reference only if there is no
+/// other.
 pub trait ReadsNothing<T> {
     #[doc(hidden)]
     fn __read(&self, bytes: &Bytes) -> Option<Result<T, DecodeError>>;

@@ -69,9 +69,9 @@ pub trait KeyValueRead: KeyValue {
     /// many as the store keeps versions.
     ///
     /// # Errors
-    /// [`KvReadError::KeyMismatch`] and [`KvReadError::InvalidRecordKey`] for a key that is not one of the type, before
-    /// anything is sent; [`KvReadError::Store`] where the store does not answer. A version that does not decode is an
-    /// error in its place.
+    /// Returns [`KvReadError::KeyMismatch`] or [`KvReadError::InvalidRecordKey`] if the key is not
+    /// one of the type, before any request is sent; [`KvReadError::Store`] if the store does not
+    /// answer. A version that does not decode is an error in its place.
     fn history_read_from(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -89,8 +89,9 @@ pub trait KeyValueRead: KeyValue {
     /// Watches the record under a key: what it is now, then [`TypedUpdate::CaughtUp`], then every change.
     ///
     /// # Errors
-    /// [`KvReadError::KeyMismatch`] and [`KvReadError::InvalidRecordKey`] for a key that is not one of the type, before
-    /// anything is sent; [`KvReadError::Store`] for the errors of [`Store::watch`].
+    /// Returns [`KvReadError::KeyMismatch`] or [`KvReadError::InvalidRecordKey`] if the key is not
+    /// one of the type, before any request is sent; [`KvReadError::Store`] for the errors of
+    /// [`Store::watch`].
     fn watch(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -120,7 +121,7 @@ pub trait KeyValueRead: KeyValue {
     /// error item.
     ///
     /// # Errors
-    /// As for [`watch`](Self::watch), also for a scope that names a key.
+    /// As for [`watch`](Self::watch), also if a scope names a key.
     fn watch_scope(
         store: &Store,
         scope: impl Into<WatchScope>,
@@ -169,8 +170,9 @@ pub trait KeyValueRead: KeyValue {
         TypedScan::new(Self::kv_scope().map(|scope| store.scan(scope)).map_err(KvReadError::from))
     }
 
-    /// The records in a scope; see [`Store::scan`]. Everything in the scope has to be of this type: a key that is none
-    /// of it is an error item. If the scope names such a key, that is the only item, and nothing is sent.
+    /// The records in a scope; see [`Store::scan`]. Everything in the scope has to be of this type:
+    /// a key of another type is an error item. If the scope names such a key, that is the only
+    /// item, and no request is sent.
     fn list_scope(store: &Store, scope: impl Into<WatchScope>) -> TypedScan<Self>
     where
         Self::Value: ByteDeserialize,
@@ -185,9 +187,9 @@ pub trait KeyValueRead: KeyValue {
     /// Dropping the future leaves nothing behind.
     ///
     /// # Errors
-    /// When the deadline has passed: [`KvReadError::Absent`], or why what is there was refused
-    /// ([`KvReadError::Decode`], [`KvReadError::Invalid`], [`KvReadError::KeyMismatch`]). At once, as for
-    /// [`watch`](Self::watch).
+    /// Returns [`KvReadError::Absent`] if the deadline has passed, or the reason if the stored
+    /// record was rejected ([`KvReadError::Decode`], [`KvReadError::Invalid`],
+    /// [`KvReadError::KeyMismatch`]). Returns the errors of [`watch`](Self::watch) immediately.
     fn live_at(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -205,9 +207,9 @@ pub trait KeyValueRead: KeyValue {
     /// already: that, and the connection before it, need the backend to be there.
     ///
     /// # Errors
-    /// If no value will ever come: [`KvReadError::KeyMismatch`] and [`KvReadError::InvalidRecordKey`] for a key that is
-    /// not one of the type; [`KvReadError::Store`] for what is not a key, a store that cannot be watched, and a closed
-    /// connection.
+    /// Returns an error if no value will ever come: [`KvReadError::KeyMismatch`] or
+    /// [`KvReadError::InvalidRecordKey`] if the key is not one of the type; [`KvReadError::Store`]
+    /// if it is not a key at all, if the store cannot be watched, or if the connection is closed.
     fn live_at_or(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -225,8 +227,9 @@ pub trait KeyValueRead: KeyValue {
     /// longer. It becomes `None` again when the record is deleted.
     ///
     /// # Errors
-    /// Why what is there was refused ([`KvReadError::Decode`], [`KvReadError::Invalid`],
-    /// [`KvReadError::KeyMismatch`]); else as for [`watch`](Self::watch).
+    /// Returns the reason if the stored record was rejected ([`KvReadError::Decode`],
+    /// [`KvReadError::Invalid`], [`KvReadError::KeyMismatch`]); otherwise as for
+    /// [`watch`](Self::watch).
     fn live_at_optional(
         store: &Store,
         key: impl Into<Self::Key>,
@@ -264,7 +267,8 @@ pub trait KeyValueRead: KeyValue {
     /// As [`live_map`](Self::live_map), with the records in a scope. Everything in the scope has to be of this type.
     ///
     /// # Errors
-    /// As for [`live_map`](Self::live_map), and as for [`watch`](Self::watch) for a scope that names a key.
+    /// As for [`live_map`](Self::live_map), and as for [`watch`](Self::watch) if the scope names a
+    /// key.
     fn live_map_scope(
         store: &Store,
         scope: impl Into<WatchScope>,
@@ -291,7 +295,7 @@ where
 {
     let key: T::Key = typed_key::<T>(&entry.key)?;
     Ok(if entry.is_tombstone() {
-        // It has no value that could say so.
+        // A tombstone has no value that could contain its key.
         check_own::<T>(&entry.key)?;
         TypedUpdate::Delete {
             key,

@@ -1,9 +1,9 @@
-//! Whether a record is read back as it was written.
+//! The check that a record is read back as it was written.
 //!
-//! A type can be written in a way that its reader takes for another value: serde's attributes, two
-//! codecs on one type, or a codec by hand can make the two directions disagree. No error says
-//! so, because the stored bytes decode. So the record is written, read and written again: a
-//! difference shows in the second form.
+//! Serde attributes, two codecs on one type, or a codec by hand can make the two directions
+//! disagree, so that the reader takes a record for another value. No error reports this, because
+//! the stored bytes decode. So the record is written, read and written again: a difference shows in
+//! the second form.
 
 use bytes::Bytes;
 
@@ -14,15 +14,15 @@ use super::{ByteDeserialize, ByteSerialize, DecodeError, EncodeError, KeyValue, 
 use crate::store::Key;
 
 /// Writes a record, reads it and writes it again, without a store, and returns the record that was
-/// read. For tests of one's own types; [`assert_round_trip`] is the same as an assertion.
+/// read. For tests of your own types; [`assert_round_trip`] is the same as an assertion.
 ///
 /// Debug builds do this before each write of a record whose codec is derived in both directions,
 /// unless its type is generic. Release builds do not.
 ///
-/// Both forms have to have the same bytes, in any order, because a `HashMap` is written in any
-/// order. A record that is written differently each time, such as an encrypted one, only has to be
-/// readable and to keep its key. Two values with the same bytes cannot be told apart: to find
-/// those, compare what is returned with the record.
+/// Both forms must have the same bytes, in any order, because a `HashMap` is written in any order.
+/// A record that is written differently each time, such as an encrypted one, must only be readable
+/// and keep its key. Two values with the same bytes cannot be distinguished: to find those, compare
+/// the returned record with the original.
 ///
 #[cfg_attr(feature = "derive", doc = "```")]
 #[cfg_attr(not(feature = "derive"), doc = "```text")]
@@ -43,8 +43,8 @@ use crate::store::Key;
 /// ```
 ///
 /// # Errors
-/// [`KvWriteError::Encode`] if the record has no byte form, or would be read back as another one; else as for
-/// [`KeyValue::write_to_anyway`], before anything is sent.
+/// Returns [`KvWriteError::Encode`] if the record has no byte form, or would be read back as
+/// another one; otherwise as for [`KeyValue::write_to_anyway`], before any request is sent.
 pub fn round_trip<T>(record: &T) -> Result<T, KvWriteError>
 where
     T: KeyValue<Value: ByteSerialize + ByteDeserialize>,
@@ -56,8 +56,7 @@ where
 /// Asserts that a record is read back as it was written, as far as [`round_trip`] can tell. For
 /// tests.
 ///
-/// It panics if the record is not. The message names type, key and reason, and nothing of the
-/// value.
+/// Panics if the record is not. The message names type, key and reason, but no part of the value.
 #[track_caller]
 pub fn assert_round_trip<T>(record: &T)
 where
@@ -79,7 +78,7 @@ where
     }
 }
 
-/// The record that the bytes of another one are read as, if it is the same.
+/// Reads the bytes of a record. Returns the result if it is the same record.
 fn read_back<T>(
     record: &T,
     key: &Key,
@@ -104,7 +103,7 @@ where
     read.kv_validate().map_err(|rule| changed(&format!("it would break its rule {rule}")))?;
     let again = read.kv_value().to_bytes().map_err(|error| changed(&error.to_string()))?;
     if !is_reordered(bytes, &again) {
-        // Where not even the same value is written twice alike, the bytes say nothing.
+        // If even the same value has other bytes when it is written twice, the bytes prove nothing.
         let repeated = record.kv_value().to_bytes().map_err(|error| changed(&error.to_string()))?;
         if is_reordered(bytes, &repeated) {
             return Err(changed("written again, it has other bytes"));
@@ -113,8 +112,8 @@ where
     Ok(read)
 }
 
-/// Whether two byte strings have the same bytes, in any order: the elements of a map or a set come
-/// in any, and the bytes of each do not depend on its place.
+/// Whether two byte strings have the same bytes, in any order. The elements of a map or a set have
+/// any order, and the bytes of each do not depend on its position.
 fn is_reordered(one: &[u8], other: &[u8]) -> bool {
     fn counts(bytes: &[u8]) -> [usize; 256] {
         let mut counts = [0; 256];

@@ -19,7 +19,7 @@ use crate::store::{KvEntry, KvStream};
 /// of the store is the last item. Dropping the stream at any time frees everything, on the server too.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct TypedScan<T> {
-    /// Or why nothing is listed, which is told once.
+    /// The reason why the scan lists no record, which is returned once.
     entries: Result<KvStream<KvEntry>, Option<KvReadError>>,
     records: PhantomData<fn() -> T>,
 }

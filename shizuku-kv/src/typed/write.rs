@@ -116,11 +116,13 @@ pub trait KeyValueWrite: KeyValue {
     /// ```
     ///
     /// # Errors
-    /// [`KvWriteError::Contended`] when every attempt lost; [`KvWriteError::Read`] where what is there does not decode or
-    /// breaks its rule: it is not overwritten, which only another write can do; [`KvWriteError::KeyMismatch`] and
-    /// [`KvWriteError::InvalidRecordKey`] for a key that is not one of the type, before anything is sent, and where
-    /// `change` returns a record of another key; [`KvWriteError::Invalid`] and [`KvWriteError::Encode`]; [`KvWriteError::Store`] for the errors of [`Store::get`],
-    /// [`Store::create`] and [`Store::update`] other than a lost compare-and-swap. [`KvError::OutcomeUnknown`] is among
+    /// Returns [`KvWriteError::Contended`] if every attempt lost; [`KvWriteError::Read`] if the
+    /// stored record does not decode or breaks its rule: it is not overwritten, which only another
+    /// write can do; [`KvWriteError::KeyMismatch`] or [`KvWriteError::InvalidRecordKey`] if the key
+    /// is not one of the type, before any request is sent, and if `change` returns a record of
+    /// another key; [`KvWriteError::Invalid`] or [`KvWriteError::Encode`] if the new record cannot
+    /// be written; [`KvWriteError::Store`] for the errors of [`Store::get`], [`Store::create`] and
+    /// [`Store::update`] other than a lost compare-and-swap. [`KvError::OutcomeUnknown`] is among
     /// them: such a write is not tried again.
     fn modify(
         store: &Store,

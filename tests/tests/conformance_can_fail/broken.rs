@@ -270,13 +270,13 @@ pub(crate) enum Fault {
     FenceNotWatched,
     /// raise does nothing.
     RaiseDoesNothing,
-    /// raise puts an empty value, whatever is there.
+    /// raise puts an empty value, whatever the entry is.
     RaiseEmpties,
-    /// raise writes also where a newer token is there.
+    /// raise also writes if the key has a newer token.
     RaiseAlwaysWrites,
-    /// raise looks at the value, waits, and then writes it.
+    /// raise reads the value, waits, and then writes it.
     RaiseRaces,
-    /// raise makes a value lasting that has a time to live.
+    /// raise removes the time to live of a value.
     RaiseForgetsLife,
 
     /// The store's clock is an hour late.
@@ -309,9 +309,9 @@ pub(crate) enum Fault {
     GoneIsEmpty,
     /// Limits cannot be removed.
     LimitsStay,
-    /// A handle has the limit that its store had when it was opened.
+    /// A handle keeps the limit that its store had when it was opened.
     LimitOfOpening,
-    /// A history is taken for a store with times to live, and the other way round.
+    /// A store with times to live accepts a history, and vice versa.
     HistoryWithTtl,
     /// A store that is full takes more.
     NeverFull,

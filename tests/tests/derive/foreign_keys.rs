@@ -19,14 +19,14 @@ struct Limits {
     most: u32,
 }
 
-/// As [`Limits`], and expires.
+/// Like [`Limits`], but expires.
 #[derive(Debug, PartialEq, Serialize, Deserialize, StaticKeyIndexedValue)]
 #[kv(key = "config.brief", codec = json, ttl = "30s")]
 struct Brief {
     most: u32,
 }
 
-/// By hand, in a scope of its own.
+/// A type by hand, in a scope of its own.
 #[derive(Debug, PartialEq)]
 struct Note {
     name: String,
@@ -54,7 +54,7 @@ impl KeyValue for Note {
     }
 }
 
-/// Prints what it does not parse.
+/// Prints a form that it does not parse.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Loud(String);
 
@@ -130,7 +130,7 @@ async fn reject_every_other_key(store: &Store) -> Outcome {
         assert!(is_refused_read(result));
     }
 
-    // Nothing was sent, so that all of it is as it was; and an absent key is refused no less.
+    // No request was sent, so every entry is unchanged; an absent key is rejected as well.
     assert_eq!(store.get("k.x").await?.ok_or("it is absent")?.version, version);
     assert!(matches!(
         Limits::delete_anyway(store, "k.y").await,
@@ -164,7 +164,7 @@ async fn operations_of_a_fixed_key_accept_it() -> Outcome {
     Ok(())
 }
 
-/// What a type by hand says of its scope holds for each of its keys.
+/// The scope of a type by hand applies to each of its keys.
 #[tokio::test]
 async fn operations_by_hand_reject_keys_outside_their_scope() -> Outcome {
     let store = store().await;
@@ -177,7 +177,7 @@ async fn operations_by_hand_reject_keys_outside_their_scope() -> Outcome {
             "{refused:?}"
         );
     }
-    // It would be listed by nothing.
+    // No listing would contain it.
     let astray = Note { name: "k.y".to_owned(), text: String::new() };
     for refused in [
         astray.write_to_anyway(&store).await,
@@ -196,7 +196,7 @@ async fn operations_by_hand_reject_keys_outside_their_scope() -> Outcome {
     Ok(())
 }
 
-/// A key that does not parse to itself would be written, and found by no listing and no watch.
+/// A key that does not parse to itself would be written, but no listing and no watch would find it.
 #[tokio::test]
 async fn keys_that_do_not_parse_to_themselves_are_rejected() -> Outcome {
     let store = store().await;
@@ -211,7 +211,7 @@ async fn keys_that_do_not_parse_to_themselves_are_rejected() -> Outcome {
     Ok(())
 }
 
-/// A tombstone says no less than a value whose it is.
+/// A tombstone belongs to a key just like a value.
 #[tokio::test]
 async fn tombstones_of_other_keys_are_error_items() -> Outcome {
     #[derive(Debug, KeyValue)]
@@ -247,9 +247,9 @@ async fn tombstones_of_other_keys_are_error_items() -> Outcome {
     Ok(())
 }
 
-/// The version that a compare-and-delete names does not matter for what is refused before.
+/// The version of a compare-and-delete does not matter if its key is rejected first.
 #[tokio::test]
-async fn a_rejected_key_is_told_before_the_version() -> Outcome {
+async fn rejected_key_is_reported_before_the_version() -> Outcome {
     let store = store().await;
     store.put("k.x", "of another").await?;
     let refused = Limits::delete_atomically(&store, "k.x", VersionToken::from_u64(99)).await;

@@ -1,4 +1,4 @@
-//! What is written can be read back as it was, or is an error of the write.
+//! A record can be read back unchanged, or its write is an error.
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -13,8 +13,8 @@ use shizuku_kv::{
 
 use super::{Outcome, store};
 
-/// A record of a codec around a value. Its type is concrete: of a generic one the derives see too
-/// little for the check.
+/// A record of a codec around a value. Its type is concrete, because the derives see too little of
+/// a generic one for the check.
 macro_rules! of {
     ($codec:ident $inner:ty: $value:expr) => {{
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, StaticKeyIndexedValue)]
@@ -29,7 +29,7 @@ macro_rules! of {
     }};
 }
 
-/// That a write is refused, for what reason, and that nothing was written.
+/// Asserts that a write is rejected with the reason, and that no value was written.
 async fn refused<T>(store: &Store, record: T) -> String
 where
     T: StaticKeyIndexedValue + ByteSerialize + Sync,
@@ -40,7 +40,7 @@ where
     source.to_string()
 }
 
-/// That what is written is what is read.
+/// Asserts that the read record equals the written one.
 async fn kept<T>(store: &Store, record: T) -> Outcome
 where
     T: StaticKeyIndexedValue + ByteSerialize + ByteDeserialize + PartialEq + Debug + Sync,
@@ -100,7 +100,7 @@ fn tree(levels: usize) -> Tree {
     (1..levels).fold(Tree(Vec::new()), |tree, _| Tree(vec![tree]))
 }
 
-/// A value is accepted by a write exactly as deep as a read follows it.
+/// A write accepts exactly the depth that a read accepts.
 #[tokio::test]
 async fn values_that_nest_too_deeply_are_rejected() -> Outcome {
     let store = store().await;
@@ -224,7 +224,7 @@ mod inside {
     }
 }
 
-/// Parts that are left out are known to every build.
+/// Every build detects skipped parts.
 #[tokio::test]
 async fn skipped_fields_of_postcard_are_rejected() -> Outcome {
     use inside::*;
@@ -237,7 +237,7 @@ async fn skipped_fields_of_postcard_are_rejected() -> Outcome {
     Ok(())
 }
 
-/// In debug builds, what is written is read and written again.
+/// Debug builds read and rewrite each written record.
 #[cfg(debug_assertions)]
 #[tokio::test]
 async fn values_that_read_back_as_others_are_rejected() -> Outcome {
@@ -265,7 +265,7 @@ async fn values_that_read_back_as_others_are_rejected() -> Outcome {
     Ok(())
 }
 
-/// Two codecs on one type, and a key that is changed on its way.
+/// Two codecs on one type, and a key that changes in between.
 #[cfg(debug_assertions)]
 #[tokio::test]
 async fn directions_that_do_not_fit_are_rejected() -> Outcome {
@@ -296,7 +296,7 @@ thread_local! {
     static NONCE: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Is written differently each time, as an encrypted field is.
+/// A field that is written differently each time, like an encrypted one.
 #[derive(Clone, Debug, PartialEq)]
 struct Sealed(u64);
 
@@ -313,7 +313,7 @@ impl<'de> Deserialize<'de> for Sealed {
     }
 }
 
-/// Nothing that reads back as it was is taken for something that does not.
+/// No record that reads back unchanged is rejected.
 #[tokio::test]
 async fn orders_and_nonces_are_no_difference() -> Outcome {
     let store = store().await;
@@ -337,7 +337,7 @@ async fn orders_and_nonces_are_no_difference() -> Outcome {
     Ok(())
 }
 
-/// Without the other direction there is nothing to compare.
+/// Without the other direction no comparison is possible.
 #[tokio::test]
 async fn types_that_are_only_written_are_written() -> Outcome {
     #[derive(Serialize, JsonByteSer, StaticKeyIndexedValue)]
@@ -415,7 +415,7 @@ fn a_record_that_cannot_be_read_fails_its_assertion() {
     assert_round_trip(&of!(json inside::Unread: unread));
 }
 
-/// No other fault is taken for a value: nothing of it is in what is said.
+/// The messages contain no part of the value.
 #[test]
 fn errors_of_a_round_trip_quote_nothing() {
     let unread = inside::Unread { secret: "hunter2".to_owned() };

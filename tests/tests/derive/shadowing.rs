@@ -8,7 +8,7 @@ use shizuku_kv::{KeyValue, KeyValueRead, KeyValueWrite, StaticKeyIndexedValue, V
 
 use super::{Outcome, store};
 
-/// Has a field of every name that an entry, a snapshot or a reference could have of its own, with
+/// Has a field for every name that an entry, a snapshot or a reference could define itself, with
 /// the same types.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
 #[kv(key = "hidden.{id}", codec = json)]
@@ -61,7 +61,7 @@ impl Hidden {
     }
 }
 
-/// The places of a tuple struct are fields, too.
+/// The elements of a tuple struct are fields, too.
 #[derive(Debug, PartialEq, KeyValue)]
 struct Pair(#[kv(key)] String, #[kv(value)] String);
 

@@ -1,9 +1,9 @@
-//! The same random operations on the memory backend and on NATS, compared with each other and with a
-//! ledger of every acknowledged write.
+//! The same random operations on the memory backend and on NATS, compared with each other and with
+//! a ledger of every acknowledged write.
 //!
-//! Watches and listings are read slowly while others write, purge and let values expire. A seed decides
-//! everything but the moments at which a server's messages arrive. `SHIZUKU_SEED=N` runs one seed again,
-//! `SHIZUKU_SEEDS=N` sets how many are run.
+//! Watches and listings are read slowly while others write, purge and let values expire. A seed
+//! decides everything but the moments at which a server's messages arrive. `SHIZUKU_SEED=N` runs
+//! one seed again, `SHIZUKU_SEEDS=N` sets how many are run.
 
 #![allow(
     clippy::unwrap_used,

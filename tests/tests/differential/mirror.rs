@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::ledger::{Ledger, Side};
 
-/// Limit for the replica to hold what the store holds, once no more is written.
+/// Timeout for the replica to agree with the store, once all writes have ended.
 const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 
 /// A replica of a whole store.
@@ -59,7 +59,7 @@ impl Mirror {
         task.await.map_err(|error| format!("the replica: {error}"))?
     }
 
-    /// Waits until the replica holds the live keys of the store and nothing else.
+    /// Waits until the replica holds exactly the live keys of the store.
     pub(crate) async fn settle(&mut self, ledger: &Ledger) -> Result<(), String> {
         if !self.is_running() {
             self.start().await?;

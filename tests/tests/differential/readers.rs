@@ -1,4 +1,4 @@
-//! Watches and listings that are read slowly, and what must hold of everything they deliver.
+//! Watches and listings that are read slowly, and the invariants of their items.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::ledger::{Ledger, Side, Write};
 
-/// Limit for everything to arrive once no more is written.
+/// Timeout for every item to arrive, once all writes have ended.
 const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 
 /// The newest version of each key that was delivered, and whether it was live.
 type Delivered = BTreeMap<Key, (VersionToken, bool)>;
 
-/// A resumable position together with what had been delivered before it.
+/// A resumable position together with the updates delivered before it.
 #[derive(Clone, Debug)]
 pub(crate) struct Saved {
     pub(crate) scope: WatchScope,
@@ -35,7 +35,7 @@ pub(crate) struct Watching {
     delivered: Delivered,
     /// Entries that are not yet compared with the ledger: a burst records its writes later.
     unchecked: Vec<KvEntry>,
-    /// The tick of the caught-up marker, and what had been delivered before it.
+    /// The tick of the caught-up marker, and the updates delivered before it.
     caught_up: Option<(u64, Delivered)>,
     is_caught_up_checked: bool,
     trace: Vec<String>,

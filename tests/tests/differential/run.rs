@@ -22,10 +22,11 @@ pub(crate) const LARGEST: usize = 100;
 /// The shortest time to live.
 const TTL: Duration = Duration::from_secs(1);
 
-/// A value that expires is overwritten or awaited before this age, so that no operation meets it while it expires.
+/// A value that expires is overwritten or awaited before this age, so that no operation meets it
+/// while it expires.
 const SURELY_ALIVE: Duration = Duration::from_millis(500);
 
-/// How long an item of a watch is waited for before something else is done.
+/// Timeout for an item of a watch before the next operation.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +60,7 @@ impl Plan {
     }
 }
 
-/// What both backends answered to one operation.
+/// The results of both backends for one operation.
 type Answers<T> = [KvResult<T>; 2];
 
 pub(crate) struct Run {
@@ -196,7 +197,8 @@ impl Run {
         self.log.push(format!("[{}] {}", self.ledger.tick(), what.into()));
     }
 
-    /// Does a write on both sides, compares the answers with each other and with `expected`, and notes a success.
+    /// Does a write on both sides, compares the answers with each other and with `expected`, and
+    /// notes a success.
     async fn write<F>(
         &mut self,
         key: &Key,
@@ -226,7 +228,7 @@ impl Run {
         Ok(true)
     }
 
-    /// The error that the size of a value makes, if any.
+    /// The error caused by the size of a value, if any.
     fn too_large(&self, value: &Bytes) -> Option<&'static str> {
         (self.plan.limits_size && value.len() > LARGEST).then_some("ValueTooLarge")
     }
@@ -258,7 +260,8 @@ impl Run {
         .map(drop)
     }
 
-    /// A version to expect: the newest, an older one, another key's, or one that never was; and whether it is the newest.
+    /// A version to expect: the newest, an older one, another key's, or one that never existed; and
+    /// whether it is the newest.
     fn version(&mut self, key: &Key) -> ([VersionToken; 2], bool) {
         let never = [VersionToken::from_u64(u64::MAX / 2); 2];
         let other = self.key();
@@ -421,7 +424,7 @@ impl Run {
         Ok(())
     }
 
-    /// Compares what both sides hold of a key with the ledger.
+    /// Compares the entries of a key on both sides with the ledger.
     async fn compare_key(&mut self, key: &Key) -> Result<(), String> {
         self.note(format!("read {key}"));
         let newest = self.ledger.newest(key);
@@ -537,7 +540,8 @@ impl Run {
             }
         }
         let [memory, nats]: Answers<Watching> = answers.try_into().unwrap_or_else(|_| unreachable!());
-        // The marker of a narrower watch names the end of the store on one side and the last look at it on the other.
+        // The marker of a narrower watch names the end of the store on one side and the last look
+        // at it on the other.
         let must_agree = pair[0].is_settled && !self.has_burst && pair[0].scope == WatchScope::All;
         if must_agree && memory.is_ok() != nats.is_ok() {
             return Err(format!("only one side resumes: {:?} and {:?}", memory.err(), nats.err()));
@@ -595,7 +599,8 @@ impl Run {
         if starts { self.mirror.start().await } else { self.mirror.stop().await }
     }
 
-    /// Writes with several writers at once, each with keys of its own, while watches and listings are read.
+    /// Writes with several writers at once, each with keys of its own, while watches and listings
+    /// are read.
     async fn burst(&mut self) -> Result<(), String> {
         for (key, ..) in self.expiring.clone() {
             self.await_expiry(&key).await?;
@@ -633,8 +638,8 @@ impl Run {
         read
     }
 
-    /// More keys than a client asks for at a time: readers that pause leave most of them on the server, where writers
-    /// then supersede, delete and purge some of what has not come yet.
+    /// More keys than a client asks for at a time: readers that pause leave most of them on the
+    /// server, and writers then supersede, delete and purge some of the undelivered ones.
     async fn many(&mut self) -> Result<(), String> {
         self.note(format!("{} keys", self.plan.many));
         let keys: Vec<_> = (0..self.plan.many).map(|n| Key::new(format!("many.{n}")).unwrap()).collect();

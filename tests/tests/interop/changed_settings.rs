@@ -1,5 +1,4 @@
-//! Settings that another client changes while a handle is open: what is promised rests on the
-//! newest.
+//! Settings that another client changes while a handle is open: each promise relies on the newest.
 
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ fn token(number: u64) -> FencingToken {
     FencingToken::from_u64(number)
 }
 
-/// The other client asks for no markers, so that what is gone leaves nothing behind.
+/// The other client requests no markers, so that an expired entry leaves no trace.
 #[tokio::test]
 async fn a_maximum_age_of_another_client_lets_no_older_token_in() {
     let (world, ours, theirs) = World::made_by_us(StoreConfig::new()).await;
@@ -41,7 +40,7 @@ async fn a_maximum_age_of_another_client_lets_no_older_token_in() {
             config["duplicate_window"] = json!(SECOND);
         })
         .await;
-    // An entry that is there proves by itself that its token is the newest.
+    // An existing entry proves by itself that its token is the newest.
     if ours.entry("kept").await.unwrap().is_some_and(|entry| entry.version == version) {
         let late = fenced.put("kept", "late", token(17)).await.unwrap_err();
         assert!(late.is_fenced() || matches!(late, KvError::Unsupported { .. }), "{late:?}");
@@ -60,14 +59,14 @@ async fn a_maximum_age_of_another_client_lets_no_older_token_in() {
         assert_eq!(ours.get(key).await.unwrap(), None);
     }
     assert!(ours.fenced().is_none(), "the handle knows it by now");
-    // And it is a matter of the newest settings in this direction too.
+    // The newest settings count in this direction too.
     world.change(|config| config["max_age"] = json!(0)).await;
     fenced.put("value", "again", token(19)).await.unwrap();
     assert!(ours.fenced().is_some());
 }
 
 #[tokio::test]
-async fn a_history_that_another_client_makes_longer_ends_times_to_live() {
+async fn history_raised_by_another_client_ends_times_to_live() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;
@@ -78,8 +77,8 @@ async fn a_history_that_another_client_makes_longer_ends_times_to_live() {
     ttl.put("lease", "held", long).await.unwrap();
     ours.put("deleted", "value").await.unwrap();
     world.change(|config| config["max_msgs_per_subject"] = json!(2)).await;
-    // Its end would bring back the value. Deletions ask each time, and this one is sent without an
-    // end.
+    // The tombstone's end would bring back the value. Deletions request the settings each time, so
+    // this one has no end.
     ours.delete("deleted").await.unwrap();
     assert!(!world.last_headers("deleted").await.contains("Nats-TTL"));
     assert!(ours.ttl().is_none() && !ours.capabilities().key_ttl);
@@ -88,7 +87,7 @@ async fn a_history_that_another_client_makes_longer_ends_times_to_live() {
     assert_eq!(ours.get("lease").await.unwrap().unwrap().value, "held");
 }
 
-/// Writes with a time to live rest on settings of the last second.
+/// Writes with a time to live rely on settings of the last second.
 #[tokio::test]
 async fn times_to_live_learn_of_a_longer_history_within_a_second() {
     let world = World::new().await;
@@ -151,7 +150,7 @@ async fn a_cursor_from_before_markers_were_turned_on_skips_nothing() {
 
 /// Without markers a tombstone with a time to live ends without a trace.
 #[tokio::test]
-async fn a_cursor_is_strict_where_tombstones_can_vanish() {
+async fn cursor_is_strict_if_tombstones_can_vanish() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;
@@ -164,7 +163,7 @@ async fn a_cursor_is_strict_where_tombstones_can_vanish() {
     while next(&mut watch).await != KvUpdate::CaughtUp {}
     let cursor = watch.cursor().unwrap();
     ours.put("more", "x").await.unwrap();
-    // Nothing is missing: whatever its age, it is honoured.
+    // No message is missing, so the cursor is honoured whatever its age.
     eventually("the cursor is older than a tombstone can be", async || {
         cursor.as_of().elapsed().unwrap() > Duration::from_millis(1200)
     })
@@ -177,8 +176,8 @@ async fn a_cursor_is_strict_where_tombstones_can_vanish() {
     assert!(matches!(resumed, Err(KvError::CursorExpired { .. })), "{resumed:?}");
 }
 
-/// A limit that is taken off again takes the cursors from before with it, also if an entry that
-/// never ages hides that others are gone.
+/// Removing a limit invalidates earlier cursors, even if an entry that never ages hides that others
+/// have expired.
 #[tokio::test]
 async fn a_cursor_from_a_time_with_a_maximum_age_has_expired() {
     let world = World::new().await;
@@ -207,7 +206,7 @@ async fn a_cursor_from_a_time_with_a_maximum_age_has_expired() {
     ours.put("later", "x").await.unwrap();
     let resumed = ours.watch_from(WatchScope::All, cursor).await;
     assert!(matches!(resumed, Err(KvError::CursorExpired { .. })), "{resumed:?}");
-    // One from now on is as good as any.
+    // A cursor from now on is valid.
     let mut watch = ours.watch(WatchScope::All).await.unwrap();
     while next(&mut watch).await != KvUpdate::CaughtUp {}
     let cursor = watch.cursor().unwrap();

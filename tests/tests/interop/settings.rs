@@ -157,8 +157,8 @@ async fn reconciling_keeps_the_settings_of_others() {
     assert_eq!(ours.get("k").await.unwrap().unwrap().value, "kept");
 }
 
-/// The configurations without the fields that a change is about, and without the notes that the
-/// server and we keep in the metadata.
+/// The configurations without the changed fields, and without the notes that the server and this
+/// library store in the metadata.
 fn but<const N: usize>(fields: [&str; N], mut config: Value) -> Value {
     let object = config.as_object_mut().unwrap();
     for field in fields {

@@ -1,4 +1,4 @@
-//! Which tombstones have an end, and that no end brings anything back.
+//! Tombstones with an end, and checks that no end brings a value back.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ async fn ends(world: &World, store: &Store) -> bool {
         };
         let headers = world.last_headers(way).await;
         let ends = headers.contains("Nats-TTL");
-        // A rollup with an end brings back what it purged, if the server is killed after that.
+        // A rollup with an end brings back the purged values, if the server is killed after that.
         assert!(!ends || !headers.contains("Nats-Rollup"), "{headers}");
         assert_eq!(way == "purge" && !ends, headers.contains("Nats-Rollup"), "{way}: {headers}");
         assert_eq!(store.get(way).await.unwrap(), None);
@@ -65,7 +65,7 @@ async fn ends(world: &World, store: &Store) -> bool {
 }
 
 #[tokio::test]
-async fn tombstones_end_only_where_that_brings_nothing_back() {
+async fn tombstone_expires_only_without_bringing_a_value_back() {
     let server_has_ttl = NatsServer::shared().is_at_least(2, 11);
     let hour = Duration::from_secs(3600);
     let mut configs = vec![
@@ -96,7 +96,7 @@ async fn tombstones_end_only_where_that_brings_nothing_back() {
 }
 
 #[tokio::test]
-async fn the_records_of_locks_and_elections_leave_tombstones_without_an_end() {
+async fn lock_and_election_records_leave_lasting_tombstones() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;
@@ -135,7 +135,8 @@ async fn the_end_of_a_tombstone_is_not_delivered() {
     let (_world, ours, _) = World::made_by_them(short_markers()).await;
     let mut watch = ours.watch(WatchScope::All).await.unwrap();
     assert_eq!(next(&mut watch).await, KvUpdate::CaughtUp);
-    // Read all the time: tombstones that live a second allow no reader to be behind by more.
+    // Read continuously, because tombstones that live a second allow no reader to be behind by
+    // more.
     let (read, mut updates) = tokio::sync::mpsc::unbounded_channel();
     let reader = tokio::spawn(async move {
         loop {
@@ -166,14 +167,14 @@ async fn the_end_of_a_tombstone_is_not_delivered() {
     ours.put("deleted", "y").await.unwrap();
     let entry = update().await;
     assert_eq!((entry.key.as_str(), entry.value.as_ref()), ("deleted", b"y".as_slice()));
-    // An expiry after that is one.
+    // A later expiry is a change.
     ours.ttl().unwrap().put("deleted", "z", Duration::from_secs(1)).await.unwrap();
     assert_eq!(update().await.value, "z");
     assert_eq!(update().await.operation, KvOperation::Expire);
     reader.abort();
 }
 
-/// How many of the deleted keys have a value.
+/// Number of deleted keys with a value.
 async fn came_back(store: &Store) -> usize {
     let keys: Vec<_> = (0..50).map(|number| format!("k.{number}")).collect();
     let values = store.get_many(&keys).await.unwrap();

@@ -13,7 +13,8 @@ async fn key_of_holder(world: &World) -> String {
     format!("rw_lock_session.{}", world.state().await.holders[0].claim.session)
 }
 
-/// Starts processes one after the other, as a cron job does, until one of them gets in. Returns how many did not.
+/// Starts processes one after the other, as a cron job does, until one of them acquires the lock.
+/// Returns the number of rejected ones.
 async fn runs_until_it_gets_in(
     world: &World,
     run: impl AsyncFn(&Process) -> Result<WriteGuard, DistroRwLockError>,
@@ -53,11 +54,12 @@ async fn a_new_process_that_waits_for_a_moment_gets_in_after_a_crash() {
         DistroRwLock::with_options(&process.store, "r", options.clone()).unwrap().write().await
     });
     let rejected = rejected.await;
-    // Those that were rejected have left their place in line, or are dead in it.
+    // Rejected processes have removed their claims, or are dead waiters.
     assert!((1..=5).contains(&rejected), "{rejected} were rejected");
 }
 
-/// The clock of the store has been set: all that was written before looks old. That makes nobody lose a lock.
+/// The clock of the store has been set, so that all earlier entries look old. No process loses a
+/// lock by that.
 #[tokio::test(start_paused = true)]
 async fn a_living_holder_that_looks_dead_by_the_store_keeps_its_lock() {
     let world = World::in_memory().await;
@@ -69,7 +71,7 @@ async fn a_living_holder_that_looks_dead_by_the_store_keeps_its_lock() {
         let begin = Instant::now();
         let error = trier.lock().try_write().await.map(drop).unwrap_err();
         assert!(matches!(error, DistroRwLockError::WouldBlock { .. }), "{error:?}");
-        // It waits for a sign of life at most.
+        // It waits at most for a sign of life.
         assert!(begin.elapsed() < LEASE, "{:?}", begin.elapsed());
         goes_by(LEASE).await;
         assert!(held.is_held());
@@ -77,7 +79,7 @@ async fn a_living_holder_that_looks_dead_by_the_store_keeps_its_lock() {
     held.release().await.unwrap();
 }
 
-/// A lock that is held by a process that lives is not waited for.
+/// A try does not wait for a lock that a live process holds.
 #[tokio::test(start_paused = true)]
 async fn a_try_is_rejected_at_once_while_the_holder_lives() {
     let world = World::in_memory().await;
@@ -104,7 +106,7 @@ async fn starts_to_wait_behind_dead_ones(
     (last, waiting)
 }
 
-/// Otherwise those behind would wait for a lease more for each of them, once it is their turn.
+/// Otherwise later waiters would wait for one more lease for each of them.
 #[tokio::test(start_paused = true)]
 async fn dead_waiters_in_a_line_are_taken_out_together() {
     let world = World::in_memory().await;
@@ -157,8 +159,8 @@ async fn joining_a_long_line_takes_three_requests() {
     held.release().await.unwrap();
 }
 
-/// Another session has the key by then. Otherwise what the old holder has on its way would end that one, or keep alive
-/// what is dead.
+/// Another session has the key by then. Otherwise requests in flight of the old holder would end
+/// that session, or keep a dead one alive.
 #[tokio::test(start_paused = true)]
 async fn a_late_renewal_does_not_disturb_the_session_that_has_the_key_now() {
     let world = World::in_memory().await;
@@ -181,7 +183,7 @@ async fn a_late_renewal_does_not_disturb_the_session_that_has_the_key_now() {
     drop(held);
     goes_by(5 * LEASE).await;
     assert!(guard.is_held() && theirs.is_held());
-    // The old claim is not taken for one of the session that has its key.
+    // The old claim is not attributed to the session that has its key.
     guard.release().await.unwrap();
     assert_eq!(world.state().await.holders, []);
     theirs.release().await.unwrap();

@@ -10,7 +10,7 @@ use crate::world::{LEASE, World, within};
 
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// One lock that is held, and a claim in line for another.
+/// One held lock, and a waiting claim for another.
 #[tokio::test(start_paused = true)]
 async fn a_release_at_shutdown_is_repeated_until_it_is_known() {
     let fates = [
@@ -56,7 +56,7 @@ async fn shutdown_of_a_store_that_does_not_answer_ends() {
     assert!(!held.is_held());
 }
 
-/// There is nothing to release in it.
+/// It has no lock to release.
 #[tokio::test(start_paused = true)]
 async fn shutdown_of_a_store_that_is_gone_ends_at_once() {
     let world = World::in_memory().await;

@@ -1,4 +1,4 @@
-//! Runtimes that end under a connection, and callers that have none: one final error that names the
+//! Runtimes that end under a connection, and callers without one: one final error that names the
 //! cause.
 
 use std::time::Duration;
@@ -92,7 +92,7 @@ fn streams_open_while_their_runtime_ends_fail_for_good() {
             assert_names_the_end("a watch", &error);
             assert!(watch.next().await.is_none());
         }
-        // What had arrived is delivered; the rest is not taken for absent.
+        // Entries that had arrived are delivered; the others are not reported as absent.
         let mut delivered = 1;
         let error = loop {
             match within(SHORT, "a scan", scan.next()).await {
@@ -194,7 +194,7 @@ fn calls_outside_a_runtime_are_one_error() {
         }
         let election = LeaderElection::new(&store, "job", "me").unwrap();
         assert!(at_once("campaign", election.campaign()).is_err());
-        // Nothing was harmed.
+        // The server and the bucket are intact.
         own.block_on(async {
             assert!(store.get("key").await.unwrap().is_some());
             connection.health().await.unwrap();
@@ -204,7 +204,7 @@ fn calls_outside_a_runtime_are_one_error() {
     }
 }
 
-/// A watch and a scan that waited on a runtime that has ended go on elsewhere.
+/// A watch and a scan that waited on a runtime that has ended continue on another.
 #[test]
 fn streams_outlive_a_runtime_that_only_polled_them() {
     let own = runtime();

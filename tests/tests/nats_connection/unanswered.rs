@@ -1,6 +1,6 @@
 //! Requests that are never answered: a stream without a leader, direct gets that were turned off, a
 //! store that is gone, all of it while a client subscribes to everything, so that the server never
-//! says that nobody listens.
+//! reports "no responders".
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::{SHORT, operations, within};
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// A client that listens to everything, for as long as this is there.
+/// A client that subscribes to everything until it is dropped.
 async fn listener(server: &NatsServer) -> async_nats::Subscriber {
     let client = server.client().await;
     let everything = client.subscribe(">").await.unwrap();
@@ -49,7 +49,7 @@ async fn reads_without_direct_gets_ask_the_leader() {
         assert_eq!(store.get("key").await.unwrap().unwrap().version, written);
         assert!(store.get("none").await.unwrap().is_none());
         assert!(store.get_many(&many).await.unwrap().iter().all(Option::is_some));
-        // Another handle finds out by its batch.
+        // Another handle detects it by its batch.
         let other = connect(&server.url()).await.unwrap();
         reconfigure(&server, "b", |config| config.allow_direct = true).await;
         let other = other.store("b").await.unwrap();
@@ -95,9 +95,9 @@ async fn operations_on_a_deleted_store_say_that_it_is_gone() {
     }
 }
 
-/// A stream that does not take what is written to its bucket is as one without a leader.
+/// A stream that does not accept writes to its bucket behaves like one without a leader.
 #[tokio::test]
-async fn writes_that_nobody_took_are_sent_again_once_somebody_does() {
+async fn unaccepted_writes_are_sent_again_until_accepted() {
     for listens in [false, true] {
         let server = NatsServer::start();
         let connection = connect(&server.url()).await.unwrap();
@@ -134,7 +134,7 @@ fn spawn(store: &Store, work: impl FnOnce(Store) -> Work) -> tokio::task::JoinHa
     tokio::spawn(work(store.clone()))
 }
 
-/// A bucket with three replicas, seen by way of a node that does not lead it.
+/// A bucket with three replicas, accessed through a node that does not lead it.
 async fn replicated(cluster: &NatsCluster, deadline: Duration) -> (Arc<dyn Connection>, Store) {
     let first = connect(&cluster.url()).await.unwrap();
     let config = || StoreConfig::new().replicas(3).deadline(deadline);
@@ -147,8 +147,7 @@ async fn replicated(cluster: &NatsCluster, deadline: Duration) -> (Arc<dyn Conne
     (connection, store)
 }
 
-/// Everything that can be asked of a store while its stream has no leader, until there is one
-/// again.
+/// Every operation of a store while its stream has no leader, until one is elected.
 async fn survives_the_death_of_the_leader(listens: bool) {
     let cluster = NatsCluster::start().await;
     let (connection, store) = replicated(&cluster, LONG).await;
@@ -196,9 +195,9 @@ async fn survives_the_death_of_the_leader(listens: bool) {
     for (what, result) in results {
         match result {
             Ok(()) => {}
-            // What is sent without waiting for each must not overtake what follows it.
+            // A write that is sent without waiting must not overtake later ones.
             Err(KvError::Unavailable { .. }) if what == "put_many" => {}
-            // Older servers do not say since when a leader leads.
+            // Older servers do not report since when a leader leads.
             Err(KvError::OutcomeUnknown { .. })
                 if listens
                     && !cluster.node(0).is_at_least(2, 12)

@@ -1,5 +1,5 @@
-//! Mirrors of a bucket answer direct gets of it with what they have: part of it, old values, or
-//! nothing.
+//! Mirrors of a bucket answer its direct gets from their own content: a part, old values, or no
+//! value.
 
 use async_nats::jetstream::stream::{Config, Source};
 use shizuku_kv::{Store, StoreConfig, connect};
@@ -49,7 +49,7 @@ async fn a_filtered_mirror_hides_no_live_key() {
     for _ in 0..READS {
         assert_eq!(store.get("b.1").await.unwrap().unwrap().value, "b.1");
         assert!(store.get("none").await.unwrap().is_none());
-        // One batch that the mirror has in part, one of which it has nothing.
+        // One batch that the mirror has in part, and one that it lacks completely.
         for keys in [["a.1", "a.2", "b.1", "b.2"], ["b.1", "b.2", "b.3", "b.4"]] {
             let found = store.get_many(keys).await.unwrap();
             let values: Vec<_> = found.iter().flatten().map(|entry| entry.value.clone()).collect();
@@ -68,7 +68,7 @@ async fn a_mirror_that_is_behind_answers_no_read() {
         }
     }
     holds(&mirror, 8).await;
-    // As if the last ones had not come yet.
+    // As if the last messages had not arrived yet.
     for sequence in 5..=8 {
         mirror.delete_message(sequence).await.unwrap();
     }
@@ -81,7 +81,7 @@ async fn a_mirror_that_is_behind_answers_no_read() {
     }
 }
 
-/// The mirror is as far behind as it happens to be.
+/// The mirror may be behind by any amount.
 #[tokio::test]
 async fn a_put_is_read_back_beside_a_mirror() {
     let (store, _mirror) = mirrored(None).await;

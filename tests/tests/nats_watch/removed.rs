@@ -1,6 +1,6 @@
 //! Messages that are removed before their turn: superseded, purged or evicted. In a stream with a
-//! history, a consumer of the newest messages stops at each such place, and says that nothing is
-//! pending.
+//! history, a consumer of the newest messages stops at each such position, and reports that no
+//! message is pending.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,14 +17,14 @@ async fn with_history(history: u8) -> (&'static NatsServer, Store) {
     (server, connection.store_with_config(&unique("removed"), config).await.unwrap())
 }
 
-/// More than a consumer is asked for at a time, so that most of it waits on the server.
+/// More messages than one pull request of a consumer, so that most of them wait on the server.
 async fn fill(store: &Store, keys: usize) {
     let items = (0..keys).map(|number| (format!("key.{number:05}"), "value"));
     assert!(store.put_many(items).await.iter().all(Result::is_ok));
 }
 
-/// What a watch delivers up to its caught-up marker: the newest version of each key, after checking
-/// that none goes back.
+/// Returns the entries of a watch up to its caught-up marker: the newest version of each key, after
+/// checking that no version goes back.
 async fn state(watch: &mut Watch) -> BTreeMap<String, VersionToken> {
     let mut state = BTreeMap::new();
     loop {
@@ -49,8 +49,8 @@ async fn a_watch_delivers_a_key_behind_a_superseded_message() {
         }
         let state = state(&mut watch).await;
         assert_eq!(state.get("k1"), Some(&k1), "history {history}");
-        // The marker does not wait for what was written after the watch began, as long as the key
-        // has come.
+        // The marker does not wait for writes after the start of the watch, if the key has been
+        // delivered.
         assert!(state.get("k2").is_some_and(|k2| k2.as_u64() >= first.as_u64()), "history {history}");
         let last = store.put("k1", "last").await.unwrap();
         while next(&mut watch).await.unwrap().into_entry().unwrap().version != last {}
@@ -68,7 +68,7 @@ async fn a_watch_delivers_keys_behind_many_superseded_messages() {
         let items = (0..20).map(|number| (format!("key.{:05}", 9_000 + 50 * number), round.to_string()));
         assert!(store.put_many(items).await.iter().all(Result::is_ok));
     }
-    // The first came before.
+    // The first arrived before.
     assert_eq!(state(&mut watch).await.len(), KEYS - 1);
 }
 
@@ -125,7 +125,7 @@ async fn a_scan_that_starts_over_leaves_out_deleted_keys() {
     assert_eq!(rest.len(), KEYS - 5 - 1);
 }
 
-/// What makes room for others leaves nothing behind, and what it hid comes all the same.
+/// An evicted entry leaves no message, and the entries behind it still arrive.
 #[tokio::test]
 async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
     const KEYS: u64 = 9_000;
@@ -154,7 +154,7 @@ async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
         let gone = KEYS - 600..KEYS - 600 + REMOVED;
         let mut expected: BTreeSet<_> = (1..KEYS).map(|number| format!("key.{number:05}")).collect();
         if evicts {
-            // As many as there are make room for others, the last of them included.
+            // All of them are evicted, the last one included.
             let others = (0..KEYS).map(|number| (format!("other.{number:05}"), "value"));
             assert!(store.put_many(others).await.iter().all(Result::is_ok));
             expected = (0..KEYS).map(|number| format!("other.{number:05}")).collect();
@@ -167,7 +167,7 @@ async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
         }
         let mut state = state(&mut watch).await;
         if evicts {
-            // They came after the watch began.
+            // They were written after the watch began.
             while !expected.iter().all(|key| state.contains_key(key)) {
                 let entry = next(&mut watch).await.unwrap().into_entry().unwrap();
                 state.insert(entry.key.to_string(), entry.version);
@@ -183,13 +183,13 @@ async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
         let rest: Vec<_> = scan.try_collect().await.unwrap();
         let listed: BTreeSet<_> = rest.iter().map(|entry| entry.key.to_string()).collect();
         assert_eq!(listed.len(), rest.len());
-        // Of those that make room for others none is there throughout.
+        // None of the evicted keys lives throughout.
         let missing = expected.iter().filter(|key| !evicts && !listed.contains(*key)).count();
         assert_eq!(missing, 0);
     }
 }
 
-/// A paused consumer says that it is there and delivers nothing, as one does that has lost count.
+/// A paused consumer sends heartbeats and delivers nothing, like one that has lost count.
 #[tokio::test]
 async fn a_consumer_that_is_idle_within_the_state_is_replaced() {
     for history in [1, 2] {
@@ -222,7 +222,7 @@ impl Random {
     }
 }
 
-/// A watch, and what it must have delivered by its marker.
+/// A watch, and the entries that it must have delivered by its marker.
 struct Reader {
     watch: Watch,
     at_start: BTreeMap<String, VersionToken>,
@@ -251,8 +251,8 @@ impl Reader {
 }
 
 /// Writers, purges and a slow reader at random, with several histories: at the caught-up marker
-/// every key that was there is there, as new as it was; the last version of every key arrives; a
-/// scan has every key that lives throughout, once.
+/// every initial key has been delivered, at least as new as it was; the last version of every key
+/// arrives; a scan has every key that lives throughout, once.
 #[tokio::test]
 async fn state_and_tail_are_complete_under_random_writes() {
     let given = std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -273,7 +273,7 @@ async fn state_and_tail_are_complete_under_random_writes() {
         let mut scan = store.scan(WatchScope::All);
         let (mut listed, mut purged) = (Vec::new(), BTreeSet::new());
         for _ in 0..60 {
-            // Some keys are hotter than others.
+            // Some keys are written more often than others.
             let key = &keys[random.below(keys.len()).min(random.below(keys.len()))];
             for _ in 0..random.below(4) {
                 newest.insert(key.clone(), store.put(key, "new").await.unwrap());
@@ -309,7 +309,7 @@ async fn state_and_tail_are_complete_under_random_writes() {
     }
 }
 
-/// The leader always has something newer, and no consumer delivers all that waited for it.
+/// The leader always has a newer message, and no consumer delivers all messages that waited for it.
 #[tokio::test]
 async fn a_state_ends_while_others_write_without_a_pause() {
     for history in [1, 2] {
@@ -333,7 +333,7 @@ async fn a_state_ends_while_others_write_without_a_pause() {
                 assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap().len(), 501);
             }
             if history == 1 {
-                // One that has just been caught up goes on.
+                // A watch that has just caught up continues.
                 let mut watch = store.watch(WatchScope::All).await.unwrap();
                 state(&mut watch).await;
                 let cursor = watch.cursor().unwrap();

@@ -173,7 +173,7 @@ async fn a_storage_that_cannot_go_on_ends_the_run() {
     let doing = [
         ("place", "looking up its place"),
         ("is_empty", "looking up its place"),
-        ("held", "looking up what is held"),
+        ("held", "looking up stored entries"),
         ("for_each_key", "looking for what has vanished"),
         ("commit", "keeping what was applied"),
     ];
@@ -259,7 +259,7 @@ async fn a_failure_that_has_passed_is_forgotten_though_nothing_is_kept() {
     follower.stop().await;
 }
 
-/// Those at looking up what is held are not those at applying.
+/// Attempts at looking up stored entries do not count as attempts at applying.
 #[tokio::test]
 async fn the_attempts_at_applying_are_what_is_told() {
     let mut script = Script::new();

@@ -151,14 +151,15 @@ pub(crate) struct Script {
     openings: mpsc::UnboundedReceiver<Opening>,
 }
 
-/// What the store says if it is asked, apart from its watches.
+/// The answers of the store, apart from its watches.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
-    /// The newest position and the number of keys; without them the store tells its watches of everything.
+    /// The newest position and the number of keys; `None` if the store reports every change to its
+    /// watches.
     pub(crate) figures: Option<(u64, u64)>,
-    /// How often it was asked for its figures.
+    /// Number of requests for its figures.
     pub(crate) looks: usize,
-    /// How often its keys were listed.
+    /// Number of listings of its keys.
     pub(crate) listings: usize,
     /// The newest entries, by their positions.
     pub(crate) entries: Vec<(u64, &'static str)>,

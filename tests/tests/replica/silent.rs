@@ -92,7 +92,8 @@ async fn purge(name: &str, key: &str) {
     stream.purge().filter(format!("$KV.{name}.{key}")).await.unwrap();
 }
 
-/// Follows a bucket, is away while `remove` removes `b`, and is started again with the default interval.
+/// Follows a bucket, stops while `remove` removes `b`, and is started again with the default
+/// interval.
 async fn away_while(store: &Store, scope: &WatchScope, remove: impl Future<Output = ()>) {
     let disk = Disk::new();
     write(store, &["a=1", "b=1", "c=1", "-c"]).await;
@@ -109,7 +110,7 @@ async fn away_while(store: &Store, scope: &WatchScope, remove: impl Future<Outpu
     assert_eq!(follower.monitor.progress().repairs, 1);
     follower.stop().await;
     assert!(disk.words().iter().all(|word| !word.starts_with("b=")), "{:?}", disk.words());
-    // And nothing more is found the next time.
+    // The next comparison finds no difference.
     let mut follower = Follower::start(Replica::new(store, scope.clone()).storage(disk.clone()));
     follower.asks.up_to(".").await;
     follower.current().await;
@@ -142,7 +143,7 @@ async fn eviction_while_away_is_found() {
         config.discard = stream::DiscardPolicy::Old;
     })
     .await;
-    // `a` is evicted for `d` if it is not written again before.
+    // Without another write, `a` would be evicted for `d`.
     let remove = async { write(&store, &["a=2", "d=1"]).await };
     away_while(&store, &WatchScope::All, remove).await;
 }
@@ -174,7 +175,7 @@ async fn prefix_is_compared_by_its_own_count() {
     let replica = Replica::new(&store, WatchScope::prefix("a.")).storage(disk.clone());
     let mut follower = Follower::start(replica.compare_every(Duration::from_secs(1)));
     follower.asks.up_to(".").await;
-    // Outside the scope nothing is missed.
+    // No entry outside the scope is missed.
     purge(&name, "b.x").await;
     purge(&name, "a.x").await;
     follower.asks.up_to("~a.x").await;
@@ -186,7 +187,7 @@ async fn prefix_is_compared_by_its_own_count() {
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// A replica of a script that has `a` and `b`, and figures to that.
+/// A replica of a script with `a` and `b`, and matching figures.
 async fn scripted(script: &mut Script, disk: &Disk) -> (Follower<Disk>, Feed) {
     lock(&script.contents).figures = Some((2, 2));
     lock(&script.contents).entries = vec![(1, "a=1"), (2, "b=1")];
@@ -215,7 +216,8 @@ async fn busy_store_is_looked_at_and_not_listed() {
         position
     };
     for round in 1..=5 {
-        // Values that are new, written again, deleted, and written over their tombstones; a tombstone of a key that is new.
+        // Values that are new, written again, deleted, and written over their tombstones; a
+        // tombstone of a key that is new.
         let new = format!("n{round}=1");
         let never = format!("-never{round}");
         for word in [&new, "a=2", "-a", "a=3", &never] {
@@ -223,7 +225,7 @@ async fn busy_store_is_looked_at_and_not_listed() {
             follower.asks.done().await;
         }
         keys += 2;
-        // The leader has a change that comes only when the figures are there, and others behind it.
+        // The leader has a change that arrives only after the figures, and others behind it.
         let contents = Arc::clone(&script.contents);
         lock(&contents).figures = Some((round * 8, keys + 1));
         let before = looks(&script).0;
@@ -254,7 +256,7 @@ async fn listings_that_find_nothing_grow_rare() {
     let (follower, _feed) = scripted(&mut script, &Disk::new()).await;
     let mut listed = Vec::new();
     for minute in 1..=40_u64 {
-        // Other tombstones each time, of which no watch tells.
+        // Other tombstones each time, which no watch delivers.
         lock(&script.contents).figures = Some((2, 2 + minute));
         let before = looks(&script).1;
         tokio::time::sleep(INTERVAL).await;
@@ -317,7 +319,7 @@ async fn older_copy_is_found_after_an_outage() {
     }
 }
 
-/// After an outage in which all is as it was, one key is looked up, and nothing is read again.
+/// After an outage without changes, one key is looked up, and no state is read again.
 #[tokio::test(start_paused = true)]
 async fn same_store_is_recognized_after_an_outage() {
     let mut script = Script::new();
@@ -362,7 +364,7 @@ async fn tombstone_that_ended_is_no_reason_to_read_again() {
     }
 }
 
-/// A run that goes on from a place is current only when it knows that nothing was missed.
+/// A run that resumes from a place is current only once it knows that no update was missed.
 #[tokio::test(start_paused = true)]
 async fn current_only_after_the_first_comparison() {
     let mut script = Script::new();
@@ -375,7 +377,7 @@ async fn current_only_after_the_first_comparison() {
     feed.say(2, ".");
     follower.asks.up_to(".").await;
     settle().await;
-    // The store has a change that has not come.
+    // The store has a change that has not arrived.
     assert!(!follower.monitor.progress().is_current());
     feed.say(5, "b=2");
     assert_eq!(follower.asks.done().await, ["b=2"]);

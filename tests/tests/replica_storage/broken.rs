@@ -21,7 +21,7 @@ pub(crate) enum Fault {
     NeverEmptyAgain,
     /// Is always empty.
     AlwaysEmpty,
-    /// Counts what was deleted too.
+    /// Also counts deleted keys.
     CountsDeleted,
     /// Answers in the order of the keys' names.
     HeldSorted,

@@ -1,4 +1,4 @@
-//! Records of other versions, and values that are no record.
+//! Records of other versions, and values that are not records.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn observe_continues_after_a_foreign_value() {
             stores[1].delete(key).await.unwrap();
             assert_eq!(next(&mut leaders).await.unwrap(), None);
         }
-        // Also if it is there from the start.
+        // Also if it exists from the start.
         stores[1].put(key, "theirs").await.unwrap();
         let mut leaders = LeaderElection::new(&stores[1], "job", "").unwrap().observe().await.unwrap();
         assert!(next(&mut leaders).await.is_err());
@@ -74,7 +74,7 @@ async fn unknown_fields_survive_a_rewrite() {
         assert_eq!(rewritten["since_version"], json!([1, {"a": "b"}]));
         assert_eq!(rewritten["holders"][0]["zone"], "a");
         assert_eq!(rewritten["queue"][0]["zone"], json!({"b": -1.5}));
-        // The first in line is granted what is broken.
+        // The first waiter is granted the broken lock.
         lock.break_lock().await.unwrap();
         let rewritten = record(&stores[1], "rw_lock.r").await;
         assert_eq!(rewritten["since_version"], json!([1, {"a": "b"}]));

@@ -14,7 +14,7 @@ fn lock(store: &Store, resource: &str) -> DistroRwLock {
     DistroRwLock::with_options(store, resource, options).unwrap()
 }
 
-/// Until not one more byte fits.
+/// Fills the store until not one more byte fits.
 async fn fill(store: &Store) {
     let mut number = 0;
     for size in [4096, 256, 16, 1, 0] {
@@ -33,7 +33,7 @@ async fn fill(store: &Store) {
     }
 }
 
-/// Waits until the session of the lock's holder was renewed so often.
+/// Waits until the session of the lock's holder was renewed this many times.
 async fn renewed(store: &Store, resource: &str, times: u64) {
     let session = lock(store, resource).inspect().await.unwrap().holders[0].claim.session.clone();
     let renewed = async {
@@ -51,7 +51,7 @@ async fn renewed(store: &Store, resource: &str, times: u64) {
     tokio::time::timeout(Duration::from_secs(30), renewed).await.expect("it is renewed");
 }
 
-/// Holders renew and release, those in line are let in, dead ones are evicted; only newcomers need
+/// Holders renew and release, waiters are granted, dead ones are evicted; only new claims need
 /// room.
 ///
 /// `reserve` is the number of bytes that are left free.
@@ -98,7 +98,7 @@ async fn a_full_store_costs_no_holder_its_lock(connection: Arc<dyn Connection>, 
     }
     let heir = tokio::time::timeout(Duration::from_secs(10), heir).await.expect("the dead one is evicted");
     heir.unwrap().release().await.unwrap();
-    // What one has left another has room for.
+    // Another claim has room once one has left.
     lock(&store, "r").write().await.unwrap().release().await.unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! Locks without a guard that were lost: they never keep a live one from being released.
+//! Lost locks without a guard: they never prevent the release of a live one.
 
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ fn release_prefers_the_live_hold_to_an_older_lost_one() {
     }
 }
 
-/// The lost guard is still there when the next is acquired.
+/// The lost guard still exists when the next is acquired.
 #[tokio::test]
 async fn guards_terms_and_work_after_a_loss_release_the_live_one() {
     for stores in handles(2).await {

@@ -1,4 +1,4 @@
-//! What is shown of holders, of dead ones above all.
+//! The reported state of holders, in particular of dead ones.
 
 use std::time::{Duration, SystemTime};
 
@@ -82,7 +82,7 @@ fn a_dead_process_is_presumed_dead_and_does_not_lead() {
             std::mem::forget((held, term));
 
             assert_eq!(next(&mut leaders).await, None);
-            // Nobody waits for what it holds, so that it stays in the record.
+            // No process waits for its lock, so it stays in the record.
             let state = view.inspect().await.unwrap();
             assert_eq!(state.holders[0].claim.label.as_deref(), Some("dead"));
             let is_presumed = async {
@@ -101,7 +101,7 @@ fn a_dead_process_is_presumed_dead_and_does_not_lead() {
             tokio::time::timeout(Duration::from_secs(20), is_presumed).await.expect("it is presumed dead");
             assert!(!lock(2, "busy").inspect().await.unwrap().holders[0].claim.presumed_dead);
             assert_eq!(view.leader().await.unwrap(), None);
-            // A newcomer leads, and is told of.
+            // A new candidate leads, and is delivered.
             let next_term = election(&stores[1], "next").campaign().await.unwrap();
             assert_eq!(next(&mut leaders).await.as_deref(), Some("next"));
             assert_eq!(view.leader().await.unwrap().unwrap().token, next_term.fencing_token());
@@ -112,7 +112,7 @@ fn a_dead_process_is_presumed_dead_and_does_not_lead() {
     }
 }
 
-/// The session of a leader that resigned to nobody: its key was deleted by an operator.
+/// The session of a leader that did not resign: an operator deleted its key.
 #[tokio::test]
 async fn a_leader_without_a_session_does_not_lead() {
     for stores in handles(2).await {
@@ -132,8 +132,7 @@ async fn a_leader_without_a_session_does_not_lead() {
     }
 }
 
-/// It hears nothing of anybody for longer than the leader's lease. The leader never stopped
-/// leading.
+/// It sees no renewal for longer than the leader's lease. The leader never stopped leading.
 #[tokio::test]
 async fn an_observer_that_was_cut_off_hears_of_the_leader_again() {
     let server = NatsServer::start();
@@ -143,7 +142,7 @@ async fn an_observer_that_was_cut_off_hears_of_the_leader_again() {
     let behind = connect(&proxy.url()).await.unwrap().store("b").await.unwrap();
     let mut leaders = election(&behind, "").observe().await.unwrap();
     assert_eq!(next(&mut leaders).await.as_deref(), Some("me"));
-    // While it is heard of there is nothing to tell.
+    // While it renews, no update is delivered.
     assert!(tokio::time::timeout(2 * LEASE, leaders.next()).await.is_err());
     proxy.refuse(true);
     proxy.cut();

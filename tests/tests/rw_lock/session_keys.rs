@@ -1,4 +1,4 @@
-//! What sessions leave in a store, and how much is sent for them.
+//! The keys that sessions leave in a store, and the number of messages for them.
 
 use std::time::{Duration, Instant};
 
@@ -133,7 +133,7 @@ async fn shutting_a_connection_down_ends_its_sessions() {
     lock(&around, "r", LEASE).write().await.unwrap().release().await.unwrap();
 }
 
-/// A process that ends without a word cannot delete its key. One that comes later does.
+/// A process that crashes cannot delete its key. A later one does.
 #[test]
 fn keys_of_crashed_processes_are_deleted_by_a_later_session() {
     let living = runtime();
@@ -192,7 +192,7 @@ fn processes_that_only_try_get_in_after_a_crash() {
     }
 }
 
-/// Keys that nobody reuses, of an earlier version of the library for one, are not looked at.
+/// Keys that no session reuses, for example of an earlier version of the library, are not read.
 #[tokio::test]
 async fn a_takeover_does_not_read_old_sessions() {
     const OLD: usize = 2000;
@@ -213,7 +213,7 @@ async fn a_takeover_does_not_read_old_sessions() {
     assert!(sent < 1000, "{sent} messages to hand over");
 }
 
-/// What is sent grows with the number of holders and waiters, not with their product.
+/// The number of messages grows with the number of holders and waiters, not with their product.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes half a minute: scripts/test --long"]
 async fn many_holders_and_waiters_send_few_messages() {
@@ -239,7 +239,7 @@ async fn many_holders_and_waiters_send_few_messages() {
         waiting.push(tokio::spawn(async move { lock.write().await }));
         crate::in_line(&locks[0], waiting.len()).await;
     }
-    // Those who have come have opened their watches by then.
+    // All waiters have opened their watches by then.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let before = messages(&server).await;
     tokio::time::sleep(Duration::from_secs(SECONDS)).await;

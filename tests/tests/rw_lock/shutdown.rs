@@ -1,4 +1,4 @@
-//! Shutting a connection down releases what is held through it.
+//! Shutting a connection down releases its locks.
 
 use std::time::Duration;
 
@@ -6,8 +6,7 @@ use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LeaderElection, LockL
 use shizuku_kv::{Connection, KvError, connect};
 use shizuku_kv_tests::{NatsServer, TcpProxy, unique};
 
-/// Guards that live, guards that were dropped in this moment, functions without guards, terms, and
-/// claims in line.
+/// Live guards, guards that were just dropped, functions without guards, terms, and waiting claims.
 #[tokio::test]
 async fn shutdown_releases_what_is_held_on_nats() {
     let server = NatsServer::shared();
@@ -27,7 +26,7 @@ async fn shutdown_releases_what_is_held_on_nats() {
     });
     crate::in_line(&other("busy"), 1).await;
     drop(DistroRwLock::new(&store, "dropped").unwrap().write().await.unwrap());
-    // With the handles gone too, as at the end of a program.
+    // With the handles dropped too, as at the end of a program.
     drop((store, another));
     connection.shutdown().await.unwrap();
 
@@ -81,8 +80,8 @@ async fn shutdown_ends_what_is_held_in_memory() {
     assert!(matches!(&late, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }), "{late:?}");
 }
 
-/// The server is gone: nothing can be released, and shutdown says so within the deadline of the
-/// connection.
+/// The server is gone: no lock can be released, and `shutdown` reports that within the deadline of
+/// the connection.
 #[tokio::test]
 async fn shutdown_without_a_server_ends_within_its_deadline() {
     let server = NatsServer::start();

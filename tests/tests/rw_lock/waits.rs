@@ -1,4 +1,4 @@
-//! How long a claim waits, and in which order the claims of one process come.
+//! The wait of a claim, and the order of the claims of one process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use shizuku_kv::rw_lock::{
 
 use crate::{handles, in_line};
 
-/// The wait is for others; the store has its own deadline.
+/// The wait applies to other holders; the store has its own deadline.
 #[tokio::test]
 async fn a_free_lock_is_acquired_however_short_the_wait() {
     for wait in [Duration::ZERO, Duration::from_nanos(1), Duration::from_micros(50)] {
@@ -42,8 +42,8 @@ async fn a_free_lock_is_acquired_however_short_the_wait() {
     }
 }
 
-/// Each length of lease has a session of its own: one that is there already, and one that has yet
-/// to be made.
+/// Each length of lease has a session of its own: an existing one, and one that is yet to be
+/// created.
 #[tokio::test]
 async fn claims_with_different_leases_keep_their_order() {
     for has_session in [true, false] {

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use crate::store::{FencingToken, Key, KvEntry, KvOperation, StoreConfig, VersionToken, WatchScope};
 
-/// How long a store that has a maximum age or times to live holds a tombstone, at most; one with a
-/// shorter maximum age holds it as long as that. Such a store is expected to be written to with
-/// ever new keys, whose tombstones would otherwise pile up. Every other store holds them for ever.
+/// Maximum lifetime of a tombstone in a store that has a maximum age or times to live. A shorter
+/// maximum age limits it further. Such a store is expected to receive ever new keys, whose
+/// tombstones would otherwise accumulate. Every other store holds tombstones for ever.
 pub(super) const MARKER_TTL: Duration = Duration::from_secs(60 * 60);
 
 /// How many entries [`Log::next_after`] looks at in one call, so that the lock around it is held for a short time
@@ -54,9 +54,9 @@ impl Limits {
         [ttl, self.max_age].into_iter().flatten().min()
     }
 
-    /// How long a tombstone is held. One with a token, or of a lock, must never be forgotten. A
-    /// store whose values age has neither fenced writes nor locks, so that an earlier one ends like
-    /// every other.
+    /// Lifetime of a tombstone. A tombstone with a token, or of a lock, must never expire. A store
+    /// whose values age has neither fenced writes nor locks, so an earlier such tombstone expires
+    /// like every other.
     fn marker_ttl(&self, key: &Key, fence: Option<FencingToken>) -> Option<Duration> {
         let forgets = self.forgets && !self.never_forgets(key, fence);
         forgets.then(|| self.max_age.map_or(MARKER_TTL, |age| age.min(MARKER_TTL)))
@@ -66,7 +66,7 @@ impl Limits {
         self.max_age.is_none() && (fence.is_some() || key.is_of_locks())
     }
 
-    /// The end of a tombstone that is held when these limits come into force.
+    /// The expiry of a tombstone that already exists when these limits come into force.
     fn due_of_held(&self, held: &Held, now: Instant) -> Option<Instant> {
         let (key, fence) = (&held.entry.key, held.entry.fence);
         if self.never_forgets(key, fence) {
@@ -76,8 +76,8 @@ impl Limits {
         [held.due, due].into_iter().flatten().min()
     }
 
-    /// Whether a purge leaves the tombstone of a deletion, as on NATS: if tombstones are forgotten
-    /// and there is no history, the two do the same.
+    /// Whether a purge leaves the tombstone of a deletion, as on NATS: if tombstones expire and
+    /// there is no history, the two do the same.
     fn purges_by_deleting(&self) -> bool {
         self.forgets && self.history == 1
     }
@@ -372,9 +372,8 @@ impl Log {
         Ok(version)
     }
 
-    /// Gives the newest entry of a key a token, unless it has that one or a newer one: its value is
-    /// written again, and the tombstone of a key that is absent. Returns the token that the key has
-    /// then.
+    /// Gives the newest entry of a key a token, unless it has that one or a newer one. Writes its
+    /// value again; an absent key gets a tombstone. Returns the token that the key has then.
     pub(super) fn raise(
         &mut self,
         key: &Key,
@@ -439,9 +438,9 @@ impl Log {
         self.next_due().is_none_or(|due| due > now)
     }
 
-    /// Takes over new settings, for what is held too: a maximum age counts from when a value was
-    /// written, and one that is older expires with the next [`expire_some`](Self::expire_some). A
-    /// tombstone that was to be held for longer is held for its time from `now` on.
+    /// Applies new settings, also to existing entries. A maximum age counts from the write of a
+    /// value; an older value expires with the next [`expire_some`](Self::expire_some). A tombstone
+    /// with a longer lifetime is held for the new lifetime, counted from `now`.
     pub(super) fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.limits = limits;
         let mut dropped = Vec::new();

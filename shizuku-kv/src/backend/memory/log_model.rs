@@ -25,7 +25,7 @@ struct Line {
     fence: Option<FencingToken>,
 }
 
-/// How long the tombstone of a write is held, unless for ever.
+/// Lifetime of the tombstone of a write; `None` if it is held for ever.
 fn life(limits: &Limits, key: &str, fence: Option<FencingToken>) -> Option<Duration> {
     let forgets = limits.forgets && !never_forgets(limits, key, fence);
     forgets.then(|| limits.max_age.into_iter().fold(MARKER_TTL, Duration::min))

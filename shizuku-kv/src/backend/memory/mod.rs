@@ -10,12 +10,11 @@
 //! - Every operation first applies what has expired by tokio's clock, in the order in
 //!   which it fell due; a watch that waits wakes up for it by itself. With the time paused by a test, values expire when
 //!   the test moves the clock.
-//! - Where values expire (a maximum age, or times to live), tombstones are forgotten an hour after
-//!   they were written, or after the maximum age if that is shorter. Everywhere else they are held
-//!   for ever. Those of locks, and of deletions with a fencing token, always are, unless there is a
-//!   maximum age.
-//! - Where tombstones are forgotten and the history is 1, a purge leaves the tombstone of a
-//!   deletion.
+//! - If values expire (a maximum age, or times to live), tombstones expire an hour after they were
+//!   written, or after the maximum age if that is shorter. Otherwise they are held for ever.
+//!   Tombstones of locks, and of deletions with a fencing token, are held for ever unless there is
+//!   a maximum age.
+//! - If tombstones expire and the history is 1, a purge leaves the tombstone of a deletion.
 //! - A cursor is honoured while the store holds every entry after it, or can be sure of it: it expires when the oldest
 //!   entry held is beyond the next one, and when a tombstone after it was forgotten.
 //! - The limit on bytes counts the keys and values that are held after the write. Deletions are never refused by it.
@@ -101,8 +100,8 @@ impl MemoryConnection {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The stores, for an operation. Like every backend it asks for a runtime, so that a program
-    /// that runs here runs elsewhere too.
+    /// The stores, for an operation. Like every backend this one requires a runtime, so that a
+    /// program that runs here runs elsewhere too.
     fn open(&self, operation: &'static str) -> KvResult<MutexGuard<'_, World>> {
         in_runtime(operation)?;
         let world = self.lock();

@@ -54,7 +54,7 @@ impl MemoryStore {
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
         let write = self.shared.with(Call::new(operation).of(key).by(deadline), |contents| {
-            // The record of a lock that is not there may have been lost with a lock that is held.
+            // A missing lock record may have been lost together with a lock that is held.
             let is_of_locks = matches!(condition, Condition::Absent) && key.is_of_locks();
             if fence.is_some() || is_of_locks {
                 self.check_fences(operation, contents)?;
@@ -85,7 +85,7 @@ impl MemoryStore {
         Err(KvError::Unsupported {
             operation,
             reason: format!(
-                "what store {:?} holds can expire by now: fencing tokens and locks would be lost",
+                "entries of store {:?} can now expire: fencing tokens and locks would be lost",
                 self.shared.name
             ),
         })
@@ -183,7 +183,7 @@ impl KvReader for MemoryStore {
     }
 
     fn figures<'a>(&'a self, _: &'a WatchScope, deadline: Deadline) -> BoxFuture<'a, KvResult<StoreFigures>> {
-        // What expires leaves a tombstone, and a watch that missed one which was forgotten ends.
+        // An expired entry leaves a tombstone, and a watch that missed an expired tombstone ends.
         let look = self.shared.with(Call::new("figures").by(deadline), |contents| {
             Ok(StoreFigures::told(self.shared.incarnation, contents.log.sequence()))
         });

@@ -17,18 +17,18 @@ use crate::store::{ConnectionCapabilities, Deadline, KvError, KvResult, KvStream
 /// Long enough for a watch or a replica to come back and see it.
 const MARKER_TTL: Duration = Duration::from_secs(3600);
 
-/// The shortest time to live that the server takes for a message.
+/// Minimum time to live that the server accepts for a message.
 pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(1);
 
-/// How late an answer may be that another has overtaken.
+/// Maximum delay of an answer that a later one has overtaken.
 const OVERTAKING: Duration = Duration::from_secs(1);
 
-/// Metadata in which we note whether times to live were asked for, in buckets with a maximum age:
+/// Metadata in which we note whether times to live were requested, in buckets with a maximum age:
 /// their markers need the same switches of the server.
 const KEY_TTL_NOTE: &str = "shizuku-kv.key-ttl";
 
 /// Metadata in which we note the stream sequence before which no cursor can be honoured, because
-/// tombstones lived shorter at that time than the settings tell.
+/// tombstones lived shorter at that time than the settings show.
 const CURSORS_NOTE: &str = "shizuku-kv.cursors-from";
 
 /// What the server says of a stream.
@@ -49,7 +49,7 @@ pub(super) struct StreamInfo {
 pub(super) struct Cluster {
     #[serde(default)]
     pub(super) leader: Option<String>,
-    /// Absent before 2.12.
+    /// Absent before NATS 2.12.
     #[serde(default)]
     leader_since: Option<String>,
 }
@@ -79,13 +79,13 @@ impl StreamInfo {
         self.state.messages
     }
 
-    /// Number of subjects that have a message.
+    /// Number of subjects with a message.
     pub(super) fn subjects(&self) -> u64 {
         self.state.num_subjects
     }
 
-    /// Whether the newest message of a key can go alone, so that an older one is the newest then: because it has a time
-    /// to live of its own, or because an operator may delete it.
+    /// Whether the newest message of a key can be removed alone, so that an older one becomes the
+    /// newest: because it has a time to live of its own, or because an operator may delete it.
     pub(super) fn reverts(&self) -> bool {
         self.number("max_msgs_per_subject") != 1 && (self.flag("allow_msg_ttl") || !self.flag("deny_delete"))
     }
@@ -95,7 +95,7 @@ impl StreamInfo {
         self.cluster.as_ref()?.leader.as_deref()
     }
 
-    /// How long the server that answered has led the stream, by its own clock; none where it does
+    /// How long the server that answered has led the stream, by its own clock; `None` if it does
     /// not tell.
     pub(super) fn led_for(&self) -> Option<Duration> {
         let since = parse_time(self.cluster.as_ref()?.leader_since.as_deref()?);
@@ -125,12 +125,12 @@ impl StreamInfo {
         incarnation
     }
 
-    /// The settings that promises depend on, as this answer tells them.
+    /// The settings that promises depend on, from this answer.
     pub(super) fn settings(&self) -> Settings {
         Settings::new(self)
     }
 
-    /// Whether every message since the first one is still there.
+    /// Whether every message since the first one still exists.
     pub(super) fn is_gapless(&self) -> bool {
         self.state.messages == (self.state.last_seq + 1).saturating_sub(self.state.first_seq)
     }
@@ -196,14 +196,13 @@ fn note<'a>(config: &'a Value, name: &str) -> Option<&'a str> {
     config.get("metadata")?.get(name)?.as_str()
 }
 
-/// How long the server keeps the markers that it leaves.
+/// Lifetime of the markers that the server leaves.
 fn marker_ttl(config: &Value) -> Option<Duration> {
     duration(config, "subject_delete_marker_ttl").filter(|_| flag(config, "allow_msg_ttl"))
 }
 
-/// Whether the stream was made for times to live. `None` if that cannot be told: a maximum age
-/// needs the same switches for its markers, and other clients do not note which of the two was
-/// asked for.
+/// Whether the stream was created for times to live. `None` if that is unknown: a maximum age needs
+/// the same switches for its markers, and other clients do not note which of the two was requested.
 fn asks_for_ttl(config: &Value) -> Option<bool> {
     if marker_ttl(config).is_none() {
         return Some(false);
@@ -215,8 +214,8 @@ fn asks_for_ttl(config: &Value) -> Option<bool> {
     }
 }
 
-/// How long a tombstone is sure to stay, unless it stays for ever: markers and our own tombstones
-/// by the markers' time to live, the others by the bucket's maximum age.
+/// Guaranteed lifetime of a tombstone; `None` if it stays for ever. The markers' time to live
+/// limits markers and our own tombstones, the bucket's maximum age the others.
 fn tombstone_life(config: &Value) -> Option<Duration> {
     [marker_ttl(config), duration(config, "max_age")].into_iter().flatten().min()
 }
@@ -228,20 +227,20 @@ pub(super) struct Bucket {
     pub(super) stream: String,
     pub(super) prefix: String,
     settings: ArcSwap<Settings>,
-    /// Held while the settings are asked for, so that many writes at the same moment ask once.
+    /// Held while the settings are requested, so that concurrent writes send one request.
     pub(super) refreshing: tokio::sync::Mutex<()>,
 }
 
-/// The settings that promises depend on, as one answer of the server told them.
+/// The settings that promises depend on, from one answer of the server.
 ///
 /// Another client or an operator may change them while handles are open.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     /// The server's clock when it answered.
     as_of: SystemTime,
-    /// When the answer came.
+    /// When the answer arrived.
     learned: Instant,
-    /// Tells the stream from an earlier one of the same name.
+    /// Distinguishes the stream from an earlier one of the same name.
     pub(super) created: SystemTime,
     /// The last sequence of the stream.
     pub(super) end: u64,
@@ -254,12 +253,12 @@ pub(super) struct Settings {
     pub(super) max_age: Option<Duration>,
     /// The time to live of a tombstone that we write; `None` if it stays for ever.
     ///
-    /// When it ends nothing older may come back, without a crash or after one. So it needs a
-    /// history of 1, and markers: without them a server that is killed afterwards brings back the
-    /// deleted value (nats-server #8505).
+    /// Its end must not bring back an older value, with or without a crash. So it needs a history
+    /// of 1, and markers: without them a server that is killed afterwards brings back the deleted
+    /// value (nats-server #8505).
     pub(super) tombstone_ttl: Option<Duration>,
     pub(super) tombstone_life: Option<Duration>,
-    /// Whether other clients can write tombstones with a time to live that nothing follows.
+    /// Whether other clients can write tombstones with a time to live whose end leaves no marker.
     pub(super) tombstones_vanish: bool,
     /// No cursor before this stream sequence can be honoured.
     pub(super) cursors_from: u64,
@@ -281,13 +280,13 @@ impl Bucket {
         self.settings.load()
     }
 
-    /// The same for longer than a moment.
+    /// The newest known settings, shared, to be held for longer than a moment.
     pub(super) fn settings_arc(&self) -> Arc<Settings> {
         self.settings.load_full()
     }
 
-    /// Takes over the settings in an answer of the server, unless a later answer came a moment
-    /// before. Not longer before: the clock of a new leader may be behind that of the last.
+    /// Adopts the settings of an answer, unless a later answer arrived a moment before. The limit
+    /// is a moment, because the clock of a new leader may be behind that of the last.
     pub(super) fn learn(&self, info: &StreamInfo) {
         let newest = info.settings();
         self.settings.rcu(|known| {
@@ -301,7 +300,7 @@ impl Bucket {
             }
             newest.cursors_from = newest.cursors_from.max(known.cursors_from);
             if lives_longer(known.tombstone_life, newest.tombstone_life) {
-                // Another client has changed them, and left no note.
+                // Another client has changed the settings, and left no note.
                 newest.cursors_from = newest.cursors_from.max(info.last_sequence());
             }
             Arc::new(newest)
@@ -342,7 +341,7 @@ impl Settings {
         }
     }
 
-    /// How long ago the server told of these settings.
+    /// Age of these settings: the time since the server reported them.
     pub(super) fn age(&self) -> Duration {
         self.learned.elapsed()
     }
@@ -358,7 +357,7 @@ impl Settings {
         self.has_operation_ids() && !self.loses_newest
     }
 
-    /// Rejects an operation that rests on entries that are sure to stay.
+    /// Rejects an operation that requires entries to stay, if the store can lose them.
     pub(super) fn ensure_newest_stay(&self, operation: &'static str, store: &str) -> KvResult<()> {
         if self.keeps_fences() {
             return Ok(());
@@ -366,12 +365,12 @@ impl Settings {
         Err(KvError::Unsupported {
             operation,
             reason: format!(
-                "what store {store:?} holds can expire or be pushed out by now: fencing tokens and locks would be lost"
+                "entries of store {store:?} can now expire or be evicted: fencing tokens and locks would be lost"
             ),
         })
     }
 
-    /// Whether the newest message of a key may be removed without a client having asked for it.
+    /// Whether the newest message of a key may be removed without a request of a client.
     pub(super) fn forgets_newest(&self) -> bool {
         self.loses_newest || self.tombstone_life.is_some()
     }
@@ -513,8 +512,8 @@ async fn update(
 ) -> KvResult<StreamInfo> {
     const OPERATION: &str = "reconcile store";
     if config.key_ttl == Some(true) || config.history.is_some() {
-        // Together with the existing settings. A longer history of another client is not a reason
-        // to reject something else.
+        // Checked together with the existing settings. A longer history of another client is not a
+        // reason to reject another change.
         let mut merged = config.clone();
         merged.history = merged.history.or(found.store_config().history);
         let asks = asks_for_ttl(&found.config).filter(|_| found.store_config().history == Some(1));
@@ -524,7 +523,7 @@ async fn update(
     let mut stream = found.config.clone();
     // Only what was asked for is changed, so that what other clients set stays as it is.
     apply(link, &mut stream, config);
-    // If tombstones live longer from now on, the settings no longer tell what was forgotten before.
+    // If tombstones live longer from now on, the settings no longer show which ones expired before.
     if lives_longer(tombstone_life(&found.config), tombstone_life(&stream)) {
         stream["metadata"][CURSORS_NOTE] = json!(found.last_sequence().to_string());
     }
@@ -592,7 +591,7 @@ fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
 }
 
 /// Makes the server leave markers if values expire, so that expiry can be seen. `key_ttl` is
-/// whether times to live are asked for, or `None` if that cannot be told.
+/// whether times to live are requested, or `None` if that is unknown.
 fn apply_expiry(stream: &mut Value, key_ttl: Option<bool>) {
     let ages = duration(stream, "max_age").is_some();
     if ages || key_ttl != Some(false) {
@@ -630,9 +629,9 @@ pub(super) async fn delete(link: &Link, name: &str, deadline: Deadline) -> KvRes
     }
 }
 
-/// The answer to an order about a stream that is sent once, because a copy that came late could
-/// undo what others did meanwhile. If the answer fails to come, the stream shows whether the order
-/// was carried out.
+/// The answer to a command for a stream. It is sent once, because a late copy could undo changes
+/// that others made meanwhile. If no answer arrives, the stream shows whether the command was
+/// executed.
 async fn ordered<T>(
     link: &Link,
     operation: &'static str,
@@ -706,7 +705,7 @@ mod tests {
     const HOUR: u64 = 3_600_000_000_000;
 
     #[test]
-    fn times_to_live_are_told_from_the_markers_of_a_maximum_age() {
+    fn times_to_live_differ_from_markers_of_a_maximum_age() {
         let with = |markers: u64, age: u64, note: Value| {
             asks_for_ttl(&json!({
                 "allow_msg_ttl": true,
@@ -718,7 +717,7 @@ mod tests {
         assert_eq!(with(HOUR, 0, Value::Null), Some(true));
         assert_eq!(with(0, 0, Value::Null), Some(false));
         assert_eq!(with(0, HOUR, Value::Null), Some(false));
-        // It cannot be told for another client's bucket.
+        // Unknown for another client's bucket.
         assert_eq!(with(HOUR, HOUR, Value::Null), None);
         assert_eq!(with(HOUR, HOUR, json!({ KEY_TTL_NOTE: "true" })), Some(true));
         assert_eq!(with(HOUR, HOUR, json!({ KEY_TTL_NOTE: "false" })), Some(false));

@@ -29,12 +29,12 @@ const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
 
 /// A connection to NATS, whose stores are JetStream key-value buckets.
 ///
-/// Cheap to clone. When the connection breaks it is made again, for ever, with jittered exponential
-/// pauses; until then operations wait for it up to their deadlines. It ends with
-/// [`shutdown`](Connection::shutdown), or when the last clone, store and watch of it is dropped, or
-/// with the tokio runtime that opened it: then everything on it answers [`KvError::NoRuntime`]. A
-/// program with several runtimes opens a connection in each, or keeps the first for as long as the
-/// connection is used.
+/// Cheap to clone. A broken connection reconnects, for ever, with jittered exponential pauses;
+/// until then operations wait for it up to their deadlines. It ends with
+/// [`shutdown`](Connection::shutdown), when its last clone, store and watch are dropped, or with
+/// the tokio runtime that opened it. Without that runtime every operation returns
+/// [`KvError::NoRuntime`]. A program with several runtimes opens a connection in each, or keeps the
+/// first for as long as the connection is used.
 #[derive(Clone)]
 pub struct NatsConnection {
     link: Arc<Link>,
@@ -325,7 +325,7 @@ impl Connection for NatsConnection {
             // Also where this future is dropped half-way.
             let ends = CloseOnDrop(&self.link);
             if let Some(error) = self.link.over(operation) {
-                // What was not yet sent is lost.
+                // Unsent data is lost.
                 return Err(error);
             }
             let client = self.link.client();

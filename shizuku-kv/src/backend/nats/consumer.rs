@@ -70,8 +70,8 @@ pub(super) enum Start {
 #[derive(Debug)]
 pub(super) enum Delivery {
     Message(Message, Place),
-    /// The consumer is alive and delivers nothing at the moment, which does not show that there is
-    /// nothing to deliver.
+    /// The consumer is alive and delivers nothing at the moment. That does not show that nothing is
+    /// left to deliver.
     Idle,
     /// The consumer is gone, or something that it sent is. Make another one.
     Lost(&'static str),
@@ -104,8 +104,8 @@ pub(super) struct OrderedConsumer {
     fresh: bool,
     /// Whether it began with the newest message of each subject.
     has_list: bool,
-    /// Messages that were waiting when it was created. The number is exact at that moment, and only
-    /// then.
+    /// Number of messages that were waiting when it was created. It is exact at that moment, and
+    /// only then.
     pub(super) pending_at_start: u64,
     /// Whether the server has said that it is there.
     exists: bool,
@@ -117,8 +117,9 @@ impl OrderedConsumer {
     /// Creates the consumer `name`. Creating it twice with the same specification is harmless, so that a creation
     /// whose answer was lost can be repeated and leaves one consumer at most.
     ///
-    /// A cluster may place it on a server that has just died, which never answers, however often the
-    /// same is asked for. So after a quarter of the deadline another is created, and the first deleted.
+    /// A cluster may place it on a server that has just died, which never answers, however often
+    /// the request is repeated. So after a quarter of the deadline another consumer is created, and
+    /// the first is deleted.
     pub(super) async fn create(
         link: Arc<Link>,
         operation: &'static str,
@@ -307,8 +308,8 @@ impl OrderedConsumer {
     }
 
     /// Whether a message that is removed before its turn may stop it. A server that keeps several
-    /// messages of a subject makes a list of the newest ones when it creates the consumer. It stops
-    /// at each removed one, until something wakes it, and says meanwhile that nothing is pending.
+    /// messages of a subject lists the newest ones when it creates the consumer. The consumer stops
+    /// at each removed one until an event wakes it, and reports meanwhile that nothing is pending.
     pub(super) fn may_stall(&self) -> bool {
         self.has_list && self.last_sequence < self.pending_at_start
     }

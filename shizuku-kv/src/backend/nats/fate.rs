@@ -29,25 +29,25 @@ pub(super) struct Evidence {
     pub(super) complete: bool,
     /// A message of the key may have reached its age since the write was sent, and left nothing behind.
     pub(super) may_have_aged: bool,
-    /// No copy of the write is on its way any more: the leader that shows this was elected after
-    /// the last was sent, and what an earlier leader has not passed on, it cannot any more.
+    /// No copy of the write is in flight: the leader that shows this was elected after the last
+    /// copy was sent, and an earlier leader can no longer pass on a copy.
     pub(super) is_given_up: bool,
-    /// The stream had come to this sequence before the write was sent.
+    /// The last sequence of the stream before the write was sent.
     pub(super) known: u64,
 }
 
 /// The decision, without which a lost acknowledgement would be a guess.
 ///
 /// A compare-and-swap whose expected sequence is still the newest has not taken effect, and
-/// repeating it is safe: of all its copies one takes effect at most, however late the first
-/// arrives. One that expects no message at all is the exception where messages age: it may have
-/// taken effect and be gone. A compare-and-swap that was overtaken cannot take effect any more;
-/// whether it had done so before can be told only if everything since is still there.
+/// repeating it is safe: at most one of its copies takes effect, however late the first arrives. If
+/// messages age, one that expects no message at all is the exception: it may have taken effect and
+/// have expired. A superseded compare-and-swap cannot take effect any more. Whether it did so
+/// before is known only if every message since then still exists.
 ///
-/// A write without expectation is not repeated while its first copy may be on its way, in a proxy
-/// or a stopped server: it would take effect a second time, over what others wrote meanwhile. It is
-/// repeated only if the stream has another leader since, so that no copy is left, and the newest
-/// message of the key is older than the write, so that none has landed.
+/// A write without expectation is not repeated while its first copy may be in flight, in a proxy or
+/// a stopped server: it would take effect a second time, over later writes of others. It is
+/// repeated only if the stream has had another leader since, so that no copy is left, and the
+/// newest message of the key is older than the write, so that no copy has landed.
 pub(super) fn decide(expect: Expect, evidence: &Evidence) -> Fate {
     match expect {
         Expect::Exactly(0) if evidence.newest == 0 && evidence.may_have_aged => Fate::Unknown,
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_without_expectation_is_repeated_only_if_no_copy_is_left() {
+    fn write_without_expectation_is_repeated_if_no_copy_is_left() {
         for evidence in [evidence(0), evidence(7), Evidence { complete: true, known: 9, ..evidence(7) }] {
             assert_eq!(decide(Expect::Anything, &evidence), Fate::Unknown);
         }

@@ -4,11 +4,11 @@
 //! the write only then. So what was compared holds at the moment of the write, also where a leader answered that is none
 //! any more. Where somebody wrote in between, it begins again.
 //!
-//! A missing entry proves nothing by itself: a maximum age that another client has set a moment ago
-//! may have removed it, and the token with it. So after a look that finds nothing, or the marker of
-//! something that expired, the leader is asked for the settings. An entry that is there needs no
-//! such proof, whatever the settings are: nothing newer can have gone before it, and if it goes
-//! itself, the compare-and-swap fails.
+//! A missing entry proves nothing by itself: a maximum age that another client has just set may
+//! have removed it together with its token. So a read that finds nothing, or the marker of an
+//! expired entry, asks the leader for the settings. An existing entry needs no such proof, whatever
+//! the settings are: no newer entry can have been removed before it, and if it is removed itself,
+//! the compare-and-swap fails.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -101,7 +101,8 @@ impl Admission {
 }
 
 impl StoreCore {
-    /// Returns the newest message of a key, provided that none with a token can have been lost.
+    /// Returns the newest message of a key, provided that no message with a token can have been
+    /// lost.
     async fn newest_of_kept(
         &self,
         operation: &'static str,
@@ -138,8 +139,8 @@ impl StoreCore {
         }
     }
 
-    /// Looks at the newest message of a key, and writes what follows from it over exactly that
-    /// message; again if another message came in between. Breaks if nothing is to be written.
+    /// Reads the newest message of a key, and writes its successor over exactly that message;
+    /// retries if another message came in between. Breaks if nothing is to be written.
     async fn look_and_swap<T>(
         &self,
         operation: &'static str,

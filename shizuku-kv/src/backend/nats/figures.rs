@@ -1,8 +1,8 @@
 //! Figures of a bucket: how many of its keys have an entry, from the leader.
 //!
-//! For the whole bucket one look at the stream has them, all of one moment. For a prefix the server
-//! counts the subjects under a filter; the position is asked for afterwards, so that nothing which
-//! was counted is newer.
+//! For the whole bucket one request for the stream's information returns them, all of one moment.
+//! For a prefix the server counts the subjects under a filter. The position is requested
+//! afterwards, so that no counted entry is newer.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -17,8 +17,7 @@ use crate::store::{Deadline, KvError, KvResult, StoreFigures, WatchScope};
 
 const OPERATION: &str = "figures";
 
-/// Number of subjects to skip in a listing of which only the total is wanted: more than any stream
-/// has.
+/// Number of subjects to skip in a listing that needs only the total: more than any stream has.
 const BEYOND: u32 = 2_000_000_000;
 
 pub(super) async fn figures(
@@ -61,7 +60,7 @@ fn is_exact(scope: &WatchScope, is_whole: bool) -> bool {
     }
 }
 
-/// How many subjects the leader has under a filter.
+/// Number of subjects that the leader has under a filter.
 async fn counted(core: &StoreCore, filter: &str, deadline: Deadline) -> KvResult<(StreamInfo, u64)> {
     #[derive(Deserialize)]
     struct Counted {

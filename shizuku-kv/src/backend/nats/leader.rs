@@ -17,7 +17,7 @@ use super::store::StoreCore;
 use super::wire::Place;
 use crate::store::{Deadline, KvResult};
 
-/// Maximum number of questions on their way at a time.
+/// Maximum number of requests in flight.
 pub(super) const IN_FLIGHT: usize = 64;
 
 /// How far behind a consumer may be.
@@ -68,7 +68,7 @@ pub(super) async fn newest(
         .await
 }
 
-/// The subjects under the filters that have a message, from the leader.
+/// Returns the subjects under the filters that have a message, from the leader.
 ///
 /// The server answers in pages of 100,000 in the order of the names, and each page is of its own
 /// moment. A subject that has messages throughout is in one of them.
@@ -93,8 +93,8 @@ pub(super) async fn subjects(
     for filter in filters {
         let mut names = BTreeMap::new();
         loop {
-            // Pages overlap by one name: where they do not, names before it have gone meanwhile,
-            // and others have moved from the next page into one that was read before.
+            // Pages overlap by one name. If they do not, earlier names were removed meanwhile, and
+            // others moved from the next page into one that was read before.
             let offset = names.len().saturating_sub(1);
             let query = json!({ "subjects_filter": filter, "offset": offset });
             let answer = core.link.api::<Info>(operation, &info, &query, deadline).await?;

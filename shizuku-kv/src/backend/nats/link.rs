@@ -30,7 +30,7 @@ struct LinkState {
     epoch: u64,
     /// The owner is shutting the connection down: what is on its way may end, nothing begins.
     closing: bool,
-    /// Why nothing on this connection can succeed any more.
+    /// The reason that no operation on this connection can succeed any more.
     over: Option<Over>,
     /// Counts refusals for lack of permission.
     refusals: u64,
@@ -43,12 +43,12 @@ struct LinkState {
 enum Over {
     /// Its owner shut it down.
     ShutDown,
-    /// The runtime that opened it has ended, and with it the tasks that carry its bytes.
+    /// The runtime that opened it has ended, together with the tasks that carry its bytes.
     RuntimeEnded,
 }
 
 impl LinkState {
-    /// The error of an operation that begins now; none while it may begin.
+    /// The error of an operation that begins now; `None` while it may begin.
     fn error(&self, operation: &'static str) -> Option<KvError> {
         match self.over {
             Some(Over::RuntimeEnded) => Some(KvError::NoRuntime {
@@ -228,18 +228,18 @@ impl Link {
         self.client.connection_state() == State::Connected
     }
 
-    /// Whether nothing on this connection can succeed any more.
+    /// Whether every operation on this connection fails from now on.
     pub(super) fn is_over(&self) -> bool {
         self.events.0.borrow().over.is_some()
     }
 
-    /// What an operation answers if the connection is over; none while it is not.
+    /// The error of an operation if the connection is over; `None` while it is not.
     pub(super) fn over(&self, operation: &'static str) -> Option<KvError> {
         let state = self.events.0.borrow();
         state.over.and_then(|_| state.error(operation))
     }
 
-    /// The error of something that the client did not take.
+    /// The error of a request that the client did not accept.
     pub(super) fn not_sent(&self, operation: &'static str, reason: &str, error: PublishError) -> KvError {
         if error.kind() == PublishErrorKind::Send {
             // Its task has ended. So has ours, or will in a moment.
@@ -267,8 +267,8 @@ impl Link {
     /// An id that no other operation of any client has.
     pub(super) fn next_id(&self) -> String {
         let number = self.operations.fetch_add(1, Ordering::Relaxed);
-        // Of one width: the server counts headers, so that a bucket that is full takes a value of
-        // the same size only if they have not become longer.
+        // Of constant width: the server counts headers, so a full bucket accepts a value of the
+        // same size only if the headers have not become longer.
         format!("{:016x}{number:08x}", self.operation_prefix)
     }
 
@@ -286,7 +286,7 @@ impl Link {
         self.come_up(operation, deadline).await
     }
 
-    /// This moment, unless nothing may begin any more.
+    /// Returns this moment, unless no operation may begin any more.
     fn mark(&self, operation: &'static str) -> KvResult<Mark> {
         let state = self.events.0.borrow();
         match state.error(operation) {
@@ -317,7 +317,7 @@ impl Link {
         }
     }
 
-    /// Whether the connection is the same as it was then.
+    /// Whether the connection has not broken since then.
     pub(super) fn is_unbroken(&self, mark: Mark) -> bool {
         self.is_connected() && self.events.0.borrow().epoch == mark.epoch
     }
@@ -339,7 +339,7 @@ impl Link {
         }
     }
 
-    /// A request that may be sent again, because it changes nothing or the same twice.
+    /// A request that may be repeated, because it changes nothing or is idempotent.
     pub(super) fn asking<'a>(
         &'a self,
         operation: &'static str,
@@ -369,8 +369,8 @@ impl Link {
         self.ask_api(operation, subject, payload, deadline, false).await
     }
 
-    /// The same for a request that would do harm if a copy arrived late: none is sent while another
-    /// may be on its way.
+    /// A request to the JetStream API whose late copy would do harm: no copy is sent while another
+    /// may be in flight.
     pub(super) async fn api_once<T: DeserializeOwned>(
         &self,
         operation: &'static str,
@@ -406,8 +406,8 @@ impl Link {
         loop {
             let answer = asking.answer().await;
             if matches!(answer, Err(KvError::Timeout { .. })) && !self.client.server_info().jetstream {
-                // While a client subscribes to everything, the server does not say that nobody
-                // listens.
+                // While a client subscribes to everything, the server does not report "no
+                // responders".
                 return Err(no_jetstream(operation));
             }
             let error = match answer? {
@@ -425,7 +425,7 @@ impl Link {
             if error.err_code != ApiError::NO_META_LEADER || deadline.remaining() <= pause {
                 return Ok(Err(error));
             }
-            // The cluster elects who decides on streams and consumers, which takes a moment.
+            // The cluster elects the leader for streams and consumers, which takes a moment.
             sleep(pause).await;
             asking.copies = Copies::default();
         }
@@ -442,27 +442,28 @@ fn no_jetstream(operation: &'static str) -> KvError {
     }
 }
 
-/// How long the first copy of a request waits for its answer before another is sent: an eighth of
-/// the deadline, so that the deadline has room for several.
+/// Timeout for the answer to the first copy of a request, before another is sent: an eighth of the
+/// deadline, so that the deadline has room for several.
 ///
-/// A stream without a leader answers nothing, also later when it has one (5 to 8 s after a leader
-/// was killed).
+/// A stream without a leader never answers a request, not even once it has one (5 to 8 s after a
+/// leader was killed).
 pub(super) fn first_patience(deadline: Deadline) -> Duration {
     (deadline.limit() / 8).clamp(Duration::from_millis(100), Duration::from_secs(1))
 }
 
-/// How long the later copies of a request wait. Jittered, because all clients lost the leader at
-/// the same moment.
+/// Timeout for the answer to later copies of a request. Jittered, because all clients lost the
+/// leader at the same moment.
 fn later_patience(deadline: Deadline) -> ExponentialBackoff {
     let first = first_patience(deadline) * 2;
     backoff(first, (deadline.limit() / 4).clamp(first, Duration::from_secs(2)))
 }
 
-/// How much later than its deadline a request ends: a moment after whoever waits for it and knows
-/// the key.
+/// Time by which a request outlives its deadline, so that its caller, which knows the key, times
+/// out first.
 const GRACE: Duration = Duration::from_millis(20);
 
-/// A request on its way, in as many copies as it takes to get an answer. Dropping it gives it up.
+/// A request in flight, in as many copies as it takes to get an answer. Dropping it abandons the
+/// request.
 pub(super) struct Asking<'a> {
     link: &'a Link,
     operation: &'static str,
@@ -470,7 +471,7 @@ pub(super) struct Asking<'a> {
     payload: Bytes,
     deadline: Deadline,
     copies: Copies,
-    /// No second copy while there may be a first.
+    /// Sends no second copy while a first may be in flight.
     is_single: bool,
 }
 
@@ -500,8 +501,8 @@ impl Asking<'_> {
         }
     }
 
-    /// Sends one copy, again if the connection breaks, and waits for an answer to any of them. None
-    /// if the time has passed.
+    /// Sends one copy, again if the connection breaks, and waits for an answer to any of them.
+    /// Returns `None` if the time has passed.
     pub(super) async fn attempt(&mut self, patience: Duration) -> KvResult<Option<Answer>> {
         let Self { link, operation, subject, ref payload, deadline, ref mut copies, is_single } = *self;
         in_runtime(operation)?;
@@ -535,7 +536,7 @@ impl Asking<'_> {
                             source: None,
                         }));
                     }
-                    // Nothing that was sent before is answered.
+                    // No earlier copy will be answered.
                     *copies = Copies::default();
                 }
                 () = sleep_until(silence) => return Ok(None),

@@ -23,8 +23,8 @@ use super::link::LinkEvents;
 /// the server, which drops what it cannot queue.
 const WRITES_IN_FLIGHT: u32 = 5000;
 
-/// Maximum number of second copies of requests on their way at a time, so that a connection that is
-/// silent as a whole is not filled with them.
+/// Maximum number of second copies of requests in flight, so that they do not fill a connection
+/// that is silent as a whole.
 const COPIES_IN_FLIGHT: usize = 256;
 
 /// The requests of one client.
@@ -53,8 +53,8 @@ impl Requests {
         Ok(Self { client: client.clone(), inbox, table, writes, copies, router })
     }
 
-    /// Sends a request, or another copy of one that was sent before. Without a turn for another copy,
-    /// nothing is sent.
+    /// Sends a request, or another copy of an earlier one. Sends nothing if the number of second
+    /// copies is at its maximum.
     pub(super) async fn ask(
         &self,
         copies: &mut Copies,
@@ -128,8 +128,8 @@ struct EndOnDrop {
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        // In this order, so that whoever finds that no answer will come also finds why. Nothing
-        // else ends the task but a shutdown, which says so before.
+        // In this order, so that a caller that finds that no answer will come also finds the
+        // reason. Apart from this only a shutdown ends the task, and it records its reason first.
         self.events.end_with_runtime();
         self.table.end();
     }
@@ -221,8 +221,8 @@ impl Future for Waiting {
     }
 }
 
-/// The copies of one request that wait for an answer: the first, whose answer comes first if the server
-/// is slow, and the last, which is answered if the first was lost.
+/// The copies of one request that wait for an answer: the first, whose answer comes first if the
+/// server is slow, and the last, which is answered if the first was lost.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     first: Option<Waiting>,
@@ -237,7 +237,7 @@ impl Copies {
         }
     }
 
-    /// The first answer to any of them; none where no answer will come.
+    /// The first answer to any of them; `None` if no answer will come.
     pub(super) async fn answer(&mut self) -> Option<Message> {
         poll_fn(|context| {
             let mut all = self.first.iter_mut().chain(&mut self.last);

@@ -1,4 +1,4 @@
-//! Listings: what a consumer has to deliver, up to an end that is proven.
+//! Listings: read a consumer up to a proven end.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::store::backoff;
 use crate::store::timer::sleep;
 use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, KvStream, ReadConsistency, WatchScope};
 
-/// Maximum number of keys that are fetched one by one where a consumer could deliver them.
+/// Maximum number of keys that are fetched one by one although a consumer could deliver them.
 const FEW: usize = 512;
 
 /// Maximum number of consumers that a listing creates because one stopped before its end.
 const RELISTS: u32 = 3;
 
-/// The shortest time between two questions about the end of a history.
+/// Minimum time between two requests for the end of a history.
 const REST: Duration = Duration::from_millis(10);
 
 /// The live entries in scope.
@@ -49,14 +49,14 @@ pub(super) fn history(core: Arc<StoreCore>, key: Key, limit: Duration) -> KvStre
 
 /// A listing on its way.
 ///
-/// It ends at a proof: the consumer's own count, or the leader's word that there is nothing newer
-/// (see `state`). Messages that are removed before their turn prevent the first, and writers the
-/// second. Then the leader lists the subjects that there are, and what of them has not come is
-/// fetched: with another consumer, or one by one where few are left. A key that lives throughout
-/// has come, or is in that list.
+/// It ends at a proof: the consumer's own count, or the leader's answer that nothing newer exists
+/// (see `state`). Messages that are removed before their turn prevent the first proof, and writers
+/// the second. Then the leader lists the existing subjects, and the missing ones are fetched: with
+/// another consumer, or one by one if few are left. A key that lives throughout has been delivered,
+/// or is in that list.
 ///
-/// Nothing is read from the middle of a stream with a history: the older value of a key that was
-/// deleted since would appear to be live.
+/// A stream with a history is never read from its middle: the older value of a key that was deleted
+/// since would appear to be live.
 struct Scan {
     operation: &'static str,
     core: Arc<StoreCore>,
@@ -70,13 +70,13 @@ struct Scan {
     lag: Lag,
     /// The newest of each key is asked for; else everything that is there.
     newest: bool,
-    /// Subjects that have come.
+    /// Subjects that were delivered.
     seen: Subjects,
-    /// Subjects that have not; known once the leader was asked.
+    /// Subjects that were not delivered yet; known once the leader was asked.
     owed: Option<HashSet<String>>,
-    /// Those, one by one.
+    /// The missing subjects, fetched one by one.
     fetched: Option<BoxStream<'static, KvResult<Option<StreamMessage>>>>,
-    /// How many consumers stopped before their end.
+    /// Number of consumers that stopped before their end.
     stops: u32,
     last_sequence: u64,
     /// Entries of a history that may still come; known from the first consumer on.
@@ -197,11 +197,12 @@ impl Scan {
         sleep(pause).await;
     }
 
-    /// Takes note of a message, and tells whether it is to be delivered.
+    /// Records a message. Returns whether it is to be delivered.
     fn note(&mut self, subject: &str, message: Option<&StreamMessage>) -> bool {
         let is_in_scope = message.is_some_and(|message| self.scope.matches(&message.key));
         if !self.newest {
-            // As many as the store keeps: what is written meanwhile would have no end.
+            // As many as the store keeps, because entries that are written meanwhile could continue
+            // without end.
             let left = self.entries_left.insert(self.entries_left.unwrap_or(u64::MAX).saturating_sub(1));
             self.done = *left == 0;
             return is_in_scope;
@@ -217,8 +218,7 @@ impl Scan {
         self.seen.insert(subject) && is_in_scope && !is_deletion
     }
 
-    /// Looks for the end where everything that was there in the beginning has come or has been
-    /// removed.
+    /// Looks for the end once every initial entry has been delivered or removed.
     async fn settle(&mut self, place: &Place, deadline: Deadline) -> KvResult<()> {
         if self.owed.is_some() {
             // What is owed may have been removed, and what others write has no end.
@@ -236,14 +236,15 @@ impl Scan {
         Ok(())
     }
 
-    /// Whether the leader has nothing newer in scope than what this consumer has delivered.
+    /// Whether the leader has nothing in scope that is newer than the messages delivered by this
+    /// consumer.
     async fn reaches_leader(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         let newest = leader::newest(&self.core, self.operation, &self.spec.filters, deadline).await?;
         self.rest = Instant::now() + REST;
         Ok(newest <= position)
     }
 
-    /// Goes on without a consumer that delivers nothing, although there is more.
+    /// Continues without a consumer that delivers nothing although more messages exist.
     async fn stop(&mut self, deadline: Deadline) -> KvResult<()> {
         self.consumer = None;
         if !self.newest {
@@ -260,7 +261,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Asks the leader which subjects there are, and notes those that have not come.
+    /// Asks the leader for the existing subjects, and records the ones that were not delivered yet.
     async fn take_owed(&mut self, deadline: Deadline) -> KvResult<()> {
         if self.owed.is_none() {
             let subjects = leader::subjects(&self.core, self.operation, &self.spec.filters, deadline).await?;
@@ -280,7 +281,7 @@ impl Scan {
         }
     }
 
-    /// From now on what is owed comes from the leader, one by one.
+    /// Fetches the owed subjects from the leader, one by one, from now on.
     fn fetch(&mut self) {
         self.consumer = None;
         let (core, operation, limit) = (Arc::clone(&self.core), self.operation, self.limit);

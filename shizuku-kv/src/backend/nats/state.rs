@@ -1,29 +1,28 @@
-//! Proof that a watch has delivered the state that was there when it began.
+//! Proof that a watch has delivered the initial state.
 //!
 //! While a consumer works through the newest message of each subject, others write. A message that
 //! is removed before its turn never comes. If it was superseded, its successor comes, behind the
-//! end that the stream had. If it was evicted or purged, nothing comes. So neither the number of
+//! end that the stream had. If it was evicted or purged, no message comes. So neither the number of
 //! messages nor the old end of the stream shows that every key has been delivered. Neither does the
 //! server: "nothing pending" is wrong after such a removal (on every version from 2.10.26 to
 //! 2.15.1), and a consumer in a stream with a history stops there ([`OrderedConsumer::may_stall`]).
 //! These are the proofs:
 //!
 //! 1. **The consumer's own count.** The number of messages that wait for a consumer when it is
-//!    created is exact. If as many have come, none of them from behind the end that the stream had
-//!    before, none of them was removed. It costs nothing, and it is what ends the state unless
-//!    others write.
-//! 2. **The leader.** It has nothing in scope that is newer than the last message delivered.
-//! 3. **The leader's list of subjects**, where others write all the time: all of them have been
-//!    seen, or come, or are known by the leader to have nothing newer. See [`StateSync::owed`].
+//!    created is exact. If as many have come, all of them from before the end that the stream had,
+//!    none of them was removed. This proof costs nothing, and ends the state unless others write.
+//! 2. **The leader.** It has nothing newer in scope than the last message delivered.
+//! 3. **The leader's list of subjects**, if others write all the time: each has been seen, or
+//!    arrives later, or has nothing newer at the leader. See [`StateSync::owed`].
 //! 4. From a cursor on, **a count of the subjects** behind it, if the store keeps one message of
 //!    each and never removes the newest by itself. The list of all subjects does not tell which of
 //!    them have changed since.
 //!
 //! Without a proof the watch reads again, from its position on: see `watch`.
 //!
-//! All of that holds for a consumer that is at the leader. One that is elsewhere may have been
-//! created before what was acknowledged had got there: see `leader`. Of such a consumer only the
-//! leader's word counts, and if that does not come about in a while, another consumer is due, until
+//! All of that holds for a consumer at the leader. A consumer elsewhere may have been created
+//! before acknowledged writes had arrived there: see `leader`. For such a consumer only the proof
+//! by the leader counts. If that does not succeed within a while, another consumer is due, until
 //! one is at the leader.
 
 use std::collections::HashSet;
@@ -46,7 +45,8 @@ use crate::store::{Deadline, KvResult};
 /// The shortest time between two questions to the server.
 const REST: Duration = Duration::from_millis(10);
 
-/// How long the leader may be known to have more than has come, before another consumer is due.
+/// Maximum time for which the leader may have more than was delivered, before another consumer is
+/// due.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The state of a scope on its way.
@@ -59,15 +59,15 @@ pub(super) struct StateSync {
     from_state: bool,
     /// The end of the stream before the first consumer was made.
     floor: u64,
-    /// The same for the present one.
+    /// The end of the stream before the present consumer was made.
     bound: u64,
     lag: Lag,
-    /// Whether everything that the present consumer delivers was the newest of its subject when the
-    /// watch began, or later. Behind the floor everything was.
+    /// Whether every message of the present consumer was the newest of its subject when the watch
+    /// began, or later. Every message behind the floor was.
     is_newest: bool,
     /// Since when the leader is known to have more than has come.
     behind: Option<Instant>,
-    /// Subjects that have come as new as they were when the watch began.
+    /// Subjects delivered with a message at least as new as when the watch began.
     seen: Subjects,
     /// Subjects of the leader's list that have not been seen. Each leaves when it comes, or when
     /// the leader has nothing of it behind the position.
@@ -78,8 +78,8 @@ pub(super) struct StateSync {
     rest: Instant,
 }
 
-/// A count that is still to be compared: so many subjects there were, and the stream ended here a
-/// moment before.
+/// A count that is still to be compared: the number of subjects, and the end of the stream a moment
+/// before.
 #[derive(Clone, Copy, Debug)]
 struct Round {
     end: u64,
@@ -92,9 +92,8 @@ impl StateSync {
     pub(super) fn new(core: Arc<StoreCore>, operation: &'static str, spec: &Spec, floor: u64) -> Self {
         let from_state = spec.start == Start::LastPerSubject;
         let settings = core.bucket.settings();
-        // With a longer history a subject has several messages behind a sequence. Where the newest
-        // are removed, subjects that were seen leave the stream, and counting them would hide
-        // others.
+        // With a longer history a subject has several messages behind a sequence. If the newest are
+        // removed, subjects that were seen leave the stream, and counting them would hide others.
         let is_countable = !from_state && settings.history == 1 && !settings.forgets_newest();
         drop(settings);
         Self {
@@ -130,8 +129,8 @@ impl StateSync {
         self.lag == Lag::None
     }
 
-    /// Whether another consumer is due, since this one does not get to where the leader is: it is
-    /// idle, or another one has a proof that this one lacks.
+    /// Whether another consumer is due, because this one does not reach the leader's position: it
+    /// is idle, or another one has a proof that this one lacks.
     pub(super) fn is_left_behind(&self, is_idle: bool) -> bool {
         let is_needed = is_idle || self.lag != Lag::None || !self.from_state;
         is_needed && self.behind.is_some_and(|since| since.elapsed() >= PATIENCE)
@@ -143,7 +142,7 @@ impl StateSync {
         Ok(self.lag == Lag::None || self.reaches_leader(position, deadline).await?)
     }
 
-    /// Whether the leader has nothing newer than what has been delivered, up to `position`.
+    /// Whether the leader has nothing newer than `position`, up to which everything was delivered.
     pub(super) async fn reaches_leader(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         let newest = leader::newest(&self.core, self.operation, &self.filters, deadline).await;
         self.rest = Instant::now() + REST;
@@ -155,7 +154,7 @@ impl StateSync {
         Ok(newest <= position)
     }
 
-    /// Takes note of a message, and tells whether the state is complete with it.
+    /// Records a message. Returns whether the state is complete with it.
     pub(super) async fn receive(
         &mut self,
         subject: &str,
@@ -174,21 +173,20 @@ impl StateSync {
             || self.lag == Lag::None && completes(place, waiting, self.bound)
             || self.passes(|end| sequence == end)
             || self.owed.as_ref().is_some_and(HashSet::is_empty)
-            // An answer that fails to come is asked for again with a later message.
+            // If no answer arrives, a later message asks again.
             || self.lag.may_end_with(place, waiting, self.bound)
                 && self.ask(sequence, deadline).await.unwrap_or(false)
     }
 
-    /// Whether the count that is held, if its end of the stream has been reached, shows that every
-    /// subject has been seen. Only subjects from before that end have been noted then, so that none
-    /// is counted which the server did not count.
+    /// Whether the held count shows that every subject has been seen, once its end of the stream
+    /// has been reached. At that moment only subjects from before that end have been recorded, so
+    /// the count includes none that the server did not count.
     fn passes(&mut self, reached: impl Fn(u64) -> bool) -> bool {
         let round = self.round.take_if(|round| reached(round.end));
         round.is_some_and(|round| self.seen.len() >= round.subjects)
     }
 
-    /// Asks the server, once everything that was there in the beginning has come or has been
-    /// removed.
+    /// Asks the server, once every initial entry has been delivered or removed.
     async fn ask(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         if self.round.is_some() || Instant::now() < self.rest {
             return Ok(false);
@@ -202,8 +200,8 @@ impl StateSync {
         if self.from_state { self.settle(position, deadline).await } else { self.count(deadline).await }
     }
 
-    /// Takes the leader's list of subjects, or looks whether some that are owed have been delivered
-    /// long ago.
+    /// Gets the leader's list of subjects, or checks whether some owed subjects were delivered long
+    /// ago.
     async fn settle(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         let (core, operation) = (&self.core, self.operation);
         let Some(owed) = &mut self.owed else {
@@ -243,9 +241,9 @@ impl StateSync {
     }
 }
 
-/// Whether a message is the last of what was waiting for its consumer, and nothing of it was
-/// removed: as many have come as were waiting, none of them from behind `bound`, the end of the
-/// stream before the consumer was made.
+/// Whether a message is the last one that was waiting for its consumer, and none was removed: as
+/// many have come as were waiting, none of them from behind `bound`, the end of the stream before
+/// the consumer was made.
 pub(super) fn completes(place: &Place, waiting: u64, bound: u64) -> bool {
     place.consumer_sequence == waiting && place.stream_sequence <= bound
 }
@@ -300,14 +298,14 @@ mod tests {
         };
         // Three were waiting, the stream ended at 10.
         assert!(completes(&place(3, 10), 3, 10));
-        // At the end, but one was superseded and is still to come from behind it, whatever is said
-        // to be pending.
+        // At the end, but one was superseded and is still to come from behind it, whatever the
+        // pending count is.
         assert!(!completes(&place(2, 10), 3, 10));
         assert!(!completes(&place(3, 11), 3, 10));
     }
 
     #[test]
-    fn subjects_are_told_apart() {
+    fn different_subjects_are_distinguished() {
         let mut subjects = Subjects::default();
         assert!(subjects.insert("a"));
         assert!(!subjects.insert("a"));

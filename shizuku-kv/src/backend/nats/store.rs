@@ -35,7 +35,7 @@ const BATCH_KEYS: usize = 512;
 /// Bytes of subjects in one batch request, well below the smallest payload limit that is in use.
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// How old settings may be that a write with a time to live rests on.
+/// Maximum age of the settings that a write with a time to live relies on.
 const RECENT: Duration = Duration::from_secs(1);
 
 /// Fewer keys than this are asked for one by one: a batch costs a subscription.
@@ -51,7 +51,7 @@ pub(super) struct StoreCore {
     pub(super) link: Arc<Link>,
     pub(super) bucket: Bucket,
     pub(super) consistency: ReadConsistency,
-    /// The stream is known to have come to this sequence.
+    /// The last sequence that the stream is known to have reached.
     pub(super) reached: AtomicU64,
 }
 
@@ -95,9 +95,10 @@ impl StoreCore {
         }
     }
 
-    /// The newest message of a key, if no replica has answered yet. The causes can be those of a "no responders" answer,
-    /// which the server does not send while any client subscribes to everything. The stream's information tells them
-    /// apart and renews the settings; meanwhile a replica may answer after all.
+    /// The newest message of a key, if no replica has answered yet. The causes can be those of a
+    /// "no responders" answer, which the server does not send while any client subscribes to
+    /// everything. The stream's information tells them apart and renews the settings; meanwhile a
+    /// replica may answer after all.
     async fn newest_unanswered(
         &self,
         mut asking: Asking<'_>,
@@ -125,11 +126,12 @@ impl StoreCore {
         }
     }
 
-    /// The message in an answer to a direct get; none unless the answer is known to be the bucket's.
+    /// The message in an answer to a direct get; `None` unless the answer is known to be the
+    /// bucket's.
     ///
-    /// Mirrors of the bucket answer direct gets of it (`mirror_direct`), with what they have. An
-    /// answer with a message names its stream. One without a message does not: no such key, or not
-    /// in a mirror.
+    /// Mirrors of the bucket answer its direct gets (`mirror_direct`) with their own messages. An
+    /// answer with a message names its stream. An answer without a message does not: the key is
+    /// absent, or only missing in a mirror.
     fn direct_answer(&self, operation: &'static str, message: Message) -> KvResult<Option<StreamMessage>> {
         let backend = |reason: String| KvError::Backend { operation, reason, source: None };
         match status_of(&message) {
@@ -178,7 +180,7 @@ impl StoreCore {
         Ok(found.map(|message| message.time()))
     }
 
-    /// The message that the leader answers with; none where there is no such message.
+    /// The message that the leader answers with; `None` if no such message exists.
     pub(super) async fn raw_message(
         &self,
         operation: &'static str,
@@ -213,7 +215,8 @@ impl StoreCore {
         }
     }
 
-    /// What the server says of the bucket's stream at this moment. Its settings are the newest from then on.
+    /// The stream information of the bucket at this moment. Its settings are the newest from then
+    /// on.
     pub(super) async fn info(&self, operation: &'static str, deadline: Deadline) -> KvResult<StreamInfo> {
         let info = bucket::info(&self.link, operation, &self.bucket.name, deadline).await?;
         self.learn(&info);
@@ -227,12 +230,12 @@ impl StoreCore {
         if self.bucket.settings().created == before {
             self.reached.fetch_max(info.last_sequence(), Ordering::Relaxed);
         } else {
-            // The store was made again, and counts anew.
+            // The store was recreated, and its sequences start over.
             self.reached.store(info.last_sequence(), Ordering::Relaxed);
         }
     }
 
-    /// The settings of this moment, as the leader has them.
+    /// The settings of this moment, from the leader.
     pub(super) async fn settings_of_now(
         &self,
         operation: &'static str,
@@ -241,7 +244,7 @@ impl StoreCore {
         Ok(Arc::new(self.info(operation, deadline).await?.settings()))
     }
 
-    /// The settings as they were less than [`RECENT`] ago, or are now.
+    /// Settings that are at most [`RECENT`] old.
     pub(super) async fn recent_settings(
         &self,
         operation: &'static str,
@@ -258,11 +261,11 @@ impl StoreCore {
         }
     }
 
-    /// Looks for the reason why nobody answers, for a part of the deadline.
+    /// Looks for the reason why no server answers, for a part of the deadline.
     ///
     /// # Errors
-    /// Returns why nothing will answer later either, for example that the store was
-    /// deleted. A stream without a leader is no error.
+    /// Returns the reason if no server will answer later either, for example because the store was
+    /// deleted. A stream without a leader is not an error.
     pub(super) async fn look(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
         match self.info(operation, deadline.at_most(first_patience(deadline))).await {
             Err(error) if !error.is_retryable() => Err(error),
@@ -312,7 +315,7 @@ impl StoreCore {
                     }
                     None => return Ok(BatchEnd::Unknown),
                 },
-                // 204: that was all. 404: none of them is there, whoever says so.
+                // 204: end of the batch. 404: the answering server has none of them.
                 Some(status) if status.as_u16() == 204 => {
                     let left = message.headers.as_ref().and_then(|h| h.get("Nats-Num-Pending"));
                     let complete = left.is_none_or(|left| left.as_str() == "0");
@@ -377,8 +380,8 @@ fn status_of(message: &Message) -> Option<StatusCode> {
     message.status.filter(|_| !stored)
 }
 
-/// The stream that an answer to a direct get is from. Others may have stored headers of the same
-/// name, the server's own comes last.
+/// The stream that sent an answer to a direct get. Other clients may have stored headers of the
+/// same name; the server's own comes last.
 fn stream_of(message: &Message) -> Option<&str> {
     message.headers.as_ref()?.get_last(HeaderName::from_static("Nats-Stream")).map(HeaderValue::as_str)
 }
@@ -390,7 +393,7 @@ enum BatchEnd {
     Complete,
     /// The answer broke off; what is missing has to be asked for again.
     Cut,
-    /// A mirror may have answered; the leader has to be asked for what is missing.
+    /// A mirror may have answered, so the leader has to be asked for the missing keys.
     Unknown,
 }
 
@@ -494,7 +497,7 @@ impl KvReader for NatsStore {
     fn time(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
         Box::pin(async move {
             let info = self.0.info("time", deadline).await?;
-            // A server that does not tell leaves the epoch.
+            // A server that does not report its time leaves the epoch.
             Ok(Some(info.now()).filter(|now| *now > SystemTime::UNIX_EPOCH))
         })
     }

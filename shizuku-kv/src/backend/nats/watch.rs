@@ -73,8 +73,8 @@ enum State {
 
 type Item = (KvUpdate, WatchCursor);
 
-/// A message that was delivered. If the leader no longer has it, nor anything newer of its subject,
-/// it has lost it.
+/// A message that was delivered. If the leader has neither this message nor a newer one of its
+/// subject, it has lost it.
 #[derive(Debug, Default)]
 struct Last {
     subject: String,
@@ -110,7 +110,8 @@ struct NatsWatch {
     floor: Option<(u64, SystemTime)>,
     /// There until the watch is caught up.
     state_sync: Option<StateSync>,
-    /// Whether the server may have made a list for the present consumer, at which it may stop.
+    /// Whether the server may have made a list for the present consumer, in which the consumer may
+    /// stop.
     has_list: bool,
     caught_up: bool,
     queued: Option<Item>,
@@ -122,13 +123,13 @@ struct NatsWatch {
     current: Moment,
     /// What the server's clock said, and when.
     clock: Option<(SystemTime, Moment)>,
-    /// For how long the consumer that was lost had not been asked for messages.
+    /// Time for which the lost consumer had received no request for messages.
     unasked: Duration,
-    /// How long tombstones were sure to stay when the last consumer was made.
+    /// Guaranteed lifetime of tombstones when the last consumer was made.
     life: Option<Duration>,
-    /// When the settings were last asked for because the reader is behind.
+    /// When the settings were last requested because the reader is behind.
     asked: Option<Moment>,
-    /// Keys of whose deletion the reader knows.
+    /// Keys whose deletion was delivered to the reader.
     deleted: Deleted,
     /// What the reader is told of whether the watch hears from the server.
     link: tokio::sync::watch::Sender<WatchLink>,
@@ -276,7 +277,7 @@ impl NatsWatch {
                             match self.compare().await {
                                 Comparison::Alike => {}
                                 Comparison::LeftOut => {
-                                    self.cut_off("the consumer does not deliver what there is");
+                                    self.cut_off("the consumer does not deliver all existing messages");
                                     self.state = State::Starting { pause: self.pause() };
                                     continue;
                                 }
@@ -318,9 +319,9 @@ impl NatsWatch {
         Some(Err(error))
     }
 
-    /// Has another consumer made in place of one that has stopped within its list, or is about to.
-    /// The watch goes on from its position: what is newer than that has no list. Before the first
-    /// message there is no position, and the state is read again.
+    /// Replaces a consumer that has stopped within its list, or is about to. The watch resumes at
+    /// its position, because newer messages are in no list. Before the first message there is no
+    /// position, and the state is read again.
     fn leave_list(&mut self) {
         tracing::debug!(store = %self.core.bucket.name, "a watch leaves a consumer that has stopped");
         self.state = State::Starting { pause: self.pause() };
@@ -336,10 +337,10 @@ impl NatsWatch {
         }
     }
 
-    /// Compares an idle watch with the leader. Servers lose count of what is pending
-    /// ([`state`](super::state)), and may then wait for another message before they go on. So after
-    /// some heartbeats, and then now and again, the leader is asked what is newest; what it has has
-    /// come by the next heartbeat.
+    /// Compares an idle watch with the leader. Servers lose count of pending messages
+    /// ([`state`](super::state)), and may then wait for another message before they continue. So
+    /// after some heartbeats, and periodically from then on, the leader is asked for its newest
+    /// message, which must have arrived by the next heartbeat.
     async fn compare(&mut self) -> Comparison {
         self.quiet = self.quiet.saturating_add(1);
         let asks = self.missing || matches!(self.quiet, 2 | 6) || self.quiet.is_multiple_of(12);
@@ -361,7 +362,7 @@ impl NatsWatch {
         }
     }
 
-    /// Keeps the last message delivered, in the memory of the one before.
+    /// Records the last message delivered, reusing the allocation of the one before.
     fn remember(&mut self, subject: &str, place: &Place, is_deletion: bool) {
         let last = self.last.get_or_insert_default();
         last.subject.clear();
@@ -371,16 +372,16 @@ impl NatsWatch {
     }
 
     /// Whether the leader has lost the last message that this watch has delivered: a server that
-    /// was restored from a copy, or another one that holds a copy. Its sequences go on with other
-    /// messages, and these may have been superseded, so that neither the end of the stream nor the
-    /// message at the position needs to show it.
+    /// was restored from a copy, or another one that holds a copy. Its sequences continue with
+    /// other messages, which may have been superseded. So neither the end of the stream nor the
+    /// message at the position need show the loss.
     async fn is_set_back(&self, deadline: Deadline) -> KvResult<bool> {
         let Some(last) = &self.last else { return Ok(false) };
         let query = json!({ "last_by_subj": last.subject });
         let found = self.core.leader_answer(OPERATION, &query, deadline).await?;
         Ok(match found {
-            // Tombstones are cleaned up by other clients, and some stores remove the newest of a
-            // key by themselves.
+            // Other clients clean up tombstones, and some stores remove the newest entry of a key
+            // by themselves.
             None => !last.is_deletion && !self.core.bucket.settings().forgets_newest(),
             Some(found) if found.sequence() == last.sequence => last.time != Some(found.time()),
             Some(found) => found.sequence() < last.sequence,
@@ -413,14 +414,13 @@ impl NatsWatch {
 
     /// How far the watch is behind with this message.
     fn behind(&self, place: &Place) -> Duration {
-        // The age of the message by the server's clock, as it was at the last start and has run
-        // since.
+        // The age of the message by the server's clock, which is extrapolated from the last start.
         let age = self.clock.and_then(|(then, at)| (then + at.elapsed()).duration_since(place.time()).ok());
         age.unwrap_or_default().min(self.current.elapsed())
     }
 
-    /// Asks for the settings now and again while the reader is behind: tombstones may live shorter
-    /// by now. A leader that does not answer is asked again later.
+    /// Requests the settings periodically while the reader is behind, because tombstones may live
+    /// shorter by now. A leader that does not answer is asked again later.
     async fn learn_if_behind(&mut self, place: &Place) {
         let is_due = |last: Duration| last >= SHORTEST_TTL;
         if is_due(self.behind(place))
@@ -507,8 +507,8 @@ impl NatsWatch {
         if self.incarnation != Some(again.incarnation(&core.bucket.stream)) {
             return Err(self.made_again());
         }
-        // Nor is it known what the consumer missed if tombstones began to live shorter between the
-        // two.
+        // If tombstones began to live shorter between the two, it is also unknown what the consumer
+        // missed.
         if again.settings().tombstone_life != life {
             let reason = "the settings of the store were changed meanwhile".to_owned();
             return Err(KvError::Unavailable { operation: OPERATION, reason, source: None });
@@ -559,11 +559,11 @@ impl NatsWatch {
             fresh: self.from_state,
         };
         let (settings, known) = (info.settings(), self.core.bucket.settings_arc());
-        // By the shortest of those that are in force, that were when the watch last began, and that
-        // were last seen.
+        // The shortest lifetime of three: by the current settings, by those of the last start of
+        // the watch, and by the last known ones.
         let life = [settings.tombstone_life, self.life, known.tombstone_life].into_iter().flatten().min();
         // If other clients can write tombstones that end without a trace, only a stream without
-        // gaps proves anything.
+        // gaps is a proof.
         let vanishes = settings.tombstones_vanish && self.unchecked_cursor && !info.is_gapless();
         let stream = Retained {
             first: info.first_sequence(),
@@ -606,9 +606,9 @@ async fn next_of(consumer: &mut OrderedConsumer, core: &StoreCore) -> Delivery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Comparison {
     Alike,
-    /// The leader has had something newer in scope for a whole heartbeat.
+    /// The leader has had a newer message in scope for a whole heartbeat.
     LeftOut,
-    /// The leader has lost what was delivered.
+    /// The leader has lost delivered messages.
     SetBack,
 }
 
@@ -625,7 +625,7 @@ fn ends_a_watch(error: &KvError) -> bool {
 struct Standing {
     same_incarnation: bool,
     position: u64,
-    /// Another message stands there now, or the last message delivered is lost.
+    /// Another message has this position now, or the last message delivered is lost.
     rewritten: bool,
     /// How long ago the watch was known to miss nothing.
     age: Duration,
@@ -640,7 +640,7 @@ struct Standing {
 struct Retained {
     first: u64,
     last: u64,
-    /// Tombstones behind an earlier position may have lived shorter than the settings tell.
+    /// Tombstones behind an earlier position may have lived shorter than the settings show.
     cursors_from: u64,
     tombstone_life: Option<Duration>,
 }
@@ -658,7 +658,7 @@ impl Expiry {
     fn reason(self) -> &'static str {
         match self {
             Self::MadeAgain => "it belongs to another store, or to one that was deleted and made again",
-            Self::Lost => "the server has lost what it had acknowledged, or an operator has removed it",
+            Self::Lost => "the server has lost acknowledged writes, or an operator has removed them",
             Self::Compacted => "the store no longer holds everything that followed it",
             Self::TombstonesForgotten => "deletions that followed it may have been forgotten since",
         }
@@ -696,11 +696,11 @@ fn expiry(standing: &Standing, stream: &Retained) -> Option<Expiry> {
 
 /// The deletions that a watch has delivered, by key.
 ///
-/// A tombstone that has a time to live is followed by a marker of the server, which tells of no
-/// change: the key was deleted before. An earlier marker is of a value that was written after the
-/// tombstone and superseded before its turn, and is delivered. There can be as many deletions as
-/// there are keys, so that only the last [`Deleted::LIMIT`] are known; of earlier ones the marker is
-/// delivered, as one more deletion. Only hashes are held.
+/// The server follows a tombstone that has a time to live with a marker, which is not a change. An
+/// earlier marker is of a value that was written after the tombstone and superseded before its
+/// turn, and is delivered. There can be as many deletions as there are keys, so only the last
+/// [`Deleted::LIMIT`] are known. The markers of earlier ones are delivered, each as one more
+/// deletion. Only hashes are held.
 #[derive(Debug, Default)]
 struct Deleted {
     hasher: RandomState,
@@ -712,7 +712,7 @@ struct Deleted {
 impl Deleted {
     const LIMIT: usize = 32 * 1024;
 
-    /// Whether a message changes what the reader knows of its key. Takes note of it. `life` is the
+    /// Records a message. Returns whether it is a change of its key for the reader. `life` is the
     /// time to live of tombstones, if they have one.
     fn is_news(&mut self, message: &StreamMessage, life: Option<Duration>) -> bool {
         // The usual case: no deletion in scope so far.
@@ -781,7 +781,7 @@ mod tests {
         assert_eq!(expiry(&STANDING, &forgets(61)), None);
         assert_eq!(expiry(&STANDING, &forgets(60)), Some(Expiry::TombstonesForgotten));
         assert_eq!(expiry(&at_end, &forgets(1)), None);
-        // Before the settings were what they are.
+        // Before the present settings were in force.
         let since = |cursors_from| Retained { cursors_from, ..STREAM };
         assert_eq!(expiry(&STANDING, &since(10)), None);
         assert_eq!(expiry(&STANDING, &since(11)), Some(Expiry::TombstonesForgotten));

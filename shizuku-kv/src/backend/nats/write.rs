@@ -23,16 +23,16 @@ use super::wire::{EXPECTED_SEQUENCE, FENCE, KV_OPERATION, OPERATION_ID, ROLLUP, 
 use crate::store::backoff;
 use crate::store::{Deadline, ErrorSource, FencingToken, Key, KvError, KvOperation, KvResult, VersionToken};
 
-/// How long an acknowledgement is waited for before the write is searched for, on a connection that
-/// seems to be alive: a quarter of the deadline from `since` on, so that a copy that was lost costs
-/// a part of it, and what is left at the end is enough to search once more.
+/// End of the wait for an acknowledgement before the write is searched for, on a connection that
+/// seems to be alive: a quarter of the deadline from `since` on. So a lost copy costs only a part
+/// of the deadline, and the rest is enough to search once more.
 fn patience(since: Instant, deadline: Deadline) -> Duration {
     let share = (deadline.limit() / 4).clamp(Duration::from_millis(100), Duration::from_secs(5));
     let left = deadline.remaining();
     share.saturating_sub(since.elapsed()).min(left - left / 3)
 }
 
-/// Whether so little time is left that it would not do for another search.
+/// Whether the time left is too short for another search.
 fn is_last(deadline: Deadline) -> bool {
     deadline.remaining() <= deadline.limit() / 8
 }
@@ -165,12 +165,12 @@ pub(super) struct Sent {
     since: Instant,
     /// When the last copy was sent.
     last: Instant,
-    /// When it was last searched for, or sent.
+    /// When the write was last searched for, or sent.
     searched: Instant,
-    /// The stream that was made at this moment had come to this sequence before.
+    /// The last sequence of the stream before the write, and when that stream was created.
     known: u64,
     created: SystemTime,
-    /// Whether it was sent more than once, so that a refusal may be about one copy of several.
+    /// Whether it was sent more than once, so that a rejection may concern one copy of several.
     repeated: bool,
     mark: Mark,
     subject: String,
@@ -187,7 +187,7 @@ enum Verdict {
     /// Nobody took it: there is no such stream, or no leader at the moment.
     NobodyThere,
     Refused(KvError),
-    /// It is larger than the server takes.
+    /// The value is larger than the server accepts.
     TooLarge,
     /// No answer, and none will come.
     Silence(Option<ErrorSource>),
@@ -300,13 +300,13 @@ impl StoreCore {
                 Ok(Fate::Lost(newest)) => return Err(sent.write.mismatch(Some(newest))),
                 Ok(Fate::NotYet) if sent.write.pipelined => return Err(sent.write.not_taken()),
                 Ok(Fate::NotYet) => {}
-                // It may be on its way.
+                // The write may be in flight.
                 Ok(Fate::Unknown) if is_late && !is_last(deadline) => {
                     sent.searched = Instant::now();
                     continue;
                 }
                 Ok(Fate::Unknown) => return Err(sent.write.unknown(silence)),
-                // What was written is gone with the store.
+                // The written value is gone with the store.
                 Err(error @ KvError::StoreNotFound { .. }) => return Err(error),
                 Err(error) => return Err(sent.write.unknown(silence.or(Some(Arc::new(error))))),
             }
@@ -315,7 +315,7 @@ impl StoreCore {
                 return Err(sent.write.unknown(silence));
             }
             tokio::time::sleep(pause).await;
-            // Of a write without expectation no other copy is left.
+            // No other copy of a write without expectation is left.
             sent.repeated = sent.write.expect != Expect::Anything;
             sent.last = Instant::now();
             sent.searched = sent.last;
@@ -392,13 +392,13 @@ impl StoreCore {
         }
     }
 
-    /// Whether no copy of a write that was sent at that moment can take effect any more, if it did
-    /// not so far: the stream has another leader since.
+    /// Whether no copy of a write that was sent at that moment can take effect any more, unless it
+    /// already has: the stream has had another leader since.
     ///
-    /// On an unbroken connection the server has passed on whatever was sent before this question.
-    /// What it passed on to a leader that has been replaced is refused by the replicas. What it
-    /// passed on to the new one came before the question. And nothing but a newer message of the
-    /// key takes a value away.
+    /// On an unbroken connection the server has passed on everything that was sent before this
+    /// request. The replicas reject a copy that it passed on to a replaced leader. A copy that it
+    /// passed on to the new leader arrived before the request. Only a newer message of the key
+    /// removes a value.
     async fn is_given_up(
         &self,
         operation: &'static str,
@@ -418,8 +418,8 @@ impl StoreCore {
             && self.link.is_unbroken(mark))
     }
 
-    /// Looks for the write by its id. `last` is when the last copy was sent, if it is worth to know
-    /// whether it is lost.
+    /// Looks for the write by its id. `last` is when the last copy was sent, if the caller needs to
+    /// know whether it is lost.
     async fn search(
         &self,
         write: &Write,
@@ -430,7 +430,7 @@ impl StoreCore {
         deadline: Deadline,
     ) -> KvResult<Fate> {
         let operation = write.operation;
-        // Before the look at the key, which then is of the same leader or a later one.
+        // Before the read of the key, so that the same leader or a later one answers that read.
         let is_given_up = match last {
             Some(last) => self.is_given_up(operation, last, deadline).await?,
             None => false,

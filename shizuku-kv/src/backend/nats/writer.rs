@@ -101,7 +101,7 @@ impl KvWriter for NatsStore {
 }
 
 impl StoreCore {
-    /// Leaves a tombstone. It has a time to live if its end can bring nothing back: see
+    /// Writes a tombstone. It has a time to live if its end cannot bring back an older value: see
     /// [`Settings::tombstone_ttl`](super::bucket::Settings::tombstone_ttl).
     async fn delete(
         &self,
@@ -119,8 +119,9 @@ impl StoreCore {
             life = settings.tombstone_ttl;
         }
         let write = match life {
-            // With a history of 1 a deletion leaves nothing older, as a purge. A rollup with a time
-            // to live would bring back what it purged, if the server is killed after its end.
+            // With a history of 1 a deletion leaves no older entry, like a purge. A rollup with a
+            // time to live would bring back the purged values, if the server is killed after its
+            // end.
             Some(life) => Write::deletion(operation, key, KvOperation::Delete).expiring(life),
             None => Write::deletion(operation, key, kind),
         };
@@ -132,7 +133,7 @@ impl StoreCore {
     }
 
     /// Rejects creating the record of a lock or of a session in a store that can lose it: a missing
-    /// one may have been lost already, with a lock that is held.
+    /// record may have been lost already, together with a lock that is held.
     async fn ensure_locks_stay(
         &self,
         operation: &'static str,
@@ -144,7 +145,7 @@ impl StoreCore {
         settings.ensure_newest_stay(operation, &self.bucket.name)
     }
 
-    /// A write with a time to live, unless the store cannot keep that.
+    /// Returns a write with a time to live, unless the store cannot keep that.
     async fn expiring(&self, write: Write, ttl: Duration, deadline: Deadline) -> KvResult<Write> {
         let operation = write.operation();
         let settings = self.recent_settings(operation, deadline);

@@ -9,20 +9,20 @@ use crate::store::{
     Course, Doubt, KeySet, KvEntry, KvError, KvResult, Recent, Store, StoreFigures, WatchCursor, WatchScope,
 };
 
-/// Pause before another look where the first one was overtaken by changes, or failed.
+/// Pause before another look if changes overtook the first one, or if it failed.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Number of looks that may be overtaken before the store is read again.
+/// Maximum number of overtaken looks before the store is read again.
 const LOOKS: u32 = 3;
 
-/// How long a position is waited for while nothing comes: the change there may have left the store
+/// Timeout for reaching a position while no update comes: the change there may have left the store
 /// before its turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// After readings that found nothing the next one waits for up to this many intervals.
+/// Maximum number of intervals before the next reading, after readings without a difference.
 const LONGEST_PAUSE: u32 = 16;
 
-/// What is known of the store, to be compared with its figures.
+/// The known state of the store, to be compared with its figures.
 #[derive(Debug)]
 pub(super) struct Comparison {
     interval: Duration,
@@ -32,16 +32,16 @@ pub(super) struct Comparison {
     recent: Recent,
     doubt: Option<Doubt>,
     due: Option<Instant>,
-    /// A look whose position has not been reached, and until when that is waited for.
+    /// A look whose position has not been reached, and the end of the wait for it.
     asked: Option<(StoreFigures, Instant)>,
     agreed: Option<StoreFigures>,
     looks: u32,
-    /// The store is not read again before.
+    /// The store is not read again before this moment.
     not_before: Instant,
     pause: Duration,
 }
 
-/// Whether the map has what the store has, as far as is known.
+/// Whether the map agrees with the store, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Same,
@@ -58,7 +58,7 @@ impl Comparison {
             cursor: None,
             recent: Recent::default(),
             doubt: None,
-            // The store may count what no watch delivers.
+            // The store may count entries that no watch delivers.
             due: Some(now),
             asked: None,
             agreed: None,
@@ -68,8 +68,7 @@ impl Comparison {
         }
     }
 
-    /// The store is read from its beginning. `found` says whether the last comparison was right to
-    /// ask for it.
+    /// Starts over, because the store is read from its beginning.
     pub(super) fn afresh(&mut self) {
         self.live = KeySet::default();
         self.tombstones = KeySet::default();
@@ -77,13 +76,13 @@ impl Comparison {
         (self.cursor, self.doubt, self.asked, self.agreed) = (None, None, None, None);
     }
 
-    /// A reading that a comparison asked for has changed something: it was worth it.
+    /// Resets the pause, because a reading that a comparison requested has found a difference.
     pub(super) fn found(&mut self) {
         self.pause = self.interval;
         self.not_before = Instant::now();
     }
 
-    /// Takes note of an entry that came, or of the caught-up marker.
+    /// Records an entry that arrived, or the caught-up marker.
     pub(super) fn take(&mut self, entry: Option<&KvEntry>, cursor: Option<WatchCursor>) {
         self.cursor = cursor;
         let Some(entry) = entry else { return };
@@ -100,22 +99,22 @@ impl Comparison {
         }
     }
 
-    /// The watch lost touch with the store: what is heard from next may be an older copy of it.
+    /// The watch lost touch with the store: the next server may have an older copy of it.
     pub(super) fn lose_touch(&mut self) {
         if let (None, Some(cursor)) = (&self.doubt, self.cursor) {
             self.doubt = Some(Doubt { cursor, recent: self.recent.clone() });
         }
     }
 
-    /// When there is something to do; none if never.
+    /// When the next comparison is due; `None` if never.
     pub(super) fn due(&self) -> Option<Instant> {
         self.asked.as_ref().map_or(self.due, |(_, until)| Some(*until))
     }
 
-    /// Looks at the figures when that is due.
+    /// Reads the figures when that is due.
     pub(super) async fn look(&mut self, store: &Store, scope: &WatchScope) -> Verdict {
         if let Some((figures, _)) = self.asked.take() {
-            // The change there does not come.
+            // The change at that position does not arrive.
             return self.judge(figures);
         }
         self.due = Instant::now().checked_add(self.interval);
@@ -158,7 +157,7 @@ impl Comparison {
         Ok(Verdict::Same)
     }
 
-    /// Before what is behind a position is taken: compares if that was waited for.
+    /// Compares if the wait for a position ends, before an update behind it is applied.
     pub(super) fn before(&mut self, position: u64) -> Verdict {
         match self.asked.take_if(|(figures, _)| figures.newest < position) {
             Some((figures, _)) => self.judge_at(figures),
@@ -166,7 +165,7 @@ impl Comparison {
         }
     }
 
-    /// After something was taken: compares if that was waited for.
+    /// Compares if the wait for a position ends, after an update was applied.
     pub(super) fn after(&mut self) -> Verdict {
         let position = self.cursor.map_or(0, |cursor| cursor.position());
         match self.asked.take_if(|(figures, _)| figures.newest <= position) {
@@ -182,7 +181,7 @@ impl Comparison {
         self.may_read()
     }
 
-    /// Compares with figures of the position up to which everything has been taken.
+    /// Compares with figures of the position up to which every update has been applied.
     fn judge_at(&mut self, figures: StoreFigures) -> Verdict {
         let known = self.live.len() + self.tombstones.len();
         let keys = figures.keys.unwrap_or_default();
@@ -193,7 +192,7 @@ impl Comparison {
             self.agreed = Some(figures);
             return if is_proven { Verdict::Same } else { self.may_read() };
         }
-        // A key whose first value was superseded before its turn is counted and has not come.
+        // A key whose first value was superseded before its turn is counted and has not arrived.
         if known < keys && self.looks + 1 < LOOKS {
             self.looks += 1;
             self.due = Some(Instant::now() + SOON);
@@ -217,7 +216,7 @@ impl Comparison {
         if !differs && count == self.live.len() {
             return Ok(Verdict::Same);
         }
-        // What changes all the time may have changed meanwhile.
+        // A key that changes frequently may have changed meanwhile.
         if self.looks + 1 < LOOKS {
             self.looks += 1;
             self.not_before = Instant::now();
@@ -228,8 +227,8 @@ impl Comparison {
         Ok(Verdict::Differs)
     }
 
-    /// Whether the store is to be read again. The next time waits longer, unless this one finds
-    /// something.
+    /// Whether the store is to be read again. The next reading waits longer, unless this one finds
+    /// a difference.
     fn may_read(&mut self) -> Verdict {
         let now = Instant::now();
         if now < self.not_before {

@@ -124,7 +124,8 @@ where
             };
             let mut end = None;
             for left in (0..BATCH).rev() {
-                // A watch may have lost touch and delivered again in one go: that came before this update.
+                // A watch may have lost touch and resumed delivery in one poll: the loss came
+                // before this update.
                 if let Some(links) = &mut links
                     && links.has_changed().unwrap_or(false)
                 {
@@ -196,9 +197,9 @@ where
         });
     }
 
-    /// The store has something else than was delivered.
+    /// The store differs from the delivered entries.
     fn differs(&self) -> KvError {
-        let reason = "the store has something else than its watch has delivered";
+        let reason = "the store differs from the entries that its watch has delivered";
         KvError::CursorExpired { store: self.store.name().to_owned(), reason }
     }
 

@@ -179,8 +179,9 @@ impl<K: Ord, T> LiveMap<K, T> {
 }
 
 impl<K, T> LiveMap<K, T> {
-    /// How current the map is, and how many entries are refused, as of now: if nothing has run on the map's runtime for 5
-    /// seconds, because it is blocked or the process was suspended or forked, the link is down.
+    /// How current the map is, and how many entries are rejected, at this moment. The link is down
+    /// if no task has run on the map's runtime for 5 seconds, because it is blocked or the process
+    /// was suspended or forked.
     pub fn status(&self) -> LiveMapStatus {
         let state = self.states.borrow();
         // A task that has ended without saying so was ended with its runtime, or by a panic of the type's own code.

@@ -112,7 +112,7 @@ pub(super) struct Bucket {
     since: [u8; KEYS],
     /// The last position whose deletion was forgotten.
     forgotten: u8,
-    /// The value of each key that vanished without a message; 0 where none did.
+    /// The value of each key that vanished without a message; 0 if none did.
     vanished: [u8; KEYS],
 }
 
@@ -154,7 +154,7 @@ impl Bucket {
         self.vanished[key] > 0 && self.vanished[key] == self.last_write(key)
     }
 
-    /// How many keys in scope have an entry.
+    /// Number of keys in scope with an entry.
     pub(super) fn keys(&self, scope: Keys) -> u64 {
         scope.iter().filter(|key| self.since[*key] > 0).count() as u64
     }

@@ -38,9 +38,9 @@ pub(super) struct Driver {
     pub(super) ends_batch_with_watch: bool,
     /// The marker ends the state.
     pub(super) applies_marker: bool,
-    /// A place is gone on from only after a comparison with the store.
+    /// A run resumes from a place only after a comparison with the store.
     pub(super) compares_at_start: bool,
-    /// A place has the tombstones that were known before it.
+    /// A place stores the number of tombstones known up to it.
     pub(super) keeps_tombstones: bool,
 }
 

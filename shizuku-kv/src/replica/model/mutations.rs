@@ -118,13 +118,13 @@ fn completions() -> Vec<Mutation> {
 fn comparisons() -> Vec<Mutation> {
     vec![
         mutation("figures always agree", VANISHES, RIGHT, |it| it.agrees = |_, _, _| true),
-        mutation("figures agree where the store has fewer keys", VANISHES, RIGHT, |it| {
+        mutation("figures agree although the store has fewer keys", VANISHES, RIGHT, |it| {
             it.agrees = |held, tombstones, keys| tombstones.is_some_and(|more| held + more >= keys);
         }),
         mutation("tombstones are not counted", VANISHES, RIGHT, |it| {
             it.agrees = |held, _, keys| held <= keys;
         }),
-        in_driver("a place is gone on from without a comparison", VANISHES, RIGHT, |it| {
+        in_driver("a run resumes from a place without a comparison", VANISHES, RIGHT, |it| {
             it.compares_at_start = false;
         }),
         in_driver("a place forgets the tombstones before it", VANISHES, RIGHT, |it| {

@@ -153,10 +153,10 @@ pub(super) struct Run {
     pub(super) vanished: Option<Keys>,
     /// The cursor was refused when it was used last.
     refused: bool,
-    /// The tombstones that are known: without their keys, and by these.
+    /// The known tombstones: their number without keys, and those known by key.
     unnamed: Option<u64>,
     named: Keys,
-    /// It was compared with the store since something vanished.
+    /// It was compared with the store after a value vanished.
     pub(super) compared: bool,
 }
 
@@ -398,7 +398,7 @@ impl Replica {
         }
     }
 
-    /// Compares itself with the store, which has nothing more to deliver.
+    /// Compares itself with the store, which has no more updates to deliver.
     pub(super) fn compare(&mut self, bucket: &Bucket, decisions: &Decisions) {
         let Some(run) = &mut self.run else { return };
         let held = self.storage.held.iter().flatten().count() as u64;

@@ -188,7 +188,7 @@ impl State {
         let has = |key: usize, value| storage.held[key] == value && (is_ahead || state[key] == value);
         (0..KEYS).all(|key| match scope.has(key) {
             true if self.bucket.last_write(key) > cursor.position => true,
-            // What vanished without a message is found by the next comparison.
+            // The next comparison finds a value that vanished without a message.
             true if self.bucket.has_vanished(key) => true,
             true => has(key, self.bucket.value_at(key, cursor.position)),
             false => has(key, None),

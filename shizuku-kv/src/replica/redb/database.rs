@@ -27,14 +27,15 @@ pub(super) const PLACE: &[u8] = b"place";
 
 const THIS_FORMAT: &[u8] = &[1];
 
-/// Opens the file, however often. Which file it is, unless the database is elsewhere.
+/// Opens the file, any number of times. Also returns its identity, unless the database is not in a
+/// file.
 type Opener = Box<dyn Fn() -> Result<(Database, Option<FileId>), Failure> + Send + Sync>;
 
 /// The database of a storage and its readers.
 pub(super) struct Shared {
     path: PathBuf,
     opener: Opener,
-    /// The file that was opened first: no other is opened again.
+    /// The first opened file; no other file is reopened in its place.
     file: Option<FileId>,
     /// Its length after the last commit, in bytes. Only commits change it.
     len: AtomicU64,
@@ -109,8 +110,8 @@ impl Shared {
     pub(super) fn change(&self, work: impl FnOnce(&Database) -> Result<(), Failure>) -> Result<(), Failure> {
         self.check_file()?;
         let changed = self.with(work);
-        // Its length may be any after a commit; but a file that was removed meanwhile has not kept
-        // this one.
+        // The length can be any after a commit, but a file that was removed meanwhile has not
+        // persisted it.
         self.check_place()?;
         self.note_len();
         changed
@@ -151,7 +152,8 @@ impl Shared {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         // Another may have been faster.
         if let State::Interrupted = &*state {
-            // Not one that has come to its place: it would lack what the replica takes for kept.
+            // Rejects another file at the path: it would lack entries that the replica considers
+            // persisted.
             self.check_file()?;
             let (database, file) = (self.opener)()?;
             if file != self.file || is_new(&database)? {
@@ -203,7 +205,7 @@ fn open_file(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Creates a file that only its owner can read; an error if the path names anything.
+/// Creates a file that only its owner can read. Fails if the path exists.
 fn create_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     #[cfg(unix)]
@@ -286,8 +288,8 @@ fn make_whole(new: &Path, path: &Path, options: RedbOptions) -> Result<(), Failu
     let not_made = |source| Failure::from(RedbFailure::NotMade { path: path.to_owned(), source });
     let file = create_file(new).map_err(|source| not_opened(new, source))?;
     prepare(builder(options).create_with_backend(FileBackend::new(file)?)?, path)?.close()?;
-    // A link, since renaming would replace a file that has come to the path meanwhile: that one is
-    // opened. On file systems without links the database is made in its place.
+    // A link, because renaming would replace a file that was created at the path meanwhile; that
+    // file is opened. On file systems without links the database is created in its place.
     let _ = fs::hard_link(new, path);
     // Else a loss of power can take the name away, and with it all that was synced to the file.
     local_file::sync_directory(path).map_err(not_made)

@@ -156,7 +156,7 @@ fn a_flip_behind_the_seals_gives_an_earlier_checkpoint() {
     }
 }
 
-/// As a file that was cut off, and written to by something that makes seals right.
+/// A file that was cut off, and then written to by a program that repairs the seals.
 #[test]
 fn seal_amid_a_checkpoint_is_damage() {
     let directory = tempfile::tempdir().unwrap();

@@ -201,8 +201,8 @@ fn an_interrupted_call_is_made_again() {
     let (mut writer, _) = open_on(&disk, options()).unwrap();
     writer.append(&put("a", b"1", 1)).unwrap();
     let interrupted = |at| Plan { at: Some(at), count: 3, fault: Some(Fault::Error(ErrorKind::Interrupted)) };
-    // Behind the look at the length, which no signal interrupts: the reading of the header, the
-    // write.
+    // The operations after the check of the length, which no signal interrupts: the read of the
+    // header, and the write.
     disk.plan(interrupted(1));
     writer.checkpoint(None).unwrap();
     writer.append(&put("a", b"1", 2)).unwrap();
@@ -218,7 +218,7 @@ fn a_full_disk_is_retryable_and_a_poisoned_writer_is_not() {
     let disk = SimDisk::default();
     let (mut writer, _) = open_on(&disk, options()).unwrap();
     writer.append(&put("a", b"1", 1)).unwrap();
-    // The look at the file takes two operations.
+    // The check of the file takes two operations.
     disk.plan(Plan { at: Some(2), count: 1, fault: Some(Fault::Error(ErrorKind::StorageFull)) });
     let error = writer.checkpoint(None).unwrap_err();
     assert!(error.is_retryable() && matches!(error, SnapshotError::Io { offset: Some(64), .. }), "{error}");

@@ -105,16 +105,16 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Up to where it had reached the disk.
+    /// The position up to which the file had reached the disk.
     pub(super) fn sealed(&self) -> usize {
         FileHeader::from_bytes(self.content.first_chunk().unwrap()).unwrap().sealed() as usize
     }
 
-    /// Fails unless this is what is read from the first `len` bytes: a state, or damage where they
+    /// Fails unless this is the result of reading the first `len` bytes: a state, or damage if they
     /// are too few.
     pub(super) fn must_be(&self, len: usize, read: Result<Point, SnapshotError>) {
         match read {
-            // Nothing tells an empty file from one that is to become a log.
+            // An empty file cannot be distinguished from one that is to become a log.
             Ok(point) if len == 0 || len >= self.sealed() => assert_eq!(point, self.at(len), "cut at {len}"),
             Err(SnapshotError::Damaged { offset, .. }) if len > 0 && len < self.sealed() => {
                 assert_eq!(offset, len as u64);

@@ -1,5 +1,5 @@
-//! Files of others at the path of a log, and other programs that touch a log while it is open:
-//! nothing of theirs is replaced, and nothing that they do to the log goes unnoticed.
+//! Foreign files at the path of a log, and other programs that touch a log while it is open: no
+//! foreign file is replaced, and every change to the log is noticed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -16,13 +16,13 @@ use super::fixture::*;
 const POLICIES: [SyncPolicy; 3] =
     [SyncPolicy::EveryCheckpoint, SyncPolicy::Interval(Duration::from_secs(3600)), SyncPolicy::Never];
 
-/// Makes something that is no regular file with a command, as root or without.
+/// Creates a file that is not a regular file with a command, as root or not.
 fn make(command: &str, arguments: &[&str], path: &Path) -> bool {
     let made = Command::new(command).arg(path).args(arguments).status().unwrap();
     made.success()
 }
 
-/// The errors of all ways to open a log; fails if one of them blocks.
+/// Returns the errors of all ways to open a log. Fails if one of them blocks.
 fn errors(path: &Path) -> Vec<SnapshotError> {
     let (path, (send, receive)) = (path.to_owned(), channel());
     std::thread::spawn(move || {
@@ -34,7 +34,7 @@ fn errors(path: &Path) -> Vec<SnapshotError> {
     results.map(Result::unwrap_err).into()
 }
 
-/// What a path is, without following links.
+/// The identity of the file at a path, without following links.
 fn identity(path: &Path) -> (u64, u64, u32) {
     let found = fs::symlink_metadata(path).unwrap();
     (found.dev(), found.ino(), found.mode())
@@ -61,7 +61,7 @@ fn open_of_a_path_that_is_no_regular_file_leaves_it() {
         (at("link"), "a named pipe"),
     ] {
         let before = identity(&path);
-        // A link to something is named as what it leads to.
+        // The error names the target of a link.
         let name = path.canonicalize().unwrap_or_else(|_| path.clone()).display().to_string();
         for error in errors(&path) {
             assert!(matches!(error, SnapshotError::NotASnapshot { .. }), "{name}: {error}");
@@ -99,8 +99,8 @@ fn link_to_a_log_stays_a_link() {
     assert_eq!(load(&target).unwrap().entries.len(), 1);
 }
 
-/// As an administrator does it: an empty file of another owner, which the group may write. Only
-/// root can give a file away; another user's test prepares one of its own.
+/// A file as an administrator prepares it: empty, of another owner, and writable by the group. Only
+/// root can give a file away; as another user, the test prepares a file of its own.
 #[test]
 fn prepared_file_keeps_owner_and_mode() {
     let directory = tempfile::tempdir().unwrap();
@@ -132,7 +132,7 @@ fn must_be_locked(path: &Path) {
 }
 
 #[test]
-fn second_writer_is_rejected_whatever_was_removed_beside_the_log() {
+fn second_writer_after_removals_beside_the_log_is_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state");
     let (mut writer, _) = SnapshotWriter::open(&path, SnapshotOptions::new()).unwrap();
@@ -165,7 +165,7 @@ fn second_writer_through_a_hard_link_is_rejected() {
     must_be_locked(&path);
 }
 
-/// What another program does to a log, and what the error then says.
+/// A change by another program to a log, and the resulting text of the error.
 type Change = (fn(&Path), &'static str);
 
 const CHANGES: [Change; 6] = [
@@ -189,7 +189,7 @@ const CHANGES: [Change; 6] = [
     (|path| OpenOptions::new().append(true).open(path).unwrap().write_all(b"a line").unwrap(), "written to"),
 ];
 
-/// `after` is called on a writer whose log another program has changed, and must tell.
+/// Calls `after` on a writer whose log another program has changed. It must return the error.
 fn must_tell(after: impl Fn(&mut SnapshotWriter) -> Result<(), SnapshotError>) {
     for (number, (change, says)) in CHANGES.into_iter().enumerate() {
         for policy in POLICIES {
@@ -210,7 +210,7 @@ fn must_tell(after: impl Fn(&mut SnapshotWriter) -> Result<(), SnapshotError>) {
                 text.contains(&format!("{:?}", path.display().to_string())) && text.contains(says);
             assert!(path_and_cause && text.contains("open it again"), "change {number}, {policy:?}: {text}");
             assert!(!error.is_retryable());
-            // From then on every call says so, and nothing is done to what is there now.
+            // Every later call returns the error, and the present file is not touched.
             assert!(matches!(writer.sync(), Err(SnapshotError::Interfered { .. })));
             assert!(matches!(writer.compact(), Err(SnapshotError::Interfered { .. })));
             assert!(matches!(writer.close(), Err(SnapshotError::Interfered { .. })));
@@ -260,10 +260,10 @@ fn close_tells_that_the_file_was_changed() {
     }
 }
 
-/// As `logrotate` does it with `copytruncate`, between the look at the file and the write: the file
-/// is as long as before.
+/// A truncation as by `logrotate` with `copytruncate`, between the check of the file and the write:
+/// the file is as long as before.
 #[test]
-fn truncation_that_a_write_has_hidden_is_told() {
+fn truncation_hidden_by_a_write_is_reported() {
     for policy in POLICIES {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
@@ -278,7 +278,7 @@ fn truncation_that_a_write_has_hidden_is_told() {
     }
 }
 
-/// Another's file at the name that a compaction uses.
+/// A foreign file at the name that a compaction uses.
 #[test]
 fn file_of_others_beside_the_log_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
@@ -323,7 +323,7 @@ fn file_shorter_than_its_seal_is_damaged() {
         ];
         for result in results {
             match result {
-                // Nothing tells it from one that was prepared.
+                // It cannot be distinguished from a prepared file.
                 Ok(()) => assert_eq!(len, 0),
                 Err(SnapshotError::Damaged { offset, .. }) => assert_eq!(offset, len as u64),
                 Err(error) => panic!("{len}: {error}"),

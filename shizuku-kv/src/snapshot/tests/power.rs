@@ -128,8 +128,8 @@ fn after_a_loss_of_power_there_is_a_checkpoint_and_none_that_was_durable_is_lost
     with_seeds(300, 30_000, lives);
 }
 
-/// The power is lost at each operation of making a log, of an empty file or where there is none;
-/// and again when the next process makes one of what is left.
+/// The power is lost at each operation of creating a log, with an empty file or without a file; and
+/// again when the next process creates one from the remainder.
 #[test]
 fn power_lost_while_a_log_is_made_leaves_what_can_be_opened() {
     with_seeds(20, 2000, |_, random| {
@@ -181,7 +181,7 @@ fn a_sync_on_time_that_fails_is_told_by_the_next_call() {
     let policy = SyncPolicy::Interval(Duration::from_millis(1));
     let (mut writer, _) = open_on(&disk, options().sync(policy)).unwrap();
     writer.append(&put("a", b"1", 1)).unwrap();
-    // The look at the file and the write pass, the sync after it does not.
+    // The check of the file and the write succeed, the sync after it fails.
     disk.plan(Plan { at: Some(3), count: 1, fault: Some(Fault::Error(std::io::ErrorKind::Other)) });
     writer.checkpoint(None).unwrap();
     wait_until("the sync that fails", || disk.log().iter().any(|line| line.ends_with("FAILS")));
@@ -233,7 +233,7 @@ fn what_a_failed_sync_left_unwritten_is_not_taken_for_durable() {
     writer.append(&put("a", b"1", 1)).unwrap();
     writer.checkpoint(Some(&cursor(1))).unwrap();
     writer.append(&put("b", b"2", 2)).unwrap();
-    // The look at the file and the write pass, the sync does not.
+    // The check of the file and the write succeed, the sync fails.
     disk.plan(Plan { at: Some(3), count: 1, fault: Some(Fault::Error(std::io::ErrorKind::StorageFull)) });
     assert!(matches!(writer.checkpoint(Some(&cursor(2))), Err(SnapshotError::Poisoned { .. })));
     drop(writer);

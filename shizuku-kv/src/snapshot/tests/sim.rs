@@ -53,7 +53,7 @@ struct Node {
     now: Vec<u8>,
     on_disk: Vec<u8>,
     unsynced: Vec<Change>,
-    /// The opening that has it locked.
+    /// The opening that holds the lock.
     locked_by: Option<u64>,
 }
 

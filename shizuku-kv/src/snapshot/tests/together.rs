@@ -81,8 +81,8 @@ fn a_sync_that_ends_after_the_file_was_replaced_says_nothing_about_the_new_one()
     });
 }
 
-/// The second opens the file, and the first compacts the log before the second has locked it: what
-/// the second locks has no name any more.
+/// The second opener opens the file, and the first compacts the log before the second has locked
+/// it. The file that the second locks has no name any more.
 #[test]
 fn opener_that_waits_for_a_lock_gets_the_file_of_that_name() {
     for first_is_closed in [false, true] {
@@ -120,7 +120,7 @@ fn opener_that_waits_for_a_lock_gets_the_file_of_that_name() {
 }
 
 #[test]
-fn of_many_openers_of_a_new_log_one_has_it() {
+fn many_openers_of_a_new_log_only_one_succeeds() {
     let directory = tempfile::tempdir().unwrap();
     for round in 0..20 {
         let path = directory.path().join(format!("{round}"));

@@ -55,13 +55,13 @@ const REPLACEMENT_LIMIT: Duration = Duration::from_secs(30);
 /// The pause before the next is opened after one that could not be, for all together.
 const REST: Duration = Duration::from_millis(100);
 
-/// Something that a layer above keeps for a handle and its clones.
+/// State that a higher layer keeps for a handle and its clones.
 pub(crate) trait Attached: Default + Send + Sync + 'static {
-    /// Releases what it has in the store, before its connection is shut down.
+    /// Releases its resources in the store, before the connection is shut down.
     fn close(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>>;
 }
 
-/// Something attached, of which the type is not known here.
+/// Attached state, whose type is not known here.
 struct Kept {
     value: Arc<dyn Any + Send + Sync>,
     close: fn(Arc<dyn Any + Send + Sync>, Deadline) -> BoxFuture<'static, KvResult<()>>,
@@ -98,7 +98,7 @@ pub(super) struct Shared {
     is_abandoned: watch::Sender<bool>,
 }
 
-/// The clones of a handle that users have. Dropping the last one marks the store as abandoned.
+/// The users' clones of a handle. Dropping the last one marks the store as abandoned.
 pub(super) struct User(Arc<Shared>);
 
 impl User {
@@ -149,7 +149,7 @@ impl Shared {
         Ok(Watch::new(updates).with_link(link))
     }
 
-    /// The upkeep of live values on this runtime, on which the caller is.
+    /// The upkeep of live values on the caller's runtime.
     pub(super) fn upkeep(&self, backend: &Arc<dyn KvStore>, interval: Duration) -> Arc<Upkeep> {
         let id = runtime::Handle::current().id();
         let mut upkeeps = lock(&self.upkeeps);
@@ -172,7 +172,7 @@ impl Shared {
         Arc::clone(&kept.value).downcast().unwrap_or_default()
     }
 
-    /// Releases what layers above have in the store.
+    /// Releases the resources of higher layers in the store.
     pub(super) async fn close(&self, deadline: Deadline) -> KvResult<()> {
         let closing: Vec<_> = {
             let attached = lock(&self.attached);

@@ -1,9 +1,9 @@
-//! What the live values of one runtime have in common besides their watches: a sign of life, and
+//! The shared tasks of the live values of one runtime, besides their watches: a sign of life, and
 //! the comparison with the store.
 //!
-//! One look at the store's figures each minute serves all of them. Only if the figures have
-//! changed, their keys are looked up, many at a time; only a key whose watch does not bring what
-//! was found is read from the leader (ADR 0048).
+//! One look at the store's figures each minute serves all of them. Their keys are looked up in
+//! batches only if the figures have changed. A key is read from the leader only if its watch does
+//! not deliver the found entry (ADR 0048).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,24 +21,24 @@ use crate::store::{
     Deadline, Key, KvEntry, KvError, KvResult, KvStore, StoreFigures, VersionToken, WatchScope,
 };
 
-/// Maximum number of keys that are looked up for one look at the figures. The others have their
-/// turn at the next.
+/// Maximum number of keys that are looked up for one look at the figures. The others follow at the
+/// next.
 const MOST_KEYS: usize = 4096;
 
-/// Number of keys that are looked up in one call.
+/// Number of keys in one lookup.
 const PAGE: usize = 512;
 
-/// How long a watch has for what was found to come.
+/// Timeout for a watch to deliver a found entry.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The newest value that a follower has heard of: its version and time; none if the key is absent.
+/// Version and time of the newest value that a follower knows; `None` if the key is absent.
 pub(crate) type Heard = Option<(VersionToken, SystemTime)>;
 
 /// A follower of one key.
 #[derive(Debug)]
 pub(crate) struct Follower {
     key: Key,
-    /// None if nothing is known.
+    /// `None` if the state of the key is unknown.
     heard: Mutex<Option<Heard>>,
     again: Notify,
 }
@@ -48,13 +48,13 @@ impl Follower {
         Self { key, heard: Mutex::new(heard), again: Notify::new() }
     }
 
-    /// Takes note of what was heard.
+    /// Records the newest delivered value.
     pub(crate) fn hear(&self, heard: Heard) {
         *lock(&self.heard) = Some(heard);
     }
 
-    /// Waits until the store has something else than what was heard, so that the key has to be read
-    /// again. Dropping the future is safe.
+    /// Waits until the store differs from the delivered value, so that the key has to be read
+    /// again. Cancel safe.
     pub(crate) async fn differs(&self) {
         self.again.notified().await;
     }
@@ -64,7 +64,7 @@ impl Follower {
     }
 }
 
-/// What an entry is to a follower.
+/// Converts an entry to the form in which followers compare it.
 fn heard(entry: Option<&KvEntry>) -> Heard {
     entry.filter(|entry| !entry.is_tombstone()).map(|entry| (entry.version, entry.created))
 }
@@ -75,7 +75,7 @@ pub(crate) struct Upkeep {
     pub(crate) pulse: Arc<Pulse>,
     interval: Duration,
     followers: Mutex<Followers>,
-    /// Aborted with it.
+    /// Aborted when it is dropped.
     tasks: [AbortHandle; 2],
 }
 
@@ -83,20 +83,20 @@ pub(crate) struct Upkeep {
 struct Followers {
     last: u64,
     by_id: BTreeMap<u64, Arc<Follower>>,
-    /// Those up to here have had their turn.
+    /// Followers up to this id have been compared in this round.
     turn: u64,
-    /// The figures as of which all of them were compared.
+    /// The figures at which all followers were last compared.
     agreed: Option<StoreFigures>,
 }
 
-/// Has a follower compared until it is dropped.
+/// Keeps a follower compared until it is dropped.
 pub(crate) struct Following {
     upkeep: Arc<Upkeep>,
     id: u64,
 }
 
 impl Upkeep {
-    /// Starts it on this runtime.
+    /// Starts the upkeep on this runtime.
     pub(super) fn start(backend: &Arc<dyn KvStore>, interval: Duration) -> Arc<Self> {
         let pulse = Arc::<Pulse>::default();
         Arc::new_cyclic(|upkeep| Self {
@@ -126,7 +126,7 @@ impl Upkeep {
         Following { upkeep: Arc::clone(self), id }
     }
 
-    /// Looks at the figures, and at the keys if they have changed.
+    /// Reads the figures, and the keys if the figures have changed.
     async fn look(&self) -> KvResult<()> {
         if lock(&self.followers).by_id.is_empty() {
             return Ok(());
@@ -159,7 +159,7 @@ impl Upkeep {
             }
         }
         if !found.is_empty() {
-            // Most of it is on its way.
+            // Most found entries are already in flight to their watches.
             sleep(GRACE).await;
         }
         for (follower, before) in found {
@@ -185,7 +185,7 @@ impl Upkeep {
 }
 
 impl Followers {
-    /// The followers whose turn it is, and whether these are all.
+    /// The next followers to compare, and whether these are all.
     fn next_turn(&mut self) -> (Vec<Arc<Follower>>, bool) {
         let is_all = self.by_id.len() <= MOST_KEYS;
         let from = if is_all { 0 } else { self.turn };
@@ -205,7 +205,7 @@ async fn beat(pulse: Arc<Pulse>, backend: Arc<dyn KvStore>) {
 }
 
 async fn compare(upkeep: Weak<Upkeep>, interval: Duration) {
-    // Not all processes at the same moment.
+    // Jittered, so that processes do not compare at the same moment.
     let mut pause = interval.mul_f64(fastrand::f64());
     loop {
         sleep(pause).await;

@@ -22,7 +22,7 @@ use super::{DecodeError, EncodeError};
 /// The largest value that a message is compared with. In a larger one only the place of an error is told.
 const LARGEST_COMPARED: usize = 64 * 1024;
 
-/// What serde_json reads.
+/// The limits of serde_json as a reader.
 const FORMAT: Format = Format {
     levels: 127,
     counts_leaves: false,
@@ -39,7 +39,7 @@ pub fn to_bytes<T: CanSerialize + ?Sized>(value: &T) -> Result<Bytes, EncodeErro
     serde_json::to_vec(&limits.around(value)).map(Bytes::from).map_err(|error| {
         match (limits.refusal(None), error.classify()) {
             (Some(refusal), _) => EncodeError::new(format!("JSON: {refusal}")),
-            // What the type's own code says can quote anything.
+            // A message of the type's own code can quote any part of the value.
             (None, Category::Data | Category::Io) => EncodeError::new("the type refuses to be serialized"),
             (None, Category::Syntax | Category::Eof) => EncodeError::new(without_position(&error)),
         }

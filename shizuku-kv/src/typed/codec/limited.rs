@@ -1,11 +1,11 @@
-//! Limits on what is written, so that it can be read back: the counterpart of what a format's
-//! reader follows.
+//! Limits on written values, so that they can be read back: the counterpart of the limits of a
+//! format's reader.
 //!
 //! A serializer accepts more than its deserializer. serde_json writes `null` for a number that is
-//! not finite, and for a `Some` of nothing, which reads as `None`; it nests without a limit, and
-//! reads 127 levels. postcard has no names, so that a field which is left out shifts all that
-//! follow it. Such a value would be stored and never read, or read as another one. It is an error
-//! of the write instead, at the cost of a few comparisons.
+//! not finite, and for a `Some` of an empty value, which reads as `None`. It writes any depth of
+//! nesting, and reads 127 levels. postcard has no names, so a skipped field shifts all later
+//! fields. Such a value would be stored and never read, or read as another one. It is an error of
+//! the write instead, at the cost of a few comparisons.
 
 use std::cell::Cell;
 
@@ -14,7 +14,7 @@ use serde::ser::{
     SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-/// What the reader of a format can tell apart, and how far it follows.
+/// The distinctions that the reader of a format makes, and its limits.
 #[derive(Clone, Copy)]
 pub(super) struct Format {
     /// Maximum number of levels of nesting.
@@ -23,17 +23,17 @@ pub(super) struct Format {
     pub(super) counts_leaves: bool,
     /// Maximum number of elements beyond one for each byte, if the reader counts them.
     pub(super) empty_elements: Option<usize>,
-    /// Whether there are numbers that are not finite.
+    /// Whether the format has numbers that are not finite.
     pub(super) has_infinity: bool,
-    /// Whether `()` is written as `None` is.
+    /// Whether `()` is written like `None`.
     pub(super) unit_is_none: bool,
-    /// Whether a unit struct is written as `None` is.
+    /// Whether a unit struct is written like `None`.
     pub(super) unit_struct_is_none: bool,
     /// Whether fields have names, so that one can be left out.
     pub(super) has_names: bool,
 }
 
-/// The limits for one value, and what was noted while it was written.
+/// The limits for one value, and the counts while it is written.
 pub(super) struct Limits {
     format: Format,
     depth: Cell<usize>,
@@ -51,8 +51,9 @@ impl Limits {
         Value { inner: value, limits: self, is_in_some: false }
     }
 
-    /// The limit that was met, if one was; once the value is written, its length is compared as
-    /// well. The error of the serializer cannot say so: its text could be the type's own.
+    /// Returns the exceeded limit, if any. Once the value is written, its length is compared as
+    /// well. The error of the serializer cannot carry the limit, because its text could be the
+    /// type's own.
     pub(super) fn refusal(&self, written: Option<usize>) -> Option<&'static str> {
         let most =
             self.format.empty_elements.zip(written).map(|(empty, length)| length.saturating_add(empty));
@@ -78,7 +79,7 @@ impl Limits {
         self.depth.set(self.depth.get().saturating_sub(levels));
     }
 
-    /// How many levels something is that brackets nothing.
+    /// Number of levels of a value without content.
     fn leaf(&self) -> usize {
         usize::from(self.format.counts_leaves)
     }
@@ -104,7 +105,7 @@ impl Limits {
     }
 }
 
-/// A part of the value that is written within limits.
+/// A part of the value, written within limits.
 pub(super) struct Value<'l, T: ?Sized> {
     inner: &'l T,
     limits: &'l Limits,
@@ -122,7 +123,7 @@ impl<T: Serialize + ?Sized> Serialize for Value<'_, T> {
 struct Limited<'l, S> {
     inner: S,
     limits: &'l Limits,
-    /// Whether the value is all that a `Some` holds.
+    /// Whether the value is the whole content of a `Some`.
     is_in_some: bool,
 }
 
@@ -145,10 +146,10 @@ impl<'l, S: Serializer> Limited<'l, S> {
         open(self.inner).map(|inner| Container { inner, limits, levels })
     }
 
-    /// Rejects what a reader takes for `None`, where that is not what it is.
+    /// Rejects a value in a `Some` that a reader takes for `None`.
     fn distinct(&self, is_none: bool) -> Result<(), S::Error> {
         if self.is_in_some && is_none {
-            return self.limits.refuse("a `Some` holds what is read as `None`");
+            return self.limits.refuse("a `Some` holds a value that is read as `None`");
         }
         Ok(())
     }
@@ -244,7 +245,7 @@ impl<'l, S: Serializer> Serializer for Limited<'l, S> {
         self.inner.serialize_unit_variant(name, index, variant)
     }
 
-    /// No level, and as much nothing as what it holds.
+    /// Not a level of its own; empty if its content is empty.
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
         self,
         name: &'static str,

@@ -9,7 +9,7 @@ use super::required::{CanDeserialize, CanSerialize};
 use super::serde_message::{OPAQUE, digits, harmless, is_vocabulary, kept_from_type, words};
 use super::{DecodeError, EncodeError};
 
-/// What [`from_bytes`] reads.
+/// The limits of [`from_bytes`].
 const FORMAT: Format = Format {
     levels: LEVELS,
     counts_leaves: true,

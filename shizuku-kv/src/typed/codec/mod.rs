@@ -39,7 +39,8 @@ pub trait ByteSerialize {
     /// [`EncodeError`] where the value has no byte form. Its message must not contain anything of the value.
     fn to_bytes(&self) -> Result<Bytes, EncodeError>;
 
-    /// What the bytes are read as, if the derives know both directions: for the check that debug builds make.
+    /// Reads the bytes back, if the derives know both directions. For the check that debug builds
+    /// make.
     #[doc(hidden)]
     fn __read_back(_bytes: &Bytes) -> Option<Result<Self, DecodeError>>
     where

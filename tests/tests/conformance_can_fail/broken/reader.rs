@@ -20,7 +20,7 @@ pub(super) struct BrokenStore {
     pub(super) inner: Arc<dyn KvStore>,
     pub(super) fault: Fault,
     pub(super) memory: Arc<Mutex<Memory>>,
-    /// The largest value when the store was opened.
+    /// Maximum size of a value when the store was opened.
     pub(super) limit: usize,
 }
 

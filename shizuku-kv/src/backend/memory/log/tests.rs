@@ -227,7 +227,7 @@ fn a_new_maximum_age_counts_from_the_writing() {
     log.set_limits(aged(1), now + 3 * SECOND);
     log.expire(now + 3 * SECOND);
     assert!(expired(&log, "young"));
-    // Tombstones are held as long, from when the age was set.
+    // Tombstones are held for the same time, counted from the moment when the age was set.
     assert_eq!(log.newest("gone"), None);
     log.check();
 }
@@ -262,7 +262,7 @@ fn the_tombstone_of_a_lock_is_never_forgotten() {
 }
 
 #[test]
-fn a_token_stays_where_the_maximum_age_is_removed() {
+fn token_stays_after_the_maximum_age_is_removed() {
     let (mut log, now) = log(Limits { max_age: Some(5 * SECOND), forgets: true, ..LIMITS });
     log.write_with(&key("a"), Change::Delete, Condition::Any, Some(FencingToken::from_u64(7)), now).unwrap();
     log.set_limits(LIMITS, now + SECOND);

@@ -116,7 +116,7 @@ async fn a_path_that_is_no_regular_file_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_second_opening_through_a_hard_link_is_refused() {
+async fn second_opening_through_a_hard_link_is_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let (path, other) = (directory.path().join("replica.redb"), directory.path().join("other"));
     let _first = open(&path).await;
@@ -125,7 +125,7 @@ async fn a_second_opening_through_a_hard_link_is_refused() {
     assert!(error.is_retryable() && error.to_string().contains("open already"), "{error}");
 }
 
-/// What another program does to an open file.
+/// A change by another program to an open file.
 #[cfg(unix)]
 type Change = (fn(&Path), &'static str);
 
