@@ -134,7 +134,7 @@ macro_rules! guard {
         ///
         /// Dropping it releases the lock in the background: the next waiter has the resource a
         /// round trip later. If the store cannot be reached, or the runtime has ended, the lease
-        /// ends the lock. A guard that is dropped at the end of `main` is released for certain only if
+        /// ends the lock. A guard dropped at the end of `main` is certain to be released only if
         /// [`Connection::shutdown`](crate::Connection::shutdown) is awaited there.
         /// [`release`](Self::release) returns whether it was held up to the end.
         #[derive(Debug)]
