@@ -1,0 +1,142 @@
+//! Locks in a store with 10,000 sessions of crashed processes, next to locks in an empty one.
+//!
+//! `cargo bench -p shizuku-kv --bench locks [-- --quick]`. The last lines are one for each case:
+//! `case | ours | other | ratio | target | met`, "ours" being the store with dead sessions. The A/A
+//! rows compare two empty stores: what the machine adds to a ratio.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a benchmark that cannot go on ends"
+)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use shizuku_kv::rw_lock::{DistroRwLock, LockOptions};
+use shizuku_kv::{Connection, Store, connect};
+use support::{Comparison, Server, Unit, cores};
+
+/// Number of sessions of crashed processes.
+const DEAD: usize = 10_000;
+
+/// Longest time that a case with dead sessions may take, as a multiple of one without.
+const TARGET: f64 = 1.1;
+
+/// The shortest lease, because a takeover waits for it.
+const LEASE: Duration = Duration::from_secs(1);
+
+/// Two processes, as far as locks are concerned: each has a connection of its own.
+struct Processes {
+    url: String,
+    name: String,
+    one: Store,
+    other: Store,
+}
+
+impl Processes {
+    async fn start(url: &str, name: &str) -> Self {
+        let open = async || connect(url).await.unwrap().store(name).await.unwrap();
+        Self { url: url.to_owned(), name: name.to_owned(), one: open().await, other: open().await }
+    }
+
+    fn lock(store: &Store) -> DistroRwLock {
+        DistroRwLock::with_options(store, "resource", LockOptions::new().lease(LEASE)).unwrap()
+    }
+
+    /// Leaves the keys of sessions whose processes crashed, in both formats.
+    async fn leave_dead_sessions(&self) {
+        let value =
+            |format: &str| format!("{{\"shizuku_lock_session\":{format},\"lease_ms\":10000,\"renewal\":7}}");
+        let old = (0..DEAD / 2).map(|n| (format!("rw_lock_session.{n:032x}"), value("1")));
+        let nonce = |n: usize| value(&format!("2,\"nonce\":\"{n:016x}\""));
+        let reused = (0..DEAD / 2).map(|n| (format!("rw_lock_session.{n}"), nonce(n)));
+        for answer in self.one.put_many(old.chain(reused)).await {
+            answer.unwrap();
+        }
+    }
+
+    /// The time from a release until another process, which waits, has the lock.
+    async fn hand_over(&self) -> Duration {
+        let held = Self::lock(&self.one).write().await.unwrap();
+        let waiting = Self::lock(&self.other);
+        let waiting = tokio::spawn(async move { waiting.write().await.unwrap() });
+        while Self::lock(&self.one).inspect().await.unwrap().waiting.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let start = Instant::now();
+        held.release().await.unwrap();
+        let granted = waiting.await.unwrap();
+        let time = start.elapsed();
+        granted.release().await.unwrap();
+        time
+    }
+
+    /// The time from the death of a holder until another process, which waits, has the lock.
+    async fn takeover(&self) -> Duration {
+        let process =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (url, name) = (self.url.clone(), self.name.clone());
+        let held = process.spawn(async move {
+            let connection = connect(&url).await.unwrap();
+            let store = connection.store(&name).await.unwrap();
+            let held = Self::lock(&store).write().await.unwrap();
+            (connection, held)
+        });
+        std::mem::forget(held.await.unwrap());
+        let waiting = Self::lock(&self.other);
+        let waiting = tokio::spawn(async move { waiting.write().await.unwrap() });
+        while Self::lock(&self.one).inspect().await.unwrap().waiting.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let start = Instant::now();
+        process.shutdown_background();
+        let granted = waiting.await.unwrap();
+        let time = start.elapsed();
+        granted.release().await.unwrap();
+        time
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let rounds = if std::env::args().any(|argument| argument == "--quick") { (10, 3) } else { (60, 12) };
+    tokio::spawn(run(rounds)).await.expect("the benchmark");
+}
+
+async fn run((hand_overs, takeovers): (usize, usize)) {
+    let server = Server::start();
+    println!("nats-server {}, {} cores, {DEAD} dead sessions\n", server.version, cores());
+    let url = format!("nats://127.0.0.1:{}", server.port);
+    let full = Processes::start(&url, "full").await;
+    let empty = Processes::start(&url, "empty").await;
+    let again = Processes::start(&url, "again").await;
+    full.leave_dead_sessions().await;
+    let lines = [
+        Comparison::run(hand_overs, || full.hand_over(), || empty.hand_over()).await.line(
+            "hand-over beside dead sessions",
+            Unit::Each,
+            TARGET,
+        ),
+        Comparison::run(hand_overs, || again.hand_over(), || empty.hand_over()).await.line(
+            "hand-over, A/A",
+            Unit::Each,
+            TARGET,
+        ),
+        Comparison::run(takeovers, || full.takeover(), || empty.takeover()).await.line(
+            "takeover beside dead sessions",
+            Unit::Each,
+            TARGET,
+        ),
+        Comparison::run(takeovers, || again.takeover(), || empty.takeover()).await.line(
+            "takeover, A/A",
+            Unit::Each,
+            TARGET,
+        ),
+    ];
+    println!("\ncase | ours | other | ratio (min to max) | target | met");
+    lines.iter().for_each(|line| println!("{line}"));
+}
