@@ -4,6 +4,10 @@
 //! Watches and listings are read slowly while others write, purge and let values expire. A seed
 //! decides everything but the moments at which a server's messages arrive. `SHIZUKU_SEED=N` runs
 //! one seed again, `SHIZUKU_SEEDS=N` sets how many are run.
+//!
+//! Differences that are allowed (`docs/reliability.md` gives the reasons):
+//! 1. A cursor of a watch that is narrower than the store may expire on one side only.
+//! 2. So may any cursor once concurrent writers made the order of writes differ.
 
 #![allow(
     clippy::unwrap_used,
