@@ -244,7 +244,7 @@ fn a_second_node_in_a_directory_is_refused() {
     assert_eq!(
         node.refused(),
         format!(
-            "edge_replica: snapshot {log:?} is open in another writer, which holds the lock file beside it; close that first"
+            "edge_replica: snapshot {log:?} is open in another writer, of this process or another; close that first"
         )
     );
     // It has done no harm.
