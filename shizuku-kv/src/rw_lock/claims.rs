@@ -35,7 +35,7 @@ pub(super) enum Command {
     Break {
         reply: oneshot::Sender<Result<Outcome, Refusal>>,
     },
-    /// The connection is about to be shut down: everything is released, and nothing is claimed any
+    /// The connection is about to be shut down: everything is released, and no lock is claimed any
     /// more.
     Close {
         reply: oneshot::Sender<()>,
@@ -45,7 +45,7 @@ pub(super) enum Command {
 impl Command {
     /// Answers a command that comes after [`Close`](Self::Close).
     pub(super) fn refuse_closed(self) {
-        // A caller that is gone does not want to know.
+        // A caller that is gone needs no answer.
         match self {
             Self::Claim { reply, .. } => drop(reply.send(Err(Refusal::closed()))),
             Self::Downgrade { reply, .. } | Self::Break { reply } => drop(reply.send(Err(Refusal::closed()))),
@@ -59,12 +59,12 @@ impl Command {
     }
 }
 
-/// Tells a claimant whether it is of use to wait for longer than it wanted to: all sessions in its way may be dead, and
-/// are found out soon.
+/// Tells a claimant whether waiting for longer than it wanted to is useful. All sessions in its way
+/// may be dead, and are found dead soon.
 #[derive(Clone, Debug)]
 pub(super) struct Hope {
     pub(super) is_there: watch::Sender<bool>,
-    /// The claimant does not wait for as long as it takes to find out that a session is dead.
+    /// Whether the claimant does not wait for as long as it takes to find a session dead.
     pub(super) is_hasty: bool,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Hope {
 #[derive(Debug)]
 pub(super) struct Granted {
     pub(super) token: FencingToken,
-    /// How the grant was lost while its session lives: it was taken out of the record, or the
+    /// Reason for losing the grant while its session lives: it was removed from the record, or the
     /// connection was shut down.
     pub(super) broken: watch::Receiver<Option<LockLoss>>,
 }
@@ -89,7 +89,7 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// The connection was shut down.
+    /// Returns the refusal after the connection was shut down.
     pub(super) fn closed() -> Self {
         Self::Store(KvError::Closed { operation: "lock" })
     }
@@ -124,7 +124,8 @@ pub(super) enum Standing {
     Claiming {
         waits: bool,
         sent: bool,
-        /// It does not wait, and is not asked for again until the sessions in its way have been found dead or alive.
+        /// Whether the claim, which does not wait, is held back until the sessions in its way are
+        /// found dead or alive.
         hopes: bool,
         reply: oneshot::Sender<Result<Granted, Refusal>>,
     },
@@ -160,12 +161,12 @@ impl Local {
         matches!(self.standing, Standing::Claiming { .. })
     }
 
-    /// Whether the claim is to be asked for with the next write.
+    /// Returns whether the next write includes the claim.
     pub(super) fn is_asking(&self) -> bool {
         matches!(self.standing, Standing::Claiming { hopes: false, .. })
     }
 
-    /// Whether the claim waits for nothing but that the sessions in its way are found dead.
+    /// Returns whether the claim waits only until the sessions in its way are found dead.
     pub(super) fn is_hoping(&self) -> bool {
         matches!(self.standing, Standing::Claiming { hopes: true, .. })
     }

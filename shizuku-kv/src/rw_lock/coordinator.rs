@@ -50,8 +50,8 @@ struct Known {
     record: LockRecord,
     /// None where there is no entry.
     version: Option<VersionToken>,
-    /// The entry has expired, because the store was given a maximum age: creating another one asks the store whether
-    /// that is over.
+    /// Whether the entry has expired, because the store was given a maximum age. Creating another
+    /// entry asks the store whether that is over.
     has_expired: bool,
 }
 
@@ -61,9 +61,9 @@ pub(super) struct Coordinator {
     store: Store,
     pending: Vec<Pending>,
     locals: HashMap<ClaimId, Local>,
-    /// Number of claims that have come.
+    /// Number of claims that have arrived.
     arrivals: u64,
-    /// Told when everything is released, because the connection is shut down.
+    /// Notified when everything is released, because the connection is shut down.
     closing: Vec<oneshot::Sender<()>>,
     is_closed: bool,
     known: Option<Known>,
@@ -142,7 +142,7 @@ impl Coordinator {
             self.leave_what_is_over();
             if self.is_closed && self.pending.is_empty() {
                 for reply in self.closing.drain(..) {
-                    // A caller that is gone does not want to know.
+                    // A caller that is gone needs no answer.
                     let _ = reply.send(());
                 }
                 if self.locks.retire(&self.place, &mut self.commands) {
@@ -206,7 +206,7 @@ impl Coordinator {
         }
     }
 
-    /// Tells holders and waiters that it is over, then releases what they have.
+    /// Notifies holders and waiters that their claims have ended, then releases the claims.
     fn close(&mut self, reply: oneshot::Sender<()>) {
         self.is_closed = true;
         self.closing.push(reply);
@@ -219,7 +219,7 @@ impl Coordinator {
         }
     }
 
-    /// The claims that are to be made with the next write, in the order in which they came.
+    /// Returns the claims to make with the next write, in the order of their arrival.
     fn claims(&self) -> Vec<ClaimId> {
         let mut claims: Vec<_> = self.locals.values().filter(|local| local.is_asking()).collect();
         claims.sort_unstable_by_key(|local| local.arrival);
@@ -317,8 +317,8 @@ impl Coordinator {
             record.stamp(known.record.fence, SystemTime::now());
             let (expected, has_expired) = (known.version, known.has_expired);
             let value = record.to_bytes(expected);
-            // Whoever is in line gets a token one day, and has to have the room for it: readers
-            // have it already, and of writers one at a time.
+            // Each waiter gets a token one day, and needs room for it. Waiting readers already have
+            // that room; of the writers, only one at a time needs it.
             let room = value.len() + GRANT_ROOM;
             if !claims.is_empty() && room > self.store.max_value_size() {
                 return self.refuse_claims(&Refusal::Full);
@@ -339,7 +339,7 @@ impl Coordinator {
                     (self.known, self.looks) = (None, true);
                     return self.lose().await;
                 }
-                // Claims need room; what leaves does not.
+                // Claims need room; leaving does not.
                 Err(error @ KvError::StoreFull { .. }) if !claims.is_empty() => {
                     return self.refuse_claims(&Refusal::Store(error));
                 }
@@ -392,8 +392,8 @@ impl Coordinator {
         let _ = reply.send(Ok(Granted { token, broken: receiver }));
     }
 
-    /// Tells everybody what became of what they wanted. Who does not wait for long, and finds sessions in its way that
-    /// may be dead, is given the time to find that out.
+    /// Reports each outcome to its caller. If a claim does not wait for long, and sessions in its
+    /// way may be dead, the claim is given the time to find that out.
     async fn conclude(&mut self, outcomes: Vec<(Outcome, Change, Option<ClaimId>)>) {
         if outcomes.iter().any(|(outcome, _, _)| *outcome == Outcome::Busy) {
             self.look_before(None).await;
@@ -408,22 +408,22 @@ impl Coordinator {
         }
     }
 
-    /// Reads the sessions that are before a claim in line, or before one that comes now, as far as nothing is known of
-    /// them and none of the others is alive.
+    /// Reads the unknown sessions before a claim in line, or before a claim that arrives now, as
+    /// long as none of the others is alive.
     async fn look_before(&mut self, claim: Option<ClaimId>) {
         let own = self.own();
         while let Some(Known { record, .. }) = &self.known {
             let index = record.queue.iter().position(|waiting| Some(waiting.id) == claim);
             let index = index.unwrap_or(record.queue.len());
             let Prospect::Unknown(sessions) = self.observer.prospect(record, index, &own) else { return };
-            // One that is over by now shows a time as well.
+            // The entry of a session that has ended shows a time as well.
             if self.observer.look(&sessions, own.first().copied()).await.is_err() {
                 return;
             }
         }
     }
 
-    /// The sessions of the claims of this process.
+    /// Returns the sessions of the claims of this process.
     fn own(&self) -> Vec<SessionId> {
         self.locals.keys().map(|id| id.session).collect()
     }

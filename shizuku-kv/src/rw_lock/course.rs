@@ -27,22 +27,24 @@ pub(super) fn is_silent(since_observed: Duration, lease: Duration) -> bool {
     since_observed >= patience(lease)
 }
 
-/// What an entry under the key of a session says of the session.
+/// The meaning of an entry under the key of a session for that session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sign {
     /// Nothing: the entry is older than the session.
     Older,
-    /// The session was alive when it was written.
+    /// The session was alive when the entry was written.
     Life,
     /// The session is over: its key was deleted, or serves another session.
     Over,
 }
 
-/// What an entry says of a session whose first entry under that key has the version `first`; `None` if the key serves
-/// no other session. `is_its_own` is false for a tombstone and for the entry of another session.
+/// Returns the meaning of an entry for a session. `first` is the version of the session's first
+/// entry under that key; it is `None` if the key serves no other session. `is_its_own` is false for
+/// a tombstone and for the entry of another session.
 ///
-/// Versions of a key only grow. So an entry from before `first` is older than the session, whatever it says, and a later
-/// one that is not of this session was written after the session's key had been deleted.
+/// Versions of a key only grow. An entry from before `first` is therefore older than the session,
+/// whatever it says. A later one that is not of this session was written after the session's key
+/// had been deleted.
 pub(super) fn sign(first: Option<u64>, version: Option<u64>, is_its_own: bool) -> Sign {
     if first.zip(version).is_some_and(|(first, version)| version < first) {
         Sign::Older
@@ -53,11 +55,11 @@ pub(super) fn sign(first: Option<u64>, version: Option<u64>, is_its_own: bool) -
     }
 }
 
-/// Whether a session may be dead, so that waiting until it is silent can be of use: its newest entry is that old by the
-/// clock of the store, or was seen so long ago.
+/// Returns whether a session may be dead, so that waiting until it is silent can be useful. Its
+/// newest entry is old enough by the clock of the store, or was seen long enough ago.
 ///
-/// This decides only who waits a little longer before it is rejected. The clock of the store is that of another
-/// machine, and may be wrong: nothing is ended because of it.
+/// This decides only whether a claim waits a little longer before it is rejected. The clock of the
+/// store is that of another machine, and may be wrong: no session is ended because of it.
 pub(super) fn may_be_dead(age_in_store: Duration, since_observed: Duration, lease: Duration) -> bool {
     age_in_store >= patience(lease) || since_observed >= lease / 2
 }

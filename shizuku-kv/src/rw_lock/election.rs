@@ -245,8 +245,8 @@ impl Leadership {
     }
 }
 
-/// Stream of the leaders of an election. From [`LeaderElection::observe`]. It lives as long as the
-/// store does.
+/// Stream of the leaders of an election, returned by [`LeaderElection::observe`]. It lives as long
+/// as the store does.
 ///
 /// After [`DistroRwLockError::ForeignRecord`], a value that is not a record of this version, it
 /// continues with the next value. It ends after any other error.
@@ -394,9 +394,9 @@ struct Term {
     version: Option<VersionToken>,
     seen: Instant,
     lease: Duration,
-    /// It has not renewed for so long that its lease is over.
+    /// Whether it has not renewed for so long that its lease is over.
     is_silent: bool,
-    /// Its session has ended.
+    /// Whether its session has ended.
     is_gone: bool,
 }
 

@@ -28,7 +28,8 @@ pub(super) struct Locks {
 #[derive(Debug, Default)]
 struct Coordinators {
     senders: HashMap<Place, mpsc::UnboundedSender<Command>>,
-    /// Everything was released because the connection is shut down: nothing is claimed any more.
+    /// Whether everything was released because the connection is shut down. No lock is claimed any
+    /// more.
     is_closed: bool,
 }
 
@@ -36,8 +37,9 @@ struct Coordinators {
 pub(super) type Place = (runtime::Id, Key);
 
 impl Locks {
-    /// Returns the queue in which the claims of a lock on this runtime send their commands. It keeps
-    /// the order of the calls, although one claim has to wait for its session and the next has one.
+    /// Returns the queue through which the claims of a lock on this runtime send their commands. It
+    /// keeps the order of the calls, even if one claim has to wait for its session and the next has
+    /// one.
     pub(super) fn entrance(&self, key: &Key) -> Arc<tokio::sync::Mutex<()>> {
         let place = (runtime::Handle::current().id(), key.clone());
         let mut entrances = self.entrances.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,15 +103,15 @@ impl Locks {
         is_over
     }
 
-    /// Releases everything that is held or waited for, and waits until the store knows. Holders are
-    /// told before it is released; claims that come later are refused as
+    /// Releases everything that is held or waited for, and waits until the store has recorded it.
+    /// Holders are notified before the release. Later claims are rejected with
     /// [`KvError::Closed`](crate::KvError::Closed).
     ///
-    /// Dropping the future is safe: releasing goes on in the background.
+    /// Dropping the future is safe: the release continues in the background.
     ///
     /// # Errors
     /// Returns [`KvError::Timeout`](crate::KvError::Timeout) if the store did not answer by the
-    /// deadline; leases end what could not be released.
+    /// deadline. Leases then end the locks that were not released.
     pub(super) async fn release_all(&self, deadline: Deadline) -> KvResult<()> {
         let senders: Vec<_> = {
             let mut coordinators = self.lock();
@@ -120,13 +122,13 @@ impl Locks {
             .into_iter()
             .filter_map(|sender| {
                 let (reply, answer) = oneshot::channel();
-                // A coordinator whose runtime has ended has nobody to release anything: its lease
-                // does.
+                // A coordinator whose runtime has ended cannot release anything; the lease ends its
+                // locks.
                 sender.send(Command::Close { reply }).ok().map(|()| answer)
             })
             .collect();
         for answer in answers {
-            // Also answered where the coordinator ends.
+            // Also answered when the coordinator ends.
             let answer = async {
                 let _ = answer.await;
                 Ok(())
@@ -142,8 +144,8 @@ impl Locks {
 }
 
 impl Attached for Locks {
-    /// Releases everything, then ends the sessions, so that no other process need wait for their
-    /// leases to be over.
+    /// Releases everything, then ends the sessions, so that no other process has to wait until
+    /// their leases are over.
     fn close(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
         Box::pin(async move {
             let released = self.release_all(deadline).await;

@@ -166,8 +166,8 @@ impl DistroRwLock {
     /// # Errors
     /// [`DistroRwLockError::Timeout`] where it was not its turn within [`LockOptions::wait`], also because the store did
     /// not answer (a wait that is shorter than the store's deadline may end with that);
-    /// [`DistroRwLockError::Store`] where that is gone, full or refuses, or its connection was shut
-    /// down; [`DistroRwLockError::QueueFull`];
+    /// [`DistroRwLockError::Store`] if the store is gone, is full or rejects requests, or its
+    /// connection was shut down; [`DistroRwLockError::QueueFull`];
     /// [`DistroRwLockError::ForeignRecord`] where the record is none; [`DistroRwLockError::Reentrant`].
     pub async fn read(&self) -> Result<ReadGuard, DistroRwLockError> {
         self.wait(LockMode::Read).await.map(ReadGuard)
@@ -185,8 +185,8 @@ impl DistroRwLock {
 
     /// Reads together with others, if nobody writes and nobody waits.
     ///
-    /// If all sessions in its way seem to be dead by the store's clock, it waits until they are found
-    /// dead or alive, for up to the lease of the holder and an eighth.
+    /// If all sessions in its way seem to be dead by the store's clock, it waits until they are
+    /// found dead or alive. This takes up to the lease of the holder and an eighth.
     ///
     /// Dropping the future is safe: what it may have been granted is let go.
     ///
@@ -213,7 +213,7 @@ impl DistroRwLock {
         {
             return claimed;
         }
-        // A wait that was too short for an answer: a lock that is free is acquired all the same.
+        // If the wait was too short for an answer, a free lock is acquired all the same.
         let left = self.store.deadline().saturating_sub(began.elapsed());
         if !in_line.load(Ordering::Acquire) && !left.is_zero() {
             match self.claim(mode, false, left, &in_line).await {
@@ -272,8 +272,8 @@ impl DistroRwLock {
         claimed
     }
 
-    /// Waits for a moment until a claim that was given up is out of the record: the process may end now, and would be in
-    /// the way of others as if it had crashed.
+    /// Waits for a moment until an abandoned claim is out of the record. The process may end now,
+    /// and the claim would then block others as after a crash.
     async fn leave(&self, asked: Option<(Place, ClaimId)>) {
         let Some((place, id)) = asked else { return };
         let (reply, answer) = oneshot::channel();
@@ -328,14 +328,14 @@ impl DistroRwLock {
 }
 
 /// Locks that belong to this process and not to a value: what is acquired by one part of it may be released by another.
-/// They go by the handle of the store and its clones, and are held until they are released, the
-/// connection is shut down or the process ends, also where all handles are gone. Guards are safer,
-/// since they let go by themselves.
+/// They belong to the handle of the store and its clones. They are held until they are released,
+/// the connection is shut down or the process ends, even if all handles are dropped. Guards are
+/// safer, because they release the lock by themselves.
 ///
-/// Which part of the process a lock is for is not known. Acquiring a lock whose last grant was lost
-/// drops the lost one, so that the next release is that of the live one. A part that has lost its
-/// lock, and does not know it, must therefore not share a resource with another part of the process
-/// that acquires it anew: use guards there.
+/// The library does not know which part of the process a lock is for. Acquiring a lock whose last
+/// grant was lost drops the lost one, so that the next release applies to the live one. A part that
+/// has lost its lock without noticing must therefore not share a resource with another part of the
+/// process that acquires it anew. Use guards in that case.
 impl DistroRwLock {
     /// Locks a resource for reading, with the options that are the default, until it is released. A process may hold
     /// several.
@@ -351,14 +351,14 @@ impl DistroRwLock {
         Self::acquire(store, resource.as_ref(), LockMode::Read).await
     }
 
-    /// Releases what [`acquire_read`](Self::acquire_read) has locked: the oldest of several that is
-    /// held still, otherwise the oldest that was lost.
+    /// Releases a lock that [`acquire_read`](Self::acquire_read) has acquired: of several, the
+    /// oldest that is still held, otherwise the oldest that was lost.
     ///
     /// Dropping the future is safe: once it was polled the lock is let go of.
     ///
     /// # Errors
-    /// [`DistroRwLockError::NotHeld`] where nothing is; [`DistroRwLockError::LeaseLost`] if all that
-    /// was acquired since is lost; else as for [`ReadGuard::release`].
+    /// [`DistroRwLockError::NotHeld`] if no such lock is held; [`DistroRwLockError::LeaseLost`] if
+    /// all that was acquired since is lost; otherwise as for [`ReadGuard::release`].
     pub async fn release_read(store: &Store, resource: impl AsRef<str>) -> Result<(), DistroRwLockError> {
         Self::release(store, resource.as_ref(), LockMode::Read).await
     }
@@ -409,11 +409,11 @@ impl DistroRwLock {
 
 /// For operators.
 impl DistroRwLock {
-    /// Returns the holders of the resource and its waiters as they are in the store now, and which of
-    /// them are presumed dead: [`LockClaim::presumed_dead`] says what is compared.
+    /// Returns the holders of the resource and its waiters as they are in the store now, and which
+    /// of them are presumed dead. [`LockClaim::presumed_dead`] describes the comparison.
     ///
     /// A lock that is held costs three requests: the record, the sessions in it, and the store's
-    /// clock; and one for each session that seems to have ended.
+    /// clock. Each session that seems to have ended costs one more.
     ///
     /// Dropping the future is safe.
     ///
@@ -426,25 +426,25 @@ impl DistroRwLock {
         Ok(LockState::of(record, &look))
     }
 
-    /// The record in an entry; that of a lock which nobody ever held where there is none.
+    /// Returns the record in an entry; without an entry, the record of a lock that was never held.
     fn record_of(&self, entry: Option<&KvEntry>) -> Result<LockRecord, DistroRwLockError> {
         entry
             .map_or(Ok(LockRecord::default()), |entry| LockRecord::from_bytes(&entry.value))
             .map_err(|reason| DistroRwLockError::ForeignRecord { key: self.key.clone(), reason })
     }
 
-    /// Takes the resource from all who hold it, and hands it over to the next in line, as if they
-    /// had let go. They are told ([`WriteGuard::lost`]) as soon as they look.
+    /// Revokes the resource from all its holders, and hands it over to the next in line, as if they
+    /// had released it. They are notified ([`WriteGuard::lost`]) as soon as they look.
     ///
     /// Returns a token that is newer than those of the broken holders, and older than those of all
-    /// that follow.
+    /// later holders.
     ///
-    /// **What broken holders write with their tokens is still accepted**, key by key, until a later
-    /// holder has written there, or until the key was told of the break:
-    /// [`StoreFenced::raise`](crate::StoreFenced::raise) with the token that is returned. Do that
-    /// for each key that is protected by the lock. This function cannot: a lock does not know which
-    /// keys are written under it. Whatever they do that does not look at tokens goes on: be sure
-    /// that they do not run any more.
+    /// **Writes of broken holders with their tokens are still accepted**, key by key. Each key
+    /// accepts them until a later holder has written there, or until the key was told of the break.
+    /// To tell it, call [`StoreFenced::raise`](crate::StoreFenced::raise) with the returned token,
+    /// for each key that the lock protects. This function cannot do that, because a lock does not
+    /// know which keys are written under it. Any action of broken holders that does not check
+    /// tokens continues: make sure that they no longer run.
     ///
     #[cfg_attr(feature = "memory", doc = "```")]
     #[cfg_attr(not(feature = "memory"), doc = "```text")]
@@ -488,7 +488,7 @@ impl DistroRwLock {
     }
 }
 
-/// Waits for as long as a claimant wants to, and on while all sessions in its way may be dead.
+/// Waits until the claimant's limit, and longer while all sessions in its way may be dead.
 async fn gives_up(limit: Duration, mut hoped: watch::Receiver<bool>) {
     tokio::time::sleep(limit).await;
     // Without a sender there is no hope either.

@@ -1,10 +1,11 @@
-//! Watching the sessions that are in the way of claims that wait here, and ending those that are silent.
+//! Watches the sessions that are in the way of waiting claims of this process, and ends silent
+//! ones.
 //!
 //! `docs/locks.md` says why that is safe: silence is counted from when this process saw the newest renewal, which is
 //! after it was sent; and a session is ended by a compare-and-delete of what was seen, which fails where a renewal has
 //! come meanwhile.
 //!
-//! [`way`] says which sessions are in the way of a claim, and which of them it watches.
+//! [`way`] determines which sessions are in the way of a claim, and which of them it watches.
 
 mod way;
 
@@ -24,17 +25,17 @@ use crate::store::{Key, KvEntry, KvError, KvResult, KvUpdate, Moment, Store, Ver
 /// How long after a session that could not be ended it is tried again.
 const REST: Duration = Duration::from_millis(500);
 
-/// How long a session is in the way before it is watched, where the one before was not for so long. Locks that are held
-/// for less are handed over without a watch.
+/// Time for which a session is in the way before it is watched, if the one before was not for so
+/// long. Locks that are held for less are handed over without a watch.
 const HOLD_OFF: Duration = Duration::from_millis(100);
 
-/// The lease that a session is taken to have whose key was never seen: nobody can tell.
+/// Assumed lease of a session whose key was never seen, because its lease is unknown.
 const ABSENT_LEASE: Duration = Duration::from_secs(60);
 
-/// Maximum number of keys in one watch. With more the server does not filter them.
+/// Maximum number of keys in one watch. The server does not filter more keys than that.
 const KEYS_OF_A_WATCH: usize = 64;
 
-/// Maximum number of watches before they are opened anew, with all keys in as few as can be.
+/// Maximum number of watches before they are reopened, with all keys in as few watches as possible.
 const MOST_WATCHES: usize = 8;
 
 /// Maximum number of sessions that are ended, or read, in one step.
@@ -45,7 +46,7 @@ const AT_ONCE: usize = 16;
 struct Seen {
     /// None where its key was not found.
     version: Option<VersionToken>,
-    /// When the store took the newest renewal, by the clock of the store.
+    /// Time at which the store accepted the newest renewal, by the clock of the store.
     created: SystemTime,
     /// When that was seen first.
     since: Instant,
@@ -61,7 +62,7 @@ struct Seen {
 struct KeyWatch {
     keys: Vec<Key>,
     following: Following,
-    /// Whether the state has come: a key that has not is not there.
+    /// Whether the initial state is complete. A key that is missing from it does not exist.
     is_complete: bool,
     newest: HashMap<Key, KvEntry>,
 }
@@ -70,18 +71,18 @@ struct KeyWatch {
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
     session: SessionId,
-    /// Whether it is directly before the claim.
+    /// Whether the session is directly before the claim.
     is_next: bool,
 }
 
-/// How the claims of this process stand.
+/// The state of the claims of this process.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Line {
-    /// One of them is in line.
+    /// Whether one of them is in line.
     pub(super) waits: bool,
-    /// One of them does not wait, but for what may be dead.
+    /// Whether one of them waits only for sessions that may be dead.
     pub(super) hopes: bool,
-    /// One of them does not wait for long, so that nothing is put off.
+    /// Whether one of them does not wait for long, so that nothing is put off.
     pub(super) is_hasty: bool,
 }
 
@@ -92,18 +93,18 @@ pub(super) struct Observer {
     seen: HashMap<SessionId, Seen>,
     /// Sessions of other processes, which are ended when they are silent.
     wanted: Vec<Wanted>,
-    /// Sessions of this process that wait. Others may end them.
+    /// Waiting sessions of this process. Other processes may end them.
     own: Vec<SessionId>,
-    /// When a session came to be in the way.
+    /// When each session came to be in the way.
     in_way_since: HashMap<SessionId, Instant>,
-    /// The last one was in the way for so short a time that no watch was needed.
+    /// Whether the last session was in the way for so short a time that no watch was needed.
     is_quick: bool,
     /// Somebody was refused and does not wait, but may come back: is what was in its way alive?
     vigil: bool,
     waits: bool,
-    /// So much later than they could be sessions are ended here that another process is nearer to.
+    /// Random factor that delays ending sessions here that another process is nearer to.
     patience: f64,
-    /// A time of the store's clock, and a moment after it was read there.
+    /// A time of the store's clock, and a moment after it was read.
     clock: Option<(SystemTime, Moment)>,
 }
 
@@ -132,14 +133,14 @@ impl Observer {
         }
     }
 
-    /// Forgets everything, because it was of a store that was deleted.
+    /// Forgets everything, because it belongs to a deleted store.
     pub(super) fn forget(&mut self) {
         self.watches.clear();
         self.seen.clear();
         self.clock = None;
     }
 
-    /// Takes note of who is in the record. `own` are the sessions of the claims of this process.
+    /// Notes the sessions in the record. `own` are the sessions of the claims of this process.
     pub(super) fn look_at(&mut self, record: &LockRecord, own: &[SessionId], line: Line) {
         let sessions: BTreeSet<_> = record.claims().map(|claim| claim.id.session).collect();
         self.seen.retain(|session, _| sessions.contains(session));
@@ -171,7 +172,7 @@ impl Observer {
         self.note_newest();
     }
 
-    /// Forgets the sessions that are not in the way any more.
+    /// Forgets the sessions that are no longer in the way.
     fn note_who_left(&mut self, watched: &[SessionId]) {
         let left = self.in_way_since.extract_if(|session, _| !watched.contains(session));
         if let Some(shortest) = left.map(|(_, since)| since.elapsed()).min() {
@@ -188,7 +189,8 @@ impl Observer {
         self.wanted.iter().map(|wanted| wanted.session).chain(self.own.iter().copied())
     }
 
-    /// Watches the keys of sessions that have been in the way for so long, and no longer those of others.
+    /// Watches the keys of sessions that have been in the way for `hold_off`, and no longer those
+    /// of others.
     fn open_watches(&mut self, hold_off: Duration) {
         let all: BTreeSet<Key> = self.watched().filter_map(|session| key_of(session).ok()).collect();
         self.watches.retain(|watch| watch.keys.iter().any(|key| all.contains(key)));
@@ -214,7 +216,8 @@ impl Observer {
         }
     }
 
-    /// Takes note of what the watches have brought of sessions that have come to be in the way since.
+    /// Notes the entries that watches have delivered for sessions that have since come to be in the
+    /// way.
     fn note_newest(&mut self) {
         let unseen: Vec<_> = self.watched().filter(|session| !self.seen.contains_key(session)).collect();
         for session in unseen {
@@ -234,7 +237,8 @@ impl Observer {
         }
     }
 
-    /// What is in the record and not in the store. That it is not there is known from now on only.
+    /// Notes that a session in the record is not in the store. Its absence is known only from now
+    /// on.
     fn note_absent(&mut self, session: SessionId) {
         self.seen.entry(session).or_insert_with(|| Seen {
             version: None,
@@ -272,7 +276,7 @@ impl Observer {
         }
     }
 
-    /// Takes note of an entry, of all the sessions under its key.
+    /// Notes an entry for all sessions under its key.
     fn take_all(&mut self, entry: &KvEntry) {
         let is_of = |session: &SessionId| key_of(*session).is_ok_and(|key| key == entry.key);
         let sessions: Vec<_> = self.watched().filter(is_of).collect();
@@ -307,19 +311,19 @@ impl Observer {
         self.seen.insert(session, seen);
     }
 
-    /// The store's clock has shown this time. It shows a later one now.
+    /// Notes a time that the store's clock has shown. The clock shows a later time now.
     fn note_time(&mut self, time: SystemTime) {
         if self.time().is_none_or(|known| time > known) {
             self.clock = Some((time, Moment::now()));
         }
     }
 
-    /// What the store's clock shows now, or less.
+    /// Returns the time that the store's clock shows now, or an earlier one.
     fn time(&self) -> Option<SystemTime> {
         self.clock.and_then(|(time, at)| time.checked_add(at.elapsed()))
     }
 
-    /// When something is to be done next.
+    /// Returns when the next action is due.
     pub(super) fn alarm(&self) -> Option<Instant> {
         if !self.is_needed() {
             return None;
@@ -328,7 +332,7 @@ impl Observer {
             let seen = self.seen.get(&wanted.session);
             let overdue = seen.filter(|seen| !seen.is_over && !self.may_be_dead(seen)).map(overdue);
             let silent = seen.filter(|seen| !seen.is_over).map(|seen| self.due(*wanted, seen));
-            // What has not been seen is watched, or will be.
+            // A session that has not been seen is watched, or will be.
             let key = key_of(wanted.session).ok();
             let is_watched =
                 self.watches.iter().any(|watch| key.as_ref().is_some_and(|key| watch.keys.contains(key)));
@@ -338,7 +342,8 @@ impl Observer {
         self.wanted.iter().filter_map(due).min()
     }
 
-    /// When a session is ended here, unless something is heard of it. The process that is nearest does it first.
+    /// Returns when a session is ended here, unless it gives a sign of life. The nearest process
+    /// does it first.
     fn due(&self, wanted: Wanted, seen: &Seen) -> Instant {
         let patience = course::patience(seen.lease);
         let is_first = self.waits && wanted.is_next;
@@ -346,7 +351,7 @@ impl Observer {
         (seen.since + patience).max(seen.rests_until.unwrap_or(seen.since))
     }
 
-    /// Ends the sessions in the way of which nothing has been heard for too long.
+    /// Ends the sessions in the way that have been silent for too long.
     pub(super) async fn end_silent(&mut self) {
         if !self.is_needed() {
             return;
@@ -357,7 +362,7 @@ impl Observer {
             let is_silent = course::is_silent(seen.since.elapsed(), seen.lease);
             (is_silent && now >= self.due(*wanted, seen)).then_some((wanted.session, seen.version))
         });
-        // All at once, so that many dead ones in a line cost no more time than one.
+        // Concurrently, so that many dead sessions in a line take no longer than one.
         let silent: Vec<_> = silent.take(AT_ONCE).collect();
         let ends = silent.iter().map(|(session, version)| end(&self.store, *session, *version));
         let ended = join_all(ends).await;
@@ -391,7 +396,8 @@ impl Observer {
         }
     }
 
-    /// Reads sessions of which nothing is known, and one of this process, whose entry shows the time of the store.
+    /// Reads unknown sessions, and one of this process, because its entry shows the time of the
+    /// store.
     pub(super) async fn look(&mut self, sessions: &[SessionId], own: Option<SessionId>) -> KvResult<()> {
         let sessions: Vec<_> = sessions.iter().copied().take(AT_ONCE).collect();
         let all = sessions.iter().copied().chain(own);
@@ -419,7 +425,7 @@ impl Observer {
     }
 }
 
-/// When a session that is alive has been renewed.
+/// Returns the moment by which a session that is alive has been renewed.
 fn overdue(seen: &Seen) -> Instant {
     seen.since + seen.lease / 2
 }

@@ -41,10 +41,10 @@ impl LockOptions {
         self
     }
 
-    /// Maximum time for which `read` and `write` wait for other holders. If all sessions before them
-    /// may be dead by then, they continue until these are found dead or alive, up to the lease and
-    /// an eighth of the dead. A free lock is acquired however short the wait is, even if it is zero,
-    /// provided that the store answers within its own deadline.
+    /// Maximum time for which `read` and `write` wait for other holders. If all sessions before
+    /// them may be dead by then, they continue until these are found dead or alive. This takes up
+    /// to the lease and an eighth of the dead. A free lock is acquired however short the wait is,
+    /// even if it is zero, provided that the store answers within its own deadline.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;

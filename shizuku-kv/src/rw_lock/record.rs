@@ -50,12 +50,13 @@ impl fmt::Display for LockMode {
 
 /// The identity of a session. It is never used again, although the session's key is.
 ///
-/// The key of a session that has ended serves the next one, so that the store holds no more keys than sessions were
-/// alive at once. The identity therefore names the key, the version of the session's first entry there, and a random
-/// number. Earlier entries of the key are older than the session.
+/// The key of an ended session serves the next one, so that the store holds no more keys than
+/// sessions were alive at once. The identity therefore names the key, the version of the session's
+/// first entry there, and a random number. Earlier entries of the key are older than the session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct SessionId {
-    /// Random. It is stored under the key, and tells the entries of this session from those of the next one.
+    /// Random. It is stored under the key, and distinguishes the entries of this session from those
+    /// of the next one.
     nonce: u128,
     /// `None` for a session whose key is named by the nonce, and is not reused.
     place: Option<Place>,
@@ -70,24 +71,24 @@ pub(super) struct Place {
 }
 
 impl SessionId {
-    /// A new session under a key of its own. The keys of hash maps come from the operating system's source of
-    /// randomness.
+    /// Returns a new session under a key of its own. The keys of hash maps come from the operating
+    /// system's source of randomness.
     pub(super) fn random() -> Self {
         let half = |half: u8| u128::from(RandomState::new().hash_one(half));
         Self::alone(half(0) << 64 | half(1))
     }
 
-    /// A random number for a new session under a reusable key.
+    /// Returns a random number for a new session under a reusable key.
     pub(super) fn nonce() -> u64 {
         RandomState::new().hash_one(0_u8)
     }
 
-    /// The session under a reusable key.
+    /// Returns the session under a reusable key.
     pub(super) fn at(place: Place, nonce: u64) -> Self {
         Self { nonce: nonce.into(), place: Some(place) }
     }
 
-    /// The session under the key that is named by this number.
+    /// Returns the session under the key that this number names.
     pub(super) const fn alone(nonce: u128) -> Self {
         Self { nonce, place: None }
     }
@@ -101,7 +102,7 @@ impl SessionId {
     }
 }
 
-/// The name of its key, behind the prefix that all of them have.
+/// The name of the session's key, after the prefix that all of them have.
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
@@ -111,7 +112,7 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// All of it, as in a record.
+/// The whole identity, as in a record.
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {

@@ -24,23 +24,24 @@ use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, Moment, Store, Ver
 /// What stands before a session in its key.
 pub(super) const PREFIX: &str = "rw_lock_session.";
 
-/// The format of an entry whose key serves one session only, which it names.
+/// Format of an entry whose key serves only one session, and names it.
 const FORMAT_OF_ONE: u32 = 1;
 
-/// The format of an entry whose key serves one session after the other.
+/// Format of an entry whose key serves successive sessions.
 const FORMAT: u32 = 2;
 
 /// Number of bytes of the longest entry.
 const LENGTH: usize = 112;
 
-/// Shortest deadline of a request of a renewal, if the lease has room for it.
+/// Minimum deadline of one request of a renewal, if the lease has room for it.
 const SHORT_REQUEST: Duration = Duration::from_millis(500);
 
-/// An entry under the key of a session. Each renewal has another number, so that its writer knows its own again.
+/// An entry under the key of a session. Each renewal has a different number, so that its writer
+/// recognizes its own entry.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     shizuku_lock_session: u32,
-    /// Tells the sessions of a key apart; in hexadecimal.
+    /// Distinguishes the sessions of a key; in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nonce: Option<String>,
     lease_ms: u64,
@@ -48,17 +49,18 @@ struct Stored {
 }
 
 impl Stored {
-    /// An entry of the session with this random number; without one, of the session that the key names.
+    /// Returns an entry of the session with this random number. Without a number, the session is
+    /// the one that the key names.
     fn of_session(nonce: Option<u64>, lease: Duration, renewal: u64) -> Self {
         let shizuku_lock_session = if nonce.is_some() { FORMAT } else { FORMAT_OF_ONE };
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
         Self { shizuku_lock_session, nonce: nonce.map(|nonce| format!("{nonce:016x}")), lease_ms, renewal }
     }
 
-    /// Always of one size, with the version that the write expects: a store that is full takes a
-    /// renewal.
+    /// Returns bytes whose length is constant, together with that of the expected version. A full
+    /// store therefore accepts a renewal.
     fn to_bytes(&self, expected: Option<VersionToken>) -> Vec<u8> {
-        // Numbers and strings always have a form.
+        // Serializing numbers and strings does not fail.
         padded(serde_json::to_vec(self).unwrap_or_default(), LENGTH, expected)
     }
 
@@ -83,14 +85,14 @@ pub(super) fn lease_of(entry: &KvEntry) -> Duration {
     stored.map_or(LONGEST_LEASE, |lease| lease.min(LONGEST_LEASE))
 }
 
-/// What an entry under the key of a session says of it. An entry that cannot be read, of a version to come perhaps, is
-/// taken for a sign of life.
+/// Classifies an entry under the key of a session. An unreadable entry, perhaps of a later version,
+/// counts as a sign of life.
 pub(super) fn sign_of(session: SessionId, entry: &KvEntry) -> Sign {
     let is_its_own = !entry.is_tombstone() && Stored::of(entry).is_none_or(|stored| stored.is_of(session));
     course::sign(session.place().map(|place| place.first), entry.version.as_u64(), is_its_own)
 }
 
-/// The key under which a session is renewed. It may serve another session by now.
+/// Returns the key under which a session is renewed. It may already serve another session.
 pub(super) fn key_of(session: SessionId) -> KvResult<Key> {
     match session.place() {
         Some(place) => key_of_slot(place.slot),
@@ -113,7 +115,7 @@ enum State {
 /// The session of a process with one length of lease.
 #[derive(Debug)]
 pub(super) struct Session {
-    /// Set once the key is there.
+    /// Set once the key exists.
     identity: OnceLock<Identity>,
     lease: Duration,
     claims: AtomicU64,
@@ -121,17 +123,17 @@ pub(super) struct Session {
     proof: Mutex<Moment>,
     state: watch::Sender<State>,
     use_: Mutex<Use>,
-    /// Why the session is to end, if it is.
+    /// Reason for ending the session, if it has to end.
     ends: Mutex<Option<LockLoss>>,
-    /// Wakes the task that keeps it.
+    /// Wakes the task that keeps the session.
     wake: Notify,
-    /// Set when that task has ended, and the key is deleted if the store could be reached.
+    /// Set when that task has ended. If the store was reachable, the key is deleted by then.
     is_gone: watch::Sender<bool>,
-    /// A lock's record as it was read along with the keys of sessions.
+    /// Record of a lock, read together with the keys of sessions.
     found: Mutex<Option<KvEntry>>,
 }
 
-/// Which session it is, and under which key.
+/// The identity of a session, and its key.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     pub(super) id: SessionId,
@@ -206,7 +208,7 @@ impl Session {
         if let Ok(State::Failed(error)) = state.as_deref() {
             return Err(error.clone());
         }
-        // One that has ended already is found out by who claims with it.
+        // A claim detects a session that has already ended.
         self.id().ok_or_else(|| KvError::Unavailable {
             operation: "open a lock session",
             reason: "its task has ended".to_owned(),
@@ -224,7 +226,8 @@ impl Session {
         self.wake.notify_one();
     }
 
-    /// Returns a marker for the key of a session that is not there. With it in place nobody can renew the session.
+    /// Returns a marker for the key of an absent session. While it is in place, no process can
+    /// renew the session.
     pub(super) fn marker() -> Vec<u8> {
         Stored::of_session(None, SHORTEST_LEASE, 0).to_bytes(None)
     }
@@ -252,7 +255,7 @@ impl Drop for InUse {
     }
 }
 
-/// Keeps a session from ending for want of use. Clones count too.
+/// Prevents a session from ending because it is unused. Clones count too.
 #[derive(Debug)]
 pub(super) struct SessionUse {
     in_use: InUse,
@@ -265,7 +268,7 @@ impl SessionUse {
         ClaimId { session: self.id, number: self.claims.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// Takes the record of a lock that was read when the session was opened.
+    /// Removes and returns the record of this lock, if it was read when the session was opened.
     pub(super) fn take_found(&self, key: &Key) -> Option<KvEntry> {
         lock(&self.found).take_if(|entry| entry.key == *key)
     }
@@ -289,15 +292,16 @@ impl Clone for SessionUse {
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     alive: Mutex<HashMap<(runtime::Id, Duration), Arc<Session>>>,
-    /// The key of the session that was lost last.
+    /// Key of the session that was lost last.
     lost: Mutex<Option<Key>>,
-    /// The connection is about to be shut down: no session is opened any more. Set under the lock of `alive`.
+    /// Whether the connection is about to be shut down; no session is opened any more. Set under
+    /// the lock of `alive`.
     is_closed: AtomicBool,
 }
 
 impl Sessions {
-    /// A session that holds, made if there is none. The record of a lock that is likely to be wanted next is read along
-    /// with the keys of sessions.
+    /// Returns a session that holds, opening one if none exists. The record of a lock that is
+    /// likely to be wanted next is read together with the keys of sessions.
     ///
     /// Dropping the future is safe: what it has begun is used by the next, or ends by itself.
     pub(super) async fn get(
@@ -356,7 +360,8 @@ impl Sessions {
         }
     }
 
-    /// Ends all sessions, because the connection is about to be shut down. Waits until their keys are deleted.
+    /// Ends all sessions, because the connection is about to be shut down. Waits until their keys
+    /// are deleted.
     pub(super) async fn end_all(&self) {
         let sessions: Vec<_> = {
             let mut alive = lock(&self.alive);
@@ -379,7 +384,8 @@ impl Sessions {
         own.filter_map(|(_, session)| session.id()).collect()
     }
 
-    /// Takes out a session without users, after a lease or once the store is abandoned. No user can come any more then.
+    /// Removes a session without users, after a lease or once the store is abandoned. Afterwards it
+    /// cannot gain a user.
     fn retire(&self, session: &Arc<Session>, is_abandoned: bool) -> bool {
         let mut sessions = lock(&self.alive);
         let use_ = lock(&session.use_);
@@ -396,7 +402,8 @@ struct Keeper {
     sessions: Arc<Sessions>,
     session: Arc<Session>,
     store: Store,
-    /// Keys that looked to be in use when this session was opened. Those of crashed processes are deleted later.
+    /// Keys that appeared to be in use when this session was opened. Those of crashed processes are
+    /// deleted later.
     leftovers: Vec<Leftover>,
 }
 
@@ -418,7 +425,7 @@ impl Keeper {
                 return;
             }
         };
-        // It is opened once.
+        // The session is opened only once.
         let _ = session.identity.set(identity.clone());
         session.state.send_replace(State::Live);
         let (loss, version) = self.keep(&identity, version).await;
@@ -426,7 +433,8 @@ impl Keeper {
         if loss == LockLoss::Evicted {
             *lock(&self.sessions.lost) = Some(identity.key.clone());
         }
-        // Nobody has to wait for it to be found silent. Where this fails they do.
+        // Spares other processes from waiting until the session is found silent. If this fails,
+        // they wait.
         self.remove(&identity, version).await;
     }
 
@@ -462,8 +470,8 @@ impl Keeper {
 
     /// Deletes the key, unless it serves another session by now.
     async fn remove(&self, identity: &Identity, version: VersionToken) {
-        // Looked at first: in a store that was deleted and made again the same version is another session's. And the
-        // newest renewal may have landed without an acknowledgement.
+        // Read first, because in a deleted and recreated store the same version belongs to another
+        // session. Also, the newest renewal may have landed without an acknowledgement.
         if let Ok(Some(found)) = self.store.leader_entry(&identity.key).await
             && sign_of(identity.id, &found) == Sign::Life
             && !is_older(Some(found.version), Some(version))
@@ -583,9 +591,10 @@ impl Drop for Ending {
     }
 }
 
-/// Deadline of one request of a renewal: a ninth of the lease, so that three tries of a write and a
-/// look fit into the two thirds that are left when a renewal is due. In a short lease half a
-/// second, or a third of it, because a slow server would otherwise never answer in time.
+/// Deadline of one request of a renewal: a ninth of the lease. Three tries of a write and a read
+/// then fit into the two thirds that are left when a renewal is due. In a short lease it is half a
+/// second, or a third of the lease if that is less. A slow server would otherwise never answer in
+/// time.
 fn request_limit(lease: Duration) -> Duration {
     (lease / 9).max(SHORT_REQUEST.min(lease / 3)).min(Deadline::DEFAULT)
 }
@@ -603,8 +612,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    /// With the version that the server is told in a header. Otherwise a store that is full would
-    /// refuse a renewal.
+    /// Counts the version that the server receives in a header. Otherwise a full store would reject
+    /// a renewal.
     #[test]
     fn a_renewal_is_never_longer_than_the_session() {
         let length = |renewal, version: u64| {

@@ -50,7 +50,7 @@ impl Coordinator {
         }
     }
 
-    /// Takes the record as it was read by somebody else, unless it was seen already. It may be of long ago.
+    /// Uses a record that was read elsewhere, unless one was already seen. It may be stale.
     pub(super) fn find(&mut self, entry: KvEntry) {
         if self.newest.is_none() {
             self.newest = Some(entry.version);
@@ -166,7 +166,8 @@ impl Coordinator {
         }
         for id in alive {
             if let Some(local) = self.locals.remove(&id) {
-                // It may be in the record all the same, where nobody knows what became of a write with it.
+                // The claim may still be in the record if the outcome of a write with it is
+                // unknown.
                 if local.was_sent() {
                     let session = Some(local.session.clone());
                     self.pending.push(Pending { session, ..Pending::of(Change::Leave(id), None) });

@@ -1,8 +1,9 @@
-//! Which sessions are in the way of a claim, and which of them it watches.
+//! Determines which sessions are in the way of a claim, and which of them it watches.
 //!
-//! Each claim that waits watches the few before it, and those at the front of the line the holders. So *n* holders and
-//! *m* waiters cost a number of messages that grows with *n + m*. A session that may be dead does not count: the one
-//! before it is watched too. So the dead in a line are found out at the same time, however many they are.
+//! Each waiting claim watches the few sessions before it; claims at the front of the line watch the
+//! holders. The number of messages for *n* holders and *m* waiters therefore grows with *n + m*. A
+//! session that may be dead does not count: the one before it is watched too. The dead sessions in
+//! a line are therefore detected at the same time, however many they are.
 
 use std::collections::BTreeSet;
 
@@ -10,23 +11,24 @@ use super::{Observer, Seen, Wanted};
 use crate::rw_lock::course;
 use crate::rw_lock::record::{LockRecord, SessionId};
 
-/// Number of places before a claim that it watches. The holders are one place.
+/// Number of places before a claim that the claim watches. The holders are one place.
 const REACH: usize = 2;
 
 /// Whether a claim may be granted once dead sessions are out of its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) enum Prospect {
-    /// Nothing is in its way.
+    /// No session is in its way.
     Free,
-    /// All sessions in its way may be dead. They are found out when they have been silent for long enough.
+    /// All sessions in its way may be dead. They are found dead once they have been silent for long
+    /// enough.
     MayBeDead,
-    /// Nothing is known yet of these, and none of the others is alive.
+    /// These sessions are unknown so far, and none of the others is alive.
     Unknown(Vec<SessionId>),
     /// A session in its way is alive.
     Alive,
 }
 
-/// The places before one in line, the nearest first. The holders are the last.
+/// Returns the places before one in line, the nearest first. The holders are the last.
 fn places(record: &LockRecord, index: usize) -> impl Iterator<Item = Vec<SessionId>> {
     let line = record.queue[..index.min(record.queue.len())].iter().rev();
     let holders: BTreeSet<_> = record.holders.iter().map(|grant| grant.claim.id.session).collect();
@@ -34,7 +36,7 @@ fn places(record: &LockRecord, index: usize) -> impl Iterator<Item = Vec<Session
 }
 
 impl Observer {
-    /// The sessions that are in the way, and are watched.
+    /// Returns the sessions that are in the way and are watched.
     pub(super) fn wanted(&self, record: &LockRecord, own: &[SessionId]) -> Vec<Wanted> {
         let in_line = record.queue.iter().enumerate();
         let mut indexes: Vec<_> =
@@ -65,16 +67,16 @@ impl Observer {
         wanted
     }
 
-    /// Whether a session may be dead, as far as can be told without having waited for it.
+    /// Returns whether a session may be dead, as far as is known without having waited for it.
     pub(super) fn may_be_dead(&self, seen: &Seen) -> bool {
-        // A renewal that came while it was watched tells more than a clock.
+        // A renewal that came while the session was watched is better evidence than a clock.
         let time = self.time().filter(|_| !seen.renewed);
         let age = time.and_then(|now| now.duration_since(seen.created).ok()).unwrap_or_default();
         seen.version.is_some() && course::may_be_dead(age, seen.since.elapsed(), seen.lease)
     }
 
-    /// Whether a claim at this place in line may be granted soon, although others are before it. A session that could
-    /// not be ended for long is no longer waited for.
+    /// Returns whether a claim at this place in line may be granted soon, although others are
+    /// before it. A session that could not be ended for a long time is no longer waited for.
     pub(in super::super) fn prospect(
         &self,
         record: &LockRecord,

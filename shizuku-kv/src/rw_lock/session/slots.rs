@@ -1,13 +1,15 @@
-//! Which key a new session gets.
+//! Selects the key of a new session.
 //!
-//! The key of a session that has ended serves the next one, whatever process that is of. So an ended session leaves
-//! nothing that lasts, also in a store whose tombstones live for ever. Keys have numbers. A new session reads a few of
-//! them in one request, and replaces a tombstone by compare-and-swap. It uses a new key only if it has read all keys with
-//! smaller numbers, and none of them was free. So there are no more keys than sessions were alive, or being opened, at
+//! The key of an ended session serves the next one, whichever process opens it. An ended session
+//! therefore leaves nothing that lasts, even in a store whose tombstones never expire. Keys have
+//! numbers. A new session reads a few of them in one request, and replaces a tombstone by
+//! compare-and-swap. It uses a new key only if it has read all keys with smaller numbers, and none
+//! of them was free. There are therefore no more keys than sessions were alive, or being opened, at
 //! once.
 //!
-//! A process that ends without a word leaves its key as if it were alive. It is found out like any other silent session:
-//! by a session that is opened later and lives for longer than the lease.
+//! A process that ends without ending its session leaves its key as if it were alive. Such a
+//! session is found silent like any other: by a session that is opened later and lives for longer
+//! than the lease.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -20,22 +22,22 @@ use crate::rw_lock::course;
 use crate::rw_lock::record::{LockRecord, Place, SessionId};
 use crate::store::{Key, KvEntry, KvError, KvOperation, KvResult, Moment, VersionToken};
 
-/// Numbers of keys that are read in the first request.
+/// Number of keys that are read in the first request.
 const FIRST_WINDOW: u32 = 8;
 
 /// Maximum number of keys in one request.
 const LARGEST_WINDOW: u32 = 512;
 
-/// Number of reusable keys. More sessions than that get keys of their own.
+/// Maximum number of reusable keys. Further sessions get keys of their own.
 const SLOTS: u32 = 1 << 15;
 
 /// Maximum number of keys that are tried before they are read again.
 const TRIES: usize = 3;
 
-/// Maximum number of keys of other sessions that are looked at again later.
+/// Maximum number of keys of other sessions that are checked again later.
 const MOST_LEFTOVERS: usize = 64;
 
-/// A key that looked to be in use.
+/// A key that appeared to be in use.
 pub(super) struct Leftover {
     key: Key,
     version: VersionToken,
@@ -43,10 +45,10 @@ pub(super) struct Leftover {
     seen: Instant,
 }
 
-/// A key that no session has.
+/// A key that no session uses.
 struct Free {
     slot: u32,
-    /// The version of its tombstone. `None` if it was never used.
+    /// The version of its tombstone. `None` if the key was never used.
     tombstone: Option<VersionToken>,
 }
 
@@ -57,7 +59,8 @@ fn after(window: &Range<u32>) -> Range<u32> {
 }
 
 impl Keeper {
-    /// Creates the key of the session. `record` is the key of a lock that is likely to be wanted next.
+    /// Creates the key of the session. `record` is the key of a lock that is likely to be wanted
+    /// next.
     pub(super) async fn open(&mut self, record: &Key) -> KvResult<(Identity, VersionToken)> {
         let mut window = 0..FIRST_WINDOW;
         let mut is_first = true;
@@ -78,7 +81,7 @@ impl Keeper {
                     Err(error) => return Err(error),
                 }
             }
-            // Others were faster. What they left is read again.
+            // Other processes were faster. The rest is read again.
             if !has_free {
                 window = after(&window);
             }
@@ -87,8 +90,9 @@ impl Keeper {
         self.take_alone().await
     }
 
-    /// Reads the keys with these numbers, and the record of a lock along with them. Returns the free ones: first those
-    /// with a tombstone, each kind in random order, because other sessions are opened at the same time.
+    /// Reads the keys with these numbers, together with the record of a lock. Returns the free
+    /// ones: first those with a tombstone. Each kind is in random order, because other sessions are
+    /// opened at the same time.
     async fn look(
         &mut self,
         window: Range<u32>,
@@ -104,7 +108,8 @@ impl Keeper {
             match entry {
                 None => free.push(Free { slot, tombstone: None }),
                 Some(entry) if entry.is_tombstone() => {
-                    // An entry that has expired is created anew, which asks the store whether entries stay by now.
+                    // An expired entry is created anew, which asks the store whether entries stay
+                    // by now.
                     let stays = entry.operation != KvOperation::Expire;
                     free.push(Free { slot, tombstone: stays.then_some(entry.version) });
                 }
@@ -119,15 +124,16 @@ impl Keeper {
             }
         }
         fastrand::shuffle(&mut free);
-        // An operator who has deleted the key of this process sees it under another one, if there is one.
+        // The key that was lost last comes last, because an operator may have deleted it. The
+        // operator then sees this process under another key, if one is free.
         let lost = lock(&self.sessions.lost).clone();
         let is_lost = |free: &Free| lost.is_some() && key_of_slot(free.slot).ok() == lost;
         free.sort_by_key(|free| (is_lost(free), free.tombstone.is_none()));
         Ok((free, found))
     }
 
-    /// Takes a free key. Returns `None`, and leaves the key free, if the versions of the store are not numbers: entries
-    /// of the key could not be told from older ones then.
+    /// Acquires a free key. Returns `None`, and leaves the key free, if the versions of the store
+    /// are not numbers. Entries of the key could then not be told from older ones.
     async fn take(&self, free: Free) -> KvResult<Option<(Identity, VersionToken)>> {
         let Free { slot, tombstone } = free;
         let key = key_of_slot(slot)?;
@@ -141,7 +147,7 @@ impl Keeper {
         Ok(Some((Identity { id, key }, version)))
     }
 
-    /// Creates a key that no other session will have.
+    /// Creates a key that no other session will use.
     async fn take_alone(&self) -> KvResult<(Identity, VersionToken)> {
         let id = SessionId::random();
         let key = key_of(id)?;
@@ -149,7 +155,7 @@ impl Keeper {
         Ok((Identity { id, key }, version))
     }
 
-    /// Writes the first entry of the session over a tombstone, or where nothing is.
+    /// Writes the first entry of the session over a tombstone, or under a key without an entry.
     async fn write(
         &self,
         key: &Key,
@@ -163,7 +169,7 @@ impl Keeper {
             None => self.store.create(key, value.clone()).await,
         };
         let version = match written {
-            // Nobody else writes this value.
+            // No other process writes this value.
             Err(error @ KvError::OutcomeUnknown { .. }) => {
                 let found = self.store.leader_entry(key).await?;
                 let is_ours = |entry: &KvEntry| !entry.is_tombstone() && *entry.value == *value;
@@ -175,8 +181,9 @@ impl Keeper {
         Ok(version)
     }
 
-    /// Deletes keys that looked to be in use when this session was opened, and have not been renewed for longer than
-    /// their lease since. That is how any silent session is ended: exactly the version that was seen is deleted.
+    /// Deletes keys that appeared to be in use when this session was opened, and have not been
+    /// renewed for longer than their lease since. Like any silent session, such a session is ended
+    /// by deleting exactly the version that was seen.
     pub(super) async fn collect(&mut self) {
         let is_due = |leftover: &Leftover| course::is_silent(leftover.seen.elapsed(), leftover.lease);
         let due: Vec<_> = self.leftovers.extract_if(.., |leftover| is_due(leftover)).collect();
@@ -194,8 +201,8 @@ impl Keeper {
     }
 }
 
-/// Keys that are likely to be free although those in the window are not, by the record of a lock: where many wait, their
-/// keys are in use, and the next one is not.
+/// Returns a key that is likely to be free, by the record of a lock, although none in the window
+/// is. If many claims wait, the keys of their sessions are in use, and the next one is not.
 fn hinted(record: Option<&KvEntry>, window: &Range<u32>) -> Vec<Free> {
     let record = record.filter(|entry| !entry.is_tombstone());
     let Some(record) = record.and_then(|entry| LockRecord::from_bytes(&entry.value).ok()) else {
