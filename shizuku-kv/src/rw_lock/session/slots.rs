@@ -52,7 +52,7 @@ struct Free {
     tombstone: Option<VersionToken>,
 }
 
-/// The next numbers to be read: eight times as many as were read before.
+/// The next numbers to be read: seven times as many as were read before.
 fn after(window: &Range<u32>) -> Range<u32> {
     let length = (7 * window.end).min(LARGEST_WINDOW);
     window.end..window.end.saturating_add(length).min(SLOTS)
