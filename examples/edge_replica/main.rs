@@ -131,18 +131,18 @@ async fn open(
 
 /// Says when the store is away, or the log cannot be written. The node goes on with what it has.
 async fn tell_troubles(mut monitor: ReplicaMonitor) {
-    let (mut was_up, mut told) = (true, None);
+    // `None` until the store was heard from for the first time: before that, silence is no trouble.
+    let (mut was_up, mut told) = (None, None);
     while let Some(progress) = monitor.changed().await {
-        // Before that, the store has not been heard from yet, which is no trouble.
-        if progress.caught_up {
-            match &progress.link {
-                WatchLink::Down { reason, .. } if was_up => {
-                    println!("the store is not heard from: {reason}");
-                }
-                WatchLink::Up if !was_up => println!("the store is heard from again"),
-                _ => {}
+        match (&progress.link, was_up) {
+            (WatchLink::Down { reason, .. }, Some(true)) => {
+                println!("the store is not heard from: {reason}");
             }
-            was_up = progress.link.is_up();
+            (WatchLink::Up, Some(false)) => println!("the store is heard from again"),
+            _ => {}
+        }
+        if progress.link.is_up() || was_up.is_some() {
+            was_up = Some(progress.link.is_up());
         }
         let error =
             progress.last_error.as_deref().filter(|error| matches!(error, ReplicaError::Storage { .. }));
