@@ -492,13 +492,7 @@ impl Run {
         }
         let scope = self.scope();
         self.note(format!("watch {scope:?}"));
-        let mut both = Vec::new();
-        for side in Side::BOTH {
-            let opened = Watching::open(&self.stores[side.index()], side, &self.ledger, &scope).await;
-            both.push(opened.map_err(|error| format!("watch {scope:?} on {side:?}: {error}"))?);
-        }
-        self.watches.extend(<[Watching; 2]>::try_from(both));
-        Ok(())
+        self.open_watch_of(scope).await
     }
 
     async fn read_watch(&mut self) -> Result<(), String> {
@@ -566,9 +560,7 @@ impl Run {
     fn open_listing(&mut self) -> Result<(), String> {
         let (scope, keys_only) = (self.scope(), self.rng.bool());
         self.note(format!("open a listing of {scope:?}"));
-        let open =
-            |side: Side| Listing::open(&self.stores[side.index()], side, &self.ledger, &scope, keys_only);
-        self.listings.push(Side::BOTH.map(open));
+        self.open_listing_of(scope, keys_only);
         Ok(())
     }
 

@@ -227,7 +227,7 @@ async fn a_history_that_another_client_makes_longer_is_listed_whole() {
     assert_eq!(values, ["1", "2", "3"]);
 }
 
-/// What a handle has seen of a store says nothing of one that is made again under its name.
+/// Observations of a store do not apply to one that is recreated under its name.
 #[tokio::test]
 async fn cursors_of_a_store_that_was_made_again_do_not_expire_with_those_before() {
     let world = World::new().await;

@@ -84,7 +84,7 @@ async fn a_full_store_costs_no_holder_its_lock(connection: Arc<dyn Connection>, 
     renewed(&store, "r", 11).await;
     assert!(held.is_held());
     if reserve == 0 {
-        // What the dead session has left.
+        // The dead session has left room.
         fill(&other).await;
         let error = lock(&store, "new").try_write().await.unwrap_err();
         let is_full = matches!(error, DistroRwLockError::Store { source: KvError::StoreFull { .. }, .. });

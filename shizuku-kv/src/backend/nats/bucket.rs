@@ -295,7 +295,7 @@ impl Bucket {
             }
             let mut newest = newest.clone();
             if newest.created != known.created {
-                // What was known is of an earlier store of the same name.
+                // The known values belong to an earlier store of the same name.
                 return Arc::new(newest);
             }
             newest.cursors_from = newest.cursors_from.max(known.cursors_from);

@@ -221,7 +221,7 @@ impl Scan {
     /// Looks for the end once every initial entry has been delivered or removed.
     async fn settle(&mut self, place: &Place, deadline: Deadline) -> KvResult<()> {
         if self.owed.is_some() {
-            // What is owed may have been removed, and what others write has no end.
+            // Missing subjects may have been removed, and the writes of others have no end.
             self.fetch_few();
             return Ok(());
         }
