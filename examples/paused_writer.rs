@@ -12,7 +12,8 @@ use std::{env, process, thread};
 use serde::{Deserialize, Serialize};
 use shizuku_kv::rw_lock::{DistroRwLock, LockOptions, WriteGuard};
 use shizuku_kv::{
-    JsonByteDes, JsonByteSer, KeyValue, KvWriteError, StaticKeyIndexedValue, Store, URL_VARIABLE, connect,
+    JsonByteDes, JsonByteSer, KeyValue, KvWriteError, StaticKeyIndexedValue, Store, URL_VARIABLE,
+    connect,
 };
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -97,7 +98,9 @@ async fn first_writer(
     println!("  the first writer wakes up, and sells 1");
     match sell(store, left, 1, writes, &guard).await {
         Ok(()) => println!("  its write is taken"),
-        Err(KvWriteError::Store(error)) if error.is_fenced() => println!("  its write is refused: {error}"),
+        Err(KvWriteError::Store(error)) if error.is_fenced() => {
+            println!("  its write is refused: {error}")
+        }
         Err(error) => return Err(error.into()),
     }
     // It would have known, had it asked; but it can be paused between asking and writing, too.

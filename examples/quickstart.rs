@@ -8,8 +8,8 @@ use std::{env, fmt, fs, process};
 
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    JsonByteDes, JsonByteSer, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvWriteError,
-    StaticKeyIndexedValue, Store, TypedEntry, TypedUpdate, URL_VARIABLE, connect,
+    JsonByteDes, JsonByteSer, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvReadError,
+    KvWriteError, StaticKeyIndexedValue, Store, TypedEntry, TypedUpdate, URL_VARIABLE, connect,
 };
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/database.json");
@@ -82,7 +82,10 @@ async fn two_writers(store: &Store) -> Result<(), Box<dyn Error>> {
 
     first.max_connections = 30;
     let version = first.write_to_atomically(store, TypedEntry::version(&first)).await?;
-    say("swap", format_args!("first writer:  {} connections, now version {version}", first.max_connections));
+    say(
+        "swap",
+        format_args!("first writer:  {} connections, now version {version}", first.max_connections),
+    );
 
     second.max_connections += 5;
     match second.write_to_atomically(store, TypedEntry::version(&second)).await {
@@ -95,7 +98,8 @@ async fn two_writers(store: &Store) -> Result<(), Box<dyn Error>> {
 
     // Reads, changes and swaps, again and again until nobody wrote in between.
     let merged = DatabaseConfig::modify_value(store, |config| {
-        config.map(|config| DatabaseConfig { max_connections: config.max_connections + 5, ..config })
+        config
+            .map(|config| DatabaseConfig { max_connections: config.max_connections + 5, ..config })
     });
     let merged = merged.await?.ok_or("no configuration")?;
     let (connections, version) = (merged.max_connections, TypedEntry::version(&merged));
@@ -112,8 +116,10 @@ async fn follow(store: &Store, json: &str) -> Result<(), Box<dyn Error>> {
     let another = tokio::spawn({
         let store = store.clone();
         async move {
-            let changed =
-                |config| DatabaseConfig { url: "postgres://db2.internal:5432/shop".to_owned(), ..config };
+            let changed = |config| DatabaseConfig {
+                url: "postgres://db2.internal:5432/shop".to_owned(),
+                ..config
+            };
             DatabaseConfig::modify_value(&store, |config| config.map(changed)).await
         }
     });
@@ -137,10 +143,16 @@ async fn follow(store: &Store, json: &str) -> Result<(), Box<dyn Error>> {
 }
 
 /// What a watch delivered, as a line. A record that does not decode is reported, and the watch goes on.
-fn seen(update: Option<Result<TypedUpdate<DatabaseConfig>, KvReadError>>) -> Result<String, Box<dyn Error>> {
+fn seen(
+    update: Option<Result<TypedUpdate<DatabaseConfig>, KvReadError>>,
+) -> Result<String, Box<dyn Error>> {
     match update.ok_or("the watch ended")? {
-        Ok(TypedUpdate::Put(entry)) => Ok(format!("{}, version {}", *entry, TypedEntry::version(&entry))),
-        Ok(TypedUpdate::Delete { key, version, .. }) => Ok(format!("{key} is gone, version {version}")),
+        Ok(TypedUpdate::Put(entry)) => {
+            Ok(format!("{}, version {}", *entry, TypedEntry::version(&entry)))
+        }
+        Ok(TypedUpdate::Delete { key, version, .. }) => {
+            Ok(format!("{key} is gone, version {version}"))
+        }
         Ok(_) => Ok("caught up, live from here".to_owned()),
         Err(error @ KvReadError::Decode { .. }) => Ok(error.to_string()),
         Err(error) => Err(error.into()),

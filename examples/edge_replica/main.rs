@@ -37,8 +37,8 @@ use serde::{Deserialize, Serialize};
 use shizuku_kv::replica::{CancellationToken, LogStorage, Replica, ReplicaError, ReplicaMonitor};
 use shizuku_kv::snapshot::{self, SnapshotOptions};
 use shizuku_kv::{
-    Connection, KeyValue, KvError, Store, StoreConfig, TypedEntry, URL_VARIABLE, VersionToken, WatchLink,
-    connect,
+    Connection, KeyValue, KvError, Store, StoreConfig, TypedEntry, URL_VARIABLE, VersionToken,
+    WatchLink, connect,
 };
 use tokio::time::sleep;
 
@@ -144,8 +144,10 @@ async fn tell_troubles(mut monitor: ReplicaMonitor) {
         if progress.link.is_up() || was_up.is_some() {
             was_up = Some(progress.link.is_up());
         }
-        let error =
-            progress.last_error.as_deref().filter(|error| matches!(error, ReplicaError::Storage { .. }));
+        let error = progress
+            .last_error
+            .as_deref()
+            .filter(|error| matches!(error, ReplicaError::Storage { .. }));
         let error = error.map(ToString::to_string);
         if error != told {
             println!("{}", error.as_deref().unwrap_or("the log is written again"));
@@ -218,7 +220,8 @@ impl Command {
             ["lookup", directory, host] => Self::Lookup(directory.into(), host.to_owned()),
             ["list", directory] => Self::List(directory.into()),
             ["set", host, address] => {
-                let address = address.parse().map_err(|_| "an ADDRESS is one such as 10.0.0.1:80")?;
+                let address =
+                    address.parse().map_err(|_| "an ADDRESS is one such as 10.0.0.1:80")?;
                 Self::Change(Change::Set(Route { host: host.to_owned(), address }))
             }
             ["remove", host] => Self::Change(Change::Remove(RouteKey { host: host.to_owned() })),
@@ -230,7 +233,8 @@ impl Command {
     async fn carry_out(self, url: &str, name: &str) -> Outcome {
         // The scheme alone: the rest of the URL can contain a password.
         let scheme = url.split(':').next().unwrap_or_default();
-        if matches!(self, Self::Serve(_) | Self::Change(_)) && scheme.eq_ignore_ascii_case("memory") {
+        if matches!(self, Self::Serve(_) | Self::Change(_)) && scheme.eq_ignore_ascii_case("memory")
+        {
             eprintln!(
                 "edge_replica: no other process sees what is in memory; {URL_VARIABLE} names another place"
             );

@@ -49,13 +49,17 @@ async fn tell(store: &Store, service: SocketAddr) -> Outcome {
     let good = set(store, &changes).await?.to_string();
     say("set", format_args!("8 places, and the features beta and dark: version {good}"));
     say("ask", until(service, "/config", |config| config["pool"]["size"] == 8).await?);
-    say("ask", format_args!("the feature beta is {}", get(service, "/feature/beta").await?.trim_end()));
+    say(
+        "ask",
+        format_args!("the feature beta is {}", get(service, "/feature/beta").await?.trim_end()),
+    );
 
     // Other programs, which know nothing of the type and its rule. The last good value stays in force.
     for bad in [r#"{"pool_size": "many"}"#, r#"{"pool_size": 0}"#] {
         let version = store.put(ServiceConfig::key(), bad).await?.to_string();
         say("break", format_args!("{bad}: version {version}"));
-        let is_seen = |status: &Value| status["status"]["version"] == *version && status["in_force"] == *good;
+        let is_seen =
+            |status: &Value| status["status"]["version"] == *version && status["in_force"] == *good;
         say("ask", until(service, "/status", is_seen).await?);
     }
     say("ask", get(service, "/config").await?);
@@ -73,7 +77,11 @@ async fn tell(store: &Store, service: SocketAddr) -> Outcome {
 }
 
 /// The answer when it is as it should be: what is written arrives soon, not at once.
-async fn until(service: SocketAddr, path: &str, is_there: impl Fn(&Value) -> bool) -> Outcome<String> {
+async fn until(
+    service: SocketAddr,
+    path: &str,
+    is_there: impl Fn(&Value) -> bool,
+) -> Outcome<String> {
     let answered = async {
         loop {
             let answer = get(service, path).await?;
@@ -83,7 +91,9 @@ async fn until(service: SocketAddr, path: &str, is_there: impl Fn(&Value) -> boo
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(Duration::from_secs(10), answered).await.map_err(|_| format!("{path} has not changed"))?
+    timeout(Duration::from_secs(10), answered)
+        .await
+        .map_err(|_| format!("{path} has not changed"))?
 }
 
 async fn get(service: SocketAddr, path: &str) -> Outcome<String> {

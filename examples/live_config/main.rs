@@ -31,8 +31,8 @@ use std::{env, fmt};
 
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, KeyValue, KvWriteError, StaticKeyIndexedValue, Store, TypedEntry, URL_VARIABLE, VersionToken,
-    connect,
+    Connection, KeyValue, KvWriteError, StaticKeyIndexedValue, Store, TypedEntry, URL_VARIABLE,
+    VersionToken, connect,
 };
 use tokio::net::TcpListener;
 
@@ -120,9 +120,13 @@ impl Changes {
 async fn set(store: &Store, changes: &Changes) -> Outcome<VersionToken> {
     let change = |config: Option<_>| Some(changes.apply(config.unwrap_or_default()));
     match ServiceConfig::modify_value(store, change).await {
-        Ok(written) => Ok(written.as_ref().map(TypedEntry::version).ok_or("nothing was written")?),
+        Ok(written) => {
+            Ok(written.as_ref().map(TypedEntry::version).ok_or("nothing was written")?)
+        }
         // Nobody can tell what of a value that cannot be read is to stay.
-        Err(error @ KvWriteError::Read(_)) => Err(format!("{error}; `replace` writes over it").into()),
+        Err(error @ KvWriteError::Read(_)) => {
+            Err(format!("{error}; `replace` writes over it").into())
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -145,7 +149,9 @@ impl Command {
         let command = match (name.as_str(), words) {
             ("serve", []) => Self::Serve { listen },
             ("set", words) => Self::Set(Changes::parse(words)?),
-            ("replace", words) => Self::Replace(Changes::parse(words)?.apply(ServiceConfig::default())),
+            ("replace", words) => {
+                Self::Replace(Changes::parse(words)?.apply(ServiceConfig::default()))
+            }
             ("set-raw", [text]) => Self::SetRaw(text.clone()),
             ("show", []) => Self::Show,
             ("delete", []) => Self::Delete,
@@ -206,7 +212,12 @@ async fn carry_out(command: Command, connection: &dyn Connection, name: &str) ->
     let store = &connection.store(name).await?;
     let version = match command {
         Command::Serve { listen } => {
-            return service::serve(store, TcpListener::bind(listen).await?, service::told_to_end()?).await;
+            return service::serve(
+                store,
+                TcpListener::bind(listen).await?,
+                service::told_to_end()?,
+            )
+            .await;
         }
         Command::Show => {
             match ServiceConfig::atomic_read(store).await? {

@@ -13,7 +13,8 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
 use shizuku_kv::{
-    Live, LiveSnapshot, LiveStanding, LiveStatus, StaticKeyIndexedValue, Store, VersionToken, WatchLink,
+    Live, LiveSnapshot, LiveStanding, LiveStatus, StaticKeyIndexedValue, Store, VersionToken,
+    WatchLink,
 };
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;

@@ -31,7 +31,9 @@ async fn tell(store: &Store) -> Outcome {
         [("web", 1, "10.0.0.1:80"), ("web", 2, "10.0.0.2:80"), ("db", 1, "10.0.1.1:5432")]
     {
         let address = address.parse()?;
-        Instance { name: name.to_owned(), id, address, draining: false }.write_to_anyway(store).await?;
+        Instance { name: name.to_owned(), id, address, draining: false }
+            .write_to_anyway(store)
+            .await?;
         next(&mut changes).await?;
     }
     pick(&router)?;

@@ -32,8 +32,8 @@ use std::{env, fmt};
 
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    KeyValue, KeyValueRead, KeyValueWrite, LiveMap, LiveMapChange, LiveRejection, LiveSnapshot, Store,
-    TypedEntry, URL_VARIABLE, VersionToken, WatchLink, connect,
+    KeyValue, KeyValueRead, KeyValueWrite, LiveMap, LiveMapChange, LiveRejection, LiveSnapshot,
+    Store, TypedEntry, URL_VARIABLE, VersionToken, WatchLink, connect,
 };
 
 const USAGE: &str = "\
@@ -148,7 +148,8 @@ fn print_rejections(instances: &Instances, told: &[LiveRejection]) -> Vec<LiveRe
 /// value: it can be shown.
 fn refused(instances: &Instances, rejection: &LiveRejection) -> String {
     // The store's key can be none of the type; nothing is in force under such a key.
-    let in_force = rejection.key.as_str().parse().ok().and_then(|key: InstanceKey| instances.get(&key));
+    let in_force =
+        rejection.key.as_str().parse().ok().and_then(|key: InstanceKey| instances.get(&key));
     let in_force = in_force.map_or_else(|| "nothing".to_owned(), |instance| shown(&instance));
     format!("{}; in force is {in_force}", rejection.error)
 }
@@ -194,7 +195,8 @@ impl Command {
             ["list"] => Self::List,
             ["register", name, id, address] => {
                 let InstanceKey { name, id } = key(name, id)?;
-                let address = address.parse().map_err(|_| "an ADDRESS is one such as 10.0.0.1:80")?;
+                let address =
+                    address.parse().map_err(|_| "an ADDRESS is one such as 10.0.0.1:80")?;
                 Self::Register(Instance { name, id, address, draining: false })
             }
             ["drain", name, id] => Self::Drain(key(name, id)?),
@@ -208,7 +210,9 @@ impl Command {
         let version = match self {
             Self::Watch(name) => {
                 let instances = match name {
-                    Some(name) => Instance::live_map_scope(store, InstanceKey::scope_name(name)).await?,
+                    Some(name) => {
+                        Instance::live_map_scope(store, InstanceKey::scope_name(name)).await?
+                    }
                     None => Instance::live_map(store).await?,
                 };
                 watch(&instances).await;

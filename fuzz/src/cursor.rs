@@ -17,7 +17,10 @@ pub fn run(data: &[u8]) {
     let bytes = cursor.to_bytes();
     reads_only_what_is_a_cursor(&bytes);
     assert_eq!(WatchCursor::from_bytes(&bytes).unwrap(), cursor);
-    assert_eq!((cursor.incarnation(), cursor.position(), cursor.as_of()), (&incarnation, position, as_of));
+    assert_eq!(
+        (cursor.incarnation(), cursor.position(), cursor.as_of()),
+        (&incarnation, position, as_of)
+    );
 
     // Whatever is done to four bytes in a row, the checksum tells.
     let (at, damage) = (input.below(WatchCursor::LEN - 3), input.array::<4>());

@@ -57,14 +57,18 @@ pub fn examples() -> Vec<Vec<u8>> {
     record.extend(7_u64.to_le_bytes());
     record.extend(b"av");
     record.extend([0; 16]);
-    let forged = [&[1, 0, 0, 0, 0, 0, 2][..], &(record.len() as u16).to_le_bytes(), &record].concat();
+    let forged =
+        [&[1, 0, 0, 0, 0, 0, 2][..], &(record.len() as u16).to_le_bytes(), &record].concat();
     fs::write(&path, forge(&mut Input(&forged[1..])).0).unwrap();
     let loaded = load(&path).unwrap();
     assert_eq!(loaded.entries.get("a").unwrap().value, "v", "what is forged is no log any more");
 
-    let steps = [250, 0, 90, 0, 16, 0, 1, 3, 0, 2, 9, 3, 1, 1, 0, 4, 5, 0, 2, 2, 2, 6, 3, 0, 8, 1, 7, 1];
+    let steps =
+        [250, 0, 90, 0, 16, 0, 1, 3, 0, 2, 9, 3, 1, 1, 0, 4, 5, 0, 2, 2, 2, 6, 3, 0, 8, 1, 7, 1];
     // The put from before in a part, and a part that has no end.
-    let part = [&[1][..], &((record.len() - 16) as u16).to_le_bytes(), &record[..record.len() - 16]].concat();
+    let part =
+        [&[1][..], &((record.len() - 16) as u16).to_le_bytes(), &record[..record.len() - 16]]
+            .concat();
     let parts = [&[1, 9, 100, 0, 0, 0][..], &part, &[2, 16, 0], &[0; 16], &part].concat();
     // Another put behind it, in a frame that was written behind another one.
     let mut strange = forged.clone();
@@ -236,8 +240,12 @@ fn goes_on(path: &Path, input: &mut Input<'_>) {
             }
             2 => {
                 let KvUpdate::Put(entry) = put(input.byte(), 0, number) else { continue };
-                let tombstone =
-                    KvEntry::tombstone(entry.key, KvOperation::Expire, entry.version, entry.created);
+                let tombstone = KvEntry::tombstone(
+                    entry.key,
+                    KvOperation::Expire,
+                    entry.version,
+                    entry.created,
+                );
                 pending.remove(tombstone.key.as_str());
                 writer.append(&KvUpdate::from(tombstone)).unwrap();
             }
@@ -274,7 +282,10 @@ fn goes_on(path: &Path, input: &mut Input<'_>) {
     fs::write(path, &file).unwrap();
     match load(path) {
         Ok(loaded) => {
-            assert!(file.is_empty() || file.len() as u64 >= sealed, "cut off before its seal, it is read");
+            assert!(
+                file.is_empty() || file.len() as u64 >= sealed,
+                "cut off before its seal, it is read"
+            );
             let found = (entries(&loaded), loaded.cursor);
             assert!(states.contains(&found), "cut off at {}, it has another state", file.len());
         }

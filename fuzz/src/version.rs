@@ -37,7 +37,8 @@ pub fn examples() -> Vec<Vec<u8>> {
     let opaque = [&b""[..], b"abc", &[0; 16]].map(|token| VersionToken::opaque(token).unwrap());
     let numbers = [0, 1, u64::MAX].map(VersionToken::from_u64);
     let tokens = opaque.iter().chain(&numbers).map(VersionToken::to_bytes).collect::<Vec<_>>();
-    let pair = |number: &Vec<u8>| [&(number.len() as u16).to_le_bytes(), &number[..], number].concat();
+    let pair =
+        |number: &Vec<u8>| [&(number.len() as u16).to_le_bytes(), &number[..], number].concat();
     let pairs = tokens.iter().map(pair).collect::<Vec<_>>();
     [tokens, pairs].concat()
 }

@@ -100,7 +100,9 @@ impl ContainerAttrs {
             "key" => once(&mut self.key, text(meta, "key")?, meta),
             "bucket" => once(&mut self.bucket, text(meta, "bucket")?, meta),
             "ttl" => once(&mut self.ttl, text(meta, "ttl")?, meta),
-            "validate" => once(&mut self.validate, path(meta, "validate", "path::to::function")?, meta),
+            "validate" => {
+                once(&mut self.validate, path(meta, "validate", "path::to::function")?, meta)
+            }
             "crate" => once(&mut self.root, root(meta)?, meta),
             "codec" => once(&mut self.codec, name(meta, "codec", "json")?, meta),
             "key_type" => once(&mut self.key_type, name(meta, "key_type", "Name")?, meta),
@@ -110,9 +112,8 @@ impl ContainerAttrs {
                 }
                 once(&mut self.key_serde, meta.path.span(), meta)
             }
-            "value" => {
-                Err(meta.error("`value` belongs on a field: it marks the value of a key and value pair"))
-            }
+            "value" => Err(meta
+                .error("`value` belongs on a field: it marks the value of a key and value pair")),
             other => Err(meta.error(unknown(other, &CONTAINER_OPTIONS))),
         }
     }
@@ -176,8 +177,8 @@ pub(crate) fn serde_options(attributes: &[Attribute]) -> Vec<SerdeOption> {
 impl SerdeOption {
     fn all(tokens: TokenStream) -> Vec<Self> {
         let tokens = tokens.into_iter().collect::<Vec<_>>();
-        let options =
-            tokens.split(|token| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ','));
+        let options = tokens
+            .split(|token| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ','));
         options
             .filter_map(|option| match option {
                 [TokenTree::Ident(name), value @ ..] => {
@@ -217,9 +218,10 @@ fn path(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<Path>
 fn root(meta: &ParseNestedMeta<'_>) -> Result<Path> {
     let root = path(meta, "crate", "path::to::shizuku_kv")?;
     match root.segments.iter().find(|segment| !segment.arguments.is_none()) {
-        Some(segment) => {
-            Err(Error::new(segment.span(), "a crate has no parameters: write `crate = path::to::shizuku_kv`"))
-        }
+        Some(segment) => Err(Error::new(
+            segment.span(),
+            "a crate has no parameters: write `crate = path::to::shizuku_kv`",
+        )),
         None => Ok(root),
     }
 }
@@ -283,7 +285,8 @@ fn unknown(option: &str, known: &[&str]) -> String {
     match did_you_mean(option, known.iter().copied()) {
         Some(near) => format!("unknown option `{option}`, did you mean `{near}`?"),
         None => {
-            let options = known.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ");
+            let options =
+                known.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ");
             format!("unknown option `{option}`; the options here are {options}")
         }
     }

@@ -60,7 +60,9 @@ impl Codec {
     /// What a type needs to be encoded.
     pub(crate) fn encodes(self, root: &TokenStream) -> TokenStream {
         match self {
-            Self::Json | Self::MessagePack | Self::Postcard => quote!(#root::__private::CanSerialize),
+            Self::Json | Self::MessagePack | Self::Postcard => {
+                quote!(#root::__private::CanSerialize)
+            }
             Self::Protobuf => quote!(#root::__private::CanEncode),
         }
     }
@@ -68,7 +70,9 @@ impl Codec {
     /// What a type needs to be decoded.
     pub(crate) fn decodes(self, root: &TokenStream) -> TokenStream {
         match self {
-            Self::Json | Self::MessagePack | Self::Postcard => quote!(#root::__private::CanDeserialize),
+            Self::Json | Self::MessagePack | Self::Postcard => {
+                quote!(#root::__private::CanDeserialize)
+            }
             Self::Protobuf => quote!(#root::__private::CanDecode),
         }
     }

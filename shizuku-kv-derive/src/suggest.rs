@@ -1,7 +1,10 @@
 //! "Did you mean": the known name that is nearest to what was written.
 
 /// The nearest of `known`, if it is near enough to be a slip.
-pub(crate) fn did_you_mean<'k>(written: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+pub(crate) fn did_you_mean<'k>(
+    written: &str,
+    known: impl IntoIterator<Item = &'k str>,
+) -> Option<&'k str> {
     let limit = (written.chars().count() / 3).clamp(1, 3);
     known
         .into_iter()

@@ -53,8 +53,10 @@ struct Effort {
     live: usize,
 }
 
-const FULL: Effort = Effort { load: (50, 50_000), watch: (30, 200), state: (10, 100_000), live: 10_000 };
-const QUICK: Effort = Effort { load: (20, 10_000), watch: (10, 50), state: (3, 10_000), live: 1000 };
+const FULL: Effort =
+    Effort { load: (50, 50_000), watch: (30, 200), state: (10, 100_000), live: 10_000 };
+const QUICK: Effort =
+    Effort { load: (20, 10_000), watch: (10, 50), state: (3, 10_000), live: 1000 };
 
 #[tokio::main]
 async fn main() {
@@ -133,7 +135,10 @@ async fn put_until_seen(
 ) -> String {
     let ours = connection.store("seen").await.unwrap();
     let plain = context.get_key_value("seen").await.unwrap();
-    let writer = jetstream::new(async_nats::connect(url).await.unwrap()).get_key_value("seen").await.unwrap();
+    let writer = jetstream::new(async_nats::connect(url).await.unwrap())
+        .get_key_value("seen")
+        .await
+        .unwrap();
     let mut watch = ours.watch(WatchScope::key("key").unwrap()).await.unwrap();
     assert!(matches!(watch.next().await, Some(Ok(KvUpdate::CaughtUp))));
     let other = Mutex::new(plain.watch("other").await.unwrap());
@@ -173,17 +178,24 @@ async fn state(
     let plain = context.get_key_value("state").await.unwrap();
     let ours = Comparison::run(
         rounds,
-        || async { per_key(count, raw_state(store.watch(WatchScope::All).await.unwrap(), count)).await },
+        || async {
+            per_key(count, raw_state(store.watch(WatchScope::All).await.unwrap(), count)).await
+        },
         || async { per_key(count, plain_state(&plain, count)).await },
     );
     let ours = ours.await.line(&format!("state of {count} keys"), Unit::Item, 1.0);
     let typed = Comparison::run(
         rounds,
         || async { per_key(count, typed_state(&store, count)).await },
-        || async { per_key(count, raw_state(store.watch(WatchScope::All).await.unwrap(), count)).await },
+        || async {
+            per_key(count, raw_state(store.watch(WatchScope::All).await.unwrap(), count)).await
+        },
     );
-    let typed =
-        typed.await.line(&format!("state of {count} keys, decoded and not"), Unit::Item, f64::INFINITY);
+    let typed = typed.await.line(
+        &format!("state of {count} keys, decoded and not"),
+        Unit::Item,
+        f64::INFINITY,
+    );
     vec![ours, typed]
 }
 
@@ -222,7 +234,8 @@ async fn many(connection: &Arc<dyn Connection>, context: &jetstream::Context, ef
     let count = u32::try_from(effort.live).unwrap();
     let store = connection.store("many").await.unwrap();
     let item = |id| Item { id, name: "item".to_owned(), text: "x".repeat(150) };
-    let items = (0..count).map(|id| (item(id).kv_key().to_string(), serde_json::to_vec(&item(id)).unwrap()));
+    let items = (0..count)
+        .map(|id| (item(id).kv_key().to_string(), serde_json::to_vec(&item(id)).unwrap()));
     for written in store.put_many(items).await {
         written.unwrap();
     }

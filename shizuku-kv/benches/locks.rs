@@ -49,8 +49,9 @@ impl Processes {
 
     /// Leaves the keys of sessions whose processes crashed, in both formats.
     async fn leave_dead_sessions(&self) {
-        let value =
-            |format: &str| format!("{{\"shizuku_lock_session\":{format},\"lease_ms\":10000,\"renewal\":7}}");
+        let value = |format: &str| {
+            format!("{{\"shizuku_lock_session\":{format},\"lease_ms\":10000,\"renewal\":7}}")
+        };
         let old = (0..DEAD / 2).map(|n| (format!("rw_lock_session.{n:032x}"), value("1")));
         let nonce = |n: usize| value(&format!("2,\"nonce\":\"{n:016x}\""));
         let reused = (0..DEAD / 2).map(|n| (format!("rw_lock_session.{n}"), nonce(n)));
@@ -77,8 +78,11 @@ impl Processes {
 
     /// The time from the death of a holder until another process, which waits, has the lock.
     async fn takeover(&self) -> Duration {
-        let process =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let process = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let (url, name) = (self.url.clone(), self.name.clone());
         let held = process.spawn(async move {
             let connection = connect(&url).await.unwrap();
@@ -103,7 +107,8 @@ impl Processes {
 
 #[tokio::main]
 async fn main() {
-    let rounds = if std::env::args().any(|argument| argument == "--quick") { (10, 3) } else { (60, 12) };
+    let rounds =
+        if std::env::args().any(|argument| argument == "--quick") { (10, 3) } else { (60, 12) };
     tokio::spawn(run(rounds)).await.expect("the benchmark");
 }
 

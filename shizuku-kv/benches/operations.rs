@@ -93,8 +93,14 @@ const FULL: Effort = Effort {
     memory: (50, 20_000),
 };
 
-const QUICK: Effort =
-    Effort { single: (10, 50), many: 4, get_many: 1000, put_many: 2000, scan: 10_000, memory: (10, 5000) };
+const QUICK: Effort = Effort {
+    single: (10, 50),
+    many: 4,
+    get_many: 1000,
+    put_many: 2000,
+    scan: 10_000,
+    memory: (10, 5000),
+};
 
 #[tokio::main]
 async fn main() {
@@ -142,7 +148,8 @@ impl World {
         let connection = connect(&url).await.expect("our connection");
         let client = async_nats::connect(&url).await.expect("the other connection");
         // As many as are published before the first acknowledgement is awaited; with its 5,000 it would wait for ever.
-        let context = jetstream::context::ContextBuilder::new().max_ack_inflight(1 << 16).build(client);
+        let context =
+            jetstream::context::ContextBuilder::new().max_ack_inflight(1 << 16).build(client);
         let (ours, other) = Self::bucket(&connection, &context, "single").await;
         Self { ours, other, context, connection }
     }

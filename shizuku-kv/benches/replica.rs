@@ -85,7 +85,9 @@ async fn applied<S: ReplicaStorage>(store: &Store, storage: S, keys: usize) {
         }
         std::future::ready(Ok::<_, std::convert::Infallible>(()))
     };
-    watch_applied(store, WatchScope::All, storage, BatchConfig::new(), stop.clone(), apply).await.unwrap();
+    watch_applied(store, WatchScope::All, storage, BatchConfig::new(), stop.clone(), apply)
+        .await
+        .unwrap();
     assert_eq!(seen, keys);
 }
 

@@ -66,7 +66,8 @@ async fn main() {
     }
     lines.push(appending(directory.path(), effort.appends).await);
     lines.push(checkpoints(directory.path(), effort.checkpoints, SyncPolicy::Never, 1.5).await);
-    lines.push(checkpoints(directory.path(), effort.synced, SyncPolicy::EveryCheckpoint, 1.1).await);
+    lines
+        .push(checkpoints(directory.path(), effort.synced, SyncPolicy::EveryCheckpoint, 1.1).await);
     held_up(directory.path(), effort.appends.1);
     println!("\ncase | ours | other | ratio | target | met");
     for line in lines {
@@ -224,7 +225,8 @@ async fn checkpoints(
 
 fn rates_line(case: &str, comparison: &Comparison, count: usize, target: f64) -> String {
     let rate = |side: fn(&Round) -> Duration| {
-        let rates = sorted(comparison.0.iter().map(|round| count as f64 / side(round).as_secs_f64() / 1e3));
+        let rates =
+            sorted(comparison.0.iter().map(|round| count as f64 / side(round).as_secs_f64() / 1e3));
         format!("{:.0} k/s", median(&rates))
     };
     let ratios = sorted(comparison.0.iter().map(|r| r.ours.as_secs_f64() / r.other.as_secs_f64()));

@@ -34,7 +34,9 @@ pub const URL_VARIABLE: &str = "SHIZUKU_KV_URL";
 pub async fn connect(url: &str) -> Result<Arc<dyn Connection>, KvError> {
     in_runtime("connect")?;
     let Some((scheme, rest)) = url.split_once(':') else {
-        return Err(KvError::InvalidUrl { reason: format!("it has no scheme; known are {}", known()) });
+        return Err(KvError::InvalidUrl {
+            reason: format!("it has no scheme; known are {}", known()),
+        });
     };
     // Schemes are compared as RFC 3986 says, whatever their case.
     let known_as = scheme.to_ascii_lowercase();
@@ -43,7 +45,8 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Connection>, KvError> {
         "memory" if rest.is_empty() => Ok(Arc::new(crate::MemoryConnection::new())),
         #[cfg(feature = "memory")]
         "memory" => Err(KvError::InvalidUrl {
-            reason: "nothing may follow \"memory:\": every connection is a world of its own".to_owned(),
+            reason: "nothing may follow \"memory:\": every connection is a world of its own"
+                .to_owned(),
         }),
         #[cfg(feature = "nats")]
         "nats" | "tls" => {
@@ -97,7 +100,9 @@ fn looks_like_a_scheme(scheme: &str) -> bool {
 fn not_in_this_build(feature: &str) -> KvError {
     KvError::Unsupported {
         operation: "connect",
-        reason: format!("this build has no such backend: enable the feature {feature:?} of shizuku-kv"),
+        reason: format!(
+            "this build has no such backend: enable the feature {feature:?} of shizuku-kv"
+        ),
     }
 }
 

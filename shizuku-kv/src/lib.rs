@@ -23,8 +23,8 @@ pub use backend::memory::MemoryConnection;
 pub use backend::nats::{NatsAuth, NatsConnection, NatsConnectionConfig, NatsTls, nats_connect};
 pub use connect::{URL_VARIABLE, connect, connect_from_env};
 pub use live::{
-    Live, LiveMap, LiveMapChange, LiveMapChanges, LiveMapSnapshot, LiveMapStanding, LiveMapStatus, LiveRef,
-    LiveRejection, LiveSnapshot, LiveStanding, LiveStatus, LiveStream,
+    Live, LiveMap, LiveMapChange, LiveMapChanges, LiveMapSnapshot, LiveMapStanding, LiveMapStatus,
+    LiveRef, LiveRejection, LiveSnapshot, LiveStanding, LiveStatus, LiveStream,
 };
 pub use replica::{BatchConfig, watch_applied};
 pub use rw_lock::Processor;
@@ -37,15 +37,16 @@ pub use shizuku_kv_derive::{PostcardByteDes, PostcardByteSer};
 #[cfg(all(feature = "derive", feature = "protobuf"))]
 pub use shizuku_kv_derive::{ProtobufByteDes, ProtobufByteSer};
 pub use store::{
-    ConfigDifference, Connection, ConnectionCapabilities, Deadline, FencingToken, IntoKey, Key, KvEntry,
-    KvError, KvFenced, KvOperation, KvReader, KvResult, KvStore, KvStream, KvTtl, KvUpdate, KvWatcher,
-    KvWriter, OpenStores, ReadConsistency, StorageType, Store, StoreConfig, StoreFenced, StoreFigures,
-    StoreTtl, VersionToken, Watch, WatchCursor, WatchLink, WatchScope,
+    ConfigDifference, Connection, ConnectionCapabilities, Deadline, FencingToken, IntoKey, Key,
+    KvEntry, KvError, KvFenced, KvOperation, KvReader, KvResult, KvStore, KvStream, KvTtl,
+    KvUpdate, KvWatcher, KvWriter, OpenStores, ReadConsistency, StorageType, Store, StoreConfig,
+    StoreFenced, StoreFigures, StoreTtl, VersionToken, Watch, WatchCursor, WatchLink, WatchScope,
 };
 #[doc(hidden)]
 pub use typed::__private;
 pub use typed::{
-    BrokenRule, ByteDeserialize, ByteSerialize, Bytes, DecodeError, EncodeError, KeyValue, KeyValueRead,
-    KeyValueWrite, KvReadError, KvWriteError, ParseKeyError, RecordKey, StaticKeyIndexedValue, TypedEntry,
-    TypedScan, TypedUpdate, TypedWatch, assert_round_trip, round_trip,
+    BrokenRule, ByteDeserialize, ByteSerialize, Bytes, DecodeError, EncodeError, KeyValue,
+    KeyValueRead, KeyValueWrite, KvReadError, KvWriteError, ParseKeyError, RecordKey,
+    StaticKeyIndexedValue, TypedEntry, TypedScan, TypedUpdate, TypedWatch, assert_round_trip,
+    round_trip,
 };

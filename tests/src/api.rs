@@ -5,14 +5,20 @@ use async_nats::Client;
 use crate::json;
 
 /// Asks JetStream's API; an error it answers with is an error here, with its text.
-pub(crate) async fn request(client: &Client, subject: String, payload: String) -> Result<String, String> {
+pub(crate) async fn request(
+    client: &Client,
+    subject: String,
+    payload: String,
+) -> Result<String, String> {
     let answer = client
         .request(subject.clone(), payload.into())
         .await
         .map_err(|error| format!("no answer to {subject}: {error}"))?;
     let answer = String::from_utf8_lossy(&answer.payload).into_owned();
     match json::field(&answer, "description") {
-        Some(why) if answer.contains("\"error\":") => Err(format!("the answer to {subject} is: {why}")),
+        Some(why) if answer.contains("\"error\":") => {
+            Err(format!("the answer to {subject} is: {why}"))
+        }
         _ => Ok(answer),
     }
 }
@@ -35,7 +41,11 @@ pub(crate) async fn consumers(client: &Client, bucket: &str) -> Result<Vec<Strin
 }
 
 /// Deletes a consumer; that there is none of this name any more is as good.
-pub(crate) async fn delete_consumer(client: &Client, bucket: &str, name: &str) -> Result<(), String> {
+pub(crate) async fn delete_consumer(
+    client: &Client,
+    bucket: &str,
+    name: &str,
+) -> Result<(), String> {
     let subject = format!("$JS.API.CONSUMER.DELETE.KV_{bucket}.{name}");
     match request(client, subject, String::new()).await {
         Err(why) if why.contains("consumer not found") => Ok(()),

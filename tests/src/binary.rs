@@ -19,8 +19,8 @@ pub(crate) fn nats_server() -> PathBuf {
         );
         return named;
     }
-    let version =
-        non_empty("NATS_SERVER_VERSION").map_or_else(|| pinned_version().into(), |v| v.display().to_string());
+    let version = non_empty("NATS_SERVER_VERSION")
+        .map_or_else(|| pinned_version().into(), |v| v.display().to_string());
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../target/tools")
         .join(format!("nats-server-{version}"))

@@ -55,7 +55,10 @@ impl NatsClusterBuilder {
     /// As [`NatsServerBuilder::start`] and [`NatsCluster::wait_until_ready`] do, and if there are to be less than
     /// three of them: for one there is [`NatsCluster::of`].
     pub async fn start(self) -> NatsCluster {
-        assert!(self.nodes > 2, "a cluster has three nodes or more; `NatsCluster::of` takes one server");
+        assert!(
+            self.nodes > 2,
+            "a cluster has three nodes or more; `NatsCluster::of` takes one server"
+        );
         let mut limit = FOUNDING;
         loop {
             let cluster = self.found().await.patience(limit);
@@ -85,7 +88,8 @@ impl NatsClusterBuilder {
             }
         }
         let places = (0..self.nodes).map(|index| {
-            let from_here = routes.iter().filter(|route| route.from == index).map(|route| &route.proxy);
+            let from_here =
+                routes.iter().filter(|route| route.from == index).map(|route| &route.proxy);
             ClusterPlace {
                 cluster: name.clone(),
                 server: format!("{name}-{index}"),
@@ -104,7 +108,8 @@ impl NatsClusterBuilder {
             .collect();
         let mut nodes = Vec::new();
         for (index, starting) in starting.into_iter().enumerate() {
-            let (name, server) = starting.await.unwrap_or_else(|failed| resume_unwind(failed.into_panic()));
+            let (name, server) =
+                starting.await.unwrap_or_else(|failed| resume_unwind(failed.into_panic()));
             for route in routes.iter().filter(|route| route.to == index) {
                 route.proxy.aim(server.ports().routes);
             }
@@ -215,8 +220,12 @@ impl NatsCluster {
     ///
     /// If it cannot connect to any.
     pub async fn client(&self) -> Client {
-        let urls: Vec<_> =
-            self.nodes.iter().filter(|node| node.is_reachable()).map(ClusterNode::direct_url).collect();
+        let urls: Vec<_> = self
+            .nodes
+            .iter()
+            .filter(|node| node.is_reachable())
+            .map(ClusterNode::direct_url)
+            .collect();
         assert!(!urls.is_empty(), "no node can be reached: {}", self.state());
         async_nats::connect(&urls[..]).await.expect("connect to the test's cluster")
     }
@@ -293,7 +302,11 @@ impl NatsCluster {
     /// If there is none within 60 seconds.
     pub async fn meta_leader(&self) -> usize {
         self.until("JetStream has no leader", || async {
-            let node = self.nodes.iter().find(|node| node.is_reachable()).ok_or("no node can be reached")?;
+            let node = self
+                .nodes
+                .iter()
+                .find(|node| node.is_reachable())
+                .ok_or("no node can be reached")?;
             let page = node.page("/jsz").await?;
             let (_, meta) = page.split_once("\"meta_cluster\":").ok_or("no meta group yet")?;
             self.index_of(json::field(meta, "leader").unwrap_or_default())
@@ -323,14 +336,20 @@ impl NatsCluster {
     /// If that is not so within 60 seconds; the message has what was there instead, and the end of the logs.
     pub async fn wait_until_healthy(&self, bucket: &str) {
         let client = self.client().await;
-        self.until(&format!("the bucket {bucket} is not healthy"), || self.bucket_healthy(&client, bucket))
-            .await;
+        self.until(&format!("the bucket {bucket} is not healthy"), || {
+            self.bucket_healthy(&client, bucket)
+        })
+        .await;
     }
 
     async fn bucket_healthy(&self, client: &Client, bucket: &str) -> Result<(), String> {
         let replicas = self.replicas(client, bucket).await?;
         if replicas.followers.len() + 1 < replicas.wanted {
-            return Err(format!("it has {} of {} replicas", replicas.followers.len() + 1, replicas.wanted));
+            return Err(format!(
+                "it has {} of {} replicas",
+                replicas.followers.len() + 1,
+                replicas.wanted
+            ));
         }
         let position = self.nodes[replicas.leader].last_sequence(bucket).await?;
         for (follower, current) in replicas.followers {
@@ -352,7 +371,8 @@ impl NatsCluster {
     async fn replicas(&self, client: &Client, bucket: &str) -> Result<Replicas, String> {
         let mut context = jetstream::new(client.clone());
         context.set_timeout(ANSWER);
-        let stream = context.get_stream(format!("KV_{bucket}")).await.map_err(|error| error.to_string())?;
+        let stream =
+            context.get_stream(format!("KV_{bucket}")).await.map_err(|error| error.to_string())?;
         let info = stream.cached_info();
         let Some(cluster) = info.cluster.as_ref().filter(|_| self.nodes.len() > 1) else {
             return Ok(Replicas { wanted: 1, leader: 0, followers: Vec::new() });
@@ -441,7 +461,9 @@ impl NatsCluster {
         F: Future<Output = Result<T, String>>,
     {
         let answer = self.attempt(ask).await;
-        answer.unwrap_or_else(|why| panic!("{what} within {:?}: {why}. {}", self.patience, self.state()))
+        answer.unwrap_or_else(|why| {
+            panic!("{what} within {:?}: {why}. {}", self.patience, self.state())
+        })
     }
 
     /// Asks until there is an answer, or gives the last reason why there is none.

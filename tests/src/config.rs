@@ -151,8 +151,11 @@ impl NatsServerBuilder {
         );
         if let Some(place) = &self.cluster {
             let (name, server) = (quoted(&place.cluster), quoted(&place.server));
-            let routes: Vec<_> =
-                place.routes.iter().map(|port| format!("\"nats-route://127.0.0.1:{port}\"")).collect();
+            let routes: Vec<_> = place
+                .routes
+                .iter()
+                .map(|port| format!("\"nats-route://127.0.0.1:{port}\""))
+                .collect();
             // Neither clients nor servers may learn a way around the harness: `no_advertise` is only for clients, and
             // servers tell each other where others are, whatever it says.
             let _ = writeln!(

@@ -107,9 +107,9 @@ impl Faults {
     /// If `SHIZUKU_SEED` is not a number.
     pub fn new(seed: u64) -> Self {
         let seed = match std::env::var("SHIZUKU_SEED") {
-            Ok(text) if !text.is_empty() => {
-                text.parse().unwrap_or_else(|_| panic!("SHIZUKU_SEED is {text:?}, which is not a number"))
-            }
+            Ok(text) if !text.is_empty() => text
+                .parse()
+                .unwrap_or_else(|_| panic!("SHIZUKU_SEED is {text:?}, which is not a number")),
             _ => seed,
         };
         println!("seed {seed}");
@@ -159,7 +159,9 @@ impl Faults {
         let (from, to) = (self.lengths.start().as_millis(), self.lengths.end().as_millis());
         let spread = usize::try_from(to.saturating_sub(from)).expect("a length in milliseconds");
         let length = *self.lengths.start()
-            + Duration::from_millis(u64::try_from(self.random.below(spread + 1)).expect("it was one"));
+            + Duration::from_millis(
+                u64::try_from(self.random.below(spread + 1)).expect("it was one"),
+            );
         Injection { fault, victim, length }
     }
 
@@ -216,7 +218,8 @@ impl Faults {
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts: Vec<_> = self.counts.iter().map(|(fault, count)| format!("{count} {fault:?}")).collect();
+        let counts: Vec<_> =
+            self.counts.iter().map(|(fault, count)| format!("{count} {fault:?}")).collect();
         write!(f, "seed {}: {} faults ({})", self.seed, self.total(), counts.join(", "))
     }
 }
@@ -277,6 +280,9 @@ mod tests {
     fn the_generator_is_the_published_one() {
         let mut random = SplitMix64(1_234_567);
         let first: Vec<_> = (0..3).map(|_| random.next()).collect();
-        assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
+        assert_eq!(
+            first,
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
+        );
     }
 }

@@ -22,7 +22,8 @@ pub(crate) async fn page(port: u16, path: &str) -> Option<String> {
 }
 
 pub(crate) async fn connections(port: u16) -> usize {
-    let page = page(port, "/connz?limit=1").await.expect("the server answers on its monitoring port");
+    let page =
+        page(port, "/connz?limit=1").await.expect("the server answers on its monitoring port");
     let total = json::field(&page, "total").and_then(|total| total.parse().ok());
     total.unwrap_or_else(|| panic!("the server does not say how many connections it has: {page}"))
 }

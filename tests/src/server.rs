@@ -69,8 +69,10 @@ impl NatsServer {
     }
 
     pub(crate) fn start_with(options: NatsServerBuilder) -> Self {
-        let home =
-            tempfile::Builder::new().prefix("shizuku-kv-nats-").tempdir().expect("a temporary directory");
+        let home = tempfile::Builder::new()
+            .prefix("shizuku-kv-nats-")
+            .tempdir()
+            .expect("a temporary directory");
         let mut server = Self {
             process: None,
             home,
@@ -122,10 +124,9 @@ impl NatsServer {
 
     /// Whether the server's version is `major.minor` or newer.
     pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
-        let mut parts = self
-            .version
-            .split('.')
-            .map(|part| part.parse::<u32>().unwrap_or_else(|_| panic!("{:?} is no version", self.version)));
+        let mut parts = self.version.split('.').map(|part| {
+            part.parse::<u32>().unwrap_or_else(|_| panic!("{:?} is no version", self.version))
+        });
         (parts.next(), parts.next()) >= (Some(major), Some(minor))
     }
 
@@ -252,7 +253,9 @@ impl NatsServer {
         let ready = poll(deadline, || {
             let ready = listening_ports(&ports_dir, self.options.is_clustered())
                 .and_then(|ports| Some((ports, greeting(ports.client)?)))
-                .filter(|(_, info)| !self.options.has_jetstream() || info.contains("\"jetstream\":true"));
+                .filter(|(_, info)| {
+                    !self.options.has_jetstream() || info.contains("\"jetstream\":true")
+                });
             match ready {
                 None if process.has_ended() => Some(None),
                 None => None,

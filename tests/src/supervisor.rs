@@ -36,8 +36,10 @@ impl Supervised {
         BufReader::new(supervisor.stdout.take().expect("stdout is piped"))
             .read_line(&mut pid)
             .expect("the supervisor prints the server's process id");
-        let pid =
-            pid.trim().parse().unwrap_or_else(|_| panic!("the supervisor printed {pid:?}, not a process id"));
+        let pid = pid
+            .trim()
+            .parse()
+            .unwrap_or_else(|_| panic!("the supervisor printed {pid:?}, not a process id"));
         Self { supervisor, pid }
     }
 

@@ -34,8 +34,10 @@ impl TestCerts {
     ///
     /// If the files cannot be written.
     pub fn generate() -> Self {
-        let files =
-            tempfile::Builder::new().prefix("shizuku-kv-certs-").tempdir().expect("a temporary directory");
+        let files = tempfile::Builder::new()
+            .prefix("shizuku-kv-certs-")
+            .tempdir()
+            .expect("a temporary directory");
 
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.distinguished_name.push(DnType::CommonName, "shizuku-kv test CA");
@@ -53,7 +55,8 @@ impl TestCerts {
             ExtendedKeyUsagePurpose::ServerAuth,
             &issuer,
         );
-        let client = issue(files.path(), "client", &[], ExtendedKeyUsagePurpose::ClientAuth, &issuer);
+        let client =
+            issue(files.path(), "client", &[], ExtendedKeyUsagePurpose::ClientAuth, &issuer);
         Self { ca, server, client, _files: files }
     }
 

@@ -1,7 +1,12 @@
 //! Requests that are never answered, and callers who stop waiting. In a process of its own, whose allocator counts what
 //! the client holds.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
 
 use std::time::Duration;
 

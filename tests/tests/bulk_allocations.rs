@@ -74,9 +74,12 @@ fn a_snapshot_is_loaded_without_an_allocation_for_each_entry() {
     let options = SnapshotOptions::new().sync(SyncPolicy::Never);
     let (mut writer, _) = SnapshotWriter::open(&path, options).unwrap();
     for number in 0..ENTRIES {
-        let (key, version) = (Key::new(key(number)).unwrap(), VersionToken::from_u64(number.into()));
+        let (key, version) =
+            (Key::new(key(number)).unwrap(), VersionToken::from_u64(number.into()));
         let value = Bytes::from(vec![b'x'; 200]);
-        writer.append(&KvUpdate::Put(KvEntry::put(key, value, version, SystemTime::now()))).unwrap();
+        writer
+            .append(&KvUpdate::Put(KvEntry::put(key, value, version, SystemTime::now())))
+            .unwrap();
     }
     writer.checkpoint(None).unwrap();
     writer.close().unwrap();

@@ -16,8 +16,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use shizuku_kv::{
-    Connection, KvError, KvOperation, KvUpdate, NatsConnectionConfig, ReadConsistency, Store, StoreConfig,
-    WatchScope, connect, nats_connect,
+    Connection, KvError, KvOperation, KvUpdate, NatsConnectionConfig, ReadConsistency, Store,
+    StoreConfig, WatchScope, connect, nats_connect,
 };
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 
@@ -73,8 +73,13 @@ async fn a_store_has_times_to_live_only_where_that_was_configured() {
     let name = unique("ttl");
     let configured = connection.store_with_config(&name, StoreConfig::new().key_ttl(true)).await;
     if !has_markers() {
-        let Err(KvError::Unsupported { reason, .. }) = &configured else { panic!("{configured:?}") };
-        assert!(reason.contains("2.11") && reason.contains(NatsServer::shared().version()), "{reason}");
+        let Err(KvError::Unsupported { reason, .. }) = &configured else {
+            panic!("{configured:?}")
+        };
+        assert!(
+            reason.contains("2.11") && reason.contains(NatsServer::shared().version()),
+            "{reason}"
+        );
         let stores = connection.list_stores().try_collect().await.unwrap();
         assert!(!stores.contains(&name), "nothing was made");
         return;
@@ -216,7 +221,11 @@ async fn is_as_singles(config: StoreConfig) {
     assert_eq!(many_are_as_singles(&store, &keys).await, expected);
     // From none to what is asked for one by one, and up to where a request is full.
     for count in [0, 1, 3, 4, 5, 100] {
-        assert_eq!(many_are_as_singles(&store, &keys[..count]).await, expected[..count], "{count} keys");
+        assert_eq!(
+            many_are_as_singles(&store, &keys[..count]).await,
+            expected[..count],
+            "{count} keys"
+        );
     }
     let absent: Vec<_> = (0..600).map(|n| format!("absent.{n}")).collect();
     assert!(many_are_as_singles(&store, &absent).await.iter().all(Option::is_none));
@@ -277,7 +286,8 @@ async fn many_gets_find_values_while_they_are_written() {
         let (store, keys) = (store.clone(), keys.clone());
         async move {
             for round in 1..=20 {
-                for answer in store.put_many(keys.iter().map(|key| (key, round.to_string()))).await {
+                for answer in store.put_many(keys.iter().map(|key| (key, round.to_string()))).await
+                {
                     answer.unwrap();
                 }
             }
@@ -316,7 +326,9 @@ impl Requests {
         let prefixes = ["$JS.API.DIRECT.GET.", "$JS.API.STREAM.MSG.GET."]
             .map(|prefix| format!("{prefix}KV_{}", store.name()));
         let is_read = |subject: &str| {
-            prefixes.iter().any(|prefix| subject == prefix || subject.starts_with(&format!("{prefix}.")))
+            prefixes
+                .iter()
+                .any(|prefix| subject == prefix || subject.starts_with(&format!("{prefix}.")))
         };
         let end = format!("$JS.API.{}", unique("END"));
         let mut reads = Vec::new();

@@ -1,6 +1,11 @@
 //! The four codecs: what goes in comes out, and no bytes make them panic, exhaust memory or the stack, or say a secret.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -122,9 +127,12 @@ fn inners() -> impl Strategy<Value = Inner> {
 
 fn records() -> impl Strategy<Value = Record> {
     // Quarters are exact in every format.
-    let numbers = (any::<u64>(), any::<i64>(), any::<u128>(), any::<i128>(), any::<i32>(), any::<i16>());
-    let texts = (any::<String>(), any::<char>(), any::<bool>(), vec(any::<u8>(), 0..40), any::<[u8; 3]>());
-    let parts = (any::<(i8, String)>(), any::<u32>(), any::<(i32, i32)>(), modes(), vec(modes(), 0..4));
+    let numbers =
+        (any::<u64>(), any::<i64>(), any::<u128>(), any::<i128>(), any::<i32>(), any::<i16>());
+    let texts =
+        (any::<String>(), any::<char>(), any::<bool>(), vec(any::<u8>(), 0..40), any::<[u8; 3]>());
+    let parts =
+        (any::<(i8, String)>(), any::<u32>(), any::<(i32, i32)>(), modes(), vec(modes(), 0..4));
     let maps = (
         option::of(inners()),
         btree_map(any::<String>(), option::of(inners()), 0..4),
@@ -199,7 +207,8 @@ enum Color {
 }
 
 fn notes() -> impl Strategy<Value = Note> {
-    let kinds = prop_oneof![any::<bool>().prop_map(Kind::Flag), any::<String>().prop_map(Kind::Name)];
+    let kinds =
+        prop_oneof![any::<bool>().prop_map(Kind::Flag), any::<String>().prop_map(Kind::Name)];
     let flat = (
         any::<(u64, String, Option<i64>, i32, u32)>(),
         vec(any::<u8>(), 0..20),
@@ -207,18 +216,19 @@ fn notes() -> impl Strategy<Value = Note> {
         option::of(kinds),
         any::<bool>(),
     );
-    let flat = flat.prop_map(|((id, text, signed, ratio, fixed), raw, counts, kind, is_red)| Note {
-        id,
-        text,
-        signed,
-        ratio: f64::from(ratio) / 4.0,
-        raw: raw.into(),
-        counts,
-        kind,
-        color: if is_red { Color::Red } else { Color::None }.into(),
-        fixed,
-        ..Note::default()
-    });
+    let flat =
+        flat.prop_map(|((id, text, signed, ratio, fixed), raw, counts, kind, is_red)| Note {
+            id,
+            text,
+            signed,
+            ratio: f64::from(ratio) / 4.0,
+            raw: raw.into(),
+            counts,
+            kind,
+            color: if is_red { Color::Red } else { Color::None }.into(),
+            fixed,
+            ..Note::default()
+        });
     flat.clone().prop_recursive(3, 8, 3, move |inner| {
         let maps = btree_map(any::<String>(), inner.clone(), 0..3);
         (flat.clone(), option::of(inner.clone()), maps, option::of(inner)).prop_map(
@@ -442,10 +452,12 @@ fn the_bytes_are_those_of_the_format() {
     assert_eq!(MessagePack::decode(&Bytes::from_static(other)), Ok(user));
     assert_eq!(MessagePack::encode(&Mode::Plain).unwrap(), &b"\xa5plain"[..]);
 
-    let bytes = Postcard::encode(&(7_u64, "Ann", 300_u16, -1_i32, Mode::Both(1, String::new()))).unwrap();
+    let bytes =
+        Postcard::encode(&(7_u64, "Ann", 300_u16, -1_i32, Mode::Both(1, String::new()))).unwrap();
     assert_eq!(bytes, &b"\x07\x03Ann\xac\x02\x01\x02\x01\x00"[..]);
 
-    let note = Note { id: 300, text: "Ann".to_owned(), color: Color::Red.into(), ..Note::default() };
+    let note =
+        Note { id: 300, text: "Ann".to_owned(), color: Color::Red.into(), ..Note::default() };
     assert_eq!(protobuf::to_bytes(&note).unwrap(), &b"\x08\xac\x02\x12\x03Ann\x58\x01"[..]);
 }
 
@@ -663,7 +675,9 @@ fn deep_nesting_exhausts_no_stack() {
         is_too_deep::<MessagePack, serde_json::Value>(b"\x91");
         is_too_deep::<MessagePack, serde_json::Value>(b"\x81\xa0");
         // A field that is none of the type's.
-        is_too_deep::<MessagePack, List>(b"\x81\xa4more\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91");
+        is_too_deep::<MessagePack, List>(
+            b"\x81\xa4more\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91",
+        );
         // Without a byte for each level.
         is_too_deep::<MessagePack, Options>(b"\x91");
 
@@ -718,7 +732,8 @@ fn can_nest<C: Codec>(levels: usize) {
     round_trip::<C, _>(
         (0..inner / 2).fold(List { next: None }, |list, _| List { next: Some(Box::new(list)) }),
     );
-    let wide = (0..levels / 2 - 1).fold(Wide::default(), |wide, _| Wide { t: vec![wide], ..Wide::default() });
+    let wide = (0..levels / 2 - 1)
+        .fold(Wide::default(), |wide, _| Wide { t: vec![wide], ..Wide::default() });
     round_trip::<C, _>(wide);
 }
 
@@ -728,8 +743,10 @@ fn values_can_nest_up_to_the_limit() {
         can_nest::<Json>(127);
         can_nest::<MessagePack>(100);
         can_nest::<Postcard>(100);
-        let note =
-            (0..99).fold(Note::default(), |note, _| Note { next: Some(Box::new(note)), ..Note::default() });
+        let note = (0..99).fold(Note::default(), |note, _| Note {
+            next: Some(Box::new(note)),
+            ..Note::default()
+        });
         assert_eq!(protobuf::from_bytes(&protobuf::to_bytes(&note).unwrap()), Ok(note));
     });
 }
@@ -767,14 +784,17 @@ impl<'de> Deserialize<'de> for Quotes {
             9 => de::Error::unknown_field("x", vec![leaked, "b"].leak()),
             10 => de::Error::missing_field(leaked),
             11 => de::Error::duplicate_field(leaked),
-            12 => {
-                de::Error::custom(<Plain as de::Error>::invalid_type(Unexpected::Str(&text), &text.as_str()))
-            }
+            12 => de::Error::custom(<Plain as de::Error>::invalid_type(
+                Unexpected::Str(&text),
+                &text.as_str(),
+            )),
             13 => de::Error::invalid_type(Unexpected::Unsigned(number), &"a map"),
             14 => de::Error::invalid_length(number as usize, &"a map"),
             15 => de::Error::custom(format!("invalid type: map, expected {number}")),
             16 => de::Error::custom(format!("missing field `{number}`")),
-            17 => de::Error::custom(format!("unknown field `{text}`, expected one of `{text}`, `{number}`")),
+            17 => de::Error::custom(format!(
+                "unknown field `{text}`, expected one of `{text}`, `{number}`"
+            )),
             18 => de::Error::custom(format!("invalid type: map, expected {}", text.to_uppercase())),
             19 => de::Error::custom(format!("invalid type: map, expected my{text}s")),
             _ => de::Error::custom(format!("{text} at line 1 column 2")),

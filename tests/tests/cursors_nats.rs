@@ -109,10 +109,14 @@ async fn the_cursor_of_another_bucket_has_expired() {
         store.put(format!("key.{n}"), "ours").await.unwrap();
         other.put(format!("key.{n}"), "theirs").await.unwrap();
     }
-    let (own, foreign) = (cursor(&store, WatchScope::All).await, cursor(&other, WatchScope::All).await);
+    let (own, foreign) =
+        (cursor(&store, WatchScope::All).await, cursor(&other, WatchScope::All).await);
     assert_eq!(own.position(), foreign.position());
     assert!(expiry(&store, foreign).await.contains("another store"));
-    assert_eq!(next(&mut store.watch_from(WatchScope::All, own).await.unwrap()).await, KvUpdate::CaughtUp);
+    assert_eq!(
+        next(&mut store.watch_from(WatchScope::All, own).await.unwrap()).await,
+        KvUpdate::CaughtUp
+    );
 }
 
 #[tokio::test]
@@ -256,7 +260,8 @@ async fn a_watch_ends_if_its_client_fails_over_to_a_diverged_copy() {
     let kept = tempfile::tempdir().unwrap();
     keep_a_copy(&mut one, kept.path()).await;
     restore(&mut other, kept.path());
-    let (to_one, to_other) = (TcpProxy::start(one.port()).await, TcpProxy::start(other.port()).await);
+    let (to_one, to_other) =
+        (TcpProxy::start(one.port()).await, TcpProxy::start(other.port()).await);
     to_other.refuse(true);
     let url = format!("{},127.0.0.1:{}", to_one.url(), to_other.port());
     let live = watch_beyond_the_copy(&url, WatchScope::All).await;

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shizuku_kv::rw_lock::{DistroRwLock, LockOptions};
 use shizuku_kv::{
-    Connection, FencingToken, KeyValue, KeyValueWrite, KvError, KvOperation, KvResult, Store, StoreConfig,
-    VersionToken, WatchScope, connect,
+    Connection, FencingToken, KeyValue, KeyValueWrite, KvError, KvOperation, KvResult, Store,
+    StoreConfig, VersionToken, WatchScope, connect,
 };
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
 
@@ -93,7 +93,8 @@ async fn a_lock_is_not_granted_again_where_its_record_has_expired(connection: Ar
     .await;
     // For locks, another handle is another process.
     let other = Store::new(Arc::clone(store.backend()), store.deadline());
-    let Ok(lock) = DistroRwLock::with_options(&other, "job", LockOptions::new().wait(Duration::from_secs(1)))
+    let Ok(lock) =
+        DistroRwLock::with_options(&other, "job", LockOptions::new().wait(Duration::from_secs(1)))
     else {
         // The handle has seen the new settings by now.
         return;
@@ -255,7 +256,9 @@ async fn no_time_at_all_is_a_timeout(connection: Arc<dyn Connection>) {
         ("fenced update", fenced.update("job", "value", version, token(1)).await),
         ("fenced delete", fenced.delete("job", token(1)).await),
     ] {
-        let Err(KvError::Timeout { operation: named, key, .. }) = refused else { panic!("{refused:?}") };
+        let Err(KvError::Timeout { operation: named, key, .. }) = refused else {
+            panic!("{refused:?}")
+        };
         assert_eq!((named, key.unwrap().as_str()), (operation, "job"));
     }
 }
@@ -289,9 +292,14 @@ async fn context(server: &NatsServer) -> jetstream::Context {
     jetstream::new(server.client().await)
 }
 
-async fn newest_headers(context: &jetstream::Context, bucket: &str, key: &str) -> async_nats::HeaderMap {
+async fn newest_headers(
+    context: &jetstream::Context,
+    bucket: &str,
+    key: &str,
+) -> async_nats::HeaderMap {
     let stream = context.get_stream(format!("KV_{bucket}")).await.unwrap();
-    let message = stream.get_last_raw_message_by_subject(&format!("$KV.{bucket}.{key}")).await.unwrap();
+    let message =
+        stream.get_last_raw_message_by_subject(&format!("$KV.{bucket}.{key}")).await.unwrap();
     message.headers
 }
 
@@ -311,18 +319,27 @@ async fn the_token_is_in_a_header_and_nothing_of_it_expires() {
         fenced.put("job", "value", token(17)).await.unwrap();
         let headers = newest_headers(&context, &bucket, "job").await;
         assert_eq!(headers.get("Shizuku-Fence").unwrap().as_str(), "17");
-        assert!(headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(), "{headers:?}");
+        assert!(
+            headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(),
+            "{headers:?}"
+        );
         fenced.delete("job", token(18)).await.unwrap();
         let headers = newest_headers(&context, &bucket, "job").await;
         assert_eq!(headers.get("Shizuku-Fence").unwrap().as_str(), "18");
         assert_eq!(headers.get("KV-Operation").unwrap().as_str(), "DEL");
-        assert!(headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(), "{headers:?}");
+        assert!(
+            headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(),
+            "{headers:?}"
+        );
         for key in ["job", "never"] {
             fenced.raise(key, token(19)).await.unwrap();
             let headers = newest_headers(&context, &bucket, key).await;
             assert_eq!(headers.get("Shizuku-Fence").unwrap().as_str(), "19");
             assert_eq!(headers.get("KV-Operation").unwrap().as_str(), "DEL");
-            assert!(headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(), "{headers:?}");
+            assert!(
+                headers.get("Shizuku-Op").is_some() && headers.get("Nats-TTL").is_none(),
+                "{headers:?}"
+            );
         }
         // What is written without a token looks as it always did.
         store.put("job", "plain").await.unwrap();
@@ -358,7 +375,8 @@ async fn another_client_reads_what_is_fenced_and_takes_the_token_away() {
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Shizuku-Fence", "the largest");
     let context = context(server).await;
-    let published = context.publish_with_headers(format!("$KV.{bucket}.odd"), headers, "x".into()).await;
+    let published =
+        context.publish_with_headers(format!("$KV.{bucket}.odd"), headers, "x".into()).await;
     published.unwrap().await.unwrap();
     assert_eq!(fence(&store, "odd").await, None);
     fenced.put("odd", "ours", token(0)).await.unwrap();
@@ -443,7 +461,8 @@ async fn fixture(history: u8) -> Fixture {
 impl Fixture {
     /// How many messages the server has sent to clients.
     async fn answered(&self) -> u64 {
-        let page = self.server.page("/varz").await.expect("the server answers on its monitoring port");
+        let page =
+            self.server.page("/varz").await.expect("the server answers on its monitoring port");
         let page: Value = serde_json::from_str(&page).unwrap();
         page["out_msgs"].as_u64().unwrap()
     }
@@ -596,8 +615,9 @@ async fn a_fenced_write_that_landed_is_found_by_its_id() {
     for history in [1, 5] {
         let f = fixture(history).await;
         let fenced = f.behind.fenced().unwrap();
-        let written =
-            version(f.lose_acknowledgement("key", fenced.create("key", "one", token(4)), async {}).await);
+        let written = version(
+            f.lose_acknowledgement("key", fenced.create("key", "one", token(4)), async {}).await,
+        );
         assert_eq!(f.entries("key").await, [(written, KvOperation::Put, Some(4))]);
         let first = VersionToken::from_u64(written);
         let update = fenced.update("key", "two", first, token(5));
@@ -648,7 +668,10 @@ async fn what_cannot_be_known_of_a_fenced_write_is_said_to_be_unknown() {
     let landed = f.lose_acknowledgement("key", fenced.put("key", "one", token(1)), newer).await;
     let Err(KvError::OutcomeUnknown { operation, .. }) = landed else { panic!("{landed:?}") };
     assert_eq!(operation, "fenced put");
-    assert_eq!((value(&f.around, "key").await, fence(&f.around, "key").await), ("newer".to_owned(), Some(2)));
+    assert_eq!(
+        (value(&f.around, "key").await, fence(&f.around, "key").await),
+        ("newer".to_owned(), Some(2))
+    );
 }
 
 #[tokio::test]
@@ -671,7 +694,10 @@ async fn others_that_write_without_a_pause_hold_up_no_longer_than_the_deadline()
         () = others => unreachable!(),
     };
     // Where the last try was on its way when the time was over, nothing shows what became of it.
-    assert!(matches!(refused, KvError::Timeout { .. } | KvError::OutcomeUnknown { .. }), "{refused:?}");
+    assert!(
+        matches!(refused, KvError::Timeout { .. } | KvError::OutcomeUnknown { .. }),
+        "{refused:?}"
+    );
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 

@@ -2,7 +2,12 @@
 //! examples with something done to them. `SHIZUKU_SEED` makes the same inputs again, `SHIZUKU_LONG=1` makes a hundred times
 //! as many.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
 
 #[path = "../../fuzz/src/lib.rs"]
 #[allow(unreachable_pub, reason = "it is a crate of its own too")]

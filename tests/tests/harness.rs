@@ -1,6 +1,11 @@
 //! The harness keeps its promises: a test that trusts it need not look after processes itself.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -24,12 +29,19 @@ fn is_child() -> bool {
 /// A command that runs one test of this file in a process of its own.
 fn child(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CHILD, "1").stdin(Stdio::null());
+    command
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .stdin(Stdio::null());
     command
 }
 
 fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 fn connect(port: u16) -> std::io::Result<TcpStream> {
@@ -323,8 +335,10 @@ async fn the_shared_server_ends_with_a_killed_process() {
             std::thread::park();
         }
     }
-    let mut process =
-        child("the_shared_server_ends_with_a_killed_process").stdout(Stdio::piped()).spawn().unwrap();
+    let mut process = child("the_shared_server_ends_with_a_killed_process")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let (port, store_dir) = reported(process.stdout.take().unwrap());
     assert!(!refuses(port));
     process.kill().unwrap();

@@ -1,6 +1,11 @@
 //! The harness's clusters, proxies and faults do what they say, on real servers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -20,10 +25,17 @@ const SILENCE: Duration = Duration::from_millis(300);
 
 /// A bucket with a replica on each node, made and used through this client.
 async fn bucket(cluster: &NatsCluster, client: async_nats::Client) -> kv::Store {
-    let config = kv::Config { bucket: "b".into(), num_replicas: cluster.nodes().len(), ..Default::default() };
+    let config = kv::Config {
+        bucket: "b".into(),
+        num_replicas: cluster.nodes().len(),
+        ..Default::default()
+    };
     // The first leader may not have heard of every node's storage yet; making it again is no error.
     let context = jetstream::new(client.clone());
-    eventually("the bucket is made", async || context.create_key_value(config.clone()).await.is_ok()).await;
+    eventually("the bucket is made", async || {
+        context.create_key_value(config.clone()).await.is_ok()
+    })
+    .await;
     cluster.wait_until_healthy("b").await;
     impatient(client).await
 }
@@ -67,10 +79,16 @@ fn assert_no_way_around(cluster: &NatsCluster) {
     let logs: Vec<_> = cluster.nodes().iter().map(|node| node.log()).collect();
     let mut ports = 0;
     for line in logs.iter().flat_map(|log| log.lines()) {
-        let Some((_, address)) = line.split_once("Listening for route connections on ") else { continue };
+        let Some((_, address)) = line.split_once("Listening for route connections on ") else {
+            continue;
+        };
         ports += 1;
         let around = format!(" {address} - rid:");
-        assert!(!logs.iter().any(|log| log.contains(&around)), "a route to {address} itself:\n{}", logs[0]);
+        assert!(
+            !logs.iter().any(|log| log.contains(&around)),
+            "a route to {address} itself:\n{}",
+            logs[0]
+        );
     }
     assert!(ports >= cluster.nodes().len());
 }
@@ -118,7 +136,10 @@ async fn another_node_takes_over_from_a_killed_leader() {
     cluster.wait_until_ready().await;
     cluster.wait_until_healthy("b").await;
     let back = bucket_at(&cluster, old).await;
-    eventually("it has what it missed", async || value(&back, "key").await.as_deref() == Some("after")).await;
+    eventually("it has what it missed", async || {
+        value(&back, "key").await.as_deref() == Some("after")
+    })
+    .await;
     assert_no_way_around(&cluster);
 }
 
@@ -139,8 +160,10 @@ async fn a_paused_node_is_silent_and_catches_up_when_it_is_resumed() {
     cluster.wait_until_healthy("b").await;
     eventually("clients are answered again", async || answers(&client).await).await;
     let resumed = bucket_at(&cluster, follower).await;
-    eventually("it has what it missed", async || value(&resumed, "key").await.as_deref() == Some("value"))
-        .await;
+    eventually("it has what it missed", async || {
+        value(&resumed, "key").await.as_deref() == Some("value")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -167,7 +190,10 @@ async fn a_partitioned_leader_is_replaced_and_catches_up_when_it_is_back() {
     cluster.wait_until_healthy("b").await;
     eventually("clients are answered again", async || answers(&client).await).await;
     let back = bucket_at(&cluster, old).await;
-    eventually("it has what it missed", async || value(&back, "key").await.as_deref() == Some("value")).await;
+    eventually("it has what it missed", async || {
+        value(&back, "key").await.as_deref() == Some("value")
+    })
+    .await;
     assert_no_way_around(&cluster);
 }
 
@@ -220,11 +246,15 @@ async fn consumers_and_connections_are_counted() {
     let mut server = NatsServer::start();
     let client = server.client().await;
     let context = jetstream::new(client.clone());
-    context.create_key_value(kv::Config { bucket: "b".into(), ..Default::default() }).await.unwrap();
+    context
+        .create_key_value(kv::Config { bucket: "b".into(), ..Default::default() })
+        .await
+        .unwrap();
     assert_eq!(server.consumers("b").await, [""; 0]);
     let stream = context.get_stream("KV_b").await.unwrap();
     for name in ["one", "two"] {
-        let config = consumer::pull::Config { durable_name: Some(name.into()), ..Default::default() };
+        let config =
+            consumer::pull::Config { durable_name: Some(name.into()), ..Default::default() };
         stream.create_consumer(config).await.unwrap();
     }
     let mut names = server.consumers("b").await;
@@ -327,7 +357,8 @@ async fn each_direction_is_delayed_by_itself() {
             reads(stream, text).await;
             sent.elapsed()
         };
-        let (request, answer) = tokio::join!(arrival(&mut server, "request"), arrival(&mut client, "answer"));
+        let (request, answer) =
+            tokio::join!(arrival(&mut server, "request"), arrival(&mut client, "answer"));
         let (late, early) = if requests { (request, answer) } else { (answer, request) };
         assert!(late >= DELAY && early < late, "{request:?}, {answer:?}");
     }
@@ -473,7 +504,8 @@ async fn a_fault_that_is_dropped_is_undone() {
     let bucket = bucket(&cluster, async_nats::connect(cluster.url()).await.unwrap()).await;
     let mut faults = Faults::new(1);
     for fault in [Fault::Kill, Fault::Pause, Fault::Stall, Fault::Cut, Fault::LoseAnswers] {
-        let injection = Injection { fault, victim: Victim::Node(0), length: Duration::from_secs(60) };
+        let injection =
+            Injection { fault, victim: Victim::Node(0), length: Duration::from_secs(60) };
         let injecting = faults.inject(&injection, &cluster, "b");
         assert!(tokio::time::timeout(Duration::from_millis(20), injecting).await.is_err());
         put(&bucket, "key", "value").await;
@@ -494,10 +526,13 @@ async fn a_cluster_outlives_its_faults() {
     assert!(Fault::ALL.iter().all(|fault| drawn.iter().any(|injection| injection.fault == *fault)));
     assert!(drawn.iter().all(|injection| lengths.contains(&injection.length)));
     assert!(drawn.iter().any(|injection| injection.victim == Victim::Leader));
-    assert!((0..3).all(|node| drawn.iter().any(|injection| injection.victim == Victim::Node(node))));
+    assert!(
+        (0..3).all(|node| drawn.iter().any(|injection| injection.victim == Victim::Node(node)))
+    );
 
     // Without the end of a leader, of which other tests wait for the seconds it takes.
-    let mut faults = faults.only(&[Fault::Partition, Fault::StepDown, Fault::Pause, Fault::DeleteConsumers]);
+    let mut faults =
+        faults.only(&[Fault::Partition, Fault::StepDown, Fault::Pause, Fault::DeleteConsumers]);
     let follower = Victim::Node((cluster.leader_of("b").await + 1) % 3);
     let kill = Injection { fault: Fault::Kill, victim: follower, length: *lengths.end() };
     let injections = [kill, faults.next(&cluster), faults.next(&cluster), faults.next(&cluster)];

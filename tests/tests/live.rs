@@ -1,6 +1,11 @@
 //! Values that stay current.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -11,9 +16,9 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::replica::{Batch, CancellationToken, Replica, ReplicaMonitor};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, KvUpdate, Live,
-    LiveMap, LiveSnapshot, LiveStanding, StaticKeyIndexedValue, Store, TypedEntry, WatchLink, WatchScope,
-    connect,
+    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, KvUpdate,
+    Live, LiveMap, LiveSnapshot, LiveStanding, StaticKeyIndexedValue, Store, TypedEntry, WatchLink,
+    WatchScope, connect,
 };
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
 
@@ -134,8 +139,13 @@ async fn what_is_bad_never_takes_the_place_of_what_is_good() -> Outcome {
             .await;
             assert_eq!((live.load().size, live.version()), (1, good));
             assert!(!live.status().is_current());
-            let LiveStanding::Rejected { error, .. } = live.status().standing else { panic!("{live:?}") };
-            assert!(matches!(*error, KvReadError::Decode { .. } | KvReadError::Invalid { .. }), "{error}");
+            let LiveStanding::Rejected { error, .. } = live.status().standing else {
+                panic!("{live:?}")
+            };
+            assert!(
+                matches!(*error, KvReadError::Decode { .. } | KvReadError::Invalid { .. }),
+                "{error}"
+            );
             assert!(!format!("{live:?} {error} {error:?}").contains("hunter2"));
         }
         put(&store, 2).await;
@@ -154,9 +164,14 @@ async fn a_deletion_leaves_the_last_value_or_none() -> Outcome {
         assert_eq!(optional.load().as_ref().map(|pool| pool.size), Some(1));
         let deleted = Pool::delete(&store).await?;
         let gone = optional.changed().await?;
-        assert_eq!((LiveSnapshot::value(&gone).as_ref(), LiveSnapshot::version(&gone)), (None, None));
+        assert_eq!(
+            (LiveSnapshot::value(&gone).as_ref(), LiveSnapshot::version(&gone)),
+            (None, None)
+        );
         until(&live, |live| matches!(live.status().standing, LiveStanding::Absent { .. })).await;
-        let LiveStanding::Absent { tombstone, .. } = live.status().standing else { panic!("{live:?}") };
+        let LiveStanding::Absent { tombstone, .. } = live.status().standing else {
+            panic!("{live:?}")
+        };
         assert_eq!(tombstone, Some((KvOperation::Delete, deleted)));
         assert_eq!(live.load().size, 1);
         put(&store, 2).await;
@@ -281,12 +296,15 @@ async fn a_store_that_is_made_again_is_followed() -> Outcome {
             continue;
         }
         until(&optional, |optional| optional.load().is_none()).await;
-        until(&live, |live| matches!(live.status().standing, LiveStanding::Absent { tombstone: None, .. }))
-            .await;
+        until(&live, |live| {
+            matches!(live.status().standing, LiveStanding::Absent { tombstone: None, .. })
+        })
+        .await;
         assert_eq!(live.load().size, 1);
         put(&again, 3).await;
         until(&live, |live| live.load().size == 3).await;
-        until(&optional, |optional| optional.load().as_ref().is_some_and(|pool| pool.size == 3)).await;
+        until(&optional, |optional| optional.load().as_ref().is_some_and(|pool| pool.size == 3))
+            .await;
     }
     Ok(())
 }
@@ -325,7 +343,10 @@ async fn a_value_that_is_waited_for_may_come_in_a_store_that_is_made_again() -> 
 /// The consumers of a bucket on the server.
 async fn consumers(server: &NatsServer, store: &Store) -> usize {
     let client = server.client().await;
-    let stream = async_nats::jetstream::new(client).get_stream(format!("KV_{}", store.name())).await.unwrap();
+    let stream = async_nats::jetstream::new(client)
+        .get_stream(format!("KV_{}", store.name()))
+        .await
+        .unwrap();
     stream.consumer_names().count().await
 }
 
@@ -362,11 +383,16 @@ async fn no_live_value_goes_back_and_none_is_told_twice() -> Outcome {
                 let mut last = 0;
                 while last <= u64::from(39 * AREAS) {
                     let value = values.next().await.ok_or("it has ended")?;
-                    let Some(version) = LiveSnapshot::version(&value).and_then(|version| version.as_u64())
+                    let Some(version) =
+                        LiveSnapshot::version(&value).and_then(|version| version.as_u64())
                     else {
                         continue;
                     };
-                    assert!(value.count > last || last == 0, "{last} and then {} ({version})", value.count);
+                    assert!(
+                        value.count > last || last == 0,
+                        "{last} and then {} ({version})",
+                        value.count
+                    );
                     last = value.count;
                 }
                 Ok::<_, &'static str>((live, last))
@@ -375,7 +401,8 @@ async fn no_live_value_goes_back_and_none_is_told_twice() -> Outcome {
         writer.await??;
         for follower in followers {
             let (live, last) = tokio::time::timeout(Duration::from_secs(60), follower).await???;
-            let stored = Counter::read_from(&store, live.load().kv_key()).await?.ok_or("it is absent")?;
+            let stored =
+                Counter::read_from(&store, live.load().kv_key()).await?.ok_or("it is absent")?;
             assert_eq!(stored.count, last);
         }
     }
@@ -385,7 +412,8 @@ async fn no_live_value_goes_back_and_none_is_told_twice() -> Outcome {
 /// A live value does not depend on the runtime of another one.
 #[test]
 fn a_live_value_outlives_the_runtime_of_another_one() -> Outcome {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let (own, other) = (runtime()?, runtime()?);
     for (_connection, store) in own.block_on(stores()) {
         own.block_on(put(&store, 1));
@@ -526,7 +554,8 @@ impl Followers {
     fn have(&self) -> (u32, Option<String>, [bool; 2]) {
         let name = self.users.get(&UserKey { id: 1 }).map(|user| user.name.clone());
         let table = self.table.lock().unwrap();
-        let pool = table.get("config.pool").and_then(|value| serde_json::from_slice::<Pool>(value).ok());
+        let pool =
+            table.get("config.pool").and_then(|value| serde_json::from_slice::<Pool>(value).ok());
         let agrees = [
             pool.is_some_and(|pool| pool.size == self.pool.load().size),
             table.contains_key("user.1") == name.is_some(),
@@ -568,9 +597,12 @@ async fn followers_of_a_server_that_came_back_older_converge() {
     user(&direct, 1, "new").await;
     // The last key delivered to all followers is the one that continues.
     direct.put("hot", "1").await.unwrap();
-    let knows = |size: u32, name: &str| followers.have() == (size, Some(name.to_owned()), [true, true]);
-    eventually("all is known", async || knows(2, "new") && followers.table.lock().unwrap()["hot"] == b"1")
-        .await;
+    let knows =
+        |size: u32, name: &str| followers.have() == (size, Some(name.to_owned()), [true, true]);
+    eventually("all is known", async || {
+        knows(2, "new") && followers.table.lock().unwrap()["hot"] == b"1"
+    })
+    .await;
 
     proxy.refuse(true);
     proxy.cut();

@@ -1,6 +1,11 @@
 //! Maps that stay current.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -10,8 +15,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KvError, KvReadError, LiveMap, LiveMapChanges, LiveMapSnapshot,
-    LiveMapStanding, LiveSnapshot, Store, TypedEntry, WatchLink, WatchScope, connect,
+    Connection, KeyValue, KeyValueRead, KvError, KvReadError, LiveMap, LiveMapChanges,
+    LiveMapSnapshot, LiveMapStanding, LiveSnapshot, Store, TypedEntry, WatchLink, WatchScope,
+    connect,
 };
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
 
@@ -100,7 +106,9 @@ async fn told(changes: &mut LiveMapChanges<UserKey, User>) -> (u32, Option<u32>,
 fn ready(changes: &mut LiveMapChanges<UserKey, User>) -> Vec<(u32, Option<u32>, Option<u32>)> {
     let next = || changes.next().now_or_never().map(|change| change.expect("it has ended"));
     let age = |user: Option<Arc<shizuku_kv::LiveSnapshot<User>>>| user.map(|user| user.age);
-    std::iter::from_fn(next).map(|change| (change.key.id, age(change.old), age(change.new))).collect()
+    std::iter::from_fn(next)
+        .map(|change| (change.key.id, age(change.old), age(change.new)))
+        .collect()
 }
 
 #[tokio::test]
@@ -257,7 +265,9 @@ async fn what_is_bad_never_takes_the_place_of_what_is_good() -> Outcome {
             until(&users, |users| rejection(users).is_some_and(|bad| bad.version == refused)).await;
             let error = rejection(&users).ok_or("it is not refused")?.error;
             match bad {
-                _ if bad == broken => assert!(matches!(*error, KvReadError::Invalid { .. }), "{error}"),
+                _ if bad == broken => {
+                    assert!(matches!(*error, KvReadError::Invalid { .. }), "{error}")
+                }
                 _ if bad == elsewhere => {
                     assert!(matches!(*error, KvReadError::KeyMismatch { .. }), "{error}")
                 }
@@ -332,7 +342,8 @@ async fn opening_waits_for_the_state_and_no_longer_than_the_deadline() -> Outcom
         put(&store, id, 1).await;
     }
     assert_eq!(User::live_map(&store).await?.len(), 300);
-    eventually("the consumers are gone", async || server.consumers("live_map").await.is_empty()).await;
+    eventually("the consumers are gone", async || server.consumers("live_map").await.is_empty())
+        .await;
     // One that is not waited for any more leaves nothing behind.
     let proxy = TcpProxy::start(server.port()).await;
     let apart = connect(&proxy.url()).await?.store("live_map").await?;
@@ -342,7 +353,8 @@ async fn opening_waits_for_the_state_and_no_longer_than_the_deadline() -> Outcom
         opened = User::live_map(&apart) => panic!("{opened:?}"),
         () = eventually("there is a consumer", async || server.consumers("live_map").await.len() == 1) => {}
     }
-    eventually("the consumer is gone", async || server.consumers("live_map").await.is_empty()).await;
+    eventually("the consumer is gone", async || server.consumers("live_map").await.is_empty())
+        .await;
 
     server.pause();
     let brief = store.with_deadline(Duration::from_millis(300));
@@ -369,7 +381,8 @@ async fn the_last_handle_ends_the_task_and_its_consumer() -> Outcome {
     within("a status", statuses.next()).await.ok_or("it has ended")?;
     assert_eq!(server.consumers(store.name()).await.len(), 1);
     drop(statuses);
-    eventually("the consumer is gone", async || server.consumers(store.name()).await.is_empty()).await;
+    eventually("the consumer is gone", async || server.consumers(store.name()).await.is_empty())
+        .await;
     Ok(())
 }
 
@@ -392,14 +405,18 @@ async fn a_closed_connection_ends_a_live_map() -> Outcome {
         within("the end", async { while statuses.next().await.is_some() {} }).await;
         assert!(statuses.next().await.is_none());
         assert!(users.changes().next().await.is_none());
-        assert!(matches!(User::live_map(&store).await, Err(KvReadError::Store(KvError::Closed { .. }))));
+        assert!(matches!(
+            User::live_map(&store).await,
+            Err(KvReadError::Store(KvError::Closed { .. }))
+        ));
     }
     Ok(())
 }
 
 #[test]
 fn a_live_map_ends_with_its_runtime() -> Outcome {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let (own, other) = (runtime()?, runtime()?);
     for (_connection, store) in own.block_on(stores()) {
         own.block_on(put(&store, 1, 10));
@@ -408,7 +425,10 @@ fn a_live_map_ends_with_its_runtime() -> Outcome {
         let mut changes = users.changes();
         ending.shutdown_timeout(Duration::from_secs(10));
         other.block_on(async {
-            assert!(matches!(within("the end", users.changed()).await, Err(KvError::Closed { .. })));
+            assert!(matches!(
+                within("the end", users.changed()).await,
+                Err(KvError::Closed { .. })
+            ));
             assert!(within("the end", changes.next()).await.is_none());
         });
         assert!(matches!(users.status().standing, LiveMapStanding::Ended { .. }), "{users:?}");
@@ -537,7 +557,11 @@ async fn snapshot_and_changes_together_are_exact() -> Outcome {
             tokio::spawn(async move {
                 for step in 0..300 {
                     let id = (step * 7 + writer * 13) % USERS;
-                    if step % 3 == 0 { delete(&store, id).await } else { put(&store, id, step % 150).await }
+                    if step % 3 == 0 {
+                        delete(&store, id).await
+                    } else {
+                        put(&store, id, step % 150).await
+                    }
                 }
             })
         });

@@ -133,8 +133,9 @@ async fn a_swap_that_was_lost_on_its_way_is_repeated_once() {
     let written = version(f.lose_request(f.behind.update("update", "two", first), async {}).await);
     assert_eq!(f.entries("update").await.len(), 2);
     assert_eq!(f.entries("update").await.last(), Some(&(written, KvOperation::Put)));
-    let delete =
-        f.behind.delete_with_version("create", f.around.get("create").await.unwrap().unwrap().version);
+    let delete = f
+        .behind
+        .delete_with_version("create", f.around.get("create").await.unwrap().unwrap().version);
     let written = version(f.lose_request(delete, async {}).await);
     assert_eq!(f.entries("create").await.last(), Some(&(written, KvOperation::Delete)));
 }
@@ -177,14 +178,17 @@ async fn a_bucket_that_was_made_again_misleads_nobody() {
 #[tokio::test]
 async fn a_value_that_aged_before_it_was_found_is_not_written_again() {
     let f = fixture(1).await;
-    let config = StoreConfig::new().max_age(Duration::from_millis(1000)).deadline(Duration::from_secs(10));
+    let config =
+        StoreConfig::new().max_age(Duration::from_millis(1000)).deadline(Duration::from_secs(10));
     let direct = connect(&f.server.url()).await.unwrap();
     let around = direct.store_with_config("short", config.clone()).await.unwrap();
-    let behind = connect(&f.proxy.url()).await.unwrap().store_with_config("short", config).await.unwrap();
+    let behind =
+        connect(&f.proxy.url()).await.unwrap().store_with_config("short", config).await.unwrap();
     f.proxy.hold_answers(true);
     let create = behind.create("key", "value");
     let cut = async {
-        eventually("the server has the write", async || around.get("key").await.unwrap().is_some()).await;
+        eventually("the server has the write", async || around.get("key").await.unwrap().is_some())
+            .await;
         eventually("it has expired", async || around.get("key").await.unwrap().is_none()).await;
         f.proxy.cut();
     };
@@ -227,7 +231,8 @@ async fn what_cannot_be_known_is_said_to_be_unknown() {
         f.around.put("key", "other").await.unwrap();
     };
     // Whether it landed before it was replaced, nothing shows.
-    let landed = f.lose_acknowledgement("key", f.behind.update("key", "two", first), replace()).await;
+    let landed =
+        f.lose_acknowledgement("key", f.behind.update("key", "two", first), replace()).await;
     assert!(matches!(landed, Err(KvError::OutcomeUnknown { .. })), "{landed:?}");
     assert!(!landed.unwrap_err().is_retryable());
     let put = f.lose_request(f.behind.put("key", "three"), replace()).await;
@@ -241,7 +246,8 @@ async fn a_server_that_stays_away_leaves_the_outcome_unknown_within_the_deadline
     let behind = f.behind.with_deadline(Duration::from_millis(600));
     f.proxy.hold_answers(true);
     let put = tokio::spawn(async move { behind.put("key", "value").await });
-    eventually("the server has the write", async || f.around.get("key").await.unwrap().is_some()).await;
+    eventually("the server has the write", async || f.around.get("key").await.unwrap().is_some())
+        .await;
     f.server.kill();
     f.proxy.refuse(true);
     f.proxy.cut();
@@ -275,8 +281,10 @@ async fn a_pipeline_of_writes_over_a_cut_has_each_once_and_in_order() {
     f.proxy.hold_answers(true);
     let writes = f.behind.put_many(items.clone());
     let cut = async {
-        eventually("the server has half of it", async || f.around.get("key.50").await.unwrap().is_some())
-            .await;
+        eventually("the server has half of it", async || {
+            f.around.get("key.50").await.unwrap().is_some()
+        })
+        .await;
         f.proxy.cut();
     };
     let (answers, ()) = tokio::join!(writes, cut);
@@ -285,15 +293,20 @@ async fn a_pipeline_of_writes_over_a_cut_has_each_once_and_in_order() {
         let key = &pair[0].0;
         let entries = f.around.history(key.as_str()).unwrap().try_collect().await.unwrap();
         let text = |value: &[u8]| String::from_utf8(value.to_vec()).unwrap();
-        let values: Vec<u32> = entries.iter().map(|entry| text(&entry.value).parse().unwrap()).collect();
+        let values: Vec<u32> =
+            entries.iter().map(|entry| text(&entry.value).parse().unwrap()).collect();
         // Each at most once, the later after the earlier.
         assert!(values.is_sorted_by(|one, next| one < next), "{key}: {values:?}");
         assert!(values.len() <= 2, "{key}: {values:?}");
         for (item, answer) in pair.iter().zip(answers) {
             let there = entries.iter().find(|entry| entry.value == item.1.as_bytes());
             match answer {
-                Ok(version) => assert_eq!(there.map(|entry| entry.version), Some(*version), "{key}"),
-                Err(error) => assert!(matches!(error, KvError::OutcomeUnknown { .. }), "{key}: {error:?}"),
+                Ok(version) => {
+                    assert_eq!(there.map(|entry| entry.version), Some(*version), "{key}")
+                }
+                Err(error) => {
+                    assert!(matches!(error, KvError::OutcomeUnknown { .. }), "{key}: {error:?}")
+                }
             }
             written += usize::from(answer.is_ok());
         }

@@ -27,7 +27,15 @@ async fn next(watch: &mut Watch) -> Result<KvUpdate, KvError> {
 
 async fn consumers(server: &NatsServer, bucket: &str) -> usize {
     let context = async_nats::jetstream::new(server.client().await);
-    context.get_stream(format!("KV_{bucket}")).await.unwrap().get_info().await.unwrap().state.consumer_count
+    context
+        .get_stream(format!("KV_{bucket}"))
+        .await
+        .unwrap()
+        .get_info()
+        .await
+        .unwrap()
+        .state
+        .consumer_count
 }
 
 #[tokio::test]
@@ -56,8 +64,10 @@ async fn a_watch_heals_behind_a_message_that_is_no_entry() {
 #[tokio::test]
 async fn a_server_that_limits_requests_is_asked_for_less() {
     let storage = tempfile::tempdir().unwrap();
-    let config =
-        format!("jetstream {{ store_dir: {:?}, limits: {{ max_request_batch: 100 }} }}", storage.path());
+    let config = format!(
+        "jetstream {{ store_dir: {:?}, limits: {{ max_request_batch: 100 }} }}",
+        storage.path()
+    );
     let server = NatsServer::builder().jetstream(false).config(&config).start();
     let store = connect(&server.url()).await.unwrap().store("b").await.unwrap();
     let items = (0..500).map(|n| (format!("key.{n}"), "value"));
@@ -180,7 +190,10 @@ async fn direct_gets_that_are_turned_off_later_do_not_end_reading() {
     config.allow_direct = false;
     context.update_stream(config).await.unwrap();
     assert_eq!(store.get("key").await.unwrap().unwrap().value, "value");
-    assert_eq!(store.get_many(["key", "a", "b", "c", "d"]).await.unwrap().iter().flatten().count(), 1);
+    assert_eq!(
+        store.get_many(["key", "a", "b", "c", "d"]).await.unwrap().iter().flatten().count(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -250,7 +263,8 @@ async fn away_longer_than_tombstones_live(queued: bool) {
     }
     proxy.refuse(true);
     proxy.cut();
-    eventually("nothing is left of the key", async || around.entry("a").await.unwrap().is_none()).await;
+    eventually("nothing is left of the key", async || around.entry("a").await.unwrap().is_none())
+        .await;
     around.put("later", "x").await.unwrap();
     proxy.refuse(false);
     // The connection is back before the watch goes on, so that the wait for it does not count.
@@ -261,7 +275,8 @@ async fn away_longer_than_tombstones_live(queued: bool) {
             Err(error) => break error,
         }
     };
-    let forgotten = matches!(&end, KvError::CursorExpired { reason, .. } if reason.contains("forgotten"));
+    let forgotten =
+        matches!(&end, KvError::CursorExpired { reason, .. } if reason.contains("forgotten"));
     assert!(forgotten, "{end:?}");
 }
 

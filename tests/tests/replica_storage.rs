@@ -19,7 +19,9 @@ mod kill;
 use std::time::Duration;
 
 use shizuku_kv::conformance::storage::{StorageNeed, StorageSuite, checks};
-use shizuku_kv::replica::{LogStorage, MemoryStorage, RedbOptions, RedbStorage, RedbSync, StorageError};
+use shizuku_kv::replica::{
+    LogStorage, MemoryStorage, RedbOptions, RedbStorage, RedbSync, StorageError,
+};
 use shizuku_kv::snapshot::{SnapshotOptions, SyncPolicy};
 
 /// How many random histories a storage has to pass.
@@ -36,9 +38,11 @@ async fn the_storage_in_memory_passes() {
 
 #[tokio::test]
 async fn the_storage_in_a_log_passes() {
-    for sync in
-        [SyncPolicy::EveryCheckpoint, SyncPolicy::Interval(Duration::from_millis(3)), SyncPolicy::Never]
-    {
+    for sync in [
+        SyncPolicy::EveryCheckpoint,
+        SyncPolicy::Interval(Duration::from_millis(3)),
+        SyncPolicy::Never,
+    ] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_owned();
         // Compacted all the time.
@@ -78,8 +82,11 @@ async fn the_storage_in_redb_passes_with_other_options() {
         for check in checks().filter(|check| check.needs.contains(&StorageNeed::Durable)) {
             suite = suite.only(check.name);
         }
-        let report =
-            suite.only("large_values_are_taken").only("random_histories_end_as_in_a_map").run().await;
+        let report = suite
+            .only("large_values_are_taken")
+            .only("random_histories_end_as_in_a_map")
+            .run()
+            .await;
         assert!(report.is_ok(), "{sync:?}:\n{report}");
     }
 }

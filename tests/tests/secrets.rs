@@ -20,9 +20,9 @@ use base64::engine::general_purpose::STANDARD;
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, JsonByteDes, JsonByteSer, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvUpdate, NatsAuth,
-    NatsConnectionConfig, NatsTls, StaticKeyIndexedValue, Store, StoreConfig, TypedUpdate, WatchScope,
-    connect, nats_connect,
+    Connection, JsonByteDes, JsonByteSer, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvUpdate,
+    NatsAuth, NatsConnectionConfig, NatsTls, StaticKeyIndexedValue, Store, StoreConfig,
+    TypedUpdate, WatchScope, connect, nats_connect,
 };
 use shizuku_kv_tests::{NatsServer, TcpSilence, eventually, unique};
 use tracing::field::{Field, Visit};
@@ -158,13 +158,15 @@ fn closed_port() -> u16 {
 /// Every way to say who one is, with what it must not show.
 fn secretive(url: &str) -> Vec<(NatsConnectionConfig, Vec<String>)> {
     let (scheme, host) = url.split_once("://").unwrap();
-    let with =
-        |userinfo: &str| NatsConnectionConfig::from_url(&format!("{scheme}://{userinfo}@{host}")).unwrap();
+    let with = |userinfo: &str| {
+        NatsConnectionConfig::from_url(&format!("{scheme}://{userinfo}@{host}")).unwrap()
+    };
     let base = || NatsConnectionConfig::from_url(url).unwrap();
     let Credentials { seed, jwt, text } = credentials();
     let encoded = STANDARD.encode(&text);
     let secrets = [SECRET, &seed, &seed[10..30], &jwt, "c2lnbmF0dXJl", &encoded[40..80]];
-    let user = |user: &str| NatsAuth::UserPassword { user: user.to_owned(), password: SECRET.to_owned() };
+    let user =
+        |user: &str| NatsAuth::UserPassword { user: user.to_owned(), password: SECRET.to_owned() };
     [
         with("app:hunter2"),
         with("app:p%40ss%3Ahunter2%2F"),
@@ -200,13 +202,17 @@ fn a_configuration_shows_where_and_how_but_no_secret() {
     }
     // Files are named: they are no secrets.
     for option in ["creds", "nkey"] {
-        let config = NatsConnectionConfig::from_url(&format!("nats://host?{option}=/run/app.key")).unwrap();
+        let config =
+            NatsConnectionConfig::from_url(&format!("nats://host?{option}=/run/app.key")).unwrap();
         assert!(debugged(&config).contains("/run/app.key"));
     }
     // Userinfo where it does not belong is not shown either.
-    for server in
-        ["nats://app:hunter2@host", "app:hunter2@host:4222", "hunter2@host", "nats://app:x@hunter2@host"]
-    {
+    for server in [
+        "nats://app:hunter2@host",
+        "app:hunter2@host:4222",
+        "hunter2@host",
+        "nats://app:x@hunter2@host",
+    ] {
         let config = NatsConnectionConfig::new([server]);
         assert_hides(&debugged(&config), &[SECRET]);
         assert!(debugged(&config).contains("host"));
@@ -335,7 +341,8 @@ async fn an_error_from_connecting_does_not_show_who_wanted_to() {
             assert_hides(&shown(&error), &[SECRET]);
         }
         let tls = NatsTls::new().root_certificates(&path).client_certificate(&path, &path);
-        let config = NatsConnectionConfig::new([format!("tls://127.0.0.1:{}", server.port())]).tls(tls);
+        let config =
+            NatsConnectionConfig::new([format!("tls://127.0.0.1:{}", server.port())]).tls(tls);
         let error = nats_connect(config.connect_timeout(SHORT)).await.unwrap_err();
         assert_hides(&shown(&error), &[SECRET]);
     }
@@ -367,8 +374,10 @@ async fn uses_a_store(connection: &dyn Connection, log: &Log) -> Store {
     let typed_watch = Database::watch_value(&store).await.unwrap();
     assert!(matches!(typed_watch.next().await, Some(Ok(TypedUpdate::CaughtUp))));
 
-    let version =
-        Database { password: SECRET.to_owned(), connections: 1 }.create_write(&store).await.unwrap();
+    let version = Database { password: SECRET.to_owned(), connections: 1 }
+        .create_write(&store)
+        .await
+        .unwrap();
     said.push(debugged(&store.get(Database::key()).await.unwrap()));
     said.push(debugged(&store.entry(Database::key()).await.unwrap()));
     said.push(debugged(&store.get_many([Database::key()]).await.unwrap()));
@@ -386,7 +395,11 @@ async fn uses_a_store(connection: &dyn Connection, log: &Log) -> Store {
         watch.cursor(),
         version,
     )));
-    said.push(debugged(&(store.scan(WatchScope::All), Database::list(&store), store.history("a").unwrap())));
+    said.push(debugged(&(
+        store.scan(WatchScope::All),
+        Database::list(&store),
+        store.history("a").unwrap(),
+    )));
 
     // A lost swap, a lost create, and a value that is too large.
     let stale = store.put(Database::key(), SECRET).await.unwrap();
@@ -412,12 +425,15 @@ async fn uses_a_store(connection: &dyn Connection, log: &Log) -> Store {
         said.push(debugged(&Database::read_many(&store, [Database::key()]).await.unwrap()));
         said.push(debugged(&Database::history_read_from(&store, Database::key()).await.unwrap()));
         said.push(shown(&Database::list(&store).next().await.unwrap().unwrap_err()));
-        said.push(shown(&Database::watch_value(&store).await.unwrap().next().await.unwrap().unwrap_err()));
+        said.push(shown(
+            &Database::watch_value(&store).await.unwrap().next().await.unwrap().unwrap_err(),
+        ));
         said.push(shown(&Database::modify_value(&store, |_| None).await.unwrap_err()));
     }
     store.delete(Database::key()).await.unwrap();
     said.push(shown(&store.update(Database::key(), SECRET, stale).await.unwrap_err()));
-    let other = connection.store_with_config(&name, StoreConfig::new().history(5)).await.unwrap_err();
+    let other =
+        connection.store_with_config(&name, StoreConfig::new().history(5)).await.unwrap_err();
     said.push(shown(&other));
     for text in said {
         assert!(!text.trim().is_empty());
@@ -468,7 +484,8 @@ async fn nothing_of_a_store_on_nats_shows_a_value_or_who_is_connected() {
     );
     assert_hides(&shown(&put.unwrap_err()), &[SECRET]);
     server.restart();
-    eventually("the store takes writes again", async || brief.put("key", SECRET).await.is_ok()).await;
+    eventually("the store takes writes again", async || brief.put("key", SECRET).await.is_ok())
+        .await;
     assert_hides(&debugged(&(&connection, &store, &watch)), &[SECRET]);
 
     connection.shutdown().await.unwrap();

@@ -1,7 +1,12 @@
 //! The snippets of the reference documentation, nearly as they stand there, with what they leave out filled in; run on
 //! every backend.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
 #![allow(
     unused_imports,
     clippy::needless_borrow,
@@ -55,7 +60,9 @@ async fn basic_operations(store: &Store) -> Outcome {
 async fn static_key_values(store: &Store) -> Outcome {
     use shizuku_kv::{KeyValue, StaticKeyIndexedValue};
     // Define a type with a static key
-    #[derive(serde::Serialize, serde::Deserialize, shizuku_kv::JsonByteSer, shizuku_kv::JsonByteDes)]
+    #[derive(
+        serde::Serialize, serde::Deserialize, shizuku_kv::JsonByteSer, shizuku_kv::JsonByteDes,
+    )]
     struct MyConfig {
         // your fields here
         limit: u32,
@@ -208,15 +215,16 @@ mod configuration_storage {
 async fn configuration_storage_example(store: &Store) -> Outcome {
     use configuration_storage::{Error, initialize_database};
     assert!(matches!(initialize_database(store).await, Err(Error::ConfigNotFound)));
-    let config =
-        r#"{"url": "postgres://db", "username": "app", "password": "hunter2", "max_connections": 8}"#;
+    let config = r#"{"url": "postgres://db", "username": "app", "password": "hunter2", "max_connections": 8}"#;
     store.put("config.database", config).await?;
     let pool = initialize_database(store).await.unwrap();
     assert_eq!((pool.url.as_str(), pool.max_connections), ("postgres://db", 8));
     assert_eq!(pool.credentials, ("app".to_owned(), "hunter2".to_owned()));
 
     store.put("config.database", r#"{"url": "hunter2", "max_connections": "hunter2"}"#).await?;
-    let Err(Error::Read(error)) = initialize_database(store).await else { panic!("a bad value was read") };
+    let Err(Error::Read(error)) = initialize_database(store).await else {
+        panic!("a bad value was read")
+    };
     assert!(!format!("{error} {error:?}").contains("hunter2"));
     Ok(())
 }
@@ -263,15 +271,17 @@ mod lock_wrappers {
     pub(super) async fn on_the_fly(store: &Store) -> super::Outcome {
         let (my_processor, input) = (theirs::Double, 21);
         // Create read-locked processor on the fly
-        let result = LockedResourceReadProcessor::new(Arc::new(my_processor), &store, "my-resource")
-            .process(input)
-            .await?;
+        let result =
+            LockedResourceReadProcessor::new(Arc::new(my_processor), &store, "my-resource")
+                .process(input)
+                .await?;
         assert_eq!(result, 42);
         let my_processor = theirs::Double;
         // Create write-locked processor on the fly
-        let result = LockedResourceWriteProcessor::new(Arc::new(my_processor), &store, "my-resource")
-            .process(input)
-            .await?;
+        let result =
+            LockedResourceWriteProcessor::new(Arc::new(my_processor), &store, "my-resource")
+                .process(input)
+                .await?;
         assert_eq!(result, 42);
         Ok(())
     }

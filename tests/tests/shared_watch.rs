@@ -1,6 +1,11 @@
 //! What many readers of one store share on a server: live values and typed watches, by what they show.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,8 +15,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvReadError, Live, LiveSnapshot, LiveStanding, Store,
-    TypedEntry, TypedUpdate, TypedWatch, WatchScope, connect,
+    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvReadError, Live, LiveSnapshot,
+    LiveStanding, Store, TypedEntry, TypedUpdate, TypedWatch, WatchScope, connect,
 };
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 
@@ -68,7 +73,9 @@ async fn until_all(lives: &[Live<Option<User>>], wanted: &[Option<User>]) {
     let all = lives.iter().zip(wanted).map(async |(live, wanted)| {
         let mut statuses = live.statuses();
         let reached = async {
-            while live.load().as_ref() != wanted.as_ref() || !live.status().is_current() && wanted.is_some() {
+            while live.load().as_ref() != wanted.as_ref()
+                || !live.status().is_current() && wanted.is_some()
+            {
                 statuses.next().await.expect("it has ended");
             }
         };
@@ -160,7 +167,10 @@ impl Seen {
         };
         let version = version.as_u64().unwrap();
         let before = self.newest.insert(id, (version, user));
-        assert!(before.as_ref().is_none_or(|(before, _)| *before < version), "{version} after {before:?}");
+        assert!(
+            before.as_ref().is_none_or(|(before, _)| *before < version),
+            "{version} after {before:?}"
+        );
         *self.updates.entry(id).or_default() += 1;
     }
 
@@ -223,12 +233,15 @@ async fn fifty_watches_of_a_prefix_have_three_consumers_at_most_and_a_slow_one_f
         assert_eq!(seen.users(), before);
         all.push((watch, seen));
     }
-    eventually("there are three consumers at most", async || consumers(server, &store).await <= 3).await;
+    eventually("there are three consumers at most", async || consumers(server, &store).await <= 3)
+        .await;
     for round in 1..=ROUNDS {
         let records: Vec<_> = (0..USERS).map(|id| user(id, round)).collect();
         write_all(&store, &records).await;
         if round % 20 == 0 {
-            User::delete_anyway(&store, key((round % u64::from(USERS)).try_into().unwrap())).await.unwrap();
+            User::delete_anyway(&store, key((round % u64::from(USERS)).try_into().unwrap()))
+                .await
+                .unwrap();
         }
     }
     write(&store, user(USERS, ROUNDS)).await;
@@ -302,7 +315,11 @@ async fn what_was_acknowledged_before_is_never_missed() {
                 assert_eq!(seen.get(&id), Some(&wanted), "a watch of the prefix");
                 if round % 5 == 0 {
                     User::delete_anyway(&store, key(id)).await.unwrap();
-                    assert_eq!(open(&store, id).await.load().as_ref(), None, "a live value after a deletion");
+                    assert_eq!(
+                        open(&store, id).await.load().as_ref(),
+                        None,
+                        "a live value after a deletion"
+                    );
                 }
             }
         })
@@ -334,7 +351,8 @@ async fn a_bucket_that_is_made_again_is_followed_by_all() {
     connection.delete_store(store.name()).await.unwrap();
     let again = connection.store(store.name()).await.unwrap();
     // Half of them are there again: some as they were, with the version they had, others with new values.
-    let users: Vec<_> = (0..MANY).step_by(2).map(|id| user(id, u64::from(id % 4 / 2) + 1)).collect();
+    let users: Vec<_> =
+        (0..MANY).step_by(2).map(|id| user(id, u64::from(id % 4 / 2) + 1)).collect();
     write_all(&again, &users).await;
     let there: BTreeMap<_, _> = users.into_iter().map(|user| (user.id, user)).collect();
     let wanted: Vec<_> = (0..MANY).map(|id| there.get(&id).cloned()).collect();
@@ -368,7 +386,8 @@ async fn five_hundred_live_values_are_current_again_after_their_server_was_kille
             assert!(start.elapsed() < PATIENCE, "nothing can be written");
         }
         until_all(&lives, &present(users)).await;
-        eventually("there are a few consumers", async || consumers(&server, &store).await <= 16).await;
+        eventually("there are a few consumers", async || consumers(&server, &store).await <= 16)
+            .await;
     }
     drop(lives);
     eventually("no consumer is left", async || consumers(&server, &store).await == 0).await;
@@ -425,8 +444,9 @@ async fn a_cursor_of_a_shared_watch_goes_on_without_a_gap() {
 
 #[test]
 fn live_values_of_one_runtime_outlive_another() {
-    let runtime =
-        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    };
     let own = runtime();
     let server = NatsServer::shared();
     let (_connection, store) = own.block_on(store());
@@ -467,8 +487,9 @@ fn live_values_of_one_runtime_outlive_another() {
 /// Those who wait for a watch do not wait for another one then, which could not be opened any more.
 #[test]
 fn a_runtime_can_end_while_watches_are_opened() {
-    let runtime =
-        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    };
     let (own, other) = (runtime(), runtime());
     let mut server = NatsServer::start();
     let store = own.block_on(async {

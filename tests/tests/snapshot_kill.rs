@@ -13,7 +13,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use shizuku_kv::snapshot::{Snapshot, SnapshotOptions, SnapshotReader, SnapshotWriter, SyncPolicy, load};
+use shizuku_kv::snapshot::{
+    Snapshot, SnapshotOptions, SnapshotReader, SnapshotWriter, SyncPolicy, load,
+};
 use shizuku_kv::{Key, KvEntry, KvUpdate, VersionToken, WatchCursor};
 
 const PATH: &str = "SHIZUKU_TEST_SNAPSHOT";
@@ -190,9 +192,15 @@ fn kill_again_and_again(compacts: bool) -> (u64, u64) {
         let acknowledged = killed_after(start(&path, policy, compacts), acknowledgements);
         let found = number(&load(&path).unwrap());
         let acknowledged = acknowledged.unwrap_or(model.number);
-        assert!(found >= acknowledged, "round {round}: {found} is there, {acknowledged} was acknowledged");
+        assert!(
+            found >= acknowledged,
+            "round {round}: {found} is there, {acknowledged} was acknowledged"
+        );
         // It tells of each before it begins the next.
-        assert!(found <= acknowledged + 1, "round {round}: {found} is there, {acknowledged} was the last");
+        assert!(
+            found <= acknowledged + 1,
+            "round {round}: {found} is there, {acknowledged} was the last"
+        );
         model.go_to(found);
         model.check(&path);
         leftovers += u64::from(path.with_added_extension("compact").exists());

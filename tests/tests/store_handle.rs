@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use shizuku_kv::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvReader, KvResult, KvStore, KvStream, KvTtl,
-    KvWatcher, KvWriter, Store, VersionToken, Watch, WatchCursor, WatchScope, connect,
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvReader, KvResult, KvStore, KvStream,
+    KvTtl, KvWatcher, KvWriter, Store, VersionToken, Watch, WatchCursor, WatchScope, connect,
 };
 use tokio::time::Instant;
 
@@ -112,7 +112,11 @@ impl KvStore for Backend {
 }
 
 impl KvReader for Backend {
-    fn entry<'a>(&'a self, _key: &'a Key, _deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+    fn entry<'a>(
+        &'a self,
+        _key: &'a Key,
+        _deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         self.answer(Ok(None))
     }
 
@@ -138,11 +142,21 @@ impl KvReader for Backend {
 }
 
 impl KvWriter for Backend {
-    fn put<'a>(&'a self, _: &'a Key, _: Bytes, _: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+    fn put<'a>(
+        &'a self,
+        _: &'a Key,
+        _: Bytes,
+        _: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
         self.written()
     }
 
-    fn create<'a>(&'a self, _: &'a Key, _: Bytes, _: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+    fn create<'a>(
+        &'a self,
+        _: &'a Key,
+        _: Bytes,
+        _: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
         self.written()
     }
 
@@ -183,7 +197,12 @@ impl KvWriter for Backend {
 }
 
 impl KvWatcher for Backend {
-    fn watch(&self, _: WatchScope, _: Option<WatchCursor>, _: Deadline) -> BoxFuture<'_, KvResult<Watch>> {
+    fn watch(
+        &self,
+        _: WatchScope,
+        _: Option<WatchCursor>,
+        _: Deadline,
+    ) -> BoxFuture<'_, KvResult<Watch>> {
         self.answer(Ok(Watch::new(stream::pending())))
     }
 }
@@ -265,7 +284,10 @@ fn writes(store: &Store) -> Vec<Operation<'_>> {
 fn ttl_writes(store: &Store) -> Vec<Operation<'_>> {
     let (ttl, version) = (store.ttl().unwrap(), VersionToken::from_u64(1));
     vec![
-        ("put with a time to live", async move { ttl.put("key", "value", SECOND).await.map(drop) }.boxed()),
+        (
+            "put with a time to live",
+            async move { ttl.put("key", "value", SECOND).await.map(drop) }.boxed(),
+        ),
         (
             "create with a time to live",
             async move { ttl.create("key", "value", SECOND).await.map(drop) }.boxed(),
@@ -283,7 +305,10 @@ async fn ends<T>(name: &str, limit: Duration, operation: impl Future<Output = T>
     let answer = tokio::time::timeout(100 * LIMIT, operation).await;
     let answer = answer.unwrap_or_else(|_| panic!("{name} waits for ever"));
     let took = start.elapsed();
-    assert!(took >= limit && took <= limit + GRACE + Duration::from_millis(2), "{name} took {took:?}");
+    assert!(
+        took >= limit && took <= limit + GRACE + Duration::from_millis(2),
+        "{name} took {took:?}"
+    );
     answer
 }
 
@@ -393,10 +418,16 @@ async fn a_deadline_of_zero_has_passed_before_anything_is_sent() {
         let answers = store.put_many([("a", "1"), ("b", "2")]).now_or_never().unwrap();
         assert_eq!(answers.len(), 2);
         for answer in answers {
-            assert!(matches!(answer, Err(KvError::Timeout { operation: "put_many", .. })), "{answer:?}");
+            assert!(
+                matches!(answer, Err(KvError::Timeout { operation: "put_many", .. })),
+                "{answer:?}"
+            );
         }
     }
-    assert_eq!((silent.asked.load(Ordering::Relaxed), prompt.asked.load(Ordering::Relaxed)), (0, 0));
+    assert_eq!(
+        (silent.asked.load(Ordering::Relaxed), prompt.asked.load(Ordering::Relaxed)),
+        (0, 0)
+    );
     assert!(memory.entry("key").await.unwrap().is_none());
 }
 
@@ -412,7 +443,9 @@ async fn no_deadline_is_too_long() {
             store.put("key", "value").await.unwrap();
             store.get("key").await.unwrap();
             store.delete("key").await.unwrap();
-            assert!(store.put_many((0..2000).map(|_| ("key", "value"))).await.iter().all(Result::is_ok));
+            assert!(
+                store.put_many((0..2000).map(|_| ("key", "value"))).await.iter().all(Result::is_ok)
+            );
             assert_eq!(store.scan(WatchScope::All).try_collect().await.unwrap().len(), 1);
             assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap().len(), 1);
             assert_eq!(store.history("key").unwrap().try_collect().await.unwrap().len(), 1);
@@ -444,10 +477,15 @@ async fn a_time_to_live_is_rounded_up_to_what_the_backend_counts() {
         ttls.update("key", "value", version, ttl).await.unwrap();
         assert_eq!(*backend.ttls.lock().unwrap(), [kept; 3], "{ttl:?} in steps of {granularity:?}");
     }
-    for (granularity, ttl) in [(SECOND, Duration::ZERO), (SECOND, SECOND - nano), (SECOND, Duration::MAX)] {
+    for (granularity, ttl) in
+        [(SECOND, Duration::ZERO), (SECOND, SECOND - nano), (SECOND, Duration::MAX)]
+    {
         let backend = Backend::counting(Manner::Prompt, granularity);
         let refused = backend.store().ttl().unwrap().put("key", "value", ttl).await.unwrap_err();
-        assert!(matches!(refused, KvError::InvalidConfig { field: "time to live", .. }), "{refused:?}");
+        assert!(
+            matches!(refused, KvError::InvalidConfig { field: "time to live", .. }),
+            "{refused:?}"
+        );
         assert_eq!(backend.asked.load(Ordering::Relaxed), 0);
     }
 }
@@ -467,7 +505,10 @@ async fn a_value_over_the_limit_is_not_sent() {
         ttl.update("key", long, version, SECOND).await,
     ];
     for answer in answers {
-        assert!(matches!(answer, Err(KvError::ValueTooLarge { size: 9, limit: 8, .. })), "{answer:?}");
+        assert!(
+            matches!(answer, Err(KvError::ValueTooLarge { size: 9, limit: 8, .. })),
+            "{answer:?}"
+        );
     }
     assert_eq!(backend.asked.load(Ordering::Relaxed), 0);
     store.put("key", "8 bytes.").await.unwrap();
@@ -489,7 +530,10 @@ async fn a_read_only_backend_refuses_every_write() {
             }
         }
         for answer in store.put_many([("a", "1"), ("b", "2")]).await {
-            assert!(matches!(answer, Err(KvError::Unsupported { operation: "put_many", .. })), "{answer:?}");
+            assert!(
+                matches!(answer, Err(KvError::Unsupported { operation: "put_many", .. })),
+                "{answer:?}"
+            );
         }
         assert!(store.ttl().is_none());
     }

@@ -1,7 +1,12 @@
 //! Many watches over one connection, and a server that restarts again and again. In a process of its own, whose
 //! allocator counts what the client holds.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -75,16 +80,22 @@ impl View {
 
     fn take_raw(&mut self, update: KvUpdate) {
         let Some(entry) = update.into_entry() else { return self.mark() };
-        let id = entry.key.strip_prefix("key.").and_then(|id| id.parse().ok()).expect("a key of the test");
+        let id = entry
+            .key
+            .strip_prefix("key.")
+            .and_then(|id| id.parse().ok())
+            .expect("a key of the test");
         let text = || serde_json::from_slice::<Record>(&entry.value).expect("a record").text;
         self.take(id, entry.version, (!entry.is_tombstone()).then(text));
     }
 
     fn take_typed(&mut self, update: TypedUpdate<Record>) {
         match update {
-            TypedUpdate::Put(entry) => {
-                self.take(entry.id, TypedEntry::version(&entry), Some(TypedEntry::into_value(entry).text))
-            }
+            TypedUpdate::Put(entry) => self.take(
+                entry.id,
+                TypedEntry::version(&entry),
+                Some(TypedEntry::into_value(entry).text),
+            ),
             TypedUpdate::Delete { key, version, .. } => self.take(key.id, version, None),
             TypedUpdate::CaughtUp => self.mark(),
             other => self.trouble = Some(format!("it delivered {other:?}")),
@@ -179,7 +190,9 @@ impl Readers {
         }
         for (id, live) in &self.lives {
             let value = live.load();
-            if value.as_ref().map(|record| &record.text) != there.get(id) || !live.status().is_current() {
+            if value.as_ref().map(|record| &record.text) != there.get(id)
+                || !live.status().is_current()
+            {
                 return Err(format!("the live value of {id}: {live:?}"));
             }
         }
@@ -209,9 +222,13 @@ async fn requests(server: &NatsServer) -> Vec<u64> {
     let page = server.page("/jsz?consumers=true").await.expect("the server answers");
     let page: serde_json::Value = serde_json::from_str(&page).expect("a page of JSON");
     let accounts = page["account_details"].as_array().into_iter().flatten();
-    let streams = accounts.flat_map(|account| account["stream_detail"].as_array().into_iter().flatten());
-    let consumers = streams.flat_map(|stream| stream["consumer_detail"].as_array().into_iter().flatten());
-    consumers.map(|consumer| consumer["num_waiting"].as_u64().expect("a number of requests")).collect()
+    let streams =
+        accounts.flat_map(|account| account["stream_detail"].as_array().into_iter().flatten());
+    let consumers =
+        streams.flat_map(|stream| stream["consumer_detail"].as_array().into_iter().flatten());
+    consumers
+        .map(|consumer| consumer["num_waiting"].as_u64().expect("a number of requests"))
+        .collect()
 }
 
 /// What the process has allocated once it does nothing: the least, as soon as it has not been less for a while.
@@ -298,7 +315,8 @@ impl Storm {
             let text = format!("after restart {}", self.restarts);
             let record = Record { id, text: text.clone() };
             let write = async || record.write_to_anyway(&self.store).await.map(drop);
-            until("a write succeeds", async || write().await.map_err(|error| error.to_string())).await;
+            until("a write succeeds", async || write().await.map_err(|error| error.to_string()))
+                .await;
             there.insert(id, text);
         }
         until("everyone has everything", async || {

@@ -1,6 +1,11 @@
 //! The typed layer on a real store: point operations, bulk, history, watches, modification, and what it refuses.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -15,10 +20,11 @@ use futures_util::{FutureExt, StreamExt};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    ByteDeserialize, ByteSerialize, ConnectionCapabilities, Deadline, DecodeError, EncodeError, JsonByteDes,
-    JsonByteSer, Key, KeyValue, KeyValueRead, KeyValueWrite, KvEntry, KvError, KvOperation, KvReadError,
-    KvReader, KvResult, KvStore, KvStream, KvWriteError, KvWriter, StaticKeyIndexedValue, Store, StoreConfig,
-    TypedEntry, TypedUpdate, TypedWatch, VersionToken, WatchScope,
+    ByteDeserialize, ByteSerialize, ConnectionCapabilities, Deadline, DecodeError, EncodeError,
+    JsonByteDes, JsonByteSer, Key, KeyValue, KeyValueRead, KeyValueWrite, KvEntry, KvError,
+    KvOperation, KvReadError, KvReader, KvResult, KvStore, KvStream, KvWriteError, KvWriter,
+    StaticKeyIndexedValue, Store, StoreConfig, TypedEntry, TypedUpdate, TypedWatch, VersionToken,
+    WatchScope,
 };
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -159,7 +165,12 @@ async fn a_static_record_is_read_written_swapped_and_deleted() -> Outcome {
     assert!(lost.is_conflict() && !lost.is_retryable());
     assert!(matches!(lost, KvWriteError::Store(KvError::RevisionMismatch { .. })));
 
-    assert!(Database::delete_atomically(&store, Database::key(), first).await.unwrap_err().is_conflict());
+    assert!(
+        Database::delete_atomically(&store, Database::key(), first)
+            .await
+            .unwrap_err()
+            .is_conflict()
+    );
     Database::delete_atomically(&store, Database::key(), second).await?;
     assert_eq!(Database::read(&store).await?, None);
     config.create_write(&store).await?;
@@ -181,7 +192,9 @@ async fn short_forms_watch_and_update() -> Outcome {
     let changes = Database::watch_value(&store).await?;
     assert!(matches!(changes.next().await, Some(Ok(TypedUpdate::CaughtUp))));
     let updated =
-        Database::modify_value(&store, |config| config.or_else(|| Some(Database::example()))).await?.unwrap();
+        Database::modify_value(&store, |config| config.or_else(|| Some(Database::example())))
+            .await?
+            .unwrap();
     assert_eq!(*updated, Database::example());
     let update = changes.next().await.unwrap()?.into_entry().unwrap();
     assert_eq!(
@@ -217,8 +230,11 @@ async fn types_can_be_read_only_or_write_only() -> Outcome {
     }
 
     let store = store().await;
-    let version = Writer { url: "", password: SECRET, connections: 7 }.write_to_anyway(&store).await?;
-    Writer { url: "", password: SECRET, connections: 8 }.write_to_atomically(&store, version).await?;
+    let version =
+        Writer { url: "", password: SECRET, connections: 7 }.write_to_anyway(&store).await?;
+    Writer { url: "", password: SECRET, connections: 8 }
+        .write_to_atomically(&store, version)
+        .await?;
     assert_eq!(Reader::read(&store).await?.unwrap().connections, 8);
     assert_eq!(Reader::atomic_read_from(&store, Reader::key()).await?.unwrap().connections, 8);
     Writer::delete(&store).await?;
@@ -230,7 +246,8 @@ async fn types_can_be_read_only_or_write_only() -> Outcome {
 #[tokio::test]
 async fn what_does_not_decode_is_an_error_that_says_where_and_not_what() -> Outcome {
     let store = store().await;
-    let text = format!("{{\n\"url\": \"\", \"password\": \"{SECRET}\", \"connections\": \"{SECRET}\"\n}}");
+    let text =
+        format!("{{\n\"url\": \"\", \"password\": \"{SECRET}\", \"connections\": \"{SECRET}\"\n}}");
     let version = store.put("config.database", text).await?;
     let error = Database::read(&store).await.unwrap_err();
     let KvReadError::Decode { type_name, ref key, version: found, ref source, .. } = error else {
@@ -238,7 +255,10 @@ async fn what_does_not_decode_is_an_error_that_says_where_and_not_what() -> Outc
     };
     assert_eq!((type_name, key.as_str(), found), ("Database", "config.database", version));
     assert_eq!(source.line_and_column(), Some((2, 58)));
-    assert!(error.to_string().contains("invalid type: string, expected u32 at line 2, column 58"), "{error}");
+    assert!(
+        error.to_string().contains("invalid type: string, expected u32 at line 2, column 58"),
+        "{error}"
+    );
     assert!(!error.is_retryable());
     let mut shown = format!("{error} {error:?}");
     let mut cause = error.source();
@@ -262,10 +282,16 @@ async fn a_record_under_another_key_is_a_mismatch() -> Outcome {
     store.put("7", Database::example().to_bytes()?).await?;
     store.put("8", User::new(9, SECRET).to_bytes()?).await?;
     let error = Database::read_from(&store, "7").await.unwrap_err();
-    assert!(matches!(&error, KvReadError::KeyMismatch { own, .. } if own == "config.database"), "{error}");
+    assert!(
+        matches!(&error, KvReadError::KeyMismatch { own, .. } if own == "config.database"),
+        "{error}"
+    );
     let error = User::read_from(&store, 8u64).await.unwrap_err();
     assert_eq!(error.to_string(), "User cannot be under key 8: its own key is \"9\"");
-    assert!(matches!(User::atomic_read_from(&store, 8u64).await, Err(KvReadError::KeyMismatch { .. })));
+    assert!(matches!(
+        User::atomic_read_from(&store, 8u64).await,
+        Err(KvReadError::KeyMismatch { .. })
+    ));
     Ok(())
 }
 
@@ -320,14 +346,20 @@ async fn a_key_that_is_none_is_refused_before_anything_is_sent() -> Outcome {
         Counter::purge(&store, "a b").await.unwrap_err(),
         Counter::modify(&store, "a b", |_| None).await.unwrap_err(),
     ] {
-        assert!(matches!(error, KvWriteError::Store(KvError::InvalidKey { position: 1, .. })), "{error}");
+        assert!(
+            matches!(error, KvWriteError::Store(KvError::InvalidKey { position: 1, .. })),
+            "{error}"
+        );
     }
     for error in [
         Counter::read_from(&store, "a b").await.unwrap_err(),
         Counter::watch(&store, "a b").await.unwrap_err(),
         Counter::history_read_from(&store, "a b").await.unwrap_err(),
     ] {
-        assert!(matches!(error, KvReadError::Store(KvError::InvalidKey { position: 1, .. })), "{error}");
+        assert!(
+            matches!(error, KvReadError::Store(KvError::InvalidKey { position: 1, .. })),
+            "{error}"
+        );
     }
     Ok(())
 }
@@ -346,9 +378,13 @@ async fn many_records_keep_their_places() -> Outcome {
     assert_eq!(read[3].as_ref().unwrap(), &Some(User::new(1, "a")));
 
     let read = Counter::read_many(&store, ["none", "a b", "other"]).await?;
-    assert!(matches!(read[..], [Ok(None), Err(KvReadError::Store(KvError::InvalidKey { .. })), Ok(None)]));
+    assert!(matches!(
+        read[..],
+        [Ok(None), Err(KvReadError::Store(KvError::InvalidKey { .. })), Ok(None)]
+    ));
 
-    let counters = vec![counter("a", 1), counter("a b", 1), counter("c", u64::MAX), counter("d", 4)];
+    let counters =
+        vec![counter("a", 1), counter("a b", 1), counter("c", u64::MAX), counter("d", 4)];
     let written = Counter::write_many(&store, counters).await;
     assert!(matches!(
         written[..],
@@ -375,7 +411,9 @@ async fn many_refused_records_take_no_longer() {
     // It is a fraction of a second, and was twenty when each was put into its place by itself.
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(written.len(), 2 * EACH);
-    assert!(written[..EACH].iter().all(Result::is_err) && written[EACH..].iter().all(Result::is_ok));
+    assert!(
+        written[..EACH].iter().all(Result::is_err) && written[EACH..].iter().all(Result::is_ok)
+    );
 }
 
 #[tokio::test]
@@ -394,7 +432,9 @@ async fn history_shows_each_version_by_itself() -> Outcome {
         &history[2],
         Ok(TypedUpdate::Delete { key, version, operation: KvOperation::Delete, .. }) if key == "a" && *version == gone
     ));
-    assert!(matches!(&history[3], Ok(TypedUpdate::Put(entry)) if TypedEntry::version(entry) == last));
+    assert!(
+        matches!(&history[3], Ok(TypedUpdate::Put(entry)) if TypedEntry::version(entry) == last)
+    );
     Ok(())
 }
 
@@ -413,12 +453,17 @@ async fn a_watch_goes_on_over_a_bad_value() -> Outcome {
     counter("b", 1).write_to_anyway(&store).await?;
     store.put("a", SECRET).await?;
     let error = watch.next().await.unwrap().unwrap_err();
-    assert!(matches!(error, KvReadError::Decode { .. }) && !format!("{error} {error:?}").contains(SECRET));
+    assert!(
+        matches!(error, KvReadError::Decode { .. })
+            && !format!("{error} {error:?}").contains(SECRET)
+    );
     assert_ne!(watch.cursor().unwrap(), cursor);
     Counter::delete_anyway(&store, "a").await?;
     assert!(matches!(watch.next().await, Some(Ok(TypedUpdate::Delete { key, .. })) if key == "a"));
     counter("a", 2).write_to_anyway(&store).await?;
-    assert!(matches!(watch.next().await, Some(Ok(TypedUpdate::Put(entry))) if entry.count == Count(2)));
+    assert!(
+        matches!(watch.next().await, Some(Ok(TypedUpdate::Put(entry))) if entry.count == Count(2))
+    );
 
     let mut again = Counter::watch_scope_from(&store, Key::new("a")?, cursor).await?;
     let mut seen = Vec::new();
@@ -630,7 +675,9 @@ async fn modify_loses_nothing_under_contention() -> Outcome {
         let store = store.clone();
         tokio::spawn(async move {
             for _ in 0..ROUNDS {
-                Counter::modify(&store, "hits", |hits| Some(increment("hits", hits))).await.unwrap();
+                Counter::modify(&store, "hits", |hits| Some(increment("hits", hits)))
+                    .await
+                    .unwrap();
             }
         })
     });
@@ -758,7 +805,11 @@ impl KvStore for Slow {
 }
 
 impl KvReader for Slow {
-    fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+    fn entry<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         async move {
             tokio::time::sleep(self.read).await;
             self.inner.backend().entry(key, deadline).await
@@ -816,7 +867,11 @@ impl KvWriter for Slow {
         self.late("update", key, deadline, self.writer().update(key, value, expected, deadline))
     }
 
-    fn delete<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+    fn delete<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
         self.writer().delete(key, deadline)
     }
 
@@ -829,7 +884,11 @@ impl KvWriter for Slow {
         self.writer().delete_with_version(key, expected, deadline)
     }
 
-    fn purge<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+    fn purge<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
         self.writer().purge(key, deadline)
     }
 
@@ -855,9 +914,15 @@ async fn modify_has_one_deadline_for_reading_and_writing() -> Outcome {
             }
             let (slow, store) = Slow::over(&inner, read, write).await;
             let start = tokio::time::Instant::now();
-            let error = Counter::modify(&store, "a", |found| Some(increment("a", found))).await.unwrap_err();
+            let error = Counter::modify(&store, "a", |found| Some(increment("a", found)))
+                .await
+                .unwrap_err();
             let took = start.elapsed();
-            assert_eq!(error.to_string(), "modify of key a did not end within 1s", "{read} {write}");
+            assert_eq!(
+                error.to_string(),
+                "modify of key a did not end within 1s",
+                "{read} {write}"
+            );
             assert!(took <= Duration::from_millis(1_010), "{read} {write}: {took:?}");
             assert_eq!(slow.writes.load(Ordering::Relaxed), writes, "{read} {write}");
             let found = Counter::read_from(&inner, "a").await?;
@@ -865,7 +930,10 @@ async fn modify_has_one_deadline_for_reading_and_writing() -> Outcome {
         }
     }
     let (_, store) = Slow::over(&inner, 400, 400).await;
-    assert_eq!(Counter::modify(&store, "a", |found| Some(increment("a", found))).await?.unwrap().count.0, 2);
+    assert_eq!(
+        Counter::modify(&store, "a", |found| Some(increment("a", found))).await?.unwrap().count.0,
+        2
+    );
     Ok(())
 }
 

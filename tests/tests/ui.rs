@@ -31,7 +31,10 @@ fn the_first_error_is_where_the_mistake_is() {
         // What our macros say is all that is said. A derive cannot see the other one.
         let count = errors.lines().filter(|line| line.starts_with("error")).count();
         let is_ours = errors.starts_with("error: ");
-        assert!(!is_ours || count == 1 || name.starts_with("both_derives_"), "{name}: {count} errors");
+        assert!(
+            !is_ours || count == 1 || name.starts_with("both_derives_"),
+            "{name}: {count} errors"
+        );
         let line = source.lines().nth(line.parse::<usize>().unwrap() - 1).unwrap();
         let marked = line.chars().skip(column.parse::<usize>().unwrap() - 1).collect::<String>();
         assert!(!line.contains("#[derive("), "{name}: at the derive: {marked}");

@@ -27,7 +27,8 @@ pub(crate) fn deserialize(input: &Input<'_>, codec: Codec) -> Result<TokenStream
 pub(super) fn both(input: &Input<'_>, codec: Codec) -> TokenStream {
     // At the option, for the error when the codec's derive is there too.
     let at = input.attrs.codec.as_ref().map_or_else(Span::call_site, |codec| located(codec.span()));
-    let (to_bytes, from_bytes) = (to_bytes(input, codec, at, None), from_bytes(input, codec, at, None));
+    let (to_bytes, from_bytes) =
+        (to_bytes(input, codec, at, None), from_bytes(input, codec, at, None));
     quote!(#to_bytes #from_bytes)
 }
 
@@ -53,8 +54,10 @@ fn to_bytes(input: &Input<'_>, codec: Codec, at: Span, check: Option<TokenStream
     let (_, parameters, _) = input.original.generics.split_for_impl();
     // At the type's name, for the error when the codec cannot encode it.
     let module = module(codec);
-    let encode = moved(quote!(#root::__private::#module::to_bytes::<Self>(self)), located(name.span()));
-    let header = moved(quote!(impl #generics #root::ByteSerialize for #name #parameters #conditions), at);
+    let encode =
+        moved(quote!(#root::__private::#module::to_bytes::<Self>(self)), located(name.span()));
+    let header =
+        moved(quote!(impl #generics #root::ByteSerialize for #name #parameters #conditions), at);
     quote_spanned! {at=>
         #[automatically_derived]
         #[allow(deprecated)]
@@ -77,7 +80,12 @@ fn to_bytes(input: &Input<'_>, codec: Codec, at: Span, check: Option<TokenStream
     }
 }
 
-fn from_bytes(input: &Input<'_>, codec: Codec, at: Span, check: Option<TokenStream>) -> TokenStream {
+fn from_bytes(
+    input: &Input<'_>,
+    codec: Codec,
+    at: Span,
+    check: Option<TokenStream>,
+) -> TokenStream {
     let root = root(input);
     let name = &input.original.ident;
     let bounded = with_bound(&input.original.generics, &codec.decodes(&root));
@@ -85,8 +93,10 @@ fn from_bytes(input: &Input<'_>, codec: Codec, at: Span, check: Option<TokenStre
     let (_, parameters, _) = input.original.generics.split_for_impl();
     // At the type's name, for the error when the codec cannot decode it.
     let module = module(codec);
-    let decode = moved(quote!(#root::__private::#module::from_bytes::<Self>(__bytes)), located(name.span()));
-    let header = moved(quote!(impl #generics #root::ByteDeserialize for #name #parameters #conditions), at);
+    let decode =
+        moved(quote!(#root::__private::#module::from_bytes::<Self>(__bytes)), located(name.span()));
+    let header =
+        moved(quote!(impl #generics #root::ByteDeserialize for #name #parameters #conditions), at);
     quote_spanned! {at=>
         #[automatically_derived]
         #[allow(deprecated)]

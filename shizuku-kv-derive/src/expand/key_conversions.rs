@@ -92,13 +92,14 @@ fn from_text(input: &Input<'_>, template: &Template<'_>) -> Option<TokenStream> 
         .collect::<Vec<_>>();
     let argument = local("fields");
     let (ty, values) = tuple(&types, &argument);
-    let assignments = members(template).into_iter().zip(values).zip(&fields).map(|((member, value), ty)| {
-        if is_string(ty) {
-            quote!(#member: #core::convert::From::from(#value))
-        } else {
-            quote!(#member: #value)
-        }
-    });
+    let assignments =
+        members(template).into_iter().zip(values).zip(&fields).map(|((member, value), ty)| {
+            if is_string(ty) {
+                quote!(#member: #core::convert::From::from(#value))
+            } else {
+                quote!(#member: #value)
+            }
+        });
     // The condition holds for the standard library's `String`. For another type of that name it may not: then there
     // is no such impl, and no error either, because a condition with a lifetime is looked at only where it is used.
     Some(quote! {
@@ -129,7 +130,8 @@ fn tuple(types: &[TokenStream], name: &Ident) -> (TokenStream, Vec<TokenStream>)
 /// Whether a type is written as the standard library's `String`.
 pub(super) fn is_string(ty: &Type) -> bool {
     let Type::Path(path) = ty else { return false };
-    let segments = path.path.segments.iter().map(|segment| segment.ident.to_string()).collect::<Vec<_>>();
+    let segments =
+        path.path.segments.iter().map(|segment| segment.ident.to_string()).collect::<Vec<_>>();
     let segments = segments.iter().map(String::as_str).collect::<Vec<_>>();
     path.qself.is_none()
         && matches!(

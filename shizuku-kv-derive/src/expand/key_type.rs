@@ -120,7 +120,9 @@ fn parsing(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
         .tokens
         .iter()
         .map(|token| match token {
-            Token::Literal(literal) => quote!(#root::__private::KeyTokens::literal(&mut #tokens, #literal)?;),
+            Token::Literal(literal) => {
+                quote!(#root::__private::KeyTokens::literal(&mut #tokens, #literal)?;)
+            }
             Token::Field(field) => {
                 let variable = local(&format!("field_{}", variables.len()));
                 let (ty, name) = (field.ty(), field.name());

@@ -66,7 +66,8 @@ pub(crate) fn moved(tokens: TokenStream, span: Span) -> TokenStream {
         .into_iter()
         .map(|mut token| {
             if let TokenTree::Group(group) = &token {
-                token = TokenTree::Group(Group::new(group.delimiter(), moved(group.stream(), span)));
+                token =
+                    TokenTree::Group(Group::new(group.delimiter(), moved(group.stream(), span)));
             }
             token.set_span(token.span().located_at(span));
             token

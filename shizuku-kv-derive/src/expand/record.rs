@@ -20,7 +20,11 @@ pub(crate) fn expand(input: &Input<'_>) -> Result<TokenStream> {
 }
 
 /// The key type, and a record that is stored as a whole under it.
-pub(crate) fn template(input: &Input<'_>, form: &Template<'_>, options: &Options<'_>) -> TokenStream {
+pub(crate) fn template(
+    input: &Input<'_>,
+    form: &Template<'_>,
+    options: &Options<'_>,
+) -> TokenStream {
     let root = root(input);
     let key = valid::key_type(input);
     let key_type = key_type::expand(input, form);
@@ -77,7 +81,12 @@ fn field_key(input: &Input<'_>, key: &Field<'_>, options: &Options<'_>) -> Token
 }
 
 /// A key and a value, of which only the value is stored.
-fn pair(input: &Input<'_>, key: &Field<'_>, value: &Field<'_>, options: &Options<'_>) -> TokenStream {
+fn pair(
+    input: &Input<'_>,
+    key: &Field<'_>,
+    value: &Field<'_>,
+    options: &Options<'_>,
+) -> TokenStream {
     let root = root(input);
     let (key, key_type) = (&key.member, key.ty());
     let (value, value_type) = (&value.member, value.ty());

@@ -17,7 +17,9 @@ fn derived(name: &str, input: &DeriveInput) -> TokenStream {
     match name {
         "KeyValue" => expanded(input, record::expand, fallback::record),
         "StaticKeyIndexedValue" => expanded(input, static_key::expand, fallback::static_key),
-        "JsonByteSer" => expanded(input, |input| codec::serialize(input, Codec::Json), fallback::serialize),
+        "JsonByteSer" => {
+            expanded(input, |input| codec::serialize(input, Codec::Json), fallback::serialize)
+        }
         "JsonByteDes" => {
             expanded(input, |input| codec::deserialize(input, Codec::Json), fallback::deserialize)
         }

@@ -19,7 +19,9 @@ const LONGEST_PICTURE: usize = 80;
 pub(crate) fn error_at(literal: &LitStr, part: Range<usize>, message: &str) -> Error {
     match subspan(literal, &part) {
         Some(span) => Error::new(span, message),
-        None => Error::new(literal.span(), format!("{message}{}", picture(&literal.value(), &part))),
+        None => {
+            Error::new(literal.span(), format!("{message}{}", picture(&literal.value(), &part)))
+        }
     }
 }
 
@@ -28,8 +30,11 @@ fn subspan(literal: &LitStr, part: &Range<usize>) -> Option<Span> {
     let token = literal.token();
     let text = token.to_string();
     let start = text.find('"')? + 1;
-    let value = text.get(start..)?.strip_suffix(&format!("\"{}", "#".repeat(start.saturating_sub(2))))?;
-    (value == literal.value()).then(|| token.subspan(start + part.start..start + part.end)).flatten()
+    let value =
+        text.get(start..)?.strip_suffix(&format!("\"{}", "#".repeat(start.saturating_sub(2))))?;
+    (value == literal.value())
+        .then(|| token.subspan(start + part.start..start + part.end))
+        .flatten()
 }
 
 /// The text, and a line that points at a part of it.
@@ -41,7 +46,8 @@ fn picture(text: &str, part: &Range<usize>) -> String {
     if text.is_empty() || text.len() > LONGEST_PICTURE || !text.chars().all(is_printable) {
         return String::new();
     }
-    let (before, marked) = (" ".repeat(before.chars().count()), "^".repeat(marked.chars().count().max(1)));
+    let (before, marked) =
+        (" ".repeat(before.chars().count()), "^".repeat(marked.chars().count().max(1)));
     format!("\n    {text}\n    {before}{marked}")
 }
 
@@ -68,10 +74,13 @@ pub(crate) fn check(literal: &LitStr, checked: &str) -> Result<()> {
         KeyFaultKind::TooLong => (format!("a key of {} bytes", key.len()), key.len() - start),
     };
     let wildcard = match fault.kind {
-        KeyFaultKind::Byte(b'*' | b'>') => "; a key has no wildcards: list or watch a scope instead",
+        KeyFaultKind::Byte(b'*' | b'>') => {
+            "; a key has no wildcards: list or watch a scope instead"
+        }
         _ => "",
     };
-    let message = format!("invalid key: {found} at byte {start}: {}{wildcard}", fault.kind.reason());
+    let message =
+        format!("invalid key: {found} at byte {start}: {}{wildcard}", fault.kind.reason());
     Err(error_at(literal, start..start + length, &message))
 }
 
@@ -81,11 +90,20 @@ pub(crate) fn bucket(literal: &LitStr) -> Result<String> {
     let Err(fault) = check_store_name(&name) else { return Ok(name) };
     let message = match name.get(fault.position..).and_then(|rest| rest.chars().next()) {
         Some(character) => {
-            let message =
-                format!("invalid bucket: {character:?} at byte {}: {}", fault.position, fault.reason);
-            return Err(error_at(literal, fault.position..fault.position + character.len_utf8(), &message));
+            let message = format!(
+                "invalid bucket: {character:?} at byte {}: {}",
+                fault.position, fault.reason
+            );
+            return Err(error_at(
+                literal,
+                fault.position..fault.position + character.len_utf8(),
+                &message,
+            ));
         }
-        None => format!("invalid bucket: {}: write 1 to 64 characters of A-Z a-z 0-9 _ and -", fault.reason),
+        None => format!(
+            "invalid bucket: {}: write 1 to 64 characters of A-Z a-z 0-9 _ and -",
+            fault.reason
+        ),
     };
     Err(Error::new(literal.span(), message))
 }
@@ -95,8 +113,9 @@ pub(crate) fn duration(literal: &LitStr) -> Result<Duration> {
     const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
     const WAY_OUT: &str = "write whole numbers with units, the largest first: `30s`, `1h30m`, `7d`";
     let text = literal.value();
-    let refuse =
-        |part, found: String| Err(error_at(literal, part, &format!("invalid ttl: {found}: {WAY_OUT}")));
+    let refuse = |part, found: String| {
+        Err(error_at(literal, part, &format!("invalid ttl: {found}: {WAY_OUT}")))
+    };
     if text.is_empty() {
         return Err(Error::new(literal.span(), format!("invalid ttl: it is empty: {WAY_OUT}")));
     }
@@ -125,21 +144,26 @@ pub(crate) fn duration(literal: &LitStr) -> Result<Duration> {
                 ),
                 unit => format!("{unit:?} at byte {} is no unit", at + digits),
             };
-            let part = if unit.is_empty() { at..at + digits } else { at + digits..at + digits + letters };
+            let part =
+                if unit.is_empty() { at..at + digits } else { at + digits..at + digits + letters };
             return refuse(part, found);
         };
         if seconds >= smallest {
-            let found = format!("{unit:?} at byte {} follows a unit that is not larger", at + digits);
+            let found =
+                format!("{unit:?} at byte {} follows a unit that is not larger", at + digits);
             return refuse(at + digits..at + digits + letters, found);
         }
         smallest = seconds;
-        let part = rest[..digits].parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
+        let part =
+            rest[..digits].parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
         sum = sum.zip(part).and_then(|(sum, part)| sum.checked_add(part));
         at += digits + letters;
     }
     match sum {
         None => refuse(0..text.len(), "it is longer than can be counted".to_owned()),
-        Some(sum) if sum > LONGEST_TTL => refuse(0..text.len(), "it is longer than 100 years".to_owned()),
+        Some(sum) if sum > LONGEST_TTL => {
+            refuse(0..text.len(), "it is longer than 100 years".to_owned())
+        }
         Some(0) => refuse(0..text.len(), "it is no time at all".to_owned()),
         Some(seconds) => Ok(Duration::from_secs(seconds)),
     }

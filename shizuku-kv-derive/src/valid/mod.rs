@@ -70,7 +70,8 @@ pub(crate) fn static_key<'a>(input: &'a Input<'_>) -> Result<&'a LitStr> {
     };
     let text = key.value();
     if text.contains(['{', '}']) {
-        let message = "a fixed key has no placeholders: derive `KeyValue` instead of `StaticKeyIndexedValue`";
+        let message =
+            "a fixed key has no placeholders: derive `KeyValue` instead of `StaticKeyIndexedValue`";
         return Err(Error::new(key.span(), message));
     }
     literal::check(key, &text)?;
@@ -95,7 +96,9 @@ pub(crate) fn record<'a>(input: &'a Input<'_>) -> Result<Record<'a>> {
     let key = only(fields, |role| matches!(role, Role::Key(_)), "key")?;
     let value = only(fields, |role| matches!(role, Role::Value(_)), "value")?;
     let record = match (&input.attrs.key, key, value) {
-        (Some(literal), None, None) => Record::Template(template::template(input, literal, fields)?),
+        (Some(literal), None, None) => {
+            Record::Template(template::template(input, literal, fields)?)
+        }
         (Some(_), Some((_, span)), _) => {
             let message = "the key is given twice: keep `#[kv(key = \"…\")]` on the struct or `#[kv(key)]` on the field";
             return Err(Error::new(span, message));
@@ -182,7 +185,11 @@ fn only<'a>(
     Ok(found)
 }
 
-fn pair<'a>(fields: &'a [Field<'a>], key: &'a Field<'a>, value: &'a Field<'a>) -> Result<Record<'a>> {
+fn pair<'a>(
+    fields: &'a [Field<'a>],
+    key: &'a Field<'a>,
+    value: &'a Field<'a>,
+) -> Result<Record<'a>> {
     match fields.iter().find(|field| field.role.is_none()) {
         Some(other) => Err(Error::new(
             other.span(),

@@ -156,7 +156,8 @@ impl Check {
         // serde reads a missing `Option` as `None`, unless a user's function reads it.
         let is_optional = name.as_deref() == Some("Option")
             && options.get("with").or(options.get("deserialize_with")).is_none();
-        let has_default = [&options, parent, &self.container].iter().any(|o| o.get("default").is_some());
+        let has_default =
+            [&options, parent, &self.container].iter().any(|o| o.get("default").is_some());
         let is_required = !is_optional && !has_default;
         let sometimes = options.get("skip_serializing_if");
         match one_direction.or(sometimes) {
@@ -169,7 +170,9 @@ impl Check {
                 return refuse(skip.span, message);
             }
             Some(skip)
-                if skip.name != "skip_deserializing" && is_required && options.get("skip").is_none() =>
+                if skip.name != "skip_deserializing"
+                    && is_required
+                    && options.get("skip").is_none() =>
             {
                 let message = "this field is left out when the record is written, and required \
                                when it is read: write `skip`, or add a `default`";
@@ -194,8 +197,7 @@ impl Check {
         if options.get("alias").is_some() {
             return Ok(());
         }
-        let message =
-            "this is written under one name and read under another: use one name, or add an `alias`";
+        let message = "this is written under one name and read under another: use one name, or add an `alias`";
         refuse(rename, message)
     }
 
@@ -203,7 +205,9 @@ impl Check {
     fn cases(&self, options: &Options) -> Result<()> {
         let all = ["rename_all", "rename_all_fields"];
         match all.into_iter().find_map(|name| self.two_sided(options, name)) {
-            Some(span) => refuse(span, "names are written in one case and read in another: use one case"),
+            Some(span) => {
+                refuse(span, "names are written in one case and read in another: use one case")
+            }
             None => Ok(()),
         }
     }

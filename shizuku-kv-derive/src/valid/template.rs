@@ -2,7 +2,10 @@
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
-use syn::{Error, GenericParam, Generics, LitStr, PathSegment, Result, Type, TypeGroup, TypeParen, TypePath};
+use syn::{
+    Error, GenericParam, Generics, LitStr, PathSegment, Result, Type, TypeGroup, TypeParen,
+    TypePath,
+};
 
 use super::key_type;
 use super::literal::{check, error_at};
@@ -57,15 +60,23 @@ pub(super) fn template<'a>(
         let at = text.len() - rest.len();
         let opened = rest.find(['{', '.', '}']).unwrap_or(rest.len());
         let refuse = |length: usize, message: String| {
-            Err(error_at(literal, at + opened..at + opened + length, &format!("invalid key: {message}")))
+            Err(error_at(
+                literal,
+                at + opened..at + opened + length,
+                &format!("invalid key: {message}"),
+            ))
         };
         let (token, after) = if rest[opened..].starts_with('{') {
             let Some(closed) = rest[opened..].find('}').map(|closed| opened + closed) else {
-                return refuse(1, format!("'{{' at byte {} is not closed: write `{{field}}`", at + opened));
+                return refuse(
+                    1,
+                    format!("'{{' at byte {} is not closed: write `{{field}}`", at + opened),
+                );
             };
             let (name, after) = (&rest[opened + 1..closed], &rest[closed + 1..]);
             if name.contains('{') {
-                let message = format!("'{{' at byte {} is opened twice: write `{{field}}`", at + opened);
+                let message =
+                    format!("'{{' at byte {} is opened twice: write `{{field}}`", at + opened);
                 return refuse(closed + 1 - opened, message);
             }
             if opened != 0 || !(after.is_empty() || after.starts_with('.')) {
@@ -81,11 +92,17 @@ pub(super) fn template<'a>(
                 .iter()
                 .any(|token| matches!(token, Token::Field(before) if before.member == field.member))
             {
-                return refuse(closed + 1, format!("`{{{name}}}` at byte {at} is there twice: remove one"));
+                return refuse(
+                    closed + 1,
+                    format!("`{{{name}}}` at byte {at} is there twice: remove one"),
+                );
             }
             (Token::Field(field), after)
         } else if rest[opened..].starts_with('}') {
-            return refuse(1, format!("'}}' at byte {} closes nothing: write `{{field}}`", at + opened));
+            return refuse(
+                1,
+                format!("'}}' at byte {} closes nothing: write `{{field}}`", at + opened),
+            );
         } else {
             (Token::Literal(rest[..opened].to_owned()), &rest[opened..])
         };
@@ -107,7 +124,9 @@ pub(super) fn template<'a>(
     check(literal, &stand_in)?;
     let template = Template { literal: text, tokens };
     let key = key_type(input);
-    if let Some(parameter) = input.original.generics.type_params().find(|parameter| parameter.ident == key) {
+    if let Some(parameter) =
+        input.original.generics.type_params().find(|parameter| parameter.ident == key)
+    {
         let message = format!(
             "the type parameter `{key}` has the name of the key type that is generated: rename it, or give the key \
              type another name with `key_type = Name`"
@@ -136,7 +155,10 @@ impl Unknown<'_> {
                 format!("it has {}", all.join(", "))
             }
         };
-        format!("invalid key: `{{{}}}` at byte {at} names no field of `{}`; {instead}", self.name, self.owner)
+        format!(
+            "invalid key: `{{{}}}` at byte {at} names no field of `{}`; {instead}",
+            self.name, self.owner
+        )
     }
 }
 
@@ -209,7 +231,9 @@ fn standard_generic(path: &TypePath) -> Option<String> {
 /// The name of a type that is written as one of the standard library: bare or with its path.
 pub(super) fn standard_name(ty: &Type) -> Option<String> {
     match ty {
-        Type::Group(TypeGroup { elem, .. }) | Type::Paren(TypeParen { elem, .. }) => standard_name(elem),
+        Type::Group(TypeGroup { elem, .. }) | Type::Paren(TypeParen { elem, .. }) => {
+            standard_name(elem)
+        }
         Type::Path(path) => standard(path).map(|last| last.ident.to_string()),
         _ => None,
     }
@@ -218,9 +242,9 @@ pub(super) fn standard_name(ty: &Type) -> Option<String> {
 fn standard(path: &TypePath) -> Option<&PathSegment> {
     let segments = &path.path.segments;
     let is_standard = segments.len() == 1
-        || segments
-            .first()
-            .is_some_and(|first| first.ident == "std" || first.ident == "core" || first.ident == "alloc");
+        || segments.first().is_some_and(|first| {
+            first.ident == "std" || first.ident == "core" || first.ident == "alloc"
+        });
     segments.last().filter(|_| is_standard)
 }
 

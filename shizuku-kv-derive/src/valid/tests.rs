@@ -47,8 +47,9 @@ fn templates() {
         ("_kv.{id}", "\"_kv\" at byte 0: keys must not start with `_kv`"),
         (&long, "a key of 1031 bytes at byte 1024: keys are at most"),
     ] {
-        let found =
-            record_refusal(&format!("#[kv(key = {template:?})] struct User {{ id: u64, name: String }}"));
+        let found = record_refusal(&format!(
+            "#[kv(key = {template:?})] struct User {{ id: u64, name: String }}"
+        ));
         assert_eq!(message.is_empty(), found.is_empty(), "{template}: {found}");
         assert!(found.contains(message), "{template}: {found}");
     }
@@ -72,18 +73,30 @@ fn records() {
         ("#[kv(key = \"{a}\")] struct A { #[kv(key)] a: u8 }", "the key is given twice"),
         ("#[kv(key = \"{a}\")] struct A { a: u8, #[kv(value)] b: u8 }", "is stored as a whole"),
         ("#[kv(key = \"{a}\")] struct A<T> { a: Vec<T> }", "the parameter `T`"),
-        ("#[kv(key = \"{a}\")] struct A<AKey> { a: u8, b: AKey }", "the type parameter `AKey` has the name"),
+        (
+            "#[kv(key = \"{a}\")] struct A<AKey> { a: u8, b: AKey }",
+            "the type parameter `AKey` has the name",
+        ),
         ("struct A<AKey> { #[kv(key)] a: u8, b: AKey }", ""),
         ("#[kv(key = \"{a}\")] struct A<'x> { a: &'x str }", "the parameter `'x`"),
         ("#[kv(key = \"{a}\")] struct A<const N: u8> { a: [u8; N] }", "the parameter `N`"),
         ("#[kv(key = \"{a}\")] #[kv(key = \"{a}\")] struct A { a: u8 }", "given twice"),
         ("#[kv(key)] struct A { a: u8 }", "`key` needs a value: write `key = \"…\"`"),
-        ("#[kv(key = 7)] struct A { a: u8 }", "`key` is a string literal, not a constant or a macro"),
+        (
+            "#[kv(key = 7)] struct A { a: u8 }",
+            "`key` is a string literal, not a constant or a macro",
+        ),
         ("#[kv(value)] struct A { a: u8 }", "`value` belongs on a field"),
-        ("#[kv(crate)] struct A { a: u8 }", "`crate` needs a value: write `crate = path::to::shizuku_kv`"),
+        (
+            "#[kv(crate)] struct A { a: u8 }",
+            "`crate` needs a value: write `crate = path::to::shizuku_kv`",
+        ),
         ("#[kv(crate = \"x::y\")] struct A { a: u8 }", "write `crate = x::y`"),
         ("#[kv(keys = \"a\")] struct A { a: u8 }", "unknown option `keys`, did you mean `key`?"),
-        ("#[kv(colour = \"a\")] struct A { a: u8 }", "unknown option `colour`; the options here are"),
+        (
+            "#[kv(colour = \"a\")] struct A { a: u8 }",
+            "unknown option `colour`; the options here are",
+        ),
         ("#[kv] struct A { a: u8 }", "expected attribute arguments"),
         ("#[kv = \"a\"] struct A { a: u8 }", "expected"),
         ("struct A { #[kv(key = \"a\")] a: u8 }", "`key` of a field takes no value"),
@@ -122,14 +135,23 @@ fn options_of_the_type() {
     for (option, message) in [
         ("bucket = \"users\"", ""),
         ("bucket = \"\"", "invalid bucket: it is empty"),
-        ("bucket = \"my.users\"", "invalid bucket: '.' at byte 2: only A-Z a-z 0-9 _ and - are allowed"),
+        (
+            "bucket = \"my.users\"",
+            "invalid bucket: '.' at byte 2: only A-Z a-z 0-9 _ and - are allowed",
+        ),
         (&format!("bucket = {:?}", "a".repeat(65)), "it is longer than 64 characters"),
         ("bucket", "`bucket` needs a value: write `bucket = \"…\"`"),
         ("bucket = users", "`bucket` is a string literal"),
         ("ttl = \"1500ms\"", "\"ms\" at byte 4 is shorter than a second"),
-        ("ttl = \"1s1h\"", "\"h\" at byte 3 follows a unit that is not larger: write whole numbers"),
+        (
+            "ttl = \"1s1h\"",
+            "\"h\" at byte 3 follows a unit that is not larger: write whole numbers",
+        ),
         ("ttl = \"1h30m30m\"", "\"m\" at byte 7 follows a unit that is not larger"),
-        ("ttl = \"30\"", "invalid ttl: the number at byte 0 has no unit: write whole numbers with units"),
+        (
+            "ttl = \"30\"",
+            "invalid ttl: the number at byte 0 has no unit: write whole numbers with units",
+        ),
         ("ttl = \"1h30\"", "the number at byte 2 has no unit"),
         ("ttl = \"30 s\"", "\" s\" at byte 2 is no unit"),
         ("ttl = \"30sec\"", "\"sec\" at byte 2 is no unit"),
@@ -164,7 +186,8 @@ fn options_of_the_type() {
         ("bukcet = \"a\"", "unknown option `bukcet`, did you mean `bucket`?"),
         ("ttl = \"1s\", ttl = \"2s\"", "this option is given twice"),
     ] {
-        let found = record_refusal(&format!("#[kv(key = \"a.{{id}}\", {option})] struct A {{ id: u8 }}"));
+        let found =
+            record_refusal(&format!("#[kv(key = \"a.{{id}}\", {option})] struct A {{ id: u8 }}"));
         assert_eq!(message.is_empty(), found.is_empty(), "{option}: {found}");
         assert!(found.contains(message), "{option}: {found}");
     }
@@ -187,9 +210,15 @@ fn codecs_are_there_with_their_features() {
 
 #[test]
 fn lengths_of_time() {
-    for (text, seconds) in
-        [("1s", 1), ("30s", 30), ("5m", 300), ("1h30m", 5_400), ("1d1s", 86_401), ("007s", 7), ("90m", 5_400)]
-    {
+    for (text, seconds) in [
+        ("1s", 1),
+        ("30s", 30),
+        ("5m", 300),
+        ("1h30m", 5_400),
+        ("1d1s", 86_401),
+        ("007s", 7),
+        ("90m", 5_400),
+    ] {
         let literal = LitStr::new(text, Span::call_site());
         assert_eq!(literal::duration(&literal).ok(), Some(Duration::from_secs(seconds)), "{text}");
     }
@@ -202,35 +231,62 @@ fn what_belongs_elsewhere_is_refused() {
             "#[kv(key_serde)] struct A { #[kv(key)] a: u8 }",
             "`key_serde` is about the key type that a template makes",
         ),
-        ("#[kv(key_type = B)] struct A(#[kv(key)] u8, #[kv(value)] u8);", "`key_type` is about the key type"),
+        (
+            "#[kv(key_type = B)] struct A(#[kv(key)] u8, #[kv(value)] u8);",
+            "`key_type` is about the key type",
+        ),
         (
             "#[kv(codec = json)] struct A(#[kv(key)] u8, #[kv(value)] u8);",
             "derive it there, on the type of `1`, as with `JsonByteSer`",
         ),
         ("#[kv(key = \"{a}\")] struct A { a: f64 }", "a float cannot be in a key"),
         ("#[kv(key = \"{a}\")] struct A { a: Option<u8> }", "an `Option` cannot be in a key"),
-        ("#[kv(key = \"{a}\")] struct A { a: std::vec::Vec<u8> }", "a collection cannot be in a key"),
-        ("#[kv(key = \"{a}\")] struct A { a: &'static str }", "use `String` instead of a reference"),
+        (
+            "#[kv(key = \"{a}\")] struct A { a: std::vec::Vec<u8> }",
+            "a collection cannot be in a key",
+        ),
+        (
+            "#[kv(key = \"{a}\")] struct A { a: &'static str }",
+            "use `String` instead of a reference",
+        ),
         ("#[kv(key = \"{a}\")] struct A { a: (u8, u8) }", "because it does not print"),
         ("#[kv(key = \"{a}\")] struct A { a: geo::f64 }", ""),
         (
             "#[kv(key = \"{a}\")] struct A { #[serde(default, skip)] a: u8 }",
             "a field of the key must be in the stored record",
         ),
-        ("#[kv(key = \"{a}\")] struct A { #[serde(rename = \"skip\")] a: u8, #[serde(skip)] b: u8 }", ""),
+        (
+            "#[kv(key = \"{a}\")] struct A { #[serde(rename = \"skip\")] a: u8, #[serde(skip)] b: u8 }",
+            "",
+        ),
         ("#[kv(key = \"{a}\")] struct A { a: f32 }", "a float cannot be in a key"),
         ("#[kv(key = \"{a}\")] struct A { a: VecDeque<u8> }", "a collection cannot be in a key"),
-        ("#[kv(key = \"{a}\")] struct A { a: Cow<'static, str> }", "cannot be in a key: use `String`"),
-        ("#[kv(key = \"{a}\")] struct A { a: std::rc::Rc<str> }", "cannot be in a key: use `String`"),
+        (
+            "#[kv(key = \"{a}\")] struct A { a: Cow<'static, str> }",
+            "cannot be in a key: use `String`",
+        ),
+        (
+            "#[kv(key = \"{a}\")] struct A { a: std::rc::Rc<str> }",
+            "cannot be in a key: use `String`",
+        ),
         ("#[kv(key = \"{a}\")] struct A { a: <Self as B>::C }", "the parameter `Self`"),
         ("#[kv(key = \"{a}\", crate = b<u8>)] struct A { a: u8 }", "a crate has no parameters"),
         ("#[kv(key = \"{a}\")] struct A { a: Option }", ""),
         ("#[kv(key = \"{a}\")] struct A { a: mine::Option<u8> }", ""),
-        ("#[kv(key = \"{a}\")] struct A { a: std::option::Option<u8> }", "an `Option` cannot be in a key"),
+        (
+            "#[kv(key = \"{a}\")] struct A { a: std::option::Option<u8> }",
+            "an `Option` cannot be in a key",
+        ),
         ("struct A { #[kv(key)] a: f64 }", "a float cannot be in a key"),
-        ("struct A(#[kv(key)] std::primitive::f32, #[kv(value)] u8);", "a float cannot be in a key"),
+        (
+            "struct A(#[kv(key)] std::primitive::f32, #[kv(value)] u8);",
+            "a float cannot be in a key",
+        ),
         ("struct A { #[kv(key)] a: mine::f64 }", ""),
-        ("struct A { #[kv(key)] #[serde(skip)] a: u8 }", "a field of the key must be in the stored record"),
+        (
+            "struct A { #[kv(key)] #[serde(skip)] a: u8 }",
+            "a field of the key must be in the stored record",
+        ),
         (
             "struct A { #[kv(key)] #[serde(skip_serializing_if = \"f\")] a: u8 }",
             "a field of the key must be in the stored record",
@@ -251,8 +307,14 @@ fn what_belongs_elsewhere_is_refused() {
             "a field of the key must be in the stored record",
         ),
         ("struct A { #[kv(key)] a: Option<u8> }", "an `Option` cannot be in a key"),
-        ("struct A(#[kv(key)] &'static str, #[kv(value)] u8);", "use `String` instead of a reference"),
-        ("struct A { #[kv(bucket = \"b\")] a: u8 }", "`bucket` belongs on the type, not on a field"),
+        (
+            "struct A(#[kv(key)] &'static str, #[kv(value)] u8);",
+            "use `String` instead of a reference",
+        ),
+        (
+            "struct A { #[kv(bucket = \"b\")] a: u8 }",
+            "`bucket` belongs on the type, not on a field",
+        ),
     ] {
         let found = record_refusal(input);
         assert_eq!(message.is_empty(), found.is_empty(), "{input}: {found}");
@@ -263,10 +325,14 @@ fn what_belongs_elsewhere_is_refused() {
 #[test]
 fn attributes_that_break_the_round_trip() {
     const POSTCARD: &str = if cfg!(feature = "postcard") { "postcard" } else { "json" };
-    let both =
-        |codec: &str, item: &str| static_refusal(&format!("#[kv(key = \"a\", codec = {codec})] {item}"));
+    let both = |codec: &str, item: &str| {
+        static_refusal(&format!("#[kv(key = \"a\", codec = {codec})] {item}"))
+    };
     for (item, message) in [
-        ("struct A { a: Option<u8>, #[serde(skip)] b: u8, #[serde(default, alias = \"d\")] c: u8 }", ""),
+        (
+            "struct A { a: Option<u8>, #[serde(skip)] b: u8, #[serde(default, alias = \"d\")] c: u8 }",
+            "",
+        ),
         ("struct A { #[serde(skip_serializing, default)] a: u8 }", ""),
         ("struct A { #[serde(skip_serializing)] a: Option<u8> }", ""),
         ("#[serde(default)] struct A { #[serde(skip_serializing)] a: u8 }", ""),
@@ -294,13 +360,22 @@ fn attributes_that_break_the_round_trip() {
             "enum A { B { #[serde(skip_serializing)] a: u8 } }",
             "this field is left out when the record is written",
         ),
-        ("enum A { #[serde(skip_deserializing)] B }", "this variant would be written and never read"),
+        (
+            "enum A { #[serde(skip_deserializing)] B }",
+            "this variant would be written and never read",
+        ),
         (
             "#[serde(deny_unknown_fields)] struct A { #[serde(skip_deserializing)] a: u8 }",
             "rejected by `deny_unknown_fields` when the record is read",
         ),
-        ("struct A { #[serde(rename(serialize = \"b\"))] a: u8 }", "under one name and read under another"),
-        ("enum A { #[serde(rename(serialize = \"b\", deserialize = \"c\"))] B }", "under one name and read"),
+        (
+            "struct A { #[serde(rename(serialize = \"b\"))] a: u8 }",
+            "under one name and read under another",
+        ),
+        (
+            "enum A { #[serde(rename(serialize = \"b\", deserialize = \"c\"))] B }",
+            "under one name and read",
+        ),
         (
             "#[serde(rename_all(serialize = \"lowercase\", deserialize = \"UPPERCASE\"))] struct A { a: u8 }",
             "names are written in one case and read in another",

@@ -98,7 +98,9 @@ impl Comparison {
         let ratio = median(&ratios);
         let shown = |times: &[f64]| match unit {
             Unit::Each => format!("{:.1} us p50", median(times) * 1e6),
-            Unit::Item => format!("{:.2} us/item ({:.0} k/s)", median(times) * 1e6, 1e-3 / median(times)),
+            Unit::Item => {
+                format!("{:.2} us/item ({:.0} k/s)", median(times) * 1e6, 1e-3 / median(times))
+            }
         };
         let line = format!(
             "{case} | {} | {} | {ratio:.3} ({:.3} to {:.3}) | <= {target} | {}",
@@ -146,7 +148,10 @@ pub(crate) fn middle(mut times: Vec<Duration>) -> Duration {
 }
 
 /// The median time of `count` operations one after the other.
-pub(crate) async fn p50<F: Future<Output = ()>>(count: usize, mut operation: impl FnMut() -> F) -> Duration {
+pub(crate) async fn p50<F: Future<Output = ()>>(
+    count: usize,
+    mut operation: impl FnMut() -> F,
+) -> Duration {
     let mut times = Vec::with_capacity(count);
     timed(count, &mut times, &mut operation).await;
     middle(times)

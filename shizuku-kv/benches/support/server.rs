@@ -78,9 +78,12 @@ fn binary() -> PathBuf {
         return named.into();
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let pinned = std::fs::read_to_string(root.join("scripts/nats-server.sha256")).unwrap_or_default();
-    let pinned = pinned.lines().find(|line| !line.starts_with('#')).and_then(|line| line.split('-').nth(1));
-    let fetched = pinned.map(|version| root.join(format!("target/tools/nats-server-{version}/nats-server")));
+    let pinned =
+        std::fs::read_to_string(root.join("scripts/nats-server.sha256")).unwrap_or_default();
+    let pinned =
+        pinned.lines().find(|line| !line.starts_with('#')).and_then(|line| line.split('-').nth(1));
+    let fetched =
+        pinned.map(|version| root.join(format!("target/tools/nats-server-{version}/nats-server")));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|folder| folder.join("nats-server"));
     fetched.into_iter().chain(in_path).find(|candidate| candidate.is_file()).unwrap_or_else(|| {

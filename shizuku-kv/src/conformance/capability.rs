@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use super::{CheckResult, Fixture};
 use crate::store::{
-    ConnectionCapabilities, KvError, ReadConsistency, StoreConfig, VersionToken, WatchCursor, WatchScope,
+    ConnectionCapabilities, KvError, ReadConsistency, StoreConfig, VersionToken, WatchCursor,
+    WatchScope,
 };
 
 /// A field of [`ConnectionCapabilities`] that a check needs.
@@ -68,20 +69,28 @@ impl Capability {
                 Ok(())
             }
             Self::WatchResume => resuming_is_refused(fixture).await,
-            Self::History => opening_is_refused(fixture, fixture.config().history(2), "a history of 2").await,
+            Self::History => {
+                opening_is_refused(fixture, fixture.config().history(2), "a history of 2").await
+            }
             Self::MaxAge => {
                 let config = fixture.config().max_age(Duration::from_secs(60));
                 opening_is_refused(fixture, config, "a maximum age").await
             }
             Self::KeyTtl => {
                 let store = fixture.store().await?;
-                ensure!(store.ttl().is_none(), "times to live are not claimed, but the store has them");
+                ensure!(
+                    store.ttl().is_none(),
+                    "times to live are not claimed, but the store has them"
+                );
                 let config = fixture.config().key_ttl(true);
                 opening_is_refused(fixture, config, "times to live of single keys").await
             }
             Self::FencedWrites => {
                 let store = fixture.store().await?;
-                ensure!(store.fenced().is_none(), "fenced writes are not claimed, but the store has them");
+                ensure!(
+                    store.fenced().is_none(),
+                    "fenced writes are not claimed, but the store has them"
+                );
                 Ok(())
             }
             Self::LeaderReads => {
@@ -97,15 +106,31 @@ impl Capability {
 async fn opening_is_refused(fixture: &Fixture, config: StoreConfig, with: &str) -> CheckResult {
     let name = fixture.fresh_name();
     let opened = fixture.connection().store_with_config(&name, config).await;
-    ensure_error!(opened, KvError::Unsupported { .. }, "opening a store with {with}, which is not claimed");
+    ensure_error!(
+        opened,
+        KvError::Unsupported { .. },
+        "opening a store with {with}, which is not claimed"
+    );
     Ok(())
 }
 
 async fn writing_is_refused(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
-    ensure_error!(store.put("key", "value").await, KvError::Unsupported { .. }, "put, which is not claimed");
-    ensure_error!(store.delete("key").await, KvError::Unsupported { .. }, "delete, which is not claimed");
-    ensure_error!(store.purge("key").await, KvError::Unsupported { .. }, "purge, which is not claimed");
+    ensure_error!(
+        store.put("key", "value").await,
+        KvError::Unsupported { .. },
+        "put, which is not claimed"
+    );
+    ensure_error!(
+        store.delete("key").await,
+        KvError::Unsupported { .. },
+        "delete, which is not claimed"
+    );
+    ensure_error!(
+        store.purge("key").await,
+        KvError::Unsupported { .. },
+        "purge, which is not claimed"
+    );
     for answer in store.put_many([("a", "1"), ("b", "2")]).await {
         ensure_error!(answer, KvError::Unsupported { .. }, "put_many, which is not claimed");
     }

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use super::observe::{Observer, WriteLog, ensure_in_order};
 use super::{Check, CheckFailure, CheckResult, Fixture};
 use crate::store::{
-    KvEntry, KvError, KvOperation, KvResult, KvUpdate, Store, VersionToken, Watch, WatchCursor, WatchScope,
+    KvEntry, KvError, KvOperation, KvResult, KvUpdate, Store, VersionToken, Watch, WatchCursor,
+    WatchScope,
 };
 
 /// The checks of this family.
@@ -114,11 +115,13 @@ pub async fn resuming_in_the_state_delivers_the_rest(fixture: &Fixture) -> Check
     let (first, cursor) = read_some(fixture, &store, 5).await?;
     // A key that was delivered, and two that were not.
     let delivered = first.first().map(|entry| entry.key.clone());
-    let missing = log.newest().into_keys().filter(|key| !first.iter().any(|entry| entry.key == key.as_str()));
+    let missing =
+        log.newest().into_keys().filter(|key| !first.iter().any(|entry| entry.key == key.as_str()));
     let mut changed = missing.take(2).collect::<Vec<_>>();
     changed.extend(delivered.map(|key| key.as_str().to_owned()));
     for (number, key) in changed.iter().enumerate() {
-        let write = if number == 0 { store.delete(key).await } else { store.put(key, "changed").await };
+        let write =
+            if number == 0 { store.delete(key).await } else { store.put(key, "changed").await };
         log.note(key, write)?;
     }
     let mut rest = Observer::resume(fixture, &store, WatchScope::All, cursor).await?;
@@ -157,7 +160,8 @@ pub async fn resuming_keeps_to_the_scope(fixture: &Fixture) -> CheckResult {
     inside.retain(|key, _| key == "a");
     let mut observer = Observer::resume(fixture, &store, WatchScope::prefix("a"), *cursor).await?;
     ensure_eq!(newest_of(&observer.state().await?), inside, "the last writes in scope");
-    let mut outside = Observer::resume(fixture, &store, WatchScope::prefix("nothing."), *cursor).await?;
+    let mut outside =
+        Observer::resume(fixture, &store, WatchScope::prefix("nothing."), *cursor).await?;
     ensure_eq!(outside.state().await?, [], "what came after the cursor in an empty scope");
     let version = store.put("nothing.now", "value").await?;
     outside.reach("nothing.now", version).await?;
@@ -205,7 +209,9 @@ pub async fn cursors_can_be_chained(fixture: &Fixture) -> CheckResult {
         cursor = Some(observer.cursor()?);
     }
     if let Some(cursor) = cursor {
-        seen.extend(Observer::resume(fixture, &store, WatchScope::All, cursor).await?.state().await?);
+        seen.extend(
+            Observer::resume(fixture, &store, WatchScope::All, cursor).await?.state().await?,
+        );
     }
     ensure_in_order(&seen, &log)?;
     ensure_eq!(newest_of(&seen), log.newest(), "what all watches together delivered");
@@ -225,7 +231,11 @@ pub async fn cursors_can_be_stored(fixture: &Fixture) -> CheckResult {
     ensure_eq!(stored, *cursor, "a cursor that went through bytes");
     let mut observer = Observer::resume(fixture, &store, WatchScope::All, stored).await?;
     let after = log_of(steps.get(5..).unwrap_or_default())?;
-    ensure_eq!(newest_of(&observer.state().await?), after.newest(), "what came after the stored cursor");
+    ensure_eq!(
+        newest_of(&observer.state().await?),
+        after.newest(),
+        "what came after the stored cursor"
+    );
     for bit in 0..bytes.len() * 8 {
         let mut damaged = bytes;
         if let Some(byte) = damaged.get_mut(bit / 8) {
@@ -254,7 +264,12 @@ async fn first_of(watch: KvResult<Watch>) -> KvResult<Option<KvUpdate>> {
     }
 }
 
-async fn ensure_expired(fixture: &Fixture, store: &Store, cursor: WatchCursor, which: &str) -> CheckResult {
+async fn ensure_expired(
+    fixture: &Fixture,
+    store: &Store,
+    cursor: WatchCursor,
+    which: &str,
+) -> CheckResult {
     fixture.step(format!("resuming from {which}"));
     let first = first_of(store.watch_from(WatchScope::All, cursor).await).await;
     ensure_error!(first, KvError::CursorExpired { .. }, "resuming from {which}");
@@ -272,7 +287,8 @@ pub async fn a_cursor_of_another_store_has_expired(fixture: &Fixture) -> CheckRe
     written(fixture, &other).await?;
     other.put("more", "value").await?;
     for (.., cursor) in steps.iter().step_by(5) {
-        ensure_expired(fixture, &other, *cursor, "a cursor of another store that is less far").await?;
+        ensure_expired(fixture, &other, *cursor, "a cursor of another store that is less far")
+            .await?;
     }
     Ok(())
 }
@@ -341,7 +357,8 @@ pub async fn an_old_cursor_skips_nothing(fixture: &Fixture) -> CheckResult {
         let keys = ["a", "b", "c", "d"].map(String::from).into_iter();
         let keys = keys.chain((0..16).map(|number| format!("key.{number}"))).collect::<Vec<_>>();
         for round in 0..50 {
-            let items = keys.iter().map(|key| (key.clone(), format!("{round}"))).collect::<Vec<_>>();
+            let items =
+                keys.iter().map(|key| (key.clone(), format!("{round}"))).collect::<Vec<_>>();
             let answers = store.put_many(items).await;
             for (key, answer) in keys.iter().zip(answers) {
                 log.note(key, answer)?;
@@ -356,7 +373,11 @@ pub async fn an_old_cursor_skips_nothing(fixture: &Fixture) -> CheckResult {
             };
             for (key, version) in log.newest() {
                 let found = delivered.get(&key).map(|entry| entry.version);
-                ensure_eq!(found, Some(version), "the last write of key {key} after cursor {number}");
+                ensure_eq!(
+                    found,
+                    Some(version),
+                    "the last write of key {key} after cursor {number}"
+                );
             }
         }
     }
@@ -386,7 +407,11 @@ pub async fn deletions_after_a_cursor_are_not_skipped(fixture: &Fixture) -> Chec
         };
         for (key, operation, version) in expected {
             let found = delivered.get(key).map(|entry| (entry.operation, entry.version));
-            ensure_eq!(found, Some((operation, version)), "the deletion of key {key} after the cursor");
+            ensure_eq!(
+                found,
+                Some((operation, version)),
+                "the deletion of key {key} after the cursor"
+            );
         }
     }
     Ok(())
@@ -415,7 +440,10 @@ pub async fn deletions_under_other_settings_are_not_skipped(fixture: &Fixture) -
         reconcile(age).await?;
         store.put("later", "value").await?;
         if let Some(delivered) = resumed_state(fixture, &store, cursor).await? {
-            ensure!(delivered.contains_key("key"), "a deletion was skipped by a cursor with {age:?}");
+            ensure!(
+                delivered.contains_key("key"),
+                "a deletion was skipped by a cursor with {age:?}"
+            );
         }
     }
     Ok(())

@@ -47,7 +47,11 @@ pub async fn the_deadline_of_a_handle_is_its_own(fixture: &Fixture) -> CheckResu
     );
     let name = store.name();
     let again = fixture.connection().store(name).await?;
-    ensure_eq!(again.deadline(), Deadline::DEFAULT, "the deadline of a handle that was opened without one");
+    ensure_eq!(
+        again.deadline(),
+        Deadline::DEFAULT,
+        "the deadline of a handle that was opened without one"
+    );
     Ok(())
 }
 
@@ -59,12 +63,16 @@ async fn ends<T>(
 ) -> CheckResult<KvResult<T>> {
     fixture.step(format!("{operation} with a deadline that has passed"));
     match timeout(LATE, answer).await {
-        Ok(answer @ (Ok(_) | Err(KvError::Timeout { .. } | KvError::OutcomeUnknown { .. }))) => Ok(answer),
+        Ok(answer @ (Ok(_) | Err(KvError::Timeout { .. } | KvError::OutcomeUnknown { .. }))) => {
+            Ok(answer)
+        }
         Ok(Err(error)) => {
             let message = format!("{operation}: expected an answer or Timeout, found: {error}");
             Err(CheckFailure::new(message))
         }
-        Err(_) => Err(CheckFailure::new(format!("{operation} did not end {LATE:?} after its deadline"))),
+        Err(_) => {
+            Err(CheckFailure::new(format!("{operation} did not end {LATE:?} after its deadline")))
+        }
     }
 }
 
@@ -83,11 +91,15 @@ pub async fn reads_end_by_their_deadline(fixture: &Fixture) -> CheckResult {
         for (operation, answer) in [
             (
                 "scan",
-                ends(fixture, "scan", brief.scan(WatchScope::All).try_collect()).await?.map(|all| all.len()),
+                ends(fixture, "scan", brief.scan(WatchScope::All).try_collect())
+                    .await?
+                    .map(|all| all.len()),
             ),
             (
                 "keys",
-                ends(fixture, "keys", brief.keys(WatchScope::All).try_collect()).await?.map(|all| all.len()),
+                ends(fixture, "keys", brief.keys(WatchScope::All).try_collect())
+                    .await?
+                    .map(|all| all.len()),
             ),
         ] {
             if let Ok(found) = answer {
@@ -96,18 +108,28 @@ pub async fn reads_end_by_their_deadline(fixture: &Fixture) -> CheckResult {
         }
         // The handle holds deadlines of its own: the backend is asked itself.
         let backend = store.backend();
-        ends(fixture, "scan of the backend", backend.scan(WatchScope::All, limit).try_collect()).await?.ok();
-        ends(fixture, "keys of the backend", backend.keys(WatchScope::All, limit).try_collect()).await?.ok();
+        ends(fixture, "scan of the backend", backend.scan(WatchScope::All, limit).try_collect())
+            .await?
+            .ok();
+        ends(fixture, "keys of the backend", backend.keys(WatchScope::All, limit).try_collect())
+            .await?
+            .ok();
         if store.capabilities().watch {
             ends(fixture, "watch", brief.watch(WatchScope::All)).await?.ok();
         }
     }
-    ensure!(store.get("key.1").await?.is_some(), "a store whose reads timed out does not find a key");
+    ensure!(
+        store.get("key.1").await?.is_some(),
+        "a store whose reads timed out does not find a key"
+    );
     Ok(())
 }
 
 fn writer_of(store: &crate::store::Store) -> CheckResult<&dyn KvWriter> {
-    store.backend().writer().ok_or_else(|| CheckFailure::new("writing is claimed, and there is no writer"))
+    store
+        .backend()
+        .writer()
+        .ok_or_else(|| CheckFailure::new("writing is claimed, and there is no writer"))
 }
 
 /// Through the handle, and the backend itself, which has to hold its deadlines without the handle's help.
@@ -121,7 +143,9 @@ pub async fn writes_end_by_their_deadline(fixture: &Fixture) -> CheckResult {
         ends(fixture, "delete", brief.delete("key")).await?.ok();
         ends(fixture, "purge", brief.purge("key")).await?.ok();
         let items = brief.put_many((0..50).map(|number| (format!("many.{number}"), "value")));
-        for answer in ends(fixture, "put_many", async { Ok(items.await) }).await?.unwrap_or_default() {
+        for answer in
+            ends(fixture, "put_many", async { Ok(items.await) }).await?.unwrap_or_default()
+        {
             ends(fixture, "an item of put_many", async { answer }).await?.ok();
         }
         let (writer, key) = (writer_of(&store)?, Key::new("key")?);
@@ -133,10 +157,13 @@ pub async fn writes_end_by_their_deadline(fixture: &Fixture) -> CheckResult {
                 Err(error) if error.is_conflict() => Ok(version),
                 answer => answer,
             };
-            ends(fixture, "create", async { conflict(brief.create("key", "value").await) }).await?.ok();
+            ends(fixture, "create", async { conflict(brief.create("key", "value").await) })
+                .await?
+                .ok();
             let update = async { conflict(brief.update("key", "value", version).await) };
             ends(fixture, "update", update).await?.ok();
-            let update = async { conflict(writer.update(&key, Bytes::new(), version, deadline()).await) };
+            let update =
+                async { conflict(writer.update(&key, Bytes::new(), version, deadline()).await) };
             ends(fixture, "update of the backend", update).await?.ok();
         }
     }
@@ -157,7 +184,11 @@ pub async fn a_write_that_timed_out_did_not_happen(fixture: &Fixture) -> CheckRe
         let answer = ends(fixture, "put", brief.put(&key, "value")).await?;
         answers.push((key, answer));
     }
-    ensure!(started.elapsed() < LATE * 2, "30 writes of a millisecond took {:?}", started.elapsed());
+    ensure!(
+        started.elapsed() < LATE * 2,
+        "30 writes of a millisecond took {:?}",
+        started.elapsed()
+    );
     store.put("last", "value").await?;
     for (key, answer) in answers {
         let found = store.entry(&key).await?.map(|entry| entry.version);

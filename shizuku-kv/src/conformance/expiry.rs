@@ -51,7 +51,9 @@ async fn ttl_store(fixture: &Fixture) -> CheckResult<Store> {
 }
 
 fn ttl_of(store: &Store) -> CheckResult<StoreTtl<'_>> {
-    store.ttl().ok_or_else(|| CheckFailure::new("the store was opened with times to live and has none"))
+    store
+        .ttl()
+        .ok_or_else(|| CheckFailure::new("the store was opened with times to live and has none"))
 }
 
 /// The shortest time to live that can be told from a busy machine.
@@ -78,10 +80,18 @@ pub async fn a_time_to_live_below_the_granularity_is_refused(fixture: &Fixture) 
         let put = ttl.put("key", "value", short).await;
         ensure_error!(put, KvError::InvalidConfig { .. }, "put with a time to live of {short:?}");
         let create = ttl.create("key", "value", short).await;
-        ensure_error!(create, KvError::InvalidConfig { .. }, "create with a time to live of {short:?}");
+        ensure_error!(
+            create,
+            KvError::InvalidConfig { .. },
+            "create with a time to live of {short:?}"
+        );
         let version = VersionToken::from_u64(1);
         let update = ttl.update("key", "value", version, short).await;
-        ensure_error!(update, KvError::InvalidConfig { .. }, "update with a time to live of {short:?}");
+        ensure_error!(
+            update,
+            KvError::InvalidConfig { .. },
+            "update with a time to live of {short:?}"
+        );
     }
     ensure!(store.entry("key").await?.is_none(), "a rejected write left something behind");
     Ok(())
@@ -106,7 +116,11 @@ pub async fn a_time_to_live_over_the_maximum_age_is_refused(fixture: &Fixture) -
         }
         let long = AGE + ttl.granularity();
         let put = ttl.put("key", "value", long).await;
-        ensure_error!(put, KvError::InvalidConfig { .. }, "put with a time to live over the maximum age");
+        ensure_error!(
+            put,
+            KvError::InvalidConfig { .. },
+            "put with a time to live over the maximum age"
+        );
         let create = ttl.create("key", "value", long).await;
         ensure_error!(
             create,
@@ -174,11 +188,17 @@ async fn ensure_expires(
         let age = written.elapsed();
         match found {
             None => {
-                ensure!(age + SLACK >= span, "key {key} was to live for {span:?} and is gone after {age:?}");
+                ensure!(
+                    age + SLACK >= span,
+                    "key {key} was to live for {span:?} and is gone after {age:?}"
+                );
                 return Ok(());
             }
             Some(_) => {
-                ensure!(age < span + LATE, "key {key} was to live for {span:?} and is there after {age:?}");
+                ensure!(
+                    age < span + LATE,
+                    "key {key} was to live for {span:?} and is there after {age:?}"
+                );
             }
         }
         sleep(Duration::from_millis(20)).await;
@@ -193,9 +213,15 @@ async fn ensure_absent(store: &Store, key: &str) -> CheckResult {
     let keys = store.keys(WatchScope::All).try_collect().await?;
     ensure!(keys.iter().all(|listed| listed != key), "a listing has the expired key {key}");
     let history = store.history(key)?.try_collect().await?;
-    ensure!(history.iter().all(|entry| entry.is_tombstone()), "the history of {key} has the expired value");
+    ensure!(
+        history.iter().all(|entry| entry.is_tombstone()),
+        "the history of {key} has the expired value"
+    );
     let entry = store.entry(key).await?;
-    ensure!(entry.is_none_or(|entry| entry.is_tombstone()), "entry finds the expired value of {key}");
+    ensure!(
+        entry.is_none_or(|entry| entry.is_tombstone()),
+        "entry finds the expired value of {key}"
+    );
     Ok(())
 }
 
@@ -255,7 +281,11 @@ pub async fn a_renewed_value_lives_on(fixture: &Fixture) -> CheckResult {
             match ttl.update(&key, format!("{number}"), version, span).await {
                 Ok(next) => (version, renewed) = (next, before),
                 Err(error) if renewed.elapsed() + SLACK >= span => {
-                    ensure_error!(Err::<(), _>(error), KvError::RevisionMismatch { .. }, "a late renewal");
+                    ensure_error!(
+                        Err::<(), _>(error),
+                        KvError::RevisionMismatch { .. },
+                        "a late renewal"
+                    );
                     span *= 2;
                     continue 'attempts;
                 }
@@ -279,12 +309,24 @@ pub async fn swaps_with_a_time_to_live_compare(fixture: &Fixture) -> CheckResult
     let (ttl, long) = (ttl_of(&store)?, Duration::from_secs(600));
     let first = ttl.create("key", "1", long).await?;
     let again = ttl.create("key", "lost", long).await;
-    ensure_error!(again, KvError::AlreadyExists { .. }, "create with a time to live over a live value");
+    ensure_error!(
+        again,
+        KvError::AlreadyExists { .. },
+        "create with a time to live over a live value"
+    );
     let second = ttl.update("key", "2", first, long).await?;
     let lost = ttl.update("key", "lost", first, long).await;
-    ensure_error!(lost, KvError::RevisionMismatch { .. }, "update with a time to live and an old version");
+    ensure_error!(
+        lost,
+        KvError::RevisionMismatch { .. },
+        "update with a time to live and an old version"
+    );
     let lost = ttl.update("absent", "lost", first, long).await;
-    ensure_error!(lost, KvError::RevisionMismatch { .. }, "update with a time to live of an absent key");
+    ensure_error!(
+        lost,
+        KvError::RevisionMismatch { .. },
+        "update with a time to live of an absent key"
+    );
     let found = store.get("key").await?.map(|entry| (entry.value, entry.version));
     ensure_eq!(found, Some(("2".into(), second)), "value and version after refused writes");
     store.delete("key").await?;
@@ -304,7 +346,11 @@ pub async fn an_expired_key_can_be_created(fixture: &Fixture) -> CheckResult {
     for (key, version) in versions {
         ensure_expires(fixture, &store, key, span(&ttl), written).await?;
         let lost = store.update(key, "lost", version).await;
-        ensure_error!(lost, KvError::RevisionMismatch { .. }, "update with the version of an expired value");
+        ensure_error!(
+            lost,
+            KvError::RevisionMismatch { .. },
+            "update with the version of an expired value"
+        );
         let lost = store.delete_with_version(key, version).await;
         ensure_error!(
             lost,
@@ -332,7 +378,8 @@ async fn expiry_of(
 ) -> CheckResult<VersionToken> {
     let waiting_for = format!("the expiry of key {key}");
     loop {
-        let Ok(update) = tokio::time::timeout(span + LATE, observer.next(&waiting_for)).await else {
+        let Ok(update) = tokio::time::timeout(span + LATE, observer.next(&waiting_for)).await
+        else {
             return Err(CheckFailure::new(format!(
                 "{waiting_for}: it did not arrive within {:?}",
                 span + LATE
@@ -343,7 +390,10 @@ async fn expiry_of(
         {
             let age = written.elapsed();
             ensure_eq!(entry.operation, KvOperation::Expire, "the operation that ended key {key}");
-            ensure!(age + SLACK >= span, "key {key} was to live for {span:?} and expired after {age:?}");
+            ensure!(
+                age + SLACK >= span,
+                "key {key} was to live for {span:?} and expired after {age:?}"
+            );
             ensure!(entry.version != value, "the tombstone of {key} has the version of the value");
             ensure!(entry.value.is_empty(), "the tombstone of {key} has a value");
             return Ok(entry.version);
@@ -384,7 +434,11 @@ pub async fn expiry_leaves_a_tombstone(fixture: &Fixture) -> CheckResult {
     ensure_eq!(history, [(KvOperation::Expire, expired)], "the history of an expired key");
     let mut state = Observer::open(fixture, &store, WatchScope::All).await?;
     for entry in state.state().await? {
-        ensure!(entry.is_tombstone(), "the state of a watch has the expired value of key {}", entry.key);
+        ensure!(
+            entry.is_tombstone(),
+            "the state of a watch has the expired value of key {}",
+            entry.key
+        );
     }
     let version = store.put("key", "again").await?;
     observer.reach("key", version).await?;
@@ -416,7 +470,9 @@ pub async fn expiry_while_away_is_not_skipped(fixture: &Fixture) -> CheckResult 
             Some(Ok(KvUpdate::CaughtUp)) => {}
             Some(Ok(KvUpdate::Delete(entry))) if entry.key == "key" => return Ok(()),
             Some(Ok(update)) => {
-                return Err(CheckFailure::new(format!("expected the expiry of the key, found {update:?}")));
+                return Err(CheckFailure::new(format!(
+                    "expected the expiry of the key, found {update:?}"
+                )));
             }
             Some(Err(KvError::CursorExpired { .. })) => return Ok(()),
             Some(Err(error)) => return Err(error.into()),

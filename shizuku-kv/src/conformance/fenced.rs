@@ -6,7 +6,9 @@ use futures_util::future::{join, join_all};
 
 use super::observe::{Observer, yield_once};
 use super::{Check, CheckFailure, CheckResult, Fixture};
-use crate::store::{FencingToken, KvEntry, KvError, KvResult, Store, StoreFenced, VersionToken, WatchScope};
+use crate::store::{
+    FencingToken, KvEntry, KvError, KvResult, Store, StoreFenced, VersionToken, WatchScope,
+};
 
 /// The checks of this family.
 pub const CHECKS: &[Check] = checks! { "fenced";
@@ -61,7 +63,9 @@ const fn token(number: u64) -> FencingToken {
 }
 
 fn fenced_of(store: &Store) -> CheckResult<StoreFenced<'_>> {
-    store.fenced().ok_or_else(|| CheckFailure::new("fenced writes are claimed, and the store has none"))
+    store
+        .fenced()
+        .ok_or_else(|| CheckFailure::new("fenced writes are claimed, and the store has none"))
 }
 
 /// Value, version and token of an entry.
@@ -76,7 +80,12 @@ async fn found(store: &Store, key: &str) -> CheckResult<Option<Shape>> {
 }
 
 #[track_caller]
-fn ensure_fenced(what: &str, key: &str, answer: KvResult<VersionToken>, tokens: (u64, u64)) -> CheckResult {
+fn ensure_fenced(
+    what: &str,
+    key: &str,
+    answer: KvResult<VersionToken>,
+    tokens: (u64, u64),
+) -> CheckResult {
     match answer {
         Err(KvError::Fenced { key: named, token, newest }) => {
             let named = (named.as_str(), token.as_u64(), newest.as_u64());
@@ -87,7 +96,9 @@ fn ensure_fenced(what: &str, key: &str, answer: KvResult<VersionToken>, tokens: 
             );
             Ok(())
         }
-        Err(error) => Err(CheckFailure::new(format!("{what}: expected Fenced, found the error {error:?}"))),
+        Err(error) => {
+            Err(CheckFailure::new(format!("{what}: expected Fenced, found the error {error:?}")))
+        }
         Ok(_) => Err(CheckFailure::new(format!("{what}: expected Fenced, found success"))),
     }
 }
@@ -114,7 +125,11 @@ pub async fn fenced_writes_are_there(fixture: &Fixture) -> CheckResult {
     ensure!(store.capabilities().fenced_writes, "the store does not claim fenced writes");
     let version = fenced_of(&store)?.put("key", "value", token(1)).await?;
     let value = found(&store, "key").await?;
-    ensure_eq!(value, Some((b"value".to_vec(), version, Some(token(1)))), "what a fenced put leaves");
+    ensure_eq!(
+        value,
+        Some((b"value".to_vec(), version, Some(token(1)))),
+        "what a fenced put leaves"
+    );
     Ok(())
 }
 
@@ -122,7 +137,10 @@ pub async fn fenced_writes_are_there(fixture: &Fixture) -> CheckResult {
 pub async fn a_store_that_forgets_has_no_fenced_writes(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().max_age(Duration::from_secs(3600))).await?;
     ensure!(store.fenced().is_none(), "a store whose values expire has fenced writes");
-    ensure!(!store.capabilities().fenced_writes, "a store whose values expire claims fenced writes");
+    ensure!(
+        !store.capabilities().fenced_writes,
+        "a store whose values expire claims fenced writes"
+    );
     Ok(())
 }
 
@@ -146,7 +164,11 @@ pub async fn a_maximum_age_set_later_lets_no_older_token_in(fixture: &Fixture) -
             fenced.create(key, "late", token(17)).await,
             fenced.delete(key, token(17)).await,
         ] {
-            ensure_error!(answer, KvError::Unsupported { .. }, "a fenced write where tokens are lost");
+            ensure_error!(
+                answer,
+                KvError::Unsupported { .. },
+                "a fenced write where tokens are lost"
+            );
         }
     }
     store.refresh().await?;
@@ -183,7 +205,11 @@ pub async fn equal_and_newer_tokens_are_accepted(fixture: &Fixture) -> CheckResu
         let created = fenced.create("key", "created", holder).await?;
         let version = fenced.update("key", "updated", created, holder).await?;
         let value = found(&store, "key").await?;
-        ensure_eq!(value, Some((b"updated".to_vec(), version, Some(holder))), "what token {number} wrote");
+        ensure_eq!(
+            value,
+            Some((b"updated".to_vec(), version, Some(holder))),
+            "what token {number} wrote"
+        );
     }
     Ok(())
 }
@@ -228,7 +254,11 @@ pub async fn deleting_what_is_absent_leaves_a_token(fixture: &Fixture) -> CheckR
     for key in ["never", "deleted"] {
         let version = fenced.delete(key, token(4)).await?;
         let tombstone = found(&store, key).await?;
-        ensure_eq!(tombstone, Some((Vec::new(), version, Some(token(4)))), "the tombstone of key {key}");
+        ensure_eq!(
+            tombstone,
+            Some((Vec::new(), version, Some(token(4)))),
+            "the tombstone of key {key}"
+        );
         ensure_all_fenced(&store, key, 3, 4, version).await?;
     }
     Ok(())
@@ -244,7 +274,11 @@ pub async fn fenced_swaps_compare(fixture: &Fixture) -> CheckResult {
         let create = fenced.create("key", "lost", holder).await;
         ensure_error!(create, KvError::AlreadyExists { .. }, "a fenced create over a live value");
         let update = fenced.update("key", "lost", first, holder).await;
-        ensure_error!(update, KvError::RevisionMismatch { .. }, "a fenced update with an old version");
+        ensure_error!(
+            update,
+            KvError::RevisionMismatch { .. },
+            "a fenced update with an old version"
+        );
         let absent = fenced.update("absent", "lost", first, holder).await;
         ensure_error!(absent, KvError::RevisionMismatch { .. }, "a fenced update of an absent key");
     }
@@ -260,7 +294,11 @@ pub async fn fenced_swaps_compare(fixture: &Fixture) -> CheckResult {
     );
     let third = fenced.update("key", "3", tombstone, token(6)).await?;
     let value = found(&store, "key").await?;
-    ensure_eq!(value, Some((b"3".to_vec(), third, Some(token(6)))), "what was swapped in for a tombstone");
+    ensure_eq!(
+        value,
+        Some((b"3".to_vec(), third, Some(token(6)))),
+        "what was swapped in for a tombstone"
+    );
     Ok(())
 }
 
@@ -282,7 +320,9 @@ pub async fn a_write_without_a_token_takes_it_away(fixture: &Fixture) -> CheckRe
         let version = fenced.put(what, "fenced", token(9)).await?;
         match what {
             "put" => store.put(what, "plain").await?,
-            "update" if store.capabilities().compare_and_swap => store.update(what, "plain", version).await?,
+            "update" if store.capabilities().compare_and_swap => {
+                store.update(what, "plain", version).await?
+            }
             "update" => store.put(what, "plain").await?,
             "delete" => store.delete(what).await?,
             _ => store.purge(what).await?,
@@ -309,7 +349,10 @@ pub async fn the_newest_token_wins(fixture: &Fixture) -> CheckResult {
                     match fenced_of(store)?.put(key, number.to_string(), token(number)).await {
                         Ok(version) => written.push(version),
                         Err(KvError::Fenced { newest, .. }) => {
-                            ensure!(newest > token(number), "token {number} was refused for {newest}");
+                            ensure!(
+                                newest > token(number),
+                                "token {number} was refused for {newest}"
+                            );
                         }
                         Err(error) => return Err(error.into()),
                     }
@@ -358,7 +401,8 @@ pub async fn writers_with_one_token_all_write(fixture: &Fixture) -> CheckResult 
 pub async fn reads_show_the_token(fixture: &Fixture) -> CheckResult {
     let config = fixture.config();
     let history = fixture.capabilities().max_history.min(4);
-    let store = fixture.store_with(if history > 1 { config.history(history) } else { config }).await?;
+    let store =
+        fixture.store_with(if history > 1 { config.history(history) } else { config }).await?;
     let fenced = fenced_of(&store)?;
     let mut written = Vec::new();
     for number in [0, 17] {
@@ -446,7 +490,11 @@ pub async fn raise_rejects_smaller_tokens(fixture: &Fixture) -> CheckResult {
             return Err(CheckFailure::new(format!("key {key} has no entry after raise")));
         };
         let live = (!raised.is_tombstone()).then(|| raised.value.to_vec());
-        ensure_eq!(live, value.map(|value| value.as_bytes().to_vec()), "the value of {key} after raise");
+        ensure_eq!(
+            live,
+            value.map(|value| value.as_bytes().to_vec()),
+            "the value of {key} after raise"
+        );
         ensure_eq!(raised.fence, Some(token(7)), "the token of {key} after raise");
         ensure_all_fenced(&store, key, 6, 7, raised.version).await?;
         fenced.put(key, "equal", token(7)).await?;
@@ -464,7 +512,11 @@ pub async fn raise_writes_nothing_over_a_newer_token(fixture: &Fixture) -> Check
     for key in ["value", "deleted"] {
         let before = found(&store, key).await?;
         for number in [9, 8, 0] {
-            ensure_eq!(fenced.raise(key, token(number)).await?, token(9), "what raise to {number} returns");
+            ensure_eq!(
+                fenced.raise(key, token(number)).await?,
+                token(9),
+                "what raise to {number} returns"
+            );
             ensure_eq!(found(&store, key).await?, before, "the entry after raise to {number}");
         }
     }
@@ -490,7 +542,11 @@ pub async fn raise_is_a_write(fixture: &Fixture) -> CheckResult {
         ensure_eq!(live.operation, raised.operation, "what arrives at the watch for {key}");
     }
     let late = fenced.update("key", "late", first, token(2)).await;
-    ensure_error!(late, KvError::RevisionMismatch { .. }, "an update with the version from before raise");
+    ensure_error!(
+        late,
+        KvError::RevisionMismatch { .. },
+        "an update with the version from before raise"
+    );
     Ok(())
 }
 
@@ -541,8 +597,9 @@ pub async fn raise_loses_no_write(fixture: &Fixture) -> CheckResult {
 pub async fn raise_of_a_value_that_expires_is_rejected(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().key_ttl(true)).await?;
     let fenced = fenced_of(&store)?;
-    let ttl =
-        store.ttl().ok_or_else(|| CheckFailure::new("times to live were asked for, and are not there"))?;
+    let ttl = store
+        .ttl()
+        .ok_or_else(|| CheckFailure::new("times to live were asked for, and are not there"))?;
     ttl.put("key", "value", Duration::from_secs(3600)).await?;
     let before = found(&store, "key").await?;
     let raise = fenced.raise("key", token(1)).await;
@@ -550,7 +607,11 @@ pub async fn raise_of_a_value_that_expires_is_rejected(fixture: &Fixture) -> Che
     ensure_eq!(found(&store, "key").await?, before, "the entry after raise was rejected");
     // Other values in the same store do not expire.
     fenced.put("lasting", "value", token(1)).await?;
-    ensure_eq!(fenced.raise("lasting", token(2)).await?, token(2), "what raise of a lasting value returns");
+    ensure_eq!(
+        fenced.raise("lasting", token(2)).await?,
+        token(2),
+        "what raise of a lasting value returns"
+    );
     Ok(())
 }
 

@@ -9,7 +9,8 @@ use super::{CheckFailure, CheckResult};
 use crate::store::{Connection, ConnectionCapabilities, KvError, KvResult, Store, StoreConfig};
 
 /// Opens a connection.
-pub(super) type Connect = Arc<dyn Fn() -> BoxFuture<'static, KvResult<Arc<dyn Connection>>> + Send + Sync>;
+pub(super) type Connect =
+    Arc<dyn Fn() -> BoxFuture<'static, KvResult<Arc<dyn Connection>>> + Send + Sync>;
 
 /// What a check works with. Each gets its own; [`Suite`](super::Suite) makes them, and
 /// [`new`](Self::new) is there for calling a check by hand.
@@ -28,7 +29,11 @@ impl Fixture {
         Self::with(connection, None, StoreConfig::new())
     }
 
-    pub(super) fn with(connection: Arc<dyn Connection>, connect: Option<Connect>, base: StoreConfig) -> Self {
+    pub(super) fn with(
+        connection: Arc<dyn Connection>,
+        connect: Option<Connect>,
+        base: StoreConfig,
+    ) -> Self {
         // Suites of several processes may run against one server at the same time.
         let run = fastrand::u64(..);
         Self { connection, connect, base, run, names: Mutex::default(), step: Mutex::default() }
@@ -63,7 +68,8 @@ impl Fixture {
     /// Where it cannot be opened.
     pub async fn store_with(&self, config: StoreConfig) -> CheckResult<Store> {
         let opened = self.connection.store_with_config(&self.fresh_name(), config).await;
-        opened.map_err(|error| CheckFailure::new(format!("a new store could not be opened: {error}")))
+        opened
+            .map_err(|error| CheckFailure::new(format!("a new store could not be opened: {error}")))
     }
 
     /// A name for a store that no other check uses. The store is deleted after the check.
@@ -112,7 +118,8 @@ impl Fixture {
             match deleted {
                 Ok(()) | Err(KvError::StoreNotFound { .. } | KvError::InvalidStoreName { .. }) => {}
                 Err(error) => {
-                    let message = format!("the check's store could not be deleted afterwards: {error}");
+                    let message =
+                        format!("the check's store could not be deleted afterwards: {error}");
                     return Err(CheckFailure::new(message));
                 }
             }

@@ -60,7 +60,12 @@ fn invalid_keys() -> Vec<(String, usize)> {
     keys
 }
 
-fn ensure_invalid<T>(result: KvResult<T>, position: usize, operation: &str, key: &str) -> CheckResult {
+fn ensure_invalid<T>(
+    result: KvResult<T>,
+    position: usize,
+    operation: &str,
+    key: &str,
+) -> CheckResult {
     let shown = key.chars().take(12).collect::<String>();
     match result {
         Err(KvError::InvalidKey { position: found, .. }) => {
@@ -68,8 +73,9 @@ fn ensure_invalid<T>(result: KvResult<T>, position: usize, operation: &str, key:
             Ok(())
         }
         Err(error) => {
-            let message =
-                format!("{operation} of the invalid key {shown:?}: expected InvalidKey, found: {error}");
+            let message = format!(
+                "{operation} of the invalid key {shown:?}: expected InvalidKey, found: {error}"
+            );
             Err(CheckFailure::new(message))
         }
         Ok(_) => Err(CheckFailure::new(format!("{operation} accepted the invalid key {shown:?}"))),
@@ -104,7 +110,12 @@ pub async fn invalid_keys_are_refused_by_writes(fixture: &Fixture) -> CheckResul
         ensure_invalid(store.create(&key, "value").await, at, "create", &key)?;
         ensure_invalid(store.update(&key, "value", version).await, at, "update", &key)?;
         ensure_invalid(store.delete(&key).await, at, "delete", &key)?;
-        ensure_invalid(store.delete_with_version(&key, version).await, at, "delete_with_version", &key)?;
+        ensure_invalid(
+            store.delete_with_version(&key, version).await,
+            at,
+            "delete_with_version",
+            &key,
+        )?;
         ensure_invalid(store.purge(&key).await, at, "purge", &key)?;
         let answers = store.put_many([(key.as_str(), "value")]).await;
         ensure_eq!(answers.len(), 1, "answers of put_many for one item");
@@ -119,7 +130,9 @@ pub async fn invalid_keys_are_refused_by_writes(fixture: &Fixture) -> CheckResul
 pub async fn invalid_keys_are_refused_with_a_time_to_live(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().key_ttl(true)).await?;
     let Some(ttl) = store.ttl() else {
-        return Err(CheckFailure::new("the store was opened with times to live and does not have them"));
+        return Err(CheckFailure::new(
+            "the store was opened with times to live and does not have them",
+        ));
     };
     let (version, span) = (VersionToken::from_u64(1), Duration::from_secs(60));
     for (key, at) in invalid_keys() {
@@ -134,8 +147,13 @@ async fn ensure_usable(store: &Store, keys: &[String]) -> CheckResult {
     for key in keys {
         let version = store.put(key, key.clone()).await?;
         let entry = store.get(key).await?;
-        let found = entry.as_ref().map(|entry| (entry.key.as_str(), entry.value.as_ref(), entry.version));
-        ensure_eq!(found, Some((key.as_str(), key.as_bytes(), version)), "what get finds under the key");
+        let found =
+            entry.as_ref().map(|entry| (entry.key.as_str(), entry.value.as_ref(), entry.version));
+        ensure_eq!(
+            found,
+            Some((key.as_str(), key.as_bytes(), version)),
+            "what get finds under the key"
+        );
     }
     let mut found = store.keys(WatchScope::All).try_collect().await?;
     found.sort_unstable();
@@ -151,7 +169,9 @@ pub async fn every_allowed_character_works(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut keys = ALL.chars().map(String::from).collect::<Vec<_>>();
     keys.extend([ALL.to_owned(), format!("a.{ALL}.b"), format!("{ALL}.{ALL}")]);
-    keys.extend(["-.-", "/a/", "=.=", "_", "_k.v", "a._kv", "kv", "1.2.3.4.5.6.7.8.9.10"].map(String::from));
+    keys.extend(
+        ["-.-", "/a/", "=.=", "_", "_k.v", "a._kv", "kv", "1.2.3.4.5.6.7.8.9.10"].map(String::from),
+    );
     keys.sort_unstable();
     keys.dedup();
     ensure_usable(&store, &keys).await
@@ -164,14 +184,19 @@ pub async fn the_longest_key_works(fixture: &Fixture) -> CheckResult {
     ensure_eq!(tokens.len(), 1024, "the length of the key that is made of tokens");
     ensure_usable(&store, &["k".repeat(1024), tokens]).await?;
     store.delete("k".repeat(1024)).await?;
-    ensure_eq!(store.keys(WatchScope::All).try_collect().await?.len(), 1, "keys after one was deleted");
+    ensure_eq!(
+        store.keys(WatchScope::All).try_collect().await?.len(),
+        1,
+        "keys after one was deleted"
+    );
     Ok(())
 }
 
 /// Other case, prefixes and children; deleting one leaves the others.
 pub async fn similar_keys_are_different_keys(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
-    let keys = ["a", "A", "a.a", "a.A", "a.a.a", "aa", "a-a", "a/a", "a=a", "a_a"].map(String::from);
+    let keys =
+        ["a", "A", "a.a", "a.A", "a.a.a", "aa", "a-a", "a/a", "a=a", "a_a"].map(String::from);
     ensure_usable(&store, &keys).await?;
     for deleted in ["a", "a.a"] {
         store.purge(deleted).await?;

@@ -120,7 +120,8 @@ async fn open_again(fixture: &Fixture, store: &Store) -> CheckResult<(Arc<dyn Co
 /// Values, tombstones and versions.
 pub async fn values_survive_the_connection(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
-    for answer in store.put_many((0..100).map(|number| (format!("key.{number}"), format!("{number}")))).await
+    for answer in
+        store.put_many((0..100).map(|number| (format!("key.{number}"), format!("{number}")))).await
     {
         answer?;
     }
@@ -128,7 +129,11 @@ pub async fn values_survive_the_connection(fixture: &Fixture) -> CheckResult {
     store.delete("key.1").await?;
     let before = store.entry("key.1").await?;
     let (connection, again) = open_again(fixture, &store).await?;
-    ensure_eq!(again.entry("key.1").await?, before, "a tombstone that was written on a connection before");
+    ensure_eq!(
+        again.entry("key.1").await?,
+        before,
+        "a tombstone that was written on a connection before"
+    );
     ensure!(again.get("empty").await?.is_some(), "an empty value did not survive the connection");
     ensure_eq!(
         again.keys(WatchScope::All).try_collect().await?.len(),
@@ -181,7 +186,11 @@ pub async fn connections_share_their_stores(fixture: &Fixture) -> CheckResult {
     if store.capabilities().compare_and_swap {
         let next = there.update("key", "swapped", version).await?;
         let lost = store.update("key", "lost", version).await;
-        ensure_error!(lost, KvError::RevisionMismatch { .. }, "update with a version that another replaced");
+        ensure_error!(
+            lost,
+            KvError::RevisionMismatch { .. },
+            "update with a version that another replaced"
+        );
         observer.reach("key", next).await?;
     }
     other.shutdown().await?;

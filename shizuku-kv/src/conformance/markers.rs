@@ -39,7 +39,9 @@ pub async fn an_empty_store_is_caught_up(fixture: &Fixture) -> CheckResult {
 
 /// A key and a prefix without keys, and no prefixes at all, next to keys elsewhere.
 pub async fn an_empty_scope_is_caught_up(fixture: &Fixture) -> CheckResult {
-    for scope in [WatchScope::key("key")?, WatchScope::prefix("key"), WatchScope::Prefixes(Vec::new())] {
+    for scope in
+        [WatchScope::key("key")?, WatchScope::prefix("key"), WatchScope::Prefixes(Vec::new())]
+    {
         let store = fixture.store().await?;
         store.put("elsewhere", "value").await?;
         let mut observer = Observer::open(fixture, &store, scope.clone()).await?;
@@ -101,7 +103,8 @@ pub async fn the_marker_comes_after_every_key_in_a_history(fixture: &Fixture) ->
         }
         store.purge("purged").await?;
         observer.state().await?;
-        let live = observer.entries().iter().filter(|entry| !entry.is_tombstone()).map(|entry| &entry.key);
+        let live =
+            observer.entries().iter().filter(|entry| !entry.is_tombstone()).map(|entry| &entry.key);
         ensure_stable_once(live.collect::<BTreeSet<_>>())?;
         let last = store.put("stable.00299", "last").await?;
         observer.reach("stable.00299", last).await?;
@@ -110,7 +113,11 @@ pub async fn the_marker_comes_after_every_key_in_a_history(fixture: &Fixture) ->
 }
 
 /// Reads some, overwrites everything at once, and reads the rest.
-async fn read_to_the_marker(store: &Store, observer: &mut Observer<'_>, before: usize) -> CheckResult {
+async fn read_to_the_marker(
+    store: &Store,
+    observer: &mut Observer<'_>,
+    before: usize,
+) -> CheckResult {
     while !observer.is_caught_up() {
         if observer.entries().len() == before {
             fill(store, STABLE, "in between").await?;
@@ -119,12 +126,15 @@ async fn read_to_the_marker(store: &Store, observer: &mut Observer<'_>, before: 
         yield_once().await;
     }
     // A key that was overwritten after it was delivered arrived again.
-    let live = observer.entries().iter().filter(|entry| !entry.is_tombstone()).map(|entry| &entry.key);
+    let live =
+        observer.entries().iter().filter(|entry| !entry.is_tombstone()).map(|entry| &entry.key);
     ensure_stable_once(live.collect::<BTreeSet<_>>())
 }
 
 /// Six watches from one cursor, after which every key was written, and is overwritten again and again.
-pub async fn the_marker_of_a_resumed_watch_comes_after_every_change(fixture: &Fixture) -> CheckResult {
+pub async fn the_marker_of_a_resumed_watch_comes_after_every_change(
+    fixture: &Fixture,
+) -> CheckResult {
     let store = fixture.store().await?;
     store.put("anchor", "value").await?;
     let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;
@@ -133,11 +143,12 @@ pub async fn the_marker_of_a_resumed_watch_comes_after_every_change(fixture: &Fi
     drop(observer);
     fill(&store, STABLE, "value").await?;
     for number in 0..6 {
-        let mut observer = match Observer::try_resume(fixture, &store, WatchScope::All, cursor).await {
-            // With nothing overwritten but what came after it, this would be too early; after a while it is not.
-            Err(KvError::CursorExpired { .. }) if number > 0 => return Ok(()),
-            resumed => resumed?,
-        };
+        let mut observer =
+            match Observer::try_resume(fixture, &store, WatchScope::All, cursor).await {
+                // With nothing overwritten but what came after it, this would be too early; after a while it is not.
+                Err(KvError::CursorExpired { .. }) if number > 0 => return Ok(()),
+                resumed => resumed?,
+            };
         under_writes(&store, read_to_the_marker(&store, &mut observer, number * 50)).await?;
     }
     Ok(())

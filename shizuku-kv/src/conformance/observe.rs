@@ -9,7 +9,9 @@ use futures_util::future::join;
 use tokio::time::sleep;
 
 use super::{CheckFailure, CheckResult, Fixture};
-use crate::store::{Key, KvEntry, KvResult, KvUpdate, Store, VersionToken, Watch, WatchCursor, WatchScope};
+use crate::store::{
+    Key, KvEntry, KvResult, KvUpdate, Store, VersionToken, Watch, WatchCursor, WatchScope,
+};
 
 /// Lets everything else that is on its way make a step. Without it, the futures of a backend that never has to wait
 /// would run one after the other instead of interleaved.
@@ -31,7 +33,11 @@ pub(super) const STABLE: usize = 300;
 
 /// Writes `stable.00000` and so on, with the same value: keys that are there from the first call on, whatever else is
 /// written.
-pub(super) async fn fill(store: &Store, keys: usize, value: &str) -> CheckResult<BTreeMap<String, String>> {
+pub(super) async fn fill(
+    store: &Store,
+    keys: usize,
+    value: &str,
+) -> CheckResult<BTreeMap<String, String>> {
     let items = (0..keys).map(|number| (format!("stable.{number:05}"), value.to_owned()));
     let items = items.collect::<BTreeMap<_, _>>();
     for answer in store.put_many(items.clone()).await {
@@ -79,7 +85,11 @@ pub(super) struct WriteLog {
 
 impl WriteLog {
     /// Notes a write and passes its version on.
-    pub(super) fn note(&mut self, key: &str, write: KvResult<VersionToken>) -> CheckResult<VersionToken> {
+    pub(super) fn note(
+        &mut self,
+        key: &str,
+        write: KvResult<VersionToken>,
+    ) -> CheckResult<VersionToken> {
         let version = write?;
         self.keys.entry(key.to_owned()).or_default().push(version);
         Ok(version)
@@ -94,8 +104,9 @@ impl WriteLog {
 
     /// The version of the last write to each key.
     pub(super) fn newest(&self) -> BTreeMap<String, VersionToken> {
-        let last =
-            |(key, versions): (&String, &Vec<_>)| versions.last().map(|version| (key.clone(), *version));
+        let last = |(key, versions): (&String, &Vec<_>)| {
+            versions.last().map(|version| (key.clone(), *version))
+        };
         self.keys.iter().filter_map(last).collect()
     }
 
@@ -156,7 +167,9 @@ impl<'a> Observer<'a> {
 
     /// The cursor after the last update.
     pub(super) fn cursor(&self) -> CheckResult<WatchCursor> {
-        self.watch.cursor().ok_or_else(|| CheckFailure::new("a watch that delivered something has no cursor"))
+        self.watch
+            .cursor()
+            .ok_or_else(|| CheckFailure::new("a watch that delivered something has no cursor"))
     }
 
     /// What arrived, in its order.
@@ -189,7 +202,9 @@ impl<'a> Observer<'a> {
                 return Err(CheckFailure::new(message));
             }
             None => {
-                return Err(CheckFailure::new(format!("waiting for {waiting_for}: the watch ended")));
+                return Err(CheckFailure::new(format!(
+                    "waiting for {waiting_for}: the watch ended"
+                )));
             }
         };
         ensure!(self.watch.cursor().is_some(), "an update came without a cursor to go on from");
@@ -250,7 +265,10 @@ impl<'a> Observer<'a> {
     }
 
     /// Reads until the last write of each key has arrived.
-    pub(super) async fn reach_all(&mut self, newest: &BTreeMap<String, VersionToken>) -> CheckResult {
+    pub(super) async fn reach_all(
+        &mut self,
+        newest: &BTreeMap<String, VersionToken>,
+    ) -> CheckResult {
         let mut missing = newest.clone();
         let arrived = |missing: &mut BTreeMap<String, VersionToken>, entry: &KvEntry| {
             if missing.get(entry.key.as_str()) == Some(&entry.version) {
@@ -259,8 +277,10 @@ impl<'a> Observer<'a> {
         };
         self.entries.iter().for_each(|entry| arrived(&mut missing, entry));
         while let Some((key, version)) = missing.first_key_value() {
-            let waiting_for =
-                format!("version {version} of key {key} and {} more last writes", missing.len() - 1);
+            let waiting_for = format!(
+                "version {version} of key {key} and {} more last writes",
+                missing.len() - 1
+            );
             let entry = self.entry(&waiting_for).await?;
             arrived(&mut missing, &entry);
         }
@@ -278,7 +298,9 @@ pub(super) fn ensure_in_order(entries: &[KvEntry], log: &WriteLog) -> CheckResul
     let mut latest = BTreeMap::new();
     for KvEntry { key, version, .. } in entries {
         let Some(position) = log.position(key, *version) else {
-            return Err(CheckFailure::new(format!("version {version} of key {key} was never written")));
+            return Err(CheckFailure::new(format!(
+                "version {version} of key {key} was never written"
+            )));
         };
         if let Some(before) = latest.insert(key.as_str(), position) {
             ensure!(

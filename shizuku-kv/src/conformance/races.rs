@@ -29,7 +29,8 @@ async fn increment(store: &Store) -> CheckResult {
         let Some(entry) = store.get("counter").await? else {
             return Err(CheckFailure::new("the counter is absent"));
         };
-        let count = std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse::<u32>().ok());
+        let count =
+            std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse::<u32>().ok());
         let Some(count) = count else {
             return Err(CheckFailure::new("the counter is not a number"));
         };
@@ -74,13 +75,15 @@ pub async fn one_of_many_creates_wins(fixture: &Fixture) -> CheckResult {
                 }
                 Err(KvError::AlreadyExists { .. }) => {}
                 Err(error) => {
-                    let message = format!("expected a create to win or find AlreadyExists, found: {error}");
+                    let message =
+                        format!("expected a create to win or find AlreadyExists, found: {error}");
                     return Err(CheckFailure::new(message));
                 }
             }
         }
         let found = store.get("key").await?;
-        let found = found.map(|entry| (String::from_utf8_lossy(&entry.value).into_owned(), entry.version));
+        let found =
+            found.map(|entry| (String::from_utf8_lossy(&entry.value).into_owned(), entry.version));
         ensure!(winner.is_some(), "none of 16 creates of an absent key has won");
         ensure_eq!(found, winner, "value and version of the create that won");
         if round % 2 == 0 {
@@ -153,13 +156,22 @@ pub async fn create_and_update_do_not_both_win(fixture: &Fixture) -> CheckResult
         let value = store.get("key").await?.map(|entry| entry.value);
         match (create, update) {
             (Ok(_), Err(KvError::RevisionMismatch { .. })) => {
-                ensure_eq!(value.as_deref(), Some(b"created".as_slice()), "the value after create has won");
+                ensure_eq!(
+                    value.as_deref(),
+                    Some(b"created".as_slice()),
+                    "the value after create has won"
+                );
             }
             (Err(KvError::AlreadyExists { .. }), Ok(_)) => {
-                ensure_eq!(value.as_deref(), Some(b"updated".as_slice()), "the value after update has won");
+                ensure_eq!(
+                    value.as_deref(),
+                    Some(b"updated".as_slice()),
+                    "the value after update has won"
+                );
             }
             (create, update) => {
-                let message = format!("expected one to win: create found {create:?}, update {update:?}");
+                let message =
+                    format!("expected one to win: create found {create:?}, update {update:?}");
                 return Err(CheckFailure::new(message));
             }
         }

@@ -1,7 +1,9 @@
 //! Reads: of single keys, of many, and of what the store still holds of one.
 
 use super::{Check, CheckFailure, CheckResult, Fixture};
-use crate::store::{KvEntry, KvError, KvOperation, ReadConsistency, Store, StoreConfig, WatchScope};
+use crate::store::{
+    KvEntry, KvError, KvOperation, ReadConsistency, Store, StoreConfig, WatchScope,
+};
 
 /// The checks of this family.
 pub const CHECKS: &[Check] = checks! { "reads";
@@ -40,7 +42,8 @@ pub async fn the_clock_is_that_of_the_entries(fixture: &Fixture) -> CheckResult 
     for _ in 0..5 {
         store.put("key", "value").await?;
         let entry = store.entry("key").await?;
-        let created = entry.ok_or_else(|| CheckFailure::new("what was written is not there"))?.created;
+        let created =
+            entry.ok_or_else(|| CheckFailure::new("what was written is not there"))?.created;
         ensure!(
             earlier.is_none_or(|earlier| earlier <= created),
             "an entry is older than the clock before it"
@@ -57,8 +60,16 @@ pub async fn what_was_never_written_is_absent(fixture: &Fixture) -> CheckResult 
     let store = fixture.store().await?;
     ensure!(store.get("absent").await?.is_none(), "get finds a key that was never written");
     ensure!(store.entry("absent").await?.is_none(), "entry finds a key that was never written");
-    ensure_eq!(store.get_many(["absent", "a.b"]).await?, [None, None], "get_many of keys never written");
-    ensure_eq!(store.history("absent")?.try_collect().await?, [], "the history of a key never written");
+    ensure_eq!(
+        store.get_many(["absent", "a.b"]).await?,
+        [None, None],
+        "get_many of keys never written"
+    );
+    ensure_eq!(
+        store.history("absent")?.try_collect().await?,
+        [],
+        "the history of a key never written"
+    );
     Ok(())
 }
 
@@ -104,9 +115,11 @@ pub async fn entry_shows_tombstones(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for (key, operation) in [("deleted", KvOperation::Delete), ("purged", KvOperation::Purge)] {
         store.put(key, "value").await?;
-        let version = if key == "deleted" { store.delete(key).await? } else { store.purge(key).await? };
+        let version =
+            if key == "deleted" { store.delete(key).await? } else { store.purge(key).await? };
         let found = store.entry(key).await?;
-        let found = found.map(|entry| (entry.key.as_str().to_owned(), entry.operation, entry.version));
+        let found =
+            found.map(|entry| (entry.key.as_str().to_owned(), entry.operation, entry.version));
         ensure_eq!(found, Some((key.to_owned(), operation, version)), "the tombstone of key {key}");
         ensure!(store.get(key).await?.is_none(), "get finds the {key} key");
         ensure_eq!(store.get_many([key]).await?, [None], "get_many of the {key} key");
@@ -122,7 +135,8 @@ async fn history(store: &Store, key: &str) -> CheckResult<Vec<(KvOperation, Stri
     for entry in &entries {
         ensure_eq!(entry.key, key, "the key of an entry in the history of another");
     }
-    let shown = |entry: &KvEntry| (entry.operation, String::from_utf8_lossy(&entry.value).into_owned());
+    let shown =
+        |entry: &KvEntry| (entry.operation, String::from_utf8_lossy(&entry.value).into_owned());
     Ok(entries.iter().map(shown).collect())
 }
 
@@ -185,7 +199,11 @@ pub async fn history_is_of_one_key(fixture: &Fixture) -> CheckResult {
     }
     let twice = [(KvOperation::Put, "a.b".to_owned()), (KvOperation::Put, "a.b".to_owned())];
     ensure_eq!(history(&store, "a.b").await?, twice, "the history of a.b");
-    ensure_eq!(history(&store, "a").await?, [(KvOperation::Put, "a".to_owned())], "the history of a");
+    ensure_eq!(
+        history(&store, "a").await?,
+        [(KvOperation::Put, "a".to_owned())],
+        "the history of a"
+    );
     Ok(())
 }
 
@@ -200,7 +218,11 @@ pub async fn purge_drops_the_history(fixture: &Fixture) -> CheckResult {
     }
     store.purge("key").await?;
     let purged = (KvOperation::Purge, String::new());
-    ensure_eq!(history(&store, "key").await?, std::slice::from_ref(&purged), "the history after a purge");
+    ensure_eq!(
+        history(&store, "key").await?,
+        std::slice::from_ref(&purged),
+        "the history after a purge"
+    );
     store.put("key", "4").await?;
     let expected = [purged, (KvOperation::Put, "4".to_owned())];
     ensure_eq!(history(&store, "key").await?, expected, "the history after a purge and a put");

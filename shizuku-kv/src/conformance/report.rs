@@ -84,7 +84,9 @@ impl fmt::Display for Report {
             let (family, name, millis) = (check.family, &check.name, check.elapsed.as_millis());
             match &check.outcome {
                 Outcome::Passed => writeln!(f, "passed          {family}::{name} ({millis} ms)")?,
-                Outcome::NotApplicable(why) => writeln!(f, "not applicable  {family}::{name}: {why}")?,
+                Outcome::NotApplicable(why) => {
+                    writeln!(f, "not applicable  {family}::{name}: {why}")?
+                }
                 Outcome::Failed(failure) => {
                     writeln!(f, "FAILED          {family}::{name} ({millis} ms): {failure}")?;
                     writeln!(f, "                the promise: {}", check.clause)?;

@@ -52,7 +52,11 @@ async fn ensure_lists(store: &Store, expected: &BTreeMap<String, String>) -> Che
     }
     let mut keys = store.keys(WatchScope::All).try_collect().await?;
     keys.sort_unstable();
-    ensure_eq!(keys, expected.keys().map(String::as_str).collect::<Vec<_>>(), "the keys of a listing");
+    ensure_eq!(
+        keys,
+        expected.keys().map(String::as_str).collect::<Vec<_>>(),
+        "the keys of a listing"
+    );
     Ok(())
 }
 
@@ -92,8 +96,9 @@ pub async fn scans_take_many_keys(fixture: &Fixture) -> CheckResult {
 
 /// Live and deleted keys with several versions each.
 pub async fn a_scan_in_a_history_has_the_newest(fixture: &Fixture) -> CheckResult {
-    let store =
-        fixture.store_with(fixture.config().history(fixture.capabilities().max_history.min(5))).await?;
+    let store = fixture
+        .store_with(fixture.config().history(fixture.capabilities().max_history.min(5)))
+        .await?;
     for value in ["1", "2", "3"] {
         for key in ["live", "deleted", "purged"] {
             store.put(key, value).await?;
@@ -128,7 +133,12 @@ pub async fn a_scan_under_writes_has_every_key_once(fixture: &Fixture) -> CheckR
         while found.len() < until {
             match scan.next().await {
                 Some(entry) => found.push(entry?),
-                None => return Err(CheckFailure::new(format!("the scan ended after {} items", found.len()))),
+                None => {
+                    return Err(CheckFailure::new(format!(
+                        "the scan ended after {} items",
+                        found.len()
+                    )));
+                }
             }
         }
         disturb(&store, round).await?;
@@ -154,7 +164,10 @@ pub async fn a_listing_under_writes_has_every_key_once(fixture: &Fixture) -> Che
             match listing.next().await {
                 Some(key) => found.push(key?),
                 None => {
-                    return Err(CheckFailure::new(format!("the listing ended after {} keys", found.len())));
+                    return Err(CheckFailure::new(format!(
+                        "the listing ended after {} keys",
+                        found.len()
+                    )));
                 }
             }
         }
@@ -243,7 +256,11 @@ pub async fn a_dropped_scan_leaves_nothing_behind(fixture: &Fixture) -> CheckRes
             match scan.next().await {
                 Some(Ok(_) | Err(KvError::Timeout { .. })) => {}
                 Some(Err(error)) => return Err(error.into()),
-                None => return Err(CheckFailure::new("a scan without time ended as if it were complete")),
+                None => {
+                    return Err(CheckFailure::new(
+                        "a scan without time ended as if it were complete",
+                    ));
+                }
             }
         }
     }

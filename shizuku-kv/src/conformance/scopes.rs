@@ -139,7 +139,11 @@ pub async fn a_scan_keeps_to_its_scope(fixture: &Fixture) -> CheckResult {
         ensure_eq!(sorted_keys(&found), case.expected(), "a scan of {case:?}");
     }
     let longer_than_any_key = WatchScope::prefix("a".repeat(5000));
-    ensure_eq!(store.scan(longer_than_any_key).try_collect().await?, [], "a scan of a prefix of 5,000 bytes");
+    ensure_eq!(
+        store.scan(longer_than_any_key).try_collect().await?,
+        [],
+        "a scan of a prefix of 5,000 bytes"
+    );
     Ok(())
 }
 
@@ -201,7 +205,11 @@ pub async fn live_updates_keep_to_their_scope(fixture: &Fixture) -> CheckResult 
                 observer.check(item, "nothing")?;
             }
             for entry in observer.entries().get(state..).unwrap_or_default() {
-                ensure!(newest.contains_key(entry.key.as_str()), "{} arrived in {case:?}", entry.key);
+                ensure!(
+                    newest.contains_key(entry.key.as_str()),
+                    "{} arrived in {case:?}",
+                    entry.key
+                );
                 ensure!(
                     log.position(&entry.key, entry.version).is_some(),
                     "an update of key {} that nobody wrote arrived in {case:?}",

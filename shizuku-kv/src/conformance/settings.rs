@@ -53,10 +53,15 @@ pub async fn impossible_settings_are_refused(fixture: &Fixture) -> CheckResult {
                 ensure_eq!(found, field, "the setting that InvalidConfig names");
             }
             Err(error) => {
-                let message = format!("an impossible {field}: expected InvalidConfig, found: {error}");
+                let message =
+                    format!("an impossible {field}: expected InvalidConfig, found: {error}");
                 return Err(CheckFailure::new(message));
             }
-            Ok(_) => return Err(CheckFailure::new(format!("a store with an impossible {field} was opened"))),
+            Ok(_) => {
+                return Err(CheckFailure::new(format!(
+                    "a store with an impossible {field} was opened"
+                )));
+            }
         }
         let opened = fixture.connection().store_with_config(&name, base().must_exist()).await;
         ensure_error!(opened, KvError::StoreNotFound { .. }, "a store with an impossible {field}");
@@ -67,25 +72,37 @@ pub async fn impossible_settings_are_refused(fixture: &Fixture) -> CheckResult {
 /// Opened, with one more.
 pub async fn the_claimed_history_is_the_most(fixture: &Fixture) -> CheckResult {
     let most = fixture.capabilities().max_history;
-    ensure!(most <= 64, "a history of {most} is claimed, and no store can be asked for more than 64");
+    ensure!(
+        most <= 64,
+        "a history of {most} is claimed, and no store can be asked for more than 64"
+    );
     fixture.store_with(fixture.config().history(most)).await?;
     if most < 64 {
         let name = fixture.fresh_name();
-        let opened = fixture.connection().store_with_config(&name, fixture.config().history(most + 1)).await;
+        let opened =
+            fixture.connection().store_with_config(&name, fixture.config().history(most + 1)).await;
         ensure_error!(opened, KvError::Unsupported { .. }, "a history of one more than claimed");
     }
     Ok(())
 }
 
-fn ensure_differences(opened: KvResult<Store>, name: &str, expected: &[(&str, &str, &str)]) -> CheckResult {
+fn ensure_differences(
+    opened: KvResult<Store>,
+    name: &str,
+    expected: &[(&str, &str, &str)],
+) -> CheckResult {
     let differences = match opened {
         Err(KvError::ConfigMismatch { store, differences }) => {
             ensure_eq!(store, name, "the store in ConfigMismatch");
             differences
         }
-        Err(error) => return Err(CheckFailure::new(format!("expected ConfigMismatch, found: {error}"))),
+        Err(error) => {
+            return Err(CheckFailure::new(format!("expected ConfigMismatch, found: {error}")));
+        }
         Ok(_) => {
-            return Err(CheckFailure::new("a store was opened that is different from what was asked for"));
+            return Err(CheckFailure::new(
+                "a store was opened that is different from what was asked for",
+            ));
         }
     };
     let mut found = differences.iter().map(|difference| difference.field).collect::<Vec<_>>();
@@ -94,12 +111,17 @@ fn ensure_differences(opened: KvResult<Store>, name: &str, expected: &[(&str, &s
     fields.sort_unstable();
     ensure_eq!(found, fields, "the settings in ConfigMismatch");
     for ConfigDifference { field, wanted, found } in &differences {
-        for (_, expect_wanted, expect_found) in expected.iter().filter(|(expected, ..)| expected == field) {
+        for (_, expect_wanted, expect_found) in
+            expected.iter().filter(|(expected, ..)| expected == field)
+        {
             ensure!(
                 wanted.contains(expect_wanted),
                 "{field}: wanted {expect_wanted}, the error says {wanted}"
             );
-            ensure!(found.contains(expect_found), "{field}: found {expect_found}, the error says {found}");
+            ensure!(
+                found.contains(expect_found),
+                "{field}: found {expect_found}, the error says {found}"
+            );
         }
     }
     Ok(())
@@ -109,14 +131,22 @@ fn ensure_differences(opened: KvResult<Store>, name: &str, expected: &[(&str, &s
 pub async fn a_different_configuration_is_refused(fixture: &Fixture) -> CheckResult {
     let (name, connection) = (fixture.fresh_name(), fixture.connection());
     let base = || StoreConfig { description: None, max_value_size: None, ..fixture.config() };
-    let store = connection.store_with_config(&name, base().description("blue").max_value_size(1111)).await?;
+    let store = connection
+        .store_with_config(&name, base().description("blue").max_value_size(1111))
+        .await?;
     let version = store.put("key", "value").await?;
     let opened = connection.store_with_config(&name, base().description("green")).await;
     ensure_differences(opened, &name, &[("description", "green", "blue")])?;
-    let opened = connection.store_with_config(&name, base().description("blue").max_value_size(2222)).await;
+    let opened =
+        connection.store_with_config(&name, base().description("blue").max_value_size(2222)).await;
     ensure_differences(opened, &name, &[("max_value_size", "2222", "1111")])?;
-    let opened = connection.store_with_config(&name, base().description("red").max_value_size(2222)).await;
-    ensure_differences(opened, &name, &[("description", "red", "blue"), ("max_value_size", "2222", "1111")])?;
+    let opened =
+        connection.store_with_config(&name, base().description("red").max_value_size(2222)).await;
+    ensure_differences(
+        opened,
+        &name,
+        &[("description", "red", "blue"), ("max_value_size", "2222", "1111")],
+    )?;
     if fixture.capabilities().max_history > 1 {
         let opened = connection.store_with_config(&name, base().history(2)).await;
         ensure_differences(opened, &name, &[("history", "2", "1")])?;
@@ -150,7 +180,10 @@ pub async fn settings_left_alone_are_not_compared(fixture: &Fixture) -> CheckRes
     for config in same {
         let set = config.deadline;
         let store = connection.store_with_config(&name, config).await?;
-        ensure!(store.get("key").await?.is_some(), "a store that was opened again has lost its value");
+        ensure!(
+            store.get("key").await?.is_some(),
+            "a store that was opened again has lost its value"
+        );
         ensure_eq!(store.max_value_size(), 1234, "the limit of a store that was opened again");
         let expected = set.unwrap_or(Deadline::DEFAULT);
         ensure_eq!(store.deadline(), expected, "the deadline of the handle");
@@ -211,7 +244,8 @@ pub async fn limits_can_be_removed(fixture: &Fixture) -> CheckResult {
         Err(KvError::Unsupported { .. }) => return Ok(()),
         opened => drop(opened?),
     }
-    let mut differences = vec![("max_value_size", "no limit", "100"), ("max_bytes", "no limit", "65536")];
+    let mut differences =
+        vec![("max_value_size", "no limit", "100"), ("max_bytes", "no limit", "65536")];
     if age {
         differences.push(("max_age", "no limit", "3600"));
     }
@@ -224,7 +258,11 @@ pub async fn limits_can_be_removed(fixture: &Fixture) -> CheckResult {
         let opened = connection.store_with_config(&name, config).await;
         ensure_differences(opened, &name, std::slice::from_ref(difference))?;
     }
-    ensure_differences(connection.store_with_config(&name, unlimited()).await, &name, &differences)?;
+    ensure_differences(
+        connection.store_with_config(&name, unlimited()).await,
+        &name,
+        &differences,
+    )?;
     let store = connection.store_with_config(&name, unlimited().reconcile()).await?;
     for number in 0..20 {
         store.put(format!("key.{number}"), vec![b'v'; 4096]).await?;
@@ -250,10 +288,16 @@ pub async fn a_history_is_not_given_to_times_to_live(fixture: &Fixture) -> Check
         let name = fixture.fresh_name();
         connection.store_with_config(&name, config).await?;
         let longer = connection.store_with_config(&name, base().history(2).reconcile()).await;
-        ensure_error!(longer, KvError::InvalidConfig { .. }, "a history for a store with times to live");
+        ensure_error!(
+            longer,
+            KvError::InvalidConfig { .. },
+            "a history for a store with times to live"
+        );
         let store = connection.store(&name).await?;
         ensure!(store.ttl().is_some(), "a rejected history has taken the times to live away");
-        let store = connection.store_with_config(&name, base().history(2).key_ttl(false).reconcile()).await?;
+        let store = connection
+            .store_with_config(&name, base().history(2).key_ttl(false).reconcile())
+            .await?;
         ensure!(store.ttl().is_none(), "a store has times to live that were given up");
     }
     let name = fixture.fresh_name();
@@ -264,7 +308,10 @@ pub async fn a_history_is_not_given_to_times_to_live(fixture: &Fixture) -> Check
         // The markers of a maximum age are not times to live.
         let name = fixture.fresh_name();
         let store = connection.store_with_config(&name, aged()).await?;
-        ensure!(store.ttl().is_none(), "a maximum age brings times to live that were not asked for");
+        ensure!(
+            store.ttl().is_none(),
+            "a maximum age brings times to live that were not asked for"
+        );
         connection.store_with_config(&name, base().history(2).reconcile()).await?;
     }
     Ok(())
@@ -282,9 +329,14 @@ pub async fn open_handles_learn_of_new_limits(fixture: &Fixture) -> CheckResult 
     }
     before.put("key", vec![b'v'; 2000]).await?;
     let many = before.put_many([("one", vec![b'v'; 2000]), ("two", vec![b'v'; 2001])]).await;
-    let [one, two] = many.try_into().map_err(|_| CheckFailure::new("put_many answers for two items"))?;
+    let [one, two] =
+        many.try_into().map_err(|_| CheckFailure::new("put_many answers for two items"))?;
     one?;
-    ensure_error!(two, KvError::ValueTooLarge { limit: 2000, .. }, "a value over the limit that was raised");
+    ensure_error!(
+        two,
+        KvError::ValueTooLarge { limit: 2000, .. },
+        "a value over the limit that was raised"
+    );
     connection.store_with_config(&name, base().max_value_size(500).reconcile()).await?;
     // A backend may notice only a value that exceeds its limit together with the backend's own
     // overhead.
@@ -333,10 +385,16 @@ pub async fn a_full_store_says_so(fixture: &Fixture) -> CheckResult {
         );
     };
     ensure_error!(Err::<(), _>(refused), KvError::StoreFull { .. }, "a write to a full store");
-    ensure!(written * VALUE >= 32 * 1024, "the store is full with {written} values of {VALUE} bytes");
+    ensure!(
+        written * VALUE >= 32 * 1024,
+        "the store is full with {written} values of {VALUE} bytes"
+    );
     let found = store.keys(WatchScope::All).try_collect().await?.len();
     ensure_eq!(found, written, "keys in a full store");
-    ensure!(store.entry(format!("key.{written}")).await?.is_none(), "a rejected write left something behind");
+    ensure!(
+        store.entry(format!("key.{written}")).await?.is_none(),
+        "a rejected write left something behind"
+    );
     let full = store.put_many([(format!("key.{written}"), vec![b'v'; VALUE])]).await.pop();
     ensure_error!(full.transpose(), KvError::StoreFull { .. }, "put_many to a full store");
     if store.capabilities().compare_and_swap {

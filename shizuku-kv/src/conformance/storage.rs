@@ -97,7 +97,8 @@ mod tests {
     #[test]
     fn a_run_can_be_spawned() {
         fn sendable(_: impl Send + 'static) {}
-        let suite = super::StorageSuite::new(|_name| async { Ok(crate::replica::MemoryStorage::new()) });
+        let suite =
+            super::StorageSuite::new(|_name| async { Ok(crate::replica::MemoryStorage::new()) });
         sendable(suite.run());
     }
 }

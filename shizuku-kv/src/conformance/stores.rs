@@ -33,9 +33,10 @@ pub async fn a_store_is_made_once(fixture: &Fixture) -> CheckResult {
     let first = connection.store_with_config(&name, fixture.config()).await?;
     ensure_eq!(first.name(), name, "the name of the store");
     let version = first.put("key", "value").await?;
-    for again in
-        [connection.store_with_config(&name, fixture.config()).await?, connection.store(&name).await?]
-    {
+    for again in [
+        connection.store_with_config(&name, fixture.config()).await?,
+        connection.store(&name).await?,
+    ] {
         let found = again.get("key").await?.map(|entry| entry.version);
         ensure_eq!(found, Some(version), "the version in a store that was opened again");
         let written = again.put("other", "value").await?;
@@ -60,7 +61,12 @@ pub async fn stores_are_apart(fixture: &Fixture) -> CheckResult {
     }
     for store in &stores {
         let value = store.get("key").await?.map(|entry| entry.value);
-        ensure_eq!(value.as_deref(), Some(store.name().as_bytes()), "the value in store {}", store.name());
+        ensure_eq!(
+            value.as_deref(),
+            Some(store.name().as_bytes()),
+            "the value in store {}",
+            store.name()
+        );
         let mut keys = store.keys(WatchScope::All).try_collect().await?;
         keys.sort_unstable();
         let own = format!("of.{}", store.name());
@@ -74,7 +80,11 @@ pub async fn a_store_that_must_exist_is_not_made(fixture: &Fixture) -> CheckResu
     let (name, connection) = (fixture.fresh_name(), fixture.connection());
     for _ in 0..2 {
         let opened = connection.store_with_config(&name, fixture.config().must_exist()).await;
-        ensure_error!(opened, KvError::StoreNotFound { .. }, "opening a store that must exist and does not");
+        ensure_error!(
+            opened,
+            KvError::StoreNotFound { .. },
+            "opening a store that must exist and does not"
+        );
     }
     let listed = connection.list_stores().try_collect().await?;
     ensure!(!listed.contains(&name), "a store that had to exist was made");
@@ -87,8 +97,10 @@ pub async fn a_store_that_must_exist_is_not_made(fixture: &Fixture) -> CheckResu
 pub async fn invalid_names_are_refused(fixture: &Fixture) -> CheckResult {
     let connection = fixture.connection();
     let long = "n".repeat(65);
-    let invalid =
-        ["", " ", "a b", "a.b", ".", "..", "a*", "*", ">", "a/b", "a\\b", "ä", "a\n", "a\0", "$KV", &long];
+    let invalid = [
+        "", " ", "a b", "a.b", ".", "..", "a*", "*", ">", "a/b", "a\\b", "ä", "a\n", "a\0", "$KV",
+        &long,
+    ];
     for name in invalid {
         let opened = connection.store(name).await;
         ensure_error!(opened, KvError::InvalidStoreName { .. }, "opening a store named {name:?}");
@@ -125,12 +137,30 @@ pub async fn a_store_claims_no_more_than_its_connection(fixture: &Fixture) -> Ch
     for (capability, has, can) in pairs {
         ensure!(can || !has, "the store claims {capability}, which its connection does not");
     }
-    ensure!(has.max_history <= can.max_history, "the store claims more history than its connection");
-    ensure!(can.max_history >= 1, "the newest version of a key is a history of 1, and 0 is claimed");
-    ensure_eq!(store.backend().writer().is_some(), has.write, "whether there is a writer, as claimed");
-    ensure_eq!(store.backend().watcher().is_some(), has.watch, "whether there is a watcher, as claimed");
+    ensure!(
+        has.max_history <= can.max_history,
+        "the store claims more history than its connection"
+    );
+    ensure!(
+        can.max_history >= 1,
+        "the newest version of a key is a history of 1, and 0 is claimed"
+    );
+    ensure_eq!(
+        store.backend().writer().is_some(),
+        has.write,
+        "whether there is a writer, as claimed"
+    );
+    ensure_eq!(
+        store.backend().watcher().is_some(),
+        has.watch,
+        "whether there is a watcher, as claimed"
+    );
     ensure_eq!(store.ttl().is_some(), has.key_ttl, "whether there are times to live, as claimed");
-    ensure_eq!(store.fenced().is_some(), has.fenced_writes, "whether there are fenced writes, as claimed");
+    ensure_eq!(
+        store.fenced().is_some(),
+        has.fenced_writes,
+        "whether there are fenced writes, as claimed"
+    );
     Ok(())
 }
 
@@ -143,13 +173,20 @@ pub async fn stores_are_listed(fixture: &Fixture) -> CheckResult {
     }
     let listed = connection.list_stores().try_collect().await?;
     for name in &names {
-        ensure_eq!(listed.iter().filter(|listed| *listed == name).count(), 1, "how often a store is listed");
+        ensure_eq!(
+            listed.iter().filter(|listed| *listed == name).count(),
+            1,
+            "how often a store is listed"
+        );
     }
     if let Some(deleted) = names.pop() {
         connection.delete_store(&deleted).await?;
         let listed = connection.list_stores().try_collect().await?;
         ensure!(!listed.contains(&deleted), "a store that was deleted is listed");
-        ensure!(names.iter().all(|name| listed.contains(name)), "deleting a store took others from the list");
+        ensure!(
+            names.iter().all(|name| listed.contains(name)),
+            "deleting a store took others from the list"
+        );
     }
     Ok(())
 }
@@ -161,18 +198,39 @@ pub async fn a_deleted_store_is_gone(fixture: &Fixture) -> CheckResult {
     fixture.connection().delete_store(store.name()).await?;
     ensure_error!(store.get("key").await, KvError::StoreNotFound { .. }, "get");
     ensure_error!(store.entry("key").await, KvError::StoreNotFound { .. }, "entry");
-    ensure_error!(store.get_many(["key", "other"]).await, KvError::StoreNotFound { .. }, "get_many");
-    ensure_error!(store.history("key")?.try_collect().await, KvError::StoreNotFound { .. }, "history");
-    ensure_error!(store.scan(WatchScope::All).try_collect().await, KvError::StoreNotFound { .. }, "scan");
-    ensure_error!(store.keys(WatchScope::All).try_collect().await, KvError::StoreNotFound { .. }, "keys");
+    ensure_error!(
+        store.get_many(["key", "other"]).await,
+        KvError::StoreNotFound { .. },
+        "get_many"
+    );
+    ensure_error!(
+        store.history("key")?.try_collect().await,
+        KvError::StoreNotFound { .. },
+        "history"
+    );
+    ensure_error!(
+        store.scan(WatchScope::All).try_collect().await,
+        KvError::StoreNotFound { .. },
+        "scan"
+    );
+    ensure_error!(
+        store.keys(WatchScope::All).try_collect().await,
+        KvError::StoreNotFound { .. },
+        "keys"
+    );
     ensure_error!(store.put("key", "value").await, KvError::StoreNotFound { .. }, "put");
     ensure_error!(store.delete("key").await, KvError::StoreNotFound { .. }, "delete");
     ensure_error!(store.purge("key").await, KvError::StoreNotFound { .. }, "purge");
     for answer in store.put_many([("key", "value"), ("other", "value")]).await {
         ensure_error!(answer, KvError::StoreNotFound { .. }, "put_many");
     }
-    let opened = fixture.connection().store_with_config(store.name(), fixture.config().must_exist()).await;
-    ensure_error!(opened, KvError::StoreNotFound { .. }, "opening a store that must exist and was deleted");
+    let opened =
+        fixture.connection().store_with_config(store.name(), fixture.config().must_exist()).await;
+    ensure_error!(
+        opened,
+        KvError::StoreNotFound { .. },
+        "opening a store that must exist and was deleted"
+    );
     Ok(())
 }
 
@@ -182,7 +240,11 @@ pub async fn watching_and_swapping_in_a_deleted_store_fails(fixture: &Fixture) -
     let version: VersionToken = store.put("key", "value").await?;
     fixture.connection().delete_store(store.name()).await?;
     ensure_error!(store.create("new", "value").await, KvError::StoreNotFound { .. }, "create");
-    ensure_error!(store.update("key", "value", version).await, KvError::StoreNotFound { .. }, "update");
+    ensure_error!(
+        store.update("key", "value", version).await,
+        KvError::StoreNotFound { .. },
+        "update"
+    );
     let deleted = store.delete_with_version("key", version).await;
     ensure_error!(deleted, KvError::StoreNotFound { .. }, "delete_with_version");
     let watch = match store.watch(WatchScope::prefix("key")).await {
@@ -214,10 +276,18 @@ pub async fn a_store_made_again_is_empty(fixture: &Fixture) -> CheckResult {
     }
     store.delete("a").await?;
     connection.delete_store(store.name()).await?;
-    let again = connection.store_with_config(store.name(), fixture.config().max_value_size(2000)).await?;
-    ensure_eq!(again.scan(WatchScope::All).try_collect().await?, [], "a scan of a store that was made again");
+    let again =
+        connection.store_with_config(store.name(), fixture.config().max_value_size(2000)).await?;
+    ensure_eq!(
+        again.scan(WatchScope::All).try_collect().await?,
+        [],
+        "a scan of a store that was made again"
+    );
     for key in ["a", "b.c"] {
-        ensure!(again.entry(key).await?.is_none(), "a store that was made again has an entry of before");
+        ensure!(
+            again.entry(key).await?.is_none(),
+            "a store that was made again has an entry of before"
+        );
     }
     ensure_eq!(again.max_value_size(), 2000, "the limit of a store that was made again");
     again.put("a", "value").await?;

@@ -106,7 +106,8 @@ impl Suite {
             Source::Connection(connection) => {
                 reports.extend(self.run_together(connection, together).await);
                 reports.extend(alone.into_iter().map(|(index, check)| {
-                    let why = "the suite was given no way to open a connection of its own".to_owned();
+                    let why =
+                        "the suite was given no way to open a connection of its own".to_owned();
                     (index, report(check, Outcome::NotApplicable(why), Duration::ZERO))
                 }));
             }
@@ -130,7 +131,8 @@ impl Suite {
             }
         }
         reports.sort_by_key(|(index, _)| *index);
-        let unknown = self.selection.iter().filter(|name| !checks().any(|check| is_named(check, name)));
+        let unknown =
+            self.selection.iter().filter(|name| !checks().any(|check| is_named(check, name)));
         let unknown = unknown.map(|name| CheckReport {
             name: name.clone(),
             family: "unknown",
@@ -153,17 +155,19 @@ impl Suite {
         checks: Vec<(usize, &'static Check)>,
     ) -> Vec<(usize, CheckReport)> {
         // Boxed, since the compiler does not see otherwise that all of it can be sent.
-        let runs = checks.into_iter().map(|(index, check)| -> BoxFuture<'_, (usize, CheckReport)> {
-            let fixture = Fixture::with(Arc::clone(connection), None, self.base.clone());
-            Box::pin(async move { (index, self.run_one(check, &fixture).await) })
-        });
+        let runs =
+            checks.into_iter().map(|(index, check)| -> BoxFuture<'_, (usize, CheckReport)> {
+                let fixture = Fixture::with(Arc::clone(connection), None, self.base.clone());
+                Box::pin(async move { (index, self.run_one(check, &fixture).await) })
+            });
         stream::iter(runs.collect::<Vec<_>>()).buffer_unordered(self.concurrency).collect().await
     }
 
     async fn run_alone(&self, connect: &Connect, check: &'static Check) -> CheckReport {
         match connect().await {
             Ok(connection) => {
-                let fixture = Fixture::with(connection, Some(Arc::clone(connect)), self.base.clone());
+                let fixture =
+                    Fixture::with(connection, Some(Arc::clone(connect)), self.base.clone());
                 self.run_one(check, &fixture).await
             }
             Err(error) => {
@@ -176,7 +180,8 @@ impl Suite {
     async fn run_one(&self, check: &'static Check, fixture: &Fixture) -> CheckReport {
         let started = Instant::now();
         let capabilities = fixture.capabilities();
-        let missing = check.needs.iter().find(|capability| !capability.is_claimed_by(&capabilities));
+        let missing =
+            check.needs.iter().find(|capability| !capability.is_claimed_by(&capabilities));
         let outcome = match missing {
             None => match self.bounded(fixture, (check.run)(fixture)).await {
                 Ok(()) => Outcome::Passed,
@@ -197,7 +202,11 @@ impl Suite {
     }
 
     /// A check that hangs or panics has failed, and takes no other with it.
-    async fn bounded(&self, fixture: &Fixture, check: impl Future<Output = CheckResult>) -> CheckResult {
+    async fn bounded(
+        &self,
+        fixture: &Fixture,
+        check: impl Future<Output = CheckResult>,
+    ) -> CheckResult {
         match tokio::time::timeout(self.deadline, AssertUnwindSafe(check).catch_unwind()).await {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => {
@@ -210,7 +219,8 @@ impl Suite {
             }
             Err(_) => {
                 let step = fixture.last_step();
-                let step = if step.is_empty() { String::new() } else { format!("; it stood at: {step}") };
+                let step =
+                    if step.is_empty() { String::new() } else { format!("; it stood at: {step}") };
                 Err(CheckFailure::new(format!("it did not end within {:?}{step}", self.deadline)))
             }
         }
@@ -233,5 +243,11 @@ fn is_named(check: &Check, name: &str) -> bool {
 }
 
 fn report(check: &Check, outcome: Outcome, elapsed: Duration) -> CheckReport {
-    CheckReport { name: check.name.to_owned(), family: check.family, clause: check.clause, outcome, elapsed }
+    CheckReport {
+        name: check.name.to_owned(),
+        family: check.family,
+        clause: check.clause,
+        outcome,
+        elapsed,
+    }
 }

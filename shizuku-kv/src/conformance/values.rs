@@ -36,7 +36,8 @@ pub const CHECKS: &[Check] = checks! { "values";
 pub async fn an_empty_value_is_a_value(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let version = store.put("empty", Bytes::new()).await?;
-    let mut found = vec![("get", store.get("empty").await?), ("entry", store.entry("empty").await?)];
+    let mut found =
+        vec![("get", store.get("empty").await?), ("entry", store.entry("empty").await?)];
     found.extend(store.get_many(["empty"]).await?.into_iter().map(|entry| ("get_many", entry)));
     let history = store.history("empty")?.try_collect().await?;
     found.extend(history.into_iter().map(|entry| ("history", Some(entry))));
@@ -49,9 +50,17 @@ pub async fn an_empty_value_is_a_value(fixture: &Fixture) -> CheckResult {
             return Err(CheckFailure::new(format!("{operation} finds an empty value absent")));
         };
         let found = (entry.operation, entry.value.len(), entry.version);
-        ensure_eq!(found, (KvOperation::Put, 0, version), "the empty value as {operation} finds it");
+        ensure_eq!(
+            found,
+            (KvOperation::Put, 0, version),
+            "the empty value as {operation} finds it"
+        );
     }
-    ensure_eq!(store.keys(WatchScope::All).try_collect().await?, ["empty"], "the keys of the store");
+    ensure_eq!(
+        store.keys(WatchScope::All).try_collect().await?,
+        ["empty"],
+        "the keys of the store"
+    );
     Ok(())
 }
 
@@ -63,7 +72,10 @@ pub async fn an_empty_value_cannot_be_created_over(fixture: &Fixture) -> CheckRe
     ensure_error!(again, KvError::AlreadyExists { .. }, "create over an empty value");
     let version = store.update("empty", "full", version).await?;
     store.update("empty", "", version).await?;
-    ensure!(store.get("empty").await?.is_some(), "a key that was updated to an empty value is absent");
+    ensure!(
+        store.get("empty").await?.is_some(),
+        "a key that was updated to an empty value is absent"
+    );
     Ok(())
 }
 
@@ -98,7 +110,10 @@ pub async fn any_bytes_come_back(fixture: &Fixture) -> CheckResult {
     }
     for (number, value) in values.iter().enumerate() {
         let entry = store.get(format!("key.{number}")).await?;
-        ensure!(entry.is_some_and(|entry| entry.value == *value), "value {number} came back changed");
+        ensure!(
+            entry.is_some_and(|entry| entry.value == *value),
+            "value {number} came back changed"
+        );
     }
     Ok(())
 }
@@ -116,7 +131,10 @@ pub async fn a_value_of_the_limit_fits(fixture: &Fixture) -> CheckResult {
     }
     for key in ["put", &longest, "put_many"] {
         let entry = store.get(key).await?;
-        ensure!(entry.is_some_and(|entry| entry.value == value), "a value of the limit came back changed");
+        ensure!(
+            entry.is_some_and(|entry| entry.value == value),
+            "a value of the limit came back changed"
+        );
     }
     Ok(())
 }
@@ -128,9 +146,9 @@ fn ensure_too_large(result: KvResult<VersionToken>, size: usize, limit: usize) -
             Ok(())
         }
         Err(error) => Err(CheckFailure::new(format!("expected ValueTooLarge, found: {error}"))),
-        Ok(_) => {
-            Err(CheckFailure::new(format!("a value of {size} bytes was written over the limit {limit}")))
-        }
+        Ok(_) => Err(CheckFailure::new(format!(
+            "a value of {size} bytes was written over the limit {limit}"
+        ))),
     }
 }
 
@@ -175,7 +193,10 @@ pub async fn the_default_limit_is_true(fixture: &Fixture) -> CheckResult {
     let longest = "k".repeat(1024);
     store.put(&longest, value.clone()).await?;
     let entry = store.get(&longest).await?;
-    ensure!(entry.is_some_and(|entry| entry.value == value), "a value of {size} bytes came back changed");
+    ensure!(
+        entry.is_some_and(|entry| entry.value == value),
+        "a value of {size} bytes came back changed"
+    );
     if limit <= TRIED {
         ensure_too_large(store.put("key", vec![b'v'; limit + 1]).await, limit + 1, limit)?;
         ensure!(store.entry("key").await?.is_none(), "a refused write left something behind");
@@ -187,13 +208,15 @@ pub async fn the_default_limit_is_true(fixture: &Fixture) -> CheckResult {
 pub async fn large_values_arrive_everywhere(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let size = store.max_value_size().min(1 << 20);
-    let values = (0..12_u8).map(|number| (format!("key.{number:02}"), Bytes::from(vec![number; size])));
+    let values =
+        (0..12_u8).map(|number| (format!("key.{number:02}"), Bytes::from(vec![number; size])));
     let values = values.collect::<BTreeMap<_, _>>();
     for answer in store.put_many(values.clone()).await {
         answer?;
     }
     let whole = |entries: &[KvEntry]| {
-        let mut found = entries.iter().map(|entry| (entry.key.as_str(), &entry.value)).collect::<Vec<_>>();
+        let mut found =
+            entries.iter().map(|entry| (entry.key.as_str(), &entry.value)).collect::<Vec<_>>();
         found.sort_unstable();
         found.into_iter().eq(values.iter().map(|(key, value)| (key.as_str(), value)))
     };

@@ -22,7 +22,8 @@ pub const CHECKS: &[Check] = checks! { "versions";
 /// `get`, `entry`, `get_many`, `history` and `scan` after `put`, `put_many`, `delete` and `purge`.
 pub async fn reads_return_the_version_that_the_write_returned(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
-    let mut live = vec![("one", store.put("one", "1").await?), ("two", store.put("two", "2").await?)];
+    let mut live =
+        vec![("one", store.put("one", "1").await?), ("two", store.put("two", "2").await?)];
     live[0].1 = store.put("one", "1").await?;
     for (key, answer) in
         ["three", "four"].into_iter().zip(store.put_many([("three", "3"), ("four", "4")]).await)
@@ -38,9 +39,14 @@ pub async fn reads_return_the_version_that_the_write_returned(fixture: &Fixture)
         let history = history.last().map(|entry| entry.version);
         let scan = scan.iter().find(|entry| entry.key == key).map(|entry| entry.version);
         let found = [get, entry, many.map(|entry| entry.version), history, scan];
-        ensure_eq!(found, [Some(version); 5], "get, entry, get_many, history and scan of key {key}");
+        ensure_eq!(
+            found,
+            [Some(version); 5],
+            "get, entry, get_many, history and scan of key {key}"
+        );
     }
-    for (key, version) in [("one", store.delete("one").await?), ("two", store.purge("two").await?)] {
+    for (key, version) in [("one", store.delete("one").await?), ("two", store.purge("two").await?)]
+    {
         let found = store.entry(key).await?.map(|entry| entry.version);
         ensure_eq!(found, Some(version), "the version of the tombstone of key {key}");
     }
@@ -51,11 +57,23 @@ pub async fn reads_return_the_version_that_the_write_returned(fixture: &Fixture)
 pub async fn swaps_return_the_version_of_their_entry(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let created = store.create("key", "1").await?;
-    ensure_eq!(store.entry("key").await?.map(|e| e.version), Some(created), "the version after create");
+    ensure_eq!(
+        store.entry("key").await?.map(|e| e.version),
+        Some(created),
+        "the version after create"
+    );
     let updated = store.update("key", "2", created).await?;
-    ensure_eq!(store.entry("key").await?.map(|e| e.version), Some(updated), "the version after update");
+    ensure_eq!(
+        store.entry("key").await?.map(|e| e.version),
+        Some(updated),
+        "the version after update"
+    );
     let deleted = store.delete_with_version("key", updated).await?;
-    ensure_eq!(store.entry("key").await?.map(|e| e.version), Some(deleted), "the version after the deletion");
+    ensure_eq!(
+        store.entry("key").await?.map(|e| e.version),
+        Some(deleted),
+        "the version after the deletion"
+    );
     let again = store.create("key", "1").await?;
     ensure_eq!(
         store.entry("key").await?.map(|e| e.version),
@@ -99,7 +117,11 @@ pub async fn a_version_never_comes_back(fixture: &Fixture) -> CheckResult {
         let update = store.update("key", "lost", old).await;
         ensure_error!(update, KvError::RevisionMismatch { .. }, "update with a version of before");
         let delete = store.delete_with_version("key", old).await;
-        ensure_error!(delete, KvError::RevisionMismatch { .. }, "a deletion with a version of before");
+        ensure_error!(
+            delete,
+            KvError::RevisionMismatch { .. },
+            "a deletion with a version of before"
+        );
     }
     store.update("key", "won", newest).await?;
     Ok(())
@@ -111,7 +133,11 @@ pub async fn versions_can_be_stored(fixture: &Fixture) -> CheckResult {
     let mut version = store.create("key", "0").await?;
     for _ in 0..3 {
         let bytes = version.to_bytes();
-        ensure!(bytes.len() <= VersionToken::MAX_LEN + 1, "a version is {} bytes long", bytes.len());
+        ensure!(
+            bytes.len() <= VersionToken::MAX_LEN + 1,
+            "a version is {} bytes long",
+            bytes.len()
+        );
         let stored = VersionToken::from_bytes(&bytes)?;
         ensure_eq!(stored, version, "a version that went through bytes");
         version = store.update("key", "next", stored).await?;

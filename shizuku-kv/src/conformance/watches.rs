@@ -47,7 +47,8 @@ pub async fn the_state_comes_first(fixture: &Fixture) -> CheckResult {
     }
     for key in ["deleted", "purged", "again"] {
         log.note(key, store.put(key, "value").await)?;
-        let deletion = if key == "purged" { store.purge(key).await } else { store.delete(key).await };
+        let deletion =
+            if key == "purged" { store.purge(key).await } else { store.delete(key).await };
         log.note(key, deletion)?;
     }
     log.note("again", store.put("again", "again").await)?;
@@ -67,7 +68,11 @@ pub async fn the_state_comes_first(fixture: &Fixture) -> CheckResult {
         ensure_eq!(entry.value, value, "the value of key {} in the state", entry.key);
     }
     let live = state.into_iter().filter(|entry| !entry.is_tombstone()).collect::<Vec<_>>();
-    ensure_eq!(sorted_keys(&live), ["again", "empty", "once", "twice"], "the live keys of the state");
+    ensure_eq!(
+        sorted_keys(&live),
+        ["again", "empty", "once", "twice"],
+        "the live keys of the state"
+    );
     Ok(())
 }
 
@@ -87,8 +92,9 @@ pub async fn the_state_may_be_large(fixture: &Fixture) -> CheckResult {
 
 /// Live and deleted keys with several versions each.
 pub async fn the_state_is_no_history(fixture: &Fixture) -> CheckResult {
-    let store =
-        fixture.store_with(fixture.config().history(fixture.capabilities().max_history.min(5))).await?;
+    let store = fixture
+        .store_with(fixture.config().history(fixture.capabilities().max_history.min(5)))
+        .await?;
     let mut log = WriteLog::default();
     for value in ["1", "2", "3"] {
         for key in ["live", "deleted"] {
@@ -103,7 +109,10 @@ pub async fn the_state_is_no_history(fixture: &Fixture) -> CheckResult {
         ensure_eq!(Some(&entry.version), expected, "the version of key {} in the state", entry.key);
     }
     // Resuming continues the state, not the history, either.
-    ensure!(observer.entries().iter().any(|entry| entry.key == "live"), "the live key is not in the state");
+    ensure!(
+        observer.entries().iter().any(|entry| entry.key == "live"),
+        "the live key is not in the state"
+    );
     Ok(())
 }
 
@@ -179,7 +188,8 @@ pub async fn nothing_is_lost_between_state_and_live(fixture: &Fixture) -> CheckR
     for number in 0..60 {
         // Keys that were delivered, keys that were not, new keys and deletions.
         let key = format!("key.{}", number * 7 % 50);
-        let write = if number % 5 == 4 { store.delete(&key).await } else { store.put(&key, "live").await };
+        let write =
+            if number % 5 == 4 { store.delete(&key).await } else { store.put(&key, "live").await };
         log.note(&key, write)?;
         observer.next("the state or a live update").await?;
     }
@@ -230,11 +240,13 @@ pub async fn the_last_write_always_arrives(fixture: &Fixture) -> CheckResult {
     let mut log = WriteLog::default();
     let mut early = Observer::open(fixture, &store, WatchScope::All).await?;
     let written =
-        read_during(&mut early, try_join_all((0..4).map(|writer| write_some(&store, writer, 60)))).await?;
+        read_during(&mut early, try_join_all((0..4).map(|writer| write_some(&store, writer, 60))))
+            .await?;
     written.into_iter().for_each(|part| log.append(part));
     let mut late = Observer::open(fixture, &store, WatchScope::prefix("writer")).await?;
     let written =
-        read_during(&mut late, try_join_all((0..4).map(|writer| write_some(&store, writer, 60)))).await?;
+        read_during(&mut late, try_join_all((0..4).map(|writer| write_some(&store, writer, 60))))
+            .await?;
     written.into_iter().for_each(|part| log.append(part));
     for observer in [&mut early, &mut late] {
         observer.reach_all(&log.newest()).await?;
@@ -242,7 +254,10 @@ pub async fn the_last_write_always_arrives(fixture: &Fixture) -> CheckResult {
         let version = log.note("writer.last", store.put("writer.last", "last").await)?;
         observer.reach("writer.last", version).await?;
         observer.ensure_in_order(&log)?;
-        ensure!(observer.is_caught_up(), "live updates have arrived, and the caught-up marker has not");
+        ensure!(
+            observer.is_caught_up(),
+            "live updates have arrived, and the caught-up marker has not"
+        );
     }
     Ok(())
 }
@@ -255,7 +270,8 @@ pub async fn a_slow_reader_ends_at_the_final_state(fixture: &Fixture) -> CheckRe
     let mut within = Observer::open(fixture, &store, WatchScope::All).await?;
     within.state().await?;
     for round in 0..4 {
-        let items = (0..500).map(|n| (format!("key.{}", n % 40), format!("{round}.{n}.{}", "v".repeat(250))));
+        let items = (0..500)
+            .map(|n| (format!("key.{}", n % 40), format!("{round}.{n}.{}", "v".repeat(250))));
         let items = items.collect::<Vec<_>>();
         let answers = store.put_many(items.clone()).await;
         for ((key, _), answer) in items.iter().zip(answers) {
@@ -270,7 +286,10 @@ pub async fn a_slow_reader_ends_at_the_final_state(fixture: &Fixture) -> CheckRe
         let version = log.note("last", store.put("last", "last").await)?;
         observer.reach("last", version).await?;
         observer.ensure_in_order(&log)?;
-        ensure!(observer.is_caught_up(), "live updates have arrived, and the caught-up marker has not");
+        ensure!(
+            observer.is_caught_up(),
+            "live updates have arrived, and the caught-up marker has not"
+        );
     }
     Ok(())
 }
@@ -353,7 +372,8 @@ pub async fn a_watch_ends_with_its_store(fixture: &Fixture) -> CheckResult {
                 Some(Ok(KvUpdate::CaughtUp | KvUpdate::Put(_) | KvUpdate::Delete(_))) => {}
                 Some(Err(KvError::StoreNotFound { .. })) => break,
                 Some(Err(error)) => {
-                    let message = format!("expected the watch to end with StoreNotFound, found: {error}");
+                    let message =
+                        format!("expected the watch to end with StoreNotFound, found: {error}");
                     return Err(CheckFailure::new(message));
                 }
                 None => return Err(CheckFailure::new("the watch ended without StoreNotFound")),

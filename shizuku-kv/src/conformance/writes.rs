@@ -42,11 +42,20 @@ pub const CHECKS: &[Check] = checks! { "writes";
 async fn ensure_value(store: &Store, key: &str, value: &str, version: VersionToken) -> CheckResult {
     let found = store.get(key).await?;
     let found = found.as_ref().map(|entry| (entry.operation, entry.value.as_ref(), entry.version));
-    ensure_eq!(found, Some((KvOperation::Put, value.as_bytes(), version)), "what get finds of key {key}");
+    ensure_eq!(
+        found,
+        Some((KvOperation::Put, value.as_bytes(), version)),
+        "what get finds of key {key}"
+    );
     Ok(())
 }
 
-async fn ensure_deleted(store: &Store, key: &str, by: KvOperation, version: VersionToken) -> CheckResult {
+async fn ensure_deleted(
+    store: &Store,
+    key: &str,
+    by: KvOperation,
+    version: VersionToken,
+) -> CheckResult {
     ensure!(store.get(key).await?.is_none(), "key {key} was deleted, and get finds it");
     let found = store.entry(key).await?;
     let found = found.as_ref().map(|entry| (entry.operation, entry.value.len(), entry.version));
@@ -74,9 +83,9 @@ fn ensure_mismatch(
             Ok(())
         }
         Err(error) => Err(CheckFailure::new(format!("expected RevisionMismatch, found: {error}"))),
-        Ok(_) => {
-            Err(CheckFailure::new(format!("a swap of key {key} won with a version that it does not have")))
-        }
+        Ok(_) => Err(CheckFailure::new(format!(
+            "a swap of key {key} won with a version that it does not have"
+        ))),
     }
 }
 
@@ -110,9 +119,14 @@ pub async fn create_over_a_live_value_is_refused(fixture: &Fixture) -> CheckResu
         match store.create("key", "lost").await {
             Err(KvError::AlreadyExists { key, found }) => {
                 ensure_eq!(key, "key", "the key in AlreadyExists");
-                ensure!(found.is_none_or(|found| found == version), "AlreadyExists names another version");
+                ensure!(
+                    found.is_none_or(|found| found == version),
+                    "AlreadyExists names another version"
+                );
             }
-            Err(error) => return Err(CheckFailure::new(format!("expected AlreadyExists, found: {error}"))),
+            Err(error) => {
+                return Err(CheckFailure::new(format!("expected AlreadyExists, found: {error}")));
+            }
             Ok(_) => return Err(CheckFailure::new("create replaced a live value")),
         }
         ensure_value(&store, "key", value, version).await?;
@@ -259,7 +273,12 @@ pub async fn delete_with_another_version_is_refused(fixture: &Fixture) -> CheckR
         ensure_value(&store, "key", "new", newest).await?;
     }
     let tombstone = store.delete("key").await?;
-    ensure_mismatch(store.delete_with_version("key", newest).await, "key", newest, Some(tombstone))?;
+    ensure_mismatch(
+        store.delete_with_version("key", newest).await,
+        "key",
+        newest,
+        Some(tombstone),
+    )?;
     ensure_deleted(&store, "key", KvOperation::Delete, tombstone).await
 }
 
@@ -285,22 +304,34 @@ pub async fn put_many_answers_for_each_item(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().max_value_size(100)).await?;
     let large = "v".repeat(101);
     let items = [("one", "1"), ("not a key", "2"), ("two", "3"), ("large", &large), ("three", "5")];
-    let mut answers = store.put_many(items.map(|(key, value)| (key, value.to_owned()))).await.into_iter();
+    let mut answers =
+        store.put_many(items.map(|(key, value)| (key, value.to_owned()))).await.into_iter();
     for key in ["one", "not a key", "two", "large", "three"] {
         let Some(answer) = answers.next() else {
             return Err(CheckFailure::new(format!("put_many has no answer for item {key:?}")));
         };
         match key {
             "not a key" => {
-                ensure_error!(answer, KvError::InvalidKey { position: 3, .. }, "an item of put_many")
+                ensure_error!(
+                    answer,
+                    KvError::InvalidKey { position: 3, .. },
+                    "an item of put_many"
+                )
             }
             "large" => {
                 let right = matches!(&answer, Err(KvError::ValueTooLarge { key, size: 101, limit: 100 }) if *key == "large");
-                ensure!(right, "an item that is too large: expected ValueTooLarge, found {answer:?}");
+                ensure!(
+                    right,
+                    "an item that is too large: expected ValueTooLarge, found {answer:?}"
+                );
             }
             key => {
                 let found = store.get(key).await?.map(|entry| entry.version);
-                ensure_eq!(Some(answer?), found, "the answer for item {key} and the version that it has");
+                ensure_eq!(
+                    Some(answer?),
+                    found,
+                    "the answer for item {key} and the version that it has"
+                );
             }
         }
     }
@@ -313,8 +344,9 @@ pub async fn put_many_answers_for_each_item(fixture: &Fixture) -> CheckResult {
 pub async fn put_many_keeps_the_order_of_a_key(fixture: &Fixture) -> CheckResult {
     let history = fixture.capabilities().max_history.min(10);
     let store = fixture.store_with(fixture.config().history(history.max(1))).await?;
-    let items =
-        (0..100).flat_map(|n: u32| [("same".to_owned(), n.to_string()), (format!("key.{n}"), n.to_string())]);
+    let items = (0..100).flat_map(|n: u32| {
+        [("same".to_owned(), n.to_string()), (format!("key.{n}"), n.to_string())]
+    });
     let mut versions = Vec::new();
     for answer in store.put_many(items).await {
         versions.push(answer?);

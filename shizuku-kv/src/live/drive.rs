@@ -15,8 +15,8 @@ use super::LiveSnapshot;
 use super::status::{LiveStanding, State};
 use crate::store::backoff;
 use crate::store::{
-    Follower, Following, Key, KvEntry, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch, WatchLink,
-    WatchScope,
+    Follower, Following, Key, KvEntry, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch,
+    WatchLink, WatchScope,
 };
 use crate::typed::{ByteDeserialize, DecodeError, KeyValue, KvReadError, read_record, type_name};
 
@@ -95,7 +95,8 @@ where
                 },
             };
             if error.is_over() {
-                self.states.send_modify(|state| state.status.standing = LiveStanding::Ended { error });
+                self.states
+                    .send_modify(|state| state.status.standing = LiveStanding::Ended { error });
                 return;
             }
             // Who shares the watch with others says it for all of them.
@@ -109,21 +110,32 @@ where
 
     /// Takes what a watch delivers, until it ends. A new one delivers what is there first: what has not come by its
     /// caught-up marker is not there, and until then what is in force may be outdated.
-    async fn follow(&self, mut watch: Watch, mut is_known: bool, pauses: &mut ExponentialBackoff) -> KvError {
+    async fn follow(
+        &self,
+        mut watch: Watch,
+        mut is_known: bool,
+        pauses: &mut ExponentialBackoff,
+    ) -> KvError {
         let begun = Instant::now();
         let mut links = watch.link_changes();
         loop {
             if is_known {
                 self.link(watch.link());
             }
-            let update = match select(pin!(next(&mut watch, &mut links)), pin!(self.follower.differs())).await
-            {
-                Either::Left((update, _)) => update,
-                Either::Right(_) => {
-                    let reason = "the store differs from the entries that its watch has delivered";
-                    return KvError::CursorExpired { store: self.store.name().to_owned(), reason };
-                }
-            };
+            let update =
+                match select(pin!(next(&mut watch, &mut links)), pin!(self.follower.differs()))
+                    .await
+                {
+                    Either::Left((update, _)) => update,
+                    Either::Right(_) => {
+                        let reason =
+                            "the store differs from the entries that its watch has delivered";
+                        return KvError::CursorExpired {
+                            store: self.store.name().to_owned(),
+                            reason,
+                        };
+                    }
+                };
             let Some(update) = update else { continue };
             match update {
                 None => return KvError::Closed { operation: "live" },

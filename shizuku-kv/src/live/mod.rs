@@ -25,7 +25,8 @@ use crate::store::{KvError, Upkeep, VersionToken};
 
 pub(crate) use map::live_map;
 pub use map::{
-    LiveMap, LiveMapChange, LiveMapChanges, LiveMapSnapshot, LiveMapStanding, LiveMapStatus, LiveRejection,
+    LiveMap, LiveMapChange, LiveMapChanges, LiveMapSnapshot, LiveMapStanding, LiveMapStatus,
+    LiveRejection,
 };
 pub(crate) use open::{live, live_optional, live_or};
 use status::State;
@@ -114,7 +115,8 @@ impl<T> Live<T> {
     pub async fn changed(&mut self) -> Result<Arc<LiveSnapshot<T>>, KvError> {
         let seen = self.seen;
         let closed = || KvError::Closed { operation: "live" };
-        let waited = self.states.wait_for(|state| state.generation > seen || state.status.is_ended()).await;
+        let waited =
+            self.states.wait_for(|state| state.generation > seen || state.status.is_ended()).await;
         drop(waited.map_err(|_| closed()));
         // It may be newer than what was told of, and then that is told by this.
         let value = self.snapshot();
@@ -145,11 +147,9 @@ impl<T> Live<T> {
         let now = live.snapshot();
         live.seen = now.generation;
         let first = stream::once(std::future::ready(now));
-        let rest =
-            stream::unfold(
-                live,
-                |mut live| async move { live.changed().await.ok().map(|value| (value, live)) },
-            );
+        let rest = stream::unfold(live, |mut live| async move {
+            live.changed().await.ok().map(|value| (value, live))
+        });
         LiveStream::new(first.chain(rest))
     }
 

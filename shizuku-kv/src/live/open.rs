@@ -11,7 +11,9 @@ use tokio::time::timeout_at;
 use super::drive::{Driver, Policy, Seen, look, pauses};
 use super::status::{LiveStanding, LiveStatus, State};
 use super::{Live, LiveSnapshot, Task};
-use crate::store::{Deadline, Follower, Key, KvError, Store, Watch, WatchLink, WatchScope, in_runtime};
+use crate::store::{
+    Deadline, Follower, Key, KvError, Store, Watch, WatchLink, WatchScope, in_runtime,
+};
 use crate::typed::{ByteDeserialize, KeyValue, KvReadError, type_name};
 
 /// Waits for the first good value, for as long as the store's deadline.
@@ -55,7 +57,11 @@ where
     let seen = match beginning.next().await {
         Ok(seen) => Some(seen),
         // No default helps where nothing will ever be followed.
-        Err(error @ (KvError::Closed { .. } | KvError::NoRuntime { .. } | KvError::Unsupported { .. })) => {
+        Err(
+            error @ (KvError::Closed { .. }
+            | KvError::NoRuntime { .. }
+            | KvError::Unsupported { .. }),
+        ) => {
             return Err(error.into());
         }
         Err(error) => {
@@ -82,7 +88,9 @@ where
     let mut beginning = Beginning::new(store, key);
     let (first, standing) = match beginning.next::<T>().await? {
         Seen::Good(first) => (first.map(Some), LiveStanding::Current),
-        Seen::Absent(tombstone) => (LiveSnapshot::unversioned(None), LiveStanding::Absent { tombstone }),
+        Seen::Absent(tombstone) => {
+            (LiveSnapshot::unversioned(None), LiveStanding::Absent { tombstone })
+        }
         // What is there and refused is not absent.
         Seen::Bad(_, error) => return Err((*error).clone()),
     };
@@ -116,27 +124,31 @@ impl Beginning {
         // What changes all the time is always ready.
         match next.ok().filter(|_| !deadline.remaining().is_zero()) {
             Some(seen) => seen,
-            None => Err(self.trouble.take().unwrap_or_else(|| deadline.timeout("live", Some(&self.key)))),
+            None => Err(self
+                .trouble
+                .take()
+                .unwrap_or_else(|| deadline.timeout("live", Some(&self.key)))),
         }
     }
 
     async fn seen<T: KeyValue<Value: ByteDeserialize>>(&mut self) -> Result<Seen<T>, KvError> {
         loop {
             let ended = match &mut self.watch {
-                Some(watch) => match watch.next().await.unwrap_or(Err(KvError::Closed { operation: "live" }))
-                {
-                    Ok(update) => {
-                        self.trouble = None;
-                        let is_first = !std::mem::replace(&mut self.begun, true);
-                        match look(update) {
-                            Some(seen) => return Ok(seen),
-                            // The marker before anything else: there is nothing.
-                            None if is_first => return Ok(Seen::Absent(None)),
-                            None => continue,
+                Some(watch) => {
+                    match watch.next().await.unwrap_or(Err(KvError::Closed { operation: "live" })) {
+                        Ok(update) => {
+                            self.trouble = None;
+                            let is_first = !std::mem::replace(&mut self.begun, true);
+                            match look(update) {
+                                Some(seen) => return Ok(seen),
+                                // The marker before anything else: there is nothing.
+                                None if is_first => return Ok(Seen::Absent(None)),
+                                None => continue,
+                            }
                         }
+                        Err(error) => error,
                     }
-                    Err(error) => error,
-                },
+                }
                 None => match self.store.shared_watch(WatchScope::Key(self.key.clone())).await {
                     Ok(watch) => {
                         self.watch = Some(watch);
@@ -159,7 +171,12 @@ impl Beginning {
         self.begun && self.watch.as_ref().is_some_and(|watch| watch.link().is_up())
     }
 
-    fn spawn<T, V>(self, policy: Policy<T, V>, first: LiveSnapshot<V>, standing: LiveStanding) -> Live<V>
+    fn spawn<T, V>(
+        self,
+        policy: Policy<T, V>,
+        first: LiveSnapshot<V>,
+        standing: LiveStanding,
+    ) -> Live<V>
     where
         T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
         V: Send + Sync + 'static,

@@ -80,7 +80,12 @@ impl Collector<'_> {
     pub(super) async fn next(&mut self, idle: bool) -> Event {
         // A receiver of its own: the one that is kept has seen what was told.
         while let Some(mut links) = self.links.clone() {
-            let changed = match select(pin!(poll_fn(|cx| self.poll(idle, cx))), pin!(links.changed())).await {
+            let changed = match select(
+                pin!(poll_fn(|cx| self.poll(idle, cx))),
+                pin!(links.changed()),
+            )
+            .await
+            {
                 Either::Left((event, _)) => return event,
                 Either::Right((changed, _)) => changed,
             };
@@ -194,7 +199,11 @@ impl Collector<'_> {
             return Poll::Pending;
         }
         self.is_due |= self.limits.window.is_zero() || self.window.as_mut().poll(cx).is_ready();
-        if idle && (self.is_due || self.is_full()) { Poll::Ready(Event::Due) } else { Poll::Pending }
+        if idle && (self.is_due || self.is_full()) {
+            Poll::Ready(Event::Due)
+        } else {
+            Poll::Pending
+        }
     }
 
     fn push(&mut self, update: KvUpdate) {

@@ -121,13 +121,18 @@ impl Comparison {
 
 impl<S: ReplicaStorage> Driver<'_, S> {
     /// Compares the replica with the store. All collected updates have been applied and persisted.
-    pub(super) async fn compare(&mut self, collector: &mut Collector<'_>) -> Result<Compared, ReplicaError> {
+    pub(super) async fn compare(
+        &mut self,
+        collector: &mut Collector<'_>,
+    ) -> Result<Compared, ReplicaError> {
         // An earlier target stands for another position.
         self.comparison.asked = None;
         let figures = match self.until_stopped(self.store.figures(self.scope)).await {
             None => return Ok(Compared::Stopped),
             Some(Ok(figures)) => figures,
-            Some(Err(KvError::Unsupported { .. })) => return self.list(collector.cursor, None).await,
+            Some(Err(KvError::Unsupported { .. })) => {
+                return self.list(collector.cursor, None).await;
+            }
             Some(Err(error)) => return Ok(self.failed(&error)),
         };
         let Some(cursor) = collector.cursor else { return Ok(Compared::Soon) };
@@ -151,7 +156,10 @@ impl<S: ReplicaStorage> Driver<'_, S> {
     }
 
     /// Resumes a comparison whose position has been reached.
-    pub(super) async fn reached(&mut self, collector: &mut Collector<'_>) -> Result<Compared, ReplicaError> {
+    pub(super) async fn reached(
+        &mut self,
+        collector: &mut Collector<'_>,
+    ) -> Result<Compared, ReplicaError> {
         match self.comparison.asked.take() {
             Some(figures) => self.judge(collector.cursor, figures).await,
             None => Ok(Compared::Same),
@@ -186,7 +194,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             return Ok(found);
         }
         // A key whose first value was superseded before its turn is counted and has not arrived.
-        let is_overtaken = tombstones.is_some_and(|tombstones| held.saturating_add(tombstones) < keys);
+        let is_overtaken =
+            tombstones.is_some_and(|tombstones| held.saturating_add(tombstones) < keys);
         if is_there && is_overtaken && self.comparison.looks + 1 < LOOKS {
             self.comparison.looks += 1;
             return Ok(Compared::Soon);
@@ -217,12 +226,16 @@ impl<S: ReplicaStorage> Driver<'_, S> {
                 let asked = keys.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>();
                 let held = storage.held(&asked)?;
                 Ok(held.iter().zip(keys.iter()).any(|(held, (_, found))| {
-                    held.is_some_and(|held| held != *found && held.version.as_u64() >= found.version.as_u64())
+                    held.is_some_and(|held| {
+                        held != *found && held.version.as_u64() >= found.version.as_u64()
+                    })
                 }))
             });
             match older.await? {
                 None => return Ok(Compared::Stopped),
-                Some(true) => return Ok(self.differs("an older value is the newest of its key again")),
+                Some(true) => {
+                    return Ok(self.differs("an older value is the newest of its key again"));
+                }
                 Some(false) => {}
             }
             if is_last {
@@ -240,7 +253,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             let position = doubt.cursor.position();
             let recent = self.ask("looking up stored entries", move |storage| {
                 let mut newest = NewestHeld::up_to(position);
-                storage.for_each_key(&mut |key, held| newest.visit(key, held.version, held.created))?;
+                storage
+                    .for_each_key(&mut |key, held| newest.visit(key, held.version, held.created))?;
                 Ok(newest.into_recent())
             });
             let Some(recent) = recent.await? else { return Ok(Compared::Stopped) };
@@ -297,7 +311,10 @@ impl<S: ReplicaStorage> Driver<'_, S> {
                 let missing = self.ask("looking up stored entries", move |storage| {
                     let held = storage.held(&keys)?;
                     let missing = keys.iter().zip(held).filter(|(_, held)| held.is_none());
-                    Ok(missing.map(|(key, _)| key.clone()).take(MOST_SUSPECTS + 1).collect::<Vec<_>>())
+                    Ok(missing
+                        .map(|(key, _)| key.clone())
+                        .take(MOST_SUSPECTS + 1)
+                        .collect::<Vec<_>>())
                 });
                 let Some(missing) = missing.await? else { return Ok(Compared::Stopped) };
                 suspects.extend(missing);
@@ -351,13 +368,16 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             Some(Err(error)) => return Ok(Some(Err(error))),
         };
         let asked = [key.clone()];
-        let held = self.ask("looking up stored entries", move |storage| storage.held(&asked)).await?;
+        let held =
+            self.ask("looking up stored entries", move |storage| storage.held(&asked)).await?;
         let Some(held) = held.map(|held| held.first().copied().flatten()) else { return Ok(None) };
         let position = cursor.map_or(0, |cursor| cursor.position());
         let is_coming = |number: u64| number > position;
         Ok(Some(Ok(match entry {
             Some(entry) if entry.version.as_u64().is_some_and(is_coming) => false,
-            Some(entry) if !entry.is_tombstone() => held != Some(Held::new(entry.version, entry.created)),
+            Some(entry) if !entry.is_tombstone() => {
+                held != Some(Held::new(entry.version, entry.created))
+            }
             Some(_) | None => held.is_some(),
         })))
     }

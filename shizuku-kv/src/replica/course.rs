@@ -46,7 +46,9 @@ impl Phase {
     pub(crate) fn is_news(self, entry: &KvEntry, held: Option<Held>) -> bool {
         match self {
             Self::Following | Self::Filling => true,
-            Self::Repairing => entry.is_tombstone() || held != Some(Held::new(entry.version, entry.created)),
+            Self::Repairing => {
+                entry.is_tombstone() || held != Some(Held::new(entry.version, entry.created))
+            }
         }
     }
 
@@ -108,7 +110,9 @@ pub(crate) fn go_on(
     holds: bool,
 ) -> (Phase, Option<WatchCursor>) {
     match (next, phase, kept) {
-        (Next::Again, Phase::Following | Phase::Filling, Some(cursor)) => (Phase::Following, Some(cursor)),
+        (Next::Again, Phase::Following | Phase::Filling, Some(cursor)) => {
+            (Phase::Following, Some(cursor))
+        }
         _ => (without_place(holds), None),
     }
 }

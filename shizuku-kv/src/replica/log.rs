@@ -72,7 +72,10 @@ impl LogStorage {
     /// # Errors
     /// As for [`SnapshotWriter::open`]: [`SnapshotError::Locked`] where another process, or another storage, has it open
     /// and does not close it within three seconds.
-    pub async fn open(path: impl AsRef<Path>, options: SnapshotOptions) -> Result<Self, SnapshotError> {
+    pub async fn open(
+        path: impl AsRef<Path>,
+        options: SnapshotOptions,
+    ) -> Result<Self, SnapshotError> {
         let path = path.as_ref().to_owned();
         let opened = path.clone();
         let open = move || Self::open_here(&opened, options);
@@ -84,7 +87,9 @@ impl LogStorage {
         let (writer, snapshot) = loop {
             match SnapshotWriter::open_whatever_scope(path, options) {
                 // Who had it may be closing it at this moment.
-                Err(SnapshotError::Locked { .. }) if begun.elapsed() < CLOSING => std::thread::sleep(POLL),
+                Err(SnapshotError::Locked { .. }) if begun.elapsed() < CLOSING => {
+                    std::thread::sleep(POLL)
+                }
                 opened => break opened?,
             }
         };
@@ -92,7 +97,11 @@ impl LogStorage {
         let place = cursor.map(|cursor| ReplicaPlace::new(cursor, scope_tag));
         Ok(Self {
             writer: Some(writer),
-            state: LogReader(Arc::new(RwLock::new(State { entries, place, compaction_error: None }))),
+            state: LogReader(Arc::new(RwLock::new(State {
+                entries,
+                place,
+                compaction_error: None,
+            }))),
         })
     }
 
@@ -179,8 +188,14 @@ impl ReplicaStorage for LogStorage {
         Ok(())
     }
 
-    fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
-        let Some(writer) = &mut self.writer else { return Err(StorageError::fatal("it is closed")) };
+    fn commit(
+        &mut self,
+        changes: &[KvUpdate],
+        place: Option<&ReplicaPlace>,
+    ) -> Result<(), StorageError> {
+        let Some(writer) = &mut self.writer else {
+            return Err(StorageError::fatal("it is closed"));
+        };
         if let Err(error) = write(writer, changes, place) {
             // What was appended must not count with the next commit; where that cannot be had, this is no use any more.
             return Err(match writer.discard() {

@@ -42,7 +42,11 @@ impl ReplicaStorage for MemoryStorage {
         Ok(())
     }
 
-    fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
+    fn commit(
+        &mut self,
+        changes: &[KvUpdate],
+        place: Option<&ReplicaPlace>,
+    ) -> Result<(), StorageError> {
         for change in changes {
             match change {
                 KvUpdate::Put(entry) => {

@@ -206,10 +206,31 @@ impl Replica {
 impl<S: ReplicaStorage> Replica<S> {
     /// Where it keeps what it holds.
     pub fn storage<O: ReplicaStorage>(self, storage: O) -> Replica<O> {
-        let Self { store, scope, storage: _, unkept, batch, retry, compare_every, stop, progress, pulse } =
-            self;
+        let Self {
+            store,
+            scope,
+            storage: _,
+            unkept,
+            batch,
+            retry,
+            compare_every,
+            stop,
+            progress,
+            pulse,
+        } = self;
         let storage = Arc::new(Mutex::new(storage));
-        Replica { store, scope, storage, unkept, batch, retry, compare_every, stop, progress, pulse }
+        Replica {
+            store,
+            scope,
+            storage,
+            unkept,
+            batch,
+            retry,
+            compare_every,
+            stop,
+            progress,
+            pulse,
+        }
     }
 
     /// How many updates are applied together.
@@ -331,7 +352,10 @@ impl<S: ReplicaStorage> Replica<S> {
     ///
     /// # Errors
     /// As for [`run`](Self::run).
-    pub async fn run_typed<T, A, F, E>(&mut self, mut apply: A) -> Result<Option<WatchCursor>, ReplicaError>
+    pub async fn run_typed<T, A, F, E>(
+        &mut self,
+        mut apply: A,
+    ) -> Result<Option<WatchCursor>, ReplicaError>
     where
         T: KeyValue<Value: ByteDeserialize>,
         A: FnMut(TypedBatch<T>) -> F,

@@ -179,9 +179,12 @@ fn each_wrong_decision_breaks_a_promise() {
 /// nothing that is kept names it.
 #[test]
 fn what_was_applied_and_not_kept_can_stay_where_no_tombstone_does() {
-    let forgets = Scenario { budget: Budget { writes: 3, forgets: 1, stops: 1, ..NOTHING }, ..STOPS };
-    let made_again = Scenario { budget: Budget { writes: 1, makes_again: 1, stops: 1, ..NOTHING }, ..STOPS };
-    let skips = Scenario { budget: Budget { writes: 2, stops: 1, ..NOTHING }, skips: true, ..STOPS };
+    let forgets =
+        Scenario { budget: Budget { writes: 3, forgets: 1, stops: 1, ..NOTHING }, ..STOPS };
+    let made_again =
+        Scenario { budget: Budget { writes: 1, makes_again: 1, stops: 1, ..NOTHING }, ..STOPS };
+    let skips =
+        Scenario { budget: Budget { writes: 2, stops: 1, ..NOTHING }, skips: true, ..STOPS };
     for scenario in [forgets, made_again, skips] {
         let found = scenario.explore(PRODUCTION, Some(RIGHT));
         assert!(

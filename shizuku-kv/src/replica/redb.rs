@@ -141,7 +141,9 @@ impl RedbStorage {
                 }
                 let mut about = transaction.open_table(ABOUT)?;
                 match place {
-                    Some(place) => drop(about.insert(PLACE, record::place_to_bytes(place).as_slice())?),
+                    Some(place) => {
+                        drop(about.insert(PLACE, record::place_to_bytes(place).as_slice())?)
+                    }
                     None => drop(about.remove(PLACE)?),
                 }
             }
@@ -182,14 +184,19 @@ impl ReplicaStorage for RedbStorage {
         self.shared.read(|database, path| {
             for item in database.begin_read()?.open_table(STATE)?.iter()? {
                 let (key, bytes) = item?;
-                let record = record::read(key.value(), bytes.value()).map_err(|damage| damage.at(path))?;
+                let record =
+                    record::read(key.value(), bytes.value()).map_err(|damage| damage.at(path))?;
                 visit(&record.key, record.held);
             }
             Ok(())
         })
     }
 
-    fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
+    fn commit(
+        &mut self,
+        changes: &[KvUpdate],
+        place: Option<&ReplicaPlace>,
+    ) -> Result<(), StorageError> {
         let is_durable = self.sync.is_due(self.last_durable.elapsed());
         let durability = if is_durable { Durability::Immediate } else { Durability::None };
         match self.write(changes, place, durability) {

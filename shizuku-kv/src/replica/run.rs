@@ -14,10 +14,12 @@ use super::compare::{Compared, Comparison};
 use super::course::{self, Next, Phase};
 use super::stage::{Done, Tools, Work, blocking, stage};
 use super::storage::{ReplicaPlace, ScopeId, scope_id};
-use super::{Batch, BatchConfig, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError};
+use super::{
+    Batch, BatchConfig, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError,
+};
 use crate::store::{
-    KeySet, KvEntry, KvError, KvOperation, KvUpdate, Store, Watch, WatchCursor, WatchLink, WatchScope,
-    backoff,
+    KeySet, KvEntry, KvError, KvOperation, KvUpdate, Store, Watch, WatchCursor, WatchLink,
+    WatchScope, backoff,
 };
 
 /// The pauses between two watches.
@@ -126,8 +128,9 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         F: Future<Output = Result<(), E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let Some((place, holds)) =
-            self.ask("looking up its place", |storage| Ok((storage.place()?, !storage.is_empty()?))).await?
+        let Some((place, holds)) = self
+            .ask("looking up its place", |storage| Ok((storage.place()?, !storage.is_empty()?)))
+            .await?
         else {
             return Ok(());
         };
@@ -185,7 +188,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             else {
                 return Ok(());
             };
-            (self.phase, from) = course::go_on(next, self.phase, self.kept, holds || self.is_unsure());
+            (self.phase, from) =
+                course::go_on(next, self.phase, self.kept, holds || self.is_unsure());
             self.kept = from;
         }
     }
@@ -279,7 +283,11 @@ impl<S: ReplicaStorage> Driver<'_, S> {
     }
 
     /// Applies what a watch brings, until it ends or is not wanted any more. What had come by then has been applied.
-    async fn follow<A, F, E>(&mut self, watch: Watch, mut apply: A) -> Result<(A, Left), ReplicaError>
+    async fn follow<A, F, E>(
+        &mut self,
+        watch: Watch,
+        mut apply: A,
+    ) -> Result<(A, Left), ReplicaError>
     where
         A: FnMut(Batch) -> F,
         F: Future<Output = Result<(), E>>,
@@ -313,12 +321,14 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             while let Event::Due = event {
                 let (collected, cursor) = (collector.take(), collector.cursor);
                 let (work, kept) = self.work(collected, cursor, false);
-                let running = Box::pin(stage(apply, Arc::clone(self.storage), work, self.tools.clone()));
-                let ((lent, result), next) = match select(running, pin!(collector.next(false))).await {
-                    Either::Left((done, _)) => (done, None),
-                    // Whatever it is, it comes after what is being applied.
-                    Either::Right((event, running)) => (running.await, Some(event)),
-                };
+                let running =
+                    Box::pin(stage(apply, Arc::clone(self.storage), work, self.tools.clone()));
+                let ((lent, result), next) =
+                    match select(running, pin!(collector.next(false))).await {
+                        Either::Left((done, _)) => (done, None),
+                        // Whatever it is, it comes after what is being applied.
+                        Either::Right((event, running)) => (running.await, Some(event)),
+                    };
                 apply = lent;
                 if !self.staged(result?, kept) {
                     return Ok((apply, Left::Stopped));
@@ -482,7 +492,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let (work, kept) = self.work(collected, cursor, is_complete);
-        let (apply, result) = stage(apply, Arc::clone(self.storage), work, self.tools.clone()).await;
+        let (apply, result) =
+            stage(apply, Arc::clone(self.storage), work, self.tools.clone()).await;
         Ok((apply, self.staged(result?, kept)))
     }
 

@@ -158,7 +158,9 @@ impl Tools {
             }
             is_news
         };
-        Ok(Some(updates.into_iter().filter(|update| update.entry().is_none_or(&mut is_news)).collect()))
+        Ok(Some(
+            updates.into_iter().filter(|update| update.entry().is_none_or(&mut is_news)).collect(),
+        ))
     }
 
     /// What a storage has failed at is tried again where that can help.
@@ -193,7 +195,11 @@ impl Tools {
         let Some(pause) = pause else { return Err(failure) };
         // The texts are the caller's own: they are told to whoever asks, and kept out of the log.
         let what = failure.what();
-        tracing::warn!(attempts = tries.made, what, "a replica does not get on, and will try again");
+        tracing::warn!(
+            attempts = tries.made,
+            what,
+            "a replica does not get on, and will try again"
+        );
         self.progress.send_modify(|progress| progress.last_error = Some(Arc::new(failure)));
         Ok(!self.rest(pause).await)
     }

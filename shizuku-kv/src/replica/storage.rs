@@ -64,7 +64,11 @@ pub trait ReplicaStorage: Send + 'static {
     /// # Errors
     /// Returns the error of the storage. Nothing has been taken then, so that the same call can be
     /// made again.
-    fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError>;
+    fn commit(
+        &mut self,
+        changes: &[KvUpdate],
+        place: Option<&ReplicaPlace>,
+    ) -> Result<(), StorageError>;
 
     /// Ends what dropping the storage would do later or in the background; it is dropped next, and nothing else is called.
     /// Does nothing unless it is implemented.
@@ -98,7 +102,11 @@ impl<S: ReplicaStorage + ?Sized> ReplicaStorage for Box<S> {
         (**self).for_each_key(visit)
     }
 
-    fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
+    fn commit(
+        &mut self,
+        changes: &[KvUpdate],
+        place: Option<&ReplicaPlace>,
+    ) -> Result<(), StorageError> {
         (**self).commit(changes, place)
     }
 
@@ -194,7 +202,8 @@ impl ReplicaPlace {
         let Some((cursor, scope)) = bytes.split_first_chunk::<{ WatchCursor::LEN }>() else {
             return Err(KvError::InvalidCursor { reason: "too short" });
         };
-        let tag = scope.try_into().map_err(|_| KvError::InvalidCursor { reason: "wrong length" })?;
+        let tag =
+            scope.try_into().map_err(|_| KvError::InvalidCursor { reason: "wrong length" })?;
         Ok(Self { cursor: WatchCursor::from_bytes(cursor)?, tag })
     }
 }

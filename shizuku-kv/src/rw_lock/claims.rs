@@ -48,7 +48,9 @@ impl Command {
         // A caller that is gone needs no answer.
         match self {
             Self::Claim { reply, .. } => drop(reply.send(Err(Refusal::closed()))),
-            Self::Downgrade { reply, .. } | Self::Break { reply } => drop(reply.send(Err(Refusal::closed()))),
+            Self::Downgrade { reply, .. } | Self::Break { reply } => {
+                drop(reply.send(Err(Refusal::closed())))
+            }
             Self::Leave { reply, .. } => {
                 if let Some(reply) = reply {
                     let _ = reply.send(Err(Refusal::closed()));
@@ -138,7 +140,10 @@ pub(super) enum Standing {
 }
 
 impl Pending {
-    pub(super) fn of(change: Change, reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>) -> Self {
+    pub(super) fn of(
+        change: Change,
+        reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>,
+    ) -> Self {
         Self { change, reply, session: None, sent: false }
     }
 
@@ -195,7 +200,11 @@ impl Local {
             }
             Standing::Held { broken, .. } => {
                 let is_closed = matches!(refusal, Refusal::Store(KvError::Closed { .. }));
-                broken.send_replace(Some(if is_closed { LockLoss::StoreGone } else { LockLoss::Broken }));
+                broken.send_replace(Some(if is_closed {
+                    LockLoss::StoreGone
+                } else {
+                    LockLoss::Broken
+                }));
             }
         }
     }
@@ -210,7 +219,9 @@ impl Local {
 
     pub(super) fn claim_again(&mut self) {
         self.shift(|standing| match standing {
-            Standing::Waiting(reply) => Standing::Claiming { waits: true, sent: true, hopes: false, reply },
+            Standing::Waiting(reply) => {
+                Standing::Claiming { waits: true, sent: true, hopes: false, reply }
+            }
             other => other,
         });
     }

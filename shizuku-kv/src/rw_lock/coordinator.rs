@@ -27,7 +27,9 @@ use super::locks::{Locks, Place};
 use super::observer::{Observer, Prospect};
 use super::record::{ClaimId, GRANT_ROOM, LockRecord, SessionId};
 use super::transition::{Change, Outcome};
-use crate::store::{Deadline, FencingToken, Key, KvEntry, KvError, Store, VersionToken, WatchScope, backoff};
+use crate::store::{
+    Deadline, FencingToken, Key, KvEntry, KvError, Store, VersionToken, WatchScope, backoff,
+};
 
 /// How long a coordinator with nothing to do remembers the record, for the next claim to take one round trip.
 const KEEP: Duration = Duration::from_secs(10);
@@ -189,7 +191,8 @@ impl Coordinator {
                 }
                 let standing = Standing::Claiming { waits, sent: false, hopes: false, reply };
                 self.arrivals += 1;
-                let local = Local { claim, session, arrival: self.arrivals, in_line, hope, standing };
+                let local =
+                    Local { claim, session, arrival: self.arrivals, in_line, hope, standing };
                 self.locals.insert(local.claim.id, local);
             }
             Command::Leave { id, reply } => self.leave(id, reply),
@@ -257,7 +260,8 @@ impl Coordinator {
 
     fn has_work(&self) -> bool {
         let claims = || self.locals.values().any(Local::is_asking);
-        let is_due = || self.known.as_ref().is_some_and(|known| !self.due(&known.record).is_empty());
+        let is_due =
+            || self.known.as_ref().is_some_and(|known| !self.due(&known.record).is_empty());
         let verifies = self.verifies.is_some_and(|since| since.elapsed() < Deadline::DEFAULT);
         !verifies && (self.looks || !self.pending.is_empty() || claims() || is_due())
     }
@@ -302,10 +306,13 @@ impl Coordinator {
                     changes.push((change, Some(*id)));
                 }
             }
-            let outcomes: Vec<_> =
-                changes.iter().map(|(change, id)| (record.apply(change), change.clone(), *id)).collect();
+            let outcomes: Vec<_> = changes
+                .iter()
+                .map(|(change, id)| (record.apply(change), change.clone(), *id))
+                .collect();
             let Some(known) = &self.known else { return };
-            let must_write = self.unsure.is_some_and(|expected| course::may_land(expected, known.version));
+            let must_write =
+                self.unsure.is_some_and(|expected| course::may_land(expected, known.version));
             if record == known.record && !must_write {
                 // What was known may be of long ago.
                 if !is_of_now {
@@ -325,7 +332,9 @@ impl Coordinator {
             }
             self.note_sent(&claims);
             let written = match expected {
-                Some(version) if !has_expired => self.store.update(self.key(), value, version).await,
+                Some(version) if !has_expired => {
+                    self.store.update(self.key(), value, version).await
+                }
                 _ => self.store.create(self.key(), value).await,
             };
             match written {
@@ -371,10 +380,12 @@ impl Coordinator {
     fn due(&self, record: &LockRecord) -> Vec<Change> {
         let mut due: Vec<_> = self.observer.over(record).into_iter().map(Change::Evict).collect();
         let own = self.locks.sessions.of_runtime(self.place.0);
-        let is_pending = |id: ClaimId| self.pending.iter().any(|pending| pending.change == Change::Leave(id));
+        let is_pending =
+            |id: ClaimId| self.pending.iter().any(|pending| pending.change == Change::Leave(id));
         let ids = record.claims().map(|claim| claim.id);
-        let orphans =
-            ids.filter(|id| own.contains(&id.session) && !self.locals.contains_key(id) && !is_pending(*id));
+        let orphans = ids.filter(|id| {
+            own.contains(&id.session) && !self.locals.contains_key(id) && !is_pending(*id)
+        });
         due.extend(orphans.map(Change::Leave));
         due
     }
@@ -415,7 +426,9 @@ impl Coordinator {
         while let Some(Known { record, .. }) = &self.known {
             let index = record.queue.iter().position(|waiting| Some(waiting.id) == claim);
             let index = index.unwrap_or(record.queue.len());
-            let Prospect::Unknown(sessions) = self.observer.prospect(record, index, &own) else { return };
+            let Prospect::Unknown(sessions) = self.observer.prospect(record, index, &own) else {
+                return;
+            };
             // The entry of a session that has ended shows a time as well.
             if self.observer.look(&sessions, own.first().copied()).await.is_err() {
                 return;
@@ -479,7 +492,8 @@ impl Coordinator {
         if self.conflicts > 1 {
             self.start_watch();
         }
-        let passes = if self.pending.is_empty() { fastrand::u32(0..=self.conflicts.min(7)) } else { 0 };
+        let passes =
+            if self.pending.is_empty() { fastrand::u32(0..=self.conflicts.min(7)) } else { 0 };
         for number in 0..=passes {
             if !self.watch.is_started() {
                 break;
@@ -515,8 +529,10 @@ impl Coordinator {
                 // Who is gone does not want to know.
                 let _ = reply.send(Err(refusal.clone()));
             }
-            let is_gone =
-                matches!(refusal, Refusal::Store(KvError::Closed { .. } | KvError::StoreNotFound { .. }));
+            let is_gone = matches!(
+                refusal,
+                Refusal::Store(KvError::Closed { .. } | KvError::StoreNotFound { .. })
+            );
             if self.is_closed && is_gone {
                 // There is nothing left to be released.
                 self.pending.clear();
@@ -527,17 +543,24 @@ impl Coordinator {
         (self.known, self.looks) = (None, !self.locals.is_empty() || self.observer.is_needed());
         // Who holds is not out because of this. Who wants to leave is out with its session, if not before.
         self.pending.retain(|pending| match &pending.change {
-            Change::Leave(_) if pending.session.as_ref().is_some_and(|session| session.holds()) => true,
+            Change::Leave(_) if pending.session.as_ref().is_some_and(|session| session.holds()) => {
+                true
+            }
             _ => pending.reply.as_ref().is_some_and(|reply| !reply.is_closed()),
         });
-        let pauses =
-            self.pauses.get_or_insert_with(|| backoff(Duration::from_millis(20), Duration::from_secs(1)));
+        let pauses = self
+            .pauses
+            .get_or_insert_with(|| backoff(Duration::from_millis(20), Duration::from_secs(1)));
         tokio::time::sleep(pauses.next().unwrap_or_default()).await;
     }
 
     fn refuse_claims(&mut self, refusal: &Refusal) {
-        let ids: Vec<_> =
-            self.locals.iter().filter(|(_, local)| local.is_claiming()).map(|(id, _)| *id).collect();
+        let ids: Vec<_> = self
+            .locals
+            .iter()
+            .filter(|(_, local)| local.is_claiming())
+            .map(|(id, _)| *id)
+            .collect();
         for id in ids {
             // Those that may be in the record all the same are taken out.
             let session = self.locals.get(&id).map(|local| local.session.clone());

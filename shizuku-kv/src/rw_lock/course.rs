@@ -60,7 +60,11 @@ pub(super) fn sign(first: Option<u64>, version: Option<u64>, is_its_own: bool) -
 ///
 /// This decides only whether a claim waits a little longer before it is rejected. The clock of the
 /// store is that of another machine, and may be wrong: no session is ended because of it.
-pub(super) fn may_be_dead(age_in_store: Duration, since_observed: Duration, lease: Duration) -> bool {
+pub(super) fn may_be_dead(
+    age_in_store: Duration,
+    since_observed: Duration,
+    lease: Duration,
+) -> bool {
     age_in_store >= patience(lease) || since_observed >= lease / 2
 }
 
@@ -83,9 +87,12 @@ mod tests {
         for lease in [1, 7, 8, 999, 1000, 10_000_000_001].map(Duration::from_nanos) {
             let patience = patience(lease);
             assert!(!holds(lease, lease) && holds(lease - Duration::from_nanos(1), lease));
-            assert!(is_silent(patience, lease) && !is_silent(patience - Duration::from_nanos(1), lease));
+            assert!(
+                is_silent(patience, lease) && !is_silent(patience - Duration::from_nanos(1), lease)
+            );
             // What the slower clock has counted when the faster one has counted to the end.
-            let slower = Duration::from_nanos(u64::try_from(patience.as_nanos() * 8 / 9).unwrap_or(0));
+            let slower =
+                Duration::from_nanos(u64::try_from(patience.as_nanos() * 8 / 9).unwrap_or(0));
             assert!(slower + Duration::from_nanos(2) >= lease);
         }
         assert_eq!(patience(Duration::MAX), Duration::MAX);

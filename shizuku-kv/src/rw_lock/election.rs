@@ -323,7 +323,9 @@ impl Observing {
                     self.look(update.into_entry().as_ref())
                 }
                 // The store was made again, or its feed ended with another runtime: it is watched anew.
-                Err(error) if error.is_retryable() || matches!(error, KvError::CursorExpired { .. }) => {
+                Err(error)
+                    if error.is_retryable() || matches!(error, KvError::CursorExpired { .. }) =>
+                {
                     self.watch = None;
                     tokio::time::sleep(pauses.next().unwrap_or_default()).await;
                     continue;

@@ -82,7 +82,9 @@ pub enum DistroRwLockError {
     },
 
     /// As many wait already as can: 4,096, or as many as have room in a value of the store.
-    #[error("{resource:?} cannot be locked: as many wait for it already as its record has room for")]
+    #[error(
+        "{resource:?} cannot be locked: as many wait for it already as its record has room for"
+    )]
     #[non_exhaustive]
     QueueFull {
         /// The resource.
@@ -212,9 +214,8 @@ impl<E> WithLockProcessError<E> {
     /// How the lock was lost, before the work was begun or while it went on; `None` where that is not what went wrong.
     pub fn loss(&self) -> Option<LockLoss> {
         match self {
-            Self::LeaseLost { reason, .. } | Self::Lock(DistroRwLockError::LeaseLost { reason, .. }) => {
-                Some(*reason)
-            }
+            Self::LeaseLost { reason, .. }
+            | Self::Lock(DistroRwLockError::LeaseLost { reason, .. }) => Some(*reason),
             _ => None,
         }
     }

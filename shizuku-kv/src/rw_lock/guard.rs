@@ -79,7 +79,9 @@ impl Hold {
         let loss = self.loss();
         let (reply, answer) = oneshot::channel();
         self.ticket.is_over = true;
-        self.ticket.locks.tell(&self.ticket.place, Command::Leave { id: self.ticket.id, reply: Some(reply) });
+        self.ticket
+            .locks
+            .tell(&self.ticket.place, Command::Leave { id: self.ticket.id, reply: Some(reply) });
         if let Some(loss) = loss {
             return Err(self.lost_error(loss));
         }
@@ -91,7 +93,9 @@ impl Hold {
             return Err(self.lost_error(loss));
         }
         let (reply, answer) = oneshot::channel();
-        self.ticket.locks.tell(&self.ticket.place, Command::Downgrade { id: self.ticket.id, reply });
+        self.ticket
+            .locks
+            .tell(&self.ticket.place, Command::Downgrade { id: self.ticket.id, reply });
         self.answer("downgrade", answer).await?;
         self.mode = LockMode::Read;
         Ok(self)
@@ -103,12 +107,17 @@ impl Hold {
         answer: oneshot::Receiver<Result<Outcome, Refusal>>,
     ) -> Result<(), DistroRwLockError> {
         let resource = || self.resource.to_string();
-        in_runtime(operation).map_err(|source| DistroRwLockError::Store { resource: resource(), source })?;
+        in_runtime(operation)
+            .map_err(|source| DistroRwLockError::Store { resource: resource(), source })?;
         let answer = tokio::time::timeout(self.deadline.saturating_add(GRACE), answer).await;
         match answer {
-            Ok(Ok(Ok(Outcome::NotThere))) => Err(self.lost_error(self.loss().unwrap_or(LockLoss::Broken))),
+            Ok(Ok(Ok(Outcome::NotThere))) => {
+                Err(self.lost_error(self.loss().unwrap_or(LockLoss::Broken)))
+            }
             Ok(Ok(Ok(_))) => Ok(()),
-            Ok(Ok(Err(refusal))) => Err(refusal.into_error(&self.resource, self.mode, &self.ticket.place.1)),
+            Ok(Ok(Err(refusal))) => {
+                Err(refusal.into_error(&self.resource, self.mode, &self.ticket.place.1))
+            }
             Ok(Err(_)) => Err(DistroRwLockError::RuntimeEnded { resource: resource() }),
             Err(_) => {
                 let source = KvError::Timeout { operation, key: None, limit: self.deadline };
@@ -218,7 +227,9 @@ impl Refusal {
         match self {
             Self::Busy => DistroRwLockError::WouldBlock { resource, mode },
             Self::Full => DistroRwLockError::QueueFull { resource },
-            Self::SessionOver => DistroRwLockError::LeaseLost { resource, reason: LockLoss::Expired },
+            Self::SessionOver => {
+                DistroRwLockError::LeaseLost { resource, reason: LockLoss::Expired }
+            }
             Self::Foreign(reason) => DistroRwLockError::ForeignRecord { key: key.clone(), reason },
             Self::Store(source) => DistroRwLockError::Store { resource, source },
         }

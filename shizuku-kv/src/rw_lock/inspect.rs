@@ -94,7 +94,9 @@ impl Look {
         }
         // A replica that is behind would show an old renewal, or no renewal.
         let asked = stream::iter(doubtful)
-            .map(|(session, key)| async move { KvResult::Ok((session, store.leader_entry(&key).await?)) })
+            .map(|(session, key)| async move {
+                KvResult::Ok((session, store.leader_entry(&key).await?))
+            })
             .buffer_unordered(IN_FLIGHT);
         let asked: Vec<_> = asked.try_collect().await?;
         for (session, entry) in asked {

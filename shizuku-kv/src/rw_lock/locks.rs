@@ -93,7 +93,11 @@ impl Locks {
     }
 
     /// Takes out a coordinator that has nothing to do, unless somebody asks for something in this moment.
-    pub(super) fn retire(&self, place: &Place, commands: &mut mpsc::UnboundedReceiver<Command>) -> bool {
+    pub(super) fn retire(
+        &self,
+        place: &Place,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+    ) -> bool {
         let mut coordinators = self.lock();
         let is_over = commands.is_empty();
         if is_over {

@@ -229,7 +229,8 @@ impl DistroRwLock {
         // The session, and the swap.
         let limit = self.store.deadline().saturating_mul(2);
         self.claim(mode, false, limit, &Arc::default()).await.unwrap_or_else(|| {
-            let source = KvError::Timeout { operation: "try to lock", key: Some(self.key.clone()), limit };
+            let source =
+                KvError::Timeout { operation: "try to lock", key: Some(self.key.clone()), limit };
             Err(self.store_error(source))
         })
     }
@@ -246,7 +247,8 @@ impl DistroRwLock {
             return Some(Err(self.store_error(error)));
         }
         let (is_there, hoped) = watch::channel(false);
-        let hope = Hope { is_there, is_hasty: !waits || limit < course::patience(self.options.lease) };
+        let hope =
+            Hope { is_there, is_hasty: !waits || limit < course::patience(self.options.lease) };
         let asked = Mutex::new(None);
         let claims = async {
             let mut pauses = backoff_between_watches();
@@ -297,7 +299,8 @@ impl DistroRwLock {
         let id = session.next_claim();
         let claim = Claim { id, mode, label: self.options.label.clone(), extra: Extra::new() };
         let (in_line, hope) = (Arc::clone(in_line), hope.clone());
-        let command = Command::Claim { claim, waits, session: session.clone(), in_line, hope, reply };
+        let command =
+            Command::Claim { claim, waits, session: session.clone(), in_line, hope, reply };
         let place = self.locks.ask(&self.store, &self.key, command);
         drop(turn);
         *asked.lock().unwrap_or_else(PoisonError::into_inner) = Some((place.clone(), id));
@@ -359,7 +362,10 @@ impl DistroRwLock {
     /// # Errors
     /// [`DistroRwLockError::NotHeld`] if no such lock is held; [`DistroRwLockError::LeaseLost`] if
     /// all that was acquired since is lost; otherwise as for [`ReadGuard::release`].
-    pub async fn release_read(store: &Store, resource: impl AsRef<str>) -> Result<(), DistroRwLockError> {
+    pub async fn release_read(
+        store: &Store,
+        resource: impl AsRef<str>,
+    ) -> Result<(), DistroRwLockError> {
         Self::release(store, resource.as_ref(), LockMode::Read).await
     }
 
@@ -382,7 +388,10 @@ impl DistroRwLock {
     ///
     /// # Errors
     /// As for [`release_read`](Self::release_read).
-    pub async fn release_write(store: &Store, resource: impl AsRef<str>) -> Result<(), DistroRwLockError> {
+    pub async fn release_write(
+        store: &Store,
+        resource: impl AsRef<str>,
+    ) -> Result<(), DistroRwLockError> {
         Self::release(store, resource.as_ref(), LockMode::Write).await
     }
 
@@ -398,7 +407,11 @@ impl DistroRwLock {
         Ok(token)
     }
 
-    async fn release(store: &Store, resource: &str, mode: LockMode) -> Result<(), DistroRwLockError> {
+    async fn release(
+        store: &Store,
+        resource: &str,
+        mode: LockMode,
+    ) -> Result<(), DistroRwLockError> {
         let lock = Self::new(store, resource)?;
         match lock.locks.held.take(&lock.key, mode) {
             Some(hold) => hold.release().await,
@@ -475,13 +488,19 @@ impl DistroRwLock {
         self.locks.ask(&self.store, &self.key, Command::Break { reply });
         match tokio::time::timeout(limit, answer).await {
             Ok(Ok(Ok(Outcome::Broken(token)))) => Ok(token),
-            Ok(Ok(Err(refusal))) => Err(refusal.into_error(&self.resource, LockMode::Write, &self.key)),
+            Ok(Ok(Err(refusal))) => {
+                Err(refusal.into_error(&self.resource, LockMode::Write, &self.key))
+            }
             // A break has no other outcome.
             Ok(Ok(Ok(_)) | Err(_)) => {
                 Err(DistroRwLockError::RuntimeEnded { resource: self.resource.to_string() })
             }
             Err(_) => {
-                let source = KvError::Timeout { operation: "break_lock", key: Some(self.key.clone()), limit };
+                let source = KvError::Timeout {
+                    operation: "break_lock",
+                    key: Some(self.key.clone()),
+                    limit,
+                };
                 Err(self.store_error(source))
             }
         }

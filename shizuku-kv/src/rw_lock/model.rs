@@ -52,7 +52,8 @@ const TRIES_TO_WRITE: Plan = Plan { mode: LockMode::Write, waits: false };
 const READER: Part = Part { claims: &[READS], renewals: None, takes_over: None };
 const WRITER: Part = Part { claims: &[WRITES], renewals: None, takes_over: None };
 const WRITER_AND_READER: Part = Part { claims: &[WRITES, READS], renewals: None, takes_over: None };
-const WRITER_WHO_TRIES: Part = Part { claims: &[WRITES, TRIES_TO_READ], renewals: None, takes_over: None };
+const WRITER_WHO_TRIES: Part =
+    Part { claims: &[WRITES, TRIES_TO_READ], renewals: None, takes_over: None };
 const TRIER: Part = Part { claims: &[TRIES_TO_WRITE], renewals: None, takes_over: None };
 /// Its session takes over the key of the first process.
 const HEIR: Part = Part { takes_over: Some(0), ..WRITER };
@@ -203,8 +204,8 @@ const HOPES: Scenario = Scenario {
 };
 
 const ALL: [Scenario; 14] = [
-    LINE, TRIES, UNKNOWN, ABANDONED, BROKEN, CRASHED, ESTATE, PAUSED, FENCES, LATE, DRIFT, EDGE, REUSED,
-    HOPES,
+    LINE, TRIES, UNKNOWN, ABANDONED, BROKEN, CRASHED, ESTATE, PAUSED, FENCES, LATE, DRIFT, EDGE,
+    REUSED, HOPES,
 ];
 
 /// What was found in the states of a world.
@@ -228,7 +229,8 @@ impl Scenario {
         let world = World { parts, budget, lease, decisions, events: events.clone() };
         let checker = world.checker().threads(2).finish_when(finish).spawn_bfs().join();
         let broken = checker.discoveries().into_iter();
-        let broken = broken.map(|(name, path)| (name, format!("{:?}", path.into_actions()))).collect();
+        let broken =
+            broken.map(|(name, path)| (name, format!("{:?}", path.into_actions()))).collect();
         Found { states: checker.unique_state_count(), events, broken }
     }
 }

@@ -20,7 +20,9 @@ use super::course::{self, Sign};
 use super::following::{Event, Following};
 use super::record::{LockRecord, SessionId};
 use super::session::{Session, is_later, key_of, lease_of, sign_of};
-use crate::store::{Key, KvEntry, KvError, KvResult, KvUpdate, Moment, Store, VersionToken, WatchScope};
+use crate::store::{
+    Key, KvEntry, KvError, KvResult, KvUpdate, Moment, Store, VersionToken, WatchScope,
+};
 
 /// How long after a session that could not be ended it is tried again.
 const REST: Duration = Duration::from_millis(500);
@@ -147,7 +149,8 @@ impl Observer {
         self.waits = line.waits || line.hopes;
         self.vigil |= line.hopes;
         self.wanted = self.wanted(record, own);
-        let is_alive = |wanted: &Wanted| self.seen.get(&wanted.session).is_some_and(|seen| seen.renewed);
+        let is_alive =
+            |wanted: &Wanted| self.seen.get(&wanted.session).is_some_and(|seen| seen.renewed);
         if self.vigil && !line.hopes && self.wanted.iter().all(is_alive) {
             self.vigil = false;
             self.wanted = self.wanted(record, own);
@@ -192,7 +195,8 @@ impl Observer {
     /// Watches the keys of sessions that have been in the way for `hold_off`, and no longer those
     /// of others.
     fn open_watches(&mut self, hold_off: Duration) {
-        let all: BTreeSet<Key> = self.watched().filter_map(|session| key_of(session).ok()).collect();
+        let all: BTreeSet<Key> =
+            self.watched().filter_map(|session| key_of(session).ok()).collect();
         self.watches.retain(|watch| watch.keys.iter().any(|key| all.contains(key)));
         if self.watches.len() >= MOST_WATCHES {
             self.watches.clear();
@@ -212,14 +216,20 @@ impl Observer {
             let mut following = Following::new(&self.store, scope);
             following.start();
             let keys = keys.to_vec();
-            self.watches.push(KeyWatch { keys, following, is_complete: false, newest: HashMap::new() });
+            self.watches.push(KeyWatch {
+                keys,
+                following,
+                is_complete: false,
+                newest: HashMap::new(),
+            });
         }
     }
 
     /// Notes the entries that watches have delivered for sessions that have since come to be in the
     /// way.
     fn note_newest(&mut self) {
-        let unseen: Vec<_> = self.watched().filter(|session| !self.seen.contains_key(session)).collect();
+        let unseen: Vec<_> =
+            self.watched().filter(|session| !self.seen.contains_key(session)).collect();
         for session in unseen {
             let Ok(key) = key_of(session) else { continue };
             let watch = self.watches.iter().find(|watch| watch.keys.contains(&key));
@@ -334,8 +344,10 @@ impl Observer {
             let silent = seen.filter(|seen| !seen.is_over).map(|seen| self.due(*wanted, seen));
             // A session that has not been seen is watched, or will be.
             let key = key_of(wanted.session).ok();
-            let is_watched =
-                self.watches.iter().any(|watch| key.as_ref().is_some_and(|key| watch.keys.contains(key)));
+            let is_watched = self
+                .watches
+                .iter()
+                .any(|watch| key.as_ref().is_some_and(|key| watch.keys.contains(key)));
             let ripe = self.in_way_since.get(&wanted.session).filter(|_| !is_watched);
             [overdue, silent, ripe.map(|since| *since + HOLD_OFF)].into_iter().flatten().min()
         };
@@ -347,7 +359,8 @@ impl Observer {
     fn due(&self, wanted: Wanted, seen: &Seen) -> Instant {
         let patience = course::patience(seen.lease);
         let is_first = self.waits && wanted.is_next;
-        let patience = if is_first { patience } else { patience + patience.mul_f64(self.patience / 4.0) };
+        let patience =
+            if is_first { patience } else { patience + patience.mul_f64(self.patience / 4.0) };
         (seen.since + patience).max(seen.rests_until.unwrap_or(seen.since))
     }
 
@@ -398,7 +411,11 @@ impl Observer {
 
     /// Reads unknown sessions, and one of this process, because its entry shows the time of the
     /// store.
-    pub(super) async fn look(&mut self, sessions: &[SessionId], own: Option<SessionId>) -> KvResult<()> {
+    pub(super) async fn look(
+        &mut self,
+        sessions: &[SessionId],
+        own: Option<SessionId>,
+    ) -> KvResult<()> {
         let sessions: Vec<_> = sessions.iter().copied().take(AT_ONCE).collect();
         let all = sessions.iter().copied().chain(own);
         let keys = all.map(key_of).collect::<KvResult<Vec<_>>>()?;

@@ -95,7 +95,11 @@ struct Locked<P> {
 }
 
 impl<P> Locked<P> {
-    async fn process<I>(&self, mode: LockMode, input: I) -> Result<P::Output, WithLockProcessError<P::Error>>
+    async fn process<I>(
+        &self,
+        mode: LockMode,
+        input: I,
+    ) -> Result<P::Output, WithLockProcessError<P::Error>>
     where
         P: Processor<I>,
     {

@@ -21,7 +21,8 @@ pub(super) const FORMAT: u32 = 1;
 pub(super) type Extra = Map<String, Value>;
 
 /// Maximum number of bytes that granting a claim adds to a record.
-pub(super) const GRANT_ROOM: usize = r#","token":18446744073709551615,"since":18446744073709551615"#.len();
+pub(super) const GRANT_ROOM: usize =
+    r#","token":18446744073709551615,"since":18446744073709551615"#.len();
 
 /// Maximum number of decimal digits in a number.
 const DIGITS: usize = 20;
@@ -290,7 +291,8 @@ impl LockRecord {
 
     /// The rules that hold in every record: a writer is alone, no token is beyond the newest, no claim is there twice.
     pub(super) fn is_sound(&self) -> bool {
-        let writers = self.holders.iter().filter(|grant| grant.claim.mode == LockMode::Write).count();
+        let writers =
+            self.holders.iter().filter(|grant| grant.claim.mode == LockMode::Write).count();
         let mut ids: Vec<_> = self.claims().map(|claim| claim.id).collect();
         let claims = ids.len();
         ids.sort_unstable();
@@ -328,7 +330,12 @@ mod tests {
     use super::*;
 
     fn claim(number: u64, mode: LockMode) -> Claim {
-        Claim { id: ClaimId { session: SessionId::alone(7), number }, mode, label: None, extra: Extra::new() }
+        Claim {
+            id: ClaimId { session: SessionId::alone(7), number },
+            mode,
+            label: None,
+            extra: Extra::new(),
+        }
     }
 
     #[test]
@@ -423,20 +430,25 @@ mod tests {
         for other in ["", "x", "{}", "[]", r#"{"fence":1}"#, "\u{0}"] {
             assert!(refused(other).contains("not the record"), "{other}");
         }
-        assert!(refused(r#"{"shizuku_lock":2,"new":1}"#).contains("format 2, this version knows format 1"));
+        assert!(
+            refused(r#"{"shizuku_lock":2,"new":1}"#)
+                .contains("format 2, this version knows format 1")
+        );
         assert!(refused(r#"{"shizuku_lock":1,"fence":1}"#).contains("damaged"));
         assert!(
             refused(r#"{"shizuku_lock":1,"fence":18446744073709551615,"holders":[],"queue":[]}"#)
                 .contains("beyond")
         );
-        let one = r#"{"session":"00000000000000000000000000000007","number":1,"mode":"write","token":1}"#;
+        let one =
+            r#"{"session":"00000000000000000000000000000007","number":1,"mode":"write","token":1}"#;
         let twice = format!(r#"{{"shizuku_lock":1,"fence":1,"holders":[{one},{one}],"queue":[]}}"#);
         assert!(refused(&twice).contains("rules"));
     }
 
     #[test]
     fn sessions_are_never_the_same() {
-        let drawn: std::collections::HashSet<_> = (0..10_000).map(|_| SessionId::random()).collect();
+        let drawn: std::collections::HashSet<_> =
+            (0..10_000).map(|_| SessionId::random()).collect();
         assert_eq!(drawn.len(), 10_000);
         let one = SessionId::random();
         assert_eq!(one.to_string().parse(), Ok(one));
@@ -448,7 +460,9 @@ mod tests {
         );
         assert_ne!(SessionId::nonce(), SessionId::nonce());
         assert_eq!(format!("{placed:?}").parse(), Ok(placed));
-        for wrong in ["+0000000000000000000000000000007", "7", "7-1", "7-1-1", "-7-1-0000000000000000"] {
+        for wrong in
+            ["+0000000000000000000000000000007", "7", "7-1", "7-1-1", "-7-1-0000000000000000"]
+        {
             assert!(wrong.parse::<SessionId>().is_err(), "{wrong}");
         }
         assert!("4294967296-1-0000000000000000".parse::<SessionId>().is_err());

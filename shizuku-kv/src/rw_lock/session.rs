@@ -19,7 +19,9 @@ use super::course::{self, Sign};
 use super::error::LockLoss;
 use super::options::{LONGEST_LEASE, SHORTEST_LEASE};
 use super::record::{ClaimId, SessionId, padded};
-use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, Moment, Store, VersionToken, backoff};
+use crate::store::{
+    Deadline, Key, KvEntry, KvError, KvResult, Moment, Store, VersionToken, backoff,
+};
 
 /// What stands before a session in its key.
 pub(super) const PREFIX: &str = "rw_lock_session.";
@@ -54,7 +56,12 @@ impl Stored {
     fn of_session(nonce: Option<u64>, lease: Duration, renewal: u64) -> Self {
         let shizuku_lock_session = if nonce.is_some() { FORMAT } else { FORMAT_OF_ONE };
         let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-        Self { shizuku_lock_session, nonce: nonce.map(|nonce| format!("{nonce:016x}")), lease_ms, renewal }
+        Self {
+            shizuku_lock_session,
+            nonce: nonce.map(|nonce| format!("{nonce:016x}")),
+            lease_ms,
+            renewal,
+        }
     }
 
     /// Returns bytes whose length is constant, together with that of the expected version. A full
@@ -65,9 +72,12 @@ impl Stored {
     }
 
     fn of(entry: &KvEntry) -> Option<Self> {
-        let is_known = |stored: &Self| matches!(stored.shizuku_lock_session, FORMAT_OF_ONE | FORMAT);
+        let is_known =
+            |stored: &Self| matches!(stored.shizuku_lock_session, FORMAT_OF_ONE | FORMAT);
         let is_live = !entry.is_tombstone();
-        serde_json::from_slice::<Self>(&entry.value).ok().filter(|stored| is_live && is_known(stored))
+        serde_json::from_slice::<Self>(&entry.value)
+            .ok()
+            .filter(|stored| is_live && is_known(stored))
     }
 
     fn is_of(&self, session: SessionId) -> bool {
@@ -88,7 +98,8 @@ pub(super) fn lease_of(entry: &KvEntry) -> Duration {
 /// Classifies an entry under the key of a session. An unreadable entry, perhaps of a later version,
 /// counts as a sign of life.
 pub(super) fn sign_of(session: SessionId, entry: &KvEntry) -> Sign {
-    let is_its_own = !entry.is_tombstone() && Stored::of(entry).is_none_or(|stored| stored.is_of(session));
+    let is_its_own =
+        !entry.is_tombstone() && Stored::of(entry).is_none_or(|stored| stored.is_of(session));
     course::sign(session.place().map(|place| place.first), entry.version.as_u64(), is_its_own)
 }
 
@@ -149,7 +160,8 @@ struct Use {
 
 impl Session {
     pub(super) fn holds(&self) -> bool {
-        matches!(*self.state.borrow(), State::Live) && course::holds(lock(&self.proof).elapsed(), self.lease)
+        matches!(*self.state.borrow(), State::Live)
+            && course::holds(lock(&self.proof).elapsed(), self.lease)
     }
 
     /// Holds on from a renewal that was sent at this moment; unless it was over before the acknowledgement came. What was
@@ -179,7 +191,9 @@ impl Session {
         match &*self.state.borrow() {
             State::Over(loss) => Some(*loss),
             State::Failed(_) => Some(LockLoss::StoreGone),
-            State::Live if !course::holds(lock(&self.proof).elapsed(), self.lease) => Some(LockLoss::Expired),
+            State::Live if !course::holds(lock(&self.proof).elapsed(), self.lease) => {
+                Some(LockLoss::Expired)
+            }
             State::Opening | State::Live => None,
         }
     }
@@ -439,7 +453,11 @@ impl Keeper {
     }
 
     /// Renews the session until it ends.
-    async fn keep(&mut self, identity: &Identity, mut version: VersionToken) -> (LockLoss, VersionToken) {
+    async fn keep(
+        &mut self,
+        identity: &Identity,
+        mut version: VersionToken,
+    ) -> (LockLoss, VersionToken) {
         let session = Arc::clone(&self.session);
         let mut is_abandoned = false;
         let mut renewal = 0;
@@ -481,7 +499,12 @@ impl Keeper {
     }
 
     /// Renews, as often as it takes and is of use.
-    async fn renew(&self, identity: &Identity, version: &mut VersionToken, renewal: &mut u64) -> Renewal {
+    async fn renew(
+        &self,
+        identity: &Identity,
+        version: &mut VersionToken,
+        renewal: &mut u64,
+    ) -> Renewal {
         let Identity { id, key } = identity;
         let nonce = id.place().and_then(|_| u64::try_from(id.number()).ok());
         let session = &self.session;
@@ -489,7 +512,8 @@ impl Keeper {
         // When each try was sent: one that is found in the store proves that this process lived then.
         let mut tries = Vec::new();
         loop {
-            let (sent, remaining) = (Moment::now(), session.end().saturating_duration_since(Instant::now()));
+            let (sent, remaining) =
+                (Moment::now(), session.end().saturating_duration_since(Instant::now()));
             if !session.holds() || remaining.is_zero() {
                 return Renewal::Over(LockLoss::Expired);
             }
@@ -512,12 +536,18 @@ impl Keeper {
                         Ok(found) => match judge(*id, found.as_ref(), *version, is_refused) {
                             Found::Ours(landed, number) => {
                                 *version = landed;
-                                tries.iter().find(|(tried, _)| *tried == number).map(|(_, sent)| *sent)
+                                tries
+                                    .iter()
+                                    .find(|(tried, _)| *tried == number)
+                                    .map(|(_, sent)| *sent)
                             }
                             Found::Unchanged => None,
                             Found::Gone => return Renewal::Over(LockLoss::Evicted),
                         },
-                        Err(error) if error.is_over() || matches!(error, KvError::StoreNotFound { .. }) => {
+                        Err(error)
+                            if error.is_over()
+                                || matches!(error, KvError::StoreNotFound { .. }) =>
+                        {
                             return Renewal::Over(LockLoss::StoreGone);
                         }
                         Err(_) => None,
@@ -551,7 +581,9 @@ fn judge(id: SessionId, found: Option<&KvEntry>, version: VersionToken, is_refus
     match found {
         Some(entry) if entry.version == version => Found::Unchanged,
         Some(entry) => match Stored::of(entry).filter(|stored| stored.is_of(id)) {
-            Some(stored) if is_later(entry.version, version) => Found::Ours(entry.version, stored.renewal),
+            Some(stored) if is_later(entry.version, version) => {
+                Found::Ours(entry.version, stored.renewal)
+            }
             // Of a leader that was replaced.
             Some(_) => Found::Unchanged,
             None if is_older(Some(entry.version), Some(version)) => Found::Unchanged,
@@ -619,7 +651,8 @@ mod tests {
         let length = |renewal, version: u64| {
             let version = (version > 0).then(|| VersionToken::from_u64(version));
             let digits = version.map_or(1, |version| version.to_string().len());
-            Stored::of_session(Some(u64::MAX), LONGEST_LEASE, renewal).to_bytes(version).len() + digits
+            Stored::of_session(Some(u64::MAX), LONGEST_LEASE, renewal).to_bytes(version).len()
+                + digits
         };
         let created = length(0, 0);
         for number in [1, 9, 10, 999_999, 1_000_000, u64::MAX] {

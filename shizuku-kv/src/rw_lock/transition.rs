@@ -92,7 +92,11 @@ impl LockRecord {
         let before = self.holders.len() + self.queue.len();
         self.holders.retain(|grant| !is_meant(&grant.claim));
         self.queue.retain(|claim| !is_meant(claim));
-        if self.holders.len() + self.queue.len() < before { Outcome::Done } else { Outcome::NotThere }
+        if self.holders.len() + self.queue.len() < before {
+            Outcome::Done
+        } else {
+            Outcome::NotThere
+        }
     }
 
     fn downgrade(&mut self, id: ClaimId) -> Outcome {

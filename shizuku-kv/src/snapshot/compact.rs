@@ -117,7 +117,10 @@ fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
         return Err(SnapshotError::Interfered { path, what });
     }
     log.check_file()?;
-    shared.disk.rename(&path, &shared.path).map_err(error("put the compacted file in the place of"))?;
+    shared
+        .disk
+        .rename(&path, &shared.path)
+        .map_err(error("put the compacted file in the place of"))?;
     log.file = Arc::clone(&new.file);
     log.header = new.header;
     log.generation += 1;
@@ -185,7 +188,8 @@ impl NewFile {
     }
 
     fn end_frame(&mut self, kind: Kind) -> Result<(), SnapshotError> {
-        self.chain = seal_frame(&mut self.frame, kind, self.chain).map_err(|source| self.error(source))?;
+        self.chain =
+            seal_frame(&mut self.frame, kind, self.chain).map_err(|source| self.error(source))?;
         self.ready.extend_from_slice(&self.frame);
         self.frame.truncate(FRAME_HEADER);
         self.write_if_much()

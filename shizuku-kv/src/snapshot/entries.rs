@@ -69,7 +69,8 @@ impl SnapshotEntries {
     /// Forgets a key; whether it was there.
     pub(crate) fn remove(&mut self, key: &str) -> bool {
         let key = key.as_bytes();
-        let found = self.table.find_entry(self.hasher.hash_one(key), |held| held.key_bytes() == key);
+        let found =
+            self.table.find_entry(self.hasher.hash_one(key), |held| held.key_bytes() == key);
         let Ok(found) = found else { return false };
         let (held, _) = found.remove();
         self.bytes -= held.len() as u64;

@@ -41,7 +41,9 @@ pub enum SnapshotError {
 
     /// Bytes that had reached the disk are not as they were written. Restore the file from a copy, or remove it and
     /// begin with what the store has.
-    #[error("snapshot {path:?} is damaged at byte {offset}: {what}; restore it, or remove it and begin anew")]
+    #[error(
+        "snapshot {path:?} is damaged at byte {offset}: {what}; restore it, or remove it and begin anew"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -52,7 +54,9 @@ pub enum SnapshotError {
     },
 
     /// Another writer, of this process or another, has the file open.
-    #[error("snapshot {path:?} is open in another writer, of this process or another; close that first")]
+    #[error(
+        "snapshot {path:?} is open in another writer, of this process or another; close that first"
+    )]
     Locked {
         /// The file.
         path: PathBuf,
@@ -140,8 +144,18 @@ impl SnapshotError {
     }
 
     /// An [`Io`](Self::Io) with a place in the file.
-    pub(super) fn io_at(path: &Path, operation: &'static str, offset: u64, source: io::Error) -> Self {
-        Self::Io { path: path.to_owned(), operation, offset: Some(offset), source: Arc::new(source) }
+    pub(super) fn io_at(
+        path: &Path,
+        operation: &'static str,
+        offset: u64,
+        source: io::Error,
+    ) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            operation,
+            offset: Some(offset),
+            source: Arc::new(source),
+        }
     }
 
     /// An error for a file that could not be opened.

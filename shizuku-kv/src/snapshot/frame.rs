@@ -53,7 +53,8 @@ pub(super) fn is_leftover(start: &[u8], len: u64) -> bool {
 
 /// The mark is synced before the rest is written.
 fn is_torn_mark(start: &[u8], len: u64) -> bool {
-    len <= MARK.len() as u64 && start.iter().zip(MARK).all(|(byte, mark)| *byte == 0 || *byte == mark)
+    len <= MARK.len() as u64
+        && start.iter().zip(MARK).all(|(byte, mark)| *byte == 0 || *byte == mark)
 }
 
 /// Whether a file begins like a log, as far as `start` goes.
@@ -241,7 +242,10 @@ impl FrameHeader {
     }
 
     /// Reads what [`to_bytes`](Self::to_bytes) wrote, with the checksum for the next.
-    pub(super) fn from_bytes(bytes: &[u8; FRAME_HEADER], chain: u32) -> Result<(Self, u32), BadFrame> {
+    pub(super) fn from_bytes(
+        bytes: &[u8; FRAME_HEADER],
+        chain: u32,
+    ) -> Result<(Self, u32), BadFrame> {
         let chain = continued(chain, &bytes[..12]);
         if chain != number(bytes, 12) {
             return Err(BadFrame::Checksum);

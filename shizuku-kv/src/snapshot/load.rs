@@ -47,7 +47,10 @@ pub(super) fn find(path: &Path) -> Result<Arc<Path>, SnapshotError> {
     Ok(local_file::resolve(path).map_err(|source| not_opened(path, source))?.into())
 }
 
-pub(super) fn open_to_read(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, SnapshotError> {
+pub(super) fn open_to_read(
+    disk: &dyn Disk,
+    path: &Path,
+) -> Result<Arc<dyn DiskFile>, SnapshotError> {
     disk.open(path, Access::Read).map_err(|source| not_opened(path, source))
 }
 
@@ -91,7 +94,10 @@ impl Loaded {
     }
 }
 
-pub(super) fn load_file(file: &Arc<dyn DiskFile>, path: &Arc<Path>) -> Result<Loaded, SnapshotError> {
+pub(super) fn load_file(
+    file: &Arc<dyn DiskFile>,
+    path: &Arc<Path>,
+) -> Result<Loaded, SnapshotError> {
     let (header, len) = read_header(&**file, path)?;
     let Some(header) = header else {
         let entries = SnapshotEntries::default();
@@ -99,7 +105,8 @@ pub(super) fn load_file(file: &Arc<dyn DiskFile>, path: &Arc<Path>) -> Result<Lo
     };
     let mut span = Span::whole(&header, len);
     loop {
-        let (entries, read) = fold(Scan::new(Arc::clone(file), Arc::clone(path), span), path, span)?;
+        let (entries, read) =
+            fold(Scan::new(Arc::clone(file), Arc::clone(path), span), path, span)?;
         if !read.beyond {
             let Read { ending, good, chain, .. } = read;
             must_reach_seal(&header, good, path)?;
@@ -136,9 +143,10 @@ fn fold(mut scan: Scan, path: &Path, span: Span) -> Result<(SnapshotEntries, Rea
         thread::scope(|scope| {
             let (send, receive) = sync_channel(WAITING);
             let (scan, hasher) = (&mut scan, &hasher);
-            let reading = thread::Builder::new().name("snapshot-read".to_owned()).spawn_scoped(scope, {
-                move || take_apart(scan, path, span, hasher, |batch| send_on(&send, batch))
-            });
+            let reading =
+                thread::Builder::new().name("snapshot-read".to_owned()).spawn_scoped(scope, {
+                    move || take_apart(scan, path, span, hasher, |batch| send_on(&send, batch))
+                });
             // Where the system has no thread left, one does all the work.
             let reading = reading.ok()?;
             table.fill(&receive);
@@ -176,8 +184,9 @@ fn take_apart(
         let mut at = 0;
         while at < records.len() {
             let rest = &records[at..];
-            let shape = shape(rest)
-                .map_err(|what| SnapshotError::damaged(path, frame.records_offset() + at as u64, what))?;
+            let shape = shape(rest).map_err(|what| {
+                SnapshotError::damaged(path, frame.records_offset() + at as u64, what)
+            })?;
             let hash = hasher.hash_one(&rest[shape.key..shape.value]);
             let record = Record::checked(records.slice(at..at + shape.end));
             changes.push(Change { hash, deletion: shape.deletion, record });
@@ -191,7 +200,8 @@ fn take_apart(
         }
         if changes.len() >= BATCH {
             let next = Vec::with_capacity(changes.len());
-            let batch = Batch { changes: std::mem::replace(&mut changes, next), offset: frame.end() };
+            let batch =
+                Batch { changes: std::mem::replace(&mut changes, next), offset: frame.end() };
             if !give(batch) {
                 return Ok(read);
             }

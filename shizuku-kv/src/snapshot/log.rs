@@ -69,7 +69,9 @@ impl Log {
         };
         let torn = loaded.len > loaded.good;
         if torn {
-            log.file.set_len(log.good).map_err(|source| log.error("cut off the torn end of", source))?;
+            log.file
+                .set_len(log.good)
+                .map_err(|source| log.error("cut off the torn end of", source))?;
         }
         if torn || (durable && log.synced < log.good) {
             log.write_again()?;
@@ -121,7 +123,8 @@ impl Log {
         let len = self.file.len().map_err(|source| self.error("look at", source))?;
         // After a write behind the end of a truncated file the length is right, and zeros precede
         // the write.
-        let read = read_full(&*self.file, &mut header, 0).map_err(|source| self.error("look at", source))?;
+        let read = read_full(&*self.file, &mut header, 0)
+            .map_err(|source| self.error("look at", source))?;
         let is_cut = len < self.end || read < header.len() || !self.header.is_in(&header);
         let change = match self.file.place(&self.path).change() {
             None if is_cut => Some("truncated"),
@@ -146,7 +149,11 @@ impl Log {
 
     /// Writes a frame, of which `buffer` has the payload behind room for the header. When that fails, the file is as it
     /// was before; when even that cannot be had, the log is poisoned.
-    pub(super) fn append(&mut self, buffer: &mut [u8], ending: Option<Ending>) -> Result<(), SnapshotError> {
+    pub(super) fn append(
+        &mut self,
+        buffer: &mut [u8],
+        ending: Option<Ending>,
+    ) -> Result<(), SnapshotError> {
         self.check_file()?;
         let result = seal_frame(buffer, Kind::of(ending.as_ref()), self.chain)
             .and_then(|chain| write_full(&*self.file, buffer, self.end).map(|()| chain));
@@ -264,7 +271,11 @@ fn mark(file: &dyn DiskFile, path: &Path) -> Result<FileHeader, SnapshotError> {
 }
 
 /// Writes the header behind its mark.
-fn write_header(file: &dyn DiskFile, path: &Path, header: &FileHeader) -> Result<(), SnapshotError> {
+fn write_header(
+    file: &dyn DiskFile,
+    path: &Path,
+    header: &FileHeader,
+) -> Result<(), SnapshotError> {
     let start = MARK.len();
     write_full(file, &header.to_bytes()[start..], start as u64)
         .map_err(|source| SnapshotError::io_at(path, "write", start as u64, source))

@@ -47,7 +47,11 @@ pub struct SnapshotOptions {
 
 impl Default for SnapshotOptions {
     fn default() -> Self {
-        Self { sync: SyncPolicy::default(), compaction_threshold: 16 * 1024 * 1024, scope_tag: [0; 16] }
+        Self {
+            sync: SyncPolicy::default(),
+            compaction_threshold: 16 * 1024 * 1024,
+            scope_tag: [0; 16],
+        }
     }
 }
 

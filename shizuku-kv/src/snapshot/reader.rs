@@ -67,7 +67,8 @@ impl SnapshotReader {
 
     /// The live entries, in the order in which they were written, each with memory of its own. Ends at the first error.
     pub fn iter(&self) -> SnapshotReaderIter<'_> {
-        let scan = self.span.map(|span| Scan::new(Arc::clone(&self.file), Arc::clone(&self.path), span));
+        let scan =
+            self.span.map(|span| Scan::new(Arc::clone(&self.file), Arc::clone(&self.path), span));
         SnapshotReaderIter { reader: self, scan, waiting: Vec::new().into_iter() }
     }
 }
@@ -81,7 +82,8 @@ fn indexed(
     let mut span = Span::whole(header, len);
     loop {
         let mut index = Index::new();
-        let indexed = index.fill(&mut Scan::new(Arc::clone(file), Arc::clone(path), span), path, || true)?;
+        let indexed =
+            index.fill(&mut Scan::new(Arc::clone(file), Arc::clone(path), span), path, || true)?;
         span.end = indexed.good;
         // Parts without their end are in the index: once more without them, as when loading.
         if !indexed.beyond {
@@ -124,7 +126,8 @@ impl SnapshotReaderIter<'_> {
     fn read_on(&mut self) -> Result<bool, SnapshotError> {
         let Some(scan) = &mut self.scan else { return Ok(false) };
         while let Some(frame) = scan.next()? {
-            let live = self.reader.index.live(&frame, &self.reader.path).collect::<Result<Vec<_>, _>>()?;
+            let live =
+                self.reader.index.live(&frame, &self.reader.path).collect::<Result<Vec<_>, _>>()?;
             if !live.is_empty() {
                 self.waiting = live.into_iter();
                 return Ok(true);
@@ -163,6 +166,8 @@ impl Iterator for SnapshotReaderIter<'_> {
 
 impl fmt::Debug for SnapshotReaderIter<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SnapshotReaderIter").field("path", &self.reader.path).finish_non_exhaustive()
+        f.debug_struct("SnapshotReaderIter")
+            .field("path", &self.reader.path)
+            .finish_non_exhaustive()
     }
 }

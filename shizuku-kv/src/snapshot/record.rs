@@ -173,8 +173,11 @@ impl Record {
 
 /// The length of the record of a put.
 fn encoded_len(entry: &KvEntry) -> usize {
-    let version_len =
-        if entry.version.as_u64().is_some() { NUMBER_LEN } else { entry.version.to_bytes().len() - 1 };
+    let version_len = if entry.version.as_u64().is_some() {
+        NUMBER_LEN
+    } else {
+        entry.version.to_bytes().len() - 1
+    };
     FIXED + version_len + entry.key.len() + entry.value.len()
 }
 
@@ -200,7 +203,8 @@ fn created(fixed: &[u8; FIXED]) -> Option<SystemTime> {
         return None;
     }
     let whole = Duration::from_secs(seconds.unsigned_abs());
-    let start = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+    let start =
+        if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
     start?.checked_add(Duration::from_nanos(nanos.into()))
 }
 

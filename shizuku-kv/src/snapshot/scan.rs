@@ -8,7 +8,8 @@ use bytes::Bytes;
 use super::SnapshotError;
 use super::disk::{DiskFile, read_full};
 use super::frame::{
-    BadFrame, BadHeader, Ending, FILE_HEADER, FRAME_HEADER, FileHeader, FrameHeader, is_log, is_unfinished,
+    BadFrame, BadHeader, Ending, FILE_HEADER, FRAME_HEADER, FileHeader, FrameHeader, is_log,
+    is_unfinished,
 };
 use super::small_in_tests;
 
@@ -43,22 +44,34 @@ pub(super) fn read_header(
         BadHeader::NotASnapshot => {
             SnapshotError::not_a_snapshot(path, "its first bytes are not those of one")
         }
-        BadHeader::UnknownVersion(found) => SnapshotError::UnknownVersion { path: path.to_owned(), found },
+        BadHeader::UnknownVersion(found) => {
+            SnapshotError::UnknownVersion { path: path.to_owned(), found }
+        }
         BadHeader::Damaged(offset, what) => SnapshotError::damaged(path, offset, what),
     })?;
     if len < header.sealed() {
-        return Err(SnapshotError::damaged(path, len, "the file ends before what had reached the disk"));
+        return Err(SnapshotError::damaged(
+            path,
+            len,
+            "the file ends before what had reached the disk",
+        ));
     }
     Ok((Some(header), len))
 }
 
 /// Fails if the last whole checkpoint ends before the synced length, because seals are at ends of
 /// checkpoints.
-pub(super) fn must_reach_seal(header: &FileHeader, good: u64, path: &Path) -> Result<(), SnapshotError> {
+pub(super) fn must_reach_seal(
+    header: &FileHeader,
+    good: u64,
+    path: &Path,
+) -> Result<(), SnapshotError> {
     match good < header.sealed() {
-        true => {
-            Err(SnapshotError::damaged(path, good, "a checkpoint that had reached the disk is not whole"))
-        }
+        true => Err(SnapshotError::damaged(
+            path,
+            good,
+            "a checkpoint that had reached the disk is not whole",
+        )),
         false => Ok(()),
     }
 }
@@ -133,7 +146,15 @@ pub(super) struct Scan {
 
 impl Scan {
     pub(super) fn new(file: Arc<dyn DiskFile>, path: Arc<Path>, span: Span) -> Self {
-        Self { file, path, span, buffer: Bytes::new(), used: 0, offset: span.start, chain: span.chain }
+        Self {
+            file,
+            path,
+            span,
+            buffer: Bytes::new(),
+            used: 0,
+            offset: span.start,
+            chain: span.chain,
+        }
     }
 
     /// The next frame; none at the end of the span and at a torn tail.
@@ -146,7 +167,9 @@ impl Scan {
         };
         let (header, chain) = match FrameHeader::from_bytes(bytes, self.chain) {
             Ok(read) => read,
-            Err(BadFrame::Checksum) => return self.bad("a frame's header does not match its checksum"),
+            Err(BadFrame::Checksum) => {
+                return self.bad("a frame's header does not match its checksum");
+            }
             Err(BadFrame::Unknown) => return Err(self.damaged("a frame of an unknown kind")),
         };
         let total = FRAME_HEADER as u64 + u64::from(header.payload_len);
@@ -158,7 +181,8 @@ impl Scan {
         if crc32fast::hash(payload) != header.payload_crc {
             return self.bad("a frame's content does not match its checksum");
         }
-        let (records_len, ending) = header.kind.split(payload).map_err(|what| self.damaged(what))?;
+        let (records_len, ending) =
+            header.kind.split(payload).map_err(|what| self.damaged(what))?;
         let bytes = self.buffer.slice(self.used..end);
         let frame = Frame { offset: self.offset, bytes, records_len, ending, chain };
         self.used = end;
@@ -182,7 +206,8 @@ impl Scan {
         }
         // One large record: there may not be as much.
         let mut buffer = Vec::new();
-        let reserved = usize::try_from(len).ok().filter(|len| buffer.try_reserve_exact(*len).is_ok());
+        let reserved =
+            usize::try_from(len).ok().filter(|len| buffer.try_reserve_exact(*len).is_ok());
         let Some(len) = reserved else {
             let source = std::io::ErrorKind::OutOfMemory.into();
             return Err(SnapshotError::io_at(&self.path, "read", self.offset, source));

@@ -89,7 +89,10 @@ impl SnapshotWriter {
     /// file, or is a link to a missing file; the errors of [`load`](super::load) if an existing
     /// file cannot be read. The file is left unchanged in these cases. Returns
     /// [`SnapshotError::Io`] if the system rejects an operation.
-    pub fn open(path: impl AsRef<Path>, options: SnapshotOptions) -> Result<(Self, Snapshot), SnapshotError> {
+    pub fn open(
+        path: impl AsRef<Path>,
+        options: SnapshotOptions,
+    ) -> Result<(Self, Snapshot), SnapshotError> {
         let opened = Self::open_whatever_scope(path.as_ref(), options)?;
         Ok(of_scope(opened, options))
     }
@@ -99,7 +102,8 @@ impl SnapshotWriter {
         path: &Path,
         options: SnapshotOptions,
     ) -> Result<(Self, Snapshot), SnapshotError> {
-        let resolved = local_file::resolve(path).map_err(|source| SnapshotError::not_opened(path, source))?;
+        let resolved =
+            local_file::resolve(path).map_err(|source| SnapshotError::not_opened(path, source))?;
         Self::recover_on(Arc::new(StdDisk), &resolved, options)
     }
 
@@ -145,8 +149,9 @@ impl SnapshotWriter {
             let shared = Arc::clone(&writer.shared);
             let thread = thread::Builder::new().name("snapshot-sync".to_owned());
             let spawned = thread.spawn(move || shared.sync_on_time(interval));
-            writer.syncing =
-                Some(spawned.map_err(|source| SnapshotError::io(&path, "start a thread for", source))?);
+            writer.syncing = Some(
+                spawned.map_err(|source| SnapshotError::io(&path, "start a thread for", source))?,
+            );
         }
         Ok((writer, state))
     }
@@ -168,7 +173,11 @@ impl SnapshotWriter {
         };
         let size = entry.value.len();
         if size > MAX_VALUE_LEN {
-            return Err(SnapshotError::ValueTooLarge { key: entry.key.clone(), size, limit: MAX_VALUE_LEN });
+            return Err(SnapshotError::ValueTooLarge {
+                key: entry.key.clone(),
+                size,
+                limit: MAX_VALUE_LEN,
+            });
         }
         self.shared.check()?;
         let filled = self.buffer.len();
@@ -355,7 +364,9 @@ impl SnapshotWriter {
 
     /// Notes what came of a compaction that has ended, or, with `wait`, that will have.
     fn take_compaction(&mut self, wait: bool) {
-        let Some(thread) = self.compaction.take_if(|thread| wait || thread.is_finished()) else { return };
+        let Some(thread) = self.compaction.take_if(|thread| wait || thread.is_finished()) else {
+            return;
+        };
         match thread.join() {
             Ok(Ok(Outcome::Done(live))) => {
                 self.compaction_error = None;
@@ -374,7 +385,8 @@ impl SnapshotWriter {
         tracing::warn!(%error, "the snapshot log could not be compacted; it is used as it is");
         let len = self.file_len();
         // Nor earlier than it would be otherwise.
-        self.compact_at = due(self.options.compaction_threshold, 0).max(len.saturating_add(len / 2));
+        self.compact_at =
+            due(self.options.compaction_threshold, 0).max(len.saturating_add(len / 2));
         self.compaction_error = Some(error);
     }
 }
@@ -420,10 +432,12 @@ fn open_locked(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, Snapsh
     let is = |kind| move |error: &io::Error| error.kind() == kind;
     for _ in 0..OPENINGS {
         let opened = match disk.open(path, Access::Write) {
-            Err(absent) if is(io::ErrorKind::NotFound)(&absent) => match disk.open(path, Access::Create) {
-                Err(present) if is(io::ErrorKind::AlreadyExists)(&present) => continue,
-                created => created,
-            },
+            Err(absent) if is(io::ErrorKind::NotFound)(&absent) => {
+                match disk.open(path, Access::Create) {
+                    Err(present) if is(io::ErrorKind::AlreadyExists)(&present) => continue,
+                    created => created,
+                }
+            }
             opened => opened,
         };
         let file = match opened {
@@ -463,7 +477,8 @@ fn open_log(
     };
     // An earlier crash may have left a new or compacted file here of which the directory on the
     // disk does not know. With every policy, because a later call to `sync` syncs only the file.
-    disk.sync_dir(path).map_err(|source| SnapshotError::io(path, "sync the directory of", source))?;
+    disk.sync_dir(path)
+        .map_err(|source| SnapshotError::io(path, "sync the directory of", source))?;
     let log = Log::recover(Arc::clone(path), file, &loaded, header, durable)?;
     Ok((log, loaded))
 }

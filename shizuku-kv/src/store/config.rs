@@ -200,21 +200,25 @@ impl StoreConfig {
     /// # Errors
     /// [`KvError::InvalidConfig`] naming the setting.
     pub fn validate(&self) -> Result<(), KvError> {
-        let refuse = |field, reason: &str| Err(KvError::InvalidConfig { field, reason: reason.to_owned() });
+        let refuse =
+            |field, reason: &str| Err(KvError::InvalidConfig { field, reason: reason.to_owned() });
         if self.history.is_some_and(|versions| !(1..=64).contains(&versions)) {
             return refuse("history", "between 1 and 64 versions can be kept");
         }
-        if self.max_value_size.flatten().is_some_and(|bytes| bytes == 0 || i32::try_from(bytes).is_err()) {
+        if self
+            .max_value_size
+            .flatten()
+            .is_some_and(|bytes| bytes == 0 || i32::try_from(bytes).is_err())
+        {
             return refuse("max_value_size", "between 1 byte and 2 GiB");
         }
-        if self.max_bytes.flatten().is_some_and(|bytes| bytes == 0 || i64::try_from(bytes).is_err()) {
+        if self.max_bytes.flatten().is_some_and(|bytes| bytes == 0 || i64::try_from(bytes).is_err())
+        {
             return refuse("max_bytes", "between 1 byte and 2^63 - 1");
         }
-        if self
-            .max_age
-            .flatten()
-            .is_some_and(|age| age < Duration::from_millis(100) || i64::try_from(age.as_nanos()).is_err())
-        {
+        if self.max_age.flatten().is_some_and(|age| {
+            age < Duration::from_millis(100) || i64::try_from(age.as_nanos()).is_err()
+        }) {
             return refuse("max_age", "between 100 ms and 292 years");
         }
         if self.replicas.is_some_and(|replicas| !(1..=5).contains(&replicas)) {
@@ -257,8 +261,9 @@ impl StoreConfig {
             wanted: Option<&Option<T>>,
             found: Option<&T>,
         ) {
-            let text =
-                |limit: Option<&T>| limit.map_or_else(|| "no limit".to_owned(), |limit| format!("{limit:?}"));
+            let text = |limit: Option<&T>| {
+                limit.map_or_else(|| "no limit".to_owned(), |limit| format!("{limit:?}"))
+            };
             if let Some(wanted) = wanted.map(Option::as_ref)
                 && wanted != found
             {
@@ -281,7 +286,12 @@ impl StoreConfig {
             self.max_value_size.as_ref(),
             found_limit(&found.max_value_size),
         );
-        compare_limit(&mut out, "max_bytes", self.max_bytes.as_ref(), found_limit(&found.max_bytes));
+        compare_limit(
+            &mut out,
+            "max_bytes",
+            self.max_bytes.as_ref(),
+            found_limit(&found.max_bytes),
+        );
         compare_limit(&mut out, "max_age", self.max_age.as_ref(), found_limit(&found.max_age));
         compare(&mut out, "key_ttl", &self.key_ttl, &found.key_ttl);
         compare(&mut out, "storage", &self.storage, &found.storage);

@@ -80,8 +80,8 @@ use bytes::Bytes;
 use futures_core::future::BoxFuture;
 
 use super::{
-    ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvStream, Store, StoreConfig,
-    StoreFigures, VersionToken, Watch, WatchCursor, WatchScope,
+    ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvStream, Store,
+    StoreConfig, StoreFigures, VersionToken, Watch, WatchCursor, WatchScope,
 };
 
 /// The result of every operation.
@@ -109,7 +109,11 @@ pub trait Connection: Debug + Send + Sync {
     /// [`KvError::ConfigMismatch`] where the store exists and differs in a setting that was made;
     /// [`KvError::StoreNotFound`] where it had to exist; [`KvError::Unsupported`] where the backend cannot do what was
     /// asked for.
-    fn store_with_config<'a>(&'a self, name: &'a str, config: StoreConfig) -> BoxFuture<'a, KvResult<Store>>;
+    fn store_with_config<'a>(
+        &'a self,
+        name: &'a str,
+        config: StoreConfig,
+    ) -> BoxFuture<'a, KvResult<Store>>;
 
     /// The names of the stores, in no particular order.
     fn list_stores(&self) -> KvStream<String>;
@@ -155,7 +159,11 @@ impl<C: Connection + ?Sized> Connection for Arc<C> {
         (**self).store(name)
     }
 
-    fn store_with_config<'a>(&'a self, name: &'a str, config: StoreConfig) -> BoxFuture<'a, KvResult<Store>> {
+    fn store_with_config<'a>(
+        &'a self,
+        name: &'a str,
+        config: StoreConfig,
+    ) -> BoxFuture<'a, KvResult<Store>> {
         (**self).store_with_config(name, config)
     }
 
@@ -220,7 +228,11 @@ pub trait KvStore: KvReader + Debug {
 /// Dropping any of the futures is safe and leaves nothing behind.
 pub trait KvReader: Send + Sync {
     /// The newest entry of a key, tombstones included; `None` where there is none.
-    fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>>;
+    fn entry<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>>;
 
     /// The same from the one replica that decides writes, whatever consistency the store was opened with: on a healthy
     /// cluster nothing that was acknowledged is missing. Where there is one replica it is [`entry`](Self::entry).
@@ -306,7 +318,11 @@ pub trait KvWriter: Send + Sync {
     ) -> BoxFuture<'a, KvResult<VersionToken>>;
 
     /// Deletes the key: leaves a tombstone, whose version is returned. Deleting an absent key succeeds.
-    fn delete<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>>;
+    fn delete<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>>;
 
     /// Deletes the key where its newest entry has the version `expected`.
     fn delete_with_version<'a>(
@@ -317,7 +333,11 @@ pub trait KvWriter: Send + Sync {
     ) -> BoxFuture<'a, KvResult<VersionToken>>;
 
     /// Deletes the key and what the store holds of its history: leaves a tombstone, whose version is returned.
-    fn purge<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>>;
+    fn purge<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>>;
 
     /// Stores many values, each as [`put`](Self::put) would, with a bounded number on their way at a time, and answers
     /// in their order. Writes of one key take effect in the order given. `deadline` is that of each item, from the

@@ -92,9 +92,11 @@ impl WatchCursor {
         else {
             return refuse("wrong length");
         };
-        let number =
-            |at: usize| rest.get(at..at + 8).and_then(|n| n.try_into().ok()).map_or(0, u64::from_be_bytes);
-        let cursor = Self { incarnation: *incarnation, position: number(0), as_of_nanos: number(8) };
+        let number = |at: usize| {
+            rest.get(at..at + 8).and_then(|n| n.try_into().ok()).map_or(0, u64::from_be_bytes)
+        };
+        let cursor =
+            Self { incarnation: *incarnation, position: number(0), as_of_nanos: number(8) };
         // The fields fill the bytes, so that comparing the whole compares the checksum.
         if &cursor.to_bytes() != bytes {
             return refuse("checksum does not match: the bytes are damaged");

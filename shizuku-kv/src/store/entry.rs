@@ -60,7 +60,12 @@ impl KvEntry {
     }
 
     /// A tombstone; for authors of backends.
-    pub fn tombstone(key: Key, operation: KvOperation, version: VersionToken, created: SystemTime) -> Self {
+    pub fn tombstone(
+        key: Key,
+        operation: KvOperation,
+        version: VersionToken,
+        created: SystemTime,
+    ) -> Self {
         Self { key, value: Bytes::new(), version, operation, created, fence: None }
     }
 

@@ -158,7 +158,9 @@ pub enum KvError {
 
     /// The cursor cannot be honoured: it is of another store, from before the store was made again, or so old that
     /// the store no longer holds what followed it. List the store again and watch from the start.
-    #[error("the watch cursor of store {store:?} has expired: {reason}; list again and watch from the start")]
+    #[error(
+        "the watch cursor of store {store:?} has expired: {reason}; list again and watch from the start"
+    )]
     CursorExpired {
         /// The store.
         store: String,

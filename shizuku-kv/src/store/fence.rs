@@ -10,7 +10,9 @@ use std::fmt;
 /// distributed locking" (Kleppmann, 2016) for why a lock without this protects nothing.
 ///
 /// Tokens of different resources must not be compared; doing so is safe, but means nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(transparent)]
 pub struct FencingToken(u64);
 

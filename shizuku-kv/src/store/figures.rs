@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use super::{
-    Key, KvEntry, KvError, KvOperation, KvResult, KvUpdate, Store, VersionToken, WatchCursor, WatchScope,
+    Key, KvEntry, KvError, KvOperation, KvResult, KvUpdate, Store, VersionToken, WatchCursor,
+    WatchScope,
 };
 
 /// Figures of a scope of a store, all of one moment. From
@@ -127,7 +128,9 @@ impl NewestHeld {
     }
 
     pub(crate) fn visit(&mut self, key: &Key, version: VersionToken, created: SystemTime) {
-        let Some(number) = version.as_u64().filter(|number| *number <= self.position) else { return };
+        let Some(number) = version.as_u64().filter(|number| *number <= self.position) else {
+            return;
+        };
         let is_full = self.newest.len() == REMEMBERED;
         if is_full && self.newest.first_key_value().is_some_and(|(oldest, _)| *oldest > number) {
             return;
@@ -175,9 +178,11 @@ impl Doubt {
     /// changes are read again.
     pub(crate) async fn resolve(&self, store: &Store, scope: &WatchScope) -> KvResult<Course> {
         let position = self.cursor.position();
-        let is_later = |version: VersionToken| version.as_u64().is_some_and(|number| number > position);
+        let is_later =
+            |version: VersionToken| version.as_u64().is_some_and(|number| number > position);
         let mut shown = None;
-        let untold = if self.recent.lacks_tombstones { Course::Unremembered } else { Course::Untold };
+        let untold =
+            if self.recent.lacks_tombstones { Course::Unremembered } else { Course::Untold };
         for known in self.recent.delivered.iter().rev() {
             match store.leader_entry(&known.key).await? {
                 Some(entry) if known.is(&entry) => {

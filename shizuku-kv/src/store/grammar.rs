@@ -100,7 +100,10 @@ pub(crate) const fn check_store_name(name: &str) -> Result<(), StoreNameFault> {
             return Err(StoreNameFault { position, reason: "it is longer than 64 characters" });
         }
         if !(bytes[position].is_ascii_alphanumeric() || matches!(bytes[position], b'_' | b'-')) {
-            return Err(StoreNameFault { position, reason: "only A-Z a-z 0-9 _ and - are allowed" });
+            return Err(StoreNameFault {
+                position,
+                reason: "only A-Z a-z 0-9 _ and - are allowed",
+            });
         }
         position += 1;
     }

@@ -11,8 +11,9 @@ use super::handle_ttl::StoreTtl;
 use super::shared::{Attached, Shared, Upkeep, User};
 use super::timer::timeout_at;
 use super::{
-    COMPARE_EVERY, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore,
-    KvStream, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch, WatchCursor, WatchScope, in_runtime,
+    COMPARE_EVERY, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult,
+    KvStore, KvStream, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch, WatchCursor,
+    WatchScope, in_runtime,
 };
 
 /// What a write may overrun its deadline by: the backend uses the deadline to the end to find out what became of the
@@ -265,7 +266,11 @@ impl Store {
     ///
     /// # Errors
     /// [`KvError::AlreadyExists`] over a live value; else as for [`put`](Self::put).
-    pub async fn create(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<VersionToken> {
+    pub async fn create(
+        &self,
+        key: impl IntoKey,
+        value: impl Into<Bytes>,
+    ) -> KvResult<VersionToken> {
         let (key, value) = self.key_and_value(key, value).await?;
         let (writer, deadline) = self.writer("create", &key)?;
         self.finish("create", &key, deadline, writer.create(&key, value, deadline)).await
@@ -342,8 +347,10 @@ impl Store {
         &self,
         items: impl IntoIterator<Item = (K, V)>,
     ) -> Vec<KvResult<VersionToken>> {
-        let items: Vec<_> =
-            items.into_iter().map(|(key, value)| key.into_key().map(|key| (key, value.into()))).collect();
+        let items: Vec<_> = items
+            .into_iter()
+            .map(|(key, value)| key.into_key().map(|key| (key, value.into())))
+            .collect();
         let largest = items.iter().flatten().map(|(_, value): &(Key, Bytes)| value.len()).max();
         self.learn_limit_for(largest.unwrap_or(0)).await;
         // What is refused here keeps its place in the answer.
@@ -408,7 +415,11 @@ impl Store {
     /// # Errors
     /// [`KvError::CursorExpired`] where something that followed the cursor may be missing from the store; else as for
     /// [`watch`](Self::watch).
-    pub async fn watch_from(&self, scope: impl Into<WatchScope>, cursor: WatchCursor) -> KvResult<Watch> {
+    pub async fn watch_from(
+        &self,
+        scope: impl Into<WatchScope>,
+        cursor: WatchCursor,
+    ) -> KvResult<Watch> {
         self.start_watch(scope.into(), Some(cursor)).await
     }
 
@@ -476,7 +487,8 @@ impl Store {
         let keys: Vec<Key> = items.iter().map(|(key, _)| key.clone()).collect();
         let writer = match self.backend.writer() {
             Some(_) if self.deadline.is_zero() => {
-                let timeout = |key: &Key| Err(Deadline::after(self.deadline).timeout(operation, Some(key)));
+                let timeout =
+                    |key: &Key| Err(Deadline::after(self.deadline).timeout(operation, Some(key)));
                 return keys.iter().map(timeout).collect();
             }
             Some(writer) => writer,
@@ -488,7 +500,9 @@ impl Store {
         if let Err(error) = in_runtime(operation) {
             return keys.iter().map(|_| Err(error.clone())).collect();
         }
-        let turns = u32::try_from(keys.len().div_ceil(PUTS_IN_FLIGHT)).unwrap_or(u32::MAX).saturating_add(1);
+        let turns = u32::try_from(keys.len().div_ceil(PUTS_IN_FLIGHT))
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
         let latest = Deadline::after(self.deadline.saturating_mul(turns)).instant_and(WRITE_GRACE);
         match timeout_at(latest, writer.put_many(items, self.deadline)).await {
             Some(answers) => answers,
@@ -511,7 +525,11 @@ impl Store {
     /// # Errors
     /// Returns [`KvError::Timeout`] if the deadline is zero, on every backend alike, and
     /// [`KvError::NoRuntime`] outside of a tokio runtime.
-    pub(super) fn deadline_of(&self, operation: &'static str, key: Option<&Key>) -> KvResult<Deadline> {
+    pub(super) fn deadline_of(
+        &self,
+        operation: &'static str,
+        key: Option<&Key>,
+    ) -> KvResult<Deadline> {
         in_runtime(operation)?;
         let deadline = Deadline::after(self.deadline);
         if self.deadline.is_zero() { Err(deadline.timeout(operation, key)) } else { Ok(deadline) }

@@ -218,7 +218,9 @@ impl WatchScope {
             Self::Key(one) => one.as_str() == key,
             Self::Keys(keys) => keys.iter().any(|one| one.as_str() == key),
             Self::Prefix(prefix) => key.starts_with(prefix.as_str()),
-            Self::Prefixes(prefixes) => prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())),
+            Self::Prefixes(prefixes) => {
+                prefixes.iter().any(|prefix| key.starts_with(prefix.as_str()))
+            }
         }
     }
 }

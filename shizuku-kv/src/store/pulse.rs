@@ -60,7 +60,9 @@ impl Pulse {
             let deadline = Deadline::after(Deadline::DEFAULT);
             let answer = store.figures(&WatchScope::All, deadline);
             match deadline.bound("figures", None, answer).await {
-                Err(KvError::Timeout { .. } | KvError::Unavailable { .. }) => tokio::time::sleep(BEAT).await,
+                Err(KvError::Timeout { .. } | KvError::Unavailable { .. }) => {
+                    tokio::time::sleep(BEAT).await
+                }
                 Ok(_) | Err(_) => break,
             }
         }

@@ -53,7 +53,10 @@ impl<T> TypedEntry<T> {
         T: KeyValue<Value: ByteDeserialize>,
     {
         if entry.is_tombstone() {
-            return Err(KvReadError::Absent { type_name: type_name::<T>(), key: entry.key.clone() });
+            return Err(KvReadError::Absent {
+                type_name: type_name::<T>(),
+                key: entry.key.clone(),
+            });
         }
         decode_entry(typed_key::<T>(&entry.key)?, entry)
     }

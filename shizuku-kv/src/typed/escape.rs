@@ -60,7 +60,11 @@ impl Escaper<'_, '_> {
     }
 
     fn plain(&mut self, byte: u8) -> fmt::Result {
-        if is_plain(byte) { self.out.write_char(char::from(byte)) } else { write!(self.out, "={byte:02X}") }
+        if is_plain(byte) {
+            self.out.write_char(char::from(byte))
+        } else {
+            write!(self.out, "={byte:02X}")
+        }
     }
 
     fn finish(mut self) -> fmt::Result {
@@ -88,7 +92,11 @@ pub(super) fn unescape(token: &str) -> Option<String> {
     if token != "=" {
         let mut bytes = token.bytes();
         while let Some(byte) = bytes.next() {
-            text.push(if byte == b'=' { digit(bytes.next()?)? << 4 | digit(bytes.next()?)? } else { byte });
+            text.push(if byte == b'=' {
+                digit(bytes.next()?)? << 4 | digit(bytes.next()?)?
+            } else {
+                byte
+            });
         }
     }
     let text = String::from_utf8(text).ok()?;
@@ -141,8 +149,8 @@ mod tests {
     #[test]
     fn what_is_not_written_is_refused() {
         for token in [
-            "", "==", "=4", "=41", "=2e", "=2", "a=", "=FF", "=C3", "_kv", "_kvs", "a.b", "é", "=ZZ", "=+5",
-            "=5F",
+            "", "==", "=4", "=41", "=2e", "=2", "a=", "=FF", "=C3", "_kv", "_kvs", "a.b", "é",
+            "=ZZ", "=+5", "=5F",
         ] {
             assert_eq!(unescape(token), None, "{token}");
         }
@@ -178,7 +186,10 @@ mod tests {
                     assert_eq!(&escaped(&text), token);
                 }
             }
-            tokens = tokens.iter().flat_map(|t| alphabet.iter().map(move |c| format!("{t}{c}"))).collect();
+            tokens = tokens
+                .iter()
+                .flat_map(|t| alphabet.iter().map(move |c| format!("{t}{c}")))
+                .collect();
         }
     }
 }

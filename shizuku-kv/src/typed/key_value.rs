@@ -9,8 +9,8 @@ use super::key::{own_key, own_store_key, prints_as};
 use super::put;
 use super::round_trip;
 use super::{
-    BrokenRule, ByteDeserialize, ByteSerialize, KeyValueRead, KeyValueWrite, KvReadError, KvWriteError,
-    RecordKey, TypedWatch,
+    BrokenRule, ByteDeserialize, ByteSerialize, KeyValueRead, KeyValueWrite, KvReadError,
+    KvWriteError, RecordKey, TypedWatch,
 };
 use crate::live::Live;
 use crate::store::{FencingToken, Key, KvEntry, KvError, Store, VersionToken, WatchScope};
@@ -164,7 +164,9 @@ pub trait KeyValue: Sized {
     {
         let key = key.into();
         async move {
-            let Some(entry) = store.get(own_store_key::<Self>(&key)?).await? else { return Ok(None) };
+            let Some(entry) = store.get(own_store_key::<Self>(&key)?).await? else {
+                return Ok(None);
+            };
             decode(key, &entry).map(Some)
         }
     }
@@ -396,7 +398,9 @@ pub trait StaticKeyIndexedValue: Sized {
     ///
     /// # Errors
     /// As for [`KeyValueRead::watch`].
-    fn watch_value(store: &Store) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send
+    fn watch_value(
+        store: &Store,
+    ) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send
     where
         Self: ByteDeserialize,
     {
@@ -418,7 +422,10 @@ pub trait StaticKeyIndexedValue: Sized {
     ///
     /// # Errors
     /// As for [`KeyValueRead::live_at_or`].
-    fn live_or(store: &Store, default: Self) -> impl Future<Output = Result<Live<Self>, KvReadError>> + Send
+    fn live_or(
+        store: &Store,
+        default: Self,
+    ) -> impl Future<Output = Result<Live<Self>, KvReadError>> + Send
     where
         Self: ByteDeserialize + Send + Sync + 'static,
     {
@@ -429,7 +436,9 @@ pub trait StaticKeyIndexedValue: Sized {
     ///
     /// # Errors
     /// As for [`KeyValueRead::live_at_or`].
-    fn live_or_default(store: &Store) -> impl Future<Output = Result<Live<Self>, KvReadError>> + Send
+    fn live_or_default(
+        store: &Store,
+    ) -> impl Future<Output = Result<Live<Self>, KvReadError>> + Send
     where
         Self: ByteDeserialize + Default + Send + Sync + 'static,
     {
@@ -440,7 +449,9 @@ pub trait StaticKeyIndexedValue: Sized {
     ///
     /// # Errors
     /// As for [`KeyValueRead::live_at_optional`].
-    fn live_optional(store: &Store) -> impl Future<Output = Result<Live<Option<Self>>, KvReadError>> + Send
+    fn live_optional(
+        store: &Store,
+    ) -> impl Future<Output = Result<Live<Option<Self>>, KvReadError>> + Send
     where
         Self: ByteDeserialize + Send + Sync + 'static,
     {

@@ -34,13 +34,18 @@ where
     let deadline = Deadline::after(store.deadline());
     let mut attempts = 0;
     loop {
-        let entry = in_time(store, deadline).get(&key).await.map_err(|error| as_whole(error, deadline))?;
+        let entry =
+            in_time(store, deadline).get(&key).await.map_err(|error| as_whole(error, deadline))?;
         let read = || entry.as_ref().map(|entry| read::<T>(&key, entry)).transpose();
         let Some(changed) = change(read()?.map(TypedEntry::into_value)) else { return Ok(read()?) };
 
         let own = changed.kv_key();
         if !prints_as(&own, &key) {
-            return Err(KvWriteError::KeyMismatch { type_name: type_name::<T>(), own: own_key(&own), key });
+            return Err(KvWriteError::KeyMismatch {
+                type_name: type_name::<T>(),
+                own: own_key(&own),
+                key,
+            });
         }
         drop(own);
         let bytes = encode_value(&changed, &key)?;
@@ -89,7 +94,8 @@ where
 
 /// The pause after an attempt: a random part, 0 to 1, of the longest.
 fn pause_after(attempt: u32, random: f64) -> Duration {
-    let longest = FIRST_PAUSE.saturating_mul(1 << attempt.min(16).saturating_sub(1)).min(LONGEST_PAUSE);
+    let longest =
+        FIRST_PAUSE.saturating_mul(1 << attempt.min(16).saturating_sub(1)).min(LONGEST_PAUSE);
     longest.mul_f64(random.clamp(0.0, 1.0))
 }
 

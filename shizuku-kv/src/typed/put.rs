@@ -19,14 +19,22 @@ const IN_FLIGHT: usize = 256;
 /// For how many writes the whole has a deadline more.
 const TURN: usize = 1024;
 
-pub(super) async fn put<T: KeyValue>(store: &Store, key: Key, bytes: Bytes) -> KvResult<VersionToken> {
+pub(super) async fn put<T: KeyValue>(
+    store: &Store,
+    key: Key,
+    bytes: Bytes,
+) -> KvResult<VersionToken> {
     match T::kv_ttl() {
         None => store.put(key, bytes).await,
         Some(ttl) => expiring::<T>(store, "put")?.put(key, bytes, ttl).await,
     }
 }
 
-pub(super) async fn create<T: KeyValue>(store: &Store, key: Key, bytes: Bytes) -> KvResult<VersionToken> {
+pub(super) async fn create<T: KeyValue>(
+    store: &Store,
+    key: Key,
+    bytes: Bytes,
+) -> KvResult<VersionToken> {
     match T::kv_ttl() {
         None => store.create(key, bytes).await,
         Some(ttl) => expiring::<T>(store, "create")?.create(key, bytes, ttl).await,
@@ -131,12 +139,19 @@ pub(super) async fn update_fenced<T: KeyValue>(
 }
 
 /// Of no type: a deletion has no time to live, whatever its record has.
-pub(super) async fn delete_fenced(store: &Store, key: Key, token: FencingToken) -> KvResult<VersionToken> {
+pub(super) async fn delete_fenced(
+    store: &Store,
+    key: Key,
+    token: FencingToken,
+) -> KvResult<VersionToken> {
     fenced(store, "fenced delete")?.delete(key, token).await
 }
 
 /// The store's fenced writes, for a type that does not expire: the token would expire with the value.
-fn lasting<'s, T: KeyValue>(store: &'s Store, operation: &'static str) -> KvResult<StoreFenced<'s>> {
+fn lasting<'s, T: KeyValue>(
+    store: &'s Store,
+    operation: &'static str,
+) -> KvResult<StoreFenced<'s>> {
     if T::kv_ttl().is_some() {
         return Err(KvError::Unsupported {
             operation,

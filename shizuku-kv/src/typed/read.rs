@@ -27,7 +27,9 @@ pub trait KeyValueRead: KeyValue {
     {
         let key = key.into();
         async move {
-            let Some(entry) = store.get(own_store_key::<Self>(&key)?).await? else { return Ok(None) };
+            let Some(entry) = store.get(own_store_key::<Self>(&key)?).await? else {
+                return Ok(None);
+            };
             decode_entry(key, &entry).map(Some)
         }
     }
@@ -109,7 +111,9 @@ pub trait KeyValueRead: KeyValue {
     ///
     /// # Errors
     /// As for [`watch`](Self::watch).
-    fn watch_all(store: &Store) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send
+    fn watch_all(
+        store: &Store,
+    ) -> impl Future<Output = Result<TypedWatch<Self>, KvReadError>> + Send
     where
         Self::Value: ByteDeserialize,
     {
@@ -254,7 +258,9 @@ pub trait KeyValueRead: KeyValue {
     /// # Errors
     /// [`KvReadError::Store`]: [`KvError::Timeout`](crate::KvError::Timeout) when the deadline has passed, else the
     /// errors of [`Store::watch`].
-    fn live_map(store: &Store) -> impl Future<Output = Result<LiveMap<Self::Key, Self>, KvReadError>> + Send
+    fn live_map(
+        store: &Store,
+    ) -> impl Future<Output = Result<LiveMap<Self::Key, Self>, KvReadError>> + Send
     where
         Self: Send + Sync + 'static,
         Self::Key: Ord + Clone + 'static,

@@ -50,7 +50,11 @@ impl<T> TypedWatch<T> {
         lock(&self.updates).get_ref().cursor()
     }
 
-    fn poll_update(&self, waiter: &Waiter, cx: &mut Context<'_>) -> Poll<Option<Result<KvUpdate, KvError>>> {
+    fn poll_update(
+        &self,
+        waiter: &Waiter,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<KvUpdate, KvError>>> {
         let mut updates = lock(&self.updates);
         // Before it is polled, so that no wake-up can come too early.
         waiter.wait(cx.waker());

@@ -20,7 +20,10 @@ pub trait KeyValueWrite: KeyValue {
     /// # Errors
     /// [`KvError::AlreadyExists`] over a live value (see [`KvWriteError::is_conflict`]);
     /// else as for [`KeyValue::write_to_anyway`], with [`Store::create`].
-    fn create_write(&self, store: &Store) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send
+    fn create_write(
+        &self,
+        store: &Store,
+    ) -> impl Future<Output = Result<VersionToken, KvWriteError>> + Send
     where
         Self::Value: ByteSerialize,
     {
@@ -61,7 +64,8 @@ pub trait KeyValueWrite: KeyValue {
     where
         Self::Value: ByteSerialize,
     {
-        let encoded = records.into_iter().map(|record| encode::<Self>(record.borrow())).collect::<Vec<_>>();
+        let encoded =
+            records.into_iter().map(|record| encode::<Self>(record.borrow())).collect::<Vec<_>>();
         async move {
             // What is refused here keeps its place in the answer.
             let mut accepted = Vec::with_capacity(encoded.len());

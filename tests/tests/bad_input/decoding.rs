@@ -20,7 +20,9 @@ on_both_backends! {
     a_value_that_does_not_decode_is_not_modified,
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
+#[derive(
+    Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue,
+)]
 #[kv(key = "config.database")]
 #[serde(deny_unknown_fields)]
 struct Database {
@@ -41,7 +43,12 @@ enum Mode {
 
 impl Database {
     fn good(connections: u32) -> Self {
-        Self { url: "db:5432".to_owned(), password: SECRET.to_owned(), connections, mode: Mode::Pool }
+        Self {
+            url: "db:5432".to_owned(),
+            password: SECRET.to_owned(),
+            connections,
+            mode: Mode::Pool,
+        }
     }
 }
 
@@ -74,14 +81,20 @@ fn bad_values() -> Vec<(Vec<u8>, usize)> {
 fn assert_decode_error(error: &KvReadError, version: VersionToken, wanted_line: usize) {
     match error {
         KvReadError::Decode { type_name, key, version: found, source, .. } => {
-            assert_eq!((*type_name, key.as_str(), *found), ("Database", "config.database", version));
-            let (line, _) = source.line_and_column().unwrap_or_else(|| panic!("without a position: {error}"));
+            assert_eq!(
+                (*type_name, key.as_str(), *found),
+                ("Database", "config.database", version)
+            );
+            let (line, _) =
+                source.line_and_column().unwrap_or_else(|| panic!("without a position: {error}"));
             assert_eq!(line, wanted_line, "{error}");
         }
         _ => panic!("{error:?}"),
     }
     let text = error.to_string();
-    for part in ["Database", "config.database", &version.to_string(), &format!("line {wanted_line}")] {
+    for part in
+        ["Database", "config.database", &version.to_string(), &format!("line {wanted_line}")]
+    {
         assert!(text.contains(part), "{part} is not in: {text}");
     }
     assert!(error.source().is_some(), "{error:?}");
@@ -90,7 +103,9 @@ fn assert_decode_error(error: &KvReadError, version: VersionToken, wanted_line: 
     assert!(!error.is_retryable());
 }
 
-async fn a_value_that_does_not_decode_is_a_typed_error_without_its_content(connection: Arc<dyn Connection>) {
+async fn a_value_that_does_not_decode_is_a_typed_error_without_its_content(
+    connection: Arc<dyn Connection>,
+) {
     let config = StoreConfig::new().history(2);
     let store = connection.store_with_config(&unique("bad-input"), config).await.unwrap();
     for (value, line) in bad_values() {
@@ -100,7 +115,12 @@ async fn a_value_that_does_not_decode_is_a_typed_error_without_its_content(conne
             Database::read_from(&store, Database::key()).await.unwrap_err(),
             Database::atomic_read(&store).await.unwrap_err(),
             Database::atomic_read_from(&store, Database::key()).await.unwrap_err(),
-            Database::history_read_from(&store, Database::key()).await.unwrap().pop().unwrap().unwrap_err(),
+            Database::history_read_from(&store, Database::key())
+                .await
+                .unwrap()
+                .pop()
+                .unwrap()
+                .unwrap_err(),
             Database::list(&store).next().await.unwrap().unwrap_err(),
             Database::watch_value(&store).await.unwrap().next().await.unwrap().unwrap_err(),
         ] {
@@ -122,8 +142,10 @@ async fn a_value_that_does_not_decode_hides_none_of_the_others(connection: Arc<d
     }
     let read = ["a", "b", "absent", "c", "d", "e"];
     let many = Counter::read_many(&store, read).await.unwrap();
-    let many: Vec<_> =
-        many.into_iter().map(|one| one.map(|counter| counter.map(|counter| counter.1.0)).ok()).collect();
+    let many: Vec<_> = many
+        .into_iter()
+        .map(|one| one.map(|counter| counter.map(|counter| counter.1.0)).ok())
+        .collect();
     assert_eq!(many, [Some(Some(1)), None, Some(None), Some(Some(3)), None, Some(Some(5))]);
 
     let mut scan = Counter::list_scope(&store, WatchScope::All);
@@ -160,7 +182,10 @@ async fn a_value_that_does_not_decode_is_not_modified(connection: Arc<dyn Connec
     let store = new_store(&connection).await;
     let (value, line) = bad_values().swap_remove(0);
     let version = store.put(Database::key(), value.clone()).await.unwrap();
-    match Database::modify_value(&store, |_| panic!("there is nothing to change")).await.unwrap_err() {
+    match Database::modify_value(&store, |_| panic!("there is nothing to change"))
+        .await
+        .unwrap_err()
+    {
         KvWriteError::Read(error) => assert_decode_error(&error, version, line),
         error => panic!("{error:?}"),
     }

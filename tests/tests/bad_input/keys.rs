@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shizuku_kv::{
-    Connection, Key, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvUpdate, KvWriteError,
-    StoreConfig, WatchScope,
+    Connection, Key, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvUpdate,
+    KvWriteError, StoreConfig, WatchScope,
 };
 use shizuku_kv_tests::unique;
 
@@ -39,8 +39,9 @@ fn invalid_keys() -> Vec<(String, usize, &'static str, &'static str)> {
         ("a\r\nb", 1, r"'\r'", "joined by single dots"),
         ("_kv.x", 0, "\"_kv\"", "reserved"),
     ];
-    let mut cases =
-        cases.map(|(key, position, found, reason)| (key.to_owned(), position, found, reason)).to_vec();
+    let mut cases = cases
+        .map(|(key, position, found, reason)| (key.to_owned(), position, found, reason))
+        .to_vec();
     cases.push(("a".repeat(1025), 1024, "1025 bytes", "at most 1024"));
     cases
 }
@@ -59,7 +60,10 @@ fn assert_invalid_key<T: Debug>(
             assert_eq!(position, expected_position, "{operation} of {invalid:?}: {text}");
             assert!(found.contains(expected_found), "{operation} of {invalid:?}: {text}");
             assert!(reason.contains(expected_reason), "{operation} of {invalid:?}: {text}");
-            assert!(invalid.starts_with(key.trim_end_matches('…')), "{operation} of {invalid:?}: {text}");
+            assert!(
+                invalid.starts_with(key.trim_end_matches('…')),
+                "{operation} of {invalid:?}: {text}"
+            );
         }
         _ => panic!("{operation} of {invalid:?}: {error:?}"),
     }
@@ -93,7 +97,11 @@ async fn an_invalid_key_is_refused_by_every_operation(connection: Arc<dyn Connec
         assert_invalid_key(store.create(key, "x").await, case, "create");
         assert_invalid_key(store.update(key, "x", version).await, case, "update");
         assert_invalid_key(store.delete(key).await, case, "delete");
-        assert_invalid_key(store.delete_with_version(key, version).await, case, "delete_with_version");
+        assert_invalid_key(
+            store.delete_with_version(key, version).await,
+            case,
+            "delete_with_version",
+        );
         assert_invalid_key(store.purge(key).await, case, "purge");
         assert_invalid_key(store.put_many([(key, "x")]).await.remove(0), case, "put_many");
     }
@@ -141,7 +149,11 @@ async fn an_invalid_key_is_refused_by_every_typed_operation(connection: Arc<dyn 
             "write_to_atomically",
         );
         assert_invalid_key(written(note.create_write(&store).await), case, "create_write");
-        assert_invalid_key(written(Note::write_many(&store, [&note]).await.remove(0)), case, "write_many");
+        assert_invalid_key(
+            written(Note::write_many(&store, [&note]).await.remove(0)),
+            case,
+            "write_many",
+        );
         assert_invalid_key(written(Note::delete_anyway(&store, key).await), case, "delete_anyway");
         let deleted = Note::delete_atomically(&store, key, version).await;
         assert_invalid_key(written(deleted), case, "delete_atomically");
@@ -152,7 +164,9 @@ async fn an_invalid_key_is_refused_by_every_typed_operation(connection: Arc<dyn 
     assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap(), ["good"]);
 }
 
-async fn one_invalid_key_among_many_refuses_the_read_and_only_its_own_write(connection: Arc<dyn Connection>) {
+async fn one_invalid_key_among_many_refuses_the_read_and_only_its_own_write(
+    connection: Arc<dyn Connection>,
+) {
     let store = new_store(&connection).await;
     let invalid = invalid_keys();
     let items = invalid.iter().enumerate().flat_map(|(i, case)| [format!("k{i}"), case.0.clone()]);
@@ -175,7 +189,10 @@ async fn the_longest_key_works(connection: Arc<dyn Connection>) {
         assert_eq!(store.get(key).await.unwrap().unwrap().version, version);
     }
     assert_eq!(store.get_many(&keys).await.unwrap().iter().flatten().count(), 2);
-    assert_eq!(store.keys(WatchScope::prefix("b.")).try_collect().await.unwrap(), [keys[1].as_str()]);
+    assert_eq!(
+        store.keys(WatchScope::prefix("b.")).try_collect().await.unwrap(),
+        [keys[1].as_str()]
+    );
     store.delete(&keys[0]).await.unwrap();
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shizuku_kv::{ConfigDifference, Connection, KvError, StorageType, StoreConfig, WatchScope, connect};
+use shizuku_kv::{
+    ConfigDifference, Connection, KvError, StorageType, StoreConfig, WatchScope, connect,
+};
 use shizuku_kv_tests::{NatsServer, unique};
 
 use super::{new_store, on_both_backends};
@@ -19,8 +21,10 @@ on_both_backends! {
 
 async fn a_name_that_is_none_is_refused(connection: Arc<dyn Connection>) {
     let too_long = "a".repeat(65);
-    for name in ["a b", "a.b", "", ">", "*", "a>", &too_long, "ä", "a/b", "a\\b", "a\0", "a\r\n", "$KV", " a"]
-    {
+    for name in [
+        "a b", "a.b", "", ">", "*", "a>", &too_long, "ä", "a/b", "a\\b", "a\0", "a\r\n", "$KV",
+        " a",
+    ] {
         for error in [
             connection.store(name).await.unwrap_err(),
             connection.store_with_config(name, StoreConfig::new().must_exist()).await.unwrap_err(),
@@ -45,7 +49,9 @@ async fn a_name_that_is_none_is_refused(connection: Arc<dyn Connection>) {
     connection.delete_store(&longest).await.unwrap();
 }
 
-async fn a_setting_that_cannot_work_is_refused_and_nothing_is_made(connection: Arc<dyn Connection>) {
+async fn a_setting_that_cannot_work_is_refused_and_nothing_is_made(
+    connection: Arc<dyn Connection>,
+) {
     let new = StoreConfig::new;
     let name = unique("bad-input");
     for (field, config) in [
@@ -127,14 +133,18 @@ async fn a_config_mismatch_names_each_field_with_wanted_and_found(connection: Ar
     assert!(text.contains(&name) && !error.is_retryable(), "{text}");
 
     // A field alone is the only one that is named.
-    let error = connection.store_with_config(&name, StoreConfig::new().history(5)).await.unwrap_err();
+    let error =
+        connection.store_with_config(&name, StoreConfig::new().history(5)).await.unwrap_err();
     let KvError::ConfigMismatch { differences, .. } = &error else { panic!("{error:?}") };
     assert_eq!(differences.iter().map(|d| d.field).collect::<Vec<_>>(), ["history"]);
 
     if connection.capabilities().key_ttl {
         let plain = unique("bad-input");
         connection.store(&plain).await.unwrap();
-        let error = connection.store_with_config(&plain, StoreConfig::new().key_ttl(true)).await.unwrap_err();
+        let error = connection
+            .store_with_config(&plain, StoreConfig::new().key_ttl(true))
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("key_ttl: wanted true, found false"), "{error}");
     }
 
@@ -198,7 +208,10 @@ async fn a_deadline_without_end_is_a_deadline(connection: Arc<dyn Connection>) {
     let version = store.update("key", "y", version).await.unwrap();
     assert!(store.put_many([("a", "x"), ("b", "x")]).await.iter().all(Result::is_ok));
     assert_eq!(store.get("key").await.unwrap().unwrap().version, version);
-    assert_eq!(store.get_many(["key", "a", "b", "c", "d"]).await.unwrap().iter().flatten().count(), 3);
+    assert_eq!(
+        store.get_many(["key", "a", "b", "c", "d"]).await.unwrap().iter().flatten().count(),
+        3
+    );
     assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap().len(), 3);
     assert_eq!(store.history("key").unwrap().try_collect().await.unwrap().len(), 1);
     assert!(store.watch(WatchScope::All).await.unwrap().next().await.unwrap().is_ok());
@@ -208,8 +221,10 @@ async fn a_deadline_without_end_is_a_deadline(connection: Arc<dyn Connection>) {
 #[tokio::test]
 async fn more_replicas_than_servers_are_refused_with_the_servers_reason() {
     let connection = connect(&NatsServer::shared().url()).await.unwrap();
-    let error =
-        connection.store_with_config(&unique("bad-input"), StoreConfig::new().replicas(3)).await.unwrap_err();
+    let error = connection
+        .store_with_config(&unique("bad-input"), StoreConfig::new().replicas(3))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("replicas"), "{error}");
     assert!(!error.is_retryable(), "{error:?}");
 }

@@ -41,7 +41,12 @@ fn other_versions(version: VersionToken) -> [VersionToken; 7] {
 }
 
 /// Every write that compares, with a version that must not match.
-async fn assert_swaps_lose(store: &Store, key: &str, expected: VersionToken, found: Option<VersionToken>) {
+async fn assert_swaps_lose(
+    store: &Store,
+    key: &str,
+    expected: VersionToken,
+    found: Option<VersionToken>,
+) {
     let updated = store.update(key, SECRET, expected).await.unwrap_err();
     let deleted = store.delete_with_version(key, expected).await.unwrap_err();
     let note = Note(key.to_owned(), SECRET.to_owned());
@@ -76,14 +81,19 @@ async fn a_swap_of_a_deleted_key_writes_nothing(connection: Arc<dyn Connection>)
     for purge in [false, true] {
         let key = if purge { "purged" } else { "deleted" };
         let version = store.put(key, "x").await.unwrap();
-        let tombstone = if purge { store.purge(key).await } else { store.delete(key).await }.unwrap();
+        let tombstone =
+            if purge { store.purge(key).await } else { store.delete(key).await }.unwrap();
         assert_ne!(version, tombstone);
         assert_swaps_lose(&store, key, version, Some(tombstone)).await;
         for wrong in other_versions(tombstone) {
             assert_swaps_lose(&store, key, wrong, Some(tombstone)).await;
         }
         assert_eq!(store.get(key).await.unwrap(), None);
-        assert_eq!(store.entry(key).await.unwrap().unwrap().version, tombstone, "nothing was written");
+        assert_eq!(
+            store.entry(key).await.unwrap().unwrap().version,
+            tombstone,
+            "nothing was written"
+        );
     }
 }
 

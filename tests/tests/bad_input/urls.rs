@@ -56,7 +56,10 @@ async fn what_stands_where_a_scheme_belongs_is_shown_only_if_it_looks_like_one()
         "ä://hunter2@host",
     ] {
         let error = connect(url).await.unwrap_err();
-        assert!(error.to_string().contains("known are memory:, nats://, tls://"), "{url:?}: {error:?}");
+        assert!(
+            error.to_string().contains("known are memory:, nats://, tls://"),
+            "{url:?}: {error:?}"
+        );
         assert!(!shown(&error).contains(SECRET), "{url:?}: {error:?}");
     }
 }
@@ -120,7 +123,10 @@ const CHILD: &str = "SHIZUKU_BAD_INPUT_CHILD";
 fn from_env(value: Option<&OsStr>) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let test = "urls::the_variable_is_read_and_its_faults_are_named";
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CHILD, "1").stdin(Stdio::null());
+    command
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .stdin(Stdio::null());
     match value {
         Some(value) => command.env(URL_VARIABLE, value),
         None => command.env_remove(URL_VARIABLE),

@@ -17,7 +17,11 @@ on_both_backends! {
 }
 
 #[track_caller]
-fn assert_too_large<T: Debug>(result: Result<T, KvError>, wanted: (&str, usize, usize), operation: &str) {
+fn assert_too_large<T: Debug>(
+    result: Result<T, KvError>,
+    wanted: (&str, usize, usize),
+    operation: &str,
+) {
     let error = result.expect_err(operation);
     let text = error.to_string();
     match &error {
@@ -41,7 +45,11 @@ async fn a_value_over_the_limit_is_refused_by_every_write(connection: Arc<dyn Co
         assert_too_large(store.put("new", value.clone()).await, wanted("new"), "put");
         assert_too_large(store.create("new", value.clone()).await, wanted("new"), "create");
         assert_too_large(store.put("here", value.clone()).await, wanted("here"), "put");
-        assert_too_large(store.update("here", value.clone(), version).await, wanted("here"), "update");
+        assert_too_large(
+            store.update("here", value.clone(), version).await,
+            wanted("here"),
+            "update",
+        );
         let many = store.put_many([("new", value.clone())]).await.remove(0);
         assert_too_large(many, wanted("new"), "put_many");
         let note = Note("new".to_owned(), value);

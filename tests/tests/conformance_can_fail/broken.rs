@@ -384,8 +384,13 @@ impl Broken {
             }
             Fault::MustExistCreates => config.must_exist = false,
             Fault::AnyName => {
-                name = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-                name = if name.is_empty() { "empty".to_owned() } else { name.chars().take(64).collect() };
+                name =
+                    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+                name = if name.is_empty() {
+                    "empty".to_owned()
+                } else {
+                    name.chars().take(64).collect()
+                };
             }
             Fault::AnySettings if config.validate().is_err() => config = StoreConfig::new(),
             Fault::HalfTheLimit => {
@@ -402,8 +407,9 @@ impl Broken {
                 config = StoreConfig::new().deadline(deadline);
             }
             Fault::ExpiresEarly => {
-                config.max_age =
-                    config.max_age.map(|age| age.map(|age| if age == Duration::MAX { age } else { age / 2 }));
+                config.max_age = config
+                    .max_age
+                    .map(|age| age.map(|age| if age == Duration::MAX { age } else { age / 2 }));
             }
             Fault::ForgetsMaxAge if config.validate().is_ok() => config.max_age = None,
             Fault::TtlUnasked if config.history.is_none() => config.key_ttl = Some(true),
@@ -417,7 +423,9 @@ impl Broken {
             _ => {}
         }
         let mut opened = self.open_as_it_is(&name, config.clone()).await;
-        if fault == Fault::ConfigNotCompared && matches!(opened, Err(KvError::ConfigMismatch { .. })) {
+        if fault == Fault::ConfigNotCompared
+            && matches!(opened, Err(KvError::ConfigMismatch { .. }))
+        {
             opened = self.open_as_it_is(&name, StoreConfig::new().deadline(deadline)).await;
         }
         if fault == Fault::HistoryWithTtl && matches!(opened, Err(KvError::InvalidConfig { .. })) {
@@ -489,7 +497,11 @@ impl Connection for Broken {
         }
     }
 
-    fn store_with_config<'a>(&'a self, name: &'a str, config: StoreConfig) -> BoxFuture<'a, KvResult<Store>> {
+    fn store_with_config<'a>(
+        &'a self,
+        name: &'a str,
+        config: StoreConfig,
+    ) -> BoxFuture<'a, KvResult<Store>> {
         Box::pin(self.open(name, config))
     }
 
@@ -526,8 +538,11 @@ impl Connection for Broken {
 
     fn health(&self) -> BoxFuture<'_, KvResult<()>> {
         if self.fault == Fault::NeverHealthy {
-            let error =
-                KvError::Unavailable { operation: "health", reason: "not today".to_owned(), source: None };
+            let error = KvError::Unavailable {
+                operation: "health",
+                reason: "not today".to_owned(),
+                source: None,
+            };
             return Box::pin(std::future::ready(Err(error)));
         }
         self.inner.health()

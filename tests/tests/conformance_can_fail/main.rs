@@ -79,7 +79,10 @@ const FAULTS: &[(Fault, &[&str])] = &[
         ],
     ),
     (Fault::OldVersionOfPut, &["reads_return_the_version_that_the_write_returned", "put_then_get"]),
-    (Fault::ShiftedVersions, &["swaps_return_the_version_of_their_entry", "create_makes_an_absent_key"]),
+    (
+        Fault::ShiftedVersions,
+        &["swaps_return_the_version_of_their_entry", "create_makes_an_absent_key"],
+    ),
     // Writes.
     (
         Fault::LostUpdate,
@@ -97,12 +100,18 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::UpdateRefusesTombstones, &["update_over_the_tombstone_itself_succeeds"]),
     (Fault::UpdateWritesAnyway, &["update_with_another_version_is_refused", "swaps_arrive_live"]),
     (Fault::CreateOverwrites, &["create_over_a_live_value_is_refused", "one_of_many_creates_wins"]),
-    (Fault::CreateRefusesTombstones, &["create_over_a_tombstone_succeeds", "an_expired_key_can_be_created"]),
+    (
+        Fault::CreateRefusesTombstones,
+        &["create_over_a_tombstone_succeeds", "an_expired_key_can_be_created"],
+    ),
     (Fault::CreateRaces, &["one_of_many_creates_wins", "create_and_update_do_not_both_win"]),
     (Fault::CreateTriesOnce, &["create_against_deletions_does_not_fail"]),
     (Fault::DeleteNeedsValue, &["deleting_what_is_absent_succeeds"]),
     (Fault::DeleteDoesNothing, &["delete_leaves_a_tombstone", "scans_have_live_keys_only"]),
-    (Fault::DeleteIgnoresVersion, &["delete_with_another_version_is_refused", "one_of_many_deletions_wins"]),
+    (
+        Fault::DeleteIgnoresVersion,
+        &["delete_with_another_version_is_refused", "one_of_many_deletions_wins"],
+    ),
     (Fault::DeleteNeverMatches, &["delete_with_version_swaps"]),
     (Fault::PurgeIsDelete, &["purge_drops_the_history", "delete_leaves_a_tombstone"]),
     (Fault::PurgeTakesChildren, &["similar_keys_are_different_keys"]),
@@ -112,7 +121,10 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::PutManyStops, &["put_many_answers_in_order", "put_many_answers_for_each_item"]),
     (Fault::PutManyBackwards, &["put_many_keeps_the_order_of_a_key"]),
     // Reads.
-    (Fault::StaleReads, &["a_store_reads_its_own_writes", "the_leader_reads_its_own_writes", "put_then_get"]),
+    (
+        Fault::StaleReads,
+        &["a_store_reads_its_own_writes", "the_leader_reads_its_own_writes", "put_then_get"],
+    ),
     (
         Fault::ForgetsTombstones,
         &["entry_shows_tombstones", "delete_leaves_a_tombstone", "expiry_leaves_a_tombstone"],
@@ -163,7 +175,10 @@ const FAULTS: &[(Fault, &[&str])] = &[
             "live_updates_keep_to_their_scope",
         ],
     ),
-    (Fault::KeyHasChildren, &["a_scan_keeps_to_its_scope", "the_state_of_a_watch_keeps_to_its_scope"]),
+    (
+        Fault::KeyHasChildren,
+        &["a_scan_keeps_to_its_scope", "the_state_of_a_watch_keeps_to_its_scope"],
+    ),
     (
         Fault::OverlapsTwice,
         &[
@@ -177,24 +192,41 @@ const FAULTS: &[(Fault, &[&str])] = &[
     // Watches.
     (
         Fault::NoMarker,
-        &["an_empty_store_is_caught_up", "the_state_comes_first", "an_idle_store_is_caught_up_at_once"],
+        &[
+            "an_empty_store_is_caught_up",
+            "the_state_comes_first",
+            "an_idle_store_is_caught_up_at_once",
+        ],
     ),
     (
         Fault::NoMarkerWhenEmpty,
-        &["an_empty_store_is_caught_up", "an_empty_scope_is_caught_up", "an_idle_store_is_caught_up_at_once"],
+        &[
+            "an_empty_store_is_caught_up",
+            "an_empty_scope_is_caught_up",
+            "an_idle_store_is_caught_up_at_once",
+        ],
     ),
     (Fault::ManyMarkers, &["the_marker_comes_once"]),
     (
         Fault::EarlyMarker,
-        &["the_marker_comes_after_every_key", "the_marker_of_a_resumed_watch_comes_after_every_change"],
+        &[
+            "the_marker_comes_after_every_key",
+            "the_marker_of_a_resumed_watch_comes_after_every_change",
+        ],
     ),
     (Fault::StateEndsAtRemoved, &["the_marker_comes_after_every_key_in_a_history"]),
     (Fault::MarkerFirst, &["the_state_comes_first", "resuming_in_the_state_delivers_the_rest"]),
     (Fault::StateIsHistory, &["the_state_is_no_history"]),
     (Fault::DuplicatedUpdate, &["changes_arrive_live", "the_last_write_always_arrives"]),
     (Fault::GoesBack, &["the_last_write_always_arrives", "a_slow_reader_ends_at_the_final_state"]),
-    (Fault::LosesFirstLive, &["changes_arrive_live", "swaps_arrive_live", "an_empty_store_is_caught_up"]),
-    (Fault::LosesSome, &["the_last_write_always_arrives", "nothing_is_lost_between_state_and_live"]),
+    (
+        Fault::LosesFirstLive,
+        &["changes_arrive_live", "swaps_arrive_live", "an_empty_store_is_caught_up"],
+    ),
+    (
+        Fault::LosesSome,
+        &["the_last_write_always_arrives", "nothing_is_lost_between_state_and_live"],
+    ),
     (Fault::DropsDeletions, &["changes_arrive_live", "swaps_arrive_live"]),
     (Fault::DropsValues, &["changes_arrive_live", "the_state_comes_first"]),
     (Fault::LosesAfterPending, &["a_next_that_is_dropped_loses_nothing"]),
@@ -251,7 +283,10 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::ExpiryIsDelete, &["expiry_arrives_at_a_watch", "the_maximum_age_arrives_at_a_watch"]),
     (Fault::ExpiryForgotten, &["expiry_leaves_a_tombstone"]),
     (Fault::ExpiresEarly, &["others_do_not_expire", "values_expire_after_the_maximum_age"]),
-    (Fault::ForgetsMaxAge, &["values_expire_after_the_maximum_age", "the_maximum_age_arrives_at_a_watch"]),
+    (
+        Fault::ForgetsMaxAge,
+        &["values_expire_after_the_maximum_age", "the_maximum_age_arrives_at_a_watch"],
+    ),
     (Fault::TtlUnasked, &["times_to_live_are_asked_for"]),
     (Fault::TtlAnyLength, &["a_time_to_live_below_the_granularity_is_refused"]),
     (Fault::TtlOverAge, &["a_time_to_live_over_the_maximum_age_is_refused"]),
@@ -264,11 +299,18 @@ const FAULTS: &[(Fault, &[&str])] = &[
         Fault::FenceIgnored,
         &["an_older_token_is_refused", "a_deletion_keeps_the_token", "the_newest_token_wins"],
     ),
-    (Fault::FenceRefusesEqual, &["equal_and_newer_tokens_are_accepted", "writers_with_one_token_all_write"]),
+    (
+        Fault::FenceRefusesEqual,
+        &["equal_and_newer_tokens_are_accepted", "writers_with_one_token_all_write"],
+    ),
     (Fault::FenceOfStore, &["a_token_counts_for_its_key"]),
     (
         Fault::FencedDeleteForgets,
-        &["a_deletion_keeps_the_token", "deleting_what_is_absent_leaves_a_token", "reads_show_the_token"],
+        &[
+            "a_deletion_keeps_the_token",
+            "deleting_what_is_absent_leaves_a_token",
+            "reads_show_the_token",
+        ],
     ),
     (Fault::FencedCreateForgets, &["a_deletion_keeps_the_token"]),
     (Fault::FencedDeleteNeedsValue, &["deleting_what_is_absent_leaves_a_token"]),
@@ -372,8 +414,13 @@ async fn without_a_fault_everything_passes() {
 async fn what_is_not_claimed_and_refused_is_not_applicable() {
     let report = run(Fault::Modest, &[]).await;
     assert!(report.is_ok(), "{report}");
-    for name in ["no_update_is_lost", "the_state_comes_first", "history_is_bounded", "others_do_not_expire"] {
-        assert!(matches!(report.outcome(name), Some(Outcome::NotApplicable(_))), "{name} in\n{report}");
+    for name in
+        ["no_update_is_lost", "the_state_comes_first", "history_is_bounded", "others_do_not_expire"]
+    {
+        assert!(
+            matches!(report.outcome(name), Some(Outcome::NotApplicable(_))),
+            "{name} in\n{report}"
+        );
     }
     assert!(matches!(report.outcome("put_then_get"), Some(Outcome::Passed)), "{report}");
 }
@@ -396,7 +443,9 @@ async fn every_fault_is_found_and_every_check_finds_one() {
         let failed = report.failures().map(|check| check.name.as_str()).collect::<BTreeSet<_>>();
         for name in expected.iter().filter(|name| !failed.contains(**name)) {
             let outcome = report.outcome(name);
-            wrong += &format!("{fault:?} is not found by {name}: {outcome:?}; it is found by {failed:?}\n");
+            wrong += &format!(
+                "{fault:?} is not found by {name}: {outcome:?}; it is found by {failed:?}\n"
+            );
         }
         found.extend(failed.into_iter().map(str::to_owned));
     }
@@ -424,7 +473,8 @@ async fn a_check_that_hangs_says_where_it_stood() {
 #[tokio::test]
 async fn a_panic_is_a_failure_of_its_check_alone() {
     let connection = Arc::new(Broken::new(connect("memory:").await.unwrap(), Fault::Panics));
-    let report = Suite::new(connection).only("put_then_get").only("create_makes_an_absent_key").run().await;
+    let report =
+        Suite::new(connection).only("put_then_get").only("create_makes_an_absent_key").run().await;
     let text = report.to_string();
     assert!(text.contains("the backend panicked: a bug in the backend"), "{text}");
     assert!(text.ends_with("1 passed, 1 failed"), "{text}");
@@ -434,7 +484,11 @@ async fn a_panic_is_a_failure_of_its_check_alone() {
 async fn a_name_that_there_is_not_is_a_failure() {
     let suite = Suite::new(connect("memory:").await.unwrap()).only("keys").only("kyes");
     let report = suite.run().await;
-    assert_eq!(report.failures().map(|check| check.name.as_str()).collect::<Vec<_>>(), ["kyes"], "{report}");
+    assert_eq!(
+        report.failures().map(|check| check.name.as_str()).collect::<Vec<_>>(),
+        ["kyes"],
+        "{report}"
+    );
 }
 
 #[tokio::test]

@@ -35,7 +35,10 @@ struct Protobuf {
 
 #[test]
 fn each_pair_round_trips() -> Outcome {
-    fn check<T: ByteSerialize + ByteDeserialize + PartialEq + Debug>(value: &T, bytes: &[u8]) -> Outcome {
+    fn check<T: ByteSerialize + ByteDeserialize + PartialEq + Debug>(
+        value: &T,
+        bytes: &[u8],
+    ) -> Outcome {
         let written = value.to_bytes()?;
         assert_eq!(written.as_ref(), bytes);
         assert_eq!(&T::from_bytes(&written)?, value);
@@ -109,9 +112,11 @@ const PACKED: &[u8] = b"\x82\xa2id\x01\xa5inner\xa1a";
 #[tokio::test]
 async fn a_value_that_does_not_decode_names_the_place() -> Outcome {
     let store = store().await;
-    for (key, bytes) in
-        [("packed.1", &b"\x82\xa2id"[..]), ("card.x", b"\x06card.x\xac"), ("message", b"\x0a\x07abc")]
-    {
+    for (key, bytes) in [
+        ("packed.1", &b"\x82\xa2id"[..]),
+        ("card.x", b"\x06card.x\xac"),
+        ("message", b"\x0a\x07abc"),
+    ] {
         store.put(key, bytes.to_vec()).await?;
     }
     let check = |error: Option<KvReadError>, type_name: &str| match error {

@@ -160,7 +160,9 @@ async fn operations_of_a_fixed_key_accept_it() -> Outcome {
     Limits::delete_atomically(&store, Limits::key(), version).await?;
     Limits::delete_anyway(&store, Limits::key()).await?;
     Limits::purge(&store, "config.limits").await?;
-    assert!(Limits::list_scope(&store, WatchScope::key(Limits::key())?).try_collect().await?.is_empty());
+    assert!(
+        Limits::list_scope(&store, WatchScope::key(Limits::key())?).try_collect().await?.is_empty()
+    );
     Ok(())
 }
 
@@ -202,7 +204,10 @@ async fn keys_that_do_not_parse_to_themselves_are_rejected() -> Outcome {
     let store = store().await;
     let loud = || Loud("a".to_owned());
     let refused = Shouted(loud(), "b".to_owned()).write_to_anyway(&store).await;
-    assert!(matches!(&refused, Err(KvWriteError::InvalidRecordKey { key, .. }) if key == "A"), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(KvWriteError::InvalidRecordKey { key, .. }) if key == "A"),
+        "{refused:?}"
+    );
     let refused = Shouted::delete_anyway(&store, loud()).await;
     assert!(matches!(refused, Err(KvWriteError::InvalidRecordKey { .. })), "{refused:?}");
     let refused = Shouted::read_from(&store, loud()).await;
@@ -230,7 +235,9 @@ async fn tombstones_of_other_keys_are_error_items() -> Outcome {
     let mut refused = Vec::new();
     loop {
         match watch.next().await.ok_or("it ended")? {
-            Ok(TypedUpdate::Delete { key, .. }) if key == "config.limits" && refused.len() > 1 => break,
+            Ok(TypedUpdate::Delete { key, .. }) if key == "config.limits" && refused.len() > 1 => {
+                break;
+            }
             Ok(TypedUpdate::Delete { key, .. }) => assert_eq!(key, "config.limits"),
             Ok(_) => {}
             Err(error) => refused.push(error.to_string()),

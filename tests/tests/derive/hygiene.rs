@@ -103,7 +103,9 @@ mod scope {
 
     mod rules {
         #[allow(clippy::unnecessary_wraps, reason = "the signature is given")]
-        pub(super) fn everything(_: &super::Everything) -> ::core::result::Result<(), &'static str> {
+        pub(super) fn everything(
+            _: &super::Everything,
+        ) -> ::core::result::Result<(), &'static str> {
             ::core::result::Result::Ok(())
         }
     }

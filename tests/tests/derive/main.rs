@@ -1,6 +1,11 @@
 //! What the derives write, in every form.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
 
 mod codecs;
 mod foreign_keys;
@@ -17,8 +22,8 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    ByteDeserialize, ByteSerialize, JsonByteDes, JsonByteSer, KeyValue, KeyValueRead, KeyValueWrite,
-    KvReadError, StaticKeyIndexedValue, Store,
+    ByteDeserialize, ByteSerialize, JsonByteDes, JsonByteSer, KeyValue, KeyValueRead,
+    KeyValueWrite, KvReadError, StaticKeyIndexedValue, Store,
 };
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -27,13 +32,17 @@ async fn store() -> Store {
     shizuku_kv::connect("memory:").await.unwrap().store("derived").await.unwrap()
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
+#[derive(
+    Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue,
+)]
 #[kv(key = "config.flags")]
 struct Flags {
     dark: bool,
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
+#[derive(
+    Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue,
+)]
 #[kv(key = "config.mode")]
 enum Mode {
     Plain,
@@ -100,7 +109,9 @@ where
     size: std::marker::PhantomData<[u8; N]>,
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
+#[derive(
+    Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue,
+)]
 #[kv(key = "wrapped")]
 struct Wrapped<T>(T);
 
@@ -254,7 +265,11 @@ async fn a_key_and_value_pair() -> Outcome {
 #[tokio::test]
 async fn generic_records() -> Outcome {
     let store = store().await;
-    let record = Generic::<Vec<u8>, 4> { id: "g".to_owned(), inner: vec![1], size: std::marker::PhantomData };
+    let record = Generic::<Vec<u8>, 4> {
+        id: "g".to_owned(),
+        inner: vec![1],
+        size: std::marker::PhantomData,
+    };
     record.write_to_anyway(&store).await?;
     assert_eq!(Generic::<Vec<u8>, 4>::read_from(&store, "g".to_owned()).await?, Some(record));
     let text = "text".to_owned();
@@ -284,7 +299,9 @@ struct Moved {
     id: u8,
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
+#[derive(
+    Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue,
+)]
 #[kv(key = "moved")]
 #[kv(crate = elsewhere::inner::store)]
 struct MovedStatic {

@@ -65,7 +65,8 @@ async fn records_are_listed_and_watched_by_leading_fields() -> Outcome {
         keys.sort();
         Ok(keys)
     };
-    let keys = |members: &[&Member]| members.iter().map(|member| member.kv_key()).collect::<Vec<_>>();
+    let keys =
+        |members: &[&Member]| members.iter().map(|member| member.kv_key()).collect::<Vec<_>>();
     let [a, b, c, d, _, f] = &members;
     assert_eq!(listed(Membership::scope()).await?.len(), members.len());
     assert_eq!(listed(Membership::scope_tenant("acme")).await?, keys(&[c, a, b]));
@@ -186,7 +187,9 @@ async fn a_rule_is_asked_after_every_read() -> Outcome {
     check(Pool::read(&store).await.unwrap_err());
     check(Pool::read_from(&store, Pool::key()).await.unwrap_err());
     check(Pool::atomic_read(&store).await.unwrap_err());
-    check(Pool::history_read_from(&store, Pool::key()).await?.pop().ok_or("no history")?.unwrap_err());
+    check(
+        Pool::history_read_from(&store, Pool::key()).await?.pop().ok_or("no history")?.unwrap_err(),
+    );
     check(Pool::read_many(&store, [Pool::key()]).await?.pop().ok_or("no answer")?.unwrap_err());
     check(Pool::list(&store).next().await.ok_or("no item")?.unwrap_err());
     match Pool::modify_value(&store, |_| panic!("it is not to be changed")).await {
@@ -263,7 +266,8 @@ async fn records_with_a_time_to_live_expire_after_every_kind_of_write() -> Outco
     tokio::time::advance(almost).await;
     assert!(Session::modify(&store, 1, |session| session).await?.is_some());
     tokio::time::advance(almost).await;
-    let answers = Session::write_many(&store, [session(1), session(2), session(1), session(3)]).await;
+    let answers =
+        Session::write_many(&store, [session(1), session(2), session(1), session(3)]).await;
     let versions = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
     // In the order given, the same key twice too.
     let found = Session::atomic_read_from(&store, 1).await?.ok_or("it has expired")?;
@@ -346,7 +350,10 @@ async fn records_expire_on_a_server() -> Outcome {
         }
         Ok(None)
     };
-    assert_eq!(tokio::time::timeout(Duration::from_secs(60), expiry).await??, Some(KvOperation::Expire));
+    assert_eq!(
+        tokio::time::timeout(Duration::from_secs(60), expiry).await??,
+        Some(KvOperation::Expire)
+    );
     assert_eq!(Brief::read_from(&store, brief.kv_key()).await?, None);
     Ok(())
 }
@@ -401,7 +408,10 @@ mod every_form {
     {
         assert_eq!(store.name(), name);
         assert_eq!(T::kv_ttl(), Some(Duration::from_secs(30)), "{name}");
-        assert!(matches!(bad.write_to_anyway(store).await, Err(KvWriteError::Invalid { .. })), "{name}");
+        assert!(
+            matches!(bad.write_to_anyway(store).await, Err(KvWriteError::Invalid { .. })),
+            "{name}"
+        );
         good.write_to_anyway(store).await?;
         assert_eq!(T::read_from(store, good.kv_key()).await?.as_ref(), Some(&good), "{name}");
         tokio::time::advance(Duration::from_secs(31)).await;
@@ -424,7 +434,10 @@ mod every_form {
     async fn a_rule_comes_after_the_key() -> Outcome {
         let store = store().await;
         store.put("7", "13").await?;
-        assert!(matches!(Whole::read_from(&store, 7_u32).await, Err(KvReadError::KeyMismatch { .. })));
+        assert!(matches!(
+            Whole::read_from(&store, 7_u32).await,
+            Err(KvReadError::KeyMismatch { .. })
+        ));
         Ok(())
     }
 }

@@ -6,9 +6,9 @@ use std::fmt::Debug;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use shizuku_kv::{
-    ByteDeserialize, ByteSerialize, Bytes, DecodeError, EncodeError, JsonByteDes, JsonByteSer, KeyValue,
-    KvWriteError, MessagePackByteDes, MessagePackByteSer, PostcardByteDes, PostcardByteSer,
-    StaticKeyIndexedValue, Store, assert_round_trip, round_trip,
+    ByteDeserialize, ByteSerialize, Bytes, DecodeError, EncodeError, JsonByteDes, JsonByteSer,
+    KeyValue, KvWriteError, MessagePackByteDes, MessagePackByteSer, PostcardByteDes,
+    PostcardByteSer, StaticKeyIndexedValue, Store, assert_round_trip, round_trip,
 };
 
 use super::{Outcome, store};
@@ -69,14 +69,18 @@ async fn values_that_would_be_null_are_rejected() -> Outcome {
     assert!(refused(&store, of!(json Option<Option<u8>>: Some(None))).await.contains("`None`"));
     assert!(refused(&store, of!(json Option<()>: Some(()))).await.contains("`None`"));
     assert!(refused(&store, of!(json Option<Unit>: Some(Unit))).await.contains("`None`"));
-    assert!(refused(&store, of!(messagepack Option<Option<u8>>: Some(None))).await.contains("`None`"));
+    assert!(
+        refused(&store, of!(messagepack Option<Option<u8>>: Some(None))).await.contains("`None`")
+    );
     assert!(refused(&store, of!(messagepack Option<()>: Some(()))).await.contains("`None`"));
     kept(&store, of!(messagepack Option<Unit>: Some(Unit))).await?;
     kept(&store, of!(postcard Option<Option<u8>>: Some(None))).await?;
     kept(&store, of!(postcard Option<()>: Some(()))).await?;
     kept(&store, of!(json Option<Option<u8>>: Some(Some(1)))).await?;
-    kept(&store, of!(json (Option<u8>, (), Option<Vec<()>>): (None, (), Some(vec![(), ()])))).await?;
-    kept(&store, of!(messagepack (Option<u8>, Vec<Option<u8>>): (None, vec![Some(1), None]))).await?;
+    kept(&store, of!(json (Option<u8>, (), Option<Vec<()>>): (None, (), Some(vec![(), ()]))))
+        .await?;
+    kept(&store, of!(messagepack (Option<u8>, Vec<Option<u8>>): (None, vec![Some(1), None])))
+        .await?;
     Ok(())
 }
 
@@ -104,7 +108,8 @@ fn tree(levels: usize) -> Tree {
 #[tokio::test]
 async fn values_that_nest_too_deeply_are_rejected() -> Outcome {
     let store = store().await;
-    let nest = |levels: usize, make: fn(Nest) -> Nest| (1..levels).fold(Nest::End, |nest, _| make(nest));
+    let nest =
+        |levels: usize, make: fn(Nest) -> Nest| (1..levels).fold(Nest::End, |nest, _| make(nest));
     let makes: [fn(Nest) -> Nest; 3] = [
         |nest| Nest::Next(Box::new(nest)),
         |nest| Nest::Pair(1, Box::new(nest)),
@@ -269,7 +274,9 @@ async fn values_that_read_back_as_others_are_rejected() -> Outcome {
 #[cfg(debug_assertions)]
 #[tokio::test]
 async fn directions_that_do_not_fit_are_rejected() -> Outcome {
-    #[derive(Debug, Serialize, Deserialize, JsonByteSer, PostcardByteDes, StaticKeyIndexedValue)]
+    #[derive(
+        Debug, Serialize, Deserialize, JsonByteSer, PostcardByteDes, StaticKeyIndexedValue,
+    )]
     #[kv(key = "round.mixed")]
     struct Mixed(String);
 
@@ -317,8 +324,9 @@ impl<'de> Deserialize<'de> for Sealed {
 #[tokio::test]
 async fn orders_and_nonces_are_no_difference() -> Outcome {
     let store = store().await;
-    let map =
-        (0..200).map(|n| (format!("key {n}"), (n, HashSet::from([n, n + 1])))).collect::<HashMap<_, _>>();
+    let map = (0..200)
+        .map(|n| (format!("key {n}"), (n, HashSet::from([n, n + 1]))))
+        .collect::<HashMap<_, _>>();
     let set = (0..200).map(|n| vec![n; 3]).collect::<HashSet<Vec<u32>>>();
     type Unordered = (HashMap<String, (u32, HashSet<u32>)>, HashSet<Vec<u32>>);
     let unordered: Unordered = (map, set);
@@ -344,7 +352,9 @@ async fn types_that_are_only_written_are_written() -> Outcome {
     #[kv(key = "round.event")]
     struct Event<'a>(&'a str);
 
-    #[derive(Serialize, Deserialize, MessagePackByteSer, MessagePackByteDes, StaticKeyIndexedValue)]
+    #[derive(
+        Serialize, Deserialize, MessagePackByteSer, MessagePackByteDes, StaticKeyIndexedValue,
+    )]
     #[kv(key = "round.generic")]
     struct Generic<T>(T);
 

@@ -22,7 +22,10 @@ struct Hidden {
 }
 
 /// The same as methods.
-#[allow(clippy::wrong_self_convention, reason = "the names are those of functions that take an entry")]
+#[allow(
+    clippy::wrong_self_convention,
+    reason = "the names are those of functions that take an entry"
+)]
 impl Hidden {
     fn value(&self) -> u32 {
         self.value
@@ -93,7 +96,10 @@ async fn methods_and_fields_of_an_entry_are_the_records() -> Outcome {
     assert_eq!((entry.value, entry.version, entry.generation), (2, None, 3));
     assert_eq!((entry.value(), *entry.value_mut(), entry.version()), (2, 2, "of the record"));
     assert_eq!((entry.created(), entry.generation()), (record().created, 3));
-    assert_eq!([entry.map(), entry.decode(), entry.into_value(), entry.into_entry()], ["of the record"; 4]);
+    assert_eq!(
+        [entry.map(), entry.decode(), entry.into_value(), entry.into_entry()],
+        ["of the record"; 4]
+    );
 
     Pair("a".to_owned(), "b".to_owned()).create_write(&store).await?;
     let pair = Pair::atomic_read_from(&store, "a").await?.ok_or("it is absent")?;
@@ -117,7 +123,10 @@ async fn methods_and_fields_of_a_live_value_are_the_records() -> Outcome {
         assert_eq!((snapshot.value(), snapshot.version()), (2, "of the record"));
         assert_eq!((snapshot.created(), snapshot.generation()), (record().created, 3));
         assert_eq!((snapshot.created, snapshot.map()), (record().created, "of the record"));
-        assert_eq!([snapshot.into_value(), snapshot.into_entry(), snapshot.decode()], ["of the record"; 3]);
+        assert_eq!(
+            [snapshot.into_value(), snapshot.into_entry(), snapshot.decode()],
+            ["of the record"; 3]
+        );
     }
     let live = live.load();
     assert_eq!((live.value, live.version, live.generation), (2, None, 3));

@@ -83,7 +83,8 @@ impl Ledger {
     pub(crate) fn held(&self, key: &Key, history: usize) -> Vec<Write> {
         let writes = self.writes();
         let Some(all) = writes.get(key) else { return Vec::new() };
-        let purged = all.iter().rposition(|write| write.operation == KvOperation::Purge).unwrap_or(0);
+        let purged =
+            all.iter().rposition(|write| write.operation == KvOperation::Purge).unwrap_or(0);
         all[purged.max(all.len().saturating_sub(history))..].to_vec()
     }
 
@@ -98,7 +99,11 @@ impl Ledger {
     }
 
     /// Explains why an entry of one side is not the given write; `None` if it is.
-    pub(crate) fn differs(entry: Option<&KvEntry>, write: Option<&Write>, side: Side) -> Option<String> {
+    pub(crate) fn differs(
+        entry: Option<&KvEntry>,
+        write: Option<&Write>,
+        side: Side,
+    ) -> Option<String> {
         match (entry, write) {
             (None, None) => None,
             (Some(entry), Some(write))

@@ -70,7 +70,8 @@ async fn compare(url: &str, replicas: usize, has_ttl: bool, seeds: Range<u64>) {
             }
             let memory = connect("memory:").await.unwrap();
             let plan = Plan::of(seed, has_ttl);
-            let mut config = StoreConfig::new().history(plan.history).deadline(Duration::from_secs(20));
+            let mut config =
+                StoreConfig::new().history(plan.history).deadline(Duration::from_secs(20));
             if plan.key_ttl {
                 config = config.key_ttl(true);
             }
@@ -89,7 +90,8 @@ async fn compare(url: &str, replicas: usize, has_ttl: bool, seeds: Range<u64>) {
             nats.delete_store(&name).await.expect("delete the store");
         }
     };
-    let workers = futures_util::future::join_all((0..AT_ONCE.min(seeds.end - seeds.start)).map(|_| worker()));
+    let workers =
+        futures_util::future::join_all((0..AT_ONCE.min(seeds.end - seeds.start)).map(|_| worker()));
     let failures: Vec<_> = workers.await.into_iter().flatten().collect();
     println!("seeds {seeds:?} in {:.1?}: {} with a difference", began.elapsed(), failures.len());
     let reported = &failures[..failures.len().min(REPORTED)];

@@ -46,7 +46,8 @@ impl Mirror {
         let task = tokio::spawn(async move {
             let apply = async |_: Batch| Ok::<_, Infallible>(());
             let batches = BatchConfig::new().window(Duration::from_millis(1));
-            let applied = watch_applied(&store, WatchScope::All, storage, batches, stopped, apply).await;
+            let applied =
+                watch_applied(&store, WatchScope::All, storage, batches, stopped, apply).await;
             applied.map(drop).map_err(|error| format!("the replica: {error}"))
         });
         self.running = Some(Running { state, stop, task });
@@ -80,7 +81,12 @@ impl Mirror {
             }
             if running.task.is_finished() || Instant::now() >= end {
                 let only = |these: &[(String, VersionToken)], those: &[(String, VersionToken)]| {
-                    these.iter().filter(|one| !those.contains(one)).take(5).cloned().collect::<Vec<_>>()
+                    these
+                        .iter()
+                        .filter(|one| !those.contains(one))
+                        .take(5)
+                        .cloned()
+                        .collect::<Vec<_>>()
                 };
                 return Err(format!(
                     "the replica has {:?} that the store does not have and lacks {:?}; stopping it: {:?}",

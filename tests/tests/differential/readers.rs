@@ -65,7 +65,13 @@ impl Watching {
         Ok(Self::new(side, &saved.scope, watch, opened, saved.delivered.clone()))
     }
 
-    fn new(side: Side, scope: &WatchScope, watch: Watch, opened: u64, delivered: Delivered) -> Self {
+    fn new(
+        side: Side,
+        scope: &WatchScope,
+        watch: Watch,
+        opened: u64,
+        delivered: Delivered,
+    ) -> Self {
         Self {
             side,
             scope: scope.clone(),
@@ -120,11 +126,14 @@ impl Watching {
         if !self.scope.matches(&entry.key) {
             return Err(self.wrong(format!("{} is out of scope", entry.key)));
         }
-        let before = self.delivered.insert(entry.key.clone(), (entry.version, !entry.is_tombstone()));
+        let before =
+            self.delivered.insert(entry.key.clone(), (entry.version, !entry.is_tombstone()));
         if let Some((version, _)) = before
             && version.as_u64() >= entry.version.as_u64()
         {
-            return Err(self.wrong(format!("{}@{} came after @{version}", entry.key, entry.version)));
+            return Err(
+                self.wrong(format!("{}@{} came after @{version}", entry.key, entry.version))
+            );
         }
         self.unchecked.push(entry);
         Ok(())
@@ -145,11 +154,14 @@ impl Watching {
             && !self.is_caught_up_checked
         {
             for (key, all) in writes.iter().filter(|(key, _)| self.scope.matches(key)) {
-                let Some(at) = all.iter().rposition(|write| write.acknowledged[side] < self.opened) else {
+                let Some(at) = all.iter().rposition(|write| write.acknowledged[side] < self.opened)
+                else {
                     continue;
                 };
                 let lives = all[at].is_live()
-                    && all[at + 1..].iter().all(|write| write.is_live() || write.sent[side] > *tick);
+                    && all[at + 1..]
+                        .iter()
+                        .all(|write| write.is_live() || write.sent[side] > *tick);
                 let known = delivered.get(key).and_then(|(version, _)| version.as_u64());
                 if lives && known < all[at].versions[side].as_u64() {
                     return Err(self.wrong(format!(
@@ -191,7 +203,9 @@ impl Watching {
             self.check(ledger)?;
             let Some(missing) = self.missing(ledger) else { return Ok(()) };
             if Instant::now() >= end {
-                return Err(self.wrong(format!("{missing} did not arrive within {SETTLED_WITHIN:?}")));
+                return Err(
+                    self.wrong(format!("{missing} did not arrive within {SETTLED_WITHIN:?}"))
+                );
             }
             self.read(ledger, 1, Duration::from_secs(1)).await?;
         }
@@ -250,9 +264,10 @@ impl Listing {
     pub(crate) async fn read(&mut self, ledger: &Ledger, items: usize) -> Result<(), String> {
         for _ in 0..items {
             let next = match &mut self.items {
-                Items::Entries(entries) => {
-                    entries.next().await.map(|item| item.map(|entry| (entry.key, Some(entry.version))))
-                }
+                Items::Entries(entries) => entries
+                    .next()
+                    .await
+                    .map(|item| item.map(|entry| (entry.key, Some(entry.version)))),
                 Items::Keys(keys) => keys.next().await.map(|item| item.map(|key| (key, None))),
             };
             match next {
@@ -296,15 +311,17 @@ impl Listing {
             }
         }
         for (key, all) in writes.iter().filter(|(key, _)| self.scope.matches(key)) {
-            let Some(at) = all.iter().rposition(|write| write.acknowledged[side] < self.started) else {
+            let Some(at) = all.iter().rposition(|write| write.acknowledged[side] < self.started)
+            else {
                 continue;
             };
-            let lives =
-                all[at].is_live() && all[at + 1..].iter().all(|w| w.is_live() || w.sent[side] > ended);
+            let lives = all[at].is_live()
+                && all[at + 1..].iter().all(|w| w.is_live() || w.sent[side] > ended);
             if lives && !keys.contains(key) {
-                return Err(
-                    self.wrong(format!("{key} lived throughout and is missing; {} keys came", keys.len()))
-                );
+                return Err(self.wrong(format!(
+                    "{key} lived throughout and is missing; {} keys came",
+                    keys.len()
+                )));
             }
         }
         Ok(())
@@ -312,6 +329,9 @@ impl Listing {
 
     fn wrong(&self, why: String) -> String {
         let kind = if matches!(self.items, Items::Keys(_)) { "keys" } else { "scan" };
-        format!("{kind} of {:?} on {:?}, started at tick {}: {why}", self.scope, self.side, self.started)
+        format!(
+            "{kind} of {:?} on {:?}, started at tick {}: {why}",
+            self.scope, self.side, self.started
+        )
     }
 }

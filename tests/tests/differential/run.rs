@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use futures_util::future::{join, join_all};
-use shizuku_kv::{FencingToken, Key, KvError, KvOperation, KvResult, Store, VersionToken, WatchScope};
+use shizuku_kv::{
+    FencingToken, Key, KvError, KvOperation, KvResult, Store, VersionToken, WatchScope,
+};
 use tokio::time::{Instant, sleep};
 
 use crate::ledger::{Ledger, Side, Write};
@@ -14,7 +16,8 @@ use crate::mirror::Mirror;
 use crate::readers::{Listing, Saved, Watching};
 
 /// Keys that are parents, prefixes and neighbours of each other.
-const KEYS: [&str; 12] = ["a", "a.b", "a.b.c", "ab", "a-b", "b.1", "b.2", "b.10", "c.d.e", "c.d", "z", "k_1"];
+const KEYS: [&str; 12] =
+    ["a", "a.b", "a.b.c", "ab", "a-b", "b.1", "b.2", "b.10", "c.d.e", "c.d", "z", "k_1"];
 
 /// Largest value of stores that limit the size.
 pub(crate) const LARGEST: usize = 100;
@@ -174,7 +177,11 @@ impl Run {
     }
 
     fn value(&mut self) -> Bytes {
-        let size = if self.plan.limits_size { self.rng.usize(..=LARGEST + 1) } else { self.rng.usize(..300) };
+        let size = if self.plan.limits_size {
+            self.rng.usize(..=LARGEST + 1)
+        } else {
+            self.rng.usize(..300)
+        };
         let mut value = vec![0; size];
         self.rng.fill(&mut value);
         value.into()
@@ -295,10 +302,12 @@ impl Run {
         let key = self.key();
         let versions = self.rng.bool().then(|| self.version(&key));
         self.note(format!("delete {key} expecting {versions:?}"));
-        let expected = versions.is_some_and(|(_, is_newest)| !is_newest).then_some("RevisionMismatch");
+        let expected =
+            versions.is_some_and(|(_, is_newest)| !is_newest).then_some("RevisionMismatch");
         let write = blank(KvOperation::Delete, &Bytes::new());
         self.write(&key.clone(), write, expected, |store, side| {
-            let (key, version) = (key.clone(), versions.map(|(versions, _)| versions[side.index()]));
+            let (key, version) =
+                (key.clone(), versions.map(|(versions, _)| versions[side.index()]));
             async move {
                 match version {
                     Some(version) => store.delete_with_version(key, version).await,
@@ -323,11 +332,18 @@ impl Run {
     }
 
     async fn fenced(&mut self) -> Result<(), String> {
-        let (key, value, token) = (self.key(), self.value(), FencingToken::from_u64(self.rng.u64(1..6)));
+        let (key, value, token) =
+            (self.key(), self.value(), FencingToken::from_u64(self.rng.u64(1..6)));
         let deletes = self.rng.bool();
-        self.note(format!("fenced {} of {key} with {token:?}", if deletes { "delete" } else { "put" }));
-        let is_older =
-            self.ledger.newest(&key).and_then(|write| write.fence).is_some_and(|known| known > token);
+        self.note(format!(
+            "fenced {} of {key} with {token:?}",
+            if deletes { "delete" } else { "put" }
+        ));
+        let is_older = self
+            .ledger
+            .newest(&key)
+            .and_then(|write| write.fence)
+            .is_some_and(|known| known > token);
         let fenced = is_older.then_some("Fenced");
         let (write, expected) = if deletes {
             (blank(KvOperation::Delete, &Bytes::new()), fenced)
@@ -339,7 +355,11 @@ impl Run {
             let (key, value) = (key.clone(), value.clone());
             async move {
                 let fenced = store.fenced().expect("neither store loses entries by itself");
-                if deletes { fenced.delete(key, token).await } else { fenced.put(key, value, token).await }
+                if deletes {
+                    fenced.delete(key, token).await
+                } else {
+                    fenced.put(key, value, token).await
+                }
             }
         })
         .await
@@ -357,7 +377,9 @@ impl Run {
         let is_written = self
             .write(&key.clone(), write, expected, |store, _| {
                 let (key, value) = (key.clone(), value.clone());
-                async move { store.ttl().expect("the store has times to live").put(key, value, TTL).await }
+                async move {
+                    store.ttl().expect("the store has times to live").put(key, value, TTL).await
+                }
             })
             .await?;
         if is_written {
@@ -376,7 +398,9 @@ impl Run {
 
     /// Waits until a value has expired on both sides, and notes it as a write.
     async fn await_expiry(&mut self, key: &Key) -> Result<(), String> {
-        let Some(at) = self.expiring.iter().position(|(expiring, ..)| expiring == key) else { return Ok(()) };
+        let Some(at) = self.expiring.iter().position(|(expiring, ..)| expiring == key) else {
+            return Ok(());
+        };
         let (_, tick, _) = self.expiring.remove(at);
         self.note(format!("{key} expires"));
         let mut versions = Vec::new();
@@ -401,7 +425,10 @@ impl Run {
 
     async fn put_many(&mut self) -> Result<(), String> {
         let items: Vec<_> = (0..self.rng.usize(1..8)).map(|_| (self.key(), self.value())).collect();
-        self.note(format!("put_many {:?}", items.iter().map(|(key, _)| &**key).collect::<Vec<_>>()));
+        self.note(format!(
+            "put_many {:?}",
+            items.iter().map(|(key, _)| &**key).collect::<Vec<_>>()
+        ));
         self.put_all(items).await
     }
 
@@ -413,12 +440,15 @@ impl Run {
         for (((key, value), memory), nats) in items.into_iter().zip(memory).zip(nats) {
             let expected = self.too_large(&value);
             if kind(&memory) != expected || kind(&nats) != expected {
-                return Err(format!("put_many of {key}: {memory:?} and {nats:?}, expected {expected:?}"));
+                return Err(format!(
+                    "put_many of {key}: {memory:?} and {nats:?}, expected {expected:?}"
+                ));
             }
             if let (Ok(memory), Ok(nats)) = (memory, nats) {
                 self.expiring.retain(|(expiring, ..)| *expiring != key);
                 let write = blank(KvOperation::Put, &value);
-                self.ledger.add(&key, Write { versions: [memory, nats], sent, acknowledged, ..write });
+                self.ledger
+                    .add(&key, Write { versions: [memory, nats], sent, acknowledged, ..write });
             }
         }
         Ok(())
@@ -438,15 +468,19 @@ impl Run {
             let is_live = newest.as_ref().is_some_and(Write::is_live);
             let expected = newest.as_ref().filter(|_| is_live);
             let answers = [(entry.as_ref(), newest.as_ref()), (live.as_ref(), expected)];
-            let answers = answers.into_iter().chain(many.iter().map(|found| (found.as_ref(), expected)));
+            let answers =
+                answers.into_iter().chain(many.iter().map(|found| (found.as_ref(), expected)));
             for (entry, write) in answers {
                 if let Some(why) = Ledger::differs(entry, write, side) {
                     return Err(format!("reading {key}: {why}"));
                 }
             }
-            let history = store.history(key.clone()).map_err(failed)?.try_collect().await.map_err(failed)?;
+            let history =
+                store.history(key.clone()).map_err(failed)?.try_collect().await.map_err(failed)?;
             if history.len() != held.len() {
-                return Err(format!("history of {key} on {side:?}: {history:?}, expected {held:?}"));
+                return Err(format!(
+                    "history of {key} on {side:?}: {history:?}, expected {held:?}"
+                ));
             }
             for (entry, write) in history.iter().zip(&held) {
                 if let Some(why) = Ledger::differs(Some(entry), Some(write), side) {
@@ -527,13 +561,15 @@ impl Run {
         self.note(format!("resume a watch of {:?}", pair[0].scope));
         let mut answers = Vec::new();
         for (side, saved) in Side::BOTH.into_iter().zip(&pair) {
-            let resumed = Watching::resume(&self.stores[side.index()], side, &self.ledger, saved).await;
+            let resumed =
+                Watching::resume(&self.stores[side.index()], side, &self.ledger, saved).await;
             match &resumed {
                 Ok(_) | Err(KvError::CursorExpired { .. }) => answers.push(resumed),
                 Err(error) => return Err(format!("resuming on {side:?}: {error}")),
             }
         }
-        let [memory, nats]: Answers<Watching> = answers.try_into().unwrap_or_else(|_| unreachable!());
+        let [memory, nats]: Answers<Watching> =
+            answers.try_into().unwrap_or_else(|_| unreachable!());
         // The marker of a narrower watch names the end of the store on one side and the last look
         // at it on the other.
         let must_agree = pair[0].is_settled && !self.has_burst && pair[0].scope == WatchScope::All;
@@ -607,8 +643,12 @@ impl Run {
         }
         let seeds: Vec<_> = (0..writers).map(|_| self.rng.u64(..)).collect();
         let writing = join_all(seeds.into_iter().enumerate().map(|(writer, seed)| {
-            let keys: Vec<_> =
-                KEYS.iter().skip(writer).step_by(writers).map(|key| Key::new(*key).unwrap()).collect();
+            let keys: Vec<_> = KEYS
+                .iter()
+                .skip(writer)
+                .step_by(writers)
+                .map(|key| Key::new(*key).unwrap())
+                .collect();
             let (plan, stores, ledger) = (self.plan, self.stores.clone(), Arc::clone(&self.ledger));
             write_alone(plan, stores, ledger, keys, Rng::with_seed(seed), writes)
         }));
@@ -634,7 +674,8 @@ impl Run {
     /// server, and writers then supersede, delete and purge some of the undelivered ones.
     async fn many(&mut self) -> Result<(), String> {
         self.note(format!("{} keys", self.plan.many));
-        let keys: Vec<_> = (0..self.plan.many).map(|n| Key::new(format!("many.{n}")).unwrap()).collect();
+        let keys: Vec<_> =
+            (0..self.plan.many).map(|n| Key::new(format!("many.{n}")).unwrap()).collect();
         let value = Bytes::from_static(b"many");
         let items = keys.iter().map(|key| (key.clone(), value.clone())).collect();
         self.put_all(items).await?;
@@ -694,15 +735,17 @@ impl Run {
     }
 
     fn open_listing_of(&mut self, scope: WatchScope, keys_only: bool) {
-        let open =
-            |side: Side| Listing::open(&self.stores[side.index()], side, &self.ledger, &scope, keys_only);
+        let open = |side: Side| {
+            Listing::open(&self.stores[side.index()], side, &self.ledger, &scope, keys_only)
+        };
         self.listings.push(Side::BOTH.map(open));
     }
 
     async fn open_watch_of(&mut self, scope: WatchScope) -> Result<(), String> {
         let mut both = Vec::new();
         for side in Side::BOTH {
-            let opened = Watching::open(&self.stores[side.index()], side, &self.ledger, &scope).await;
+            let opened =
+                Watching::open(&self.stores[side.index()], side, &self.ledger, &scope).await;
             both.push(opened.map_err(|error| format!("watch {scope:?} on {side:?}: {error}"))?);
         }
         self.watches.extend(<[Watching; 2]>::try_from(both));
@@ -737,7 +780,9 @@ async fn write_alone(
                 _ => store.put(key.clone(), value.clone()).await,
             };
             acknowledged[side.index()] = ledger.tick();
-            versions.push(answer.map_err(|error| format!("{operation:?} of {key} on {side:?}: {error}"))?);
+            versions.push(
+                answer.map_err(|error| format!("{operation:?} of {key} on {side:?}: {error}"))?,
+            );
         }
         let versions = versions.try_into().unwrap();
         let write = match operation {

@@ -78,7 +78,11 @@ pub(crate) fn demonstrate(name: &str, url: &str) -> Done {
 
 fn command(name: &str, url: &str) -> Command {
     let mut command = Command::new(binary(name));
-    command.env(URL_VARIABLE, url).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .env(URL_VARIABLE, url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -93,14 +97,22 @@ fn binary(name: &str) -> PathBuf {
     let example = profile.join("examples").join(name);
     let changed = |file: &Path| fs::metadata(file).and_then(|metadata| metadata.modified());
     let built = changed(&example).unwrap_or_else(|error| {
-        panic!("the example {name} is not built: {}: {error}. Build it with `{how}`", example.display())
+        panic!(
+            "the example {name} is not built: {}: {error}. Build it with `{how}`",
+            example.display()
+        )
     });
     // Where only some targets are tested, what is there may be of yesterday. Cargo lists what it was made of.
     let sources = fs::read_to_string(example.with_extension("d")).unwrap();
     // A path with a space in it is none here.
-    for source in sources.split_whitespace().filter(|source| source.ends_with(".rs")).map(Path::new) {
+    for source in sources.split_whitespace().filter(|source| source.ends_with(".rs")).map(Path::new)
+    {
         let is_newer = changed(source).is_ok_and(|changed| changed > built);
-        assert!(!is_newer, "the example {name} is older than {}. Build it with `{how}`", source.display());
+        assert!(
+            !is_newer,
+            "the example {name} is older than {}. Build it with `{how}`",
+            source.display()
+        );
     }
     example
 }
@@ -129,7 +141,8 @@ impl Running {
 
     /// What it has printed when it has ended.
     fn output(mut self) -> Output {
-        let (mut stdout, mut stderr) = (self.child.stdout.take().unwrap(), self.child.stderr.take().unwrap());
+        let (mut stdout, mut stderr) =
+            (self.child.stdout.take().unwrap(), self.child.stderr.take().unwrap());
         let complaints = thread::spawn(move || {
             let mut bytes = Vec::new();
             stderr.read_to_end(&mut bytes).map(|_| bytes)
@@ -139,7 +152,8 @@ impl Running {
             stdout.read_to_end(&mut bytes).map(|_| bytes)
         });
         let status = self.ended();
-        let (stdout, stderr) = (printed.join().unwrap().unwrap(), complaints.join().unwrap().unwrap());
+        let (stdout, stderr) =
+            (printed.join().unwrap().unwrap(), complaints.join().unwrap().unwrap());
         Output { status, stdout, stderr }
     }
 
@@ -198,7 +212,11 @@ impl Process {
     pub(crate) fn until_printed(&self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.printed.lock().unwrap().contains(text) {
-            assert!(Instant::now() < deadline, "no {text:?} within {PATIENCE:?} in:\n{}", self.printed());
+            assert!(
+                Instant::now() < deadline,
+                "no {text:?} within {PATIENCE:?} in:\n{}",
+                self.printed()
+            );
             thread::sleep(POLL);
         }
     }
@@ -229,14 +247,20 @@ impl Process {
         self.told_to_end();
         until("its last line is there", || {
             let printed = self.printed();
-            printed.lines().next_back()?.starts_with(beginning).then(|| printed.trim_end().to_owned())
+            printed
+                .lines()
+                .next_back()?
+                .starts_with(beginning)
+                .then(|| printed.trim_end().to_owned())
         })
     }
 
     #[track_caller]
     fn told_to_end(&mut self) {
         let pid = self.running.child.id().to_string();
-        assert!(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid]).status().unwrap().success()
+        );
         let status = self.running.ended();
         assert!(status.success(), "{status}");
     }

@@ -116,10 +116,13 @@ fn a_restart_after_a_kill_costs_what_was_missed() {
     let (running, printed) = node.start();
     assert_eq!(
         printed,
-        [NEW_LOG, "a.example: new, 10.0.0.1:80", "caught up: the restart cost 1 update"].map(str::to_owned)
+        [NEW_LOG, "a.example: new, 10.0.0.1:80", "caught up: the restart cost 1 update"]
+            .map(str::to_owned)
     );
     let mut kept = 0;
-    for (number, host) in ["b.example", "c.example", "d.example", "e.example"].into_iter().enumerate() {
+    for (number, host) in
+        ["b.example", "c.example", "d.example", "e.example"].into_iter().enumerate()
+    {
         kept = node.set(host, &format!("10.0.0.{}:80", number + 2));
         running.until_printed(&format!("{host}: new, 10.0.0.{}:80\n", number + 2));
     }
@@ -163,8 +166,11 @@ fn a_restart_after_a_kill_costs_what_was_missed() {
     let (_running, printed) = node.start();
     assert_eq!(
         printed,
-        [&format!("restored 5 routes up to position {last}"), "caught up: the restart cost 0 updates"]
-            .map(str::to_owned)
+        [
+            &format!("restored 5 routes up to position {last}"),
+            "caught up: the restart cost 0 updates"
+        ]
+        .map(str::to_owned)
     );
 }
 
@@ -197,8 +203,8 @@ async fn a_node_that_is_killed_over_and_over_has_the_right_routes_in_the_end() {
     let (routes, last) = writer.end().await;
 
     let (running, printed) = node.start();
-    let place =
-        at_last.map_or(", and no position to go on from".to_owned(), |at| format!(" up to position {at}"));
+    let place = at_last
+        .map_or(", and no position to go on from".to_owned(), |at| format!(" up to position {at}"));
     assert!(printed[0].ends_with(&place), "{} after a kill at {at_last:?}", printed[0]);
     running.terminate(&format!("stopped at position {last}"));
     assert_eq!(node.list().lines().collect::<Vec<_>>(), lines(&routes));
@@ -222,12 +228,18 @@ async fn a_node_that_is_told_to_end_keeps_everything_first() {
                 let (host, change) = line.split_once(": ").unwrap();
                 match change.strip_prefix("gone") {
                     Some(_) => drop(told.remove(host)),
-                    None => drop(told.insert(host.to_owned(), change.rsplit(' ').next().unwrap().to_owned())),
+                    None => drop(
+                        told.insert(host.to_owned(), change.rsplit(' ').next().unwrap().to_owned()),
+                    ),
                 }
             }
             let position = node.position().unwrap();
             assert_eq!(stopped, format!("stopped at position {position}"));
-            assert_eq!(node.list().lines().collect::<Vec<_>>(), lines(&told), "at position {position}");
+            assert_eq!(
+                node.list().lines().collect::<Vec<_>>(),
+                lines(&told),
+                "at position {position}"
+            );
         }
     });
     let (routes, last) = writer.end().await;
@@ -309,12 +321,16 @@ async fn a_bucket_that_was_made_again_takes_away_what_it_does_not_have() {
         .map(str::to_owned)
     );
     running.terminate("stopped at position 3");
-    assert_eq!(node.list(), "a.example: 10.0.0.1:80\nb.example: 10.0.0.2:80\nd.example: 10.0.0.4:80");
+    assert_eq!(
+        node.list(),
+        "a.example: 10.0.0.1:80\nb.example: 10.0.0.2:80\nd.example: 10.0.0.4:80"
+    );
     // It is the new bucket that it is a copy of now.
     let (_running, printed) = node.start();
     assert_eq!(
         printed,
-        ["restored 3 routes up to position 3", "caught up: the restart cost 0 updates"].map(str::to_owned)
+        ["restored 3 routes up to position 3", "caught up: the restart cost 0 updates"]
+            .map(str::to_owned)
     );
 }
 
@@ -360,7 +376,8 @@ async fn a_node_whose_bucket_was_deleted_ends_and_keeps_what_it_has() {
 
     // Nor does it make an empty bucket, which would take its routes away.
     let running = node.serve();
-    running.until_printed(&format!("waiting for the store: store {:?} does not exist\n", node.store));
+    running
+        .until_printed(&format!("waiting for the store: store {:?} does not exist\n", node.store));
     assert_eq!(running.first_line(), "restored 1 route up to position 1");
     running.terminate("stopped before the store was there");
     assert_eq!(node.lookup("a.example"), "10.0.0.1:80");
@@ -374,9 +391,13 @@ fn a_bad_route_is_told_and_stops_nothing() {
     node.set("a", "10.0.0.1:80");
     let (running, _) = node.start();
     let bad = node.change(&["set-raw", "route.a", r#"{"host": "a", "address": "hunter2"}"#]);
-    running.until_printed(&format!("refused: Route under key route.a (version {bad}) cannot be decoded: "));
+    running.until_printed(&format!(
+        "refused: Route under key route.a (version {bad}) cannot be decoded: "
+    ));
     node.change(&["set-raw", "route.b", r#"{"host": "hunter", "address": "10.0.0.1:80"}"#]);
-    running.until_printed("refused: Route cannot be under key route.b: its own key is \"route.hunter\"\n");
+    running.until_printed(
+        "refused: Route cannot be under key route.b: its own key is \"route.hunter\"\n",
+    );
     let last = node.set("c", "10.0.0.3:80");
     running.until_printed("c: new, 10.0.0.3:80\n");
     node.until_kept(last);
@@ -387,7 +408,10 @@ fn a_bad_route_is_told_and_stops_nothing() {
     assert_eq!(printed[0], format!("restored 1 route up to position {last}"));
     let refused = sorted(&printed[1..3]);
     assert!(refused[1].starts_with("refused: Route under key route.a (version "), "{refused:?}");
-    assert_eq!(refused[0], "refused: Route cannot be under key route.b: its own key is \"route.hunter\"");
+    assert_eq!(
+        refused[0],
+        "refused: Route cannot be under key route.b: its own key is \"route.hunter\""
+    );
     node.set("a", "10.0.0.1:80");
     running.until_printed("a: new, 10.0.0.1:80\n");
     let printed = running.printed();
@@ -399,7 +423,9 @@ fn a_bad_route_is_told_and_stops_nothing() {
 fn a_mistake_is_told() {
     let node = Node::new(NatsServer::shared());
     let told = |words: &[&str]| node.example.run(words).refused();
-    for words in [&["begin"][..], &["serve"], &["set", "a"], &["remove"], &["lookup", "."], &["list"]] {
+    for words in
+        [&["begin"][..], &["serve"], &["set", "a"], &["remove"], &["lookup", "."], &["list"]]
+    {
         assert!(told(words).starts_with("edge_replica: usage: "), "{words:?}");
     }
     assert_eq!(told(&["set", "a", "here"]), "edge_replica: an ADDRESS is one such as 10.0.0.1:80");
@@ -453,7 +479,8 @@ struct Writer {
 
 impl Writer {
     async fn start(node: &Node, random: Random) -> Self {
-        let store = connect(&NatsServer::shared().url()).await.unwrap().store(&node.store).await.unwrap();
+        let store =
+            connect(&NatsServer::shared().url()).await.unwrap().store(&node.store).await.unwrap();
         let (writes, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let task = tokio::spawn(write(store, random, Arc::clone(&writes), Arc::clone(&is_over)));
         Self { task, writes, is_over }
@@ -504,7 +531,8 @@ impl Random {
     /// Begins with the seed in `SHIZUKU_SEED`, or with another each time.
     fn new() -> Self {
         let clock = || std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into();
-        let seed = std::env::var("SHIZUKU_SEED").map_or_else(|_| clock(), |seed| seed.parse().unwrap());
+        let seed =
+            std::env::var("SHIZUKU_SEED").map_or_else(|_| clock(), |seed| seed.parse().unwrap());
         println!("SHIZUKU_SEED={seed} makes the same decisions");
         Self(seed)
     }

@@ -23,7 +23,8 @@ fn a_watcher_prints_what_was_and_what_is() {
     let first = write(&["register", "web", "1", "10.0.0.1:80"]);
     let watch = registry.start(&["watch"]);
     watch.until_printed("following\n");
-    let mut expected = vec![format!("service.web.1: 10.0.0.1:80 (version {first})"), "following".to_owned()];
+    let mut expected =
+        vec![format!("service.web.1: 10.0.0.1:80 (version {first})"), "following".to_owned()];
     // Each is waited for: what is replaced at once need not be told.
     let mut told = |line: String| {
         watch.until_printed(&format!("{line}\n"));
@@ -69,7 +70,10 @@ fn a_watcher_of_one_service_hears_of_no_other() {
     }
     let version = register("web");
     watch.until_printed("service.web.1: ");
-    assert_eq!(watch.printed(), format!("following\nservice.web.1: new, 10.0.0.1:80 (version {version})\n"));
+    assert_eq!(
+        watch.printed(),
+        format!("following\nservice.web.1: new, 10.0.0.1:80 (version {version})\n")
+    );
 }
 
 #[test]
@@ -91,34 +95,54 @@ fn a_bad_entry_is_refused_and_the_last_good_one_stays() {
         );
         // Who comes later hears the same, and has never known a good one.
         let listed = registry.run(&["list"]).printed();
-        assert!(listed.lines().any(|line| is_it(line, NOTHING)), "no {why:?} … {NOTHING:?} in:\n{listed}");
+        assert!(
+            listed.lines().any(|line| is_it(line, NOTHING)),
+            "no {why:?} … {NOTHING:?} in:\n{listed}"
+        );
         assert!(!listed.contains(SECRET), "{listed}");
     };
-    let undecodable = |key: &str| format!("Instance under key {key} (version VERSION) cannot be decoded: ");
+    let undecodable =
+        |key: &str| format!("Instance under key {key} (version VERSION) cannot be decoded: ");
     let last_good = format!("; in force is 10.0.0.1:80 (version {good})");
     refused("service.web.1", SECRET, &undecodable("service.web.1"), &last_good);
-    refused("service.web.1", r#"{"address": "hunter2"}"#, &undecodable("service.web.1"), &last_good);
+    refused(
+        "service.web.1",
+        r#"{"address": "hunter2"}"#,
+        &undecodable("service.web.1"),
+        &last_good,
+    );
     refused("service.db.1", r#"{"address": "hunter2"}"#, &undecodable("service.db.1"), NOTHING);
-    refused("service.web.first", SECRET, "key service.web.first is not a key of Instance: ", NOTHING);
+    refused(
+        "service.web.first",
+        SECRET,
+        "key service.web.first is not a key of Instance: ",
+        NOTHING,
+    );
     // Nor does anybody change what cannot be read.
     let complaint = registry.run(&["drain", "web", "1"]).refused();
     assert!(complaint.contains("cannot be decoded") && !complaint.contains(SECRET), "{complaint}");
 
     // Who replaces it puts it right; the change is from what was in force.
     let mended = registry.run(&["register", "web", "1", "10.0.0.2:80"]).version();
-    let change = format!("service.web.1: 10.0.0.1:80 (version {good}) -> 10.0.0.2:80 (version {mended})\n");
+    let change =
+        format!("service.web.1: 10.0.0.1:80 (version {good}) -> 10.0.0.2:80 (version {mended})\n");
     watch.until_printed(&change);
     let printed = watch.printed();
     assert!(!printed.contains(SECRET), "{printed}");
     // Each is told once, and nothing else is told to have changed.
-    assert_eq!((printed.matches("refused: ").count(), printed.lines().count()), (4, 7), "{printed}");
+    assert_eq!(
+        (printed.matches("refused: ").count(), printed.lines().count()),
+        (4, 7),
+        "{printed}"
+    );
 }
 
 #[test]
 fn a_watcher_survives_its_server() {
     let mut server = NatsServer::start();
     let registry = example(&server);
-    let register = |id: &str, address: &str| registry.run(&["register", "web", id, address]).version();
+    let register =
+        |id: &str, address: &str| registry.run(&["register", "web", id, address]).version();
     let first = register("1", "10.0.0.1:80");
     let watch = registry.start(&["watch"]);
     watch.until_printed("following\n");
@@ -127,7 +151,8 @@ fn a_watcher_survives_its_server() {
     watch.until_printed("\nthe store is not heard from: ");
     server.restart();
     let moved = register("1", "10.0.0.2:80");
-    let change = format!("service.web.1: 10.0.0.1:80 (version {first}) -> 10.0.0.2:80 (version {moved})");
+    let change =
+        format!("service.web.1: 10.0.0.1:80 (version {first}) -> 10.0.0.2:80 (version {moved})");
     watch.until_printed(&change);
     watch.until_printed("\nthe store is heard from again\n");
     let second = register("2", "10.0.0.3:80");
@@ -144,13 +169,20 @@ fn a_watcher_survives_its_server() {
 fn a_mistake_is_told() {
     let registry = example(NatsServer::shared());
     let told = |words: &[&str]| registry.run(words).refused();
-    for words in
-        [&["begin"][..], &["pick"], &["watch", "--name"], &["register", "web", "1"], &["set-raw", "web"]]
-    {
+    for words in [
+        &["begin"][..],
+        &["pick"],
+        &["watch", "--name"],
+        &["register", "web", "1"],
+        &["set-raw", "web"],
+    ] {
         assert!(told(words).starts_with("live_map: usage: "), "{words:?}");
     }
     assert_eq!(told(&["register", "web", "one", "10.0.0.1:80"]), "live_map: an ID is a number");
-    assert_eq!(told(&["register", "web", "1", "here"]), "live_map: an ADDRESS is one such as 10.0.0.1:80");
+    assert_eq!(
+        told(&["register", "web", "1", "here"]),
+        "live_map: an ADDRESS is one such as 10.0.0.1:80"
+    );
     assert_eq!(told(&["drain", "web", "1"]), "live_map: service.web.1 is not registered");
     assert_eq!(told(&["pick", "web"]), "live_map: no instance of web takes requests");
     assert_eq!(registry.run(&["list"]).printed(), "");

@@ -1,6 +1,11 @@
 //! The examples as their user sees them: processes, and what they print and answer.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
 
 mod driver;
 mod edge_replica;

@@ -27,13 +27,17 @@ pub(crate) async fn read(cluster: &NatsCluster, bucket: &str, history: &History)
         if found.contains_key(key) {
             continue;
         }
-        let message = match stream.get_last_raw_message_by_subject(&format!("$KV.{bucket}.{key}")).await {
-            Ok(message) => message,
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => continue,
-            Err(error) => panic!("{key} cannot be read: {error}"),
-        };
+        let message =
+            match stream.get_last_raw_message_by_subject(&format!("$KV.{bucket}.{key}")).await {
+                Ok(message) => message,
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => continue,
+                Err(error) => panic!("{key} cannot be read: {error}"),
+            };
         let content = content(key, &message.headers, &message.payload);
-        found.insert(Arc::clone(key), Sight { key: Arc::clone(key), version: message.sequence, content });
+        found.insert(
+            Arc::clone(key),
+            Sight { key: Arc::clone(key), version: message.sequence, content },
+        );
     }
     (found, stream.cached_info().state.first_sequence)
 }

@@ -99,7 +99,12 @@ pub(crate) fn order(log: &Log) -> Vec<Violation> {
                 found.push(Violation::at(log, key, *at, what));
             }
             Some(before) if *version == before => {
-                found.push(Violation::at(log, key, *at, format!("version {version} arrives twice")));
+                found.push(Violation::at(
+                    log,
+                    key,
+                    *at,
+                    format!("version {version} arrives twice"),
+                ));
             }
             _ => {}
         }
@@ -198,12 +203,15 @@ fn state(history: &History, acknowledged: &Acknowledged<'_>, log: &Log) -> Vec<V
 /// The last one always arrives: each key as the bucket has it, deletions and expiries too, and nothing else.
 pub(crate) fn settled(history: &History, bucket: &Bucket, log: &Log) -> Vec<Violation> {
     let mut found = Vec::new();
-    let keys: BTreeSet<_> = bucket.keys().chain(log.keys()).filter(|key| log.scope.matches(key)).collect();
+    let keys: BTreeSet<_> =
+        bucket.keys().chain(log.keys()).filter(|key| log.scope.matches(key)).collect();
     for key in keys {
         let newest = bucket.get(key);
         let last = log.last(key);
         let is_right = match (newest, last) {
-            (Some(newest), Some(Some(last))) if log.form == Form::Watch || newest.content.is_value() => {
+            (Some(newest), Some(Some(last)))
+                if log.form == Form::Watch || newest.content.is_value() =>
+            {
                 last == newest
             }
             // A live value is none without a version.
@@ -232,7 +240,8 @@ pub(crate) fn settled(history: &History, bucket: &Bucket, log: &Log) -> Vec<Viol
 /// Whether a key was perhaps gone before the watch began: of tombstones that are there already a state need not tell.
 fn may_predate(history: &History, newest: &Sight, log: &Log) -> bool {
     let began = |event: &Event| *event == Event::Afresh;
-    let last_began = log.events.iter().rev().find(|(_, event)| began(event)).map(|(at, _)| *at).or(log.began);
+    let last_began =
+        log.events.iter().rev().find(|(_, event)| began(event)).map(|(at, _)| *at).or(log.began);
     let causes = |write: &Write| match (newest.content, write.outcome) {
         (Content::Value(_), _) | (_, Outcome::Refused) => false,
         (Content::Expired, _) => write.kind == Kind::Lease,
@@ -262,7 +271,9 @@ fn genuine<'s>(
         let Outcome::Acknowledged(version) = write.outcome else { continue };
         landed.insert(number, version);
         if let Some(other) = acknowledged.insert(version, number) {
-            let what = format!("writes {other} and {number} were both acknowledged with version {version}");
+            let what = format!(
+                "writes {other} and {number} were both acknowledged with version {version}"
+            );
             found.push(Violation::of_key(&write.key, what));
         }
     }
@@ -303,13 +314,13 @@ fn genuine<'s>(
                 }
             }
             Content::Expired => {
-                let leased = history
-                    .of(key)
-                    .any(|(_, write)| write.kind == Kind::Lease && write.outcome != Outcome::Refused);
+                let leased = history.of(key).any(|(_, write)| {
+                    write.kind == Kind::Lease && write.outcome != Outcome::Refused
+                });
                 match owner {
-                    Some((number, write)) => {
-                        Some(format!("version {version} is an expiry, but that of write {number}, {write:?}"))
-                    }
+                    Some((number, write)) => Some(format!(
+                        "version {version} is an expiry, but that of write {number}, {write:?}"
+                    )),
                     None if !leased => {
                         Some(format!("it expires at version {version} and had no time to live"))
                     }
@@ -322,8 +333,9 @@ fn genuine<'s>(
     }
     for ((key, is_delete), many) in unclaimed {
         let kind = if is_delete { Kind::Delete } else { Kind::Purge };
-        let possible =
-            history.of(&key).filter(|(_, write)| write.kind == kind && write.outcome == Outcome::Unknown);
+        let possible = history
+            .of(&key)
+            .filter(|(_, write)| write.kind == kind && write.outcome == Outcome::Unknown);
         let possible = possible.count() as u64;
         if many > possible {
             let what = format!(
@@ -350,12 +362,14 @@ fn value(
         return Some(format!("version {version} is of write {number}, which is {write:?}"));
     }
     if write.outcome == Outcome::Refused {
-        return Some(format!("write {number} was refused, and took effect at version {version}: {write:?}"));
+        return Some(format!(
+            "write {number} was refused, and took effect at version {version}: {write:?}"
+        ));
     }
     match landed.insert(number, *version) {
-        Some(before) if before != *version => {
-            Some(format!("write {number} took effect at version {before} and at {version}: {write:?}"))
-        }
+        Some(before) if before != *version => Some(format!(
+            "write {number} took effect at version {before} and at {version}: {write:?}"
+        )),
         _ => None,
     }
 }
@@ -374,8 +388,9 @@ fn reached(history: &History, bucket: &Bucket) -> Vec<Violation> {
         let is_behind = found.is_none_or(|found| found.version < version);
         is_behind.then(|| {
             let found = shown(found);
-            let what =
-                format!("write {number} was acknowledged with version {version}, the bucket has {found}");
+            let what = format!(
+                "write {number} was acknowledged with version {version}, the bucket has {found}"
+            );
             Violation::of_key(key, what)
         })
     });
@@ -388,8 +403,12 @@ const COUNTERS: &str = "count.";
 /// Of the acknowledged increments of a counter none is lost, and none counts that was not made.
 fn counted(history: &History, bucket: &Bucket) -> Vec<Violation> {
     let mut found = Vec::new();
-    let keys: BTreeSet<_> =
-        history.writes.iter().map(|write| &write.key).filter(|key| key.starts_with(COUNTERS)).collect();
+    let keys: BTreeSet<_> = history
+        .writes
+        .iter()
+        .map(|write| &write.key)
+        .filter(|key| key.starts_with(COUNTERS))
+        .collect();
     for key in keys {
         // What each acknowledged write counted to, by version.
         let mut acknowledged = BTreeMap::new();
@@ -416,10 +435,12 @@ fn counted(history: &History, bucket: &Bucket) -> Vec<Violation> {
             before = Some((count, number));
         }
         let end = match bucket.get(key).map(|newest| newest.content) {
-            Some(Content::Value(number)) => match history.writes.get(number).map(|write| write.kind) {
-                Some(Kind::Put { count }) => count,
-                _ => 0,
-            },
+            Some(Content::Value(number)) => {
+                match history.writes.get(number).map(|write| write.kind) {
+                    Some(Kind::Put { count }) => count,
+                    _ => 0,
+                }
+            }
             _ => 0,
         };
         let made: HashSet<_> = acknowledged.values().map(|(count, _)| *count).collect();
@@ -457,7 +478,8 @@ fn in_time(history: &History, landed: &HashMap<usize, u64>) -> Vec<Violation> {
             })
             .collect();
         ended.sort_unstable();
-        let mut began: Vec<_> = writes.iter().map(|(number, write)| (write.began, *number)).collect();
+        let mut began: Vec<_> =
+            writes.iter().map(|(number, write)| (write.began, *number)).collect();
         began.sort_unstable();
         let mut ended = ended.into_iter().peekable();
         let mut newest: Option<(u64, usize)> = None;

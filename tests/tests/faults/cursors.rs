@@ -42,12 +42,16 @@ pub(crate) async fn resume(
                     found.extend(check::order(&later));
                     found.extend(check::settled(history, bucket, &later));
                 }
-                Ok(Err(KvError::CursorExpired { .. })) if cursor.position() + 1 < first_sequence => {
+                Ok(Err(KvError::CursorExpired { .. }))
+                    if cursor.position() + 1 < first_sequence =>
+                {
                     resumed.expired += 1;
                 }
                 Ok(Err(error)) => found.push(Violation::of(
                     &later,
-                    format!("it ended though the stream begins at {first_sequence}: {error}; {cursor:?}"),
+                    format!(
+                        "it ended though the stream begins at {first_sequence}: {error}; {cursor:?}"
+                    ),
                 )),
                 Err(_) => found.push(Violation::of(
                     &later,

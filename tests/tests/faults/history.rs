@@ -100,13 +100,18 @@ impl Ledger {
     pub(crate) fn begin(&self, key: &str, kind: Kind) -> usize {
         let began = self.start.elapsed();
         let mut open = self.open.lock().unwrap();
-        let write = Write { key: key.into(), kind, began, ended: Duration::MAX, outcome: Outcome::Unknown };
+        let write =
+            Write { key: key.into(), kind, began, ended: Duration::MAX, outcome: Outcome::Unknown };
         open.history.writes.push(write);
         open.history.writes.len() - 1
     }
 
     /// Takes note of its answer, and gives the version where it was acknowledged.
-    pub(crate) fn end(&self, write: usize, answer: Result<shizuku_kv::VersionToken, KvError>) -> Option<u64> {
+    pub(crate) fn end(
+        &self,
+        write: usize,
+        answer: Result<shizuku_kv::VersionToken, KvError>,
+    ) -> Option<u64> {
         let ended = self.start.elapsed();
         let outcome = match answer {
             Ok(version) => Outcome::Acknowledged(version.as_u64().expect("a number")),
@@ -156,7 +161,12 @@ impl Ledger {
 
     /// Whether each group of keys has an acknowledged write that began after this moment.
     pub(crate) fn all_groups_written_since(&self, moment: Duration) -> bool {
-        self.open.lock().unwrap().groups.iter().all(|(group, began)| group == "anchor" || *began > moment)
+        self.open
+            .lock()
+            .unwrap()
+            .groups
+            .iter()
+            .all(|(group, began)| group == "anchor" || *began > moment)
     }
 
     pub(crate) fn history(&self) -> History {

@@ -22,7 +22,8 @@ async fn behind(cluster: &NatsCluster) -> (Store, u64, WatchCursor) {
     cluster.wait_until_healthy("b").await;
     let away = (cluster.leader_of("b").await + 1) % 3;
     cluster.node(away).kill();
-    let items = (0..MANY).map(|number| (format!("key.{}", number % 100), format!("value {number}")));
+    let items =
+        (0..MANY).map(|number| (format!("key.{}", number % 100), format!("value {number}")));
     let items: Vec<_> = items.collect();
     for part in items.chunks(1000) {
         assert!(store.put_many(part.iter().cloned()).await.iter().all(Result::is_ok));

@@ -45,7 +45,9 @@ async fn open(connection: &Arc<dyn Connection>, config: StoreConfig) -> Store {
         match connection.store_with_config("b", config.clone()).await {
             Ok(store) => return store,
             // On a loaded machine a server is taken to be offline for a moment.
-            Err(KvError::Unsupported { .. }) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(KvError::Unsupported { .. }) => {
+                tokio::time::sleep(Duration::from_millis(100)).await
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -80,7 +82,9 @@ async fn a_watch_has_what_was_acknowledged_before_it() {
         let last = store.put(&*key, "value").await.unwrap().as_u64().unwrap();
         // Others follow, so that the end of the stream is not in every scope.
         store.put("other", "value").await.unwrap();
-        for scope in [WatchScope::All, WatchScope::prefix("key."), WatchScope::prefixes([&*key, "x."])] {
+        for scope in
+            [WatchScope::All, WatchScope::prefix("key."), WatchScope::prefixes([&*key, "x."])]
+        {
             let mut watch = store.watch(scope.clone()).await.unwrap();
             assert_eq!(state(&mut watch).await.get(&key), Some(&last), "{number}, {scope:?}");
         }
@@ -93,16 +97,19 @@ async fn a_watch_has_what_was_acknowledged_before_it() {
 async fn a_watch_has_every_key_while_all_are_written() {
     let (_cluster, connection) = late().await;
     let store = open(&connection, StoreConfig::new()).await;
-    let (acknowledged, ended) = (Arc::new(Mutex::new(Versions::new())), Arc::new(AtomicBool::new(false)));
+    let (acknowledged, ended) =
+        (Arc::new(Mutex::new(Versions::new())), Arc::new(AtomicBool::new(false)));
     let writer = tokio::spawn({
-        let (store, acknowledged, ended) = (store.clone(), Arc::clone(&acknowledged), Arc::clone(&ended));
+        let (store, acknowledged, ended) =
+            (store.clone(), Arc::clone(&acknowledged), Arc::clone(&ended));
         async move {
             // Many at a time, so that some are replaced before a consumer gets to them; no more than get to the late replica.
             while !ended.load(Ordering::SeqCst) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 let keys: Vec<_> = (0..40).map(|number| format!("key.{}", number % 20)).collect();
                 let written = store.put_many(keys.iter().map(|key| (&**key, "value"))).await;
-                let versions = written.into_iter().map(|version| version.unwrap().as_u64().unwrap());
+                let versions =
+                    written.into_iter().map(|version| version.unwrap().as_u64().unwrap());
                 acknowledged.lock().unwrap().extend(keys.into_iter().zip(versions));
             }
         }
@@ -130,7 +137,8 @@ async fn a_listing_has_every_key_and_of_the_leader_the_newest_values() {
         let keys: Vec<_> = any.keys(WatchScope::All).try_collect().await.unwrap();
         assert_eq!(keys.len(), number + 2, "{number}: {keys:?}");
         let entries: Vec<_> = leader.scan(WatchScope::All).try_collect().await.unwrap();
-        let of = |key: &str| entries.iter().find(|entry| &*entry.key == key).map(|entry| entry.version);
+        let of =
+            |key: &str| entries.iter().find(|entry| &*entry.key == key).map(|entry| entry.version);
         assert_eq!(of(&format!("new.{number}")), Some(new), "{number}");
         assert_eq!(of("key.0"), Some(changed), "{number}");
     }

@@ -138,8 +138,11 @@ impl Log {
 
     /// One that goes on where this watch stood after so many events.
     pub(crate) fn resumed_after(&self, events: usize) -> Self {
-        let mut resumed =
-            Self::new(format!("{}, resumed after {events} events", self.name), self.form, self.scope.clone());
+        let mut resumed = Self::new(
+            format!("{}, resumed after {events} events", self.name),
+            self.form,
+            self.scope.clone(),
+        );
         for (_, event) in &self.events[..events] {
             resumed.note(event);
         }
@@ -147,8 +150,10 @@ impl Log {
         if let Some(brought) = resumed.brought.take() {
             resumed.last.retain(|key, _| brought.contains(key));
         }
-        let versions =
-            resumed.last.iter().filter_map(|(key, sight)| Some((Arc::clone(key), sight.as_ref()?.version)));
+        let versions = resumed
+            .last
+            .iter()
+            .filter_map(|(key, sight)| Some((Arc::clone(key), sight.as_ref()?.version)));
         resumed.inherited = versions.collect();
         resumed.is_caught_up = false;
         resumed.began = self.began;

@@ -33,7 +33,12 @@ impl Cell {
 
     /// The value found under a key, which must be of that key.
     pub(crate) fn found(key: &str, value: &[u8]) -> Result<Self, String> {
-        let cell: Self = serde_json::from_slice(value).map_err(|error| format!("{key}: {error}"))?;
-        if cell.key() == key { Ok(cell) } else { Err(format!("{key} has the value of {}", cell.key())) }
+        let cell: Self =
+            serde_json::from_slice(value).map_err(|error| format!("{key}: {error}"))?;
+        if cell.key() == key {
+            Ok(cell)
+        } else {
+            Err(format!("{key} has the value of {}", cell.key()))
+        }
     }
 }

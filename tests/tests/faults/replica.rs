@@ -151,5 +151,8 @@ fn load(home: &Path) -> Copy {
     let entry = |entry: snapshot::SnapshotEntry<'_>| {
         (entry.key().to_owned(), entry.version().as_u64().expect("a number"))
     };
-    Copy { entries: entries.iter().map(entry).collect(), cursor: cursor.map(|cursor| cursor.position()) }
+    Copy {
+        entries: entries.iter().map(entry).collect(),
+        cursor: cursor.map(|cursor| cursor.position()),
+    }
 }

@@ -41,7 +41,8 @@ pub(crate) struct Plan {
 
 /// Runs it.
 pub(crate) async fn run(plan: Plan) -> Summary {
-    let mut faults = Faults::new(plan.seed).lasting(Duration::from_millis(50)..=Duration::from_secs(2));
+    let mut faults =
+        Faults::new(plan.seed).lasting(Duration::from_millis(50)..=Duration::from_secs(2));
     let cluster = match plan.nodes {
         1 => NatsCluster::of(NatsServer::start()).await,
         nodes => NatsCluster::builder().nodes(nodes).start().await,
@@ -53,8 +54,11 @@ pub(crate) async fn run(plan: Plan) -> Summary {
 
     let mut random = Random::new(faults.seed(), "run");
     let start = Instant::now();
-    let main =
-        Settings { replicas: plan.nodes, history: if random.once_in(2) { 1 } else { 3 }, leases: false };
+    let main = Settings {
+        replicas: plan.nodes,
+        history: if random.once_in(2) { 1 } else { 3 },
+        leases: false,
+    };
     let leases = Settings { replicas: plan.nodes, history: 1, leases: true };
     let mut worlds = Vec::new();
     for (bucket, settings) in [("main", main), ("leases", leases)] {
@@ -85,7 +89,11 @@ impl Run {
             let injection = faults.next(&self.cluster);
             let bucket = if random.once_in(2) { "main" } else { "leases" };
             let (began, what) = (self.start.elapsed(), format!("{injection}, {bucket}"));
-            self.summary.injected.push(Injected { began, ended: Duration::MAX, what: what.clone() });
+            self.summary.injected.push(Injected {
+                began,
+                ended: Duration::MAX,
+                what: what.clone(),
+            });
             faults.inject(&injection, &self.cluster, bucket).await;
             let ended = self.start.elapsed();
             self.summary.injected.last_mut().expect("it was just put there").ended = ended;
@@ -108,7 +116,11 @@ impl Run {
         let writing = self.start.elapsed() - since;
         let newest: Vec<_> = worlds.iter().map(|world| world.ledger.newest()).collect();
         let behind = || {
-            worlds.iter().zip(&newest).flat_map(|(world, newest)| world.behind(newest)).collect::<Vec<_>>()
+            worlds
+                .iter()
+                .zip(&newest)
+                .flat_map(|(world, newest)| world.behind(newest))
+                .collect::<Vec<_>>()
         };
         if !until(|| behind().is_empty()).await {
             let behind = behind().join("\n    ");
@@ -216,7 +228,8 @@ impl Run {
         found.extend(wrong);
 
         let summary = &mut self.summary;
-        summary.acknowledged += history.count(|outcome| matches!(outcome, Outcome::Acknowledged(_)));
+        summary.acknowledged +=
+            history.count(|outcome| matches!(outcome, Outcome::Acknowledged(_)));
         summary.refused += history.count(|outcome| outcome == Outcome::Refused);
         summary.unknown += history.count(|outcome| outcome == Outcome::Unknown);
         summary.watches += logs.len() as u64;
@@ -253,7 +266,8 @@ async fn until(condition: impl Fn() -> bool) -> bool {
 fn remade(consumers: &[String]) -> u64 {
     let mut most: HashMap<&str, u64> = HashMap::new();
     for name in consumers {
-        let Some((watch, count)) = name.rsplit_once('-').filter(|(watch, _)| watch.contains('-')) else {
+        let Some((watch, count)) = name.rsplit_once('-').filter(|(watch, _)| watch.contains('-'))
+        else {
             continue;
         };
         let count: u64 = count.parse().expect("a count");
@@ -269,16 +283,22 @@ fn leased(history: &History, bucket: &Bucket) -> Vec<String> {
         Content::Value(number) => history.writes[number].kind == Kind::Lease,
         _ => false,
     };
-    bucket.values().filter(|newest| lives(newest.content)).map(|newest| newest.key.to_string()).collect()
+    bucket
+        .values()
+        .filter(|newest| lives(newest.content))
+        .map(|newest| newest.key.to_string())
+        .collect()
 }
 
 /// Nothing hangs.
 fn slow_writes(history: &History) -> Vec<Violation> {
     // Many at a time have the deadline twice.
     let limit = 2 * DEADLINE + OVERRUN;
-    let slow = history.writes.iter().filter(|write| write.ended.saturating_sub(write.began) > limit);
-    let told = slow
-        .map(|write| Violation::of_key(&write.key, format!("a write took longer than {limit:?}: {write:?}")));
+    let slow =
+        history.writes.iter().filter(|write| write.ended.saturating_sub(write.began) > limit);
+    let told = slow.map(|write| {
+        Violation::of_key(&write.key, format!("a write took longer than {limit:?}: {write:?}"))
+    });
     told.collect()
 }
 
@@ -286,12 +306,15 @@ fn slow_writes(history: &History) -> Vec<Violation> {
 async fn listed(store: &shizuku_kv::Store, bucket: &Bucket) -> Vec<Violation> {
     let entries = match store.scan(WatchScope::All).try_collect().await {
         Ok(entries) => entries,
-        Err(error) => return vec![Violation::general(format!("the bucket cannot be listed: {error}"))],
+        Err(error) => {
+            return vec![Violation::general(format!("the bucket cannot be listed: {error}"))];
+        }
     };
     let listed: Result<Vec<_>, _> = entries.iter().map(sight).collect();
     let mut listed = listed.expect("values of this run");
     listed.sort_by(|one, other| one.key.cmp(&other.key));
-    let lives: Vec<_> = bucket.values().filter(|newest| newest.content.is_value()).cloned().collect();
+    let lives: Vec<_> =
+        bucket.values().filter(|newest| newest.content.is_value()).cloned().collect();
     if listed == lives {
         Vec::new()
     } else {
@@ -303,7 +326,8 @@ async fn listed(store: &shizuku_kv::Store, bucket: &Bucket) -> Vec<Violation> {
 fn told(bucket: &str, violation: &Violation, logs: &[Log], history: &History) -> String {
     let Violation { watch, key, at, what } = violation;
     let place = at.map_or_else(String::new, |at| format!("at {at:.3?} "));
-    let mut text = format!("{bucket}: {}{}{place}{what}", named(watch.as_deref()), named(key.as_deref()));
+    let mut text =
+        format!("{bucket}: {}{}{place}{what}", named(watch.as_deref()), named(key.as_deref()));
     let Some(key) = key else { return text };
     // Up to a little after it, or the last ones.
     let end = at.map_or(Duration::MAX, |at| at + Duration::from_millis(50));
@@ -324,7 +348,8 @@ fn told(bucket: &str, violation: &Violation, logs: &[Log], history: &History) ->
     text += "\n  the last writes:";
     for (number, write) in &writes[writes.len().saturating_sub(CONTEXT)..] {
         let Write { kind, began, ended, outcome, .. } = write;
-        text += &format!("\n    {began:>9.3?} to {ended:>9.3?} write {number}: {kind:?} {outcome:?}");
+        text +=
+            &format!("\n    {began:>9.3?} to {ended:>9.3?} write {number}: {kind:?} {outcome:?}");
     }
     text
 }

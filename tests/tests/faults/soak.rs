@@ -29,10 +29,16 @@ async fn soak() {
             Ok(summary) => summary,
             Err(failed) => {
                 let why = failed.into_panic();
-                let why = why.downcast_ref::<String>().cloned().unwrap_or_else(|| "no reason".to_owned());
+                let why =
+                    why.downcast_ref::<String>().cloned().unwrap_or_else(|| "no reason".to_owned());
                 let violations =
                     vec![format!("the run with seed {} on {nodes} nodes failed: {why}", plan.seed)];
-                Summary { seed: plan.seed, version: soak.version.clone(), violations, ..Summary::default() }
+                Summary {
+                    seed: plan.seed,
+                    version: soak.version.clone(),
+                    violations,
+                    ..Summary::default()
+                }
             }
         };
         println!(
@@ -48,8 +54,11 @@ async fn soak() {
         soak.add(summary);
     }
     let violations = soak.violations.len();
-    let report =
-        format!("{soak}\nsoak: {} faults, {} events, {violations} violations\n", soak.total(), soak.events);
+    let report = format!(
+        "{soak}\nsoak: {} faults, {} events, {violations} violations\n",
+        soak.total(),
+        soak.events
+    );
     println!("{report}");
     if let Some(path) = std::env::var_os("SHIZUKU_SOAK_REPORT") {
         std::fs::write(path, &report).expect("write the report");

@@ -90,8 +90,10 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let runs: Vec<_> = self.runs.iter().map(|(kind, runs)| format!("{runs} of {kind}")).collect();
-        let faults: Vec<_> = self.faults.iter().map(|(fault, times)| format!("{times} {fault:?}")).collect();
+        let runs: Vec<_> =
+            self.runs.iter().map(|(kind, runs)| format!("{runs} of {kind}")).collect();
+        let faults: Vec<_> =
+            self.faults.iter().map(|(fault, times)| format!("{times} {fault:?}")).collect();
         let Slowest { whole, writing, after } = &self.slowest;
         writeln!(f, "nats-server {}, seed {}, runs: {}", self.version, self.seed, runs.join(", "))?;
         writeln!(f, "faults: {} ({})", self.total(), faults.join(", "))?;
@@ -100,7 +102,11 @@ impl fmt::Display for Summary {
             "writes: {} acknowledged, {} refused, {} unknown",
             self.acknowledged, self.refused, self.unknown
         )?;
-        writeln!(f, "events: {} delivered to {} watches and live values", self.events, self.watches)?;
+        writeln!(
+            f,
+            "events: {} delivered to {} watches and live values",
+            self.events, self.watches
+        )?;
         writeln!(f, "reconnects: {} consumers made in place of lost ones", self.remade)?;
         let Resumed { continued, expired } = self.resumed;
         writeln!(f, "cursors resumed: {continued} went on without a gap, {expired} had expired")?;

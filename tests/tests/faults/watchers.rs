@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use shizuku_kv::{
-    KeyValueRead, KvEntry, KvError, KvOperation, KvReadError, KvUpdate, Live, LiveSnapshot, LiveStanding,
-    Store, TypedEntry, TypedUpdate, TypedWatch, Watch, WatchCursor, WatchScope,
+    KeyValueRead, KvEntry, KvError, KvOperation, KvReadError, KvUpdate, Live, LiveSnapshot,
+    LiveStanding, Store, TypedEntry, TypedUpdate, TypedWatch, Watch, WatchCursor, WatchScope,
 };
 use tokio::sync::watch;
 
@@ -59,7 +59,9 @@ impl Source {
         };
         match (interface, from, scope) {
             (Interface::Raw, None, scope) => Ok(Self::Raw(store.watch(scope).await?)),
-            (Interface::Raw, Some(cursor), scope) => Ok(Self::Raw(store.watch_from(scope, cursor).await?)),
+            (Interface::Raw, Some(cursor), scope) => {
+                Ok(Self::Raw(store.watch_from(scope, cursor).await?))
+            }
             (Interface::Typed, None, WatchScope::All) => typed(Cell::watch_all(store).await),
             (Interface::Typed, None, WatchScope::Key(key)) => {
                 let (group, number) = key.split_once('.').expect("a group and a number");
@@ -124,8 +126,12 @@ fn absent(operation: KvOperation) -> Content {
 fn typed_event(update: TypedUpdate<Cell>) -> Event {
     let (key, version, content) = match update {
         TypedUpdate::CaughtUp => return Event::CaughtUp,
-        TypedUpdate::Put(entry) => (entry.key(), TypedEntry::version(&entry), Content::Value(entry.write)),
-        TypedUpdate::Delete { key, version, operation, .. } => (key.to_string(), version, absent(operation)),
+        TypedUpdate::Put(entry) => {
+            (entry.key(), TypedEntry::version(&entry), Content::Value(entry.write))
+        }
+        TypedUpdate::Delete { key, version, operation, .. } => {
+            (key.to_string(), version, absent(operation))
+        }
         _ => panic!("another kind of update"),
     };
     Event::Sight(Sight { key: key.into(), version: version.as_u64().expect("a number"), content })
@@ -157,8 +163,9 @@ impl Reader {
             let again = self.random.once_in(5);
             from = cursor.filter(|_| !again);
             // As it would be kept.
-            from =
-                from.map(|cursor| WatchCursor::from_bytes(&cursor.to_bytes()).expect("it was written here"));
+            from = from.map(|cursor| {
+                WatchCursor::from_bytes(&cursor.to_bytes()).expect("it was written here")
+            });
             self.note(if from.is_some() { Event::Resumed } else { Event::Afresh });
         }
     }
@@ -184,14 +191,18 @@ impl Reader {
     }
 
     /// Reads for as long as this reader keeps a watch, and gives where it stands then.
-    async fn read(&mut self, source: &mut Source, habit: Habit) -> Result<Option<WatchCursor>, Over> {
+    async fn read(
+        &mut self,
+        source: &mut Source,
+        habit: Habit,
+    ) -> Result<Option<WatchCursor>, Over> {
         let moves = Duration::from_millis(100 + self.random.below(2500));
         let moves = (habit == Habit::Roaming).then(|| tokio::time::Instant::now() + moves);
         let mut phase = self.phase.clone();
         loop {
             let is_quiet = *self.phase.borrow() != Phase::Faults;
-            let restless =
-                (habit == Habit::Restless && !is_quiet).then(|| Duration::from_millis(self.random.below(8)));
+            let restless = (habit == Habit::Restless && !is_quiet)
+                .then(|| Duration::from_millis(self.random.below(8)));
             let event = tokio::select! {
                 event = source.next() => event,
                 _ = phase.wait_for(|phase| *phase == Phase::Over) => return Err(Over),
@@ -239,8 +250,8 @@ impl Reader {
             let Some(value) = value else {
                 return self.trouble(format!("it ended: {:?}", live.status()));
             };
-            let content =
-                record(LiveSnapshot::value(&value)).map(|cell| (cell.key(), Content::Value(cell.write)));
+            let content = record(LiveSnapshot::value(&value))
+                .map(|cell| (cell.key(), Content::Value(cell.write)));
             match (content, LiveSnapshot::version(&value)) {
                 (None, None) => self.note(Event::Gone(key.as_str().into())),
                 (Some((found, content)), Some(version)) if found == key => {
@@ -254,7 +265,8 @@ impl Reader {
         }
         // Nothing has to come for a key that does not change: its watch may still rest before the next try.
         let mut statuses = live.statuses();
-        let heals = async { while !live.status().link.is_up() && statuses.next().await.is_some() {} };
+        let heals =
+            async { while !live.status().link.is_up() && statuses.next().await.is_some() {} };
         let _ = tokio::time::timeout(PATIENCE, heals).await;
         let status = live.status();
         let is_there = record(&live.load()).is_some();
@@ -264,7 +276,9 @@ impl Reader {
             _ => false,
         };
         if !is_right || !status.link.is_up() {
-            self.trouble(format!("in the end its status is {status:?}, and a value is there: {is_there}"));
+            self.trouble(format!(
+                "in the end its status is {status:?}, and a value is there: {is_there}"
+            ));
         }
     }
 

@@ -56,15 +56,24 @@ pub(crate) struct World {
 
 impl World {
     /// Makes the bucket, and writes what is there in the beginning.
-    pub(crate) async fn new(url: &str, bucket: &str, settings: Settings, seed: u64, start: Instant) -> Self {
+    pub(crate) async fn new(
+        url: &str,
+        bucket: &str,
+        settings: Settings,
+        seed: u64,
+        start: Instant,
+    ) -> Self {
         let ledger = Arc::new(Ledger::new(start));
         let config = StoreConfig::new().replicas(settings.replicas).history(settings.history);
-        let ttl = settings.leases && connect(url).await.expect("a connection").capabilities().key_ttl;
+        let ttl =
+            settings.leases && connect(url).await.expect("a connection").capabilities().key_ttl;
         let config = if ttl { config.key_ttl(true) } else { config };
         let mut stores = Vec::new();
         for _ in 0..3 {
             let connection = connect(url).await.expect("a connection");
-            stores.push(connection.store_with_config(bucket, config.clone()).await.expect("a bucket"));
+            stores.push(
+                connection.store_with_config(bucket, config.clone()).await.expect("a bucket"),
+            );
         }
         let stores = stores.try_into().expect("three of them");
         let world = Self {
@@ -102,7 +111,10 @@ impl World {
     /// A store of its own, on a connection of its own.
     pub(crate) async fn store(&self) -> Store {
         let connection = connect(&self.url).await.expect("a connection");
-        connection.store_with_config(&self.bucket, StoreConfig::new().must_exist()).await.expect("the bucket")
+        connection
+            .store_with_config(&self.bucket, StoreConfig::new().must_exist())
+            .await
+            .expect("the bucket")
     }
 
     pub(crate) fn writer(&self, name: &str) -> Writer {
@@ -114,7 +126,15 @@ impl World {
         let tasks: &[Task] = if self.settings.leases {
             &[Task::Lease, Task::Churn, Task::Plain]
         } else {
-            &[Task::Plain, Task::Plain, Task::Count, Task::Count, Task::Count, Task::Churn, Task::Churn]
+            &[
+                Task::Plain,
+                Task::Plain,
+                Task::Count,
+                Task::Count,
+                Task::Count,
+                Task::Churn,
+                Task::Churn,
+            ]
         };
         for (number, task) in tasks.iter().enumerate() {
             let writer = self.writer(&format!("writer {number}"));
@@ -165,7 +185,8 @@ impl World {
         });
         let length = u64::try_from(length.as_millis()).expect("a short time");
         for (number, (interface, habit, scope)) in watches.into_iter().enumerate() {
-            let name = format!("watch {number} of {}, {interface:?}, {habit:?}, {scope:?}", self.bucket);
+            let name =
+                format!("watch {number} of {}, {interface:?}, {habit:?}, {scope:?}", self.bucket);
             let mut reader = self.reader(name, Form::Watch, scope, 1 + number % 2);
             reader.log.lock().unwrap().lags = matches!(habit, Slow | Asleep);
             let late = Duration::from_millis(reader.random.below(length));
@@ -186,13 +207,15 @@ impl World {
         }
         for (group, number) in keys {
             let (key, reader) = self.live_reader(group, number);
-            let live = Cell::live_at(&reader.store, cell_key(group, number)).await.expect("a live value");
+            let live =
+                Cell::live_at(&reader.store, cell_key(group, number)).await.expect("a live value");
             self.readers.spawn(reader.live(key, live, |cell| Some(cell)));
         }
         for (group, number) in optional {
             let (key, reader) = self.live_reader(group, number);
-            let live =
-                Cell::live_at_optional(&reader.store, cell_key(group, number)).await.expect("a live value");
+            let live = Cell::live_at_optional(&reader.store, cell_key(group, number))
+                .await
+                .expect("a live value");
             self.readers.spawn(reader.live(key, live, Option::as_ref));
         }
     }
@@ -245,7 +268,8 @@ impl World {
             }
             let is_behind = newest.iter().any(|(key, version)| {
                 // A live value says nothing of the versions of deletions.
-                let counts = log.scope.matches(key) && (log.form == Form::Watch || never_deleted(key));
+                let counts =
+                    log.scope.matches(key) && (log.form == Form::Watch || never_deleted(key));
                 counts && log.last(key).flatten().is_none_or(|last| last.version < *version)
             });
             if is_behind {

@@ -195,7 +195,12 @@ impl Writer {
         }
     }
 
-    async fn deletion(&self, key: &str, kind: Kind, deletion: impl Future<Output = KvResult<VersionToken>>) {
+    async fn deletion(
+        &self,
+        key: &str,
+        kind: Kind,
+        deletion: impl Future<Output = KvResult<VersionToken>>,
+    ) {
         let write = self.ledger.begin(key, kind);
         let answer = deletion.await;
         self.ledger.end(write, answer);

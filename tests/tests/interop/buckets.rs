@@ -64,8 +64,10 @@ async fn a_mirror_is_refused_or_read_but_never_taken_for_an_empty_store() {
     };
     world.context.create_key_value(config).await.unwrap();
     let copy = world.context.get_stream(format!("KV_{mirror}")).await.unwrap();
-    eventually("the mirror has its message", async || copy.clone().info().await.unwrap().state.messages == 1)
-        .await;
+    eventually("the mirror has its message", async || {
+        copy.clone().info().await.unwrap().state.messages == 1
+    })
+    .await;
     match world.connection.store(&mirror).await {
         Ok(store) => {
             let found = store.get("k").await.unwrap().expect("the mirror's value");

@@ -99,7 +99,10 @@ async fn times_to_live_learn_of_a_longer_history_within_a_second() {
     ttl.put("lease", "held", Duration::from_secs(60)).await.unwrap();
     world.change(|config| config["max_msgs_per_subject"] = json!(2)).await;
     eventually("the change is noticed", async || {
-        matches!(ttl.put("lease", "again", Duration::from_secs(60)).await, Err(KvError::Unsupported { .. }))
+        matches!(
+            ttl.put("lease", "again", Duration::from_secs(60)).await,
+            Err(KvError::Unsupported { .. })
+        )
     })
     .await;
 }
@@ -112,7 +115,10 @@ async fn limits_of_another_client_count_for_open_handles() {
     assert_eq!(ours.max_value_size(), 2000);
     world.change(|config| config["max_msg_size"] = json!(660)).await;
     let large = ours.put("k", vec![1; 1000]).await;
-    assert!(matches!(large, Err(KvError::ValueTooLarge { size: 1000, limit: 500, .. })), "{large:?}");
+    assert!(
+        matches!(large, Err(KvError::ValueTooLarge { size: 1000, limit: 500, .. })),
+        "{large:?}"
+    );
     let many = ours.put_many([("a", vec![1; 500]), ("b", vec![1; 501])]).await;
     assert!(many[0].is_ok(), "{many:?}");
     assert!(matches!(many[1], Err(KvError::ValueTooLarge { limit: 500, .. })), "{many:?}");
@@ -142,7 +148,8 @@ async fn a_cursor_from_before_markers_were_turned_on_skips_nothing() {
         })
         .await;
     world.publish("k", headers([("Nats-TTL", "1s")]), b"short").await;
-    eventually("value and marker are gone", async || ours.entry("k").await.unwrap().is_none()).await;
+    eventually("value and marker are gone", async || ours.entry("k").await.unwrap().is_none())
+        .await;
     ours.put("later", "x").await.unwrap();
     let resumed = ours.watch_from(WatchScope::All, cursor).await;
     assert!(matches!(resumed, Err(KvError::CursorExpired { .. })), "{resumed:?}");
@@ -155,7 +162,8 @@ async fn cursor_is_strict_if_tombstones_can_vanish() {
     if !has_ttl(&world).await {
         return;
     }
-    let (_world, ours) = World::made_as_stream(|config| config["allow_msg_ttl"] = json!(true)).await;
+    let (_world, ours) =
+        World::made_as_stream(|config| config["allow_msg_ttl"] = json!(true)).await;
     let theirs = _world.context.get_key_value(&_world.bucket).await.unwrap();
     ours.put("k", "x").await.unwrap();
     ours.put("anchor", "x").await.unwrap();
@@ -223,7 +231,8 @@ async fn a_history_that_another_client_makes_longer_is_listed_whole() {
     for value in ["1", "2", "3"] {
         ours.put("k", value).await.unwrap();
     }
-    let values: Vec<_> = history_of(&ours, "k").await.into_iter().map(|(_, _, value)| value).collect();
+    let values: Vec<_> =
+        history_of(&ours, "k").await.into_iter().map(|(_, _, value)| value).collect();
     assert_eq!(values, ["1", "2", "3"]);
 }
 
@@ -276,11 +285,16 @@ async fn a_reader_that_was_away_is_told_of_deletions(is_waiting: bool) {
     let waiting = format!("CONSUMER.LIST.{}", world.stream());
     eventually("the server has no request for messages", async || {
         let consumers = world.api(&waiting, &request).await;
-        consumers["consumers"].as_array().unwrap().iter().all(|consumer| consumer["num_waiting"] == 0)
+        consumers["consumers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|consumer| consumer["num_waiting"] == 0)
     })
     .await;
     ours.delete("k").await.unwrap();
-    eventually("tombstone and marker are gone", async || ours.entry("k").await.unwrap().is_none()).await;
+    eventually("tombstone and marker are gone", async || ours.entry("k").await.unwrap().is_none())
+        .await;
     let told = tokio::time::timeout(Duration::from_secs(7), watch.next()).await;
     match told.expect("the reader is told") {
         Some(Err(KvError::CursorExpired { .. })) => {}

@@ -21,13 +21,29 @@ async fn is_found_everywhere(world: &World, value: &[u8], written: &[(&str, u64)
     for ((key, sequence), found) in written.iter().zip(many) {
         let found = found.unwrap_or_else(|| panic!("get_many does not find {key}"));
         assert_eq!(found.key, *key, "get_many");
-        assert_eq!((revision(found.version), found.value.as_ref()), (*sequence, value), "get_many of {key}");
+        assert_eq!(
+            (revision(found.version), found.value.as_ref()),
+            (*sequence, value),
+            "get_many of {key}"
+        );
         for (way, store) in [("direct", &ours), ("leader", &leader)] {
-            let found = store.get(*key).await.unwrap().unwrap_or_else(|| panic!("{way} does not find {key}"));
+            let found = store
+                .get(*key)
+                .await
+                .unwrap()
+                .unwrap_or_else(|| panic!("{way} does not find {key}"));
             assert_eq!(found.key, *key, "{way}");
-            assert_eq!((revision(found.version), found.value.as_ref()), (*sequence, value), "{way} of {key}");
+            assert_eq!(
+                (revision(found.version), found.value.as_ref()),
+                (*sequence, value),
+                "{way} of {key}"
+            );
             let year = Duration::from_secs(365 * 86_400);
-            assert!(found.created.elapsed().is_ok_and(|age| age < year), "{way}: {:?}", found.created);
+            assert!(
+                found.created.elapsed().is_ok_and(|age| age < year),
+                "{way}: {:?}",
+                found.created
+            );
         }
         assert_eq!(revision(state[*key].version), *sequence, "watch of {key}");
         assert_eq!(state[*key].value, value, "watch of {key}");
@@ -69,9 +85,19 @@ async fn headers_that_pretend_to_be_the_servers_do_not_confuse() {
     for (key, headers) in [
         ("sequence", headers([("Nats-Sequence", "999999")])),
         ("lower", headers([("nats-sequence", "999999"), ("nats-subject", "$KV.x.y")])),
-        ("garbage", headers([("Nats-Sequence", "x"), ("Nats-Time-Stamp", "never"), ("Nats-Stream", "KV_x")])),
+        (
+            "garbage",
+            headers([
+                ("Nats-Sequence", "x"),
+                ("Nats-Time-Stamp", "never"),
+                ("Nats-Stream", "KV_x"),
+            ]),
+        ),
         ("subject", headers([("Nats-Subject", other.as_str())])),
-        ("pending", headers([("Nats-Num-Pending", "0"), ("Nats-UpTo-Sequence", "1"), ("Status", "404")])),
+        (
+            "pending",
+            headers([("Nats-Num-Pending", "0"), ("Nats-UpTo-Sequence", "1"), ("Status", "404")]),
+        ),
         ("consumer", headers([("Nats-Last-Consumer", "7"), ("Nats-Pending-Messages", "9")])),
         ("last", headers([("Nats-Last-Sequence", "1")])),
         ("operation", headers([("Shizuku-Op", "stolen")])),
@@ -89,7 +115,9 @@ async fn a_message_with_a_status_of_its_own_does_not_stop_the_others() {
     let port = world.server.port();
     let mut raw = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let mut script = "CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_owned();
-    for (key, status) in [("s404", "404"), ("s503", "503"), ("s100", "100 Idle Heartbeat"), ("s408", "408")] {
+    for (key, status) in
+        [("s404", "404"), ("s503", "503"), ("s100", "100 Idle Heartbeat"), ("s408", "408")]
+    {
         let head = format!("NATS/1.0 {status}\r\nX: y\r\n\r\n");
         let sizes = (head.len(), head.len() + "odd".len());
         script += &format!("HPUB {} {} {}\r\n{head}odd\r\n", world.subject(key), sizes.0, sizes.1);
@@ -99,7 +127,11 @@ async fn a_message_with_a_status_of_its_own_does_not_stop_the_others() {
     let mut answer = Vec::new();
     within("the server has taken the messages", async {
         while !answer.windows(6).any(|bytes| bytes == b"PONG\r\n") {
-            assert!(raw.read_buf(&mut answer).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
+            assert!(
+                raw.read_buf(&mut answer).await.unwrap() > 0,
+                "{}",
+                String::from_utf8_lossy(&answer)
+            );
         }
     })
     .await;
@@ -109,7 +141,10 @@ async fn a_message_with_a_status_of_its_own_does_not_stop_the_others() {
 
     let mut watch = ours.watch(WatchScope::All).await.unwrap();
     let state = state(&mut watch).await;
-    assert_eq!((state["before"].value.as_ref(), state["after"].value.as_ref()), (&b"1"[..], &b"2"[..]));
+    assert_eq!(
+        (state["before"].value.as_ref(), state["after"].value.as_ref()),
+        (&b"1"[..], &b"2"[..])
+    );
     theirs.put("live", "3".into()).await.unwrap();
     assert_eq!(next_entry(&mut watch).await.key, "live");
     let keys = listed(&ours).await;

@@ -30,8 +30,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use shizuku_kv::{
-    Connection, KvEntry, KvError, KvOperation, KvUpdate, ReadConsistency, Store, StoreConfig, VersionToken,
-    Watch, WatchScope, connect,
+    Connection, KvEntry, KvError, KvOperation, KvUpdate, ReadConsistency, Store, StoreConfig,
+    VersionToken, Watch, WatchScope, connect,
 };
 use shizuku_kv_tests::{NatsServer, unique};
 
@@ -125,7 +125,8 @@ impl World {
 
     async fn api(&self, subject: &str, request: &Value) -> Value {
         let client = self.context.client();
-        let answer = client.request(format!("$JS.API.{subject}"), request.to_string().into()).await.unwrap();
+        let answer =
+            client.request(format!("$JS.API.{subject}"), request.to_string().into()).await.unwrap();
         serde_json::from_slice(&answer.payload).unwrap()
     }
 
@@ -138,7 +139,8 @@ impl World {
     /// Publishes to the bucket as a client without any KV layer does.
     async fn publish(&self, key: &str, headers: HeaderMap, value: &'static [u8]) -> u64 {
         let subject = self.subject(key);
-        let ack = self.context.publish_with_headers(subject, headers, Bytes::from_static(value)).await;
+        let ack =
+            self.context.publish_with_headers(subject, headers, Bytes::from_static(value)).await;
         ack.unwrap().await.unwrap().sequence
     }
 }
@@ -214,7 +216,8 @@ async fn has_ttl(world: &World) -> bool {
         return true;
     }
     assert!(!world.connection.capabilities().key_ttl);
-    let refused = world.connection.store_with_config(&world.bucket, StoreConfig::new().key_ttl(true)).await;
+    let refused =
+        world.connection.store_with_config(&world.bucket, StoreConfig::new().key_ttl(true)).await;
     assert!(matches!(refused, Err(KvError::Unsupported { .. })), "{refused:?}");
     assert!(world.open().await.ttl().is_none());
     false

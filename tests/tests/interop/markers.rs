@@ -11,8 +11,8 @@ use shizuku_kv::{KvOperation, KvUpdate, StoreConfig, WatchScope};
 use shizuku_kv_tests::eventually;
 
 use super::{
-    World, has_ttl, history_of, listed, names, next, next_entry, next_of_theirs, revision, scanned, state,
-    with_markers,
+    World, has_ttl, history_of, listed, names, next, next_entry, next_of_theirs, revision, scanned,
+    state, with_markers,
 };
 
 #[tokio::test]
@@ -39,7 +39,10 @@ async fn a_value_of_the_other_client_expires_for_us() {
         let entry = store.entry("lease").await.unwrap().unwrap();
         assert_eq!((entry.operation, entry.version), (KvOperation::Expire, expired.version));
         let many = store.get_many(["lease", "stays", "never", "lease", "stays"]).await.unwrap();
-        assert_eq!(many.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, false, false, true]);
+        assert_eq!(
+            many.iter().map(Option::is_some).collect::<Vec<_>>(),
+            [false, true, false, false, true]
+        );
     }
     assert_eq!(listed(&ours).await, names(["stays"]));
     assert_eq!(scanned(&ours).await.len(), 1);
@@ -49,7 +52,10 @@ async fn a_value_of_the_other_client_expires_for_us() {
     );
     let mut fresh = ours.watch(WatchScope::All).await.unwrap();
     let state = state(&mut fresh).await;
-    assert!(state.get("lease").is_none_or(|entry| entry.operation == KvOperation::Expire), "{state:?}");
+    assert!(
+        state.get("lease").is_none_or(|entry| entry.operation == KvOperation::Expire),
+        "{state:?}"
+    );
 
     // It makes room for a new value, without a time to live.
     let created = ours.create("lease", "mine").await.unwrap();

@@ -41,14 +41,16 @@ async fn a_bucket_with_other_settings_opens_without_any() {
     let other = StoreConfig::new().history(3).storage(StorageType::File).max_bytes(1 << 20);
     let refused = world.connection.store_with_config(&world.bucket, other).await.unwrap_err();
     let KvError::ConfigMismatch { differences, .. } = &refused else { panic!("{refused:?}") };
-    let fields: BTreeSet<_> = differences.iter().map(|difference| difference.field.to_owned()).collect();
+    let fields: BTreeSet<_> =
+        differences.iter().map(|difference| difference.field.to_owned()).collect();
     assert_eq!(fields, names(["history", "storage"]));
     assert_eq!(world.raw_config().await, before, "opening changes nothing");
 }
 
 #[tokio::test]
 async fn a_bucket_made_by_us_has_the_layout_of_adr_8() {
-    let (world, _ours, theirs) = World::made_by_us(StoreConfig::new().history(7).description("ours")).await;
+    let (world, _ours, theirs) =
+        World::made_by_us(StoreConfig::new().history(7).description("ours")).await;
     let mut stream = world.context.get_stream(world.stream()).await.unwrap();
     let config = stream.info().await.unwrap().config.clone();
     assert_eq!(config.name, world.stream());
@@ -100,7 +102,8 @@ async fn a_bucket_with_times_to_live_made_by_us_is_one_for_the_other_client() {
 
 #[tokio::test]
 async fn a_bucket_without_direct_gets_is_read() {
-    let (_world, ours) = World::made_as_stream(|config| config["allow_direct"] = json!(false)).await;
+    let (_world, ours) =
+        World::made_as_stream(|config| config["allow_direct"] = json!(false)).await;
     let keys: Vec<_> = (0..20).map(|n| format!("k.{n}")).collect();
     let binary = Bytes::from_static(b"\x00\r\n\xff");
     for answer in ours.put_many(keys.iter().map(|key| (key, binary.clone()))).await {
@@ -176,7 +179,8 @@ fn but<const N: usize>(fields: [&str; N], mut config: Value) -> Value {
 #[tokio::test]
 async fn reconciling_a_maximum_age_keeps_the_window_for_duplicates() {
     let (world, _) =
-        World::made_as_stream(|config| config["duplicate_window"] = json!(30_000_000_000_u64)).await;
+        World::made_as_stream(|config| config["duplicate_window"] = json!(30_000_000_000_u64))
+            .await;
     let before = world.raw_config().await;
     let wanted = StoreConfig::new().max_age(Duration::from_secs(3600)).reconcile();
     world.connection.store_with_config(&world.bucket, wanted).await.unwrap();

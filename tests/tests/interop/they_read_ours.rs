@@ -61,7 +61,10 @@ async fn what_we_delete_is_deleted_for_the_other_client() {
     assert!(keys.is_empty(), "{keys:?}");
     theirs.create("deleted", "again".into()).await.unwrap();
     theirs.create("purged", "again".into()).await.unwrap();
-    assert_eq!(scanned(&ours).await.keys().cloned().collect::<BTreeSet<_>>(), names(["deleted", "purged"]));
+    assert_eq!(
+        scanned(&ours).await.keys().cloned().collect::<BTreeSet<_>>(),
+        names(["deleted", "purged"])
+    );
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use futures_util::StreamExt;
 use serde_json::json;
 use shizuku_kv::rw_lock::{DistroRwLock, LeaderElection, LockOptions};
 use shizuku_kv::{
-    Connection, FencingToken, KvOperation, KvUpdate, ReadConsistency, Store, StoreConfig, WatchScope, connect,
+    Connection, FencingToken, KvOperation, KvUpdate, ReadConsistency, Store, StoreConfig,
+    WatchScope, connect,
 };
 use shizuku_kv_tests::{NatsCluster, NatsServer, eventually};
 
@@ -83,14 +84,20 @@ async fn tombstone_expires_only_without_bringing_a_value_back() {
         assert_eq!(ends(&world, &store).await, expected, "{config:?}");
     }
     if server_has_ttl {
-        for (history, marker, expected) in [(1, 0, false), (1, 60, true), (2, 60, false), (-1, 60, false)] {
+        for (history, marker, expected) in
+            [(1, 0, false), (1, 60, true), (2, 60, false), (-1, 60, false)]
+        {
             let (world, store) = World::made_as_stream(|config| {
                 config["allow_msg_ttl"] = json!(true);
                 config["max_msgs_per_subject"] = json!(history);
                 config["subject_delete_marker_ttl"] = json!(marker * SECOND);
             })
             .await;
-            assert_eq!(ends(&world, &store).await, expected, "history {history}, markers {marker} s");
+            assert_eq!(
+                ends(&world, &store).await,
+                expected,
+                "history {history}, markers {marker} s"
+            );
         }
     }
 }
@@ -109,7 +116,8 @@ async fn lock_and_election_records_leave_lasting_tombstones() {
     election.campaign().await.unwrap().resign().await.unwrap();
     world.connection.shutdown().await.unwrap();
     let stream = world.context.get_stream(world.stream()).await.unwrap();
-    let consumer = stream.create_consumer(jetstream::consumer::pull::OrderedConfig::default()).await.unwrap();
+    let consumer =
+        stream.create_consumer(jetstream::consumer::pull::OrderedConfig::default()).await.unwrap();
     let mut messages = consumer.messages().await.unwrap();
     let pending = stream.get_info().await.unwrap().state.messages;
     assert!(pending > 0);
@@ -159,7 +167,8 @@ async fn the_end_of_a_tombstone_is_not_delivered() {
     let mut markers = 0;
     eventually("tombstones and markers are gone", async || {
         let left = ours.entry("deleted").await.unwrap();
-        markers += usize::from(left.as_ref().is_some_and(|entry| entry.operation == KvOperation::Expire));
+        markers +=
+            usize::from(left.as_ref().is_some_and(|entry| entry.operation == KvOperation::Expire));
         left.is_none() && ours.entry("purged").await.unwrap().is_none()
     })
     .await;
@@ -186,7 +195,8 @@ async fn came_back(store: &Store) -> usize {
 async fn delete_and_wait(store: &Store) {
     let keys: Vec<_> = (0..50).map(|number| format!("k.{number}")).collect();
     for round in 0..3 {
-        for answer in store.put_many(keys.iter().map(|key| (key.clone(), format!("{round}")))).await {
+        for answer in store.put_many(keys.iter().map(|key| (key.clone(), format!("{round}")))).await
+        {
             answer.unwrap();
         }
     }
@@ -203,7 +213,10 @@ async fn delete_and_wait(store: &Store) {
     }
     store.put("anchor", "y").await.unwrap();
     for key in &keys {
-        eventually("tombstone and marker are gone", async || store.entry(key).await.unwrap().is_none()).await;
+        eventually("tombstone and marker are gone", async || {
+            store.entry(key).await.unwrap().is_none()
+        })
+        .await;
     }
 }
 

@@ -12,7 +12,8 @@ use super::{World, history_of, listed, names, next, next_entry, revision, scanne
 
 #[tokio::test]
 async fn what_the_other_client_writes_is_read_by_us() {
-    let (world, ours, theirs) = World::made_by_them(kv::Config { history: 5, ..kv::Config::default() }).await;
+    let (world, ours, theirs) =
+        World::made_by_them(kv::Config { history: 5, ..kv::Config::default() }).await;
     let one = theirs.put("plain", "one".into()).await.unwrap();
     let two = theirs.update("plain", "two".into(), one).await.unwrap();
     let empty = theirs.put("empty", Bytes::new()).await.unwrap();
@@ -26,7 +27,8 @@ async fn what_the_other_client_writes_is_read_by_us() {
     for store in [ours, world.open_with_leader_reads().await] {
         let entry = store.get("plain").await.unwrap().unwrap();
         assert_eq!((revision(entry.version), entry.value.as_ref()), (two, &b"two"[..]));
-        let theirs_created = SystemTime::from(theirs.entry("plain").await.unwrap().unwrap().created);
+        let theirs_created =
+            SystemTime::from(theirs.entry("plain").await.unwrap().unwrap().created);
         assert_eq!(entry.created, theirs_created);
         let entry = store.get("empty").await.unwrap().expect("an empty value is a value");
         assert_eq!((revision(entry.version), entry.value.len()), (empty, 0));
@@ -34,7 +36,11 @@ async fn what_the_other_client_writes_is_read_by_us() {
             assert_eq!(store.get(key).await.unwrap(), None, "{key}");
             let entry = store.entry(key).await.unwrap().unwrap();
             assert_eq!(entry.operation, operation, "{key}");
-            assert_eq!(revision(entry.version), theirs.entry(key).await.unwrap().unwrap().revision, "{key}");
+            assert_eq!(
+                revision(entry.version),
+                theirs.entry(key).await.unwrap().unwrap().revision,
+                "{key}"
+            );
         }
         assert_eq!(store.entry("never").await.unwrap(), None);
 
@@ -43,7 +49,15 @@ async fn what_the_other_client_writes_is_read_by_us() {
         let found: Vec<_> = found.iter().map(|e| e.as_ref().map(|e| e.value.as_ref())).collect();
         assert_eq!(
             found,
-            [Some(&b"two"[..]), None, None, Some(&b""[..]), None, Some(&b"odd"[..]), Some(&b"two"[..])]
+            [
+                Some(&b"two"[..]),
+                None,
+                None,
+                Some(&b""[..]),
+                None,
+                Some(&b"odd"[..]),
+                Some(&b"two"[..])
+            ]
         );
     }
 }
@@ -78,7 +92,10 @@ async fn what_the_other_client_writes_is_listed_with_its_history_by_us() {
     assert_eq!(history_of(&ours, "never").await, []);
     assert_eq!(listed(&ours).await, names(["empty", "tree.leaf", "trees"]));
     let scan = scanned(&ours).await;
-    assert_eq!(scan.keys().cloned().collect::<BTreeSet<_>>(), names(["empty", "tree.leaf", "trees"]));
+    assert_eq!(
+        scan.keys().cloned().collect::<BTreeSet<_>>(),
+        names(["empty", "tree.leaf", "trees"])
+    );
     assert_eq!(scan["empty"], "");
     let below = ours.keys(WatchScope::prefix("tree.")).try_collect().await.unwrap();
     assert_eq!(below, ["tree.leaf"]);
@@ -101,7 +118,9 @@ async fn what_the_other_client_writes_is_watched_by_us() {
     let entry = next_entry(&mut watch).await;
     assert_eq!((revision(entry.version), entry.operation), (two, KvOperation::Put));
     theirs.put("k", Bytes::new()).await.unwrap();
-    let KvUpdate::Put(entry) = next(&mut watch).await else { panic!("an empty value is no deletion") };
+    let KvUpdate::Put(entry) = next(&mut watch).await else {
+        panic!("an empty value is no deletion")
+    };
     assert!(entry.value.is_empty());
     theirs.delete("k").await.unwrap();
     let KvUpdate::Delete(entry) = next(&mut watch).await else { panic!("no deletion") };

@@ -86,7 +86,8 @@ fn tester(history: &History, question: Question) -> LinearizabilityTester<Thread
         match (call.operation, call.ended, question.reads) {
             (_, Some((_, End::Told(Answer::Mismatch))), _) if !question.mismatches => {}
             // Nothing happened, and a read of which nothing is known says nothing.
-            (_, Some((_, End::NotDone)), _) | (Operation::Read, None | Some((_, End::Open)), _) => {}
+            (_, Some((_, End::NotDone)), _) | (Operation::Read, None | Some((_, End::Open)), _) => {
+            }
             (Operation::Read, Some((place, End::Told(answer))), Reads::MayBeOld) => {
                 old_reads.push((place, answer));
             }

@@ -83,9 +83,10 @@ impl Client {
             }
             (Seen::Lives(expected), 4) => Operation::Delete { expected, write: self.next_write() },
             (Seen::Tombstone(_), 5..=7) => Operation::Create { write: self.next_write() },
-            (Seen::Lives(expected) | Seen::Tombstone(expected) | Seen::Outdated(Some(expected)), _) => {
-                Operation::Swap { expected, write: self.next_write() }
-            }
+            (
+                Seen::Lives(expected) | Seen::Tombstone(expected) | Seen::Outdated(Some(expected)),
+                _,
+            ) => Operation::Swap { expected, write: self.next_write() },
         }
     }
 
@@ -99,8 +100,12 @@ impl Client {
         let answer = match operation {
             Operation::Read => return self.read(key).await,
             Operation::Create { write } => store.create(key, value(write)).await,
-            Operation::Swap { expected, write } => store.update(key, value(write), token(expected)).await,
-            Operation::Delete { expected, .. } => store.delete_with_version(key, token(expected)).await,
+            Operation::Swap { expected, write } => {
+                store.update(key, value(write), token(expected)).await
+            }
+            Operation::Delete { expected, .. } => {
+                store.delete_with_version(key, token(expected)).await
+            }
         };
         match answer {
             Ok(version) => End::Told(Answer::Written(version.as_u64().expect("a number"))),
@@ -154,7 +159,9 @@ fn learned(seen: Seen, operation: Operation, end: End) -> Seen {
         _ => return seen,
     };
     match operation {
-        Operation::Create { write } | Operation::Swap { write, .. } => Seen::Lives(Known { version, write }),
+        Operation::Create { write } | Operation::Swap { write, .. } => {
+            Seen::Lives(Known { version, write })
+        }
         Operation::Delete { write, .. } => Seen::Tombstone(Known { version, write }),
         Operation::Read => seen,
     }

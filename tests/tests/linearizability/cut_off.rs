@@ -29,7 +29,9 @@ async fn a_leader_that_is_cut_off_refuses_because_of_writes_that_are_lost() {
     let [one, two, three] = [open(&old).await, open(&old).await, open(&new).await];
 
     let (mut history, start) = (History::default(), Instant::now());
-    let begin = |history: &mut History, client, operation| history.begin(client, operation, start.elapsed());
+    let begin = |history: &mut History, client, operation| {
+        history.begin(client, operation, start.elapsed())
+    };
     let call = begin(&mut history, 0, Operation::Create { write: 0 });
     let version = store.create("key", "0").await.unwrap();
     history.end(call, told(&Ok(version)), start.elapsed());
@@ -38,10 +40,9 @@ async fn a_leader_that_is_cut_off_refuses_because_of_writes_that_are_lost() {
 
     cluster.routes_of(leader).for_each(TcpProxy::stall);
     let stuck = begin(&mut history, 1, swap(1));
-    let sticking =
-        tokio::spawn(
-            async move { one.with_deadline(Duration::from_secs(4)).update("key", "1", version).await },
-        );
+    let sticking = tokio::spawn(async move {
+        one.with_deadline(Duration::from_secs(4)).update("key", "1", version).await
+    });
     // The first one has to be there first.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let refused = begin(&mut history, 2, swap(2));

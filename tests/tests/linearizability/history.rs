@@ -60,7 +60,13 @@ impl History {
     /// Takes note of an operation that is about to be sent.
     pub(crate) fn begin(&mut self, client: usize, operation: Operation, now: Duration) -> usize {
         let began = self.tick();
-        self.calls.push(Call { client, operation, began, ended: None, times: [now, Duration::MAX] });
+        self.calls.push(Call {
+            client,
+            operation,
+            began,
+            ended: None,
+            times: [now, Duration::MAX],
+        });
         self.calls.len() - 1
     }
 

@@ -37,7 +37,8 @@ impl Story {
 
     /// Several calls at the same time.
     fn together<const N: usize>(mut self, calls: [(usize, Operation, Answer); N]) -> Self {
-        let begun = calls.map(|(client, operation, answer)| (self.begin(client, operation), answer));
+        let begun =
+            calls.map(|(client, operation, answer)| (self.begin(client, operation), answer));
         for (call, answer) in begun {
             self.end(call, End::Told(answer));
         }
@@ -121,9 +122,11 @@ fn one_after_the_other() {
 
 #[test]
 fn a_stale_read_after_an_acknowledged_swap() {
-    let story = created().call(0, swap(1, 0, 1), Written(2)).call(1, Read, Found(Some(known(1, 0))));
+    let story =
+        created().call(0, swap(1, 0, 1), Written(2)).call(1, Read, Found(Some(known(1, 0))));
     story.refused_for_its_reads();
-    let story = created().call(0, delete(1, 0, 1), Written(2)).call(1, Read, Found(Some(known(1, 0))));
+    let story =
+        created().call(0, delete(1, 0, 1), Written(2)).call(1, Read, Found(Some(known(1, 0))));
     story.refused_for_its_reads();
     // At the same time either is right.
     created()
@@ -133,7 +136,10 @@ fn a_stale_read_after_an_acknowledged_swap() {
 
 #[test]
 fn a_read_of_what_was_not_written_yet() {
-    created().call(1, Read, Found(Some(known(2, 1)))).call(0, swap(1, 0, 1), Written(2)).always_refused();
+    created()
+        .call(1, Read, Found(Some(known(2, 1))))
+        .call(0, swap(1, 0, 1), Written(2))
+        .always_refused();
     created().call(1, Read, Found(Some(known(2, 0)))).always_refused();
 }
 
@@ -142,17 +148,27 @@ fn reads_that_go_back() {
     // Both are of the time of the swap, and after the new value comes the old one.
     let mut story = created();
     let swapping = story.begin(0, swap(1, 0, 1));
-    let mut story = story.call(1, Read, Found(Some(known(2, 1)))).call(2, Read, Found(Some(known(1, 0))));
+    let mut story =
+        story.call(1, Read, Found(Some(known(2, 1)))).call(2, Read, Found(Some(known(1, 0))));
     story.end(swapping, End::Told(Written(2)));
     story.refused_for_its_reads();
 }
 
 #[test]
 fn two_swaps_from_the_same_version() {
-    created().call(0, swap(1, 0, 1), Written(2)).call(1, swap(1, 0, 2), Written(3)).always_refused();
-    created().together([(0, swap(1, 0, 1), Written(2)), (1, swap(1, 0, 2), Written(3))]).always_refused();
-    created().together([(0, swap(1, 0, 1), Written(2)), (1, delete(1, 0, 2), Written(3))]).always_refused();
-    created().together([(0, swap(1, 0, 1), Written(2)), (1, swap(1, 0, 2), Mismatch)]).always_accepted();
+    created()
+        .call(0, swap(1, 0, 1), Written(2))
+        .call(1, swap(1, 0, 2), Written(3))
+        .always_refused();
+    created()
+        .together([(0, swap(1, 0, 1), Written(2)), (1, swap(1, 0, 2), Written(3))])
+        .always_refused();
+    created()
+        .together([(0, swap(1, 0, 1), Written(2)), (1, delete(1, 0, 2), Written(3))])
+        .always_refused();
+    created()
+        .together([(0, swap(1, 0, 1), Written(2)), (1, swap(1, 0, 2), Mismatch)])
+        .always_accepted();
 }
 
 #[test]
@@ -179,7 +195,10 @@ fn a_create_over_a_live_value() {
     Story::default()
         .together([(0, Create { write: 0 }, Written(1)), (1, Create { write: 1 }, Written(2))])
         .always_refused();
-    created().call(0, delete(1, 0, 1), Written(2)).call(1, Create { write: 2 }, Written(3)).always_accepted();
+    created()
+        .call(0, delete(1, 0, 1), Written(2))
+        .call(1, Create { write: 2 }, Written(3))
+        .always_accepted();
 }
 
 #[test]
@@ -195,7 +214,9 @@ fn a_create_that_is_refused_over_nothing() {
 fn a_swap_that_is_refused_although_it_fits() {
     created().call(1, swap(1, 0, 1), Mismatch).refused_for_its_mismatches();
     // Another that is on its way explains it, unless it was refused as well.
-    created().together([(0, swap(1, 0, 1), Written(2)), (1, swap(1, 0, 2), Mismatch)]).always_accepted();
+    created()
+        .together([(0, swap(1, 0, 1), Written(2)), (1, swap(1, 0, 2), Mismatch)])
+        .always_accepted();
     created()
         .together([(0, swap(1, 0, 1), Mismatch), (1, swap(1, 0, 2), Mismatch)])
         .refused_for_its_mismatches();
@@ -264,5 +285,8 @@ fn what_nobody_knows_of_may_happen_late_or_never() {
 fn what_was_said_not_to_have_happened_did_not() {
     created().not_done(0, swap(1, 0, 1)).call(1, swap(1, 0, 2), Written(2)).always_accepted();
     created().not_done(0, swap(1, 0, 1)).call(1, Read, Found(Some(known(2, 1)))).always_refused();
-    created().not_done(0, swap(1, 0, 1)).call(1, swap(1, 0, 2), Mismatch).refused_for_its_mismatches();
+    created()
+        .not_done(0, swap(1, 0, 1))
+        .call(1, swap(1, 0, 2), Mismatch)
+        .refused_for_its_mismatches();
 }

@@ -96,7 +96,9 @@ impl Register {
         let Some(known) = found else {
             return self.newest.is_none_or(|newest| !newest.lives);
         };
-        let Some(newest) = self.is_newest(known).filter(|newest| newest.lives) else { return false };
+        let Some(newest) = self.is_newest(known).filter(|newest| newest.lives) else {
+            return false;
+        };
         self.newest = Some(Newest { version: Some(known.version), ..newest });
         self.highest = self.highest.max(known.version);
         true

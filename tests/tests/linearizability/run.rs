@@ -47,9 +47,9 @@ pub(crate) struct Plan {
 /// Runs it.
 pub(crate) async fn run(plan: Plan) -> Summary {
     // Beyond five seconds others are elected while a leader is paused.
-    let mut faults = Faults::new(plan.seed)
-        .only(plan.faults)
-        .lasting(Duration::from_millis(100)..=Duration::from_secs(if plan.nodes == 1 { 1 } else { 7 }));
+    let mut faults = Faults::new(plan.seed).only(plan.faults).lasting(
+        Duration::from_millis(100)..=Duration::from_secs(if plan.nodes == 1 { 1 } else { 7 }),
+    );
     let seed = faults.seed();
     let cluster = match plan.nodes {
         1 => NatsCluster::of(NatsServer::start()).await,
@@ -126,7 +126,10 @@ async fn rest(table: &Table, cluster: &NatsCluster, start: Instant) -> Option<[D
 async fn answers(table: &Table, start: Instant) {
     let since = start.elapsed();
     while table.answered_since(since) < ANSWERS {
-        assert!(start.elapsed() - since < PATIENCE, "clients are not answered {PATIENCE:?} after a fault");
+        assert!(
+            start.elapsed() - since < PATIENCE,
+            "clients are not answered {PATIENCE:?} after a fault"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -141,7 +144,10 @@ fn judge_all(sheets: &[Arc<Sheet>], calm: &[[Duration; 2]], summary: Summary) ->
                 while let Some(sheet) = sheets.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let history = sheet.history();
                     let is_calm = calm.iter().any(|[from, to]| {
-                        history.calls.iter().all(|call| call.times[0] >= *from && call.times[1] <= *to)
+                        history
+                            .calls
+                            .iter()
+                            .all(|call| call.times[0] >= *from && call.times[1] <= *to)
                     });
                     let found = Found::of(&history);
                     summary.lock().unwrap().add(&sheet.key, &history, is_calm, found);
@@ -231,7 +237,8 @@ impl Summary {
         self.written += history.count(|call| matches!(call.end(), End::Told(Answer::Written(_))));
         self.refused += history.count(|call| matches!(call.end(), End::Told(Answer::Mismatch)));
         self.reads += history.count(|call| matches!(call.end(), End::Told(Answer::Found(_))));
-        self.not_done += history.count(|call| is_write(&call.operation) && call.end() == End::NotDone);
+        self.not_done +=
+            history.count(|call| is_write(&call.operation) && call.end() == End::NotDone);
 
         let holds = |verdict: Verdict| verdict == Verdict::Linearizable;
         self.old_reads += usize::from(!holds(found.reads));
@@ -263,7 +270,8 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let faults: Vec<_> = self.faults.iter().map(|(fault, times)| format!("{times} {fault:?}")).collect();
+        let faults: Vec<_> =
+            self.faults.iter().map(|(fault, times)| format!("{times} {fault:?}")).collect();
         let total: u64 = self.faults.values().sum();
         writeln!(f, "nats-server {}, seed {}, nodes: {}", self.version, self.seed, self.nodes)?;
         writeln!(f, "faults: {total} ({})", faults.join(", "))?;

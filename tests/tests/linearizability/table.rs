@@ -91,7 +91,9 @@ impl Table {
     /// How many operations were acknowledged or refused that began since then.
     pub(crate) fn answered_since(&self, moment: Duration) -> usize {
         let since = |sheet: &Arc<Sheet>| {
-            sheet.history().count(|call| call.times[0] >= moment && matches!(call.end(), End::Told(_)))
+            sheet
+                .history()
+                .count(|call| call.times[0] >= moment && matches!(call.end(), End::Told(_)))
         };
         // Older ones have nothing that is new.
         self.lock().all.iter().rev().take(PLACES * 4).map(since).sum()

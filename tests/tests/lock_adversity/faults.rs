@@ -245,11 +245,18 @@ pub(crate) fn unavailable() -> KvError {
 }
 
 pub(crate) fn full() -> KvError {
-    KvError::StoreFull { store: "locks".to_owned(), limit: "it has as many bytes as it may".to_owned() }
+    KvError::StoreFull {
+        store: "locks".to_owned(),
+        limit: "it has as many bytes as it may".to_owned(),
+    }
 }
 
 pub(crate) fn broken() -> KvError {
-    KvError::Backend { operation: "entry", reason: "the answer is no answer".to_owned(), source: None }
+    KvError::Backend {
+        operation: "entry",
+        reason: "the answer is no answer".to_owned(),
+        source: None,
+    }
 }
 
 pub(crate) fn unknown(operation: &'static str, key: &Key) -> KvError {

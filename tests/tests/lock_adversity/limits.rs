@@ -32,8 +32,12 @@ async fn the_deadline_of_a_clone_is_its_own() {
 async fn the_longest_deadline_is_no_panic() {
     let world = World::in_memory().await;
     let store = world.around.with_deadline(Duration::MAX);
-    let lock =
-        DistroRwLock::with_options(&store, "r", LockOptions::new().lease(LEASE).wait(Duration::MAX)).unwrap();
+    let lock = DistroRwLock::with_options(
+        &store,
+        "r",
+        LockOptions::new().lease(LEASE).wait(Duration::MAX),
+    )
+    .unwrap();
     lock.try_write().await.unwrap().release().await.unwrap();
     lock.try_read().await.unwrap().release().await.unwrap();
     lock.write().await.unwrap().downgrade().await.unwrap().release().await.unwrap();
@@ -42,7 +46,14 @@ async fn the_longest_deadline_is_no_panic() {
     assert!(held.release().await.is_err());
     DistroRwLock::acquire_write(&store, "process").await.unwrap();
     DistroRwLock::release_write(&store, "process").await.unwrap();
-    LeaderElection::new(&store, "job", "me").unwrap().campaign().await.unwrap().resign().await.unwrap();
+    LeaderElection::new(&store, "job", "me")
+        .unwrap()
+        .campaign()
+        .await
+        .unwrap()
+        .resign()
+        .await
+        .unwrap();
 }
 
 /// Tokens make a record longer. Else the line would be so long that the record had no room for the grants, and whoever

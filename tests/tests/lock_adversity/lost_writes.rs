@@ -81,7 +81,9 @@ async fn a_break_without_an_acknowledgement_breaks_once() {
 /// Else the lock would be held for ever by a process that lives and knows nothing of it.
 #[tokio::test(start_paused = true)]
 async fn a_release_that_fails_once_is_made_all_the_same() {
-    for fate in passing().into_iter().chain([Fate::Refused(full()), Fate::Refused(broken()), Fate::Late]) {
+    for fate in
+        passing().into_iter().chain([Fate::Refused(full()), Fate::Refused(broken()), Fate::Late])
+    {
         let world = World::in_memory().await;
         let [holder, other] = world.processes().await;
         let _alive = holder.stay_alive().await;
@@ -90,7 +92,10 @@ async fn a_release_that_fails_once_is_made_all_the_same() {
         let released = held.release().await;
         match fate {
             Fate::Refused(KvError::StoreFull { .. } | KvError::Backend { .. }) => {
-                assert!(matches!(released, Err(DistroRwLockError::Store { .. })), "{fate:?}: {released:?}");
+                assert!(
+                    matches!(released, Err(DistroRwLockError::Store { .. })),
+                    "{fate:?}: {released:?}"
+                );
             }
             _ => released.unwrap(),
         }
@@ -186,8 +191,9 @@ async fn a_downgrade_whose_write_fails_once_is_made() {
         let held = holder.lock().write().await.unwrap();
         holder.faults.next(Kind::Record, fate.clone());
         let held = held.downgrade().await.unwrap();
-        let reader =
-            within(2, &format!("the other reads after {fate:?}"), other.lock().read()).await.unwrap();
+        let reader = within(2, &format!("the other reads after {fate:?}"), other.lock().read())
+            .await
+            .unwrap();
         assert!(held.is_held() && reader.is_held() && holder.faults.are_over());
         held.release().await.unwrap();
     }

@@ -38,7 +38,8 @@ async fn a_new_process_that_tries_gets_in_after_a_crash() {
     let [dead] = world.processes().await;
     let _held = dead.lock().write().await.unwrap();
     dead.faults.crash();
-    let rejected = runs_until_it_gets_in(&world, async |process| process.lock().try_write().await).await;
+    let rejected =
+        runs_until_it_gets_in(&world, async |process| process.lock().try_write().await).await;
     // Not before the lease is over, and at once after that.
     assert!((1..=3).contains(&rejected), "{rejected} were rejected");
 }
@@ -147,14 +148,20 @@ async fn joining_a_long_line_takes_three_requests() {
     let [holder] = world.processes().await;
     // The test takes some of the time by the clock on the wall, which counts too.
     let options = LockOptions::new().lease(3600 * LEASE).wait(10_000 * LEASE);
-    let lock = |process: &Process| DistroRwLock::with_options(&process.store, "r", options.clone()).unwrap();
+    let lock = |process: &Process| {
+        DistroRwLock::with_options(&process.store, "r", options.clone()).unwrap()
+    };
     let held = lock(&holder).write().await.unwrap();
     let joining: [Process; 100] = world.processes().await;
     for (number, process) in joining.iter().enumerate() {
         let lock = lock(process);
         tokio::spawn(async move { lock.write().await });
         world.in_line(number + 1).await;
-        assert!(process.faults.calls() <= 3, "{} requests of number {number}", process.faults.calls());
+        assert!(
+            process.faults.calls() <= 3,
+            "{} requests of number {number}",
+            process.faults.calls()
+        );
     }
     held.release().await.unwrap();
 }

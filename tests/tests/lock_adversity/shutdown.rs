@@ -37,7 +37,8 @@ async fn a_release_at_shutdown_is_repeated_until_it_is_known() {
         process.backend.arrive().await;
         assert!(world.state().await.holders.is_empty(), "{fate:?}");
         let late = process.lock().try_write().await.unwrap_err();
-        let is_closed = matches!(late, DistroRwLockError::Store { source: KvError::Closed { .. }, .. });
+        let is_closed =
+            matches!(late, DistroRwLockError::Store { source: KvError::Closed { .. }, .. });
         assert!(is_closed, "{late:?}");
         handles.close(Deadline::after(LIMIT)).await.unwrap();
     }

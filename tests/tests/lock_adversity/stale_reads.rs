@@ -160,7 +160,11 @@ async fn a_break_is_not_said_to_be_made_that_was_not_made() {
     operator.faults.fall_behind(RECORD, before);
     let is_broken = operator.lock().break_lock().await;
     let holders = world.state().await.holders;
-    assert_eq!(is_broken.is_ok(), holders.iter().all(|grant| grant.token != token), "{is_broken:?}");
+    assert_eq!(
+        is_broken.is_ok(),
+        holders.iter().all(|grant| grant.token != token),
+        "{is_broken:?}"
+    );
     operator.faults.catch_up();
     operator.lock().break_lock().await.unwrap();
     assert_eq!(world.state().await.holders, []);

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use shizuku_kv::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvFenced, KvReader, KvResult, KvStore, KvStream,
-    KvUpdate, KvWatcher, KvWriter, Store, VersionToken, Watch, WatchCursor, WatchScope,
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvFenced, KvReader, KvResult, KvStore,
+    KvStream, KvUpdate, KvWatcher, KvWriter, Store, VersionToken, Watch, WatchCursor, WatchScope,
 };
 use tokio::time::sleep;
 
@@ -106,7 +106,9 @@ impl FaultyStore {
         let inner = self.inner();
         let writer = inner.writer().expect("it can be written");
         match write {
-            Write::Update(_, expected) | Write::DeleteWithVersion(expected) if self.faults.is_lost(key) => {
+            Write::Update(_, expected) | Write::DeleteWithVersion(expected)
+                if self.faults.is_lost(key) =>
+            {
                 Err(other_version(key, expected))
             }
             // What was there is out of the way.
@@ -117,7 +119,9 @@ impl FaultyStore {
             Write::Create(value) => writer.create(key, value, deadline).await,
             Write::Update(value, expected) => writer.update(key, value, expected, deadline).await,
             Write::Delete => writer.delete(key, deadline).await,
-            Write::DeleteWithVersion(expected) => writer.delete_with_version(key, expected, deadline).await,
+            Write::DeleteWithVersion(expected) => {
+                writer.delete_with_version(key, expected, deadline).await
+            }
             Write::Purge => writer.purge(key, deadline).await,
         }
     }
@@ -167,7 +171,11 @@ impl KvStore for FaultyStore {
 }
 
 impl KvReader for FaultyStore {
-    fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+    fn entry<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         Box::pin(self.read(key, deadline))
     }
 
@@ -190,7 +198,9 @@ impl KvReader for FaultyStore {
             self.faults.sent().await;
             let entries = self.inner().entries(keys, deadline).await?;
             let found = |entry: Option<KvEntry>| {
-                entry.filter(|entry| !self.faults.is_lost(&entry.key)).map(|entry| self.faults.dated(entry))
+                entry
+                    .filter(|entry| !self.faults.is_lost(&entry.key))
+                    .map(|entry| self.faults.dated(entry))
             };
             Ok(entries.into_iter().map(found).collect())
         })
@@ -238,7 +248,11 @@ impl KvWriter for FaultyStore {
         Box::pin(self.write("update", key, Write::Update(value, expected), deadline))
     }
 
-    fn delete<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+    fn delete<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(self.write("delete", key, Write::Delete, deadline))
     }
 
@@ -248,10 +262,19 @@ impl KvWriter for FaultyStore {
         expected: VersionToken,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write("delete_with_version", key, Write::DeleteWithVersion(expected), deadline))
+        Box::pin(self.write(
+            "delete_with_version",
+            key,
+            Write::DeleteWithVersion(expected),
+            deadline,
+        ))
     }
 
-    fn purge<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+    fn purge<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(self.write("purge", key, Write::Purge, deadline))
     }
 
@@ -275,7 +298,8 @@ impl KvWatcher for FaultyStore {
             self.faults.sent().await;
             self.faults.watching().await;
             let store = self.inner();
-            let inner = store.watcher().expect("it can be watched").watch(scope, from, deadline).await?;
+            let inner =
+                store.watcher().expect("it can be watched").watch(scope, from, deadline).await?;
             let watching = Watching { inner, faults: Arc::clone(&self.faults) };
             Ok(Watch::new(stream::unfold(watching, |mut watching| async move {
                 Some((watching.next().await?, watching))

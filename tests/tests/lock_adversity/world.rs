@@ -72,8 +72,10 @@ impl World {
 
     /// Waits until so many hold it, and nobody waits.
     pub(crate) async fn held_by(&self, number: usize) {
-        self.until("nobody else is left", |state| (state.holders.len(), state.waiting.len()) == (number, 0))
-            .await;
+        self.until("nobody else is left", |state| {
+            (state.holders.len(), state.waiting.len()) == (number, 0)
+        })
+        .await;
     }
 
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&LockState) -> bool) {
@@ -127,7 +129,8 @@ impl Process {
 
     /// It is let in before long, and lets go.
     pub(crate) async fn gets_in(&self, after: &str) {
-        let guard = within(5, &format!("it gets in after {after}"), self.lock().write()).await.unwrap();
+        let guard =
+            within(5, &format!("it gets in after {after}"), self.lock().write()).await.unwrap();
         assert!(guard.is_held());
         guard.release().await.unwrap();
     }

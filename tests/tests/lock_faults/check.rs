@@ -20,17 +20,21 @@ pub(crate) struct Last {
 /// Everything that is wrong. `last` is by resource; where nothing was ever written there is none.
 pub(crate) fn all(history: &History, last: &BTreeMap<String, Last>) -> Vec<Violation> {
     let mut found = history.violations.clone();
-    let mut resources: Vec<_> = history.grants.iter().map(|grant| grant.resource.as_str()).collect();
+    let mut resources: Vec<_> =
+        history.grants.iter().map(|grant| grant.resource.as_str()).collect();
     resources.sort_unstable();
     resources.dedup();
     for resource in resources {
-        let grants: Vec<_> = history.grants.iter().filter(|grant| grant.resource == resource).collect();
+        let grants: Vec<_> =
+            history.grants.iter().filter(|grant| grant.resource == resource).collect();
         found.extend(repeated(&grants));
-        let mut holds: Vec<_> = history.holds.iter().filter(|hold| hold.resource == resource).collect();
+        let mut holds: Vec<_> =
+            history.holds.iter().filter(|hold| hold.resource == resource).collect();
         holds.sort_by_key(|hold| hold.from);
         found.extend(overlaps(&holds));
         found.extend(tokens_that_go_back(&holds));
-        let writes: Vec<_> = history.writes.iter().filter(|write| write.resource == resource).collect();
+        let writes: Vec<_> =
+            history.writes.iter().filter(|write| write.resource == resource).collect();
         found.extend(stale(&writes));
         found.extend(refused_wrongly(&writes));
         found.extend(last_is_wrong(resource, &writes, last.get(resource)));
@@ -87,7 +91,11 @@ fn tokens_that_go_back(holds: &[&Hold]) -> Vec<Violation> {
         let before = if hold.mode == Mode::Write { anybody } else { writer };
         // An equal one is its own, from before it went on as a reader; or was found already.
         if let Some(other) = before.filter(|other| other.token > hold.token) {
-            found.push(between(other, hold, "hold it one after the other, with tokens that go back"));
+            found.push(between(
+                other,
+                hold,
+                "hold it one after the other, with tokens that go back",
+            ));
         }
         let larger = |one: Option<&'_ Hold>| one.is_none_or(|one| one.token < hold.token);
         if larger(anybody) {
@@ -103,7 +111,9 @@ fn tokens_that_go_back(holds: &[&Hold]) -> Vec<Violation> {
 fn between(one: &Hold, other: &Hold, what: &str) -> Violation {
     let told = |hold: &Hold| {
         let Hold { process, worker, mode, token, from, until, .. } = hold;
-        format!("process {process}, worker {worker} ({mode}, token {token}, from {from} to {until})")
+        format!(
+            "process {process}, worker {worker} ({mode}, token {token}, from {from} to {until})"
+        )
     };
     Violation {
         what: format!("of {}: {} and {} {what}", one.resource, told(one), told(other)),
@@ -204,8 +214,9 @@ fn last_is_wrong(resource: &str, writes: &[&Write], last: Option<&Last>) -> Opti
     let wrong = |why: String| {
         let at = newest.map_or(u64::MAX, |write| write.ended);
         let processes = newest.iter().map(|write| write.process).collect();
-        let what =
-            format!("what {resource} guards is in the end {last:?}, {why}; the last accepted is {newest:?}");
+        let what = format!(
+            "what {resource} guards is in the end {last:?}, {why}; the last accepted is {newest:?}"
+        );
         Some(Violation { what, at, processes })
     };
     let Some(last) = last else {

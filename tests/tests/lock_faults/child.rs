@@ -75,7 +75,8 @@ fn a_process_that_wants_locks() {
 async fn store(url: &str, bucket: &str) -> Store {
     loop {
         if let Ok(connection) = connect(url).await
-            && let Ok(store) = connection.store_with_config(bucket, StoreConfig::new().must_exist()).await
+            && let Ok(store) =
+                connection.store_with_config(bucket, StoreConfig::new().must_exist()).await
         {
             return store;
         }

@@ -114,7 +114,9 @@ impl History {
                 self.grants.push(grant);
                 self.look(process, worker, at, *held, section);
             }
-            Event::Held(held) | Event::Leaving(held) => self.look(process, worker, at, *held, section),
+            Event::Held(held) | Event::Leaving(held) => {
+                self.look(process, worker, at, *held, section)
+            }
             Event::Downgraded { held } => {
                 self.end_hold(section);
                 if let Some(grant) = &mut section.grant {
@@ -141,11 +143,17 @@ impl History {
             Event::NotWritten(_) => self.wrote(at, Outcome::NotWritten),
             Event::Unknown(_) => self.wrote(at, Outcome::Unknown),
             Event::Released if section.is_lost => {
-                self.wrong(process, at, "a lock that was lost is released as if it had been held to the end");
+                self.wrong(
+                    process,
+                    at,
+                    "a lock that was lost is released as if it had been held to the end",
+                );
             }
             Event::Lost(_) => self.lost += 1,
             Event::NotGranted(_) => self.not_granted += 1,
-            Event::Unexplained(what) => self.wrong(process, at, &format!("nothing explains {what}")),
+            Event::Unexplained(what) => {
+                self.wrong(process, at, &format!("nothing explains {what}"))
+            }
             Event::Released | Event::LetGo(_) | Event::Quiet | Event::Done => {}
         }
     }

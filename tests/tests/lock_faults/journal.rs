@@ -35,7 +35,8 @@ impl Journal {
             log.read += end as u64;
             let text = std::str::from_utf8(&bytes[..end]).expect("text");
             let line = |text: &str| {
-                text.parse().unwrap_or_else(|why| panic!("process {} wrote {text:?}: {why}", log.process))
+                text.parse()
+                    .unwrap_or_else(|why| panic!("process {} wrote {text:?}: {why}", log.process))
             };
             log.lines.extend(text.lines().map(line));
         }
@@ -62,7 +63,9 @@ impl Journal {
         let Some(log) = self.0.iter().find(|log| log.process == process) else { return false };
         self.last(process).into_iter().filter(|line| line.event == Event::Held(true)).any(|last| {
             let entered = log.lines.iter().rev().find_map(|line| match line.event {
-                Event::Entered { mode, length, .. } if line.worker == last.worker => Some((mode, length)),
+                Event::Entered { mode, length, .. } if line.worker == last.worker => {
+                    Some((mode, length))
+                }
                 _ => None,
             });
             entered.is_some_and(|(mode, length)| mode == Mode::Write && length >= 300)

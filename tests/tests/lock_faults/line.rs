@@ -198,7 +198,13 @@ mod tests {
         let why = || "its lease was not renewed in time".to_owned();
         let events = [
             Event::Asks { resource: resource(), mode: Mode::Read },
-            Event::Entered { resource: resource(), mode: Mode::Write, token: 7, held: true, length: 300 },
+            Event::Entered {
+                resource: resource(),
+                mode: Mode::Write,
+                token: 7,
+                held: true,
+                length: 300,
+            },
             Event::Held(true),
             Event::Writes { number: 2 },
             Event::Accepted { version: 12 },

@@ -50,7 +50,8 @@ async fn locks_on_a_cluster_outlive_faults_and_crashes() {
 #[ignore = "takes minutes: scripts/test --long"]
 async fn ten_thousand_acquisitions_on_a_cluster_outlive_faults_and_crashes() {
     if is_a_cluster_possible() {
-        passes(Plan { seed: 13, nodes: 3, length: Duration::from_secs(180), acquisitions: 10_000 }).await;
+        passes(Plan { seed: 13, nodes: 3, length: Duration::from_secs(180), acquisitions: 10_000 })
+            .await;
     }
 }
 

@@ -58,7 +58,8 @@ struct Run {
 
 /// Runs it.
 pub(crate) async fn run(plan: Plan) -> Summary {
-    let mut faults = Faults::new(plan.seed).lasting(Duration::from_millis(50)..=Duration::from_secs(2));
+    let mut faults =
+        Faults::new(plan.seed).lasting(Duration::from_millis(50)..=Duration::from_secs(2));
     let cluster = match plan.nodes {
         1 => NatsCluster::of(NatsServer::start()).await,
         nodes => NatsCluster::builder().nodes(nodes).start().await,
@@ -96,7 +97,10 @@ pub(crate) async fn run(plan: Plan) -> Summary {
     run.leaves_nobody_behind(&store).await;
 
     let drift = start.elapsed().abs_diff(wall.elapsed().unwrap_or_default());
-    assert!(drift < DRIFT, "the clock was set by {drift:?} while this went on: nothing can be said");
+    assert!(
+        drift < DRIFT,
+        "the clock was set by {drift:?} while this went on: nothing can be said"
+    );
     let logs = run.journal.into_inner().into_lines();
     let history = History::of(&logs);
     summary.count(&history);
@@ -123,8 +127,11 @@ async fn last(cluster: &NatsCluster) -> BTreeMap<String, Last> {
         let subject = format!("$KV.{BUCKET}.{}", guarded(resource));
         let Ok(message) = stream.get_last_raw_message_by_subject(&subject).await else { continue };
         let text = std::str::from_utf8(&message.payload).expect("text");
-        let numbers: Vec<u64> = text.split(' ').map(|word| word.parse().expect("a number")).collect();
-        let [token, process, worker, number] = numbers[..] else { panic!("{text:?} was not written here") };
+        let numbers: Vec<u64> =
+            text.split(' ').map(|word| word.parse().expect("a number")).collect();
+        let [token, process, worker, number] = numbers[..] else {
+            panic!("{text:?} was not written here")
+        };
         found.insert(resource.to_owned(), Last { token, process, worker, number });
     }
     found
@@ -192,10 +199,14 @@ impl Run {
                 Err(error) => Err(error),
             };
             let state = lock.inspect().await;
-            let is_left =
-                state.as_ref().is_ok_and(|state| state.holders.is_empty() && state.waiting.is_empty());
+            let is_left = state
+                .as_ref()
+                .is_ok_and(|state| state.holders.is_empty() && state.waiting.is_empty());
             if got.is_err() || !is_left {
-                self.wrong(format!("the last one on {resource} finds {got:?}, and leaves {state:?}")).await;
+                self.wrong(format!(
+                    "the last one on {resource} finds {got:?}, and leaves {state:?}"
+                ))
+                .await;
             }
         }
     }
@@ -214,7 +225,8 @@ struct Fleet<'a> {
 impl<'a> Fleet<'a> {
     async fn new(run: &'a Run, seed: u64) -> Self {
         let random = Random::new(seed, "processes");
-        let mut fleet = Self { run, random, processes: Vec::new(), started: 0, kills: 0, pauses: 0 };
+        let mut fleet =
+            Self { run, random, processes: Vec::new(), started: 0, kills: 0, pauses: 0 };
         for _ in 0..PROCESSES {
             fleet.start().await;
         }
@@ -246,7 +258,8 @@ impl<'a> Fleet<'a> {
                     self.pause(index, length, "").await;
                 }
                 _ => {
-                    let length = LEASE + LEASE / 8 + Duration::from_millis(200 + self.random.below(2500));
+                    let length =
+                        LEASE + LEASE / 8 + Duration::from_millis(200 + self.random.below(2500));
                     if let Some(index) = self.a_writer_amid_its_section().await {
                         self.pause(index, length, ", which holds a lock to write").await;
                     }
@@ -270,7 +283,8 @@ impl<'a> Fleet<'a> {
         tokio::time::sleep(length).await;
         self.processes[index].go_on();
         self.pauses += 1;
-        let what = format!("process {}{which} is paused for {length:?}", self.processes[index].number);
+        let what =
+            format!("process {}{which} is paused for {length:?}", self.processes[index].number);
         self.run.took(began, what).await;
     }
 
@@ -296,7 +310,9 @@ impl<'a> Fleet<'a> {
         let mut dead = Vec::new();
         self.processes.retain_mut(|process| {
             let ended = process.ended();
-            dead.extend(ended.map(|status| format!("process {} has ended: {status}", process.number)));
+            dead.extend(
+                ended.map(|status| format!("process {} has ended: {status}", process.number)),
+            );
             ended.is_none()
         });
         for what in dead {

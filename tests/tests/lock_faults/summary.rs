@@ -100,7 +100,12 @@ fn told(violation: &Violation, logs: &[(u64, Vec<Line>)], start: u64) -> String 
     lines.sort_by_key(|(at, ..)| *at);
     let mut text = format!("at {:.3?} (of the clock {at}): {what}", since(*at));
     for (at, process, line) in lines {
-        text += &format!("\n    {:>12.6?} process {process}: {} {}", since(at), line.worker, line.event);
+        text += &format!(
+            "\n    {:>12.6?} process {process}: {} {}",
+            since(at),
+            line.worker,
+            line.event
+        );
     }
     text
 }
@@ -108,10 +113,15 @@ fn told(violation: &Violation, logs: &[(u64, Vec<Line>)], start: u64) -> String 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seed, version, nodes, length, .. } = self;
-        let faults: Vec<_> = self.faults.iter().map(|(fault, times)| format!("{times} {fault:?}")).collect();
+        let faults: Vec<_> =
+            self.faults.iter().map(|(fault, times)| format!("{times} {fault:?}")).collect();
         writeln!(f, "nats-server {version}, {nodes} nodes, seed {seed}, {length:.0?} of faults")?;
         writeln!(f, "faults: {} ({})", self.faults.values().sum::<u64>(), faults.join(", "))?;
-        writeln!(f, "processes: {} started, {} killed, {} pauses", self.started, self.kills, self.pauses)?;
+        writeln!(
+            f,
+            "processes: {} started, {} killed, {} pauses",
+            self.started, self.kills, self.pauses
+        )?;
         writeln!(
             f,
             "locks: {} granted ({} to read, {} to write), {} lost, {} not granted; longest wait {:.1?}",

@@ -118,7 +118,11 @@ impl Worker {
     async fn section(&mut self) {
         let resource = RESOURCES[usize::from(self.random.once_in(3))];
         let mode = self.mode();
-        let wait = if self.random.once_in(4) { Duration::from_millis(self.random.below(500)) } else { WAIT };
+        let wait = if self.random.once_in(4) {
+            Duration::from_millis(self.random.below(500))
+        } else {
+            WAIT
+        };
         let lock = self.lock(resource, wait);
         let waits = !self.random.once_in(8);
         let patience = if self.random.once_in(8) { self.random.below(300) } else { 60_000 };
@@ -139,7 +143,13 @@ impl Worker {
         let resource = resource.to_owned();
         self.note_at(
             at,
-            Event::Entered { resource: resource.clone(), mode, token: token.as_u64(), held, length },
+            Event::Entered {
+                resource: resource.clone(),
+                mode,
+                token: token.as_u64(),
+                held,
+                length,
+            },
         );
         let is_writer = mode == Mode::Write;
         if is_writer && self.random.once_in(2) {
@@ -221,7 +231,9 @@ impl Worker {
     fn tell_of_release(&self, result: Result<(), DistroRwLockError>) {
         match result {
             Ok(()) => self.note(Event::Released),
-            Err(DistroRwLockError::LeaseLost { reason, .. }) => self.note(Event::Lost(reason.to_string())),
+            Err(DistroRwLockError::LeaseLost { reason, .. }) => {
+                self.note(Event::Lost(reason.to_string()))
+            }
             Err(DistroRwLockError::Store { source, .. }) if is_of_faults(&source) => {
                 self.note(Event::LetGo(source.to_string()));
             }

@@ -123,18 +123,39 @@ impl<G: Holds> Book<G> {
     }
 
     /// A writer that was taken out comes in again as a reader, under its own token.
-    pub(crate) fn enter_again(&self, who: &str, resource: &'static str, token: u64, guard: G) -> u64 {
+    pub(crate) fn enter_again(
+        &self,
+        who: &str,
+        resource: &'static str,
+        token: u64,
+        guard: G,
+    ) -> u64 {
         self.place(who, resource, LockMode::Read, token, guard)
     }
 
-    fn place(&self, who: &str, resource: &'static str, mode: LockMode, token: u64, guard: G) -> u64 {
+    fn place(
+        &self,
+        who: &str,
+        resource: &'static str,
+        mode: LockMode,
+        token: u64,
+        guard: G,
+    ) -> u64 {
         let mut pages = self.pages();
         let is_held = guard.is_held();
         pages.note(format!("{who} has {resource} to {mode}, token {token}, held {is_held}"));
         pages.next += 1;
         let number = pages.next;
         let who = who.to_owned();
-        pages.holders.push(Holder { number, who, resource, mode, token, guard, was_lost: !is_held });
+        pages.holders.push(Holder {
+            number,
+            who,
+            resource,
+            mode,
+            token,
+            guard,
+            was_lost: !is_held,
+        });
         pages.check();
         number
     }
@@ -143,7 +164,8 @@ impl<G: Holds> Book<G> {
     pub(crate) fn leave(&self, number: u64) -> G {
         let mut pages = self.pages();
         pages.check();
-        let place = pages.holders.iter().position(|holder| holder.number == number).expect("it is there");
+        let place =
+            pages.holders.iter().position(|holder| holder.number == number).expect("it is there");
         let holder = pages.holders.swap_remove(place);
         let is_held = holder.guard.is_held();
         pages.note(format!(
@@ -155,7 +177,8 @@ impl<G: Holds> Book<G> {
 
     /// Whether a worker of this process holds something.
     pub(crate) fn holds(&self, process: &str) -> bool {
-        let is_of_it = |holder: &Holder<G>| holder.who.rsplit_once('.').is_some_and(|(of, _)| of == process);
+        let is_of_it =
+            |holder: &Holder<G>| holder.who.rsplit_once('.').is_some_and(|(of, _)| of == process);
         self.pages().holders.iter().any(|holder| is_of_it(holder) && holder.guard.is_held())
     }
 
@@ -221,7 +244,10 @@ impl<G: Holds> Pages<G> {
         for holder in &mut self.holders {
             let is_held = holder.guard.is_held();
             if is_held && holder.was_lost {
-                wrong.push(format!("{} has lost {} and holds it again", holder.who, holder.resource));
+                wrong.push(format!(
+                    "{} has lost {} and holds it again",
+                    holder.who, holder.resource
+                ));
             }
             holder.was_lost |= !is_held;
         }

@@ -93,8 +93,9 @@ fn a_lock_that_comes_back_is_found() {
 
 /// One of the schedules is enough; a deletion that does not compare does harm in one of seventy.
 fn is_found(broken: Broken, what: &str) {
-    let found =
-        (0..1000).filter_map(|seed| schedule::run(seed, broken).err()).find(|found| found.contains(what));
+    let found = (0..1000)
+        .filter_map(|seed| schedule::run(seed, broken).err())
+        .find(|found| found.contains(what));
     assert!(found.is_some(), "a store of which {broken:?} passes for a sound one");
 }
 

@@ -18,12 +18,19 @@ async fn comes_back(seed: u64) -> bool {
     let connection = connect("memory:").await.expect("memory");
     let store = connection.store("locks").await.expect("a store");
     let never = 1 << 60;
-    let rates =
-        Rates { lost: never, late: never, refused: never, stale: never, lagging: never, slowest: 100 };
+    let rates = Rates {
+        lost: never,
+        late: never,
+        refused: never,
+        stale: never,
+        lagging: never,
+        slowest: 100,
+    };
     let link = Link::new(Random::new(seed, "link"), rates);
     let linked = LinkedStore::new(store.backend(), &link, Broken::Nothing);
     let store = Store::new(Arc::new(linked), Duration::from_secs(5));
-    let lock = DistroRwLock::with_options(&store, "a", LockOptions::new().lease(LEASE)).expect("a lock");
+    let lock =
+        DistroRwLock::with_options(&store, "a", LockOptions::new().lease(LEASE)).expect("a lock");
     let guard = lock.write().await.expect("it is free");
     let began = Instant::now();
     let healed_at = began + LEASE - Duration::from_millis(Random::new(seed, "heal").below(300));
@@ -43,7 +50,8 @@ async fn comes_back(seed: u64) -> bool {
 #[test]
 fn a_lock_that_was_lost_stays_lost() {
     let comes_back = |seed: &u64| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.expect("a runtime").block_on(comes_back(*seed))
     };
     let found: Vec<_> = (0..200).filter(comes_back).collect();

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream;
 use shizuku_kv::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvReader, KvResult, KvStore, KvStream,
-    KvUpdate, KvWatcher, KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvReader, KvResult, KvStore,
+    KvStream, KvUpdate, KvWatcher, KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
 };
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -254,7 +254,9 @@ impl LinkedStore {
             }
             Write::Update(value, expected) => writer.update(key, value, expected, deadline).await,
             Write::Delete => writer.delete(key, deadline).await,
-            Write::DeleteWithVersion(expected) => writer.delete_with_version(key, expected, deadline).await,
+            Write::DeleteWithVersion(expected) => {
+                writer.delete_with_version(key, expected, deadline).await
+            }
             Write::Purge => writer.purge(key, deadline).await,
         }
     }
@@ -283,7 +285,8 @@ impl LinkedStore {
         sleep(self.link.way()).await;
         self.link.arrives().await;
         let entry = if self.link.once_in(self.link.rates.stale) {
-            let history = self.inner.history(key.clone(), Deadline::after(LONG)).try_collect().await?;
+            let history =
+                self.inner.history(key.clone(), Deadline::after(LONG)).try_collect().await?;
             let behind = 2 + self.link.random.lock().unwrap().below(3);
             history.into_iter().rev().nth(usize::try_from(behind).expect("a small number") - 1)
         } else {
@@ -329,7 +332,11 @@ impl KvStore for LinkedStore {
 }
 
 impl KvReader for LinkedStore {
-    fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+    fn entry<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         Box::pin(self.read(key, deadline))
     }
 
@@ -383,7 +390,11 @@ impl KvWriter for LinkedStore {
         Box::pin(self.write("update", key, Write::Update(value, expected), deadline))
     }
 
-    fn delete<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+    fn delete<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(self.write("delete", key, Write::Delete, deadline))
     }
 
@@ -393,10 +404,19 @@ impl KvWriter for LinkedStore {
         expected: VersionToken,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write("delete_with_version", key, Write::DeleteWithVersion(expected), deadline))
+        Box::pin(self.write(
+            "delete_with_version",
+            key,
+            Write::DeleteWithVersion(expected),
+            deadline,
+        ))
     }
 
-    fn purge<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+    fn purge<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(self.write("purge", key, Write::Purge, deadline))
     }
 
@@ -468,8 +488,12 @@ impl KvWatcher for LinkedStore {
             self.sent("watch", deadline).await?;
             sleep(self.link.way()).await;
             self.link.answers().await;
-            let inner =
-                self.inner.watcher().expect("memory can be watched").watch(scope, from, deadline).await?;
+            let inner = self
+                .inner
+                .watcher()
+                .expect("memory can be watched")
+                .watch(scope, from, deadline)
+                .await?;
             let stops = self.broken == Broken::WatchesStop;
             let watching = Watching { inner, link: Arc::clone(&self.link), pending: None, stops };
             Ok(Watch::new(stream::unfold(watching, |mut watching| async move {

@@ -64,7 +64,8 @@ impl fmt::Display for Tally {
 
 /// Runs a schedule on a runtime of its own, whose clock moves when nobody has anything to do.
 pub(crate) fn run(seed: u64, broken: Broken) -> Result<Tally, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(Schedule::run(seed, broken))
 }
 
@@ -95,8 +96,10 @@ impl Schedule {
     async fn run(seed: u64, broken: Broken) -> Result<Tally, String> {
         let mut random = Random::new(seed, "schedule");
         let connection = connect("memory:").await.expect("memory");
-        let store =
-            connection.store_with_config("locks", StoreConfig::new().history(5)).await.expect("a store");
+        let store = connection
+            .store_with_config("locks", StoreConfig::new().history(5))
+            .await
+            .expect("a store");
         let often = [20, 60, 400][usize::try_from(random.below(3)).expect("an index")];
         let rates = Rates {
             lost: often,
@@ -136,7 +139,8 @@ impl Schedule {
         self.started += 1;
         let name = format!("process {}", self.started);
         let link = Link::new(Random::new(self.seed, &format!("link of {name}")), self.rates);
-        let store = Store::new(Arc::new(LinkedStore::new(&self.store, &link, self.broken)), self.deadline);
+        let store =
+            Store::new(Arc::new(LinkedStore::new(&self.store, &link, self.broken)), self.deadline);
         let mut workers = Vec::new();
         for number in 0..1 + self.random.below(2) {
             let who = format!("{name}.{number}");
@@ -188,7 +192,8 @@ impl Schedule {
     fn cut(&mut self) {
         let (mut index, mut length) = (self.any_process(), 50 + self.random.below(4000));
         if self.random.once_in(2)
-            && let Some(holder) = self.processes.iter().position(|process| self.book.holds(&process.name))
+            && let Some(holder) =
+                self.processes.iter().position(|process| self.book.holds(&process.name))
         {
             index = holder;
             length = self.lease.as_millis() as u64 + self.random.below(1500);
@@ -243,7 +248,8 @@ impl Schedule {
     /// Somebody who comes last finds nobody in the way for ever, and leaves nobody behind.
     async fn bury(&self, store: &Store, resource: &'static str) {
         let options = shizuku_kv::rw_lock::LockOptions::new().wait(PATIENCE);
-        let lock = shizuku_kv::rw_lock::DistroRwLock::with_options(store, resource, options).expect("a lock");
+        let lock = shizuku_kv::rw_lock::DistroRwLock::with_options(store, resource, options)
+            .expect("a lock");
         match claim(&lock, LockMode::Write, true).await {
             Ok(guard) => {
                 let token = guard.token();

@@ -117,8 +117,10 @@ impl Worker {
             }
             _ => match guard.release().await {
                 Ok(()) if !is_held => {
-                    self.book
-                        .wrong(format!("{} releases {resource} that it has lost, and it is fine", self.who));
+                    self.book.wrong(format!(
+                        "{} releases {resource} that it has lost, and it is fine",
+                        self.who
+                    ));
                 }
                 Ok(()) => {}
                 Err(error) => self.judge(resource, &error),
@@ -151,7 +153,8 @@ impl Worker {
             Ok(guard) => self.hold(resource, guard, seen).await,
             Err(_) => {
                 let state = lock.inspect().await;
-                self.book.wrong(format!("{} does not get in to {mode} {resource}: {state:?}", self.who));
+                self.book
+                    .wrong(format!("{} does not get in to {mode} {resource}: {state:?}", self.who));
             }
         }
     }
@@ -161,7 +164,8 @@ impl Worker {
         self.book.note(format!("{} on {resource}: {error}", self.who));
         let is_explained = match error {
             DistroRwLockError::Store { source, .. } => {
-                source.is_retryable() || matches!(source, shizuku_kv::KvError::OutcomeUnknown { .. })
+                source.is_retryable()
+                    || matches!(source, shizuku_kv::KvError::OutcomeUnknown { .. })
             }
             DistroRwLockError::WouldBlock { .. }
             | DistroRwLockError::Timeout { .. }

@@ -18,10 +18,15 @@ fn assert_unauthorized(error: &KvError) {
 
 #[tokio::test]
 async fn a_user_with_the_right_password_is_let_in_and_nobody_else() {
-    let server =
-        NatsServer::builder().user("app", "hunter2").user("p@rt:ner", "hunter2:/?#[]@,%&= ü").start();
+    let server = NatsServer::builder()
+        .user("app", "hunter2")
+        .user("p@rt:ner", "hunter2:/?#[]@,%&= ü")
+        .start();
     lets_in(config(&server.url_as("app:hunter2"))).await;
-    lets_in(config(&server.url_as("p%40rt%3Aner:hunter2%3A%2F%3F%23%5B%5D%40%2C%25%26%3D%20%C3%BC"))).await;
+    lets_in(config(
+        &server.url_as("p%40rt%3Aner:hunter2%3A%2F%3F%23%5B%5D%40%2C%25%26%3D%20%C3%BC"),
+    ))
+    .await;
     let auth = |user: &str, password: &str| {
         let auth = NatsAuth::UserPassword { user: user.to_owned(), password: password.to_owned() };
         config(&server.url()).auth(auth)
@@ -89,7 +94,10 @@ async fn what_is_no_nkey_seed_is_refused_without_being_shown() {
         let url = format!("nats://127.0.0.1:{}", closed_port());
         for auth in [NatsAuth::NKey(bad.clone()), NatsAuth::NKeyFile(path)] {
             let error = refused(config(&url).auth(auth)).await;
-            assert!(matches!(error, KvError::InvalidConfig { field: "nkey", .. }), "{bad:?}: {error:?}");
+            assert!(
+                matches!(error, KvError::InvalidConfig { field: "nkey", .. }),
+                "{bad:?}: {error:?}"
+            );
             assert!(bad.is_empty() || !format!("{error:?}").contains(&bad), "{error:?}");
         }
     }
@@ -110,7 +118,10 @@ async fn a_mistyped_nkey_seed_is_refused_without_being_shown() {
         format!("SU{}", "1".repeat(56)),
     ] {
         let error = refused(config(&server.url()).auth(NatsAuth::NKey(mistyped.clone()))).await;
-        assert!(matches!(error, KvError::InvalidConfig { field: "nkey", .. }), "{mistyped:?}: {error:?}");
+        assert!(
+            matches!(error, KvError::InvalidConfig { field: "nkey", .. }),
+            "{mistyped:?}: {error:?}"
+        );
         assert!(!format!("{error:?}").contains(&mistyped), "{error:?}");
     }
 }
@@ -122,7 +133,8 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, nats: &Value) -> String 
         "jti": unique("jwt"), "iat": 1_700_000_000, "iss": issuer.public_key(), "name": name,
         "sub": subject.public_key(), "nats": nats,
     });
-    let signed = format!("{}.{}", encode(&json!({ "typ": "JWT", "alg": "ed25519-nkey" })), encode(&claims));
+    let signed =
+        format!("{}.{}", encode(&json!({ "typ": "JWT", "alg": "ed25519-nkey" })), encode(&claims));
     let signature = issuer.sign(signed.as_bytes()).unwrap();
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
@@ -154,14 +166,22 @@ impl Operator {
             jetstream[limit] = json!(-1);
         }
         let of_operator = |account: &KeyPair, name: &str, limits: Value| {
-            jwt(operator, account, name, &json!({ "type": "account", "version": 2, "limits": limits }))
+            jwt(
+                operator,
+                account,
+                name,
+                &json!({ "type": "account", "version": 2, "limits": limits }),
+            )
         };
-        let trusted = jwt(operator, operator, "operator", &json!({ "type": "operator", "version": 2 }));
+        let trusted =
+            jwt(operator, operator, "operator", &json!({ "type": "operator", "version": 2 }));
         let (system_id, account_id) = (system.public_key(), account.public_key());
         let system = of_operator(system, "system", unlimited);
         let account = of_operator(account, "tenant", jetstream);
         NatsServer::builder()
-            .config(&format!("operator: \"{trusted}\"\nsystem_account: {system_id}\nresolver: MEMORY"))
+            .config(&format!(
+                "operator: \"{trusted}\"\nsystem_account: {system_id}\nresolver: MEMORY"
+            ))
             .config(&format!(
                 "resolver_preload: {{ {system_id}: \"{system}\", {account_id}: \"{account}\" }}"
             ))
@@ -213,7 +233,8 @@ async fn the_right_credentials_are_let_in_from_a_file_from_text_and_from_base64(
     // Another operator's user, another user's seed, and nobody at all.
     let stranger = Operator::new().credentials();
     let mixed = credentials.text.replace(&credentials.seed, &stranger.seed);
-    for auth in [NatsAuth::Credentials(stranger.text), NatsAuth::Credentials(mixed), NatsAuth::None] {
+    for auth in [NatsAuth::Credentials(stranger.text), NatsAuth::Credentials(mixed), NatsAuth::None]
+    {
         let error = refused(config(&server.url()).auth(auth)).await;
         assert_unauthorized(&error);
         assert!(!format!("{error:?}").contains(&stranger.seed), "{error:?}");
@@ -263,8 +284,16 @@ async fn a_file_that_cannot_be_read_is_named() {
         config(&format!("{url}?creds={}", missing.display())),
         config(&format!("{url}?nkey={}", missing.display())),
         config(&format!("{url}?tls_ca={}", missing.display())),
-        config(&format!("{url}?tls_cert={}&tls_key={}", missing.display(), certs.client().key.display())),
-        config(&format!("{url}?tls_cert={}&tls_key={}", certs.client().cert.display(), missing.display())),
+        config(&format!(
+            "{url}?tls_cert={}&tls_key={}",
+            missing.display(),
+            certs.client().key.display()
+        )),
+        config(&format!(
+            "{url}?tls_cert={}&tls_key={}",
+            certs.client().cert.display(),
+            missing.display()
+        )),
         config(&url).auth(NatsAuth::CredentialsFile(missing.clone())),
         config(&url).auth(NatsAuth::NKeyFile(missing.clone())),
         config(&url).tls(tls().root_certificates(&missing)),
@@ -276,6 +305,7 @@ async fn a_file_that_cannot_be_read_is_named() {
         assert!(error.to_string().contains("No such file"), "{error}");
     }
     // A folder is no file either.
-    let error = refused(config(&url).auth(NatsAuth::CredentialsFile(folder.path().to_owned()))).await;
+    let error =
+        refused(config(&url).auth(NatsAuth::CredentialsFile(folder.path().to_owned()))).await;
     assert!(error.to_string().contains(&folder.path().display().to_string()), "{error}");
 }

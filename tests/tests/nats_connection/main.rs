@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use shizuku_kv::{
-    Connection, KvError, KvResult, KvUpdate, NatsConnection, NatsConnectionConfig, Store, StoreConfig,
-    VersionToken, Watch, WatchScope, nats_connect,
+    Connection, KvError, KvResult, KvUpdate, NatsConnection, NatsConnectionConfig, Store,
+    StoreConfig, VersionToken, Watch, WatchScope, nats_connect,
 };
 use shizuku_kv_tests::unique;
 
@@ -93,7 +93,10 @@ fn operations<'a>(
         ("get", Box::pin(async { store.get("key").await.map(drop) })),
         ("entry", Box::pin(async { store.entry("key").await.map(drop) })),
         ("get_many_of_one", Box::pin(async { store.get_many(["key"]).await.map(drop) })),
-        ("get_many", Box::pin(async { store.get_many((0..50).map(|i| format!("k{i}"))).await.map(drop) })),
+        (
+            "get_many",
+            Box::pin(async { store.get_many((0..50).map(|i| format!("k{i}"))).await.map(drop) }),
+        ),
         ("history", Box::pin(async { first(store.history("key")?.next().await).await })),
         ("scan", Box::pin(async { first(store.scan(WatchScope::All).next().await).await })),
         ("keys", Box::pin(async { first(store.keys(WatchScope::prefix("k")).next().await).await })),
@@ -103,15 +106,16 @@ fn operations<'a>(
         ("delete", Box::pin(async { store.delete("w.delete").await.map(drop) })),
         (
             "delete_with_version",
-            Box::pin(
-                async move { store.delete_with_version("w.delete_with_version", deleted).await.map(drop) },
-            ),
+            Box::pin(async move {
+                store.delete_with_version("w.delete_with_version", deleted).await.map(drop)
+            }),
         ),
         ("purge", Box::pin(async { store.purge("w.purge").await.map(drop) })),
         (
             "put_many",
             Box::pin(async {
-                let mut answers = store.put_many((0..50).map(|i| (format!("w.many.{i}"), "x"))).await;
+                let mut answers =
+                    store.put_many((0..50).map(|i| (format!("w.many.{i}"), "x"))).await;
                 assert_eq!(answers.len(), 50);
                 assert!(
                     answers.iter().all(Result::is_err) || answers.iter().all(Result::is_ok),
@@ -125,7 +129,10 @@ fn operations<'a>(
         (
             "store_with_config",
             Box::pin(async {
-                connection.store_with_config(store.name(), StoreConfig::new().must_exist()).await.map(drop)
+                connection
+                    .store_with_config(store.name(), StoreConfig::new().must_exist())
+                    .await
+                    .map(drop)
             }),
         ),
         ("list_stores", Box::pin(async { first(connection.list_stores().next().await).await })),
@@ -137,7 +144,8 @@ fn operations<'a>(
 /// The next update, which has to be one of this key.
 async fn next_of(watch: &mut Watch, key: &str) -> KvUpdate {
     let patience = Duration::from_secs(20);
-    let update = within(patience, "the watch", watch.next()).await.expect("the watch goes on").unwrap();
+    let update =
+        within(patience, "the watch", watch.next()).await.expect("the watch goes on").unwrap();
     assert_eq!(update.entry().map(|entry| entry.key.as_str()), Some(key), "{update:?}");
     update
 }

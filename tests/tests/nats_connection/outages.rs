@@ -19,7 +19,10 @@ async fn health_is_what_the_server_is() {
     eventually("the connection is not healthy", async || {
         let health = within(SHORT, "health", connection.health()).await;
         if let Err(error) = &health {
-            assert!(matches!(error, KvError::Unavailable { .. } | KvError::Timeout { .. }), "{error:?}");
+            assert!(
+                matches!(error, KvError::Unavailable { .. } | KvError::Timeout { .. }),
+                "{error:?}"
+            );
             assert!(error.is_retryable(), "{error:?}");
         }
         health.is_err()
@@ -41,8 +44,10 @@ async fn after_a_restart_the_same_handles_work_again_and_a_watch_goes_on() {
     for round in 0..3 {
         server.restart();
         let value = format!("round {round}");
-        eventually("the store takes writes again", async || store.put("key", value.clone()).await.is_ok())
-            .await;
+        eventually("the store takes writes again", async || {
+            store.put("key", value.clone()).await.is_ok()
+        })
+        .await;
         // A put whose answer got lost may have been repeated here: the newest value is what has to arrive.
         let newest = store.get("key").await.unwrap().unwrap();
         assert_ne!(newest.version, first);
@@ -87,7 +92,8 @@ async fn an_operation_waits_for_a_server_that_comes_back_in_time() {
 async fn while_no_server_is_there_every_operation_ends_by_its_deadline() {
     let mut server = NatsServer::start();
     let connection = nats_connect(config(&server.url()).deadline(SHORT)).await.unwrap();
-    let store = connection.store_with_config("config", StoreConfig::new().deadline(SHORT)).await.unwrap();
+    let store =
+        connection.store_with_config("config", StoreConfig::new().deadline(SHORT)).await.unwrap();
     let version = store.put("key", "x").await.unwrap();
     server.kill();
     eventually("the server is missed", async || {
@@ -100,7 +106,10 @@ async fn while_no_server_is_there_every_operation_ends_by_its_deadline() {
     let ends = all.into_iter().map(async |(what, operation)| {
         let error = within(SHORT, what, operation).await.expect_err(what);
         // Nothing was sent, so that nothing is unknown.
-        assert!(matches!(error, KvError::Unavailable { .. } | KvError::Timeout { .. }), "{what}: {error:?}");
+        assert!(
+            matches!(error, KvError::Unavailable { .. } | KvError::Timeout { .. }),
+            "{what}: {error:?}"
+        );
         assert!(error.is_retryable(), "{what}: {error:?}");
     });
     join_all(ends).await;
@@ -113,7 +122,8 @@ async fn while_no_server_is_there_every_operation_ends_by_its_deadline() {
 async fn while_no_server_is_there_many_writes_end_by_their_deadline_too() {
     let mut server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
-    let store = connection.store_with_config("config", StoreConfig::new().deadline(SHORT)).await.unwrap();
+    let store =
+        connection.store_with_config("config", StoreConfig::new().deadline(SHORT)).await.unwrap();
     server.kill();
     eventually("the server is missed", async || {
         store.with_deadline(Duration::from_millis(100)).get("key").await.is_err()
@@ -121,7 +131,10 @@ async fn while_no_server_is_there_many_writes_end_by_their_deadline_too() {
     .await;
     let many = store.put_many((0..50).map(|i| (format!("key.{i}"), "x")));
     for answer in within(SHORT, "put_many", many).await {
-        assert!(matches!(answer, Err(KvError::Unavailable { .. } | KvError::Timeout { .. })), "{answer:?}");
+        assert!(
+            matches!(answer, Err(KvError::Unavailable { .. } | KvError::Timeout { .. })),
+            "{answer:?}"
+        );
     }
 }
 
@@ -141,7 +154,10 @@ async fn ends_by_its_deadline_while_the_server_is_paused(consistency: ReadConsis
 
     server.pause();
     let mut all = operations(&connection, &store, [versions[1].1, versions[3].1]);
-    all.push(("watch_from", Box::pin(async { store.watch_from(WatchScope::All, cursor).await.map(drop) })));
+    all.push((
+        "watch_from",
+        Box::pin(async { store.watch_from(WatchScope::All, cursor).await.map(drop) }),
+    ));
     let ends = all.into_iter().map(async |(what, operation)| {
         let error = within(SHORT, what, operation).await.expect_err(what);
         (what, error)
@@ -179,7 +195,8 @@ async fn ends_by_its_deadline_while_the_server_is_paused(consistency: ReadConsis
         if matches!(error, KvError::OutcomeUnknown { .. }) {
             continue;
         }
-        let before = versions.iter().find(|(before, _)| *before == key).map(|(_, version)| *version);
+        let before =
+            versions.iter().find(|(before, _)| *before == key).map(|(_, version)| *version);
         let now = store.entry(&key).await.unwrap().map(|entry| entry.version);
         assert_eq!(now, before, "{what} was not to have happened: {error:?}");
     }

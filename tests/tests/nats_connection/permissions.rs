@@ -20,7 +20,8 @@ async fn an_operation_that_the_server_does_not_allow_is_refused_at_once() {
         )
         .start();
     let patience = Duration::from_secs(60);
-    let config_of = |user: &str| config(&server.url_as(&format!("{user}:hunter2"))).deadline(patience);
+    let config_of =
+        |user: &str| config(&server.url_as(&format!("{user}:hunter2"))).deadline(patience);
     let name = unique("allowed");
     let version = {
         let admin = lets_in(config_of("admin")).await;
@@ -32,11 +33,14 @@ async fn an_operation_that_the_server_does_not_allow_is_refused_at_once() {
     };
 
     let reader = nats_connect(config_of("reader")).await.unwrap();
-    let store = reader.store_with_config(&name, StoreConfig::new().deadline(patience)).await.unwrap();
+    let store =
+        reader.store_with_config(&name, StoreConfig::new().deadline(patience)).await.unwrap();
     assert_eq!(store.get("key").await.unwrap().unwrap().version, version);
     // Long before their deadlines.
     assert_refused(within(SHORT, "put", store.put("key", "other")).await.unwrap_err());
-    assert_refused(within(SHORT, "update", store.update("key", "other", version)).await.unwrap_err());
+    assert_refused(
+        within(SHORT, "update", store.update("key", "other", version)).await.unwrap_err(),
+    );
     assert_refused(within(SHORT, "create", store.create("new", "other")).await.unwrap_err());
     assert_refused(within(SHORT, "delete", store.delete("key")).await.unwrap_err());
     assert_eq!(store.get("key").await.unwrap().unwrap().version, version);
@@ -55,7 +59,9 @@ async fn an_operation_that_the_server_does_not_allow_is_refused_at_once() {
 async fn operations_that_are_refused_at_the_same_time_are_all_told() {
     let deny = "permissions: { publish: { deny: [ \"$KV.*.a\", \"$KV.*.b\", \"$KV.*.c\" ] } }";
     let server = NatsServer::builder()
-        .config(&format!("authorization {{ users: [ {{ user: app, password: hunter2, {deny} }} ] }}"))
+        .config(&format!(
+            "authorization {{ users: [ {{ user: app, password: hunter2, {deny} }} ] }}"
+        ))
         .start();
     let patience = StoreConfig::new().deadline(Duration::from_secs(60));
     let connection = connect(&server.url_as("app:hunter2")).await.unwrap();
@@ -65,14 +71,19 @@ async fn operations_that_are_refused_at_the_same_time_are_all_told() {
         let written = within(SHORT, key, write).await;
         match key {
             "d" => assert!(written.is_ok(), "{written:?}"),
-            _ => assert!(matches!(written, Err(KvError::Unauthorized { .. })), "{key}: {written:?}"),
+            _ => {
+                assert!(matches!(written, Err(KvError::Unauthorized { .. })), "{key}: {written:?}")
+            }
         }
     });
     join_all(ends).await;
     let many = store.put_many([("a", "x"), ("d", "x"), ("b", "x")]);
     let answers = within(SHORT, "put_many", many).await;
     assert!(
-        matches!(&answers[..], [Err(KvError::Unauthorized { .. }), Ok(_), Err(KvError::Unauthorized { .. })]),
+        matches!(
+            &answers[..],
+            [Err(KvError::Unauthorized { .. }), Ok(_), Err(KvError::Unauthorized { .. })]
+        ),
         "{answers:?}"
     );
 }
@@ -84,7 +95,10 @@ async fn a_server_without_jetstream_is_said_to_have_none() {
     for (what, error) in [
         ("store", within(SHORT, "store", connection.store("config")).await.unwrap_err()),
         ("health", within(SHORT, "health", connection.health()).await.unwrap_err()),
-        ("delete_store", within(SHORT, "delete_store", connection.delete_store("config")).await.unwrap_err()),
+        (
+            "delete_store",
+            within(SHORT, "delete_store", connection.delete_store("config")).await.unwrap_err(),
+        ),
         (
             "list_stores",
             within(SHORT, "list_stores", connection.list_stores().try_collect()).await.unwrap_err(),
@@ -107,7 +121,10 @@ async fn an_account_without_jetstream_is_said_to_have_none() {
     let connection = connect(&server.url_as("app:hunter2")).await.unwrap();
     let error = within(SHORT, "store", connection.store("config")).await.unwrap_err();
     assert!(matches!(error, KvError::Unavailable { .. }), "{error:?}");
-    assert!(error.to_string().contains("JetStream") && error.to_string().contains("account"), "{error}");
+    assert!(
+        error.to_string().contains("JetStream") && error.to_string().contains("account"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -125,7 +142,9 @@ async fn the_servers_payload_limits_the_values() {
         let version = store.put(&key, vec![0; limit]).await.unwrap();
         let version = store.update(&key, vec![1; limit], version).await.unwrap();
         match store.put(&key, vec![2; limit + 1]).await.unwrap_err() {
-            KvError::ValueTooLarge { size, limit: told, .. } => assert_eq!((size, told), (limit + 1, limit)),
+            KvError::ValueTooLarge { size, limit: told, .. } => {
+                assert_eq!((size, told), (limit + 1, limit))
+            }
             error => panic!("{error:?}"),
         }
         // The connection has not been closed for it.

@@ -35,7 +35,8 @@ impl FakeServer {
             async move {
                 let mut connections = JoinSet::new();
                 while let Ok((stream, _)) = listener.accept().await {
-                    let (greeting, heard, open) = (greeting.clone(), Arc::clone(&heard), Arc::clone(&open));
+                    let (greeting, heard, open) =
+                        (greeting.clone(), Arc::clone(&heard), Arc::clone(&open));
                     open.fetch_add(1, Ordering::SeqCst);
                     connections.spawn(async move {
                         let _ = Self::serve(stream, &greeting, answers, &heard).await;
@@ -90,7 +91,8 @@ impl FakeServer {
 #[tokio::test]
 async fn an_unreachable_server_is_unavailable_and_named() {
     let (one, two) = (closed_port(), closed_port());
-    let error = refused(config(&format!("nats://app:hunter2@127.0.0.1:{one},127.0.0.1:{two}"))).await;
+    let error =
+        refused(config(&format!("nats://app:hunter2@127.0.0.1:{one},127.0.0.1:{two}"))).await;
     assert!(matches!(error, KvError::Unavailable { operation: "connect", .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains(&one.to_string()) && text.contains(&two.to_string()), "{text}");
@@ -120,7 +122,10 @@ async fn a_server_that_accepts_and_never_answers_is_given_up_within_the_timeout(
         config(&format!("nats://127.0.0.1:{port},127.0.0.1:{port}")),
     ];
     for error in join_all(tries.map(refused)).await {
-        assert!(matches!(error, KvError::Timeout { .. } | KvError::Unavailable { .. }), "{error:?}");
+        assert!(
+            matches!(error, KvError::Timeout { .. } | KvError::Unavailable { .. }),
+            "{error:?}"
+        );
         assert!(error.is_retryable(), "{error:?}");
     }
     assert!(silence.accepted() >= 5);
@@ -164,7 +169,10 @@ async fn a_server_that_is_too_old_is_named_with_its_version_and_left() {
             }
             _ => panic!("{version}: {error:?}"),
         }
-        assert!(error.to_string().contains(version) && error.to_string().contains("2.10"), "{error}");
+        assert!(
+            error.to_string().contains(version) && error.to_string().contains("2.10"),
+            "{error}"
+        );
         assert!(!error.is_retryable());
         eventually("the connection is closed", async || server.open() == 0).await;
     }
@@ -228,7 +236,9 @@ async fn settings_that_cannot_work_are_refused_before_anything_is_tried() {
         let shown = format!("{config:?}");
         let error = within(SHORT, &shown, nats_connect(config)).await.expect_err(&shown);
         match &error {
-            KvError::InvalidConfig { field: named, .. } => assert!(named.contains(field), "{shown}: {error}"),
+            KvError::InvalidConfig { field: named, .. } => {
+                assert!(named.contains(field), "{shown}: {error}")
+            }
             _ => panic!("{shown}: {error:?}"),
         }
         assert!(!format!("{error:?}{shown}").contains("hunter2"), "{error:?}");
@@ -238,9 +248,14 @@ async fn settings_that_cannot_work_are_refused_before_anything_is_tried() {
 
 #[tokio::test]
 async fn an_address_that_is_none_is_refused_before_anything_is_tried() {
-    for address in ["", " ", "http://127.0.0.1", "127.0.0.1:99999", "nats://", "nats://127.0.0.1:port"] {
+    for address in
+        ["", " ", "http://127.0.0.1", "127.0.0.1:99999", "nats://", "nats://127.0.0.1:port"]
+    {
         let error = refused(NatsConnectionConfig::new([address])).await;
-        assert!(matches!(error, KvError::InvalidConfig { field: "servers", .. }), "{address:?}: {error:?}");
+        assert!(
+            matches!(error, KvError::InvalidConfig { field: "servers", .. }),
+            "{address:?}: {error:?}"
+        );
         assert!(!error.is_retryable(), "{address:?}: {error:?}");
     }
 }

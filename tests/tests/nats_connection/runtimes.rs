@@ -7,7 +7,8 @@ use futures_util::FutureExt;
 use shizuku_kv::replica::{Replica, ReplicaError};
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LeaderElection, LockOptions};
 use shizuku_kv::{
-    Connection, KvError, LiveStanding, StaticKeyIndexedValue, Store, StoreConfig, WatchScope, connect,
+    Connection, KvError, LiveStanding, StaticKeyIndexedValue, Store, StoreConfig, WatchScope,
+    connect,
 };
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 use tokio::runtime::{Builder, Runtime};
@@ -32,7 +33,10 @@ fn end(runtime: Runtime) {
 #[track_caller]
 fn assert_names_the_end(what: &str, error: &KvError) {
     assert!(!error.is_retryable(), "{what}: {error:?}");
-    assert!(error.to_string().contains("runtime that opened this connection has ended"), "{what}: {error}");
+    assert!(
+        error.to_string().contains("runtime that opened this connection has ended"),
+        "{what}: {error}"
+    );
 }
 
 #[track_caller]
@@ -172,7 +176,8 @@ fn calls_outside_a_runtime_are_one_error() {
         assert_names_the_lack("a watch", &error);
         let error = at_once("a scan", scan.next()).unwrap().unwrap_err();
         assert_names_the_lack("a scan", &error);
-        let error = at_once("watch_from", store.watch_from(WatchScope::All, watch.cursor().unwrap()));
+        let error =
+            at_once("watch_from", store.watch_from(WatchScope::All, watch.cursor().unwrap()));
         assert_names_the_lack("watch_from", &error.unwrap_err());
         assert!(at_once("live", Pool::live(&store)).is_err());
         for (what, result) in [
@@ -229,7 +234,8 @@ fn streams_outlive_a_runtime_that_only_polled_them() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 written.put("key", "y").await
             });
-            let update = within(Duration::from_secs(5), "the watch", watch.next()).await.unwrap().unwrap();
+            let update =
+                within(Duration::from_secs(5), "the watch", watch.next()).await.unwrap().unwrap();
             assert_eq!(update.entry().unwrap().version, put.await.unwrap().unwrap());
         });
     }

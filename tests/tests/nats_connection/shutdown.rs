@@ -36,7 +36,10 @@ async fn shutdown_flushes_what_was_written_and_then_everything_is_closed() {
     for (what, operation) in operations(&*connection, &store, [version; 2]) {
         let error = within(SHORT, what, operation).await.expect_err(what);
         assert!(matches!(error, KvError::Closed { .. }), "{what}: {error:?}");
-        assert!(!error.is_retryable() && error.to_string().contains("shut down"), "{what}: {error}");
+        assert!(
+            !error.is_retryable() && error.to_string().contains("shut down"),
+            "{what}: {error}"
+        );
     }
     let ended = within(SHORT, "the watch", watch.next()).await;
     assert!(matches!(ended, Some(Err(KvError::Closed { .. }))), "{ended:?}");

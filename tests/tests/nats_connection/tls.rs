@@ -20,11 +20,15 @@ async fn a_server_with_a_certificate_of_our_own_root_is_trusted_and_no_other() {
     lets_in(trusting(&format!("tls://localhost:{}", server.port()), certs.ca())).await;
     // A server that asks for TLS gets it also from who did not insist.
     lets_in(trusting(&format!("nats://127.0.0.1:{}", server.port()), certs.ca())).await;
-    lets_in(config(&server.url()).tls(NatsTls::new().required().root_certificates(certs.ca()))).await;
+    lets_in(config(&server.url()).tls(NatsTls::new().required().root_certificates(certs.ca())))
+        .await;
 
     for config in [config(&server.url()), trusting(&server.url(), others.ca())] {
         let error = refused(config).await;
-        assert!(matches!(&error, KvError::Unavailable { reason, .. } if reason.contains("TLS")), "{error:?}");
+        assert!(
+            matches!(&error, KvError::Unavailable { reason, .. } if reason.contains("TLS")),
+            "{error:?}"
+        );
         assert!(error.to_string().contains("certificate"), "{error}");
         assert!(error.to_string().contains(&server.port().to_string()), "{error}");
     }
@@ -46,7 +50,10 @@ async fn a_client_certificate_is_presented_where_the_server_wants_one() {
 
     for config in [trusting(&server.url(), certs.ca()), with(&others, certs.ca())] {
         let error = refused(config).await;
-        assert!(matches!(error, KvError::Unavailable { .. } | KvError::Unauthorized { .. }), "{error:?}");
+        assert!(
+            matches!(error, KvError::Unavailable { .. } | KvError::Unauthorized { .. }),
+            "{error:?}"
+        );
         assert!(error.to_string().contains(&server.port().to_string()), "{error}");
     }
 }
@@ -55,7 +62,10 @@ async fn a_client_certificate_is_presented_where_the_server_wants_one() {
 async fn tls_is_insisted_on_where_the_url_does() {
     let server = NatsServer::shared();
     let error = refused(config(&format!("tls://app:hunter2@127.0.0.1:{}", server.port()))).await;
-    assert!(matches!(&error, KvError::Unavailable { reason, .. } if reason.contains("TLS")), "{error:?}");
+    assert!(
+        matches!(&error, KvError::Unavailable { reason, .. } if reason.contains("TLS")),
+        "{error:?}"
+    );
     assert!(error.to_string().contains(&server.port().to_string()), "{error}");
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
     let error = refused(config(&server.url()).tls(NatsTls::new().required())).await;

@@ -10,8 +10,8 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use shizuku_kv::rw_lock::{DistroRwLock, LockOptions};
 use shizuku_kv::{
-    Connection, KvError, KvResult, KvUpdate, ReadConsistency, Store, StoreConfig, WatchScope, connect,
-    nats_connect,
+    Connection, KvError, KvResult, KvUpdate, ReadConsistency, Store, StoreConfig, WatchScope,
+    connect, nats_connect,
 };
 use shizuku_kv_tests::{NatsCluster, NatsServer, eventually};
 
@@ -28,7 +28,11 @@ async fn listener(server: &NatsServer) -> async_nats::Subscriber {
 }
 
 /// Changes the configuration of a bucket's stream, as an operator may.
-async fn reconfigure(server: &NatsServer, bucket: &str, change: impl FnOnce(&mut jetstream::stream::Config)) {
+async fn reconfigure(
+    server: &NatsServer,
+    bucket: &str,
+    change: impl FnOnce(&mut jetstream::stream::Config),
+) {
     let context = jetstream::new(server.client().await);
     let stream = context.get_stream(format!("KV_{bucket}")).await.unwrap();
     let mut config = stream.cached_info().config.clone();
@@ -85,7 +89,9 @@ async fn operations_on_a_deleted_store_say_that_it_is_gone() {
             let _listener = if listens { Some(listener(&server).await) } else { None };
             connect(&server.url()).await.unwrap().delete_store("b").await.unwrap();
             let mut all = operations(&*connection, &store, [version; 2]);
-            all.retain(|(what, _)| !matches!(*what, "store" | "list_stores" | "delete_store" | "health"));
+            all.retain(|(what, _)| {
+                !matches!(*what, "store" | "list_stores" | "delete_store" | "health")
+            });
             let ends = all.into_iter().map(async |(what, operation)| {
                 let error = within(store.deadline(), what, operation).await.expect_err(what);
                 assert!(matches!(error, KvError::StoreNotFound { .. }), "{what}: {error:?}");
@@ -107,7 +113,9 @@ async fn unaccepted_writes_are_sent_again_until_accepted() {
         let mut listener = listener(&server).await;
         reconfigure(&server, "b", |config| config.subjects = vec!["elsewhere.>".into()]).await;
         let writes = [
-            spawn(&store, |store| Box::pin(async move { store.create("create", "x").await.map(drop) })),
+            spawn(&store, |store| {
+                Box::pin(async move { store.create("create", "x").await.map(drop) })
+            }),
             spawn(&store, move |store| {
                 Box::pin(async move { store.update("update", "x", version).await.map(drop) })
             }),
@@ -123,7 +131,11 @@ async fn unaccepted_writes_are_sent_again_until_accepted() {
             within(LONG, "a write", write).await.unwrap().unwrap();
         }
         for (key, entries) in [("create", 1), ("update", 2)] {
-            assert_eq!(store.history(key).unwrap().try_collect().await.unwrap().len(), entries, "{key}");
+            assert_eq!(
+                store.history(key).unwrap().try_collect().await.unwrap().len(),
+                entries,
+                "{key}"
+            );
         }
     }
 }
@@ -138,7 +150,8 @@ fn spawn(store: &Store, work: impl FnOnce(Store) -> Work) -> tokio::task::JoinHa
 async fn replicated(cluster: &NatsCluster, deadline: Duration) -> (Arc<dyn Connection>, Store) {
     let first = connect(&cluster.url()).await.unwrap();
     let config = || StoreConfig::new().replicas(3).deadline(deadline);
-    eventually("the bucket is made", async || first.store_with_config("b", config()).await.is_ok()).await;
+    eventually("the bucket is made", async || first.store_with_config("b", config()).await.is_ok())
+        .await;
     cluster.wait_until_healthy("b").await;
     let away = (cluster.leader_of("b").await + 1) % 3;
     let config_of = |node: usize| super::config(&cluster.node(node).url()).deadline(deadline);
@@ -158,7 +171,10 @@ async fn survives_the_death_of_the_leader(listens: bool) {
     connection.store_with_config("other", replicas).await.unwrap();
     cluster.wait_until_healthy("other").await;
     let leader = connection
-        .store_with_config("b", StoreConfig::new().consistency(ReadConsistency::Leader).deadline(LONG))
+        .store_with_config(
+            "b",
+            StoreConfig::new().consistency(ReadConsistency::Leader).deadline(LONG),
+        )
         .await
         .unwrap();
     let leases: Vec<_> = (0..5)

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use shizuku_kv::{Connection, KvUpdate, Store, StoreConfig, VersionToken, Watch, WatchScope, connect};
+use shizuku_kv::{
+    Connection, KvUpdate, Store, StoreConfig, VersionToken, Watch, WatchScope, connect,
+};
 use shizuku_kv_tests::{NatsServer, unique};
 
 use super::next;
@@ -33,7 +35,11 @@ async fn state(watch: &mut Watch) -> BTreeMap<String, VersionToken> {
             update => update.into_entry().unwrap(),
         };
         let before = state.insert(entry.key.to_string(), entry.version);
-        assert!(before.is_none_or(|before| before.as_u64() < entry.version.as_u64()), "{}", entry.key);
+        assert!(
+            before.is_none_or(|before| before.as_u64() < entry.version.as_u64()),
+            "{}",
+            entry.key
+        );
     }
 }
 
@@ -51,7 +57,10 @@ async fn a_watch_delivers_a_key_behind_a_superseded_message() {
         assert_eq!(state.get("k1"), Some(&k1), "history {history}");
         // The marker does not wait for writes after the start of the watch, if the key has been
         // delivered.
-        assert!(state.get("k2").is_some_and(|k2| k2.as_u64() >= first.as_u64()), "history {history}");
+        assert!(
+            state.get("k2").is_some_and(|k2| k2.as_u64() >= first.as_u64()),
+            "history {history}"
+        );
         let last = store.put("k1", "last").await.unwrap();
         while next(&mut watch).await.unwrap().into_entry().unwrap().version != last {}
     }
@@ -65,7 +74,8 @@ async fn a_watch_delivers_keys_behind_many_superseded_messages() {
     let mut watch = store.watch(WatchScope::All).await.unwrap();
     next(&mut watch).await.unwrap();
     for round in 0..2 {
-        let items = (0..20).map(|number| (format!("key.{:05}", 9_000 + 50 * number), round.to_string()));
+        let items =
+            (0..20).map(|number| (format!("key.{:05}", 9_000 + 50 * number), round.to_string()));
         assert!(store.put_many(items).await.iter().all(Result::is_ok));
     }
     // The first arrived before.
@@ -152,7 +162,8 @@ async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
         next(&mut watch).await.unwrap();
         scan.next().await.unwrap().unwrap();
         let gone = KEYS - 600..KEYS - 600 + REMOVED;
-        let mut expected: BTreeSet<_> = (1..KEYS).map(|number| format!("key.{number:05}")).collect();
+        let mut expected: BTreeSet<_> =
+            (1..KEYS).map(|number| format!("key.{number:05}")).collect();
         if evicts {
             // All of them are evicted, the last one included.
             let others = (0..KEYS).map(|number| (format!("other.{number:05}"), "value"));
@@ -200,7 +211,9 @@ async fn a_consumer_that_is_idle_within_the_state_is_replaced() {
         }
         store.put("key", "value").await.unwrap();
         let mut watch = store.watch(WatchScope::All).await.unwrap();
-        let [consumer] = &server.consumers(store.name()).await[..] else { panic!("more than one consumer") };
+        let [consumer] = &server.consumers(store.name()).await[..] else {
+            panic!("more than one consumer")
+        };
         let subject = format!("$JS.API.CONSUMER.PAUSE.KV_{}.{consumer}", store.name());
         let pause = r#"{"pause_until": "2199-01-01T00:00:00Z"}"#;
         let answer = server.client().await.request(subject, pause.into()).await.unwrap();
@@ -235,7 +248,8 @@ impl Reader {
         if update == KvUpdate::CaughtUp {
             assert!(!std::mem::replace(&mut self.caught_up, true), "a second marker");
             for (key, version) in &self.at_start {
-                let is_there = self.seen.get(key).is_some_and(|seen| seen.as_u64() >= version.as_u64());
+                let is_there =
+                    self.seen.get(key).is_some_and(|seen| seen.as_u64() >= version.as_u64());
                 assert!(is_there, "{key} is missing or old at the marker");
             }
             return;
@@ -265,11 +279,13 @@ async fn state_and_tail_are_complete_under_random_writes() {
         let value = "v".repeat(200);
         let mut newest = BTreeMap::new();
         for _ in 0..2 {
-            let answers = store.put_many(keys.iter().map(|key| (key.as_str(), value.clone()))).await;
+            let answers =
+                store.put_many(keys.iter().map(|key| (key.as_str(), value.clone()))).await;
             newest.extend(keys.iter().cloned().zip(answers.into_iter().map(Result::unwrap)));
         }
         let watch = store.watch(WatchScope::All).await.unwrap();
-        let mut reader = Reader { watch, at_start: newest.clone(), seen: BTreeMap::new(), caught_up: false };
+        let mut reader =
+            Reader { watch, at_start: newest.clone(), seen: BTreeMap::new(), caught_up: false };
         let mut scan = store.scan(WatchScope::All);
         let (mut listed, mut purged) = (Vec::new(), BTreeSet::new());
         for _ in 0..60 {

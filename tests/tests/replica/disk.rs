@@ -51,7 +51,10 @@ impl Disk {
     }
 
     /// Has something asked before each method.
-    pub(crate) fn hook(&self, hook: impl FnMut(&'static str) -> Result<(), StorageError> + Send + 'static) {
+    pub(crate) fn hook(
+        &self,
+        hook: impl FnMut(&'static str) -> Result<(), StorageError> + Send + 'static,
+    ) {
         *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
     }
 
@@ -73,8 +76,9 @@ impl Disk {
 
     /// What is held: `key=value`.
     pub(crate) fn words(&self) -> Vec<String> {
-        let word =
-            |(key, (_, value)): (&Key, &(Held, Bytes))| format!("{key}={}", String::from_utf8_lossy(value));
+        let word = |(key, (_, value)): (&Key, &(Held, Bytes))| {
+            format!("{key}={}", String::from_utf8_lossy(value))
+        };
         self.contents().held.iter().map(word).collect()
     }
 
@@ -127,7 +131,11 @@ impl ReplicaStorage for Disk {
         Ok(())
     }
 
-    fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
+    fn commit(
+        &mut self,
+        changes: &[KvUpdate],
+        place: Option<&ReplicaPlace>,
+    ) -> Result<(), StorageError> {
         self.called("commit")?;
         let mut contents = self.contents();
         for change in changes {
@@ -141,7 +149,9 @@ impl ReplicaStorage for Disk {
             }
         }
         contents.place = place.copied();
-        contents.commits.push(Commit { words: changes.iter().map(word).collect(), place: place.copied() });
+        contents
+            .commits
+            .push(Commit { words: changes.iter().map(word).collect(), place: place.copied() });
         Ok(())
     }
 }

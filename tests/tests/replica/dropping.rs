@@ -4,14 +4,18 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use shizuku_kv::replica::{Batch, Held, Replica, ReplicaPlace, ReplicaStorage, RetryPolicy, StorageError};
+use shizuku_kv::replica::{
+    Batch, Held, Replica, ReplicaPlace, ReplicaStorage, RetryPolicy, StorageError,
+};
 use shizuku_kv::{BatchConfig, Key, KvUpdate, WatchScope};
 use shizuku_kv_tests::eventually;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::disk::Disk;
 use crate::script::{Script, away, cursor};
-use crate::support::{Follower, Refused, asking, memory, real, run_until, settle, state, told, write};
+use crate::support::{
+    Follower, Refused, asking, memory, real, run_until, settle, state, told, write,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -94,7 +98,10 @@ async fn while_apply_works() {
     let ask = run_until(&mut replica, &asker, applying).await;
     assert_eq!(ask.told(), ["b=1"]);
     let progress = replica.monitor().progress();
-    assert_eq!((progress.running, progress.unapplied, progress.applied), (false, 0, Some(cursor(1))));
+    assert_eq!(
+        (progress.running, progress.unapplied, progress.applied),
+        (false, 0, Some(cursor(1)))
+    );
     ask.done();
     settle().await;
     assert_eq!(disk.commits().len(), 1, "nobody was there to keep it");
@@ -205,7 +212,11 @@ impl ReplicaStorage for Closing {
         self.disk.for_each_key(visit)
     }
 
-    fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
+    fn commit(
+        &mut self,
+        changes: &[KvUpdate],
+        place: Option<&ReplicaPlace>,
+    ) -> Result<(), StorageError> {
         self.disk.commit(changes, place)
     }
 }
@@ -245,7 +256,8 @@ async fn after_any_number_of_steps() {
             let waker = Waker::from(Arc::clone(&bell));
             for _ in 0..steps {
                 assert!(run.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-                is_through = disk.commits().iter().any(|commit| commit.words.contains(&".".to_owned()));
+                is_through =
+                    disk.commits().iter().any(|commit| commit.words.contains(&".".to_owned()));
                 if is_through {
                     break;
                 }

@@ -16,7 +16,8 @@ use crate::support::{Follower, Refused, asking, briskly, real};
 /// A replica that holds `a=1` and has no place: it will repair itself, and use every method of its storage.
 async fn without_place(script: &mut Script) -> Disk {
     let disk = Disk::new();
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower =
+        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
     script.accept().await.all(1, &["a=1", "."]);
     follower.asks.up_to(".").await;
     follower.stop().await;
@@ -37,7 +38,10 @@ async fn the_same_batch_comes_again_until_it_is_applied() {
     feed.all(1, &["a=1", "b=1"]);
     for attempt in 1..=20 {
         let batch = follower.asks.next().await.fail("not yet");
-        assert_eq!((crate::support::told(&batch), batch.cursor()), (vec!["a=1".to_owned()], Some(cursor(1))));
+        assert_eq!(
+            (crate::support::told(&batch), batch.cursor()),
+            (vec!["a=1".to_owned()], Some(cursor(1)))
+        );
         let failed = async || {
             let progress = follower.monitor.progress();
             let error = progress.last_error.as_deref().map(|error| error.to_string());
@@ -77,7 +81,8 @@ async fn the_run_ends_after_as_many_attempts_as_are_allowed() {
     {
         let mut script = Script::new();
         let disk = Disk::new();
-        let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone()).batch(one());
+        let replica =
+            Replica::new(&script.store, WatchScope::All).storage(disk.clone()).batch(one());
         let mut follower = Follower::start(replica.retry(briskly(policy)));
         script.accept().await.all(1, &["a=1", "b=1"]);
         // The attempts of one batch do not count for the next.
@@ -96,7 +101,8 @@ async fn the_run_ends_after_as_many_attempts_as_are_allowed() {
         };
         assert_eq!((updates, made), (1, attempts));
         assert_eq!(source.downcast_ref::<Refused>(), Some(&Refused("enough")));
-        let source = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+        let source =
+            error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
         assert!(error.to_string().contains("enough"), "{error}, {source:?}");
         let progress = monitor.progress();
         assert!(!progress.running && progress.unapplied == 0 && progress.unapplied_since.is_none());
@@ -189,7 +195,8 @@ async fn a_storage_that_cannot_go_on_ends_the_run() {
                 "passing" => Err(StorageError::retryable("the disk is gone")),
                 _ => std::panic::resume_unwind(Box::new("the disk is gone")),
             });
-            let policy = if kind == "passing" { RetryPolicy::attempts(3) } else { RetryPolicy::forever() };
+            let policy =
+                if kind == "passing" { RetryPolicy::attempts(3) } else { RetryPolicy::forever() };
             let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
             let mut follower = Follower::start(replica.retry(briskly(policy)));
             let monitor = follower.monitor.clone();
@@ -205,7 +212,11 @@ async fn a_storage_that_cannot_go_on_ends_the_run() {
             let text = error.to_string();
             assert!(text.contains(doing), "{text}");
             assert!(kind == "panic" || text.contains("the disk is gone"), "{text}");
-            assert_eq!(disk.calls(method) - before, if kind == "passing" { 3 } else { 1 }, "{kind} {method}");
+            assert_eq!(
+                disk.calls(method) - before,
+                if kind == "passing" { 3 } else { 1 },
+                "{kind} {method}"
+            );
             assert_eq!(monitor.progress().last_error.unwrap().to_string(), text);
             assert!(!monitor.progress().running);
             assert_eq!(disk.kept(), None);
@@ -217,7 +228,11 @@ async fn a_storage_that_cannot_go_on_ends_the_run() {
             let told = follower.asks.up_to(".").await;
             // What was kept before the failure is not told again.
             let known = method == "for_each_key";
-            assert_eq!(told, if known { vec!["~a", "."] } else { vec!["b=1", "~a", "."] }, "{kind} {method}");
+            assert_eq!(
+                told,
+                if known { vec!["~a", "."] } else { vec!["b=1", "~a", "."] },
+                "{kind} {method}"
+            );
             follower.stop().await;
             assert_eq!(disk.words(), ["b=1"]);
         }
@@ -253,7 +268,8 @@ async fn a_failure_that_has_passed_is_forgotten_though_nothing_is_kept() {
     let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
     let follower = Follower::start(replica.retry(briskly(RetryPolicy::forever())));
     script.accept().await.all(1, &["a=1"]);
-    let forgotten = async || disk.calls("held") == 4 && follower.monitor.progress().last_error.is_none();
+    let forgotten =
+        async || disk.calls("held") == 4 && follower.monitor.progress().last_error.is_none();
     eventually("it is forgotten", forgotten).await;
     assert_eq!(disk.calls("commit"), commits);
     follower.stop().await;
@@ -281,7 +297,8 @@ async fn a_panic_of_apply_is_one_of_the_run() {
     let mut replica = Replica::new(&script.store, WatchScope::All);
     let monitor = replica.monitor();
     let task = tokio::spawn(async move {
-        let apply = async |_| -> Result<(), Refused> { std::panic::resume_unwind(Box::new("apply")) };
+        let apply =
+            async |_| -> Result<(), Refused> { std::panic::resume_unwind(Box::new("apply")) };
         let run = std::panic::AssertUnwindSafe(replica.run(apply));
         let panicked = futures_util::FutureExt::catch_unwind(run).await;
         (replica, panicked.is_err())

@@ -69,7 +69,8 @@ async fn the_marker_counts_as_an_update() {
 async fn a_batch_is_full_with_so_many_bytes_of_keys_and_values() {
     let mut script = Script::new();
     // Ten bytes each, but for the last.
-    let words = ["key1=valuea", "key2=valueb", "key3=valuec", "-tenletters", "key4=valued", "key5=value"];
+    let words =
+        ["key1=valuea", "key2=valueb", "key3=valuec", "-tenletters", "key4=valued", "key5=value"];
     let (mut follower, feed) = following(&mut script, an_hour().max_bytes(30)).await;
     feed.all(1, &words);
     assert_eq!(follower.asks.done().await, words[..3]);
@@ -145,7 +146,8 @@ async fn a_window_runs_while_apply_works() {
 #[tokio::test(start_paused = true)]
 async fn without_a_window_nothing_waits() {
     let mut script = Script::new();
-    let (mut follower, feed) = following(&mut script, BatchConfig::new().window(Duration::ZERO)).await;
+    let (mut follower, feed) =
+        following(&mut script, BatchConfig::new().window(Duration::ZERO)).await;
     let before = Instant::now();
     // Timers go by the millisecond: one of no length would end with the one that has begun.
     let moment = Duration::from_micros(300);
@@ -209,9 +211,13 @@ async fn a_window_ends_under_a_source_without_a_pause() {
     for window in [Duration::ZERO, Duration::from_millis(1)] {
         let mut script = Script::new();
         let batch = BatchConfig::new().window(window).max_updates(usize::MAX).max_bytes(usize::MAX);
-        let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).batch(batch));
+        let mut follower =
+            Follower::start(Replica::new(&script.store, WatchScope::All).batch(batch));
         let updates = stream::iter((1..=MANY).map(|n| Ok((update(n, "k=1"), cursor(n)))));
-        script.opening().await.with(Watch::new(futures_util::StreamExt::chain(updates, stream::pending())));
+        script
+            .opening()
+            .await
+            .with(Watch::new(futures_util::StreamExt::chain(updates, stream::pending())));
         let first = follower.asks.next().await.done();
         assert!(first.updates().len() < usize::try_from(MANY).unwrap(), "all in one batch");
         follower.crash().await;
@@ -225,7 +231,10 @@ async fn a_source_without_a_pause_can_be_stopped() {
     let batch = BatchConfig::new().window(HOUR).max_updates(2_000_000).max_bytes(usize::MAX);
     let follower = Follower::start(Replica::new(&script.store, WatchScope::All).batch(batch));
     let updates = stream::iter((1..=1_000_000).map(|n| Ok((update(n, "k=1"), cursor(n)))));
-    script.opening().await.with(Watch::new(futures_util::StreamExt::chain(updates, stream::pending())));
+    script
+        .opening()
+        .await
+        .with(Watch::new(futures_util::StreamExt::chain(updates, stream::pending())));
     follower.stop.cancel();
     let (_, end, last) = follower.stop().await;
     assert!(last.len() < 1_000_000, "all was collected before");

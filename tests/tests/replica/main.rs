@@ -4,7 +4,12 @@
 //! The tests that need a certain order of things have it from a [`script`]: a backend whose watches say what the test
 //! wants, when it wants it. What a store makes of it is tested on the backends themselves.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
 
 mod disk;
 mod dropping;

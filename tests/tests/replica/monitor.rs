@@ -79,7 +79,8 @@ async fn changed_tells_what_this_handle_has_not_seen() {
 #[tokio::test]
 async fn what_waits_is_told_with_how_long_it_has() {
     let mut script = Script::new();
-    let replica = Replica::new(&script.store, WatchScope::All).batch(BatchConfig::new().max_updates(3));
+    let replica =
+        Replica::new(&script.store, WatchScope::All).batch(BatchConfig::new().max_updates(3));
     let mut follower = Follower::start(replica);
     assert_eq!(follower.monitor.progress().lag(), Duration::ZERO);
     let before = SystemTime::now();
@@ -89,7 +90,8 @@ async fn what_waits_is_told_with_how_long_it_has() {
     assert_eq!((progress.unapplied, progress.updates), (3, 0));
     let since = progress.unapplied_since.unwrap();
     assert!((before..=SystemTime::now()).contains(&since));
-    eventually("it lags", async || follower.monitor.progress().lag() > Duration::from_millis(1)).await;
+    eventually("it lags", async || follower.monitor.progress().lag() > Duration::from_millis(1))
+        .await;
     ask.done();
     follower.asks.up_to(".").await;
     follower.current().await;

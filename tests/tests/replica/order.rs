@@ -13,7 +13,8 @@ async fn the_state_comes_first_then_the_marker_then_every_change() {
     for (_connection, store) in stores().await {
         write(&store, &["c=1", "a=1", "b=1", "c=2"]).await;
         let disk = Disk::new();
-        let mut follower = Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
+        let mut follower =
+            Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
         assert_eq!(follower.asks.up_to(".").await, ["a=1", "b=1", "c=2", "."]);
         for n in 0..20 {
             write(&store, &[&format!("a={n}"), &format!("b={n}")]).await;
@@ -81,7 +82,9 @@ async fn what_is_kept_is_what_was_applied_with_its_cursor() {
             assert!(batch.cursor().is_some());
         }
         assert_eq!(end, applied.last().unwrap().cursor());
-        assert!(applied.iter().zip(&applied[1..]).all(|(one, next)| position(one) <= position(next)));
+        assert!(
+            applied.iter().zip(&applied[1..]).all(|(one, next)| position(one) <= position(next))
+        );
     }
 }
 

@@ -19,7 +19,8 @@ async fn it_ends_when_the_store_is_deleted() {
         let store = connection.store(&name).await.unwrap();
         write(&store, &["a=1"]).await;
         let disk = Disk::new();
-        let mut follower = Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
+        let mut follower =
+            Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
         follower.asks.up_to(".").await;
         connection.delete_store(&name).await.unwrap();
         let monitor = follower.monitor.clone();
@@ -59,7 +60,8 @@ async fn it_ends_when_the_connection_is_shut_down() {
 async fn what_had_come_before_the_end_is_applied() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower =
+        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
     let feed = script.accept().await;
     feed.all(1, &["a=1"]).end(KvError::StoreNotFound { store: "script".to_owned() });
     let ask = follower.asks.next().await;
@@ -73,8 +75,10 @@ async fn what_had_come_before_the_end_is_applied() {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_pass_ends_it_and_what_can_does_not() {
-    let refused =
-        KvError::Unauthorized { operation: "watch", reason: "no permission to subscribe".to_owned() };
+    let refused = KvError::Unauthorized {
+        operation: "watch",
+        reason: "no permission to subscribe".to_owned(),
+    };
     let unsupported = KvError::Unsupported { operation: "watch", reason: "not here".to_owned() };
     for error in [refused, unsupported] {
         let mut script = Script::new();
@@ -98,7 +102,10 @@ async fn a_watch_that_ends_without_a_word_is_closed() {
     let follower = Follower::start(Replica::new(&script.store, WatchScope::All));
     script.opening().await.with(Watch::new(futures_util::stream::empty()));
     let error = follower.error().await;
-    assert!(matches!(error, ReplicaError::Store(KvError::Closed { operation: "watch" })), "{error:?}");
+    assert!(
+        matches!(error, ReplicaError::Store(KvError::Closed { operation: "watch" })),
+        "{error:?}"
+    );
 }
 
 /// A watch that brings nothing is no new beginning.
@@ -116,7 +123,10 @@ async fn pauses_grow_until_a_watch_brings_something() {
     }
     // 50 ms, doubled seven times and added up: with jitter twice that at most.
     let waited = start.elapsed();
-    assert!((Duration::from_millis(12_750)..Duration::from_millis(25_600)).contains(&waited), "{waited:?}");
+    assert!(
+        (Duration::from_millis(12_750)..Duration::from_millis(25_600)).contains(&waited),
+        "{waited:?}"
+    );
     let feed = script.accept().await;
     feed.say(3, "b=1");
     follower.asks.up_to("b=1").await;

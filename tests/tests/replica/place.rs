@@ -14,7 +14,8 @@ use crate::support::{Follower, briskly, settle, stores, told, write};
 async fn nothing_is_kept_before_apply_has_returned() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower =
+        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
     let feed = script.accept().await;
     feed.all(1, &["a=1", "."]);
     let ask = follower.asks.next().await;
@@ -76,7 +77,8 @@ async fn the_place_is_never_past_a_batch_that_failed() {
     let mut script = Script::new();
     let disk = Disk::new();
     let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
-    let replica = replica.batch(BatchConfig::new().max_updates(1)).retry(briskly(Default::default()));
+    let replica =
+        replica.batch(BatchConfig::new().max_updates(1)).retry(briskly(Default::default()));
     let mut follower = Follower::start(replica);
     script.accept().await.all(1, &["a=1", "b=1", "c=1", "."]);
     assert_eq!(follower.asks.done().await, ["a=1"]);

@@ -8,8 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shizuku_kv::replica::CancellationToken;
-use shizuku_kv::replica::{Batch, Held, Replica, ReplicaPlace, ReplicaStorage, RetryPolicy, StorageError};
-use shizuku_kv::{BatchConfig, Connection, Key, KvError, KvOperation, KvUpdate, Store, WatchScope, connect};
+use shizuku_kv::replica::{
+    Batch, Held, Replica, ReplicaPlace, ReplicaStorage, RetryPolicy, StorageError,
+};
+use shizuku_kv::{
+    BatchConfig, Connection, Key, KvError, KvOperation, KvUpdate, Store, WatchScope, connect,
+};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::support::Refused;
@@ -90,7 +94,8 @@ impl World {
             is_covered && applied < *version && (was_put || self.applied.contains_key(*key))
         });
         if let Some((key, version)) = missing {
-            let trouble = format!("kept {}, but {version} of {key} was not applied", cursor.position());
+            let trouble =
+                format!("kept {}, but {version} of {key} was not applied", cursor.position());
             self.trouble.get_or_insert(trouble);
         }
     }
@@ -136,7 +141,11 @@ impl ReplicaStorage for Storage {
         self.may_fail()
     }
 
-    fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
+    fn commit(
+        &mut self,
+        changes: &[KvUpdate],
+        place: Option<&ReplicaPlace>,
+    ) -> Result<(), StorageError> {
         self.may_fail()?;
         let mut world = self.world.lock().unwrap();
         for change in changes {
@@ -163,7 +172,12 @@ fn key(random: &mut Random) -> Key {
 }
 
 /// Writes and deletes, and books what it did while nobody else does.
-async fn step(store: &Store, world: &Mutex<World>, book: &tokio::sync::Mutex<()>, random: &mut Random) {
+async fn step(
+    store: &Store,
+    world: &Mutex<World>,
+    book: &tokio::sync::Mutex<()>,
+    random: &mut Random,
+) {
     let _alone = book.lock().await;
     let key = key(random);
     world.lock().unwrap().writing.insert(key.clone());
@@ -190,7 +204,8 @@ async fn round(seed: u64, rounds: u64) {
     let mut store = connection.store("random").await.unwrap();
     let world = Arc::new(Mutex::new(World::default()));
     world.lock().unwrap().incarnation = Some(incarnation(&store).await);
-    let (lock, faults) = (Arc::new(tokio::sync::Mutex::new(())), Arc::new(Mutex::new(Random(random.next()))));
+    let (lock, faults) =
+        (Arc::new(tokio::sync::Mutex::new(())), Arc::new(Mutex::new(Random(random.next()))));
     let open = async || {
         let _alone = Arc::clone(&lock).lock_owned().await;
         Storage { world: Arc::clone(&world), random: Arc::clone(&faults), _alone }
@@ -324,7 +339,8 @@ async fn made_again(connection: &dyn Connection, store: &mut Store, world: &Mute
     *store = connection.store("random").await.unwrap();
     let incarnation = incarnation(store).await;
     let mut world = world.lock().unwrap();
-    world.applied = world.stored.iter().map(|(key, (_, value))| (key.clone(), value.clone())).collect();
+    world.applied =
+        world.stored.iter().map(|(key, (_, value))| (key.clone(), value.clone())).collect();
     world.versions.clear();
     world.written.clear();
     world.writing.clear();

@@ -10,7 +10,8 @@ use crate::support::{Follower, briskly, settle, sorted, told};
 
 /// A replica that holds what `words` say, up to a position.
 async fn holding(script: &mut Script, disk: &Disk, words: &[&str]) -> Replica<Disk> {
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower =
+        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
     script.accept().await.all(1, words).say(90, ".");
     follower.asks.up_to(".").await;
     let (replica, end, _) = follower.stop().await;
@@ -38,7 +39,10 @@ async fn what_has_vanished_is_told_before_the_marker_and_before_what_comes_later
     // a is as it was, b has changed, c is gone and comes again later, d was deleted, e is new.
     feed.say(1, "a=1").all(100, &["b=2", "-d", "e=1", ".", "c=2"]);
     let batch = follower.asks.next().await.done();
-    assert_eq!((told(&batch), batch.cursor()), (vec!["b=2".into(), "-d".into(), "e=1".into()], None));
+    assert_eq!(
+        (told(&batch), batch.cursor()),
+        (vec!["b=2".into(), "-d".into(), "e=1".into()], None)
+    );
     let batch = follower.asks.next().await.done();
     assert_eq!((told(&batch), batch.cursor()), (vec!["~c".into()], None));
     let KvUpdate::Delete(gone) = &batch.updates()[0] else { panic!("{batch:?}") };
@@ -70,7 +74,8 @@ async fn of_what_is_known_nothing_is_told() {
     let disk = Disk::new();
     let replica = holding(&mut script, &disk, &["a=1", "b=1"]).await;
     let before = replica.monitor().progress().updates;
-    let (mut follower, feed) = repairing(&mut script, replica.batch(BatchConfig::new().max_updates(1))).await;
+    let (mut follower, feed) =
+        repairing(&mut script, replica.batch(BatchConfig::new().max_updates(1))).await;
     feed.all(1, &["a=1", "b=1"]).say(95, ".");
     assert_eq!(follower.asks.done().await, ["."]);
     follower.current().await;
@@ -123,7 +128,8 @@ async fn a_repair_that_was_cut_short_begins_anew() {
         for far in 0..4 {
             let mut script = Script::new();
             let disk = Disk::new();
-            let replica = holding(&mut script, &disk, &["a=1", "b=1", "c=1", "d=1"]).await.batch(one);
+            let replica =
+                holding(&mut script, &disk, &["a=1", "b=1", "c=1", "d=1"]).await.batch(one);
             let (mut follower, feed) = repairing(&mut script, replica).await;
             feed.say(1, "a=1").say(100, "c=2");
             if far > 0 {
@@ -137,7 +143,8 @@ async fn a_repair_that_was_cut_short_begins_anew() {
             let mut follower = match how {
                 "crash" => {
                     follower.crash().await;
-                    let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
+                    let replica =
+                        Replica::new(&script.store, WatchScope::All).storage(disk.clone());
                     Follower::start(replica.batch(one).retry(briskly(RetryPolicy::forever())))
                 }
                 "stop" => {
@@ -191,7 +198,8 @@ async fn without_a_place_but_with_something_held_it_repairs_itself() {
     let disk = Disk::new();
     drop(holding(&mut script, &disk, &["a=1", "b=1"]).await);
     disk.lose_place();
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower =
+        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
     let opening = script.opening().await;
     assert_eq!(opening.from, None);
     opening.accept().say(2, "b=1").say(95, ".");
@@ -205,7 +213,8 @@ async fn without_a_place_but_with_something_held_it_repairs_itself() {
 async fn a_watch_that_expires_while_it_is_followed_is_repaired() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower =
+        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
     script.accept().await.all(1, &["a=1", "b=1", ".", "c=1"]).end(expired());
     // What had come is applied before.
     assert_eq!(follower.asks.up_to("c=1").await, ["a=1", "b=1", ".", "c=1"]);
@@ -225,7 +234,8 @@ async fn a_watch_that_expires_while_it_is_followed_is_repaired() {
 async fn a_replica_that_holds_nothing_begins_anew() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower =
+        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
     let feed = script.accept().await;
     feed.all(1, &["a=1", "-a", "."]);
     follower.asks.up_to(".").await;
@@ -317,7 +327,9 @@ async fn what_was_applied_and_not_kept_vanishes_too() {
     let mut script = Script::new();
     let disk = Disk::new();
     let mut follower = Follower::start(
-        Replica::new(&script.store, WatchScope::All).storage(disk.clone()).retry(RetryPolicy::never()),
+        Replica::new(&script.store, WatchScope::All)
+            .storage(disk.clone())
+            .retry(RetryPolicy::never()),
     );
     let feed = script.accept().await;
     // The first is given back as not done, perhaps half of it was; the second is done, and not kept.

@@ -96,13 +96,15 @@ async fn what_is_missing_from_a_bucket_made_again_vanishes_before_it_comes_anew(
     for (connection, name, store) in stores().await {
         let disk = Disk::new();
         write(&store, &["a=1", "b=1"]).await;
-        let mut follower = Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
+        let mut follower =
+            Follower::start(Replica::new(&store, WatchScope::All).storage(disk.clone()));
         follower.asks.up_to(".").await;
         let (_, end, _) = follower.stop().await;
         connection.delete_store(&name).await.unwrap();
         let again = connection.store(&name).await.unwrap();
         write(&again, &["c=1"]).await;
-        let mut follower = Follower::start(Replica::new(&again, WatchScope::All).storage(disk.clone()));
+        let mut follower =
+            Follower::start(Replica::new(&again, WatchScope::All).storage(disk.clone()));
         assert_eq!(follower.asks.done().await, ["c=1"]);
         let ask = follower.asks.next().await;
         assert_eq!(sorted(ask.told()), ["~a", "~b"]);

@@ -18,9 +18,13 @@ async fn what_is_out_of_scope_vanishes_and_what_is_new_comes() {
             follower.stop().await;
             (told, monitor.progress().repairs)
         };
-        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let owned =
+            |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let prefixes = |prefixes: &[&str]| WatchScope::prefixes(prefixes.iter().copied());
-        assert_eq!(run(prefixes(&["in.", "on."])).await, (owned(&[".", "in.a=1", "in.b=1", "on.a=1"]), 0));
+        assert_eq!(
+            run(prefixes(&["in.", "on."])).await,
+            (owned(&[".", "in.a=1", "in.b=1", "on.a=1"]), 0)
+        );
         // The same scope in other words is the same.
         assert_eq!(run(prefixes(&["on.", "in.", "on."])).await, (owned(&["."]), 0));
         // A smaller one.

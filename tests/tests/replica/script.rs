@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use shizuku_kv::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvOperation, KvReader, KvResult, KvStore,
-    KvStream, KvUpdate, KvWatcher, Store, StoreFigures, VersionToken, Watch, WatchCursor, WatchLink,
-    WatchScope,
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvOperation, KvReader, KvResult,
+    KvStore, KvStream, KvUpdate, KvWatcher, Store, StoreFigures, VersionToken, Watch, WatchCursor,
+    WatchLink, WatchScope,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -111,7 +111,8 @@ impl Feed {
 pub(crate) fn update(position: u64, word: &str) -> KvUpdate {
     let version = VersionToken::from_u64(position);
     if let Some(key) = word.strip_prefix('!') {
-        return KvEntry::tombstone(key_of(key), KvOperation::Expire, version, time(position)).into();
+        return KvEntry::tombstone(key_of(key), KvOperation::Expire, version, time(position))
+            .into();
     }
     match (word.split_once('='), word.strip_prefix('-')) {
         (Some((key, value)), _) => {
@@ -137,7 +138,11 @@ pub(crate) fn cursor(position: u64) -> WatchCursor {
 }
 
 pub(crate) fn away() -> KvError {
-    KvError::Unavailable { operation: "watch", reason: "the server is away".to_owned(), source: None }
+    KvError::Unavailable {
+        operation: "watch",
+        reason: "the server is away".to_owned(),
+        source: None,
+    }
 }
 
 pub(crate) fn expired() -> KvError {
@@ -177,7 +182,11 @@ impl Script {
         let (sender, openings) = mpsc::unbounded_channel();
         let contents = Arc::<Mutex<Contents>>::default();
         let scripted = Scripted(sender, Arc::clone(&contents));
-        Self { store: Store::new(Arc::new(scripted), Duration::from_secs(3600)), contents, openings }
+        Self {
+            store: Store::new(Arc::new(scripted), Duration::from_secs(3600)),
+            contents,
+            openings,
+        }
     }
 
     /// The next watch that is wanted.
@@ -218,7 +227,11 @@ impl KvReader for Scripted {
         Box::pin(std::future::ready(Ok(found)))
     }
 
-    fn figures<'a>(&'a self, _: &'a WatchScope, _: Deadline) -> BoxFuture<'a, KvResult<StoreFigures>> {
+    fn figures<'a>(
+        &'a self,
+        _: &'a WatchScope,
+        _: Deadline,
+    ) -> BoxFuture<'a, KvResult<StoreFigures>> {
         let mut contents = lock(&self.1);
         contents.looks += 1;
         let figures = match contents.figures {
@@ -228,7 +241,11 @@ impl KvReader for Scripted {
         Box::pin(std::future::ready(Ok(figures)))
     }
 
-    fn entries<'a>(&'a self, _: &'a [Key], _: Deadline) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
+    fn entries<'a>(
+        &'a self,
+        _: &'a [Key],
+        _: Deadline,
+    ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
         unimplemented_by(UNREAD)
     }
 

@@ -48,8 +48,14 @@ async fn what_cannot_work_is_named() {
     let (_connection, store) = memory().await;
     let apply = async |_| Ok::<_, Refused>(());
     let batch = BatchConfig::new().max_updates(0);
-    let run =
-        watch_applied(&store, WatchScope::All, MemoryStorage::new(), batch, CancellationToken::new(), apply);
+    let run = watch_applied(
+        &store,
+        WatchScope::All,
+        MemoryStorage::new(),
+        batch,
+        CancellationToken::new(),
+        apply,
+    );
     let error = run.await.unwrap_err();
     assert!(matches!(error, ReplicaError::InvalidConfig { field: "max_updates", .. }), "{error:?}");
 }
@@ -61,7 +67,9 @@ async fn the_ends_of_the_ranges_work() {
     let largest = BatchConfig::new().max_updates(usize::MAX).max_bytes(usize::MAX).window(HOUR);
     for batch in [smallest, largest] {
         let moment = Duration::from_millis(1);
-        for retry in [RetryPolicy::attempts(1), RetryPolicy::attempts(u32::MAX).pauses(moment, HOUR)] {
+        for retry in
+            [RetryPolicy::attempts(1), RetryPolicy::attempts(u32::MAX).pauses(moment, HOUR)]
+        {
             let replica = Replica::new(&store, WatchScope::All).batch(batch).retry(retry);
             let mut follower = Follower::start(replica.compare_every(SECOND));
             follower.asks.up_to(".").await;
@@ -70,7 +78,10 @@ async fn the_ends_of_the_ranges_work() {
     }
     assert_eq!(BatchConfig::new(), BatchConfig::default());
     let default = BatchConfig::default();
-    assert_eq!((default.window, default.max_updates, default.max_bytes), (SECOND / 100, 8192, 4 << 20));
+    assert_eq!(
+        (default.window, default.max_updates, default.max_bytes),
+        (SECOND / 100, 8192, 4 << 20)
+    );
     assert_eq!(RetryPolicy::default(), RetryPolicy::forever());
     assert_eq!(RetryPolicy::never(), RetryPolicy::attempts(1));
 }
@@ -80,7 +91,8 @@ async fn debug_shows_no_value() {
     let (_connection, store) = memory().await;
     write(&store, &["key=sesame"]).await;
     let disk = crate::disk::Disk::new();
-    let mut follower = Follower::start(Replica::new(&store, WatchScope::All).storage(MemoryStorage::new()));
+    let mut follower =
+        Follower::start(Replica::new(&store, WatchScope::All).storage(MemoryStorage::new()));
     let ask = follower.asks.next().await;
     let mut shown = format!("{:?} {:#?} {:?}", ask.batch, ask.batch, ask.batch.updates());
     ask.fail("no");
@@ -96,7 +108,8 @@ async fn debug_shows_no_value() {
     }
 
     let storage = MemoryStorage::new();
-    let mut replica = Replica::new(&store, WatchScope::All).storage(storage).retry(RetryPolicy::never());
+    let mut replica =
+        Replica::new(&store, WatchScope::All).storage(storage).retry(RetryPolicy::never());
     let error = replica.run(async |_| Err::<(), _>(Refused("no"))).await.unwrap_err();
     let shown = format!("{error:?} {error} {replica:?}");
     assert!(!shown.contains("sesame") && shown.contains("Refused"), "{shown}");

@@ -41,7 +41,9 @@ async fn what_expires_in_silence_vanishes() {
     assert!(follower.monitor.progress().repairs >= 1);
     // And what comes afterwards comes.
     write(&store, &["c=1"]).await;
-    assert!(follower.asks.up_to("c=1").await.iter().all(|word| ["c=1", "."].contains(&word.as_str())));
+    assert!(
+        follower.asks.up_to("c=1").await.iter().all(|word| ["c=1", "."].contains(&word.as_str()))
+    );
     follower.stop().await;
 }
 
@@ -56,7 +58,8 @@ async fn what_an_operator_takes_out_by_hand_vanishes() {
     let mut follower = Follower::start(replica.compare_every(Duration::from_secs(1)));
     follower.asks.up_to(".").await;
     // By its subject: nothing is left of it, and no tombstone either.
-    let stream = jetstream::new(server.client().await).get_stream(format!("KV_{name}")).await.unwrap();
+    let stream =
+        jetstream::new(server.client().await).get_stream(format!("KV_{name}")).await.unwrap();
     stream.purge().filter(format!("$KV.{name}.b")).await.unwrap();
     let told = follower.asks.up_to("~b").await;
     assert!(told.iter().all(|word| ["~b", "."].contains(&word.as_str())), "{told:?}");
@@ -191,7 +194,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 async fn scripted(script: &mut Script, disk: &Disk) -> (Follower<Disk>, Feed) {
     lock(&script.contents).figures = Some((2, 2));
     lock(&script.contents).entries = vec![(1, "a=1"), (2, "b=1")];
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower =
+        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
     let feed = script.accept().await;
     feed.all(1, &["a=1", "b=1"]);
     feed.say(2, ".");
@@ -344,7 +348,8 @@ async fn tombstone_that_ended_is_no_reason_to_read_again() {
         let (mut follower, feed) = scripted(&mut script, &Disk::new()).await;
         feed.say(3, "-b").say(5, "c=1");
         follower.asks.up_to("c=1").await;
-        lock(&script.contents).entries = [(1, "a=1"), (6, "c=2")].into_iter().chain(marker).collect();
+        lock(&script.contents).entries =
+            [(1, "a=1"), (6, "c=2")].into_iter().chain(marker).collect();
         lock(&script.contents).figures = Some((6, 2 + u64::from(marker.is_some())));
         feed.link(WatchLink::down(std::time::SystemTime::now(), "away"));
         settle().await;
@@ -372,7 +377,8 @@ async fn current_only_after_the_first_comparison() {
     let (follower, _feed) = scripted(&mut script, &disk).await;
     follower.stop().await;
     lock(&script.contents).figures = Some((5, 2));
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower =
+        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
     let feed = script.accept().await;
     feed.say(2, ".");
     follower.asks.up_to(".").await;
@@ -397,7 +403,10 @@ async fn collected_updates_are_kept_before_the_comparison() {
     feed.all(1, &["a=1", ".", "b=1"]);
     assert_eq!(follower.asks.done().await, ["a=1", "."]);
     let batch = follower.asks.next().await.done();
-    assert_eq!((crate::support::told(&batch), batch.cursor()), (vec!["b=1".to_owned()], Some(cursor(3))));
+    assert_eq!(
+        (crate::support::told(&batch), batch.cursor()),
+        (vec!["b=1".to_owned()], Some(cursor(3)))
+    );
     follower.stop().await;
 }
 

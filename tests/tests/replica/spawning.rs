@@ -67,7 +67,9 @@ async fn scene() {
             std::future::ready(Ok::<_, String>(()))
         };
         let storage = MemoryStorage::new();
-        watch_applied(&store, WatchScope::All, storage, BatchConfig::new(), stopped, apply).await.map(|_| ())
+        watch_applied(&store, WatchScope::All, storage, BatchConfig::new(), stopped, apply)
+            .await
+            .map(|_| ())
     }));
     real(is_done).await.unwrap().unwrap();
     assert_eq!(count.load(Ordering::SeqCst), 9);

@@ -34,7 +34,8 @@ async fn what_has_come_is_applied_and_kept() {
 async fn what_waits_for_its_window_is_applied_at_once() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone()).batch(an_hour());
+    let replica =
+        Replica::new(&script.store, WatchScope::All).storage(disk.clone()).batch(an_hour());
     let follower = Follower::start(replica);
     let feed = script.accept().await;
     feed.all(1, &["a=1", "b=1"]);
@@ -70,7 +71,8 @@ async fn apply_that_fails_is_given_up() {
     let disk = Disk::new();
     let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
     let hours = RetryPolicy::forever().pauses(Duration::from_secs(3600), Duration::from_secs(3600));
-    let mut follower = Follower::start(replica.retry(hours).batch(BatchConfig::new().max_updates(1)));
+    let mut follower =
+        Follower::start(replica.retry(hours).batch(BatchConfig::new().max_updates(1)));
     script.accept().await.all(1, &["a=1", "b=1", "c=1"]);
     follower.asks.done().await;
     follower.asks.next().await.fail("no");
@@ -95,7 +97,8 @@ async fn apply_that_fails_is_given_up() {
 #[tokio::test]
 async fn it_stops_when_the_first_try_after_the_stop_fails() {
     let mut script = Script::new();
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).batch(an_hour()));
+    let mut follower =
+        Follower::start(Replica::new(&script.store, WatchScope::All).batch(an_hour()));
     let feed = script.accept().await;
     feed.all(1, &["a=1"]);
     eventually("it has come", async || feed.pulled() == 1).await;
@@ -117,7 +120,8 @@ async fn a_storage_that_fails_is_given_up() {
         disk.lose_place();
         disk.fail(method, usize::MAX, StorageError::retryable);
         let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
-        let hours = RetryPolicy::forever().pauses(Duration::from_secs(3600), Duration::from_secs(3600));
+        let hours =
+            RetryPolicy::forever().pauses(Duration::from_secs(3600), Duration::from_secs(3600));
         let mut follower = Follower::start(replica.retry(hours));
         if !["place", "is_empty"].contains(&method) {
             script.accept().await.all(2, &["b=1", "."]);
@@ -140,11 +144,15 @@ async fn a_replica_that_was_stopped_before_does_nothing() {
         let stopped = CancellationToken::new();
         stopped.cancel();
         for _ in 0..2 {
-            let mut replica =
-                Replica::new(&store, WatchScope::All).storage(disk.clone()).stop_on(stopped.clone());
+            let mut replica = Replica::new(&store, WatchScope::All)
+                .storage(disk.clone())
+                .stop_on(stopped.clone());
             let (asker, mut asks) = asking();
             // Where it has been before, if it has.
-            assert_eq!(replica.run(asker.apply()).await.unwrap(), disk.kept().map(|place| place.cursor()));
+            assert_eq!(
+                replica.run(asker.apply()).await.unwrap(),
+                disk.kept().map(|place| place.cursor())
+            );
             assert!(asks.ready().is_none());
             if disk.kept().is_none() {
                 let mut follower =
@@ -210,7 +218,8 @@ async fn it_stops_while_the_server_is_away() {
 async fn stopped_in_the_middle_of_a_repair_it_has_no_cursor() {
     let mut script = Script::new();
     let disk = Disk::new();
-    let mut follower = Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let mut follower =
+        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
     script.accept().await.all(1, &["a=1", "."]);
     follower.asks.up_to(".").await;
     let (replica, end, _) = follower.stop().await;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use shizuku_kv::replica::CancellationToken;
-use shizuku_kv::replica::{Batch, Replica, ReplicaError, ReplicaMonitor, ReplicaStorage, RetryPolicy};
+use shizuku_kv::replica::{
+    Batch, Replica, ReplicaError, ReplicaMonitor, ReplicaStorage, RetryPolicy,
+};
 use shizuku_kv::{Connection, KvOperation, KvUpdate, Store, WatchCursor, connect};
 use shizuku_kv_tests::{NatsServer, unique};
 use tokio::sync::{mpsc, oneshot};
@@ -81,7 +83,8 @@ impl Asks {
     pub(crate) fn next(&mut self) -> impl Future<Output = Ask> + use<'_> {
         let place = std::panic::Location::caller();
         async move {
-            let ask = real(self.0.recv()).await.unwrap_or_else(|| panic!("{place}: apply is not called"));
+            let ask =
+                real(self.0.recv()).await.unwrap_or_else(|| panic!("{place}: apply is not called"));
             ask.unwrap_or_else(|| panic!("{place}: the run has ended"))
         }
     }
@@ -105,13 +108,17 @@ impl Asks {
 
     /// What comes up to the end of a batch with this in it; all of it has worked.
     #[track_caller]
-    pub(crate) fn up_to<'a>(&'a mut self, last: &'a str) -> impl Future<Output = Vec<String>> + use<'a> {
+    pub(crate) fn up_to<'a>(
+        &'a mut self,
+        last: &'a str,
+    ) -> impl Future<Output = Vec<String>> + use<'a> {
         let place = std::panic::Location::caller();
         async move {
             let mut all = Vec::new();
             while !all.iter().any(|word| word == last) {
                 let ask = real(self.0.recv()).await;
-                let ask = ask.unwrap_or_else(|| panic!("{place}: {last} does not come, only {all:?}"));
+                let ask =
+                    ask.unwrap_or_else(|| panic!("{place}: {last} does not come, only {all:?}"));
                 let ask = ask.unwrap_or_else(|| panic!("{place}: it has ended after {all:?}"));
                 all.extend(told(&ask.done()));
             }
@@ -142,7 +149,9 @@ pub(crate) async fn real<T>(future: impl Future<Output = T>) -> Option<T> {
 pub(crate) fn word(update: &KvUpdate) -> String {
     match update {
         KvUpdate::Put(entry) => format!("{}={}", entry.key, String::from_utf8_lossy(&entry.value)),
-        KvUpdate::Delete(entry) if entry.operation == KvOperation::Vanished => format!("~{}", entry.key),
+        KvUpdate::Delete(entry) if entry.operation == KvOperation::Vanished => {
+            format!("~{}", entry.key)
+        }
         KvUpdate::Delete(entry) => format!("-{}", entry.key),
         _ => ".".to_owned(),
     }
@@ -236,7 +245,9 @@ impl<S: ReplicaStorage> Follower<S> {
 
     /// Stops it; what it has still to apply is applied.
     #[track_caller]
-    pub(crate) fn stop(self) -> impl Future<Output = (Replica<S>, Option<WatchCursor>, Vec<String>)> {
+    pub(crate) fn stop(
+        self,
+    ) -> impl Future<Output = (Replica<S>, Option<WatchCursor>, Vec<String>)> {
         let Self { mut asks, stop, task, .. } = self;
         let place = std::panic::Location::caller();
         async move {
@@ -252,7 +263,8 @@ impl<S: ReplicaStorage> Follower<S> {
                     }
                 }
             };
-            let (replica, outcome) = real(ended).await.unwrap_or_else(|| panic!("{place}: it goes on"));
+            let (replica, outcome) =
+                real(ended).await.unwrap_or_else(|| panic!("{place}: it goes on"));
             (replica, outcome.unwrap(), last)
         }
     }

@@ -21,7 +21,9 @@ struct User {
 fn words(batch: &TypedBatch<User>) -> Vec<String> {
     let word = |update: &Result<TypedUpdate<User>, KvReadError>| match update {
         Ok(TypedUpdate::Put(entry)) => format!("{}={}", entry.id, entry.age),
-        Ok(TypedUpdate::Delete { key, operation: KvOperation::Vanished, .. }) => format!("~{}", key.id),
+        Ok(TypedUpdate::Delete { key, operation: KvOperation::Vanished, .. }) => {
+            format!("~{}", key.id)
+        }
         Ok(TypedUpdate::Delete { key, .. }) => format!("-{}", key.id),
         Ok(TypedUpdate::CaughtUp) => ".".to_owned(),
         Err(error) => format!("!{}", error.to_string().contains("user.3")),

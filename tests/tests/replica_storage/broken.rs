@@ -185,14 +185,19 @@ impl Broken {
     /// The key as it is kept.
     fn key(&self, key: &Key) -> Key {
         match self.fault {
-            Fault::ShortKeys => Key::new(&key[..key.len().min(255)]).unwrap_or_else(|_| key.clone()),
+            Fault::ShortKeys => {
+                Key::new(&key[..key.len().min(255)]).unwrap_or_else(|_| key.clone())
+            }
             Fault::IgnoresCase => Key::new(key.to_ascii_lowercase()).unwrap(),
             _ => key.clone(),
         }
     }
 
     fn held_of(&self, key: &Key) -> Option<Held> {
-        self.content.entries.get(&self.key(key)).map(|entry| Held::new(entry.version, entry.created))
+        self.content
+            .entries
+            .get(&self.key(key))
+            .map(|entry| Held::new(entry.version, entry.created))
     }
 
     fn put(&mut self, entry: &KvEntry) -> Result<(), StorageError> {
@@ -201,7 +206,9 @@ impl Broken {
         entry.key = self.key(&entry.key);
         let held = self.content.entries.get(&entry.key);
         let is_refused = match (fault, held) {
-            (Fault::KeepsGreaterVersions, Some(held)) => held.version.as_u64() > entry.version.as_u64(),
+            (Fault::KeepsGreaterVersions, Some(held)) => {
+                held.version.as_u64() > entry.version.as_u64()
+            }
             (Fault::KeepsSameVersions, Some(held)) => held.version == entry.version,
             (Fault::KeepsTheFirst, Some(_)) => true,
             (Fault::DeletesForEver, _) => self.content.deleted.contains_key(&entry.key),
@@ -220,7 +227,8 @@ impl Broken {
                 return Err(StorageError::fatal("the value is too large"));
             }
             Fault::CutsAtZero => {
-                let end = entry.value.iter().position(|byte| *byte == 0).unwrap_or(entry.value.len());
+                let end =
+                    entry.value.iter().position(|byte| *byte == 0).unwrap_or(entry.value.len());
                 entry.value.truncate(end);
             }
             Fault::KeepsValues => {
@@ -278,7 +286,9 @@ impl Broken {
         let mut changes = changes.to_vec();
         match self.fault {
             Fault::FirstChangeCounts => changes.reverse(),
-            Fault::DeletionsFirst => changes.sort_by_key(|change| matches!(change, KvUpdate::Put(_))),
+            Fault::DeletionsFirst => {
+                changes.sort_by_key(|change| matches!(change, KvUpdate::Put(_)))
+            }
             Fault::ShortCommits => changes.truncate(4096),
             Fault::StopsAtMarker => {
                 let marker = changes.iter().position(|change| matches!(change, KvUpdate::CaughtUp));
@@ -296,7 +306,9 @@ impl Broken {
             Fault::KeepsPlace => place.or(before),
             Fault::FirstPlace => before.or(place),
             Fault::PlacesNeverGoBack => match (before, place) {
-                (Some(before), Some(place)) if place.cursor().position() < before.cursor().position() => {
+                (Some(before), Some(place))
+                    if place.cursor().position() < before.cursor().position() =>
+                {
                     Some(before)
                 }
                 _ => place,
@@ -327,7 +339,9 @@ fn damaged_by_opening(fault: Fault, mut content: Content) -> Content {
         Fault::ForgetsAll => content = Content::default(),
         Fault::OpensOnce if content.openings_in_a_row > 1 => content = Content::default(),
         Fault::ForgetsPlace => content.place = None,
-        Fault::ForgetsLastPlace => content.place = content.before.as_ref().and_then(|before| before.place),
+        Fault::ForgetsLastPlace => {
+            content.place = content.before.as_ref().and_then(|before| before.place)
+        }
         Fault::ForgetsDeletions => content.entries.append(&mut content.deleted),
         Fault::ForgetsLastCommit => {
             if let Some(before) = content.before.take() {
@@ -357,7 +371,8 @@ impl ReplicaStorage for Broken {
     }
 
     fn len(&self) -> Result<u64, StorageError> {
-        let deleted = if self.fault == Fault::CountsDeleted { self.content.deleted.len() } else { 0 };
+        let deleted =
+            if self.fault == Fault::CountsDeleted { self.content.deleted.len() } else { 0 };
         Ok((self.content.entries.len() + deleted) as u64)
     }
 
@@ -398,7 +413,11 @@ impl ReplicaStorage for Broken {
         Ok(())
     }
 
-    fn commit(&mut self, changes: &[KvUpdate], place: Option<&ReplicaPlace>) -> Result<(), StorageError> {
+    fn commit(
+        &mut self,
+        changes: &[KvUpdate],
+        place: Option<&ReplicaPlace>,
+    ) -> Result<(), StorageError> {
         if self.fault == Fault::IgnoresEmptyCommits && changes.is_empty() {
             return Ok(());
         }
@@ -407,7 +426,9 @@ impl ReplicaStorage for Broken {
             match change {
                 KvUpdate::Put(entry) => self.put(&entry)?,
                 KvUpdate::Delete(entry) => self.delete(&entry)?,
-                KvUpdate::CaughtUp if self.fault == Fault::ForgetsAtMarker => self.content.entries.clear(),
+                KvUpdate::CaughtUp if self.fault == Fault::ForgetsAtMarker => {
+                    self.content.entries.clear()
+                }
                 _ => {}
             }
         }

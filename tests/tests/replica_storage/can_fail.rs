@@ -11,12 +11,18 @@ use crate::broken::{Broken, Disk, Fault};
 /// Each fault, and checks that must not pass.
 const FAULTS: &[(Fault, &[&str])] = &[
     // What can be asked.
-    (Fault::BeginsWithSomething, &["an_empty_storage_holds_nothing", "an_empty_storage_opens_again_as_one"]),
+    (
+        Fault::BeginsWithSomething,
+        &["an_empty_storage_holds_nothing", "an_empty_storage_opens_again_as_one"],
+    ),
     (Fault::NeverEmptyAgain, &["a_deletion_ends_what_was_held", "what_was_deleted_stays_deleted"]),
     (Fault::AlwaysEmpty, &["a_put_is_held", "an_empty_value_is_held"]),
     (Fault::CountsDeleted, &["a_deletion_ends_what_was_held"]),
     (Fault::HeldSorted, &["held_answers_in_the_order_of_the_keys"]),
-    (Fault::HeldLeavesOut, &["an_empty_storage_holds_nothing", "held_answers_in_the_order_of_the_keys"]),
+    (
+        Fault::HeldLeavesOut,
+        &["an_empty_storage_holds_nothing", "held_answers_in_the_order_of_the_keys"],
+    ),
     (Fault::HeldIsShort, &["many_keys_fit_into_one_commit", "many_keys_come_over_many_commits"]),
     (Fault::HeldRepeats, &["held_answers_in_the_order_of_the_keys"]),
     (Fault::VisitsTwice, &["every_key_is_visited_once"]),
@@ -52,12 +58,18 @@ const FAULTS: &[(Fault, &[&str])] = &[
     (Fault::NumericVersions, &["versions_come_back_as_they_were"]),
     (Fault::PaddedVersions, &["versions_come_back_as_they_were"]),
     (Fault::ShortKeys, &["the_longest_keys_are_held"]),
-    (Fault::IgnoresCase, &["every_character_of_a_key_is_kept", "changes_of_other_keys_change_nothing"]),
+    (
+        Fault::IgnoresCase,
+        &["every_character_of_a_key_is_kept", "changes_of_other_keys_change_nothing"],
+    ),
     // Places.
     (Fault::KeepsPlace, &["a_commit_without_a_place_leaves_none"]),
     (Fault::FirstPlace, &["the_place_is_that_of_the_last_commit"]),
     (Fault::PlacesNeverGoBack, &["the_place_is_that_of_the_last_commit"]),
-    (Fault::PlacesWithoutScope, &["places_come_back_as_they_were", "the_place_is_that_of_the_last_commit"]),
+    (
+        Fault::PlacesWithoutScope,
+        &["places_come_back_as_they_were", "the_place_is_that_of_the_last_commit"],
+    ),
     (Fault::NoPlace, &["the_place_is_that_of_the_last_commit"]),
     // Opening again.
     (
@@ -107,19 +119,26 @@ async fn a_storage_without_a_fault_passes() {
 #[tokio::test]
 async fn random_histories_find_faults_too() {
     let name = "random_histories_end_as_in_a_map";
-    for fault in
-        [Fault::KeepsGreaterVersions, Fault::IgnoresDeletions, Fault::KeepsPlace, Fault::FirstChangeCounts]
-    {
+    for fault in [
+        Fault::KeepsGreaterVersions,
+        Fault::IgnoresDeletions,
+        Fault::KeepsPlace,
+        Fault::FirstChangeCounts,
+    ] {
         let report = suite(fault).only(name).histories(4).run().await;
         assert_found(&report, fault, &[name]);
-        assert!(report.to_string().contains("SHIZUKU_SEED="), "the report names no seed:\n{report}");
+        assert!(
+            report.to_string().contains("SHIZUKU_SEED="),
+            "the report names no seed:\n{report}"
+        );
     }
 }
 
 /// A seed that is given plays the same again.
 #[tokio::test]
 async fn a_seed_shows_the_same_again() {
-    let run = || suite(Fault::IgnoresDeletions).only("random_histories_end_as_in_a_map").seed(7).run();
+    let run =
+        || suite(Fault::IgnoresDeletions).only("random_histories_end_as_in_a_map").seed(7).run();
     let messages = [run().await, run().await].map(|report| {
         let shizuku_kv::conformance::Outcome::Failed(failure) = &report.checks()[0].outcome else {
             panic!("{report}");
@@ -131,9 +150,11 @@ async fn a_seed_shows_the_same_again() {
 
 #[test]
 fn every_check_is_tried_on_a_fault() {
-    let tried = FAULTS.iter().flat_map(|(_, checks)| checks.iter().copied()).collect::<BTreeSet<_>>();
+    let tried =
+        FAULTS.iter().flat_map(|(_, checks)| checks.iter().copied()).collect::<BTreeSet<_>>();
     for check in checks() {
-        let is_tried = tried.contains(check.name) || check.name == "random_histories_end_as_in_a_map";
+        let is_tried =
+            tried.contains(check.name) || check.name == "random_histories_end_as_in_a_map";
         assert!(is_tried, "no fault is there for {}", check.name);
     }
 }

@@ -20,7 +20,8 @@ const CHILD: &str = "kill::the_child_commits_batches";
 
 /// The place after a batch.
 fn place(batch: u64) -> ReplicaPlace {
-    let cursor = WatchCursor::new([3; 16], batch, SystemTime::UNIX_EPOCH + Duration::from_secs(batch));
+    let cursor =
+        WatchCursor::new([3; 16], batch, SystemTime::UNIX_EPOCH + Duration::from_secs(batch));
     let bytes = cursor.to_bytes().into_iter().chain([5; 16]).collect::<Vec<_>>();
     ReplicaPlace::from_bytes(&bytes).unwrap()
 }
@@ -44,7 +45,8 @@ fn changes(batch: u64) -> Vec<KvUpdate> {
         let size = [0, 10, 300, 9000][random.below(4) as usize];
         if random.below(3) == 0 {
             let version = VersionToken::from_u64(batch);
-            let entry = KvEntry::tombstone(Key::new(key).unwrap(), KvOperation::Delete, version, time);
+            let entry =
+                KvEntry::tombstone(Key::new(key).unwrap(), KvOperation::Delete, version, time);
             changes.push(KvUpdate::Delete(entry));
         } else {
             changes.push(put(key, vec![random.below(256) as u8; size]));
@@ -66,7 +68,9 @@ impl Random {
 }
 
 fn sync(interval: Option<u64>) -> RedbSync {
-    interval.map_or(RedbSync::EveryCheckpoint, |millis| RedbSync::Interval(Duration::from_millis(millis)))
+    interval.map_or(RedbSync::EveryCheckpoint, |millis| {
+        RedbSync::Interval(Duration::from_millis(millis))
+    })
 }
 
 /// Which batch was the last that the storage has.
@@ -165,9 +169,13 @@ async fn rounds(interval: Option<u64>, rounds: u64) {
         // The first of them is killed while it makes the file, some while they repair it.
         let batches = if round % 5 == 0 { 0 } else { random.below(40) };
         let sure = run_and_kill(&path, interval, batches);
-        let storage = RedbStorage::open(&path, RedbOptions::new().check_when_opened(true)).await.unwrap();
+        let storage =
+            RedbStorage::open(&path, RedbOptions::new().check_when_opened(true)).await.unwrap();
         let found = last_batch(&storage);
-        assert!(found >= reached, "round {round}: batch {found} after {reached} was closed in good order");
+        assert!(
+            found >= reached,
+            "round {round}: batch {found} after {reached} was closed in good order"
+        );
         if let Some(sure) = sure {
             assert!(found <= sure + 1, "round {round}: batch {found}, and {sure} was the last");
             assert!(
@@ -178,9 +186,17 @@ async fn rounds(interval: Option<u64>, rounds: u64) {
         (reached + 1..=found).for_each(|batch| apply(&mut state, batch));
         reached = found;
         let expected = (found > 0 && has_place(found)).then(|| place(found));
-        assert_eq!(storage.place().unwrap(), expected, "round {round}: the place after batch {found}");
+        assert_eq!(
+            storage.place().unwrap(),
+            expected,
+            "round {round}: the place after batch {found}"
+        );
         let held = storage.reader().scan("").unwrap().collect::<Result<Vec<_>, _>>().unwrap();
-        assert_eq!(held, state.values().cloned().collect::<Vec<_>>(), "round {round}, after batch {found}");
+        assert_eq!(
+            held,
+            state.values().cloned().collect::<Vec<_>>(),
+            "round {round}, after batch {found}"
+        );
         storage.close().unwrap();
     }
     assert!(reached > 0, "no child has committed anything");

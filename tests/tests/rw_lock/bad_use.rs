@@ -49,7 +49,9 @@ async fn a_name_that_is_no_key_is_refused_before_anything_is_sent() {
 #[tokio::test]
 async fn a_lease_that_cannot_be_kept_is_refused() {
     let store = connect("memory:").await.unwrap().store("s").await.unwrap();
-    for lease in [Duration::ZERO, Duration::from_millis(999), Duration::from_secs(3601), Duration::MAX] {
+    for lease in
+        [Duration::ZERO, Duration::from_millis(999), Duration::from_secs(3601), Duration::MAX]
+    {
         let options = LockOptions::new().lease(lease);
         let error = DistroRwLock::with_options(&store, "r", options).unwrap_err();
         assert!(matches!(error, DistroRwLockError::InvalidLease { .. }), "{error:?}");
@@ -83,7 +85,9 @@ async fn a_store_whose_values_expire_has_no_locks() {
         let config = StoreConfig::new().max_age(Duration::from_secs(60));
         let store = connection.store_with_config(&unique("aging"), config).await.unwrap();
         let error = DistroRwLock::new(&store, "r").unwrap_err();
-        assert!(matches!(&error, DistroRwLockError::Unsupported { reason, .. } if reason.contains("expire")));
+        assert!(
+            matches!(&error, DistroRwLockError::Unsupported { reason, .. } if reason.contains("expire"))
+        );
         // Single keys that expire do no harm.
         if connection.capabilities().key_ttl {
             let config = StoreConfig::new().key_ttl(true);
@@ -110,10 +114,20 @@ async fn what_was_written_by_something_else_is_left_alone() {
                 lock.break_lock().await.unwrap_err(),
             ];
             for error in refused {
-                assert!(matches!(error, DistroRwLockError::ForeignRecord { .. }), "{foreign}: {error:?}");
-                assert!(error.to_string().contains("rw_lock.r") && !format!("{error:?}").contains("hunter2"));
+                assert!(
+                    matches!(error, DistroRwLockError::ForeignRecord { .. }),
+                    "{foreign}: {error:?}"
+                );
+                assert!(
+                    error.to_string().contains("rw_lock.r")
+                        && !format!("{error:?}").contains("hunter2")
+                );
             }
-            assert_eq!(store.get("rw_lock.r").await.unwrap().unwrap().version, written, "{foreign}");
+            assert_eq!(
+                store.get("rw_lock.r").await.unwrap().unwrap().version,
+                written,
+                "{foreign}"
+            );
         }
         // Who holds when that happens is told, and the lock works again when it is gone.
         store.delete("rw_lock.r").await.unwrap();
@@ -151,7 +165,10 @@ async fn who_would_wait_for_itself_is_told() {
         let nested = LockedResourceWriteProcessor::new(Arc::clone(&inner), &store, "other");
         let outer = LockedResourceWriteProcessor::new(Arc::new(nested), &store, "r");
         let error = outer.process("r").await.unwrap_err();
-        assert!(matches!(&error, WithLockProcessError::Process(error) if is_reentrant(error)), "{error:?}");
+        assert!(
+            matches!(&error, WithLockProcessError::Process(error) if is_reentrant(error)),
+            "{error:?}"
+        );
         outer.process("third").await.unwrap();
         // It was let go of, and who asks after it is not taken for who asked within.
         let lock = DistroRwLock::new(&other, "r").unwrap();

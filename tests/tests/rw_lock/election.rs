@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shizuku_kv::rw_lock::{
-    DistroRwLock, DistroRwLockError, LeaderElection, LeaderGuardProcessor, LockLoss, WithLockProcessError,
-    processor_fn,
+    DistroRwLock, DistroRwLockError, LeaderElection, LeaderGuardProcessor, LockLoss,
+    WithLockProcessError, processor_fn,
 };
 use shizuku_kv::{Connection, KvError, connect};
 use shizuku_kv_tests::{NatsServer, TcpProxy, unique};
@@ -15,7 +15,8 @@ use crate::handles;
 #[tokio::test]
 async fn candidates_lead_one_after_the_other_and_everybody_sees_it() {
     for stores in handles(3).await {
-        let [one, two] = [0, 1].map(|n| LeaderElection::new(&stores[n], "job", format!("node-{n}")).unwrap());
+        let [one, two] =
+            [0, 1].map(|n| LeaderElection::new(&stores[n], "job", format!("node-{n}")).unwrap());
         let observer = LeaderElection::new(&stores[2], "job", "").unwrap();
         let mut leaders = observer.observe().await.unwrap();
         assert_eq!(leaders.next().await.unwrap().unwrap(), None);
@@ -31,7 +32,8 @@ async fn candidates_lead_one_after_the_other_and_everybody_sees_it() {
             // A lock of the same name is another one.
             let lock = DistroRwLock::new(&stores[2], "job").unwrap();
             assert!(lock.inspect().await.unwrap().holders.is_empty());
-            let record = || async { stores[2].get("rw_lock_leader.job").await.unwrap().unwrap().value };
+            let record =
+                || async { stores[2].get("rw_lock_leader.job").await.unwrap().unwrap().value };
             while !String::from_utf8_lossy(&record().await).contains("node-1") {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -82,14 +84,22 @@ async fn only_a_leader_does_the_work() {
                 Ok::<_, std::convert::Infallible>(7)
             }
         });
-        let guarded = LeaderGuardProcessor::new(Arc::new(work), Arc::clone(&leadership)).ends_when_lost();
+        let guarded =
+            LeaderGuardProcessor::new(Arc::new(work), Arc::clone(&leadership)).ends_when_lost();
         assert_eq!(guarded.process(false).await.unwrap(), 7);
-        let lost = tokio::time::timeout(Duration::from_secs(20), guarded.process(true)).await.unwrap();
+        let lost =
+            tokio::time::timeout(Duration::from_secs(20), guarded.process(true)).await.unwrap();
         let lost = lost.unwrap_err();
-        assert!(matches!(lost, WithLockProcessError::LeaseLost { reason: LockLoss::Broken, .. }), "{lost:?}");
+        assert!(
+            matches!(lost, WithLockProcessError::LeaseLost { reason: LockLoss::Broken, .. }),
+            "{lost:?}"
+        );
         assert!(!leadership.is_leader());
         let late = guarded.process(false).await.unwrap_err();
-        assert!(matches!(late, WithLockProcessError::Lock(DistroRwLockError::LeaseLost { .. })), "{late:?}");
+        assert!(
+            matches!(late, WithLockProcessError::Lock(DistroRwLockError::LeaseLost { .. })),
+            "{late:?}"
+        );
     }
 }
 

@@ -23,7 +23,8 @@ async fn observe_continues_after_a_foreign_value() {
     for stores in handles(2).await {
         let key = "rw_lock_leader.job";
         let election = LeaderElection::new(&stores[0], "job", "me").unwrap();
-        let mut leaders = LeaderElection::new(&stores[1], "job", "").unwrap().observe().await.unwrap();
+        let mut leaders =
+            LeaderElection::new(&stores[1], "job", "").unwrap().observe().await.unwrap();
         assert_eq!(next(&mut leaders).await.unwrap(), None);
         for foreign in ["theirs", r#"{"shizuku_lock":2}"#] {
             let leadership = election.campaign().await.unwrap();
@@ -31,13 +32,16 @@ async fn observe_continues_after_a_foreign_value() {
             stores[1].put(key, foreign).await.unwrap();
             let error = next(&mut leaders).await.unwrap_err();
             assert!(matches!(error, DistroRwLockError::ForeignRecord { .. }), "{error:?}");
-            tokio::time::timeout(Duration::from_secs(20), leadership.lost()).await.expect("it is told");
+            tokio::time::timeout(Duration::from_secs(20), leadership.lost())
+                .await
+                .expect("it is told");
             stores[1].delete(key).await.unwrap();
             assert_eq!(next(&mut leaders).await.unwrap(), None);
         }
         // Also if it exists from the start.
         stores[1].put(key, "theirs").await.unwrap();
-        let mut leaders = LeaderElection::new(&stores[1], "job", "").unwrap().observe().await.unwrap();
+        let mut leaders =
+            LeaderElection::new(&stores[1], "job", "").unwrap().observe().await.unwrap();
         assert!(next(&mut leaders).await.is_err());
         stores[1].delete(key).await.unwrap();
         assert_eq!(next(&mut leaders).await.unwrap(), None);

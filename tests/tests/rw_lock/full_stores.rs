@@ -38,9 +38,14 @@ async fn renewed(store: &Store, resource: &str, times: u64) {
     let session = lock(store, resource).inspect().await.unwrap().holders[0].claim.session.clone();
     let renewed = async {
         loop {
-            let found = store.scan(WatchScope::prefix("rw_lock_session.")).try_collect().await.unwrap();
-            let value =
-                found.iter().find(|entry| entry.key.as_str().contains(&session)).unwrap().value.clone();
+            let found =
+                store.scan(WatchScope::prefix("rw_lock_session.")).try_collect().await.unwrap();
+            let value = found
+                .iter()
+                .find(|entry| entry.key.as_str().contains(&session))
+                .unwrap()
+                .value
+                .clone();
             let value: serde_json::Value = serde_json::from_slice(&value).unwrap();
             if value["renewal"].as_u64().unwrap() >= times {
                 break;
@@ -68,7 +73,8 @@ async fn a_full_store_costs_no_holder_its_lock(connection: Arc<dyn Connection>, 
         crate::in_line(&self::lock(&store, "r"), number).await;
     }
     // A process that dies while another waits for it, when there is no room any more.
-    let dying = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let dying =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let dead = lock(&store, "dead");
     std::mem::forget(dying.spawn(async move { dead.write().await.unwrap() }).await.unwrap());
     let dead = lock(&other, "dead");
@@ -87,7 +93,8 @@ async fn a_full_store_costs_no_holder_its_lock(connection: Arc<dyn Connection>, 
         // The dead session has left room.
         fill(&other).await;
         let error = lock(&store, "new").try_write().await.unwrap_err();
-        let is_full = matches!(error, DistroRwLockError::Store { source: KvError::StoreFull { .. }, .. });
+        let is_full =
+            matches!(error, DistroRwLockError::Store { source: KvError::StoreFull { .. }, .. });
         assert!(is_full, "{error:?}");
     }
     held.release().await.unwrap();
@@ -96,7 +103,8 @@ async fn a_full_store_costs_no_holder_its_lock(connection: Arc<dyn Connection>, 
         assert!(reader.is_held());
         reader.release().await.unwrap();
     }
-    let heir = tokio::time::timeout(Duration::from_secs(10), heir).await.expect("the dead one is evicted");
+    let heir =
+        tokio::time::timeout(Duration::from_secs(10), heir).await.expect("the dead one is evicted");
     heir.unwrap().release().await.unwrap();
     // Another claim has room once one has left.
     lock(&store, "r").write().await.unwrap().release().await.unwrap();

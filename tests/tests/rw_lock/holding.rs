@@ -9,7 +9,8 @@ use crate::{handles, in_line};
 #[tokio::test]
 async fn readers_share_and_a_writer_is_alone() {
     for stores in handles(3).await {
-        let locks: Vec<_> = stores.iter().map(|store| DistroRwLock::new(store, "r").unwrap()).collect();
+        let locks: Vec<_> =
+            stores.iter().map(|store| DistroRwLock::new(store, "r").unwrap()).collect();
         let one = locks[0].read().await.unwrap();
         let other = locks[1].read().await.unwrap();
         let refused = locks[2].try_write().await.unwrap_err();
@@ -40,7 +41,8 @@ async fn a_second_writer_comes_when_the_first_lets_go() {
         in_line(&first, 1).await;
         let token = held.fencing_token();
         drop(held);
-        let then = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap().unwrap();
+        let then =
+            tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap().unwrap();
         assert!(then.fencing_token() > token);
     }
 }
@@ -48,7 +50,8 @@ async fn a_second_writer_comes_when_the_first_lets_go() {
 #[tokio::test]
 async fn a_waiting_writer_keeps_new_readers_out_and_they_come_after_it() {
     for stores in handles(3).await {
-        let locks: Vec<_> = stores.iter().map(|store| DistroRwLock::new(store, "r").unwrap()).collect();
+        let locks: Vec<_> =
+            stores.iter().map(|store| DistroRwLock::new(store, "r").unwrap()).collect();
         let reader = locks[0].read().await.unwrap();
         let writer = tokio::spawn({
             let lock = locks[1].clone();
@@ -112,9 +115,15 @@ async fn a_broken_lock_is_handed_over_and_its_holder_is_told() {
         assert_eq!(lost, LockLoss::Broken);
         assert!(!held.is_held());
         let then = second.try_write().await.unwrap();
-        assert!(then.fencing_token().as_u64() > token.as_u64() + 1, "breaking moves the token by itself");
+        assert!(
+            then.fencing_token().as_u64() > token.as_u64() + 1,
+            "breaking moves the token by itself"
+        );
         let error = held.release().await.unwrap_err();
-        assert!(matches!(error, DistroRwLockError::LeaseLost { reason: LockLoss::Broken, .. }), "{error:?}");
+        assert!(
+            matches!(error, DistroRwLockError::LeaseLost { reason: LockLoss::Broken, .. }),
+            "{error:?}"
+        );
         // What was let go of by who does not hold it any more has taken nothing from who does.
         assert_eq!(second.inspect().await.unwrap().holders.len(), 1);
         then.release().await.unwrap();

@@ -136,7 +136,13 @@ async fn a_process_that_holds_nothing_leaves_no_session_behind() {
     let store = connection.store(&unique("idle")).await.unwrap();
     lock(&store).write().await.unwrap().release().await.unwrap();
     let ended = async {
-        while !store.keys(WatchScope::prefix("rw_lock_session.")).try_collect().await.unwrap().is_empty() {
+        while !store
+            .keys(WatchScope::prefix("rw_lock_session."))
+            .try_collect()
+            .await
+            .unwrap()
+            .is_empty()
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use shizuku_kv::Store;
 use shizuku_kv::rw_lock::{
-    DistroRwLock, DistroRwLockError, LeaderElection, LockLoss, LockMode, LockedResourceWriteProcessor,
-    processor_fn,
+    DistroRwLock, DistroRwLockError, LeaderElection, LockLoss, LockMode,
+    LockedResourceWriteProcessor, processor_fn,
 };
 
 use crate::handles;
@@ -31,7 +31,8 @@ fn assert_not_held(answer: Result<(), DistroRwLockError>) {
 
 #[track_caller]
 fn assert_lost(answer: Result<(), DistroRwLockError>) {
-    let is_lost = matches!(answer, Err(DistroRwLockError::LeaseLost { reason: LockLoss::Broken, .. }));
+    let is_lost =
+        matches!(answer, Err(DistroRwLockError::LeaseLost { reason: LockLoss::Broken, .. }));
     assert!(is_lost, "{answer:?}");
 }
 
@@ -50,7 +51,10 @@ async fn release_after_lost_holds_releases_the_live_one() {
                 acquire(here, mode).await;
                 assert_eq!(lock.inspect().await.unwrap().holders.len(), 1);
                 release(here, mode).await.unwrap();
-                assert!(lock.inspect().await.unwrap().holders.is_empty(), "{mode}, {losses} losses");
+                assert!(
+                    lock.inspect().await.unwrap().holders.is_empty(),
+                    "{mode}, {losses} losses"
+                );
                 assert_not_held(release(here, mode).await);
                 lock.try_write().await.unwrap().release().await.unwrap();
             }
@@ -79,8 +83,9 @@ async fn release_of_lost_holds_reports_each_loss() {
 /// A hold of a runtime that has ended is older than a live one of another.
 #[test]
 fn release_prefers_the_live_hold_to_an_older_lost_one() {
-    let runtime =
-        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    };
     let living = runtime();
     for stores in living.block_on(handles(2)) {
         let dying = runtime();

@@ -36,7 +36,8 @@ async fn inspect_shows_since_when_lease_and_renewal() {
         let lock = DistroRwLock::with_options(&stores[0], "r", options()).unwrap();
         let held = lock.write().await.unwrap();
         let waiting = tokio::spawn({
-            let lock = DistroRwLock::with_options(&stores[1], "r", options().lease(2 * LEASE)).unwrap();
+            let lock =
+                DistroRwLock::with_options(&stores[1], "r", options().lease(2 * LEASE)).unwrap();
             async move { lock.write().await.unwrap() }
         });
         in_line(&lock, 1).await;
@@ -46,7 +47,10 @@ async fn inspect_shows_since_when_lease_and_renewal() {
         let (holder, waiter) = (&state.holders[0], &state.waiting[0]);
         let since = holder.since.unwrap();
         // To the millisecond.
-        assert!(since + Duration::from_millis(1) >= before && since <= SystemTime::now(), "{since:?}");
+        assert!(
+            since + Duration::from_millis(1) >= before && since <= SystemTime::now(),
+            "{since:?}"
+        );
         assert_eq!((holder.claim.lease, waiter.lease), (Some(LEASE), Some(2 * LEASE)));
         assert!(holder.claim.renewed.unwrap() > since, "{state:?}");
         assert!(!holder.claim.presumed_dead && !waiter.presumed_dead, "{state:?}");
@@ -64,14 +68,18 @@ fn a_dead_process_is_presumed_dead_and_does_not_lead() {
     let living = runtime();
     for stores in living.block_on(handles(3)) {
         let dying = runtime();
-        let lock =
-            |store: usize, resource| DistroRwLock::with_options(&stores[store], resource, options()).unwrap();
+        let lock = |store: usize, resource| {
+            DistroRwLock::with_options(&stores[store], resource, options()).unwrap()
+        };
         let busy = living.block_on(lock(1, "busy").write()).unwrap();
         let (held, term) = dying.block_on(async {
             let waits = lock(0, "busy");
             tokio::spawn(async move { waits.write().await.map(drop) });
             in_line(&lock(0, "busy"), 1).await;
-            (lock(0, "r").write().await.unwrap(), election(&stores[0], "dead").campaign().await.unwrap())
+            (
+                lock(0, "r").write().await.unwrap(),
+                election(&stores[0], "dead").campaign().await.unwrap(),
+            )
         });
         living.block_on(async {
             let view = election(&stores[2], "");
@@ -98,7 +106,9 @@ fn a_dead_process_is_presumed_dead_and_does_not_lead() {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
-            tokio::time::timeout(Duration::from_secs(20), is_presumed).await.expect("it is presumed dead");
+            tokio::time::timeout(Duration::from_secs(20), is_presumed)
+                .await
+                .expect("it is presumed dead");
             assert!(!lock(2, "busy").inspect().await.unwrap().holders[0].claim.presumed_dead);
             assert_eq!(view.leader().await.unwrap(), None);
             // A new candidate leads, and is delivered.
@@ -127,7 +137,10 @@ async fn a_leader_without_a_session_does_not_lead() {
         assert_eq!(next(&mut leaders).await, None);
         assert_eq!(view.leader().await.unwrap(), None);
         let claim = &view.inspect().await.unwrap().holders[0].claim;
-        assert!(claim.presumed_dead && claim.lease.is_none() && claim.renewed.is_none(), "{claim:?}");
+        assert!(
+            claim.presumed_dead && claim.lease.is_none() && claim.renewed.is_none(),
+            "{claim:?}"
+        );
         drop(term);
     }
 }

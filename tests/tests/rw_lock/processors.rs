@@ -99,13 +99,17 @@ async fn work_whose_lock_is_lost_goes_on_or_ends_as_was_asked_for() {
             }
         }));
         let options = LockOptions::new().label("work");
-        let going_on =
-            LockedResourceWriteProcessor::new(Arc::clone(&work), &stores[0], "r").options(options.clone());
+        let going_on = LockedResourceWriteProcessor::new(Arc::clone(&work), &stores[0], "r")
+            .options(options.clone());
         let lost = going_on.process(false).await.unwrap_err();
-        assert!(matches!(lost, WithLockProcessError::LeaseLost { reason: LockLoss::Broken, .. }), "{lost:?}");
+        assert!(
+            matches!(lost, WithLockProcessError::LeaseLost { reason: LockLoss::Broken, .. }),
+            "{lost:?}"
+        );
         ends.recv().await.unwrap();
-        let ending =
-            LockedResourceWriteProcessor::new(work, &stores[0], "r").options(options).ends_when_lost();
+        let ending = LockedResourceWriteProcessor::new(work, &stores[0], "r")
+            .options(options)
+            .ends_when_lost();
         let lost = tokio::time::timeout(Duration::from_secs(10), ending.process(true)).await;
         let lost = lost.expect("it ends").unwrap_err();
         assert!(matches!(lost, WithLockProcessError::LeaseLost { .. }), "{lost:?}");
@@ -121,7 +125,8 @@ async fn who_does_not_get_the_lock_does_not_work() {
         let work = Arc::new(processor_fn(|()| async { panic!("it was not to be done") }));
         let short = LockOptions::new().wait(Duration::from_millis(100));
         let waiting = LockedResourceReadProcessor::<_>::new(work, &stores[0], "r").options(short);
-        let refused: Result<(), WithLockProcessError<std::convert::Infallible>> = waiting.process(()).await;
+        let refused: Result<(), WithLockProcessError<std::convert::Infallible>> =
+            waiting.process(()).await;
         assert!(matches!(refused, Err(WithLockProcessError::Lock(_))), "{refused:?}");
         let refused = refused.unwrap_err();
         assert_eq!((refused.loss(), refused.is_retryable()), (None, true));

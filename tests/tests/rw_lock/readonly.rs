@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use shizuku_kv::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvReader, KvResult, KvStore, KvStream, WatchScope,
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvReader, KvResult, KvStore, KvStream,
+    WatchScope,
 };
 
 #[derive(Debug)]
@@ -26,7 +27,11 @@ impl KvStore for ReadOnly {
 }
 
 impl KvReader for ReadOnly {
-    fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+    fn entry<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         self.0.entry(key, deadline)
     }
 

@@ -123,7 +123,8 @@ async fn dropping_the_last_handle_ends_the_session() {
 #[tokio::test]
 async fn shutting_a_connection_down_ends_its_sessions() {
     let server = NatsServer::shared();
-    let (one, other) = (connect(&server.url()).await.unwrap(), connect(&server.url()).await.unwrap());
+    let (one, other) =
+        (connect(&server.url()).await.unwrap(), connect(&server.url()).await.unwrap());
     let name = unique("locks");
     let (store, around) = (one.store(&name).await.unwrap(), other.store(&name).await.unwrap());
     let held = lock(&store, "r", 3600 * LEASE).write().await.unwrap();
@@ -142,7 +143,8 @@ fn keys_of_crashed_processes_are_deleted_by_a_later_session() {
         for (number, store) in dead.iter().enumerate() {
             let dying = runtime();
             let resource = format!("r{number}");
-            let guard = dying.block_on(async { lock(store, &resource, LEASE).write().await.unwrap() });
+            let guard =
+                dying.block_on(async { lock(store, &resource, LEASE).write().await.unwrap() });
             dying.shutdown_timeout(Duration::from_secs(5));
             std::mem::forget(guard);
         }
@@ -171,7 +173,8 @@ fn processes_that_only_try_get_in_after_a_crash() {
         let (connection, name) = (living.block_on(connect(&url)).unwrap(), unique("locks"));
         let open = || async { connection.store(&name).await.unwrap() };
         let dying = runtime();
-        let guard = dying.block_on(async { lock(&open().await, "r", LEASE).write().await.unwrap() });
+        let guard =
+            dying.block_on(async { lock(&open().await, "r", LEASE).write().await.unwrap() });
         dying.shutdown_timeout(Duration::from_secs(5));
         std::mem::forget(guard);
         let begin = Instant::now();
@@ -198,7 +201,8 @@ async fn a_takeover_does_not_read_old_sessions() {
     const OLD: usize = 2000;
     let server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
-    let [one, other] = [connection.store("locks").await.unwrap(), connection.store("locks").await.unwrap()];
+    let [one, other] =
+        [connection.store("locks").await.unwrap(), connection.store("locks").await.unwrap()];
     let old = r#"{"shizuku_lock_session":1,"lease_ms":10000,"renewal":0}"#;
     let keys = (0..OLD).map(|number| (format!("{PREFIX}{number:032x}"), old));
     one.put_many(keys).await;
@@ -226,8 +230,10 @@ async fn many_holders_and_waiters_send_few_messages() {
         stores.push(connection.store("locks").await.unwrap());
     }
     let options = LockOptions::new().wait(Duration::from_secs(600));
-    let locks: Vec<_> =
-        stores.iter().map(|store| DistroRwLock::with_options(store, "r", options.clone()).unwrap()).collect();
+    let locks: Vec<_> = stores
+        .iter()
+        .map(|store| DistroRwLock::with_options(store, "r", options.clone()).unwrap())
+        .collect();
     let (holders, waiters) = locks.split_at(EACH);
     let mut guards = Vec::new();
     for lock in holders {
@@ -244,7 +250,10 @@ async fn many_holders_and_waiters_send_few_messages() {
     let before = messages(&server).await;
     tokio::time::sleep(Duration::from_secs(SECONDS)).await;
     let sent = messages(&server).await - before;
-    println!("{:.2} messages for each session and second", sent as f64 / (2 * EACH) as f64 / SECONDS as f64);
+    println!(
+        "{:.2} messages for each session and second",
+        sent as f64 / (2 * EACH) as f64 / SECONDS as f64
+    );
     assert!(sent <= 5 * 2 * EACH as u64 * SECONDS, "{sent} messages in {SECONDS} s");
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
     drop(guards);

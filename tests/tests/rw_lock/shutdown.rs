@@ -14,7 +14,8 @@ async fn shutdown_releases_what_is_held_on_nats() {
     let other = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
     let other = |resource: &str| DistroRwLock::new(&other, resource).unwrap();
     let connection = connect(&server.url()).await.unwrap();
-    let [store, another] = [connection.store(&name).await.unwrap(), connection.store(&name).await.unwrap()];
+    let [store, another] =
+        [connection.store(&name).await.unwrap(), connection.store(&name).await.unwrap()];
     let guard = DistroRwLock::new(&store, "guard").unwrap().write().await.unwrap();
     let reader = DistroRwLock::new(&another, "reader").unwrap().read().await.unwrap();
     DistroRwLock::acquire_write(&store, "process").await.unwrap();
@@ -37,9 +38,15 @@ async fn shutdown_releases_what_is_held_on_nats() {
     }
     assert!(other("busy").inspect().await.unwrap().waiting.is_empty());
     let ended = waiting.await.unwrap().unwrap_err();
-    assert!(matches!(&ended, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }), "{ended:?}");
+    assert!(
+        matches!(&ended, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }),
+        "{ended:?}"
+    );
     let lost = guard.release().await.unwrap_err();
-    assert!(matches!(lost, DistroRwLockError::LeaseLost { reason: LockLoss::StoreGone, .. }), "{lost:?}");
+    assert!(
+        matches!(lost, DistroRwLockError::LeaseLost { reason: LockLoss::StoreGone, .. }),
+        "{lost:?}"
+    );
     busy.release().await.unwrap();
     connection.shutdown().await.unwrap();
 }
@@ -75,9 +82,15 @@ async fn shutdown_ends_what_is_held_in_memory() {
     assert!(!guard.is_held());
     assert_eq!(guard.lost().await, LockLoss::StoreGone);
     let ended = waiting.await.unwrap().unwrap_err();
-    assert!(matches!(&ended, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }), "{ended:?}");
+    assert!(
+        matches!(&ended, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }),
+        "{ended:?}"
+    );
     let late = DistroRwLock::new(&store, "r").unwrap().try_write().await.unwrap_err();
-    assert!(matches!(&late, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }), "{late:?}");
+    assert!(
+        matches!(&late, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }),
+        "{late:?}"
+    );
 }
 
 /// The server is gone: no lock can be released, and `shutdown` reports that within the deadline of

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shizuku_kv::rw_lock::{
-    DistroRwLock, DistroRwLockError, LeaderElection, LockOptions, LockedResourceReadProcessor, processor_fn,
+    DistroRwLock, DistroRwLockError, LeaderElection, LockOptions, LockedResourceReadProcessor,
+    processor_fn,
 };
 
 use crate::{handles, in_line};
@@ -74,12 +75,15 @@ async fn claims_with_different_leases_keep_their_order() {
                 .enumerate()
                 .map(|(number, lease)| {
                     let lock = lock(lease, number);
-                    tokio::spawn(async move { lock.write().await.unwrap().release().await.unwrap() })
+                    tokio::spawn(
+                        async move { lock.write().await.unwrap().release().await.unwrap() },
+                    )
                 })
                 .collect();
             in_line(&view, waiting.len()).await;
             let state = view.inspect().await.unwrap();
-            let order: Vec<_> = state.waiting.iter().filter_map(|claim| claim.label.as_deref()).collect();
+            let order: Vec<_> =
+                state.waiting.iter().filter_map(|claim| claim.label.as_deref()).collect();
             assert_eq!(order, ["0", "1", "2", "3", "4", "5"], "sessions were there: {has_session}");
             held.release().await.unwrap();
             for wait in waiting {

@@ -11,7 +11,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::store::{FencingToken, Key, KvEntry, KvOperation, StoreConfig, VersionToken, WatchScope};
+use crate::store::{
+    FencingToken, Key, KvEntry, KvOperation, StoreConfig, VersionToken, WatchScope,
+};
 
 /// Maximum lifetime of a tombstone in a store that has a maximum age or times to live. A shorter
 /// maximum age limits it further. Such a store is expected to receive ever new keys, whose
@@ -225,9 +227,9 @@ impl Log {
 
     /// What is held of a key, the oldest first.
     pub(super) fn history(&self, key: &str) -> Vec<KvEntry> {
-        self.keys
-            .get(key)
-            .map_or_else(Vec::new, |versions| versions.iter().map(|held| held.entry.clone()).collect())
+        self.keys.get(key).map_or_else(Vec::new, |versions| {
+            versions.iter().map(|held| held.entry.clone()).collect()
+        })
     }
 
     /// The newest entry of each key, tombstones included, in the order of the keys.
@@ -239,12 +241,14 @@ impl Log {
     /// key counts.
     pub(super) fn next_after(&self, position: u64, state: u64, scope: &WatchScope) -> Next {
         let wanted = |held: &Held, versions: &Versions| {
-            held.sequence > position && (held.sequence > state || held.sequence == versions.newest.sequence)
+            held.sequence > position
+                && (held.sequence > state || held.sequence == versions.newest.sequence)
         };
         // Most watches of a single key are opened on stores of many.
         if let WatchScope::Key(key) = scope {
             let versions = self.keys.get(key);
-            let held = versions.and_then(|versions| versions.iter().find(|held| wanted(held, versions)));
+            let held =
+                versions.and_then(|versions| versions.iter().find(|held| wanted(held, versions)));
             return held.map_or(Next::End, |held| Next::Entry(held.sequence, held.entry.clone()));
         }
         let mut walked = 0;
@@ -268,14 +272,15 @@ impl Log {
     /// that a reader at `position` is still to come to.
     pub(super) fn superseded(&self, start: u64, position: u64, scope: &WatchScope) -> HashSet<Key> {
         let superseded = |key: &&Key| {
-            self.keys
-                .get(*key)
-                .is_some_and(|versions| versions.since <= start && versions.newest.sequence > position)
+            self.keys.get(*key).is_some_and(|versions| {
+                versions.since <= start && versions.newest.sequence > position
+            })
         };
         if let WatchScope::Key(key) = scope {
             return std::iter::once(key).filter(superseded).cloned().collect();
         }
-        let to_come = self.order.range((Bound::Excluded(position), Bound::Unbounded)).map(|(_, key)| key);
+        let to_come =
+            self.order.range((Bound::Excluded(position), Bound::Unbounded)).map(|(_, key)| key);
         to_come.filter(|key| scope.matches(key)).filter(superseded).cloned().collect()
     }
 
@@ -358,8 +363,12 @@ impl Log {
             Change::Purge if !key.is_of_locks() && self.limits.purges_by_deleting() => {
                 (KvOperation::Delete, Bytes::new(), None, self.limits.marker_ttl(key, fence))
             }
-            Change::Delete => (KvOperation::Delete, Bytes::new(), None, self.limits.marker_ttl(key, fence)),
-            Change::Purge => (KvOperation::Purge, Bytes::new(), None, self.limits.marker_ttl(key, fence)),
+            Change::Delete => {
+                (KvOperation::Delete, Bytes::new(), None, self.limits.marker_ttl(key, fence))
+            }
+            Change::Purge => {
+                (KvOperation::Purge, Bytes::new(), None, self.limits.marker_ttl(key, fence))
+            }
         };
         // An end of life that the clock cannot express never comes.
         let due = life.and_then(|life| now.checked_add(life));
@@ -382,7 +391,9 @@ impl Log {
     ) -> Result<FencingToken, Refusal> {
         self.expire(now);
         let newest = self.keys.get(key).map(|versions| &versions.newest);
-        if let Some(fence) = newest.and_then(|held| held.entry.fence).filter(|fence| *fence >= token) {
+        if let Some(fence) =
+            newest.and_then(|held| held.entry.fence).filter(|fence| *fence >= token)
+        {
             return Ok(fence);
         }
         let change = match newest.filter(|held| !held.entry.is_tombstone()) {
@@ -411,7 +422,8 @@ impl Log {
     /// back to life.
     pub(super) fn expire_some(&mut self, now: Instant) -> bool {
         for _ in 0..EXPIRY {
-            let Some((due, sequence)) = self.due.first().copied().filter(|&(due, _)| due <= now) else {
+            let Some((due, sequence)) = self.due.first().copied().filter(|&(due, _)| due <= now)
+            else {
                 return true;
             };
             self.due.pop_first();
@@ -430,9 +442,14 @@ impl Log {
                 // The tombstone says when the value's life ended, and is held from when anyone can see it: however
                 // late that is, no watch misses it.
                 let created = self.clock.system(due);
-                let forget = self.limits.marker_ttl(&key, None).and_then(|ttl| now.checked_add(ttl));
+                let forget =
+                    self.limits.marker_ttl(&key, None).and_then(|ttl| now.checked_add(ttl));
                 let version = self.next_version();
-                self.append(KvEntry::tombstone(key, KvOperation::Expire, version, created), None, forget);
+                self.append(
+                    KvEntry::tombstone(key, KvOperation::Expire, version, created),
+                    None,
+                    forget,
+                );
             }
         }
         self.next_due().is_none_or(|due| due > now)
@@ -512,7 +529,8 @@ impl Log {
             }
         } else {
             self.sorted.insert(key.clone());
-            self.keys.insert(key, Versions { newest: held, since: sequence, older: VecDeque::new() });
+            self.keys
+                .insert(key, Versions { newest: held, since: sequence, older: VecDeque::new() });
         }
     }
 

@@ -78,7 +78,15 @@ impl Model {
             if line.operation == KvOperation::Put {
                 let due = life(&self.limits, &line.key, None).map(|life| now + life);
                 let (operation, value) = (KvOperation::Expire, Bytes::new());
-                self.append(Line { operation, value, written: now, ttl: None, due, fence: None, ..line });
+                self.append(Line {
+                    operation,
+                    value,
+                    written: now,
+                    ttl: None,
+                    due,
+                    fence: None,
+                    ..line
+                });
             } else {
                 self.lines.retain(|other| other.key != line.key);
                 self.forgotten = self.forgotten.max(sequence);
@@ -96,7 +104,9 @@ impl Model {
     ) -> Result<VersionToken, Refusal> {
         self.expire(now);
         match (fence, self.newest(key).and_then(|line| line.fence)) {
-            (Some(token), Some(newest)) if token < newest => return Err(Refusal::Fenced { token, newest }),
+            (Some(token), Some(newest)) if token < newest => {
+                return Err(Refusal::Fenced { token, newest });
+            }
             _ => {}
         }
         let ttl = if let Change::Put { ttl, .. } = change { ttl } else { None };
@@ -121,7 +131,8 @@ impl Model {
             }
             Change::Delete => (KvOperation::Delete, Bytes::new(), life(&self.limits, key, fence)),
             Change::Purge => {
-                let alike = self.limits.forgets && self.limits.history == 1 && !key.starts_with("rw_lock");
+                let alike =
+                    self.limits.forgets && self.limits.history == 1 && !key.starts_with("rw_lock");
                 let operation = if alike { KvOperation::Delete } else { KvOperation::Purge };
                 (operation, Bytes::new(), life(&self.limits, key, fence))
             }
@@ -130,8 +141,11 @@ impl Model {
             let size = (key.len() + value.len()) as u64;
             let of_key: Vec<_> = self.of(key).collect();
             let dropped = of_key.len().saturating_sub(self.limits.history - 1);
-            let room: u64 =
-                of_key.iter().take(dropped).map(|line| (line.key.len() + line.value.len()) as u64).sum();
+            let room: u64 = of_key
+                .iter()
+                .take(dropped)
+                .map(|line| (line.key.len() + line.value.len()) as u64)
+                .sum();
             let after = self.bytes() + size - room;
             if after > limit && after > self.bytes() {
                 return Err(Refusal::Full(limit));
@@ -141,7 +155,16 @@ impl Model {
             self.lines.retain(|line| line.key != *key);
         }
         let due = life.map(|life| now + life);
-        self.append(Line { sequence: 0, key: key.clone(), operation, value, written: now, ttl, due, fence });
+        self.append(Line {
+            sequence: 0,
+            key: key.clone(),
+            operation,
+            value,
+            written: now,
+            ttl,
+            due,
+            fence,
+        });
         Ok(VersionToken::from_u64(self.sequence))
     }
 
@@ -149,7 +172,9 @@ impl Model {
         self.lines
             .iter()
             .filter(|line| line.sequence > position && scope.matches(&line.key))
-            .find(|line| line.sequence > state || self.newest(&line.key).unwrap().sequence == line.sequence)
+            .find(|line| {
+                line.sequence > state || self.newest(&line.key).unwrap().sequence == line.sequence
+            })
             .map(|line| line.sequence)
     }
 
@@ -205,7 +230,11 @@ fn run(random: &mut fastrand::Rng) {
             model.limits = changed;
             for line in &mut model.lines {
                 line.due = if line.operation == KvOperation::Put {
-                    line.ttl.into_iter().chain(changed.max_age).min().map(|life| line.written + life)
+                    line.ttl
+                        .into_iter()
+                        .chain(changed.max_age)
+                        .min()
+                        .map(|life| line.written + life)
                 } else {
                     let due = life(&changed, &line.key, line.fence).map(|life| now + life);
                     let kept = never_forgets(&changed, &line.key, line.fence);
@@ -230,8 +259,8 @@ fn run(random: &mut fastrand::Rng) {
             0 | 1 => Change::Delete,
             2 => Change::Purge,
             _ => {
-                let ttl =
-                    (limits_now.forgets && random.bool()).then(|| Duration::from_secs(random.u64(1..5000)));
+                let ttl = (limits_now.forgets && random.bool())
+                    .then(|| Duration::from_secs(random.u64(1..5000)));
                 Change::Put { value: Bytes::from(vec![random.u8(..); random.usize(0..12)]), ttl }
             }
         };
@@ -273,9 +302,12 @@ fn compare(log: &Log, model: &Model, keys: &[Key], random: &mut fastrand::Rng) {
     let (position, state) = (random.u64(..=model.sequence + 1), random.u64(..=model.sequence));
     assert_eq!(log.resume(position).is_ok(), model.resumes(position));
     let one = random.choice(keys).unwrap().clone();
-    for scope in
-        [WatchScope::All, WatchScope::Key(one), WatchScope::prefix("a"), WatchScope::prefixes(["a.", "b"])]
-    {
+    for scope in [
+        WatchScope::All,
+        WatchScope::Key(one),
+        WatchScope::prefix("a"),
+        WatchScope::prefixes(["a.", "b"]),
+    ] {
         let found = match log.next_after(position, state, &scope) {
             Next::Entry(sequence, entry) => {
                 assert_eq!(entry.version.as_u64(), Some(sequence));

@@ -137,7 +137,11 @@ impl Connection for MemoryConnection {
         CAPABILITIES
     }
 
-    fn store_with_config<'a>(&'a self, name: &'a str, config: StoreConfig) -> BoxFuture<'a, KvResult<Store>> {
+    fn store_with_config<'a>(
+        &'a self,
+        name: &'a str,
+        config: StoreConfig,
+    ) -> BoxFuture<'a, KvResult<Store>> {
         Box::pin(async move {
             check_store_name(name)?;
             config.validate()?;
@@ -158,7 +162,8 @@ impl Connection for MemoryConnection {
     }
 
     fn list_stores(&self) -> KvStream<String> {
-        let names = self.open("list_stores").map(|world| world.stores.keys().cloned().collect::<Vec<_>>());
+        let names =
+            self.open("list_stores").map(|world| world.stores.keys().cloned().collect::<Vec<_>>());
         match names {
             Ok(names) => KvStream::new(stream::iter(names.into_iter().map(Ok))),
             Err(error) => KvStream::error(error),

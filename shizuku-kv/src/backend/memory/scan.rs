@@ -117,7 +117,8 @@ impl<T> Scan<T> {
             let mut page = Vec::new();
             let mut looked_at = 0;
             let mut last = None;
-            let in_range = contents.log.newest_from(from).take_while(|entry| range.contains(&entry.key));
+            let in_range =
+                contents.log.newest_from(from).take_while(|entry| range.contains(&entry.key));
             for entry in in_range.take(PAGE) {
                 looked_at += 1;
                 last = Some(&entry.key);

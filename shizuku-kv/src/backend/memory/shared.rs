@@ -159,7 +159,8 @@ impl Shared {
         let before = contents.log.sequence();
         contents.now = contents.log.next_due().map(|_| Instant::now());
         let expired = contents.now.is_none_or(|now| contents.log.expire_some(now));
-        let flow = if expired { ControlFlow::Break(work(contents)) } else { ControlFlow::Continue(work) };
+        let flow =
+            if expired { ControlFlow::Break(work(contents)) } else { ControlFlow::Continue(work) };
         let written = contents.log.sequence() != before;
         drop(state);
         if written {

@@ -13,9 +13,9 @@ use super::scan::{PAGE, scan};
 use super::shared::{Call, Contents, Shared};
 use super::{CAPABILITIES, watch, yield_once};
 use crate::store::{
-    ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvFenced, KvReader, KvResult,
-    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch, WatchCursor,
-    WatchScope, check_ttl,
+    ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvFenced, KvReader,
+    KvResult, KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch,
+    WatchCursor, WatchScope, check_ttl,
 };
 
 /// As on NATS, so that what a program does with it works there too.
@@ -64,10 +64,15 @@ impl MemoryStore {
             {
                 check_ttl(ttl, contents.config.max_age.flatten())?;
             }
-            if matches!(change, Change::Put { ttl: Some(_), .. }) && contents.config.key_ttl != Some(true) {
+            if matches!(change, Change::Put { ttl: Some(_), .. })
+                && contents.config.key_ttl != Some(true)
+            {
                 return Err(KvError::Unsupported {
                     operation,
-                    reason: format!("store {:?} does not have times to live any more", self.shared.name),
+                    reason: format!(
+                        "store {:?} does not have times to live any more",
+                        self.shared.name
+                    ),
                 });
             }
             let now = contents.now();
@@ -91,15 +96,27 @@ impl MemoryStore {
         })
     }
 
-    fn refused(&self, operation: &'static str, key: &Key, condition: Condition, refusal: Refusal) -> KvError {
+    fn refused(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        condition: Condition,
+        refusal: Refusal,
+    ) -> KvError {
         match refusal {
-            Refusal::Fenced { token, newest } => KvError::Fenced { key: key.clone(), token, newest },
-            Refusal::Exists(found) => KvError::AlreadyExists { key: key.clone(), found: Some(found) },
+            Refusal::Fenced { token, newest } => {
+                KvError::Fenced { key: key.clone(), token, newest }
+            }
+            Refusal::Exists(found) => {
+                KvError::AlreadyExists { key: key.clone(), found: Some(found) }
+            }
             Refusal::Mismatch(found) => match condition {
                 Condition::Version(expected) => {
                     KvError::RevisionMismatch { key: key.clone(), expected, found }
                 }
-                Condition::Any | Condition::Absent => KvError::AlreadyExists { key: key.clone(), found },
+                Condition::Any | Condition::Absent => {
+                    KvError::AlreadyExists { key: key.clone(), found }
+                }
             },
             Refusal::Full(limit) => KvError::StoreFull {
                 store: self.shared.name.clone(),
@@ -124,7 +141,9 @@ impl MemoryStore {
         if ttl < TTL_GRANULARITY {
             return Err(KvError::InvalidConfig {
                 field: "time to live",
-                reason: format!("{ttl:?} is below the shortest that the store keeps, {TTL_GRANULARITY:?}"),
+                reason: format!(
+                    "{ttl:?} is below the shortest that the store keeps, {TTL_GRANULARITY:?}"
+                ),
             });
         }
         self.write(operation, key, Change::Put { value, ttl: Some(ttl) }, condition, deadline).await
@@ -177,12 +196,20 @@ impl KvStore for MemoryStore {
 }
 
 impl KvReader for MemoryStore {
-    fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+    fn entry<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         let call = Call::new("get").of(key).by(deadline);
         Box::pin(self.shared.with(call, |contents| Ok(contents.log.newest(key).cloned())))
     }
 
-    fn figures<'a>(&'a self, _: &'a WatchScope, deadline: Deadline) -> BoxFuture<'a, KvResult<StoreFigures>> {
+    fn figures<'a>(
+        &'a self,
+        _: &'a WatchScope,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<StoreFigures>> {
         // An expired entry leaves a tombstone, and a watch that missed an expired tombstone ends.
         let look = self.shared.with(Call::new("figures").by(deadline), |contents| {
             Ok(StoreFigures::told(self.shared.incarnation, contents.log.sequence()))
@@ -252,7 +279,9 @@ impl KvWriter for MemoryStore {
         value: Bytes,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.write("create", key, put(value), Condition::Absent, deadline).await })
+        Box::pin(
+            async move { self.write("create", key, put(value), Condition::Absent, deadline).await },
+        )
     }
 
     fn update<'a>(
@@ -267,8 +296,14 @@ impl KvWriter for MemoryStore {
         })
     }
 
-    fn delete<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.write("delete", key, Change::Delete, Condition::Any, deadline).await })
+    fn delete<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(async move {
+            self.write("delete", key, Change::Delete, Condition::Any, deadline).await
+        })
     }
 
     fn delete_with_version<'a>(
@@ -278,13 +313,25 @@ impl KvWriter for MemoryStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(async move {
-            self.write("delete_with_version", key, Change::Delete, Condition::Version(expected), deadline)
-                .await
+            self.write(
+                "delete_with_version",
+                key,
+                Change::Delete,
+                Condition::Version(expected),
+                deadline,
+            )
+            .await
         })
     }
 
-    fn purge<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.write("purge", key, Change::Purge, Condition::Any, deadline).await })
+    fn purge<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
+        Box::pin(
+            async move { self.write("purge", key, Change::Purge, Condition::Any, deadline).await },
+        )
     }
 
     fn put_many<'a>(
@@ -296,7 +343,8 @@ impl KvWriter for MemoryStore {
             let mut answers = Vec::with_capacity(items.len());
             for (key, value) in items {
                 let deadline = Deadline::after(deadline);
-                answers.push(self.write("put_many", &key, put(value), Condition::Any, deadline).await);
+                answers
+                    .push(self.write("put_many", &key, put(value), Condition::Any, deadline).await);
             }
             answers
         })
@@ -339,7 +387,8 @@ impl KvTtl for MemoryStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(async move {
-            self.write_with_ttl("create_with_ttl", key, value, ttl, Condition::Absent, deadline).await
+            self.write_with_ttl("create_with_ttl", key, value, ttl, Condition::Absent, deadline)
+                .await
         })
     }
 
@@ -352,8 +401,15 @@ impl KvTtl for MemoryStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(async move {
-            self.write_with_ttl("update_with_ttl", key, value, ttl, Condition::Version(expected), deadline)
-                .await
+            self.write_with_ttl(
+                "update_with_ttl",
+                key,
+                value,
+                ttl,
+                Condition::Version(expected),
+                deadline,
+            )
+            .await
         })
     }
 }
@@ -367,7 +423,8 @@ impl KvFenced for MemoryStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(async move {
-            self.write_with("fenced put", key, put(value), Condition::Any, Some(token), deadline).await
+            self.write_with("fenced put", key, put(value), Condition::Any, Some(token), deadline)
+                .await
         })
     }
 
@@ -379,7 +436,15 @@ impl KvFenced for MemoryStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(async move {
-            self.write_with("fenced create", key, put(value), Condition::Absent, Some(token), deadline).await
+            self.write_with(
+                "fenced create",
+                key,
+                put(value),
+                Condition::Absent,
+                Some(token),
+                deadline,
+            )
+            .await
         })
     }
 
@@ -393,7 +458,8 @@ impl KvFenced for MemoryStore {
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(async move {
             let condition = Condition::Version(expected);
-            self.write_with("fenced update", key, put(value), condition, Some(token), deadline).await
+            self.write_with("fenced update", key, put(value), condition, Some(token), deadline)
+                .await
         })
     }
 
@@ -404,7 +470,15 @@ impl KvFenced for MemoryStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(async move {
-            self.write_with("fenced delete", key, Change::Delete, Condition::Any, Some(token), deadline).await
+            self.write_with(
+                "fenced delete",
+                key,
+                Change::Delete,
+                Condition::Any,
+                Some(token),
+                deadline,
+            )
+            .await
         })
     }
 

@@ -15,8 +15,8 @@ use tokio::time::{Instant, advance, timeout};
 use super::MemoryConnection;
 use super::log::{EXPIRY, MARKER_TTL};
 use crate::store::{
-    Connection, Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, StorageType, Store, StoreConfig,
-    VersionToken, Watch, WatchCursor, WatchScope,
+    Connection, Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, StorageType, Store,
+    StoreConfig, VersionToken, Watch, WatchCursor, WatchScope,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -254,7 +254,11 @@ async fn an_empty_scope_is_caught_up_at_once() {
     assert_eq!(ready(&mut all).await, ["caught up"]);
     assert_eq!(all.cursor().unwrap().position(), 0);
     store.put("other", "1").await.unwrap();
-    let scopes = [WatchScope::prefix("mine"), WatchScope::key("mine").unwrap(), WatchScope::Prefixes(vec![])];
+    let scopes = [
+        WatchScope::prefix("mine"),
+        WatchScope::key("mine").unwrap(),
+        WatchScope::Prefixes(vec![]),
+    ];
     for scope in scopes {
         let mut watch = store.watch(scope).await.unwrap();
         assert_eq!(ready(&mut watch).await, ["caught up"]);
@@ -334,7 +338,8 @@ async fn no_wake_up_is_lost() {
             // Each answers the other: one that is lost, and both wait for ever.
             for turn in 0..2000 {
                 loop {
-                    let update = timeout(60 * SECOND, watch.next()).await.unwrap().unwrap().unwrap();
+                    let update =
+                        timeout(60 * SECOND, watch.next()).await.unwrap().unwrap().unwrap();
                     let value = update.entry().map(text);
                     if value == Some(format!("ping {turn}")) {
                         break;
@@ -382,7 +387,8 @@ async fn a_cursor_continues_where_the_watch_was() {
 #[tokio::test(start_paused = true)]
 async fn a_cursor_with_a_gap_behind_it_is_refused() {
     let connection = MemoryConnection::new();
-    let store = connection.store_with_config("test", StoreConfig::new().key_ttl(true)).await.unwrap();
+    let store =
+        connection.store_with_config("test", StoreConfig::new().key_ttl(true)).await.unwrap();
     let mut watch = store.watch(WatchScope::All).await.unwrap();
     assert_eq!(next(&mut watch).await, "caught up");
     let empty = watch.cursor().unwrap();
@@ -412,7 +418,10 @@ async fn a_cursor_with_a_gap_behind_it_is_refused() {
     connection.store("test").await.unwrap();
     assert!(refused(empty).await.contains("another store"));
     let other = connection.store("other").await.unwrap();
-    assert!(reason(other.watch_from(WatchScope::All, empty).await.unwrap_err()).contains("another store"));
+    assert!(
+        reason(other.watch_from(WatchScope::All, empty).await.unwrap_err())
+            .contains("another store")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -519,7 +528,8 @@ async fn stores_are_opened_made_and_listed() {
     assert!(matches!(absent, Err(KvError::StoreNotFound { .. })));
     assert!(matches!(connection.store("a.b").await, Err(KvError::InvalidStoreName { .. })));
     let first = connection.store("a").await.unwrap();
-    let second = connection.clone().store_with_config("a", StoreConfig::new().must_exist()).await.unwrap();
+    let second =
+        connection.clone().store_with_config("a", StoreConfig::new().must_exist()).await.unwrap();
     first.put("key", "1").await.unwrap();
     assert!(second.get("key").await.unwrap().is_some());
     assert_eq!(first.max_value_size(), 1_048_416);
@@ -537,7 +547,9 @@ async fn an_existing_store_is_compared_and_reconciled() {
         store.put("a", value).await.unwrap();
     }
     open(StoreConfig::new()).await.unwrap();
-    open(StoreConfig::new().history(4).replicas(1).storage(StorageType::File).description("")).await.unwrap();
+    open(StoreConfig::new().history(4).replicas(1).storage(StorageType::File).description(""))
+        .await
+        .unwrap();
 
     let wanted = StoreConfig::new().history(2).max_bytes(100).storage(StorageType::Memory);
     match open(wanted.clone()).await.unwrap_err() {
@@ -580,7 +592,10 @@ async fn a_new_maximum_age_wakes_a_watch_that_waits() {
     let mut waiting = Box::pin(watch.next());
     assert!(poll_once(waiting.as_mut()).await.is_pending());
     let start = Instant::now();
-    connection.store_with_config("test", StoreConfig::new().max_age(5 * SECOND).reconcile()).await.unwrap();
+    connection
+        .store_with_config("test", StoreConfig::new().max_age(5 * SECOND).reconcile())
+        .await
+        .unwrap();
     let update = timeout(60 * SECOND, waiting).await.unwrap().unwrap().unwrap();
     assert_eq!((shape(&update).as_str(), start.elapsed().as_secs()), ("a Expire", 5));
 }

@@ -135,7 +135,8 @@ impl Place {
             Ok(match next {
                 Next::Entry(sequence, entry) => {
                     self.position = sequence;
-                    if let Some(owed) = self.target.as_mut().and_then(|target| target.owed.as_mut()) {
+                    if let Some(owed) = self.target.as_mut().and_then(|target| target.owed.as_mut())
+                    {
                         owed.remove(&entry.key);
                     }
                     let cursor = WatchCursor::new(shared.incarnation, sequence, entry.created);

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 
 use super::link::{ApiError, Link, first_patience};
 use super::wire::{HEADER_RESERVE, SMALL_HEADER_RESERVE, parse_time, stream_name, subject_prefix};
-use crate::store::{ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, StorageType, StoreConfig};
+use crate::store::{
+    ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, StorageType, StoreConfig,
+};
 
 /// How long a deletion that the server made (an expired value) is kept as a marker, in buckets where values expire.
 /// Long enough for a watch or a replica to come back and see it.
@@ -87,7 +89,8 @@ impl StreamInfo {
     /// Whether the newest message of a key can be removed alone, so that an older one becomes the
     /// newest: because it has a time to live of its own, or because an operator may delete it.
     pub(super) fn reverts(&self) -> bool {
-        self.number("max_msgs_per_subject") != 1 && (self.flag("allow_msg_ttl") || !self.flag("deny_delete"))
+        self.number("max_msgs_per_subject") != 1
+            && (self.flag("allow_msg_ttl") || !self.flag("deny_delete"))
     }
 
     /// The server that answered, which leads the stream.
@@ -162,12 +165,14 @@ impl StreamInfo {
     fn store_config(&self) -> StoreConfig {
         let positive = |field| u64::try_from(self.number(field)).ok().filter(|n| *n > 0);
         let mut config = StoreConfig::new();
-        config.description =
-            Some(self.config.get("description").and_then(Value::as_str).unwrap_or_default().to_owned());
+        config.description = Some(
+            self.config.get("description").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        );
         // Others may keep more versions than can be asked for here, or all of them.
         let history = positive("max_msgs_per_subject").unwrap_or(u64::MAX);
         config.history = Some(u8::try_from(history).unwrap_or(u8::MAX));
-        config.max_value_size = Some(self.max_message_size().map(|size| size.saturating_sub(reserve(size))));
+        config.max_value_size =
+            Some(self.max_message_size().map(|size| size.saturating_sub(reserve(size))));
         config.max_bytes = Some(positive("max_bytes"));
         config.max_age = Some(self.duration("max_age"));
         config.key_ttl = Some(asks_for_ttl(&self.config) != Some(false));
@@ -331,13 +336,16 @@ impl Settings {
             // With a longer history, a value of another client that has a time to live ends without
             // a marker: the value before comes back (ADR-48). Markers still tell of the maximum
             // age.
-            expiry_events: marker_ttl.is_some() && (history == 1 || info.duration("max_age").is_some()),
+            expiry_events: marker_ttl.is_some()
+                && (history == 1 || info.duration("max_age").is_some()),
             loses_newest: info.loses_newest(),
             max_age: info.duration("max_age"),
             tombstone_ttl: marker_ttl.filter(|_| history == 1),
             tombstone_life: tombstone_life(&info.config),
             tombstones_vanish: info.flag("allow_msg_ttl") && marker_ttl.is_none(),
-            cursors_from: note(&info.config, CURSORS_NOTE).and_then(|from| from.parse().ok()).unwrap_or(0),
+            cursors_from: note(&info.config, CURSORS_NOTE)
+                .and_then(|from| from.parse().ok())
+                .unwrap_or(0),
         }
     }
 
@@ -429,7 +437,10 @@ pub(super) async fn open(
     if config.key_ttl == Some(true) && !link.server_is_at_least(2, 11) {
         return Err(KvError::Unsupported {
             operation: "a time to live for single keys",
-            reason: format!("it needs nats-server 2.11, this is {}", link.client().server_info().version),
+            reason: format!(
+                "it needs nats-server 2.11, this is {}",
+                link.client().server_info().version
+            ),
         });
     }
     loop {
@@ -582,7 +593,8 @@ fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
     }
     if let Some(age) = config.max_age.flatten() {
         // The server refuses a window for duplicates beyond the maximum age.
-        let window = stream.get("duplicate_window").and_then(Value::as_u64).unwrap_or(120_000_000_000);
+        let window =
+            stream.get("duplicate_window").and_then(Value::as_u64).unwrap_or(120_000_000_000);
         stream["duplicate_window"] = json!(window.min(nanos(age)));
     }
     if (config.key_ttl.is_some() || config.max_age.is_some()) && link.server_is_at_least(2, 11) {
@@ -661,7 +673,11 @@ async fn ordered<T>(
 }
 
 /// A round trip to JetStream.
-pub(super) async fn probe(link: &Link, operation: &'static str, deadline: Deadline) -> KvResult<()> {
+pub(super) async fn probe(
+    link: &Link,
+    operation: &'static str,
+    deadline: Deadline,
+) -> KvResult<()> {
     match link.api::<Value>(operation, "INFO", &json!({}), deadline).await? {
         Ok(_) => Ok(()),
         Err(error) => Err(error.into_error(operation, "")),
@@ -689,8 +705,9 @@ pub(super) fn list(link: Arc<Link>, deadline: Duration) -> KvStream<String> {
             let streams = streams.unwrap_or_default();
             let next = offset + streams.len();
             let more = !streams.is_empty() && next < total;
-            let names =
-                streams.into_iter().filter_map(|stream| stream.strip_prefix("KV_").map(str::to_owned));
+            let names = streams
+                .into_iter()
+                .filter_map(|stream| stream.strip_prefix("KV_").map(str::to_owned));
             let names: Vec<KvResult<String>> = names.map(Ok).collect();
             Ok(Some((futures_util::stream::iter(names), more.then_some(next))))
         }
@@ -743,7 +760,8 @@ mod tests {
         apply_expiry(&mut stream, Some(false));
         assert_eq!((asks_for_ttl(&stream), tombstone_life(&stream)), (Some(false), None));
         // Markers of another client stay if their purpose is unknown.
-        let mut stream = json!({ "max_age": 0, "allow_msg_ttl": true, "subject_delete_marker_ttl": HOUR });
+        let mut stream =
+            json!({ "max_age": 0, "allow_msg_ttl": true, "subject_delete_marker_ttl": HOUR });
         apply_expiry(&mut stream, None);
         assert_eq!(marker_ttl(&stream), Some(MARKER_TTL));
     }
@@ -751,8 +769,7 @@ mod tests {
     #[test]
     fn tombstones_live_as_long_as_the_shorter_of_both() {
         let life = |markers: u64, age: u64| {
-            let stream =
-                json!({ "allow_msg_ttl": true, "subject_delete_marker_ttl": markers, "max_age": age });
+            let stream = json!({ "allow_msg_ttl": true, "subject_delete_marker_ttl": markers, "max_age": age });
             tombstone_life(&stream).map(|life| life.as_nanos())
         };
         assert_eq!(life(0, 0), None);

@@ -158,13 +158,16 @@ impl NatsAuth {
     /// # Errors
     /// [`KvError::InvalidConfig`] if it is no base64 of a text.
     pub fn credentials_base64(encoded: &str) -> Result<Self, KvError> {
-        let refuse =
-            |reason: &str| KvError::InvalidConfig { field: "credentials", reason: reason.to_owned() };
+        let refuse = |reason: &str| KvError::InvalidConfig {
+            field: "credentials",
+            reason: reason.to_owned(),
+        };
         let compact: String = encoded.chars().filter(|c| !c.is_whitespace()).collect();
         let bytes = STANDARD
             .decode(compact)
             .map_err(|_| refuse("not base64; encode the whole content of the .creds file"))?;
-        let text = String::from_utf8(bytes).map_err(|_| refuse("base64 of something that is no text"))?;
+        let text =
+            String::from_utf8(bytes).map_err(|_| refuse("base64 of something that is no text"))?;
         Ok(Self::Credentials(text))
     }
 }
@@ -227,7 +230,11 @@ impl NatsTls {
 
     /// Present this certificate: PEM files with its chain and its key.
     #[must_use]
-    pub fn client_certificate(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+    pub fn client_certificate(
+        mut self,
+        chain: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
         self.client_certificate = Some((chain.into(), key.into()));
         self
     }

@@ -68,7 +68,8 @@ pub async fn nats_connect(config: NatsConnectionConfig) -> Result<NatsConnection
 }
 
 async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
-    let invalid = |field, reason: &str| Err(KvError::InvalidConfig { field, reason: reason.to_owned() });
+    let invalid =
+        |field, reason: &str| Err(KvError::InvalidConfig { field, reason: reason.to_owned() });
     if config.servers.is_empty() {
         return invalid("servers", "at least one is needed");
     }
@@ -117,10 +118,15 @@ fn check_server(server: &str) -> Result<async_nats::ServerAddr, String> {
     server.parse().map_err(|error: std::io::Error| error.to_string())
 }
 
-async fn connect_options(config: &NatsConnectionConfig, events: LinkEvents) -> KvResult<ConnectOptions> {
+async fn connect_options(
+    config: &NatsConnectionConfig,
+    events: LinkEvents,
+) -> KvResult<ConnectOptions> {
     let mut options = ConnectOptions::new()
         // Each server gets its share, so that one that accepts and never answers does not use up the time of all.
-        .connection_timeout(config.connect_timeout / u32::try_from(config.servers.len()).unwrap_or(u32::MAX))
+        .connection_timeout(
+            config.connect_timeout / u32::try_from(config.servers.len()).unwrap_or(u32::MAX),
+        )
         .request_timeout(None)
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
         // A half-dead connection is noticed after two of these.
@@ -141,7 +147,10 @@ async fn connect_options(config: &NatsConnectionConfig, events: LinkEvents) -> K
     let credentials = |options: ConnectOptions, text: &str| {
         // The error of the parser is not repeated: it could quote what it read.
         options.credentials(text).map_err(|_| {
-            invalid("credentials", "no JWT with a seed; give the content of a .creds file".to_owned())
+            invalid(
+                "credentials",
+                "no JWT with a seed; give the content of a .creds file".to_owned(),
+            )
         })
     };
     options = match &config.auth {
@@ -153,7 +162,9 @@ async fn connect_options(config: &NatsConnectionConfig, events: LinkEvents) -> K
         NatsAuth::NKey(seed) => options.nkey(checked_seed(seed)?),
         NatsAuth::NKeyFile(path) => options.nkey(checked_seed(&read_file("nkey", path).await?)?),
         NatsAuth::Credentials(text) => credentials(options, text)?,
-        NatsAuth::CredentialsFile(path) => credentials(options, &read_file("credentials", path).await?)?,
+        NatsAuth::CredentialsFile(path) => {
+            credentials(options, &read_file("credentials", path).await?)?
+        }
     };
     let tls = &config.tls;
     for (field, path) in [
@@ -184,15 +195,16 @@ async fn connect_options(config: &NatsConnectionConfig, events: LinkEvents) -> K
 /// Checked here, checksum included, since the client library finds out only when it signs, and then blames the server.
 fn checked_seed(seed: &str) -> KvResult<String> {
     let seed = seed.trim();
-    let is_user =
-        nkeys::KeyPair::from_seed(seed).is_ok_and(|pair| pair.key_pair_type() == nkeys::KeyPairType::User);
+    let is_user = nkeys::KeyPair::from_seed(seed)
+        .is_ok_and(|pair| pair.key_pair_type() == nkeys::KeyPairType::User);
     if is_user {
         return Ok(seed.to_owned());
     }
     Err(KvError::InvalidConfig {
         field: "nkey",
-        reason: "not the seed of a user's NKey: 58 characters that begin with SU and end in a checksum"
-            .to_owned(),
+        reason:
+            "not the seed of a user's NKey: 58 characters that begin with SU and end in a checksum"
+                .to_owned(),
     })
 }
 
@@ -201,9 +213,10 @@ async fn read_file(field: &'static str, path: &std::path::Path) -> KvResult<Stri
     let shown = path.display().to_string();
     match tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await {
         Ok(Ok(text)) => Ok(text),
-        Ok(Err(error)) => {
-            Err(KvError::InvalidConfig { field, reason: format!("cannot read file {shown:?}: {error}") })
-        }
+        Ok(Err(error)) => Err(KvError::InvalidConfig {
+            field,
+            reason: format!("cannot read file {shown:?}: {error}"),
+        }),
         Err(_) => Err(KvError::InvalidConfig {
             field,
             reason: format!("cannot read file {shown:?}: the runtime is shutting down"),
@@ -218,7 +231,8 @@ fn addresses(config: &NatsConnectionConfig) -> String {
 
 fn connect_error(error: &async_nats::ConnectError, config: &NatsConnectionConfig) -> KvError {
     let addresses = addresses(config);
-    let unavailable = |reason: String| KvError::Unavailable { operation: OPERATION, reason, source: None };
+    let unavailable =
+        |reason: String| KvError::Unavailable { operation: OPERATION, reason, source: None };
     // The client library's errors are kept out of the source where they could quote an address.
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
@@ -271,7 +285,11 @@ impl Connection for NatsConnection {
         bucket::capabilities(&self.link)
     }
 
-    fn store_with_config<'a>(&'a self, name: &'a str, config: StoreConfig) -> BoxFuture<'a, KvResult<Store>> {
+    fn store_with_config<'a>(
+        &'a self,
+        name: &'a str,
+        config: StoreConfig,
+    ) -> BoxFuture<'a, KvResult<Store>> {
         Box::pin(async move {
             check_store_name(name)?;
             config.validate()?;
@@ -303,7 +321,9 @@ impl Connection for NatsConnection {
             // A flush only shows that bytes were written; an answer shows that the server lives. The API refuses
             // nobody this question about a stream that need not exist.
             deadline
-                .bound(operation, None, async { flush.await.map_err(|e| flush_error(operation, e)) })
+                .bound(operation, None, async {
+                    flush.await.map_err(|e| flush_error(operation, e))
+                })
                 .await?;
             bucket::probe(&self.link, operation, deadline).await
         })

@@ -374,8 +374,9 @@ impl Drop for OrderedConsumer {
         let exists = self.exists;
         runtime.spawn(async move {
             // Bounded, so that a client that is cut off does not gather these.
-            let delete =
-                || tokio::time::timeout(INACTIVE, client.publish(subject.clone(), bytes::Bytes::new()));
+            let delete = || {
+                tokio::time::timeout(INACTIVE, client.publish(subject.clone(), bytes::Bytes::new()))
+            };
             let _ = delete().await;
             if !exists {
                 // The server may come to the creation after this.
@@ -431,7 +432,9 @@ pub(super) fn filters(bucket: &str, scope: &WatchScope, server: Counting) -> Vec
                 _ => keys.iter().map(|key| format!("{}{key}", any_bucket_prefix())).collect(),
             }
         }
-        WatchScope::Prefix(key_prefix) => covering(key_prefix).map_or_else(everything, |one| vec![one]),
+        WatchScope::Prefix(key_prefix) => {
+            covering(key_prefix).map_or_else(everything, |one| vec![one])
+        }
         WatchScope::Prefixes(prefixes) => {
             let mut stems = Vec::new();
             for key_prefix in prefixes {
@@ -486,7 +489,11 @@ mod tests {
         assert_eq!(keys(&["a.b", "a.b"]), ["$KV.b.a.b"]);
         assert_eq!(keys(&[]), ["$KV.b.>"]);
         let old = |keys: &[&str]| {
-            super::filters("b", &WatchScope::keys(keys.iter().copied()).unwrap(), Counting::NotParents)
+            super::filters(
+                "b",
+                &WatchScope::keys(keys.iter().copied()).unwrap(),
+                Counting::NotParents,
+            )
         };
         assert_eq!(old(&["a.b", "a-b", "a.bc"]), ["$KV.*.a-b", "$KV.*.a.b", "$KV.*.a.bc"]);
         assert_eq!(old(&["a.b.c", "a-b", "a.b"]), ["$KV.b.>"]);

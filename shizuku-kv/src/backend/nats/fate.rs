@@ -54,7 +54,9 @@ pub(super) fn decide(expect: Expect, evidence: &Evidence) -> Fate {
         Expect::Exactly(expected) if evidence.newest == expected => Fate::NotYet,
         Expect::Exactly(_) if evidence.complete => Fate::Lost(evidence.newest),
         Expect::Anything
-            if evidence.is_given_up && !evidence.may_have_aged && evidence.newest <= evidence.known =>
+            if evidence.is_given_up
+                && !evidence.may_have_aged
+                && evidence.newest <= evidence.known =>
         {
             Fate::NotYet
         }
@@ -90,7 +92,9 @@ mod tests {
 
     #[test]
     fn write_without_expectation_is_repeated_if_no_copy_is_left() {
-        for evidence in [evidence(0), evidence(7), Evidence { complete: true, known: 9, ..evidence(7) }] {
+        for evidence in
+            [evidence(0), evidence(7), Evidence { complete: true, known: 9, ..evidence(7) }]
+        {
             assert_eq!(decide(Expect::Anything, &evidence), Fate::Unknown);
         }
         let given_up = |newest| Evidence { is_given_up: true, known: 7, ..evidence(newest) };

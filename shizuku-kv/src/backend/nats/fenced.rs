@@ -21,7 +21,9 @@ use super::store::{NatsStore, StoreCore};
 use super::wire::StreamMessage;
 use super::write::Write;
 use crate::store::backoff;
-use crate::store::{Deadline, FencingToken, Key, KvError, KvFenced, KvOperation, KvResult, VersionToken};
+use crate::store::{
+    Deadline, FencingToken, Key, KvError, KvFenced, KvOperation, KvResult, VersionToken,
+};
 
 /// What a write wants the newest message of its key to be, whatever its token.
 #[derive(Clone, Copy, Debug)]
@@ -88,9 +90,10 @@ impl Admission {
         match self {
             Self::Over(sequence) => Ok(sequence),
             Self::Fenced(newest) => Err(KvError::Fenced { key: key(), token, newest }),
-            Self::Exists(sequence) => {
-                Err(KvError::AlreadyExists { key: key(), found: Some(VersionToken::from_u64(sequence)) })
-            }
+            Self::Exists(sequence) => Err(KvError::AlreadyExists {
+                key: key(),
+                found: Some(VersionToken::from_u64(sequence)),
+            }),
             Self::Mismatch { expected, found } => Err(KvError::RevisionMismatch {
                 key: key(),
                 expected,
@@ -111,7 +114,8 @@ impl StoreCore {
     ) -> KvResult<Option<StreamMessage>> {
         let known = self.bucket.settings().keeps_fences();
         let newest = self.newest_of_leader(operation, key, deadline).await?;
-        let may_be_lost = newest.as_ref().is_none_or(|newest| newest.operation == KvOperation::Expire);
+        let may_be_lost =
+            newest.as_ref().is_none_or(|newest| newest.operation == KvOperation::Expire);
         if may_be_lost || !known {
             let settings = self.settings_of_now(operation, deadline).await?;
             settings.ensure_newest_stay(operation, &self.bucket.name)?;
@@ -240,7 +244,9 @@ impl KvFenced for NatsStore {
                 Some(value) if value.expires => {
                     return Err(KvError::Unsupported {
                         operation: OPERATION,
-                        reason: format!("key {key} has a time to live, and its token would expire with it"),
+                        reason: format!(
+                            "key {key} has a time to live, and its token would expire with it"
+                        ),
                     });
                 }
                 Some(value) => Write::put(OPERATION, key, value.value),
@@ -298,8 +304,10 @@ mod tests {
 
     #[test]
     fn a_swap_needs_the_version_that_it_expects() {
-        let mismatch =
-            |sequence, found| Admission::Mismatch { expected: VersionToken::from_u64(sequence), found };
+        let mismatch = |sequence, found| Admission::Mismatch {
+            expected: VersionToken::from_u64(sequence),
+            found,
+        };
         assert_eq!(admit(version(2), TOKEN, newest(3, false, Some(7))), mismatch(2, Some(3)));
         assert_eq!(admit(version(4), TOKEN, newest(3, true, None)), mismatch(4, Some(3)));
         // Nothing at all is no version, whatever number stands for it on the wire.

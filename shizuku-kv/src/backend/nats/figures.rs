@@ -61,7 +61,11 @@ fn is_exact(scope: &WatchScope, is_whole: bool) -> bool {
 }
 
 /// Number of subjects that the leader has under a filter.
-async fn counted(core: &StoreCore, filter: &str, deadline: Deadline) -> KvResult<(StreamInfo, u64)> {
+async fn counted(
+    core: &StoreCore,
+    filter: &str,
+    deadline: Deadline,
+) -> KvResult<(StreamInfo, u64)> {
     #[derive(Deserialize)]
     struct Counted {
         #[serde(flatten)]

@@ -35,7 +35,11 @@ impl Lag {
     /// Of a consumer made after a look at the stream, by the servers that answered.
     pub(super) fn of(consumer: Option<&str>, leader: Option<&str>) -> Self {
         // Without a cluster, a consumer is nowhere else.
-        if consumer.is_none_or(|server| Some(server) == leader) { Self::None } else { Self::Unknown }
+        if consumer.is_none_or(|server| Some(server) == leader) {
+            Self::None
+        } else {
+            Self::Unknown
+        }
     }
 
     /// Whether the state may be complete with this message, so that it is worth asking. `floor` is the end of the stream

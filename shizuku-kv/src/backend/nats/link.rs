@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
-use async_nats::{Client, Event, Message, PublishError, ServerError, StatusCode, SubscribeError, Subscriber};
+use async_nats::{
+    Client, Event, Message, PublishError, ServerError, StatusCode, SubscribeError, Subscriber,
+};
 use backon::ExponentialBackoff;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -240,7 +242,12 @@ impl Link {
     }
 
     /// The error of a request that the client did not accept.
-    pub(super) fn not_sent(&self, operation: &'static str, reason: &str, error: PublishError) -> KvError {
+    pub(super) fn not_sent(
+        &self,
+        operation: &'static str,
+        reason: &str,
+        error: PublishError,
+    ) -> KvError {
         if error.kind() == PublishErrorKind::Send {
             // Its task has ended. So has ours, or will in a moment.
             self.events.end_with_runtime();
@@ -253,7 +260,11 @@ impl Link {
     }
 
     /// Subscribes to a subject that is valid.
-    pub(super) async fn subscribe(&self, operation: &'static str, subject: String) -> KvResult<Subscriber> {
+    pub(super) async fn subscribe(
+        &self,
+        operation: &'static str,
+        subject: String,
+    ) -> KvResult<Subscriber> {
         self.client.subscribe(subject).await.map_err(|error| {
             self.events.end_with_runtime();
             self.over(operation).unwrap_or_else(|| KvError::Unavailable {
@@ -308,7 +319,10 @@ impl Link {
             if left.is_zero() {
                 return Err(KvError::Unavailable {
                     operation,
-                    reason: format!("no connection to any of the servers within {:?}", deadline.limit()),
+                    reason: format!(
+                        "no connection to any of the servers within {:?}",
+                        deadline.limit()
+                    ),
                     source: None,
                 });
             }
@@ -330,8 +344,9 @@ impl Link {
             state.refused.iter().take(new).find(about_us).cloned()
         };
         let mut state = self.events.0.subscribe();
-        let interrupted = state
-            .wait_for(|state| state.epoch != mark.epoch || state.over.is_some() || refusal(state).is_some());
+        let interrupted = state.wait_for(|state| {
+            state.epoch != mark.epoch || state.over.is_some() || refusal(state).is_some()
+        });
         match interrupted.await.as_deref().map(refusal) {
             Ok(Some(text)) => Interruption::Refused(text),
             // The sender lives in this very struct, so waiting does not fail.
@@ -401,11 +416,14 @@ impl Link {
         };
         let payload = serde_json::to_vec(payload).map_err(malformed)?;
         let subject = format!("$JS.API.{subject}");
-        let mut asking = Asking { is_single, ..self.asking(operation, &subject, payload.into(), deadline) };
+        let mut asking =
+            Asking { is_single, ..self.asking(operation, &subject, payload.into(), deadline) };
         let mut pauses: Option<ExponentialBackoff> = None;
         loop {
             let answer = asking.answer().await;
-            if matches!(answer, Err(KvError::Timeout { .. })) && !self.client.server_info().jetstream {
+            if matches!(answer, Err(KvError::Timeout { .. }))
+                && !self.client.server_info().jetstream
+            {
                 // While a client subscribes to everything, the server does not report "no
                 // responders".
                 return Err(no_jetstream(operation));
@@ -419,8 +437,9 @@ impl Link {
                 }
                 Answer::NobodyThere => return Err(no_jetstream(operation)),
             };
-            let pauses =
-                pauses.get_or_insert_with(|| backoff(Duration::from_millis(50), Duration::from_millis(500)));
+            let pauses = pauses.get_or_insert_with(|| {
+                backoff(Duration::from_millis(50), Duration::from_millis(500))
+            });
             let pause = pauses.next().unwrap_or_default();
             if error.err_code != ApiError::NO_META_LEADER || deadline.remaining() <= pause {
                 return Ok(Err(error));
@@ -486,8 +505,11 @@ impl Asking<'_> {
     /// # Errors
     /// Returns [`KvError::Timeout`] if the deadline passed.
     pub(super) async fn answer(&mut self) -> KvResult<Answer> {
-        let mut patience =
-            if self.is_single { self.deadline.remaining() + GRACE } else { first_patience(self.deadline) };
+        let mut patience = if self.is_single {
+            self.deadline.remaining() + GRACE
+        } else {
+            first_patience(self.deadline)
+        };
         let mut later: Option<ExponentialBackoff> = None;
         loop {
             if let Some(answer) = self.attempt(patience).await? {
@@ -504,7 +526,8 @@ impl Asking<'_> {
     /// Sends one copy, again if the connection breaks, and waits for an answer to any of them.
     /// Returns `None` if the time has passed.
     pub(super) async fn attempt(&mut self, patience: Duration) -> KvResult<Option<Answer>> {
-        let Self { link, operation, subject, ref payload, deadline, ref mut copies, is_single } = *self;
+        let Self { link, operation, subject, ref payload, deadline, ref mut copies, is_single } =
+            *self;
         in_runtime(operation)?;
         let silence = (Instant::now() + patience).min(deadline.instant() + GRACE);
         loop {
@@ -552,7 +575,8 @@ pub(super) fn has_no_responders(answer: &Message) -> bool {
 
 /// Major and minor version; zeros for what is none.
 pub(super) fn parse_version(version: &str) -> (u64, u64) {
-    let mut parts = version.trim_start_matches('v').split('.').map(|part| part.parse().unwrap_or(0));
+    let mut parts =
+        version.trim_start_matches('v').split('.').map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 

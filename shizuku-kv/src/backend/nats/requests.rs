@@ -326,7 +326,9 @@ mod tests {
     fn what_is_no_answer_is_ignored() {
         let table = Arc::<Table>::default();
         let mut waiting = table.enter(None);
-        for subject in ["_INBOX.x.1", "_INBOX.x.", "_INBOX.x.zero", "_INBOX.x.99999999999999999999999"] {
+        for subject in
+            ["_INBOX.x.1", "_INBOX.x.", "_INBOX.x.zero", "_INBOX.x.99999999999999999999999"]
+        {
             table.answer(Message { subject: subject.into(), ..answer_to(0) });
         }
         assert!((&mut waiting).now_or_never().is_none());

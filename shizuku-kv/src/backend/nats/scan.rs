@@ -17,7 +17,9 @@ use super::store::{StoreCore, pause};
 use super::wire::{Place, StreamMessage, delivered, key_of};
 use crate::store::backoff;
 use crate::store::timer::sleep;
-use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, KvStream, ReadConsistency, WatchScope};
+use crate::store::{
+    Deadline, Key, KvEntry, KvError, KvResult, KvStream, ReadConsistency, WatchScope,
+};
 
 /// Maximum number of keys that are fetched one by one although a consumer could deliver them.
 const FEW: usize = 512;
@@ -29,7 +31,11 @@ const RELISTS: u32 = 3;
 const REST: Duration = Duration::from_millis(10);
 
 /// The live entries in scope.
-pub(super) fn entries(core: Arc<StoreCore>, scope: WatchScope, limit: Duration) -> KvStream<KvEntry> {
+pub(super) fn entries(
+    core: Arc<StoreCore>,
+    scope: WatchScope,
+    limit: Duration,
+) -> KvStream<KvEntry> {
     let scan = Scan::new("scan", core, scope, false, limit);
     KvStream::new(scan.into_stream().map(|item| item.map(StreamMessage::into_entry)))
 }
@@ -123,10 +129,9 @@ impl Scan {
     }
 
     fn into_stream(self) -> impl stream::Stream<Item = KvResult<StreamMessage>> + Send {
-        stream::try_unfold(
-            self,
-            |mut scan| async move { Ok(scan.next().await?.map(|message| (message, scan))) },
-        )
+        stream::try_unfold(self, |mut scan| async move {
+            Ok(scan.next().await?.map(|message| (message, scan)))
+        })
     }
 
     async fn next(&mut self) -> KvResult<Option<StreamMessage>> {
@@ -138,7 +143,9 @@ impl Scan {
         while !self.done {
             if let Some(fetched) = &mut self.fetched {
                 match fetched.next().await.transpose()? {
-                    Some(Some(message)) if !message.operation.is_deletion() => return Ok(Some(message)),
+                    Some(Some(message)) if !message.operation.is_deletion() => {
+                        return Ok(Some(message));
+                    }
                     Some(_) => {}
                     None => self.done = true,
                 }
@@ -203,7 +210,8 @@ impl Scan {
         if !self.newest {
             // As many as the store keeps, because entries that are written meanwhile could continue
             // without end.
-            let left = self.entries_left.insert(self.entries_left.unwrap_or(u64::MAX).saturating_sub(1));
+            let left =
+                self.entries_left.insert(self.entries_left.unwrap_or(u64::MAX).saturating_sub(1));
             self.done = *left == 0;
             return is_in_scope;
         }
@@ -239,7 +247,8 @@ impl Scan {
     /// Whether the leader has nothing in scope that is newer than the messages delivered by this
     /// consumer.
     async fn reaches_leader(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
-        let newest = leader::newest(&self.core, self.operation, &self.spec.filters, deadline).await?;
+        let newest =
+            leader::newest(&self.core, self.operation, &self.spec.filters, deadline).await?;
         self.rest = Instant::now() + REST;
         Ok(newest <= position)
     }
@@ -264,7 +273,8 @@ impl Scan {
     /// Asks the leader for the existing subjects, and records the ones that were not delivered yet.
     async fn take_owed(&mut self, deadline: Deadline) -> KvResult<()> {
         if self.owed.is_none() {
-            let subjects = leader::subjects(&self.core, self.operation, &self.spec.filters, deadline).await?;
+            let subjects =
+                leader::subjects(&self.core, self.operation, &self.spec.filters, deadline).await?;
             let prefix = &self.core.bucket.prefix;
             let is_owed = |subject: &String| {
                 key_of(subject, prefix).is_some_and(|key| self.scope.matches(&key))
@@ -317,7 +327,8 @@ impl Scan {
             match OrderedConsumer::create(link, self.operation, &self.spec, name, deadline).await? {
                 // Another replica may still have values that were replaced and keys that were deleted.
                 Ok(consumer)
-                    if core.consistency == ReadConsistency::Leader && consumer.lag(&info) != Lag::None => {}
+                    if core.consistency == ReadConsistency::Leader
+                        && consumer.lag(&info) != Lag::None => {}
                 Ok(consumer) => {
                     self.lag = consumer.lag(&info);
                     self.bound = info.last_sequence();
@@ -327,7 +338,9 @@ impl Scan {
                     self.consumer = Some(consumer);
                     return Ok(());
                 }
-                Err(error) if error.code == 503 => pause(&mut pauses, self.operation, deadline).await?,
+                Err(error) if error.code == 503 => {
+                    pause(&mut pauses, self.operation, deadline).await?
+                }
                 Err(error) => return Err(error.into_error(self.operation, &core.bucket.name)),
             }
         }

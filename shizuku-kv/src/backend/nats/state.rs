@@ -89,7 +89,12 @@ struct Round {
 impl StateSync {
     /// The state from `spec` on, of which the consumer is about to be made. `floor` is the end of the stream just
     /// before.
-    pub(super) fn new(core: Arc<StoreCore>, operation: &'static str, spec: &Spec, floor: u64) -> Self {
+    pub(super) fn new(
+        core: Arc<StoreCore>,
+        operation: &'static str,
+        spec: &Spec,
+        floor: u64,
+    ) -> Self {
         let from_state = spec.start == Start::LastPerSubject;
         let settings = core.bucket.settings();
         // With a longer history a subject has several messages behind a sequence. If the newest are
@@ -143,7 +148,11 @@ impl StateSync {
     }
 
     /// Whether the leader has nothing newer than `position`, up to which everything was delivered.
-    pub(super) async fn reaches_leader(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+    pub(super) async fn reaches_leader(
+        &mut self,
+        position: u64,
+        deadline: Deadline,
+    ) -> KvResult<bool> {
         let newest = leader::newest(&self.core, self.operation, &self.filters, deadline).await;
         self.rest = Instant::now() + REST;
         let newest = newest?;
@@ -197,7 +206,11 @@ impl StateSync {
         if self.lag != Lag::None {
             return Ok(false);
         }
-        if self.from_state { self.settle(position, deadline).await } else { self.count(deadline).await }
+        if self.from_state {
+            self.settle(position, deadline).await
+        } else {
+            self.count(deadline).await
+        }
     }
 
     /// Gets the leader's list of subjects, or checks whether some owed subjects were delivered long
@@ -215,7 +228,8 @@ impl StateSync {
             let newest = core.leader_answer(operation, &query, deadline).await?;
             Ok((subject, newest.map_or(0, |message| message.sequence())))
         });
-        let looks: Vec<(String, u64)> = looks.buffer_unordered(leader::IN_FLIGHT).try_collect().await?;
+        let looks: Vec<(String, u64)> =
+            looks.buffer_unordered(leader::IN_FLIGHT).try_collect().await?;
         for (subject, _) in looks.iter().filter(|(_, newest)| *newest <= position) {
             owed.remove(subject);
         }

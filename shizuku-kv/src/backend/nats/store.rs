@@ -22,8 +22,8 @@ use super::scan;
 use super::wire::{RawMessage, StreamMessage, parse_direct};
 use crate::store::timer::sleep;
 use crate::store::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvReader, KvResult, KvStore, KvStream,
-    KvTtl, KvWatcher, KvWriter, ReadConsistency, StoreFigures, WatchScope,
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvReader, KvResult, KvStore,
+    KvStream, KvTtl, KvWatcher, KvWriter, ReadConsistency, StoreFigures, WatchScope,
 };
 
 /// Single gets on their way at a time, where many keys are asked for one by one.
@@ -132,12 +132,18 @@ impl StoreCore {
     /// Mirrors of the bucket answer its direct gets (`mirror_direct`) with their own messages. An
     /// answer with a message names its stream. An answer without a message does not: the key is
     /// absent, or only missing in a mirror.
-    fn direct_answer(&self, operation: &'static str, message: Message) -> KvResult<Option<StreamMessage>> {
+    fn direct_answer(
+        &self,
+        operation: &'static str,
+        message: Message,
+    ) -> KvResult<Option<StreamMessage>> {
         let backend = |reason: String| KvError::Backend { operation, reason, source: None };
         match status_of(&message) {
             None => {}
             Some(StatusCode::NOT_FOUND) => return Ok(None),
-            Some(status) => return Err(backend(format!("the server answered with status {status}"))),
+            Some(status) => {
+                return Err(backend(format!("the server answered with status {status}")));
+            }
         }
         if stream_of(&message) != Some(&self.bucket.stream) {
             return Ok(None);
@@ -192,7 +198,9 @@ impl StoreCore {
         };
         match message.parse(&self.bucket.prefix) {
             Ok(message) => Ok(Some(message)),
-            Err(reason) => Err(KvError::Backend { operation, reason: reason.to_owned(), source: None }),
+            Err(reason) => {
+                Err(KvError::Backend { operation, reason: reason.to_owned(), source: None })
+            }
         }
     }
 
@@ -217,7 +225,11 @@ impl StoreCore {
 
     /// The stream information of the bucket at this moment. Its settings are the newest from then
     /// on.
-    pub(super) async fn info(&self, operation: &'static str, deadline: Deadline) -> KvResult<StreamInfo> {
+    pub(super) async fn info(
+        &self,
+        operation: &'static str,
+        deadline: Deadline,
+    ) -> KvResult<StreamInfo> {
         let info = bucket::info(&self.link, operation, &self.bucket.name, deadline).await?;
         self.learn(&info);
         Ok(info)
@@ -288,10 +300,9 @@ impl StoreCore {
         let subjects: Vec<_> = keys.iter().map(|key| self.subject(key)).collect();
         let query = json!({ "multi_last": subjects, "batch": subjects.len() });
         let subject = format!("$JS.API.DIRECT.GET.{}", self.bucket.stream);
-        client
-            .publish_with_reply(subject.clone(), inbox, query.to_string().into())
-            .await
-            .map_err(|error| self.link.not_sent(OPERATION, "the request could not be sent", error))?;
+        client.publish_with_reply(subject.clone(), inbox, query.to_string().into()).await.map_err(
+            |error| self.link.not_sent(OPERATION, "the request could not be sent", error),
+        )?;
         // All messages of an answer come from one stream.
         let mut is_of_bucket = false;
         loop {
@@ -376,14 +387,19 @@ impl StoreCore {
 
 /// The server's status; none for a stored message, which names its stream, whatever status another client gave it.
 fn status_of(message: &Message) -> Option<StatusCode> {
-    let stored = message.headers.as_ref().is_some_and(|headers| headers.get("Nats-Stream").is_some());
+    let stored =
+        message.headers.as_ref().is_some_and(|headers| headers.get("Nats-Stream").is_some());
     message.status.filter(|_| !stored)
 }
 
 /// The stream that sent an answer to a direct get. Other clients may have stored headers of the
 /// same name; the server's own comes last.
 fn stream_of(message: &Message) -> Option<&str> {
-    message.headers.as_ref()?.get_last(HeaderName::from_static("Nats-Stream")).map(HeaderValue::as_str)
+    message
+        .headers
+        .as_ref()?
+        .get_last(HeaderName::from_static("Nats-Stream"))
+        .map(HeaderValue::as_str)
 }
 
 /// How a batch ended.
@@ -472,8 +488,14 @@ impl KvStore for NatsStore {
 }
 
 impl KvReader for NatsStore {
-    fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
-        Box::pin(async move { Ok(self.0.newest("get", key, deadline).await?.map(StreamMessage::into_entry)) })
+    fn entry<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+        Box::pin(async move {
+            Ok(self.0.newest("get", key, deadline).await?.map(StreamMessage::into_entry))
+        })
     }
 
     fn leader_entry<'a>(
@@ -491,7 +513,9 @@ impl KvReader for NatsStore {
         scope: &'a WatchScope,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<StoreFigures>> {
-        Box::pin(async move { deadline.bound("figures", None, figures(&self.0, scope, deadline)).await })
+        Box::pin(
+            async move { deadline.bound("figures", None, figures(&self.0, scope, deadline)).await },
+        )
     }
 
     fn time(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {

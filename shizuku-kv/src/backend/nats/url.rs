@@ -36,18 +36,24 @@ pub(super) fn parse(url: &str) -> Result<NatsConnectionConfig, KvError> {
     };
     let authority = authority.strip_suffix('/').unwrap_or(authority);
     if authority.rsplit('@').next().is_some_and(|hosts| hosts.contains('/')) {
-        return refuse("a path after the host means nothing here; name the store with `store(name)`");
+        return refuse(
+            "a path after the host means nothing here; name the store with `store(name)`",
+        );
     }
 
     if !authority.contains('@') && query.is_some_and(|query| query.contains('@')) {
-        return refuse("an @ stands after a ?; write a ? in a password as %3F, an @ in an option as %40");
+        return refuse(
+            "an @ stands after a ?; write a ? in a password as %3F, an @ in an option as %40",
+        );
     }
 
     let mut userinfo = None;
     let mut servers = Vec::new();
     for part in authority.split(',') {
         if userinfo.is_none() && !servers.is_empty() && part.contains('@') {
-            return refuse("userinfo stands before the first host; write a comma in a password as %2C");
+            return refuse(
+                "userinfo stands before the first host; write a comma in a password as %2C",
+            );
         }
         // Each host may repeat the scheme and the userinfo, as other clients write it.
         let part = part.strip_prefix(&format!("{scheme}://")).unwrap_or(part);
@@ -90,7 +96,9 @@ pub(super) fn check_host(host: &str) -> Result<(), &'static str> {
         return Err("a host is missing; write nats://HOST:PORT");
     }
     if name.contains(|c: char| c.is_whitespace() || matches!(c, '/' | '@' | '?' | '#')) {
-        return Err("a host has a character that no host has; percent-encode what is in the userinfo");
+        return Err(
+            "a host has a character that no host has; percent-encode what is in the userinfo",
+        );
     }
     if let Some(port) = port
         && port.parse::<u16>().ok().filter(|port| *port != 0).is_none()
@@ -102,7 +110,9 @@ pub(super) fn check_host(host: &str) -> Result<(), &'static str> {
 
 fn parse_userinfo(userinfo: &str) -> Result<NatsAuth, KvError> {
     Ok(match userinfo.split_once(':') {
-        Some((user, password)) => NatsAuth::UserPassword { user: decode(user)?, password: decode(password)? },
+        Some((user, password)) => {
+            NatsAuth::UserPassword { user: decode(user)?, password: decode(password)? }
+        }
         None if userinfo.is_empty() => return refuse("the userinfo before the @ is empty"),
         None => NatsAuth::Token(decode(userinfo)?),
     })
@@ -115,7 +125,11 @@ fn decode(text: &str) -> Result<String, KvError> {
     }
 }
 
-fn apply_options(config: &mut NatsConnectionConfig, query: &str, has_userinfo: bool) -> Result<(), KvError> {
+fn apply_options(
+    config: &mut NatsConnectionConfig,
+    query: &str,
+    has_userinfo: bool,
+) -> Result<(), KvError> {
     let (mut certificate, mut key) = (None, None);
     let mut seen = Vec::new();
     for option in query.split('&').filter(|option| !option.is_empty()) {
@@ -185,9 +199,10 @@ mod tests {
 
     #[test]
     fn several_hosts_with_userinfo_and_options() {
-        let config =
-            parse("nats://app:p%40ss@one:4222,two,[::1]:4333?name=x%20y&deadline_ms=1500&tls_ca=/a@b.pem")
-                .unwrap();
+        let config = parse(
+            "nats://app:p%40ss@one:4222,two,[::1]:4333?name=x%20y&deadline_ms=1500&tls_ca=/a@b.pem",
+        )
+        .unwrap();
         assert_eq!(config.servers, ["nats://one:4222", "nats://two", "nats://[::1]:4333"]);
         assert!(
             matches!(&config.auth, NatsAuth::UserPassword { user, password } if user == "app" && password == "p@ss")
@@ -201,8 +216,12 @@ mod tests {
 
     #[test]
     fn tokens_files_and_tls() {
-        assert!(matches!(parse("nats://tok%2Fen@h").unwrap().auth, NatsAuth::Token(t) if t == "tok/en"));
-        let config = parse("tls://h:4222/?creds=/run/app.creds&tls_cert=c&tls_key=k&tls_first=true").unwrap();
+        assert!(
+            matches!(parse("nats://tok%2Fen@h").unwrap().auth, NatsAuth::Token(t) if t == "tok/en")
+        );
+        let config =
+            parse("tls://h:4222/?creds=/run/app.creds&tls_cert=c&tls_key=k&tls_first=true")
+                .unwrap();
         assert!(config.tls.required && config.tls.first);
         assert_eq!(config.tls.client_certificate, Some(("c".into(), "k".into())));
         assert!(

@@ -23,8 +23,8 @@ use super::wire::{Place, StreamMessage, delivered};
 use crate::store::backoff;
 use crate::store::timer::sleep;
 use crate::store::{
-    Deadline, KvError, KvOperation, KvResult, KvUpdate, KvWatcher, Moment, Watch, WatchCursor, WatchLink,
-    WatchScope,
+    Deadline, KvError, KvOperation, KvResult, KvUpdate, KvWatcher, Moment, Watch, WatchCursor,
+    WatchLink, WatchScope,
 };
 
 const OPERATION: &str = "watch";
@@ -48,11 +48,9 @@ impl KvWatcher for NatsStore {
             let mut watch = NatsWatch::new(Arc::clone(&self.0), scope, from);
             watch.begin(deadline).await?;
             let link = watch.link.subscribe();
-            let updates =
-                stream::unfold(
-                    watch,
-                    |mut watch| async move { watch.next().await.map(|item| (item, watch)) },
-                );
+            let updates = stream::unfold(watch, |mut watch| async move {
+                watch.next().await.map(|item| (item, watch))
+            });
             Ok(Watch::new(updates).with_link(link))
         })
     }
@@ -264,7 +262,9 @@ impl NatsWatch {
                         let stalls = self.has_list && consumer.may_stall();
                         let complete = match &mut self.state_sync {
                             Some(state) => {
-                                state.reaches_leader(self.position, Deadline::after(HEARTBEAT)).await
+                                state
+                                    .reaches_leader(self.position, Deadline::after(HEARTBEAT))
+                                    .await
                             }
                             None => Ok(false),
                         };
@@ -277,7 +277,9 @@ impl NatsWatch {
                             match self.compare().await {
                                 Comparison::Alike => {}
                                 Comparison::LeftOut => {
-                                    self.cut_off("the consumer does not deliver all existing messages");
+                                    self.cut_off(
+                                        "the consumer does not deliver all existing messages",
+                                    );
                                     self.state = State::Starting { pause: self.pause() };
                                     continue;
                                 }
@@ -415,7 +417,9 @@ impl NatsWatch {
     /// How far the watch is behind with this message.
     fn behind(&self, place: &Place) -> Duration {
         // The age of the message by the server's clock, which is extrapolated from the last start.
-        let age = self.clock.and_then(|(then, at)| (then + at.elapsed()).duration_since(place.time()).ok());
+        let age = self
+            .clock
+            .and_then(|(then, at)| (then + at.elapsed()).duration_since(place.time()).ok());
         age.unwrap_or_default().min(self.current.elapsed())
     }
 
@@ -493,7 +497,11 @@ impl NatsWatch {
         let spec = Spec {
             stream: core.bucket.stream.clone(),
             filters: self.filters.clone(),
-            start: if self.from_state { Start::LastPerSubject } else { Start::Sequence(self.position + 1) },
+            start: if self.from_state {
+                Start::LastPerSubject
+            } else {
+                Start::Sequence(self.position + 1)
+            },
             headers_only: false,
         };
         // The same name until it exists, so that a creation whose answer was lost leaves one consumer, not two.
@@ -521,8 +529,9 @@ impl NatsWatch {
         if !self.caught_up {
             // Of what came from a replica that may be behind it counts only how far it went.
             let known = self.state_sync.take().filter(StateSync::is_level);
-            let state = known
-                .unwrap_or_else(|| StateSync::new(Arc::clone(&core), OPERATION, &spec, info.last_sequence()));
+            let state = known.unwrap_or_else(|| {
+                StateSync::new(Arc::clone(&core), OPERATION, &spec, info.last_sequence())
+            });
             let state = self.state_sync.insert(state);
             state.begin(&consumer, spec.start, &info);
             // Nothing was waiting: the consumer may not get anything to deliver.
@@ -561,7 +570,8 @@ impl NatsWatch {
         let (settings, known) = (info.settings(), self.core.bucket.settings_arc());
         // The shortest lifetime of three: by the current settings, by those of the last start of
         // the watch, and by the last known ones.
-        let life = [settings.tombstone_life, self.life, known.tombstone_life].into_iter().flatten().min();
+        let life =
+            [settings.tombstone_life, self.life, known.tombstone_life].into_iter().flatten().min();
         // If other clients can write tombstones that end without a trace, only a stream without
         // gaps is a proof.
         let vanishes = settings.tombstones_vanish && self.unchecked_cursor && !info.is_gapless();
@@ -599,7 +609,11 @@ const NOT_ASKED: &str = "nobody asked for messages for longer than a deletion is
 async fn next_of(consumer: &mut OrderedConsumer, core: &StoreCore) -> Delivery {
     let delivery = consumer.next().await;
     let life = core.bucket.settings().tombstone_life;
-    if life.is_some_and(|life| consumer.unasked() >= life) { Delivery::Lost(NOT_ASKED) } else { delivery }
+    if life.is_some_and(|life| consumer.unasked() >= life) {
+        Delivery::Lost(NOT_ASKED)
+    } else {
+        delivery
+    }
 }
 
 /// How an idle watch compares with the leader.
@@ -616,7 +630,9 @@ enum Comparison {
 fn ends_a_watch(error: &KvError) -> bool {
     matches!(
         error,
-        KvError::StoreNotFound { .. } | KvError::CursorExpired { .. } | KvError::Unauthorized { .. }
+        KvError::StoreNotFound { .. }
+            | KvError::CursorExpired { .. }
+            | KvError::Unauthorized { .. }
     ) || error.is_over()
 }
 
@@ -657,8 +673,12 @@ enum Expiry {
 impl Expiry {
     fn reason(self) -> &'static str {
         match self {
-            Self::MadeAgain => "it belongs to another store, or to one that was deleted and made again",
-            Self::Lost => "the server has lost acknowledged writes, or an operator has removed them",
+            Self::MadeAgain => {
+                "it belongs to another store, or to one that was deleted and made again"
+            }
+            Self::Lost => {
+                "the server has lost acknowledged writes, or an operator has removed them"
+            }
             Self::Compacted => "the store no longer holds everything that followed it",
             Self::TombstonesForgotten => "deletions that followed it may have been forgotten since",
         }
@@ -803,8 +823,9 @@ mod tests {
             value: Bytes::new(),
         };
         let mut deleted = Deleted::default();
-        let mut is_news =
-            |number, operation, seconds| deleted.is_news(&message(number, operation, seconds), Some(LIFE));
+        let mut is_news = |number, operation, seconds| {
+            deleted.is_news(&message(number, operation, seconds), Some(LIFE))
+        };
         assert!(is_news(0, Expire, 0));
         assert!(is_news(0, Delete, 100));
         // Of a value that came between and is gone.

@@ -119,7 +119,8 @@ pub(super) fn parse_direct(message: Message, prefix: &str) -> Result<StreamMessa
     let headers = message.headers.as_ref().ok_or("an answer without headers")?;
     let last = |name| headers.get_last(name).map(|value| value.as_str());
     let subject = last(SUBJECT).ok_or("an answer without a subject")?;
-    let sequence = last(SEQUENCE).and_then(|n| n.parse().ok()).ok_or("an answer without a sequence")?;
+    let sequence =
+        last(SEQUENCE).and_then(|n| n.parse().ok()).ok_or("an answer without a sequence")?;
     let time = last(TIME_STAMP).map_or(UNIX_EPOCH, parse_time);
     let key = key_of(subject, prefix).ok_or("an answer for another subject")?;
     Ok(StreamMessage {
@@ -254,7 +255,8 @@ mod tests {
         assert_eq!(Place::parse("$JS.ACK.KV_b.c.1.7.5.1000.3"), Some(place));
         assert_eq!(Place::parse("$JS.ACK.hub.ACC.KV_b.c.1.7.5.1000.3"), Some(place));
         assert_eq!(Place::parse("$JS.ACK._.ACC.KV_b.c.1.7.5.1000.3.rnd"), Some(place));
-        for bad in ["", "$JS.ACK", "$JS.ACK.s.c.1.7.5.1000", "_INBOX.x", "$JS.ACK.s.c.1.x.5.1000.3"] {
+        for bad in ["", "$JS.ACK", "$JS.ACK.s.c.1.7.5.1000", "_INBOX.x", "$JS.ACK.s.c.1.x.5.1000.3"]
+        {
             assert_eq!(Place::parse(bad), None, "{bad}");
         }
     }
@@ -284,7 +286,8 @@ mod tests {
         // million billion messages in the bucket and four billion writes of one connection.
         let id = format!("{OPERATION_ID}: {:016x}{:x}\r\n", u64::MAX, u32::MAX).len();
         let expected = format!("{EXPECTED_SEQUENCE}: {}\r\n", 10_u64.pow(15) - 1).len();
-        let deletion = format!("NATS/1.0\r\n\r\n{KV_OPERATION}: DEL\r\n").len() + expected + id + fence;
+        let deletion =
+            format!("NATS/1.0\r\n\r\n{KV_OPERATION}: DEL\r\n").len() + expected + id + fence;
         assert!(deletion <= HEADER_RESERVE, "{deletion}");
     }
 
@@ -326,8 +329,9 @@ mod tests {
         let raw = RawMessage {
             subject: "$KV.b.a.b".into(),
             seq: 9,
-            hdrs: STANDARD
-                .encode("NATS/1.0\r\nShizuku-Op: x1\r\nShizuku-Fence: 17\r\nKV-Operation: DEL\r\n\r\n"),
+            hdrs: STANDARD.encode(
+                "NATS/1.0\r\nShizuku-Op: x1\r\nShizuku-Fence: 17\r\nKV-Operation: DEL\r\n\r\n",
+            ),
             data: String::new(),
             time: "2026-01-01T00:00:01Z".into(),
         };

@@ -19,9 +19,13 @@ use super::fate::{Evidence, Expect, Fate, decide};
 use super::link::{ApiError, Interruption, Mark, has_no_responders};
 use super::requests::Waiting;
 use super::store::{StoreCore, pause};
-use super::wire::{EXPECTED_SEQUENCE, FENCE, KV_OPERATION, OPERATION_ID, ROLLUP, StreamMessage, TTL};
+use super::wire::{
+    EXPECTED_SEQUENCE, FENCE, KV_OPERATION, OPERATION_ID, ROLLUP, StreamMessage, TTL,
+};
 use crate::store::backoff;
-use crate::store::{Deadline, ErrorSource, FencingToken, Key, KvError, KvOperation, KvResult, VersionToken};
+use crate::store::{
+    Deadline, ErrorSource, FencingToken, Key, KvError, KvOperation, KvResult, VersionToken,
+};
 
 /// End of the wait for an acknowledgement before the write is searched for, on a connection that
 /// seems to be alive: a quarter of the deadline from `since` on. So a lost copy costs only a part
@@ -247,7 +251,9 @@ impl StoreCore {
             Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 Err(self.too_large(write))
             }
-            Ok(Err(error)) => Err(self.link.not_sent(operation, "the write could not be sent", error)),
+            Ok(Err(error)) => {
+                Err(self.link.not_sent(operation, "the write could not be sent", error))
+            }
             Err(_) => Err(deadline.timeout(operation, Some(&write.key))),
         }
     }
@@ -261,7 +267,11 @@ impl StoreCore {
     }
 
     /// Waits for what becomes of a write, up to the deadline.
-    pub(super) async fn settle(&self, mut sent: Sent, deadline: Deadline) -> KvResult<VersionToken> {
+    pub(super) async fn settle(
+        &self,
+        mut sent: Sent,
+        deadline: Deadline,
+    ) -> KvResult<VersionToken> {
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         loop {
             let verdict = self.await_verdict(&mut sent, deadline).await;
@@ -271,7 +281,9 @@ impl StoreCore {
                     self.reached.fetch_max(sequence, Ordering::Relaxed);
                     return Ok(VersionToken::from_u64(sequence));
                 }
-                Verdict::Conflict(found) if !sent.repeated => return Err(sent.write.mismatch(found)),
+                Verdict::Conflict(found) if !sent.repeated => {
+                    return Err(sent.write.mismatch(found));
+                }
                 Verdict::Refused(error) if !sent.repeated => return Err(error),
                 Verdict::NobodyThere if !sent.repeated => {
                     Box::pin(self.look(sent.write.operation, deadline)).await?;
@@ -290,7 +302,9 @@ impl StoreCore {
                     let newest = Box::pin(self.info(sent.write.operation, deadline)).await;
                     return Err(newest.err().unwrap_or_else(|| self.too_large(&sent.write)));
                 }
-                Verdict::Conflict(_) | Verdict::NobodyThere | Verdict::TooLarge | Verdict::Late => None,
+                Verdict::Conflict(_) | Verdict::NobodyThere | Verdict::TooLarge | Verdict::Late => {
+                    None
+                }
                 Verdict::Refused(error) => Some(Arc::new(error) as ErrorSource),
                 Verdict::Silence(source) => source,
             };
@@ -441,14 +455,17 @@ impl StoreCore {
             match self.newest_of_leader(operation, &write.key, deadline).await {
                 Ok(newest) => break newest,
                 // A server that comes back may need a moment.
-                Err(error) if error.is_retryable() => pause(&mut pauses, operation, deadline).await?,
+                Err(error) if error.is_retryable() => {
+                    pause(&mut pauses, operation, deadline).await?
+                }
                 Err(error) => return Err(error),
             }
         };
         let life = self.bucket.settings().tombstone_life.into_iter().chain(write.ttl).min();
         let may_have_aged = life.is_some_and(|life| since.elapsed() >= life);
         let Some(newest) = newest else {
-            let evidence = Evidence { newest: 0, complete: false, may_have_aged, is_given_up, known };
+            let evidence =
+                Evidence { newest: 0, complete: false, may_have_aged, is_given_up, known };
             return Ok(decide(write.expect, &evidence));
         };
         if is_ours(&newest) {
@@ -463,7 +480,9 @@ impl StoreCore {
                 Expect::Anything => 0,
             };
             let mut next = expected.max(1);
-            while let Some(message) = self.next_of_leader(operation, &write.key, next, deadline).await? {
+            while let Some(message) =
+                self.next_of_leader(operation, &write.key, next, deadline).await?
+            {
                 if is_ours(&message) {
                     return Ok(Fate::Landed(message.sequence));
                 }
@@ -471,13 +490,18 @@ impl StoreCore {
                 next = message.sequence + 1;
             }
         }
-        let evidence = Evidence { newest: newest.sequence, complete, may_have_aged, is_given_up, known };
+        let evidence =
+            Evidence { newest: newest.sequence, complete, may_have_aged, is_given_up, known };
         Ok(decide(write.expect, &evidence))
     }
 
     /// Writes where the key is absent. A tombstone needs a second try that expects it, and a concurrent deletion
     /// between the two a third (nats-server #5162): so as long as the newest entry is a tombstone.
-    pub(super) async fn create(&self, mut write: Write, deadline: Deadline) -> KvResult<VersionToken> {
+    pub(super) async fn create(
+        &self,
+        mut write: Write,
+        deadline: Deadline,
+    ) -> KvResult<VersionToken> {
         write.expect = Expect::Exactly(0);
         loop {
             let mut try_this = write.clone();

@@ -8,7 +8,9 @@ use futures_core::future::BoxFuture;
 
 use super::store::{NatsStore, StoreCore};
 use super::write::{Sent, Write};
-use crate::store::{Deadline, Key, KvError, KvOperation, KvResult, KvTtl, KvWriter, VersionToken, check_ttl};
+use crate::store::{
+    Deadline, Key, KvError, KvOperation, KvResult, KvTtl, KvWriter, VersionToken, check_ttl,
+};
 
 /// Writes of `put_many` on their way at a time.
 const WRITES_IN_FLIGHT: usize = 1024;
@@ -49,7 +51,11 @@ impl KvWriter for NatsStore {
         })
     }
 
-    fn delete<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+    fn delete<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(self.0.delete("delete", key, KvOperation::Delete, None, deadline))
     }
 
@@ -59,10 +65,20 @@ impl KvWriter for NatsStore {
         expected: VersionToken,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.0.delete("delete_with_version", key, KvOperation::Delete, Some(expected), deadline))
+        Box::pin(self.0.delete(
+            "delete_with_version",
+            key,
+            KvOperation::Delete,
+            Some(expected),
+            deadline,
+        ))
     }
 
-    fn purge<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+    fn purge<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(self.0.delete("purge", key, KvOperation::Purge, None, deadline))
     }
 
@@ -114,8 +130,9 @@ impl StoreCore {
         let mut life = self.bucket.settings().tombstone_ttl.filter(|_| !key.is_of_locks());
         if life.is_some() {
             // Another client may just have asked for a longer history.
-            let settings =
-                deadline.bound(operation, Some(key), self.settings_of_now(operation, deadline)).await?;
+            let settings = deadline
+                .bound(operation, Some(key), self.settings_of_now(operation, deadline))
+                .await?;
             life = settings.tombstone_ttl;
         }
         let write = match life {
@@ -153,7 +170,10 @@ impl StoreCore {
         if !settings.key_ttl {
             return Err(KvError::Unsupported {
                 operation,
-                reason: format!("store {:?} does not have times to live any more", self.bucket.name),
+                reason: format!(
+                    "store {:?} does not have times to live any more",
+                    self.bucket.name
+                ),
             });
         }
         check_ttl(ttl, settings.max_age)?;

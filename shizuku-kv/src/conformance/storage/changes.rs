@@ -41,7 +41,11 @@ fn an_empty_storage_holds_nothing(fixture: &StorageFixture) -> CheckResult {
     let storage = subject.storage()?;
     ensure_eq!(storage.place()?, None, "the place of a new storage");
     ensure!(storage.is_empty()?, "a new storage is not empty");
-    ensure_eq!(storage.held(&[key_of("a")?, key_of("b")?])?, [None, None], "what it holds of two keys");
+    ensure_eq!(
+        storage.held(&[key_of("a")?, key_of("b")?])?,
+        [None, None],
+        "what it holds of two keys"
+    );
     subject.verify("before anything was committed")
 }
 
@@ -74,7 +78,11 @@ fn a_time_alone_makes_a_difference(fixture: &StorageFixture) -> CheckResult {
     for seconds in [8, 6] {
         let KvUpdate::Put(mut entry) = put("a", 7)? else { return Ok(()) };
         entry.created = time(seconds);
-        subject.takes([KvUpdate::Put(entry)], None, "a put of the same version with another time")?;
+        subject.takes(
+            [KvUpdate::Put(entry)],
+            None,
+            "a put of the same version with another time",
+        )?;
     }
     Ok(())
 }
@@ -91,7 +99,11 @@ fn a_deletion_ends_what_was_held(fixture: &StorageFixture) -> CheckResult {
     for (number, (key, operation)) in (10..).zip(operations) {
         let version = VersionToken::from_u64(number);
         let entry = KvEntry::tombstone(key_of(key)?, operation, version, time(number));
-        subject.takes([KvUpdate::Delete(entry)], None, &format!("{operation:?} of one of the keys"))?;
+        subject.takes(
+            [KvUpdate::Delete(entry)],
+            None,
+            &format!("{operation:?} of one of the keys"),
+        )?;
     }
     ensure!(
         subject.storage()?.is_empty()?,
@@ -152,7 +164,11 @@ fn the_last_change_of_a_key_counts(fixture: &StorageFixture) -> CheckResult {
 fn the_marker_changes_nothing(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.takes([KvUpdate::CaughtUp], None, "the marker in an empty storage")?;
-    subject.takes([put("a", 1)?, KvUpdate::CaughtUp, put("b", 2)?], None, "the marker between two puts")?;
+    subject.takes(
+        [put("a", 1)?, KvUpdate::CaughtUp, put("b", 2)?],
+        None,
+        "the marker between two puts",
+    )?;
     let place = super::places::place(7, 1);
     subject.takes([KvUpdate::CaughtUp], Some(place), "the marker alone, with a place")?;
     subject.takes([delete("a", 3)?, KvUpdate::CaughtUp], None, "the marker after a deletion")
@@ -160,8 +176,10 @@ fn the_marker_changes_nothing(fixture: &StorageFixture) -> CheckResult {
 
 fn changes_of_other_keys_change_nothing(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
-    let keys = ["a", "a.b", "a.bc", "a.b.c", "ab", "b", "B", "A", "a-b", "a_b", "a=b", "a/b", "0", "00"];
-    let puts = (1..).zip(keys).map(|(number, key)| put(key, number)).collect::<CheckResult<Vec<_>>>()?;
+    let keys =
+        ["a", "a.b", "a.bc", "a.b.c", "ab", "b", "B", "A", "a-b", "a_b", "a=b", "a/b", "0", "00"];
+    let puts =
+        (1..).zip(keys).map(|(number, key)| put(key, number)).collect::<CheckResult<Vec<_>>>()?;
     subject.takes(puts, None, "puts of keys that are alike")?;
     for (number, key) in (100..).zip(keys) {
         subject.takes([put(key, number)?], None, &format!("another put of {key}"))?;
@@ -175,7 +193,8 @@ fn changes_of_other_keys_change_nothing(fixture: &StorageFixture) -> CheckResult
 fn held_answers_in_the_order_of_the_keys(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     let names = ["m", "c", "x", "a", "k"];
-    let puts = (1..).zip(names).map(|(number, key)| put(key, number)).collect::<CheckResult<Vec<_>>>()?;
+    let puts =
+        (1..).zip(names).map(|(number, key)| put(key, number)).collect::<CheckResult<Vec<_>>>()?;
     subject.commit(&puts, None)?;
     let storage = subject.storage()?;
     ensure_eq!(storage.held(&[])?, [], "the answer for no key");

@@ -65,8 +65,9 @@ fn every_character_of_a_key_is_kept(fixture: &StorageFixture) -> CheckResult {
 
 fn versions_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
-    let mut versions =
-        [0, 1, 255, 256, u64::from(u32::MAX), u64::MAX - 1, u64::MAX].map(VersionToken::from_u64).to_vec();
+    let mut versions = [0, 1, 255, 256, u64::from(u32::MAX), u64::MAX - 1, u64::MAX]
+        .map(VersionToken::from_u64)
+        .to_vec();
     for length in 0..=VersionToken::MAX_LEN {
         // Zeros too: what pads with them, or takes eight bytes for a number, cannot tell these apart.
         for byte in [0, 1, 0xff] {
@@ -83,7 +84,11 @@ fn versions_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
             time(number),
         )))
     });
-    subject.takes(entries.collect::<CheckResult<Vec<_>>>()?, None, "puts with versions of every kind")?;
+    subject.takes(
+        entries.collect::<CheckResult<Vec<_>>>()?,
+        None,
+        "puts with versions of every kind",
+    )?;
     for version in versions {
         let entry = KvEntry::put(key_of("one")?, Bytes::new(), version, time(0));
         subject.takes([KvUpdate::Put(entry)], None, "a put of one key with the next of them")?;
@@ -109,7 +114,10 @@ fn times_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
         // The end of the year 9999.
         Duration::new(253_402_300_799, 999_999_900),
     ];
-    let times = spans.iter().flat_map(|span| [epoch.checked_add(*span), epoch.checked_sub(*span)]).flatten();
+    let times = spans
+        .iter()
+        .flat_map(|span| [epoch.checked_add(*span), epoch.checked_sub(*span)])
+        .flatten();
     let mut changes = Vec::new();
     for (number, time) in times.enumerate() {
         let version = VersionToken::from_u64(1);
@@ -149,8 +157,9 @@ fn an_empty_value_is_held(fixture: &StorageFixture) -> CheckResult {
 
 fn large_values_are_taken(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
-    let large =
-        |byte| (0_u32..1 << 20).map(|index| (index >> 8) as u8 ^ index as u8 ^ byte).collect::<Vec<_>>();
+    let large = |byte| {
+        (0_u32..1 << 20).map(|index| (index >> 8) as u8 ^ index as u8 ^ byte).collect::<Vec<_>>()
+    };
     subject.takes([value("large", 1, large(0))?], None, "a put of 1 MiB")?;
     let mut changes = vec![put("small", 2)?];
     for number in 3..7_u8 {
@@ -171,11 +180,22 @@ fn large_values_are_taken(fixture: &StorageFixture) -> CheckResult {
 
 fn values_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
-    let values: [Vec<u8>; 6] =
-        [(0..=255).collect(), vec![0], vec![0; 3000], vec![0xff; 3000], b"\r\n".to_vec(), Vec::new()];
-    let changes = (1..).zip(values).map(|(number, bytes)| value(&format!("key.{number}"), number, bytes));
+    let values: [Vec<u8>; 6] = [
+        (0..=255).collect(),
+        vec![0],
+        vec![0; 3000],
+        vec![0xff; 3000],
+        b"\r\n".to_vec(),
+        Vec::new(),
+    ];
+    let changes =
+        (1..).zip(values).map(|(number, bytes)| value(&format!("key.{number}"), number, bytes));
     subject.takes(changes.collect::<CheckResult<Vec<_>>>()?, None, "puts of any bytes")?;
-    subject.takes([value("one", 10, "first")?, value("one", 11, "second")?], None, "two puts of a key")?;
+    subject.takes(
+        [value("one", 10, "first")?, value("one", 11, "second")?],
+        None,
+        "two puts of a key",
+    )?;
     // The value alone is another: a bucket that was made again may have come to the same version.
     subject.takes([value("one", 11, "third")?], None, "a put with the same version and time")?;
     subject.takes([delete("key.1", 12)?], None, "a deletion")?;
@@ -187,18 +207,27 @@ fn values_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
 fn many_keys_fit_into_one_commit(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     let puts = (0..10_000).map(|number| put(&format!("key.{}", (number * 7919) % 10_000), number));
-    subject.takes(puts.collect::<CheckResult<Vec<_>>>()?, Some(place(1, 1)), "10,000 puts in one commit")?;
+    subject.takes(
+        puts.collect::<CheckResult<Vec<_>>>()?,
+        Some(place(1, 1)),
+        "10,000 puts in one commit",
+    )?;
     let others = (0..10_000).map(|number| match number % 2 {
         0 => delete(&format!("key.{number}"), 20_000 + number),
         _ => put(&format!("key.{number}"), 20_000 + number),
     });
-    subject.takes(others.collect::<CheckResult<Vec<_>>>()?, None, "10,000 other changes in one commit")
+    subject.takes(
+        others.collect::<CheckResult<Vec<_>>>()?,
+        None,
+        "10,000 other changes in one commit",
+    )
 }
 
 fn many_keys_come_over_many_commits(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     for batch in 0..50 {
-        let puts = (0..200).map(|number| put(&format!("key.{}", number * 50 + batch), 200 * batch + number));
+        let puts = (0..200)
+            .map(|number| put(&format!("key.{}", number * 50 + batch), 200 * batch + number));
         subject.commit(puts.collect::<CheckResult<Vec<_>>>()?, Some(place(batch, 1)))?;
     }
     subject.verify("after 10,000 puts over 50 commits")?;

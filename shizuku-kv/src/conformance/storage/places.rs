@@ -66,8 +66,11 @@ fn a_commit_of_nothing_moves_the_place(fixture: &StorageFixture) -> CheckResult 
 fn places_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     let bytes = std::array::from_fn::<u8, 16, _>(|index| 0xf0 | index as u8);
-    let times =
-        [SystemTime::UNIX_EPOCH, time(0), SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::MAX / 2)];
+    let times = [
+        SystemTime::UNIX_EPOCH,
+        time(0),
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::MAX / 2),
+    ];
     for (incarnation, scope) in
         [([0; 16], [0; 16]), ([0xff; 16], [0xff; 16]), (bytes, [0; 16]), ([0; 16], bytes)]
     {
@@ -91,7 +94,11 @@ fn everything_is_there_again(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.commit([put("a", 1)?, put("b", 2)?, put("c", 3)?], Some(place(3, 1)))?;
     subject.reopen()?;
-    subject.takes([put("a", 4)?], Some(place(4, 1)), "a commit to a storage that was opened again")?;
+    subject.takes(
+        [put("a", 4)?],
+        Some(place(4, 1)),
+        "a commit to a storage that was opened again",
+    )?;
     subject.reopen()?;
     subject.commit([], Some(place(5, 2)))?;
     subject.reopen()
@@ -102,9 +109,15 @@ fn what_was_deleted_stays_deleted(fixture: &StorageFixture) -> CheckResult {
     subject.commit([put("a", 1)?, put("b", 2)?, put("c", 900)?], Some(place(3, 1)))?;
     subject.commit([delete("a", 4)?, put("c", 5)?], Some(place(5, 1)))?;
     subject.reopen()?;
-    subject.commit([put("d", 6)?, delete("d", 7)?, delete("b", 8)?, delete("c", 9)?], Some(place(9, 1)))?;
+    subject.commit(
+        [put("d", 6)?, delete("d", 7)?, delete("b", 8)?, delete("c", 9)?],
+        Some(place(9, 1)),
+    )?;
     subject.reopen()?;
-    ensure!(subject.storage()?.is_empty()?, "what was emptied is not empty when it is opened again");
+    ensure!(
+        subject.storage()?.is_empty()?,
+        "what was emptied is not empty when it is opened again"
+    );
     subject.takes([put("a", 1)?], Some(place(10, 1)), "a put of what was deleted before")?;
     subject.reopen()
 }
@@ -123,8 +136,10 @@ fn no_place_stays_no_place(fixture: &StorageFixture) -> CheckResult {
 fn opening_again_and_again_changes_nothing(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     for number in 1..=5 {
-        subject
-            .commit([put(&format!("key.{number}"), number)?, put("all", number)?], Some(place(number, 1)))?;
+        subject.commit(
+            [put(&format!("key.{number}"), number)?, put("all", number)?],
+            Some(place(number, 1)),
+        )?;
         subject.reopen()?;
         subject.reopen()?;
     }

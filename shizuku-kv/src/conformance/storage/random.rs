@@ -53,7 +53,8 @@ fn change(random: &mut fastrand::Rng, keys: u64) -> CheckResult<KvUpdate> {
                 true => VersionToken::from_u64(number),
                 false => VersionToken::opaque(&number.to_be_bytes()[random.usize(..8)..])?,
             };
-            let size = random.choice([0, 1, 10, 200, 5000]).ok_or_else(|| CheckFailure::new("no size"))?;
+            let size =
+                random.choice([0, 1, 10, 200, 5000]).ok_or_else(|| CheckFailure::new("no size"))?;
             let value = Bytes::from(vec![random.u8(..); size]);
             KvUpdate::Put(KvEntry::put(key_of(&key)?, value, version, time(random.u64(..1000))))
         }

@@ -16,10 +16,12 @@ use crate::replica::{Held, ReplicaPlace, ReplicaStorage, StorageError};
 use crate::store::{Key, KvEntry, KvOperation, KvUpdate, VersionToken};
 
 /// Opens the storage of a name.
-pub(super) type Open<S> = Arc<dyn Fn(String) -> BoxFuture<'static, Result<S, StorageError>> + Send + Sync>;
+pub(super) type Open<S> =
+    Arc<dyn Fn(String) -> BoxFuture<'static, Result<S, StorageError>> + Send + Sync>;
 
 /// Reads an entry.
-pub(super) type ReadEntry<S> = Arc<dyn Fn(&S, &Key) -> Result<Option<KvEntry>, StorageError> + Send + Sync>;
+pub(super) type ReadEntry<S> =
+    Arc<dyn Fn(&S, &Key) -> Result<Option<KvEntry>, StorageError> + Send + Sync>;
 
 /// A storage of any type.
 pub(super) trait Opened: Send {
@@ -66,7 +68,9 @@ impl StorageFixture {
     pub(super) fn missing(&self, need: StorageNeed) -> Option<&'static str> {
         match need {
             StorageNeed::Durable => (!self.means.durable).then_some("the storage is not durable"),
-            StorageNeed::Values => (!self.means.reads).then_some("the suite was given no way to read values"),
+            StorageNeed::Values => {
+                (!self.means.reads).then_some("the suite was given no way to read values")
+            }
         }
     }
 
@@ -100,18 +104,27 @@ impl StorageFixture {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
         let name = format!("conformance-{:016x}-{number}", self.run);
         let opened = self.open(&name)?;
-        Ok(Subject { fixture: self, name, opened: Some(opened), entries: BTreeMap::new(), place: None })
+        Ok(Subject {
+            fixture: self,
+            name,
+            opened: Some(opened),
+            entries: BTreeMap::new(),
+            place: None,
+        })
     }
 
     fn open(&self, name: &str) -> CheckResult<Box<dyn Opened>> {
         let opened = self.runtime.block_on((self.means.open)(name.to_owned()));
-        opened.map_err(|error| CheckFailure::new(format!("the storage could not be opened: {error}")))
+        opened
+            .map_err(|error| CheckFailure::new(format!("the storage could not be opened: {error}")))
     }
 }
 
 impl fmt::Debug for StorageFixture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StorageFixture").field("durable", &self.means.durable).finish_non_exhaustive()
+        f.debug_struct("StorageFixture")
+            .field("durable", &self.means.durable)
+            .finish_non_exhaustive()
     }
 }
 
@@ -193,7 +206,10 @@ impl Subject<'_> {
             for (key, expected) in self.entries.iter().step_by(1 + self.entries.len() / 1000) {
                 let found = read(opened, key)?;
                 let is_same = found.as_ref() == Some(expected);
-                ensure!(is_same, "{when}: the entry of {key}: expected {expected:?}, found {found:?}");
+                ensure!(
+                    is_same,
+                    "{when}: the entry of {key}: expected {expected:?}, found {found:?}"
+                );
             }
         }
         Ok(())
@@ -214,7 +230,10 @@ impl Subject<'_> {
             ensure_eq!(found, Some(expected), "{when}: what for_each_key says of {key}");
         }
         let too_many = visited.first_key_value();
-        ensure!(too_many.is_none(), "{when}: for_each_key visits a key that is not held: {too_many:?}");
+        ensure!(
+            too_many.is_none(),
+            "{when}: for_each_key visits a key that is not held: {too_many:?}"
+        );
         Ok(())
     }
 
@@ -276,11 +295,21 @@ pub(super) fn time(number: u64) -> SystemTime {
 /// A put of a small value, with a version and a time by this number.
 pub(super) fn put(key: &str, number: u64) -> CheckResult<KvUpdate> {
     let value = Bytes::from(format!("value {number}"));
-    Ok(KvUpdate::Put(KvEntry::put(key_of(key)?, value, VersionToken::from_u64(number), time(number))))
+    Ok(KvUpdate::Put(KvEntry::put(
+        key_of(key)?,
+        value,
+        VersionToken::from_u64(number),
+        time(number),
+    )))
 }
 
 /// A deletion, with a version and a time by this number.
 pub(super) fn delete(key: &str, number: u64) -> CheckResult<KvUpdate> {
     let version = VersionToken::from_u64(number);
-    Ok(KvUpdate::Delete(KvEntry::tombstone(key_of(key)?, KvOperation::Delete, version, time(number))))
+    Ok(KvUpdate::Delete(KvEntry::tombstone(
+        key_of(key)?,
+        KvOperation::Delete,
+        version,
+        time(number),
+    )))
 }

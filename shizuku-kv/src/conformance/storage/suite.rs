@@ -102,8 +102,10 @@ impl<S: ReplicaStorage> StorageSuite<S> {
                 let (open, read) = (Arc::clone(&self.open), self.read.clone());
                 move |name| {
                     let (opening, read) = (open(name), read.clone());
-                    async move { Ok(Box::new(With { storage: opening.await?, read }) as Box<dyn Opened>) }
-                        .boxed()
+                    async move {
+                        Ok(Box::new(With { storage: opening.await?, read }) as Box<dyn Opened>)
+                    }
+                    .boxed()
                 }
             }),
             durable: self.durable,
@@ -115,7 +117,9 @@ impl<S: ReplicaStorage> StorageSuite<S> {
         for check in checks().filter(|check| self.is_selected(check.name)) {
             reports.push(run_one(check, StorageFixture::new(fixture.clone()), self.deadline).await);
         }
-        for name in self.selection.iter().filter(|name| !checks().any(|check| check.name == name.as_str())) {
+        for name in
+            self.selection.iter().filter(|name| !checks().any(|check| check.name == name.as_str()))
+        {
             reports.push(CheckReport {
                 name: name.clone(),
                 family: "unknown",
@@ -168,7 +172,11 @@ fn given_seed() -> Option<u64> {
     std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok())
 }
 
-async fn run_one(check: &'static StorageCheck, fixture: StorageFixture, deadline: Duration) -> CheckReport {
+async fn run_one(
+    check: &'static StorageCheck,
+    fixture: StorageFixture,
+    deadline: Duration,
+) -> CheckReport {
     let started = Instant::now();
     let outcome = match check.needs.iter().find_map(|need| fixture.missing(*need)) {
         Some(why) => Outcome::NotApplicable(why.to_owned()),
@@ -178,7 +186,13 @@ async fn run_one(check: &'static StorageCheck, fixture: StorageFixture, deadline
         },
     };
     let elapsed = started.elapsed();
-    CheckReport { name: check.name.to_owned(), family: "storage", clause: check.clause, outcome, elapsed }
+    CheckReport {
+        name: check.name.to_owned(),
+        family: "storage",
+        clause: check.clause,
+        outcome,
+        elapsed,
+    }
 }
 
 /// A check that hangs or panics has failed, and takes no other with it. It has a thread of its own: the runtime would
@@ -289,8 +303,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_storage_that_cannot_be_opened_has_failed() {
-        let suite =
-            StorageSuite::<MemoryStorage>::new(|_name| async { Err(StorageError::fatal("not today")) });
+        let suite = StorageSuite::<MemoryStorage>::new(|_name| async {
+            Err(StorageError::fatal("not today"))
+        });
         let report = suite.only("a_put_is_held").run().await.to_string();
         assert!(report.contains("could not be opened: not today"), "{report}");
     }

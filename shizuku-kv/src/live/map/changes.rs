@@ -64,7 +64,11 @@ pub struct LiveMapChanges<K, T> {
 }
 
 impl<K: Ord + Clone, T> LiveMapChanges<K, T> {
-    pub(super) fn new(current: Arc<ArcSwap<Table<K, T>>>, wakes: LiveStream<()>, task: Arc<Task>) -> Self {
+    pub(super) fn new(
+        current: Arc<ArcSwap<Table<K, T>>>,
+        wakes: LiveStream<()>,
+        task: Arc<Task>,
+    ) -> Self {
         Self { reader: Reader::new(&current.load()), current, wakes, _task: task }
     }
 
@@ -104,7 +108,9 @@ impl<K, T> Unpin for LiveMapChanges<K, T> {}
 /// The counts, not the values.
 impl<K: Ord, T> fmt::Debug for LiveMapChanges<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LiveMapChanges").field("snapshot", &self.reader.told).finish_non_exhaustive()
+        f.debug_struct("LiveMapChanges")
+            .field("snapshot", &self.reader.told)
+            .finish_non_exhaustive()
     }
 }
 

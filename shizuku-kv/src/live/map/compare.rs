@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::store::{
-    Course, Doubt, KeySet, KvEntry, KvError, KvResult, Recent, Store, StoreFigures, WatchCursor, WatchScope,
+    Course, Doubt, KeySet, KvEntry, KvError, KvResult, Recent, Store, StoreFigures, WatchCursor,
+    WatchScope,
 };
 
 /// Pause before another look if changes overtook the first one, or if it failed.
@@ -187,8 +188,8 @@ impl Comparison {
         let keys = figures.keys.unwrap_or_default();
         if known == keys {
             self.looks = 0;
-            let is_proven =
-                !figures.reverts || (figures.entries.is_some() && self.agreed.as_ref() == Some(&figures));
+            let is_proven = !figures.reverts
+                || (figures.entries.is_some() && self.agreed.as_ref() == Some(&figures));
             self.agreed = Some(figures);
             return if is_proven { Verdict::Same } else { self.may_read() };
         }

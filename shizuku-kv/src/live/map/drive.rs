@@ -33,13 +33,19 @@ pub(super) fn look<T: KeyValue<Value: ByteDeserialize>>(entry: &KvEntry) -> Find
     if entry.is_tombstone() {
         return Finding::Absent { key, own: canonical() };
     }
-    match guarded::<T, _>(entry, || read_record::<T>(entry).map(|record| (record.kv_key(), record))) {
-        Ok((own, record)) => {
-            Finding::Good { key, own, value: LiveSnapshot::of(record, entry.version, entry.created) }
-        }
+    match guarded::<T, _>(entry, || read_record::<T>(entry).map(|record| (record.kv_key(), record)))
+    {
+        Ok((own, record)) => Finding::Good {
+            key,
+            own,
+            value: LiveSnapshot::of(record, entry.version, entry.created),
+        },
         Err(error) => {
             let (version, created, error) = (entry.version, entry.created, Arc::new(error));
-            Finding::Bad { own: canonical(), rejection: LiveRejection { key, version, error, created } }
+            Finding::Bad {
+                own: canonical(),
+                rejection: LiveRejection { key, version, error, created },
+            }
         }
     }
 }
@@ -72,7 +78,8 @@ where
         let mut error = self.follow(watch, false, &mut pauses).await;
         loop {
             if error.is_over() {
-                self.states.send_modify(|state| state.status.standing = LiveMapStanding::Ended { error });
+                self.states
+                    .send_modify(|state| state.status.standing = LiveMapStanding::Ended { error });
                 return;
             }
             tracing::warn!(
@@ -111,17 +118,20 @@ where
                 self.link(watch.link());
             }
             let due = self.comparison.due().filter(|_| unseen.is_none());
-            let mut update = match select(pin!(next(&mut watch, &mut links)), pin!(sleep_until(due))).await {
-                Either::Left((Some(update), _)) => update,
-                Either::Left((None, _)) => {
-                    self.comparison.lose_touch();
-                    continue;
-                }
-                Either::Right(_) => match self.comparison.look(&self.store, &self.scope).await {
-                    Verdict::Same => continue,
-                    Verdict::Differs => return self.differs(),
-                },
-            };
+            let mut update =
+                match select(pin!(next(&mut watch, &mut links)), pin!(sleep_until(due))).await {
+                    Either::Left((Some(update), _)) => update,
+                    Either::Left((None, _)) => {
+                        self.comparison.lose_touch();
+                        continue;
+                    }
+                    Either::Right(_) => {
+                        match self.comparison.look(&self.store, &self.scope).await {
+                            Verdict::Same => continue,
+                            Verdict::Differs => return self.differs(),
+                        }
+                    }
+                };
             let mut end = None;
             for left in (0..BATCH).rev() {
                 // A watch may have lost touch and resumed delivery in one poll: the loss came
@@ -139,7 +149,8 @@ where
                         let before = self.comparison.before(position);
                         self.comparison.take(update.entry(), cursor);
                         refused.extend(self.take(update, &mut unseen));
-                        if before == Verdict::Differs || self.comparison.after() == Verdict::Differs {
+                        if before == Verdict::Differs || self.comparison.after() == Verdict::Differs
+                        {
                             end = Some(self.differs());
                         }
                     }
@@ -170,7 +181,11 @@ where
     }
 
     /// Returns what is refused and was not so before.
-    fn take(&mut self, update: KvUpdate, unseen: &mut Option<Unseen<T::Key, T>>) -> Option<LiveRejection> {
+    fn take(
+        &mut self,
+        update: KvUpdate,
+        unseen: &mut Option<Unseen<T::Key, T>>,
+    ) -> Option<LiveRejection> {
         let Some(entry) = update.into_entry() else {
             if let Some(unseen) = unseen.take() {
                 self.table.sweep(&unseen);

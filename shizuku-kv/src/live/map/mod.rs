@@ -166,7 +166,8 @@ impl<K: Ord, T> LiveMap<K, T> {
     pub async fn changed(&mut self) -> Result<LiveMapSnapshot<K, T>, KvError> {
         let seen = self.seen;
         let closed = || KvError::Closed { operation: "live_map" };
-        let waited = self.states.wait_for(|state| state.generation > seen || state.status.is_ended()).await;
+        let waited =
+            self.states.wait_for(|state| state.generation > seen || state.status.is_ended()).await;
         drop(waited.map_err(|_| closed()));
         // It may be newer than what was told of, and then that is told by this.
         let current = self.current.load();
@@ -206,7 +207,13 @@ impl<K, T> Clone for LiveMap<K, T> {
     fn clone(&self) -> Self {
         let (current, states) = (Arc::clone(&self.current), self.states.clone());
         let seen = current.load().generation;
-        Self { current, states, seen, task: Arc::clone(&self.task), upkeep: Arc::clone(&self.upkeep) }
+        Self {
+            current,
+            states,
+            seen,
+            task: Arc::clone(&self.task),
+            upkeep: Arc::clone(&self.upkeep),
+        }
     }
 }
 

@@ -174,7 +174,8 @@ impl World {
                 let created = rejection.created.duration_since(UNIX_EPOCH).unwrap().as_secs();
                 (rejection.version.as_u64().unwrap(), created)
             };
-            self.refused = rejections.map(|(key, rejection)| (key.clone(), entry(rejection))).collect();
+            self.refused =
+                rejections.map(|(key, rejection)| (key.clone(), entry(rejection))).collect();
             // So that nothing that comes has a version of what was forgotten.
             self.now = (0, self.now.1 + 1);
             return;

@@ -17,7 +17,10 @@ use crate::store::{Deadline, KvError, KvResult, Store, Watch, WatchScope};
 use crate::typed::{ByteDeserialize, KeyValue, KvReadError};
 
 /// Waits for the state, for as long as the store's deadline.
-pub(crate) async fn live_map<T>(store: Store, scope: WatchScope) -> Result<LiveMap<T::Key, T>, KvReadError>
+pub(crate) async fn live_map<T>(
+    store: Store,
+    scope: WatchScope,
+) -> Result<LiveMap<T::Key, T>, KvReadError>
 where
     T: KeyValue<Key: Ord + Clone + 'static, Value: ByteDeserialize> + Send + Sync + 'static,
 {
@@ -44,7 +47,8 @@ where
     let current = Arc::new(ArcSwap::from_pointee(table.clone()));
     // What was waited for is over; from here on the watch has the time that it needs.
     let store = store.with_deadline(store.deadline().max(Deadline::DEFAULT));
-    let driver = Driver { store, scope, table, current: Arc::clone(&current), states: sender, comparison };
+    let driver =
+        Driver { store, scope, table, current: Arc::clone(&current), states: sender, comparison };
     let upkeep = driver.store.upkeep();
     let task = tokio::spawn(driver.run(watch));
     Ok(LiveMap { current, states, seen, task: Arc::new(Task(task.abort_handle())), upkeep })

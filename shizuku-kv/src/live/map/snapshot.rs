@@ -72,7 +72,8 @@ impl<K: Ord, T> LiveMapSnapshot<K, T> {
     /// All values, ordered by key.
     pub fn values(
         &self,
-    ) -> impl DoubleEndedIterator<Item = &Arc<LiveSnapshot<T>>> + ExactSizeIterator + use<'_, K, T> {
+    ) -> impl DoubleEndedIterator<Item = &Arc<LiveSnapshot<T>>> + ExactSizeIterator + use<'_, K, T>
+    {
         self.entries.values()
     }
 
@@ -141,8 +142,9 @@ mod tests {
     #[test]
     fn a_range_is_what_it_says_and_no_range_panics() {
         let snapshot = snapshot(0..10);
-        let keys =
-            |range: (Bound<u32>, Bound<u32>)| snapshot.range(range).map(|(key, _)| *key).collect::<Vec<_>>();
+        let keys = |range: (Bound<u32>, Bound<u32>)| {
+            snapshot.range(range).map(|(key, _)| *key).collect::<Vec<_>>()
+        };
         for start in 0..10 {
             for end in 0..10 {
                 assert_eq!(
@@ -158,7 +160,10 @@ mod tests {
                 let upper = (start + 1..=end).collect::<Vec<_>>();
                 assert_eq!(keys((Bound::Excluded(start), Bound::Included(end))), upper);
             }
-            assert_eq!(keys((Bound::Excluded(start), Bound::Unbounded)), (start + 1..10).collect::<Vec<_>>());
+            assert_eq!(
+                keys((Bound::Excluded(start), Bound::Unbounded)),
+                (start + 1..10).collect::<Vec<_>>()
+            );
         }
     }
 }

@@ -32,7 +32,8 @@ impl LiveMapStatus {
     /// The same for a map that nothing follows any more.
     pub(super) fn ended(mut self) -> Self {
         if !self.is_ended() {
-            self.standing = LiveMapStanding::Ended { error: KvError::Closed { operation: "live_map" } };
+            self.standing =
+                LiveMapStanding::Ended { error: KvError::Closed { operation: "live_map" } };
         }
         self
     }

@@ -96,10 +96,15 @@ impl<K: Ord + Clone, T> Table<K, T> {
     }
 
     /// The keys that can have changed between a generation and now, for a reader that was told `told`.
-    pub(super) fn changed_since(&self, generation: u64, told: &LiveMapSnapshot<K, T>) -> VecDeque<K> {
+    pub(super) fn changed_since(
+        &self,
+        generation: u64,
+        told: &LiveMapSnapshot<K, T>,
+    ) -> VecDeque<K> {
         let missed = self.generation.saturating_sub(generation);
         if missed <= self.recent.size() as u64 {
-            let keys = self.recent.range(generation.saturating_add(1)..).map(|(_, key)| key.clone());
+            let keys =
+                self.recent.range(generation.saturating_add(1)..).map(|(_, key)| key.clone());
             return keys.collect();
         }
         different(told, &self.entries).cloned().collect()

@@ -20,8 +20,8 @@ use super::table::{Finding, Table};
 use crate::live::drive::pauses;
 use crate::live::status::State;
 use crate::store::{
-    Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, VersionToken, Watch, WatchCursor, WatchLink,
-    WatchScope,
+    Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, VersionToken, Watch, WatchCursor,
+    WatchLink, WatchScope,
 };
 use crate::typed::{ByteDeserialize, Bytes, DecodeError, KeyValue};
 
@@ -59,7 +59,9 @@ fn entry(key: &str, version: u64, value: Option<&str>) -> KvEntry {
     let created = UNIX_EPOCH + Duration::from_secs(version);
     let (key, version) = (Key::new(key).unwrap(), VersionToken::from_u64(version));
     match value {
-        Some(value) => KvEntry::put(key, Bytes::copy_from_slice(value.as_bytes()), version, created),
+        Some(value) => {
+            KvEntry::put(key, Bytes::copy_from_slice(value.as_bytes()), version, created)
+        }
         None => KvEntry::tombstone(key, KvOperation::Delete, version, created),
     }
 }
@@ -72,7 +74,8 @@ type Items = tokio::sync::mpsc::UnboundedSender<Result<KvUpdate, KvError>>;
 
 fn watch() -> (Items, Watch) {
     let (items, rest) = tokio::sync::mpsc::unbounded_channel();
-    let updates = stream::unfold(rest, |mut rest| async move { rest.recv().await.map(|item| (item, rest)) });
+    let updates =
+        stream::unfold(rest, |mut rest| async move { rest.recv().await.map(|item| (item, rest)) });
     let cursor = || WatchCursor::new([0; 16], 0, UNIX_EPOCH);
     (items, Watch::new(updates.map(move |item| item.map(|update| (update, cursor())))))
 }
@@ -90,11 +93,18 @@ async fn driver() -> (Driver<Count>, Current, watch::Receiver<State<LiveMapStatu
         table.take(look::<Count>(&entry(&key.to_string(), key, Some("0"))));
     }
     let current = Arc::new(ArcSwap::from_pointee(table.clone()));
-    let status = LiveMapStatus { link: WatchLink::Up, standing: LiveMapStanding::Rereading, rejected: 0 };
+    let status =
+        LiveMapStatus { link: WatchLink::Up, standing: LiveMapStanding::Rereading, rejected: 0 };
     let (states, status) = watch::channel(State { generation: table.generation, status });
     let comparison = Comparison::new(store.compare_every());
-    let driver =
-        Driver { store, scope: WatchScope::All, table, current: Arc::clone(&current), states, comparison };
+    let driver = Driver {
+        store,
+        scope: WatchScope::All,
+        table,
+        current: Arc::clone(&current),
+        states,
+        comparison,
+    };
     (driver, current, status)
 }
 
@@ -118,11 +128,15 @@ async fn the_state_is_waited_for_until_its_marker_or_the_deadline() {
     let late = state::<Count>(&mut some, &mut comparison(), brief()).await.err().unwrap();
     assert!(matches!(late, KvError::Timeout { operation: "live_map", .. }), "{late:?}");
     items.send(Ok(KvUpdate::CaughtUp)).unwrap();
-    assert_eq!(state::<Count>(&mut some, &mut comparison(), brief()).await.unwrap().entries.len(), 0);
+    assert_eq!(
+        state::<Count>(&mut some, &mut comparison(), brief()).await.unwrap().entries.len(),
+        0
+    );
     // One that changes all the time.
     let cursor = WatchCursor::new([0; 16], 0, UNIX_EPOCH);
     let updates = stream::iter(0..).map(move |version| Ok((put(1, version, "1"), cursor)));
-    let late = state::<Count>(&mut Watch::new(updates), &mut comparison(), brief()).await.err().unwrap();
+    let late =
+        state::<Count>(&mut Watch::new(updates), &mut comparison(), brief()).await.err().unwrap();
     assert!(matches!(late, KvError::Timeout { .. }), "{late:?}");
     drop(items);
     let ended = state::<Count>(&mut some, &mut comparison(), brief()).await.err().unwrap();
@@ -222,7 +236,10 @@ async fn what_is_refused_is_reported_once_and_without_its_content() {
         driver.follow(watch, true, &mut pauses()).await;
         let lines = std::mem::take(&mut *log.0.lock().unwrap());
         assert_eq!(lines.len(), reported, "{lines:?}");
-        assert!(lines.iter().all(|line| line.contains("Count") && !line.contains("hunter2")), "{lines:?}");
+        assert!(
+            lines.iter().all(|line| line.contains("Count") && !line.contains("hunter2")),
+            "{lines:?}"
+        );
     }
 }
 

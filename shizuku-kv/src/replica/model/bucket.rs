@@ -118,7 +118,13 @@ pub(super) struct Bucket {
 
 impl Bucket {
     pub(super) fn new(incarnation: u8) -> Self {
-        Self { incarnation, writes: Vec::new(), since: [0; KEYS], forgotten: 0, vanished: [0; KEYS] }
+        Self {
+            incarnation,
+            writes: Vec::new(),
+            since: [0; KEYS],
+            forgotten: 0,
+            vanished: [0; KEYS],
+        }
     }
 
     pub(super) fn write(&mut self, key: usize, is_value: bool) {
@@ -176,12 +182,16 @@ impl Bucket {
 
     /// Where a key was written last, also where that is held no longer; 0 where it never was.
     pub(super) fn last_write(&self, key: usize) -> u8 {
-        self.writes.iter().rposition(|&(written, _)| written == key).map_or(0, |index| index as u8 + 1)
+        self.writes
+            .iter()
+            .rposition(|&(written, _)| written == key)
+            .map_or(0, |index| index as u8 + 1)
     }
 
     /// What a key had at a position.
     pub(super) fn value_at(&self, key: usize, position: u8) -> Option<At> {
-        let index = self.writes[..position.into()].iter().rposition(|&(written, _)| written == key)?;
+        let index =
+            self.writes[..position.into()].iter().rposition(|&(written, _)| written == key)?;
         let at = At { incarnation: self.incarnation, position: index as u8 + 1 };
         self.writes[index].1.then_some(at)
     }
@@ -273,7 +283,9 @@ impl Watch {
     /// What it delivers next.
     pub(super) fn next(&self, bucket: &Bucket) -> Option<Write> {
         let newest = self.scope.iter().filter_map(|key| bucket.newest(key));
-        newest.filter(|write| write.at.position > self.position).min_by_key(|write| write.at.position)
+        newest
+            .filter(|write| write.at.position > self.position)
+            .min_by_key(|write| write.at.position)
     }
 
     /// Whether what comes next may be left out: the tombstones of the state.
@@ -288,7 +300,8 @@ impl Watch {
 
     /// Whether the caught-up marker may come: the keys that were there all the time have.
     pub(super) fn may_catch_up(&self, bucket: &Bucket) -> bool {
-        let is_owed = |key| self.from_state && !self.came.has(key) && bucket.lives_since(key, self.start);
+        let is_owed =
+            |key| self.from_state && !self.came.has(key) && bucket.lives_since(key, self.start);
         !self.caught_up && self.reached(bucket) >= self.start && !self.scope.iter().any(is_owed)
     }
 

@@ -39,7 +39,10 @@ fn in_driver(
 /// All of them: of what is held when a replica begins, of the entries that come, of the end of the state, of the end of
 /// the watch, of the driver.
 pub(super) fn all() -> Vec<Mutation> {
-    [begins(), entries(), completions(), comparisons(), ends(), drivers()].into_iter().flatten().collect()
+    [begins(), entries(), completions(), comparisons(), ends(), drivers()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn begins() -> Vec<Mutation> {
@@ -76,7 +79,8 @@ fn entries() -> Vec<Mutation> {
         mutation("a smaller version is no news", MADE_AGAIN, COVERS, |it| {
             it.is_news = |phase, entry, held| {
                 let number = |version: VersionToken| version.as_u64();
-                let is_smaller = held.is_some_and(|held| number(entry.version) < number(held.version));
+                let is_smaller =
+                    held.is_some_and(|held| number(entry.version) < number(held.version));
                 phase.is_news(entry, held) && !is_smaller
             };
         }),
@@ -92,8 +96,9 @@ fn entries() -> Vec<Mutation> {
             };
         }),
         mutation("a repair takes everything for known that is held", CRASHES, COVERS, |it| {
-            it.is_news =
-                |phase, entry, held| phase != Phase::Repairing || held.is_none() || entry.is_tombstone();
+            it.is_news = |phase, entry, held| {
+                phase != Phase::Repairing || held.is_none() || entry.is_tombstone()
+            };
         }),
         mutation("what is known is applied again", CRASHES, IN_ORDER, |it| it.compares = |_| false),
     ]
@@ -105,8 +110,12 @@ fn completions() -> Vec<Mutation> {
             it.drops_the_rest = |_| false;
         }),
         mutation("nothing has ever vanished", CRASHES, COVERS, |it| it.has_vanished = |_| false),
-        mutation("what has come has vanished", CRASHES, COVERS, |it| it.has_vanished = |has_come| has_come),
-        mutation("the cursors of a repair are kept", CRASHES, COVERS, |it| it.keeps_cursor = |_, _| true),
+        mutation("what has come has vanished", CRASHES, COVERS, |it| {
+            it.has_vanished = |has_come| has_come
+        }),
+        mutation("the cursors of a repair are kept", CRASHES, COVERS, |it| {
+            it.keeps_cursor = |_, _| true
+        }),
         mutation("no cursor is kept but with the marker", CRASHES, RIGHT, |it| {
             it.keeps_cursor = |_, is_complete| is_complete;
         }),
@@ -152,17 +161,28 @@ fn ends() -> Vec<Mutation> {
 
 fn drivers() -> Vec<Mutation> {
     vec![
-        in_driver("a batch is kept before it is applied", CRASHES, COVERS, |it| it.applies_first = false),
-        in_driver("what has vanished is dropped after later values", CRASHES, DELETION_FIRST, |it| {
-            it.drops_first = false;
+        in_driver("a batch is kept before it is applied", CRASHES, COVERS, |it| {
+            it.applies_first = false
         }),
+        in_driver(
+            "what has vanished is dropped after later values",
+            CRASHES,
+            DELETION_FIRST,
+            |it| {
+                it.drops_first = false;
+            },
+        ),
         in_driver("what came before counts for the next repair", TROUBLE, COVERS, |it| {
             it.forgets_what_came = false;
         }),
-        in_driver("what is known has not come", CRASHES, COVERS, |it| it.counts_what_is_known = false),
+        in_driver("what is known has not come", CRASHES, COVERS, |it| {
+            it.counts_what_is_known = false
+        }),
         in_driver("what was collected stays for the next watch", TROUBLE, IN_ORDER, |it| {
             it.ends_batch_with_watch = false;
         }),
-        in_driver("the marker is forgotten", CRASHES, COMES_TO_REST, |it| it.applies_marker = false),
+        in_driver("the marker is forgotten", CRASHES, COMES_TO_REST, |it| {
+            it.applies_marker = false
+        }),
     ]
 }

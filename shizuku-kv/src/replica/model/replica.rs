@@ -51,7 +51,9 @@ impl Storage {
         let updates = changes.iter().map(|change| change.update()).collect::<Vec<_>>();
         storage.commit(&updates, place.as_ref()).unwrap();
         self.held = Values::default();
-        storage.for_each_key(&mut |key, held| self.held[number_of(key)] = Some(At::of_held(held))).unwrap();
+        storage
+            .for_each_key(&mut |key, held| self.held[number_of(key)] = Some(At::of_held(held)))
+            .unwrap();
         let place = storage.place().unwrap();
         self.place = place.map(|place| Place {
             at: At::of_cursor(place.cursor()),
@@ -185,7 +187,8 @@ impl Replica {
     }
 
     pub(super) fn start(&mut self, scope: Keys, decisions: &Decisions) {
-        let (phase, from) = (decisions.begin)(self.storage.place(), scope_id(scope), self.storage.holds());
+        let (phase, from) =
+            (decisions.begin)(self.storage.place(), scope_id(scope), self.storage.holds());
         let from = from.map(At::of_cursor);
         self.run = Some(Run {
             phase,
@@ -319,7 +322,9 @@ impl Replica {
         for change in &changes {
             match *change {
                 Change::Entry(Write { key, is_value: false, .. }) => run.named.insert(key),
-                Change::Entry(Write { key, .. }) | Change::Vanished(key, _) => run.named.remove(key),
+                Change::Entry(Write { key, .. }) | Change::Vanished(key, _) => {
+                    run.named.remove(key)
+                }
                 Change::CaughtUp => {}
             }
         }
@@ -339,8 +344,11 @@ impl Replica {
             run.kept = None;
             return;
         }
-        let batch =
-            Batch { changes, place: kept.map(|at| Place { at, scope: run.scope, tombstones }), is_complete };
+        let batch = Batch {
+            changes,
+            place: kept.map(|at| Place { at, scope: run.scope, tombstones }),
+            is_complete,
+        };
         if decisions.driver.applies_first {
             self.apply(&batch);
         } else {

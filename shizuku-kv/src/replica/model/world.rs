@@ -116,7 +116,9 @@ impl State {
                 actions.extend((left.stops > 0).then_some(Action::Stop));
                 if run.ended.is_none() && !run.completing {
                     actions.extend((left.cuts > 0).then_some(Action::Cut));
-                    actions.extend((left.reconciles > 0 && run.watch.is_some()).then_some(Action::Reconcile));
+                    actions.extend(
+                        (left.reconciles > 0 && run.watch.is_some()).then_some(Action::Reconcile),
+                    );
                 }
             }
         }
@@ -148,7 +150,11 @@ impl State {
         let Some(watch) = &run.watch else { return actions.push(Action::Open) };
         if watch.is_orphaned(bucket) {
             actions.push(Action::Lose(End::NotFound));
-            actions.push(Action::Lose(if watch.is_fresh() { End::Unavailable } else { End::Expired }));
+            actions.push(Action::Lose(if watch.is_fresh() {
+                End::Unavailable
+            } else {
+                End::Expired
+            }));
             return;
         }
         if watch.is_behind(bucket) {
@@ -171,7 +177,11 @@ impl State {
             let goes_on = !watch.is_orphaned(&self.bucket) && !watch.is_behind(&self.bucket);
             goes_on && watch.has_caught_up() && watch.next(&self.bucket).is_none()
         });
-        waits && run.compared && run.collected.is_empty() && run.applying.is_none() && !run.completing
+        waits
+            && run.compared
+            && run.collected.is_empty()
+            && run.applying.is_none()
+            && !run.completing
     }
 
     /// Whether the place that is kept, if it is one of this bucket, covers only what the storage holds and `apply` has made
@@ -185,7 +195,8 @@ impl State {
         let Replica { storage, state, run, .. } = &self.replica;
         // Where a repair for another scope has begun, what is applied is ahead of the place by one batch.
         let is_ahead = run.as_ref().is_some_and(|run| run.scope != scope && run.applying.is_some());
-        let has = |key: usize, value| storage.held[key] == value && (is_ahead || state[key] == value);
+        let has =
+            |key: usize, value| storage.held[key] == value && (is_ahead || state[key] == value);
         (0..KEYS).all(|key| match scope.has(key) {
             true if self.bucket.last_write(key) > cursor.position => true,
             // The next comparison finds a value that vanished without a message.
@@ -213,7 +224,8 @@ impl State {
 pub(super) const COVERS: &str = "a place covers only what was applied and kept";
 pub(super) const IN_ORDER: &str = "versions never go back, and no value comes twice";
 pub(super) const DELETION_FIRST: &str = "that a key vanished is told before its later value";
-pub(super) const RIGHT: &str = "at rest storage and state are what the bucket has, and there is a place";
+pub(super) const RIGHT: &str =
+    "at rest storage and state are what the bucket has, and there is a place";
 pub(super) const COMES_TO_REST: &str = "who has nothing left to do is at rest";
 pub(super) const GIVES_UP: &str = "a cursor that was refused is not used again";
 
@@ -222,12 +234,14 @@ pub(super) const VANISHED: &str = "a repair finds that a key vanished";
 pub(super) const VANISHED_AND_BACK: &str = "it does while the key has a later value";
 pub(super) const CRASH_IN_REPAIR: &str = "a crash comes in the middle of a repair";
 pub(super) const EXPIRY_IN_FILLING: &str = "a value expires while the state is filled";
-pub(super) const SAME_VERSION: &str = "a value of another bucket comes with the version that is held";
+pub(super) const SAME_VERSION: &str =
+    "a value of another bucket comes with the version that is held";
 pub(super) const KNOWN: &str = "a repair comes upon what is held";
 pub(super) const OUT_OF_SCOPE: &str = "something is held that is not in scope any more";
 pub(super) const AT_REST: &str = "the replica comes to rest with everything used up";
 
-pub(super) const PROMISES: [&str; 6] = [COVERS, IN_ORDER, DELETION_FIRST, RIGHT, COMES_TO_REST, GIVES_UP];
+pub(super) const PROMISES: [&str; 6] =
+    [COVERS, IN_ORDER, DELETION_FIRST, RIGHT, COMES_TO_REST, GIVES_UP];
 pub(super) const TO_REACH: [&str; 8] = [
     VANISHED,
     VANISHED_AND_BACK,
@@ -330,8 +344,12 @@ impl Model for World {
         vec![
             Property::always(COVERS, |_, state: &State| state.place_covers()),
             Property::always(IN_ORDER, |_, state: &State| !state.replica.faults.went_back),
-            Property::always(DELETION_FIRST, |_, state: &State| !state.replica.faults.deletion_too_late),
-            Property::always(RIGHT, |_, state: &State| !state.is_at_rest() || state.is_right_at_rest()),
+            Property::always(DELETION_FIRST, |_, state: &State| {
+                !state.replica.faults.deletion_too_late
+            }),
+            Property::always(RIGHT, |_, state: &State| {
+                !state.is_at_rest() || state.is_right_at_rest()
+            }),
             Property::always(COMES_TO_REST, |world: &Self, state: &State| {
                 let mut actions = Vec::new();
                 state.does(world, &mut actions);
@@ -339,7 +357,11 @@ impl Model for World {
             }),
             Property::always(GIVES_UP, |_, state: &State| !state.replica.faults.insisted),
             Property::sometimes(VANISHED, |_, state: &State| {
-                state.replica.run.as_ref().is_some_and(|run| run.vanished.is_some_and(|keys| keys.0 > 0))
+                state
+                    .replica
+                    .run
+                    .as_ref()
+                    .is_some_and(|run| run.vanished.is_some_and(|keys| keys.0 > 0))
             }),
             Property::sometimes(VANISHED_AND_BACK, |_, state: &State| {
                 let lives = |key| state.bucket.value_at(key, state.bucket.last()).is_some();
@@ -357,7 +379,8 @@ impl Model for World {
                 let Some(run) = &state.replica.run else { return false };
                 run.collected.iter().any(|write| {
                     state.replica.storage.held[write.key].is_some_and(|held| {
-                        held.position == write.at.position && held.incarnation != write.at.incarnation
+                        held.position == write.at.position
+                            && held.incarnation != write.at.incarnation
                     })
                 })
             }),

@@ -16,9 +16,11 @@ use crate::local_file::{self, FileId, NotRegular};
 use crate::replica::storage::{ReplicaPlace, StorageError};
 
 /// A key as bytes to its record. Not as text, which redb would not check, and panic over.
-pub(super) const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("shizuku.replica.state");
+pub(super) const STATE: TableDefinition<'_, &[u8], &[u8]> =
+    TableDefinition::new("shizuku.replica.state");
 /// What is not of one key.
-pub(super) const ABOUT: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("shizuku.replica.about");
+pub(super) const ABOUT: TableDefinition<'_, &[u8], &[u8]> =
+    TableDefinition::new("shizuku.replica.about");
 
 /// In [`ABOUT`]: the format of the tables.
 pub(super) const FORMAT: &[u8] = b"format";
@@ -52,8 +54,8 @@ enum State {
 impl Shared {
     /// Opens the file at this path, or makes it. Blocks.
     pub(super) fn open(path: PathBuf, options: RedbOptions) -> Result<Self, StorageError> {
-        let path =
-            local_file::resolve(&path).map_err(|source| opening_error(not_opened(&path, source), &path))?;
+        let path = local_file::resolve(&path)
+            .map_err(|source| opening_error(not_opened(&path, source), &path))?;
         if !path.exists() {
             make(&path, options).map_err(|failure| opening_error(failure, &path))?;
         }
@@ -62,7 +64,10 @@ impl Shared {
             move || {
                 let file = open_file(&path).map_err(|source| not_opened(&path, source))?;
                 let found = file.metadata().map_err(|source| not_opened(&path, source))?;
-                Ok((builder(options).create_with_backend(FileBackend::new(file)?)?, Some(FileId::of(&found))))
+                Ok((
+                    builder(options).create_with_backend(FileBackend::new(file)?)?,
+                    Some(FileId::of(&found)),
+                ))
             }
         };
         Self::over(path, Box::new(opener))
@@ -107,7 +112,10 @@ impl Shared {
     }
 
     /// Changes the database, if it is still the file that was opened. At most one call at a time.
-    pub(super) fn change(&self, work: impl FnOnce(&Database) -> Result<(), Failure>) -> Result<(), Failure> {
+    pub(super) fn change(
+        &self,
+        work: impl FnOnce(&Database) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         self.check_file()?;
         let changed = self.with(work);
         // The length can be any after a commit, but a file that was removed meanwhile has not
@@ -122,7 +130,10 @@ impl Shared {
     }
 
     /// Does something with the database, which is opened before if it has to be.
-    pub(super) fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Failure>) -> Result<T, Failure> {
+    pub(super) fn with<T>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let is_interrupted = {
             // Not held while it is opened, which needs it alone.
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
@@ -265,7 +276,10 @@ fn is_new(database: &Database) -> Result<bool, Failure> {
 }
 
 /// The place that a transaction sees.
-pub(super) fn place(reading: &ReadTransaction, path: &Path) -> Result<Option<ReplicaPlace>, Failure> {
+pub(super) fn place(
+    reading: &ReadTransaction,
+    path: &Path,
+) -> Result<Option<ReplicaPlace>, Failure> {
     match reading.open_table(ABOUT)?.get(PLACE)? {
         Some(bytes) => record::place_from_bytes(bytes.value(), path).map(Some),
         None => Ok(None),

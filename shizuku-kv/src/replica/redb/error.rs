@@ -39,7 +39,14 @@ macro_rules! from_redb {
         })+
     };
 }
-from_redb!(CommitError, DatabaseError, SetDurabilityError, StorageError, TableError, TransactionError);
+from_redb!(
+    CommitError,
+    DatabaseError,
+    SetDurabilityError,
+    StorageError,
+    TableError,
+    TransactionError
+);
 
 /// redb's error, of which the I/O error within is the source.
 #[derive(Debug, thiserror::Error)]

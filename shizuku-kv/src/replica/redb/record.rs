@@ -97,7 +97,8 @@ fn parse<'a>(key: &[u8], record: &'a [u8]) -> Result<(Held, &'a [u8]), &'static 
     if found != checksum(key, head, value) {
         return Err("its checksum does not match");
     }
-    let (version, created) = head.get(2..).and_then(|head| head.split_last_chunk::<16>()).ok_or(SHORT)?;
+    let (version, created) =
+        head.get(2..).and_then(|head| head.split_last_chunk::<16>()).ok_or(SHORT)?;
     let version = VersionToken::from_bytes(version).map_err(|_| "its version is none")?;
     let created = time(i128::from_le_bytes(*created)).ok_or("its time is none")?;
     Ok((Held::new(version, created), value))
@@ -139,7 +140,9 @@ pub(super) fn place_from_bytes(bytes: &[u8], path: &Path) -> Result<ReplicaPlace
     let place = bytes.split_last_chunk::<CHECKSUM>();
     let place = place.filter(|(place, found)| **found == checksum(&[], place, &[]));
     let place = place.and_then(|(place, _)| ReplicaPlace::from_bytes(place).ok());
-    place.ok_or_else(|| Failure::from(RedbFailure::damaged(path, "the place of the replica".to_owned())))
+    place.ok_or_else(|| {
+        Failure::from(RedbFailure::damaged(path, "the place of the replica".to_owned()))
+    })
 }
 
 #[cfg(test)]
@@ -179,9 +182,14 @@ mod tests {
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
         let damage = read(b"a.b", &bytes).unwrap_err();
-        let text =
-            damage.at(Path::new("/p.redb")).into_storage_error(Path::new("/p.redb"), "read").to_string();
-        assert!(text.contains("/p.redb") && text.contains("a.b") && !text.contains("value"), "{text}");
+        let text = damage
+            .at(Path::new("/p.redb"))
+            .into_storage_error(Path::new("/p.redb"), "read")
+            .to_string();
+        assert!(
+            text.contains("/p.redb") && text.contains("a.b") && !text.contains("value"),
+            "{text}"
+        );
     }
 
     #[test]

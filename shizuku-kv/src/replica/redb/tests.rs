@@ -19,7 +19,12 @@ const SECRET: &str = "tell-nobody";
 fn put(key: &str, number: u64) -> KvUpdate {
     let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(number);
     let value = format!("{SECRET} {number}");
-    KvUpdate::Put(KvEntry::put(Key::new(key).unwrap(), value.into(), VersionToken::from_u64(number), time))
+    KvUpdate::Put(KvEntry::put(
+        Key::new(key).unwrap(),
+        value.into(),
+        VersionToken::from_u64(number),
+        time,
+    ))
 }
 
 fn delete(key: &str, number: u64) -> KvUpdate {

@@ -69,7 +69,8 @@ impl Coordinator {
                 _ => Some(expected).filter(|expected| course::may_land(*expected, version)),
             };
         }
-        let has_expired = entry.as_ref().is_some_and(|entry| entry.operation == KvOperation::Expire);
+        let has_expired =
+            entry.as_ref().is_some_and(|entry| entry.operation == KvOperation::Expire);
         let record = match entry.filter(|entry| !entry.is_tombstone()) {
             None => LockRecord::default(),
             Some(entry) => match LockRecord::from_bytes(&entry.value) {

@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use super::decisions::{Decisions, Driver, PRODUCTION};
-use super::promises::{ALONE, BURIED, ENDS, FENCED, GONE, IN_ORDER, PROMPT, SERVED, SOUND, TOKENS, TOLD};
+use super::promises::{
+    ALONE, BURIED, ENDS, FENCED, GONE, IN_ORDER, PROMPT, SERVED, SOUND, TOKENS, TOLD,
+};
 use super::{
-    ABANDONED, BROKEN, CRASHED, DRIFT, EDGE, ESTATE, FENCES, HOPES, LATE, LINE, PAUSED, REUSED, Scenario,
-    TRIES, UNKNOWN,
+    ABANDONED, BROKEN, CRASHED, DRIFT, EDGE, ESTATE, FENCES, HOPES, LATE, LINE, PAUSED, REUSED,
+    Scenario, TRIES, UNKNOWN,
 };
 use crate::rw_lock::course::{self, Sign};
 use crate::rw_lock::record::{Claim, Grant, LockMode, LockRecord};
@@ -55,7 +57,10 @@ fn in_driver(
 
 /// All of them: of claims, of what lets go, of tokens, of time, of writes whose outcome is unknown, of the order of things.
 pub(super) fn all() -> Vec<Mutation> {
-    [claims(), departures(), tokens(), times(), unknowns(), drivers()].into_iter().flatten().collect()
+    [claims(), departures(), tokens(), times(), unknowns(), drivers()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Grants a claim whatever is in its way.
@@ -73,15 +78,17 @@ fn has_readers_only(record: &LockRecord) -> bool {
 
 fn claims() -> Vec<Mutation> {
     vec![
-        in_apply("a reader is let in past a waiting writer", LINE, IN_ORDER, |record, change| match change {
-            Change::Claim { claim, .. }
-                if claim.mode == LockMode::Read
-                    && has_readers_only(record)
-                    && record.claims().all(|other| other.id != claim.id) =>
-            {
-                grant(record, claim)
+        in_apply("a reader is let in past a waiting writer", LINE, IN_ORDER, |record, change| {
+            match change {
+                Change::Claim { claim, .. }
+                    if claim.mode == LockMode::Read
+                        && has_readers_only(record)
+                        && record.claims().all(|other| other.id != claim.id) =>
+                {
+                    grant(record, claim)
+                }
+                _ => record.apply(change),
             }
-            _ => record.apply(change),
         }),
         in_apply("a newcomer stands before those who wait", LINE, IN_ORDER, |record, change| {
             let waiting = record.queue.len();
@@ -91,16 +98,24 @@ fn claims() -> Vec<Mutation> {
             }
             outcome
         }),
-        in_apply("a claim that is held is granted again", UNKNOWN, SOUND, |record, change| match change {
-            Change::Claim { claim, .. } if record.grant(claim.id).is_some() => grant(record, claim),
-            _ => record.apply(change),
-        }),
-        in_apply("a claim that waits stands in line again", UNKNOWN, SOUND, |record, change| match change {
-            Change::Claim { claim, .. } if record.queue.iter().any(|waiting| waiting.id == claim.id) => {
-                record.queue.push(claim.clone());
-                Outcome::Queued
+        in_apply("a claim that is held is granted again", UNKNOWN, SOUND, |record, change| {
+            match change {
+                Change::Claim { claim, .. } if record.grant(claim.id).is_some() => {
+                    grant(record, claim)
+                }
+                _ => record.apply(change),
             }
-            _ => record.apply(change),
+        }),
+        in_apply("a claim that waits stands in line again", UNKNOWN, SOUND, |record, change| {
+            match change {
+                Change::Claim { claim, .. }
+                    if record.queue.iter().any(|waiting| waiting.id == claim.id) =>
+                {
+                    record.queue.push(claim.clone());
+                    Outcome::Queued
+                }
+                _ => record.apply(change),
+            }
         }),
         in_apply("who does not wait is put in line", TRIES, GONE, |record, change| match change {
             Change::Claim { claim, waits: false } => {
@@ -135,15 +150,21 @@ fn departures() -> Vec<Mutation> {
             }
             outcome
         }),
-        in_apply("a writer that goes on as a reader lets nobody in", BROKEN, PROMPT, |record, change| {
-            let Change::Downgrade(id) = change else { return record.apply(change) };
-            let held = record.holders.iter_mut().find(|grant| grant.claim.id == *id);
-            held.into_iter().for_each(|grant| grant.claim.mode = LockMode::Read);
-            Outcome::Done
-        }),
+        in_apply(
+            "a writer that goes on as a reader lets nobody in",
+            BROKEN,
+            PROMPT,
+            |record, change| {
+                let Change::Downgrade(id) = change else { return record.apply(change) };
+                let held = record.holders.iter_mut().find(|grant| grant.claim.id == *id);
+                held.into_iter().for_each(|grant| grant.claim.mode = LockMode::Read);
+                Outcome::Done
+            },
+        ),
         in_apply("who is dead stays in line", ESTATE, BURIED, |record, change| {
             let Change::Evict(session) = change else { return record.apply(change) };
-            let held = record.holders.iter().map(|grant| grant.claim.id).find(|id| id.session == *session);
+            let held =
+                record.holders.iter().map(|grant| grant.claim.id).find(|id| id.session == *session);
             held.map_or(Outcome::NotThere, |id| record.apply(&Change::Leave(id)))
         }),
         in_apply("who is dead goes on holding", CRASHED, SERVED, |record, change| match change {
@@ -156,14 +177,22 @@ fn departures() -> Vec<Mutation> {
 fn tokens() -> Vec<Mutation> {
     vec![
         in_apply("a grant moves no token", LINE, TOKENS, keep_token),
-        in_apply("a grant moves no token, and somebody writes", FENCES, FENCED, |record, change| {
-            let fence = record.fence;
-            let outcome = keep_token(record, change);
-            // Its writes are taken for those of the holder before.
-            record.fence = fence.max(1);
-            record.holders.iter_mut().for_each(|grant| grant.token = FencingToken::from_u64(record.fence));
-            outcome
-        }),
+        in_apply(
+            "a grant moves no token, and somebody writes",
+            FENCES,
+            FENCED,
+            |record, change| {
+                let fence = record.fence;
+                let outcome = keep_token(record, change);
+                // Its writes are taken for those of the holder before.
+                record.fence = fence.max(1);
+                record
+                    .holders
+                    .iter_mut()
+                    .for_each(|grant| grant.token = FencingToken::from_u64(record.fence));
+                outcome
+            },
+        ),
         in_apply("a broken lock moves no token", BROKEN, TOKENS, |record, change| match change {
             Change::Break { newest } => {
                 // One less than moves it.
@@ -173,20 +202,19 @@ fn tokens() -> Vec<Mutation> {
             }
             _ => record.apply(change),
         }),
-        in_apply(
-            "the token of a dead holder is given again",
-            CRASHED,
-            TOKENS,
-            |record, change| match change {
+        in_apply("the token of a dead holder is given again", CRASHED, TOKENS, |record, change| {
+            match change {
                 Change::Evict(session) => {
-                    record.fence -=
-                        record.holders.iter().filter(|grant| grant.claim.id.session == *session).count()
-                            as u64;
+                    record.fence -= record
+                        .holders
+                        .iter()
+                        .filter(|grant| grant.claim.id.session == *session)
+                        .count() as u64;
                     record.apply(change)
                 }
                 _ => record.apply(change),
-            },
-        ),
+            }
+        }),
     ]
 }
 
@@ -206,30 +234,45 @@ fn keep_token(record: &mut LockRecord, change: &Change) -> Outcome {
 fn times() -> Vec<Mutation> {
     vec![
         mutation("a lease never ends", PAUSED, ALONE, |it| it.holds = |_, _| true),
-        mutation("a lease holds at its end", EDGE, ALONE, |it| it.holds = |since, lease| since <= lease),
+        mutation("a lease holds at its end", EDGE, ALONE, |it| {
+            it.holds = |since, lease| since <= lease
+        }),
         mutation("patience is no longer than the lease", DRIFT, ALONE, |it| {
             it.is_silent = |since, lease| since >= lease;
         }),
         mutation("patience is counted in whole seconds", DRIFT, ALONE, |it| {
-            it.is_silent = |since, lease| since >= Duration::from_secs(course::patience(lease).as_secs());
+            it.is_silent =
+                |since, lease| since >= Duration::from_secs(course::patience(lease).as_secs());
         }),
         mutation("nobody is ever silent", CRASHED, SERVED, |it| it.is_silent = |_, _| false),
         in_driver("the lease is counted from the acknowledgement", PAUSED, ALONE, |it| {
             it.counts_from_sending = false;
         }),
-        in_driver("a renewal that was refused counts where an earlier one landed", DRIFT, ALONE, |it| {
-            it.trusts_acknowledgements_only = false;
-        }),
-        in_driver("silence is counted from when it was written, by another's clock", PAUSED, ALONE, |it| {
-            it.clock_is_ahead = 1;
-        }),
+        in_driver(
+            "a renewal that was refused counts where an earlier one landed",
+            DRIFT,
+            ALONE,
+            |it| {
+                it.trusts_acknowledgements_only = false;
+            },
+        ),
+        in_driver(
+            "silence is counted from when it was written, by another's clock",
+            PAUSED,
+            ALONE,
+            |it| {
+                it.clock_is_ahead = 1;
+            },
+        ),
         in_driver("a try counts silence by the clock of the store", HOPES, ALONE, |it| {
             it.clock_of_tries_is_ahead = 1;
         }),
         mutation("what was there before a session is taken for its end", REUSED, ALONE, |it| {
             it.sign = |_, _, is_its_own| if is_its_own { Sign::Life } else { Sign::Over };
         }),
-        in_driver("a session is ended whatever its version", PAUSED, ALONE, |it| it.compares = false),
+        in_driver("a session is ended whatever its version", PAUSED, ALONE, |it| {
+            it.compares = false
+        }),
         in_driver("a silent holder is taken out without ending its session", PAUSED, ALONE, |it| {
             it.kills_first = false;
         }),
@@ -253,8 +296,12 @@ fn unknowns() -> Vec<Mutation> {
 fn drivers() -> Vec<Mutation> {
     vec![
         in_driver("who waits is not told by the watch", LINE, TOLD, |it| it.reads_watch = false),
-        in_driver("who lets go stops when that is acknowledged", LINE, ALONE, |it| it.stops_first = false),
-        in_driver("what is older than what is known is taken", TRIES, GONE, |it| it.keeps_newest = false),
+        in_driver("who lets go stops when that is acknowledged", LINE, ALONE, |it| {
+            it.stops_first = false
+        }),
+        in_driver("what is older than what is known is taken", TRIES, GONE, |it| {
+            it.keeps_newest = false
+        }),
         in_driver("who was taken out claims again, and is taken out again", LATE, ENDS, |it| {
             it.looks_before_asking = false;
         }),

@@ -129,7 +129,12 @@ pub(super) struct Around<'a> {
 }
 
 impl Process {
-    pub(super) fn new(number: usize, processes: usize, claims: usize, renewals: Option<u8>) -> Self {
+    pub(super) fn new(
+        number: usize,
+        processes: usize,
+        claims: usize,
+        renewals: Option<u8>,
+    ) -> Self {
         Self {
             number,
             status: Status::Running,
@@ -227,8 +232,10 @@ impl Process {
         for (claim, standing) in self.claims.iter().enumerate() {
             let id = claim_id(self.number, claim);
             let Plan { mode, waits } = around.plan[claim];
-            let claims =
-                || Change::Claim { claim: Claim { id, mode, label: None, extra: Extra::new() }, waits };
+            let claims = || Change::Claim {
+                claim: Claim { id, mode, label: None, extra: Extra::new() },
+                waits,
+            };
             match standing {
                 Standing::Claiming => wishes.push((claims(), Some(claim))),
                 Standing::Hoping if finds_dead || self.known.claims().next().is_none() => {
@@ -266,7 +273,8 @@ impl Process {
             let outcome = (around.decisions.apply)(&mut record, &wish);
             outcomes.extend(claim.map(|claim| (claim, self.claims[claim], outcome)));
         }
-        let may_land = |expected| (around.decisions.may_land)(token(expected), token(self.known_version));
+        let may_land =
+            |expected| (around.decisions.may_land)(token(expected), token(self.known_version));
         let must_write = self.unsure.is_some_and(may_land);
         let is_new = record != *self.known;
         if is_new || must_write {
@@ -275,7 +283,8 @@ impl Process {
             }
             self.is_of_now = false;
             let expected = self.known_version;
-            self.writing = Some(Writing { expected, record: Arc::new(record), outcomes, answer: None });
+            self.writing =
+                Some(Writing { expected, record: Arc::new(record), outcomes, answer: None });
         } else if self.is_of_now {
             self.is_settled = true;
             if outcomes.iter().any(|(_, _, outcome)| matches!(outcome, Outcome::Granted(_))) {
@@ -290,7 +299,9 @@ impl Process {
 
     /// The answer to a write has come.
     pub(super) fn hear(&mut self, around: &Around<'_>) {
-        let Some(Writing { expected, record, outcomes, answer }) = self.writing.take() else { return };
+        let Some(Writing { expected, record, outcomes, answer }) = self.writing.take() else {
+            return;
+        };
         if answer == Some(true) {
             self.unsure = None;
             self.know(record, expected + 1);
@@ -335,7 +346,8 @@ impl Process {
     /// The watch of the record brings the newest.
     pub(super) fn watch(&mut self, server: &Server, around: &Around<'_>) {
         self.know(Arc::clone(&server.record), server.version);
-        let waiting = |process: &Self| process.claims.iter().filter(|it| **it == Standing::Waiting).count();
+        let waiting =
+            |process: &Self| process.claims.iter().filter(|it| **it == Standing::Waiting).count();
         let before = waiting(self);
         if around.decisions.driver.reads_watch {
             self.compare(around);
@@ -352,7 +364,9 @@ impl Process {
                 continue;
             }
             self.claims[claim] = match (asked, outcome) {
-                (Standing::Claiming, Outcome::Granted(_)) => Standing::Held(around.plan[claim].mode),
+                (Standing::Claiming, Outcome::Granted(_)) => {
+                    Standing::Held(around.plan[claim].mode)
+                }
                 (Standing::Claiming, Outcome::Queued) => Standing::Waiting,
                 (Standing::Hoping, Outcome::Granted(_)) => {
                     around.events.happened(Event::OutlivedTheDead);
@@ -375,7 +389,8 @@ impl Process {
     /// What the record that is known says of claims that were in it before.
     fn compare(&mut self, around: &Around<'_>) {
         for claim in 0..self.claims.len() {
-            let grant = self.known.grant(claim_id(self.number, claim)).map(|grant| grant.claim.mode);
+            let grant =
+                self.known.grant(claim_id(self.number, claim)).map(|grant| grant.claim.mode);
             self.claims[claim] = match (self.claims[claim], grant) {
                 (Standing::Waiting, Some(mode)) => Standing::Held(mode),
                 (Standing::Waiting, None)

@@ -41,7 +41,10 @@ pub(super) fn all() -> Vec<Property<World>> {
         Property::always(ENDS, |_, state: &State| state.server.version < MOST_WRITES),
         Property::always(TOLD, |world: &World, state: &State| {
             let knows = |process: &Process, claim: usize| {
-                !matches!(process.claims[claim], Standing::Claiming | Standing::Waiting | Standing::Hoping)
+                !matches!(
+                    process.claims[claim],
+                    Standing::Claiming | Standing::Waiting | Standing::Hoping
+                )
             };
             let is_told = state.server.record.holders.iter().all(|grant| {
                 let process = &state.processes[process_of(grant.claim.id)];
@@ -51,8 +54,9 @@ pub(super) fn all() -> Vec<Property<World>> {
         }),
         Property::always(SERVED, |world: &World, state: &State| {
             let has_begun = |process: &Process| process.first > 0;
-            let is_served =
-                |process: &Process| !process.is_running() || process.is_done() || !has_begun(process);
+            let is_served = |process: &Process| {
+                !process.is_running() || process.is_done() || !has_begun(process)
+            };
             state.processes.iter().all(is_served) || !is_quiet(world, state)
         }),
         Property::always(GONE, |world: &World, state: &State| {

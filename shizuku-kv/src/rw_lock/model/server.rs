@@ -88,7 +88,8 @@ pub(super) struct Memory {
 impl Server {
     /// The session of each process has a key from the beginning, or takes over the key of another one.
     pub(super) fn new(takes_over: &[Option<usize>]) -> Self {
-        let keys: Vec<_> = takes_over.iter().enumerate().map(|(own, other)| other.unwrap_or(own)).collect();
+        let keys: Vec<_> =
+            takes_over.iter().enumerate().map(|(own, other)| other.unwrap_or(own)).collect();
         let key = |owner| SessionKey { version: 1, is_over: false, owner, tombstone: None };
         Self {
             record: Arc::default(),
@@ -102,7 +103,13 @@ impl Server {
     }
 
     /// A compare-and-swap of the record.
-    pub(super) fn swap(&mut self, by: usize, expected: u8, new: &Arc<LockRecord>, memory: Memory) -> bool {
+    pub(super) fn swap(
+        &mut self,
+        by: usize,
+        expected: u8,
+        new: &Arc<LockRecord>,
+        memory: Memory,
+    ) -> bool {
         let is_expected = self.version == expected;
         if is_expected {
             self.look_at_the_dead(by, new);
@@ -116,8 +123,9 @@ impl Server {
         let has = |record: &LockRecord, id: ClaimId| record.claims().any(|claim| claim.id == id);
         for process in 0..self.keys.len() {
             let key = self.session(process);
-            let its_own =
-                || self.record.claims().map(|claim| claim.id).filter(|id| process_of(*id) == process);
+            let its_own = || {
+                self.record.claims().map(|claim| claim.id).filter(|id| process_of(*id) == process)
+            };
             let is_evicted = key.is_over && by != process && its_own().any(|id| !has(new, id));
             self.truth.faults.dead_left_behind |= is_evicted && its_own().any(|id| has(new, id));
         }
@@ -143,7 +151,8 @@ impl Server {
 
     /// A compare-and-swap of a session's key.
     pub(super) fn renew(&mut self, process: usize, expected: u8) -> bool {
-        let is_expected = !self.session(process).is_over && self.session(process).version == expected;
+        let is_expected =
+            !self.session(process).is_over && self.session(process).version == expected;
         self.sessions[self.keys[process]].version += u8::from(is_expected);
         is_expected
     }

@@ -25,7 +25,8 @@ impl Process {
         if renewal.answer == Some(true) {
             self.version = Some(renewal.expected + 1);
             // Its age is that of its sending.
-            self.since_sent = if around.decisions.driver.counts_from_sending { renewal.age } else { 0 };
+            self.since_sent =
+                if around.decisions.driver.counts_from_sending { renewal.age } else { 0 };
         } else {
             self.version = None;
         }
@@ -80,19 +81,38 @@ impl Process {
     }
 
     /// The watch of the sessions brings the newest of another.
-    pub(super) fn observe(&mut self, other: usize, first: u8, server: &Server, around: &Around<'_>) {
+    pub(super) fn observe(
+        &mut self,
+        other: usize,
+        first: u8,
+        server: &Server,
+        around: &Around<'_>,
+    ) {
         let key = server.session(other);
         self.take(other, first, key.version, !key.is_over, around);
     }
 
     /// The watch of the sessions is behind, and brings the tombstone that the session of another has replaced.
-    pub(super) fn observe_behind(&mut self, other: usize, first: u8, server: &Server, around: &Around<'_>) {
+    pub(super) fn observe_behind(
+        &mut self,
+        other: usize,
+        first: u8,
+        server: &Server,
+        around: &Around<'_>,
+    ) {
         if let Some(tombstone) = server.session(other).tombstone {
             self.take(other, first, tombstone, false, around);
         }
     }
 
-    fn take(&mut self, other: usize, first: u8, version: u8, is_its_own: bool, around: &Around<'_>) {
+    fn take(
+        &mut self,
+        other: usize,
+        first: u8,
+        version: u8,
+        is_its_own: bool,
+        around: &Around<'_>,
+    ) {
         let driver = around.decisions.driver;
         let hopes = self.claims.contains(&Standing::Hoping);
         let age = if hopes { driver.clock_of_tries_is_ahead } else { driver.clock_is_ahead };
@@ -105,7 +125,13 @@ impl Process {
     }
 
     /// Ends the session of another, if it is as it was seen.
-    pub(super) fn kill(&mut self, other: usize, first: u8, server: &mut Server, around: &Around<'_>) {
+    pub(super) fn kill(
+        &mut self,
+        other: usize,
+        first: u8,
+        server: &mut Server,
+        around: &Around<'_>,
+    ) {
         let Some(Seen::Version(version, _)) = self.seen[other] else { return };
         if server.session(other).version == version || !around.decisions.driver.compares {
             server.end(other);

@@ -110,7 +110,10 @@ pub(super) const TO_REACH: [(Event, &str); 17] = [
     (Event::Refused, "who does not wait is refused"),
     (Event::FoundItsGrant, "a claim whose acknowledgement was lost is found granted"),
     (Event::StrayLanded, "a write lands that nobody waits for any more"),
-    (Event::WroteTheSame, "something is written for nothing but that another write cannot land any more"),
+    (
+        Event::WroteTheSame,
+        "something is written for nothing but that another write cannot land any more",
+    ),
     (Event::ClaimedAgain, "a grant is broken before its owner learns of it"),
     (Event::GaveBackAGrant, "a claim is granted that was given up"),
     (Event::LetReadersIn, "a writer goes on as a reader, and others come in"),
@@ -309,7 +312,8 @@ impl World {
                     actions.push(Action::ObserveBehind(number, other));
                 }
             }
-            let may_renew = process.renewals.is_some_and(|left| left > 0) && process.version.is_some();
+            let may_renew =
+                process.renewals.is_some_and(|left| left > 0) && process.version.is_some();
             if may_renew && process.renewing.is_none() && process.holds(&around) {
                 actions.push(Action::Renew(number));
             }
@@ -318,14 +322,17 @@ impl World {
                     actions.push(Action::Abandon(number, claim));
                 }
                 if *standing == Standing::Held(LockMode::Write) {
-                    actions.extend((left.downgrades > 0).then_some(Action::Downgrade(number, claim)));
+                    actions
+                        .extend((left.downgrades > 0).then_some(Action::Downgrade(number, claim)));
                     let believes = process.believes(claim, &around).is_some();
                     if left.fenced > 0 && believes && process.fenced.is_none() {
                         actions.push(Action::Send(number, claim));
                     }
                 }
             }
-            actions.extend((left.cuts > 0 && process.writing.is_some()).then_some(Action::Cut(number)));
+            actions.extend(
+                (left.cuts > 0 && process.writing.is_some()).then_some(Action::Cut(number)),
+            );
             let may_cut = left.renewal_cuts > 0 && process.renewing.is_some();
             actions.extend(may_cut.then_some(Action::CutRenewal(number)));
             if left.behind > 0 && process.must_read && server.previous.is_some() {
@@ -337,7 +344,9 @@ impl World {
             actions.extend((left.crashes > 0).then_some(Action::Crash(number)));
             actions.extend((left.pauses > 0).then_some(Action::Pause(number)));
         }
-        actions.extend((left.breaks > 0 && !server.record.holders.is_empty()).then_some(Action::Break));
+        actions.extend(
+            (left.breaks > 0 && !server.record.holders.is_empty()).then_some(Action::Break),
+        );
     }
 
     fn perform(&self, state: &mut State, action: Action) {
@@ -368,7 +377,8 @@ impl World {
             }
             Action::ReadSession(p) => processes[p].read_session(server),
             Action::Notice(p) => {
-                if processes[p].claims.iter().any(|standing| matches!(standing, Standing::Held(_))) {
+                if processes[p].claims.iter().any(|standing| matches!(standing, Standing::Held(_)))
+                {
                     self.events.happened(Event::CameBackTooLate);
                 }
                 processes[p].end();

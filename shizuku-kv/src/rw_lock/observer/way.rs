@@ -39,16 +39,21 @@ impl Observer {
     /// Returns the sessions that are in the way and are watched.
     pub(super) fn wanted(&self, record: &LockRecord, own: &[SessionId]) -> Vec<Wanted> {
         let in_line = record.queue.iter().enumerate();
-        let mut indexes: Vec<_> =
-            in_line.filter(|(_, claim)| own.contains(&claim.id.session)).map(|(index, _)| index).collect();
+        let mut indexes: Vec<_> = in_line
+            .filter(|(_, claim)| own.contains(&claim.id.session))
+            .map(|(index, _)| index)
+            .collect();
         indexes.extend(self.vigil.then_some(record.queue.len()));
         let mut wanted: Vec<Wanted> = Vec::new();
         for index in indexes {
             let mut reach = 0;
             for place in places(record, index) {
-                let others: Vec<_> = place.into_iter().filter(|session| !own.contains(session)).collect();
+                let others: Vec<_> =
+                    place.into_iter().filter(|session| !own.contains(session)).collect();
                 let is_alive = |session: &SessionId| {
-                    self.seen.get(session).is_none_or(|seen| !seen.is_over && !self.may_be_dead(seen))
+                    self.seen
+                        .get(session)
+                        .is_none_or(|seen| !seen.is_over && !self.may_be_dead(seen))
                 };
                 let counts = others.iter().any(is_alive);
                 for session in others {

@@ -117,7 +117,8 @@ impl Keeper {
                     let is_new = !self.leftovers.iter().any(|leftover| leftover.key == entry.key);
                     if is_new && self.leftovers.len() < MOST_LEFTOVERS {
                         let lease = lease_of(&entry);
-                        let leftover = Leftover { key: entry.key, version: entry.version, lease, seen };
+                        let leftover =
+                            Leftover { key: entry.key, version: entry.version, lease, seen };
                         self.leftovers.push(leftover);
                     }
                 }
@@ -185,7 +186,8 @@ impl Keeper {
     /// renewed for longer than their lease since. Like any silent session, such a session is ended
     /// by deleting exactly the version that was seen.
     pub(super) async fn collect(&mut self) {
-        let is_due = |leftover: &Leftover| course::is_silent(leftover.seen.elapsed(), leftover.lease);
+        let is_due =
+            |leftover: &Leftover| course::is_silent(leftover.seen.elapsed(), leftover.lease);
         let due: Vec<_> = self.leftovers.extract_if(.., |leftover| is_due(leftover)).collect();
         if due.is_empty() {
             return;
@@ -194,7 +196,9 @@ impl Keeper {
         let Ok(entries) = self.store.entries(&keys).await else { return };
         for (leftover, entry) in due.into_iter().zip(entries) {
             let is_unchanged = entry.is_some_and(|entry| entry.version == leftover.version);
-            if is_unchanged && self.store.delete_with_version(&leftover.key, leftover.version).await.is_ok() {
+            if is_unchanged
+                && self.store.delete_with_version(&leftover.key, leftover.version).await.is_ok()
+            {
                 tracing::debug!(store = self.store.name(), key = %leftover.key, "deleted a silent session");
             }
         }

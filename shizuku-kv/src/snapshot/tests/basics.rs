@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::super::{SnapshotError, SnapshotOptions, SnapshotReader, SnapshotWriter, SyncPolicy, load};
+use super::super::{
+    SnapshotError, SnapshotOptions, SnapshotReader, SnapshotWriter, SyncPolicy, load,
+};
 use super::fixture::*;
 use super::sim::SimDisk;
 use crate::store::{Key, KvEntry, KvUpdate, VersionToken};
@@ -17,7 +19,11 @@ fn a_state_comes_back_with_its_cursor() {
     for update in [put("a", b"1", 1), put("b", b"2", 2), delete("a", 3), KvUpdate::CaughtUp] {
         writer.append(&update).unwrap();
     }
-    assert_eq!(Point::of(&load(&path).unwrap()), Point::empty(), "nothing counts before the checkpoint");
+    assert_eq!(
+        Point::of(&load(&path).unwrap()),
+        Point::empty(),
+        "nothing counts before the checkpoint"
+    );
     writer.checkpoint(Some(&cursor(3))).unwrap();
     let state = load(&path).unwrap();
     assert_eq!(state.cursor, Some(cursor(3)));
@@ -156,7 +162,8 @@ fn debug_shows_no_value() {
     writer.checkpoint(None).unwrap();
     let state = load_on(&disk).unwrap();
     let entry = state.entries.iter().next().unwrap();
-    let shown = format!("{state:?} {:?} {entry:?} {writer:?} {:?}", state.entries, state.entries.iter());
+    let shown =
+        format!("{state:?} {:?} {entry:?} {writer:?} {:?}", state.entries, state.entries.iter());
     assert!(!shown.contains("secret") && !shown.contains("115"), "{shown}");
     assert!(!format!("{:?}", state.entries).contains("key.1"));
 }

@@ -130,7 +130,8 @@ fn the_seals_take_turns() {
         writer.append(&put("a", b"1", version)).unwrap();
         writer.checkpoint(None).unwrap();
         let content = disk.content(Path::new(PATH));
-        let header = super::super::frame::FileHeader::from_bytes(content.first_chunk().unwrap()).unwrap();
+        let header =
+            super::super::frame::FileHeader::from_bytes(content.first_chunk().unwrap()).unwrap();
         let mut seals = header.seals.map(Option::unwrap);
         seals.sort();
         assert_eq!(seals, [before, writer.file_len()]);
@@ -144,7 +145,8 @@ fn a_flip_behind_the_seals_gives_an_earlier_checkpoint() {
     let mut content = log.content.clone();
     // Both seals at the first checkpoint.
     let (first, _) = log.points[0];
-    let header = super::super::frame::FileHeader::from_bytes(content.first_chunk().unwrap()).unwrap();
+    let header =
+        super::super::frame::FileHeader::from_bytes(content.first_chunk().unwrap()).unwrap();
     content[32..44].copy_from_slice(&header.seal(first as u64));
     content[48..60].copy_from_slice(&header.seal(first as u64));
     for at in first..content.len() {
@@ -162,11 +164,14 @@ fn seal_amid_a_checkpoint_is_damage() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state");
     for log in unsealed_logs() {
-        let header = super::super::frame::FileHeader::from_bytes(log.content.first_chunk().unwrap()).unwrap();
+        let header =
+            super::super::frame::FileHeader::from_bytes(log.content.first_chunk().unwrap())
+                .unwrap();
         for len in 65..=log.content.len() {
             let mut content = log.content[..len].to_vec();
             content[32..44].copy_from_slice(&header.seal(len as u64));
-            let whole = log.points.iter().rev().map(|(end, _)| *end).find(|end| *end <= len).unwrap_or(64);
+            let whole =
+                log.points.iter().rev().map(|(end, _)| *end).find(|end| *end <= len).unwrap_or(64);
             std::fs::write(&path, &content).unwrap();
             let read = SnapshotReader::open(&path).map(|reader| reader.cursor());
             for read in [loaded(&content).map(|point| point.cursor), read] {
@@ -202,7 +207,10 @@ fn another_version_of_the_format_is_refused_and_left_alone() {
     let disk = SimDisk::default();
     disk.put(Path::new(PATH), &content);
     assert!(matches!(load_on(&disk), Err(SnapshotError::UnknownVersion { found: 2, .. })));
-    assert!(matches!(open_on(&disk, options()), Err(SnapshotError::UnknownVersion { found: 2, .. })));
+    assert!(matches!(
+        open_on(&disk, options()),
+        Err(SnapshotError::UnknownVersion { found: 2, .. })
+    ));
     assert_eq!(disk.content(Path::new(PATH)), content);
 }
 
@@ -231,8 +239,11 @@ fn a_reader_gives_what_loading_gives() {
                     continue;
                 }
             };
-            let state: Model =
-                reader.iter().map(Result::unwrap).map(|entry| (entry.key.to_string(), entry)).collect();
+            let state: Model = reader
+                .iter()
+                .map(Result::unwrap)
+                .map(|entry| (entry.key.to_string(), entry))
+                .collect();
             log.must_be(len, Ok(Point { state, cursor: reader.cursor() }));
             assert_eq!(reader.len(), reader.iter().count());
             assert_eq!(reader.is_empty(), log.at(len).state.is_empty());

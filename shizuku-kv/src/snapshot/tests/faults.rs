@@ -10,7 +10,8 @@ use crate::store::KvUpdate;
 
 /// What the batches of the test are, large ones that are written in parts among them.
 fn batches() -> Vec<Vec<KvUpdate>> {
-    let many = |from: u64| (0..12).map(move |n| put(&format!("many.{n}"), &[n; 40], from + u64::from(n)));
+    let many =
+        |from: u64| (0..12).map(move |n| put(&format!("many.{n}"), &[n; 40], from + u64::from(n)));
     vec![
         vec![put("a", b"1", 1), put("b", b"2", 2)],
         many(10).collect(),
@@ -100,7 +101,10 @@ impl Run {
                     // It stays so: every call says it.
                     self.poisoned = true;
                     let Some(writer) = &mut self.writer else { panic!("it was opened") };
-                    assert!(matches!(writer.append(&put("x", b"", 1)), Err(SnapshotError::Poisoned { .. })));
+                    assert!(matches!(
+                        writer.append(&put("x", b"", 1)),
+                        Err(SnapshotError::Poisoned { .. })
+                    ));
                     assert!(matches!(writer.sync(), Err(SnapshotError::Poisoned { .. })));
                     assert!(matches!(writer.discard(), Err(SnapshotError::Poisoned { .. })));
                     assert!(matches!(writer.compact(), Err(SnapshotError::Poisoned { .. })));
@@ -135,7 +139,8 @@ impl Run {
 fn run(plan: Plan) -> Run {
     let disk = SimDisk::default();
     disk.plan(plan);
-    let mut run = Run { disk, writer: None, point: Point::empty(), maybe: None, poisoned: false, errors: 0 };
+    let mut run =
+        Run { disk, writer: None, point: Point::empty(), maybe: None, poisoned: false, errors: 0 };
     for (index, batch) in batches().iter().enumerate() {
         run.batch(index, batch);
         if index == 2 {
@@ -145,7 +150,10 @@ fn run(plan: Plan) -> Run {
                 Some(Err(SnapshotError::Poisoned { .. })) => run.writer = None,
                 Some(Err(error)) => {
                     let writer = run.writer.as_mut().unwrap();
-                    assert_eq!(writer.last_compaction_error().unwrap().to_string(), error.to_string());
+                    assert_eq!(
+                        writer.last_compaction_error().unwrap().to_string(),
+                        error.to_string()
+                    );
                 }
                 _ => {}
             }
@@ -170,8 +178,8 @@ fn check(plan: Plan) -> u64 {
     let state = load_on(&run.disk).unwrap_or_else(|error| panic!("{plan:?}: {error}\n{log:#?}"));
     assert_eq!(Point::of(&state), expected, "{plan:?}");
     // All of it was acknowledged.
-    let state =
-        load_on(&run.disk.with_only_what_is_synced()).unwrap_or_else(|error| panic!("{plan:?}: {error}"));
+    let state = load_on(&run.disk.with_only_what_is_synced())
+        .unwrap_or_else(|error| panic!("{plan:?}: {error}"));
     assert_eq!(Point::of(&state), expected, "{plan:?}");
     // And again, after what was left has been tidied up.
     let (writer, state) = open_on(&run.disk, options()).unwrap();
@@ -185,7 +193,8 @@ fn check(plan: Plan) -> u64 {
 fn whichever_operation_fails_nothing_acknowledged_is_lost() {
     let operations = check(Plan::default());
     assert!(operations > 60, "{operations}");
-    let faults = [Fault::Error(ErrorKind::Other), Fault::Error(ErrorKind::StorageFull), Fault::Short];
+    let faults =
+        [Fault::Error(ErrorKind::Other), Fault::Error(ErrorKind::StorageFull), Fault::Short];
     for fault in faults {
         for at in 0..operations + 20 {
             for count in [1, 2, 5] {
@@ -200,7 +209,8 @@ fn an_interrupted_call_is_made_again() {
     let disk = SimDisk::default();
     let (mut writer, _) = open_on(&disk, options()).unwrap();
     writer.append(&put("a", b"1", 1)).unwrap();
-    let interrupted = |at| Plan { at: Some(at), count: 3, fault: Some(Fault::Error(ErrorKind::Interrupted)) };
+    let interrupted =
+        |at| Plan { at: Some(at), count: 3, fault: Some(Fault::Error(ErrorKind::Interrupted)) };
     // The operations after the check of the length, which no signal interrupts: the read of the
     // header, and the write.
     disk.plan(interrupted(1));
@@ -221,7 +231,10 @@ fn a_full_disk_is_retryable_and_a_poisoned_writer_is_not() {
     // The check of the file takes two operations.
     disk.plan(Plan { at: Some(2), count: 1, fault: Some(Fault::Error(ErrorKind::StorageFull)) });
     let error = writer.checkpoint(None).unwrap_err();
-    assert!(error.is_retryable() && matches!(error, SnapshotError::Io { offset: Some(64), .. }), "{error}");
+    assert!(
+        error.is_retryable() && matches!(error, SnapshotError::Io { offset: Some(64), .. }),
+        "{error}"
+    );
     // Half of a write is cut off: it would only take room, where there is none.
     disk.plan(Plan { at: Some(2), count: 1, fault: Some(Fault::Short) });
     writer.checkpoint(None).unwrap();

@@ -32,7 +32,8 @@ impl Point {
     }
 
     pub(super) fn of(snapshot: &Snapshot) -> Self {
-        let entries = snapshot.entries.iter().map(|entry| (entry.key().to_owned(), entry.to_entry()));
+        let entries =
+            snapshot.entries.iter().map(|entry| (entry.key().to_owned(), entry.to_entry()));
         let state = entries.collect::<Model>();
         assert_eq!(state.len(), snapshot.entries.len());
         let bytes: usize = snapshot.entries.iter().map(|entry| entry.record_len()).sum();
@@ -54,7 +55,12 @@ pub(super) fn put(key: &str, value: &[u8], version: u64) -> KvUpdate {
 
 pub(super) fn delete(key: &str, version: u64) -> KvUpdate {
     let version = VersionToken::from_u64(version);
-    KvUpdate::Delete(KvEntry::tombstone(Key::new(key).unwrap(), KvOperation::Delete, version, UNIX_EPOCH))
+    KvUpdate::Delete(KvEntry::tombstone(
+        Key::new(key).unwrap(),
+        KvOperation::Delete,
+        version,
+        UNIX_EPOCH,
+    ))
 }
 
 pub(super) fn apply(state: &mut Model, update: &KvUpdate) {
@@ -115,7 +121,9 @@ impl Written {
     pub(super) fn must_be(&self, len: usize, read: Result<Point, SnapshotError>) {
         match read {
             // An empty file cannot be distinguished from one that is to become a log.
-            Ok(point) if len == 0 || len >= self.sealed() => assert_eq!(point, self.at(len), "cut at {len}"),
+            Ok(point) if len == 0 || len >= self.sealed() => {
+                assert_eq!(point, self.at(len), "cut at {len}")
+            }
             Err(SnapshotError::Damaged { offset, .. }) if len > 0 && len < self.sealed() => {
                 assert_eq!(offset, len as u64);
             }
@@ -135,7 +143,11 @@ fn written(batches: &[Vec<KvUpdate>], compact_before: &[usize]) -> Written {
     written_with(options(), batches, compact_before)
 }
 
-fn written_with(options: SnapshotOptions, batches: &[Vec<KvUpdate>], compact_before: &[usize]) -> Written {
+fn written_with(
+    options: SnapshotOptions,
+    batches: &[Vec<KvUpdate>],
+    compact_before: &[usize],
+) -> Written {
     let disk = SimDisk::default();
     let (mut writer, _) = open_on(&disk, options).unwrap();
     let mut point = Point::empty();
@@ -190,7 +202,10 @@ fn histories() -> (Vec<Vec<KvUpdate>>, Vec<Vec<KvUpdate>>) {
         vec![put("a", b"", 4), put("c.d", &[9; 40], 5), delete("b", 6), delete("x", 7)],
     ];
     let mut parts = small.clone();
-    parts.insert(2, (0..14).map(|n| put(&format!("part.{n}"), &[n; 20], 100 + u64::from(n))).collect());
+    parts.insert(
+        2,
+        (0..14).map(|n| put(&format!("part.{n}"), &[n; 20], 100 + u64::from(n))).collect(),
+    );
     parts.push(vec![put("large", &[3; 300], 200), delete("part.3", 201)]);
     parts.push((0..9u8).map(|n| delete(&format!("part.{n}"), 300 + u64::from(n))).collect());
     (small, parts)

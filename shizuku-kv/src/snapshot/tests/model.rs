@@ -73,7 +73,8 @@ fn any_history_leaves_the_state_of_its_last_checkpoint() {
 #[test]
 fn a_log_does_not_outgrow_what_lives_in_it() {
     let disk = SimDisk::default();
-    let (mut writer, _) = open_on(&disk, SnapshotOptions::new().compaction_threshold(3000)).unwrap();
+    let (mut writer, _) =
+        open_on(&disk, SnapshotOptions::new().compaction_threshold(3000)).unwrap();
     let mut longest = 0;
     for version in 0..500 {
         writer.append(&put(&format!("key.{}", version % 10), &[1; 20], version)).unwrap();
@@ -90,7 +91,8 @@ fn a_log_does_not_outgrow_what_lives_in_it() {
 #[test]
 fn a_log_in_which_most_lives_is_not_compacted_again_and_again() {
     let disk = SimDisk::default();
-    let (mut writer, _) = open_on(&disk, SnapshotOptions::new().compaction_threshold(1000)).unwrap();
+    let (mut writer, _) =
+        open_on(&disk, SnapshotOptions::new().compaction_threshold(1000)).unwrap();
     for version in 0..80 {
         writer.append(&put(&format!("key.{}", version % 40), &[1; 40], version)).unwrap();
     }
@@ -223,7 +225,8 @@ fn made_up(random: &mut fastrand::Rng, log: &[u8]) -> Vec<u8> {
 fn right_checksums(content: &mut [u8]) {
     use super::super::frame::{FILE_HEADER, FRAME_HEADER, FileHeader, MAGIC, VERSION};
     let len = content.len() as u64;
-    let Some((header, mut rest)) = content.split_first_chunk_mut::<{ FILE_HEADER as usize }>() else {
+    let Some((header, mut rest)) = content.split_first_chunk_mut::<{ FILE_HEADER as usize }>()
+    else {
         return;
     };
     header[..8].copy_from_slice(&MAGIC);
@@ -302,7 +305,11 @@ fn no_bytes_of_a_record_make_it_panic() {
                 .map(|at| if at < 2 || random.bool() { random.u8(0..4) } else { random.u8(..) })
                 .collect();
             if let Ok(shape) = shape(&bytes) {
-                assert!(shape.key <= shape.value && shape.value <= shape.end && shape.end <= bytes.len());
+                assert!(
+                    shape.key <= shape.value
+                        && shape.value <= shape.end
+                        && shape.end <= bytes.len()
+                );
             }
         }
     });

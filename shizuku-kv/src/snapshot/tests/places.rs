@@ -10,11 +10,16 @@ use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use super::super::{SnapshotError, SnapshotOptions, SnapshotReader, SnapshotWriter, SyncPolicy, load};
+use super::super::{
+    SnapshotError, SnapshotOptions, SnapshotReader, SnapshotWriter, SyncPolicy, load,
+};
 use super::fixture::*;
 
-const POLICIES: [SyncPolicy; 3] =
-    [SyncPolicy::EveryCheckpoint, SyncPolicy::Interval(Duration::from_secs(3600)), SyncPolicy::Never];
+const POLICIES: [SyncPolicy; 3] = [
+    SyncPolicy::EveryCheckpoint,
+    SyncPolicy::Interval(Duration::from_secs(3600)),
+    SyncPolicy::Never,
+];
 
 /// Creates a file that is not a regular file with a command, as root or not.
 fn make(command: &str, arguments: &[&str], path: &Path) -> bool {
@@ -30,7 +35,9 @@ fn errors(path: &Path) -> Vec<SnapshotError> {
         let read = SnapshotReader::open(&path).map(drop);
         send.send([opened, read, load(&path).map(drop)]).unwrap();
     });
-    let Ok(results) = receive.recv_timeout(Duration::from_secs(30)) else { panic!("opening blocks") };
+    let Ok(results) = receive.recv_timeout(Duration::from_secs(30)) else {
+        panic!("opening blocks")
+    };
     results.map(Result::unwrap_err).into()
 }
 
@@ -50,8 +57,11 @@ fn open_of_a_path_that_is_no_regular_file_leaves_it() {
     symlink(at("nothing"), at("dangling")).unwrap();
     symlink(at("pipe"), at("link")).unwrap();
     // Only root can make a device, and only root could replace the one that is there.
-    let device =
-        if make("mknod", &["c", "1", "3"], &at("device")) { at("device") } else { "/dev/null".into() };
+    let device = if make("mknod", &["c", "1", "3"], &at("device")) {
+        at("device")
+    } else {
+        "/dev/null".into()
+    };
     for (path, what) in [
         (at("directory"), "a directory"),
         (at("pipe"), "a named pipe"),
@@ -65,14 +75,23 @@ fn open_of_a_path_that_is_no_regular_file_leaves_it() {
         let name = path.canonicalize().unwrap_or_else(|_| path.clone()).display().to_string();
         for error in errors(&path) {
             assert!(matches!(error, SnapshotError::NotASnapshot { .. }), "{name}: {error}");
-            assert!(error.to_string().contains(&name) && error.to_string().contains(what), "{name}: {error}");
-            assert!(error.to_string().contains("choose another path") && !error.is_retryable(), "{error}");
+            assert!(
+                error.to_string().contains(&name) && error.to_string().contains(what),
+                "{name}: {error}"
+            );
+            assert!(
+                error.to_string().contains("choose another path") && !error.is_retryable(),
+                "{error}"
+            );
         }
         assert_eq!(identity(&path), before, "{}", path.display());
     }
     assert!(!at("nothing").exists());
     assert!(fs::symlink_metadata(at("pipe")).unwrap().file_type().is_fifo());
-    assert_eq!(fs::read_dir(&directory).unwrap().count(), if at("device").exists() { 6 } else { 5 });
+    assert_eq!(
+        fs::read_dir(&directory).unwrap().count(),
+        if at("device").exists() { 6 } else { 5 }
+    );
 }
 
 fn write_one(writer: &mut SnapshotWriter, version: u64) -> Result<(), SnapshotError> {
@@ -186,7 +205,10 @@ const CHANGES: [Change; 6] = [
         },
         "replaced",
     ),
-    (|path| OpenOptions::new().append(true).open(path).unwrap().write_all(b"a line").unwrap(), "written to"),
+    (
+        |path| OpenOptions::new().append(true).open(path).unwrap().write_all(b"a line").unwrap(),
+        "written to",
+    ),
 ];
 
 /// Calls `after` on a writer whose log another program has changed. It must return the error.
@@ -203,18 +225,26 @@ fn must_tell(after: impl Fn(&mut SnapshotWriter) -> Result<(), SnapshotError>) {
             change(&path);
             let (file, before) = (path.is_file().then(|| fs::read(&path).unwrap()), path.is_dir());
             let told = after(&mut writer);
-            let Err(error) = told else { panic!("change {number}, {policy:?}: it was not noticed") };
+            let Err(error) = told else {
+                panic!("change {number}, {policy:?}: it was not noticed")
+            };
             let text = error.to_string();
             assert!(matches!(error, SnapshotError::Interfered { .. }), "{text}");
             let path_and_cause =
                 text.contains(&format!("{:?}", path.display().to_string())) && text.contains(says);
-            assert!(path_and_cause && text.contains("open it again"), "change {number}, {policy:?}: {text}");
+            assert!(
+                path_and_cause && text.contains("open it again"),
+                "change {number}, {policy:?}: {text}"
+            );
             assert!(!error.is_retryable());
             // Every later call returns the error, and the present file is not touched.
             assert!(matches!(writer.sync(), Err(SnapshotError::Interfered { .. })));
             assert!(matches!(writer.compact(), Err(SnapshotError::Interfered { .. })));
             assert!(matches!(writer.close(), Err(SnapshotError::Interfered { .. })));
-            assert_eq!((path.is_file().then(|| fs::read(&path).unwrap()), path.is_dir()), (file, before));
+            assert_eq!(
+                (path.is_file().then(|| fs::read(&path).unwrap()), path.is_dir()),
+                (file, before)
+            );
         }
     }
 }
@@ -253,7 +283,9 @@ fn close_tells_that_the_file_was_changed() {
             }
             change(&path);
             let told = writer.close();
-            let Err(error) = told else { panic!("change {number}, {policy:?}: it was not noticed") };
+            let Err(error) = told else {
+                panic!("change {number}, {policy:?}: it was not noticed")
+            };
             let text = error.to_string();
             assert!(text.contains(says), "change {number}, {policy:?}: {text}");
         }
@@ -267,7 +299,8 @@ fn truncation_hidden_by_a_write_is_reported() {
     for policy in POLICIES {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
-        let (mut writer, _) = SnapshotWriter::open(&path, SnapshotOptions::new().sync(policy)).unwrap();
+        let (mut writer, _) =
+            SnapshotWriter::open(&path, SnapshotOptions::new().sync(policy)).unwrap();
         write_one(&mut writer, 1).unwrap();
         let len = writer.file_len();
         let file = File::options().write(true).open(&path).unwrap();

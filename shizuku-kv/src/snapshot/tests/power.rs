@@ -24,8 +24,8 @@ fn lives(seed: u64, random: &mut fastrand::Rng) {
     let mut durable = 0;
     for life in 0..6 {
         // A checkpoint that was begun when the power was lost.
-        let (mut writer, state) =
-            open_on(&disk, options).unwrap_or_else(|error| panic!("life {life}, {policy:?}: {error}"));
+        let (mut writer, state) = open_on(&disk, options)
+            .unwrap_or_else(|error| panic!("life {life}, {policy:?}: {error}"));
         let found = Point::of(&state);
         let place = points
             .iter()
@@ -44,8 +44,13 @@ fn lives(seed: u64, random: &mut fastrand::Rng) {
         }
         // Some of them in the midst of something that fails.
         if random.u8(0..3) == 0 {
-            let fault = if random.bool() { Fault::Short } else { Fault::Error(std::io::ErrorKind::Other) };
-            disk.plan(Plan { at: Some(random.u64(0..60)), count: random.u64(1..4), fault: Some(fault) });
+            let fault =
+                if random.bool() { Fault::Short } else { Fault::Error(std::io::ErrorKind::Other) };
+            disk.plan(Plan {
+                at: Some(random.u64(0..60)),
+                count: random.u64(1..4),
+                fault: Some(fault),
+            });
         }
         let at_end = write(&mut writer, random, &mut version, &mut points, &mut durable, policy);
         disk.plan(Plan::default());
@@ -139,8 +144,11 @@ fn power_lost_while_a_log_is_made_leaves_what_can_be_opened() {
                 disk.put(Path::new(PATH), b"");
             }
             for at in [at, random.u64(0..24)] {
-                let fault =
-                    if random.bool() { Fault::Short } else { Fault::Error(std::io::ErrorKind::Other) };
+                let fault = if random.bool() {
+                    Fault::Short
+                } else {
+                    Fault::Error(std::io::ErrorKind::Other)
+                };
                 disk.plan(Plan { at: Some(at), count: 1000, fault: Some(fault) });
                 let opened = open_on(&disk, options());
                 disk.plan(Plan::default());
@@ -148,7 +156,9 @@ fn power_lost_while_a_log_is_made_leaves_what_can_be_opened() {
                 drop(opened);
                 match load_on(&after) {
                     Ok(state) => assert_eq!(Point::of(&state), Point::empty()),
-                    Err(error) => assert!(matches!(error, SnapshotError::NotFound { .. }), "{error}"),
+                    Err(error) => {
+                        assert!(matches!(error, SnapshotError::NotFound { .. }), "{error}")
+                    }
                 }
                 disk = after;
             }
@@ -234,7 +244,11 @@ fn what_a_failed_sync_left_unwritten_is_not_taken_for_durable() {
     writer.checkpoint(Some(&cursor(1))).unwrap();
     writer.append(&put("b", b"2", 2)).unwrap();
     // The check of the file and the write succeed, the sync fails.
-    disk.plan(Plan { at: Some(3), count: 1, fault: Some(Fault::Error(std::io::ErrorKind::StorageFull)) });
+    disk.plan(Plan {
+        at: Some(3),
+        count: 1,
+        fault: Some(Fault::Error(std::io::ErrorKind::StorageFull)),
+    });
     assert!(matches!(writer.checkpoint(Some(&cursor(2))), Err(SnapshotError::Poisoned { .. })));
     drop(writer);
     disk.plan(Plan::default());

@@ -168,7 +168,8 @@ impl SimDisk {
     pub(super) fn wait_for_gate(&self, path: &str) {
         let gates = self.1.0.lock().unwrap();
         let is_free = |gates: &mut Gates| !gates.reached.contains(Path::new(path));
-        let (_gates, timeout) = self.1.1.wait_timeout_while(gates, Duration::from_secs(60), is_free).unwrap();
+        let (_gates, timeout) =
+            self.1.1.wait_timeout_while(gates, Duration::from_secs(60), is_free).unwrap();
         assert!(!timeout.timed_out(), "nobody comes to the gate at {path}");
     }
 
@@ -207,7 +208,11 @@ impl SimDisk {
     pub(super) fn put(&self, path: &Path, content: &[u8]) {
         self.with(|state| {
             let node = state.nodes.len();
-            state.nodes.push(Node { now: content.to_vec(), on_disk: content.to_vec(), ..Node::default() });
+            state.nodes.push(Node {
+                now: content.to_vec(),
+                on_disk: content.to_vec(),
+                ..Node::default()
+            });
             state.names.insert(path.to_owned(), node);
             state.names_on_disk.insert(path.to_owned(), node);
         });
@@ -292,7 +297,9 @@ impl Disk for SimDisk {
             state.refuse("open", path)?;
             state.openings += 1;
             let node = match (access, state.names.get(path)) {
-                (Access::Create, _) if state.creates_nothing => Err(io::ErrorKind::StorageFull.into()),
+                (Access::Create, _) if state.creates_nothing => {
+                    Err(io::ErrorKind::StorageFull.into())
+                }
                 (Access::Create, Some(_)) => Err(io::ErrorKind::AlreadyExists.into()),
                 (Access::Create, None) => {
                     let node = state.nodes.len();
@@ -379,7 +386,9 @@ impl DiskFile for SimFile {
                 None if std::mem::take(&mut state.shortens) => bytes.len() / 2,
                 None => bytes.len(),
                 Some(Fault::Error(kind)) => return Err(kind.into()),
-                Some(Fault::Short) if bytes.len() < 2 => return Err(io::ErrorKind::StorageFull.into()),
+                Some(Fault::Short) if bytes.len() < 2 => {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
                 Some(Fault::Short) => bytes.len() / 2,
             };
             let change = Change::Write { offset: offset as usize, bytes: bytes[..len].to_vec() };
@@ -432,7 +441,8 @@ impl DiskFile for SimFile {
             if result.is_ok() {
                 unsynced.iter().for_each(|change| change.apply(&mut node.on_disk));
             } else {
-                let lengths = unsynced.into_iter().filter(|change| matches!(change, Change::SetLen(_)));
+                let lengths =
+                    unsynced.into_iter().filter(|change| matches!(change, Change::SetLen(_)));
                 node.unsynced = lengths.collect();
             }
             result

@@ -110,7 +110,10 @@ fn opener_that_waits_for_a_lock_gets_the_file_of_that_name() {
                     write(&mut second, &mut point, 3);
                 }
                 Err(error) => {
-                    assert!(!first_is_closed && matches!(error, SnapshotError::Locked { .. }), "{error}");
+                    assert!(
+                        !first_is_closed && matches!(error, SnapshotError::Locked { .. }),
+                        "{error}"
+                    );
                 }
             }
             drop(first);

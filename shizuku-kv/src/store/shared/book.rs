@@ -193,7 +193,12 @@ impl Book {
         (std::mem::take(&mut self.wakers), std::mem::take(&mut self.due))
     }
 
-    pub(super) fn join(&mut self, interest: Interest, deadline: Deadline, mailbox: Arc<Mailbox>) -> ReaderId {
+    pub(super) fn join(
+        &mut self,
+        interest: Interest,
+        deadline: Deadline,
+        mailbox: Arc<Mailbox>,
+    ) -> ReaderId {
         let id = self.new_id();
         if let Some(error) = &self.closed {
             self.wakers.extend(mailbox.end(error));
@@ -244,7 +249,8 @@ impl Book {
         opened.phase = Phase::Syncing((!resumed).then(HashSet::new));
         opened.link = link;
         for id in opened.everybody() {
-            let Some(reader) = self.readers.get(&id).filter(|reader| reader.home == Some(feed)) else {
+            let Some(reader) = self.readers.get(&id).filter(|reader| reader.home == Some(feed))
+            else {
                 continue;
             };
             reader.mailbox.relink(&opened.link);
@@ -303,7 +309,8 @@ impl Book {
             let Some(reader) = self.readers.get_mut(&id) else { continue };
             if reader.home != Some(feed) {
                 (reader.next, reader.held) = (None, None);
-            } else if was_opening && error.is_retryable() && !reader.deadline.remaining().is_zero() {
+            } else if was_opening && error.is_retryable() && !reader.deadline.remaining().is_zero()
+            {
                 reader.home = None;
                 let interest = reader.interest.clone();
                 self.wait(id, interest);
@@ -313,8 +320,9 @@ impl Book {
             }
         }
         if was_opening && !error.is_retryable() {
-            let probed =
-                |id: &ReaderId| self.readers.get(id).is_some_and(|reader| reader.probe == Some(feed));
+            let probed = |id: &ReaderId| {
+                self.readers.get(id).is_some_and(|reader| reader.probe == Some(feed))
+            };
             let probed: Vec<_> = self.waiting.values().flatten().copied().filter(probed).collect();
             for id in probed {
                 self.end_reader(id, error);
@@ -426,7 +434,8 @@ impl Book {
         if self.waiting.len() <= MANY_WAITING || self.failing || self.replacement.is_some() {
             return;
         }
-        let keys: Vec<_> = self.waiting.keys().filter_map(|interest| interest.key().cloned()).collect();
+        let keys: Vec<_> =
+            self.waiting.keys().filter_map(|interest| interest.key().cloned()).collect();
         let waiting = self.waiting.iter().filter(|(interest, _)| interest.key().is_some());
         let readers: Vec<_> = waiting.flat_map(|(_, readers)| readers).copied().collect();
         let feed = self.register(covering(keys), true, None, None);
@@ -473,7 +482,10 @@ impl Book {
 
     fn caught_up(&mut self, feed: FeedId, cursor: WatchCursor) {
         let Some(current) = self.feeds.get_mut(&feed) else { return };
-        let Phase::Syncing(mentioned) = std::mem::replace(&mut current.phase, Phase::Current) else { return };
+        let Phase::Syncing(mentioned) = std::mem::replace(&mut current.phase, Phase::Current)
+        else {
+            return;
+        };
         let position = current.position();
         for id in current.everybody() {
             let Some(reader) = self.readers.get_mut(&id) else { continue };
@@ -558,7 +570,9 @@ impl Book {
     fn move_or_stay(&mut self, id: ReaderId, next: FeedId) {
         let incarnation = self.readers.get(&id).and_then(|reader| reader.incarnation);
         match self.feeds.get(&next) {
-            Some(feed) if feed.is_sound() && feed.incarnation() == incarnation => self.settle_in(id, next),
+            Some(feed) if feed.is_sound() && feed.incarnation() == incarnation => {
+                self.settle_in(id, next)
+            }
             _ => self.stay(id, next),
         }
     }

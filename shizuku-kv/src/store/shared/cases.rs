@@ -65,13 +65,15 @@ impl Table {
 
     fn put(&mut self, feed: FeedId, number: usize, position: u64) {
         let version = VersionToken::from_u64(position);
-        let entry = KvEntry::put(key(number), Bytes::from("value"), version, SystemTime::UNIX_EPOCH);
+        let entry =
+            KvEntry::put(key(number), Bytes::from("value"), version, SystemTime::UNIX_EPOCH);
         self.book.receive(feed, KvUpdate::Put(entry), cursor(1, position));
         self.collect();
     }
 
     fn link(&mut self, feed: FeedId, is_up: bool) {
-        let link = if is_up { WatchLink::Up } else { WatchLink::down(SystemTime::UNIX_EPOCH, "away") };
+        let link =
+            if is_up { WatchLink::Up } else { WatchLink::down(SystemTime::UNIX_EPOCH, "away") };
         self.book.relink(feed, &link);
         self.collect();
     }
@@ -241,8 +243,11 @@ fn what_a_state_has_not_is_left_to_the_feed_that_told_of_it() {
         table.join_key(number);
         table.catch_up(1, 10);
     }
-    let again =
-        table.openings.iter().map(|opening| opening.from.map(|from| from.position())).collect::<Vec<_>>();
+    let again = table
+        .openings
+        .iter()
+        .map(|opening| opening.from.map(|from| from.position()))
+        .collect::<Vec<_>>();
     assert_eq!(again, [Some(9)]);
 }
 
@@ -263,7 +268,8 @@ fn what_is_older_than_the_marker_is_not_told_by_a_feed_that_is_behind() {
 fn a_feed_for_many_serves_those_whose_own_is_still_being_opened() {
     let mut table = Table::default();
     let readers: Vec<_> = (0..1200).map(|number| table.join_key(number).1).collect();
-    let many = table.openings.iter().position(|opening| matches!(opening.scope, WatchScope::Prefixes(_)));
+    let many =
+        table.openings.iter().position(|opening| matches!(opening.scope, WatchScope::Prefixes(_)));
     let many = table.openings.remove(many.unwrap());
     // 16 have their own, and the next 16 wait for either.
     for _ in 0..16 {

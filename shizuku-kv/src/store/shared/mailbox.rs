@@ -136,8 +136,10 @@ impl Contents {
             Some(entry) => {
                 let key = entry.key.clone();
                 // What the marker stands on stays before it.
-                let superseded =
-                    self.newest.insert(key, place).filter(|old| self.marker.is_none_or(|m| *old > m));
+                let superseded = self
+                    .newest
+                    .insert(key, place)
+                    .filter(|old| self.marker.is_none_or(|m| *old > m));
                 if let Some(old) = superseded {
                     self.items.remove(&old);
                 }
@@ -177,7 +179,8 @@ mod tests {
 
     fn put(mailbox: &Mailbox, key: &str, position: u64) {
         let version = VersionToken::from_u64(position);
-        let entry = KvEntry::put(Key::new(key).unwrap(), Bytes::new(), version, SystemTime::UNIX_EPOCH);
+        let entry =
+            KvEntry::put(Key::new(key).unwrap(), Bytes::new(), version, SystemTime::UNIX_EPOCH);
         push(mailbox, KvUpdate::Put(entry), position);
     }
 
@@ -189,7 +192,8 @@ mod tests {
     /// The position of each update, and 0 for the marker.
     fn read(mailbox: &Mailbox) -> Vec<u64> {
         let mut read = Vec::new();
-        while let Poll::Ready(Some(Ok((update, _)))) = mailbox.poll_next(&Context::from_waker(Waker::noop()))
+        while let Poll::Ready(Some(Ok((update, _)))) =
+            mailbox.poll_next(&Context::from_waker(Waker::noop()))
         {
             read.push(update.into_entry().map_or(0, |entry| entry.version.as_u64().unwrap()));
         }
@@ -232,6 +236,9 @@ mod tests {
         }
         assert_eq!(read(&mailbox), [1]);
         let context = Context::from_waker(Waker::noop());
-        assert!(matches!(mailbox.poll_next(&context), Poll::Ready(None)), "the error was read above");
+        assert!(
+            matches!(mailbox.poll_next(&context), Poll::Ready(None)),
+            "the error was read above"
+        );
     }
 }

@@ -45,7 +45,9 @@ use tokio::sync::watch;
 use self::book::{Book, Ended, FeedId, Interest, Opening, ReaderId};
 use self::mailbox::Mailbox;
 pub(crate) use self::upkeep::{Follower, Following, Upkeep};
-use super::{Deadline, KvError, KvResult, KvStore, KvWatcher, Watch, WatchCursor, WatchLink, WatchScope};
+use super::{
+    Deadline, KvError, KvResult, KvStore, KvWatcher, Watch, WatchCursor, WatchLink, WatchScope,
+};
 
 const OPERATION: &str = "watch";
 
@@ -305,8 +307,12 @@ impl Feed {
         let store = self.hub.backend.name();
         match self.hub.with(|book| book.end(self.id, &error)) {
             Ended::Trouble => tracing::warn!(store, %error, "a watch cannot be opened"),
-            Ended::Nothing => tracing::debug!(store, %error, "a watch cannot be opened, or was of no use"),
-            Ended::Readers(readers) => tracing::warn!(store, readers, %error, "a shared watch has ended"),
+            Ended::Nothing => {
+                tracing::debug!(store, %error, "a watch cannot be opened, or was of no use")
+            }
+            Ended::Readers(readers) => {
+                tracing::warn!(store, readers, %error, "a shared watch has ended")
+            }
         }
     }
 

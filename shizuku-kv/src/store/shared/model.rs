@@ -10,7 +10,8 @@ use bytes::Bytes;
 use super::book::{Book, FeedId, Interest, Opening, ReaderId};
 use super::mailbox::Mailbox;
 use crate::store::{
-    Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, VersionToken, WatchCursor, WatchLink, WatchScope,
+    Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, VersionToken, WatchCursor, WatchLink,
+    WatchScope,
 };
 
 /// A store as its watches see it: everything that was ever written.
@@ -78,7 +79,9 @@ impl SimulatedReader {
     fn wanted<'l>(&self, log: &'l Log) -> Vec<(&'l Key, &'l u64)> {
         match &self.interest {
             Interest::Key(key) => log.newest.get_key_value(key).into_iter().collect(),
-            Interest::Scope(scope) => log.newest.iter().filter(|(key, _)| scope.matches(key)).collect(),
+            Interest::Scope(scope) => {
+                log.newest.iter().filter(|(key, _)| scope.matches(key)).collect()
+            }
         }
     }
 
@@ -93,7 +96,11 @@ impl SimulatedReader {
         };
         assert!(self.mailbox.is_open(), "nobody was told that the feed is there");
         let incarnation = cursor.incarnation()[0];
-        assert_eq!(*self.incarnation.get_or_insert(incarnation), incarnation, "two stores in one watch");
+        assert_eq!(
+            *self.incarnation.get_or_insert(incarnation),
+            incarnation,
+            "two stores in one watch"
+        );
         match update.into_entry() {
             None => {
                 assert!(!std::mem::replace(&mut self.caught_up, true), "two markers");
@@ -143,8 +150,9 @@ struct World {
 
 impl World {
     fn new(seed: u64, keys: usize) -> Self {
-        let keys =
-            (0..keys).map(|number| Key::new(format!("area{}.{number}", number % 3)).unwrap()).collect();
+        let keys = (0..keys)
+            .map(|number| Key::new(format!("area{}.{number}", number % 3)).unwrap())
+            .collect();
         Self {
             random: fastrand::Rng::with_seed(seed),
             book: Book::default(),
@@ -218,14 +226,17 @@ impl World {
         if self.fails && self.random.u8(0..20) == 0 {
             let error = match self.random.bool() {
                 true => KvError::Closed { operation: "test" },
-                false => KvError::Unavailable { operation: "test", reason: String::new(), source: None },
+                false => {
+                    KvError::Unavailable { operation: "test", reason: String::new(), source: None }
+                }
             };
             self.book.end(feed, &error);
             return;
         }
         // Now and then a cursor has expired, and the state comes.
-        let from =
-            from.filter(|from| from.incarnation()[0] == self.log.incarnation && self.random.u8(0..4) > 0);
+        let from = from.filter(|from| {
+            from.incarnation()[0] == self.log.incarnation && self.random.u8(0..4) > 0
+        });
         let start = from.map_or(0, |from| from.position());
         let is_owed = |key: &Key| scope.matches(key) && self.log.newest(key) > Some(start);
         let owed = self.log.newest.keys().filter(|key| is_owed(key)).cloned().collect();
@@ -248,7 +259,8 @@ impl World {
     fn relink(&mut self, feed: FeedId, down: bool) {
         let Some(watch) = self.watches.get_mut(&feed) else { return };
         if std::mem::replace(&mut watch.down, down) != down {
-            let link = if down { WatchLink::down(SystemTime::UNIX_EPOCH, "away") } else { WatchLink::Up };
+            let link =
+                if down { WatchLink::down(SystemTime::UNIX_EPOCH, "away") } else { WatchLink::Up };
             self.book.relink(feed, &link);
         }
     }
@@ -287,7 +299,12 @@ impl World {
             let entry = if *is_value {
                 KvEntry::put(key.clone(), Bytes::from("value"), version, SystemTime::UNIX_EPOCH)
             } else {
-                KvEntry::tombstone(key.clone(), KvOperation::Delete, version, SystemTime::UNIX_EPOCH)
+                KvEntry::tombstone(
+                    key.clone(),
+                    KvOperation::Delete,
+                    version,
+                    SystemTime::UNIX_EPOCH,
+                )
             };
             self.book.receive(feed, KvUpdate::from(entry), self.log.cursor(watch.position));
             return true;
@@ -397,7 +414,12 @@ fn run(seed: u64, keys: usize, steps: usize, crowd: usize) {
     world.quiet();
     world.check();
     // The two scopes, four feeds of few keys, four of many, one of prefixes.
-    assert!(world.watches.len() <= 11, "{} feeds are left: {}", world.watches.len(), world.book.summary());
+    assert!(
+        world.watches.len() <= 11,
+        "{} feeds are left: {}",
+        world.watches.len(),
+        world.book.summary()
+    );
     while !world.readers.is_empty() {
         world.leave();
         world.settle();

@@ -46,8 +46,9 @@ mod tests {
         assert_eq!(covering(one.clone()), WatchScope::Key(one[0].clone()));
         let few = keys((0..EXACT_KEYS).map(|n| format!("a.{n}")));
         assert_eq!(covering(few.clone()), WatchScope::Keys(few));
-        let numbered =
-            |count: usize, tenants: usize| keys((0..count).map(|n| format!("user.{}.{n}", n % tenants)));
+        let numbered = |count: usize, tenants: usize| {
+            keys((0..count).map(|n| format!("user.{}.{n}", n % tenants)))
+        };
         assert_eq!(covering(numbered(100, 2)), WatchScope::prefixes(["user.0.", "user.1."]));
         assert_eq!(covering(numbered(100, 17)), WatchScope::prefixes(["user."]));
         let mut mixed = numbered(100, 2);

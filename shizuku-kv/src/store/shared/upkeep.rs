@@ -150,7 +150,8 @@ impl Upkeep {
         for page in turn.chunks(PAGE) {
             let keys: Vec<_> = page.iter().map(|follower| follower.key.clone()).collect();
             let deadline = Deadline::after(Deadline::DEFAULT);
-            let entries = deadline.bound("get_many", None, self.backend.entries(&keys, deadline)).await?;
+            let entries =
+                deadline.bound("get_many", None, self.backend.entries(&keys, deadline)).await?;
             for (follower, entry) in page.iter().zip(entries) {
                 let before = follower.heard();
                 if before != Some(heard(entry.as_ref())) {
@@ -191,7 +192,8 @@ impl Followers {
         let from = if is_all { 0 } else { self.turn };
         let behind = self.by_id.range((Bound::Excluded(from), Bound::Unbounded));
         let before = self.by_id.range(..=from);
-        let turn = behind.chain(before).take(MOST_KEYS).map(|(id, follower)| (*id, Arc::clone(follower)));
+        let turn =
+            behind.chain(before).take(MOST_KEYS).map(|(id, follower)| (*id, Arc::clone(follower)));
         let turn: Vec<_> = turn.collect();
         self.turn = turn.last().map_or(0, |(id, _)| *id);
         (turn.into_iter().map(|(_, follower)| follower).collect(), is_all)

@@ -10,8 +10,8 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess,
-    Visitor,
+    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
 };
 
 /// How deep values may nest; options and enums count as well. In a debug build a struct of twenty fields takes up to
@@ -196,7 +196,11 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
         self.inner.deserialize_map(visitor)
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, D::Error> {
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
         self.bounds.asked.set("");
         let visitor = self.wrap(visitor);
         self.inner.deserialize_tuple(length, visitor)
@@ -230,7 +234,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
     ) -> Result<V::Value, D::Error> {
         self.bounds.asked.set("");
         let visitor = self.wrap(visitor);
-        self.bounds.declaring((name, &[]), self.inner.deserialize_tuple_struct(name, length, visitor))
+        self.bounds
+            .declaring((name, &[]), self.inner.deserialize_tuple_struct(name, length, visitor))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -252,7 +257,8 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Bounded<'_, D> {
     ) -> Result<V::Value, D::Error> {
         self.bounds.asked.set("");
         let visitor = self.wrap(visitor);
-        self.bounds.declaring((name, variants), self.inner.deserialize_enum(name, variants, visitor))
+        self.bounds
+            .declaring((name, variants), self.inner.deserialize_enum(name, variants, visitor))
     }
 }
 
@@ -308,18 +314,23 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Bounded<'_, V> {
     }
 
     /// No level: a type cannot be made of itself alone.
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<V::Value, D::Error> {
+    fn visit_newtype_struct<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<V::Value, D::Error> {
         let deserializer = self.wrap(deserializer);
         self.inner.visit_newtype_struct(deserializer)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<V::Value, A::Error> {
-        let elements = Bounded { inner: elements, bounds: self.bounds, is_collection: self.is_collection };
+        let elements =
+            Bounded { inner: elements, bounds: self.bounds, is_collection: self.is_collection };
         self.bounds.descend(|| self.inner.visit_seq(elements))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<V::Value, A::Error> {
-        let entries = Bounded { inner: entries, bounds: self.bounds, is_collection: self.is_collection };
+        let entries =
+            Bounded { inner: entries, bounds: self.bounds, is_collection: self.is_collection };
         self.bounds.descend(|| self.inner.visit_map(entries))
     }
 
@@ -332,7 +343,10 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Bounded<'_, V> {
 impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
     type Error = A::Error;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, A::Error> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, A::Error> {
         let seed = self.wrap(seed);
         let element = self.inner.next_element_seed(seed)?;
         if self.is_collection && element.is_some() {
@@ -349,7 +363,10 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Bounded<'_, A> {
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Bounded<'_, A> {
     type Error = A::Error;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, A::Error> {
         let seed = self.wrap(seed);
         let key = self.inner.next_key_seed(seed)?;
         if self.is_collection && key.is_some() {
@@ -372,7 +389,10 @@ impl<'de, 'b, A: EnumAccess<'de>> EnumAccess<'de> for Bounded<'b, A> {
     type Error = A::Error;
     type Variant = Bounded<'b, A::Variant>;
 
-    fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self::Variant), A::Error> {
+    fn variant_seed<T: DeserializeSeed<'de>>(
+        self,
+        seed: T,
+    ) -> Result<(T::Value, Self::Variant), A::Error> {
         let (bounds, seed) = (self.bounds, self.wrap(seed));
         let (value, variant) = self.inner.variant_seed(seed)?;
         Ok((value, Bounded { inner: variant, bounds, is_collection: false }))
@@ -391,7 +411,11 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
         self.inner.newtype_variant_seed(seed)
     }
 
-    fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, A::Error> {
+    fn tuple_variant<V: Visitor<'de>>(
+        self,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value, A::Error> {
         let visitor = self.wrap(visitor);
         self.inner.tuple_variant(length, visitor)
     }

@@ -40,7 +40,9 @@ pub fn to_bytes<T: CanSerialize + ?Sized>(value: &T) -> Result<Bytes, EncodeErro
         match (limits.refusal(None), error.classify()) {
             (Some(refusal), _) => EncodeError::new(format!("JSON: {refusal}")),
             // A message of the type's own code can quote any part of the value.
-            (None, Category::Data | Category::Io) => EncodeError::new("the type refuses to be serialized"),
+            (None, Category::Data | Category::Io) => {
+                EncodeError::new("the type refuses to be serialized")
+            }
             (None, Category::Syntax | Category::Eof) => EncodeError::new(without_position(&error)),
         }
     })
@@ -205,9 +207,10 @@ fn texts(bytes: &[u8]) -> Option<Vec<Text>> {
     while let Some(rest) = bytes.get(place..).filter(|rest| !rest.is_empty()) {
         let length = match rest[0] {
             b'"' => length_of_string(rest),
-            b'-' | b'0'..=b'9' => {
-                rest.iter().take_while(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte)).count()
-            }
+            b'-' | b'0'..=b'9' => rest
+                .iter()
+                .take_while(|byte| byte.is_ascii_digit() || b"+-.eE".contains(byte))
+                .count(),
             other => {
                 match other {
                     b'{' | b'[' => open.push(HashSet::new()),

@@ -10,8 +10,8 @@
 use std::cell::Cell;
 
 use serde::ser::{
-    Error, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple,
-    SerializeTupleStruct, SerializeTupleVariant, Serializer,
+    Error, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant,
+    SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
 /// The distinctions that the reader of a format makes, and its limits.
@@ -55,8 +55,11 @@ impl Limits {
     /// well. The error of the serializer cannot carry the limit, because its text could be the
     /// type's own.
     pub(super) fn refusal(&self, written: Option<usize>) -> Option<&'static str> {
-        let most =
-            self.format.empty_elements.zip(written).map(|(empty, length)| length.saturating_add(empty));
+        let most = self
+            .format
+            .empty_elements
+            .zip(written)
+            .map(|(empty, length)| length.saturating_add(empty));
         let has_too_many = most.is_some_and(|most| self.elements.get() > most);
         self.refusal.get().or(has_too_many.then_some("too many elements that take no bytes"))
     }
@@ -301,7 +304,11 @@ impl<'l, S: Serializer> Serializer for Limited<'l, S> {
         self.open(1, |inner| inner.serialize_map(length))
     }
 
-    fn serialize_struct(self, name: &'static str, length: usize) -> Result<Self::SerializeStruct, S::Error> {
+    fn serialize_struct(
+        self,
+        name: &'static str,
+        length: usize,
+    ) -> Result<Self::SerializeStruct, S::Error> {
         self.open(1, |inner| inner.serialize_struct(name, length))
     }
 

@@ -57,7 +57,9 @@ fn translate(error: &decode::Error, bounds: &Bounds, bytes: &[u8]) -> DecodeErro
         return DecodeError::new(format!("MessagePack: {refusal}"));
     }
     match error {
-        decode::Error::InvalidMarkerRead(_) | decode::Error::InvalidDataRead(_) if bytes.is_empty() => {
+        decode::Error::InvalidMarkerRead(_) | decode::Error::InvalidDataRead(_)
+            if bytes.is_empty() =>
+        {
             DecodeError::new("the value is empty")
         }
         decode::Error::InvalidMarkerRead(_) | decode::Error::InvalidDataRead(_) => {

@@ -248,7 +248,8 @@ mod tests {
 
     #[test]
     fn text_that_is_not_utf8_is_refused_where_it_stops_to_be() {
-        let error = String::from_bytes(&Bytes::from_static(b"hunter2\xff")).map_err(|error| error.offset());
+        let error =
+            String::from_bytes(&Bytes::from_static(b"hunter2\xff")).map_err(|error| error.offset());
         assert_eq!(error, Err(Some(7)));
     }
 }

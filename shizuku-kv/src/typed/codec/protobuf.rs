@@ -27,7 +27,8 @@ pub fn from_bytes<T: CanDecode>(bytes: &Bytes) -> Result<T, DecodeError> {
     let mut rest = bytes.clone();
     T::decode(&mut rest).map_err(|error| {
         let place = bytes.len() - rest.len();
-        DecodeError::new(shown(&format!("{error:?}")).unwrap_or_else(|| OPAQUE.to_owned())).at_offset(place)
+        DecodeError::new(shown(&format!("{error:?}")).unwrap_or_else(|| OPAQUE.to_owned()))
+            .at_offset(place)
     })
 }
 
@@ -84,7 +85,9 @@ fn wire_type(text: &str) -> Option<&'static str> {
 }
 
 fn is_identifier(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 120 && name.chars().all(|c| c.is_alphanumeric() || "_#".contains(c))
+    !name.is_empty()
+        && name.len() <= 120
+        && name.chars().all(|c| c.is_alphanumeric() || "_#".contains(c))
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ pub(super) fn harmless(message: &str) -> Option<String> {
         let (kind, expected) = found_and_expected(rest)?;
         // Types in the wild put the error of their parser here, which can quote what it parsed.
         return Some(match expected {
-            "i8" | "i16" | "i32" | "i64" | "i128" | "isize" | "u8" | "u16" | "u32" | "u64" | "u128"
-            | "usize" | "f32" | "f64" | "a character" => {
+            "i8" | "i16" | "i32" | "i64" | "i128" | "isize" | "u8" | "u16" | "u32" | "u64"
+            | "u128" | "usize" | "f32" | "f64" | "a character" => {
                 format!("invalid value: {kind}, expected {expected}")
             }
             _ => format!("invalid value: {kind}"),
@@ -38,7 +38,9 @@ pub(super) fn harmless(message: &str) -> Option<String> {
     for what in ["unknown variant", "unknown field"] {
         if let Some(rest) = message.strip_prefix(what) {
             let rest = rest.strip_prefix(" `")?;
-            if rest.ends_with("`, there are no variants") || rest.ends_with("`, there are no fields") {
+            if rest.ends_with("`, there are no variants")
+                || rest.ends_with("`, there are no fields")
+            {
                 return Some(what.to_owned());
             }
             // The name that was found stands before the list and can contain anything; nothing follows the list.
@@ -76,8 +78,10 @@ fn found_and_expected(rest: &str) -> Option<(&'static str, &str)> {
         ("boolean", literal.strip_prefix("true`").or_else(|| literal.strip_prefix("false`"))?)
     } else if let Some(literal) = rest.strip_prefix("integer `") {
         let after = after_number(literal)?;
-        let after =
-            after.strip_prefix(" as i128").or_else(|| after.strip_prefix(" as u128")).unwrap_or(after);
+        let after = after
+            .strip_prefix(" as i128")
+            .or_else(|| after.strip_prefix(" as u128"))
+            .unwrap_or(after);
         ("integer", after)
     } else if let Some(literal) = rest.strip_prefix("floating point `") {
         ("floating point", after_number(literal)?)
@@ -110,7 +114,8 @@ fn after_quoted(literal: &str) -> Option<&str> {
 
 fn after_number(literal: &str) -> Option<&str> {
     let (number, after) = literal.split_once('`')?;
-    (!number.is_empty() && number.chars().all(|c| c.is_ascii_digit() || "+-.eE".contains(c))).then_some(after)
+    (!number.is_empty() && number.chars().all(|c| c.is_ascii_digit() || "+-.eE".contains(c)))
+        .then_some(after)
 }
 
 /// What a type says that it expects: a short phrase, not something that quotes.
@@ -129,7 +134,9 @@ fn listed(list: &str) -> Option<&str> {
     };
     names
         .split(separator)
-        .all(|name| name.strip_prefix('`').and_then(|name| name.strip_suffix('`')).is_some_and(is_name))
+        .all(|name| {
+            name.strip_prefix('`').and_then(|name| name.strip_suffix('`')).is_some_and(is_name)
+        })
         .then_some(list)
 }
 
@@ -211,7 +218,8 @@ pub(super) fn is_vocabulary(word: &str) -> bool {
         "variant",
         "with",
     ];
-    WORDS.binary_search(&word).is_ok() || (word.len() <= 2 && word.bytes().all(|byte| byte.is_ascii_digit()))
+    WORDS.binary_search(&word).is_ok()
+        || (word.len() <= 2 && word.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -221,25 +229,46 @@ mod tests {
     #[test]
     fn what_the_type_says_is_kept() {
         for (message, kept) in [
-            ("invalid type: string \"hunter2\", expected u16", "invalid type: string, expected u16"),
-            ("invalid type: string \"\\\"`\\\\\", expected u16", "invalid type: string, expected u16"),
+            (
+                "invalid type: string \"hunter2\", expected u16",
+                "invalid type: string, expected u16",
+            ),
+            (
+                "invalid type: string \"\\\"`\\\\\", expected u16",
+                "invalid type: string, expected u16",
+            ),
             ("invalid type: character `\"`, expected u16", "invalid type: character, expected u16"),
             (
                 "invalid type: boolean `true`, expected struct Config",
                 "invalid type: boolean, expected struct Config",
             ),
-            ("invalid type: integer `-7` as i128, expected a map", "invalid type: integer, expected a map"),
+            (
+                "invalid type: integer `-7` as i128, expected a map",
+                "invalid type: integer, expected a map",
+            ),
             (
                 "invalid type: floating point `-7.25e3`, expected a map",
                 "invalid type: floating point, expected a map",
             ),
-            ("invalid type: byte array, expected a map", "invalid type: byte array, expected a map"),
-            ("invalid value: integer `70000`, expected u16", "invalid value: integer, expected u16"),
+            (
+                "invalid type: byte array, expected a map",
+                "invalid type: byte array, expected a map",
+            ),
+            (
+                "invalid value: integer `70000`, expected u16",
+                "invalid value: integer, expected u16",
+            ),
             ("invalid value: string \"hunter2\", expected hunter3", "invalid value: string"),
-            ("invalid length 1, expected a tuple of size 2", "invalid length 1, expected a tuple of size 2"),
+            (
+                "invalid length 1, expected a tuple of size 2",
+                "invalid length 1, expected a tuple of size 2",
+            ),
             ("missing field `url`", "missing field `url`"),
             ("duplicate field `url`", "duplicate field `url`"),
-            ("unknown variant `hunter2`, expected `a` or `b`", "unknown variant, expected `a` or `b`"),
+            (
+                "unknown variant `hunter2`, expected `a` or `b`",
+                "unknown variant, expected `a` or `b`",
+            ),
             ("unknown field ``, expected `x`, expected `a`", "unknown field, expected `a`"),
             (
                 "unknown field `hunter2`, expected one of `a`, `b`, `c`",

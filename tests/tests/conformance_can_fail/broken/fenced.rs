@@ -21,11 +21,12 @@ impl BrokenStore {
     async fn refuse(&self, key: &Key, token: FencingToken, deadline: Deadline) -> KvResult<()> {
         let refused = |newest| Err(KvError::Fenced { key: key.clone(), token, newest });
         match self.fault {
-            Fault::FenceRefusesEqual => match self.newest(key, deadline).await?.and_then(|entry| entry.fence)
-            {
-                Some(newest) if newest == token => refused(newest),
-                _ => Ok(()),
-            },
+            Fault::FenceRefusesEqual => {
+                match self.newest(key, deadline).await?.and_then(|entry| entry.fence) {
+                    Some(newest) if newest == token => refused(newest),
+                    _ => Ok(()),
+                }
+            }
             Fault::FenceOfStore => {
                 let mut memory = self.memory.lock().unwrap();
                 let newest = memory.newest_token.max(Some(token)).unwrap_or(token);
@@ -112,8 +113,12 @@ impl KvFenced for BrokenStore {
             let before = self.newest(&key, deadline).await?;
             let is_live = before.as_ref().is_some_and(|entry| !entry.is_tombstone());
             let answer = match self.fault {
-                Fault::FencedSwapsIgnoreVersions => fenced.put(&key, value.clone(), token, deadline).await,
-                Fault::FencedCreateForgets if !is_live => writer.create(&key, value.clone(), deadline).await,
+                Fault::FencedSwapsIgnoreVersions => {
+                    fenced.put(&key, value.clone(), token, deadline).await
+                }
+                Fault::FencedCreateForgets if !is_live => {
+                    writer.create(&key, value.clone(), deadline).await
+                }
                 Fault::FenceComparedLast if is_live => {
                     Err(KvError::AlreadyExists { key: key.clone(), found: None })
                 }
@@ -132,12 +137,15 @@ impl KvFenced for BrokenStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(async move {
-            let (key, value, expected) = (self.key(key)?, self.value(value), self.expected(expected));
+            let (key, value, expected) =
+                (self.key(key)?, self.value(value), self.expected(expected));
             self.refuse(&key, token, deadline).await?;
             let (fenced, writer) = (self.fencing()?, self.writing()?);
             let found = self.newest(&key, deadline).await?.map(|entry| entry.version);
             let answer = match self.fault {
-                Fault::FencedSwapsIgnoreVersions => fenced.put(&key, value.clone(), token, deadline).await,
+                Fault::FencedSwapsIgnoreVersions => {
+                    fenced.put(&key, value.clone(), token, deadline).await
+                }
                 Fault::FenceComparedLast if found != Some(expected) => {
                     Err(KvError::RevisionMismatch { key: key.clone(), expected, found })
                 }
@@ -160,7 +168,9 @@ impl KvFenced for BrokenStore {
             let answer = match self.fault {
                 Fault::FencedDeleteForgets => writer.delete(&key, deadline).await,
                 Fault::FencedDeleteNeedsValue => match self.newest(&key, deadline).await? {
-                    Some(entry) if !entry.is_tombstone() => fenced.delete(&key, token, deadline).await,
+                    Some(entry) if !entry.is_tombstone() => {
+                        fenced.delete(&key, token, deadline).await
+                    }
                     _ => {
                         let reason = "absent".to_owned();
                         Err(KvError::Backend { operation: "fenced delete", reason, source: None })

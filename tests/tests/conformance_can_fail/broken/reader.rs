@@ -9,8 +9,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use shizuku_kv::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvOperation, KvReader, KvResult,
-    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken, WatchScope,
+    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvOperation, KvReader,
+    KvResult, KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken,
+    WatchScope,
 };
 
 use super::{Fault, Memory, modest};
@@ -43,13 +44,15 @@ impl BrokenStore {
                 entry.operation = KvOperation::Delete;
             }
             Fault::CutsAtZero => {
-                let end = entry.value.iter().position(|byte| *byte == 0).unwrap_or(entry.value.len());
+                let end =
+                    entry.value.iter().position(|byte| *byte == 0).unwrap_or(entry.value.len());
                 entry.value = entry.value.slice(..end);
             }
             Fault::LimitLies => entry.value = entry.value.slice(..entry.value.len().min(1000)),
             Fault::OneVersion => entry.version = VersionToken::from_u64(1),
             Fault::ShiftedVersions => {
-                entry.version = VersionToken::from_u64(entry.version.as_u64().unwrap_or(0) + 1_000_000);
+                entry.version =
+                    VersionToken::from_u64(entry.version.as_u64().unwrap_or(0) + 1_000_000);
             }
             Fault::FenceHidden => entry.fence = None,
             Fault::ExpiryForgotten if entry.operation == KvOperation::Expire => return None,
@@ -75,7 +78,9 @@ impl BrokenStore {
             _ => prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())),
         };
         match scope {
-            WatchScope::Key(one) if self.fault == Fault::KeyHasChildren => key.starts_with(one.as_str()),
+            WatchScope::Key(one) if self.fault == Fault::KeyHasChildren => {
+                key.starts_with(one.as_str())
+            }
             WatchScope::Prefix(prefix) => any(std::slice::from_ref(prefix)),
             WatchScope::Prefixes(prefixes) => any(prefixes),
             scope => scope.matches(key),
@@ -121,7 +126,8 @@ impl BrokenStore {
         match self.fault {
             _ if self.breaks_scopes() => {
                 let all = self.inner.scan(WatchScope::All, deadline);
-                let selected = move |entry: &KvEntry| std::future::ready(this.selects(&scope, &entry.key));
+                let selected =
+                    move |entry: &KvEntry| std::future::ready(this.selects(&scope, &entry.key));
                 KvStream::new(all.try_filter(selected))
             }
             Fault::OverlapsTwice => match scope {
@@ -173,17 +179,21 @@ impl BrokenStore {
                 Err(error) => KvStream::error(error),
             })),
             Fault::ScanHangs => KvStream::new(stream::pending()),
-            Fault::ScanEndsEarly if deadline < Duration::from_millis(10) => KvStream::new(all.take(3)),
-            Fault::GoneIsEmpty => KvStream::new(
-                all.filter(|item| std::future::ready(!matches!(item, Err(KvError::StoreNotFound { .. })))),
-            ),
+            Fault::ScanEndsEarly if deadline < Duration::from_millis(10) => {
+                KvStream::new(all.take(3))
+            }
+            Fault::GoneIsEmpty => KvStream::new(all.filter(|item| {
+                std::future::ready(!matches!(item, Err(KvError::StoreNotFound { .. })))
+            })),
             _ => all,
         }
     }
 }
 
 /// What was collected, item by item.
-fn flatten(all: impl Future<Output = KvResult<Vec<KvEntry>>> + Send + 'static) -> KvStream<KvEntry> {
+fn flatten(
+    all: impl Future<Output = KvResult<Vec<KvEntry>>> + Send + 'static,
+) -> KvStream<KvEntry> {
     KvStream::new(stream::once(all).flat_map(|all| match all {
         Ok(all) => stream::iter(all.into_iter().map(Ok).collect::<Vec<_>>()),
         Err(error) => stream::iter(vec![Err(error)]),
@@ -247,15 +257,22 @@ impl KvStore for BrokenStore {
 }
 
 impl KvReader for BrokenStore {
-    fn entry<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
+    fn entry<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         Box::pin(self.read(key, deadline))
     }
 
     fn time(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
         Box::pin(async move {
             let time = self.inner.time(deadline).await?;
-            let late =
-                if self.fault == Fault::SlowClock { Duration::from_secs(3600) } else { Duration::ZERO };
+            let late = if self.fault == Fault::SlowClock {
+                Duration::from_secs(3600)
+            } else {
+                Duration::ZERO
+            };
             Ok(time.and_then(|time| time.checked_sub(late)))
         })
     }
@@ -305,12 +322,14 @@ impl KvReader for BrokenStore {
         flatten(async move {
             let mut entries = this.inner.history(key.clone(), deadline).try_collect().await;
             entries = this.gone(entries, Vec::new());
-            let mut entries: Vec<_> = entries?.into_iter().filter_map(|entry| this.shown(entry)).collect();
+            let mut entries: Vec<_> =
+                entries?.into_iter().filter_map(|entry| this.shown(entry)).collect();
             match this.fault {
                 Fault::HistoryBackwards => entries.reverse(),
                 Fault::HistoryIsOne => entries = entries.pop().into_iter().collect(),
                 Fault::HistoryOfChildren => {
-                    let children = this.inner.keys(WatchScope::prefix(format!("{key}.")), deadline.limit());
+                    let children =
+                        this.inner.keys(WatchScope::prefix(format!("{key}.")), deadline.limit());
                     for child in children.try_collect().await? {
                         entries.extend(this.inner.history(child, deadline).try_collect().await?);
                     }

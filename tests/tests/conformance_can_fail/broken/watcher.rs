@@ -9,7 +9,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use shizuku_kv::{
-    Deadline, KvEntry, KvError, KvOperation, KvResult, KvUpdate, KvWatcher, Watch, WatchCursor, WatchScope,
+    Deadline, KvEntry, KvError, KvOperation, KvResult, KvUpdate, KvWatcher, Watch, WatchCursor,
+    WatchScope,
 };
 
 use super::reader::BrokenStore;
@@ -81,7 +82,8 @@ impl BrokenStore {
         if !self.breaks_scopes() {
             return Ok(items(watcher.watch(scope, from, deadline).await?));
         }
-        let (this, all) = (self.clone(), items(watcher.watch(WatchScope::All, from, deadline).await?));
+        let (this, all) =
+            (self.clone(), items(watcher.watch(WatchScope::All, from, deadline).await?));
         Ok(replace(all, move |item| {
             let out = entry(&item).is_some_and(|entry| !this.selects(&scope, &entry.key));
             if out { Vec::new() } else { vec![item] }
@@ -96,7 +98,8 @@ impl BrokenStore {
                 WatchScope::Prefixes(prefixes) => {
                     replace(items, move |item| match entry(&item).map(|entry| entry.key.clone()) {
                         Some(key) => {
-                            let times = prefixes.iter().filter(|prefix| key.starts_with(prefix.as_str()));
+                            let times =
+                                prefixes.iter().filter(|prefix| key.starts_with(prefix.as_str()));
                             vec![item; times.count()]
                         }
                         None => vec![item],
@@ -109,7 +112,8 @@ impl BrokenStore {
                 let mut in_state = true;
                 all = replace(all, move |item| {
                     in_state &= !is_marker(&item);
-                    let out = in_state && entry(&item).is_some_and(|entry| !scope.matches(&entry.key));
+                    let out =
+                        in_state && entry(&item).is_some_and(|entry| !scope.matches(&entry.key));
                     if out { Vec::new() } else { vec![item] }
                 });
                 all
@@ -119,13 +123,16 @@ impl BrokenStore {
                 for key in self.inner.keys(scope, Duration::from_secs(5)).try_collect().await? {
                     let history = self.inner.history(key, deadline).try_collect().await?;
                     let older = history.len().saturating_sub(1);
-                    before.extend(history.into_iter().take(older).map(|entry| Ok((entry.into(), nowhere()))));
+                    before.extend(
+                        history.into_iter().take(older).map(|entry| Ok((entry.into(), nowhere()))),
+                    );
                 }
                 stream::iter(before).chain(items).boxed()
             }
             Fault::StateEndsAtRemoved => {
                 let state = self.inner.scan(scope, Duration::from_secs(5)).try_collect().await?;
-                let mut versions: Vec<_> = state.iter().filter_map(|entry| entry.version.as_u64()).collect();
+                let mut versions: Vec<_> =
+                    state.iter().filter_map(|entry| entry.version.as_u64()).collect();
                 versions.sort_unstable();
                 let end = versions.last().copied().unwrap_or(0);
                 let mut expected = VecDeque::from(versions);
@@ -134,7 +141,8 @@ impl BrokenStore {
                     Ok((KvUpdate::CaughtUp, _)) if stopped => Vec::new(),
                     Ok((KvUpdate::Put(entry), cursor)) => {
                         let version = entry.version.as_u64().unwrap_or(0);
-                        let stops = !stopped && expected.pop_front().is_some_and(|next| next != version);
+                        let stops =
+                            !stopped && expected.pop_front().is_some_and(|next| next != version);
                         stopped |= stops;
                         let marker = stops.then(|| Ok((KvUpdate::CaughtUp, cursor)));
                         let item = (!stopped || version > end).then(|| Ok((entry.into(), cursor)));
@@ -145,7 +153,8 @@ impl BrokenStore {
             }
             Fault::MarkerFirst => {
                 let first = stream::iter([Ok((KvUpdate::CaughtUp, nowhere()))]);
-                let rest = replace(items, |item| if is_marker(&item) { Vec::new() } else { vec![item] });
+                let rest =
+                    replace(items, |item| if is_marker(&item) { Vec::new() } else { vec![item] });
                 first.chain(rest).boxed()
             }
             Fault::StateCursorIsEnd => {
@@ -178,7 +187,12 @@ impl BrokenStore {
         })
     }
 
-    async fn resume(&self, scope: WatchScope, cursor: WatchCursor, deadline: Deadline) -> KvResult<Items> {
+    async fn resume(
+        &self,
+        scope: WatchScope,
+        cursor: WatchCursor,
+        deadline: Deadline,
+    ) -> KvResult<Items> {
         let resumed = self.inner_watch(scope.clone(), Some(cursor), deadline).await;
         Ok(match self.fault {
             Fault::ForgetsIncarnation => match resumed {
@@ -189,7 +203,9 @@ impl BrokenStore {
             },
             Fault::SkipsForward => live_only(resumed?),
             Fault::ResumesFromStart => self.inner_watch(scope, None, deadline).await?,
-            Fault::ResumeForgetsScope => self.inner_watch(WatchScope::All, Some(cursor), deadline).await?,
+            Fault::ResumeForgetsScope => {
+                self.inner_watch(WatchScope::All, Some(cursor), deadline).await?
+            }
             Fault::ResumeForgetsDeletions => {
                 let mut in_state = true;
                 replace(resumed?, move |item| {
@@ -221,7 +237,9 @@ impl BrokenStore {
         let mut caught_up = false;
         let fault = self.fault;
         match fault {
-            Fault::NoMarker => replace(items, |item| if is_marker(&item) { Vec::new() } else { vec![item] }),
+            Fault::NoMarker => {
+                replace(items, |item| if is_marker(&item) { Vec::new() } else { vec![item] })
+            }
             Fault::NoMarkerWhenEmpty => replace(items, move |item| {
                 count += 1;
                 if is_marker(&item) && count == 1 { Vec::new() } else { vec![item] }
@@ -235,7 +253,8 @@ impl BrokenStore {
             Fault::EarlyMarker => {
                 let mut newest = 0;
                 replace(items, move |item| {
-                    let version = entry(&item).and_then(|entry| entry.version.as_u64()).unwrap_or(0);
+                    let version =
+                        entry(&item).and_then(|entry| entry.version.as_u64()).unwrap_or(0);
                     // What is pending is counted wrong when what was pending is replaced.
                     let jumped = newest != 0 && version > newest + 50;
                     newest = version;
@@ -283,7 +302,11 @@ impl BrokenStore {
             }),
             Fault::LosesSome => replace(items, move |item| {
                 count += usize::from(entry(&item).is_some());
-                if entry(&item).is_some() && count.is_multiple_of(7) { Vec::new() } else { vec![item] }
+                if entry(&item).is_some() && count.is_multiple_of(7) {
+                    Vec::new()
+                } else {
+                    vec![item]
+                }
             }),
             Fault::DropsDeletions => replace(items, |item| {
                 let deletion = entry(&item).is_some_and(KvEntry::is_tombstone);
@@ -305,7 +328,8 @@ impl BrokenStore {
                 })]
             }),
             Fault::SilentExpiry | Fault::ExpiryIsDelete => replace(items, move |item| {
-                let expired = entry(&item).is_some_and(|entry| entry.operation == KvOperation::Expire);
+                let expired =
+                    entry(&item).is_some_and(|entry| entry.operation == KvOperation::Expire);
                 match item {
                     Ok(_) if expired && fault == Fault::SilentExpiry => Vec::new(),
                     Ok((update, cursor)) if expired => update
@@ -321,7 +345,9 @@ impl BrokenStore {
             }),
             Fault::LosesAfterPending => Forgetful { items, polled: false }.boxed(),
             Fault::LossyBuffer => Lossy { items, buffer: VecDeque::new() }.boxed(),
-            Fault::EndsSilently => replace(items, |item| if item.is_err() { Vec::new() } else { vec![item] }),
+            Fault::EndsSilently => {
+                replace(items, |item| if item.is_err() { Vec::new() } else { vec![item] })
+            }
             Fault::WaitsForGoneStore => {
                 let first = items.take_while(|item| std::future::ready(item.is_ok()));
                 first.chain(stream::pending()).boxed()

@@ -21,17 +21,24 @@ impl BrokenStore {
     /// The value as it is stored.
     pub(super) fn value(&self, value: Bytes) -> Bytes {
         if self.fault == Fault::ShowsValues {
-            self.memory.lock().unwrap().last_value = Some(String::from_utf8_lossy(&value).into_owned());
+            self.memory.lock().unwrap().last_value =
+                Some(String::from_utf8_lossy(&value).into_owned());
         }
         match self.fault {
-            Fault::LimitLies => value.slice(..value.len().min(1000).min(self.inner.max_value_size())),
+            Fault::LimitLies => {
+                value.slice(..value.len().min(1000).min(self.inner.max_value_size()))
+            }
             _ => value,
         }
     }
 
     /// The version as it is returned.
     pub(super) fn version(&self, version: KvResult<VersionToken>) -> KvResult<VersionToken> {
-        if self.fault == Fault::OneVersion { version.map(|_| VersionToken::from_u64(1)) } else { version }
+        if self.fault == Fault::OneVersion {
+            version.map(|_| VersionToken::from_u64(1))
+        } else {
+            version
+        }
     }
 
     /// The version that is expected of the wrapped store.
@@ -44,7 +51,12 @@ impl BrokenStore {
         }
     }
 
-    async fn put_broken(&self, key: &Key, value: Bytes, deadline: Deadline) -> KvResult<VersionToken> {
+    async fn put_broken(
+        &self,
+        key: &Key,
+        value: Bytes,
+        deadline: Deadline,
+    ) -> KvResult<VersionToken> {
         let (key, value, writer) = (self.key(key)?, self.value(value), self.writing()?);
         let before = async || Ok::<_, KvError>(self.inner.entry(&key, deadline).await?);
         match self.fault {
@@ -69,10 +81,12 @@ impl BrokenStore {
                 let new = writer.put(&key, value, deadline).await?;
                 Ok(old.map_or(new, |old| old.version))
             }
-            Fault::FenceStays => match (before().await?.and_then(|entry| entry.fence), self.inner.fenced()) {
-                (Some(token), Some(fenced)) => fenced.put(&key, value, token, deadline).await,
-                _ => writer.put(&key, value, deadline).await,
-            },
+            Fault::FenceStays => {
+                match (before().await?.and_then(|entry| entry.fence), self.inner.fenced()) {
+                    (Some(token), Some(fenced)) => fenced.put(&key, value, token, deadline).await,
+                    _ => writer.put(&key, value, deadline).await,
+                }
+            }
             Fault::EverythingExpires if self.inner.ttl().is_some() => {
                 let ttl = self.expiring()?;
                 ttl.put_with_ttl(&key, value, ttl.granularity(), deadline).await
@@ -81,7 +95,12 @@ impl BrokenStore {
         }
     }
 
-    async fn create_broken(&self, key: &Key, value: Bytes, deadline: Deadline) -> KvResult<VersionToken> {
+    async fn create_broken(
+        &self,
+        key: &Key,
+        value: Bytes,
+        deadline: Deadline,
+    ) -> KvResult<VersionToken> {
         let (key, value, writer) = (self.key(key)?, self.value(value), self.writing()?);
         let exists = || KvError::AlreadyExists { key: key.clone(), found: None };
         match self.fault {
@@ -131,9 +150,11 @@ impl BrokenStore {
                 _ => writer.put(&key, value, deadline).await,
             },
             Fault::UpdateRefusesTombstones => match self.inner.entry(&key, deadline).await? {
-                Some(entry) if entry.is_tombstone() => {
-                    Err(KvError::RevisionMismatch { key: key.clone(), expected, found: Some(entry.version) })
-                }
+                Some(entry) if entry.is_tombstone() => Err(KvError::RevisionMismatch {
+                    key: key.clone(),
+                    expected,
+                    found: Some(entry.version),
+                }),
                 _ => swap.await,
             },
             Fault::UpdateWritesAnyway => {
@@ -157,7 +178,11 @@ impl BrokenStore {
             }
             Fault::DeleteNeedsValue => match self.inner.entry(&key, deadline).await? {
                 Some(entry) if !entry.is_tombstone() => writer.delete(&key, deadline).await,
-                _ => Err(KvError::Backend { operation: "delete", reason: "absent".to_owned(), source: None }),
+                _ => Err(KvError::Backend {
+                    operation: "delete",
+                    reason: "absent".to_owned(),
+                    source: None,
+                }),
             },
             Fault::DeleteDoesNothing => match self.inner.entry(&key, deadline).await? {
                 Some(entry) => Ok(entry.version),
@@ -175,7 +200,8 @@ impl BrokenStore {
         match self.fault {
             Fault::PurgeIsDelete => writer.delete(&key, deadline).await,
             Fault::PurgeTakesChildren => {
-                let children = self.inner.keys(WatchScope::prefix(format!("{key}.")), deadline.limit());
+                let children =
+                    self.inner.keys(WatchScope::prefix(format!("{key}.")), deadline.limit());
                 for child in children.try_collect().await? {
                     writer.purge(&child, deadline).await?;
                 }
@@ -219,10 +245,16 @@ impl KvWriter for BrokenStore {
         expected: VersionToken,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.version(self.update_broken(key, value, expected, deadline).await) })
+        Box::pin(
+            async move { self.version(self.update_broken(key, value, expected, deadline).await) },
+        )
     }
 
-    fn delete<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+    fn delete<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(async move { self.version(self.delete_broken(key, deadline).await) })
     }
 
@@ -237,13 +269,19 @@ impl KvWriter for BrokenStore {
             self.version(match self.fault {
                 Fault::Modest => Err(unsupported("delete_with_version")),
                 Fault::DeleteIgnoresVersion => writer.delete(&key, deadline).await,
-                Fault::DeleteNeverMatches => Err(KvError::RevisionMismatch { key, expected, found: None }),
+                Fault::DeleteNeverMatches => {
+                    Err(KvError::RevisionMismatch { key, expected, found: None })
+                }
                 _ => writer.delete_with_version(&key, self.expected(expected), deadline).await,
             })
         })
     }
 
-    fn purge<'a>(&'a self, key: &'a Key, deadline: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
+    fn purge<'a>(
+        &'a self,
+        key: &'a Key,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(async move { self.version(self.purge_broken(key, deadline).await) })
     }
 
@@ -276,15 +314,20 @@ impl KvWriter for BrokenStore {
 }
 
 impl BrokenStore {
-    async fn put_all(&self, items: Vec<(Key, Bytes)>, deadline: Duration) -> Vec<KvResult<VersionToken>> {
+    async fn put_all(
+        &self,
+        items: Vec<(Key, Bytes)>,
+        deadline: Duration,
+    ) -> Vec<KvResult<VersionToken>> {
         match self.fault {
             // These hold for all writes alike.
-            Fault::None | Fault::PutManyShuffled | Fault::PutManyStops | Fault::PutManyBackwards => {
-                match self.writing() {
-                    Ok(writer) => writer.put_many(items, deadline).await,
-                    Err(error) => vec![Err(error); items.len()],
-                }
-            }
+            Fault::None
+            | Fault::PutManyShuffled
+            | Fault::PutManyStops
+            | Fault::PutManyBackwards => match self.writing() {
+                Ok(writer) => writer.put_many(items, deadline).await,
+                Err(error) => vec![Err(error); items.len()],
+            },
             _ => {
                 let puts = items.into_iter().map(|(key, value)| async move {
                     self.version(self.put_broken(&key, value, Deadline::after(deadline)).await)
@@ -328,8 +371,12 @@ impl KvTtl for BrokenStore {
         Box::pin(async move {
             match self.fault {
                 Fault::NeverExpires => self.create(key, value, deadline).await,
-                Fault::TtlIgnoresVersions => self.expiring()?.put_with_ttl(key, value, ttl, deadline).await,
-                Fault::CreateRefusesTombstones if self.inner.entry(key, deadline).await?.is_some() => {
+                Fault::TtlIgnoresVersions => {
+                    self.expiring()?.put_with_ttl(key, value, ttl, deadline).await
+                }
+                Fault::CreateRefusesTombstones
+                    if self.inner.entry(key, deadline).await?.is_some() =>
+                {
                     Err(KvError::AlreadyExists { key: key.clone(), found: None })
                 }
                 _ => self.expiring()?.create_with_ttl(key, value, self.span(ttl), deadline).await,
@@ -351,7 +398,9 @@ impl KvTtl for BrokenStore {
                     self.update(key, value, expected, deadline).await
                 }
                 Fault::RenewalIgnored => Ok(expected),
-                Fault::TtlIgnoresVersions => self.expiring()?.put_with_ttl(key, value, ttl, deadline).await,
+                Fault::TtlIgnoresVersions => {
+                    self.expiring()?.put_with_ttl(key, value, ttl, deadline).await
+                }
                 _ => {
                     let (ttl, expected) = (self.span(ttl), self.expected(expected));
                     self.expiring()?.update_with_ttl(key, value, expected, ttl, deadline).await

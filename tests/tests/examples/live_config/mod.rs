@@ -39,8 +39,9 @@ fn a_service_follows_its_configuration() {
         (service.get("/feature/beta"), service.get("/feature/gamma")),
         ("on\n".into(), "off\n".into())
     );
-    service
-        .until("/status", |status| *status == json!({ "in_force": first, "status": { "state": "current" } }));
+    service.until("/status", |status| {
+        *status == json!({ "in_force": first, "status": { "state": "current" } })
+    });
     assert!(command(&["show"]).printed().starts_with(&format!("version {first}: a pool of 8")));
 
     // And only what it names.
@@ -57,7 +58,10 @@ fn a_service_follows_its_configuration() {
     ] {
         let version = command(&["set-raw", bad]).version();
         let status = service.until("/status", |status| status["status"]["version"] == *version);
-        assert_eq!((&status["in_force"], &status["status"]["state"]), (&json!(good), &json!("rejected")));
+        assert_eq!(
+            (&status["in_force"], &status["status"]["state"]),
+            (&json!(good), &json!("rejected"))
+        );
         let said = status["status"]["why"].as_str().unwrap();
         assert!(said.contains(why), "{said}");
         service.until_printed(&format!("status: rejected: {said}; version {good} is in force"));
@@ -72,14 +76,18 @@ fn a_service_follows_its_configuration() {
     }
     let good = command(&["replace", "pool_size=6"]).version();
     service.until("/config", |config| config["pool"] == json!({ "size": 6, "free": 6 }));
-    service
-        .until("/status", |status| *status == json!({ "in_force": good, "status": { "state": "current" } }));
+    service.until("/status", |status| {
+        *status == json!({ "in_force": good, "status": { "state": "current" } })
+    });
     service.until_printed(&format!("pool: 8 -> 6, features: none (version {good})"));
 
     // Without its server the service goes on, and says since when it does.
     server.kill();
     let status = service.until("/status", |status| status["status"]["state"] == "stale");
-    assert!(status["status"]["since"].as_u64() > Some(0) && status["status"]["why"].is_string(), "{status}");
+    assert!(
+        status["status"]["since"].as_u64() > Some(0) && status["status"]["why"].is_string(),
+        "{status}"
+    );
     service.until_printed("status: stale, ");
     assert_eq!(service.get_json("/config")["pool_size"], 6);
     server.restart();
@@ -137,7 +145,9 @@ fn a_service_begins_with_what_is_there() {
 fn a_mistake_is_told() {
     let example = example(NatsServer::shared());
     let told = |words: &[&str]| example.run(words).refused();
-    for words in [&["begin"][..], &["set", "size=3"], &["set-raw"], &["serve", "now"], &["show", "--store"]] {
+    for words in
+        [&["begin"][..], &["set", "size=3"], &["set-raw"], &["serve", "now"], &["show", "--store"]]
+    {
         assert!(told(words).starts_with("live_config: usage: "), "{words:?}");
     }
     assert_eq!(told(&["set", "pool_size=many"]), "live_config: `pool_size` is a number");
@@ -179,10 +189,14 @@ fn the_demonstration_tells_its_story() {
         }
         assert_eq!(lines.next(), None);
         // What the service says in between, for itself.
-        for expected in
-            ["pool: 4 -> 8, features: beta, dark (version 1)", "pool: 8 -> 6, features: none (version 4)"]
-        {
-            assert!(printed.lines().any(|line| line == expected), "{url}: no {expected:?}:\n{printed}");
+        for expected in [
+            "pool: 4 -> 8, features: beta, dark (version 1)",
+            "pool: 8 -> 6, features: none (version 4)",
+        ] {
+            assert!(
+                printed.lines().any(|line| line == expected),
+                "{url}: no {expected:?}:\n{printed}"
+            );
         }
     }
 }

@@ -62,7 +62,8 @@ impl Service {
     pub(crate) fn until_jobs(&self, many: usize, is_there: impl Fn(&[u16]) -> bool) {
         until("the jobs are answered so", || {
             let answers: Vec<u16> = thread::scope(|scope| {
-                let jobs: Vec<_> = (0..many).map(|_| scope.spawn(|| get(&self.address, "/job").0)).collect();
+                let jobs: Vec<_> =
+                    (0..many).map(|_| scope.spawn(|| get(&self.address, "/job").0)).collect();
                 jobs.into_iter().map(|job| job.join().unwrap()).collect()
             });
             is_there(&answers).then_some(())
@@ -83,7 +84,8 @@ fn get(address: &str, path: &str) -> (u16, String) {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer:?}"));
+    let (head, body) =
+        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer:?}"));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     (status.unwrap_or_else(|| panic!("{path}: {head}")), body.to_owned())
 }

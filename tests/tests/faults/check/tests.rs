@@ -107,8 +107,11 @@ fn good() -> Run {
         seen("plain.0", 6, Value(5)),
         seen("churn.1", 12, Purged),
     ];
-    let live =
-        vec![Event::Gone("churn.0".into()), seen("churn.0", 4, Value(3)), Event::Gone("churn.0".into())];
+    let live = vec![
+        Event::Gone("churn.0".into()),
+        seen("churn.0", 4, Value(3)),
+        Event::Gone("churn.0".into()),
+    ];
     Run {
         history: History { writes },
         bucket: newest.into_iter().map(|sight| (Arc::clone(&sight.key), sight)).collect(),
@@ -168,7 +171,9 @@ const BREAKS: &[Break] = &[
         edit(&mut run.logs[LIVE], |events| events.insert(2, events[1].clone()))
     }),
     // The state and its marker.
-    ("caught up for a second time", |run| edit(&mut run.logs[ALL], |events| events.push(Event::CaughtUp))),
+    ("caught up for a second time", |run| {
+        edit(&mut run.logs[ALL], |events| events.push(Event::CaughtUp))
+    }),
     ("caught up with version None; when it began, at 6.000ms, there was version 1", |run| {
         edit(&mut run.logs[ALL], |events| events.swap(0, 1));
     }),
@@ -195,10 +200,14 @@ const BREAKS: &[Break] = &[
     ("the last seen is Value(8)", |run| edit(&mut run.logs[ALL], |events| drop(events.remove(9)))),
     ("the last seen is Value(1)", |run| edit(&mut run.logs[ALL], |events| drop(events.remove(6)))),
     ("the last seen is nothing", |run| edit(&mut run.logs[LATE], |events| drop(events.remove(0)))),
-    ("the last seen is Value(9)", |run| edit(&mut run.logs[MOVED], |events| drop(events.remove(7)))),
+    ("the last seen is Value(9)", |run| {
+        edit(&mut run.logs[MOVED], |events| drop(events.remove(7)))
+    }),
     ("the last seen is Value(3)", |run| edit(&mut run.logs[LIVE], |events| drop(events.pop()))),
     ("the last seen is nothing", |run| edit(&mut run.logs[ALL], |events| drop(events.remove(10)))),
-    ("the last seen is nothing", |run| edit(&mut run.logs[ALL], |events| drop(events.drain(8..10)))),
+    ("the last seen is nothing", |run| {
+        edit(&mut run.logs[ALL], |events| drop(events.drain(8..10)))
+    }),
     ("the bucket has nothing", |run| {
         edit(&mut run.logs[ALL], |events| events.push(seen("plain.1", 13, Content::Value(13))));
     }),
@@ -223,7 +232,9 @@ const BREAKS: &[Break] = &[
     ("took effect at version 2 and at 13", |run| {
         edit(&mut run.logs[ALL], |events| events.push(seen("plain.0", 13, Content::Value(1))));
     }),
-    ("both acknowledged with version 8", |run| run.history.writes[6].outcome = Outcome::Acknowledged(8)),
+    ("both acknowledged with version 8", |run| {
+        run.history.writes[6].outcome = Outcome::Acknowledged(8)
+    }),
     ("but that of write 1", |run| {
         edit(&mut run.logs[ALL], |events| events[2] = seen("plain.0", 2, Content::Value(5)));
     }),
@@ -297,7 +308,8 @@ fn a_resumed_watch_has_to_go_on_without_a_gap() {
     let events = resumed.events.clone();
     for left_out in 0..events.len() {
         let mut gap = run.logs[ALL].resumed_after(from);
-        for (_, (at, event)) in events.iter().enumerate().filter(|(number, _)| *number != left_out) {
+        for (_, (at, event)) in events.iter().enumerate().filter(|(number, _)| *number != left_out)
+        {
             gap.push(*at, event.clone());
         }
         // What was superseded may be left out.
@@ -310,5 +322,7 @@ fn a_resumed_watch_has_to_go_on_without_a_gap() {
     for (at, event) in run.logs[ALL].events[from - 1..].iter().chain(events.last()) {
         again.push(*at, event.clone());
     }
-    assert!(check(&again).iter().any(|violation| violation.what.contains("version 4 arrives twice")));
+    assert!(
+        check(&again).iter().any(|violation| violation.what.contains("version 4 arrives twice"))
+    );
 }

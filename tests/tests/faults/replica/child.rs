@@ -73,8 +73,11 @@ async fn a_process_with_a_replica() {
     // Compacted all the time.
     let options = SnapshotOptions::new().sync(sync).compaction_threshold(4096);
     let storage = LogStorage::open(home.join(LOG), options).await.expect("the log can be opened");
-    let mut journal =
-        OpenOptions::new().create(true).append(true).open(home.join(journal::FILE)).expect("a file");
+    let mut journal = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(home.join(journal::FILE))
+        .expect("a file");
     let mut note = move |text: &str| journal.write_all(text.as_bytes()).expect("it can be written");
     note("\nrun\n");
     let batch = BatchConfig::new().window(Duration::from_millis(2)).max_updates(20);
@@ -96,7 +99,8 @@ async fn a_process_with_a_replica() {
 async fn store(url: &str, bucket: &str) -> Store {
     loop {
         if let Ok(connection) = connect(url).await
-            && let Ok(store) = connection.store_with_config(bucket, StoreConfig::new().must_exist()).await
+            && let Ok(store) =
+                connection.store_with_config(bucket, StoreConfig::new().must_exist()).await
         {
             return store;
         }

@@ -30,7 +30,8 @@ pub(super) fn written(batch: &Batch, repaired: bool) -> String {
         let version = entry.version.as_u64().expect("a number");
         writeln!(text, "{sign} {} {version}", entry.key).expect("text");
     }
-    let cursor = batch.cursor().map_or_else(|| "-".to_owned(), |cursor| cursor.position().to_string());
+    let cursor =
+        batch.cursor().map_or_else(|| "-".to_owned(), |cursor| cursor.position().to_string());
     writeln!(text, "end {cursor} {repaired}").expect("text");
     text
 }
@@ -87,7 +88,11 @@ impl Run {
                 }
                 [sign @ ("+" | "-"), key, version] => {
                     // The last line can have been cut off by the kill; then no end follows.
-                    batch.updates.push((key.to_owned(), version.parse().unwrap_or_default(), sign == "+"));
+                    batch.updates.push((
+                        key.to_owned(),
+                        version.parse().unwrap_or_default(),
+                        sign == "+",
+                    ));
                 }
                 _ => {}
             }
@@ -120,8 +125,12 @@ impl Run {
             return Err("the log is not what was applied".to_owned());
         }
         let Some(from) = before.cursor.filter(|_| !self.repaired) else { return Ok(()) };
-        let mut versions: Vec<_> =
-            self.batches.iter().flat_map(|batch| &batch.updates).map(|(_, version, _)| *version).collect();
+        let mut versions: Vec<_> = self
+            .batches
+            .iter()
+            .flat_map(|batch| &batch.updates)
+            .map(|(_, version, _)| *version)
+            .collect();
         let count = versions.len();
         versions.sort_unstable();
         versions.dedup();
@@ -141,7 +150,8 @@ impl Run {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "run\n+ a 5\n+ b 6\nend 6 false\n- a 7\nend 7 false\n+ c 8\nend 9 false\n+ d 1";
+    const TEXT: &str =
+        "run\n+ a 5\n+ b 6\nend 6 false\n- a 7\nend 7 false\n+ c 8\nend 9 false\n+ d 1";
 
     fn copy(entries: &[(&str, u64)], cursor: Option<u64>) -> Copy {
         let entries = entries.iter().map(|(key, version)| ((*key).to_owned(), *version)).collect();

@@ -86,14 +86,17 @@ fn a_reader_beside_a_writer_is_refused() {
 #[test]
 fn who_has_lost_it_is_in_nobodys_way() {
     let other = "5 0 asks a write\n 35 0 entered a write 2 true 5\n 36 0 held true";
-    let lost = WRITER.replace("30 0 held true", "30 0 held false").replace("leaving true", "leaving false");
+    let lost = WRITER
+        .replace("30 0 held true", "30 0 held false")
+        .replace("leaving true", "leaving false");
     let lost = lost.replace("released", "lost its lease was not renewed in time");
     assert_eq!(check(&[(1, &lost), (2, other)], None), []);
 }
 
 #[test]
 fn a_downgraded_writer_beside_a_writer_is_refused() {
-    let downgraded = "1 0 asks a write\n 2 0 entered a write 1 true 5\n 5 0 downgraded true\n 25 0 held true";
+    let downgraded =
+        "1 0 asks a write\n 2 0 entered a write 1 true 5\n 5 0 downgraded true\n 25 0 held true";
     refused(&[(1, downgraded), (2, &WRITER.replace("write 1", "write 2"))], "at a time");
 }
 
@@ -146,9 +149,17 @@ fn a_stale_write_that_was_refused_is_as_it_should_be() {
 
 #[test]
 fn a_stale_write_that_was_accepted_is_refused() {
-    refused_with(&[(1, &paused("accepted 102")), (2, NEXT)], last(1, 1, 2), "after one with token 2");
+    refused_with(
+        &[(1, &paused("accepted 102")), (2, NEXT)],
+        last(1, 1, 2),
+        "after one with token 2",
+    );
     // By its version it came before; by time it cannot have.
-    refused_with(&[(1, &paused("accepted 99")), (2, NEXT)], last(2, 2, 1), "after one with token 2");
+    refused_with(
+        &[(1, &paused("accepted 99")), (2, NEXT)],
+        last(2, 2, 1),
+        "after one with token 2",
+    );
 }
 
 #[test]
@@ -156,7 +167,8 @@ fn a_write_that_was_refused_for_nothing_is_refused() {
     refused_with(&[(1, &paused("refused 7")), (2, NEXT)], last(2, 2, 1), "nobody has written");
     refused_with(&[(1, &paused("refused 1")), (2, NEXT)], last(2, 2, 1), "not newer");
     let held = NEXT.replace("accepted 101", "refused 3");
-    let newer = "1 0 asks a write\n 20 0 entered a write 3 false 5\n 21 0 writes 1\n 22 0 accepted 4";
+    let newer =
+        "1 0 asks a write\n 20 0 entered a write 3 false 5\n 21 0 writes 1\n 22 0 accepted 4";
     refused_with(&[(2, &held), (3, newer)], last(3, 3, 1), "while it holds");
 }
 

@@ -14,7 +14,10 @@ fn put(value: &'static str) -> Change {
 }
 
 fn living(value: &'static str, seconds: u64) -> Change {
-    Change::Put { value: Bytes::from_static(value.as_bytes()), ttl: Some(Duration::from_secs(seconds)) }
+    Change::Put {
+        value: Bytes::from_static(value.as_bytes()),
+        ttl: Some(Duration::from_secs(seconds)),
+    }
 }
 
 fn version(sequence: u64) -> VersionToken {
@@ -264,7 +267,8 @@ fn the_tombstone_of_a_lock_is_never_forgotten() {
 #[test]
 fn token_stays_after_the_maximum_age_is_removed() {
     let (mut log, now) = log(Limits { max_age: Some(5 * SECOND), forgets: true, ..LIMITS });
-    log.write_with(&key("a"), Change::Delete, Condition::Any, Some(FencingToken::from_u64(7)), now).unwrap();
+    log.write_with(&key("a"), Change::Delete, Condition::Any, Some(FencingToken::from_u64(7)), now)
+        .unwrap();
     log.set_limits(LIMITS, now + SECOND);
     log.expire(now + 1000 * MARKER_TTL);
     assert_eq!(log.newest("a").unwrap().fence, Some(FencingToken::from_u64(7)));
@@ -288,7 +292,8 @@ fn a_storm_of_expiries_is_cut_into_pieces() {
 
 #[test]
 fn older_versions_expire_without_a_trace() {
-    let (mut log, now) = log(Limits { history: 5, max_age: Some(2 * SECOND), forgets: true, ..LIMITS });
+    let (mut log, now) =
+        log(Limits { history: 5, max_age: Some(2 * SECOND), forgets: true, ..LIMITS });
     log.write(&key("a"), put("1"), Condition::Any, now).unwrap();
     log.write(&key("a"), put("2"), Condition::Any, now + SECOND).unwrap();
     log.expire(now + 2 * SECOND);
@@ -332,7 +337,10 @@ fn the_limit_counts_what_is_held_after_the_write() {
     assert_eq!(log.write(&key("a"), put("12345678"), Condition::Any, now), Ok(version(1)));
     assert_eq!(log.write(&key("b"), put("1"), Condition::Any, now), Err(Refusal::Full(10)));
     assert_eq!(log.write(&key("a"), put("123456789"), Condition::Any, now), Ok(version(2)));
-    assert_eq!(log.write(&key("a"), put("1234567890"), Condition::Any, now), Err(Refusal::Full(10)));
+    assert_eq!(
+        log.write(&key("a"), put("1234567890"), Condition::Any, now),
+        Err(Refusal::Full(10))
+    );
     assert_eq!(log.write(&key("a"), Change::Delete, Condition::Any, now), Ok(version(3)));
     assert_eq!(log.write(&key("b"), put("12345678"), Condition::Any, now), Ok(version(4)));
     assert_eq!(log.bytes(), 10);

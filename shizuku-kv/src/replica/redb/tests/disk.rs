@@ -55,9 +55,13 @@ impl Disk {
     pub(super) fn open(&self, sync: RedbSync) -> Result<RedbStorage, StorageError> {
         let disk = self.clone();
         let opener = move || {
-            Ok((::redb::Builder::new().set_cache_size(1 << 20).create_with_backend(disk.clone())?, None))
+            Ok((
+                ::redb::Builder::new().set_cache_size(1 << 20).create_with_backend(disk.clone())?,
+                None,
+            ))
         };
-        Shared::over("/disk.redb".into(), Box::new(opener)).map(|shared| RedbStorage::over(shared, sync))
+        Shared::over("/disk.redb".into(), Box::new(opener))
+            .map(|shared| RedbStorage::over(shared, sync))
     }
 
     fn change(&self) -> io::Result<MutexGuard<'_, Platter>> {
@@ -101,7 +105,8 @@ impl StorageBackend for Disk {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let at = offset as usize;
         let mut platter = self.change()?;
-        let target = platter.bytes.get_mut(at..at + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let target =
+            platter.bytes.get_mut(at..at + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         target.copy_from_slice(data);
         Ok(())
     }

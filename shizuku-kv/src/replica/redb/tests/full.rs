@@ -6,7 +6,8 @@ use super::disk::Disk;
 use super::*;
 
 fn batch(number: u64) -> Vec<KvUpdate> {
-    let mut changes = (0..20).map(|key| put(&format!("key.{number}.{key}"), number)).collect::<Vec<_>>();
+    let mut changes =
+        (0..20).map(|key| put(&format!("key.{number}.{key}"), number)).collect::<Vec<_>>();
     changes.push(put("all", number));
     changes
 }
@@ -44,14 +45,20 @@ fn after_a_full_disk_the_same_commit_can_be_made_again() {
         disk.mend();
         // Both are there or neither is. What the last step of a commit was about may be known only now.
         let place_then = storage.place().unwrap();
-        assert!(place_then == Some(place(2)) && content(&reader) == before || place_then == Some(place(3)));
+        assert!(
+            place_then == Some(place(2)) && content(&reader) == before
+                || place_then == Some(place(3))
+        );
         storage.commit(&batch(3), Some(&place(3))).unwrap();
         assert_eq!(storage.place().unwrap(), Some(place(3)));
         assert_eq!(content(&reader).len(), 61, "after {left} operations");
         storage.commit(&batch(4), Some(&place(4))).unwrap();
         drop(storage);
         let storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
-        assert_eq!((storage.place().unwrap(), content(&storage.reader()).len()), (Some(place(4)), 81));
+        assert_eq!(
+            (storage.place().unwrap(), content(&storage.reader()).len()),
+            (Some(place(4)), 81)
+        );
     }
 }
 

@@ -63,7 +63,9 @@ async fn another_format_is_refused() {
     for (format, says) in [(Some(&[2_u8][..]), "does not know ([2])"), (None, "damaged")] {
         let transaction = database.begin_write().unwrap();
         match format {
-            Some(format) => drop(transaction.open_table(ABOUT).unwrap().insert(FORMAT, format).unwrap()),
+            Some(format) => {
+                drop(transaction.open_table(ABOUT).unwrap().insert(FORMAT, format).unwrap())
+            }
             None => drop(transaction.open_table(ABOUT).unwrap().remove(FORMAT).unwrap()),
         }
         transaction.commit().unwrap();
@@ -106,9 +108,11 @@ async fn a_path_that_is_no_regular_file_is_left_alone() {
     assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
     let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
     std::os::unix::fs::symlink("nothing", at("dangling")).unwrap();
-    for (name, what) in
-        [("pipe", "a named pipe"), ("socket", "a socket"), ("dangling", "a symbolic link to a file")]
-    {
+    for (name, what) in [
+        ("pipe", "a named pipe"),
+        ("socket", "a socket"),
+        ("dangling", "a symbolic link to a file"),
+    ] {
         let error = refusal(RedbStorage::open(at(name), RedbOptions::new()).await, &at(name));
         assert!(!error.is_retryable() && error.to_string().contains(what), "{error}");
     }
@@ -151,7 +155,8 @@ async fn commit_and_close_tell_that_the_file_was_changed() {
         {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("replica.redb");
-            let mut storage = RedbStorage::open(&path, RedbOptions::new().sync(sync)).await.unwrap();
+            let mut storage =
+                RedbStorage::open(&path, RedbOptions::new().sync(sync)).await.unwrap();
             storage.commit(&[put("a", 1)], Some(&place(1))).unwrap();
             change(&path);
             let mut told = Vec::new();
@@ -185,7 +190,8 @@ async fn of_many_who_make_a_file_one_has_it() {
     let directory = tempfile::tempdir().unwrap();
     for round in 0..5 {
         let path = directory.path().join(format!("{round}.redb"));
-        let openings = (0..4).map(|_| tokio::spawn(RedbStorage::open(path.clone(), RedbOptions::new())));
+        let openings =
+            (0..4).map(|_| tokio::spawn(RedbStorage::open(path.clone(), RedbOptions::new())));
         let mut winners = Vec::new();
         for opening in openings.collect::<Vec<_>>() {
             match opening.await.unwrap() {
@@ -209,7 +215,8 @@ async fn a_changed_byte_of_a_value_is_damage_and_never_another_value() {
     storage.commit(&[put("a", 1), put("b", 2)], Some(&place(2))).unwrap();
     drop(storage);
     let bytes = fs::read(&path).unwrap();
-    let found = bytes.windows(SECRET.len()).enumerate().filter(|(_, window)| *window == SECRET.as_bytes());
+    let found =
+        bytes.windows(SECRET.len()).enumerate().filter(|(_, window)| *window == SECRET.as_bytes());
     let places = found.map(|(index, _)| index).collect::<Vec<_>>();
     assert!(places.len() >= 2);
     let mut damaged = bytes.clone();
@@ -226,12 +233,16 @@ async fn a_changed_byte_of_a_value_is_damage_and_never_another_value() {
     ];
     for error in errors {
         is_in_order(&error, &path);
-        assert!(error.to_string().contains("is damaged, the record of the key a: its checksum"), "{error}");
+        assert!(
+            error.to_string().contains("is damaged, the record of the key a: its checksum"),
+            "{error}"
+        );
         assert!(!error.is_retryable());
     }
     assert_eq!(reader.scan("").unwrap().count(), 1, "an error ends a scan");
     drop(storage);
     fs::write(&path, &damaged).unwrap();
-    let error = refusal(RedbStorage::open(&path, RedbOptions::new().check_when_opened(true)).await, &path);
+    let error =
+        refusal(RedbStorage::open(&path, RedbOptions::new().check_when_opened(true)).await, &path);
     assert!(error.to_string().contains("is damaged"), "{error}");
 }

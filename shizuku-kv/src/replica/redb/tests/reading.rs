@@ -9,15 +9,21 @@ async fn a_reader_sees_each_commit_whole() {
     let mut storage = open(directory.path().join("replica.redb")).await;
     let reader = storage.reader();
     assert_eq!((reader.len().unwrap(), reader.place().unwrap()), (0, None));
-    storage.commit(&[put("b.1", 1), put("a", 2), put("b.2", 3), put("c", 4)], Some(&place(4))).unwrap();
+    storage
+        .commit(&[put("b.1", 1), put("a", 2), put("b.2", 3), put("c", 4)], Some(&place(4)))
+        .unwrap();
     let scan = reader.scan("b.").unwrap();
     let all = reader.clone().scan("").unwrap();
     storage.commit(&[delete("b.1", 5), put("b.3", 6), put("a", 7)], None).unwrap();
     // What was begun before goes on as it was.
     let keys = scan.map(|entry| entry.unwrap().key.to_string()).collect::<Vec<_>>();
     assert_eq!(keys, ["b.1", "b.2"]);
-    assert_eq!(all.map(|entry| entry.unwrap().version.as_u64().unwrap()).collect::<Vec<_>>(), [2, 1, 3, 4]);
-    let now = [("a", 7), ("b.2", 3), ("b.3", 6), ("c", 4)].map(|(key, version)| (key.to_owned(), version));
+    assert_eq!(
+        all.map(|entry| entry.unwrap().version.as_u64().unwrap()).collect::<Vec<_>>(),
+        [2, 1, 3, 4]
+    );
+    let now = [("a", 7), ("b.2", 3), ("b.3", 6), ("c", 4)]
+        .map(|(key, version)| (key.to_owned(), version));
     assert_eq!(content(&reader), now);
     assert_eq!(
         (reader.len().unwrap(), reader.is_empty().unwrap(), reader.place().unwrap()),
@@ -67,7 +73,12 @@ async fn readers_of_a_closed_storage_get_errors_and_hold_up_nobody() {
     let large = Bytes::from(vec![b'v'; 100_000]);
     let entry = |number| {
         let key = Key::new(format!("key.{number}")).unwrap();
-        KvUpdate::Put(KvEntry::put(key, large.clone(), VersionToken::from_u64(1), SystemTime::UNIX_EPOCH))
+        KvUpdate::Put(KvEntry::put(
+            key,
+            large.clone(),
+            VersionToken::from_u64(1),
+            SystemTime::UNIX_EPOCH,
+        ))
     };
     storage.commit(&(100..200).map(entry).collect::<Vec<_>>(), Some(&place(1))).unwrap();
     storage.close().unwrap();
@@ -76,7 +87,9 @@ async fn readers_of_a_closed_storage_get_errors_and_hold_up_nobody() {
     let mut scan = reader.scan("").unwrap();
     scan.next().unwrap().unwrap();
     drop(storage);
-    for error in [reader.get("a").unwrap_err(), reader.scan("").unwrap_err(), reader.len().unwrap_err()] {
+    for error in
+        [reader.get("a").unwrap_err(), reader.scan("").unwrap_err(), reader.len().unwrap_err()]
+    {
         is_in_order(&error, &path);
         assert!(error.to_string().contains("is closed"), "{error}");
     }

@@ -66,9 +66,17 @@ impl Book {
         for interest in self.waiting.keys() {
             assert!(self.turns.contains(interest), "it is never the turn of {interest:?}");
         }
-        assert!(self.opening.keys().all(|feed| self.feeds.contains_key(feed)), "{:?}", self.opening);
+        assert!(
+            self.opening.keys().all(|feed| self.feeds.contains_key(feed)),
+            "{:?}",
+            self.opening
+        );
         if self.opening.is_empty() {
-            assert!(self.waiting.is_empty(), "nothing is opened for those who wait: {:?}", self.waiting);
+            assert!(
+                self.waiting.is_empty(),
+                "nothing is opened for those who wait: {:?}",
+                self.waiting
+            );
         }
     }
 }

@@ -38,10 +38,12 @@ impl Book {
                 && other.scope == new.scope
                 && other.incarnation() == new.incarnation()
         };
-        let Some((other, found)) = self.feeds.iter().find(same).map(|(id, found)| (*id, found)) else {
+        let Some((other, found)) = self.feeds.iter().find(same).map(|(id, found)| (*id, found))
+        else {
             return false;
         };
-        let (behind, ahead) = if found.position() <= new.position() { (other, feed) } else { (feed, other) };
+        let (behind, ahead) =
+            if found.position() <= new.position() { (other, feed) } else { (feed, other) };
         let Some(ahead) = self.feeds.get_mut(&ahead) else { return false };
         let (moving, position) = (std::mem::take(&mut ahead.whole), ahead.position());
         for id in &moving {
@@ -98,7 +100,8 @@ impl Book {
 
     /// Feeds of single keys, of one store, that one could replace.
     fn superfluous(&self) -> Vec<FeedId> {
-        let sound = || self.feeds.iter().filter(|(_, feed)| feed.of_keys && feed.is_sound() && !feed.stays);
+        let sound =
+            || self.feeds.iter().filter(|(_, feed)| feed.of_keys && feed.is_sound() && !feed.stays);
         let Some((_, newest)) = sound().max_by_key(|(id, _)| **id) else { return Vec::new() };
         let mut small = Vec::new();
         let mut full = Vec::new();

@@ -55,10 +55,19 @@ fn vocabulary_is_sorted() {
 fn what_the_type_says_is_kept_and_the_position_too() {
     for (json, expected) in [
         (r#"{"port": 1}"#, "missing field `url` at line 1, column 11"),
-        (r#"{"url": "x", "port": "hunter2"}"#, "invalid type: string, expected u16 at line 1, column 30"),
-        (r#"{"url": "x", "port": "\"\\"}"#, "invalid type: string, expected u16 at line 1, column 27"),
+        (
+            r#"{"url": "x", "port": "hunter2"}"#,
+            "invalid type: string, expected u16 at line 1, column 30",
+        ),
+        (
+            r#"{"url": "x", "port": "\"\\"}"#,
+            "invalid type: string, expected u16 at line 1, column 27",
+        ),
         (r#"{"url": 7}"#, "invalid type: integer, expected a string at line 1, column 9"),
-        (r#"{"url": -7.25}"#, "invalid type: floating point, expected a string at line 1, column 13"),
+        (
+            r#"{"url": -7.25}"#,
+            "invalid type: floating point, expected a string at line 1, column 13",
+        ),
         (r#"{"url": true}"#, "invalid type: boolean, expected a string at line 1, column 12"),
         (r#"{"url": null}"#, "invalid type: null, expected a string at line 1, column 12"),
         (r#"{"url": []}"#, "invalid type: sequence, expected a string at line 1, column 8"),
@@ -66,7 +75,10 @@ fn what_the_type_says_is_kept_and_the_position_too() {
         (r#"{"pair": [1]}"#, "invalid length 1, expected a tuple of size 2 at line 1, column 12"),
         (r#"{"pair": [1, 2, 3]}"#, "JSON: trailing characters at line 1, column 17"),
         (r#"{"url": "x", "url": "x"}"#, "duplicate field `url` at line 1, column 18"),
-        (r#"{"mode": "hunter2"}"#, "unknown variant, expected `plain` or `tls` at line 1, column 18"),
+        (
+            r#"{"mode": "hunter2"}"#,
+            "unknown variant, expected `plain` or `tls` at line 1, column 18",
+        ),
         (
             r#"{"hunter2": 1}"#,
             "unknown field, expected one of `url`, `port`, `mode`, `pair`, `custom` at line 1, column 10",
@@ -88,7 +100,10 @@ fn what_the_type_says_is_kept_and_the_position_too() {
         message::<char>("\"hunter2\""),
         "invalid value: string, expected a character at line 1, column 9"
     );
-    assert_eq!(message::<std::net::IpAddr>("\"hunter2\""), "does not fit the type at line 1, column 9");
+    assert_eq!(
+        message::<std::net::IpAddr>("\"hunter2\""),
+        "does not fit the type at line 1, column 9"
+    );
 }
 
 /// A type's own message is not shown, whatever it imitates.
@@ -111,9 +126,13 @@ fn what_a_type_says_by_itself_is_not_shown() {
         "unknown field `x`, expected `hunter2`",
         "unknown field `hunter2`, there are no fields",
     ] {
-        let json = serde_json::to_string(&BTreeMap::from([("custom", imitation)])).unwrap_or_default();
+        let json =
+            serde_json::to_string(&BTreeMap::from([("custom", imitation)])).unwrap_or_default();
         let shown = message::<Config>(&json);
-        assert!(!shown.is_empty() && !shown.contains(SECRET) && !shown.contains("48151623"), "{shown}");
+        assert!(
+            !shown.is_empty() && !shown.contains(SECRET) && !shown.contains("48151623"),
+            "{shown}"
+        );
     }
 }
 
@@ -126,7 +145,8 @@ impl TryFrom<BTreeMap<String, Value>> for ByKey {
     type Error = String;
 
     fn try_from(map: BTreeMap<String, Value>) -> Result<Self, String> {
-        let message = map.iter().find_map(|(key, message)| Some(message.as_str()?.replace('?', key)));
+        let message =
+            map.iter().find_map(|(key, message)| Some(message.as_str()?.replace('?', key)));
         Err(message.unwrap_or_default())
     }
 }
@@ -217,9 +237,11 @@ fn names_that_are_keys_as_well_are_kept() {
 #[test]
 fn numbers_in_groups_never_show() {
     for secret in ["12-34-56", "12.34.56", "12 34 56", "1/2/3"] {
-        for imitation in
-            ["missing field `?`", "invalid type: map, expected ?", "unknown field `x`, expected `?`"]
-        {
+        for imitation in [
+            "missing field `?`",
+            "invalid type: map, expected ?",
+            "unknown field `x`, expected `?`",
+        ] {
             let imitation = imitation.replace('?', secret);
             let json = serde_json::json!({ "custom": imitation }).to_string();
             let shown = message::<Config>(&json);

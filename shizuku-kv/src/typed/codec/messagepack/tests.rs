@@ -74,10 +74,19 @@ fn what_the_type_says_is_kept_and_the_position_too() {
         (serde_json::json!({ "url": true }), "invalid type: boolean, expected a string at byte 6"),
         (serde_json::json!({ "url": [] }), "invalid type: sequence, expected a string at byte 6"),
         (serde_json::json!({ "port": 70000 }), "invalid value: integer, expected u16 at byte 11"),
-        (serde_json::json!({ "pair": [1] }), "invalid length 1, expected a tuple of size 2 at byte 8"),
+        (
+            serde_json::json!({ "pair": [1] }),
+            "invalid length 1, expected a tuple of size 2 at byte 8",
+        ),
         (serde_json::json!({ "pair": [1, 2, 3] }), "invalid length at byte 9"),
-        (serde_json::json!({ "mode": "hunter2" }), "unknown variant, expected `plain` or `tls` at byte 14"),
-        (serde_json::json!({ "mode": { "tls": { "verified": 7 } } }), "missing field `verify` at byte 22"),
+        (
+            serde_json::json!({ "mode": "hunter2" }),
+            "unknown variant, expected `plain` or `tls` at byte 14",
+        ),
+        (
+            serde_json::json!({ "mode": { "tls": { "verified": 7 } } }),
+            "missing field `verify` at byte 22",
+        ),
         (
             serde_json::json!({ "mode": { "tls": { "verify": 7 } } }),
             "invalid type: integer, expected a boolean at byte 20",
@@ -92,16 +101,28 @@ fn what_the_type_says_is_kept_and_the_position_too() {
     ] {
         assert_eq!(message_of::<Config>(&value), expected, "{value}");
     }
-    assert_eq!(message::<Config>(b"\x82\xa3url\xa1x\xa3url\xa1y"), "duplicate field `url` at byte 11");
-    assert_eq!(message::<Config>(b"\x82\xa6sha256\xc0\xa6sha256\xc0"), "duplicate field `sha256` at byte 16");
+    assert_eq!(
+        message::<Config>(b"\x82\xa3url\xa1x\xa3url\xa1y"),
+        "duplicate field `url` at byte 11"
+    );
+    assert_eq!(
+        message::<Config>(b"\x82\xa6sha256\xc0\xa6sha256\xc0"),
+        "duplicate field `sha256` at byte 16"
+    );
     assert_eq!(message::<Config>(b""), "the value is empty at byte 0");
     assert_eq!(message::<Config>(b"\x81\xa3ur"), "MessagePack: unexpected end at byte 4");
-    assert_eq!(message::<Config>(b"\x81\xa3url\xa2\xff\xff"), "MessagePack: a string is not UTF-8 at byte 8");
+    assert_eq!(
+        message::<Config>(b"\x81\xa3url\xa2\xff\xff"),
+        "MessagePack: a string is not UTF-8 at byte 8"
+    );
     assert_eq!(message::<u16>(b"\x07\x07"), "MessagePack: more bytes after the value at byte 1");
     assert_eq!(message::<u128>(b"\xa1x"), "invalid type: string, expected u128 at byte 1");
     assert_eq!(message::<u16>(b"\xc1"), "MessagePack: a byte that stands for nothing at byte 1");
     // Not the u16 that was asked for before.
-    assert_eq!(message::<(u16, Mode)>(b"\x92\x01\x81\xa5plain\x07"), "invalid type: integer at byte 10");
+    assert_eq!(
+        message::<(u16, Mode)>(b"\x92\x01\x81\xa5plain\x07"),
+        "invalid type: integer at byte 10"
+    );
 }
 
 #[test]
@@ -141,7 +162,11 @@ fn every_first_byte_has_a_kind_that_is_no_number() {
         (0xe0, "integer"),
         (0xff, "integer"),
     ] {
-        assert_eq!(mismatch(first, "u8").message(), format!("invalid type: {kind}, expected u8"), "{first}");
+        assert_eq!(
+            mismatch(first, "u8").message(),
+            format!("invalid type: {kind}, expected u8"),
+            "{first}"
+        );
     }
 }
 
@@ -170,7 +195,11 @@ fn what_a_type_says_by_itself_is_not_shown() {
         ("invalid type: map, expected u128", "invalid type: map, expected u128"),
     ] {
         let shown = message_of::<Config>(&serde_json::json!({ "custom": imitation }));
-        assert_eq!(shown.rsplit_once(" at byte ").map(|(message, _)| message), Some(expected), "{imitation}");
+        assert_eq!(
+            shown.rsplit_once(" at byte ").map(|(message, _)| message),
+            Some(expected),
+            "{imitation}"
+        );
     }
 }
 

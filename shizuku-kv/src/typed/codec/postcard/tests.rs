@@ -71,9 +71,11 @@ fn what_cannot_be_encoded_says_so_without_its_content() {
     }
     let refused = to_bytes(&Refuses).map_err(|error| error.to_string());
     assert_eq!(refused, Err("the type refuses to be serialized".to_owned()));
-    let refused = to_bytes(&Outer { inner: Inner { secret: SECRET } }).map_err(|error| error.to_string());
+    let refused =
+        to_bytes(&Outer { inner: Inner { secret: SECRET } }).map_err(|error| error.to_string());
     assert_eq!(
         refused,
-        Err("the type does not know the length of a part beforehand, which postcard needs".to_owned())
+        Err("the type does not know the length of a part beforehand, which postcard needs"
+            .to_owned())
     );
 }
