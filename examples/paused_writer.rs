@@ -1,5 +1,6 @@
-//! The accident that no lock prevents by itself: a writer takes a lock, is paused for longer than its lease, wakes up, and
-//! writes as if nothing had happened. Once as it happens, once with the lock's fencing token in the writes.
+//! The accident that no lock alone prevents. A writer acquires a lock, is paused for longer than
+//! its lease, wakes up, and writes as if nothing had happened. The example runs it once with plain
+//! writes, and once with the lock's fencing token in the writes.
 //!
 //! In memory: `cargo run --example paused_writer`. On NATS, with a server that has JetStream:
 //! `SHIZUKU_KV_URL=nats://127.0.0.1:4222 cargo run --example paused_writer`.
@@ -18,14 +19,14 @@ use shizuku_kv::{
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// How many are left to be sold. Whoever sells reads it, and writes what is left.
+/// Number of items that are left. A seller reads it, and writes the rest.
 #[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
 #[kv(key = "shop.stock")]
 struct Stock {
     left: u32,
 }
 
-/// Whether the writes of a story carry the token.
+/// The kind of writes, with or without the token.
 #[derive(Clone, Copy)]
 enum Writes {
     Plain,
@@ -39,7 +40,7 @@ async fn main() -> Outcome<()> {
     let name = format!("paused-writer-{}", process::id());
     let store = connection.store(&name).await?;
     let told = both(&store).await;
-    // Also where the story ended early.
+    // Cleans up even if the example ended early.
     let deleted = connection.delete_store(&name).await;
     connection.shutdown().await?;
     told?;
@@ -59,8 +60,9 @@ async fn tell(store: &Store, writes: Writes) -> Outcome<()> {
     println!("  10 are left");
     let (paused, is_paused) = mpsc::channel();
     let (wakes, awake) = mpsc::channel();
-    // A program of its own, as far as the store can tell: nothing of it runs while it is paused, its renewals included.
-    // A collection of garbage, a machine that is moved or a closed laptop looks the same from outside.
+    // The store sees this thread as a program of its own. Nothing of it runs while it is paused,
+    // not even its renewals. A garbage collection, a migrated machine or a closed laptop looks the
+    // same from outside.
     let first = thread::spawn({
         let store = store.clone();
         move || {
@@ -82,7 +84,7 @@ async fn tell(store: &Store, writes: Writes) -> Outcome<()> {
     Ok(())
 }
 
-/// Takes the lock, reads, is paused, and sells one.
+/// Acquires the lock, reads, is paused, and sells one.
 async fn first_writer(
     store: &Store,
     writes: Writes,
@@ -93,7 +95,7 @@ async fn first_writer(
     let left = Stock::read(store).await?.ok_or("the stock is gone")?.left;
     println!("  the first writer has the lock, and is paused");
     paused.send(())?;
-    // This blocks the thread on which everything of this writer runs: that is the pause.
+    // Blocks the thread on which everything of this writer runs: this is the pause.
     awake.recv()?;
     println!("  the first writer wakes up, and sells 1");
     match sell(store, left, 1, writes, &guard).await {
@@ -103,12 +105,13 @@ async fn first_writer(
         }
         Err(error) => return Err(error.into()),
     }
-    // It would have known, had it asked; but it can be paused between asking and writing, too.
+    // Checking the lock before would help, but a pause can also come between the check and the
+    // write.
     println!("  does it hold the lock? {}", guard.is_held());
     Ok(())
 }
 
-/// Waits for the lock, which comes free since nothing is heard of its holder, and sells three.
+/// Waits for the lock, which expires because its holder does not renew it, and sells three.
 async fn second_writer(store: &Store, writes: Writes) -> Outcome<()> {
     let guard = lock(store)?.write().await?;
     let left = Stock::read(store).await?.ok_or("the stock is gone")?.left;
@@ -118,7 +121,7 @@ async fn second_writer(store: &Store, writes: Writes) -> Outcome<()> {
     Ok(())
 }
 
-/// The shortest lease there is, for a short story.
+/// Returns a lock with the shortest possible lease, for a short example.
 fn lock(store: &Store) -> Outcome<DistroRwLock> {
     let options = LockOptions::new().lease(Duration::from_secs(1));
     Ok(DistroRwLock::with_options(store, "shop.stock", options)?)

@@ -1,4 +1,4 @@
-//! A service's configuration, from a file into a store, and what can happen to it there.
+//! A service's configuration, written from a file into a store, and possible events there.
 //!
 //! In memory: `cargo run --example quickstart`. On NATS, with a server that has JetStream:
 //! `SHIZUKU_KV_URL=nats://127.0.0.1:4222 cargo run --example quickstart`.
@@ -43,16 +43,16 @@ struct User {
 async fn main() -> Result<(), Box<dyn Error>> {
     let url = env::var(URL_VARIABLE).unwrap_or_else(|_| "memory:".to_owned());
     let connection = connect(&url).await?;
-    // A name of its own, so that runs at the same time do not meet.
+    // A unique name, so that concurrent runs do not interfere.
     let name = format!("quickstart-{}", process::id());
     let store = connection.store(&name).await?;
-    // The scheme alone: the rest of the URL can contain a password.
+    // Shows only the scheme, because the rest of the URL can contain a password.
     let scheme = url.split(':').next().unwrap_or_default();
     say("open", format_args!("store {name} on {scheme}"));
 
     let told = tell(&store).await;
 
-    // Also where the story ended early.
+    // Cleans up even if the example ended early.
     let deleted = connection.delete_store(&name).await;
     connection.shutdown().await?;
     told?;
@@ -75,7 +75,7 @@ async fn tell(store: &Store) -> Result<(), Box<dyn Error>> {
     users(store).await
 }
 
-/// Two writers read the same version. The first to write wins, the second is told.
+/// Two writers read the same version. The first write wins, and the second returns a conflict.
 async fn two_writers(store: &Store) -> Result<(), Box<dyn Error>> {
     let mut first = DatabaseConfig::atomic_read(store).await?.ok_or("no configuration")?;
     let mut second = DatabaseConfig::atomic_read(store).await?.ok_or("no configuration")?;
@@ -96,7 +96,7 @@ async fn two_writers(store: &Store) -> Result<(), Box<dyn Error>> {
         Ok(_) => return Err("the second writer overwrote the first".into()),
     }
 
-    // Reads, changes and swaps, again and again until nobody wrote in between.
+    // Reads, changes and swaps, and retries while other writers are faster.
     let merged = DatabaseConfig::modify_value(store, |config| {
         config
             .map(|config| DatabaseConfig { max_connections: config.max_connections + 5, ..config })
@@ -107,7 +107,7 @@ async fn two_writers(store: &Store) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Follows the configuration while others change it, break it and mend it.
+/// Follows the configuration while other programs change it, break it and mend it.
 async fn follow(store: &Store, json: &str) -> Result<(), Box<dyn Error>> {
     let changes = DatabaseConfig::watch_value(store).await?;
     say("watch", seen(changes.next().await)?);
@@ -126,10 +126,10 @@ async fn follow(store: &Store, json: &str) -> Result<(), Box<dyn Error>> {
     another.await??;
     say("", seen(changes.next().await)?);
 
-    // Another program, which knows nothing of the type.
+    // Another program does not know the type.
     store.put(DatabaseConfig::key(), json.replace(": 20", ": \"plenty\"")).await?;
     say("refuse", seen(changes.next().await)?);
-    // Nor is it overwritten by a change, which would be made to what cannot be read.
+    // A change does not overwrite it, because it could not be based on an unreadable value.
     match DatabaseConfig::modify_value(store, |config| config).await {
         Err(KvWriteError::Read(_)) => say("", "an update leaves it as it is"),
         _ => return Err("a bad value was read".into()),
@@ -142,7 +142,8 @@ async fn follow(store: &Store, json: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What a watch delivered, as a line. A record that does not decode is reported, and the watch goes on.
+/// Describes an item of a watch in a line. A record that does not decode is reported, and the watch
+/// continues.
 fn seen(
     update: Option<Result<TypedUpdate<DatabaseConfig>, KvReadError>>,
 ) -> Result<String, Box<dyn Error>> {
@@ -159,7 +160,7 @@ fn seen(
     }
 }
 
-/// Keys are made of fields, whatever is in these.
+/// Keys consist of fields, whatever text these contain.
 async fn users(store: &Store) -> Result<(), Box<dyn Error>> {
     let ann = User { tenant: "acme.com".to_owned(), id: 7, name: "Ann".to_owned() };
     let bob = User { tenant: "acme".to_owned(), id: 8, name: "Bob".to_owned() };

@@ -1,4 +1,5 @@
-//! The story in one process: a node with a thousand routes ends, some change while it is away, and it comes back.
+//! The demonstration in one process: a node with a thousand routes ends, some routes change while
+//! it is away, and it comes back.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::{Outcome, Route, RouteKey};
 const ROUTES: u16 = 1000;
 
 pub(crate) async fn run(connection: &dyn Connection, scheme: &str) -> Outcome {
-    // Names of its own, so that runs at the same time do not meet.
+    // Unique names, so that concurrent runs do not interfere.
     let name = format!("edge-replica-{}", process::id());
     let directory = env::temp_dir().join(&name);
     let store = connection.store(&name).await?;
@@ -25,7 +26,7 @@ pub(crate) async fn run(connection: &dyn Connection, scheme: &str) -> Outcome {
 
     let told = timeout(Duration::from_secs(30), tell(&store, &directory)).await;
 
-    // Also where the story ended early.
+    // Cleans up even if the demonstration ended early.
     let removed = fs::remove_dir_all(&directory);
     let deleted = connection.delete_store(&name).await;
     told.map_err(|_| "a change has not come")??;
@@ -64,7 +65,8 @@ async fn tell(store: &Store, directory: &Path) -> Outcome {
     expect("the others are as they were", routes.get(&route(999).host) == Some(route(999).address))
 }
 
-/// A node from its start until it has caught up: its routes, and how many updates that took.
+/// Starts a node and waits until it has caught up. Returns its routes, and the number of updates
+/// that this took.
 async fn start(store: &Store, directory: &Path) -> Outcome<(Routes, usize)> {
     let storage = LogStorage::open(edge::log(directory), SnapshotOptions::new()).await?;
     let (routes, errors) = Routes::restore(&storage);
@@ -92,7 +94,7 @@ async fn start(store: &Store, directory: &Path) -> Outcome<(Routes, usize)> {
     Ok((routes, cost.ok_or("it did not catch up")?))
 }
 
-/// What the story says is checked.
+/// Checks the claims of the demonstration.
 fn expect(what: &str, holds: bool) -> Outcome {
     if holds { Ok(()) } else { Err(format!("not so: {what}").into()) }
 }

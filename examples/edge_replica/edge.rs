@@ -1,4 +1,5 @@
-//! The routes of an edge node: a table in memory, what the log brings back into it, and what the bucket changes in it.
+//! The routes of an edge node: a table in memory that is restored from the log and follows the
+//! store.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -13,17 +14,18 @@ use shizuku_kv::{KvOperation, KvReadError, TypedUpdate, WatchCursor};
 
 use crate::Route;
 
-/// The log in a node's directory.
+/// Returns the path of the log in a node's directory.
 pub(crate) fn log(directory: &Path) -> PathBuf {
     directory.join("routes.log")
 }
 
-/// Where each host is. Clones share it.
+/// The address of each host. Clones share the table.
 #[derive(Clone, Default)]
 pub(crate) struct Routes(Arc<Mutex<BTreeMap<String, SocketAddr>>>);
 
 impl Routes {
-    /// The routes that a log held when its last writer ended, however that was; with the errors of what is no route.
+    /// Restores the routes that the log held when its last writer ended, however it ended. Also
+    /// returns the errors of entries that are not routes.
     pub(crate) fn restore(storage: &LogStorage) -> (Self, Vec<KvReadError>) {
         let (routes, mut errors) = (Self::default(), Vec::new());
         storage.reader().for_each_record::<Route>(|route| match route {
@@ -33,7 +35,7 @@ impl Routes {
         (routes, errors)
     }
 
-    /// Where a host is. No network, no disk.
+    /// Returns the address of a host, without network or disk access.
     pub(crate) fn get(&self, host: &str) -> Option<SocketAddr> {
         self.table().get(host).copied()
     }
@@ -42,8 +44,8 @@ impl Routes {
         self.table().len()
     }
 
-    /// What an update changes. An update that has been applied already changes nothing: after a crash the last ones come
-    /// again.
+    /// Applies an update to the table. An update that was already applied changes nothing, because
+    /// the last ones come again after a crash.
     fn apply(&self, update: &Result<TypedUpdate<Route>, KvReadError>) -> Option<Event> {
         match update {
             Ok(TypedUpdate::Put(route)) => {
@@ -55,19 +57,20 @@ impl Routes {
                 let was = self.table().remove(&key.host)?;
                 Some(Event::Gone { host: key.host.clone(), was, how: *operation })
             }
-            // What was in force stays, until a restart: the log has only what the bucket has.
+            // The current route stays until a restart, because the log has only the store's
+            // entries.
             Err(error) => Some(Event::Refused(error.clone())),
             Ok(_) => None,
         }
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<String, SocketAddr>> {
-        // Each change is one call, so that a panic elsewhere leaves nothing half done.
+        // Each change is one call, so that a panic in another thread leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What happens to the routes.
+/// An event of the routes.
 pub(crate) enum Event {
     Set {
         host: String,
@@ -80,7 +83,7 @@ pub(crate) enum Event {
         how: KvOperation,
     },
     Refused(KvReadError),
-    /// The table is that of the bucket, after so many updates.
+    /// The table equals the store, after this number of updates.
     CaughtUp(usize),
 }
 
@@ -93,7 +96,7 @@ impl fmt::Display for Event {
                 write!(f, "{host}: gone while this node could not know, was {was}")
             }
             Self::Gone { host, was, how: _ } => write!(f, "{host}: gone, was {was}"),
-            // It names type, key and version, and nothing of the value: it can be shown.
+            // The error names type, key and version, but not the value, so it is safe to show.
             Self::Refused(error) => write!(f, "refused: {error}"),
             Self::CaughtUp(1) => f.write_str("caught up: the restart cost 1 update"),
             Self::CaughtUp(updates) => write!(f, "caught up: the restart cost {updates} updates"),
@@ -101,8 +104,8 @@ impl fmt::Display for Event {
     }
 }
 
-/// Keeps the routes as they are in the bucket, until the replica is stopped. Tells of each change, and once, when all is
-/// there, how many updates that took.
+/// Keeps the routes equal to those of the store, until the replica is stopped. Reports each change,
+/// and once, when all routes are present, the number of updates that this took.
 pub(crate) async fn follow(
     replica: &mut Replica<LogStorage>,
     routes: &Routes,
@@ -123,19 +126,19 @@ pub(crate) async fn follow(
                 (_, None) => {}
             }
         }
-        // Nothing here is waited for. When this returns, the place is kept that says so.
+        // Nothing is awaited here. After this returns, the replica commits its checkpoint.
         ready(Ok::<_, Infallible>(()))
     };
     replica.run_typed(apply).await
 }
 
-/// What a process finds when it starts.
+/// Describes the restored state of a process that starts.
 pub(crate) fn restored(routes: &Routes, storage: &LogStorage) -> String {
     let count = routes.len();
     let routes = format!("restored {count} {}", if count == 1 { "route" } else { "routes" });
-    match storage.reader().place() {
+    match storage.reader().checkpoint() {
         Some(place) => format!("{routes} up to position {}", place.cursor().position()),
-        // A new log, or a repair that was not finished.
+        // The log is new, or a resync was not finished.
         None => format!("{routes}, and no position to go on from"),
     }
 }

@@ -1,8 +1,10 @@
-//! An edge node that keeps the routes of a bucket in memory, and in a log beside it: after a restart, or a `kill -9`, it
-//! has them before it has asked anybody, and then gets only what it has missed.
+//! An edge node that keeps the routes of a store in memory, and in a log beside it. After a
+//! restart, or a `kill -9`, it has them before any request to the network, and then receives only
+//! the missed updates.
 //!
-//! Without arguments it is a demonstration, in memory or on NATS: `cargo run --example edge_replica`. With a store that
-//! other processes see, such as a NATS server with JetStream, one terminal is the node:
+//! Without arguments it is a demonstration, in memory or on NATS:
+//! `cargo run --example edge_replica`. With a store that other processes see, such as a NATS server
+//! with JetStream, one terminal is the node:
 //!
 //! ```text
 //! export SHIZUKU_KV_URL=nats://127.0.0.1
@@ -19,8 +21,8 @@
 //! cargo run --example edge_replica -- set www.example.com 10.0.0.3:80
 //! ```
 //!
-//! Start the node again, and it says how many updates the restart has cost. `edge.rs` is the node, `demonstration.rs` the
-//! story without arguments.
+//! Start the node again, and it prints the number of updates that the restart has cost. `edge.rs`
+//! is the node, and `demonstration.rs` runs without arguments.
 
 mod demonstration;
 mod edge;
@@ -40,7 +42,7 @@ use shizuku_kv::{
     Connection, KeyValue, KvError, Store, StoreConfig, TypedEntry, URL_VARIABLE, VersionToken,
     WatchLink, connect,
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 const USAGE: &str = "\
 usage: edge_replica [--store NAME] [COMMAND]
@@ -54,7 +56,7 @@ Without a command it is a demonstration. SHIZUKU_KV_URL names where stores are; 
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
-/// Where requests for a host go.
+/// The address for requests to a host.
 #[derive(Serialize, Deserialize, KeyValue)]
 #[kv(key = "route.{host}", codec = json)]
 struct Route {
@@ -62,13 +64,13 @@ struct Route {
     address: SocketAddr,
 }
 
-/// The node: what it had, then what changes, until it is told to end.
+/// Runs the node: restores its routes, then follows the changes until it is stopped.
 async fn serve(url: &str, name: &str, directory: &Path) -> Outcome {
     let stop = stop_when_told()?;
     fs::create_dir_all(directory)?;
     let storage = LogStorage::open(edge::log(directory), SnapshotOptions::new()).await?;
     let (routes, errors) = edge::Routes::restore(&storage);
-    // From here on it could answer requests: the store is not needed for that.
+    // The node could answer requests from here on, without the store.
     println!("{}", edge::restored(&routes, &storage));
     for error in errors {
         println!("refused: {error}");
@@ -79,27 +81,29 @@ async fn serve(url: &str, name: &str, directory: &Path) -> Outcome {
     };
 
     let mut replica = Replica::new(&store, RouteKey::scope()).storage(storage).stop_on(stop);
-    let troubles = tokio::spawn(tell_troubles(replica.monitor()));
+    let troubles = tokio::spawn(report_troubles(replica.monitor()));
     let followed = edge::follow(&mut replica, &routes, |event| println!("{event}")).await;
     troubles.abort();
     match followed? {
         Some(cursor) => println!("stopped at position {}", cursor.position()),
         None => println!("stopped, and no position to go on from"),
     }
-    // It has written nothing to the store. Where that is away, there is nothing to be flushed.
+    // The node has written nothing to the store, so nothing is lost if this fails.
     if let Err(error) = connection.shutdown().await {
         eprintln!("edge_replica: {error}");
     }
     Ok(())
 }
 
-/// Opens the store, however long that takes; none when the node is stopped before. A node that has its routes can wait.
+/// Opens the store, however long that takes. Returns `None` if the node is stopped before. A node
+/// that has its routes can wait.
 async fn open(
     url: &str,
     name: &str,
     stop: &CancellationToken,
 ) -> Outcome<Option<(Arc<dyn Connection>, Store)>> {
-    // A node creates no store: an empty one in the place of the right one would take away all its routes.
+    // A node creates no store, because an empty one in place of the right one would remove all its
+    // routes.
     let config = StoreConfig::new().must_exist();
     let mut is_told = false;
     loop {
@@ -129,34 +133,42 @@ async fn open(
     }
 }
 
-/// Says when the store is away, or the log cannot be written. The node goes on with what it has.
-async fn tell_troubles(mut monitor: ReplicaMonitor) {
-    // `None` until the store was heard from for the first time: before that, silence is no trouble.
-    let (mut was_up, mut told) = (None, None);
-    while let Some(progress) = monitor.changed().await {
-        match (&progress.link, was_up) {
-            (WatchLink::Down { reason, .. }, Some(true)) => {
+/// Prints when the store is away, or the log cannot be written. The node continues with its present
+/// routes.
+async fn report_troubles(mut monitor: ReplicaMonitor) {
+    /// A replica is down until its store has answered for the first time, which takes less.
+    const GRACE: Duration = Duration::from_secs(1);
+
+    let (mut is_down, mut reported) = (false, None);
+    // The end of the grace is not a change of the monitor.
+    while !matches!(timeout(GRACE, monitor.changed()).await, Ok(None)) {
+        let progress = monitor.progress();
+        match &progress.link {
+            WatchLink::Down { since, reason, .. }
+                if !is_down && since.elapsed().is_ok_and(|down| down >= GRACE) =>
+            {
                 println!("the store is not heard from: {reason}");
+                is_down = true;
             }
-            (WatchLink::Up, Some(false)) => println!("the store is heard from again"),
+            WatchLink::Up if is_down => {
+                println!("the store is heard from again");
+                is_down = false;
+            }
             _ => {}
-        }
-        if progress.link.is_up() || was_up.is_some() {
-            was_up = Some(progress.link.is_up());
         }
         let error = progress
             .last_error
             .as_deref()
             .filter(|error| matches!(error, ReplicaError::Storage { .. }));
         let error = error.map(ToString::to_string);
-        if error != told {
+        if error != reported {
             println!("{}", error.as_deref().unwrap_or("the log is written again"));
-            told = error;
+            reported = error;
         }
     }
 }
 
-/// Cancelled by Ctrl-C, and on Unix by SIGTERM too.
+/// Returns a token that Ctrl-C cancels, and on Unix SIGTERM too.
 fn stop_when_told() -> io::Result<CancellationToken> {
     #[cfg(unix)]
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
@@ -205,7 +217,7 @@ enum Command {
     Change(Change),
 }
 
-/// What is written to the store.
+/// A change to write to the store.
 enum Change {
     Set(Route),
     Remove(RouteKey),
@@ -231,7 +243,7 @@ impl Command {
     }
 
     async fn carry_out(self, url: &str, name: &str) -> Outcome {
-        // The scheme alone: the rest of the URL can contain a password.
+        // Shows only the scheme, because the rest of the URL can contain a password.
         let scheme = url.split(':').next().unwrap_or_default();
         if matches!(self, Self::Serve(_) | Self::Change(_)) && scheme.eq_ignore_ascii_case("memory")
         {

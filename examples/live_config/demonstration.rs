@@ -1,4 +1,5 @@
-//! The story in one process: the service is asked over HTTP while its configuration changes, breaks and is mended.
+//! The demonstration in one process: HTTP requests to the service while its configuration changes,
+//! breaks and is mended.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use crate::{Changes, Outcome, ServiceConfig, service, set};
 
 pub(crate) async fn run(connection: &dyn Connection, scheme: &str) -> Outcome {
-    // A name of its own, so that runs at the same time do not meet.
+    // A unique name, so that concurrent runs do not interfere.
     let name = format!("live-config-{}", process::id());
     let store = connection.store(&name).await?;
     say("open", format_args!("store {name} on {scheme}"));
@@ -33,7 +34,7 @@ pub(crate) async fn run(connection: &dyn Connection, scheme: &str) -> Outcome {
     }
     .await;
 
-    // Also where the story ended early.
+    // Cleans up even if the demonstration ended early.
     let deleted = connection.delete_store(&name).await;
     told?;
     deleted?;
@@ -54,7 +55,7 @@ async fn tell(store: &Store, service: SocketAddr) -> Outcome {
         format_args!("the feature beta is {}", get(service, "/feature/beta").await?.trim_end()),
     );
 
-    // Other programs, which know nothing of the type and its rule. The last good value stays in force.
+    // Other programs do not know the type and its rule. The last good value stays current.
     for bad in [r#"{"pool_size": "many"}"#, r#"{"pool_size": 0}"#] {
         let version = store.put(ServiceConfig::key(), bad).await?.to_string();
         say("break", format_args!("{bad}: version {version}"));
@@ -76,7 +77,7 @@ async fn tell(store: &Store, service: SocketAddr) -> Outcome {
     Ok(())
 }
 
-/// The answer when it is as it should be: what is written arrives soon, not at once.
+/// Returns the answer when it is as expected, because a write arrives soon, but not at once.
 async fn until(
     service: SocketAddr,
     path: &str,

@@ -1,7 +1,8 @@
 //! A service whose pool and feature flags follow the store while it runs.
 //!
-//! Without arguments it is a demonstration, in memory or on NATS: `cargo run --example live_config`. As a service it
-//! needs a store that other processes see, such as a NATS server with JetStream:
+//! Without arguments it is a demonstration, in memory or on NATS:
+//! `cargo run --example live_config`. As a service it needs a store that other processes see, such
+//! as a NATS server with JetStream:
 //!
 //! ```text
 //! export SHIZUKU_KV_URL=nats://127.0.0.1
@@ -18,8 +19,8 @@
 //! cargo run --example live_config -- replace pool_size=6
 //! ```
 //!
-//! What the service can be told is here, and how it is told; `service.rs` is the service, `demonstration.rs` the story
-//! without arguments.
+//! This file has the settings of the service, and the commands that change them. `service.rs` is
+//! the service, and `demonstration.rs` runs without arguments.
 
 mod demonstration;
 mod service;
@@ -48,7 +49,7 @@ Without a command it is a demonstration. SHIZUKU_KV_URL names where stores are; 
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
-/// What the service can be told while it runs.
+/// Settings of the service that can change while it runs.
 #[derive(Serialize, Deserialize, StaticKeyIndexedValue)]
 #[kv(key = "config.service", codec = json, validate = ServiceConfig::check)]
 struct ServiceConfig {
@@ -57,7 +58,7 @@ struct ServiceConfig {
     features: BTreeSet<String>,
 }
 
-/// In force until there is a good value.
+/// Current until the store has a good value.
 impl Default for ServiceConfig {
     fn default() -> Self {
         Self { pool_size: 4, features: BTreeSet::new() }
@@ -81,7 +82,7 @@ impl fmt::Display for ServiceConfig {
     }
 }
 
-/// What is to be another; the rest stays.
+/// The settings to change. The others stay.
 #[derive(Default)]
 struct Changes {
     pool_size: Option<u32>,
@@ -89,7 +90,7 @@ struct Changes {
 }
 
 impl Changes {
-    /// From words like `pool_size=8` and `features=beta,dark`.
+    /// Parses words like `pool_size=8` and `features=beta,dark`.
     fn parse(words: &[String]) -> Outcome<Self> {
         let mut changes = Self::default();
         for word in words {
@@ -116,14 +117,15 @@ impl Changes {
     }
 }
 
-/// Reads, changes and swaps, again until nobody wrote in between: two who set different fields do not undo each other.
+/// Changes the settings by compare-and-swap, so that two writers of different fields do not undo
+/// each other.
 async fn set(store: &Store, changes: &Changes) -> Outcome<VersionToken> {
     let change = |config: Option<_>| Some(changes.apply(config.unwrap_or_default()));
     match ServiceConfig::modify_value(store, change).await {
         Ok(written) => {
             Ok(written.as_ref().map(TypedEntry::version).ok_or("nothing was written")?)
         }
-        // Nobody can tell what of a value that cannot be read is to stay.
+        // A value that cannot be read has no settings to keep.
         Err(error @ KvWriteError::Read(_)) => {
             Err(format!("{error}; `replace` writes over it").into())
         }
@@ -141,7 +143,7 @@ enum Command {
 }
 
 impl Command {
-    /// The command, where there is one, and the name of the store.
+    /// Returns the command, if one is given, and the name of the store.
     fn parse(mut arguments: Vec<String>) -> Outcome<(Option<Self>, String)> {
         let store = take_option(&mut arguments, "--store", "live-config")?;
         let listen = take_option(&mut arguments, "--listen", "127.0.0.1:0")?;
@@ -161,7 +163,7 @@ impl Command {
     }
 }
 
-/// The value of an option, and the arguments without either.
+/// Removes an option from the arguments, and returns its value.
 fn take_option(arguments: &mut Vec<String>, name: &str, default: &str) -> Outcome<String> {
     let Some(place) = arguments.iter().position(|argument| argument == name) else {
         return Ok(default.to_owned());
@@ -188,7 +190,7 @@ async fn run() -> Outcome {
     let (command, name) = Command::parse(env::args().skip(1).collect())?;
     let url = env::var(URL_VARIABLE).unwrap_or_else(|_| "memory:".to_owned());
     let connection = connect(&url).await?;
-    // The scheme alone: the rest of the URL can contain a password.
+    // Shows only the scheme, because the rest of the URL can contain a password.
     let scheme = url.split(':').next().unwrap_or_default();
     let done = match command {
         None => demonstration::run(&*connection, scheme).await,
@@ -201,7 +203,7 @@ async fn run() -> Outcome {
             carry_out(command, &*connection, &name).await
         }
     };
-    // What was written was acknowledged: nothing is lost where this fails.
+    // All writes were acknowledged, so nothing is lost if this fails.
     if let Err(error) = connection.shutdown().await {
         eprintln!("live_config: {error}");
     }

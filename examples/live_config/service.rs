@@ -1,4 +1,4 @@
-//! The service: what it does with a configuration that changes under it.
+//! The service, whose configuration changes while it runs.
 
 use std::fmt;
 use std::io;
@@ -13,33 +13,32 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
 use shizuku_kv::{
-    Live, LiveSnapshot, LiveStanding, LiveStatus, StaticKeyIndexedValue, Store, VersionToken,
-    WatchLink,
+    Live, LiveSnapshot, LiveStatic, LiveStatus, LiveSyncState, Store, VersionToken, WatchLink,
 };
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::{Outcome, ServiceConfig};
 
-/// What the handlers share.
+/// The shared state of the handlers.
 struct Service {
     config: Live<ServiceConfig>,
     pool: Pool,
 }
 
-/// Serves until `ended`, and ends what was begun.
+/// Serves until `ended`, and finishes the requests in progress.
 pub(crate) async fn serve(
     store: &Store,
     listener: TcpListener,
     ended: impl Future<Output = ()> + Send + 'static,
 ) -> Outcome {
-    // A service that needs a value to begin with would wait for one with `live`.
+    // A service that needs a first value would wait for it with `live`.
     let config = ServiceConfig::live_or_default(store).await?;
     println!("listening on http://{}", listener.local_addr()?);
 
     let pool = Pool::new(config.load().pool_size);
     let service = Arc::new(Service { config: config.clone(), pool });
-    // The handle that was there before the pool, so that no change comes between the two.
+    // Uses the handle from before the pool, so that no change is missed between the two.
     let follower = tokio::spawn(follow(config, Arc::clone(&service)));
     let routes = Router::new()
         .route("/", get(config_in_force))
@@ -54,9 +53,9 @@ pub(crate) async fn serve(
     Ok(served?)
 }
 
-/// Brings the pool to its new size, and says what happens.
+/// Resizes the pool after each change, and prints it.
 async fn follow(mut config: Live<ServiceConfig>, service: Arc<Service>) {
-    let mut statuses = config.statuses();
+    let statuses = config.statuses();
     println!("pool: {} ({})", service.pool.size(), named(config.version()));
     let mut told = Standing::from(config.status());
     println!("status: {told}; {} is in force", named(config.version()));
@@ -64,7 +63,7 @@ async fn follow(mut config: Live<ServiceConfig>, service: Arc<Service>) {
         tokio::select! {
             biased;
             changed = config.changed() => {
-                // Only where the connection was shut down.
+                // Fails only if the connection was shut down.
                 let Ok(new) = changed else { return };
                 let (old, size) = (service.pool.size(), new.pool_size);
                 let version = named(LiveSnapshot::version(&new));
@@ -72,10 +71,10 @@ async fn follow(mut config: Live<ServiceConfig>, service: Arc<Service>) {
                 service.pool.resize(size);
             }
             Some(status) = statuses.next() => {
-                let standing = Standing::from(status);
-                if standing != told {
-                    println!("status: {standing}; {} is in force", named(config.version()));
-                    told = standing;
+                let sync_state = Standing::from(status);
+                if sync_state != told {
+                    println!("status: {sync_state}; {} is in force", named(config.version()));
+                    told = sync_state;
                 }
             }
         }
@@ -83,7 +82,7 @@ async fn follow(mut config: Live<ServiceConfig>, service: Arc<Service>) {
 }
 
 async fn config_in_force(State(service): State<Arc<Service>>) -> Json<Value> {
-    // One snapshot, so that the version is that of the value.
+    // One snapshot, so that the version belongs to the value.
     let config = service.config.snapshot();
     Json(json!({
         "pool_size": config.pool_size,
@@ -93,18 +92,18 @@ async fn config_in_force(State(service): State<Arc<Service>>) -> Json<Value> {
     }))
 }
 
-/// It is a 200 whatever it says: with the last good value the service is as healthy as before.
+/// Always returns 200, because with the last good value the service is as healthy as before.
 async fn status(State(service): State<Arc<Service>>) -> Json<Value> {
     let version = service.config.version().map(|version| version.to_string());
     Json(json!({ "in_force": version, "status": Standing::from(service.config.status()) }))
 }
 
 async fn feature(State(service): State<Arc<Service>>, Path(name): Path<String>) -> &'static str {
-    // For each request what is in force now; it costs no more than an atomic load.
+    // Loads the current value for each request, at the cost of an atomic load.
     if service.config.load().features.contains(&name) { "on\n" } else { "off\n" }
 }
 
-/// Work that needs a place in the pool.
+/// A job that needs a permit of the pool.
 async fn job(State(service): State<Arc<Service>>) -> (StatusCode, &'static str) {
     let Ok(_place) = service.pool.places.try_acquire() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "all places are taken\n");
@@ -113,7 +112,7 @@ async fn job(State(service): State<Arc<Service>>) -> (StatusCode, &'static str) 
     (StatusCode::OK, "done\n")
 }
 
-/// So many places for work at the same time, and soon another number.
+/// A limit on concurrent jobs that can change.
 struct Pool {
     places: Arc<Semaphore>,
     size: AtomicU32,
@@ -131,18 +130,19 @@ impl Pool {
     fn resize(&self, size: u32) {
         let old = self.size.swap(size, Ordering::Relaxed);
         self.places.add_permits(size.saturating_sub(old) as usize);
-        // Work that has begun keeps its place until it is done. Nobody else waits, so what comes free then goes.
+        // A running job keeps its permit until it is done. The surplus takes permits as they are
+        // released, because nothing else waits for them.
         let surplus = Arc::clone(&self.places).acquire_many_owned(old.saturating_sub(size));
         tokio::spawn(async { surplus.await.map(|places| places.forget()) });
     }
 }
 
-/// How the value in force stands to the store, as the service says it.
+/// The relation of the current value to the store, as the service reports it.
 #[derive(PartialEq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum Standing {
     Current,
-    /// Nothing is heard from the store since then, in seconds of Unix time.
+    /// The store has not been heard since then, in seconds of Unix time.
     Stale {
         since: u64,
         why: String,
@@ -158,19 +158,20 @@ enum Standing {
 
 impl From<LiveStatus> for Standing {
     fn from(status: LiveStatus) -> Self {
-        match (status.standing, status.link) {
-            (LiveStanding::Ended { .. }, _) => Self::Ended,
-            // Before what else is known: that may be outdated.
+        match (status.sync_state, status.link) {
+            (LiveSyncState::Ended { .. }, _) => Self::Ended,
+            // This comes first, because everything else may be outdated.
             (_, WatchLink::Down { since, reason, .. }) => {
                 let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
                 Self::Stale { since, why: reason.to_string() }
             }
-            // The error names the type, the key and what is wrong, and nothing of the value: it can be shown.
-            (LiveStanding::Rejected { version, error, .. }, _) => {
+            // The error names the type, the key and the fault, but not the value, so it is safe to
+            // show.
+            (LiveSyncState::Rejected { version, error, .. }, _) => {
                 Self::Rejected { version: version.to_string(), why: error.to_string() }
             }
-            (LiveStanding::Current, _) => Self::Current,
-            (LiveStanding::Absent { .. }, _) => Self::Absent,
+            (LiveSyncState::Current, _) => Self::Current,
+            (LiveSyncState::Absent { .. }, _) => Self::Absent,
             _ => Self::Unknown,
         }
     }
@@ -193,7 +194,7 @@ fn named(version: Option<VersionToken>) -> String {
     version.map_or_else(|| "the default".to_owned(), |version| format!("version {version}"))
 }
 
-/// Ctrl-C, and on Unix SIGTERM too.
+/// Completes on Ctrl-C, and on Unix on SIGTERM too.
 pub(crate) fn told_to_end() -> io::Result<impl Future<Output = ()> + Send + 'static> {
     #[cfg(unix)]
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

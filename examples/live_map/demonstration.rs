@@ -1,22 +1,23 @@
-//! The story in one process: a router goes on picking while instances come, drain, break and go.
+//! The demonstration in one process: a router keeps picking while instances come, drain, break and
+//! go.
 
 use std::time::Duration;
 use std::{fmt, process};
 
-use shizuku_kv::{Connection, KeyValue, KeyValueRead, LiveMapChanges, Store};
+use shizuku_kv::{Connection, KeyValue, LiveMapChanges, LiveRead, Store};
 use tokio::time::timeout;
 
 use crate::{Instance, InstanceKey, Outcome, Router, changed, refused};
 
 pub(crate) async fn run(connection: &dyn Connection, scheme: &str) -> Outcome {
-    // A name of its own, so that runs at the same time do not meet.
+    // A unique name, so that concurrent runs do not interfere.
     let name = format!("live-map-{}", process::id());
     let store = connection.store(&name).await?;
     say("open", format_args!("store {name} on {scheme}"));
 
     let told = timeout(Duration::from_secs(30), tell(&store)).await;
 
-    // Also where the story ended early.
+    // Cleans up even if the demonstration ended early.
     let deleted = connection.delete_store(&name).await;
     told.map_err(|_| "a change has not come")??;
     deleted?;
@@ -44,8 +45,8 @@ async fn tell(store: &Store) -> Outcome {
     pick(&router)?;
     pick(&router)?;
 
-    // Another program, which knows nothing of the type. The last good instance stays in force.
-    let mut statuses = router.instances.statuses();
+    // Another program does not know the type. The last good instance stays current.
+    let statuses = router.instances.statuses();
     let bad = r#"{"address": "nowhere"}"#;
     say("break", format_args!("{bad}: version {}", store.put("service.web.2", bad).await?));
     while router.instances.status().rejected == 0 {
@@ -63,7 +64,7 @@ async fn tell(store: &Store) -> Outcome {
     Ok(())
 }
 
-/// What is written arrives soon, not at once.
+/// Waits for the change, because a write arrives soon, but not at once.
 async fn next(changes: &mut LiveMapChanges<InstanceKey, Instance>) -> Outcome {
     say("change", changed(&changes.next().await.ok_or("nothing follows any more")?));
     Ok(())

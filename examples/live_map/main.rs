@@ -1,7 +1,9 @@
-//! A registry of services, and a router that always knows the instances of each: it asks nobody when it picks one.
+//! A registry of services, and a router that always knows the instances of each, and picks one
+//! without a request.
 //!
-//! Without arguments it is a demonstration, in memory or on NATS: `cargo run --example live_map`. With a store that
-//! other processes see, such as a NATS server with JetStream, one terminal follows what others do:
+//! Without arguments it is a demonstration, in memory or on NATS: `cargo run --example live_map`.
+//! With a store that other processes see, such as a NATS server with JetStream, one terminal
+//! follows the changes of others:
 //!
 //! ```text
 //! export SHIZUKU_KV_URL=nats://127.0.0.1
@@ -19,7 +21,7 @@
 //! cargo run --example live_map -- remove web 1
 //! ```
 //!
-//! `demonstration.rs` is the story without arguments.
+//! `demonstration.rs` runs without arguments.
 
 mod demonstration;
 
@@ -32,8 +34,8 @@ use std::{env, fmt};
 
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    KeyValue, KeyValueRead, KeyValueWrite, LiveMap, LiveMapChange, LiveRejection, LiveSnapshot,
-    Store, TypedEntry, URL_VARIABLE, VersionToken, WatchLink, connect,
+    KeyValue, KeyValueWrite, LiveMap, LiveMapChange, LiveRead, LiveRejection, LiveSnapshot, Store,
+    TypedEntry, URL_VARIABLE, VersionToken, WatchLink, connect,
 };
 
 const USAGE: &str = "\
@@ -57,13 +59,13 @@ struct Instance {
     name: String,
     id: u32,
     address: SocketAddr,
-    /// It gets no more requests.
+    /// True if it gets no more requests.
     #[serde(default)]
     draining: bool,
 }
 
 impl Instance {
-    /// Changes what is there, whoever else changes it at the same time.
+    /// Changes the stored instance by compare-and-swap, so that concurrent changes are not lost.
     async fn drain(store: &Store, key: InstanceKey) -> Outcome<VersionToken> {
         let change = |instance: Option<_>| Some(Self { draining: true, ..instance? });
         let drained = Self::modify(store, key.clone(), change).await?;
@@ -89,10 +91,11 @@ impl Router {
         Self { instances, turn: AtomicUsize::new(0) }
     }
 
-    /// Where the next request goes. It is no `async fn`: nothing is waited for, and no lock is taken.
+    /// Returns the instance for the next request. It is not an `async fn`, because it neither waits
+    /// nor takes a lock.
     fn pick(&self, name: &str) -> Outcome<Arc<LiveSnapshot<Instance>>> {
         let key = |id| InstanceKey { name: name.to_owned(), id };
-        // One snapshot, so that those who are counted are those of whom one is picked.
+        // One snapshot, so that the instance is picked from the counted ones.
         let instances = self.instances.snapshot();
         let of_service = || instances.range(key(0)..=key(u32::MAX)).map(|(_, instance)| instance);
         let ready = || of_service().filter(|instance| !instance.draining);
@@ -102,10 +105,12 @@ impl Router {
     }
 }
 
-/// Prints what is there, then what changes, what is refused, and when the store is away; until nothing will follow.
+/// Prints the present instances, then changes, rejected records, and outages of the store. Ends
+/// when no change can follow.
 async fn watch(instances: &Instances) {
-    let (mut changes, mut statuses) = (instances.changes(), instances.statuses());
-    // What the changes start from, and not what the map is by now: no change is missed or told twice.
+    let (changes, statuses) = (instances.changes(), instances.statuses());
+    // Prints the start of the changes, and not the present map, so that no change is missed or
+    // printed twice.
     for (key, instance) in changes.snapshot().iter() {
         println!("{key}: {}", shown(instance));
     }
@@ -117,7 +122,7 @@ async fn watch(instances: &Instances) {
             biased;
             change = changes.next() => match change {
                 Some(change) => println!("{}", changed(&change)),
-                // Only where the connection was shut down.
+                // Ends only if the connection was shut down.
                 None => return,
             },
             Some(status) = statuses.next() => {
@@ -133,7 +138,7 @@ async fn watch(instances: &Instances) {
     }
 }
 
-/// Prints what is refused and was not `told`, and returns all that is.
+/// Prints the rejected records that were not `told`, and returns all rejected ones.
 fn print_rejections(instances: &Instances, told: &[LiveRejection]) -> Vec<LiveRejection> {
     let rejections = instances.rejections();
     for new in &rejections {
@@ -144,10 +149,10 @@ fn print_rejections(instances: &Instances, told: &[LiveRejection]) -> Vec<LiveRe
     rejections
 }
 
-/// Why, and what is in force in its place. The error names the type, the key and what is wrong, and nothing of the
-/// value: it can be shown.
+/// Describes the rejection and the current record. The error names the type, the key and the fault,
+/// but not the value, so it is safe to show.
 fn refused(instances: &Instances, rejection: &LiveRejection) -> String {
-    // The store's key can be none of the type; nothing is in force under such a key.
+    // The store's key may not be one of the type. No record is current under such a key.
     let in_force =
         rejection.key.as_str().parse().ok().and_then(|key: InstanceKey| instances.get(&key));
     let in_force = in_force.map_or_else(|| "nothing".to_owned(), |instance| shown(&instance));
@@ -181,7 +186,7 @@ enum Command {
 }
 
 impl Command {
-    /// The command, where there is one.
+    /// Returns the command, if one is given.
     fn parse(words: &[&str]) -> Outcome<Option<Self>> {
         let key = |name: &str, id: &str| {
             let id = id.parse().map_err(|_| "an ID is a number")?;
@@ -263,7 +268,7 @@ async fn run() -> Outcome {
     let command = Command::parse(words)?;
     let url = env::var(URL_VARIABLE).unwrap_or_else(|_| "memory:".to_owned());
     let connection = connect(&url).await?;
-    // The scheme alone: the rest of the URL can contain a password.
+    // Shows only the scheme, because the rest of the URL can contain a password.
     let scheme = url.split(':').next().unwrap_or_default();
     let done = match command {
         None => demonstration::run(&*connection, scheme).await,
@@ -276,7 +281,7 @@ async fn run() -> Outcome {
             command.carry_out(&connection.store(name).await?).await
         }
     };
-    // What was written was acknowledged: nothing is lost where this fails.
+    // All writes were acknowledged, so nothing is lost if this fails.
     if let Err(error) = connection.shutdown().await {
         eprintln!("live_map: {error}");
     }

@@ -1,4 +1,4 @@
-//! Watch cursors: what is read is what was written, and nothing else is read.
+//! Watch cursors: a written cursor is read back, and no other bytes are read.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,7 +6,7 @@ use shizuku_kv::WatchCursor;
 
 use super::reading::{Input, crc32};
 
-/// Reads the bytes as a cursor; makes one of them, and damages it.
+/// Reads the bytes as a cursor. Also makes a cursor from them, and damages it.
 pub fn run(data: &[u8]) {
     reads_only_what_is_a_cursor(data);
 
@@ -22,7 +22,7 @@ pub fn run(data: &[u8]) {
         (&incarnation, position, as_of)
     );
 
-    // Whatever is done to four bytes in a row, the checksum tells.
+    // The checksum detects every change of four bytes in a row.
     let (at, damage) = (input.below(WatchCursor::LEN - 3), input.array::<4>());
     let mut damaged = bytes;
     damaged[at..at + 4].iter_mut().zip(damage).for_each(|(byte, damage)| *byte ^= damage);
@@ -32,13 +32,13 @@ pub fn run(data: &[u8]) {
     assert!(WatchCursor::from_bytes(&[&bytes[..], &[input.byte()]].concat()).is_err());
 }
 
-/// A cursor of each kind that there is.
+/// Returns a cursor of each kind.
 pub fn examples() -> Vec<Vec<u8>> {
     let times = [SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::MAX)];
     times.into_iter().map(|time| WatchCursor::new([7; 16], 300, time).to_bytes().to_vec()).collect()
 }
 
-/// The format in other words.
+/// Checks the format independently of the library.
 fn reads_only_what_is_a_cursor(bytes: &[u8]) {
     let is_cursor = bytes.len() == 40
         && bytes.starts_with(b"SKC\x01")

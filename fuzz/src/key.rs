@@ -1,4 +1,4 @@
-//! Keys: the grammar in other words, and the fields of records in keys.
+//! Keys: the grammar, checked independently of the library, and the fields of records in keys.
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -14,7 +14,7 @@ struct User {
     id: u64,
 }
 
-/// A field at the very start of the key, where not everything is allowed.
+/// A key with a field at its very start, where not every text is allowed.
 #[derive(Debug, Serialize, Deserialize, KeyValue, JsonByteSer, JsonByteDes)]
 #[allow(dead_code, reason = "only its key is made")]
 #[kv(key = "{first}.{second}")]
@@ -23,11 +23,11 @@ struct Pair {
     second: String,
 }
 
-/// Takes the bytes as a key, as a key of records, and as their fields.
+/// Reads the bytes as a key, as a key of records, and as their fields.
 pub fn run(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     checks_as_the_grammar_says(&text);
-    // With a letter at the front more of it is reached.
+    // A letter at the front lets more of the text be checked.
     checks_as_the_grammar_says(&format!("a{text}"));
 
     prints_what_it_parses::<PairKey>(&text);
@@ -44,7 +44,7 @@ pub fn run(data: &[u8]) {
     parses_what_it_prints(&UserKey::from((first.to_owned(), second.len() as u64)));
 }
 
-/// Keys and fields with what is special about them.
+/// Returns keys and fields with all special features.
 pub fn examples() -> Vec<Vec<u8>> {
     let long = "a.".repeat(512);
     let texts = [
@@ -85,8 +85,8 @@ fn is_key_of_any_length(text: &[u8]) -> bool {
     !text.starts_with(b"_kv") && text.split(|byte| *byte == b'.').all(is_token)
 }
 
-/// The first byte with which the text can become a key no more, whatever follows; what lacks something, lacks it at its
-/// last byte.
+/// Returns the first byte after which the text can no longer become a key, whatever follows. If
+/// something is missing, it is the last byte.
 fn first_offence(text: &[u8]) -> usize {
     if text.starts_with(b"_kv") {
         return 0;

@@ -1,8 +1,9 @@
-//! What is tried with arbitrary bytes: everything of the library that reads bytes which something else may have written.
+//! Targets for arbitrary bytes: everything in the library that reads bytes from other writers.
 //!
-//! Each module has `run`, which takes any bytes and panics where a promise is broken, and `examples`, with which a search
-//! begins. `fuzz_targets/` gives them to libFuzzer; `tests/tests/fuzz_targets.rs` compiles the same files and runs each for
-//! a moment in every test run.
+//! Each module has `run`, which accepts any bytes and panics if a guarantee is broken, and
+//! `examples`, with which a search begins. `fuzz_targets/` passes them to libFuzzer.
+//! `tests/tests/fuzz_targets.rs` compiles the same files and runs each for a moment in every test
+//! run.
 
 pub mod cursor;
 pub mod key;

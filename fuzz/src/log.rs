@@ -1,5 +1,5 @@
-//! Snapshot logs: no file makes reading panic, all ways of reading say the same, what can be read can be gone on with, and
-//! what a log was cut or damaged to is a state that it had, or an error.
+//! Snapshot logs. No file makes reading panic, and all ways of reading agree. A readable file can
+//! be written further. A truncated or damaged log has a state that it had before, or is an error.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,8 @@ use tempfile::TempDir;
 
 use super::reading::{Input, crc32};
 
-/// Takes the bytes as a file; as the content of one whose checksums are right; or as what is done to one.
+/// Reads the bytes as a file, as the content of a file with valid checksums, or as operations on a
+/// log.
 pub fn run(data: &[u8]) {
     let directory = directory();
     let path = directory.path().join("log");
@@ -39,7 +40,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// A file, one whose checksums are made, and something that is done to one.
+/// Returns a file, a file with computed checksums, and operations on a log.
 pub fn examples() -> Vec<Vec<u8>> {
     let directory = directory();
     let path = directory.path().join("log");
@@ -51,7 +52,8 @@ pub fn examples() -> Vec<Vec<u8>> {
     writer.close().unwrap();
     let file = fs::read(&path).unwrap();
 
-    // One put of "a" with the version 7 and the value "v", then the end of its checkpoint without a cursor.
+    // One put of "a" with the version 7 and the value "v", then the end of its checkpoint without a
+    // cursor.
     let mut record = vec![1, 255, 1, 0, 1, 0, 0, 0];
     record.extend([0; 12]);
     record.extend(7_u64.to_le_bytes());
@@ -65,12 +67,12 @@ pub fn examples() -> Vec<Vec<u8>> {
 
     let steps =
         [250, 0, 90, 0, 16, 0, 1, 3, 0, 2, 9, 3, 1, 1, 0, 4, 5, 0, 2, 2, 2, 6, 3, 0, 8, 1, 7, 1];
-    // The put from before in a part, and a part that has no end.
+    // The earlier put in a part, and a part without an end.
     let part =
         [&[1][..], &((record.len() - 16) as u16).to_le_bytes(), &record[..record.len() - 16]]
             .concat();
     let parts = [&[1, 9, 100, 0, 0, 0][..], &part, &[2, 16, 0], &[0; 16], &part].concat();
-    // Another put behind it, in a frame that was written behind another one.
+    // Another put after it, in a frame that was written after another one.
     let mut strange = forged.clone();
     strange.extend([&[0x42][..], &forged[7..]].concat());
     let key = strange.len() - 18;
@@ -78,7 +80,7 @@ pub fn examples() -> Vec<Vec<u8>> {
     vec![[&[0], &file[..]].concat(), forged, parts, strange, [&[2], &steps[..]].concat()]
 }
 
-/// In memory where that can be had: each input syncs a few times.
+/// Uses a directory in memory if the system has one, because each input syncs a few times.
 fn directory() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
@@ -97,7 +99,7 @@ fn entries(snapshot: &Snapshot) -> Entries {
     entries
 }
 
-/// Reads a file in each way, and goes on with it.
+/// Reads a file in each way, and continues to write it.
 fn reads(path: &Path, file: &[u8]) {
     fs::write(path, file).unwrap();
     let loaded = load(path);
@@ -161,8 +163,8 @@ fn writes_more(path: &Path, mut writer: SnapshotWriter, mut expected: Entries) {
     assert_eq!((entries(&loaded), loaded.cursor), (expected, Some(cursor(9))));
 }
 
-/// A file with right checksums around what the input has: frames of any kind, with any payload. Also where the first frame
-/// begins that was written behind another one than that before it.
+/// Returns a file with valid checksums around the input: frames of any kind, with any payload. Also
+/// returns the offset of the first frame that was written after another one than its predecessor.
 fn forge(input: &mut Input<'_>) -> (Vec<u8>, Option<usize>) {
     let mut file = b"\x89SKVLOG\n\x01\0\0\0".to_vec();
     let identity = [input.byte(); 16];
@@ -176,7 +178,7 @@ fn forge(input: &mut Input<'_>) -> (Vec<u8>, Option<usize>) {
         let kind = input.byte();
         let len = usize::from(input.short());
         let payload = input.take(len);
-        // Now and then a frame promises more than there is.
+        // Some frames declare more than their payload.
         let promised = if kind & 0x80 == 0 { payload.len() as u32 } else { u32::MAX - len as u32 };
         let mut header = promised.to_le_bytes().to_vec();
         if kind & 0x40 != 0 {
@@ -191,7 +193,7 @@ fn forge(input: &mut Input<'_>) -> (Vec<u8>, Option<usize>) {
         file.extend(payload);
     }
     for (at, sealed) in [32, 48].into_iter().zip(seals) {
-        // A seal behind the end, or amid a checkpoint, is damage, whatever else is in the file.
+        // A seal after the end, or within a checkpoint, is damage, whatever else is in the file.
         let sealed = (u64::from(sealed) % (file.len() as u64 + 2)).to_le_bytes();
         file[at..at + 8].copy_from_slice(&sealed);
         file[at + 8..at + 12].copy_from_slice(&crc32(identity, &sealed).to_le_bytes());
@@ -217,7 +219,8 @@ fn put(key: u8, len: usize, number: u64) -> KvUpdate {
     KvUpdate::from(KvEntry::put(key, Bytes::from(vec![number as u8; len]), version, time(number)))
 }
 
-/// Writes, compacts, opens again and is killed, as the input says; in the end the file is cut or damaged.
+/// Writes, compacts, reopens and kills the writer, as the input says. In the end the file is
+/// truncated or damaged.
 fn goes_on(path: &Path, input: &mut Input<'_>) {
     let (cut, at, damage) = (usize::from(input.short()), usize::from(input.short()), input.byte());
     let (mut writer, _) = SnapshotWriter::open(path, options()).unwrap();
@@ -231,7 +234,7 @@ fn goes_on(path: &Path, input: &mut Input<'_>) {
         match input.byte() % 8 {
             0 | 1 => {
                 let (key, len) = (input.byte(), input.byte());
-                // Some are larger than what is written in one go.
+                // Some values are longer than one write.
                 let len = if len == 255 { 1 << 20 } else { usize::from(len) };
                 let update = put(key, len, number);
                 writer.append(&update).unwrap();

@@ -1,6 +1,6 @@
-//! Takes arbitrary bytes apart, and computes checksums in another way than the library does.
+//! Parses arbitrary bytes, and computes checksums in another way than the library does.
 
-/// Reads from the front. What is not there any more is zero.
+/// Reads from the front. Missing bytes are zero.
 pub(super) struct Input<'a>(pub(super) &'a [u8]);
 
 impl<'a> Input<'a> {
@@ -33,13 +33,13 @@ impl<'a> Input<'a> {
         u64::from_le_bytes(self.array())
     }
 
-    /// Below a bound, which is not zero.
+    /// Returns a number below a bound, which is not zero.
     pub(super) fn below(&mut self, bound: usize) -> usize {
         usize::from(self.short()) % bound
     }
 }
 
-/// CRC-32 bit by bit, going on from a checksum.
+/// Computes the CRC-32 bit by bit, continuing from a checksum.
 pub(super) fn crc32(from: u32, bytes: &[u8]) -> u32 {
     let mut state = !from;
     for byte in bytes {

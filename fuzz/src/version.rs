@@ -1,10 +1,10 @@
-//! Version tokens: what is read is what was written, two are equal where their bytes are.
+//! Version tokens: a written token is read back, and two are equal if their bytes are.
 
 use shizuku_kv::VersionToken;
 
 use super::reading::Input;
 
-/// Reads the bytes as a token, and as two.
+/// Reads the bytes as one token, and as two.
 pub fn run(data: &[u8]) {
     let whole = reads_only_what_is_a_token(data);
     assert_eq!(VersionToken::opaque(data).is_ok(), data.len() <= 16);
@@ -32,7 +32,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(whole == Some(token), data == token.to_bytes());
 }
 
-/// A token of each kind that there is.
+/// Returns a token of each kind.
 pub fn examples() -> Vec<Vec<u8>> {
     let opaque = [&b""[..], b"abc", &[0; 16]].map(|token| VersionToken::opaque(token).unwrap());
     let numbers = [0, 1, u64::MAX].map(VersionToken::from_u64);
@@ -43,7 +43,7 @@ pub fn examples() -> Vec<Vec<u8>> {
     [tokens, pairs].concat()
 }
 
-/// The format in other words.
+/// Checks the format independently of the library.
 fn reads_only_what_is_a_token(bytes: &[u8]) -> Option<VersionToken> {
     let is_token = match bytes {
         [1, number @ ..] => number.len() == 8,

@@ -28,8 +28,8 @@ pub(crate) struct Field<'a> {
 }
 
 impl<'a> Input<'a> {
-    /// The input, and the first mistake in its attributes. What could be read is there all the same, for the
-    /// stand-ins.
+    /// Returns the input, and the first mistake in its attributes. The input contains everything
+    /// that could be read, for the stand-ins.
     pub(crate) fn new(original: &'a DeriveInput) -> (Self, Result<()>) {
         let (attrs, mut read) = attr::container(&original.attrs);
         let shape = match &original.data {
@@ -61,7 +61,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Keeps the first mistake: what follows may only follow from it.
+/// Keeps the first mistake, because later ones may only follow from it.
 fn first(all: &mut Result<()>, next: Result<()>) {
     if all.is_ok() {
         *all = next;
@@ -69,7 +69,8 @@ fn first(all: &mut Result<()>, next: Result<()>) {
 }
 
 impl Field<'_> {
-    /// The name as a template has it: without `r#`, a number in a tuple struct.
+    /// Returns the field's name as a template writes it: without `r#`, and a number in a tuple
+    /// struct.
     pub(crate) fn name(&self) -> String {
         match &self.member {
             Member::Named(ident) => ident.unraw().to_string(),
@@ -77,7 +78,7 @@ impl Field<'_> {
         }
     }
 
-    /// The type, without the invisible group that a macro's `$t:ty` is in.
+    /// Returns the field's type, without the invisible group around a macro's `$t:ty`.
     pub(crate) fn ty(&self) -> &Type {
         let mut ty = &self.original.ty;
         while let Type::Group(TypeGroup { elem, .. }) | Type::Paren(TypeParen { elem, .. }) = ty {
@@ -86,7 +87,7 @@ impl Field<'_> {
         ty
     }
 
-    /// Where the field is named, or where it stands.
+    /// Returns the span of the field's name, or of the whole field if it has no name.
     pub(crate) fn span(&self) -> Span {
         match &self.original.ident {
             Some(ident) => ident.span(),

@@ -1,6 +1,7 @@
-//! What `#[kv(…)]` says, as it was written.
+//! Parses the content of `#[kv(…)]`, as it was written.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::meta::ParseNestedMeta;
 use syn::parse::{Parse, ParseStream};
@@ -28,11 +29,11 @@ pub(crate) struct ContainerAttrs {
     pub(crate) key_serde: Option<Span>,
     /// `crate = path`.
     pub(crate) root: Option<Path>,
-    /// The first option that is about a record, and means nothing to a type that is none.
+    /// The first option that belongs to a record, and has no meaning on any other type.
     pub(crate) of_a_record: Option<Span>,
-    /// Whether a bucket was meant, whatever was written. For the stand-ins.
+    /// `true` if the user meant to give a bucket, however it was written. For the stand-ins.
     pub(crate) names_bucket: bool,
-    /// Whether a codec was meant.
+    /// `true` if the user meant to give a codec.
     pub(crate) names_codec: bool,
 }
 
@@ -62,7 +63,8 @@ pub(crate) fn is_kv(attribute: &Attribute) -> bool {
     attribute.path().is_ident("kv")
 }
 
-/// The options of a type, and the first mistake in them. What could be read is there all the same, for the stand-ins.
+/// Returns the options of a type, and the first mistake in them. The options contain everything
+/// that could be read, for the stand-ins.
 pub(crate) fn container(attributes: &[Attribute]) -> (ContainerAttrs, Result<()>) {
     let mut attrs = ContainerAttrs::default();
     let mut read = Ok(());
@@ -75,7 +77,7 @@ pub(crate) fn container(attributes: &[Attribute]) -> (ContainerAttrs, Result<()>
         let parsed = attribute.parse_nested_meta(|meta| {
             if let Err(error) = attrs.read(&meta) {
                 read = std::mem::replace(&mut read, Ok(())).and(Err(error));
-                // The rest of the option, so that those after it are read.
+                // Skips the rest of the option, so that the options after it are read.
                 while !meta.input.is_empty() && !meta.input.peek(Token![,]) {
                     meta.input.parse::<TokenTree>()?;
                 }
@@ -97,9 +99,9 @@ impl ContainerAttrs {
         self.names_bucket |= meant == "bucket";
         self.names_codec |= meant == "codec";
         match option.as_str() {
-            "key" => once(&mut self.key, text(meta, "key")?, meta),
-            "bucket" => once(&mut self.bucket, text(meta, "bucket")?, meta),
-            "ttl" => once(&mut self.ttl, text(meta, "ttl")?, meta),
+            "key" => once(&mut self.key, text(meta, "key", "…")?, meta),
+            "bucket" => once(&mut self.bucket, text(meta, "bucket", "…")?, meta),
+            "ttl" => once(&mut self.ttl, text(meta, "ttl", "30s")?, meta),
             "validate" => {
                 once(&mut self.validate, path(meta, "validate", "path::to::function")?, meta)
             }
@@ -119,10 +121,15 @@ impl ContainerAttrs {
     }
 }
 
-/// The option of a field.
+/// Returns the option of a field.
 pub(crate) fn field(attributes: &[Attribute]) -> Result<Option<Role>> {
     let mut role = None;
     for attribute in attributes.iter().filter(|attribute| is_kv(attribute)) {
+        let is_empty = attribute.meta.require_list().is_ok_and(|list| list.tokens.is_empty());
+        if is_empty || attribute.parse_args::<Lit>().is_ok() {
+            let message = "write `#[kv(key)]` on the field that is the key, or `#[kv(value)]` on the value of a pair";
+            return Err(Error::new_spanned(&attribute.meta, message));
+        }
         attribute.parse_nested_meta(|meta| {
             let span = meta.path.span();
             let (name, found) = match option(&meta).as_str() {
@@ -139,7 +146,9 @@ pub(crate) fn field(attributes: &[Attribute]) -> Result<Option<Role>> {
                 );
                 return Err(meta.error(message));
             }
-            if let (Some(Role::Key(_)), Role::Value(_)) | (Some(Role::Value(_)), Role::Key(_)) = (role, found) {
+            if let (Some(Role::Key(_)), Role::Value(_)) | (Some(Role::Value(_)), Role::Key(_)) =
+                (role, found)
+            {
                 return Err(meta.error("a field is the key or the value, not both: remove one"));
             }
             once(&mut role, found, &meta)
@@ -148,7 +157,7 @@ pub(crate) fn field(attributes: &[Attribute]) -> Result<Option<Role>> {
     Ok(role)
 }
 
-/// Refuses `#[kv(…)]` where it has no meaning.
+/// Rejects `#[kv(…)]` on an item on which it has no meaning.
 pub(crate) fn none(attributes: &[Attribute], instead: &str) -> Result<()> {
     match attributes.iter().find(|attribute| is_kv(attribute)) {
         Some(attribute) => {
@@ -165,7 +174,8 @@ pub(crate) struct SerdeOption {
     value: Vec<TokenTree>,
 }
 
-/// The options given to serde. Options that serde rejects are left out, because serde reports them.
+/// Returns the options given to serde. Leaves out options that serde rejects, because serde reports
+/// them.
 pub(crate) fn serde_options(attributes: &[Attribute]) -> Vec<SerdeOption> {
     let lists = attributes
         .iter()
@@ -189,7 +199,7 @@ impl SerdeOption {
             .collect()
     }
 
-    /// The values of the parts of `name(part = value, …)`; empty for any other form.
+    /// Returns the values of the parts of `name(part = value, …)`, and nothing for any other form.
     pub(crate) fn parts(&self) -> Vec<String> {
         let [TokenTree::Group(group)] = self.value.as_slice() else { return Vec::new() };
         let parts = Self::all(group.stream());
@@ -197,16 +207,18 @@ impl SerdeOption {
     }
 }
 
-/// The string of `option = "…"`.
-fn text(meta: &ParseNestedMeta<'_>, option: &str) -> Result<LitStr> {
-    given(meta, option, "\"…\"")?;
+/// Parses the string of `option = "…"`.
+fn text(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<LitStr> {
+    given(meta, option, &format!("\"{example}\""))?;
     let message = format!(
-        "`{option}` is a string literal, not a constant or a macro, so that it is checked here: write `{option} = \"…\"`"
+        "`{option}` is a string literal, not a constant or a macro, so that it is checked here: \
+         write `{option} = \"{example}\"`"
     );
-    whole(meta.value()?, &message)
+    let literal = whole::<LitStr>(meta.value()?, &message)?;
+    if literal.suffix().is_empty() { Ok(literal) } else { Err(Error::new(literal.span(), message)) }
 }
 
-/// The path of `option = path`.
+/// Parses the path of `option = path`.
 fn path(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<Path> {
     given(meta, option, example)?;
     let value = meta.value()?;
@@ -214,7 +226,7 @@ fn path(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<Path>
     whole(value, &format!("`{option}` is a path: write `{option} = {example}`"))
 }
 
-/// The path of `crate = path`, which has no parameters.
+/// Parses the path of `crate = path`, which has no parameters.
 fn root(meta: &ParseNestedMeta<'_>) -> Result<Path> {
     let root = path(meta, "crate", "path::to::shizuku_kv")?;
     match root.segments.iter().find(|segment| !segment.arguments.is_none()) {
@@ -226,7 +238,7 @@ fn root(meta: &ParseNestedMeta<'_>) -> Result<Path> {
     }
 }
 
-/// The name of `option = name`.
+/// Parses the name of `option = name`.
 fn name(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<Ident> {
     given(meta, option, example)?;
     let value = meta.value()?;
@@ -234,13 +246,13 @@ fn name(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<Ident
     whole(value, &format!("`{option}` is a name: write `{option} = {example}`"))
 }
 
-/// All that stands up to the next comma.
+/// Parses everything up to the next comma.
 fn whole<T: Parse>(value: ParseStream<'_>, message: &str) -> Result<T> {
     let span = value.span();
     let refuse = |_| Error::new(span, message);
     let found = value.fork().parse::<T>().map_err(refuse)?;
     value.parse::<T>()?;
-    // A literal or a name after it is a forgotten comma.
+    // A literal or a name after the value is a forgotten comma.
     if value.is_empty() || value.peek(Token![,]) || value.peek(Ident::peek_any) || value.peek(Lit) {
         Ok(found)
     } else if value.peek(Token![;]) {
@@ -258,7 +270,7 @@ fn given(meta: &ParseNestedMeta<'_>, option: &str, example: &str) -> Result<()> 
     }
 }
 
-/// As other macros want it: a path in a string.
+/// Rejects a path in a string, which is the syntax of other macros.
 fn refuse_string(value: syn::parse::ParseStream<'_>, option: &str) -> Result<()> {
     match value.fork().parse::<LitStr>() {
         Ok(literal) => {
@@ -270,7 +282,10 @@ fn refuse_string(value: syn::parse::ParseStream<'_>, option: &str) -> Result<()>
 }
 
 fn option(meta: &ParseNestedMeta<'_>) -> String {
-    meta.path.get_ident().map(|ident| ident.unraw().to_string()).unwrap_or_default()
+    match meta.path.get_ident() {
+        Some(ident) => ident.unraw().to_string(),
+        None => meta.path.to_token_stream().to_string().replace(' ', ""),
+    }
 }
 
 fn once<T>(place: &mut Option<T>, value: T, meta: &ParseNestedMeta<'_>) -> Result<()> {
@@ -282,6 +297,11 @@ fn once<T>(place: &mut Option<T>, value: T, meta: &ParseNestedMeta<'_>) -> Resul
 }
 
 fn unknown(option: &str, known: &[&str]) -> String {
+    // The path is an option of another attribute, or was not meant as an option.
+    if let Some((_, last)) = option.rsplit_once("::") {
+        let last = did_you_mean(last, known.iter().copied()).unwrap_or("key");
+        return format!("an option is one name, not the path `{option}`: write `{last}`");
+    }
     match did_you_mean(option, known.iter().copied()) {
         Some(near) => format!("unknown option `{option}`, did you mean `{near}`?"),
         None => {

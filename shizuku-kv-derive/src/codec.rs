@@ -1,4 +1,4 @@
-//! The codecs, by the names that users give them.
+//! The codecs, and the names by which users select them.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::quote;
@@ -17,7 +17,7 @@ pub(crate) enum Codec {
 impl Codec {
     const ALL: [Self; 4] = [Self::Json, Self::MessagePack, Self::Postcard, Self::Protobuf];
 
-    /// Its name in `codec = …`; its module and its feature are named the same.
+    /// Returns the codec's name in `codec = …`. Its module and its feature have the same name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Json => "json",
@@ -36,12 +36,12 @@ impl Codec {
         }
     }
 
-    /// The codec of a name as the user wrote it.
+    /// Returns the codec that the user named.
     pub(crate) fn named(written: &Ident) -> Result<Self> {
         let name = written.to_string();
         let refuse = |message: String| Err(Error::new(written.span(), message));
         let Some(codec) = Self::ALL.into_iter().find(|codec| codec.name() == name) else {
-            return refuse(match did_you_mean(&name.to_lowercase(), Self::ALL.map(Self::name)) {
+            return refuse(match did_you_mean(&name, Self::ALL.map(Self::name)) {
                 Some(near) => format!("unknown codec `{name}`, did you mean `{near}`?"),
                 None => {
                     let all = Self::ALL.map(|codec| format!("`{}`", codec.name())).join(", ");
@@ -57,7 +57,7 @@ impl Codec {
         Ok(codec)
     }
 
-    /// What a type needs to be encoded.
+    /// Returns the trait of types that can be encoded.
     pub(crate) fn encodes(self, root: &TokenStream) -> TokenStream {
         match self {
             Self::Json | Self::MessagePack | Self::Postcard => {
@@ -67,7 +67,7 @@ impl Codec {
         }
     }
 
-    /// What a type needs to be decoded.
+    /// Returns the trait of types that can be decoded.
     pub(crate) fn decodes(self, root: &TokenStream) -> TokenStream {
         match self {
             Self::Json | Self::MessagePack | Self::Postcard => {

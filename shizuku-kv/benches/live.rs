@@ -1,7 +1,8 @@
 //! Watches and live values next to plain async-nats and to a bare `arc_swap`.
 //!
-//! `cargo bench -p shizuku-kv --bench live [-- --quick]`. The two sides take turns, and what counts is the ratio within a
-//! round. The last lines are one for each case: `case | ours | other | ratio | target | met`.
+//! `cargo bench -p shizuku-kv --bench live [-- --quick]`. The two sides take turns, and what counts
+//! is the ratio within a round. The last lines are one for each case:
+//! `case | ours | other | ratio | target | met`.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,8 +24,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KvUpdate, StaticKeyIndexedValue, Store, TypedUpdate, Watch,
-    WatchScope, connect,
+    Connection, KeyValue, KeyValueRead, KvUpdate, LiveRead, LiveStatic, StaticKeyIndexedValue,
+    Store, TypedUpdate, Watch, WatchScope, connect,
 };
 use support::{Comparison, Server, Unit, cores, median, met, p50, sorted};
 use tokio::sync::Mutex;
@@ -125,8 +126,8 @@ async fn load(effort: Effort) -> String {
     line
 }
 
-/// From a plain put until a watch has it. Who writes has a connection of its own: on that of one of the watches, the
-/// acknowledgement and the update would come with one read.
+/// From a plain put until a watch has it. Who writes has a connection of its own: on that of one of
+/// the watches, the acknowledgement and the update would come with one read.
 async fn put_until_seen(
     connection: &Arc<dyn Connection>,
     context: &jetstream::Context,
@@ -139,7 +140,7 @@ async fn put_until_seen(
         .get_key_value("seen")
         .await
         .unwrap();
-    let mut watch = ours.watch(WatchScope::key("key").unwrap()).await.unwrap();
+    let watch = ours.watch(WatchScope::key("key").unwrap()).await.unwrap();
     assert!(matches!(watch.next().await, Some(Ok(KvUpdate::CaughtUp))));
     let other = Mutex::new(plain.watch("other").await.unwrap());
     let watch = Mutex::new(watch);
@@ -205,7 +206,7 @@ async fn per_key(count: u32, state: impl Future<Output = ()>) -> Duration {
     start.elapsed() / count
 }
 
-async fn raw_state(mut watch: Watch, count: u32) {
+async fn raw_state(watch: Watch, count: u32) {
     let mut seen = 0;
     while !matches!(watch.next().await.unwrap().unwrap(), KvUpdate::CaughtUp) {
         seen += 1;
@@ -229,7 +230,8 @@ async fn typed_state(store: &Store, count: u32) {
     assert_eq!(seen, count);
 }
 
-/// Many live values of one bucket, each with its key, opened one after the other and all at once; and as many of one key.
+/// Many live values of one bucket, each with its key, opened one after the other and all at once;
+/// and as many of one key.
 async fn many(connection: &Arc<dyn Connection>, context: &jetstream::Context, effort: Effort) {
     let count = u32::try_from(effort.live).unwrap();
     let store = connection.store("many").await.unwrap();

@@ -47,6 +47,17 @@ impl Processes {
         DistroRwLock::with_options(store, "resource", LockOptions::new().lease(LEASE)).unwrap()
     }
 
+    /// Returns the part that the keys of all sessions of the store have in common, and the number
+    /// of one that is in use.
+    async fn key_of_session(&self) -> (String, usize) {
+        let lock = Self::lock(&self.one);
+        let held = lock.write().await.unwrap();
+        let session = lock.inspect().await.unwrap().holders[0].claim.session.clone();
+        held.release().await.unwrap();
+        let (salt, number) = session.rsplit_once('.').unwrap();
+        (salt.to_owned(), number.parse().unwrap())
+    }
+
     /// Leaves the keys of sessions whose processes crashed, in both formats.
     async fn leave_dead_sessions(&self) {
         let value = |format: &str| {
@@ -54,7 +65,9 @@ impl Processes {
         };
         let old = (0..DEAD / 2).map(|n| (format!("rw_lock_session.{n:032x}"), value("1")));
         let nonce = |n: usize| value(&format!("2,\"nonce\":\"{n:016x}\""));
-        let reused = (0..DEAD / 2).map(|n| (format!("rw_lock_session.{n}"), nonce(n)));
+        let (salt, own) = self.key_of_session().await;
+        let reused = (0..DEAD / 2).filter(|number| *number != own);
+        let reused = reused.map(|n| (format!("rw_lock_session.{salt}.{n}"), nonce(n)));
         for answer in self.one.put_many(old.chain(reused)).await {
             answer.unwrap();
         }

@@ -1,9 +1,10 @@
-//! Our operations next to the same done by hand with async-nats and serde_json, against the same real server in the
-//! same process, and the memory backend next to the decoding alone.
+//! Our operations next to the same done by hand with async-nats and serde_json, against the same
+//! real server in the same process, and the memory backend next to the decoding alone.
 //!
-//! `cargo bench -p shizuku-kv [-- --quick]`. The two sides take turns in short blocks, and who begins changes with
-//! every round, so that what the machine does beside hits both. What counts is the ratio within a round. The last lines
-//! are one for each case: `case | ours | other | ratio | target | met`.
+//! `cargo bench -p shizuku-kv [-- --quick]`. The two sides take turns in short blocks, and who
+//! begins changes with every round, so that what the machine does beside hits both. What counts is
+//! the ratio within a round. The last lines are one for each case:
+//! `case | ours | other | ratio | target | met`.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,7 +35,7 @@ use support::{Comparison, Server, Unit, cores, median, met, p50, per_item, sorte
 
 /// What a service keeps in a store: 180 bytes of JSON.
 #[derive(
-    Clone, Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue,
+    Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue,
 )]
 #[kv(key = "config.database")]
 struct DatabaseConfig {
@@ -147,7 +148,8 @@ impl World {
         let url = format!("nats://127.0.0.1:{}", server.port);
         let connection = connect(&url).await.expect("our connection");
         let client = async_nats::connect(&url).await.expect("the other connection");
-        // As many as are published before the first acknowledgement is awaited; with its 5,000 it would wait for ever.
+        // As many as are published before the first acknowledgement is awaited; with its 5,000 it
+        // would wait for ever.
         let context =
             jetstream::context::ContextBuilder::new().max_ack_inflight(1 << 16).build(client);
         let (ours, other) = Self::bucket(&connection, &context, "single").await;
@@ -289,7 +291,7 @@ async fn scan(world: &World, effort: Effort) -> Comparison {
         effort.many.div_ceil(2),
         || {
             per_item(effort.scan, async {
-                let mut scan = ours.scan(WatchScope::All);
+                let scan = ours.scan(WatchScope::All);
                 let mut found = 0;
                 while let Some(entry) = scan.next().await {
                     black_box(entry.unwrap());

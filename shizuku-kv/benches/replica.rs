@@ -1,7 +1,8 @@
 //! Replicas next to what plain async-nats delivers.
 //!
-//! `cargo bench -p shizuku-kv --bench replica [-- --quick]`. The two sides take turns, and what counts is the ratio within a
-//! round. The last lines are one for each case: `case | ours | other | ratio | target | met`.
+//! `cargo bench -p shizuku-kv --bench replica [-- --quick]`. The two sides take turns, and what
+//! counts is the ratio within a round. The last lines are one for each case:
+//! `case | ours | other | ratio | target | met`.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,8 +1,9 @@
-//! The snapshot log next to the same done by hand with the standard library: a log of lengths and bytes without
-//! checksums, checkpoints or cursors, loaded into a `HashMap`.
+//! The snapshot log next to the same done by hand with the standard library: a log of lengths and
+//! bytes without checksums, checkpoints or cursors, loaded into a `HashMap`.
 //!
-//! `cargo bench -p shizuku-kv --bench snapshot [-- --quick]`. The two sides take turns, and what counts is the ratio
-//! within a round. The last lines are one for each case: `case | ours | other | ratio | target | met`.
+//! `cargo bench -p shizuku-kv --bench snapshot [-- --quick]`. The two sides take turns, and what
+//! counts is the ratio within a round. The last lines are one for each case:
+//! `case | ours | other | ratio | target | met`.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,8 +1,10 @@
-//! Opening a backend by its URL.
+//! Opens a backend by its URL.
 
 use std::env::VarError;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use crate::backend::around;
 use crate::store::{Connection, KvError, in_runtime};
 
 /// The environment variable that [`connect_from_env`] reads.
@@ -12,7 +14,7 @@ pub const URL_VARIABLE: &str = "SHIZUKU_KV_URL";
 ///
 /// | URL | backend |
 /// |---|---|
-/// | `memory:` | in this process; every call makes a world of its own (feature `memory`) |
+/// | `memory:` | in this process; every call creates a world of its own (feature `memory`) |
 /// | `nats://HOST[:PORT][,HOST…]`, `tls://…` | NATS JetStream (feature `nats`); for userinfo and options see `NatsConnectionConfig::from_url` |
 ///
 /// # Errors
@@ -21,7 +23,7 @@ pub const URL_VARIABLE: &str = "SHIZUKU_KV_URL";
 /// Otherwise returns the errors of the backend's own `connect`. No message repeats the URL's
 /// userinfo.
 ///
-/// Dropping the future is safe.
+/// Cancel safe: dropping the future ends the attempt.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -33,12 +35,14 @@ pub const URL_VARIABLE: &str = "SHIZUKU_KV_URL";
 /// ```
 pub async fn connect(url: &str) -> Result<Arc<dyn Connection>, KvError> {
     in_runtime("connect")?;
+    if let Some(reason) = around(url) {
+        let reason = format!("{reason}; known are {}", known());
+        return Err(KvError::InvalidUrl { reason });
+    }
     let Some((scheme, rest)) = url.split_once(':') else {
-        return Err(KvError::InvalidUrl {
-            reason: format!("it has no scheme; known are {}", known()),
-        });
+        return Err(KvError::InvalidUrl { reason: no_scheme(url) });
     };
-    // Schemes are compared as RFC 3986 says, whatever their case.
+    // Schemes are compared without regard to case (RFC 3986).
     let known_as = scheme.to_ascii_lowercase();
     match known_as.as_str() {
         #[cfg(feature = "memory")]
@@ -57,39 +61,78 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Connection>, KvError> {
         "memory" => Err(not_in_this_build("memory")),
         #[cfg(not(feature = "nats"))]
         "nats" | "tls" => Err(not_in_this_build("nats")),
-        // A scheme is shown only if it stands and looks like one: a URL without can begin with a user's name, or be
-        // nothing but a password.
+        // A scheme is shown only if it has the position and the form of one. A URL without a scheme
+        // can begin with a user's name, or consist of a password.
         _ if looks_like_a_scheme(scheme) && rest.starts_with("//") => Err(KvError::Unsupported {
             operation: "connect",
             reason: format!("unknown scheme {scheme:?}; known are {}", known()),
         }),
-        _ => Err(KvError::InvalidUrl {
-            reason: format!("it has no scheme that is known; known are {}", known()),
-        }),
+        _ => Err(KvError::InvalidUrl { reason: no_scheme(url) }),
     }
+}
+
+/// Returns the reason for rejecting a URL without a known scheme. The reason quotes the URL only if
+/// it is the address of a host, which cannot be a user name or a password.
+fn no_scheme(url: &str) -> String {
+    let with_scheme = match is_address(url) {
+        true => format!("nats://{url}"),
+        false => "nats://HOST:PORT".to_owned(),
+    };
+    format!(
+        "it has no scheme that this library knows; write {with_scheme} if it is a NATS server; known are {}",
+        known()
+    )
+}
+
+/// Returns whether a text is the address of a host. This is `localhost` or an IP address with an
+/// optional port, or a name with dots and a port.
+fn is_address(text: &str) -> bool {
+    if text.parse::<SocketAddr>().is_ok() || text.parse::<Ipv4Addr>().is_ok() {
+        return true;
+    }
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    };
+    let is_port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
+    let is_domain = || {
+        port.is_some()
+            && host.contains('.')
+            && host.split('.').all(|label| {
+                (1..=63).contains(&label.len())
+                    && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            })
+    };
+    is_port && (host == "localhost" || is_domain())
 }
 
 /// Connects to the backend that the environment variable `SHIZUKU_KV_URL` names.
 ///
-/// There is no default: a service that forgot the variable must not run on a store that vanishes with it.
+/// No default exists: a service without the variable must not run on a store that vanishes with it.
 ///
 /// # Errors
-/// [`KvError::InvalidUrl`] if the variable is not set; else as for [`connect`].
+/// Returns [`KvError::InvalidUrl`] if the variable is not set or empty; otherwise as for
+/// [`connect`].
 pub async fn connect_from_env() -> Result<Arc<dyn Connection>, KvError> {
     match std::env::var(URL_VARIABLE) {
+        Ok(url) if url.trim().is_empty() => Err(not_set("is empty")),
         Ok(url) => connect(&url).await,
-        Err(VarError::NotPresent) => Err(KvError::InvalidUrl {
-            reason: format!(
-                "the environment variable {URL_VARIABLE} is not set; set it to memory: or nats://HOST:PORT"
-            ),
-        }),
+        Err(VarError::NotPresent) => Err(not_set("is not set")),
         Err(VarError::NotUnicode(_)) => Err(KvError::InvalidUrl {
             reason: format!("the environment variable {URL_VARIABLE} is not UTF-8 text"),
         }),
     }
 }
 
-/// The grammar of RFC 3986, and short.
+fn not_set(fault: &str) -> KvError {
+    KvError::InvalidUrl {
+        reason: format!(
+            "the environment variable {URL_VARIABLE} {fault}; set it to memory: or nats://HOST:PORT"
+        ),
+    }
+}
+
+/// Returns whether a text is short and a scheme by the grammar of RFC 3986.
 fn looks_like_a_scheme(scheme: &str) -> bool {
     scheme.len() <= 20
         && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -106,7 +149,7 @@ fn not_in_this_build(feature: &str) -> KvError {
     }
 }
 
-/// The schemes of this build, for error messages.
+/// Returns the schemes of this build, for error messages.
 fn known() -> String {
     let mut known = Vec::new();
     if cfg!(feature = "memory") {

@@ -1,4 +1,5 @@
-//! Regular files of this machine: opened without replacing anything, and recognized later.
+//! Regular files of this machine: opened without replacing anything, and recognized later
+//! (ADR 0052).
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io;
@@ -24,7 +25,7 @@ impl NotRegular {
 /// The file need not exist; its directory must.
 ///
 /// # Errors
-/// Returns [`NotRegular`] if the path is a link to a file that does not exist: creating the file
+/// Returns [`NotRegular`] if the path is a link to a file that does not exist. Creating the file
 /// would replace the link, or create a file in a place that the link's owner did not prepare.
 pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
     match (path.canonicalize(), path.file_name()) {
@@ -108,7 +109,7 @@ impl FileId {
 
 /// The file that a path names, compared with an open one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Identity {
     /// The same file.
     Kept,
     /// No file.
@@ -117,8 +118,8 @@ pub(crate) enum Place {
     Replaced,
 }
 
-impl Place {
-    /// The change of the file, as errors name it; `None` if there was no change.
+impl Identity {
+    /// Returns the change of the file, as errors name it. Returns `None` if there was no change.
     pub(crate) fn change(self) -> Option<&'static str> {
         match self {
             Self::Kept => None,
@@ -129,15 +130,21 @@ impl Place {
 }
 
 /// Checks whether a resolved path still names this file.
-pub(crate) fn place(path: &Path, file: FileId) -> Place {
+pub(crate) fn place(path: &Path, file: FileId) -> Identity {
+    place_and_len(path, file).0
+}
+
+/// Checks like [`place`], and returns the length of the file if the path names it, with one system
+/// call for both.
+pub(crate) fn place_and_len(path: &Path, file: FileId) -> (Identity, Option<u64>) {
     match fs::symlink_metadata(path) {
-        Ok(found) if FileId::of(&found) == file => Place::Kept,
-        Ok(_) => Place::Replaced,
+        Ok(found) if FileId::of(&found) == file => (Identity::Kept, Some(found.len())),
+        Ok(_) => (Identity::Replaced, None),
         Err(error) => match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Place::Removed,
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => (Identity::Removed, None),
             // A file that cannot be inspected may exist, for example in a directory that this
             // process may not search any more.
-            _ => Place::Kept,
+            _ => (Identity::Kept, None),
         },
     }
 }
@@ -152,7 +159,8 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-/// Elsewhere a directory cannot be opened as a file; the file system orders its own changes.
+/// Does nothing: elsewhere a directory cannot be opened as a file, and the file system orders its
+/// own changes.
 #[cfg(not(unix))]
 pub(crate) fn sync_directory(_path: &Path) -> io::Result<()> {
     Ok(())

@@ -1,10 +1,12 @@
-//! Orders to JetStream which the client library does not have, and the consumers of a bucket as the server has them.
+//! JetStream API requests that the client library lacks, and the consumers of a bucket as the
+//! server has them.
 
 use async_nats::Client;
 
 use crate::json;
 
-/// Asks JetStream's API; an error it answers with is an error here, with its text.
+/// Sends a request to JetStream's API. Returns an error with the server's text if it answers with
+/// one.
 pub(crate) async fn request(
     client: &Client,
     subject: String,
@@ -23,7 +25,7 @@ pub(crate) async fn request(
     }
 }
 
-/// The names of all consumers of a bucket, or why they cannot be told.
+/// Returns the names of all consumers of a bucket, or the reason why they are unknown.
 pub(crate) async fn consumers(client: &Client, bucket: &str) -> Result<Vec<String>, String> {
     let mut names = Vec::new();
     loop {
@@ -40,7 +42,7 @@ pub(crate) async fn consumers(client: &Client, bucket: &str) -> Result<Vec<Strin
     }
 }
 
-/// Deletes a consumer; that there is none of this name any more is as good.
+/// Deletes a consumer. Succeeds too if no consumer has this name.
 pub(crate) async fn delete_consumer(
     client: &Client,
     bucket: &str,

@@ -1,13 +1,14 @@
-//! Where the `nats-server` binary is.
+//! Finds the `nats-server` binary.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// The servers whose checksums the project knows; the first is the one tests use unless told.
+/// The servers with checksums known to the project. Tests use the first one by default.
 const KNOWN_SERVERS: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/nats-server.sha256"));
 
-/// The server to start: `NATS_SERVER`, else what `scripts/test` fetched, else the one in `PATH`.
+/// Returns the server to start: `NATS_SERVER`, otherwise the one that `scripts/test` has fetched,
+/// otherwise the one in `PATH`.
 pub(crate) fn nats_server() -> PathBuf {
     if let Some(named) = non_empty("NATS_SERVER") {
         let named = PathBuf::from(named);

@@ -1,4 +1,5 @@
-//! A cluster of `nats-server` processes for one test, with proxies wherever it can be cut.
+//! A cluster of `nats-server` processes for one test, with proxies at all connections that can be
+//! cut.
 
 use std::fmt::Write;
 use std::panic::resume_unwind;
@@ -12,17 +13,19 @@ use async_nats::jetstream;
 use crate::config::ClusterPlace;
 use crate::{NatsServer, NatsServerBuilder, TcpProxy, api, json, monitor, unique};
 
-/// How long the harness waits for a cluster. An election takes four to nine seconds, and can fail.
+/// Timeout for a cluster. An election takes four to nine seconds, and can fail.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long new servers have to form a cluster before others are started in their place, which then have twice as long.
+/// Time for new servers to form a cluster. Afterwards others are started in their place, with twice
+/// the time.
 ///
-/// It takes them half a second, but there are two ways to fail. A server that stands for election before it reaches the
-/// others stands again only after seconds. And where 2.10 has its first leader before that one has heard of every server,
-/// it takes the cluster for a smaller one, and never lets the last in.
+/// It takes them half a second, but there are two ways to fail. A server that stands for election
+/// before it reaches the others stands again only after seconds. In 2.10, the first leader may be
+/// elected before it has heard of every server. It then considers the cluster a smaller one, and
+/// never accepts the last server.
 const FOUNDING: Duration = Duration::from_millis(1500);
 
-/// How long one question to a cluster may take: without a leader there is no answer.
+/// Timeout for one request to a cluster, because without a leader it has no answer.
 const ANSWER: Duration = Duration::from_millis(500);
 
 const POLL: Duration = Duration::from_millis(20);
@@ -36,13 +39,14 @@ pub struct NatsClusterBuilder {
 }
 
 impl NatsClusterBuilder {
-    /// How many servers it has, 3 unless this says otherwise.
+    /// Sets the number of servers, 3 by default.
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
         self
     }
 
-    /// Appends text to the configuration file of each server, as [`NatsServerBuilder::config`] does.
+    /// Appends text to the configuration file of each server, as [`NatsServerBuilder::config`]
+    /// does.
     pub fn config(mut self, text: &str) -> Self {
         self.options = self.options.config(text);
         self
@@ -52,8 +56,8 @@ impl NatsClusterBuilder {
     ///
     /// # Panics
     ///
-    /// As [`NatsServerBuilder::start`] and [`NatsCluster::wait_until_ready`] do, and if there are to be less than
-    /// three of them: for one there is [`NatsCluster::of`].
+    /// As [`NatsServerBuilder::start`] and [`NatsCluster::wait_until_ready`] do, and if fewer than
+    /// three servers are requested: for one server there is [`NatsCluster::of`].
     pub async fn start(self) -> NatsCluster {
         assert!(
             self.nodes > 2,
@@ -93,13 +97,14 @@ impl NatsClusterBuilder {
             ClusterPlace {
                 cluster: name.clone(),
                 server: format!("{name}-{index}"),
-                // A server takes their number for the size of the cluster which it is to help found.
+                // A server takes the number of routes for the size of the cluster that it helps to
+                // found.
                 routes: from_here.chain(&silent).take(self.nodes).map(TcpProxy::port).collect(),
                 advertised: nowhere.port(),
             }
         });
-        // At the same time: the first tries to be elected after a tenth of a second. Where it cannot reach the others
-        // by then, the next try is seconds later.
+        // Starts all servers at the same time, because the first tries to be elected after a tenth
+        // of a second. If it cannot reach the others by then, the next try is seconds later.
         let starting: Vec<_> = places
             .map(|place| {
                 let options = self.options.clone().cluster(place.clone());
@@ -127,32 +132,33 @@ struct Route {
     proxy: TcpProxy,
 }
 
-/// Whether one node of a cluster connects to another: of each two nodes one does, and each node to one at least, without
-/// which it has no JetStream of a cluster. Where both do, they close each other's connections for a second.
+/// Returns true if one node of a cluster connects to another. For any two nodes exactly one
+/// connects to the other. Each node connects to at least one, because it has no clustered JetStream
+/// otherwise. If both connect, they close each other's connections for a second.
 fn begins(nodes: usize, from: usize, to: usize) -> bool {
     let ahead = (nodes + to - from) % nodes;
     ahead != 0 && (2 * ahead < nodes || (2 * ahead == nodes && from < to))
 }
 
-/// Real `nats-server` processes on loopback ports which form a cluster, each with JetStream and its storage in a
-/// temporary directory.
+/// Real `nats-server` processes on loopback ports that form a cluster, each with JetStream and its
+/// storage in a temporary directory.
 ///
-/// Clients are behind a [`TcpProxy`] for each node, and so is each server for each other: that is how a node can be
-/// [cut off](Self::partition). No server tells anybody the ports behind the proxies.
+/// Clients are behind a [`TcpProxy`] for each node, and so is each server for each other: this is
+/// how a node can be [cut off](Self::partition). No server announces the ports behind the proxies.
 ///
-/// The processes are killed and their files are removed when this is dropped, and also when the test process ends in
-/// any other way. The proxies live in the runtime that started them.
+/// The processes are killed and their files are removed when this is dropped, and also when the
+/// test process ends in any other way. The proxies live in the runtime that started them.
 ///
-/// What breaks it takes `&self` too, so that a test can use the cluster meanwhile.
+/// Methods that break the cluster take `&self` too, so that a test can use it meanwhile.
 #[derive(Debug)]
 pub struct NatsCluster {
-    // Dropped in this order: what the servers log of their routes then is of no interest.
+    // Nodes are dropped first, so that later messages about their routes do not matter.
     nodes: Vec<ClusterNode>,
     routes: Vec<Route>,
     patience: Duration,
-    /// For the routes a server must have in its configuration and is not to begin.
+    /// For the routes that a server must have in its configuration and must not begin.
     _silent: Vec<TcpProxy>,
-    /// Where the servers tell each other that they are: connections to it are closed at once.
+    /// The address that servers announce to each other. Connections to it are closed at once.
     _nowhere: TcpProxy,
 }
 
@@ -171,8 +177,8 @@ impl NatsCluster {
         NatsClusterBuilder { nodes: 3, options: NatsServer::builder() }
     }
 
-    /// One server behind a proxy, as a cluster of one: what can be done with a cluster can be done with it too, where it
-    /// makes sense.
+    /// Returns one server behind a proxy, as a cluster of one. All operations of a cluster that
+    /// make sense for one server work with it.
     pub async fn of(server: NatsServer) -> Self {
         let node = ClusterNode::new(unique("server"), server).await;
         Self {
@@ -184,37 +190,37 @@ impl NatsCluster {
         }
     }
 
-    /// Waits this long for everything from now on, and not 60 seconds.
+    /// Sets the timeout of all later waits, instead of 60 seconds.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Where clients connect, with all hosts: `nats://127.0.0.1:PORT,127.0.0.1:PORT,127.0.0.1:PORT`. The ports are those
-    /// of the proxies.
+    /// Returns the URL for clients, with all hosts:
+    /// `nats://127.0.0.1:PORT,127.0.0.1:PORT,127.0.0.1:PORT`. The ports are those of the proxies.
     pub fn url(&self) -> String {
         let hosts: Vec<_> =
             self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.proxy.port())).collect();
         format!("nats://{}", hosts.join(","))
     }
 
-    /// All nodes.
+    /// Returns all nodes.
     pub fn nodes(&self) -> &[ClusterNode] {
         &self.nodes
     }
 
-    /// One node, counted from 0.
+    /// Returns one node, counted from 0.
     ///
     /// # Panics
     ///
-    /// If there is none of this number.
+    /// If no node has this number.
     pub fn node(&self, index: usize) -> &ClusterNode {
         &self.nodes[index]
     }
 
-    /// A plain client of the nodes that can be reached, around the proxies, for what a test must see from outside the
-    /// library.
+    /// Returns a plain client of the reachable nodes, around the proxies, for observations from
+    /// outside the library.
     ///
     /// # Panics
     ///
@@ -230,12 +236,13 @@ impl NatsCluster {
         async_nats::connect(&urls[..]).await.expect("connect to the test's cluster")
     }
 
-    /// Waits until every node that can be reached has JetStream in order and agrees on who leads the cluster, and the
-    /// leader has all nodes as its followers, up to date: then buckets with replicas can be made.
+    /// Waits until buckets with replicas can be created. Every reachable node then has JetStream in
+    /// order and agrees on the leader of the cluster, and the leader has all nodes as up-to-date
+    /// followers.
     ///
     /// # Panics
     ///
-    /// If that is not so within 60 seconds; the message has what was there instead, and the end of the logs.
+    /// If that takes more than 60 seconds. The message has the last state, and the end of the logs.
     pub async fn wait_until_ready(&self) {
         self.until("the cluster is not ready", || self.ready()).await;
         for node in self.nodes.iter().filter(|node| node.is_reachable()) {
@@ -274,19 +281,19 @@ impl NatsCluster {
         if followers + 1 < self.nodes.iter().filter(|node| node.is_reachable()).count() {
             return Err(format!("{leader:?} leads with {followers} followers that are up to date"));
         }
-        // Last, for each failure is a line in the server's log.
+        // This comes last, because each failure is a line in the server's log.
         for node in self.nodes.iter().filter(|node| node.is_reachable()) {
             node.healthy().await?;
         }
         Ok(())
     }
 
-    /// The node that leads the stream of a bucket, once one does. It is asked where nothing is cut off, so this is never
-    /// an old leader behind a [partition](Self::partition).
+    /// Returns the node that leads the stream of a bucket, as soon as one does. Requests go around
+    /// [partitions](Self::partition), so the result is never an old leader behind one.
     ///
     /// # Panics
     ///
-    /// If there is no leader within 60 seconds, or no such bucket.
+    /// If no leader exists within 60 seconds, or the bucket does not exist.
     pub async fn leader_of(&self, bucket: &str) -> usize {
         let client = self.client().await;
         self.until(&format!("the bucket {bucket} has no leader"), || async {
@@ -295,11 +302,12 @@ impl NatsCluster {
         .await
     }
 
-    /// The node that leads the cluster's JetStream, which says where consumers are placed, once one does.
+    /// Returns the node that leads the cluster's JetStream and places its consumers, as soon as one
+    /// does.
     ///
     /// # Panics
     ///
-    /// If there is none within 60 seconds.
+    /// If no such leader exists within 60 seconds.
     pub async fn meta_leader(&self) -> usize {
         self.until("JetStream has no leader", || async {
             let node = self
@@ -314,11 +322,12 @@ impl NatsCluster {
         .await
     }
 
-    /// Makes the leader of a bucket's stream step down, and returns when it has. Another is elected then, as a rule.
+    /// Makes the leader of a bucket's stream step down, and returns when it has. Usually another
+    /// node is elected then.
     ///
     /// # Panics
     ///
-    /// If that cannot be done within 60 seconds, for one because there are no replicas.
+    /// If that fails for 60 seconds, for example because the stream has no replicas.
     pub async fn step_down(&self, bucket: &str) {
         let client = self.client().await;
         self.until(&format!("the leader of the bucket {bucket} does not step down"), || async {
@@ -328,12 +337,12 @@ impl NatsCluster {
         .await;
     }
 
-    /// Waits until the stream of a bucket has a leader and all its replicas, each with its server running and as far as
-    /// the leader is when it is asked.
+    /// Waits until the stream of a bucket has a leader and all its replicas. Each replica's server
+    /// then runs, and has everything that the leader has when it is asked.
     ///
     /// # Panics
     ///
-    /// If that is not so within 60 seconds; the message has what was there instead, and the end of the logs.
+    /// If that takes more than 60 seconds. The message has the last state, and the end of the logs.
     pub async fn wait_until_healthy(&self, bucket: &str) {
         let client = self.client().await;
         self.until(&format!("the bucket {bucket} is not healthy"), || {
@@ -353,7 +362,8 @@ impl NatsCluster {
         }
         let position = self.nodes[replicas.leader].last_sequence(bucket).await?;
         for (follower, current) in replicas.followers {
-            // A leader may not have noticed yet what became of its followers: each is asked too.
+            // Asks each follower too, because a leader may not have noticed yet that one has
+            // failed.
             let node = &self.nodes[follower];
             if !current || !node.is_reachable() {
                 return Err(format!("{} {} and is not current", node.name, node.condition()));
@@ -367,7 +377,7 @@ impl NatsCluster {
         Ok(())
     }
 
-    /// What the leader of a bucket's stream says of the bucket's replicas.
+    /// Returns the state of a bucket's replicas, as the leader of its stream reports it.
     async fn replicas(&self, client: &Client, bucket: &str) -> Result<Replicas, String> {
         let mut context = jetstream::new(client.clone());
         context.set_timeout(ANSWER);
@@ -385,8 +395,8 @@ impl NatsCluster {
         Ok(Replicas { wanted: info.config.num_replicas, leader, followers })
     }
 
-    /// Cuts a node off from the other nodes and from clients, as a network does that loses every packet: connections stay
-    /// open and are silent. What the harness itself asks goes around it.
+    /// Cuts a node off from the other nodes and from clients, as a network does that loses every
+    /// packet: connections stay open and are silent. The harness's own requests go around it.
     pub fn partition(&self, index: usize) {
         self.nodes[index].cut_off.store(true, Ordering::SeqCst);
         self.nodes[index].proxy.stall();
@@ -403,7 +413,7 @@ impl NatsCluster {
         }
     }
 
-    /// The proxies between a node and the others.
+    /// Returns the proxies between a node and the others.
     pub fn routes_of(&self, index: usize) -> impl Iterator<Item = &TcpProxy> {
         self.routes
             .iter()
@@ -411,11 +421,11 @@ impl NatsCluster {
             .map(|route| &route.proxy)
     }
 
-    /// The names of the consumers which the cluster has for a bucket.
+    /// Returns the names of the consumers that the cluster has for a bucket.
     ///
     /// # Panics
     ///
-    /// If there is no such bucket, or nobody can tell within 60 seconds.
+    /// If the bucket does not exist, or no node answers within 60 seconds.
     pub async fn consumers(&self, bucket: &str) -> Vec<String> {
         let client = self.client().await;
         self.until(&format!("the consumers of the bucket {bucket} cannot be told"), || {
@@ -424,7 +434,7 @@ impl NatsCluster {
         .await
     }
 
-    /// Deletes every consumer which the cluster has for a bucket, and returns how many there were.
+    /// Deletes every consumer that the cluster has for a bucket, and returns their number.
     ///
     /// # Panics
     ///
@@ -441,7 +451,8 @@ impl NatsCluster {
         names.len()
     }
 
-    /// How many clients are connected to the nodes that can be reached, this harness's own among them.
+    /// Returns the number of clients that are connected to the reachable nodes, this harness's own
+    /// included.
     pub async fn connections(&self) -> usize {
         let mut sum = 0;
         for node in self.nodes.iter().filter(|node| node.is_reachable()) {
@@ -455,7 +466,7 @@ impl NatsCluster {
         found.ok_or_else(|| format!("no node is called {name:?}"))
     }
 
-    /// Asks until there is an answer, and panics with the last reason why there is none.
+    /// Asks until there is an answer, and panics with the last reason if there is none.
     async fn until<T, F>(&self, what: &str, ask: impl Fn() -> F) -> T
     where
         F: Future<Output = Result<T, String>>,
@@ -466,10 +477,10 @@ impl NatsCluster {
         })
     }
 
-    /// Asks until there is an answer, or gives the last reason why there is none.
+    /// Asks until there is an answer. Returns the last reason if there is none.
     async fn attempt<T, F>(&self, ask: impl Fn() -> F) -> Result<T, String>
     where
-        // And not an `AsyncFn`, of which the compiler cannot tell yet that its futures are `Send`.
+        // Not an `AsyncFn`, because the compiler cannot tell yet that its futures are `Send`.
         F: Future<Output = Result<T, String>>,
     {
         let deadline = Instant::now() + self.patience;
@@ -482,7 +493,7 @@ impl NatsCluster {
         }
     }
 
-    /// What each node is at, for a message.
+    /// Describes the state of each node, for a message.
     fn state(&self) -> String {
         let mut text = String::new();
         for node in &self.nodes {
@@ -499,10 +510,10 @@ impl NatsCluster {
 
 /// The replicas of a bucket's stream, by the numbers of their nodes.
 struct Replicas {
-    /// How many there should be.
+    /// Configured number of replicas.
     wanted: usize,
     leader: usize,
-    /// Each with whether the leader takes it to be up to date.
+    /// The followers, and whether the leader considers each up to date.
     followers: Vec<(usize, bool)>,
 }
 
@@ -521,42 +532,42 @@ impl ClusterNode {
         Self { name, server: Mutex::new(server), proxy, cut_off: AtomicBool::new(false) }
     }
 
-    /// The server's name, as it is in a cluster.
+    /// Returns the server's name in the cluster.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where clients connect: the URL of the [proxy](Self::proxy).
+    /// Returns the URL for clients, which is that of the [proxy](Self::proxy).
     pub fn url(&self) -> String {
         self.proxy.url()
     }
 
-    /// The URL of the server itself, around the proxy and so around partitions.
+    /// Returns the URL of the server itself, around the proxy and so around partitions.
     pub fn direct_url(&self) -> String {
         self.server().url()
     }
 
-    /// What is between clients and this server.
+    /// Returns the proxy between clients and this server.
     pub fn proxy(&self) -> &TcpProxy {
         &self.proxy
     }
 
-    /// The process id of the server, or of the last one while it is killed.
+    /// Returns the process id of the server, or of the last one while it is killed.
     pub fn pid(&self) -> u32 {
         self.server().pid()
     }
 
-    /// What all server processes of this node have logged.
+    /// Returns the logs of all server processes of this node.
     pub fn log(&self) -> String {
         self.server().log()
     }
 
-    /// Whether the server's version is `major.minor` or newer.
+    /// Returns true if the server's version is `major.minor` or newer.
     pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
         self.server().is_at_least(major, minor)
     }
 
-    /// A plain client of this server, around the proxy.
+    /// Returns a plain client of this server, around the proxy.
     ///
     /// # Panics
     ///
@@ -565,7 +576,8 @@ impl ClusterNode {
         async_nats::connect(self.direct_url()).await.expect("connect to the test's server")
     }
 
-    /// How many clients are connected to this server, this harness's own among them.
+    /// Returns the number of clients that are connected to this server, this harness's own
+    /// included.
     ///
     /// # Panics
     ///
@@ -580,8 +592,8 @@ impl ClusterNode {
         self.server().kill();
     }
 
-    /// Kills the server if it runs, and starts it again on the same ports and storage. It may take part in its cluster
-    /// again only later: see [`NatsCluster::wait_until_healthy`].
+    /// Kills the server if it runs, and starts it again on the same ports and storage. It may
+    /// rejoin its cluster only later: see [`NatsCluster::wait_until_healthy`].
     ///
     /// # Panics
     ///
@@ -599,7 +611,7 @@ impl ClusterNode {
         self.server().pause();
     }
 
-    /// Lets a [paused](Self::pause) server go on.
+    /// Resumes a [paused](Self::pause) server.
     ///
     /// # Panics
     ///
@@ -608,7 +620,8 @@ impl ClusterNode {
         self.server().resume();
     }
 
-    /// Whether the server runs, is not paused and not in a [partition](NatsCluster::partition).
+    /// Returns true if the server runs, is not paused and not in a
+    /// [partition](NatsCluster::partition).
     pub fn is_reachable(&self) -> bool {
         self.condition() == "runs"
     }
@@ -627,7 +640,7 @@ impl ClusterNode {
     }
 
     fn server(&self) -> MutexGuard<'_, NatsServer> {
-        // A start that failed has panicked; the value is as good as before.
+        // A failed start has panicked, but the value is still valid.
         self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -644,7 +657,7 @@ impl ClusterNode {
         }
     }
 
-    /// How far this server is in the stream of a bucket.
+    /// Returns the position of this server in the stream of a bucket.
     async fn last_sequence(&self, bucket: &str) -> Result<u64, String> {
         let page = self.page("/jsz?streams=true").await?;
         page.split_once(&format!("\"name\": \"KV_{bucket}\""))

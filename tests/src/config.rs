@@ -1,4 +1,4 @@
-//! What a test wants of its server, and the configuration file which says so.
+//! The settings of a test server, and its configuration file.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::NatsServer;
 use crate::server::Ports;
 
-/// Describes a [`NatsServer`] before it starts. What is not set is as the server has it.
+/// Describes a [`NatsServer`] before it starts. Unset settings have the server's defaults.
 #[derive(Debug, Clone)]
 #[must_use = "nothing starts before `start`"]
 pub struct NatsServerBuilder {
@@ -19,18 +19,19 @@ pub struct NatsServerBuilder {
     client_ca: Option<PathBuf>,
     cluster: Option<ClusterPlace>,
     extra: String,
+    jetstream_extra: String,
 }
 
-/// A server's place in a [`NatsCluster`](crate::NatsCluster).
+/// The place of a server in a [`NatsCluster`](crate::NatsCluster).
 #[derive(Debug, Clone)]
 pub(crate) struct ClusterPlace {
-    /// The name of the cluster, the same on each of its servers.
+    /// Name of the cluster, the same on each of its servers.
     pub(crate) cluster: String,
-    /// The name of this server, different on each.
+    /// Name of this server, different on each.
     pub(crate) server: String,
-    /// The ports on which this server reaches others.
+    /// Ports on which this server reaches the others.
     pub(crate) routes: Vec<u16>,
-    /// The port it tells the others to find it on.
+    /// Port that it announces to the others.
     pub(crate) advertised: u16,
 }
 
@@ -46,42 +47,43 @@ impl NatsServerBuilder {
             client_ca: None,
             cluster: None,
             extra: String::new(),
+            jetstream_extra: String::new(),
         }
     }
 
-    /// Whether JetStream is on, which it is unless this says otherwise.
+    /// Turns JetStream on or off. It is on by default.
     pub fn jetstream(mut self, on: bool) -> Self {
         self.jetstream = on;
         self
     }
 
-    /// Listens on this port and not on one that is free. If something else listens there, the
-    /// start is tried again until the deadline.
+    /// Sets the port to listen on, instead of a free one. If another process listens there, the
+    /// start is retried until the deadline.
     pub fn port(mut self, port: u16) -> Self {
         self.port = Some(port);
         self
     }
 
-    /// The largest message the server takes, in bytes.
+    /// Sets the maximum size of a message in bytes.
     pub fn max_payload(mut self, bytes: usize) -> Self {
         self.max_payload = Some(bytes);
         self
     }
 
-    /// Lets in a client with this user name and password. May be called more than once.
+    /// Accepts a client with this user name and password. May be called more than once.
     pub fn user(mut self, name: &str, password: &str) -> Self {
         self.users.push(format!("{{ user: {}, password: {} }}", quoted(name), quoted(password)));
         self
     }
 
-    /// Lets in a client that signs with the seed of this public user key (`U…`). May be called
-    /// more than once.
+    /// Accepts a client that signs with the seed of this public user key (`U…`). May be called more
+    /// than once.
     pub fn nkey(mut self, public_key: &str) -> Self {
         self.users.push(format!("{{ nkey: {} }}", quoted(public_key)));
         self
     }
 
-    /// Lets in a client with this token. The server allows either a token or users.
+    /// Accepts a client with this token. The server allows either a token or users.
     pub fn token(mut self, token: &str) -> Self {
         self.token = Some(token.into());
         self
@@ -93,7 +95,7 @@ impl NatsServerBuilder {
         self
     }
 
-    /// With [`tls`](Self::tls): requires a client certificate signed by this CA.
+    /// Requires a client certificate signed by this CA, together with [`tls`](Self::tls).
     pub fn tls_client_ca(mut self, ca: impl AsRef<Path>) -> Self {
         self.client_ca = Some(ca.as_ref().into());
         self
@@ -101,12 +103,26 @@ impl NatsServerBuilder {
 
     /// Appends text to the configuration file, on a line of its own. May be called more than once.
     ///
-    /// Whatever has no method of its own: accounts and permissions, an operator with a resolver,
-    /// limits of JetStream. The harness reads the server's greeting before TLS and
-    /// authentication, so neither keeps the server from being found ready.
+    /// Use it for settings without a method of their own: accounts and permissions, an operator
+    /// with a resolver, limits of JetStream. The harness reads the server's greeting before TLS and
+    /// authentication, so neither prevents it from finding the server ready.
     pub fn config(mut self, text: &str) -> Self {
         self.extra.push_str(text);
         self.extra.push('\n');
+        self
+    }
+
+    /// Replaces the text that [`config`](Self::config) has appended.
+    pub fn only_config(mut self, text: &str) -> Self {
+        self.extra.clear();
+        self.config(text)
+    }
+
+    /// Appends text to the `jetstream` block of the configuration file, for example limits of the
+    /// server. May be called more than once.
+    pub fn jetstream_config(mut self, text: &str) -> Self {
+        self.jetstream_extra.push_str(text);
+        self.jetstream_extra.push('\n');
         self
     }
 
@@ -115,12 +131,12 @@ impl NatsServerBuilder {
         self
     }
 
-    /// Starts the server and returns when it takes connections and JetStream is up.
+    /// Starts the server and returns when it accepts connections and JetStream is up.
     ///
     /// # Panics
     ///
-    /// If there is no `nats-server` binary, or the server is not ready in 20 seconds or ends
-    /// before it is; the message then has the end of the server's log.
+    /// If no `nats-server` binary is found, or the server is not ready in 20 seconds or ends before
+    /// it is. The message then has the end of the server's log.
     pub fn start(self) -> NatsServer {
         NatsServer::start_with(self)
     }
@@ -141,8 +157,8 @@ impl NatsServerBuilder {
         self.port
     }
 
-    /// The configuration file's text; where `ports` has a 0, the server picks a free one itself, which nobody can take
-    /// between the choice and the use.
+    /// Returns the configuration file's text. If `ports` has a 0, the server picks a free port
+    /// itself, which no other process can take between the choice and the use.
     pub(crate) fn render(&self, ports: Ports, store_dir: &Path, ports_dir: &Path) -> String {
         let mut text = format!(
             "host: 127.0.0.1\nport: {}\nports_file_dir: {}\nhttp: \"127.0.0.1:-1\"\n",
@@ -156,8 +172,8 @@ impl NatsServerBuilder {
                 .iter()
                 .map(|port| format!("\"nats-route://127.0.0.1:{port}\""))
                 .collect();
-            // Neither clients nor servers may learn a way around the harness: `no_advertise` is only for clients, and
-            // servers tell each other where others are, whatever it says.
+            // Neither clients nor servers may learn a way around the harness. `no_advertise`
+            // affects only clients, and servers announce the addresses of others in any case.
             let _ = writeln!(
                 text,
                 "server_name: {server}\ncluster {{ name: {name}, host: 127.0.0.1, port: {}, no_advertise: true, \
@@ -169,12 +185,13 @@ impl NatsServerBuilder {
         }
         if self.jetstream {
             let store_dir = quoted_path(store_dir);
-            let _ = writeln!(text, "jetstream {{ store_dir: {store_dir} }}");
+            let _ =
+                writeln!(text, "jetstream {{\nstore_dir: {store_dir}\n{} }}", self.jetstream_extra);
         }
         if let Some(bytes) = self.max_payload {
             let _ = writeln!(text, "max_payload: {bytes}");
         }
-        // Both timeouts are 2 seconds otherwise: short for a busy machine.
+        // Both timeouts are 2 seconds by default, which is short for a busy machine.
         if let Some(token) = &self.token {
             let token = quoted(token);
             let _ = writeln!(text, "authorization {{ timeout: 10, token: {token} }}");
@@ -196,7 +213,7 @@ impl NatsServerBuilder {
     }
 }
 
-/// A port of the configuration file, in which 0 is the default port and -1 a free one.
+/// Converts a port for the configuration file, in which 0 is the default port and -1 a free one.
 fn or_free(port: u16) -> i32 {
     if port == 0 { -1 } else { port.into() }
 }
@@ -205,7 +222,8 @@ fn quoted_path(path: &Path) -> String {
     quoted(path.to_str().expect("a path in UTF-8"))
 }
 
-/// A string of the server's configuration language. Quotes also keep `$` from naming a variable.
+/// Quotes a string of the server's configuration language. Quotes also keep `$` from naming a
+/// variable.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for c in text.chars() {

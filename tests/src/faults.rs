@@ -1,4 +1,4 @@
-//! Random faults which can be had again.
+//! Random faults that a seed reproduces.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,36 +6,40 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::NatsCluster;
+use crate::Random;
 
-/// What can happen to a [`NatsCluster`]. All but those that say otherwise last for a while, and are undone then.
+/// A fault of a [`NatsCluster`]. Unless its description says otherwise, a fault lasts for a while
+/// and is then undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
     /// The server is killed with SIGKILL, and started again with the same storage.
     Kill,
-    /// The process is stopped with SIGSTOP, with its connections open, and goes on.
+    /// The process is stopped with SIGSTOP, with its connections open, and then resumed.
     Pause,
-    /// Between clients and the server every packet is lost; what was sent meanwhile arrives later.
+    /// Every packet between clients and the server is lost; the content arrives later.
     Stall,
-    /// Clients' connections are closed, new ones too, until they are let through again.
+    /// Clients' connections are closed, new ones too, until the fault ends.
     Cut,
-    /// Between clients and the server every byte takes a tenth of the fault's length longer, in each direction.
+    /// Every byte between clients and the server takes a tenth of the fault's length longer, in
+    /// each direction.
     Delay,
-    /// What the server sends to its clients is kept back, and lost when their connections are closed at the end.
+    /// The server's messages to its clients are held back, and lost when their connections are
+    /// closed at the end.
     LoseAnswers,
-    /// In the clients' connections the server reads the end; done at once.
+    /// The server reads the end of its clients' connections; done at once.
     EndRequests,
-    /// In their connections the clients read the end; done at once.
+    /// The clients read the end of their connections; done at once.
     EndAnswers,
     /// The leader of the bucket's stream steps down; done at once.
     StepDown,
-    /// A server is cut off from the others and from clients, in silence.
+    /// A server is silently cut off from the others and from clients.
     Partition,
     /// All consumers of the bucket are deleted on the server; done at once.
     DeleteConsumers,
 }
 
 impl Fault {
-    /// Every fault there is.
+    /// All faults.
     pub const ALL: [Self; 11] = [
         Self::Kill,
         Self::Pause,
@@ -50,13 +54,13 @@ impl Fault {
         Self::DeleteConsumers,
     ];
 
-    /// Whether it only makes sense where there are several servers.
+    /// Returns true if the fault makes sense only with several servers.
     fn needs_others(self) -> bool {
         matches!(self, Self::StepDown | Self::Partition)
     }
 }
 
-/// Whom a fault happens to.
+/// The target of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {
     /// The node of this number.
@@ -65,14 +69,14 @@ pub enum Victim {
     Leader,
 }
 
-/// A fault, whom it happens to and how long: what [`Faults::next`] decides, or a test itself.
+/// A fault, its target and its length. [`Faults::next`] or the test itself decides them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Injection {
-    /// What happens.
+    /// The fault.
     pub fault: Fault,
-    /// Whom it happens to.
+    /// Its target.
     pub victim: Victim,
-    /// How long it lasts.
+    /// Its length.
     pub length: Duration,
 }
 
@@ -88,19 +92,20 @@ impl fmt::Display for Injection {
 
 /// A source of random faults: the same seed makes the same decisions, on any machine.
 ///
-/// Its `Display` is a summary of what it has injected: `seed 7: 3 faults (1 Cut, 2 Kill)`.
+/// Its `Display` is a summary of the injected faults: `seed 7: 3 faults (1 Cut, 2 Kill)`.
 #[derive(Debug)]
 pub struct Faults {
     seed: u64,
-    random: SplitMix64,
+    random: Random,
     kinds: Vec<Fault>,
     lengths: RangeInclusive<Duration>,
     counts: BTreeMap<Fault, u64>,
 }
 
 impl Faults {
-    /// Begins with this seed, or with the one in `SHIZUKU_SEED` where that is set, and prints `seed N`: with it, a failure
-    /// can be had again. All faults are drawn, with lengths between 0.1 and 3 seconds.
+    /// Starts with this seed, or with the one in `SHIZUKU_SEED` if that is set, and prints
+    /// `seed N`, which reproduces a failure. All faults are drawn, with lengths between 0.1 and 3
+    /// seconds.
     ///
     /// # Panics
     ///
@@ -115,14 +120,14 @@ impl Faults {
         println!("seed {seed}");
         Self {
             seed,
-            random: SplitMix64(seed),
+            random: Random::from_seed(seed),
             kinds: Fault::ALL.to_vec(),
             lengths: Duration::from_millis(100)..=Duration::from_secs(3),
             counts: BTreeMap::new(),
         }
     }
 
-    /// Draws only from these. One that is named twice is drawn twice as often.
+    /// Draws only from these. A repeated fault is drawn more often.
     #[must_use]
     pub fn only(mut self, kinds: &[Fault]) -> Self {
         self.kinds = kinds.to_vec();
@@ -136,43 +141,46 @@ impl Faults {
         self
     }
 
-    /// The seed it began with.
+    /// Returns the seed.
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Decides what happens next, by nothing but the seed, what was decided before and the number of nodes. Half of what
-    /// can happen to any node happens to the leader.
+    /// Decides the next fault, from nothing but the seed, the earlier decisions and the number of
+    /// nodes. Half of the faults that can happen to any node happen to the leader.
     ///
     /// # Panics
     ///
-    /// If none of the faults can happen to this cluster: one server has nobody to be cut off from, and no leader.
+    /// If none of the faults can happen to this cluster. A single server cannot be cut off from
+    /// others, and has no leader.
     pub fn next(&mut self, cluster: &NatsCluster) -> Injection {
         let nodes = cluster.nodes().len();
         let possible: Vec<_> =
             self.kinds.iter().copied().filter(|fault| nodes > 1 || !fault.needs_others()).collect();
         assert!(!possible.is_empty(), "none of {:?} can happen to a single server", self.kinds);
-        let fault = possible[self.random.below(possible.len())];
-        // Drawn in any case, so that what follows does not depend on it.
-        let (leader, node) = (self.random.below(2) == 0, self.random.below(nodes));
+        let fault = possible[self.random.index(possible.len())];
+        // Draws both in any case, so that later decisions do not depend on it.
+        let (leader, node) = (self.random.below(2) == 0, self.random.index(nodes));
         let victim = if nodes > 1 && leader { Victim::Leader } else { Victim::Node(node) };
         let (from, to) = (self.lengths.start().as_millis(), self.lengths.end().as_millis());
         let spread = usize::try_from(to.saturating_sub(from)).expect("a length in milliseconds");
         let length = *self.lengths.start()
             + Duration::from_millis(
-                u64::try_from(self.random.below(spread + 1)).expect("it was one"),
+                self.random.below(u64::try_from(spread + 1).expect("a small number")),
             );
         Injection { fault, victim, length }
     }
 
-    /// Lets a fault happen to a cluster and its bucket, waits for its length, undoes it and counts it. The cluster may
-    /// take longer to recover: [`NatsCluster::wait_until_healthy`] waits for that.
+    /// Injects a fault into a cluster and its bucket, waits for its length, undoes it and counts
+    /// it. The cluster may take longer to recover: [`NatsCluster::wait_until_healthy`] waits for
+    /// that.
     ///
     /// Dropping the future undoes the fault too.
     ///
     /// # Panics
     ///
-    /// As [`NatsCluster::leader_of`] does where the leader is asked for, and as the fault's own methods do.
+    /// As [`NatsCluster::leader_of`] does if the target is the leader, and as the fault's own
+    /// methods do.
     pub async fn inject(&mut self, injection: &Injection, cluster: &NatsCluster, bucket: &str) {
         let Injection { fault, victim, length } = *injection;
         *self.counts.entry(fault).or_default() += 1;
@@ -205,12 +213,12 @@ impl Faults {
         drop(undo);
     }
 
-    /// How many of each it has injected.
+    /// Returns the number of injected faults of each kind.
     pub fn counts(&self) -> &BTreeMap<Fault, u64> {
         &self.counts
     }
 
-    /// How many it has injected.
+    /// Returns the number of injected faults.
     pub fn total(&self) -> u64 {
         self.counts.values().sum()
     }
@@ -224,7 +232,7 @@ impl fmt::Display for Faults {
     }
 }
 
-/// Undoes a fault when it is dropped, which a test's end or a timeout may do before its time.
+/// Undoes a fault when it is dropped, possibly early because of a test's end or a timeout.
 struct Undo<'a> {
     fault: Fault,
     index: usize,
@@ -234,7 +242,7 @@ struct Undo<'a> {
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // The cluster goes too, and a second panic would end the process.
+            // The cluster ends too, and a second panic would end the process.
             return;
         }
         let node = self.cluster.node(self.index);
@@ -248,41 +256,5 @@ impl Drop for Undo<'_> {
             Fault::Partition => self.cluster.heal(),
             Fault::EndRequests | Fault::EndAnswers | Fault::StepDown | Fault::DeleteConsumers => {}
         }
-    }
-}
-
-/// The generator SplitMix64 of Sebastiano Vigna, <https://prng.di.unimi.it/splitmix64.c>, in the public domain. No crate
-/// promises that a seed gives the same numbers in its next version too.
-#[derive(Debug)]
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`. The remainder favours small ones, by nothing that counts here.
-    fn below(&mut self, end: usize) -> usize {
-        let end = u64::try_from(end).expect("a small number");
-        usize::try_from(self.next() % end).expect("smaller still")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::SplitMix64;
-
-    #[test]
-    fn the_generator_is_the_published_one() {
-        let mut random = SplitMix64(1_234_567);
-        let first: Vec<_> = (0..3).map(|_| random.next()).collect();
-        assert_eq!(
-            first,
-            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
-        );
     }
 }

@@ -1,6 +1,7 @@
-//! The few fields the harness needs of what a server says in JSON, so that it needs no parser.
+//! Reads the few fields that the harness needs from a server's JSON, so that it needs no parser.
 
-/// The value of the first field of this name: the text of a string, or a number or word as it stands.
+/// Returns the value of the first field of this name: the text of a string, or a number or word as
+/// it is written.
 pub(crate) fn field<'a>(json: &'a str, name: &str) -> Option<&'a str> {
     let (_, after) = json.split_once(&format!("\"{name}\":"))?;
     let after = after.trim_start();
@@ -10,7 +11,8 @@ pub(crate) fn field<'a>(json: &'a str, name: &str) -> Option<&'a str> {
     }
 }
 
-/// The texts in the first array of strings of this name; none where it is missing or `null`.
+/// Returns the texts in the first array of strings of this name. Returns none if it is missing or
+/// `null`.
 pub(crate) fn strings(json: &str, name: &str) -> Vec<String> {
     let items = json
         .split_once(&format!("\"{name}\":"))

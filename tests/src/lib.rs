@@ -1,15 +1,15 @@
-//! The harness which the integration tests of `shizuku-kv` share.
+//! The harness that the integration tests of `shizuku-kv` share.
 //!
-//! A test that needs NATS talks to a real `nats-server`: [`NatsServer`] starts one on a free
-//! loopback port in about ten milliseconds, so every test can have its own and kill it. Tests
-//! that only store something share one with [`NatsServer::shared`] and keep apart by
-//! [`unique`] names.
+//! A test that needs NATS talks to a real `nats-server`. [`NatsServer`] starts one on a free
+//! loopback port in about ten milliseconds, so every test can have its own and kill it. Tests that
+//! only store something share one with [`NatsServer::shared`], and use [`unique`] names.
 //!
-//! What a network and a fleet do to clients is made on purpose: [`TcpProxy`] loses, delays and silences what passes
-//! through it, [`NatsCluster`] is three servers or more of which each can be killed, paused and cut off, and [`Faults`]
-//! draws such faults from a seed.
+//! The harness produces the faults of a network and a fleet on request. [`TcpProxy`] loses, delays
+//! and silences the bytes that pass through it. [`NatsCluster`] has three servers or more, of which
+//! each can be killed, paused and cut off. [`Faults`] draws such faults from a seed.
 //!
-//! Nothing here skips: where no server can be found, the test fails and says how to get one.
+//! The harness never skips a test. If no server can be found, the test fails and says how to get
+//! one.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,6 +26,7 @@ mod faults;
 mod json;
 mod monitor;
 mod proxy;
+mod random;
 mod server;
 mod silence;
 mod supervisor;
@@ -37,6 +38,7 @@ pub use cluster::{ClusterNode, NatsCluster, NatsClusterBuilder};
 pub use config::NatsServerBuilder;
 pub use faults::{Fault, Faults, Injection, Victim};
 pub use proxy::TcpProxy;
+pub use random::Random;
 pub use server::NatsServer;
 pub use silence::TcpSilence;
 pub use tls::{Identity, TestCerts};

@@ -1,4 +1,4 @@
-//! What a server tells about itself on its monitoring port.
+//! Reads a server's monitoring port.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use tokio::net::TcpStream;
 
 use crate::json;
 
-/// The body of a page such as `/connz`, whatever its status; `None` where the server does not answer at once.
+/// Returns the body of a page such as `/connz`, whatever its status. Returns `None` if the server
+/// does not answer at once.
 pub(crate) async fn page(port: u16, path: &str) -> Option<String> {
     let ask = async {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;

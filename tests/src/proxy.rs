@@ -1,4 +1,4 @@
-//! A TCP proxy that can lose, delay and silence what passes through it.
+//! A TCP proxy that can lose, delay and silence the bytes that pass through it.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -9,44 +9,47 @@ use tokio::net::{TcpListener, TcpStream, tcp};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-/// How many bytes of a connection the proxy keeps in each direction; the rest stays with the system and the sender.
+/// Maximum number of bytes that the proxy holds for each direction of a connection. The rest stays
+/// with the system and the sender.
 const KEPT: usize = 256 * 1024;
 
-/// How many connections the proxy has at a time; others wait to be accepted.
+/// Maximum number of connections of the proxy. Others wait to be accepted.
 const CONNECTIONS: usize = 1024;
 
-/// What the proxy does at the moment.
+/// The present behaviour of the proxy.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mode {
-    /// The port behind the proxy; as long as it is 0, connections wait.
+    /// The port behind the proxy. While it is 0, connections wait.
     target: u16,
     requests: Way,
     answers: Way,
-    /// Nothing gets through, neither bytes nor the end of a connection.
+    /// True if nothing gets through, neither bytes nor the end of a connection.
     stalled: bool,
-    /// New connections are closed at once.
+    /// True if new connections are closed at once.
     refuse: bool,
-    /// Counts cuts: connections made before the last one are closed.
+    /// Number of cuts. Connections made before the last one are closed.
     cuts: u64,
 }
 
-/// One direction: what the client sends, or what the server sends.
+/// One direction: from the client, or from the server.
 #[derive(Clone, Copy, Debug, Default)]
 struct Way {
-    /// Bytes are kept back.
+    /// True if bytes are held back.
     hold: bool,
-    /// How long every byte takes.
+    /// Delay of every byte.
     delay: Duration,
-    /// Counts half closes: in connections made before the last one, this direction has ended.
+    /// Number of half closes. This direction has ended in connections made before the last one.
     ends: u64,
 }
 
-/// A proxy on a free loopback port in front of a server. It passes everything on until it is told otherwise, and ends
-/// when it is dropped.
+/// A proxy on a free loopback port in front of a server. It passes everything on by default, and
+/// ends when it is dropped.
 ///
-/// What is kept back and then [`cut`](Self::cut) is lost: that is how a test loses a request, or an acknowledgement.
+/// A [`cut`](Self::cut) loses all bytes that are held back. This is how a test loses a request, or
+/// an acknowledgement.
 ///
-/// Whatever it is told, it keeps at most 256 KiB of each direction of a connection, and 1,024 connections.
+/// In every mode it holds at most 256 KiB for each direction of a connection, and 1,024
+/// connections.
 #[derive(Debug)]
 pub struct TcpProxy {
     port: u16,
@@ -66,90 +69,93 @@ impl TcpProxy {
         Self { port, mode, free, accepting }
     }
 
-    /// Starts a proxy whose connections wait until it is [aimed](Self::aim), for a server whose port is not known yet.
+    /// Starts a proxy whose connections wait until it is [aimed](Self::aim), for a server whose
+    /// port is not known yet.
     pub(crate) async fn unaimed() -> Self {
         Self::start(0).await
     }
 
-    /// Leads new connections to this port.
+    /// Directs new connections to this port.
     pub(crate) fn aim(&self, target: u16) {
         self.mode.send_modify(|mode| mode.target = target);
     }
 
-    /// The URL of the proxy for a NATS client.
+    /// Returns the URL of the proxy for a NATS client.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// The port it listens on.
+    /// Returns the port that it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// How many connections it has at the moment.
+    /// Returns the present number of connections.
     pub fn connections(&self) -> usize {
         CONNECTIONS - self.free.available_permits()
     }
 
-    /// Keeps back what the client sends, or passes it on again.
+    /// Holds back the bytes of the client, or passes them on again.
     pub fn hold_requests(&self, hold: bool) {
         self.mode.send_modify(|mode| mode.requests.hold = hold);
     }
 
-    /// Keeps back what the server sends, or passes it on again.
+    /// Holds back the bytes of the server, or passes them on again.
     pub fn hold_answers(&self, hold: bool) {
         self.mode.send_modify(|mode| mode.answers.hold = hold);
     }
 
-    /// Delivers what the client sends from now on this much later, in its order. Zero ends it.
+    /// Delays the later bytes of the client, in their order. Zero ends the delay.
     ///
-    /// At most 256 KiB of a connection are on their way at a time.
+    /// At most 256 KiB of a connection are in transit at a time.
     pub fn delay_requests(&self, delay: Duration) {
         self.mode.send_modify(|mode| mode.requests.delay = delay);
     }
 
-    /// The same for what the server sends.
+    /// Does the same for the bytes of the server.
     pub fn delay_answers(&self, delay: Duration) {
         self.mode.send_modify(|mode| mode.answers.delay = delay);
     }
 
-    /// The same in both directions: a round trip takes twice this much longer.
+    /// Delays both directions, so that a round trip takes twice as much longer.
     pub fn delay(&self, delay: Duration) {
         self.delay_requests(delay);
         self.delay_answers(delay);
     }
 
-    /// Lets nothing through any more, as a network that loses every packet: connections stay open, new ones are
-    /// accepted, and neither side learns when the other closes or dies.
+    /// Lets nothing through any more, as a network that loses every packet. Connections stay open,
+    /// new ones are accepted, and neither side learns when the other closes or dies.
     ///
-    /// It stays so over a [`cut`](Self::cut), until [`flow`](Self::flow).
+    /// It continues after a [`cut`](Self::cut), until [`flow`](Self::flow).
     pub fn stall(&self) {
         self.mode.send_modify(|mode| mode.stalled = true);
     }
 
-    /// Ends a [`stall`](Self::stall). What was sent meanwhile arrives now, as it does when packets are sent again.
+    /// Ends a [`stall`](Self::stall). Bytes that were sent meanwhile arrive now, as retransmitted
+    /// packets do.
     pub fn flow(&self) {
         self.mode.send_modify(|mode| mode.stalled = false);
     }
 
-    /// Ends the direction to the server in every connection: the server reads the end, and what the client still sends
-    /// is lost. Answers go on as long as the server likes.
+    /// Ends the direction to the server in every connection. The server reads the end, and further
+    /// bytes of the client are lost. Answers continue as long as the server likes.
     pub fn half_close_requests(&self) {
         self.mode.send_modify(|mode| mode.requests.ends += 1);
     }
 
-    /// Ends the direction to the client in every connection: the client reads the end, and what the server still sends
-    /// is lost. Requests go on as long as the client likes.
+    /// Ends the direction to the client in every connection. The client reads the end, and further
+    /// bytes of the server are lost. Requests continue as long as the client likes.
     pub fn half_close_answers(&self) {
         self.mode.send_modify(|mode| mode.answers.ends += 1);
     }
 
-    /// Closes new connections at once, or lets them through again.
+    /// Closes new connections at once, or accepts them again.
     pub fn refuse(&self, refuse: bool) {
         self.mode.send_modify(|mode| mode.refuse = refuse);
     }
 
-    /// Closes every connection, with what is kept back in it. New ones begin with nothing kept back.
+    /// Closes every connection, and loses the bytes that are held back in it. New ones start with
+    /// nothing held back.
     pub fn cut(&self) {
         self.mode.send_modify(|mode| {
             mode.cuts += 1;
@@ -169,7 +175,7 @@ impl Drop for TcpProxy {
 async fn accept(listener: TcpListener, mode: Arc<watch::Sender<Mode>>, free: Arc<Semaphore>) {
     loop {
         let Ok((client, _)) = listener.accept().await else {
-            // Of this connection, or for want of descriptors; neither is for ever.
+            // The cause is this connection or a lack of descriptors. Neither lasts.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
@@ -186,7 +192,7 @@ async fn accept(listener: TcpListener, mode: Arc<watch::Sender<Mode>>, free: Arc
     }
 }
 
-/// Serves a connection; `born` is what the proxy did when it was made.
+/// Serves a connection. `born` is the mode of the proxy at its start.
 async fn connection(client: TcpStream, born: Mode, mode: watch::Receiver<Mode>) {
     let mut cut = mode.clone();
     tokio::select! {
@@ -210,14 +216,14 @@ async fn serve(client: TcpStream, born: Mode, mut mode: watch::Receiver<Mode>) {
     }
 }
 
-/// What was read, and when it is due at the other side. No bytes are the end.
+/// A piece of bytes, and the time at which the other side must receive it. No bytes are the end.
 struct Chunk {
     due: Instant,
     bytes: Vec<u8>,
 }
 
 impl Chunk {
-    /// What it counts of the bytes which the proxy keeps; a small one costs more than its bytes.
+    /// Returns its weight in the limit on held bytes. A small piece costs more than its bytes.
     fn weight(&self) -> usize {
         self.bytes.len().max(256)
     }
@@ -232,14 +238,14 @@ async fn pass(
     way: impl Fn(&Mode) -> Way + Copy,
 ) {
     let room = Semaphore::new(KEPT);
-    // Bounded by the room there is.
+    // The semaphore bounds the queue.
     let (queue, queued) = mpsc::unbounded_channel();
     let current = mode.clone();
     let reading = read(from, queue, &room, || way(&current.borrow()).delay);
     let writing = write(queued, to, &room, born, mode, way);
     tokio::select! {
         () = writing => {}
-        // It has put the end into the queue, which is written last.
+        // The reader has put the end into the queue, which is written last.
         () = async { reading.await; std::future::pending().await } => {}
     }
 }
@@ -277,7 +283,7 @@ async fn write(
         _ = end.wait_for(|mode| way(mode).ends != way(&born).ends) => {}
     }
     let _ = to.shutdown().await;
-    // Read and thrown away, so that the sender does not wait for it to be taken.
+    // Reads and discards the bytes, so that the sender does not wait.
     while let Some(chunk) = queued.recv().await {
         room.add_permits(chunk.weight());
         if chunk.bytes.is_empty() {
@@ -301,7 +307,7 @@ async fn deliver(
         let end = chunk.bytes.is_empty();
         let passes = |mode: &Mode| !mode.stalled && (end || !way(mode).hold);
         match mode.wait_for(|mode| mode.cuts != born.cuts || passes(mode)).await {
-            // What was kept back when the connection was cut must not slip through.
+            // Bytes that were held back when the connection was cut must not pass.
             Ok(mode) if mode.cuts == born.cuts => {}
             _ => return,
         }

@@ -17,14 +17,14 @@ use crate::wait::{PATIENCE, poll};
 
 /// A real `nats-server` on a loopback port, with its storage in a temporary directory.
 ///
-/// The process is killed and its files are removed when this is dropped, and also when the test
-/// process ends in any other way, by SIGKILL for one.
+/// The process is killed and its files are removed when this is dropped. This also happens when the
+/// test process ends in any other way, for example by SIGKILL.
 ///
-/// What changes the server takes `&mut self`, so the one all tests [share](Self::shared) cannot
-/// be killed by one of them. All methods block; a start takes about ten milliseconds.
+/// Methods that change the server take `&mut self`, so that no test can kill the
+/// [shared](Self::shared) one. All methods block; a start takes about ten milliseconds.
 #[derive(Debug)]
 pub struct NatsServer {
-    // Dropped in this order: the process ends before its files go.
+    // Dropped in this order: the process ends before its files are removed.
     process: Option<Supervised>,
     home: TempDir,
     options: NatsServerBuilder,
@@ -35,14 +35,14 @@ pub struct NatsServer {
     version: String,
 }
 
-/// Where a server listens; 0 where nothing is known yet.
+/// The ports of a server, or 0 for an unknown one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Ports {
-    /// For clients, the same after a restart.
+    /// Port for clients, the same after a restart.
     pub(crate) client: u16,
-    /// For the other servers of a cluster, the same after a restart.
+    /// Port for the other servers of a cluster, the same after a restart.
     pub(crate) routes: u16,
-    /// For monitoring, another one after each start.
+    /// Port for monitoring, another one after each start.
     pub(crate) monitoring: u16,
 }
 
@@ -56,13 +56,14 @@ impl NatsServer {
         Self::builder().start()
     }
 
-    /// Starts with a description of the server.
+    /// Returns a builder for a server with other settings.
     pub fn builder() -> NatsServerBuilder {
         NatsServerBuilder::new()
     }
 
-    /// The server which all tests of this process share, as [`start`](Self::start) starts it,
-    /// when first asked for. It ends with the process. Use [`unique`](crate::unique) names on it.
+    /// Returns the server that all tests of this process share. The first call starts it as
+    /// [`start`](Self::start) does, and it ends with the process. Use [`unique`](crate::unique)
+    /// names on it.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<NatsServer> = OnceLock::new();
         SHARED.get_or_init(Self::start)
@@ -87,13 +88,13 @@ impl NatsServer {
         server
     }
 
-    /// Where clients connect: `nats://127.0.0.1:PORT`, or `tls://…` with TLS.
+    /// Returns the URL for clients: `nats://127.0.0.1:PORT`, or `tls://…` with TLS.
     pub fn url(&self) -> String {
         self.url_with("")
     }
 
-    /// The same with userinfo: `url_as("name:password")`, `url_as("token")`. It is put in as it
-    /// is; percent-encode what needs to be.
+    /// Returns the URL with userinfo: `url_as("name:password")`, `url_as("token")`. The userinfo is
+    /// inserted unchanged; percent-encode it if necessary.
     pub fn url_as(&self, userinfo: &str) -> String {
         self.url_with(&format!("{userinfo}@"))
     }
@@ -103,7 +104,7 @@ impl NatsServer {
         format!("{scheme}://{userinfo}127.0.0.1:{}", self.ports.client)
     }
 
-    /// The port, the same after a restart.
+    /// Returns the port, the same after a restart.
     pub fn port(&self) -> u16 {
         self.ports.client
     }
@@ -112,17 +113,17 @@ impl NatsServer {
         self.ports
     }
 
-    /// The process id of the server, or of the last one while it is killed.
+    /// Returns the process id of the server, or of the last one while it is killed.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// The version the server reports, such as `2.15.1`.
+    /// Returns the version that the server reports, such as `2.15.1`.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Whether the server's version is `major.minor` or newer.
+    /// Returns true if the server's version is `major.minor` or newer.
     pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
         let mut parts = self.version.split('.').map(|part| {
             part.parse::<u32>().unwrap_or_else(|_| panic!("{:?} is no version", self.version))
@@ -130,50 +131,53 @@ impl NatsServer {
         (parts.next(), parts.next()) >= (Some(major), Some(minor))
     }
 
-    /// Where JetStream keeps its files, also while the server is killed.
+    /// Returns the directory of JetStream's files, also while the server is killed.
     pub fn store_dir(&self) -> PathBuf {
         self.home.path().join("jetstream")
     }
 
-    /// What all server processes of this value have logged.
+    /// Returns the logs of all server processes of this value.
     pub fn log(&self) -> String {
         let bytes = std::fs::read(self.log_file()).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// A plain client of this server, for what a test must see from outside the library.
+    /// Returns a plain client of this server, for observations from outside the library.
     ///
     /// # Panics
     ///
-    /// If it cannot connect; a server with TLS or authentication needs a client made by hand.
+    /// If it cannot connect. A server with TLS or authentication needs a client made by hand.
     pub async fn client(&self) -> async_nats::Client {
         async_nats::connect(self.url()).await.expect("connect to the test's server")
     }
 
-    /// How many clients are connected, this harness's own among them. Routes of a cluster do not count.
+    /// Returns the number of connected clients, this harness's own included. Routes of a cluster do
+    /// not count.
     ///
     /// # Panics
     ///
-    /// If the server does not answer; a killed or paused one cannot.
+    /// If the server does not answer, as a killed or paused one.
     pub async fn connections(&self) -> usize {
         monitor::connections(self.ports.monitoring).await
     }
 
-    /// The names of the consumers which the server has for a bucket.
+    /// Returns the names of the consumers that the server has for a bucket.
     ///
     /// # Panics
     ///
-    /// If there is no such bucket, or as [`client`](Self::client) does.
+    /// If the bucket does not exist, or as [`client`](Self::client) does.
     pub async fn consumers(&self, bucket: &str) -> Vec<String> {
         api::consumers(&self.client().await, bucket).await.unwrap_or_else(|why| panic!("{why}"))
     }
 
-    /// A page of the server's monitoring, such as `/jsz?consumers=true`; `None` where it does not answer at once.
+    /// Returns a page of the server's monitoring, such as `/jsz?consumers=true`. Returns `None` if
+    /// it does not answer at once.
     pub async fn page(&self, path: &str) -> Option<String> {
         monitor::page(self.ports.monitoring, path).await
     }
 
-    /// Whether the server has been started and neither killed here nor ended by itself.
+    /// Returns true if the server has been started, and was neither killed here nor ended by
+    /// itself.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| !process.has_ended())
     }
@@ -194,8 +198,20 @@ impl NatsServer {
         self.run();
     }
 
-    /// Stops the process with SIGSTOP and returns when it has stopped: connections stay open, new
-    /// ones are accepted by the kernel, and nothing is answered.
+    /// Restarts the server with another configuration, like an operator while clients are
+    /// connected.
+    ///
+    /// # Panics
+    ///
+    /// As [`NatsServerBuilder::start`] does.
+    pub fn restart_with(&mut self, change: impl FnOnce(NatsServerBuilder) -> NatsServerBuilder) {
+        self.kill();
+        self.options = change(self.options.clone());
+        self.run();
+    }
+
+    /// Stops the process with SIGSTOP and returns when it has stopped. Connections stay open, the
+    /// kernel accepts new ones, and no request is answered.
     ///
     /// # Panics
     ///
@@ -212,7 +228,7 @@ impl NatsServer {
         self.paused
     }
 
-    /// Lets a [paused](Self::pause) server go on.
+    /// Resumes a [paused](Self::pause) server.
     ///
     /// # Panics
     ///
@@ -220,6 +236,33 @@ impl NatsServer {
     pub fn resume(&mut self) {
         self.running().signal("CONT");
         self.paused = false;
+    }
+
+    /// Replaces the text that [`NatsServerBuilder::config`] has appended by `config`, and makes the
+    /// running server reload it (SIGHUP). Returns when the server has reloaded it.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not run, or rejects the configuration.
+    pub fn reload(&mut self, config: &str) {
+        self.options = self.options.clone().only_config(config);
+        let home = self.home.path();
+        let text = self.options.render(self.ports, &self.store_dir(), &home.join("ports"));
+        std::fs::write(home.join("server.conf"), text).expect("write the server's configuration");
+        let reloads = |log: &str| log.matches("Reloaded server configuration").count();
+        let (log, before) = (self.log(), reloads(&self.log()));
+        self.running().signal("HUP");
+        let done = poll(Instant::now() + PATIENCE, || {
+            let now = self.log();
+            let is_refused = now[log.len()..].contains("Failed to reload");
+            (is_refused || reloads(&now) > before).then_some(!is_refused)
+        });
+        assert_eq!(
+            done,
+            Some(true),
+            "the server has not reloaded its configuration:\n{}",
+            self.log()
+        );
     }
 
     fn running(&self) -> &Supervised {
@@ -232,12 +275,12 @@ impl NatsServer {
 
     fn run(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        // Where the port is given, something else may hold it for a moment.
+        // If the port is given, another process may hold it for a moment.
         while !self.try_run(deadline) {}
     }
 
-    /// Starts the process and waits until it is ready; `false` where its port is taken and there
-    /// is still time.
+    /// Starts the process and waits until it is ready. Returns `false` if its port is in use and
+    /// time is left.
     fn try_run(&mut self, deadline: Instant) -> bool {
         let home = self.home.path();
         let ports_dir = home.join("ports");
@@ -289,7 +332,7 @@ impl NatsServer {
     }
 }
 
-/// The ports in the file which the server writes once it listens:
+/// Returns the ports in the file that the server writes once it listens:
 /// `{"nats":["nats://127.0.0.1:4222"],"monitoring":["http://127.0.0.1:8222"],"cluster":["nats://127.0.0.1:6222"]}`.
 fn listening_ports(ports_dir: &Path, clustered: bool) -> Option<Ports> {
     let file = std::fs::read_dir(ports_dir).ok()?.next()?.ok()?;
@@ -303,7 +346,7 @@ fn listening_ports(ports_dir: &Path, clustered: bool) -> Option<Ports> {
     Some(Ports { client: port("nats")?, routes, monitoring: port("monitoring")? })
 }
 
-/// The `INFO` line with which a server greets every connection.
+/// Returns the `INFO` line with which a server greets every connection.
 fn greeting(port: u16) -> Option<String> {
     let brief = Duration::from_secs(1);
     let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -321,7 +364,7 @@ fn version_in(info: &str) -> String {
         .unwrap_or_else(|| panic!("the server greets without its version: {info}"))
 }
 
-/// Whether every thread of a process is stopped, as far as the system can tell: a signal is
+/// Returns true if every thread of a process is stopped, as far as the system can tell. A signal is
 /// delivered some time after it was sent.
 fn all_stopped(tasks: &Path) -> bool {
     let Ok(tasks) = std::fs::read_dir(tasks) else {

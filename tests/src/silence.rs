@@ -1,11 +1,11 @@
-//! A peer that is there and says nothing.
+//! A silent peer that accepts connections.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-/// A loopback listener which accepts every connection, keeps it open and never sends a byte.
+/// A loopback listener that accepts every connection, keeps it open and never sends a byte.
 ///
 /// The listener and its connections close when this is dropped.
 #[derive(Debug)]
@@ -38,17 +38,17 @@ impl TcpSilence {
         Self { address, shared, listener: Some(thread) }
     }
 
-    /// `nats://127.0.0.1:PORT`.
+    /// Returns `nats://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
     }
 
-    /// The port it listens on.
+    /// Returns the port that it listens on.
     pub fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// How many connections it has accepted so far.
+    /// Returns the number of connections that it has accepted so far.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }

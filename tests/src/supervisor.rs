@@ -7,9 +7,9 @@ use std::process::{Child, Command, Stdio};
 
 const SCRIPT: &str = include_str!("supervisor.sh");
 
-/// A running server, owned through the shell script which kills it when our end of a pipe closes.
+/// A running server, owned through the shell script that kills it when our end of a pipe closes.
 ///
-/// Statics are never dropped and a killed process drops nothing; the pipe closes in any case.
+/// Statics are never dropped and a killed process drops nothing, but the pipe closes in any case.
 #[derive(Debug)]
 pub(crate) struct Supervised {
     supervisor: Child,
@@ -28,7 +28,7 @@ impl Supervised {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            // A Ctrl-C in the terminal is for the tests; the server follows when they end.
+            // A Ctrl-C in the terminal must reach only the tests. The server ends after them.
             .process_group(0)
             .spawn()
             .expect("`sh` runs");
@@ -43,12 +43,12 @@ impl Supervised {
         Self { supervisor, pid }
     }
 
-    /// The process id of the server itself.
+    /// Returns the process id of the server itself.
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Whether the server has ended without having been killed here.
+    /// Returns true if the server has ended without having been killed here.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.supervisor.try_wait().expect("a child can be waited for").is_some()
     }
@@ -68,7 +68,7 @@ impl Drop for Supervised {
     fn drop(&mut self) {
         use std::io::Write;
         if let Some(mut stdin) = self.supervisor.stdin.take() {
-            // Fails only where the server, and so the supervisor, has ended by itself.
+            // Fails only if the server, and so the supervisor, has ended by itself.
             let _ = stdin.write_all(b"kill\n");
         }
         let _ = self.supervisor.wait();

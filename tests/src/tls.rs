@@ -8,8 +8,8 @@ use rcgen::{
 };
 use tempfile::TempDir;
 
-/// A certificate authority made for the test, with a server's and a client's certificate signed
-/// by it, as PEM files which are removed when this is dropped.
+/// A certificate authority made for the test, with a server's and a client's certificate signed by
+/// it, as PEM files that are removed when this is dropped.
 #[derive(Debug)]
 pub struct TestCerts {
     ca: PathBuf,
@@ -60,17 +60,17 @@ impl TestCerts {
         Self { ca, server, client, _files: files }
     }
 
-    /// The PEM file of the authority's certificate.
+    /// Returns the PEM file of the authority's certificate.
     pub fn ca(&self) -> &Path {
         &self.ca
     }
 
-    /// The server's files, for [`NatsServerBuilder::tls`](crate::NatsServerBuilder::tls).
+    /// Returns the server's files, for [`NatsServerBuilder::tls`](crate::NatsServerBuilder::tls).
     pub fn server(&self) -> &Identity {
         &self.server
     }
 
-    /// The client's files.
+    /// Returns the client's files.
     pub fn client(&self) -> &Identity {
         &self.client
     }

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A name that no other call in this process has returned, nor one in another process that
-/// runs now: `prefix`, the process id and a count, joined by `-`.
+/// Returns a name that no other call in this process has returned, nor one in another running
+/// process. It is `prefix`, the process id and a count, joined by `-`.
 ///
 /// It is a valid bucket name and a valid key token if `prefix` is.
 pub fn unique(prefix: &str) -> String {

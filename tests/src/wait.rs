@@ -1,14 +1,14 @@
-//! Waiting for conditions: a fixed sleep is too long on a fast machine and too short on a slow
-//! one.
+//! Waits for conditions, because a fixed sleep is too long on a fast machine and too short on a
+//! slow one.
 
 use std::time::{Duration, Instant};
 
-/// How long the harness waits for anything before it gives up.
+/// Timeout for all waits of the harness.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 const POLL: Duration = Duration::from_millis(1);
 
-/// Asks `attempt` until it gives something, `None` if `deadline` passes first.
+/// Calls `attempt` until it returns a value. Returns `None` if `deadline` passes first.
 pub(crate) fn poll<T>(deadline: Instant, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     loop {
         if let Some(found) = attempt() {
@@ -21,13 +21,13 @@ pub(crate) fn poll<T>(deadline: Instant, mut attempt: impl FnMut() -> Option<T>)
     }
 }
 
-/// Waits until `condition` holds, asking again every few milliseconds.
+/// Waits until `condition` holds, and checks it every few milliseconds.
 ///
-/// The 20 seconds it has are real ones, also under a paused Tokio clock.
+/// Its timeout is 20 seconds of real time, also under a paused Tokio clock.
 ///
 /// # Panics
 ///
-/// If the condition does not hold in time; the message names `what`.
+/// If the condition does not hold in time. The message names `what`.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition().await {

@@ -1,5 +1,5 @@
-//! What a server and a store can do is told apart correctly, and what stands in for a missing ability gives the same
-//! answers.
+//! The capabilities of a server and a store are detected correctly, and the replacement of a
+//! missing one gives the same answers.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +25,8 @@ async fn connection() -> Arc<dyn Connection> {
     connect(&NatsServer::shared().url()).await.unwrap()
 }
 
-/// Whether the server leaves markers where values expire, which the times to live of single keys need.
+/// Returns true if the server leaves markers for expired values, which times to live of single keys
+/// need.
 fn has_markers() -> bool {
     NatsServer::shared().is_at_least(2, 11)
 }
@@ -87,7 +88,7 @@ async fn a_store_has_times_to_live_only_where_that_was_configured() {
     let configured = configured.unwrap();
     assert!(configured.capabilities().key_ttl && configured.capabilities().expiry_events);
     assert_eq!(configured.ttl().unwrap().granularity(), Duration::from_secs(1));
-    // It is the store that has them, not the handle.
+    // The store has them, not the handle.
     let reopened = connection.store(&name).await.unwrap();
     assert!(reopened.capabilities().key_ttl && reopened.ttl().is_some());
 }
@@ -97,11 +98,11 @@ async fn a_store_with_a_maximum_age_tells_of_expiry_where_the_server_can() {
     let config = StoreConfig::new().max_age(Duration::from_secs(1));
     let store = connection().await.store_with_config(&unique("age"), config).await.unwrap();
     assert_eq!(store.capabilities().expiry_events, has_markers());
-    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    let watch = store.watch(WatchScope::All).await.unwrap();
     assert_eq!(watch.next().await.unwrap().unwrap(), KvUpdate::CaughtUp);
     store.put("k", "x").await.unwrap();
     if has_markers() {
-        // Read all the time: tombstones live no longer than values here.
+        // Reads all the time, because tombstones live no longer than values here.
         let expired = loop {
             let update = tokio::time::timeout(Duration::from_secs(20), watch.next()).await;
             if let KvUpdate::Delete(entry) = update.expect("the expiry arrives").unwrap().unwrap() {
@@ -167,7 +168,7 @@ async fn what_is_turned_on_later_is_there_when_the_store_is_opened_again() {
 
 // get_many.
 
-/// Asserts that `get_many` answers as one get a key does, and returns what it found.
+/// Asserts that `get_many` answers as one `get` per key does, and returns the result.
 async fn many_are_as_singles(store: &Store, keys: &[String]) -> Vec<Option<Bytes>> {
     let many = store.get_many(keys).await.unwrap();
     assert_eq!(many.len(), keys.len());
@@ -182,8 +183,8 @@ async fn many_are_as_singles(store: &Store, keys: &[String]) -> Vec<Option<Bytes
     many.into_iter().map(|entry| entry.map(|entry| entry.value)).collect()
 }
 
-/// Hundreds of keys: values of 0 bytes to 100 KB, tombstones of each kind, keys that were never written, and some
-/// asked for again. With each key the value that is due.
+/// Writes hundreds of keys: values of 0 bytes to 100 KB, and tombstones of each kind. Returns them,
+/// keys that were never written, and some repeated keys, each with its expected value.
 async fn all_sorts(store: &Store) -> Vec<(String, Option<Bytes>)> {
     let sizes = [0, 1, 17, 200, 4096, 65_536, 100_000];
     let mut expected = Vec::new();
@@ -208,7 +209,7 @@ async fn all_sorts(store: &Store) -> Vec<(String, Option<Bytes>)> {
             store.purge(key.as_str()).await.unwrap();
         }
     }
-    // Asked for backwards too, so that the order is not that of the stream.
+    // Also requests them backwards, so that the order is not that of the stream.
     let again: Vec<_> = expected.iter().rev().step_by(3).cloned().collect();
     expected.extend(again);
     expected.push(("never.written".to_owned(), None));
@@ -219,7 +220,7 @@ async fn is_as_singles(config: StoreConfig) {
     let store = connection().await.store_with_config(&unique("many"), config).await.unwrap();
     let (keys, expected): (Vec<_>, Vec<_>) = all_sorts(&store).await.into_iter().unzip();
     assert_eq!(many_are_as_singles(&store, &keys).await, expected);
-    // From none to what is asked for one by one, and up to where a request is full.
+    // Uses no keys, numbers that are requested one by one, and numbers up to a full request.
     for count in [0, 1, 3, 4, 5, 100] {
         assert_eq!(
             many_are_as_singles(&store, &keys[..count]).await,
@@ -251,7 +252,7 @@ async fn many_gets_are_as_single_ones_with_a_history() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_gets_find_thousands_of_keys_of_any_length() {
     let store = connection().await.store(&unique("long")).await.unwrap();
-    // Longer keys than one request can carry in full portions.
+    // The keys are longer than one request can carry in full portions.
     let keys: Vec<_> = (0..1500).map(|n| format!("{n:04}.{}", "x".repeat(1 + n % 1019))).collect();
     for answer in store.put_many(keys.iter().map(|key| (key, key.clone()))).await {
         answer.unwrap();
@@ -307,21 +308,23 @@ async fn many_gets_find_values_while_they_are_written() {
     assert!(last.iter().all(|entry| entry.as_ref().is_some_and(|entry| entry.value == "20")));
 }
 
-// How it is asked for.
+// Requests.
 
-/// Counts what is asked of the server: the subjects of the requests to one store, as another client sees them.
+/// Counts the requests to the server: the subjects of the requests to one store, as another client
+/// sees them.
 struct Requests(async_nats::Subscriber, async_nats::Client);
 
 impl Requests {
     async fn watch() -> Self {
         let client = NatsServer::shared().client().await;
         let subscriber = client.subscribe("$JS.API.>").await.unwrap();
-        // Its answer shows that the server knows of the subscription: a flush would not.
+        // The answer shows that the server has registered the subscription, which a flush would not
+        // show.
         client.request("$JS.API.INFO", Bytes::new()).await.unwrap();
         Self(subscriber, client)
     }
 
-    /// The requests to read from a store since the last call, of which `expected` are waited for.
+    /// Returns the read requests to a store since the last call, and waits for `expected` of them.
     async fn reads_of(&mut self, store: &Store, expected: usize) -> Vec<String> {
         let prefixes = ["$JS.API.DIRECT.GET.", "$JS.API.STREAM.MSG.GET."]
             .map(|prefix| format!("{prefix}KV_{}", store.name()));
@@ -340,7 +343,7 @@ impl Requests {
             }
             if is_read(&subject) {
                 reads.push(subject);
-                // What there is too many of comes before this, as a rule.
+                // A surplus request usually comes before this.
                 if reads.len() == expected {
                     self.1.publish(end.clone(), Bytes::new()).await.unwrap();
                 }

@@ -3,7 +3,7 @@
 use shizuku_kv::conformance::{self, Outcome, Suite};
 use shizuku_kv::{ReadConsistency, StoreConfig, connect};
 
-/// Whole, but for what the memory of a process cannot promise.
+/// Runs the whole suite, except properties that memory cannot have.
 #[tokio::test]
 async fn memory_fulfils_the_contract() {
     let report = Suite::connecting(|| connect("memory:")).run().await;
@@ -31,7 +31,7 @@ async fn the_plain_runner_takes_any_connection() -> Result<(), shizuku_kv::KvErr
         matches!(report.outcome("shutdown_ends_its_stores"), Some(Outcome::NotApplicable(_))),
         "{report}"
     );
-    // It leaves the connection open, and nothing in it.
+    // The suite leaves the connection open, without any store.
     assert!(connection.list_stores().try_collect().await?.is_empty());
     Ok(())
 }

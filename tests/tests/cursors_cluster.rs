@@ -1,5 +1,5 @@
-//! Cursors that cannot be honoured end in `CursorExpired` on a bucket with three replicas too, whichever server is asked
-//! and whichever leads.
+//! Cursors that cannot be honoured end in `CursorExpired` on a bucket with three replicas too,
+//! whichever server answers and whichever leads.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,7 +33,7 @@ impl Fleet {
         Self { cluster, connections }
     }
 
-    /// A bucket, once all of its replicas are there.
+    /// Creates a bucket, and waits for all of its replicas.
     async fn bucket(&self, name: &str) -> Store {
         let mut made = None;
         let config = || StoreConfig::new().replicas(3);
@@ -46,7 +46,8 @@ impl Fleet {
         made.unwrap()
     }
 
-    /// Why a cursor is refused: by way of each server, and again where another one leads.
+    /// Returns the reasons for rejecting a cursor, through each server, and again with another
+    /// leader.
     async fn expiries(&self, bucket: &str, cursor: WatchCursor) -> Vec<String> {
         let mut reasons = Vec::new();
         for _ in 0..2 {
@@ -67,7 +68,7 @@ async fn next(watch: &mut Watch) -> KvUpdate {
     next.await.expect("an update in time").expect("the watch goes on").unwrap()
 }
 
-/// Opens a watch. An election may be in its way.
+/// Opens a watch. Retries during an election.
 async fn open(store: &Store, from: Option<WatchCursor>) -> Result<Watch, KvError> {
     loop {
         let opened = match from {
@@ -81,7 +82,7 @@ async fn open(store: &Store, from: Option<WatchCursor>) -> Result<Watch, KvError
     }
 }
 
-/// The cursor of a watch that has caught up.
+/// Returns the cursor of a watch that has caught up.
 async fn cursor(store: &Store) -> WatchCursor {
     let mut watch = open(store, None).await.unwrap();
     while next(&mut watch).await != KvUpdate::CaughtUp {}
@@ -102,7 +103,7 @@ async fn a_compacted_cursor_has_expired() {
     store.put("key", "1").await.unwrap();
     let cursor = cursor(&store).await;
     store.put("key", "2").await.unwrap();
-    // Nothing between the cursor and the first entry that is held: no gap.
+    // No sequence is missing between the cursor and the first stored entry, so there is no gap.
     let mut watch = open(&store, Some(cursor)).await.unwrap();
     assert_eq!(next(&mut watch).await.into_entry().unwrap().value, "2");
     store.put("key", "3").await.unwrap();

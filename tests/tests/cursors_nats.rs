@@ -1,4 +1,5 @@
-//! Cursors that cannot be honoured on NATS end in `CursorExpired`, and the others go on without a gap.
+//! Cursors that cannot be honoured on NATS end in `CursorExpired`, and the others resume without a
+//! gap.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +22,7 @@ async fn next(watch: &mut Watch) -> KvUpdate {
     next.await.expect("an update in time").expect("the watch goes on").unwrap()
 }
 
-/// The cursor of a watch that has caught up.
+/// Returns the cursor of a watch that has caught up.
 async fn cursor(store: &Store, scope: WatchScope) -> WatchCursor {
     let mut watch = store.watch(scope).await.unwrap();
     while next(&mut watch).await != KvUpdate::CaughtUp {}
@@ -59,7 +60,7 @@ async fn a_compacted_cursor_has_expired() {
     store.put("key", "1").await.unwrap();
     let cursor = cursor(&store, WatchScope::All).await;
     store.put("key", "2").await.unwrap();
-    // Nothing between the cursor and the first entry that is held: no gap.
+    // No sequence is missing between the cursor and the first stored entry, so there is no gap.
     let mut watch = store.watch_from(WatchScope::All, cursor).await.unwrap();
     assert_eq!(next(&mut watch).await.into_entry().unwrap().value, "2");
     store.put("key", "3").await.unwrap();
@@ -138,7 +139,8 @@ async fn a_cursor_outlives_client_and_server() {
     assert_eq!(next(&mut watch).await, KvUpdate::CaughtUp);
 }
 
-/// A server that comes back without what it had acknowledged, and takes other writes at the same places.
+/// A server comes back without entries that it had acknowledged, and stores other writes at the
+/// same sequences.
 #[tokio::test]
 async fn what_a_server_lost_is_not_skipped() {
     let mut server = NatsServer::start();
@@ -170,7 +172,7 @@ async fn what_a_server_lost_is_not_skipped() {
         other.put(format!("other.{n}"), "other").await.unwrap();
     }
     assert!(expiry(&other, cursor).await.contains("lost"));
-    // And the watch that was there all the time.
+    // The watch that was open all the time ends too.
     let end = tokio::time::timeout(Duration::from_secs(20), async {
         loop {
             match live.next().await.unwrap() {
@@ -183,7 +185,7 @@ async fn what_a_server_lost_is_not_skipped() {
     assert!(matches!(error, KvError::CursorExpired { .. }), "{error:?}");
 }
 
-/// Writes the entries of a copy of the server's files, and copies them.
+/// Writes the entries of a copy of the server's files, and makes the copy.
 async fn keep_a_copy(server: &mut NatsServer, to: &Path) {
     let store = open(&*connect(&server.url()).await.unwrap()).await;
     for key in ["hot", "changed", "changed", "other"] {
@@ -201,7 +203,7 @@ fn restore(server: &mut NatsServer, from: &Path) {
     server.restart();
 }
 
-/// A watch that has seen an entry that the copy does not have.
+/// Returns a watch that has seen an entry that the copy does not have.
 async fn watch_beyond_the_copy(url: &str, scope: WatchScope) -> Watch {
     let store = open(&*connect(url).await.unwrap()).await;
     let mut live = store.watch(scope).await.unwrap();
@@ -211,7 +213,7 @@ async fn watch_beyond_the_copy(url: &str, scope: WatchScope) -> Watch {
     live
 }
 
-async fn ends_as_lost(mut watch: Watch) {
+async fn ends_as_lost(watch: Watch) {
     let end = tokio::time::timeout(Duration::from_secs(30), async {
         loop {
             if let Err(error) = watch.next().await.unwrap() {
@@ -305,7 +307,8 @@ async fn a_cursor_older_than_the_tombstones_has_expired() {
     let store = connection.store_with_config("b", config).await.unwrap();
     store.put("anchor", "1").await.unwrap();
     let cursor = cursor(&store, WatchScope::All).await;
-    // Until it has passed, by the server's clock: whatever is written now is newer than the age.
+    // Waits until the age has passed by the server's clock. Every later write is newer than the
+    // age.
     shizuku_kv_tests::eventually("the first value expires", async || {
         store.get("anchor").await.unwrap().is_none()
     })
@@ -313,4 +316,92 @@ async fn a_cursor_older_than_the_tombstones_has_expired() {
     store.put("later", "2").await.unwrap();
     let reason = expiry(&store, cursor).await;
     assert!(reason.contains("forgotten") || reason.contains("no longer holds"), "{reason}");
+}
+
+async fn stream(server: &NatsServer) -> async_nats::jetstream::stream::Stream {
+    async_nats::jetstream::new(server.client().await).get_stream("KV_b").await.unwrap()
+}
+
+/// No entry follows the cursor, and no entry before it is left.
+#[tokio::test]
+async fn cursor_at_end_of_purged_stream_has_expired() {
+    let mut server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = open(&*connection).await;
+    store.put("a", "1").await.unwrap();
+    store.put("b", "1").await.unwrap();
+    let all = cursor(&store, WatchScope::All).await;
+    let scoped = cursor(&store, WatchScope::prefix("a")).await;
+    stream(&server).await.purge().await.unwrap();
+    for cursor in [all, scoped] {
+        assert!(expiry(&store, cursor).await.contains("no longer holds"));
+    }
+    // Repeats the check after the server was restarted.
+    server.restart();
+    assert!(expiry(&store, all).await.contains("no longer holds"));
+    // A watch that began after the purge has missed no entry.
+    let after = cursor(&store, WatchScope::All).await;
+    assert_eq!(after.position(), all.position());
+    let mut watch = store.watch_from(WatchScope::All, after).await.unwrap();
+    assert_eq!(next(&mut watch).await, KvUpdate::CaughtUp);
+    store.put("a", "2").await.unwrap();
+    assert_eq!(next(&mut watch).await.into_entry().unwrap().value, "2");
+    store.put("a", "3").await.unwrap();
+    assert!(expiry(&store, all).await.contains("no longer holds"));
+}
+
+/// The key of the last message was purged, and another one is left.
+#[tokio::test]
+async fn cursor_at_purged_last_key_has_expired() {
+    let server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = open(&*connection).await;
+    store.put("a", "1").await.unwrap();
+    store.put("b", "1").await.unwrap();
+    let before = cursor(&store, WatchScope::All).await;
+    stream(&server).await.purge().filter("$KV.b.b").await.unwrap();
+    assert!(expiry(&store, before).await.contains("no longer holds"));
+    let after = cursor(&store, WatchScope::All).await;
+    let mut watch = store.watch_from(WatchScope::All, after).await.unwrap();
+    assert_eq!(next(&mut watch).await, KvUpdate::CaughtUp);
+}
+
+/// Values reach their age without a marker.
+#[tokio::test]
+async fn cursor_at_end_of_aged_stream_has_expired() {
+    let server = NatsServer::start();
+    let context = async_nats::jetstream::new(server.client().await);
+    let aging = async_nats::jetstream::kv::Config {
+        bucket: "b".to_owned(),
+        max_age: Duration::from_secs(2),
+        ..Default::default()
+    };
+    context.create_key_value(aging).await.unwrap();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = open(&*connection).await;
+    let empty = cursor(&store, WatchScope::All).await;
+    let mut watch = store.watch_from(WatchScope::All, empty).await.unwrap();
+    assert_eq!(next(&mut watch).await, KvUpdate::CaughtUp);
+    store.put("a", "1").await.unwrap();
+    let before = cursor(&store, WatchScope::All).await;
+    shizuku_kv_tests::eventually("the value ages", async || {
+        store.get("a").await.unwrap().is_none()
+    })
+    .await;
+    let reason = expiry(&store, before).await;
+    assert!(reason.contains("no longer holds"), "{reason}");
+}
+
+/// Another version of the same key follows the cursor directly, so that no message is missing.
+#[tokio::test]
+async fn cursor_before_rewritten_key_is_honoured() {
+    let server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = open(&*connection).await;
+    store.put("key", "1").await.unwrap();
+    let before = cursor(&store, WatchScope::All).await;
+    store.put("key", "2").await.unwrap();
+    let mut watch = store.watch_from(WatchScope::All, before).await.unwrap();
+    assert_eq!(next(&mut watch).await.into_entry().unwrap().value, "2");
+    assert_eq!(next(&mut watch).await, KvUpdate::CaughtUp);
 }

@@ -1,5 +1,5 @@
-//! Fenced writes, beyond what the contract can check: what is on the wire, what other clients do to a token, and what the
-//! loss of a request or an answer does.
+//! Fenced writes, beyond the contract's checks: the messages on the wire, the effect of other
+//! clients on a token, and lost requests and answers.
 
 #![allow(
     clippy::unwrap_used,
@@ -45,7 +45,7 @@ fn assert_fenced(answer: KvResult<VersionToken>, tokens: (u64, u64)) {
     }
 }
 
-/// Runs each case on both backends, as tests of their own.
+/// Runs each case on both backends, as separate tests.
 macro_rules! on_both_backends {
     ($($case:ident,)*) => {
         mod on_memory {
@@ -80,7 +80,7 @@ on_both_backends! {
     a_lock_is_not_granted_again_where_its_record_has_expired,
 }
 
-/// A lock is held; then its store is given a maximum age.
+/// A lock is held, and then its store is given a maximum age.
 async fn a_lock_is_not_granted_again_where_its_record_has_expired(connection: Arc<dyn Connection>) {
     let name = unique("locks");
     let store = connection.store(&name).await.unwrap();
@@ -108,7 +108,7 @@ async fn a_holder_that_was_paused_does_no_harm(connection: Arc<dyn Connection>) 
     let store = connection.store(&unique("fenced")).await.unwrap();
     let fenced = store.fenced().unwrap();
     let known = fenced.create("job", "started by 33", token(33)).await.unwrap();
-    // Its lease ends, and the next holder goes on.
+    // Its lease ends, and the next holder continues.
     fenced.update("job", "taken over by 34", known, token(34)).await.unwrap();
     assert_fenced(fenced.put("job", "done by 33", token(33)).await, (33, 34));
     assert_fenced(fenced.update("job", "done by 33", known, token(33)).await, (33, 34));
@@ -161,7 +161,7 @@ async fn the_error_says_what_happened_and_the_way_out(connection: Arc<dyn Connec
     assert!(!format!("{text} {error:?} {fenced:?}").contains("hunter2"));
 }
 
-/// A job, whole under its key.
+/// A job, stored as a whole under its key.
 #[derive(Debug, PartialEq, Serialize, Deserialize, KeyValue)]
 #[kv(key = "job.{id}", codec = json)]
 struct Job {
@@ -197,7 +197,7 @@ async fn records_are_written_under_a_lock(connection: Arc<dyn Connection>) {
     assert_eq!(fence(&store, "job.7").await, Some(3));
 }
 
-/// A session, which ends by itself.
+/// A session, which expires.
 #[derive(Debug, PartialEq, Serialize, Deserialize, KeyValue)]
 #[kv(key = "session.{id}", ttl = "30s", codec = json)]
 struct Session {
@@ -240,7 +240,7 @@ async fn a_store_with_times_to_live_has_fenced_writes(connection: Arc<dyn Connec
     let fenced = store.fenced().unwrap();
     fenced.put("job", "value", token(2)).await.unwrap();
     assert_fenced(fenced.put("job", "late", token(1)).await, (1, 2));
-    // Every writer has to be one with a token: this one takes it away.
+    // Every writer has to use a token, because this write removes it.
     store.ttl().unwrap().put("job", "expiring", Duration::from_secs(60)).await.unwrap();
     fenced.put("job", "late", token(1)).await.unwrap();
 }
@@ -251,10 +251,10 @@ async fn no_time_at_all_is_a_timeout(connection: Arc<dyn Connection>) {
     let fenced = store.fenced().unwrap();
     let version = VersionToken::from_u64(1);
     for (operation, refused) in [
-        ("fenced put", fenced.put("job", "value", token(1)).await),
-        ("fenced create", fenced.create("job", "value", token(1)).await),
-        ("fenced update", fenced.update("job", "value", version, token(1)).await),
-        ("fenced delete", fenced.delete("job", token(1)).await),
+        ("put", fenced.put("job", "value", token(1)).await),
+        ("create", fenced.create("job", "value", token(1)).await),
+        ("update", fenced.update("job", "value", version, token(1)).await),
+        ("delete", fenced.delete("job", token(1)).await),
     ] {
         let Err(KvError::Timeout { operation: named, key, .. }) = refused else {
             panic!("{refused:?}")
@@ -287,7 +287,7 @@ async fn writers_on_many_threads_end_with_the_newest_token() {
 
 // On NATS.
 
-/// A client that sees the bucket as it is on the wire.
+/// Returns a client that sees the bucket as it is on the wire.
 async fn context(server: &NatsServer) -> jetstream::Context {
     jetstream::new(server.client().await)
 }
@@ -341,7 +341,7 @@ async fn the_token_is_in_a_header_and_nothing_of_it_expires() {
                 "{headers:?}"
             );
         }
-        // What is written without a token looks as it always did.
+        // A write without a token looks as it always did.
         store.put("job", "plain").await.unwrap();
         assert!(newest_headers(&context, &bucket, "job").await.get("Shizuku-Fence").is_none());
     }
@@ -371,7 +371,7 @@ async fn another_client_reads_what_is_fenced_and_takes_the_token_away() {
         assert_eq!(fence(&store, what).await, None, "{what}");
         fenced.put(what, "earlier", token(1)).await.unwrap();
     }
-    // What is no number is no token.
+    // A text that is not a number is not a token.
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Shizuku-Fence", "the largest");
     let context = context(server).await;
@@ -396,10 +396,10 @@ async fn buckets_of_others_have_fenced_writes_where_tokens_stay_and_have_room() 
     };
     let default = open(|_| {}).await;
     default.fenced().unwrap().put("job", "value", token(1)).await.unwrap();
-    // The smallest messages that have room for an operation id: a value of one byte.
+    // The smallest messages with room for an operation id: a value of one byte.
     let small = open(|config| config.max_value_size = 161).await;
     let fenced = small.fenced().unwrap();
-    assert_eq!(small.max_value_size(), 1);
+    assert_eq!(small.max_value_size(), 161);
     fenced.put("job", "1", token(u64::MAX)).await.unwrap();
     fenced.delete("job", token(u64::MAX)).await.unwrap();
     assert_eq!(fence(&small, "job").await, Some(u64::MAX));
@@ -410,7 +410,7 @@ async fn buckets_of_others_have_fenced_writes_where_tokens_stay_and_have_room() 
     assert!(ageing.fenced().is_none() && !ageing.capabilities().fenced_writes);
 }
 
-/// A stream that makes room by dropping what is oldest would drop tokens.
+/// A stream that makes room by dropping the oldest messages would drop tokens.
 #[tokio::test]
 async fn a_bucket_that_evicts_has_no_fenced_writes() {
     let server = NatsServer::shared();
@@ -439,7 +439,7 @@ async fn a_bucket_that_evicts_has_no_fenced_writes() {
     }
 }
 
-/// One client behind the proxy, and one that goes around it and sees what is really there.
+/// One client behind the proxy, and one around it that sees the actual content.
 struct Fixture {
     server: NatsServer,
     proxy: TcpProxy,
@@ -459,7 +459,7 @@ async fn fixture(history: u8) -> Fixture {
 }
 
 impl Fixture {
-    /// How many messages the server has sent to clients.
+    /// Returns the number of messages that the server has sent to clients.
     async fn answered(&self) -> u64 {
         let page =
             self.server.page("/varz").await.expect("the server answers on its monitoring port");
@@ -467,7 +467,8 @@ impl Fixture {
         page["out_msgs"].as_u64().unwrap()
     }
 
-    /// Runs a write whose look at what is there is answered, and reaches the client only when `meanwhile` is done.
+    /// Runs a write whose first read is answered. The answer reaches the client only after
+    /// `meanwhile` is done.
     async fn look_first(
         &self,
         write: impl Future<Output = KvResult<VersionToken>>,
@@ -483,7 +484,7 @@ impl Fixture {
         tokio::join!(write, script).0
     }
 
-    /// Runs a write whose request is lost after its look at what is there: it is kept back in the proxy, then the
+    /// Runs a write whose request is lost after its first read. The proxy holds it back, then the
     /// connection is cut.
     async fn lose_request(
         &self,
@@ -496,8 +497,8 @@ impl Fixture {
             eventually("the server has answered", async || self.answered().await > before).await;
             self.proxy.hold_requests(true);
             self.proxy.hold_answers(false);
-            // The answer is there and the write on its way after some of these turns. Where it is not, there is nothing to
-            // lose, and what follows is the same.
+            // The answer has arrived and the write is in transit after some of these turns.
+            // Otherwise there is nothing to lose, and the rest is the same.
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
@@ -507,7 +508,8 @@ impl Fixture {
         tokio::join!(write, script).0
     }
 
-    /// Runs a write whose acknowledgement is lost: the server takes it, then the connection is cut.
+    /// Runs a write whose acknowledgement is lost: the server accepts it, then the connection is
+    /// cut.
     async fn lose_acknowledgement(
         &self,
         key: &str,
@@ -515,7 +517,8 @@ impl Fixture {
         meanwhile: impl Future<Output = ()>,
     ) -> KvResult<VersionToken> {
         let before = self.around.entry(key).await.unwrap().map(|entry| entry.version);
-        // The answer to the look comes after this time, and the acknowledgement would after twice as much.
+        // The answer to the read comes after this time, and the acknowledgement would come after
+        // twice as much.
         self.proxy.delay_answers(Duration::from_secs(1));
         let script = async {
             eventually("the server has the write", async || {
@@ -543,7 +546,7 @@ fn version(result: KvResult<VersionToken>) -> u64 {
     result.unwrap().as_u64().unwrap()
 }
 
-/// It looks, is paused, and writes when the next holder has written.
+/// It reads, is paused, and writes after the next holder has written.
 #[tokio::test]
 async fn a_holder_that_is_paused_between_its_look_and_its_write_is_refused() {
     let f = fixture(1).await;
@@ -553,7 +556,7 @@ async fn a_holder_that_is_paused_between_its_look_and_its_write_is_refused() {
     };
     assert_fenced(f.look_first(fenced.put("job", "late", token(1)), newer()).await, (1, 2));
     assert_eq!(value(&f.around, "job").await, "newer");
-    // The same over what the earlier holder wrote itself, and over a deletion.
+    // The same over the earlier holder's own value, and over a deletion.
     for (number, key) in ["put", "create", "update", "delete"].into_iter().enumerate() {
         let first = fenced.put(key, "first", token(1)).await.unwrap();
         if key == "create" {
@@ -580,7 +583,7 @@ async fn a_holder_that_is_paused_between_its_look_and_its_write_is_refused() {
     }
 }
 
-/// Who wrote in between has the same lock, or none.
+/// The intervening writer has the same lock, or none.
 #[tokio::test]
 async fn a_write_in_between_that_refuses_nothing_is_written_over() {
     let f = fixture(5).await;
@@ -596,7 +599,7 @@ async fn a_write_in_between_that_refuses_nothing_is_written_over() {
     };
     let written = version(f.look_first(fenced.delete("plain", token(1)), plain).await);
     assert_eq!(f.entries("plain").await.last(), Some(&(written, KvOperation::Delete, Some(1))));
-    // A swap is lost to it.
+    // A swap loses to it.
     let known = fenced.put("swap", "first", token(1)).await.unwrap();
     let same = async {
         f.around.fenced().unwrap().put("swap", "other", token(1)).await.unwrap();
@@ -657,7 +660,7 @@ async fn a_fenced_write_that_was_lost_and_overtaken_by_the_next_holder_is_refuse
     assert_eq!(f.entries("key").await.len(), 2);
 }
 
-/// It landed, and was replaced before anybody could see it.
+/// The write landed, and was replaced before any reader could see it.
 #[tokio::test]
 async fn what_cannot_be_known_of_a_fenced_write_is_said_to_be_unknown() {
     let f = fixture(1).await;
@@ -667,7 +670,7 @@ async fn what_cannot_be_known_of_a_fenced_write_is_said_to_be_unknown() {
     };
     let landed = f.lose_acknowledgement("key", fenced.put("key", "one", token(1)), newer).await;
     let Err(KvError::OutcomeUnknown { operation, .. }) = landed else { panic!("{landed:?}") };
-    assert_eq!(operation, "fenced put");
+    assert_eq!(operation, "put");
     assert_eq!(
         (value(&f.around, "key").await, fence(&f.around, "key").await),
         ("newer".to_owned(), Some(2))
@@ -680,7 +683,7 @@ async fn others_that_write_without_a_pause_hold_up_no_longer_than_the_deadline()
     let behind = f.behind.with_deadline(Duration::from_millis(400));
     let fenced = behind.fenced().unwrap();
     fenced.put("key", "first", token(1)).await.unwrap();
-    // What comes back is old by then.
+    // Answers are stale by then.
     f.proxy.delay_answers(Duration::from_millis(20));
     let others = async {
         loop {
@@ -693,7 +696,7 @@ async fn others_that_write_without_a_pause_hold_up_no_longer_than_the_deadline()
         answer = put => answer.unwrap_err(),
         () = others => unreachable!(),
     };
-    // Where the last try was on its way when the time was over, nothing shows what became of it.
+    // If the last try was in transit when the time was over, nothing shows its outcome.
     assert!(
         matches!(refused, KvError::Timeout { .. } | KvError::OutcomeUnknown { .. }),
         "{refused:?}"
@@ -708,8 +711,8 @@ async fn clients_near_and_far_end_with_the_newest_token() {
     race(&f.around, &[f.around.clone(), f.behind.clone()]).await;
 }
 
-/// Many holders at the same time, each with its token and through one of the handles: what took effect has tokens that
-/// never go back, and ends with the newest.
+/// Many holders write at the same time, each with its token and through one of the handles. The
+/// tokens of writes that took effect never go back, and end with the newest.
 async fn race(store: &Store, handles: &[Store]) {
     const HOLDERS: u64 = 6;
     const WRITES: u64 = 8;

@@ -1,6 +1,6 @@
-//! The fuzz targets for a moment, without the nightly compiler and libFuzzer that `scripts/fuzz` needs: arbitrary bytes, and
-//! examples with something done to them. `SHIZUKU_SEED` makes the same inputs again, `SHIZUKU_LONG=1` makes a hundred times
-//! as many.
+//! Runs the fuzz targets for a moment, without the nightly compiler and libFuzzer that
+//! `scripts/fuzz` needs: on arbitrary bytes, and on modified examples. `SHIZUKU_SEED` makes the
+//! same inputs again, `SHIZUKU_LONG=1` makes a hundred times as many.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,10 +22,10 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// The most that all the targets together may hold at any time, in MiB.
+/// Maximum memory of all the targets together at any time, in MiB.
 const MOST_MEMORY: f32 = 64.0;
 
-/// Gives a target its examples, and this many inputs.
+/// Runs a target on its examples, and on this many inputs.
 fn run(target: fn(&[u8]), examples: Vec<Vec<u8>>, inputs: usize) {
     let given = std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
     let seed = given.unwrap_or(1);

@@ -1,4 +1,4 @@
-//! The harness keeps its promises: a test that trusts it need not look after processes itself.
+//! Tests of the harness's guarantees: a test that relies on it need not manage processes itself.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,17 +16,17 @@ use std::time::Duration;
 use async_nats::{ConnectOptions, jetstream};
 use shizuku_kv_tests::{NatsServer, TcpSilence, TestCerts, eventually, unique};
 
-/// How long a peer has to say something: far longer than a running server needs.
+/// Time for a peer to send something, far longer than a running server needs.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Set for a test of this file that runs once more, in a process of its own.
+/// Set for a test of this file that runs again, in a process of its own.
 const CHILD: &str = "SHIZUKU_HARNESS_CHILD";
 
 fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
-/// A command that runs one test of this file in a process of its own.
+/// Returns a command that runs one test of this file in a process of its own.
 fn child(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -52,7 +52,7 @@ fn refuses(port: u16) -> bool {
     connect(port).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// What the peer sends first, `None` if it is silent for a while.
+/// Returns the first data of the peer, or `None` if it is silent for a while.
 fn greeting(port: u16) -> Option<String> {
     let stream = connect(port).unwrap();
     stream.set_read_timeout(Some(SILENCE)).unwrap();
@@ -290,7 +290,7 @@ fn a_wrong_path_to_the_server_is_named() {
     assert!(text.contains("NATS_SERVER names /no/such/nats-server"), "{text}");
 }
 
-/// The shared server's port and directory, printed by a child of this process.
+/// Returns the shared server's port and directory, printed by a child of this process.
 fn reported(out: impl Read) -> (u16, String) {
     BufReader::new(out)
         .lines()

@@ -1,4 +1,4 @@
-//! The harness's clusters, proxies and faults do what they say, on real servers.
+//! Tests of the harness's clusters, proxies and faults, on real servers.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,17 +20,17 @@ use shizuku_kv_tests::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// How long something has to arrive that must not: far longer than it takes where it may.
+/// Time in which a forbidden arrival would come, far longer than a permitted one needs.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// A bucket with a replica on each node, made and used through this client.
+/// Returns a bucket with a replica on each node, created and used through this client.
 async fn bucket(cluster: &NatsCluster, client: async_nats::Client) -> kv::Store {
     let config = kv::Config {
         bucket: "b".into(),
         num_replicas: cluster.nodes().len(),
         ..Default::default()
     };
-    // The first leader may not have heard of every node's storage yet; making it again is no error.
+    // The first leader may not know every node's storage yet. Repeating the creation is no error.
     let context = jetstream::new(client.clone());
     eventually("the bucket is made", async || {
         context.create_key_value(config.clone()).await.is_ok()
@@ -40,12 +40,12 @@ async fn bucket(cluster: &NatsCluster, client: async_nats::Client) -> kv::Store 
     impatient(client).await
 }
 
-/// The bucket as a client of one node has it. Where replicas may answer, that is this node.
+/// Returns the bucket as a client of one node sees it. If replicas may answer, that node does.
 async fn bucket_at(cluster: &NatsCluster, node: usize) -> kv::Store {
     impatient(cluster.node(node).client().await).await
 }
 
-/// The bucket, with little time for each request, for what is lost has to be asked again.
+/// Returns the bucket, with little time for each request, because a lost request must be repeated.
 async fn impatient(client: async_nats::Client) -> kv::Store {
     let mut context = jetstream::new(client);
     context.set_timeout(SILENCE);
@@ -63,18 +63,19 @@ async fn value(bucket: &kv::Store, key: &str) -> Option<String> {
     Some(String::from_utf8(value.to_vec()).unwrap())
 }
 
-/// Whether the server at the other end of this client's connection answers before long.
+/// Returns true if the server at the other end of this client's connection answers before long.
 async fn answers(client: &async_nats::Client) -> bool {
     let asked = client.request("$JS.API.INFO", "".into());
     tokio::time::timeout(SILENCE, asked).await.is_ok_and(|answer| answer.is_ok())
 }
 
-/// Writes until it is known to have succeeded: a write without a leader is lost.
+/// Writes until a write succeeds, because a write without a leader is lost.
 async fn put(bucket: &kv::Store, key: &str, value: &'static str) {
     eventually("a write succeeds", async || bucket.put(key, value.into()).await.is_ok()).await;
 }
 
-/// Every route between servers goes through a proxy: no log names another server's own port.
+/// Checks that every route between servers goes through a proxy: no log names another server's own
+/// port.
 fn assert_no_way_around(cluster: &NatsCluster) {
     let logs: Vec<_> = cluster.nodes().iter().map(|node| node.log()).collect();
     let mut ports = 0;
@@ -271,7 +272,7 @@ async fn consumers_and_connections_are_counted() {
     assert_eq!(cluster.consumers("b").await, [""; 0]);
 }
 
-/// A proxy, and both ends of a connection through it.
+/// Returns a proxy, and both ends of a connection through it.
 async fn through_a_proxy() -> (TcpProxy, TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = TcpProxy::start(listener.local_addr().unwrap().port()).await;
@@ -324,7 +325,7 @@ async fn a_cut_loses_what_is_stalled() {
     assert!(is_silent(&mut late).await);
 }
 
-/// What the proxy and the system do not take stays with the sender.
+/// Bytes that neither the proxy nor the system accepts stay with the sender.
 #[tokio::test]
 async fn a_stalled_proxy_keeps_little() {
     const BLOCK: usize = 64 * 1024;
@@ -333,7 +334,8 @@ async fn a_stalled_proxy_keeps_little() {
     let mut taken = 0;
     while let Ok(written) = tokio::time::timeout(SILENCE, client.write(&[7; BLOCK])).await {
         taken += written.unwrap();
-        // The proxy's own 256 KiB, and the buffers of four sockets, which the system makes a few megabytes large.
+        // The proxy's own 256 KiB, and the buffers of four sockets, which the system makes a few
+        // megabytes large.
         assert!(taken < 64 * 1024 * 1024, "it takes whatever it gets");
     }
     proxy.flow();
@@ -362,7 +364,7 @@ async fn each_direction_is_delayed_by_itself() {
         let (late, early) = if requests { (request, answer) } else { (answer, request) };
         assert!(late >= DELAY && early < late, "{request:?}, {answer:?}");
     }
-    // What is on its way stays in order, and does not wait for what is before it to arrive.
+    // Bytes in transit stay in order, and do not wait for earlier ones to arrive.
     proxy.delay(DELAY);
     let sent = Instant::now();
     for number in 0..20 {
@@ -434,10 +436,10 @@ async fn a_nats_client_feels_what_its_proxy_does() {
     }
 }
 
-/// Set for a test of this file that runs once more, in a process of its own.
+/// Set for a test of this file that runs again, in a process of its own.
 const CHILD: &str = "SHIZUKU_HARNESS_CHILD";
 
-/// What the faults of a child of this process are, with this seed in its environment.
+/// Returns the faults of a child of this process, with this seed in its environment.
 fn decisions(seed: Option<&str>) -> Vec<String> {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -530,7 +532,7 @@ async fn a_cluster_outlives_its_faults() {
         (0..3).all(|node| drawn.iter().any(|injection| injection.victim == Victim::Node(node)))
     );
 
-    // Without the end of a leader, of which other tests wait for the seconds it takes.
+    // Leaves out the end of a leader, because other tests already wait for its seconds.
     let mut faults =
         faults.only(&[Fault::Partition, Fault::StepDown, Fault::Pause, Fault::DeleteConsumers]);
     let follower = Victim::Node((cluster.leader_of("b").await + 1) % 3);

@@ -7,20 +7,21 @@
     reason = "a test reports by panicking"
 )]
 
-use std::collections::BTreeMap;
+#[path = "live/followers.rs"]
+mod followers;
+
 use std::error::Error;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
-use shizuku_kv::replica::{Batch, CancellationToken, Replica, ReplicaMonitor};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, KvUpdate,
-    Live, LiveMap, LiveSnapshot, LiveStanding, StaticKeyIndexedValue, Store, TypedEntry, WatchLink,
-    WatchScope, connect,
+    Connection, KeyValue, KeyValueWrite, KvError, KvOperation, KvReadError, Live, LiveMapSyncState,
+    LiveRead, LiveSnapshot, LiveStatic, LiveSyncState, StaticKeyIndexedValue, Store, TypedEntry,
+    WatchLink, connect,
 };
-use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
+use shizuku_kv_tests::{NatsServer, eventually, unique};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -43,7 +44,7 @@ struct User {
     name: String,
 }
 
-/// Every backend, with a connection of its own.
+/// Returns every backend, with a connection of its own.
 async fn stores() -> Vec<(Arc<dyn Connection>, Store)> {
     let mut stores = Vec::new();
     for url in ["memory:".to_owned(), NatsServer::shared().url()] {
@@ -58,7 +59,7 @@ async fn put(store: &Store, size: u32) {
     Pool { size }.write_to_anyway(store).await.unwrap();
 }
 
-/// Waits until a live value is in a state that the status shows.
+/// Waits until the status of a live value satisfies a condition.
 #[track_caller]
 fn until<T: Send + Sync + 'static>(
     live: &Live<T>,
@@ -66,7 +67,7 @@ fn until<T: Send + Sync + 'static>(
 ) -> impl Future<Output = ()> {
     let place = std::panic::Location::caller();
     async move {
-        let mut statuses = live.statuses();
+        let statuses = live.statuses();
         let reached = async {
             while !is_there(live) {
                 statuses.next().await.expect("it has ended");
@@ -94,7 +95,7 @@ async fn a_live_value_follows_the_store() -> Outcome {
             );
             assert_eq!(live.version(), LiveSnapshot::version(&value));
         }
-        // What a handle has not told of yet is told once, the newest only.
+        // A handle reports unreported changes once, and only the newest.
         let mut other = live.clone();
         put(&store, 10).await;
         put(&store, 11).await;
@@ -134,12 +135,15 @@ async fn what_is_bad_never_takes_the_place_of_what_is_good() -> Outcome {
         for bad in ["{\"size\":\"hunter2\"}", "{\"size\":101}", "", "hunter2"] {
             let refused = store.put("config.pool", bad).await?;
             until(&live, |live| {
-                matches!(live.status().standing, LiveStanding::Rejected { version, .. } if version == refused)
+                matches!(
+                    live.status().sync_state,
+                    LiveSyncState::Rejected { version, .. } if version == refused
+                )
             })
             .await;
             assert_eq!((live.load().size, live.version()), (1, good));
             assert!(!live.status().is_current());
-            let LiveStanding::Rejected { error, .. } = live.status().standing else {
+            let LiveSyncState::Rejected { error, .. } = live.status().sync_state else {
                 panic!("{live:?}")
             };
             assert!(
@@ -168,8 +172,8 @@ async fn a_deletion_leaves_the_last_value_or_none() -> Outcome {
             (LiveSnapshot::value(&gone).as_ref(), LiveSnapshot::version(&gone)),
             (None, None)
         );
-        until(&live, |live| matches!(live.status().standing, LiveStanding::Absent { .. })).await;
-        let LiveStanding::Absent { tombstone, .. } = live.status().standing else {
+        until(&live, |live| matches!(live.status().sync_state, LiveSyncState::Absent { .. })).await;
+        let LiveSyncState::Absent { tombstone, .. } = live.status().sync_state else {
             panic!("{live:?}")
         };
         assert_eq!(tombstone, Some((KvOperation::Delete, deleted)));
@@ -186,15 +190,15 @@ async fn a_deletion_leaves_the_last_value_or_none() -> Outcome {
 async fn what_is_waited_for() -> Outcome {
     for (_connection, store) in stores().await {
         let brief = store.with_deadline(Duration::from_millis(200));
-        // Nothing there, something bad there.
+        // The store has no value, then a bad one.
         assert!(matches!(Pool::live(&brief).await, Err(KvReadError::Absent { .. })));
         store.put("config.pool", "{\"size\":101}").await?;
         assert!(matches!(Pool::live(&brief).await, Err(KvReadError::Invalid { .. })));
         assert!(matches!(Pool::live_optional(&brief).await, Err(KvReadError::Invalid { .. })));
         let mut default = Pool::live_or_default(&brief).await?;
         assert_eq!((default.load().size, default.version()), (0, None));
-        assert!(matches!(default.status().standing, LiveStanding::Rejected { .. }));
-        // What comes within the deadline is taken.
+        assert!(matches!(default.status().sync_state, LiveSyncState::Rejected { .. }));
+        // A value that comes within the deadline is used.
         let late = tokio::spawn({
             let store = store.clone();
             async move { Pool::live(&store).await }
@@ -202,8 +206,8 @@ async fn what_is_waited_for() -> Outcome {
         put(&store, 7).await;
         assert_eq!(late.await??.load().size, 7);
         assert_eq!(default.changed().await?.size, 7);
-        // And the value in force is the first in a stream.
-        let mut pools = default.stream();
+        // The current value is the first in a stream.
+        let pools = default.stream();
         assert_eq!(pools.next().await.ok_or("it has ended")?.size, 7);
         put(&store, 8).await;
         assert_eq!(pools.next().await.ok_or("it has ended")?.size, 8);
@@ -219,7 +223,7 @@ async fn the_last_handle_ends_the_task_and_its_consumer() -> Outcome {
     put(&store, 1).await;
     let consumers = async || consumers(server, &store).await;
     let live = Pool::live(&store).await?;
-    let (other, mut changes) = (live.clone(), live.stream());
+    let (other, changes) = (live.clone(), live.stream());
     assert_eq!(consumers().await, 1);
     drop(live);
     drop(other);
@@ -239,9 +243,9 @@ async fn a_closed_connection_ends_a_live_value() -> Outcome {
         connection.shutdown().await?;
         let ended = tokio::time::timeout(Duration::from_secs(30), live.changed()).await?;
         assert!(matches!(ended, Err(KvError::Closed { .. })), "{ended:?}");
-        assert!(matches!(live.status().standing, LiveStanding::Ended { .. }), "{live:?}");
+        assert!(matches!(live.status().sync_state, LiveSyncState::Ended { .. }), "{live:?}");
         assert_eq!(live.load().size, 1);
-        let mut rest = live.stream();
+        let rest = live.stream();
         assert!(rest.next().await.is_some() && rest.next().await.is_none());
         assert!(matches!(
             Pool::live_or_default(&store).await,
@@ -251,7 +255,8 @@ async fn a_closed_connection_ends_a_live_value() -> Outcome {
     Ok(())
 }
 
-/// The status tells of a server that is away, and since when; what was written meanwhile arrives when it is back.
+/// The status reports that a server is away, and since when. Writes of that time arrive after it is
+/// back.
 #[tokio::test]
 async fn a_live_value_outlives_its_server() -> Outcome {
     let mut server = NatsServer::start();
@@ -265,10 +270,10 @@ async fn a_live_value_outlives_its_server() -> Outcome {
     let WatchLink::Down { since, reason, .. } = live.status().link else { panic!("{live:?}") };
     assert!(since.elapsed().is_ok() && !reason.is_empty());
     assert_eq!(live.load().size, 1);
-    // One that is opened meanwhile begins with its default.
+    // A value that is opened meanwhile begins with its default.
     let mut default = Pool::live_or_default(&apart).await?;
     assert_eq!((default.load().size, default.version()), (0, None));
-    assert!(matches!(default.status().standing, LiveStanding::Unknown));
+    assert!(matches!(default.status().sync_state, LiveSyncState::Unknown));
     assert!(!default.status().link.is_up());
     assert!(Pool::live(&apart).await.is_err() && Pool::live_optional(&apart).await.is_err());
     server.restart();
@@ -281,7 +286,7 @@ async fn a_live_value_outlives_its_server() -> Outcome {
     Ok(())
 }
 
-/// A store that is deleted and made again is followed again; what it does not have is absent.
+/// A store that is deleted and recreated is followed again. Keys that it lacks are absent.
 #[tokio::test]
 async fn a_store_that_is_made_again_is_followed() -> Outcome {
     for (connection, store) in stores().await {
@@ -291,13 +296,13 @@ async fn a_store_that_is_made_again_is_followed() -> Outcome {
         connection.delete_store(store.name()).await?;
         until(&live, |live| !live.status().link.is_up()).await;
         let again = connection.store(store.name()).await?;
-        // A handle of a store that is gone may stay so, as the backend says.
+        // A handle of a deleted store may stay unusable, as the backend says.
         if store.get("config.pool").await.is_err() {
             continue;
         }
         until(&optional, |optional| optional.load().is_none()).await;
         until(&live, |live| {
-            matches!(live.status().standing, LiveStanding::Absent { tombstone: None, .. })
+            matches!(live.status().sync_state, LiveSyncState::Absent { tombstone: None, .. })
         })
         .await;
         assert_eq!(live.load().size, 1);
@@ -323,7 +328,7 @@ fn counter(area: u32, id: u32, count: u64) -> Counter {
 }
 
 #[tokio::test]
-async fn a_value_that_is_waited_for_may_come_in_a_store_that_is_made_again() -> Outcome {
+async fn awaited_value_may_come_in_a_recreated_store() -> Outcome {
     let server = NatsServer::shared();
     let connection = connect(&server.url()).await?;
     let store = connection.store(&unique("live")).await?;
@@ -340,7 +345,7 @@ async fn a_value_that_is_waited_for_may_come_in_a_store_that_is_made_again() -> 
     Ok(())
 }
 
-/// The consumers of a bucket on the server.
+/// Returns the number of consumers of a bucket on the server.
 async fn consumers(server: &NatsServer, store: &Store) -> usize {
     let client = server.client().await;
     let stream = async_nats::jetstream::new(client)
@@ -350,7 +355,8 @@ async fn consumers(server: &NatsServer, store: &Store) -> usize {
     stream.consumer_names().count().await
 }
 
-/// While others write, no live value goes back, nothing is told twice, and each gets to the last one.
+/// While others write, no live value goes back, none reports a change twice, and each reaches the
+/// last value.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_live_value_goes_back_and_none_is_told_twice() -> Outcome {
     const AREAS: u32 = 30;
@@ -363,7 +369,7 @@ async fn no_live_value_goes_back_and_none_is_told_twice() -> Outcome {
             let store = store.clone();
             async move {
                 let mut count = 0;
-                // Some of them deleted and made again meanwhile.
+                // Some of them are deleted and recreated meanwhile.
                 for area in (0..AREAS).cycle().take(40 * AREAS as usize) {
                     count += 1;
                     if count % 7 == 0 {
@@ -379,7 +385,7 @@ async fn no_live_value_goes_back_and_none_is_told_twice() -> Outcome {
             let key = counter(area, 0, 0).kv_key();
             let live = Counter::live_at_or(&store, key, counter(area, 0, 0)).await?;
             followers.push(tokio::spawn(async move {
-                let mut values = live.stream();
+                let values = live.stream();
                 let mut last = 0;
                 while last <= u64::from(39 * AREAS) {
                     let value = values.next().await.ok_or("it has ended")?;
@@ -430,7 +436,7 @@ fn a_live_value_outlives_the_runtime_of_another_one() -> Outcome {
             Ok::<_, KvError>(())
         })?;
     }
-    // And with the runtime its own live values end.
+    // Its own live values end with the runtime.
     for (_connection, store) in own.block_on(stores()) {
         own.block_on(put(&store, 1));
         let first = runtime()?;
@@ -442,13 +448,13 @@ fn a_live_value_outlives_the_runtime_of_another_one() -> Outcome {
             assert_eq!(second.changed().await?.size, 2);
             Ok::<_, KvError>(())
         })?;
-        assert!(matches!(live.status().standing, LiveStanding::Ended { .. }), "{live:?}");
+        assert!(matches!(live.status().sync_state, LiveSyncState::Ended { .. }), "{live:?}");
         assert_eq!(live.load().size, 1);
     }
     Ok(())
 }
 
-/// A type's own code that panics is as a value that does not decode.
+/// A value on which the type's own code panics is rejected with `Panicked`.
 #[tokio::test]
 async fn a_type_that_panics_costs_no_good_value() -> Outcome {
     #[derive(Debug, StaticKeyIndexedValue)]
@@ -466,7 +472,18 @@ async fn a_type_that_panics_costs_no_good_value() -> Outcome {
         store.put("config.fragile", "a").await?;
         let mut live = Fragile::live(&store).await?;
         store.put("config.fragile", "thirteen long").await?;
-        until(&live, |live| matches!(live.status().standing, LiveStanding::Rejected { .. })).await;
+        until(&live, |live| matches!(live.status().sync_state, LiveSyncState::Rejected { .. }))
+            .await;
+        let LiveSyncState::Rejected { error, .. } = live.status().sync_state else {
+            panic!("it was rejected")
+        };
+        assert!(matches!(&*error, KvReadError::Panicked { during: "decoded", .. }), "{error:?}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("the code of Fragile panicked while the record under key"),
+            "{error}"
+        );
         assert_eq!(live.load().0, 1);
         store.put("config.fragile", "ab").await?;
         assert_eq!(live.changed().await?.0, 2);
@@ -474,7 +491,137 @@ async fn a_type_that_panics_costs_no_good_value() -> Outcome {
     Ok(())
 }
 
-/// A key that changes all the time does not keep a deadline from passing.
+/// A panic in the value's `Drop` is logged, and the value that replaces it becomes current.
+#[tokio::test]
+async fn panicking_drop_is_reported_and_updates_continue() -> Outcome {
+    #[derive(Debug, KeyValue)]
+    #[kv(validate = Fragile::check)]
+    struct Fragile {
+        #[kv(key)]
+        id: u64,
+        #[kv(value)]
+        length: Length,
+    }
+
+    impl Fragile {
+        fn check(&self) -> Result<(), &'static str> {
+            if self.length.0 == 5 { Err("five") } else { Ok(()) }
+        }
+    }
+
+    #[derive(Debug, PartialEq)]
+    struct Length(usize);
+
+    impl Drop for Length {
+        fn drop(&mut self) {
+            assert!(self.0.is_multiple_of(2), "on purpose");
+        }
+    }
+
+    impl shizuku_kv::ByteDeserialize for Length {
+        fn from_bytes(bytes: &shizuku_kv::Bytes) -> Result<Self, shizuku_kv::DecodeError> {
+            Ok(Self(bytes.len()))
+        }
+    }
+
+    for (_connection, store) in stores().await {
+        for key in 1..9 {
+            store.put(key.to_string(), "a").await?;
+        }
+        let mut live = Fragile::live_at(&store, 1_u64).await?;
+        let map = Fragile::live_map(&store).await?;
+        for value in ["aba", "ab"] {
+            for key in 1..9 {
+                store.put(key.to_string(), value).await?;
+            }
+        }
+        until(&live, |live| live.load().length.0 == 2).await;
+        assert!(live.status().is_current(), "{:?}", live.status());
+        eventually("the map follows", async || {
+            map.snapshot().values().all(|value| value.length.0 == 2)
+        })
+        .await;
+        assert!(map.status().is_current(), "{:?}", map.status());
+        // A rejected value is dropped too.
+        store.put("1", "fives").await?;
+        until(&live, |live| matches!(live.status().sync_state, LiveSyncState::Rejected { .. }))
+            .await;
+        eventually("the map rejects it", async || map.rejections().len() == 1).await;
+        // All remaining values are dropped, and every second one panics.
+        for key in 1..9 {
+            store.put(key.to_string(), "a").await?;
+        }
+        until(&live, |live| live.load().length.0 == 1).await;
+        store.delete("1").await?;
+        eventually("the map follows", async || map.len() == 7).await;
+        assert!(live.changed().await.is_ok());
+        assert!(map.status().is_current(), "{:?}", map.status());
+    }
+    Ok(())
+}
+
+/// A panic in the comparison of keys ends the map with the error `Panicked`.
+#[tokio::test]
+async fn panicking_comparison_ends_the_map_with_its_reason() -> Outcome {
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    struct Id(u64);
+
+    impl PartialOrd for Id {
+        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+            Some(self.cmp(other))
+        }
+    }
+
+    impl Ord for Id {
+        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+            assert!(self.0 != 13 && other.0 != 13, "on purpose");
+            self.0.cmp(&other.0)
+        }
+    }
+
+    impl std::fmt::Display for Id {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
+    impl std::str::FromStr for Id {
+        type Err = std::num::ParseIntError;
+
+        fn from_str(text: &str) -> Result<Self, Self::Err> {
+            text.parse().map(Self)
+        }
+    }
+
+    #[derive(Debug, KeyValue)]
+    struct Unlucky {
+        #[kv(key)]
+        id: Id,
+        #[kv(value)]
+        text: String,
+    }
+
+    let (_connection, store) = stores().await.swap_remove(0);
+    Unlucky { id: Id(7), text: "a".to_owned() }.write_to_anyway(&store).await?;
+    let mut map = Unlucky::live_map(&store).await?;
+    store.put("13", "b").await?;
+    let error = loop {
+        if let Err(error) = map.changed().await {
+            break error;
+        }
+    };
+    let expected =
+        "live_map has ended: the code of Unlucky panicked; the panic's own message says where";
+    assert_eq!(error.to_string(), expected);
+    assert!(matches!(
+        &map.status().sync_state,
+        LiveMapSyncState::Ended { error, .. } if error.to_string() == expected
+    ));
+    assert_eq!(map.len(), 1);
+    Ok(())
+}
+
+/// A key that changes all the time does not extend a deadline.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hot_key_does_not_hold_up_a_deadline() -> Outcome {
     let (_connection, store) = stores().await.swap_remove(0);
@@ -494,183 +641,27 @@ async fn a_hot_key_does_not_hold_up_a_deadline() -> Outcome {
     Ok(())
 }
 
-/// Copies a directory recursively.
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-/// A live value, a live map and a replica of one store, which compare themselves often.
-struct Followers {
-    pool: Live<Pool>,
-    users: LiveMap<UserKey, User>,
-    table: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
-    monitor: ReplicaMonitor,
-    stop: CancellationToken,
-}
-
-impl Followers {
-    async fn start(store: &Store) -> Self {
-        let store = store.with_comparison(Duration::from_secs(1));
-        let pool = Pool::live(&store).await.unwrap();
-        let users = User::live_map(&store).await.unwrap();
-        let (table, stop) = (Arc::<Mutex<BTreeMap<_, _>>>::default(), CancellationToken::new());
-        let mut replica = Replica::new(&store, WatchScope::All).stop_on(stop.clone());
-        let (mut monitor, applied) = (replica.monitor(), Arc::clone(&table));
-        tokio::spawn(async move {
-            let apply = |batch: Batch| {
-                let mut table = applied.lock().unwrap();
-                for update in batch.updates() {
-                    match update {
-                        KvUpdate::Put(entry) => {
-                            drop(table.insert(entry.key.to_string(), entry.value.to_vec()));
-                        }
-                        KvUpdate::Delete(entry) => drop(table.remove(entry.key.as_str())),
-                        _ => {}
-                    }
-                }
-                std::future::ready(Ok::<_, std::convert::Infallible>(()))
-            };
-            replica.run(apply).await
-        });
-        assert!(monitor.current().await);
-        Self { pool, users, table, monitor, stop }
-    }
-
-    fn are_current(&self) -> [bool; 3] {
-        let replica = self.monitor.progress().is_current();
-        [self.pool.status().is_current(), self.users.status().is_current(), replica]
-    }
-
-    /// The pool and the first user, as each of them shows it.
-    fn have(&self) -> (u32, Option<String>, [bool; 2]) {
-        let name = self.users.get(&UserKey { id: 1 }).map(|user| user.name.clone());
-        let table = self.table.lock().unwrap();
-        let pool =
-            table.get("config.pool").and_then(|value| serde_json::from_slice::<Pool>(value).ok());
-        let agrees = [
-            pool.is_some_and(|pool| pool.size == self.pool.load().size),
-            table.contains_key("user.1") == name.is_some(),
-        ];
-        (self.pool.load().size, name, agrees)
-    }
-}
-
-impl Drop for Followers {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-async fn user(store: &Store, id: u64, name: &str) {
-    User { id, name: name.to_owned() }.write_to_anyway(store).await.unwrap();
-}
-
-/// A server whose data directory was restored from an older copy has lost values, and is written
-/// past its old end before its followers reconnect. Its content then looks like the continuation of
-/// their state.
+/// If the store has no record, `None` is the current value.
 #[tokio::test]
-async fn followers_of_a_server_that_came_back_older_converge() {
-    let mut server = NatsServer::start();
-    let name = unique("older");
-    let direct = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
-    put(&direct, 1).await;
-    user(&direct, 1, "old").await;
-    direct.put("hot", "0").await.unwrap();
-    server.kill();
-    let backup = tempfile::tempdir().unwrap();
-    copy(&server.store_dir(), backup.path());
-    server.restart();
-
-    let proxy = TcpProxy::start(server.port()).await;
-    let store = connect(&proxy.url()).await.unwrap().store(&name).await.unwrap();
-    let followers = Followers::start(&store).await;
-    put(&direct, 2).await;
-    user(&direct, 1, "new").await;
-    // The last key delivered to all followers is the one that continues.
-    direct.put("hot", "1").await.unwrap();
-    let knows =
-        |size: u32, name: &str| followers.have() == (size, Some(name.to_owned()), [true, true]);
-    eventually("all is known", async || {
-        knows(2, "new") && followers.table.lock().unwrap()["hot"] == b"1"
-    })
-    .await;
-
-    proxy.refuse(true);
-    proxy.cut();
-    server.kill();
-    std::fs::remove_dir_all(server.store_dir()).unwrap();
-    copy(backup.path(), &server.store_dir());
-    server.restart();
-    let other = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
-    for value in 0..20 {
-        other.put("hot", value.to_string()).await.unwrap();
+async fn optional_value_is_current_while_absent() -> Outcome {
+    for (_connection, store) in stores().await {
+        let optional = Pool::live_optional(&store).await?;
+        assert!(optional.load().is_none());
+        assert!(optional.status().is_current(), "{optional:?}");
+        put(&store, 1).await;
+        until(&optional, |optional| optional.load().is_some()).await;
+        assert!(optional.status().is_current());
+        Pool::delete(&store).await?;
+        until(&optional, |optional| optional.load().is_none()).await;
+        assert!(optional.status().is_current(), "{optional:?}");
+        // The status still shows how the value was removed.
+        until(&optional, |optional| {
+            matches!(optional.status().sync_state, LiveSyncState::Absent { tombstone: Some(_), .. })
+        })
+        .await;
+        // A live value that is not optional keeps its last value or default, which is not the
+        // store's.
+        assert!(!Pool::live_or_default(&store).await?.status().is_current());
     }
-    proxy.refuse(false);
-    eventually("what was lost is lost", async || knows(1, "old")).await;
-    eventually("they are current", async || followers.are_current() == [true; 3]).await;
-}
-
-/// An operator purges the stream, without a message to any watch.
-#[tokio::test]
-async fn followers_of_a_purged_stream_converge() {
-    let server = NatsServer::shared();
-    let name = unique("purged");
-    let store = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
-    put(&store, 1).await;
-    user(&store, 1, "one").await;
-    let followers = Followers::start(&store).await;
-    let context = async_nats::jetstream::new(server.client().await);
-    context.get_stream(format!("KV_{name}")).await.unwrap().purge().await.unwrap();
-    eventually("all is gone", async || {
-        let absent = matches!(followers.pool.status().standing, LiveStanding::Absent { .. });
-        absent && followers.users.is_empty() && followers.table.lock().unwrap().is_empty()
-    })
-    .await;
-    assert_eq!(followers.pool.load().size, 1, "the last value stays in force");
-    eventually("they are current", async || followers.are_current() == [false, true, true]).await;
-}
-
-/// A value without a running follower is not current, whatever its last state was.
-#[test]
-fn followers_on_a_blocked_runtime_are_not_current() {
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    let (release, is_released) = std::sync::mpsc::channel::<()>();
-    let (end, has_ended) = tokio::sync::oneshot::channel::<()>();
-    let runtime = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let connection = connect("memory:").await.unwrap();
-            let store = connection.store("frozen").await.unwrap();
-            put(&store, 1).await;
-            let followers = Arc::new(Followers::start(&store).await);
-            ready.send(Arc::clone(&followers)).unwrap();
-            is_released.recv().unwrap();
-            has_ended.await.unwrap();
-        });
-    });
-    let followers = is_ready.recv().unwrap();
-    assert_eq!(followers.are_current(), [true; 3]);
-    let wait = |wanted: bool| {
-        let begun = std::time::Instant::now();
-        while followers.are_current() != [wanted; 3] {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", followers.are_current());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    };
-    wait(false);
-    assert!(matches!(followers.pool.status().link, WatchLink::Down { .. }));
-    release.send(()).unwrap();
-    wait(true);
-    end.send(()).unwrap();
-    drop(followers);
-    runtime.join().unwrap();
+    Ok(())
 }

@@ -16,8 +16,8 @@ use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
     Connection, KeyValue, KeyValueRead, KvError, KvReadError, LiveMap, LiveMapChanges,
-    LiveMapSnapshot, LiveMapStanding, LiveSnapshot, Store, TypedEntry, WatchLink, WatchScope,
-    connect,
+    LiveMapSnapshot, LiveMapSyncState, LiveRead, LiveSnapshot, Store, TypedEntry, WatchLink,
+    WatchScope, connect,
 };
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually, unique};
 
@@ -49,18 +49,18 @@ async fn delete(store: &Store, id: u32) {
     User::delete_anyway(store, key("acme", id)).await.unwrap();
 }
 
-/// The ages by id.
+/// Returns the ages by id.
 fn ages(users: &LiveMapSnapshot<UserKey, User>) -> BTreeMap<u32, u32> {
     users.iter().map(|(key, user)| (key.id, user.age)).collect()
 }
 
-/// What the store says, read without a map.
+/// Returns the records of the store, read without a map.
 async fn stored(store: &Store) -> BTreeMap<u32, u32> {
     let users = User::list(store).try_collect().await.unwrap();
     users.iter().map(|user| (user.id, user.age)).collect()
 }
 
-/// Every backend, with a connection of its own.
+/// Returns every backend, with a connection of its own.
 async fn stores() -> Vec<(Arc<dyn Connection>, Store)> {
     let mut stores = Vec::new();
     for url in ["memory:".to_owned(), NatsServer::shared().url()] {
@@ -76,7 +76,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     waited.unwrap_or_else(|_| panic!("not in time: {what}"))
 }
 
-/// Waits until a map is in a state that the status shows.
+/// Waits until the status of a map satisfies a condition.
 #[track_caller]
 fn until(
     users: &LiveMap<UserKey, User>,
@@ -84,7 +84,7 @@ fn until(
 ) -> impl Future<Output = ()> {
     let place = std::panic::Location::caller();
     async move {
-        let mut statuses = users.statuses();
+        let statuses = users.statuses();
         let reached = async {
             while !is_there(users) {
                 statuses.next().await.expect("it has ended");
@@ -95,14 +95,14 @@ fn until(
     }
 }
 
-/// The next change: the id, the age before it, and the age after it.
+/// Returns the next change: the id, the age before it, and the age after it.
 async fn told(changes: &mut LiveMapChanges<UserKey, User>) -> (u32, Option<u32>, Option<u32>) {
     let change = within("a change", changes.next()).await.expect("it has ended");
     let (old, new) = (change.old.map(|user| user.age), change.new.map(|user| user.age));
     (change.key.id, old, new)
 }
 
-/// The changes that are there now.
+/// Returns the changes that are ready now.
 fn ready(changes: &mut LiveMapChanges<UserKey, User>) -> Vec<(u32, Option<u32>, Option<u32>)> {
     let next = || changes.next().now_or_never().map(|change| change.expect("it has ended"));
     let age = |user: Option<Arc<shizuku_kv::LiveSnapshot<User>>>| user.map(|user| user.age);
@@ -132,7 +132,7 @@ async fn a_live_map_follows_the_store() -> Outcome {
         assert!(users.contains_key(&key("zeta", 1)) && !acme.contains_key(&key("zeta", 1)));
         assert!(users.get(&key("acme", 4)).is_none());
 
-        // What a handle has not told of yet is told once.
+        // A handle reports each unreported change once.
         let mut other = users.clone();
         put(&store, 4, 40).await;
         assert_eq!(ages(&within("a change", acme.changed()).await?).len(), 4);
@@ -166,7 +166,7 @@ async fn a_snapshot_is_ordered_and_does_not_change() -> Outcome {
         put(&store, 1000, 1).await;
         while users.changed().await?.get(&key("acme", 1000)).is_none() {}
         assert_eq!(ages(&users.snapshot()), stored(&store).await);
-        // From another thread too.
+        // The same from another thread.
         let same = tokio::task::spawn_blocking(move || ages(&before) == copy && before.len() == 50);
         assert!(same.await?);
     }
@@ -188,7 +188,7 @@ async fn changes_say_what_was_and_what_is() -> Outcome {
         delete(&store, 1).await;
         assert_eq!(told(&mut changes).await, (1, Some(11), None));
         assert_eq!(ages(&changes.snapshot()), ages(&users.snapshot()));
-        // What a deletion of nothing changes, and what comes after a refused value.
+        // Deletes an absent key, and writes a bad and then a good value.
         delete(&store, 9).await;
         store.put("user.acme.2", "{}").await?;
         put(&store, 2, 21).await;
@@ -227,7 +227,7 @@ async fn a_slow_reader_is_told_of_what_is_left() -> Outcome {
         assert_eq!(merged, [(1, Some(10), Some(29)), (2, Some(20), Some(21)), (4, None, Some(40))]);
         assert_eq!(ages(&slow.snapshot()), stored(&store).await);
 
-        // Far behind: more than what is remembered.
+        // The reader is further behind than the remembered changes.
         delete(&store, 4).await;
         for id in 10..1300 {
             put(&store, id, 50).await;
@@ -248,7 +248,7 @@ async fn what_is_bad_never_takes_the_place_of_what_is_good() -> Outcome {
         store.put("user.settings", "hunter2").await?;
         let users = User::live_map(&store).await?;
         let mut changes = users.changes();
-        // One that was there before, under a key that is none of the type.
+        // A record that existed before, under a key that is not one of the type.
         let foreign = users.rejections();
         assert_eq!((foreign.len(), users.status().rejected, users.len()), (1, 1, 1));
         assert_eq!(foreign[0].key, "user.settings");
@@ -279,13 +279,14 @@ async fn what_is_bad_never_takes_the_place_of_what_is_good() -> Outcome {
             assert!(!format!("{users:?} {:?} {error}", users.rejections()).contains("hunter2"));
         }
         assert_eq!(ready(&mut changes), []);
-        // A good value ends it, and so does a deletion; also of a key that is none.
+        // A good value or a deletion ends the rejection, even for a key that is not one of the
+        // type.
         put(&store, 1, 11).await;
         until(&users, |users| users.rejection(&key("acme", 1)).is_none()).await;
         assert_eq!(ready(&mut changes), [(1, Some(10), Some(11))]);
         store.delete("user.settings").await?;
         until(&users, |users| users.status().rejected == 0).await;
-        // One that never was good.
+        // A record that never was good.
         store.put("user.acme.3", "hunter2").await?;
         until(&users, |users| users.rejection(&key("acme", 3)).is_some()).await;
         assert!(!users.contains_key(&key("acme", 3)));
@@ -300,7 +301,7 @@ async fn what_is_bad_never_takes_the_place_of_what_is_good() -> Outcome {
     Ok(())
 }
 
-/// A type's own code that panics is as a value that does not decode.
+/// A panic in a type's own code is treated like a value that does not decode.
 #[tokio::test]
 async fn a_type_that_panics_costs_no_good_value() -> Outcome {
     #[derive(Debug, KeyValue)]
@@ -321,7 +322,7 @@ async fn a_type_that_panics_costs_no_good_value() -> Outcome {
         store.put("fragile.2", "thirteen long").await?;
         let mut map = Fragile::live_map(&store).await?;
         assert_eq!((map.len(), map.status().rejected), (1, 1));
-        // Keys that are strings can be looked up by what they borrow as.
+        // Keys that are strings can be looked up by a borrowed form.
         assert!(map.contains_key("fragile.1"));
         store.put("fragile.1", "thirteen long").await?;
         store.put("fragile.2", "ab").await?;
@@ -344,10 +345,10 @@ async fn opening_waits_for_the_state_and_no_longer_than_the_deadline() -> Outcom
     assert_eq!(User::live_map(&store).await?.len(), 300);
     eventually("the consumers are gone", async || server.consumers("live_map").await.is_empty())
         .await;
-    // One that is not waited for any more leaves nothing behind.
+    // An opening that is dropped leaves nothing behind.
     let proxy = TcpProxy::start(server.port()).await;
     let apart = connect(&proxy.url()).await?.store("live_map").await?;
-    // So long that it is still being waited for when its consumer is seen.
+    // The delay is so long that the opening is still pending when its consumer is seen.
     proxy.delay_answers(Duration::from_secs(1));
     tokio::select! {
         opened = User::live_map(&apart) => panic!("{opened:?}"),
@@ -371,7 +372,7 @@ async fn the_last_handle_ends_the_task_and_its_consumer() -> Outcome {
     let store = connection.store(&unique("live_map")).await?;
     put(&store, 1, 1).await;
     let users = User::live_map(&store).await?;
-    let (other, mut changes, mut statuses) = (users.clone(), users.changes(), users.statuses());
+    let (other, mut changes, statuses) = (users.clone(), users.changes(), users.statuses());
     assert_eq!(server.consumers(store.name()).await.len(), 1);
     drop((users, other));
     put(&store, 2, 2).await;
@@ -391,14 +392,14 @@ async fn a_closed_connection_ends_a_live_map() -> Outcome {
     for (connection, store) in stores().await {
         put(&store, 1, 10).await;
         let mut users = User::live_map(&store).await?;
-        let (mut changes, mut statuses) = (users.changes(), users.statuses());
+        let (changes, statuses) = (users.changes(), users.statuses());
         connection.shutdown().await?;
         let ended = within("the end", users.changed()).await;
         assert!(matches!(ended, Err(KvError::Closed { .. })), "{ended:?}");
-        assert!(matches!(users.status().standing, LiveMapStanding::Ended { .. }), "{users:?}");
+        assert!(matches!(users.status().sync_state, LiveMapSyncState::Ended { .. }), "{users:?}");
         assert!(!users.status().is_current());
         assert_eq!(ages(&users.snapshot()), BTreeMap::from([(1, 10)]));
-        // However often it is asked for.
+        // The end is returned for every call.
         for _ in 0..3 {
             assert!(within("the end", changes.next()).await.is_none());
         }
@@ -422,7 +423,7 @@ fn a_live_map_ends_with_its_runtime() -> Outcome {
         own.block_on(put(&store, 1, 10));
         let ending = runtime()?;
         let mut users = ending.block_on(User::live_map(&store))?;
-        let mut changes = users.changes();
+        let changes = users.changes();
         ending.shutdown_timeout(Duration::from_secs(10));
         other.block_on(async {
             assert!(matches!(
@@ -431,13 +432,14 @@ fn a_live_map_ends_with_its_runtime() -> Outcome {
             ));
             assert!(within("the end", changes.next()).await.is_none());
         });
-        assert!(matches!(users.status().standing, LiveMapStanding::Ended { .. }), "{users:?}");
+        assert!(matches!(users.status().sync_state, LiveMapSyncState::Ended { .. }), "{users:?}");
         assert_eq!(users.len(), 1);
     }
     Ok(())
 }
 
-/// What others do while the server is away, and while it is there and the map cannot reach it, arrives in the end.
+/// Writes of others during an outage of the server, and while only the map cannot reach it, arrive
+/// in the end.
 #[tokio::test]
 async fn a_live_map_outlives_its_server() -> Outcome {
     let mut server = NatsServer::start();
@@ -456,7 +458,7 @@ async fn a_live_map_outlives_its_server() -> Outcome {
     assert!(since.elapsed().is_ok() && !reason.is_empty() && !users.status().is_current());
     assert_eq!(users.len(), 10);
     server.restart();
-    // The map is still kept away.
+    // The map is still cut off.
     let others = connect(&server.url()).await?.store("live_map").await?;
     for id in 0..3 {
         delete(&others, id).await;
@@ -480,8 +482,8 @@ async fn a_live_map_outlives_its_server() -> Outcome {
     Ok(())
 }
 
-/// A store that is deleted and made again is followed again, and has nothing of what was there before, not even what
-/// has the same version now.
+/// A store that is deleted and recreated is followed again. The map has none of its earlier
+/// records, not even one with the same version now.
 #[tokio::test]
 async fn a_store_that_is_made_again_is_followed() -> Outcome {
     for (connection, store) in stores().await {
@@ -494,11 +496,12 @@ async fn a_store_that_is_made_again_is_followed() -> Outcome {
         until(&users, |users| users.status().rejected == 1).await;
         let first = users.get(&key("acme", 1)).ok_or("it is absent")?;
         connection.delete_store(store.name()).await?;
-        until(&users, |users| matches!(users.status().standing, LiveMapStanding::Rereading)).await;
+        until(&users, |users| matches!(users.status().sync_state, LiveMapSyncState::Rereading))
+            .await;
         assert!(!users.status().is_current());
         assert_eq!((users.len(), users.status().rejected), (3, 1));
         let again = connection.store(store.name()).await?;
-        // A handle of a store that is gone may stay so, as the backend says.
+        // A handle of a deleted store may stay unusable, as the backend says.
         if store.keys(WatchScope::All).try_collect().await.is_err() {
             continue;
         }
@@ -518,7 +521,8 @@ async fn a_store_that_is_made_again_is_followed() -> Outcome {
     Ok(())
 }
 
-/// While others write, what each reader makes of the changes is the map in the end.
+/// While others write, applying the changes to a snapshot gives the map in the end, for each
+/// reader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshot_and_changes_together_are_exact() -> Outcome {
     const USERS: u32 = 50;

@@ -1,4 +1,5 @@
-//! Writes whose request or acknowledgement is lost: each took effect once or not at all, and the caller is told which.
+//! Writes whose request or acknowledgement is lost: each took effect once or not at all, and the
+//! caller learns which.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,7 +14,7 @@ use std::time::Duration;
 use shizuku_kv::{KvError, KvOperation, KvResult, Store, StoreConfig, VersionToken, connect};
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually};
 
-/// One client behind the proxy, and one that goes around it and sees what is really there.
+/// One client behind the proxy, and one around it that sees the actual content.
 struct Fixture {
     server: NatsServer,
     proxy: TcpProxy,
@@ -38,8 +39,8 @@ impl Fixture {
         entries.iter().map(|entry| (entry.version.as_u64().unwrap(), entry.operation)).collect()
     }
 
-    /// Runs a write whose acknowledgement is lost: the server takes it, then the connection is cut. `meanwhile` runs
-    /// between the two.
+    /// Runs a write whose acknowledgement is lost: the server accepts it, then the connection is
+    /// cut. `meanwhile` runs between the two.
     async fn lose_acknowledgement(
         &self,
         key: &str,
@@ -59,7 +60,7 @@ impl Fixture {
         tokio::join!(write, cut).0
     }
 
-    /// Runs a write whose request is lost: it is kept back in the proxy, then the connection is cut.
+    /// Runs a write whose request is lost: the proxy holds it back, then the connection is cut.
     async fn lose_request(
         &self,
         write: impl Future<Output = KvResult<VersionToken>>,
@@ -67,8 +68,8 @@ impl Fixture {
     ) -> KvResult<VersionToken> {
         self.proxy.hold_requests(true);
         let cut = async {
-            // The write is on its way once its future has run as far as it can; everything in it that needs no
-            // answer happens before the first of these turns comes round.
+            // The write is in transit once its future has run as far as it can. All of its steps
+            // that need no answer happen within the first of these turns.
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
@@ -140,7 +141,7 @@ async fn a_swap_that_was_lost_on_its_way_is_repeated_once() {
     assert_eq!(f.entries("create").await.last(), Some(&(written, KvOperation::Delete)));
 }
 
-/// Its first copy may still be on its way: a second could undo what others write meanwhile.
+/// Its first copy may still be in transit, and a second could undo a write of another client.
 #[tokio::test]
 async fn a_write_without_expectation_is_never_repeated() {
     let f = fixture(5).await;
@@ -148,7 +149,7 @@ async fn a_write_without_expectation_is_never_repeated() {
     assert!(matches!(put, Err(KvError::OutcomeUnknown { .. })), "{put:?}");
     let delete = f.lose_request(f.behind.delete("delete"), async {}).await;
     assert!(matches!(delete, Err(KvError::OutcomeUnknown { .. })), "{delete:?}");
-    // Once a later write is through, a copy that was sent again would be too.
+    // After a later write has arrived, a repeated copy would have arrived too.
     f.behind.put("later", "x").await.unwrap();
     assert_eq!(f.entries("put").await, []);
     assert_eq!(f.entries("delete").await, []);
@@ -174,7 +175,7 @@ async fn a_bucket_that_was_made_again_misleads_nobody() {
     assert_eq!(f.around.get("key").await.unwrap().unwrap().value, "other");
 }
 
-/// What took effect and has aged since is not written again.
+/// A value that took effect and has aged since is not written again.
 #[tokio::test]
 async fn a_value_that_aged_before_it_was_found_is_not_written_again() {
     let f = fixture(1).await;
@@ -230,7 +231,7 @@ async fn what_cannot_be_known_is_said_to_be_unknown() {
     let replace = async || {
         f.around.put("key", "other").await.unwrap();
     };
-    // Whether it landed before it was replaced, nothing shows.
+    // Nothing shows whether it landed before it was replaced.
     let landed =
         f.lose_acknowledgement("key", f.behind.update("key", "two", first), replace()).await;
     assert!(matches!(landed, Err(KvError::OutcomeUnknown { .. })), "{landed:?}");
@@ -261,7 +262,7 @@ async fn a_write_while_disconnected_does_not_happen_later() {
     f.proxy.refuse(true);
     f.proxy.cut();
     let behind = f.behind.with_deadline(Duration::from_millis(300));
-    // The client may take a moment to notice; what is sent before it does is told as unknown.
+    // The client may take a moment to notice. The outcome of writes before that is unknown.
     eventually("writes are refused", async || {
         matches!(behind.put("noticed", "x").await, Err(KvError::Unavailable { .. }))
     })
@@ -269,7 +270,7 @@ async fn a_write_while_disconnected_does_not_happen_later() {
     let result = behind.put("key", "value").await;
     assert!(matches!(result, Err(KvError::Unavailable { .. })), "{result:?}");
     f.proxy.refuse(false);
-    // Once a later write is through, an earlier one that was kept would be too.
+    // After a later write has arrived, an earlier held-back one would have arrived too.
     f.behind.put("later", "x").await.unwrap();
     assert!(f.around.get("key").await.unwrap().is_none());
 }
@@ -295,7 +296,7 @@ async fn a_pipeline_of_writes_over_a_cut_has_each_once_and_in_order() {
         let text = |value: &[u8]| String::from_utf8(value.to_vec()).unwrap();
         let values: Vec<u32> =
             entries.iter().map(|entry| text(&entry.value).parse().unwrap()).collect();
-        // Each at most once, the later after the earlier.
+        // Each took effect at most once, and the later after the earlier.
         assert!(values.is_sorted_by(|one, next| one < next), "{key}: {values:?}");
         assert!(values.len() <= 2, "{key}: {values:?}");
         for (item, answer) in pair.iter().zip(answers) {
@@ -311,6 +312,6 @@ async fn a_pipeline_of_writes_over_a_cut_has_each_once_and_in_order() {
             written += usize::from(answer.is_ok());
         }
     }
-    // What the server had before the cut is found.
+    // Writes that the server had before the cut are found.
     assert!(written >= 100, "{written}");
 }

@@ -1,4 +1,4 @@
-//! Watches and listings on NATS where the server, its limits or other clients get in the way.
+//! Watches and listings on NATS, impeded by the server, its limits or other clients.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,10 +8,24 @@
     reason = "tests report by panicking, and their names say what they show"
 )]
 
+#[path = "nats_watch/away.rs"]
+mod away;
+#[path = "nats_watch/by_name.rs"]
+mod by_name;
+#[path = "nats_watch/dropped.rs"]
+mod dropped;
+#[path = "nats_watch/limits.rs"]
+mod limits;
 #[path = "nats_watch/mirrors.rs"]
 mod mirrors;
+#[path = "nats_watch/purged.rs"]
+mod purged;
+#[path = "nats_watch/recreated.rs"]
+mod recreated;
 #[path = "nats_watch/removed.rs"]
 mod removed;
+#[path = "nats_watch/resumed.rs"]
+mod resumed;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -102,7 +116,7 @@ async fn a_client_that_may_not_read_from_consumers_is_told() {
     assert!(watch.next().await.is_none());
 }
 
-/// Subjects that were seen leave the stream: counting them would hide others.
+/// Delivered subjects leave the stream, so that counting them would hide others.
 #[tokio::test]
 async fn keys_that_age_do_not_hide_keys_that_live() {
     let server = NatsServer::start();
@@ -123,7 +137,7 @@ async fn keys_that_age_do_not_hide_keys_that_live() {
     };
     write().await;
     let mut watch = store.watch(WatchScope::All).await.unwrap();
-    // The reader is slow: what it has seen has aged before it goes on.
+    // The reader is slow: its delivered keys have aged before it continues.
     next(&mut watch).await.unwrap();
     eventually("the cold keys are gone", async || {
         write().await;
@@ -135,7 +149,7 @@ async fn keys_that_age_do_not_hide_keys_that_live() {
         match next(&mut watch).await {
             Ok(KvUpdate::CaughtUp) => break,
             Ok(update) => seen.extend(update.into_entry().map(|entry| entry.key.to_string())),
-            // Honest too: what was forgotten meanwhile cannot be told.
+            // This is correct too, because forgotten entries cannot be delivered.
             Err(KvError::CursorExpired { .. }) => return,
             Err(error) => panic!("{error:?}"),
         }
@@ -215,17 +229,17 @@ async fn a_shutdown_that_is_dropped_half_way_still_ends_everything() {
     let ended = next(&mut watch).await.unwrap_err();
     assert!(matches!(ended, KvError::Closed { .. }), "{ended:?}");
     assert!(matches!(store.get("key").await, Err(KvError::Closed { .. })));
-    // It ended one way or the other.
+    // The write ended one way or the other.
     let _ = write.await.unwrap();
 }
 
-/// A deletion of which nothing is left cannot be told; that it may be missing can.
+/// A deletion without a trace cannot be delivered, but the watch reports that it may be missing.
 #[tokio::test]
 async fn a_watch_that_was_away_longer_than_tombstones_live_says_so() {
     away_longer_than_tombstones_live(false).await;
 }
 
-/// What was lying in the watch's queue meanwhile is no sign that it was there.
+/// Messages in the watch's queue do not prove that it was connected.
 #[tokio::test]
 async fn an_old_message_in_the_queue_does_not_hide_that_a_watch_was_away() {
     away_longer_than_tombstones_live(true).await;
@@ -251,7 +265,8 @@ async fn away_longer_than_tombstones_live(queued: bool) {
     let mut watch = behind.watch(WatchScope::All).await.unwrap();
     while next(&mut watch).await.unwrap() != KvUpdate::CaughtUp {}
     if queued {
-        // Left unread: delivered, as the server says, and then behind an answer on the same connection.
+        // Left unread. The server reports the delivery, and an answer follows on the same
+        // connection.
         around.put("queued", "x").await.unwrap();
         let stream = context.get_stream("KV_b").await.unwrap();
         eventually("the message is delivered", async || {
@@ -267,7 +282,7 @@ async fn away_longer_than_tombstones_live(queued: bool) {
         .await;
     around.put("later", "x").await.unwrap();
     proxy.refuse(false);
-    // The connection is back before the watch goes on, so that the wait for it does not count.
+    // The connection is back before the watch continues, so that the wait for it does not count.
     behind.get("later").await.unwrap();
     let end = loop {
         match next(&mut watch).await {
@@ -280,8 +295,9 @@ async fn away_longer_than_tombstones_live(queued: bool) {
     assert!(forgotten, "{end:?}");
 }
 
-/// Servers can lose count of what waits for a consumer, and then deliver it only after another message has come. One that
-/// was paused behaves the same: it says that it is there, and delivers nothing.
+/// Servers can lose count of the pending messages of a consumer, and then deliver them only after
+/// another message has come. A paused consumer behaves the same: it sends heartbeats, and delivers
+/// nothing.
 #[tokio::test]
 async fn a_consumer_that_leaves_out_what_there_is_is_replaced() {
     let server = NatsServer::shared();
@@ -306,8 +322,8 @@ async fn a_consumer_that_leaves_out_what_there_is_is_replaced() {
     assert_ne!(server.consumers(&name).await, std::slice::from_ref(consumer));
 }
 
-/// Servers that purge one of the subjects of a consumer let it go on behind that, also where messages of its other
-/// subjects still wait for their turn (nats-server #8571).
+/// Servers that purge one of the subjects of a consumer move the consumer behind that position,
+/// even if messages of its other subjects are still pending (nats-server #8571).
 #[tokio::test]
 async fn a_purge_of_one_key_hides_nothing_of_others() {
     let server = NatsServer::shared();
@@ -324,7 +340,7 @@ async fn a_purge_of_one_key_hides_nothing_of_others() {
         assert_eq!(next(&mut watch).await.unwrap(), KvUpdate::CaughtUp);
         watches.push(watch);
     }
-    // More than is asked for at a time, so that what follows waits on the server.
+    // More than one request of messages, so that later ones wait on the server.
     let blob = vec![b'x'; 900 * 1024];
     for _ in 0..12 {
         store.put("blob", blob.clone()).await.unwrap();

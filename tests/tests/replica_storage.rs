@@ -1,5 +1,5 @@
-//! What replicas are kept in: each storage does what the trait promises, the suite for it finds what does not, and what
-//! is said to be durable survives the end of its process.
+//! The storages of replicas: each has the trait's guarantees, the suite finds violations, and
+//! durable commits survive the end of the process.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ use shizuku_kv::replica::{
 };
 use shizuku_kv::snapshot::{SnapshotOptions, SyncPolicy};
 
-/// How many random histories a storage has to pass.
+/// Returns the number of random histories that a storage has to pass.
 fn histories() -> usize {
     if std::env::var_os("SHIZUKU_LONG").is_some() { 300 } else { 4 }
 }
@@ -45,7 +45,7 @@ async fn the_storage_in_a_log_passes() {
     ] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_owned();
-        // Compacted all the time.
+        // The log is compacted all the time.
         let options = SnapshotOptions::new().sync(sync).compaction_threshold(2000);
         let open = move |name| {
             let path = path.join(name);
@@ -72,8 +72,8 @@ async fn the_storage_in_redb_passes() {
     assert!(report.is_ok(), "{report}");
 }
 
-/// Durable now and then or in the end, with less of a cache than there is to hold, and what was closed is whole. Not
-/// with all checks, which take long without a cache.
+/// Commits become durable now and then or at the end, with a cache smaller than the content, and a
+/// closed storage is whole. Leaves out checks that take long without a cache.
 #[tokio::test]
 async fn the_storage_in_redb_passes_with_other_options() {
     for sync in [RedbSync::Never, RedbSync::Interval(Duration::from_millis(3))] {

@@ -1,4 +1,4 @@
-//! No secret is shown: not by `Debug`, not by an error or what is behind it, not in a log line.
+//! No secret is shown: not by `Debug`, not by an error or its sources, not in a log line.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,7 +9,7 @@
 )]
 
 use std::error::Error;
-use std::fmt::{self, Debug, Write};
+use std::fmt::{Debug, Write};
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -18,18 +18,19 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nkeys::KeyPair;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use shizuku_kv::{
     Connection, JsonByteDes, JsonByteSer, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvUpdate,
-    NatsAuth, NatsConnectionConfig, NatsTls, StaticKeyIndexedValue, Store, StoreConfig,
-    TypedUpdate, WatchScope, connect, nats_connect,
+    LiveRead, Modify, NatsAuth, NatsConnectionConfig, NatsTls, StaticKeyIndexedValue, Store,
+    StoreConfig, TypedUpdate, WatchScope, connect, nats_connect,
 };
 use shizuku_kv_tests::{NatsServer, TcpSilence, eventually, unique};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// In every password, token and value here.
+/// Part of every password, token and value here.
 const SECRET: &str = "hunter2";
 
 const SHORT: Duration = Duration::from_millis(500);
@@ -44,7 +45,7 @@ struct Log {
 /// The subscriber that fills the log.
 struct Capture(&'static Log);
 
-/// Writes fields as a log line has them.
+/// Formats fields as a log line has them.
 struct Fields<'a>(&'a mut String);
 
 impl Visit for Fields<'_> {
@@ -92,7 +93,7 @@ impl Subscriber for Capture {
 }
 
 impl Log {
-    /// The log of this process; what is logged is captured from the first call on.
+    /// Returns the log of this process. Log lines are captured from the first call on.
     fn captured() -> &'static Self {
         static LOG: OnceLock<Log> = OnceLock::new();
         static INSTALLED: OnceLock<()> = OnceLock::new();
@@ -111,7 +112,7 @@ impl Log {
     }
 }
 
-/// An error as anybody could print it, with everything behind it.
+/// Returns an error as a program could print it, with all of its sources.
 fn shown(error: &(dyn Error + 'static)) -> String {
     let mut shown = String::new();
     let mut next = Some(error);
@@ -133,7 +134,7 @@ fn assert_hides(text: &str, secrets: &[&str]) {
     }
 }
 
-/// The parts that make credentials worth hiding: the seed and the signature of the JWT.
+/// The secret parts of credentials: the seed and the signature of the JWT.
 struct Credentials {
     seed: String,
     jwt: String,
@@ -150,12 +151,12 @@ fn credentials() -> Credentials {
     Credentials { seed, jwt, text }
 }
 
-/// A port on which nothing listens.
+/// Returns a port on which nothing listens.
 fn closed_port() -> u16 {
     std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// Every way to say who one is, with what it must not show.
+/// Returns every kind of credentials, with the secrets that it must not show.
 fn secretive(url: &str) -> Vec<(NatsConnectionConfig, Vec<String>)> {
     let (scheme, host) = url.split_once("://").unwrap();
     let with = |userinfo: &str| {
@@ -200,13 +201,13 @@ fn a_configuration_shows_where_and_how_but_no_secret() {
             assert!(text.contains(part), "{part} is not in {text}");
         }
     }
-    // Files are named: they are no secrets.
+    // Errors name files, which are not secret.
     for option in ["creds", "nkey"] {
         let config =
             NatsConnectionConfig::from_url(&format!("nats://host?{option}=/run/app.key")).unwrap();
         assert!(debugged(&config).contains("/run/app.key"));
     }
-    // Userinfo where it does not belong is not shown either.
+    // Misplaced userinfo is not shown either.
     for server in [
         "nats://app:hunter2@host",
         "app:hunter2@host:4222",
@@ -219,8 +220,8 @@ fn a_configuration_shows_where_and_how_but_no_secret() {
     }
 }
 
-/// A password that is not percent-encoded can take a URL apart in many ways. What is made of it must not be the
-/// password in the clear.
+/// A password that is not percent-encoded can break a URL in many ways. No part of the result may
+/// be the plain password.
 #[test]
 fn a_password_that_takes_the_url_apart_is_not_shown() {
     const ODD: [&str; 15] =
@@ -284,7 +285,7 @@ async fn an_error_about_a_url_does_not_show_its_userinfo() {
         let error = connect(url).await.unwrap_err();
         assert_hides(&shown(&error), &[SECRET]);
     }
-    // Given in the wrong place, it is refused and not shown.
+    // Credentials in the wrong place are rejected and not shown.
     for server in ["nats://app:hunter2@host", "hunter2@host", "app:hunter2@host:4222"] {
         let error = nats_connect(NatsConnectionConfig::new([server])).await.unwrap_err();
         assert!(matches!(error, KvError::InvalidConfig { field: "servers", .. }), "{error:?}");
@@ -299,7 +300,7 @@ async fn an_error_from_connecting_does_not_show_who_wanted_to() {
     let server = NatsServer::builder().user("somebody", "else").start();
     let silence = TcpSilence::start();
     for url in [
-        // Refused, nobody there, no such host, never answers, no TLS.
+        // Rejected, no server, unknown host, no answer, no TLS.
         server.url(),
         format!("nats://127.0.0.1:{}", closed_port()),
         "nats://no-such-host.invalid".to_owned(),
@@ -325,7 +326,7 @@ async fn an_error_from_connecting_does_not_show_who_wanted_to() {
         assert!(kinds.iter().any(|kind| debugged(&error).starts_with(kind)), "{error:?}");
         assert_hides(&shown(&error), &[SECRET]);
     }
-    // Files with something else in them.
+    // Files with other content.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("odd");
     for content in [SECRET.to_owned(), credentials().text.replace("BEGIN", SECRET)] {
@@ -349,35 +350,132 @@ async fn an_error_from_connecting_does_not_show_who_wanted_to() {
     log.assert_hides(&[SECRET]);
 }
 
-#[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
+/// Its own `Debug` shows the secret. Types that wrap it must not show it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue)]
 #[kv(key = "config.database")]
 struct Database {
     password: String,
     connections: u32,
 }
 
-/// Shows itself as a type that guards its secret does.
-impl Debug for Database {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Database").field("connections", &self.connections).finish_non_exhaustive()
+impl Database {
+    fn secret() -> Self {
+        Self { password: SECRET.to_owned(), connections: 1 }
     }
 }
 
-/// Everything that a store hands out and refuses, with secrets in the values and nowhere else.
+#[derive(Clone, Debug, Serialize, Deserialize, KeyValue)]
+#[kv(key = "login.{id}", codec = json)]
+struct Login {
+    id: u64,
+    password: String,
+}
+
+/// Formats all types that hold a record, in every form.
+#[tokio::test]
+async fn types_that_hold_a_record_hide_it() {
+    let log = Log::captured();
+    let config = StoreConfig::new().history(5);
+    let store = connect("memory:").await.unwrap().store_with_config("held", config).await.unwrap();
+    let login = Login { id: 7, password: SECRET.to_owned() };
+    login.write_to_anyway(&store).await.unwrap();
+    let map = Login::live_map(&store).await.unwrap();
+    let changes = map.changes();
+    let live = Login::live_at(&store, 7).await.unwrap();
+    let optional = Login::live_at_optional(&store, 7).await.unwrap();
+    let watch = Login::watch_all(&store).await.unwrap();
+    login.write_to_anyway(&store).await.unwrap();
+    let update = watch.next().await.unwrap().unwrap();
+    let change = changes.next().await.unwrap();
+    let entry = Login::atomic_read_from(&store, 7).await.unwrap().unwrap();
+    let modified = Login::modify(&store, 7, Modify::from).await.unwrap().unwrap();
+    let said = [
+        debugged(&(&entry, &modified, Some(&entry), vec![entry.clone()])),
+        debugged(&(&update, &change, &watch, &changes)),
+        debugged(&(live.load(), live.snapshot(), &live, live.status(), live.stream())),
+        debugged(&(optional.load(), optional.snapshot(), &optional)),
+        debugged(&(&map, map.snapshot(), map.get(&LoginKey { id: 7 }), map.status())),
+        debugged(&Login::list(&store).try_collect().await.unwrap()),
+        debugged(&Login::history_read_from(&store, 7).await.unwrap()),
+        debugged(&[Modify::Write(login.clone()), Modify::Keep, Modify::Delete]),
+        debugged(&TypedUpdate::Put(entry)),
+    ];
+    for text in said {
+        assert_hides(&text, &[SECRET]);
+    }
+    log.assert_hides(&[SECRET]);
+}
+
+/// A type whose own messages imitate serde's, with its secret reversed.
+#[derive(Debug, Serialize, JsonByteSer, JsonByteDes)]
+struct Imitator(String);
+
+impl<'de> Deserialize<'de> for Imitator {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let (form, secret) = text.split_once('|').unwrap_or_default();
+        let reversed: String = secret.chars().rev().collect();
+        Err(D::Error::custom(form.replace('?', &reversed)))
+    }
+}
+
+impl StaticKeyIndexedValue for Imitator {
+    fn key() -> String {
+        "imitator".to_owned()
+    }
+}
+
+/// A field that serde reads without naming it first, because of `flatten`.
+#[derive(Debug, Serialize, Deserialize, JsonByteSer, JsonByteDes)]
+struct Flat {
+    #[serde(flatten)]
+    endpoint: Endpoint,
+}
+
+impl StaticKeyIndexedValue for Flat {
+    fn key() -> String {
+        "flat".to_owned()
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Endpoint {
+    host: String,
+    port: u16,
+}
+
+/// Errors of a type's own code, and of serde's code for the type.
+async fn own_messages_are_hidden(store: &Store) {
+    const REVERSED: &str = "2retnuh";
+    for form in [
+        "missing field `?`",
+        "duplicate field `?`",
+        "unknown field `x`, expected `?`",
+        "unknown variant `x`, expected one of `?`, `b`",
+        "invalid type: string, expected ?",
+        "invalid length 1, expected ?",
+    ] {
+        store.put("imitator", format!("\"{form}|{SECRET}\"")).await.unwrap();
+        assert_hides(&shown(&Imitator::read(store).await.unwrap_err()), &[SECRET, REVERSED]);
+    }
+    store.put("flat", format!("{{\"host\": \"{SECRET}\"}}")).await.unwrap();
+    let text = shown(&Flat::read(store).await.unwrap_err());
+    assert!(text.contains("missing field `port`"), "{text}");
+    assert_hides(&text, &[SECRET]);
+}
+
+/// Uses everything that a store returns and rejects, with secrets only in the values.
 async fn uses_a_store(connection: &dyn Connection, log: &Log) -> Store {
     let name = unique("secrets");
     let settings = StoreConfig::new().history(3).max_value_size(1000);
     let store = connection.store_with_config(&name, settings).await.unwrap();
     let mut said = Vec::<String>::new();
-    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    let watch = store.watch(WatchScope::All).await.unwrap();
     assert_eq!(watch.next().await.unwrap().unwrap(), KvUpdate::CaughtUp);
     let typed_watch = Database::watch_value(&store).await.unwrap();
     assert!(matches!(typed_watch.next().await, Some(Ok(TypedUpdate::CaughtUp))));
 
-    let version = Database { password: SECRET.to_owned(), connections: 1 }
-        .create_write(&store)
-        .await
-        .unwrap();
+    let version = Database::secret().create_write(&store).await.unwrap();
     said.push(debugged(&store.get(Database::key()).await.unwrap()));
     said.push(debugged(&store.entry(Database::key()).await.unwrap()));
     said.push(debugged(&store.get_many([Database::key()]).await.unwrap()));
@@ -410,7 +508,7 @@ async fn uses_a_store(connection: &dyn Connection, log: &Log) -> Store {
     said.push(shown(&changed.write_to_atomically(&store, version).await.unwrap_err()));
     said.push(shown(&changed.create_write(&store).await.unwrap_err()));
 
-    // A value that does not decode, wherever it is met.
+    // A value that does not decode, in every operation that reads it.
     assert_eq!(store.get(Database::key()).await.unwrap().unwrap().version, stale);
     for bad in [
         SECRET.to_owned(),
@@ -430,6 +528,7 @@ async fn uses_a_store(connection: &dyn Connection, log: &Log) -> Store {
         ));
         said.push(shown(&Database::modify_value(&store, |_| None).await.unwrap_err()));
     }
+    own_messages_are_hidden(&store).await;
     store.delete(Database::key()).await.unwrap();
     said.push(shown(&store.update(Database::key(), SECRET, stale).await.unwrap_err()));
     let other =
@@ -463,9 +562,9 @@ async fn nothing_of_a_store_on_nats_shows_a_value_or_who_is_connected() {
     assert_hides(&debugged(&connection), &[SECRET]);
     let store = uses_a_store(&*connection, log).await;
 
-    // Trouble is logged, and what it is about is not.
+    // Errors are logged, but not the values that they concern.
     let brief = store.with_deadline(SHORT);
-    let mut watch = brief.watch(WatchScope::All).await.unwrap();
+    let watch = brief.watch(WatchScope::All).await.unwrap();
     server.pause();
     let (put, many) = tokio::join!(brief.put("key", SECRET), brief.put_many([("a", SECRET)]));
     assert_hides(&shown(&put.unwrap_err()), &[SECRET]);

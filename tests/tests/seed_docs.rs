@@ -1,5 +1,5 @@
-//! The snippets of the reference documentation, nearly as they stand there, with what they leave out filled in; run on
-//! every backend.
+//! The snippets of the reference documentation, nearly as they stand there, with what they leave
+//! out filled in; run on every backend.
 
 #![allow(
     clippy::unwrap_used,

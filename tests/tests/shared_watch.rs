@@ -1,4 +1,5 @@
-//! What many readers of one store share on a server: live values and typed watches, by what they show.
+//! Shared upstreams of many readers of one store: live values and typed watches, and their
+//! observable effects.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,12 +16,12 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvReadError, Live, LiveSnapshot,
-    LiveStanding, Store, TypedEntry, TypedUpdate, TypedWatch, WatchScope, connect,
+    Connection, KeyValue, KeyValueRead, KeyValueWrite, KvReadError, Live, LiveRead, LiveSnapshot,
+    LiveSyncState, Store, TypedEntry, TypedUpdate, TypedWatch, WatchScope, connect,
 };
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 
-/// For what takes a moment where all is well.
+/// Timeout of operations that take a moment if all is well.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
@@ -31,7 +32,7 @@ struct User {
     count: u64,
 }
 
-/// Users are in so many areas.
+/// Number of areas of the users.
 const AREAS: u32 = 7;
 
 fn user(id: u32, count: u64) -> User {
@@ -42,7 +43,7 @@ fn key(id: u32) -> <User as KeyValue>::Key {
     user(id, 0).kv_key()
 }
 
-/// A store of its own on the server which all tests share, and its connection.
+/// Returns a store of its own on the server that all tests share, and its connection.
 async fn store() -> (Arc<dyn Connection>, Store) {
     let connection = connect(&NatsServer::shared().url()).await.unwrap();
     let store = connection.store(&unique("shared")).await.unwrap();
@@ -71,7 +72,7 @@ async fn consumers(server: &NatsServer, store: &Store) -> usize {
 async fn until_all(lives: &[Live<Option<User>>], wanted: &[Option<User>]) {
     assert_eq!(lives.len(), wanted.len());
     let all = lives.iter().zip(wanted).map(async |(live, wanted)| {
-        let mut statuses = live.statuses();
+        let statuses = live.statuses();
         let reached = async {
             while live.load().as_ref() != wanted.as_ref()
                 || !live.status().is_current() && wanted.is_some()
@@ -95,7 +96,7 @@ async fn two_thousand_live_values_have_a_few_consumers_and_each_its_own_record()
     let (server, (_connection, store)) = (NatsServer::shared(), store().await);
     let users: Vec<_> = (0..MANY).map(|id| user(id, 1)).collect();
     write_all(&store, &users).await;
-    // Some one by one, the others at once, and some one by one again.
+    // Some are opened one by one, the others at once, and some one by one again.
     let mut lives = Vec::new();
     for id in 0..40 {
         lives.push(open(&store, id).await);
@@ -110,7 +111,7 @@ async fn two_thousand_live_values_have_a_few_consumers_and_each_its_own_record()
     }
     eventually("there are a few consumers", async || consumers(server, &store).await <= 16).await;
 
-    // What is written arrives where it belongs, once, and nowhere else.
+    // Each write arrives at its readers, once, and at no others.
     let mut changes: Vec<_> = lives.iter().map(Live::stream).collect();
     for (changes, user) in changes.iter_mut().zip(&users) {
         let heard = changes.next().await.unwrap();
@@ -143,7 +144,7 @@ async fn two_thousand_live_values_have_a_few_consumers_and_each_its_own_record()
     eventually("no consumer is left", async || consumers(server, &store).await == 0).await;
 }
 
-/// What a typed watch has delivered.
+/// The deliveries of a typed watch.
 #[derive(Debug, Default)]
 struct Seen {
     newest: HashMap<u32, (u64, Option<User>)>,
@@ -198,14 +199,14 @@ impl Seen {
     }
 }
 
-/// What a watch begins with.
+/// Returns the initial state of a watch.
 async fn state(watch: Result<TypedWatch<User>, KvReadError>) -> BTreeMap<u32, User> {
     let (watch, mut seen) = (watch.unwrap(), Seen::default());
     seen.until_caught_up(&watch).await;
     seen.users()
 }
 
-/// What is stored now.
+/// Returns the stored records.
 async fn stored(store: &Store) -> BTreeMap<u32, User> {
     let users = User::list(store).try_collect().await.unwrap();
     users.into_iter().map(|entry| (entry.id, TypedEntry::into_value(entry))).collect()
@@ -219,7 +220,7 @@ async fn fifty_watches_of_a_prefix_have_three_consumers_at_most_and_a_slow_one_f
     write_all(&store, &(0..USERS).map(|id| user(id, 0)).collect::<Vec<_>>()).await;
     let before = stored(&store).await;
     let watch = async || User::watch_scope(&store, WatchScope::prefix("area.")).await.unwrap();
-    // The first has its source to itself: slow ones must share one.
+    // The first has its upstream alone, but the slow ones must share one.
     let mut watches = vec![watch().await];
     watches.extend(join_all((0..48).map(|_| watch())).await);
     watches.push(watch().await);
@@ -251,7 +252,7 @@ async fn fifty_watches_of_a_prefix_have_three_consumers_at_most_and_a_slow_one_f
         assert_eq!(seen.markers, 1);
     });
     join_all(followed).await;
-    // All that was written has passed the others, and so the feed of these.
+    // All writes have passed the others, and so the upstream of these.
     for watch in &slow {
         let mut seen = Seen::default();
         seen.until_caught_up(watch).await;
@@ -265,7 +266,7 @@ async fn fifty_watches_of_a_prefix_have_three_consumers_at_most_and_a_slow_one_f
     eventually("no consumer is left", async || consumers(server, &store).await == 0).await;
 }
 
-/// Whatever is shared already, and whoever else writes and opens meanwhile.
+/// Holds whatever is shared already, and whatever others write and open meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_before_is_never_missed() {
     const ROUNDS: u64 = 300;
@@ -273,9 +274,9 @@ async fn what_was_acknowledged_before_is_never_missed() {
     let (_connection, store) = store().await;
     let others: Vec<_> = (100..180).map(|id| user(id, 0)).collect();
     write_all(&store, &others).await;
-    // What is in place: live values of these keys and others, and watches of their prefix.
-    let mut standing = join_all((100..180).map(|id| open(&store, id))).await;
-    standing.extend(join_all((0..WRITERS).map(|id| open(&store, id))).await);
+    // Already open: live values of these keys and others, and watches of their prefix.
+    let mut sync_state = join_all((100..180).map(|id| open(&store, id))).await;
+    sync_state.extend(join_all((0..WRITERS).map(|id| open(&store, id))).await);
     let watches = join_all((0..3).map(|_| User::watch_all(&store))).await;
     let is_over = Arc::new(AtomicBool::new(false));
     let noise = tokio::spawn({
@@ -286,7 +287,7 @@ async fn what_was_acknowledged_before_is_never_missed() {
             }
         }
     });
-    // Others ask for the same all the time, so that there is nearly always something that is just being opened.
+    // Others open the same all the time, so that almost always one is just being opened.
     let crowd: Vec<_> = (0..WRITERS)
         .map(|id| {
             let (store, is_over) = (store.clone(), Arc::clone(&is_over));
@@ -334,7 +335,7 @@ async fn what_was_acknowledged_before_is_never_missed() {
     }
     let there = stored(&store).await;
     let wanted = (100..180).chain(0..WRITERS).map(|id| there.get(&id).cloned()).collect::<Vec<_>>();
-    until_all(&standing, &wanted).await;
+    until_all(&sync_state, &wanted).await;
     for watch in watches {
         let watch = watch.unwrap();
         let mut seen = Seen::default();
@@ -350,7 +351,7 @@ async fn a_bucket_that_is_made_again_is_followed_by_all() {
     let lives = join_all((0..MANY).map(|id| open(&store, id))).await;
     connection.delete_store(store.name()).await.unwrap();
     let again = connection.store(store.name()).await.unwrap();
-    // Half of them are there again: some as they were, with the version they had, others with new values.
+    // Half of them exist again: some unchanged, with the version they had, others with new values.
     let users: Vec<_> =
         (0..MANY).step_by(2).map(|id| user(id, u64::from(id % 4 / 2) + 1)).collect();
     write_all(&again, &users).await;
@@ -360,10 +361,10 @@ async fn a_bucket_that_is_made_again_is_followed_by_all() {
     for (live, wanted) in lives.iter().zip(&wanted) {
         let stored = live.version();
         assert_eq!(stored.is_some(), wanted.is_some(), "{live:?}");
-        let is_absent = matches!(live.status().standing, LiveStanding::Absent { .. });
+        let is_absent = matches!(live.status().sync_state, LiveSyncState::Absent { .. });
         assert_eq!(is_absent, wanted.is_none(), "{live:?}");
     }
-    // And they go on.
+    // Updates continue.
     let users: Vec<_> = (0..MANY).map(|id| user(id, 7)).collect();
     write_all(&again, &users).await;
     until_all(&lives, &present(users)).await;
@@ -397,7 +398,7 @@ async fn five_hundred_live_values_are_current_again_after_their_server_was_kille
 async fn a_cursor_of_a_shared_watch_goes_on_without_a_gap() {
     const USERS: u32 = 20;
     let (_connection, store) = store().await;
-    // As long as this one is there, which is the first, no cursor expires.
+    // While this entry exists, which is the first, no cursor expires.
     write(&store, user(999, 0)).await;
     write_all(&store, &(0..USERS + 30).map(|id| user(id, 0)).collect::<Vec<_>>()).await;
     let scope = || WatchScope::prefix("area.");
@@ -406,7 +407,8 @@ async fn a_cursor_of_a_shared_watch_goes_on_without_a_gap() {
     let writer = tokio::spawn({
         let store = store.clone();
         async move {
-            // Each is written for the last time at another moment, so that what is missed once is not made up for.
+            // Each has its last write at another moment, so that a missed write is not hidden by a
+            // later one.
             for count in 1..=60 {
                 for id in (count / 3).try_into().unwrap()..USERS {
                     write(&store, user(id, count)).await;
@@ -417,7 +419,7 @@ async fn a_cursor_of_a_shared_watch_goes_on_without_a_gap() {
             }
         }
     });
-    // Each leaves off at another place, also within the state.
+    // Each stops at another position, some within the state.
     let mut kept = Vec::new();
     for (number, watch) in watches.into_iter().enumerate() {
         let watch = watch.unwrap();
@@ -453,7 +455,7 @@ fn live_values_of_one_runtime_outlive_another() {
     let users: Vec<_> = (0..100).map(|id| user(id, 0)).collect();
     own.block_on(write_all(&store, &users));
     let other = runtime();
-    // In turns, so that each could take part in what the other one drives.
+    // Opens them in turns, so that each could share an upstream of the other runtime.
     let (mut staying, mut ending) = (Vec::new(), Vec::new());
     for part in 0..5 {
         let ids = || (part * 20..part * 20 + 20).map(|id| open(&store, id));
@@ -467,7 +469,7 @@ fn live_values_of_one_runtime_outlive_another() {
         write_all(&store, &users).await;
         until_all(&staying, &present(users)).await;
         for live in &ending {
-            assert!(matches!(live.status().standing, LiveStanding::Ended { .. }), "{live:?}");
+            assert!(matches!(live.status().sync_state, LiveSyncState::Ended { .. }), "{live:?}");
             assert_eq!(live.load().as_ref().map(|user| user.count), Some(0));
         }
         let more = join_all((0..100).map(|id| open(&store, id))).await;
@@ -475,7 +477,8 @@ fn live_values_of_one_runtime_outlive_another() {
         write(&store, user(3, 2)).await;
         until_all(&more[3..4], &[Some(user(3, 2))]).await;
         drop(more);
-        // What the other runtime read from may stay on the server, until nobody has asked for a minute.
+        // Consumers of the other runtime may stay on the server, until no request has come for a
+        // minute.
         eventually("what is read from here has ended", async || {
             let left = server.consumers(store.name()).await;
             left.len() < before.len() && left.iter().all(|name| before.contains(name))
@@ -484,7 +487,7 @@ fn live_values_of_one_runtime_outlive_another() {
     });
 }
 
-/// Those who wait for a watch do not wait for another one then, which could not be opened any more.
+/// Readers that wait for a shared upstream do not wait for one that can no longer be opened.
 #[test]
 fn a_runtime_can_end_while_watches_are_opened() {
     let runtime = || {
@@ -503,7 +506,7 @@ fn a_runtime_can_end_while_watches_are_opened() {
         let store = store.clone();
         other.spawn(async move { User::live_at(&store, key(id)).await });
     }
-    // Some are being opened, the others wait for their turn.
+    // Some are being opened, and the others wait for their turn.
     other.block_on(async {
         for _ in 0..100 {
             tokio::task::yield_now().await;

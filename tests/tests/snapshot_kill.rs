@@ -1,8 +1,8 @@
-//! A process that writes a snapshot is killed, again and again: what it leaves is the state of a checkpoint, none that it
-//! was told of is lost, and the next process goes on from there.
+//! A process that writes a snapshot is killed repeatedly. It leaves the state of a checkpoint, no
+//! acknowledged one is lost, and the next process resumes from it.
 //!
-//! The test starts its own executable as that process. `SHIZUKU_LONG=1` kills it more often; `SHIZUKU_SEED=n` repeats
-//! the moments of a run as far as a machine repeats anything.
+//! The test starts its own executable as that process. `SHIZUKU_LONG=1` kills it more often;
+//! `SHIZUKU_SEED=n` repeats the moments of a run as far as a machine repeats anything.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test fails by panicking")]
 
@@ -17,30 +17,19 @@ use shizuku_kv::snapshot::{
     Snapshot, SnapshotOptions, SnapshotReader, SnapshotWriter, SyncPolicy, load,
 };
 use shizuku_kv::{Key, KvEntry, KvUpdate, VersionToken, WatchCursor};
+use shizuku_kv_tests::Random;
 
 const PATH: &str = "SHIZUKU_TEST_SNAPSHOT";
 const POLICY: &str = "SHIZUKU_TEST_SNAPSHOT_POLICY";
 const COMPACTS: &str = "SHIZUKU_TEST_SNAPSHOT_COMPACTS";
 
-/// What the process writes before each number that says that it was acknowledged.
+/// Prefix of the number of each acknowledged checkpoint in the process's output.
 const ACKNOWLEDGED: &str = "acknowledged ";
 
-/// Numbers that look like chance and are the same for the same start.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
-
-/// What belongs to a checkpoint is known from its number alone.
+/// Returns the updates of a checkpoint, which depend only on its number.
 fn batch(number: u64) -> Vec<KvUpdate> {
-    let mut random = Random(number);
-    // Now and then one that is written in parts.
+    let mut random = Random::from_seed(number);
+    // Some checkpoints are written in parts.
     let (len, longest) = if number % 40 == 17 { (400, 8000) } else { (random.below(12), 600) };
     let update = |at| {
         let key = Key::new(format!("key.{}", random.below(300))).unwrap();
@@ -57,7 +46,7 @@ fn cursor(number: u64) -> WatchCursor {
     WatchCursor::new([3; 16], number, SystemTime::UNIX_EPOCH)
 }
 
-/// The number of a checkpoint; 0 where there is none yet.
+/// Returns the number of a checkpoint, or 0 if there is none yet.
 fn number(state: &Snapshot) -> u64 {
     state.cursor.map_or(0, |cursor| cursor.position())
 }
@@ -96,7 +85,7 @@ impl Model {
     }
 }
 
-/// The process that is killed, when the test below has started it; else nothing.
+/// Runs the process that is killed, if the test below has started it. Otherwise does nothing.
 #[test]
 fn process_that_is_killed() {
     let Ok(path) = std::env::var(PATH) else { return };
@@ -115,7 +104,8 @@ fn process_that_is_killed() {
         }
         writer.checkpoint(Some(&cursor(number))).unwrap();
         if compacts {
-            // One after the other; some are waited for, since most lives are shorter than a compaction.
+            // Starts one after the other, and waits for some, because most lives are shorter than a
+            // compaction.
             match number % 8 {
                 0 => writer.compact().unwrap(),
                 _ => writer.compact_in_background().unwrap(),
@@ -124,7 +114,7 @@ fn process_that_is_killed() {
         if let Some(error) = writer.last_compaction_error() {
             panic!("{error}");
         }
-        // When nobody reads any more, it ends by itself.
+        // Ends on its own when the reader is gone.
         if writeln!(out, "{ACKNOWLEDGED}{number}").and_then(|()| out.flush()).is_err() {
             return;
         }
@@ -143,14 +133,15 @@ fn start(path: &Path, policy: &str, compacts: bool) -> Child {
         .unwrap()
 }
 
-/// Kills the process after it has acknowledged some checkpoints; the last of which it told.
+/// Kills the process after it has acknowledged some checkpoints. Returns the last one in its
+/// output.
 fn killed_after(mut child: Child, acknowledgements: u64) -> Option<u64> {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut acknowledged = None;
     let mut count = 0;
-    // To the end, since it may have told of more by the time that it is dead.
+    // Reads to the end, because it may have acknowledged more before it was dead.
     for line in lines {
-        // The last may be half of one.
+        // The last line may be incomplete.
         let Ok(line) = line else { break };
         let Some(number) = line.strip_prefix(ACKNOWLEDGED) else { continue };
         acknowledged = Some(number.parse().unwrap());
@@ -169,19 +160,19 @@ fn is_long() -> bool {
     std::env::var("SHIZUKU_LONG").is_ok_and(|long| long == "1")
 }
 
-/// How many checkpoints there were, and how often a compaction was under way.
+/// Returns the number of checkpoints, and the number of kills during a compaction.
 fn kill_again_and_again(compacts: bool) -> (u64, u64) {
     let seed = std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = seed.unwrap_or(now.as_nanos() as u64);
     println!("SHIZUKU_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::from_seed(seed);
     let directory = tempfile::tempdir().unwrap();
     let mut path = directory.path().join("state");
     let mut model = Model::default();
     let (mut checkpoints, mut leftovers) = (0, 0);
     for round in 0..if is_long() { 250 } else { 10 } {
-        // A new log now and then: it grows with every life.
+        // Sometimes uses a new log, because a log grows with every life.
         if round % 20 == 19 {
             path = directory.path().join(format!("state{round}"));
             checkpoints += model.number;
@@ -196,7 +187,7 @@ fn kill_again_and_again(compacts: bool) -> (u64, u64) {
             found >= acknowledged,
             "round {round}: {found} is there, {acknowledged} was acknowledged"
         );
-        // It tells of each before it begins the next.
+        // It acknowledges each before it begins the next.
         assert!(
             found <= acknowledged + 1,
             "round {round}: {found} is there, {acknowledged} was the last"
@@ -220,6 +211,6 @@ fn a_killed_writer_leaves_its_last_checkpoint() {
 fn a_writer_that_is_killed_while_it_compacts_leaves_its_last_checkpoint() {
     let (checkpoints, compactions) = kill_again_and_again(true);
     assert!(checkpoints >= 10);
-    // Of a few rounds chance can spare all.
+    // In a few rounds, chance may miss every compaction.
     assert!(compactions > 0 || !is_long(), "none was under way");
 }

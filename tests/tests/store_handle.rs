@@ -1,4 +1,5 @@
-//! The handle over backends that do not do their part: what `Store` itself promises, with tokio's time stopped.
+//! The handle over misbehaving backends: the guarantees of `Store` itself, with tokio's time
+//! stopped.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,18 +11,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use shizuku_kv::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvReader, KvResult, KvStore, KvStream,
-    KvTtl, KvWatcher, KvWriter, Store, VersionToken, Watch, WatchCursor, WatchScope, connect,
+    Atomicity, ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvReader, KvResult,
+    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, Store, VersionToken, Watch, WatchCursor,
+    WatchScope, Write, connect,
 };
 use tokio::time::Instant;
 
 const LIMIT: Duration = Duration::from_secs(2);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A write ends at most this much after its deadline, an item of a stream less.
+/// Maximum time by which a write may exceed its deadline. An item of a stream takes less.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// What the backend does with what it is asked.
+/// The behaviour of the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
     /// It never answers.
@@ -32,7 +34,7 @@ enum Manner {
     ReadOnly,
 }
 
-/// A backend that counts what it is asked.
+/// A backend that counts its requests.
 #[derive(Debug)]
 struct Backend {
     manner: Manner,
@@ -60,10 +62,6 @@ impl Backend {
             Manner::Silent => pending().boxed(),
             Manner::Prompt | Manner::ReadOnly => async move { answer }.boxed(),
         }
-    }
-
-    fn written(&self) -> BoxFuture<'static, KvResult<VersionToken>> {
-        self.answer(Ok(VersionToken::from_u64(1)))
     }
 
     /// One item, and then what the manner is.
@@ -142,57 +140,23 @@ impl KvReader for Backend {
 }
 
 impl KvWriter for Backend {
-    fn put<'a>(
+    fn write<'a>(
         &'a self,
         _: &'a Key,
-        _: Bytes,
+        write: Write,
         _: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.written()
+        self.ttls.lock().unwrap().extend(write.ttl);
+        self.answer(Ok(VersionToken::from_u64(1)))
     }
 
-    fn create<'a>(
+    fn write_many<'a>(
         &'a self,
-        _: &'a Key,
-        _: Bytes,
-        _: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.written()
-    }
-
-    fn update<'a>(
-        &'a self,
-        _: &'a Key,
-        _: Bytes,
-        _: VersionToken,
-        _: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.written()
-    }
-
-    fn delete<'a>(&'a self, _: &'a Key, _: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.written()
-    }
-
-    fn delete_with_version<'a>(
-        &'a self,
-        _: &'a Key,
-        _: VersionToken,
-        _: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.written()
-    }
-
-    fn purge<'a>(&'a self, _: &'a Key, _: Deadline) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.written()
-    }
-
-    fn put_many<'a>(
-        &'a self,
-        items: Vec<(Key, Bytes)>,
+        writes: Vec<(Key, Write)>,
+        _: Atomicity,
         _: Duration,
     ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
-        self.answer(items.iter().map(|_| Ok(VersionToken::from_u64(1))).collect())
+        self.answer(writes.iter().map(|_| Ok(VersionToken::from_u64(1))).collect())
     }
 }
 
@@ -210,38 +174,6 @@ impl KvWatcher for Backend {
 impl KvTtl for Backend {
     fn granularity(&self) -> Duration {
         self.granularity
-    }
-
-    fn put_with_ttl<'a>(
-        &'a self,
-        _: &'a Key,
-        _: Bytes,
-        ttl: Duration,
-        _: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.ttls.lock().unwrap().push(ttl);
-        self.written()
-    }
-
-    fn create_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.put_with_ttl(key, value, ttl, deadline)
-    }
-
-    fn update_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        _: VersionToken,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.put_with_ttl(key, value, ttl, deadline)
     }
 }
 
@@ -262,7 +194,10 @@ fn watches(store: &Store) -> Vec<Operation<'_>> {
     let cursor = WatchCursor::new([0; 16], 1, std::time::SystemTime::UNIX_EPOCH);
     vec![
         ("watch", async { store.watch(WatchScope::All).await.map(drop) }.boxed()),
-        ("watch", async move { store.watch_from(WatchScope::All, cursor).await.map(drop) }.boxed()),
+        (
+            "watch_from",
+            async move { store.watch_from(WatchScope::All, cursor).await.map(drop) }.boxed(),
+        ),
     ]
 }
 
@@ -284,22 +219,19 @@ fn writes(store: &Store) -> Vec<Operation<'_>> {
 fn ttl_writes(store: &Store) -> Vec<Operation<'_>> {
     let (ttl, version) = (store.ttl().unwrap(), VersionToken::from_u64(1));
     vec![
+        ("put_with_ttl", async move { ttl.put("key", "value", SECOND).await.map(drop) }.boxed()),
         (
-            "put with a time to live",
-            async move { ttl.put("key", "value", SECOND).await.map(drop) }.boxed(),
-        ),
-        (
-            "create with a time to live",
+            "create_with_ttl",
             async move { ttl.create("key", "value", SECOND).await.map(drop) }.boxed(),
         ),
         (
-            "update with a time to live",
+            "update_with_ttl",
             async move { ttl.update("key", "value", version, SECOND).await.map(drop) }.boxed(),
         ),
     ]
 }
 
-/// That the operation ends, and not before `limit` or much after it.
+/// Checks that the operation ends, neither before `limit` nor much after it.
 async fn ends<T>(name: &str, limit: Duration, operation: impl Future<Output = T>) -> T {
     let start = Instant::now();
     let answer = tokio::time::timeout(100 * LIMIT, operation).await;
@@ -339,20 +271,20 @@ async fn what_becomes_of_writes_to_a_silent_backend_is_not_known() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_ends_with_the_item_that_does_not_come() {
     let store = Backend::new(Manner::Silent).store();
-    let mut scan = store.scan(WatchScope::All);
+    let scan = store.scan(WatchScope::All);
     assert!(scan.next().await.unwrap().is_ok());
-    // The time between two items is the reader's own.
+    // The time between two items belongs to the reader.
     tokio::time::advance(2 * LIMIT).await;
     let late = ends("scan", LIMIT, scan.next()).await;
     assert!(matches!(late, Some(Err(KvError::Timeout { operation: "scan", .. }))), "{late:?}");
     for _ in 0..2 {
         assert!(ends("the end", Duration::ZERO, scan.next()).await.is_none());
     }
-    let mut whole = Backend::new(Manner::Prompt).store().scan(WatchScope::All);
+    let whole = Backend::new(Manner::Prompt).store().scan(WatchScope::All);
     assert!(whole.next().await.unwrap().is_ok());
     assert!(whole.next().await.is_none() && whole.next().await.is_none());
 
-    let mut keys = store.keys(WatchScope::All);
+    let keys = store.keys(WatchScope::All);
     assert!(keys.next().await.unwrap().is_ok());
     let late = ends("keys", LIMIT, keys.next()).await;
     assert!(matches!(late, Some(Err(KvError::Timeout { operation: "keys", .. }))), "{late:?}");
@@ -362,7 +294,7 @@ async fn a_stream_ends_with_the_item_that_does_not_come() {
 #[tokio::test(start_paused = true)]
 async fn a_history_has_one_deadline_from_the_call_on() {
     let store = Backend::new(Manner::Silent).store();
-    let mut history = store.history("key").unwrap();
+    let history = store.history("key").unwrap();
     tokio::time::advance(LIMIT / 2).await;
     assert!(history.next().await.unwrap().is_ok());
     match ends("history", LIMIT / 2, history.next()).await {
@@ -390,7 +322,7 @@ async fn a_put_many_is_waited_for_as_long_as_it_can_take() {
             }
         }
     }
-    // What is refused before keeps its place.
+    // An item that is rejected earlier keeps its position.
     let answers = store.put_many([("a..b", "1"), ("key", "2"), ("key", "far too long")]).await;
     assert!(matches!(answers[0], Err(KvError::InvalidKey { .. })));
     assert!(matches!(answers[1], Err(KvError::OutcomeUnknown { .. })));
@@ -522,7 +454,7 @@ async fn a_read_only_backend_refuses_every_write() {
         let store = store.with_deadline(limit);
         for (name, operation) in writes(&store).into_iter().chain(watches(&store)) {
             match operation.await {
-                Err(KvError::Unsupported { operation, reason }) => {
+                Err(KvError::Unsupported { operation, reason, .. }) => {
                     assert_eq!(operation, name);
                     assert!(reason.contains("handwritten"), "{reason}");
                 }

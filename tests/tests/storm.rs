@@ -1,5 +1,5 @@
-//! Many watches over one connection, and a server that restarts again and again. In a process of its own, whose
-//! allocator counts what the client holds.
+//! Many watches over one connection, and a server that restarts repeatedly. Runs in a process of
+//! its own, whose allocator counts the memory of the client.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use peak_alloc::PeakAlloc;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Connection, KeyValue, KeyValueRead, KvUpdate, Live, Store, TypedEntry, TypedUpdate, TypedWatch,
-    VersionToken, Watch, WatchScope, connect,
+    Connection, KeyValue, KeyValueRead, KvUpdate, Live, LiveRead, Store, TypedEntry, TypedUpdate,
+    TypedWatch, VersionToken, Watch, WatchScope, connect,
 };
 use shizuku_kv_tests::NatsServer;
 use tokio::task::JoinSet;
@@ -29,25 +29,27 @@ static MEMORY: PeakAlloc = PeakAlloc;
 
 const KEYS: u64 = 50;
 
-/// Watches of a store, each with a consumer of its own.
+/// Number of watches of a store, each with a consumer of its own.
 const OWN: usize = 120;
 
-/// Typed watches of each of two prefixes: the first has its own consumer, the others share one.
+/// Number of typed watches of each of two prefixes: the first has its own consumer, the others
+/// share one.
 const OF_PREFIX: usize = 20;
 
-/// Typed watches of single keys, and as many live values. All of them share a few consumers.
+/// Number of typed watches of single keys, and of live values. All of them share a few consumers.
 const OF_KEY: usize = 20;
 
-/// Consumers for what is shared by prefix.
+/// Number of consumers for upstreams of prefixes.
 const FOR_PREFIXES: usize = 4;
 
-/// Consumers for what is shared by key: of forty keys, four that have few are never made fewer, beside one that has most.
+/// Number of consumers for upstreams of keys. With forty keys, up to four small upstreams are never
+/// merged, beside the largest one.
 const FOR_KEYS: RangeInclusive<usize> = 1..=5;
 
-/// Before the first measurement, so that what is made once is there in both.
+/// Number of restarts before the first measurement, so that one-time allocations are in both.
 const WARM_UP: usize = 3;
 
-/// Long enough for the server to forget what nobody deleted, which takes a minute.
+/// Timeout, long enough for the server to delete unused consumers, which takes a minute.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KeyValue)]
@@ -57,7 +59,7 @@ struct Record {
     text: String,
 }
 
-/// The values that a watch has, and what it did wrong.
+/// The values that a watch has, and its faults.
 #[derive(Debug, Default)]
 struct View {
     values: BTreeMap<u64, String>,
@@ -110,7 +112,7 @@ impl View {
     }
 }
 
-async fn follow(mut watch: Watch, view: Arc<Mutex<View>>) {
+async fn follow(watch: Watch, view: Arc<Mutex<View>>) {
     loop {
         match watch.next().await {
             Some(Ok(update)) => view.lock().unwrap().take_raw(update),
@@ -128,7 +130,7 @@ async fn follow_typed(watch: TypedWatch<Record>, view: Arc<Mutex<View>>) {
     }
 }
 
-/// All that reads during a storm. The tasks end with it.
+/// All readers during a storm. Their tasks end with this.
 #[derive(Default)]
 struct Readers {
     views: Vec<(WatchScope, Arc<Mutex<View>>)>,
@@ -178,7 +180,7 @@ impl Readers {
         self.views.len() + self.lives.len()
     }
 
-    /// Why not every one of them has what is there.
+    /// Returns the reason why a reader does not have the present values, if any.
     fn compare(&self, there: &BTreeMap<u64, String>) -> Result<(), String> {
         for (number, (scope, view)) in self.views.iter().enumerate() {
             let view = view.lock().unwrap();
@@ -200,7 +202,7 @@ impl Readers {
     }
 }
 
-/// Waits for a condition and gives how long that took.
+/// Waits for a condition and returns the duration.
 async fn until(what: &str, mut condition: impl AsyncFnMut() -> Result<(), String>) -> Duration {
     let start = Instant::now();
     while let Err(why) = condition().await {
@@ -210,14 +212,15 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> Result<(), String
     start.elapsed()
 }
 
-/// The consumers which the server has, by its monitoring.
+/// Returns the number of consumers of the server, by its monitoring.
 async fn consumers(server: &NatsServer) -> usize {
     let page = server.page("/jsz").await.expect("the server answers");
     let page: serde_json::Value = serde_json::from_str(&page).expect("a page of JSON");
     page["consumers"].as_u64().expect("a number of consumers").try_into().unwrap()
 }
 
-/// How many requests wait at each consumer of the server: where none does, nobody reads.
+/// Returns the number of pending requests at each consumer of the server. A consumer without one
+/// has no reader.
 async fn requests(server: &NatsServer) -> Vec<u64> {
     let page = server.page("/jsz?consumers=true").await.expect("the server answers");
     let page: serde_json::Value = serde_json::from_str(&page).expect("a page of JSON");
@@ -231,7 +234,8 @@ async fn requests(server: &NatsServer) -> Vec<u64> {
         .collect()
 }
 
-/// What the process has allocated once it does nothing: the least, as soon as it has not been less for a while.
+/// Returns the memory that the process has allocated while idle: the minimum, after it has not
+/// fallen for a while.
 async fn allocated() -> usize {
     let (mut least, mut same) = (usize::MAX, 0);
     while same < 100 {
@@ -243,7 +247,7 @@ async fn allocated() -> usize {
     least
 }
 
-/// What the system has given to the process, where it tells.
+/// Returns the memory that the system has given to the process, if it reports that.
 fn resident() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -254,7 +258,7 @@ struct Storm {
     server: NatsServer,
     store: Store,
     restarts: usize,
-    /// The most consumers that were there at a time.
+    /// Maximum number of consumers at a time.
     most: usize,
 }
 
@@ -279,7 +283,7 @@ impl Storm {
             async move {
                 for round in (0..).take_while(|_| !is_over.load(Ordering::Relaxed)) {
                     let record = Record { id: round % KEYS, text: format!("round {round}") };
-                    // Whether it took effect is of no matter here.
+                    // The outcome does not matter here.
                     let _ = match round % 11 {
                         0 => Record::delete_anyway(&store, record.id).await,
                         _ => record.write_to_anyway(&store).await,
@@ -288,8 +292,8 @@ impl Storm {
             }
         });
         for _ in 0..restarts {
-            // It returns when the server is up again. Half of them are killed at once; others when some of the watches,
-            // or nearly all, have come back.
+            // Returns when the server is up again. Half of the servers are killed at once, and
+            // others when some of the watches, or nearly all, have come back.
             tokio::task::block_in_place(|| self.server.restart());
             self.restarts += 1;
             if self.restarts.is_multiple_of(2) {
@@ -301,14 +305,15 @@ impl Storm {
         writer.await.unwrap();
     }
 
-    /// Counts the consumers, which should be so many.
+    /// Counts the consumers, and compares their number.
     async fn sample(&mut self, wanted: RangeInclusive<usize>) -> Result<(), String> {
         let there = consumers(&self.server).await;
         self.most = self.most.max(there);
         if wanted.contains(&there) { Ok(()) } else { Err(format!("there are {there} consumers")) }
     }
 
-    /// Waits until everyone has what is written now, and the server has the consumers that are read from and no other.
+    /// Waits until every reader has the present values, and the server has exactly the consumers
+    /// that are read from.
     async fn calm(&mut self, readers: &Readers) -> Rest {
         let mut there = BTreeMap::new();
         for id in 0..KEYS {
@@ -320,7 +325,7 @@ impl Storm {
             there.insert(id, text);
         }
         until("everyone has everything", async || {
-            // While they come back.
+            // Counts consumers while the readers come back.
             let _ = self.sample(0..=0).await;
             readers.compare(&there)
         })
@@ -342,8 +347,9 @@ impl Storm {
     }
 }
 
-/// After a storm of restarts the server has the consumers that are read from and no other, every watch and every live
-/// value has everything, and the client has no more memory than before. When they are dropped nothing is left.
+/// After a storm of restarts the server has exactly the consumers that are read from. Every watch
+/// and every live value has everything, and the client has no more memory than before. When they
+/// are dropped nothing is left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_restarts_leaves_nothing_behind() {
     let restarts = if std::env::var_os("SHIZUKU_LONG").is_some() { 250 } else { 20 };
@@ -377,7 +383,7 @@ async fn a_storm_of_restarts_leaves_nothing_behind() {
     );
     let limit = before.allocated + before.allocated / 10;
     assert!(after.allocated <= limit, "before {before}, after {after}");
-    // None is left behind by those that came back. One more may be there while it replaces others.
+    // Readers that came back leave none behind. One more may exist while it replaces others.
     let bound = OWN + FOR_PREFIXES + FOR_KEYS.end() + 1;
     assert!(storm.most <= bound, "there were {} consumers at a time", storm.most);
 

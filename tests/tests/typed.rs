@@ -1,4 +1,5 @@
-//! The typed layer on a real store: point operations, bulk, history, watches, modification, and what it refuses.
+//! The typed layer on a real store: point operations, bulk, history, watches, modification, and
+//! rejections.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,11 +21,11 @@ use futures_util::{FutureExt, StreamExt};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    ByteDeserialize, ByteSerialize, ConnectionCapabilities, Deadline, DecodeError, EncodeError,
-    JsonByteDes, JsonByteSer, Key, KeyValue, KeyValueRead, KeyValueWrite, KvEntry, KvError,
-    KvOperation, KvReadError, KvReader, KvResult, KvStore, KvStream, KvWriteError, KvWriter,
-    StaticKeyIndexedValue, Store, StoreConfig, TypedEntry, TypedUpdate, TypedWatch, VersionToken,
-    WatchScope,
+    Atomicity, ByteDeserialize, ByteSerialize, ConnectionCapabilities, Deadline, DecodeError,
+    EncodeError, JsonByteDes, JsonByteSer, Key, KeyValue, KeyValueRead, KeyValueWrite, KvEntry,
+    KvError, KvOperation, KvReadError, KvReader, KvResult, KvStore, KvStream, KvWriteError,
+    KvWriter, LiveRead, Modify, ModifyAsync, StaticKeyIndexedValue, Store, StoreConfig, TypedEntry,
+    TypedUpdate, TypedWatch, VersionToken, WatchScope, Write,
 };
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -89,7 +90,7 @@ impl KeyValue for User {
     }
 }
 
-/// A key and a value, by hand; not `Clone`, and its key does not stay as it is in the store.
+/// A key and a value, by hand. It is not `Clone`, and its key is not the store's key unchanged.
 #[derive(Debug, PartialEq)]
 struct Counter {
     name: String,
@@ -204,7 +205,7 @@ async fn short_forms_watch_and_update() -> Outcome {
     Ok(())
 }
 
-/// Only the codec that is used is needed.
+/// A type needs only the codec that it uses.
 #[tokio::test]
 async fn types_can_be_read_only_or_write_only() -> Outcome {
     #[derive(Deserialize, JsonByteDes)]
@@ -268,13 +269,16 @@ async fn what_does_not_decode_is_an_error_that_says_where_and_not_what() -> Outc
     }
     assert!(!shown.contains(SECRET), "{shown}");
 
-    // It is not overwritten by something that could not read it.
+    // A writer that cannot read the value does not overwrite it.
     let error = Database::modify_value(&store, |_| Some(Database::example())).await.unwrap_err();
     assert!(matches!(error, KvWriteError::Read(KvReadError::Decode { .. })), "{error}");
     assert!(!error.to_string().contains(SECRET));
     assert_eq!(store.get("config.database").await?.unwrap().version, version);
     Ok(())
 }
+
+const MISPLACED: &str =
+    "User cannot be under key 8: its own key is \"9\"; use that key, or correct the stored record";
 
 #[tokio::test]
 async fn a_record_under_another_key_is_a_mismatch() -> Outcome {
@@ -287,7 +291,7 @@ async fn a_record_under_another_key_is_a_mismatch() -> Outcome {
         "{error}"
     );
     let error = User::read_from(&store, 8u64).await.unwrap_err();
-    assert_eq!(error.to_string(), "User cannot be under key 8: its own key is \"9\"");
+    assert_eq!(error.to_string(), MISPLACED);
     assert!(matches!(
         User::atomic_read_from(&store, 8u64).await,
         Err(KvReadError::KeyMismatch { .. })
@@ -295,7 +299,7 @@ async fn a_record_under_another_key_is_a_mismatch() -> Outcome {
     Ok(())
 }
 
-/// A record's own key is shown as keys are: what is none is content.
+/// A record's own key is shown like any key, but an invalid key may be content.
 #[tokio::test]
 async fn a_mismatch_shows_the_own_key_where_it_is_one_and_only_so_far() -> Outcome {
     #[derive(Serialize, Deserialize, JsonByteSer, JsonByteDes)]
@@ -318,13 +322,12 @@ async fn a_mismatch_shows_the_own_key_where_it_is_one_and_only_so_far() -> Outco
     for own in [format!("{SECRET} {SECRET}"), SECRET.repeat(10_000), String::new()] {
         store.put("a", Note(own.clone()).to_bytes()?).await?;
         let read = Note::read_from(&store, "a").await.err().unwrap();
-        let message = "Note cannot be under key a: its own key is something that is no key";
-        assert_eq!(read.to_string(), message);
+        let message = "Note cannot be under key a: its own key is something that is no key; use that key, or ";
+        assert_eq!(read.to_string(), format!("{message}correct the stored record"));
         assert!(!format!("{read:?}").contains(SECRET));
         store.purge("a").await?;
         let written = Note::modify(&store, "a", |_| Some(Note(own.clone()))).await.err().unwrap();
-        let message = "Note cannot be under key a: its own key is something that is no key";
-        assert_eq!(written.to_string(), message);
+        assert_eq!(written.to_string(), message.trim_end_matches(", or "));
         assert!(!format!("{written:?}").contains(SECRET));
     }
     let own = "k".repeat(1000);
@@ -399,7 +402,7 @@ async fn many_records_keep_their_places() -> Outcome {
     Ok(())
 }
 
-/// Finding each one's place takes as long for many refused records as for few.
+/// The positions of the results take as long for many rejected records as for few.
 #[tokio::test]
 async fn many_refused_records_take_no_longer() {
     const EACH: usize = 60_000;
@@ -408,7 +411,8 @@ async fn many_refused_records_take_no_longer() {
     let records = refused.chain((0..EACH).map(|_| counter("a", 1))).collect::<Vec<_>>();
     let start = std::time::Instant::now();
     let written = Counter::write_many(&store, records).await;
-    // It is a fraction of a second, and was twenty when each was put into its place by itself.
+    // This takes a fraction of a second. It took twenty seconds when each result was put into its
+    // place separately.
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(written.len(), 2 * EACH);
     assert!(
@@ -430,7 +434,8 @@ async fn history_shows_each_version_by_itself() -> Outcome {
     assert!(matches!(&history[1], Err(KvReadError::Decode { version, .. }) if *version == bad));
     assert!(matches!(
         &history[2],
-        Ok(TypedUpdate::Delete { key, version, operation: KvOperation::Delete, .. }) if key == "a" && *version == gone
+        Ok(TypedUpdate::Delete { key, version, operation: KvOperation::Delete, .. })
+            if key == "a" && *version == gone
     ));
     assert!(
         matches!(&history[3], Ok(TypedUpdate::Put(entry)) if TypedEntry::version(entry) == last)
@@ -442,7 +447,7 @@ async fn history_shows_each_version_by_itself() -> Outcome {
 async fn a_watch_goes_on_over_a_bad_value() -> Outcome {
     let store = store().await;
     counter("a", 1).write_to_anyway(&store).await?;
-    // Not `mut`.
+    // The variable is not `mut`.
     let watch = Counter::watch(&store, "a").await?;
     assert_eq!(watch.cursor(), None);
     let entry = watch.next().await.unwrap()?.into_entry().unwrap();
@@ -517,7 +522,7 @@ async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
     std::future::poll_fn(|cx| Poll::Ready(future.poll_unpin(cx).is_pending())).await
 }
 
-/// A future of `next` that was polled and then left alone holds up no other.
+/// A future of `next` that was polled and then left alone blocks no other.
 #[tokio::test(start_paused = true)]
 async fn a_kept_next_holds_up_no_other() -> Outcome {
     let store = store().await;
@@ -538,7 +543,7 @@ async fn a_kept_next_holds_up_no_other() -> Outcome {
     Ok(())
 }
 
-/// Two in one task, which has one waker: the second is woken too when the first is done.
+/// Two futures in one task, which has one waker: the second is woken too when the first is done.
 #[tokio::test(start_paused = true)]
 async fn two_nexts_of_one_task_each_get_an_update() -> Outcome {
     let store = store().await;
@@ -555,7 +560,7 @@ async fn two_nexts_of_one_task_each_get_an_update() -> Outcome {
     Ok(())
 }
 
-/// Whoever of several tasks gives up waiting, the others are still woken, and nothing is lost.
+/// If any of several tasks stops waiting, the others are still woken, and nothing is lost.
 #[tokio::test(start_paused = true)]
 async fn wake_ups_are_not_lost_with_those_that_stop_to_wait() -> Outcome {
     for gone in 0..3 {
@@ -568,7 +573,7 @@ async fn wake_ups_are_not_lost_with_those_that_stop_to_wait() -> Outcome {
             })
             .collect::<Vec<_>>();
         tokio::time::sleep(Duration::from_millis(1)).await;
-        // Woken by the write, and gone before it can take what was written.
+        // Woken by the write, and aborted before it can take the update.
         counter("a", 1).write_to_anyway(&store).await?;
         tasks.remove(gone).abort();
         counter("b", 1).write_to_anyway(&store).await?;
@@ -600,7 +605,7 @@ async fn many_tasks_share_a_watch() -> Outcome {
     });
     let tasks = tasks.collect::<Vec<_>>();
     for number in 0..TASKS * EACH {
-        // A key of its own each, so that none is superseded.
+        // Each has a key of its own, so that none is superseded.
         counter(&number.to_string(), 1).write_to_anyway(&store).await?;
         if number % 7 == 0 {
             tokio::task::yield_now().await;
@@ -623,7 +628,7 @@ async fn scopes_name_the_keys_that_are_not_of_the_type() -> Outcome {
     store.put("x", "{}").await?;
     store.put("007", User::new(7, "bond").to_bytes()?).await?;
     let (mut users, mut errors) = (Vec::new(), BTreeMap::new());
-    let mut list = User::list(&store);
+    let list = User::list(&store);
     while let Some(record) = list.next().await {
         match record {
             Ok(entry) => users.push(TypedEntry::into_value(entry)),
@@ -694,10 +699,10 @@ async fn modify_creates_changes_leaves_and_refuses() -> Outcome {
     assert!(Counter::modify(&store, "a", |found| found).await?.is_none());
     let created = Counter::modify(&store, "a", |found| Some(increment("a", found))).await?.unwrap();
     assert_eq!((created.count.0, TypedEntry::created(&created)), (1, None));
-    // Left as it is: no write.
+    // The record stays unchanged, without a write.
     let left = Counter::modify(&store, "a", |_| None).await?.unwrap();
     assert_eq!((TypedEntry::version(&left), left.count.0), (TypedEntry::version(&created), 1));
-    // Over a tombstone.
+    // Modifies over a tombstone.
     Counter::delete_anyway(&store, "a").await?;
     let mut found = Some(true);
     let again = Counter::modify(&store, "a", |counter| {
@@ -719,7 +724,134 @@ async fn modify_creates_changes_leaves_and_refuses() -> Outcome {
     Ok(())
 }
 
-/// Somebody else always writes first: it gives up after a bounded number of attempts.
+#[derive(Debug)]
+enum Declined {
+    Store(KvWriteError),
+    Enough(u64),
+}
+
+impl From<KvWriteError> for Declined {
+    fn from(error: KvWriteError) -> Self {
+        Self::Store(error)
+    }
+}
+
+#[tokio::test]
+async fn modify_deletes_the_version_it_has_read() -> Outcome {
+    let store = store().await;
+    assert!(Counter::modify(&store, "a", |_| Modify::Delete).await?.is_none());
+    assert!(store.entry("a").await?.is_none(), "deleting an absent record writes nothing");
+    counter("a", 1).write_to_anyway(&store).await?;
+    // Another process writes between the read and the deletion of the first attempt.
+    let mut attempts = 0;
+    let (other, seen) = (store.clone(), Arc::new(std::sync::Mutex::new(Vec::new())));
+    let left = Counter::modify(&store, "a", |found: Option<Counter>| {
+        attempts += 1;
+        let (other, seen, attempt) = (other.clone(), Arc::clone(&seen), attempts);
+        ModifyAsync(async move {
+            seen.lock().unwrap().push(found.map(|found| found.count.0));
+            if attempt == 1 {
+                counter("a", 2).write_to_anyway(&other).await?;
+            }
+            Ok::<_, KvWriteError>(Modify::Delete)
+        })
+    });
+    assert!(left.await?.is_none());
+    assert_eq!(*seen.lock().unwrap(), [Some(1), Some(2)]);
+    assert_eq!(Counter::read_from(&store, "a").await?, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn modify_returns_the_error_of_its_change() -> Outcome {
+    let store = store().await;
+    let version = counter("a", 7).write_to_anyway(&store).await?;
+    let refused = Counter::modify(&store, "a", |found| match found {
+        Some(found) if found.count.0 > 5 => Err(Declined::Enough(found.count.0)),
+        found => Ok(Some(increment("a", found))),
+    });
+    assert!(matches!(refused.await, Err(Declined::Enough(7))));
+    assert_eq!(store.get("a").await?.map(|entry| entry.version), Some(version));
+    // A closure of the same type that does not decline.
+    let changed = Counter::modify(&store, "b", |found| match found {
+        Some(found) => Err(Declined::Enough(found.count.0)),
+        found => Ok(Some(increment("b", found))),
+    });
+    assert_eq!(changed.await.unwrap().unwrap().count.0, 1);
+    // The library's own errors are converted to that error type.
+    let other = Counter::modify(&store, "a", |_| Ok::<_, Declined>(Some(counter("b", 1)))).await;
+    assert!(matches!(other, Err(Declined::Store(KvWriteError::KeyMismatch { .. }))));
+    Ok(())
+}
+
+/// The deadline of `modify` includes the time of the change, and drops its future.
+#[tokio::test(start_paused = true)]
+async fn modify_bounds_a_waiting_change() -> Outcome {
+    let store = store().await.with_deadline(Duration::from_secs(1));
+    counter("a", 1).write_to_anyway(&store).await?;
+    let alive = Arc::new(());
+    let begun = tokio::time::Instant::now();
+    let error = Counter::modify(&store, "a", |found: Option<Counter>| {
+        let alive = Arc::clone(&alive);
+        ModifyAsync(async move {
+            std::future::pending::<()>().await;
+            drop(alive);
+            found
+        })
+    });
+    let error = error.await.unwrap_err().to_string();
+    assert!(error.starts_with("modify of key a did not end within 1s"), "{error}");
+    assert!(begun.elapsed() <= Duration::from_millis(1_010));
+    assert_eq!(Arc::strong_count(&alive), 1);
+    // Dropping the future of `modify` drops the future of its change.
+    let pending = Counter::modify(&store, "a", |found: Option<Counter>| {
+        let alive = Arc::clone(&alive);
+        ModifyAsync(async move {
+            std::future::pending::<()>().await;
+            drop(alive);
+            found
+        })
+    });
+    assert!(pending.now_or_never().is_none());
+    assert_eq!(Arc::strong_count(&alive), 1);
+    assert_eq!(Counter::read_from(&store, "a").await?, Some(counter("a", 1)));
+    Ok(())
+}
+
+/// No stream needs `mut`, and several tasks can read one stream: every item arrives once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_stream_is_read_through_a_shared_reference() -> Outcome {
+    const RECORDS: u64 = 200;
+    let store = store().await;
+    for count in 0..RECORDS {
+        counter(&format!("k{count}"), count).write_to_anyway(&store).await?;
+    }
+    let (watch, scan) = (store.watch(WatchScope::All).await?, store.scan(WatchScope::All));
+    let (keys, list, map) =
+        (store.keys(WatchScope::All), Counter::list(&store), Counter::live_map(&store).await?);
+    let (changes, live) = (map.changes(), Counter::live_at(&store, "k1").await?);
+    let (values, statuses) = (live.stream(), live.statuses());
+    let count = AtomicU32::new(0);
+    let read = async || {
+        while scan.next().await.is_some() {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    tokio::join!(read(), read(), read());
+    assert_eq!(count.load(Ordering::Relaxed), u32::try_from(RECORDS)?);
+    counter("k1", 1000).write_to_anyway(&store).await?;
+    assert_eq!(changes.next().await.unwrap().new.unwrap().count.0, 1000);
+    assert_eq!(values.next().await.unwrap().count.0, 1);
+    assert!(
+        statuses.next().await.is_some()
+            && watch.next().await.is_some()
+            && keys.next().await.is_some()
+    );
+    assert!(list.next().await.is_some());
+    Ok(())
+}
+
+/// Another writer always writes first: `modify` gives up after a bounded number of attempts.
 #[tokio::test(start_paused = true)]
 async fn modify_gives_up_when_it_always_loses() -> Outcome {
     let store = store_with(StoreConfig::new().deadline(Duration::from_secs(60))).await;
@@ -746,7 +878,7 @@ async fn modify_gives_up_when_it_always_loses() -> Outcome {
     Ok(())
 }
 
-/// A store that takes its time.
+/// A slow store.
 #[derive(Debug)]
 struct Slow {
     inner: Store,
@@ -768,21 +900,6 @@ impl Slow {
 
     fn writer(&self) -> &dyn KvWriter {
         self.inner.backend().writer().unwrap()
-    }
-
-    fn late<'a>(
-        &'a self,
-        operation: &'static str,
-        key: &'a Key,
-        deadline: Deadline,
-        write: BoxFuture<'a, KvResult<VersionToken>>,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        let late = async {
-            tokio::time::sleep(self.write).await;
-            write.await
-        };
-        async move { deadline.bound(operation, Some(key), late).await }.boxed()
     }
 }
 
@@ -839,73 +956,40 @@ impl KvReader for Slow {
 }
 
 impl KvWriter for Slow {
-    fn put<'a>(
+    fn write<'a>(
         &'a self,
         key: &'a Key,
-        value: Bytes,
+        write: Write,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.late("put", key, deadline, self.writer().put(key, value, deadline))
+        if write.is_deletion() {
+            return self.writer().write(key, write, deadline);
+        }
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        let operation = write.name();
+        let late = async move {
+            tokio::time::sleep(self.write).await;
+            self.writer().write(key, write, deadline).await
+        };
+        async move { deadline.bound(operation, Some(key), late).await }.boxed()
     }
 
-    fn create<'a>(
+    fn write_many<'a>(
         &'a self,
-        key: &'a Key,
-        value: Bytes,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.late("create", key, deadline, self.writer().create(key, value, deadline))
-    }
-
-    fn update<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.late("update", key, deadline, self.writer().update(key, value, expected, deadline))
-    }
-
-    fn delete<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.writer().delete(key, deadline)
-    }
-
-    fn delete_with_version<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.writer().delete_with_version(key, expected, deadline)
-    }
-
-    fn purge<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.writer().purge(key, deadline)
-    }
-
-    fn put_many<'a>(
-        &'a self,
-        items: Vec<(Key, Bytes)>,
+        writes: Vec<(Key, Write)>,
+        atomicity: Atomicity,
         deadline: Duration,
     ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
-        self.writer().put_many(items, deadline)
+        self.writer().write_many(writes, atomicity, deadline)
     }
 }
 
-/// The deadline is that of the whole: reading and writing share it, and the error names what was set.
+/// The deadline covers the whole: reading and writing share it, and the error names the configured
+/// one.
 #[tokio::test(start_paused = true)]
 async fn modify_has_one_deadline_for_reading_and_writing() -> Outcome {
     let inner = store().await;
-    // How long a read takes, how long a write, and how many writes are begun.
+    // The time of a read, the time of a write, and the number of started writes.
     for (read, write, writes) in [(700, 700, 1), (1_000, 0, 0), (2_000, 0, 0), (0, 2_000, 1)] {
         for exists in [false, true] {
             inner.purge("a").await?;
@@ -918,10 +1002,10 @@ async fn modify_has_one_deadline_for_reading_and_writing() -> Outcome {
                 .await
                 .unwrap_err();
             let took = start.elapsed();
-            assert_eq!(
-                error.to_string(),
-                "modify of key a did not end within 1s",
-                "{read} {write}"
+            let text = error.to_string();
+            assert!(
+                text.starts_with("modify of key a did not end within 1s; "),
+                "{read} {write}: {text}"
             );
             assert!(took <= Duration::from_millis(1_010), "{read} {write}: {took:?}");
             assert_eq!(slow.writes.load(Ordering::Relaxed), writes, "{read} {write}");
@@ -966,7 +1050,7 @@ fn futures_are_send() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// Random JSON around a secret, whole and torn: no error ever shows it.
+    /// Random JSON around a secret, whole and truncated: no error ever shows it.
     #[test]
     fn errors_never_show_a_secret(
         text in "[\"`',:\\\\ {}\\[\\]a-z0-9é]{0,12}",

@@ -1,4 +1,5 @@
-//! The applied watch with a durable log, from nothing until everything is there; and plain delivery of the same.
+//! The applied watch with a durable log, from an empty log until it is caught up; and plain
+//! delivery of the same updates.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,13 @@ use crate::slipstreams::Settings;
 use crate::turns::{Side, take_turns};
 use crate::{Effort, ours, slipstreams};
 
-/// Of slipstream's time; the rate is to be three times its.
+/// Maximum ratio to slipstream's time; the target is three times its rate.
 const THAN_SLIPSTREAM: f64 = 0.333;
-/// Of plain async-nats's time; the rate is to be 0.9 of its.
+/// Maximum ratio to plain async-nats's time; the target is 0.9 of its rate.
 const THAN_DELIVERY: f64 = 1.11;
 
-/// Window in milliseconds, updates and room in the channel: its default, and what could suit a large state better.
+/// Window in milliseconds, number of updates, and room in the channel: slipstream's default, and
+/// settings that may suit a large state better.
 const BATCHES: [(u64, usize, usize); 6] = [
     (10, 100, 256),
     (10, 1000, 1000),
@@ -27,14 +29,16 @@ const BATCHES: [(u64, usize, usize); 6] = [
     (1000, 32_768, 131_072),
 ];
 
-/// Which batches suit slipstream best: the fastest of two tries each.
+/// Returns the batch settings that suit slipstream best: the fastest of two tries each.
 pub(crate) async fn best_batch(buckets: &Buckets, keys: usize) -> BatchConfig {
     let bucket = buckets.of(keys);
     let mut best = (Duration::MAX, BatchConfig::default());
     for (window, max, channel_capacity) in BATCHES {
         let batch = BatchConfig { window: Duration::from_millis(window), max, channel_capacity };
         let settings = Settings::bare(batch);
-        let took = slipstream_applies(bucket, settings).await.min(slipstream_applies(bucket, settings).await);
+        let took = slipstream_applies(bucket, settings)
+            .await
+            .min(slipstream_applies(bucket, settings).await);
         println!("slipstream, {keys} keys: {:.3} s with {batch:?}", took.as_secs_f64());
         if took < best.0 {
             best = (took, batch);
@@ -80,14 +84,16 @@ pub(crate) async fn measure(
     lines
 }
 
-/// What syncing costs, and how the two are without any settings.
+/// Measures the cost of syncing, and both libraries with their defaults.
 async fn other_settings(bucket: &Bucket, effort: Effort, bare: Settings) -> [String; 3] {
     let keys = bucket.keys;
     let [each, now_and_then, defaults, they, their_defaults] = take_turns(
         effort.rounds(keys).div_ceil(2),
         [
             Side::new(move || we_apply(bucket, ours::synced(SyncPolicy::EveryCheckpoint))),
-            Side::new(move || we_apply(bucket, ours::synced(SyncPolicy::Interval(Duration::from_secs(1))))),
+            Side::new(move || {
+                we_apply(bucket, ours::synced(SyncPolicy::Interval(Duration::from_secs(1))))
+            }),
             Side::new(move || we_apply(bucket, SnapshotOptions::new())),
             Side::new(move || slipstream_applies(bucket, bare)),
             Side::new(move || slipstream_applies(bucket, Settings::default())),
@@ -114,7 +120,8 @@ async fn we_apply(bucket: &Bucket, options: SnapshotOptions) -> Duration {
 async fn slipstream_applies(bucket: &Bucket, settings: Settings) -> Duration {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
-    let current = slipstreams::Current::reach(&bucket.slipstreams, &log, settings, bucket.keys).await;
+    let current =
+        slipstreams::Current::reach(&bucket.slipstreams, &log, settings, bucket.keys).await;
     current.check(bucket.keys);
     current.took
 }

@@ -1,4 +1,4 @@
-//! The buckets that are replicated: one for each number of keys, the same for all sides.
+//! The replicated buckets: one for each number of keys, the same for all sides.
 
 use std::sync::Arc;
 
@@ -62,9 +62,10 @@ impl Buckets {
     }
 }
 
-/// With plain async-nats: what shizuku-kv writes has a header, which costs whoever reads it.
+/// Fills a bucket with plain async-nats, because writes of shizuku-kv have a header, which slows
+/// down every reader.
 async fn fill(context: &jetstream::Context, bucket: &str, keys: usize) {
-    /// Written in one go.
+    /// Number of writes that are pipelined.
     const PART: usize = 1000;
     for first in (0..keys).step_by(PART) {
         let mut written = Vec::with_capacity(PART);
@@ -79,13 +80,14 @@ async fn fill(context: &jetstream::Context, bucket: &str, keys: usize) {
 }
 
 pub(crate) async fn slipstream_at(url: &str) -> slipstream::NatsConnection {
-    let config = slipstream::NatsConnectionConfig { url: url.to_owned(), creds: None, creds_file: None };
+    let config =
+        slipstream::NatsConnectionConfig { url: url.to_owned(), creds: None, creds_file: None };
     let connection = slipstream::NatsConnection::new(config);
     connection.connect().await.unwrap();
     connection
 }
 
-/// What plain async-nats delivers of a bucket: every key once, and nothing is kept.
+/// Reads a bucket with plain async-nats: every key once, and nothing is kept.
 pub(crate) async fn delivered(bucket: &Bucket) {
     let mut watch = bucket.plain.watch_with_history(">").await.unwrap();
     for _ in 0..bucket.keys {

@@ -1,14 +1,14 @@
-//! How results look: `case | ours | other | ratio | target | met`.
+//! The format of results: `case | ours | other | ratio | target | met`.
 
 use crate::support::{median, met, sorted};
 use crate::turns::Times;
 
-/// What the numbers of a line are, and how one is shown.
+/// The meaning of a line's numbers, and their format.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Figure {
-    /// Seconds for so many keys.
+    /// Seconds for this number of keys.
     Keys(usize),
-    /// The same, read from files of so many bytes: ours and the other's.
+    /// The same, read from files of these numbers of bytes: ours and the other's.
     Loaded { keys: usize, bytes: [u64; 2] },
     /// Bytes of memory.
     Memory,
@@ -38,9 +38,15 @@ impl Figure {
     }
 }
 
-/// A line, without a verdict where there is no target. The ratio is the median of those of the rounds, with the smallest
-/// and the largest of them.
-pub(crate) fn line(case: &str, figure: Figure, ours: &Times, other: &Times, target: Option<f64>) -> String {
+/// Formats a line, without a verdict if it has no target. The ratio is the median of the ratios of
+/// the rounds, with the smallest and the largest of them.
+pub(crate) fn line(
+    case: &str,
+    figure: Figure,
+    ours: &Times,
+    other: &Times,
+    target: Option<f64>,
+) -> String {
     let ratios = sorted(ours.iter().zip(other).map(|(ours, other)| ours / other));
     let ratio = median(&ratios);
     let middle = |times: &Times| median(&sorted(times.iter().copied()));
@@ -61,7 +67,7 @@ pub(crate) fn line(case: &str, figure: Figure, ours: &Times, other: &Times, targ
     line
 }
 
-/// A line of ours for which there is nothing to compare.
+/// Formats a line of ours that has no counterpart.
 pub(crate) fn alone(case: &str, ours: &str) -> String {
     let line = format!("{case} | {ours} | n/a | - | - | -");
     println!("measured: {line}");

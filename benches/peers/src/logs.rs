@@ -1,4 +1,4 @@
-//! The logs alone: how fast a state is read, and how fast updates are written.
+//! The logs alone: the speed of reading a state, and of writing updates.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::rates::Rates;
 use crate::turns::{Side, take_turns};
 use crate::{Effort, ours, slipstreams};
 
-/// Updates between two checkpoints.
+/// Number of updates between two checkpoints.
 const CHECKPOINT: usize = 1000;
 
-/// Of slipstream's time: five times its rate.
+/// Maximum ratio to slipstream's time: five times its rate.
 const LOADED: f64 = 0.2;
 const APPENDED: f64 = 1.0;
 
@@ -41,7 +41,8 @@ pub(crate) async fn measure(effort: Effort, rates: &mut Rates) -> Vec<String> {
         rates.note("loaded", "shizuku-kv", keys, &we);
         rates.note("loaded", "slipstream", keys, &they);
         if is_case {
-            let figure = Figure::Loaded { keys, bytes: [length(&logs.ours), length(&logs.slipstreams)] };
+            let figure =
+                Figure::Loaded { keys, bytes: [length(&logs.ours), length(&logs.slipstreams)] };
             lines.push(line(
                 &format!("log of {keys} keys loaded; slipstream"),
                 figure,
@@ -59,7 +60,8 @@ pub(crate) async fn measure(effort: Effort, rates: &mut Rates) -> Vec<String> {
 }
 
 async fn appended(keys: usize, rounds: usize) -> String {
-    let (we_write, they_write) = blocking(move || (ours::updates(keys), slipstreams::updates(keys))).await;
+    let (we_write, they_write) =
+        blocking(move || (ours::updates(keys), slipstreams::updates(keys))).await;
     let (we_write, they_write) = (Arc::new(we_write), Arc::new(they_write));
     let [we, they] = take_turns(
         rounds,
@@ -70,12 +72,16 @@ async fn appended(keys: usize, rounds: usize) -> String {
             }),
             Side::new(move || {
                 let updates = Arc::clone(&they_write);
-                blocking(move || in_new_directory(|log| slipstreams::append(&updates, CHECKPOINT, log).1))
+                blocking(move || {
+                    in_new_directory(|log| slipstreams::append(&updates, CHECKPOINT, log).1)
+                })
             }),
         ],
     )
     .await;
-    let case = format!("{keys} updates appended, checkpoints every {CHECKPOINT}, never synced; slipstream");
+    let case = format!(
+        "{keys} updates appended, checkpoints every {CHECKPOINT}, never synced; slipstream"
+    );
     line(&case, Figure::Keys(keys), &we, &they, Some(APPENDED))
 }
 
@@ -84,8 +90,8 @@ fn in_new_directory(work: impl FnOnce(&Path) -> Duration) -> Duration {
     work(&directory.path().join("log"))
 }
 
-/// The same state in a log of each side, with nothing superseded in it: one that is not compact slipstream writes anew
-/// when it is loaded.
+/// The same state in a log of each side, without superseded entries, because slipstream rewrites a
+/// log that is not compact when it loads it.
 struct Compact {
     ours: PathBuf,
     slipstreams: PathBuf,
@@ -95,11 +101,13 @@ struct Compact {
 impl Compact {
     fn write(keys: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (ours, slipstreams) = (directory.path().join("ours"), directory.path().join("slipstreams"));
+        let (ours, slipstreams) =
+            (directory.path().join("ours"), directory.path().join("slipstreams"));
         let (mut writer, _) = ours::append(&ours::updates(keys), CHECKPOINT, &ours);
         writer.compact().unwrap();
         writer.close().unwrap();
-        let (mut writer, _) = slipstreams::append(&slipstreams::updates(keys), CHECKPOINT, &slipstreams);
+        let (mut writer, _) =
+            slipstreams::append(&slipstreams::updates(keys), CHECKPOINT, &slipstreams);
         writer.compact().unwrap();
         Self { ours, slipstreams, _directory: directory }
     }

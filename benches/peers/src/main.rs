@@ -1,8 +1,9 @@
-//! Replicas of shizuku-kv next to those of beyond-slipstream (`slipstream` below) and to what plain async-nats delivers;
-//! its locks next to those of shizuku.
+//! Compares replicas of shizuku-kv with those of beyond-slipstream (`slipstream` below) and with
+//! the delivery of plain async-nats, and its locks with those of shizuku.
 //!
-//! `benches/peers/run [--quick] [--only replicas|locks]` runs it; `README.md` says what is compared. The sides of a case take turns, and what
-//! counts is the ratio within a round. The last lines are one for each case: `case | ours | other | ratio | target | met`.
+//! `benches/peers/run [--quick] [--only replicas|locks]` runs it; `README.md` describes the
+//! comparison. The sides of a case take turns, and the result is the ratio within a round. The last
+//! lines are one for each case: `case | ours | other | ratio | target | met`.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,13 +32,13 @@ use buckets::Buckets;
 use rates::Rates;
 use support::{Server, cores};
 
-/// How much is measured.
+/// The amount of measuring.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
-    /// The numbers of keys over which the rates are drawn; the cases are of two of them.
+    /// The numbers of keys for the chart of rates. The cases use two of them.
     sizes: &'static [usize],
     cases: [usize; 2],
-    /// The most rounds of a case; large ones have fewer.
+    /// Maximum number of rounds of a case. Large cases have fewer.
     rounds: usize,
 }
 
@@ -50,7 +51,7 @@ const QUICK: Effort =
     Effort { sizes: &[1000, 3000, 10_000, 30_000, 50_000], cases: [10_000, 50_000], rounds: 3 };
 
 impl Effort {
-    /// The rounds at so many keys.
+    /// Returns the number of rounds for this number of keys.
     pub(crate) fn rounds(self, keys: usize) -> usize {
         match keys {
             0..=100_000 => self.rounds,
@@ -66,7 +67,7 @@ impl Effort {
 
 const USAGE: &str = "usage: peers [--quick] [--only replicas|locks] [--csv FILE]";
 
-/// Which cases are measured.
+/// The cases to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Only {
     Everything,
@@ -106,7 +107,7 @@ async fn run(quick: bool, only: Only, csv: Option<PathBuf>) {
     let server = Server::start();
     println!("nats-server {}, {} cores\n", server.version, cores());
     let mut lines = Vec::new();
-    // First, while the server has nothing else.
+    // The locks come first, while the server has no other content.
     if only != Only::Replicas {
         lines.extend(locks::measure(&server, if quick { locks::QUICK } else { locks::FULL }).await);
     }
@@ -126,7 +127,8 @@ async fn replicas(server: &Server, effort: Effort, csv: Option<PathBuf>) -> Vec<
     let mut lines = applied::measure(&buckets, effort, batch, &mut rates).await;
     lines.extend(logs::measure(effort, &mut rates).await);
     if let Some(path) = csv {
-        std::fs::write(&path, rates.csv()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        std::fs::write(&path, rates.csv())
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
     lines.extend(memory::measure(&buckets, effort, batch).await);
     lines

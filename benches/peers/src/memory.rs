@@ -1,4 +1,5 @@
-//! How much memory a replica takes at most: each in a process of its own, of which the system has kept the peak.
+//! The peak memory of a replica. Each replica runs in a process of its own, whose peak the system
+//! records.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,15 +15,15 @@ use crate::slipstreams::Settings;
 use crate::turns::Times;
 use crate::{Effort, ours, slipstreams};
 
-/// The first argument of a process that is measured.
+/// First argument of a measured process.
 pub(crate) const CHILD: &str = "child";
 
-/// Of slipstream's memory.
+/// Maximum ratio to slipstream's memory.
 const TARGET: f64 = 1.0;
-/// What takes memory is the same each time, but for what the allocator makes of it.
+/// Number of rounds. The data is the same each time, and only the allocator's behaviour varies.
 const ROUNDS: usize = 3;
 
-/// A side and how it is set, as a measured process is told.
+/// A side and its settings, as the arguments of a measured process.
 #[derive(Clone, Copy, Debug)]
 enum Who {
     Ours { defaults: bool },
@@ -43,10 +44,11 @@ pub(crate) async fn measure(buckets: &Buckets, effort: Effort, batch: BatchConfi
         ("defaults", Who::Ours { defaults: true }, Who::Slipstream(Settings::default()), None),
     ];
     for (settings, we, they, target) in pairs {
-        // Once is enough to know what has no target.
+        // A case without a target is measured once.
         let rounds = if target.is_some() { ROUNDS } else { 1 };
         // Filled and restarted.
-        let (mut ours, mut slipstreams) = ([Times::new(), Times::new()], [Times::new(), Times::new()]);
+        let (mut ours, mut slipstreams) =
+            ([Times::new(), Times::new()], [Times::new(), Times::new()]);
         for round in 0..rounds {
             let mut turns = [(we, &mut ours), (they, &mut slipstreams)];
             turns.rotate_left(round % 2);
@@ -65,13 +67,15 @@ pub(crate) async fn measure(buckets: &Buckets, effort: Effort, batch: BatchConfi
     lines
 }
 
-/// The peaks in bytes of a replica that fills an empty log, and of one that goes on from that log and finds one change.
+/// Returns the peaks in bytes of a replica that fills an empty log, and of one that resumes from
+/// that log and finds one change.
 async fn lives(buckets: &Buckets, bucket: &Bucket, who: Who) -> (f64, f64) {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
     let filled = peak(buckets, bucket, who, bucket.keys, &log).await;
     if let Who::Slipstream(_) = who {
-        // It writes a log anew at the first load after many checkpoints: the restart that is measured finds it done.
+        // slipstream rewrites a log at the first load after many checkpoints. The measured restart
+        // must not include that.
         let (log, keys) = (log.clone(), bucket.keys);
         tokio::task::spawn_blocking(move || slipstreams::load(&log, keys)).await.unwrap();
     }
@@ -79,17 +83,23 @@ async fn lives(buckets: &Buckets, bucket: &Bucket, who: Who) -> (f64, f64) {
     (filled, peak(buckets, bucket, who, 1, &log).await)
 }
 
-/// Runs this program as one side, until it has applied so many updates.
+/// Runs this program as one side, until it has applied this number of updates.
 async fn peak(buckets: &Buckets, bucket: &Bucket, who: Who, updates: usize, log: &Path) -> f64 {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([CHILD, &buckets.url, &bucket.name, &bucket.keys.to_string(), &updates.to_string()]);
+    command.args([
+        CHILD,
+        &buckets.url,
+        &bucket.name,
+        &bucket.keys.to_string(),
+        &updates.to_string(),
+    ]);
     command.arg(log).args(who.to_arguments()).stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     assert!(output.status.success(), "the measured process: {}", output.status);
     String::from_utf8(output.stdout).unwrap().trim().parse().expect("a number of bytes")
 }
 
-/// A process that is measured: prints the peak of its memory in bytes.
+/// Runs a measured process, which prints its peak memory in bytes.
 pub(crate) async fn child(arguments: Vec<String>) {
     let [url, bucket, keys, updates, log, who @ ..] = arguments.as_slice() else {
         panic!("arguments of a measured process")
@@ -113,7 +123,7 @@ pub(crate) async fn child(arguments: Vec<String>) {
     }
 }
 
-/// In bytes.
+/// Returns the peak memory in bytes.
 fn peak_so_far() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
@@ -137,7 +147,9 @@ impl Who {
     fn from_arguments(arguments: &[String]) -> Self {
         let number = |text: &String| text.parse::<u64>().unwrap();
         match arguments {
-            [ours, defaults] if ours == "ours" => Self::Ours { defaults: defaults.parse().unwrap() },
+            [ours, defaults] if ours == "ours" => {
+                Self::Ours { defaults: defaults.parse().unwrap() }
+            }
             [slipstream, window, max, capacity, threshold] if slipstream == "slipstream" => {
                 let batch = BatchConfig {
                     window: Duration::from_micros(number(window)),

@@ -1,4 +1,4 @@
-//! What shizuku-kv does in each case.
+//! The operations of shizuku-kv in each case.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::buckets::{VALUE, key};
 
-/// Neither synced nor compacted.
+/// Options without syncing and compaction.
 pub(crate) fn bare() -> SnapshotOptions {
     synced(SyncPolicy::Never)
 }
 
-/// Not compacted.
+/// Options without compaction.
 pub(crate) fn synced(policy: SyncPolicy) -> SnapshotOptions {
     SnapshotOptions::new().sync(policy).compaction_threshold(u64::MAX)
 }
@@ -24,21 +24,28 @@ pub(crate) fn synced(policy: SyncPolicy) -> SnapshotOptions {
 pub(crate) struct Current {
     pub(crate) took: Duration,
     pub(crate) applied: usize,
-    /// With the state.
+    /// Keeps the state alive.
     _replica: Replica<LogStorage>,
 }
 
 impl Current {
-    /// Follows a bucket, from what the log holds to the caught-up marker and its commit.
-    pub(crate) async fn reach(store: &Store, log: &Path, options: SnapshotOptions, keys: usize) -> Self {
+    /// Follows a bucket, from the content of the log to the caught-up marker and its commit.
+    pub(crate) async fn reach(
+        store: &Store,
+        log: &Path,
+        options: SnapshotOptions,
+        keys: usize,
+    ) -> Self {
         let start = Instant::now();
         let storage = LogStorage::open(log, options).await.unwrap();
         let state = storage.reader();
         let stop = CancellationToken::new();
-        let mut replica = Replica::new(store, WatchScope::All).storage(storage).stop_on(stop.clone());
+        let mut replica =
+            Replica::new(store, WatchScope::All).storage(storage).stop_on(stop.clone());
         let mut applied = 0;
         let apply = |batch: Batch| {
-            applied += batch.updates().iter().filter(|update| matches!(update, KvUpdate::Put(_))).count();
+            applied +=
+                batch.updates().iter().filter(|update| matches!(update, KvUpdate::Put(_))).count();
             if batch.is_caught_up() {
                 stop.cancel();
             }
@@ -53,7 +60,7 @@ impl Current {
     }
 }
 
-/// So many updates, each of another key.
+/// Returns this number of updates, each of another key.
 pub(crate) fn updates(keys: usize) -> Vec<KvUpdate> {
     let created = SystemTime::now();
     let entry = |number| {

@@ -1,4 +1,4 @@
-//! What beyond-slipstream does in each case.
+//! The operations of beyond-slipstream in each case.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,26 +7,27 @@ use std::time::{Duration, Instant};
 
 use slipstream::snapshot::{self, DEFAULT_COMPACT_THRESHOLD, SnapshotWriter};
 use slipstream::{
-    AppendLogSnapshot, BatchConfig, ExpiryRepair, KvEntry, KvStore, KvUpdate, SnapshotStore, VersionToken,
-    WatchCursor, WatchScope, watch_applied_owned,
+    AppendLogSnapshot, BatchConfig, ExpiryRepair, KvEntry, KvStore, KvUpdate, SnapshotStore,
+    VersionToken, WatchCursor, WatchScope, watch_applied_owned,
 };
 use tokio::sync::watch;
 
 use crate::buckets::{VALUE, key};
 
-/// Without a marker, a key that does not come would be waited for without an end.
+/// Timeout, because without a marker the program would wait for a missing key forever.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
-/// How it is set.
+/// The settings of slipstream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) batch: BatchConfig,
-    /// The length of a log in bytes from which it is compacted.
+    /// Length of a log in bytes at which it is compacted.
     pub(crate) threshold: u64,
 }
 
 impl Settings {
-    /// Never compacts: the best there is for a log in which nothing is superseded.
+    /// Returns settings without compaction, which are the best for a log without superseded
+    /// entries.
     pub(crate) fn bare(batch: BatchConfig) -> Self {
         Self { batch, threshold: u64::MAX }
     }
@@ -36,15 +37,16 @@ impl Settings {
     }
 }
 
-/// A snapshot that has all that was expected, and the time that this took.
+/// A snapshot that has all expected updates, and the time that this took.
 pub(crate) struct Current {
     pub(crate) took: Duration,
     fold: AppendLogSnapshot,
 }
 
 impl Current {
-    /// Follows a bucket, from what the log holds until so many updates more are applied and in the log. There is no
-    /// marker that tells when everything is there, so it has to be told.
+    /// Follows a bucket, from the content of the log until this number of further updates is
+    /// applied and in the log. The caller has to give the number, because slipstream has no
+    /// caught-up marker.
     pub(crate) async fn reach(
         store: &Arc<dyn KvStore>,
         log: &Path,
@@ -52,7 +54,7 @@ impl Current {
         expected: usize,
     ) -> Self {
         let start = Instant::now();
-        // It blocks; here nothing else has to run meanwhile.
+        // It blocks, but no other work has to run here meanwhile.
         let (cursor, fold) = AppendLogSnapshot::open(log, settings.threshold).unwrap();
         let applied = AtomicUsize::new(0);
         let took = OnceLock::new();
@@ -69,32 +71,34 @@ impl Current {
             |batch: Vec<()>| {
                 applied.fetch_add(batch.len(), Ordering::Relaxed);
             },
-            // After the log has taken the batch.
+            // This runs after the log has committed the batch.
             |_| {
-                if applied.load(Ordering::Relaxed) >= expected && took.set(start.elapsed()).is_ok() {
+                if applied.load(Ordering::Relaxed) >= expected && took.set(start.elapsed()).is_ok()
+                {
                     stop.send_replace(true);
                 }
             },
             stopped,
         );
-        let end = tokio::time::timeout(PATIENCE, followed).await.expect("slipstream to get them all");
+        let end =
+            tokio::time::timeout(PATIENCE, followed).await.expect("slipstream to get them all");
         end.result.unwrap();
         assert_eq!(applied.into_inner(), expected);
         Self { took: took.into_inner().unwrap(), fold: end.store.unwrap() }
     }
 
-    /// Looks into it: so many keys are there.
+    /// Checks that this number of keys is present.
     pub(crate) fn check(&self, keys: usize) {
         assert!(!self.fold.cursor().is_none());
         assert_eq!(self.fold.get(&key(keys - 1)).unwrap().unwrap().value, VALUE);
-        // One key in a hundred: the whole state would be copied to be counted.
+        // Checks one key in a hundred, because counting would copy the whole state.
         for number in (0..keys).step_by(100) {
             assert!(self.fold.get(&key(number)).unwrap().is_some());
         }
     }
 }
 
-/// So many updates, each of another key.
+/// Returns this number of updates, each of another key.
 pub(crate) fn updates(keys: usize) -> Vec<KvUpdate> {
     let entry = |number| KvEntry {
         key: key(number),

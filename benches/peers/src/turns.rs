@@ -1,11 +1,12 @@
-//! Several sides that do the same take turns, so that what slows the machine for a while slows all of them.
+//! Several sides that do the same take turns, so that a temporary slowdown of the machine affects
+//! all of them.
 
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-/// What one side does in a round; it tells its time itself, so that what has to be made ready and cleared away does not
-/// count.
+/// The work of one side in a round. It returns its time itself, so that preparation and cleanup do
+/// not count.
 pub(crate) struct Side<'a>(Box<dyn FnMut() -> BoxFuture<'a, Duration> + Send + 'a>);
 
 impl<'a> Side<'a> {
@@ -17,11 +18,14 @@ impl<'a> Side<'a> {
     }
 }
 
-/// The times of one side in seconds, one a round.
+/// The times of one side in seconds, one per round.
 pub(crate) type Times = Vec<f64>;
 
-/// Lets the sides take turns; each round begins with another one. A first round is not counted.
-pub(crate) async fn take_turns<const N: usize>(rounds: usize, mut sides: [Side<'_>; N]) -> [Times; N] {
+/// Lets the sides take turns. Each round begins with another side. The first round is not counted.
+pub(crate) async fn take_turns<const N: usize>(
+    rounds: usize,
+    mut sides: [Side<'_>; N],
+) -> [Times; N] {
     let mut times = [const { Vec::new() }; N];
     for round in 0..=rounds {
         for turn in 0..N {

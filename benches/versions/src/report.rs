@@ -5,9 +5,32 @@ use std::time::Duration;
 /// Maximum ratio of the present version's time to the earlier one's.
 const TARGET: f64 = 1.03;
 
+/// The times of a round: the present version, the earlier one, the present one again, and plain
+/// async-nats if it takes part.
+type Round = Vec<f64>;
+
 pub(crate) struct Case {
-    name: String,
-    rounds: Vec<[f64; 3]>,
+    pub(crate) name: String,
+    rounds: Vec<Round>,
+}
+
+/// The median, the minimum and the maximum.
+type Spread = (f64, f64, f64);
+
+pub(crate) fn spread(values: impl Iterator<Item = f64>) -> Spread {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);
+    (middle, values[0], values[values.len() - 1])
+}
+
+fn shown((middle, least, most): Spread) -> String {
+    format!("{middle:.3} ({least:.3} to {most:.3})")
+}
+
+// Both runs of the present version count, so that their noise is in all ratios.
+fn present(times: &Round) -> f64 {
+    f64::midpoint(times[0], times[2])
 }
 
 impl Case {
@@ -15,30 +38,61 @@ impl Case {
         Self { name: name.into(), rounds: Vec::new() }
     }
 
-    pub(crate) fn add(&mut self, times: [Duration; 3]) {
-        self.rounds.push(times.map(|time| time.as_secs_f64()));
+    pub(crate) fn add(&mut self, times: &[Duration]) {
+        self.rounds.push(times.iter().map(Duration::as_secs_f64).collect());
+    }
+
+    pub(crate) fn forget_first(&mut self) {
+        self.rounds.remove(0);
+    }
+
+    fn column(&self, of: impl Fn(&Round) -> f64) -> Spread {
+        spread(self.rounds.iter().map(of))
+    }
+
+    /// Returns the time of the present version in seconds.
+    pub(crate) fn after(&self) -> f64 {
+        self.column(|times| times[0]).0
+    }
+
+    pub(crate) fn ratio(&self) -> Spread {
+        self.column(|times| present(times) / times[1])
+    }
+
+    pub(crate) fn same(&self) -> Spread {
+        self.column(|times| times[0] / times[2])
     }
 
     pub(crate) fn line(&self) -> String {
-        let column = |of: fn(&[f64; 3]) -> f64| {
-            let mut values: Vec<f64> = self.rounds.iter().map(of).collect();
-            values.sort_by(f64::total_cmp);
-            let middle = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);
-            (middle, values[0], values[values.len() - 1])
-        };
-        let (after, ..) = column(|times| times[0]);
-        let (before, ..) = column(|times| times[1]);
-        // Both runs of the present version count, so that their noise is in both ratios.
-        let (ratio, least, most) = column(|times| f64::midpoint(times[0], times[2]) / times[1]);
-        let (same, same_least, same_most) = column(|times| times[0] / times[2]);
-        let limit = TARGET + (same_most - same_least) / 2.0;
+        let before = self.column(|times| times[1]).0;
+        let (ratio, same) = (self.ratio(), self.same());
+        let limit = TARGET + (same.2 - same.1) / 2.0;
         format!(
-            "{} | {:.2} us | {:.2} us | {ratio:.3} ({least:.3} to {most:.3}) | {same:.3} ({same_least:.3} to {same_most:.3}) | \
-             <= {TARGET} | {}",
+            "{} | {:.2} us | {:.2} us | {} | {} | <= {TARGET} | {}",
             self.name,
-            after * 1e6,
+            self.after() * 1e6,
             before * 1e6,
-            if ratio <= limit { "yes" } else { "NO" },
+            shown(ratio),
+            shown(same),
+            if ratio.0 <= limit { "yes" } else { "NO" },
+        )
+    }
+
+    /// Returns the line of a case at a number of keys, next to plain async-nats.
+    pub(crate) fn line_at(&self, keys: usize) -> String {
+        let before = self.column(|times| times[1]).0;
+        let (mut plain, mut to_plain) = ("-".to_owned(), "-".to_owned());
+        if self.rounds.iter().all(|times| times.len() > 3) {
+            plain = format!("{:.2} us", self.column(|times| times[3]).0 * 1e6);
+            to_plain = shown(self.column(|times| present(times) / times[3]));
+        }
+        format!(
+            "{} | {keys} | {:.2} us | {:.2} us | {plain} | {} | {} | {to_plain}",
+            self.name,
+            self.after() * 1e6,
+            before * 1e6,
+            shown(self.ratio()),
+            shown(self.same()),
         )
     }
 }

@@ -1,45 +1,47 @@
-//! `ByteSerialize` and `ByteDeserialize`, by one of the codecs.
+//! `ByteSerialize` and `ByteDeserialize`, implemented with one of the codecs.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::{GenericParam, Generics, Result, parse_quote};
 
-use super::{located, moved, root};
+use super::{Written, located, moved, root};
 use crate::ast::{Input, Shape};
 use crate::codec::Codec;
 use crate::valid::{self, Directions};
 
-/// The derive of one direction.
-pub(crate) fn serialize(input: &Input<'_>, codec: Codec) -> Result<TokenStream> {
+/// Expands the derive of the writing direction.
+pub(crate) fn serialize(input: &Input<'_>, codec: Codec) -> Result<Written> {
     storable(input)?;
     valid::read_back(input, codec, Directions::Encode)?;
-    Ok(to_bytes(input, codec, Span::call_site(), is_record(input)))
+    Ok(to_bytes(input, codec, Span::call_site(), is_record(input)).into())
 }
 
-/// The derive of the other direction.
-pub(crate) fn deserialize(input: &Input<'_>, codec: Codec) -> Result<TokenStream> {
+/// Expands the derive of the reading direction.
+pub(crate) fn deserialize(input: &Input<'_>, codec: Codec) -> Result<Written> {
     storable(input)?;
     valid::read_back(input, codec, Directions::Decode)?;
-    Ok(from_bytes(input, codec, Span::call_site(), is_record(input)))
+    Ok(from_bytes(input, codec, Span::call_site(), is_record(input)).into())
 }
 
-/// Both directions, for `codec = …`.
+/// Expands both directions, for `codec = …`.
 pub(super) fn both(input: &Input<'_>, codec: Codec) -> TokenStream {
-    // At the option, for the error when the codec's derive is there too.
+    // The span is that of the option, for the error if the type has an impl of its own.
     let at = input.attrs.codec.as_ref().map_or_else(Span::call_site, |codec| located(codec.span()));
     let (to_bytes, from_bytes) =
         (to_bytes(input, codec, at, None), from_bytes(input, codec, at, None));
     quote!(#to_bytes #from_bytes)
 }
 
-/// Where options are about a record, that the type is one: else they would mean nothing, and nobody would say so.
+/// Returns a check that the type is a record if it has options of one. Otherwise these options
+/// would have no effect, without an error.
 fn is_record(input: &Input<'_>) -> Option<TokenStream> {
-    let root = root(input);
+    let root = root();
     let at = located(input.attrs.of_a_record?);
     Some(moved(quote!(#root::__private::is_record::<Self>();), at))
 }
 
 fn storable(input: &Input<'_>) -> Result<()> {
+    valid::one_codec(input)?;
     match input.shape {
         Shape::Union => Err(valid::union(input)),
         Shape::Struct(_) | Shape::Enum => Ok(()),
@@ -47,12 +49,12 @@ fn storable(input: &Input<'_>) -> Result<()> {
 }
 
 fn to_bytes(input: &Input<'_>, codec: Codec, at: Span, check: Option<TokenStream>) -> TokenStream {
-    let root = root(input);
+    let root = root();
     let name = &input.original.ident;
     let bounded = with_bound(&input.original.generics, &codec.encodes(&root));
     let (generics, _, conditions) = bounded.split_for_impl();
     let (_, parameters, _) = input.original.generics.split_for_impl();
-    // At the type's name, for the error when the codec cannot encode it.
+    // The span is that of the type's name, for the error if the codec cannot encode the type.
     let module = module(codec);
     let encode =
         moved(quote!(#root::__private::#module::to_bytes::<Self>(self)), located(name.span()));
@@ -62,7 +64,12 @@ fn to_bytes(input: &Input<'_>, codec: Codec, at: Span, check: Option<TokenStream
         #[automatically_derived]
         #[allow(deprecated)]
         #header {
-            fn to_bytes(&self) -> #root::__private::core::result::Result<#root::__private::Bytes, #root::EncodeError> {
+            fn to_bytes(
+                &self,
+            ) -> #root::__private::core::result::Result<
+                #root::__private::Bytes,
+                #root::EncodeError,
+            > {
                 #check
                 #encode
             }
@@ -86,12 +93,12 @@ fn from_bytes(
     at: Span,
     check: Option<TokenStream>,
 ) -> TokenStream {
-    let root = root(input);
+    let root = root();
     let name = &input.original.ident;
     let bounded = with_bound(&input.original.generics, &codec.decodes(&root));
     let (generics, _, conditions) = bounded.split_for_impl();
     let (_, parameters, _) = input.original.generics.split_for_impl();
-    // At the type's name, for the error when the codec cannot decode it.
+    // The span is that of the type's name, for the error if the codec cannot decode the type.
     let module = module(codec);
     let decode =
         moved(quote!(#root::__private::#module::from_bytes::<Self>(__bytes)), located(name.span()));
@@ -115,8 +122,8 @@ fn module(codec: Codec) -> Ident {
     format_ident!("{}", codec.name())
 }
 
-/// The generics with the codec's bound on the type itself, where it depends on a parameter. Where it does not, the
-/// bound would be refused before anything else could be said.
+/// Adds the codec's bound on the type itself to the generics, if the type depends on a parameter.
+/// Otherwise rustc would reject the bound before it reports anything else.
 fn with_bound(generics: &Generics, bound: &TokenStream) -> Generics {
     let mut generics = generics.clone();
     if generics.params.iter().any(|parameter| matches!(parameter, GenericParam::Type(_))) {

@@ -1,19 +1,18 @@
-//! What a key type is made from, and what it becomes.
+//! Conversions to and from a key type.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{ToTokens, quote};
+use quote::{ToTokens, format_ident, quote};
 use syn::{Index, Member, Type};
 
 use super::{key_type::members, local, root};
-use crate::ast::Input;
+use crate::ast::{Field, Input};
 use crate::valid::{Template, key_type};
 
 pub(super) fn expand(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
-    let root = root(input);
+    let root = root();
     let core = quote!(#root::__private::core);
     let key = key_type(input);
     let from_fields = from_fields(input, template);
-    let from_text = from_text(input, template);
     let other = local("key");
     let into_key = [key.to_token_stream(), quote!(&#key)].map(|ty| {
         quote! {
@@ -29,7 +28,6 @@ pub(super) fn expand(input: &Input<'_>, template: &Template<'_>) -> TokenStream 
     let serde = input.attrs.key_serde.map(|_| serde(input));
     quote! {
         #from_fields
-        #from_text
         #(#into_key)*
 
         #[automatically_derived]
@@ -44,18 +42,48 @@ pub(super) fn expand(input: &Input<'_>, template: &Template<'_>) -> TokenStream 
     }
 }
 
-/// From the one field, or the tuple of all.
+/// Implements the conversion from the only field, or from the tuple of all fields. Any other text
+/// type also converts to a `String` field.
 fn from_fields(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
-    let root = root(input);
+    let root = root();
     let core = quote!(#root::__private::core);
     let key = key_type(input);
-    let types = template.fields().map(|field| field.ty().to_token_stream()).collect::<Vec<_>>();
     let fields = local("fields");
+    let mut texts = Vec::new();
+    let mut bounds = Vec::new();
+    let mut own = Vec::new();
+    let types = template
+        .fields()
+        .enumerate()
+        .map(|(place, field)| {
+            let ty = field.ty();
+            if !is_string(ty) {
+                return ty.to_token_stream();
+            }
+            let text = format_ident!("__Text{}", texts.len());
+            let bound = quote!(#root::__private::IntoField<#ty, #key, #place>);
+            own.push(into_field(&bound, ty, &ty.to_token_stream(), &quote!(self)));
+            bounds.push(bound);
+            texts.push(text.clone());
+            text.to_token_stream()
+        })
+        .collect::<Vec<_>>();
     let (ty, values) = tuple(&types, &fields);
     let members = members(template);
-    // For those that write keys of any number of fields: a tuple of one.
-    let from_one = matches!(types.as_slice(), [_]).then(|| {
-        quote! {
+    let assigned =
+        members.iter().zip(values).zip(template.fields()).map(|((member, value), field)| {
+            if is_string(field.ty()) {
+                quote!(#member: #root::__private::IntoField::__into_field(#value))
+            } else {
+                quote!(#member: #value)
+            }
+        });
+    // A tuple of one field serves code that writes keys with any number of fields. A text in such a
+    // tuple converts like a text alone.
+    let only = if types.len() == 1 { template.fields().next() } else { None };
+    let from_one = only.map(Field::ty).map(|field| match bounds.first() {
+        Some(bound) => into_field(bound, field, &quote!((#field,)), &quote!(self.0)),
+        None => quote! {
             #[automatically_derived]
             #[allow(deprecated)]
             impl #core::convert::From<(#ty,)> for #key {
@@ -63,60 +91,42 @@ fn from_fields(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
                     #core::convert::From::from(#fields.0)
                 }
             }
-        }
+        },
     });
     quote! {
+        #(#own)*
         #from_one
 
         #[automatically_derived]
         #[allow(deprecated)]
-        impl #core::convert::From<#ty> for #key {
+        impl<#(#texts: #bounds),*> #core::convert::From<#ty> for #key {
             fn from(#fields: #ty) -> Self {
-                Self { #(#members: #values),* }
+                Self { #(#assigned),* }
             }
         }
     }
 }
 
-/// The same with `&str` for each `String`, where there is one.
-fn from_text(input: &Input<'_>, template: &Template<'_>) -> Option<TokenStream> {
-    let root = root(input);
-    let core = quote!(#root::__private::core);
-    let key = key_type(input);
-    let fields = template.fields().map(|field| field.ty()).collect::<Vec<_>>();
-    let string = fields.iter().find(|ty| is_string(ty))?;
-    let text = quote!(&'text #core::primitive::str);
-    let types = fields
-        .iter()
-        .map(|ty| if is_string(ty) { text.clone() } else { ty.to_token_stream() })
-        .collect::<Vec<_>>();
-    let argument = local("fields");
-    let (ty, values) = tuple(&types, &argument);
-    let assignments =
-        members(template).into_iter().zip(values).zip(&fields).map(|((member, value), ty)| {
-            if is_string(ty) {
-                quote!(#member: #core::convert::From::from(#value))
-            } else {
-                quote!(#member: #value)
-            }
-        });
-    // The condition holds for the standard library's `String`. For another type of that name it may not: then there
-    // is no such impl, and no error either, because a condition with a lifetime is looked at only where it is used.
-    Some(quote! {
+/// Implements the conversion of a text field from its own type, which need not be the standard
+/// library's `String`.
+fn into_field(
+    bound: &TokenStream,
+    field: &Type,
+    ty: &TokenStream,
+    value: &TokenStream,
+) -> TokenStream {
+    quote! {
         #[automatically_derived]
         #[allow(deprecated)]
-        impl<'text> #core::convert::From<#ty> for #key
-        where
-            #string: #core::convert::From<#text>,
-        {
-            fn from(#argument: #ty) -> Self {
-                Self { #(#assignments),* }
+        impl #bound for #ty {
+            fn __into_field(self) -> #field {
+                #value
             }
         }
-    })
+    }
 }
 
-/// The type of one value or of a tuple, and the values in it.
+/// Returns the type of one value or of a tuple, and the values in it.
 fn tuple(types: &[TokenStream], name: &Ident) -> (TokenStream, Vec<TokenStream>) {
     match types {
         [ty] => (ty.clone(), vec![quote!(#name)]),
@@ -127,7 +137,7 @@ fn tuple(types: &[TokenStream], name: &Ident) -> (TokenStream, Vec<TokenStream>)
     }
 }
 
-/// Whether a type is written as the standard library's `String`.
+/// Returns `true` if a type is written as the standard library's `String`.
 pub(super) fn is_string(ty: &Type) -> bool {
     let Type::Path(path) = ty else { return false };
     let segments =
@@ -140,9 +150,9 @@ pub(super) fn is_string(ty: &Type) -> bool {
         )
 }
 
-/// As the text that it prints, which can be the key of a map too.
+/// Implements serde with the printed text, which can also be the key of a map.
 fn serde(input: &Input<'_>) -> TokenStream {
-    let root = root(input);
+    let root = root();
     let core = quote!(#root::__private::core);
     let serde = quote!(#root::__private::serde);
     let key = key_type(input);

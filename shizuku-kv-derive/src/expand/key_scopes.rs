@@ -1,23 +1,26 @@
-//! The functions of a key type that give scopes: all records, and those whose leading fields have given values.
+//! The functions of a key type that return scopes: all records, and records whose leading fields
+//! have given values.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
 use syn::Member;
 
 use super::key_conversions::is_string;
-use super::{key_type::format_of, local, root};
+use super::key_type::{format_of, print};
+use super::{local, root};
 use crate::ast::{Field, Input};
 use crate::valid::{Template, Token};
 
 pub(super) fn expand(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
-    let root = root(input);
+    let root = root();
     let core = quote!(#root::__private::core);
     let visibility = &input.original.vis;
     let fields = template.fields().collect::<Vec<_>>();
-    // With the last field too it is no scope any more, but a key.
+    // All fields including the last select a key, and not a scope.
     let scopes = (1..fields.len()).map(|leading| {
         let fields = &fields[..leading];
-        let name = format_ident!("scope_{}", fields.last().map(|field| field.name()).unwrap_or_default());
+        let name =
+            format_ident!("scope_{}", fields.last().map(|field| field.name()).unwrap_or_default());
         let arguments = fields.iter().map(|field| argument(field)).collect::<Vec<_>>();
         let types = fields.iter().map(|field| {
             let ty = field.ty();
@@ -29,14 +32,19 @@ pub(super) fn expand(input: &Input<'_>, template: &Template<'_>) -> TokenStream 
         });
         let texts = fields.iter().zip(&arguments).map(|(field, argument)| {
             if is_string(field.ty()) {
-                quote!(#root::__private::Escaped(#core::convert::AsRef::<#core::primitive::str>::as_ref(&#argument)))
+                let text =
+                    quote!(#core::convert::AsRef::<#core::primitive::str>::as_ref(&#argument));
+                quote!(#root::__private::Escaped(#text))
             } else {
-                quote!(#root::__private::print(&#argument))
+                print(field, quote!(&#argument))
             }
         });
         let format = prefix(template, leading);
         let names = fields.iter().map(|field| format!("`{}`", field.name())).collect::<Vec<_>>();
-        let doc = format!(" The scope of the records with {}: for listing and watching them.", such(&names));
+        let doc = format!(
+            " The scope of the records with {}: for listing and watching them.",
+            such(&names)
+        );
         quote! {
             #[doc = #doc]
             #[allow(clippy::too_many_arguments)]
@@ -55,7 +63,8 @@ pub(super) fn expand(input: &Input<'_>, template: &Template<'_>) -> TokenStream 
     }
 }
 
-/// What stands before the placeholder after the first `leading` ones, as a format string.
+/// Returns the part before the placeholder that follows the first `leading` ones, as a format
+/// string.
 fn prefix(template: &Template<'_>, leading: usize) -> String {
     let mut seen = 0;
     let tokens = template.tokens.iter().take_while(|token| {

@@ -6,11 +6,12 @@ use syn::Member;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use super::{key_conversions, key_scopes, local, located, moved, root};
-use crate::ast::Input;
+use super::{key_conversions, key_scopes, key_traits, local, located, moved, path, root};
+use crate::ast::{Field, Input};
 use crate::valid::{Template, Token, key_type as name};
 
-/// The fields of the key type, in the order of the template: named as in the struct, numbered anew in a tuple struct.
+/// Returns the fields of the key type, in the order of the template. They have the names of the
+/// struct's fields, and new numbers in a tuple struct.
 pub(crate) fn members(template: &Template<'_>) -> Vec<Member> {
     template
         .fields()
@@ -22,20 +23,33 @@ pub(crate) fn members(template: &Template<'_>) -> Vec<Member> {
         .collect()
 }
 
-pub(crate) fn expand(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
-    let definition = definition(input, template);
+pub(crate) fn impls(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
+    let functions = functions(input, template);
+    let traits = key_traits::expand(input, template);
     let printing = printing(input, template);
     let parsing = parsing(input, template);
     let conversions = key_conversions::expand(input, template);
-    quote!(#definition #printing #parsing #conversions)
+    quote!(#functions #traits #printing #parsing #conversions)
 }
 
-fn definition(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
-    let root = root(input);
+/// Returns a call of one ability of a field in a key. Its span is that of the field's type, for the
+/// error if the type lacks the ability. These errors are equal for every use, so that rustc shows
+/// one of them.
+pub(crate) fn part(what: &str, field: &Field<'_>, arguments: TokenStream) -> TokenStream {
+    let (root, method) = (root(), local(what));
+    let at = located(field.ty().span());
+    moved(quote!(#root::__private::KeyPart::#method(#arguments)), at)
+}
+
+/// Defines the key type.
+///
+/// A macro cannot see whether another item has the same name. The error of rustc (E0428, E0255)
+/// does not mention the option that gives another name, but it names the macro that wrote the item.
+/// So a macro writes the item whose name says what to do.
+pub(crate) fn definition(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
     let (record, key, visibility) = (&input.original.ident, name(input), &input.original.vis);
-    let (literal, prefix) = (&template.literal, template.prefix());
+    let literal = &template.literal;
     let types = template.fields().map(|field| field.ty());
-    let scopes = key_scopes::expand(input, template);
     let doc = format!(" The key of a [`{}`]: `{literal}`.", record.unraw());
     let docs = template.fields().map(|field| format!(" The record's `{}`.", field.name()));
     let at = located(record.span());
@@ -46,30 +60,34 @@ fn definition(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
     } else {
         quote_spanned!(at=> (#(#[doc = #docs] #visibility #types,)*);)
     };
-    // At the type's name, for the error when another type has the name of the key type.
-    let header = moved(visibility.to_token_stream(), at);
-    let header = quote_spanned!(at=> #header struct #key #fields);
-    let core = quote!(#root::__private::core);
-    quote! {
-        #[doc = #doc]
-        #[allow(deprecated, non_camel_case_types, private_interfaces)]
-        #[#core::prelude::v1::derive(
-            #core::fmt::Debug,
-            #core::clone::Clone,
-            #core::cmp::PartialEq,
-            #core::cmp::Eq,
-            #core::hash::Hash,
-            #core::cmp::PartialOrd,
-            #core::cmp::Ord,
-        )]
-        #header
+    // The span is that of the type's name, for the error if another type has the name of the key
+    // type. A path of the user keeps its span, for the error if it leads nowhere.
+    let visibility = moved(visibility.to_token_stream(), at);
+    let header = quote_spanned!(at=> #visibility #key #fields);
+    let root = path(input);
+    let root = if input.attrs.root.is_none() { moved(root, at) } else { root };
+    quote_spanned! {at=>
+        #root::__private::if_this_name_is_taken_give_another_with_key_type! {
+            #[doc = #doc]
+            #[allow(deprecated, non_camel_case_types, private_interfaces)]
+            #header
+        }
+    }
+}
 
+fn functions(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
+    let root = root();
+    let core = quote!(#root::__private::core);
+    let (key, visibility) = (name(input), &input.original.vis);
+    let (literal, prefix) = (&template.literal, template.prefix());
+    let scopes = key_scopes::expand(input, template);
+    quote! {
         #[automatically_derived]
         #[allow(dead_code, deprecated)]
         impl #key {
-            /// What a key is made of.
+            /// The template of every key.
             #visibility const TEMPLATE: &'static #core::primitive::str = #literal;
-            /// What every key starts with.
+            /// The literal beginning of every key.
             #visibility const PREFIX: &'static #core::primitive::str = #prefix;
 
             #scopes
@@ -78,18 +96,14 @@ fn definition(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
 }
 
 fn printing(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
-    let root = root(input);
+    let root = root();
     let core = quote!(#root::__private::core);
     let key = name(input);
     let f = local("f");
     let format = format_of(&template.tokens);
     let members = members(template);
-    let texts = template.fields().zip(&members).map(|(field, member)| {
-        // At the field's type, for the error when it does not print.
-        let span = field.ty().span();
-        let print = moved(quote!(#root::__private::print), span);
-        quote_spanned!(located(span)=> #print(&self.#member))
-    });
+    let texts =
+        template.fields().zip(&members).map(|(field, member)| print(field, quote!(&self.#member)));
     quote! {
         #[automatically_derived]
         #[allow(deprecated)]
@@ -101,7 +115,14 @@ fn printing(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
     }
 }
 
-/// A format string with an argument for each field.
+/// Returns a call that prints a field. Its span is that of the field's type, for the error if it
+/// does not print.
+pub(super) fn print(field: &Field<'_>, argument: TokenStream) -> TokenStream {
+    let (root, at) = (root(), located(field.ty().span()));
+    moved(quote!(#root::__private::print(#argument)), at)
+}
+
+/// Returns a format string with an argument for each field.
 pub(super) fn format_of<'t>(tokens: impl IntoIterator<Item = &'t Token<'t>>) -> String {
     let tokens = tokens.into_iter().map(|token| match token {
         Token::Literal(literal) => literal.as_str(),
@@ -111,7 +132,7 @@ pub(super) fn format_of<'t>(tokens: impl IntoIterator<Item = &'t Token<'t>>) -> 
 }
 
 fn parsing(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
-    let root = root(input);
+    let root = root();
     let core = quote!(#root::__private::core);
     let key = name(input);
     let (text, tokens) = (local("text"), local("tokens"));
@@ -127,8 +148,8 @@ fn parsing(input: &Input<'_>, template: &Template<'_>) -> TokenStream {
                 let variable = local(&format!("field_{}", variables.len()));
                 let (ty, name) = (field.ty(), field.name());
                 variables.push(variable.clone());
-                // At the field's type, for the error when it does not parse.
-                let prefix = moved(quote!(#root::__private::KeyTokens::field), ty.span());
+                // The span is that of the field's type, for the error if it does not parse.
+                let prefix = moved(quote!(#root::__private::KeyTokens::field), located(ty.span()));
                 let parse = quote_spanned!(located(ty.span())=> #prefix::<#ty>);
                 quote!(let #variable = #parse(&mut #tokens, #name)?;)
             }

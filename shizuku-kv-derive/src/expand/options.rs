@@ -1,4 +1,4 @@
-//! What `bucket`, `validate` and `ttl` make.
+//! The items that `bucket`, `validate` and `ttl` generate.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
@@ -9,24 +9,24 @@ use super::{codec, located, moved, root};
 use crate::ast::Input;
 use crate::valid::Options;
 
-/// The items beside the impl: the codec, and the type's own store.
+/// Returns the items beside the impl: the codec, and the type's own store.
 pub(super) fn items(input: &Input<'_>, options: &Options<'_>) -> TokenStream {
     let codec = options.codec.map(|codec| codec::both(input, codec));
     let bucket = options.bucket.as_ref().map(|bucket| store(input, bucket, options.ttl.is_some()));
     quote!(#codec #bucket)
 }
 
-/// The methods in the impl.
-pub(super) fn methods(input: &Input<'_>, options: &Options<'_>, names: &Names) -> TokenStream {
-    let root = root(input);
+/// Returns the methods in the impl.
+pub(super) fn methods(options: &Options<'_>, names: &Names) -> TokenStream {
+    let root = root();
     let core = quote!(#root::__private::core);
     let validate = options.validate.map(|path| {
         let (method, text) = (&names.validate, text(path));
-        // At the path, for the error when its function is none of this signature.
+        // The span is that of the path, for the error if its function has another signature.
         let validate = quote!(#root::__private::validate::<Self, _>(self, #text, #path));
         let validate = moved(validate, located(last(path)));
         quote! {
-            fn #method(&self) -> #core::result::Result<(), #root::BrokenRule> {
+            fn #method(&self) -> #core::result::Result<(), #root::ValidationError> {
                 #validate
             }
         }
@@ -43,7 +43,7 @@ pub(super) fn methods(input: &Input<'_>, options: &Options<'_>, names: &Names) -
     quote!(#validate #ttl)
 }
 
-/// The names that the methods have in a trait.
+/// Names of the methods in a trait.
 pub(super) struct Names {
     validate: Ident,
     ttl: Ident,
@@ -59,18 +59,18 @@ impl Names {
     }
 }
 
-/// Where the function itself is named.
+/// Returns the span of the function's own name.
 fn last(path: &Path) -> Span {
     path.segments.last().map_or_else(|| path.span(), |segment| segment.ident.span())
 }
 
-/// The path as it was written, without the spaces that tokens are printed with.
+/// Returns the path as it was written, without the spaces between printed tokens.
 fn text(path: &Path) -> String {
     path.to_token_stream().to_string().replace(' ', "")
 }
 
 fn store(input: &Input<'_>, bucket: &str, expires: bool) -> TokenStream {
-    let root = root(input);
+    let root = root();
     let core = quote!(#root::__private::core);
     let (name, visibility) = (&input.original.ident, &input.original.vis);
     let (generics, parameters, conditions) = input.original.generics.split_for_impl();

@@ -3,34 +3,31 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::Result;
+use syn::spanned::Spanned;
 
 use super::options::{self, Names};
-use super::{key_type, root};
+use super::{Written, key_type, located, moved, root};
 use crate::ast::{Field, Input};
 use crate::valid::{self, Options, Record, Template};
 
-pub(crate) fn expand(input: &Input<'_>) -> Result<TokenStream> {
+pub(crate) fn expand(input: &Input<'_>) -> Result<Written> {
     let record = valid::record(input)?;
     let options = valid::options(input)?;
     Ok(match record {
         Record::Template(form) => template(input, &form, &options),
-        Record::FieldKey(key) => field_key(input, key, &options),
-        Record::Pair { key, value } => pair(input, key, value, &options),
+        Record::FieldKey(key) => field_key(input, key, &options).into(),
+        Record::Pair { key, value } => pair(input, key, value, &options).into(),
     })
 }
 
-/// The key type, and a record that is stored as a whole under it.
-pub(crate) fn template(
-    input: &Input<'_>,
-    form: &Template<'_>,
-    options: &Options<'_>,
-) -> TokenStream {
-    let root = root(input);
+/// Expands a record that is stored as a whole, and its key type.
+pub(crate) fn template(input: &Input<'_>, form: &Template<'_>, options: &Options<'_>) -> Written {
+    let root = root();
     let key = valid::key_type(input);
-    let key_type = key_type::expand(input, form);
+    let key_type = key_type::impls(input, form);
     let fields = form.fields().map(|field| {
         let member = &field.member;
-        quote!(#root::__private::core::clone::Clone::clone(&self.#member))
+        key_type::part("clone", field, quote!(&self.#member))
     });
     let members = key_type::members(form);
     let body = quote! {
@@ -54,19 +51,19 @@ pub(crate) fn template(
         }
     };
     let record = implement(input, &body, options);
-    quote!(#key_type #record)
+    Written { types: key_type::definition(input, form), impls: quote!(#key_type #record) }
 }
 
-/// A record that is stored as a whole under one of its fields.
+/// Expands a record that is stored as a whole under one of its fields.
 fn field_key(input: &Input<'_>, key: &Field<'_>, options: &Options<'_>) -> TokenStream {
-    let root = root(input);
-    let (member, ty) = (&key.member, key.ty());
+    let ty = key.ty();
+    let clone = cloned(key);
     let body = quote! {
         type Key = #ty;
         type Value = Self;
 
         fn kv_key(&self) -> #ty {
-            #root::__private::core::clone::Clone::clone(&self.#member)
+            #clone
         }
 
         fn kv_value(&self) -> &Self {
@@ -80,14 +77,14 @@ fn field_key(input: &Input<'_>, key: &Field<'_>, options: &Options<'_>) -> Token
     implement(input, &body, options)
 }
 
-/// A key and a value, of which only the value is stored.
+/// Expands a key and a value, of which only the value is stored.
 fn pair(
     input: &Input<'_>,
     key: &Field<'_>,
     value: &Field<'_>,
     options: &Options<'_>,
 ) -> TokenStream {
-    let root = root(input);
+    let clone = cloned(key);
     let (key, key_type) = (&key.member, key.ty());
     let (value, value_type) = (&value.member, value.ty());
     let body = quote! {
@@ -95,7 +92,7 @@ fn pair(
         type Value = #value_type;
 
         fn kv_key(&self) -> #key_type {
-            #root::__private::core::clone::Clone::clone(&self.#key)
+            #clone
         }
 
         fn kv_value(&self) -> &#value_type {
@@ -109,11 +106,19 @@ fn pair(
     implement(input, &body, options)
 }
 
+/// Returns an expression that clones the key field.
+fn cloned(key: &Field<'_>) -> TokenStream {
+    let (root, member) = (root(), &key.member);
+    // The span is that of the field's type, for the error if it cannot be cloned.
+    let clone = quote!(#root::__private::core::clone::Clone::clone(&self.#member));
+    moved(clone, located(key.ty().span()))
+}
+
 fn implement(input: &Input<'_>, body: &TokenStream, options: &Options<'_>) -> TokenStream {
-    let root = root(input);
+    let root = root();
     let name = &input.original.ident;
     let (generics, parameters, conditions) = input.original.generics.split_for_impl();
-    let methods = options::methods(input, options, &Names::of_record());
+    let methods = options::methods(options, &Names::of_record());
     let items = options::items(input, options);
     quote! {
         #[automatically_derived]

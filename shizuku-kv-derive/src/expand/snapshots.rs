@@ -1,5 +1,6 @@
-//! What is generated, as files to read: `snapshots/NAME.rs` is the input, `snapshots/NAME.expanded.rs` what the derives
-//! that are named in it write. `UPDATE_SNAPSHOTS=1 cargo test -p shizuku-kv-derive --all-features` writes them anew.
+//! Tests that compare the generated code with files. `snapshots/NAME.rs` is the input, and
+//! `snapshots/NAME.expanded.rs` is the output of the derives named in it.
+//! `UPDATE_SNAPSHOTS=1 cargo test -p shizuku-kv-derive --all-features` rewrites them.
 
 use std::path::Path;
 use std::{env, fs};
@@ -12,7 +13,7 @@ use super::{codec, expanded, record, static_key};
 use crate::codec::Codec;
 use crate::fallback;
 
-/// What one derive writes.
+/// Returns the output of one derive.
 fn derived(name: &str, input: &DeriveInput) -> TokenStream {
     match name {
         "KeyValue" => expanded(input, record::expand, fallback::record),

@@ -1,23 +1,22 @@
 //! `StaticKeyIndexedValue`.
 
-use proc_macro2::TokenStream;
 use quote::quote;
 use syn::Result;
 
 use super::options::{self, Names};
-use super::root;
+use super::{Written, root};
 use crate::ast::Input;
 use crate::valid;
 
-pub(crate) fn expand(input: &Input<'_>) -> Result<TokenStream> {
+pub(crate) fn expand(input: &Input<'_>) -> Result<Written> {
     let key = valid::static_key(input)?;
     let options = valid::options(input)?;
-    let root = root(input);
+    let root = root();
     let name = &input.original.ident;
     let (generics, parameters, conditions) = input.original.generics.split_for_impl();
-    let methods = options::methods(input, &options, &Names::of_static_key());
+    let methods = options::methods(&options, &Names::of_static_key());
     let items = options::items(input, &options);
-    Ok(quote! {
+    let impls = quote! {
         #[automatically_derived]
         #[allow(deprecated)]
         impl #generics #root::StaticKeyIndexedValue for #name #parameters #conditions {
@@ -31,5 +30,6 @@ pub(crate) fn expand(input: &Input<'_>) -> Result<TokenStream> {
         }
 
         #items
-    })
+    };
+    Ok(impls.into())
 }

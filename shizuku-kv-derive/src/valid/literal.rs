@@ -1,4 +1,4 @@
-//! String literals: what is in them, and errors that point there.
+//! String literals: their content, and errors that point into them (ADR 0022).
 
 use std::ops::Range;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::grammar::{KeyFaultKind, check_key, check_store_name};
 /// Maximum time to live in seconds: 100 years. Servers count it in nanoseconds, in 63 bits.
 const LONGEST_TTL: u64 = 36_500 * 86_400;
 
-/// The longest text that is repeated under a message.
+/// Maximum number of characters of a text that is repeated under a message.
 const LONGEST_PICTURE: usize = 80;
 
-/// An error about a part of a literal. Where the compiler cannot point into literals (stable Rust cannot), the message
-/// shows the part itself.
+/// Returns an error about a part of a literal. If the compiler cannot point into literals (stable
+/// Rust cannot), the message shows the part itself.
 pub(crate) fn error_at(literal: &LitStr, part: Range<usize>, message: &str) -> Error {
     match subspan(literal, &part) {
         Some(span) => Error::new(span, message),
@@ -25,7 +25,7 @@ pub(crate) fn error_at(literal: &LitStr, part: Range<usize>, message: &str) -> E
     }
 }
 
-/// The span of a part of a literal, whose value stands in it as it is.
+/// Returns the span of a part of a literal whose source text is its value.
 fn subspan(literal: &LitStr, part: &Range<usize>) -> Option<Span> {
     let token = literal.token();
     let text = token.to_string();
@@ -37,7 +37,7 @@ fn subspan(literal: &LitStr, part: &Range<usize>) -> Option<Span> {
         .flatten()
 }
 
-/// The text, and a line that points at a part of it.
+/// Returns the text, and a line that points at a part of it.
 fn picture(text: &str, part: &Range<usize>) -> String {
     let is_printable = |c: char| c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric();
     let Some((before, marked)) = text.get(..part.start).zip(text.get(part.clone())) else {
@@ -51,8 +51,8 @@ fn picture(text: &str, part: &Range<usize>) -> String {
     format!("\n    {text}\n    {before}{marked}")
 }
 
-/// Checks a key by the store's grammar. `checked` is what was written with placeholders filled in, each as long as it
-/// was.
+/// Checks a key with the store's grammar. `checked` is the written text with its placeholders
+/// replaced by text of the same length.
 pub(crate) fn check(literal: &LitStr, checked: &str) -> Result<()> {
     let Err(fault) = check_key(checked) else { return Ok(()) };
     let key = literal.value();
@@ -84,7 +84,7 @@ pub(crate) fn check(literal: &LitStr, checked: &str) -> Result<()> {
     Err(error_at(literal, start..start + length, &message))
 }
 
-/// The name of a store.
+/// Checks and returns the name of a store.
 pub(crate) fn bucket(literal: &LitStr) -> Result<String> {
     let name = literal.value();
     let Err(fault) = check_store_name(&name) else { return Ok(name) };
@@ -108,7 +108,7 @@ pub(crate) fn bucket(literal: &LitStr) -> Result<String> {
     Err(Error::new(literal.span(), message))
 }
 
-/// A duration: `30s`, `1h30m`. Backends store whole seconds only.
+/// Parses a duration: `30s`, `1h30m`. Backends store whole seconds only.
 pub(crate) fn duration(literal: &LitStr) -> Result<Duration> {
     const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
     const WAY_OUT: &str = "write whole numbers with units, the largest first: `30s`, `1h30m`, `7d`";

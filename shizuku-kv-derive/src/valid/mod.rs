@@ -1,4 +1,4 @@
-//! Every check, each with a message that says what to write instead.
+//! Contains every check, each with a message that says what to write instead.
 
 mod literal;
 mod serde;
@@ -18,7 +18,7 @@ use crate::codec::Codec;
 pub(crate) use serde::{Directions, read_back};
 pub(crate) use template::{Template, Token};
 
-/// A record in one of the forms that `KeyValue` can be derived for.
+/// A record in one of the forms for which `KeyValue` can be derived.
 pub(crate) enum Record<'a> {
     /// `#[kv(key = "user.{tenant}.{id}")]`.
     Template(Template<'a>),
@@ -28,7 +28,7 @@ pub(crate) enum Record<'a> {
     Pair { key: &'a Field<'a>, value: &'a Field<'a> },
 }
 
-/// What the type's attribute says besides the key.
+/// The settings of the type's attribute besides the key.
 #[derive(Default)]
 pub(crate) struct Options<'a> {
     pub(crate) bucket: Option<String>,
@@ -50,7 +50,7 @@ pub(crate) fn options<'a>(input: &'a Input<'_>) -> Result<Options<'a>> {
     })
 }
 
-/// The key of a type that has one.
+/// Returns the key of a type with a fixed key.
 pub(crate) fn static_key<'a>(input: &'a Input<'_>) -> Result<&'a LitStr> {
     match &input.shape {
         Shape::Union => return Err(union(input)),
@@ -79,7 +79,7 @@ pub(crate) fn static_key<'a>(input: &'a Input<'_>) -> Result<&'a LitStr> {
     Ok(key)
 }
 
-/// The form of a record.
+/// Returns the form of a record.
 pub(crate) fn record<'a>(input: &'a Input<'_>) -> Result<Record<'a>> {
     let name = &input.original.ident;
     let fields = match &input.shape {
@@ -151,7 +151,22 @@ pub(crate) fn union(input: &Input<'_>) -> Error {
     Error::new(input.original.ident.span(), "a union cannot be stored: use a struct or an enum")
 }
 
-/// Refuses what is said of a key type where none is generated.
+/// Rejects `codec` for a derive that is a codec by itself. The derives of both directions report
+/// the same, which rustc shows once.
+pub(crate) fn one_codec(input: &Input<'_>) -> Result<()> {
+    match &input.attrs.codec {
+        Some(codec) => {
+            let message = format!(
+                "the type has two codecs: `codec = {codec}` implements both directions, as a derive like `JsonByteSer` or \
+                 `JsonByteDes` does for one: remove `codec`, or these derives"
+            );
+            Err(Error::new(codec.span(), message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Rejects options of a key type if no key type is generated.
 fn no_key_type(input: &Input<'_>, what: &str) -> Result<()> {
     let name = input.attrs.key_type.as_ref().map(|name| ("key_type", name.span()));
     match name.or(input.attrs.key_serde.map(|span| ("key_serde", span))) {
@@ -166,7 +181,7 @@ fn no_key_type(input: &Input<'_>, what: &str) -> Result<()> {
     }
 }
 
-/// The one field with a role.
+/// Returns the only field with a role.
 fn only<'a>(
     fields: &'a [Field<'a>],
     wanted: fn(Role) -> bool,
@@ -200,7 +215,8 @@ fn pair<'a>(
     }
 }
 
-/// The name of the key type that a template makes: `UserKey` for `User`, or what `key_type` says.
+/// Returns the name of the key type of a template: `UserKey` for `User`, or the value of
+/// `key_type`.
 pub(crate) fn key_type(input: &Input<'_>) -> Ident {
     let name = &input.original.ident;
     match &input.attrs.key_type {

@@ -1,7 +1,7 @@
-//! serde attributes that decide whether a written record can be read back.
+//! Checks serde attributes that decide whether a written record can be read back.
 //!
-//! A derive sees only the type that it is on, not the types inside. Debug builds find the faults
-//! that it misses, at each write.
+//! A derive sees only its own type, not the types inside. Debug builds find the faults that it
+//! misses, at each write.
 
 use proc_macro2::Span;
 use syn::{Data, Error, Field, Fields, Result, Variant};
@@ -27,7 +27,7 @@ pub(crate) fn read_back(input: &Input<'_>, codec: Codec, directions: Directions)
         return Ok(());
     }
     let container = Options::of(&input.original.attrs);
-    // In this case another type is written or read.
+    // With these options another type is written or read.
     if ["into", "from", "try_from"].into_iter().any(|name| container.get(name).is_some()) {
         return Ok(());
     }
@@ -68,7 +68,7 @@ impl Options {
         self.0.iter().find(|option| option.name == name)
     }
 
-    /// The option that skips an item in one direction only.
+    /// Returns the option that skips an item in one direction only.
     fn skips_one_direction(&self) -> Option<&SerdeOption> {
         match (self.get("skip"), self.get("skip_serializing"), self.get("skip_deserializing")) {
             (None, Some(one), None) | (None, None, Some(one)) => Some(one),
@@ -212,7 +212,8 @@ impl Check {
         }
     }
 
-    /// The span of an option `name(serialize = …, deserialize = …)` whose two values differ.
+    /// Returns the span of an option `name(serialize = …, deserialize = …)` whose two values
+    /// differ.
     fn two_sided(&self, options: &Options, name: &str) -> Option<Span> {
         if self.directions != Directions::Both || self.codec == Codec::Postcard {
             return None;

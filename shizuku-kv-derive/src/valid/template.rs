@@ -1,4 +1,4 @@
-//! Keys that are made of fields.
+//! Keys that consist of fields.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
@@ -12,7 +12,7 @@ use super::literal::{check, error_at};
 use crate::ast::{Field, Input};
 use crate::suggest::did_you_mean;
 
-/// A key that is made of fields.
+/// A key that consists of fields.
 pub(crate) struct Template<'a> {
     pub(crate) literal: String,
     pub(crate) tokens: Vec<Token<'a>>,
@@ -25,7 +25,7 @@ pub(crate) enum Token<'a> {
 }
 
 impl<'a> Template<'a> {
-    /// The fields, in the order of the template.
+    /// Returns the fields, in the order of the template.
     pub(crate) fn fields(&self) -> impl Iterator<Item = &'a Field<'a>> {
         self.tokens.iter().filter_map(|token| match token {
             Token::Field(field) => Some(*field),
@@ -33,7 +33,7 @@ impl<'a> Template<'a> {
         })
     }
 
-    /// What stands before the first placeholder.
+    /// Returns the part before the first placeholder.
     pub(crate) fn prefix(&self) -> &str {
         self.literal.split('{').next().unwrap_or_default()
     }
@@ -46,7 +46,7 @@ pub(super) fn template<'a>(
 ) -> Result<Template<'a>> {
     let text = literal.value();
     if !text.contains(['{', '}']) {
-        // A key that is none is the nearer mistake.
+        // An invalid key is the more likely mistake, so it is reported first.
         check(literal, &text)?;
         let message = "the key names no field, so that there is only one: derive `StaticKeyIndexedValue` instead of \
                        `KeyValue`, or write a placeholder like `{id}`";
@@ -55,7 +55,8 @@ pub(super) fn template<'a>(
     let mut tokens = Vec::new();
     let mut stand_in = String::new();
     let mut rest = text.as_str();
-    // Dots inside braces do not separate, so that what is wrong there is said of the placeholder.
+    // Dots inside braces do not separate tokens, so that an error there is reported for the
+    // placeholder.
     loop {
         let at = text.len() - rest.len();
         let opened = rest.find(['{', '.', '}']).unwrap_or(rest.len());
@@ -108,7 +109,7 @@ pub(super) fn template<'a>(
         };
         let length = rest.len() - after.len();
         match &token {
-            // As long as the placeholder, so that positions stay what they are.
+            // Has the length of the placeholder, so that positions do not change.
             Token::Field(_) => stand_in.extend(std::iter::repeat_n('x', length)),
             Token::Literal(token) => stand_in.push_str(token),
         }
@@ -162,7 +163,7 @@ impl Unknown<'_> {
     }
 }
 
-/// The field that a placeholder names.
+/// Returns the field that a placeholder names.
 fn field<'a>(
     input: &Input<'_>,
     fields: &'a [Field<'a>],
@@ -172,7 +173,7 @@ fn field<'a>(
     let named = |name: &str| fields.iter().find(|field| field.name() == name);
     named(plain).ok_or_else(|| {
         let all = fields.iter().map(Field::name).collect::<Vec<_>>();
-        // As in a format string: `{id:05}`, `{ id }`, `{self.id}`.
+        // Recognizes the syntax of a format string: `{id:05}`, `{ id }`, `{self.id}`.
         let bare = plain.split(':').next().unwrap_or(plain).trim();
         let near = named(bare.strip_prefix("self.").unwrap_or(bare))
             .or_else(|| did_you_mean(plain, all.iter().map(String::as_str)).and_then(named));
@@ -180,7 +181,7 @@ fn field<'a>(
     })
 }
 
-/// Refuses a field that cannot be in a key, as far as its type shows that.
+/// Rejects a field that cannot be in a key, as far as its type shows that.
 fn check_field(input: &Input<'_>, field: &Field<'_>) -> Result<()> {
     if let Some(parameter) = mentioned(&input.original.generics, field.ty().to_token_stream()) {
         let message = format!(
@@ -222,13 +223,15 @@ pub(super) fn check_prints(field: &Field<'_>) -> Result<()> {
     Err(Error::new_spanned(field.ty(), instead))
 }
 
-/// The name of a type that is written as a generic one of the standard library: with parameters, and bare or with its
-/// path. Another type of that name, without parameters, is the user's own.
+/// Returns the name of a type that is written as a generic one of the standard library: with
+/// parameters, and bare or with its path. Another type of that name, without parameters, is the
+/// user's own.
 fn standard_generic(path: &TypePath) -> Option<String> {
     standard(path).filter(|last| !last.arguments.is_none()).map(|last| last.ident.to_string())
 }
 
-/// The name of a type that is written as one of the standard library: bare or with its path.
+/// Returns the name of a type that is written as one of the standard library: bare or with its
+/// path.
 pub(super) fn standard_name(ty: &Type) -> Option<String> {
     match ty {
         Type::Group(TypeGroup { elem, .. }) | Type::Paren(TypeParen { elem, .. }) => {
@@ -248,7 +251,7 @@ fn standard(path: &TypePath) -> Option<&PathSegment> {
     segments.last().filter(|_| is_standard)
 }
 
-/// The first of the parameters that a type mentions.
+/// Returns the first of the parameters that a type mentions.
 fn mentioned(generics: &Generics, ty: TokenStream) -> Option<String> {
     let names = generics
         .params
@@ -258,7 +261,7 @@ fn mentioned(generics: &Generics, ty: TokenStream) -> Option<String> {
             GenericParam::Const(parameter) => parameter.ident.to_string(),
             GenericParam::Lifetime(parameter) => parameter.lifetime.to_string(),
         })
-        // In the key type this would mean that.
+        // In the key type, `Self` would mean the key type.
         .chain(["Self".to_owned()])
         .collect::<Vec<_>>();
     find(&names, ty)

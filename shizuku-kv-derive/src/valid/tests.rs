@@ -1,8 +1,8 @@
-//! The messages, each where it belongs.
+//! Tests of the messages, and of the input to which each belongs.
 
 use super::*;
 
-/// The message for an input, or nothing.
+/// Returns the message for an input, or an empty string.
 fn refusal(input: &str, check: fn(&Input<'_>) -> Result<()>) -> String {
     let checked = syn::parse_str(input).and_then(|input| {
         let (input, read) = Input::new(&input);
@@ -165,7 +165,7 @@ fn options_of_the_type() {
         ("ttl = \"1d18446744073709551615s\"", "it is longer than can be counted"),
         ("ttl = \"36501d\"", "it is longer than 100 years"),
         ("ttl = \"1s\"; codec = json", "write `,` instead of `;`"),
-        ("ttl = 30", "so that it is checked here: write `ttl = \"…\"`"),
+        ("ttl = 30", "so that it is checked here: write `ttl = \"30s\"`"),
         ("validate = Self::check", ""),
         ("validate = \"check\"", "no quotes around this: write `validate = check`"),
         ("validate = 7", "`validate` is a path: write `validate = path::to::function`"),
@@ -225,7 +225,7 @@ fn lengths_of_time() {
 }
 
 #[test]
-fn what_belongs_elsewhere_is_refused() {
+fn options_of_another_place_are_rejected() {
     for (input, message) in [
         (
             "#[kv(key_serde)] struct A { #[kv(key)] a: u8 }",
@@ -420,7 +420,7 @@ fn attributes_that_break_the_round_trip() {
     }
 }
 
-/// What a message shows where the compiler cannot point into the literal.
+/// The message marks the position itself if the compiler cannot point into the literal.
 #[test]
 fn the_place_is_shown() {
     let show = |text: &str| {

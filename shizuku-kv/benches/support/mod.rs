@@ -61,7 +61,8 @@ impl Comparison {
         Self(all)
     }
 
-    /// The same for single operations: `count` a round on each side, of which a round has the median.
+    /// The same for single operations: `count` a round on each side, of which a round has the
+    /// median.
     pub(crate) async fn singles<A, B>(
         (rounds, count): (usize, usize),
         mut ours: impl FnMut() -> A,

@@ -1,4 +1,4 @@
-//! What a check needs a backend to claim, and how what is not claimed has to be refused.
+//! The capabilities that a check needs, and the checks that unclaimed ones are rejected.
 
 use std::time::{Duration, SystemTime};
 
@@ -39,7 +39,7 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// Whether a backend with these capabilities claims it.
+    /// Returns true if a backend with these capabilities claims this one.
     pub fn is_claimed_by(self, capabilities: &ConnectionCapabilities) -> bool {
         match self {
             Self::Write => capabilities.write,
@@ -57,7 +57,7 @@ impl Capability {
         }
     }
 
-    /// Checks that a backend that does not claim it refuses what would need it.
+    /// Checks that a backend that does not claim it rejects requests that need it.
     pub(super) async fn ensure_refused(self, fixture: &Fixture) -> CheckResult {
         match self {
             Self::Write => writing_is_refused(fixture).await,
@@ -97,7 +97,7 @@ impl Capability {
                 let config = fixture.config().consistency(ReadConsistency::Leader);
                 opening_is_refused(fixture, config, "leader reads").await
             }
-            // Nothing asks for these: there is nothing to refuse.
+            // No request needs these, so nothing can be rejected.
             Self::ExpiryEvents | Self::Persistent | Self::Shared => Ok(()),
         }
     }
@@ -153,7 +153,7 @@ async fn resuming_is_refused(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let cursor = WatchCursor::new([0; 16], 1, SystemTime::now());
     let first = match store.watch_from(WatchScope::All, cursor).await {
-        Ok(mut watch) => watch.next().await.transpose(),
+        Ok(watch) => watch.next().await.transpose(),
         Err(error) => Err(error),
     };
     ensure_error!(first, KvError::Unsupported { .. }, "watch_from, which is not claimed");

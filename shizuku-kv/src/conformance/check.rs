@@ -1,4 +1,4 @@
-//! What a check is, and how it says what is wrong.
+//! The type of a check, and the macros with which it reports a failure.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -9,7 +9,7 @@ use futures_core::future::BoxFuture;
 use super::{Capability, Fixture};
 use crate::store::KvError;
 
-/// What a check answers.
+/// The result of a check.
 pub type CheckResult<T = ()> = Result<T, CheckFailure>;
 
 /// A check as a function pointer.
@@ -19,22 +19,23 @@ pub type CheckFunction = for<'a> fn(&'a Fixture) -> BoxFuture<'a, CheckResult>;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Check {
-    /// The name of the function; no two checks have the same.
+    /// Name of the function, unique among all checks.
     pub name: &'static str,
-    /// The module that it is in.
+    /// The module of the check.
     pub family: &'static str,
-    /// What the contract promises.
+    /// The guarantee in the contract.
     pub clause: &'static str,
-    /// What the backend must claim for the promise to be made. Where it does not, its refusal is checked instead.
+    /// The capabilities that the backend must claim for this guarantee. If it does not claim one,
+    /// the suite checks its rejection instead.
     pub needs: &'static [Capability],
-    /// Whether the check ends connections or opens several, so that it needs a [`Suite`](super::Suite) that
-    /// [can](super::Suite::connecting).
+    /// True if the check ends connections or opens several, so that it needs a
+    /// [`Suite`](super::Suite) that [can open connections](super::Suite::connecting).
     pub own_connection: bool,
     /// The check itself.
     pub run: CheckFunction,
 }
 
-/// What a check found to be otherwise than the contract says.
+/// A deviation from the contract that a check found.
 #[derive(Clone, Debug)]
 pub struct CheckFailure {
     message: String,
@@ -42,19 +43,19 @@ pub struct CheckFailure {
 }
 
 impl CheckFailure {
-    /// A failure with what was expected and what was found instead.
+    /// Returns a failure with the expected and the actual result.
     #[track_caller]
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), at: Location::caller() }
     }
 
-    /// What was expected and what was found instead.
+    /// Returns the expected and the actual result.
     pub fn message(&self) -> &str {
         &self.message
     }
 }
 
-/// The message and the line of the check that it comes from.
+/// Shows the message and the line of the check.
 impl fmt::Display for CheckFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}:{})", self.message, self.at.file(), self.at.line())
@@ -63,7 +64,7 @@ impl fmt::Display for CheckFailure {
 
 impl StdError for CheckFailure {}
 
-/// An error where the check expected success.
+/// Converts an error where the check expected success.
 impl From<KvError> for CheckFailure {
     #[track_caller]
     fn from(error: KvError) -> Self {
@@ -80,7 +81,8 @@ macro_rules! ensure {
     };
 }
 
-/// Fails the check unless the first is equal to the second: `ensure_eq!(found, expected, "what it is")`.
+/// Fails the check unless the first is equal to the second:
+/// `ensure_eq!(found, expected, "what it is")`.
 macro_rules! ensure_eq {
     ($found:expr, $expected:expr, $($what:tt)+) => {
         match (&$found, &$expected) {
@@ -115,7 +117,8 @@ macro_rules! ensure_error {
     };
 }
 
-/// The checks of a family: each function with the capabilities that it needs and the clause that it checks.
+/// The checks of a family: each function with the capabilities that it needs and the clause that it
+/// checks.
 macro_rules! checks {
     ($family:literal; $($name:ident [$($capability:ident),*] $clause:literal,)+) => {
         checks!($family, false; $($name [$($capability),*] $clause,)+)

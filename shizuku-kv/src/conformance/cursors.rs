@@ -1,4 +1,4 @@
-//! Cursors: a watch goes on where another stood, or says that it cannot.
+//! Cursors: a watch resumes from a position, or reports that it cannot.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -13,33 +13,45 @@ use crate::store::{
 /// The checks of this family.
 pub const CHECKS: &[Check] = checks! { "cursors";
     resuming_delivers_what_came_after [Write, Watch, WatchResume]
-        "From a cursor, what came after it is delivered and nothing else, then the caught-up marker, then live updates.",
+        "A watch from a cursor delivers only the updates after it, then the caught-up marker, \
+         then live updates.",
     resuming_in_the_state_delivers_the_rest [Write, Watch, WatchResume]
-        "From a cursor that was taken before the caught-up marker, the rest of the state is delivered too.",
+        "A watch from a cursor before the caught-up marker also delivers the rest of the initial \
+         state.",
     resuming_keeps_to_the_scope [Write, Watch, WatchResume]
-        "From a cursor, only what is in scope is delivered, and the marker comes also where nothing is.",
+        "A watch from a cursor delivers only updates in scope, and the marker even if there are \
+         none.",
     an_idle_store_is_caught_up_at_once [Write, Watch, WatchResume]
-        "From a cursor after which nothing was written, the caught-up marker comes at once.",
+        "A watch from a cursor delivers the caught-up marker at once if nothing was written \
+         after it.",
     cursors_can_be_chained [Write, Watch, WatchResume]
-        "A resumed watch has cursors like any other; going from one to the next delivers everything, nothing twice.",
+        "A resumed watch has cursors like any other. Resuming from each in turn delivers \
+         everything, and nothing twice.",
     cursors_can_be_stored [Write, Watch, WatchResume]
-        "A cursor goes through bytes and back; bytes that are none are InvalidCursor.",
+        "A cursor converts to bytes and back. Other bytes are InvalidCursor.",
     a_cursor_of_another_store_has_expired [Write, Watch, WatchResume]
         "A cursor of another store is CursorExpired.",
     a_cursor_of_an_earlier_incarnation_has_expired [Write, Watch, WatchResume]
-        "A cursor from before the store was deleted and made again is CursorExpired, however far the new one is.",
+        "A cursor from before the store was deleted and recreated is CursorExpired, however far \
+         the new store is.",
+    the_incarnation_is_that_of_cursors [Write, Watch, WatchResume]
+        "If a store knows its incarnation, its cursors contain the same one. A recreated store \
+         has another.",
     a_cursor_ahead_of_the_store_has_expired [Write, Watch, WatchResume]
-        "A cursor beyond the last change of the store is CursorExpired: what it would skip is not there yet.",
+        "A cursor beyond the last change of the store is CursorExpired, because it would skip \
+         future changes.",
     an_old_cursor_skips_nothing [Write, Watch, WatchResume]
-        "A cursor from before what the store still holds is CursorExpired, or what came after it all arrives.",
+        "An old cursor is CursorExpired, or all updates after it arrive.",
     deletions_under_other_settings_are_not_skipped [Write, Watch, WatchResume, MaxAge]
-        "A deletion after a cursor arrives, or the cursor is CursorExpired, also if tombstones had an end for a while.",
+        "A deletion after a cursor arrives, or the cursor is CursorExpired, even if tombstones \
+         expired for a while.",
     deletions_after_a_cursor_are_not_skipped [Write, Watch, WatchResume]
-        "What was deleted after the cursor arrives as a deletion, or the cursor is CursorExpired.",
+        "A key that was deleted after the cursor arrives as a deletion, or the cursor is \
+         CursorExpired.",
 };
 
-/// A few writes, each with the cursor after it. The first key is never written again, so that the store holds all that
-/// came after any of the cursors.
+/// Makes a few writes, and returns each with the cursor after it. The first key is never written
+/// again, so that the store has all updates after any of the cursors.
 async fn written<'a>(
     fixture: &'a Fixture,
     store: &Store,
@@ -68,7 +80,7 @@ fn log_of(steps: &[(String, VersionToken, WatchCursor)]) -> CheckResult<WriteLog
     Ok(log)
 }
 
-/// From the place after each write of a small sequence, and then live.
+/// Resumes after each write of a small sequence, and then checks live updates.
 pub async fn resuming_delivers_what_came_after(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let (steps, _) = written(fixture, &store).await?;
@@ -77,7 +89,7 @@ pub async fn resuming_delivers_what_came_after(fixture: &Fixture) -> CheckResult
         let after = log_of(steps.get(number + 1..).unwrap_or_default())?;
         let mut observer = Observer::resume(fixture, &store, WatchScope::All, *cursor).await?;
         let delivered = observer.state().await?;
-        // Nothing else: all of it was written after the cursor.
+        // Checks that no older update arrives, because all of these were written after the cursor.
         ensure_in_order(&delivered, &after)?;
         let found = newest_of(&delivered);
         ensure_eq!(found, after.newest(), "the last writes after write {number}");
@@ -95,7 +107,8 @@ fn newest_of(entries: &[KvEntry]) -> BTreeMap<String, VersionToken> {
     entries.iter().map(|entry| (entry.key.as_str().to_owned(), entry.version)).collect()
 }
 
-/// From each place in the state of twelve keys; then with writes in between.
+/// Resumes from each position in the initial state of twelve keys, and again with writes in
+/// between.
 pub async fn resuming_in_the_state_delivers_the_rest(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut log = WriteLog::default();
@@ -113,7 +126,7 @@ pub async fn resuming_in_the_state_delivers_the_rest(fixture: &Fixture) -> Check
         ensure_eq!(newest_of(&all), log.newest(), "the state that both watches delivered");
     }
     let (first, cursor) = read_some(fixture, &store, 5).await?;
-    // A key that was delivered, and two that were not.
+    // Changes one delivered key, and two others.
     let delivered = first.first().map(|entry| entry.key.clone());
     let missing =
         log.newest().into_keys().filter(|key| !first.iter().any(|entry| entry.key == key.as_str()));
@@ -149,7 +162,7 @@ async fn read_some(
     Ok((observer.entries().to_vec(), observer.cursor()?))
 }
 
-/// With writes inside the scope, and with writes outside it alone.
+/// Resumes with writes inside the scope, and with writes only outside it.
 pub async fn resuming_keeps_to_the_scope(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let (steps, _) = written(fixture, &store).await?;
@@ -168,7 +181,7 @@ pub async fn resuming_keeps_to_the_scope(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// After the last write, and after the marker on a store without keys.
+/// Resumes after the last write, and after the marker of a store without keys.
 pub async fn an_idle_store_is_caught_up_at_once(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;
@@ -180,7 +193,7 @@ pub async fn an_idle_store_is_caught_up_at_once(fixture: &Fixture) -> CheckResul
     resumed.reach("key", version).await?;
     let mut resumed = Observer::resume(fixture, &store, WatchScope::All, resumed.cursor()?).await?;
     ensure_eq!(resumed.state().await?, [], "what came after the cursor of an idle store");
-    // From the empty store's cursor, the key came after.
+    // The key was written after the cursor of the empty store.
     let mut resumed = Observer::resume(fixture, &store, WatchScope::All, empty).await?;
     let found = resumed.state().await?;
     let found = found.iter().map(|entry| (entry.key.as_str(), entry.version)).collect::<Vec<_>>();
@@ -188,7 +201,7 @@ pub async fn an_idle_store_is_caught_up_at_once(fixture: &Fixture) -> CheckResul
     Ok(())
 }
 
-/// Every watch is dropped after one update, and the next goes on from its cursor.
+/// Drops each watch after one update, and resumes the next from its cursor.
 pub async fn cursors_can_be_chained(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut log = WriteLog::default();
@@ -219,7 +232,8 @@ pub async fn cursors_can_be_chained(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Resumed from bytes; every bit flipped, every length, and bytes that never were a cursor.
+/// Resumes from bytes. Also reads bytes with every bit flipped, bytes of every length, and bytes
+/// that never were a cursor.
 pub async fn cursors_can_be_stored(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let (steps, _) = written(fixture, &store).await?;
@@ -256,10 +270,10 @@ pub async fn cursors_can_be_stored(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Whether a watch from this cursor is refused at once or with its first item.
+/// Returns the first item of a watch, or the error that rejected its cursor at once.
 async fn first_of(watch: KvResult<Watch>) -> KvResult<Option<KvUpdate>> {
     match watch {
-        Ok(mut watch) => watch.next().await.transpose(),
+        Ok(watch) => watch.next().await.transpose(),
         Err(error) => Err(error),
     }
 }
@@ -276,7 +290,7 @@ async fn ensure_expired(
     Ok(())
 }
 
-/// In an empty store, and in one with more writes.
+/// Uses a cursor in an empty store, and in one with more writes.
 pub async fn a_cursor_of_another_store_has_expired(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let (steps, _) = written(fixture, &store).await?;
@@ -293,7 +307,7 @@ pub async fn a_cursor_of_another_store_has_expired(fixture: &Fixture) -> CheckRe
     Ok(())
 }
 
-/// While the new store has less than the old one had, as much, and more.
+/// Uses a cursor while the new store has fewer writes than the old one had, as many, and more.
 pub async fn a_cursor_of_an_earlier_incarnation_has_expired(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let (steps, observer) = written(fixture, &store).await?;
@@ -309,7 +323,32 @@ pub async fn a_cursor_of_an_earlier_incarnation_has_expired(fixture: &Fixture) -
     Ok(())
 }
 
-/// As after a server that was restored from a backup: made from a true cursor by moving its position.
+/// Also checks a handle from before the deletion, if it has become a handle of the new store.
+pub async fn the_incarnation_is_that_of_cursors(fixture: &Fixture) -> CheckResult {
+    let store = fixture.store().await?;
+    let Some(incarnation) = store.incarnation() else { return Ok(()) };
+    let (steps, observer) = written(fixture, &store).await?;
+    drop(observer);
+    let is_of_cursors = steps.iter().all(|(.., cursor)| *cursor.incarnation() == incarnation);
+    ensure!(is_of_cursors, "the incarnation of a store is not that of its cursors");
+    fixture.connection().delete_store(store.name()).await?;
+    let again = fixture.connection().store_with_config(store.name(), fixture.config()).await?;
+    let found = again.incarnation();
+    ensure!(
+        found.is_some_and(|found| found != incarnation),
+        "a recreated store has the incarnation of the deleted one"
+    );
+    if store.refresh().await.is_ok() && store.get("key").await.is_ok() {
+        ensure_eq!(
+            store.incarnation(),
+            found,
+            "the incarnation through a handle from before the deletion"
+        );
+    }
+    Ok(())
+}
+
+/// Simulates a server that was restored from a backup, with a valid cursor whose position is moved.
 pub async fn a_cursor_ahead_of_the_store_has_expired(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let (steps, _) = written(fixture, &store).await?;
@@ -320,7 +359,8 @@ pub async fn a_cursor_ahead_of_the_store_has_expired(fixture: &Fixture) -> Check
     ensure_expired(fixture, &store, ahead, "a cursor that is ahead of the store").await
 }
 
-/// Everything that came after the cursor in its last state, or `None` where the cursor has expired.
+/// Returns the last state of every key that changed after the cursor. Returns `None` if the cursor
+/// has expired.
 async fn resumed_state(
     fixture: &Fixture,
     store: &Store,
@@ -328,7 +368,7 @@ async fn resumed_state(
 ) -> CheckResult<Option<BTreeMap<String, KvEntry>>> {
     fixture.step("resuming from an old cursor");
     let mut delivered = BTreeMap::new();
-    let mut watch = match store.watch_from(WatchScope::All, cursor).await {
+    let watch = match store.watch_from(WatchScope::All, cursor).await {
         Ok(watch) => watch,
         Err(KvError::CursorExpired { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -339,7 +379,8 @@ async fn resumed_state(
             Some(Ok(KvUpdate::Put(entry) | KvUpdate::Delete(entry))) => {
                 delivered.insert(entry.key.as_str().to_owned(), entry);
             }
-            // It is an answer only in place of the first update: what was delivered has been applied.
+            // The error is valid only in place of the first update, because delivered updates have
+            // already been applied.
             Some(Err(KvError::CursorExpired { .. })) if delivered.is_empty() => return Ok(None),
             Some(Err(error)) => return Err(error.into()),
             None => return Err(CheckFailure::new("a watch from an old cursor ended")),
@@ -347,7 +388,7 @@ async fn resumed_state(
     }
 }
 
-/// Twenty keys overwritten fifty times, all of them and all but one.
+/// Overwrites twenty keys fifty times: all of them, and all but one.
 pub async fn an_old_cursor_skips_nothing(fixture: &Fixture) -> CheckResult {
     for anchored in [false, true] {
         let store = fixture.store().await?;
@@ -384,7 +425,7 @@ pub async fn an_old_cursor_skips_nothing(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Deleted and purged, and purged with everything else.
+/// Deletes and purges one key, and purges everything.
 pub async fn deletions_after_a_cursor_are_not_skipped(fixture: &Fixture) -> CheckResult {
     for everything in [false, true] {
         let store = fixture.store().await?;
@@ -417,7 +458,7 @@ pub async fn deletions_after_a_cursor_are_not_skipped(fixture: &Fixture) -> Chec
     Ok(())
 }
 
-/// Tombstones without an end, with an end, and after the end was removed again.
+/// Uses tombstones without an expiry, with one, and after the expiry was removed again.
 pub async fn deletions_under_other_settings_are_not_skipped(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     store.put("key", "value").await?;

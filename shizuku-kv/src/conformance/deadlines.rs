@@ -1,32 +1,34 @@
-//! Deadlines: nothing waits for ever, and an operation that ran out of time tells what became of it.
+//! Deadlines: no operation waits without a limit, and an operation that ran out of time reports its
+//! outcome.
 
 use std::future::Future;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
+use super::fixture::writer_of;
 use super::{Check, CheckFailure, CheckResult, Fixture};
-use crate::store::{Deadline, Key, KvError, KvResult, KvWriter, VersionToken, WatchScope};
+use crate::store::{Deadline, Key, KvError, KvResult, VersionToken, WatchScope, Write};
 
 /// The checks of this family.
 pub const CHECKS: &[Check] = checks! { "deadlines";
     a_backend_that_answers_is_healthy []
         "health is one round trip to the backend.",
     the_deadline_of_a_handle_is_its_own []
-        "Each handle has the deadline that it was opened with, 5 seconds unless set.",
+        "Each handle has the deadline with which it was opened, 5 seconds by default.",
     reads_end_by_their_deadline [Write]
-        "Every read ends by its deadline, and an answer that was not there in time is Timeout.",
+        "Every read ends by its deadline, with Timeout if no answer came in time.",
     writes_end_by_their_deadline [Write]
-        "Every write ends by its deadline, with what became of it, Timeout or OutcomeUnknown.",
+        "Every write ends by its deadline, with its result, Timeout or OutcomeUnknown.",
     a_write_that_timed_out_did_not_happen [Write]
-        "Timeout of a write means that it did not happen; where that is not sure it is OutcomeUnknown.",
+        "Timeout of a write means that it did not take effect. If that is uncertain, it is \
+         OutcomeUnknown.",
 };
 
-/// How long after its deadline an operation may end, on a machine that does other things too.
+/// Maximum time by which an operation may end after its deadline, on a busy machine.
 const LATE: Duration = Duration::from_secs(5);
 
-/// Once, and with other operations around it.
+/// Calls it once, and with other operations around it.
 pub async fn a_backend_that_answers_is_healthy(fixture: &Fixture) -> CheckResult {
     fixture.connection().health().await?;
     let store = fixture.store().await?;
@@ -35,7 +37,7 @@ pub async fn a_backend_that_answers_is_healthy(fixture: &Fixture) -> CheckResult
     Ok(())
 }
 
-/// Set, not set, and changed on a handle.
+/// Uses a set deadline, the default one, and one that a handle changes.
 pub async fn the_deadline_of_a_handle_is_its_own(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().deadline(Duration::from_secs(3))).await?;
     ensure_eq!(store.deadline(), Duration::from_secs(3), "the deadline that was set");
@@ -55,7 +57,7 @@ pub async fn the_deadline_of_a_handle_is_its_own(fixture: &Fixture) -> CheckResu
     Ok(())
 }
 
-/// Runs an operation that has next to no time, and checks that it ends and how.
+/// Runs an operation with almost no time, and checks that it ends with a valid error.
 async fn ends<T>(
     fixture: &Fixture,
     operation: &str,
@@ -76,7 +78,7 @@ async fn ends<T>(
     }
 }
 
-/// With no time at all, with a nanosecond, and with a millisecond.
+/// Runs reads without any time, with a nanosecond, and with a millisecond.
 pub async fn reads_end_by_their_deadline(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for answer in store.put_many((0..200).map(|number| (format!("key.{number}"), "value"))).await {
@@ -106,7 +108,7 @@ pub async fn reads_end_by_their_deadline(fixture: &Fixture) -> CheckResult {
                 ensure_eq!(found, 200, "items of {operation}, which ended as if it were complete");
             }
         }
-        // The handle holds deadlines of its own: the backend is asked itself.
+        // The handle enforces deadlines of its own, so this calls the backend directly.
         let backend = store.backend();
         ends(fixture, "scan of the backend", backend.scan(WatchScope::All, limit).try_collect())
             .await?
@@ -125,14 +127,8 @@ pub async fn reads_end_by_their_deadline(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-fn writer_of(store: &crate::store::Store) -> CheckResult<&dyn KvWriter> {
-    store
-        .backend()
-        .writer()
-        .ok_or_else(|| CheckFailure::new("writing is claimed, and there is no writer"))
-}
-
-/// Through the handle, and the backend itself, which has to hold its deadlines without the handle's help.
+/// Through the handle, and the backend itself, which has to hold its deadlines without the handle's
+/// help.
 pub async fn writes_end_by_their_deadline(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let version = VersionToken::from_u64(1);
@@ -150,8 +146,12 @@ pub async fn writes_end_by_their_deadline(fixture: &Fixture) -> CheckResult {
         }
         let (writer, key) = (writer_of(&store)?, Key::new("key")?);
         let deadline = || Deadline::after(limit);
-        ends(fixture, "put of the backend", writer.put(&key, Bytes::new(), deadline())).await?.ok();
-        ends(fixture, "delete of the backend", writer.delete(&key, deadline())).await?.ok();
+        ends(fixture, "put of the backend", writer.write(&key, Write::put(""), deadline()))
+            .await?
+            .ok();
+        ends(fixture, "delete of the backend", writer.write(&key, Write::delete(), deadline()))
+            .await?
+            .ok();
         if swaps {
             let conflict = |answer: KvResult<VersionToken>| match answer {
                 Err(error) if error.is_conflict() => Ok(version),
@@ -162,8 +162,9 @@ pub async fn writes_end_by_their_deadline(fixture: &Fixture) -> CheckResult {
                 .ok();
             let update = async { conflict(brief.update("key", "value", version).await) };
             ends(fixture, "update", update).await?.ok();
-            let update =
-                async { conflict(writer.update(&key, Bytes::new(), version, deadline()).await) };
+            let update = async {
+                conflict(writer.write(&key, Write::update("", version), deadline()).await)
+            };
             ends(fixture, "update of the backend", update).await?.ok();
         }
     }
@@ -173,7 +174,8 @@ pub async fn writes_end_by_their_deadline(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Thirty writes with up to a few milliseconds each, looked at after a later write was acknowledged.
+/// Makes thirty writes with up to a few milliseconds each, and reads them after a later write was
+/// acknowledged.
 pub async fn a_write_that_timed_out_did_not_happen(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut answers = Vec::new();

@@ -1,4 +1,4 @@
-//! Expiry: values that end by themselves, and what is seen of it.
+//! Expiry: values that end by themselves, and its visible effects.
 
 use std::time::Duration;
 
@@ -11,39 +11,47 @@ use crate::store::{KvError, KvOperation, KvUpdate, Store, StoreTtl, VersionToken
 /// The checks of this family.
 pub const CHECKS: &[Check] = checks! { "expiry";
     times_to_live_are_asked_for [Write, KeyTtl]
-        "Single keys can have a time to live in stores that were opened with it; others have no such ability.",
+        "Single keys can have a time to live in stores that were opened with it. Others have no \
+         such ability.",
     a_time_to_live_below_the_granularity_is_refused [Write, KeyTtl]
         "A time to live that the store cannot keep is InvalidConfig, and nothing is written.",
     a_time_to_live_over_the_maximum_age_is_refused [Write, KeyTtl, MaxAge]
-        "A time to live that the maximum age would cut short is InvalidConfig, and nothing is written.",
+        "A time to live that the maximum age would cut short is InvalidConfig, and nothing is \
+         written.",
     a_deletion_is_told_of_once [Write, Watch, KeyTtl]
-        "delete, delete_with_version and purge arrive at a watch once, also if tombstones have an end.",
+        "delete, delete_with_version and purge arrive at a watch once, even if tombstones expire.",
     a_value_expires_after_its_time_to_live [Write, KeyTtl]
-        "A value expires its time to live after it was written, not before, and is absent to every read then.",
+        "A value expires its time to live after it was written, not before, and is then absent \
+         for every read.",
     others_do_not_expire [Write, KeyTtl]
-        "A value that was given no time to live does not expire, and neither does one that was written again without.",
+        "A value without a time to live does not expire, not even one that had a time to live \
+         before.",
     a_renewed_value_lives_on [Write, KeyTtl, CompareAndSwap]
         "A value that is updated with a time to live expires that long after the update.",
     swaps_with_a_time_to_live_compare [Write, KeyTtl, CompareAndSwap]
         "create and update with a time to live compare and swap like those without.",
     an_expired_key_can_be_created [Write, KeyTtl, CompareAndSwap]
-        "create succeeds over an expired value, and a version of before no longer matches.",
+        "create succeeds over an expired value, and an earlier version no longer matches.",
     expiry_arrives_at_a_watch [Write, Watch, KeyTtl, ExpiryEvents]
         "A value that expires arrives at watches as a deletion with the operation Expire, once.",
     expiry_leaves_a_tombstone [Write, Watch, KeyTtl, ExpiryEvents]
-        "A value that expires leaves a tombstone, which entry and history show and get, keys and scan do not.",
+        "A value that expires leaves a tombstone, which entry and history show and get, keys and \
+         scan do not.",
     expiry_while_away_is_not_skipped [Write, Watch, WatchResume, KeyTtl, ExpiryEvents]
-        "What expired after a cursor arrives as a deletion, or the cursor is CursorExpired.",
+        "A value that expired after a cursor arrives as a deletion, or the cursor is \
+         CursorExpired.",
     values_expire_after_the_maximum_age [Write, MaxAge]
-        "In a store with a maximum age, every value expires that long after it was written, and not before.",
+        "In a store with a maximum age, every value expires that long after it was written, and \
+         not before.",
     the_maximum_age_arrives_at_a_watch [Write, Watch, MaxAge, ExpiryEvents]
-        "A value that reaches the maximum age arrives at watches as a deletion with the operation Expire.",
+        "A value that reaches the maximum age arrives at watches as a deletion with the \
+         operation Expire.",
 };
 
-/// How much earlier than by the check's clock the store's clock may say that the time is over.
+/// Maximum time by which the store's clock may end a value earlier than the check's clock.
 const SLACK: Duration = Duration::from_millis(50);
 
-/// How long after its time a value may still be there.
+/// Maximum time for which a value may remain after its time to live.
 const LATE: Duration = Duration::from_secs(10);
 
 async fn ttl_store(fixture: &Fixture) -> CheckResult<Store> {
@@ -56,12 +64,12 @@ fn ttl_of(store: &Store) -> CheckResult<StoreTtl<'_>> {
         .ok_or_else(|| CheckFailure::new("the store was opened with times to live and has none"))
 }
 
-/// The shortest time to live that can be told from a busy machine.
+/// Returns the shortest time to live that a busy machine can measure.
 fn span(ttl: &StoreTtl<'_>) -> Duration {
     ttl.granularity().max(Duration::from_millis(500))
 }
 
-/// With and without.
+/// Opens a store with times to live, and one without.
 pub async fn times_to_live_are_asked_for(fixture: &Fixture) -> CheckResult {
     let without = fixture.store().await?;
     ensure!(without.ttl().is_none(), "a store that was not asked for times to live has them");
@@ -72,7 +80,7 @@ pub async fn times_to_live_are_asked_for(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Zero, and one nanosecond less than the shortest.
+/// Writes with zero, and with one nanosecond less than the shortest.
 pub async fn a_time_to_live_below_the_granularity_is_refused(fixture: &Fixture) -> CheckResult {
     let store = ttl_store(fixture).await?;
     let ttl = ttl_of(&store)?;
@@ -97,8 +105,8 @@ pub async fn a_time_to_live_below_the_granularity_is_refused(fixture: &Fixture) 
     Ok(())
 }
 
-/// One step longer, in a store with the age from the start and in one that got it under an open
-/// handle.
+/// Writes with one step more, in a store that has the age from the start, and in one that got it
+/// while a handle was open.
 pub async fn a_time_to_live_over_the_maximum_age_is_refused(fixture: &Fixture) -> CheckResult {
     const AGE: Duration = Duration::from_secs(60);
     for later in [false, true] {
@@ -141,7 +149,7 @@ pub async fn a_time_to_live_over_the_maximum_age_is_refused(fixture: &Fixture) -
     Ok(())
 }
 
-/// Three keys, each created again after its deletion.
+/// Deletes three keys, and creates each again.
 pub async fn a_deletion_is_told_of_once(fixture: &Fixture) -> CheckResult {
     let store = ttl_store(fixture).await?;
     let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;
@@ -174,7 +182,7 @@ pub async fn a_deletion_is_told_of_once(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Reads until the key is absent, and checks that it was there as long as it had to be.
+/// Reads until the key is absent, and checks that it was present for its whole time.
 async fn ensure_expires(
     fixture: &Fixture,
     store: &Store,
@@ -225,7 +233,7 @@ async fn ensure_absent(store: &Store, key: &str) -> CheckResult {
     Ok(())
 }
 
-/// Written by `put`.
+/// Writes the value with `put`.
 pub async fn a_value_expires_after_its_time_to_live(fixture: &Fixture) -> CheckResult {
     let store = ttl_store(fixture).await?;
     let (ttl, written) = (ttl_of(&store)?, Instant::now());
@@ -242,7 +250,7 @@ pub async fn a_value_expires_after_its_time_to_live(fixture: &Fixture) -> CheckR
     Ok(())
 }
 
-/// By `put` and by `update`, and waits until a neighbour that was written later has expired.
+/// Writes with `put` and `update`, and waits until a neighbour that was written later has expired.
 pub async fn others_do_not_expire(fixture: &Fixture) -> CheckResult {
     let store = ttl_store(fixture).await?;
     let ttl = ttl_of(&store)?;
@@ -265,12 +273,12 @@ pub async fn others_do_not_expire(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Updated after six tenths of its time, twice.
+/// Updates the value twice, each time after six tenths of its time.
 pub async fn a_renewed_value_lives_on(fixture: &Fixture) -> CheckResult {
     let store = ttl_store(fixture).await?;
     let ttl = ttl_of(&store)?;
     let mut span = span(&ttl);
-    // A machine that sleeps too long proves nothing: then again, with more time.
+    // A machine that sleeps too long proves nothing. The check then repeats with more time.
     'attempts: for attempt in 0..5 {
         let key = format!("lease.{attempt}");
         let mut renewed = Instant::now();
@@ -303,7 +311,7 @@ pub async fn a_renewed_value_lives_on(fixture: &Fixture) -> CheckResult {
     Err(CheckFailure::new("the machine is too busy to renew a value in time"))
 }
 
-/// Refused over a live value and with an old version.
+/// Rejects a write over a live value, and one with an old version.
 pub async fn swaps_with_a_time_to_live_compare(fixture: &Fixture) -> CheckResult {
     let store = ttl_store(fixture).await?;
     let (ttl, long) = (ttl_of(&store)?, Duration::from_secs(600));
@@ -334,7 +342,7 @@ pub async fn swaps_with_a_time_to_live_compare(fixture: &Fixture) -> CheckResult
     Ok(())
 }
 
-/// With and without a time to live.
+/// Creates with and without a time to live.
 pub async fn an_expired_key_can_be_created(fixture: &Fixture) -> CheckResult {
     let store = ttl_store(fixture).await?;
     let ttl = ttl_of(&store)?;
@@ -401,7 +409,7 @@ async fn expiry_of(
     }
 }
 
-/// Live, next to a key that stays.
+/// Watches live, next to a key that stays.
 pub async fn expiry_arrives_at_a_watch(fixture: &Fixture) -> CheckResult {
     let store = ttl_store(fixture).await?;
     let ttl = ttl_of(&store)?;
@@ -410,7 +418,7 @@ pub async fn expiry_arrives_at_a_watch(fixture: &Fixture) -> CheckResult {
     let written = Instant::now();
     let version = ttl.put("key", "value", span(&ttl)).await?;
     expiry_of(&mut observer, "key", version, span(&ttl), written).await?;
-    // What arrives twice arrives before this.
+    // A second delivery would arrive before this.
     let version = store.put("stays", "value").await?;
     observer.reach("stays", version).await?;
     let expiries = observer.entries().iter().filter(|entry| entry.is_tombstone()).count();
@@ -418,7 +426,7 @@ pub async fn expiry_arrives_at_a_watch(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Right after the watch was told, and until the key is written again.
+/// Reads right after the watch has delivered the expiry, and until the key is written again.
 pub async fn expiry_leaves_a_tombstone(fixture: &Fixture) -> CheckResult {
     let store = ttl_store(fixture).await?;
     let ttl = ttl_of(&store)?;
@@ -446,7 +454,7 @@ pub async fn expiry_leaves_a_tombstone(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Resumes from before the value expired.
+/// Resumes from a cursor before the value expired.
 pub async fn expiry_while_away_is_not_skipped(fixture: &Fixture) -> CheckResult {
     let store = ttl_store(fixture).await?;
     let ttl = ttl_of(&store)?;
@@ -459,14 +467,15 @@ pub async fn expiry_while_away_is_not_skipped(fixture: &Fixture) -> CheckResult 
     drop(observer);
     ensure_expires(fixture, &store, "key", span(&ttl), written).await?;
     fixture.step("resuming from before a value expired");
-    let mut watch = match store.watch_from(WatchScope::All, cursor).await {
+    let watch = match store.watch_from(WatchScope::All, cursor).await {
         Ok(watch) => watch,
         Err(KvError::CursorExpired { .. }) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
     loop {
         match watch.next().await {
-            // It may still come after the marker: a store may be later to tell than to forget.
+            // The expiry may come after the marker, because a store may report it later than it
+            // forgets the value.
             Some(Ok(KvUpdate::CaughtUp)) => {}
             Some(Ok(KvUpdate::Delete(entry))) if entry.key == "key" => return Ok(()),
             Some(Ok(update)) => {
@@ -483,7 +492,7 @@ pub async fn expiry_while_away_is_not_skipped(fixture: &Fixture) -> CheckResult 
 
 const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// Every way to write, with a value written again in between.
+/// Writes with every operation, and one value again in between.
 pub async fn values_expire_after_the_maximum_age(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().max_age(MAX_AGE)).await?;
     let written = Instant::now();
@@ -502,7 +511,7 @@ pub async fn values_expire_after_the_maximum_age(fixture: &Fixture) -> CheckResu
     Ok(())
 }
 
-/// Two values of different ages.
+/// Watches two values of different ages.
 pub async fn the_maximum_age_arrives_at_a_watch(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().max_age(MAX_AGE)).await?;
     let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;

@@ -1,4 +1,4 @@
-//! What a check is given: a connection, and stores that are its own.
+//! The environment of a check: a connection, and stores of its own.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_core::future::BoxFuture;
 
 use super::{CheckFailure, CheckResult};
-use crate::store::{Connection, ConnectionCapabilities, KvError, KvResult, Store, StoreConfig};
+use crate::store::{
+    Connection, ConnectionCapabilities, KvError, KvResult, KvWriter, Store, StoreConfig,
+};
 
 /// Opens a connection.
 pub(super) type Connect =
     Arc<dyn Fn() -> BoxFuture<'static, KvResult<Arc<dyn Connection>>> + Send + Sync>;
 
-/// What a check works with. Each gets its own; [`Suite`](super::Suite) makes them, and
-/// [`new`](Self::new) is there for calling a check by hand.
+/// The environment of a check. Each check has its own, which [`Suite`](super::Suite) makes. Use
+/// [`new`](Self::new) to call a check by hand.
 pub struct Fixture {
     connection: Arc<dyn Connection>,
     connect: Option<Connect>,
@@ -24,7 +26,7 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// A fixture over a connection.
+    /// Returns a fixture over a connection.
     pub fn new(connection: Arc<dyn Connection>) -> Self {
         Self::with(connection, None, StoreConfig::new())
     }
@@ -39,40 +41,41 @@ impl Fixture {
         Self { connection, connect, base, run, names: Mutex::default(), step: Mutex::default() }
     }
 
-    /// The connection.
+    /// Returns the connection.
     pub fn connection(&self) -> &Arc<dyn Connection> {
         &self.connection
     }
 
-    /// What the connection claims.
+    /// Returns the capabilities that the connection claims.
     pub fn capabilities(&self) -> ConnectionCapabilities {
         self.connection.capabilities()
     }
 
-    /// The settings that every store is to have; add to them and open it with [`store_with`](Self::store_with).
+    /// Returns the settings that every store must have. Add to them and open a store with
+    /// [`store_with`](Self::store_with).
     pub fn config(&self) -> StoreConfig {
         self.base.clone()
     }
 
-    /// A new store.
+    /// Opens a new store.
     ///
     /// # Errors
-    /// Where it cannot be opened.
+    /// Returns a failure if the store cannot be opened.
     pub async fn store(&self) -> CheckResult<Store> {
         self.store_with(self.config()).await
     }
 
-    /// A new store with these settings.
+    /// Opens a new store with these settings.
     ///
     /// # Errors
-    /// Where it cannot be opened.
+    /// Returns a failure if the store cannot be opened.
     pub async fn store_with(&self, config: StoreConfig) -> CheckResult<Store> {
         let opened = self.connection.store_with_config(&self.fresh_name(), config).await;
         opened
             .map_err(|error| CheckFailure::new(format!("a new store could not be opened: {error}")))
     }
 
-    /// A name for a store that no other check uses. The store is deleted after the check.
+    /// Returns a name for a store that no other check uses. The store is deleted after the check.
     pub fn fresh_name(&self) -> String {
         let mut names = lock(&self.names);
         let name = format!("conformance-{:016x}-{}", self.run, names.len());
@@ -80,15 +83,15 @@ impl Fixture {
         name
     }
 
-    /// Has a store deleted after the check, whatever its name.
+    /// Registers a store, whatever its name, to be deleted after the check.
     pub fn delete_afterwards(&self, name: impl Into<String>) {
         lock(&self.names).push(name.into());
     }
 
-    /// Opens another connection to the same place.
+    /// Opens another connection to the same server or file.
     ///
     /// # Errors
-    /// Where it cannot be opened, or the suite was given no way to.
+    /// Returns a failure if it cannot be opened, or the suite cannot open connections.
     pub async fn connect(&self) -> CheckResult<Arc<dyn Connection>> {
         match &self.connect {
             Some(connect) => Ok(connect().await?),
@@ -96,7 +99,7 @@ impl Fixture {
         }
     }
 
-    /// Notes what the check does now: if it never ends, the report says where it stood.
+    /// Records the current step of the check. If the check never ends, the report names the step.
     pub fn step(&self, step: impl Into<String>) {
         *lock(&self.step) = step.into();
     }
@@ -141,7 +144,16 @@ impl fmt::Debug for Fixture {
     }
 }
 
-/// What is behind these locks is whole after every statement, so that a panic elsewhere does not matter.
+/// Locks a mutex. Its content is valid after every statement, so that a panic in another thread
+/// does not matter.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The backend's own writer, for what the handle of users does not let through.
+pub(super) fn writer_of(store: &Store) -> CheckResult<&dyn KvWriter> {
+    store
+        .backend()
+        .writer()
+        .ok_or_else(|| CheckFailure::new("writing is claimed, and there is no writer"))
 }

@@ -1,4 +1,4 @@
-//! Keys: one grammar on every backend, checked before anything is sent.
+//! Keys: one grammar on every backend, checked before any request is sent.
 
 use std::time::Duration;
 
@@ -10,18 +10,20 @@ pub const CHECKS: &[Check] = checks! { "keys";
     invalid_keys_are_refused_by_reads []
         "A string that is not a key is InvalidKey with the position of its first offending byte.",
     invalid_keys_are_refused_by_writes [Write]
-        "A string that is not a key is InvalidKey with the position of its first offending byte, and nothing is written.",
+        "A string that is not a key is InvalidKey with the position of its first offending byte, \
+         and nothing is written.",
     invalid_keys_are_refused_with_a_time_to_live [Write, KeyTtl]
-        "A string that is not a key is InvalidKey with the position of its first offending byte, and nothing is written.",
+        "A string that is not a key is InvalidKey with the position of its first offending byte, \
+         and nothing is written.",
     every_allowed_character_works [Write]
         "Keys are tokens of A-Z a-z 0-9 _ = / - joined by single dots.",
     the_longest_key_works [Write]
         "A key may have 1,024 bytes.",
     similar_keys_are_different_keys [Write]
-        "Keys are compared byte by byte; a key says nothing about those that begin with it.",
+        "Keys are compared byte by byte. A key does not affect keys of which it is a prefix.",
 };
 
-/// Strings that are no keys, each with the position of its first offending byte.
+/// Returns strings that are not keys, each with the position of its first offending byte.
 fn invalid_keys() -> Vec<(String, usize)> {
     let mut keys = [
         ("", 0),
@@ -88,7 +90,7 @@ async fn ensure_empty(store: &Store) -> CheckResult {
     Ok(())
 }
 
-/// `get`, `entry`, `get_many`, `history` and the scope of one key.
+/// Calls `get`, `entry`, `get_many`, `history`, and reads the scope of one key.
 pub async fn invalid_keys_are_refused_by_reads(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for (key, at) in invalid_keys() {
@@ -101,7 +103,8 @@ pub async fn invalid_keys_are_refused_by_reads(fixture: &Fixture) -> CheckResult
     Ok(())
 }
 
-/// Every write, and an item in the middle of `put_many`; then the store is empty.
+/// Calls every write, and `put_many` with an invalid item in the middle. The store is empty
+/// afterwards.
 pub async fn invalid_keys_are_refused_by_writes(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let version = VersionToken::from_u64(1);
@@ -126,7 +129,7 @@ pub async fn invalid_keys_are_refused_by_writes(fixture: &Fixture) -> CheckResul
     ensure_empty(&store).await
 }
 
-/// Every write with a time to live.
+/// Calls every write with a time to live.
 pub async fn invalid_keys_are_refused_with_a_time_to_live(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().key_ttl(true)).await?;
     let Some(ttl) = store.ttl() else {
@@ -163,7 +166,8 @@ async fn ensure_usable(store: &Store, keys: &[String]) -> CheckResult {
     Ok(())
 }
 
-/// Each character alone, and all of them in one token, at the beginning, the middle and the end of keys.
+/// Uses each character alone, and all of them in one token, at the beginning, the middle and the
+/// end of keys.
 pub async fn every_allowed_character_works(fixture: &Fixture) -> CheckResult {
     const ALL: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_=/-";
     let store = fixture.store().await?;
@@ -177,7 +181,7 @@ pub async fn every_allowed_character_works(fixture: &Fixture) -> CheckResult {
     ensure_usable(&store, &keys).await
 }
 
-/// One token of 1,024 bytes, and as many tokens as fit.
+/// Uses one token of 1,024 bytes, and as many tokens as fit.
 pub async fn the_longest_key_works(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let tokens = format!("{}bb", "a.".repeat(511));
@@ -192,7 +196,7 @@ pub async fn the_longest_key_works(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Other case, prefixes and children; deleting one leaves the others.
+/// Uses keys in other case, prefixes and children. Deleting one leaves the others.
 pub async fn similar_keys_are_different_keys(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let keys =

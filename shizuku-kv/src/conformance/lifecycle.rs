@@ -1,4 +1,5 @@
-//! Lifecycle: the end of a connection, what survives it, and several at a time.
+//! Lifecycle: the end of a connection, the data that survives it, and several connections at a
+//! time.
 
 use std::sync::Arc;
 
@@ -9,24 +10,25 @@ use crate::store::{Connection, KvError, KvUpdate, Store, VersionToken, WatchCurs
 /// The checks of this family. They need a suite that can open connections.
 pub const CHECKS: &[Check] = checks! { "lifecycle", true;
     shutdown_ends_the_connection [Write]
-        "After shutdown every operation of the connection answers Closed, and doing it twice is not an error.",
+        "After shutdown every operation of the connection returns Closed, and a second shutdown \
+         is not an error.",
     shutdown_ends_its_stores [Write]
-        "After shutdown every operation of the connection's stores answers Closed.",
+        "After shutdown every operation of the connection's stores returns Closed.",
     shutdown_ends_swaps [Write, CompareAndSwap]
-        "After shutdown every operation of the connection's stores answers Closed.",
+        "After shutdown every operation of the connection's stores returns Closed.",
     shutdown_ends_watches [Write, Watch]
         "A watch whose connection is shut down ends with Closed.",
     values_survive_the_connection [Write, Persistent]
-        "What was acknowledged is there when the place is opened again, with the versions that it had.",
+        "Acknowledged writes exist when the store is opened again, with the same versions.",
     cursors_survive_the_connection [Write, Watch, WatchResume, Persistent]
-        "A cursor is good on a later connection to the same place.",
+        "A cursor is valid on a later connection to the same server or file.",
     connections_share_their_stores [Write, Watch, Shared]
-        "Other connections see the same stores, and what is written arrives at their watches.",
+        "Other connections see the same stores, and writes arrive at their watches.",
     connections_end_alone [Write, Watch, Shared]
         "Shutting a connection down does not end others.",
 };
 
-/// Twice, then everything that a connection does.
+/// Shuts down twice, and then calls every operation of a connection.
 pub async fn shutdown_ends_the_connection(fixture: &Fixture) -> CheckResult {
     let connection = fixture.connection();
     let store = fixture.store().await?;
@@ -45,7 +47,7 @@ pub async fn shutdown_ends_the_connection(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Reads and unconditional writes.
+/// Calls reads and unconditional writes.
 pub async fn shutdown_ends_its_stores(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     store.put("key", "value").await?;
@@ -65,7 +67,7 @@ pub async fn shutdown_ends_its_stores(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Creating, updating and deleting by version.
+/// Creates, updates and deletes by version.
 pub async fn shutdown_ends_swaps(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let version: VersionToken = store.put("key", "value").await?;
@@ -77,7 +79,7 @@ pub async fn shutdown_ends_swaps(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// One that is live, one that was not read, and one that is opened afterwards.
+/// Checks a live watch, an unread one, and one that is opened afterwards.
 pub async fn shutdown_ends_watches(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     store.put("key", "value").await?;
@@ -89,7 +91,7 @@ pub async fn shutdown_ends_watches(fixture: &Fixture) -> CheckResult {
     for watch in [live.watch(), &mut unread] {
         loop {
             match watch.next().await {
-                // What was on its way may still arrive.
+                // Updates in transit may still arrive.
                 Some(Ok(KvUpdate::CaughtUp | KvUpdate::Put(_) | KvUpdate::Delete(_))) => {}
                 Some(Err(KvError::Closed { .. })) => break,
                 Some(Err(error)) => {
@@ -103,7 +105,7 @@ pub async fn shutdown_ends_watches(fixture: &Fixture) -> CheckResult {
         ensure!(watch.next().await.is_none(), "a watch goes on after the error that ended it");
     }
     let late = match store.watch(WatchScope::All).await {
-        Ok(mut watch) => watch.next().await.transpose(),
+        Ok(watch) => watch.next().await.transpose(),
         Err(error) => Err(error),
     };
     ensure_error!(late, KvError::Closed { .. }, "a watch after shutdown");
@@ -117,7 +119,7 @@ async fn open_again(fixture: &Fixture, store: &Store) -> CheckResult<(Arc<dyn Co
     Ok((connection, store))
 }
 
-/// Values, tombstones and versions.
+/// Checks values, tombstones and versions.
 pub async fn values_survive_the_connection(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for answer in
@@ -151,7 +153,7 @@ pub async fn values_survive_the_connection(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Resumed from bytes.
+/// Resumes from bytes.
 pub async fn cursors_survive_the_connection(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     store.put("before", "value").await?;
@@ -172,7 +174,7 @@ pub async fn cursors_survive_the_connection(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Written by one, read, watched and swapped by the other.
+/// Writes through one connection; reads, watches and swaps through the other.
 pub async fn connections_share_their_stores(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let other = fixture.connect().await?;
@@ -197,7 +199,7 @@ pub async fn connections_share_their_stores(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// The other goes on to read, write and watch.
+/// Continues to read, write and watch through the other connection.
 pub async fn connections_end_alone(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let other = fixture.connect().await?;

@@ -1,7 +1,7 @@
-//! Markers: the word that all that was there has been delivered.
+//! Markers: the caught-up marker says that the initial state has been delivered.
 //!
-//! A replica drops the keys that a watch has not delivered before its marker, so that a marker that comes too early
-//! loses data.
+//! A replica drops the keys that a watch has not delivered before its marker, so that a marker that
+//! comes too early loses data.
 
 use std::collections::BTreeSet;
 
@@ -16,16 +16,19 @@ pub const CHECKS: &[Check] = checks! { "markers";
     an_empty_scope_is_caught_up [Write, Watch]
         "The caught-up marker comes on a scope without keys too.",
     the_marker_comes_once [Write, Watch]
-        "The caught-up marker comes once a watch.",
+        "The caught-up marker comes once per watch.",
     the_marker_comes_after_every_key [Write, Watch]
-        "Every key that lives from before the watch to the caught-up marker arrives before it, overwritten or not.",
+        "Every key that is live from before the watch to the caught-up marker arrives before it, \
+         overwritten or not.",
     the_marker_comes_after_every_key_in_a_history [Write, Watch, History]
-        "The same in a store with a history, if a version that leaves it has not been delivered yet.",
+        "The same in a store with a history, if a version that leaves it has not been delivered \
+         yet.",
     the_marker_of_a_resumed_watch_comes_after_every_change [Write, Watch, WatchResume]
-        "Every key that changed between the cursor and the resuming arrives before the caught-up marker.",
+        "Every key that changed between the cursor and the resuming arrives before the caught-up \
+         marker.",
 };
 
-/// And what is written then arrives.
+/// Also checks that a later write arrives.
 pub async fn an_empty_store_is_caught_up(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;
@@ -37,7 +40,7 @@ pub async fn an_empty_store_is_caught_up(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// A key and a prefix without keys, and no prefixes at all, next to keys elsewhere.
+/// Uses a key and a prefix without keys, and no prefixes at all, next to keys elsewhere.
 pub async fn an_empty_scope_is_caught_up(fixture: &Fixture) -> CheckResult {
     for scope in
         [WatchScope::key("key")?, WatchScope::prefix("key"), WatchScope::Prefixes(Vec::new())]
@@ -57,7 +60,8 @@ pub async fn an_empty_scope_is_caught_up(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Over state, live updates and deletions; every watch of every check is looked at for a second one.
+/// Reads initial state, live updates and deletions. Every watch of every check also fails on a
+/// second marker.
 pub async fn the_marker_comes_once(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for key in ["a", "b", "c"] {
@@ -74,7 +78,7 @@ pub async fn the_marker_comes_once(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Six watches, one after the other, while every key is overwritten again and again.
+/// Opens six watches, one after the other, while every key is overwritten repeatedly.
 pub async fn the_marker_comes_after_every_key(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     fill(&store, STABLE, "value").await?;
@@ -112,7 +116,7 @@ pub async fn the_marker_comes_after_every_key_in_a_history(fixture: &Fixture) ->
     Ok(())
 }
 
-/// Reads some, overwrites everything at once, and reads the rest.
+/// Reads some updates, overwrites everything at once, and reads the rest.
 async fn read_to_the_marker(
     store: &Store,
     observer: &mut Observer<'_>,
@@ -131,7 +135,8 @@ async fn read_to_the_marker(
     ensure_stable_once(live.collect::<BTreeSet<_>>())
 }
 
-/// Six watches from one cursor, after which every key was written, and is overwritten again and again.
+/// Opens six watches from one cursor. Every key was written after it, and is overwritten
+/// repeatedly.
 pub async fn the_marker_of_a_resumed_watch_comes_after_every_change(
     fixture: &Fixture,
 ) -> CheckResult {
@@ -145,7 +150,8 @@ pub async fn the_marker_of_a_resumed_watch_comes_after_every_change(
     for number in 0..6 {
         let mut observer =
             match Observer::try_resume(fixture, &store, WatchScope::All, cursor).await {
-                // With nothing overwritten but what came after it, this would be too early; after a while it is not.
+                // At first the cursor must not expire, because only later updates were overwritten.
+                // After a while it may.
                 Err(KvError::CursorExpired { .. }) if number > 0 => return Ok(()),
                 resumed => resumed?,
             };

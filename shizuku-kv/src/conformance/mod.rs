@@ -1,8 +1,9 @@
-//! The store contract as runnable checks, for authors of backends and for whoever wants to know what a server really
-//! does.
+//! The store contract as runnable checks, for authors of backends and for users who want to know
+//! how a server really behaves.
 //!
-//! Each clause of the [contract](crate::store::contract) is an async function here, grouped in families: one module
-//! each. [`run`] runs them all against any [`Connection`] and reports each by name:
+//! Each clause of the [contract](crate::store::contract) is an async function here, grouped in
+//! families: one module each. [`run`] runs them all against any [`Connection`] and reports each by
+//! name:
 //!
 //! ```
 //! # #[cfg(feature = "memory")]
@@ -19,18 +20,19 @@
 //! # fn main() {}
 //! ```
 //!
-//! [`Suite`] has the options: a family or a single check, another deadline, settings for every store, and a way to
-//! open connections, without which the checks that end a connection are left out.
+//! [`Suite`] has the options: a family or a single check, another deadline, settings for every
+//! store, and a function that opens connections. Without that function the suite skips the checks
+//! that end a connection.
 //!
-//! Every check works in stores of its own with names that nobody else has, deletes them afterwards, and has a
-//! deadline: one that hangs has failed. What a backend does not
-//! [claim](crate::ConnectionCapabilities) is checked too: it must be refused with
+//! Every check works in stores of its own with unique names, deletes them afterwards, and has a
+//! deadline: a check that hangs has failed. Capabilities that a backend does not
+//! [claim](crate::ConnectionCapabilities) are checked too: it must reject them with
 //! [`KvError::Unsupported`](crate::KvError::Unsupported).
 //!
-//! Checks read right after they wrote. On a cluster, where reads may be answered by a replica that is behind, give the
-//! suite stores with [`ReadConsistency::Leader`](crate::ReadConsistency::Leader).
+//! Checks read right after they wrote. On a cluster, a replica that is behind may answer reads.
+//! Give the suite stores with [`ReadConsistency::Leader`](crate::ReadConsistency::Leader) there.
 //!
-//! What replicas keep is not the contract's business; [`storage`] has the checks for it.
+//! The contract does not cover the storage of replicas, which has its own checks in [`storage`].
 
 #[macro_use]
 mod check;
@@ -69,7 +71,7 @@ pub use fixture::Fixture;
 pub use report::{CheckReport, Outcome, Report};
 pub use suite::Suite;
 
-/// Every check, family by family.
+/// Iterates over every check, family by family.
 pub fn checks() -> impl Iterator<Item = &'static Check> {
     [
         keys::CHECKS,
@@ -94,8 +96,8 @@ pub fn checks() -> impl Iterator<Item = &'static Check> {
     .flatten()
 }
 
-/// Runs every check against a connection that stays open: those that need connections of their own are reported as
-/// not applicable (see [`Suite::connecting`]).
+/// Runs every check against a connection that stays open. Checks that need connections of their own
+/// are reported as not applicable (see [`Suite::connecting`]).
 pub async fn run(connection: Arc<dyn Connection>) -> Report {
     Suite::new(connection).run().await
 }

@@ -1,4 +1,4 @@
-//! What the checks share: a watch that is checked while it is read, and the record of what was written.
+//! Shared parts of the checks: a watch that is checked while it is read, and a log of the writes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::future::{Future, poll_fn};
@@ -13,8 +13,8 @@ use crate::store::{
     Key, KvEntry, KvResult, KvUpdate, Store, VersionToken, Watch, WatchCursor, WatchScope,
 };
 
-/// Lets everything else that is on its way make a step. Without it, the futures of a backend that never has to wait
-/// would run one after the other instead of interleaved.
+/// Lets all other pending futures make a step. Without it, the futures of a backend that never has
+/// to wait would run one after the other instead of interleaved.
 pub(super) async fn yield_once() {
     let mut yielded = false;
     poll_fn(|cx| {
@@ -28,11 +28,11 @@ pub(super) async fn yield_once() {
     .await;
 }
 
-/// How many keys [`fill`] writes.
+/// Number of keys that [`fill`] writes.
 pub(super) const STABLE: usize = 300;
 
-/// Writes `stable.00000` and so on, with the same value: keys that are there from the first call on, whatever else is
-/// written.
+/// Writes `stable.00000` and so on, with the same value. These keys exist from the first call on,
+/// whatever else is written.
 pub(super) async fn fill(
     store: &Store,
     keys: usize,
@@ -46,8 +46,9 @@ pub(super) async fn fill(
     Ok(items)
 }
 
-/// Overwrites the [`STABLE`] keys a few times while `work` goes on. Not for as long as it does: a reader that is slower
-/// than all writers together never gets to the end, and nothing promises that it does.
+/// Overwrites the [`STABLE`] keys a few times while `work` runs. It stops before `work` ends. A
+/// reader that is slower than all writers together never gets to the end, and the contract does not
+/// promise that it does.
 pub(super) async fn under_writes<T>(
     store: &Store,
     work: impl Future<Output = CheckResult<T>>,
@@ -66,7 +67,7 @@ pub(super) async fn under_writes<T>(
     written.and(done)
 }
 
-/// Checks that the [`STABLE`] keys are all there, and no key twice.
+/// Checks that all [`STABLE`] keys are present, and no key twice.
 pub(super) fn ensure_stable_once<'a>(keys: impl IntoIterator<Item = &'a Key>) -> CheckResult {
     let mut found = keys.into_iter().map(Key::as_str).collect::<Vec<_>>();
     found.sort_unstable();
@@ -84,7 +85,7 @@ pub(super) struct WriteLog {
 }
 
 impl WriteLog {
-    /// Notes a write and passes its version on.
+    /// Records a write and returns its version.
     pub(super) fn note(
         &mut self,
         key: &str,
@@ -95,14 +96,14 @@ impl WriteLog {
         Ok(version)
     }
 
-    /// Takes over the writes of another log, to other keys or later than those of this one.
+    /// Appends the writes of another log, which are to other keys or later than those of this one.
     pub(super) fn append(&mut self, other: Self) {
         for (key, versions) in other.keys {
             self.keys.entry(key).or_default().extend(versions);
         }
     }
 
-    /// The version of the last write to each key.
+    /// Returns the version of the last write to each key.
     pub(super) fn newest(&self) -> BTreeMap<String, VersionToken> {
         let last = |(key, versions): (&String, &Vec<_>)| {
             versions.last().map(|version| (key.clone(), *version))
@@ -110,14 +111,14 @@ impl WriteLog {
         self.keys.iter().filter_map(last).collect()
     }
 
-    /// Which write to the key gave it this version, counted from 0.
+    /// Returns the index of the write to the key that gave it this version, counted from 0.
     pub(super) fn position(&self, key: &str, version: VersionToken) -> Option<usize> {
         self.keys.get(key)?.iter().position(|written| *written == version)
     }
 }
 
-/// A watch whose every update is checked against what holds for all of them: nothing arrives twice, there is one
-/// marker, updates and the operations in them agree.
+/// A watch whose every update is checked against the guarantees for all updates. Nothing arrives
+/// twice, the marker arrives once, and updates agree with the operations in them.
 pub(super) struct Observer<'a> {
     fixture: &'a Fixture,
     watch: Watch,
@@ -127,7 +128,7 @@ pub(super) struct Observer<'a> {
 }
 
 impl<'a> Observer<'a> {
-    /// Watches from the state on.
+    /// Opens a watch from the initial state.
     pub(super) async fn open(
         fixture: &'a Fixture,
         store: &Store,
@@ -136,7 +137,7 @@ impl<'a> Observer<'a> {
         Ok(Self::over(fixture, store.watch(scope).await?))
     }
 
-    /// Watches from a cursor on.
+    /// Opens a watch from a cursor.
     pub(super) async fn resume(
         fixture: &'a Fixture,
         store: &Store,
@@ -146,7 +147,7 @@ impl<'a> Observer<'a> {
         Ok(Self::over(fixture, store.watch_from(scope, cursor).await?))
     }
 
-    /// Watches from a cursor that may have expired.
+    /// Opens a watch from a cursor that may have expired.
     pub(super) async fn try_resume(
         fixture: &'a Fixture,
         store: &Store,
@@ -160,29 +161,30 @@ impl<'a> Observer<'a> {
         Self { fixture, watch, seen: HashSet::new(), entries: Vec::new(), caught_up: false }
     }
 
-    /// The watch itself; what is read from it directly is to be passed to [`check`](Self::check).
+    /// Returns the watch itself. Pass every item that is read from it directly to
+    /// [`check`](Self::check).
     pub(super) fn watch(&mut self) -> &mut Watch {
         &mut self.watch
     }
 
-    /// The cursor after the last update.
+    /// Returns the cursor after the last update.
     pub(super) fn cursor(&self) -> CheckResult<WatchCursor> {
         self.watch
             .cursor()
             .ok_or_else(|| CheckFailure::new("a watch that delivered something has no cursor"))
     }
 
-    /// What arrived, in its order.
+    /// Returns the entries that arrived, in order.
     pub(super) fn entries(&self) -> &[KvEntry] {
         &self.entries
     }
 
-    /// Whether the marker arrived.
+    /// Returns true if the marker arrived.
     pub(super) fn is_caught_up(&self) -> bool {
         self.caught_up
     }
 
-    /// The next update.
+    /// Returns the next update.
     pub(super) async fn next(&mut self, waiting_for: &str) -> CheckResult<KvUpdate> {
         self.fixture.step(format!("waiting for {waiting_for} at a watch"));
         let item = self.watch.next().await;
@@ -233,7 +235,7 @@ impl<'a> Observer<'a> {
         Ok(update)
     }
 
-    /// Everything up to the marker.
+    /// Returns everything up to the marker.
     pub(super) async fn state(&mut self) -> CheckResult<Vec<KvEntry>> {
         let mut state = Vec::new();
         loop {
@@ -244,7 +246,7 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// The next entry, passing by the marker.
+    /// Returns the next entry, skipping the marker.
     pub(super) async fn entry(&mut self, waiting_for: &str) -> CheckResult<KvEntry> {
         loop {
             if let Some(entry) = self.next(waiting_for).await?.into_entry() {
@@ -253,7 +255,7 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// The entry of the key with this version, passing by others.
+    /// Returns the entry of the key with this version, skipping others.
     pub(super) async fn reach(&mut self, key: &str, version: VersionToken) -> CheckResult<KvEntry> {
         let waiting_for = format!("version {version} of key {key}");
         loop {
@@ -287,13 +289,13 @@ impl<'a> Observer<'a> {
         Ok(())
     }
 
-    /// Checks that all that arrived was written, and per key in the order in which it was written.
+    /// Checks that all arrived entries were written, in the order of the writes of each key.
     pub(super) fn ensure_in_order(&self, log: &WriteLog) -> CheckResult {
         ensure_in_order(&self.entries, log)
     }
 }
 
-/// Checks that entries were written, and per key in the order in which they come here.
+/// Checks that these entries were written, in the order of the writes of each key.
 pub(super) fn ensure_in_order(entries: &[KvEntry], log: &WriteLog) -> CheckResult {
     let mut latest = BTreeMap::new();
     for KvEntry { key, version, .. } in entries {
@@ -312,7 +314,7 @@ pub(super) fn ensure_in_order(entries: &[KvEntry], log: &WriteLog) -> CheckResul
     Ok(())
 }
 
-/// The keys of entries, sorted, each as often as it comes.
+/// Returns the keys of entries, sorted, each as often as it occurs.
 pub(super) fn sorted_keys(entries: &[KvEntry]) -> Vec<&str> {
     let mut keys = entries.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>();
     keys.sort_unstable();

@@ -1,4 +1,4 @@
-//! Races: what holds when several writers are at one key.
+//! Races: guarantees for several writers of one key.
 
 use std::collections::HashSet;
 
@@ -11,17 +11,21 @@ use crate::store::{KvError, KvOperation, Store};
 /// The checks of this family.
 pub const CHECKS: &[Check] = checks! { "races";
     no_update_is_lost [Write, CompareAndSwap]
-        "Of the updates that expect the same version, one wins, and the others are told.",
+        "If several updates expect the same version, one wins, and the others report the conflict.",
     one_of_many_creates_wins [Write, CompareAndSwap]
-        "Of the creates of an absent key at the same time, one wins, and the others find AlreadyExists.",
+        "If several creates of an absent key run at the same time, one wins, and the others \
+         return AlreadyExists.",
     one_of_many_deletions_wins [Write, CompareAndSwap]
-        "Of the deletions that expect the same version, one wins, and the others find RevisionMismatch.",
+        "If several deletions expect the same version, one wins, and the others return \
+         RevisionMismatch.",
     create_against_deletions_does_not_fail [Write, CompareAndSwap]
-        "create of a key that is being deleted again and again finds AlreadyExists only over a live value.",
+        "create of a key that is being deleted repeatedly returns AlreadyExists only over a live \
+         value.",
     create_and_update_do_not_both_win [Write, CompareAndSwap]
-        "Of a create and an update over the same tombstone, one wins, and the other is told.",
+        "If a create and an update expect the same tombstone, one wins, and the other reports \
+         the conflict.",
     concurrent_puts_all_take_effect [Write]
-        "Writes at the same time each have a version of their own, and the newest entry is one of them.",
+        "Concurrent writes have a version each, and the newest entry is one of them.",
 };
 
 async fn increment(store: &Store) -> CheckResult {
@@ -34,7 +38,7 @@ async fn increment(store: &Store) -> CheckResult {
         let Some(count) = count else {
             return Err(CheckFailure::new("the counter is not a number"));
         };
-        // Every other writer gets to read what this one is about to replace.
+        // Lets every other writer read the value that this one is about to replace.
         yield_once().await;
         match store.update("counter", (count + 1).to_string(), entry.version).await {
             Ok(_) => return Ok(()),
@@ -61,7 +65,7 @@ pub async fn no_update_is_lost(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Sixteen creates, of a key never written and over tombstones.
+/// Makes sixteen creates, of a key never written and over tombstones.
 pub async fn one_of_many_creates_wins(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for round in 0..5 {
@@ -95,7 +99,7 @@ pub async fn one_of_many_creates_wins(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Eight deletions.
+/// Makes eight deletions.
 pub async fn one_of_many_deletions_wins(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let version = store.put("key", "value").await?;
@@ -113,7 +117,7 @@ pub async fn one_of_many_deletions_wins(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// The key is absent until the one create succeeds, so that whatever it finds in its way is a tombstone.
+/// The key is absent until the one create succeeds, so that any entry in its way is a tombstone.
 pub async fn create_against_deletions_does_not_fail(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for round in 0..20 {
@@ -179,7 +183,7 @@ pub async fn create_and_update_do_not_both_win(fixture: &Fixture) -> CheckResult
     Ok(())
 }
 
-/// Thirty-two puts and eight deletions.
+/// Makes thirty-two puts and eight deletions.
 pub async fn concurrent_puts_all_take_effect(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let puts = join_all((0..32).map(|number| store.put("key", format!("{number}"))));

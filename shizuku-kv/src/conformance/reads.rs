@@ -1,4 +1,4 @@
-//! Reads: of single keys, of many, and of what the store still holds of one.
+//! Reads: of single keys, of many, and of the stored history of one.
 
 use super::{Check, CheckFailure, CheckResult, Fixture};
 use crate::store::{
@@ -10,32 +10,36 @@ pub const CHECKS: &[Check] = checks! { "reads";
     what_was_never_written_is_absent []
         "A key that was never written has no value, no entry and no history.",
     get_many_keeps_the_order [Write]
-        "get_many answers in the order of its keys, twice for a key that comes twice, None for an absent one.",
+        "get_many answers in the order of its keys, twice for a repeated key, and with None for \
+         an absent one.",
     get_many_takes_many_keys [Write]
-        "get_many answers for as many keys as it is given.",
+        "get_many answers for any number of keys.",
     entry_shows_tombstones [Write]
-        "entry is the newest entry, a tombstone included; get and get_many find a deleted key absent.",
+        "entry returns the newest entry, even a tombstone. get and get_many find a deleted key \
+         absent.",
     history_is_the_oldest_first [Write, History]
-        "history is what the store holds of a key, the oldest first, tombstones included.",
+        "history returns the stored entries of a key, the oldest first, tombstones included.",
     history_is_bounded [Write, History]
-        "A store keeps as many versions of a key as it was made with, tombstones included.",
+        "A store keeps as many versions of a key as its settings say, tombstones included.",
     history_is_one_by_default [Write]
-        "A store that was asked for nothing else keeps the newest version of a key.",
+        "A store keeps only the newest version of a key by default.",
     history_is_of_one_key [Write, History]
-        "history has no entries of other keys, those that begin with the key neither.",
+        "history has no entries of other keys, not even of those that begin with the key.",
     purge_drops_the_history [Write, History]
-        "purge drops what the store holds of a key but for the tombstone.",
+        "purge removes all stored entries of a key except the tombstone.",
     figures_count_every_key_that_has_an_entry [Write, Watch]
-        "Figures count the keys that have an entry, tombstones included, and nothing that they count is newer.",
+        "Figures count the keys that have an entry, tombstones included, and include no entry \
+         after their position.",
     a_store_reads_its_own_writes [Write]
         "A read sees every write that was acknowledged before it began, on a single server.",
     the_leader_reads_its_own_writes [Write, LeaderReads]
         "A store that was opened with ReadConsistency::Leader reads its own writes.",
     the_clock_is_that_of_the_entries [Write]
-        "The store's clock, if it tells it, is between the times of an entry before and one after.",
+        "The store's clock, if it is available, is between the times of an entry before and one \
+         after.",
 };
 
-/// Times of entries and the clock, in turn.
+/// Compares times of entries and the clock, in turn.
 pub async fn the_clock_is_that_of_the_entries(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut earlier = None;
@@ -55,7 +59,7 @@ pub async fn the_clock_is_that_of_the_entries(fixture: &Fixture) -> CheckResult 
     Ok(())
 }
 
-/// `get`, `entry`, `get_many` and `history`.
+/// Calls `get`, `entry`, `get_many` and `history`.
 pub async fn what_was_never_written_is_absent(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     ensure!(store.get("absent").await?.is_none(), "get finds a key that was never written");
@@ -77,7 +81,8 @@ fn values(entries: &[Option<KvEntry>]) -> Vec<Option<&[u8]>> {
     entries.iter().map(|entry| entry.as_ref().map(|entry| entry.value.as_ref())).collect()
 }
 
-/// Not in the order of the names or of the writes, with a key twice, an absent, a deleted and a purged one.
+/// Requests keys in an order other than that of their names or writes: one twice, an absent, a
+/// deleted and a purged one.
 pub async fn get_many_keeps_the_order(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for key in ["a", "b", "c", "deleted", "purged"] {
@@ -93,7 +98,7 @@ pub async fn get_many_keeps_the_order(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// 2,500 of them, most absent.
+/// Requests 2,500 keys, most of them absent.
 pub async fn get_many_takes_many_keys(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let keys = (0..2500).map(|number| format!("key.{number}")).collect::<Vec<_>>();
@@ -110,7 +115,7 @@ pub async fn get_many_takes_many_keys(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// After `delete` and `purge`, until the key is written again.
+/// Reads after `delete` and `purge`, until the key is written again.
 pub async fn entry_shows_tombstones(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for (key, operation) in [("deleted", KvOperation::Delete), ("purged", KvOperation::Purge)] {
@@ -140,7 +145,7 @@ async fn history(store: &Store, key: &str) -> CheckResult<Vec<(KvOperation, Stri
     Ok(entries.iter().map(shown).collect())
 }
 
-/// Values and a tombstone between them.
+/// Reads values and a tombstone between them.
 pub async fn history_is_the_oldest_first(fixture: &Fixture) -> CheckResult {
     let versions = fixture.capabilities().max_history.min(4);
     let store = fixture.store_with(fixture.config().history(versions)).await?;
@@ -159,7 +164,7 @@ pub async fn history_is_the_oldest_first(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Twice as many writes as are kept.
+/// Makes twice as many writes as the store keeps.
 pub async fn history_is_bounded(fixture: &Fixture) -> CheckResult {
     let most = fixture.capabilities().max_history;
     for versions in [2, most.min(10)] {
@@ -178,7 +183,7 @@ pub async fn history_is_bounded(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// The newest value, or the tombstone.
+/// Reads the newest value, or the tombstone.
 pub async fn history_is_one_by_default(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(StoreConfig { history: None, ..fixture.config() }).await?;
     for value in ["1", "2", "3"] {
@@ -191,7 +196,7 @@ pub async fn history_is_one_by_default(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Parents, children and neighbours.
+/// Uses parents, children and neighbours.
 pub async fn history_is_of_one_key(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().history(2)).await?;
     for key in ["a", "a.b", "a.b.c", "a.bc", "a.b", "A.b"] {
@@ -207,7 +212,7 @@ pub async fn history_is_of_one_key(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// And nothing of what was before comes back with the next write.
+/// Also checks that no earlier entry comes back with the next write.
 pub async fn purge_drops_the_history(fixture: &Fixture) -> CheckResult {
     let versions = fixture.capabilities().max_history.min(5);
     let store = fixture.store_with(fixture.config().history(versions)).await?;
@@ -248,18 +253,18 @@ async fn ensure_reads_own_writes(store: &Store) -> CheckResult {
     Ok(())
 }
 
-/// A hundred times each of put and delete, each read right away.
+/// Puts and deletes a hundred times each, and reads each write right away.
 pub async fn a_store_reads_its_own_writes(fixture: &Fixture) -> CheckResult {
     ensure_reads_own_writes(&fixture.store().await?).await
 }
 
-/// The same, on a store that asks for the leader.
+/// Does the same on a store that reads from the leader.
 pub async fn the_leader_reads_its_own_writes(fixture: &Fixture) -> CheckResult {
     let config = fixture.config().consistency(ReadConsistency::Leader);
     ensure_reads_own_writes(&fixture.store_with(config).await?).await
 }
 
-/// For the whole store and for a prefix. A backend may have no figures, or no need for them.
+/// Checks the whole store and a prefix. A backend may have no figures, or no need for them.
 pub async fn figures_count_every_key_that_has_an_entry(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     for key in ["a.one", "a.two", "a.three", "b"] {
@@ -274,7 +279,7 @@ pub async fn figures_count_every_key_that_has_an_entry(fixture: &Fixture) -> Che
             Err(KvError::Unsupported { .. }) => continue,
             figures => figures?,
         };
-        let mut watch = store.watch(scope.clone()).await?;
+        let watch = store.watch(scope.clone()).await?;
         while watch.next().await.transpose()?.is_some_and(|update| update.entry().is_some()) {}
         let position = watch.cursor().map_or(0, |cursor| cursor.position());
         ensure!(figures.newest <= position, "the figures of {scope:?} are newer than its state");

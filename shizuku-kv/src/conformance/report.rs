@@ -1,20 +1,20 @@
-//! What the suite found.
+//! The results of a suite.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::CheckFailure;
 
-/// What became of a check.
+/// The outcome of a check.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The promise is kept.
+    /// The guarantee holds.
     Passed,
-    /// It is not.
+    /// The guarantee does not hold.
     Failed(CheckFailure),
-    /// The promise is not made: a capability that it needs is not claimed, and is refused as it should be. Or the
-    /// suite was not given what the check needs.
+    /// The guarantee does not apply. The backend does not claim a needed capability, and rejects it
+    /// correctly, or the suite lacks something that the check needs.
     NotApplicable(String),
 }
 
@@ -22,26 +22,26 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CheckReport {
-    /// The check's name.
+    /// Name of the check.
     pub name: String,
-    /// Its family.
+    /// Family of the check.
     pub family: &'static str,
-    /// The promise that it checks.
+    /// The guarantee that it checks.
     pub clause: &'static str,
-    /// What became of it.
+    /// The outcome.
     pub outcome: Outcome,
-    /// How long it took.
+    /// Duration of the check.
     pub elapsed: Duration,
 }
 
 impl CheckReport {
-    /// Whether the check failed.
+    /// Returns true if the check failed.
     pub fn is_failure(&self) -> bool {
         matches!(self.outcome, Outcome::Failed(_))
     }
 }
 
-/// What became of each check. `Display` has one line for each, and a last one that counts them.
+/// The outcomes of all checks. `Display` has one line for each, and a last one that counts them.
 #[derive(Clone, Debug, Default)]
 #[must_use = "a report that nobody looks at has checked nothing"]
 pub struct Report {
@@ -53,22 +53,22 @@ impl Report {
         Self { checks }
     }
 
-    /// Whether no check failed.
+    /// Returns true if no check failed.
     pub fn is_ok(&self) -> bool {
         self.failures().next().is_none()
     }
 
-    /// Each check, in the order of [`checks`](super::checks).
+    /// Returns each check, in the order of [`checks`](super::checks).
     pub fn checks(&self) -> &[CheckReport] {
         &self.checks
     }
 
-    /// The checks that failed.
+    /// Iterates over the failed checks.
     pub fn failures(&self) -> impl Iterator<Item = &CheckReport> {
         self.checks.iter().filter(|check| check.is_failure())
     }
 
-    /// What became of a check; `None` where it was not run.
+    /// Returns the outcome of a check. Returns `None` if it was not run.
     pub fn outcome(&self, name: &str) -> Option<&Outcome> {
         self.checks.iter().find(|check| check.name == name).map(|check| &check.outcome)
     }

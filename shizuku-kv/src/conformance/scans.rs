@@ -1,4 +1,4 @@
-//! Scans and listings: every key that lives throughout, exactly once.
+//! Scans and listings: every key that is live throughout, exactly once.
 
 use std::collections::BTreeMap;
 
@@ -11,24 +11,28 @@ pub const CHECKS: &[Check] = checks! { "scans";
     an_empty_store_has_nothing_to_list []
         "keys and scan of an empty store end at once.",
     scans_have_live_keys_only [Write]
-        "keys and scan have every live key exactly once, with its newest value, and no deleted one.",
+        "keys and scan have every live key exactly once, with its newest value, and no deleted \
+         one.",
     scans_take_many_keys [Write]
         "keys and scan have every live key exactly once, however many there are.",
     a_scan_in_a_history_has_the_newest [Write, History]
-        "keys and scan have a key once, also where the store holds several versions of it.",
+        "keys and scan have a key once, even if the store holds several versions of it.",
     a_scan_under_writes_has_every_key_once [Write]
-        "Every key that lives throughout a scan appears in it exactly once, overwritten meanwhile or not.",
+        "Every key that is live throughout a scan appears in it exactly once, overwritten \
+         meanwhile or not.",
     a_listing_under_writes_has_every_key_once [Write]
-        "Every key that lives throughout a listing appears in it exactly once, overwritten meanwhile or not.",
+        "Every key that is live throughout a listing appears in it exactly once, overwritten \
+         meanwhile or not.",
     a_scan_in_a_history_under_writes_has_every_key_once [Write, History]
         "The same in a store with a history, if a version that leaves it has not been listed yet.",
     a_scan_next_to_writers_has_every_key_once [Write]
-        "Every key that lives throughout a scan appears in it exactly once, whatever others write.",
+        "Every key that is live throughout a scan appears in it exactly once, whatever others \
+         write.",
     a_dropped_scan_leaves_nothing_behind [Write]
         "Dropping a scan or a listing at any time frees everything.",
 };
 
-/// Both.
+/// Checks both.
 pub async fn an_empty_store_has_nothing_to_list(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     fixture.step("scanning an empty store");
@@ -60,7 +64,7 @@ async fn ensure_lists(store: &Store, expected: &BTreeMap<String, String>) -> Che
     Ok(())
 }
 
-/// Overwritten, deleted, purged and re-created keys.
+/// Uses overwritten, deleted, purged and re-created keys.
 pub async fn scans_have_live_keys_only(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut expected = BTreeMap::new();
@@ -87,14 +91,14 @@ pub async fn scans_have_live_keys_only(fixture: &Fixture) -> CheckResult {
     ensure_lists(&store, &BTreeMap::new()).await
 }
 
-/// 3,000 of them.
+/// Uses 3,000 keys.
 pub async fn scans_take_many_keys(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let expected = fill(&store, 3000, "value").await?;
     ensure_lists(&store, &expected).await
 }
 
-/// Live and deleted keys with several versions each.
+/// Uses live and deleted keys with several versions each.
 pub async fn a_scan_in_a_history_has_the_newest(fixture: &Fixture) -> CheckResult {
     let store = fixture
         .store_with(fixture.config().history(fixture.capabilities().max_history.min(5)))
@@ -109,7 +113,7 @@ pub async fn a_scan_in_a_history_has_the_newest(fixture: &Fixture) -> CheckResul
     ensure_lists(&store, &BTreeMap::from([("live".to_owned(), "3".to_owned())])).await
 }
 
-/// Overwrites every stable key, makes new ones, deletes others.
+/// Overwrites every stable key, creates new ones, and deletes others.
 async fn disturb(store: &Store, round: usize) -> CheckResult {
     fill(store, STABLE, &format!("round {round}")).await?;
     for answer in store.put_many((0..20).map(|n| (format!("new.{round}.{n}"), "new"))).await {
@@ -120,14 +124,14 @@ async fn disturb(store: &Store, round: usize) -> CheckResult {
     Ok(())
 }
 
-/// The writes happen while the scan stands after its first, second and last-but-some items.
+/// Writes while the scan is after its first, its second and one of its last items.
 pub async fn a_scan_under_writes_has_every_key_once(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     fill(&store, STABLE, &"v".repeat(500)).await?;
     for round in 0..3 {
         store.put(format!("doomed.{round}"), "value").await?;
     }
-    let mut scan = store.scan(WatchScope::All);
+    let scan = store.scan(WatchScope::All);
     let mut found: Vec<KvEntry> = Vec::new();
     for (round, until) in [1, 2, STABLE / 2].into_iter().enumerate() {
         while found.len() < until {
@@ -150,14 +154,14 @@ pub async fn a_scan_under_writes_has_every_key_once(fixture: &Fixture) -> CheckR
     ensure_stable_once(found.iter().map(|entry| &entry.key))
 }
 
-/// The same for `keys`.
+/// Does the same for `keys`.
 pub async fn a_listing_under_writes_has_every_key_once(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     fill(&store, STABLE, "value").await?;
     for round in 0..2 {
         store.put(format!("doomed.{round}"), "value").await?;
     }
-    let mut listing = store.keys(WatchScope::All);
+    let listing = store.keys(WatchScope::All);
     let mut found = Vec::new();
     for (round, until) in [1, STABLE / 2].into_iter().enumerate() {
         while found.len() < until {
@@ -179,8 +183,8 @@ pub async fn a_listing_under_writes_has_every_key_once(fixture: &Fixture) -> Che
     ensure_stable_once(&found)
 }
 
-/// More keys than a backend delivers at a time. A few of the later ones are overwritten until their
-/// initial version is no longer held, others are deleted.
+/// Uses more keys than a backend delivers at a time. A few of the later ones are overwritten until
+/// their initial version is no longer held, and others are deleted.
 pub async fn a_scan_in_a_history_under_writes_has_every_key_once(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().history(2)).await?;
     fill(&store, STABLE, &"v".repeat(40_000)).await?;
@@ -188,7 +192,7 @@ pub async fn a_scan_in_a_history_under_writes_has_every_key_once(fixture: &Fixtu
         store.put(key, "value").await?;
         store.delete(key).await?;
     }
-    let (mut scan, mut listing) = (store.scan(WatchScope::All), store.keys(WatchScope::All));
+    let (scan, listing) = (store.scan(WatchScope::All), store.keys(WatchScope::All));
     let mut found = Vec::new();
     let mut listed = Vec::new();
     found.extend(scan.next().await.transpose()?);
@@ -211,7 +215,7 @@ pub async fn a_scan_in_a_history_under_writes_has_every_key_once(fixture: &Fixtu
     Ok(())
 }
 
-/// Six scans and listings, one after the other, while every key is overwritten again and again.
+/// Runs six scans and listings, one after the other, while every key is overwritten repeatedly.
 pub async fn a_scan_next_to_writers_has_every_key_once(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     fill(&store, STABLE, "value").await?;
@@ -220,13 +224,13 @@ pub async fn a_scan_next_to_writers_has_every_key_once(fixture: &Fixture) -> Che
         let scan = async {
             let mut found = Vec::new();
             if number % 3 == 0 {
-                let mut listing = store.keys(scope);
+                let listing = store.keys(scope);
                 while let Some(key) = listing.next().await {
                     found.push(key?);
                     yield_once().await;
                 }
             } else {
-                let mut scan = store.scan(scope);
+                let scan = store.scan(scope);
                 while let Some(entry) = scan.next().await {
                     found.push(entry?.key);
                     yield_once().await;
@@ -239,20 +243,20 @@ pub async fn a_scan_next_to_writers_has_every_key_once(fixture: &Fixture) -> Che
     Ok(())
 }
 
-/// Two hundred are dropped before their end; then one goes to its end.
+/// Drops two hundred scans before their end, and then reads one to its end.
 pub async fn a_dropped_scan_leaves_nothing_behind(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let expected = fill(&store, 300, "value").await?;
     for number in 0..100 {
-        let mut scan = store.scan(WatchScope::All);
-        let mut keys = store.keys(WatchScope::All);
+        let scan = store.scan(WatchScope::All);
+        let keys = store.keys(WatchScope::All);
         for _ in 0..number % 3 {
             ensure!(scan.next().await.transpose()?.is_some(), "a scan ended too early");
             ensure!(keys.next().await.transpose()?.is_some(), "a listing ended too early");
         }
         if number % 10 == 0 {
             let brief = store.with_deadline(std::time::Duration::from_micros(1));
-            let mut scan = brief.scan(WatchScope::All);
+            let scan = brief.scan(WatchScope::All);
             match scan.next().await {
                 Some(Ok(_) | Err(KvError::Timeout { .. })) => {}
                 Some(Err(error)) => return Err(error.into()),

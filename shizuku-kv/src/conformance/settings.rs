@@ -1,4 +1,4 @@
-//! Settings: what a store is made with, and what happens when it is opened with others.
+//! Settings: creating a store with settings, and opening it with others.
 
 use std::time::Duration;
 
@@ -10,26 +10,28 @@ use crate::store::{
 /// The checks of this family.
 pub const CHECKS: &[Check] = checks! { "settings";
     impossible_settings_are_refused []
-        "A setting that cannot work is InvalidConfig naming it, and nothing is made.",
+        "A setting that cannot work is InvalidConfig with its name, and no store is created.",
     the_claimed_history_is_the_most [History]
-        "A store can keep as many versions as is claimed, and more are Unsupported.",
+        "A store can keep the claimed number of versions, and more are Unsupported.",
     a_different_configuration_is_refused [Write]
-        "A setting that was made and is different in the store is in ConfigMismatch, with what was wanted and found.",
+        "A requested setting that differs from the store's is ConfigMismatch, with the requested \
+         and the actual value.",
     settings_left_alone_are_not_compared [Write]
-        "Settings that are left alone, and those of the handle, are not compared.",
+        "Unset settings, and those of the handle, are not compared.",
     reconciling_changes_the_store [Write]
-        "Asked to reconcile, a store is changed to the settings or is ConfigMismatch; its values stay.",
+        "Reconciling changes a store to the settings or is ConfigMismatch. Its values stay.",
     limits_can_be_removed [Write]
-        "Reconciling with no limit removes a store's limit; no limit is a setting like any other.",
+        "Reconciling with no limit removes a store's limit. No limit is a setting like any other.",
     a_history_is_not_given_to_times_to_live [Write, KeyTtl, History]
-        "A history above 1 and times to live are InvalidConfig, also if the store has one of them already.",
+        "A history above 1 together with times to live is InvalidConfig, even if the store has \
+         one of them already.",
     open_handles_learn_of_new_limits [Write]
         "A handle that was opened earlier accepts values by the store's present limit.",
     a_full_store_says_so [Write]
-        "A write over max_bytes is StoreFull and writes nothing; reading goes on.",
+        "A write over max_bytes is StoreFull and writes nothing. Reads continue.",
 };
 
-/// Each on its own, and a deadline of zero.
+/// Uses each impossible setting on its own, and a deadline of zero.
 pub async fn impossible_settings_are_refused(fixture: &Fixture) -> CheckResult {
     let base = || fixture.config();
     let impossible = [
@@ -69,7 +71,7 @@ pub async fn impossible_settings_are_refused(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Opened, with one more.
+/// Opens a store with the maximum, and with one more.
 pub async fn the_claimed_history_is_the_most(fixture: &Fixture) -> CheckResult {
     let most = fixture.capabilities().max_history;
     ensure!(
@@ -127,7 +129,7 @@ fn ensure_differences(
     Ok(())
 }
 
-/// One setting, two, and one among others that agree.
+/// Changes one setting, two, and one among others that agree.
 pub async fn a_different_configuration_is_refused(fixture: &Fixture) -> CheckResult {
     let (name, connection) = (fixture.fresh_name(), fixture.connection());
     let base = || StoreConfig { description: None, max_value_size: None, ..fixture.config() };
@@ -160,7 +162,7 @@ pub async fn a_different_configuration_is_refused(fixture: &Fixture) -> CheckRes
     Ok(())
 }
 
-/// None set, one set as it is, and another deadline and consistency.
+/// Sets nothing, sets one setting to its present value, and another deadline and consistency.
 pub async fn settings_left_alone_are_not_compared(fixture: &Fixture) -> CheckResult {
     let (name, connection) = (fixture.fresh_name(), fixture.connection());
     let base = || StoreConfig { description: None, max_value_size: None, ..fixture.config() };
@@ -195,7 +197,8 @@ pub async fn settings_left_alone_are_not_compared(fixture: &Fixture) -> CheckRes
     Ok(())
 }
 
-/// The description and the limit, which a backend may be unable to change; then the store is as it says.
+/// Changes the description and the limit, which a backend may be unable to change. The store then
+/// has the reported settings.
 pub async fn reconciling_changes_the_store(fixture: &Fixture) -> CheckResult {
     let (name, connection) = (fixture.fresh_name(), fixture.connection());
     let base = || StoreConfig { description: None, max_value_size: None, ..fixture.config() };
@@ -213,7 +216,7 @@ pub async fn reconciling_changes_the_store(fixture: &Fixture) -> CheckResult {
             connection.store_with_config(&name, new()).await?;
         }
         Err(KvError::ConfigMismatch { .. }) => {
-            // All or nothing: nothing that could be changed was.
+            // Either all settings change or none.
             connection.store_with_config(&name, old()).await?;
         }
         Err(error) => return Err(error.into()),
@@ -226,7 +229,7 @@ pub async fn reconciling_changes_the_store(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Each alone, then all at once.
+/// Removes each limit alone, then all at once.
 pub async fn limits_can_be_removed(fixture: &Fixture) -> CheckResult {
     let connection = fixture.connection();
     let base = || StoreConfig { max_value_size: None, ..fixture.config() };
@@ -275,7 +278,7 @@ pub async fn limits_can_be_removed(fixture: &Fixture) -> CheckResult {
     ensure_differences(opened, &name, &[("max_bytes", "65536", "no limit")])
 }
 
-/// Requested in both orders, and then with one of them given up.
+/// Requests them in both orders, and then without one of them.
 pub async fn a_history_is_not_given_to_times_to_live(fixture: &Fixture) -> CheckResult {
     let connection = fixture.connection();
     let base = || StoreConfig { history: None, key_ttl: None, ..fixture.config() };
@@ -317,7 +320,7 @@ pub async fn a_history_is_not_given_to_times_to_live(fixture: &Fixture) -> Check
     Ok(())
 }
 
-/// Raised, then lowered below the size of the stored value.
+/// Raises the limit, then lowers it below the size of the stored value.
 pub async fn open_handles_learn_of_new_limits(fixture: &Fixture) -> CheckResult {
     let (name, connection) = (fixture.fresh_name(), fixture.connection());
     let base = || StoreConfig { max_value_size: None, ..fixture.config() };
@@ -362,7 +365,8 @@ pub async fn open_handles_learn_of_new_limits(fixture: &Fixture) -> CheckResult 
     Ok(())
 }
 
-/// Sixty-four kilobytes, filled by four at a time; what the backend counts besides values is left to it.
+/// Fills sixty-four kilobytes with writes of four. The backend decides whether it counts anything
+/// besides values.
 pub async fn a_full_store_says_so(fixture: &Fixture) -> CheckResult {
     const LIMIT: u64 = 64 * 1024;
     const VALUE: usize = 4096;

@@ -1,8 +1,9 @@
-//! What a [`ReplicaStorage`](crate::replica::ReplicaStorage) promises, as runnable checks: for whoever keeps a replica in
-//! a database of their own.
+//! The guarantees of a [`ReplicaStorage`](crate::replica::ReplicaStorage) as runnable checks, for
+//! authors of a storage in a database of their own.
 //!
-//! A replica's whole correctness rests on its storage: what it forgets is not fetched again, and a place that is ahead
-//! of the state hides changes for ever. [`StorageSuite`] runs each check against storages of its own:
+//! A replica's whole correctness rests on its storage. The replica does not read a forgotten entry
+//! again, and a checkpoint that is ahead of the state hides changes for ever. [`StorageSuite`] runs
+//! each check against storages of its own:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -10,13 +11,15 @@
 //! use shizuku_kv::conformance::storage::StorageSuite;
 //! use shizuku_kv::replica::MemoryStorage;
 //!
-//! let report = StorageSuite::new(|_name| async { Ok(MemoryStorage::new()) }).not_durable().run().await;
+//! let suite = StorageSuite::new(|_name| async { Ok(MemoryStorage::new()) });
+//! let report = suite.not_durable().run().await;
 //! assert!(report.is_ok(), "{report}");
 //! # }
 //! ```
 //!
-//! What it cannot see: whether a commit survives a loss of power, and whether one that failed left nothing behind. That
-//! takes faults in the storage's own means.
+//! The suite does not cover two properties: that a commit survives a loss of power, and that a
+//! failed commit leaves nothing behind. Testing these needs faults in the storage's own disk
+//! operations.
 
 mod changes;
 mod data;
@@ -31,31 +34,31 @@ pub use suite::StorageSuite;
 use super::{CheckFailure, CheckResult};
 use crate::replica::StorageError;
 
-/// What a check needs, apart from a storage.
+/// A requirement of a check in addition to a storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StorageNeed {
-    /// A storage that keeps what it holds when it is dropped and opened again.
+    /// A storage that keeps its content when it is dropped and reopened.
     Durable,
-    /// A way to read values, which is no part of the trait: see [`StorageSuite::reading`].
+    /// A function that reads values, which the trait does not have: see [`StorageSuite::reading`].
     Values,
 }
 
-/// One clause of what storages promise, and the function that checks it.
+/// One clause of the guarantees of storages, and the function that checks it.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct StorageCheck {
-    /// The name of the function; no two checks have the same.
+    /// Name of the function, unique among all checks.
     pub name: &'static str,
-    /// What the trait promises.
+    /// The guarantee of the trait.
     pub clause: &'static str,
-    /// What there has to be for the check to make sense. Where it is not, the check is not applicable.
+    /// The requirements of the check. Without one of them the check is not applicable.
     pub needs: &'static [StorageNeed],
     /// The check itself. It blocks.
     pub run: fn(&StorageFixture) -> CheckResult,
 }
 
-/// The checks of a file: each function with what it needs and the clause that it checks.
+/// The checks of a file: each function with its requirements and the clause that it checks.
 macro_rules! storage_checks {
     ($($name:ident [$($need:ident),*] $clause:literal,)+) => {
         &[$($crate::conformance::storage::StorageCheck {
@@ -68,12 +71,12 @@ macro_rules! storage_checks {
 }
 use storage_checks;
 
-/// Every check of a storage.
+/// Iterates over every check of a storage.
 pub fn checks() -> impl Iterator<Item = &'static StorageCheck> {
     [changes::CHECKS, data::CHECKS, places::CHECKS, random::CHECKS].into_iter().flatten()
 }
 
-/// An error where the check expected success.
+/// Converts an error where the check expected success.
 impl From<StorageError> for CheckFailure {
     #[track_caller]
     fn from(error: StorageError) -> Self {

@@ -1,4 +1,4 @@
-//! Stores: made, opened, listed and deleted.
+//! Stores: created, opened, listed and deleted.
 
 use super::{Check, CheckResult, Fixture};
 use crate::store::{KvError, VersionToken, WatchScope};
@@ -6,28 +6,28 @@ use crate::store::{KvError, VersionToken, WatchScope};
 /// The checks of this family.
 pub const CHECKS: &[Check] = checks! { "stores";
     a_store_is_made_once [Write]
-        "Opening a store gets the one of that name, or creates it.",
+        "Opening a store returns the existing one of that name, or creates it.",
     stores_are_apart [Write]
         "Stores have nothing in common but their connection.",
     a_store_that_must_exist_is_not_made []
-        "A store that must exist and does not is StoreNotFound, and is not made.",
+        "A missing store that must exist is StoreNotFound, and is not created.",
     invalid_names_are_refused []
         "A name that is not 1 to 64 characters of A-Z a-z 0-9 _ and - is InvalidStoreName.",
     a_store_claims_no_more_than_its_connection []
-        "What a store can do is at most what its connection can.",
+        "A store claims at most the capabilities of its connection.",
     stores_are_listed []
         "Every store is in the list once, until it is deleted.",
     a_deleted_store_is_gone [Write]
-        "Handles of a deleted store answer StoreNotFound.",
+        "Handles of a deleted store return StoreNotFound.",
     watching_and_swapping_in_a_deleted_store_fails [Write, CompareAndSwap, Watch]
-        "Handles of a deleted store answer StoreNotFound.",
+        "Handles of a deleted store return StoreNotFound.",
     deleting_a_missing_store_is_refused []
-        "Deleting a store that is not there is StoreNotFound.",
+        "Deleting a store that does not exist is StoreNotFound.",
     a_store_made_again_is_empty [Write]
-        "A store that was deleted and made again has nothing of what was before.",
+        "A store that was deleted and recreated has none of its earlier content.",
 };
 
-/// Twice through `store_with_config`, and through `store`.
+/// Opens it twice through `store_with_config`, and through `store`.
 pub async fn a_store_is_made_once(fixture: &Fixture) -> CheckResult {
     let (name, connection) = (fixture.fresh_name(), fixture.connection());
     let first = connection.store_with_config(&name, fixture.config()).await?;
@@ -46,7 +46,7 @@ pub async fn a_store_is_made_once(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// The same key, and names of which one begins with the other or differs by case.
+/// Uses the same key, and names of which one is a prefix of the other or differs by case.
 pub async fn stores_are_apart(fixture: &Fixture) -> CheckResult {
     let name = fixture.fresh_name();
     let longer = format!("{name}-x");
@@ -75,7 +75,7 @@ pub async fn stores_are_apart(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// And opens one that is there.
+/// Also opens an existing one.
 pub async fn a_store_that_must_exist_is_not_made(fixture: &Fixture) -> CheckResult {
     let (name, connection) = (fixture.fresh_name(), fixture.connection());
     for _ in 0..2 {
@@ -93,7 +93,7 @@ pub async fn a_store_that_must_exist_is_not_made(fixture: &Fixture) -> CheckResu
     Ok(())
 }
 
-/// Opening, opening what must exist, and deleting; the longest name works.
+/// Opens, opens with `must_exist`, and deletes. The longest name works.
 pub async fn invalid_names_are_refused(fixture: &Fixture) -> CheckResult {
     let connection = fixture.connection();
     let long = "n".repeat(65);
@@ -117,7 +117,7 @@ pub async fn invalid_names_are_refused(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Of a store with the defaults; and what it can do is there.
+/// Uses a store with the defaults, and checks that its claimed abilities exist.
 pub async fn a_store_claims_no_more_than_its_connection(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let (has, can) = (store.capabilities(), fixture.capabilities());
@@ -164,7 +164,7 @@ pub async fn a_store_claims_no_more_than_its_connection(fixture: &Fixture) -> Ch
     Ok(())
 }
 
-/// Three of them, of which one is deleted.
+/// Uses three stores, of which one is deleted.
 pub async fn stores_are_listed(fixture: &Fixture) -> CheckResult {
     let connection = fixture.connection();
     let mut names = Vec::new();
@@ -191,7 +191,7 @@ pub async fn stores_are_listed(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Every read and every unconditional write.
+/// Calls every read and every unconditional write.
 pub async fn a_deleted_store_is_gone(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     store.put("key", "value").await?;
@@ -234,7 +234,7 @@ pub async fn a_deleted_store_is_gone(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Creating, updating, deleting by version and watching.
+/// Creates, updates, deletes by version and watches.
 pub async fn watching_and_swapping_in_a_deleted_store_fails(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let version: VersionToken = store.put("key", "value").await?;
@@ -248,14 +248,14 @@ pub async fn watching_and_swapping_in_a_deleted_store_fails(fixture: &Fixture) -
     let deleted = store.delete_with_version("key", version).await;
     ensure_error!(deleted, KvError::StoreNotFound { .. }, "delete_with_version");
     let watch = match store.watch(WatchScope::prefix("key")).await {
-        Ok(mut watch) => watch.next().await.transpose(),
+        Ok(watch) => watch.next().await.transpose(),
         Err(error) => Err(error),
     };
     ensure_error!(watch, KvError::StoreNotFound { .. }, "watch");
     Ok(())
 }
 
-/// Never made, and deleted before.
+/// Deletes a store that never existed, and one that was deleted before.
 pub async fn deleting_a_missing_store_is_refused(fixture: &Fixture) -> CheckResult {
     let (name, connection) = (fixture.fresh_name(), fixture.connection());
     let missing = connection.delete_store(&name).await;
@@ -267,7 +267,7 @@ pub async fn deleting_a_missing_store_is_refused(fixture: &Fixture) -> CheckResu
     Ok(())
 }
 
-/// And may have other settings.
+/// The recreated store may have other settings.
 pub async fn a_store_made_again_is_empty(fixture: &Fixture) -> CheckResult {
     let connection = fixture.connection();
     let store = fixture.store_with(fixture.config().max_value_size(1000)).await?;

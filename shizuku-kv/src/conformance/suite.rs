@@ -1,4 +1,4 @@
-//! The runner.
+//! The runner of the checks.
 
 use std::fmt;
 use std::future::Future;
@@ -43,16 +43,19 @@ enum Source {
 }
 
 impl Suite {
-    /// A suite over a connection, which stays open. Checks that need connections of their own are left out.
+    /// Returns a suite over a connection, which stays open. The suite skips checks that need
+    /// connections of their own.
     pub fn new(connection: Arc<dyn Connection>) -> Self {
         Self::over(Source::Connection(connection))
     }
 
-    /// A suite that opens its connections itself: one for most checks, which is shut down before the checks that end
-    /// connections have their turn, one at a time, so that a backend can do with one connection at a time unless it
-    /// claims to be [shared](crate::ConnectionCapabilities::shared).
+    /// Returns a suite that opens its connections itself. It opens one for most checks, and shuts
+    /// it down before the checks that end connections, which run one at a time. A backend therefore
+    /// needs only one connection at a time, unless it claims to be
+    /// [shared](crate::ConnectionCapabilities::shared).
     ///
-    /// All connections have to lead to the same place where the backend is persistent or shared.
+    /// If the backend is persistent or shared, all connections must lead to the same server or
+    /// file.
     pub fn connecting<F, C>(connect: F) -> Self
     where
         F: Fn() -> C + Send + Sync + 'static,
@@ -71,27 +74,27 @@ impl Suite {
         }
     }
 
-    /// Settings for every store that a check opens; the check adds its own. For what every store can have: read
-    /// consistency, storage, replicas, deadline.
+    /// Sets the settings of every store that a check opens, to which the check adds its own. Use it
+    /// for read consistency, storage, replicas and deadline.
     pub fn base_config(mut self, base: StoreConfig) -> Self {
         self.base = base;
         self
     }
 
-    /// How long each check may take before it is reported as one that hangs: 60 seconds unless set.
+    /// Timeout for each check, after which it is reported as hanging: 60 seconds by default.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// How many checks run at a time: 8 unless set.
+    /// Maximum number of checks that run at a time: 8 by default.
     pub fn concurrency(mut self, checks: usize) -> Self {
         self.concurrency = checks.max(1);
         self
     }
 
-    /// Runs only the check, or the family of checks, of this name. May be called more than once, to run each of them.
-    /// A name that there is not is reported as a failure.
+    /// Runs only the check, or the family of checks, of this name. May be called more than once, to
+    /// run each of them. An unknown name is reported as a failure.
     pub fn only(mut self, name: impl Into<String>) -> Self {
         self.selection.push(name.into());
         self
@@ -116,7 +119,7 @@ impl Suite {
                     match connect().await {
                         Ok(connection) => {
                             reports.extend(self.run_together(&connection, together).await);
-                            // Whether it succeeds is for a check to say; it only makes room here.
+                            // A check covers the result of a shutdown. This one only makes room.
                             let _ = connection.shutdown().await;
                         }
                         Err(error) => reports.extend(together.into_iter().map(|(index, check)| {
@@ -154,7 +157,7 @@ impl Suite {
         connection: &Arc<dyn Connection>,
         checks: Vec<(usize, &'static Check)>,
     ) -> Vec<(usize, CheckReport)> {
-        // Boxed, since the compiler does not see otherwise that all of it can be sent.
+        // Boxed, because the compiler does not see otherwise that all of it is `Send`.
         let runs =
             checks.into_iter().map(|(index, check)| -> BoxFuture<'_, (usize, CheckReport)> {
                 let fixture = Fixture::with(Arc::clone(connection), None, self.base.clone());
@@ -201,7 +204,7 @@ impl Suite {
         report(check, outcome, started.elapsed())
     }
 
-    /// A check that hangs or panics has failed, and takes no other with it.
+    /// Runs a check. A check that hangs or panics has failed, and no other check is affected.
     async fn bounded(
         &self,
         fixture: &Fixture,

@@ -13,26 +13,30 @@ pub const CHECKS: &[Check] = checks! { "values";
     an_empty_value_is_a_value [Write]
         "An empty value is a value like any other, never a tombstone.",
     an_empty_value_cannot_be_created_over [Write, CompareAndSwap]
-        "An empty value is a value like any other: create over it is AlreadyExists, and it can be swapped.",
+        "An empty value is a value like any other: create over it is AlreadyExists, and it can \
+         be swapped.",
     an_empty_value_arrives_at_a_watch [Write, Watch]
-        "An empty value is a value like any other: it arrives as a put, in the state and live.",
+        "An empty value is a value like any other: it arrives as a put, in the initial state and \
+         live.",
     any_bytes_come_back [Write]
         "Values are any bytes.",
     a_value_of_the_limit_fits [Write]
         "A value of max_value_size bytes can be written, whatever the key.",
     a_value_over_the_limit_is_refused [Write]
-        "A value over max_value_size is ValueTooLarge with its size and the limit, and nothing is written.",
+        "A value over max_value_size is ValueTooLarge with its size and the limit, and nothing \
+         is written.",
     a_swapped_value_over_the_limit_is_refused [Write, CompareAndSwap]
-        "A value over max_value_size is ValueTooLarge with its size and the limit, and nothing is written.",
+        "create and update of a value over their limit, which is max_value_size or slightly \
+         less, are ValueTooLarge. A value of that size fits.",
     the_default_limit_is_true [Write]
-        "The limit of a store that was given none is one that it keeps.",
+        "A store's default limit is one that it keeps.",
     large_values_arrive_everywhere [Write, Watch]
         "Values of the largest size arrive at every read and every watch, however many there are.",
     values_are_never_shown [Write, CompareAndSwap]
         "No error and no Debug output contains a value.",
 };
 
-/// `get`, `entry`, `get_many`, `history`, `scan` and `keys`.
+/// Calls `get`, `entry`, `get_many`, `history`, `scan` and `keys`.
 pub async fn an_empty_value_is_a_value(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let version = store.put("empty", Bytes::new()).await?;
@@ -64,7 +68,7 @@ pub async fn an_empty_value_is_a_value(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// `create` and `update` of it.
+/// Calls `create` and `update` on an empty value.
 pub async fn an_empty_value_cannot_be_created_over(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let version = store.create("empty", "").await?;
@@ -79,7 +83,7 @@ pub async fn an_empty_value_cannot_be_created_over(fixture: &Fixture) -> CheckRe
     Ok(())
 }
 
-/// Before the caught-up marker and after it.
+/// Writes it before the caught-up marker and after it.
 pub async fn an_empty_value_arrives_at_a_watch(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let first = store.put("empty", "").await?;
@@ -93,7 +97,7 @@ pub async fn an_empty_value_arrives_at_a_watch(fixture: &Fixture) -> CheckResult
     Ok(())
 }
 
-/// Every byte, runs of zeros, text in no encoding, and bytes that mean something to protocols.
+/// Uses every byte, runs of zeros, text in no encoding, and bytes with a meaning in protocols.
 pub async fn any_bytes_come_back(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let values: [Vec<u8>; 7] = [
@@ -118,7 +122,7 @@ pub async fn any_bytes_come_back(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Through `put` and `put_many`, under a short and the longest key.
+/// Writes through `put` and `put_many`, under a short and the longest key.
 pub async fn a_value_of_the_limit_fits(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().max_value_size(4096)).await?;
     ensure_eq!(store.max_value_size(), 4096, "the limit that was asked for");
@@ -152,7 +156,7 @@ fn ensure_too_large(result: KvResult<VersionToken>, size: usize, limit: usize) -
     }
 }
 
-/// Through `put` and `put_many`, one byte over and far over.
+/// Writes through `put` and `put_many`, one byte over and far over the limit.
 pub async fn a_value_over_the_limit_is_refused(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().max_value_size(1000)).await?;
     let before = store.put("key", "small").await?;
@@ -170,19 +174,41 @@ pub async fn a_value_over_the_limit_is_refused(fixture: &Fixture) -> CheckResult
     Ok(())
 }
 
-/// Through `create` and `update`.
+/// Writes through `create` and `update`.
 pub async fn a_swapped_value_over_the_limit_is_refused(fixture: &Fixture) -> CheckResult {
     let store = fixture.store_with(fixture.config().max_value_size(1000)).await?;
     let value = Bytes::from(vec![b'v'; 1001]);
     ensure_too_large(store.create("key", value.clone()).await, 1001, 1000)?;
     ensure!(store.entry("key").await?.is_none(), "a refused create left something behind");
-    let before = store.create("key", vec![b'v'; 1000]).await?;
+    let room = room(store.create("key", vec![b'v'; 1000]).await)?;
+    let before = match room {
+        None => store.get("key").await?.map(|entry| entry.version),
+        Some(room) => Some(store.create("key", vec![b'v'; room]).await?),
+    };
+    let Some(before) = before else { return Err(CheckFailure::new("a created value is absent")) };
     ensure_too_large(store.update("key", value, before).await, 1001, 1000)?;
-    store.update("key", vec![b'w'; 1000], before).await?;
+    // An expected version may reduce the room for the value further.
+    store
+        .update("key", vec![b'w'; room.map_or(1000, |room| room.saturating_sub(20))], before)
+        .await?;
     Ok(())
 }
 
-/// A value of the limit is written and one over it refused, as far as the limit is small enough to try.
+/// Returns the limit that rejected a value of 1,000 bytes, or `None` if it was written.
+fn room(written: KvResult<VersionToken>) -> CheckResult<Option<usize>> {
+    match written {
+        Ok(_) => Ok(None),
+        Err(KvError::ValueTooLarge { size: 1000, limit, .. }) if (800..1000).contains(&limit) => {
+            Ok(Some(limit))
+        }
+        Err(error) => {
+            Err(CheckFailure::new(format!("a swapped value of max_value_size bytes: {error}")))
+        }
+    }
+}
+
+/// Writes a value of the limit, and checks that one over it is rejected, if the limit is small
+/// enough to try.
 pub async fn the_default_limit_is_true(fixture: &Fixture) -> CheckResult {
     const TRIED: usize = 8 << 20;
     let store = fixture.store().await?;
@@ -204,7 +230,7 @@ pub async fn the_default_limit_is_true(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Twelve of a megabyte, or of the limit where that is less.
+/// Writes twelve values of a megabyte, or of the limit if that is less.
 pub async fn large_values_arrive_everywhere(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let size = store.max_value_size().min(1 << 20);
@@ -238,10 +264,10 @@ pub async fn large_values_arrive_everywhere(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Entries, handles, conflicts and values that are too large.
+/// Uses entries, handles, conflicts and values that are too large.
 pub async fn values_are_never_shown(fixture: &Fixture) -> CheckResult {
     const SECRET: &str = "hunter2-do-not-show";
-    let store = fixture.store_with(fixture.config().max_value_size(64)).await?;
+    let store = fixture.store_with(fixture.config().max_value_size(128)).await?;
     let version = store.create("key", SECRET).await?;
     let other = store.put("other", SECRET).await?;
     let mut shown = vec![
@@ -264,7 +290,8 @@ pub async fn values_are_never_shown(fixture: &Fixture) -> CheckResult {
         };
         shown.extend([format!("{error}"), format!("{error:?}")]);
     }
-    // As text, and as the numbers or the hexadecimal digits that a derived Debug of bytes would give.
+    // Searches for the text, and for the numbers or hexadecimal digits that a derived `Debug` of
+    // bytes would print.
     let numbers = format!("{:?}", SECRET.as_bytes());
     let numbers = numbers.trim_matches(['[', ']']);
     for text in shown {

@@ -10,16 +10,18 @@ pub const CHECKS: &[Check] = checks! { "versions";
     reads_return_the_version_that_the_write_returned [Write]
         "The version that a write returns is the version of the entry that reads find.",
     swaps_return_the_version_of_their_entry [Write, CompareAndSwap]
-        "The version that create, update and delete_with_version return is that of the entry that reads find.",
+        "The version that create, update and delete_with_version return is that of the entry \
+         that reads find.",
     every_write_changes_the_version [Write]
         "Every write to a key, deletions included, gives it a version that it never had before.",
     a_version_never_comes_back [Write, CompareAndSwap]
-        "A version that was superseded never matches again, the same value or not.",
+        "A superseded version never matches again, even for the same value.",
     versions_can_be_stored [Write, CompareAndSwap]
-        "A version goes through bytes and back and still compares.",
+        "A version converts to bytes and back, and still compares.",
 };
 
-/// `get`, `entry`, `get_many`, `history` and `scan` after `put`, `put_many`, `delete` and `purge`.
+/// Calls `get`, `entry`, `get_many`, `history` and `scan` after `put`, `put_many`, `delete` and
+/// `purge`.
 pub async fn reads_return_the_version_that_the_write_returned(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut live =
@@ -53,7 +55,7 @@ pub async fn reads_return_the_version_that_the_write_returned(fixture: &Fixture)
     Ok(())
 }
 
-/// `entry` after each.
+/// Calls `entry` after each.
 pub async fn swaps_return_the_version_of_their_entry(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let created = store.create("key", "1").await?;
@@ -83,7 +85,7 @@ pub async fn swaps_return_the_version_of_their_entry(fixture: &Fixture) -> Check
     Ok(())
 }
 
-/// The same value, deletions of what is absent already, and many writes at once.
+/// Writes the same value, deletes absent keys, and makes many writes at once.
 pub async fn every_write_changes_the_version(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut versions = vec![
@@ -104,7 +106,7 @@ pub async fn every_write_changes_the_version(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Over updates, deletion and creation with the value of before.
+/// Updates, deletes and creates with the earlier value.
 pub async fn a_version_never_comes_back(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let first = store.create("key", "same").await?;
@@ -127,7 +129,7 @@ pub async fn a_version_never_comes_back(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// What `from_bytes` made of `to_bytes` swaps.
+/// Swaps with versions that went through `to_bytes` and `from_bytes`.
 pub async fn versions_can_be_stored(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut version = store.create("key", "0").await?;

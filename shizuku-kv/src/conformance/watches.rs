@@ -1,4 +1,4 @@
-//! Watches: the state first, then a marker, then every change.
+//! Watches: the initial state first, then a marker, then every change.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -16,28 +16,30 @@ pub const CHECKS: &[Check] = checks! { "watches";
     the_state_comes_first [Write, Watch]
         "A watch begins with the newest entry of every live key, then the caught-up marker.",
     the_state_may_be_large [Write, Watch]
-        "The state has every live key, however many there are.",
+        "The initial state has every live key, however many there are.",
     the_state_is_no_history [Write, Watch, History]
-        "The state has the newest entry of a key alone, also where the store holds several versions.",
+        "The initial state has only the newest entry of a key, even if the store holds several \
+         versions.",
     changes_arrive_live [Write, Watch]
         "Puts, deletions and purges arrive, with their keys, values, versions and operations.",
     swaps_arrive_live [Write, Watch, CompareAndSwap]
-        "Creates, updates and deletions by version arrive, and those that were refused do not.",
+        "Creates, updates and deletions by version arrive, and rejected ones do not.",
     nothing_is_lost_between_state_and_live [Write, Watch]
-        "What is written while the state is read arrives, once.",
+        "A write during the initial state arrives, once.",
     the_last_write_always_arrives [Write, Watch]
-        "Under concurrent writers: per key, versions never go back, nothing arrives twice, the last write arrives.",
+        "Under concurrent writers, the versions of a key never go back, nothing arrives twice, \
+         and the last write arrives.",
     a_slow_reader_ends_at_the_final_state [Write, Watch]
         "A watch that is not read for a while ends at the final state of every key.",
     a_next_that_is_dropped_loses_nothing [Write, Watch]
         "Dropping the future of next loses no update.",
     watches_are_independent [Write, Watch]
-        "Each watch has everything, whatever other watches do or whether they are dropped.",
+        "Each watch delivers everything, whatever other watches do, even if they are dropped.",
     a_watch_ends_with_its_store [Write, Watch]
         "A watch whose store is deleted ends with StoreNotFound.",
 };
 
-/// Overwritten, deleted, purged and re-created keys; tombstones may come.
+/// Uses overwritten, deleted, purged and re-created keys. Tombstones may come.
 pub async fn the_state_comes_first(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut log = WriteLog::default();
@@ -76,7 +78,7 @@ pub async fn the_state_comes_first(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// 3,000 of them.
+/// Uses 3,000 keys.
 pub async fn the_state_may_be_large(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let written = fill(&store, 3000, "value").await?;
@@ -90,7 +92,7 @@ pub async fn the_state_may_be_large(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Live and deleted keys with several versions each.
+/// Uses live and deleted keys with several versions each.
 pub async fn the_state_is_no_history(fixture: &Fixture) -> CheckResult {
     let store = fixture
         .store_with(fixture.config().history(fixture.capabilities().max_history.min(5)))
@@ -108,7 +110,7 @@ pub async fn the_state_is_no_history(fixture: &Fixture) -> CheckResult {
         let expected = newest.get(entry.key.as_str());
         ensure_eq!(Some(&entry.version), expected, "the version of key {} in the state", entry.key);
     }
-    // Resuming continues the state, not the history, either.
+    // A resumed watch also continues the initial state, not the history.
     ensure!(
         observer.entries().iter().any(|entry| entry.key == "live"),
         "the live key is not in the state"
@@ -123,14 +125,14 @@ async fn ensure_arrives(
     operation: KvOperation,
     value: &str,
 ) -> CheckResult {
-    // One write at a time: nothing can have been superseded.
+    // Writes one at a time, so that no update can be superseded.
     let entry = observer.entry(&format!("{operation:?} of key {key}")).await?;
     let found = (entry.key.as_str(), entry.version, entry.operation, entry.value.as_ref());
     ensure_eq!(found, (key, version, operation, value.as_bytes()), "the update that arrived");
     Ok(())
 }
 
-/// One at a time, so that nothing can be superseded.
+/// Writes one at a time, so that no update can be superseded.
 pub async fn changes_arrive_live(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;
@@ -154,7 +156,7 @@ pub async fn changes_arrive_live(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// One at a time, with refused writes between.
+/// Writes one at a time, with rejected writes between.
 pub async fn swaps_arrive_live(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;
@@ -176,7 +178,7 @@ pub async fn swaps_arrive_live(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Writes before the first update is read, and between any two updates of the state.
+/// Writes before the first update is read, and between any two updates of the initial state.
 pub async fn nothing_is_lost_between_state_and_live(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut log = WriteLog::default();
@@ -186,7 +188,7 @@ pub async fn nothing_is_lost_between_state_and_live(fixture: &Fixture) -> CheckR
     }
     let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;
     for number in 0..60 {
-        // Keys that were delivered, keys that were not, new keys and deletions.
+        // Uses delivered keys, undelivered keys, new keys and deletions.
         let key = format!("key.{}", number * 7 % 50);
         let write =
             if number % 5 == 4 { store.delete(&key).await } else { store.put(&key, "live").await };
@@ -200,7 +202,7 @@ pub async fn nothing_is_lost_between_state_and_live(fixture: &Fixture) -> CheckR
     observer.ensure_in_order(&log)
 }
 
-/// Puts and deletions to a few keys of its own.
+/// Puts and deletes a few keys of its own.
 async fn write_some(store: &Store, writer: usize, rounds: usize) -> CheckResult<WriteLog> {
     let mut log = WriteLog::default();
     for round in 0..rounds {
@@ -216,7 +218,7 @@ async fn write_some(store: &Store, writer: usize, rounds: usize) -> CheckResult<
     Ok(log)
 }
 
-/// Reads on until the writes are done; the read that is under way then is dropped.
+/// Reads until the writes are done, and then drops the pending read.
 async fn read_during<T>(
     observer: &mut Observer<'_>,
     writes: impl Future<Output = CheckResult<T>>,
@@ -234,7 +236,7 @@ async fn read_during<T>(
     }
 }
 
-/// Four writers, one reader that is there before them, and one that begins in the middle.
+/// Uses four writers, one reader that starts before them, and one that starts in the middle.
 pub async fn the_last_write_always_arrives(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut log = WriteLog::default();
@@ -250,7 +252,7 @@ pub async fn the_last_write_always_arrives(fixture: &Fixture) -> CheckResult {
     written.into_iter().for_each(|part| log.append(part));
     for observer in [&mut early, &mut late] {
         observer.reach_all(&log.newest()).await?;
-        // What arrives twice arrives before this.
+        // A second delivery would arrive before this.
         let version = log.note("writer.last", store.put("writer.last", "last").await)?;
         observer.reach("writer.last", version).await?;
         observer.ensure_in_order(&log)?;
@@ -262,7 +264,7 @@ pub async fn the_last_write_always_arrives(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Half a megabyte in 2,000 writes, and deletions, before the first read.
+/// Makes 2,000 writes with half a megabyte, and deletions, before the first read.
 pub async fn a_slow_reader_ends_at_the_final_state(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut log = WriteLog::default();
@@ -294,7 +296,7 @@ pub async fn a_slow_reader_ends_at_the_final_state(fixture: &Fixture) -> CheckRe
     Ok(())
 }
 
-/// Each update is waited for many times, for next to no time each.
+/// Polls for each update many times, for almost no time each.
 pub async fn a_next_that_is_dropped_loses_nothing(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut log = WriteLog::default();
@@ -304,7 +306,8 @@ pub async fn a_next_that_is_dropped_loses_nothing(fixture: &Fixture) -> CheckRes
     }
     let mut observer = Observer::open(fixture, &store, WatchScope::All).await?;
     for number in 0..120_u64 {
-        // With something on its way, with nothing, and with something that comes while nobody waits any more.
+        // Polls with an update in transit, with none, and with one that comes after the future was
+        // dropped.
         if number % 3 == 0 {
             let key = format!("key.{}", number % 30);
             log.note(&key, store.put(&key, "live").await)?;
@@ -321,7 +324,7 @@ pub async fn a_next_that_is_dropped_loses_nothing(fixture: &Fixture) -> CheckRes
     observer.ensure_in_order(&log)
 }
 
-/// Of one scope, of different ones, and next to some that are dropped at every stage.
+/// Uses watches of one scope, of different ones, and next to some that are dropped at every stage.
 pub async fn watches_are_independent(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     let mut log = WriteLog::default();
@@ -356,7 +359,7 @@ pub async fn watches_are_independent(fixture: &Fixture) -> CheckResult {
     Ok(())
 }
 
-/// Live, and before the state was read.
+/// Checks a live watch, and one whose initial state was not read.
 pub async fn a_watch_ends_with_its_store(fixture: &Fixture) -> CheckResult {
     let store = fixture.store().await?;
     store.put("key", "value").await?;
@@ -365,7 +368,7 @@ pub async fn a_watch_ends_with_its_store(fixture: &Fixture) -> CheckResult {
     let mut unread = store.watch(WatchScope::All).await?;
     fixture.connection().delete_store(store.name()).await?;
     fixture.step("waiting for a watch to end whose store was deleted");
-    // What was on its way may still arrive.
+    // Updates in transit may still arrive.
     for watch in [live.watch(), &mut unread] {
         loop {
             match watch.next().await {
@@ -382,7 +385,7 @@ pub async fn a_watch_ends_with_its_store(fixture: &Fixture) -> CheckResult {
         ensure!(watch.next().await.is_none(), "a watch goes on after the error that ended it");
     }
     let late = match store.watch(WatchScope::All).await {
-        Ok(mut watch) => watch.next().await.transpose(),
+        Ok(watch) => watch.next().await.transpose(),
         Err(error) => Err(error),
     };
     ensure_error!(late, KvError::StoreNotFound { .. }, "a watch of a store that was deleted");

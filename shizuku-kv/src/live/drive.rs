@@ -1,6 +1,5 @@
-//! The task behind a live value.
+//! The task that follows the record of a live value.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,63 +11,55 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::LiveSnapshot;
-use super::status::{LiveStanding, State};
+use super::panics::{outliving, read};
+use super::status::{LiveSyncState, State};
+use crate::record::{ByteDeserialize, KeyValue, KvReadError, type_name};
 use crate::store::backoff;
 use crate::store::{
-    Follower, Following, Key, KvEntry, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch,
+    Follower, Following, Key, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch,
     WatchLink, WatchScope,
 };
-use crate::typed::{ByteDeserialize, DecodeError, KeyValue, KvReadError, read_record, type_name};
 
-/// How the records of a type become what is in force.
+/// Conversion of a record, or of its absence, to the current value.
 pub(super) struct Policy<T, V> {
-    /// A record that is there.
+    /// Converts a record.
     pub(super) present: fn(T) -> V,
-    /// What is in force where there is none; without this the last value is.
+    /// Returns the current value if the store has no record. Without it, the last value stays
+    /// current.
     pub(super) absent: Option<fn() -> V>,
 }
 
-/// What was seen of the store, and not taken yet.
-pub(super) enum Seen<T> {
-    Good(LiveSnapshot<T>),
+/// A state of the record in the store that is not the current value yet.
+pub(super) enum Candidate<V> {
+    Good(LiveSnapshot<V>),
     Bad(VersionToken, Arc<KvReadError>),
     Absent(Option<(KvOperation, VersionToken)>),
 }
 
-/// What an update says of a record; none for the caught-up marker.
-pub(super) fn look<T: KeyValue<Value: ByteDeserialize>>(update: KvUpdate) -> Option<Seen<T>> {
+/// Reads an update of a record. Returns `None` for the caught-up marker.
+pub(super) fn look<T, V>(update: KvUpdate, present: fn(T) -> V) -> Option<Candidate<V>>
+where
+    T: KeyValue<Value: ByteDeserialize>,
+{
     let entry = update.into_entry()?;
     let version = entry.version;
     if entry.is_tombstone() {
-        return Some(Seen::Absent(Some((entry.operation, version))));
+        return Some(Candidate::Absent(Some((entry.operation, version))));
     }
-    Some(match guarded::<T, _>(&entry, || read_record::<T>(&entry)) {
-        Ok(value) => Seen::Good(LiveSnapshot::of(value, version, entry.created)),
+    Some(match read::<T, _>(&entry, |_| ()) {
+        Ok((value, ())) => {
+            Candidate::Good(LiveSnapshot::of(present(value), version, entry.created))
+        }
         Err(error) => {
-            // The error names the type, the key and what is wrong, and nothing of the value.
+            // The error names the type, the key and the fault, and nothing of the value.
             tracing::warn!(%error, "a live value was refused, what is in force stays");
-            Seen::Bad(version, Arc::new(error))
+            Candidate::Bad(version, Arc::new(error))
         }
     })
 }
 
-/// Runs a type's own code on an entry. One that panics is no reason to lose the value in force.
-pub(super) fn guarded<T, R>(
-    entry: &KvEntry,
-    read: impl FnOnce() -> Result<R, KvReadError>,
-) -> Result<R, KvReadError> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
-        Err(KvReadError::Decode {
-            type_name: type_name::<T>(),
-            key: entry.key.clone(),
-            version: entry.version,
-            source: DecodeError::new("the type's own code panicked"),
-        })
-    })
-}
-
 /// Follows one record for as long as it is not aborted.
-pub(super) struct Driver<T, V> {
+pub(super) struct LiveTask<T, V> {
     pub(super) store: Store,
     pub(super) key: Key,
     pub(super) policy: Policy<T, V>,
@@ -79,12 +70,22 @@ pub(super) struct Driver<T, V> {
     pub(super) _following: Following,
 }
 
-impl<T, V> Driver<T, V>
+impl<T, V> LiveTask<T, V>
 where
     T: KeyValue<Value: ByteDeserialize>,
 {
-    /// Runs until the connection is closed. `watch` is one that has been read from, if there is one.
-    pub(super) async fn run(self, mut watch: Option<Watch>) {
+    /// Runs until the connection is closed or the type's own code panics.
+    pub(super) async fn run(self, watch: Option<Watch>) {
+        let states = self.states.clone();
+        let end = |error| {
+            states.send_modify(|state| state.status.sync_state = LiveSyncState::Ended { error })
+        };
+        outliving::<T>("live", self.follow_store(watch), end).await;
+    }
+
+    /// Runs until the connection is closed. `watch` is a watch that has already been read from, if
+    /// there is one.
+    async fn follow_store(self, mut watch: Option<Watch>) {
         let mut pauses = pauses();
         loop {
             let error = match watch.take() {
@@ -96,10 +97,10 @@ where
             };
             if error.is_over() {
                 self.states
-                    .send_modify(|state| state.status.standing = LiveStanding::Ended { error });
+                    .send_modify(|state| state.status.sync_state = LiveSyncState::Ended { error });
                 return;
             }
-            // Who shares the watch with others says it for all of them.
+            // The owner of the shared watch logs the warning for all its readers.
             tracing::debug!(
                 store = self.store.name(), key = %self.key, %error, "a live value cannot be followed for now"
             );
@@ -108,11 +109,12 @@ where
         }
     }
 
-    /// Takes what a watch delivers, until it ends. A new one delivers what is there first: what has not come by its
-    /// caught-up marker is not there, and until then what is in force may be outdated.
+    /// Applies the updates of a watch, until it ends. A new watch begins with the initial state. A
+    /// key that has not arrived by its caught-up marker is absent. Until then the current value may
+    /// be outdated.
     async fn follow(
         &self,
-        mut watch: Watch,
+        watch: Watch,
         mut is_known: bool,
         pauses: &mut ExponentialBackoff,
     ) -> KvError {
@@ -122,20 +124,15 @@ where
             if is_known {
                 self.link(watch.link());
             }
-            let update =
-                match select(pin!(next(&mut watch, &mut links)), pin!(self.follower.differs()))
-                    .await
-                {
-                    Either::Left((update, _)) => update,
-                    Either::Right(_) => {
-                        let reason =
-                            "the store differs from the entries that its watch has delivered";
-                        return KvError::CursorExpired {
-                            store: self.store.name().to_owned(),
-                            reason,
-                        };
-                    }
-                };
+            let update = match select(pin!(next(&watch, &mut links)), pin!(self.follower.differs()))
+                .await
+            {
+                Either::Left((update, _)) => update,
+                Either::Right(_) => {
+                    let reason = "the store differs from the entries that its watch has delivered";
+                    return KvError::CursorExpired { store: self.store.name().to_owned(), reason };
+                }
+            };
             let Some(update) = update else { continue };
             match update {
                 None => return KvError::Closed { operation: "live" },
@@ -143,49 +140,51 @@ where
                 Some(Ok(update)) => {
                     let value = update.entry().filter(|entry| !entry.is_tombstone());
                     let heard = value.map(|entry| (entry.version, entry.created));
-                    match look(update) {
+                    match look(update, self.policy.present) {
                         Some(seen) => self.take(seen),
                         None if is_known => continue,
-                        None => self.take(Seen::Absent(None)),
+                        None => self.take(Candidate::Absent(None)),
                     }
                     self.follower.hear(heard);
                 }
             }
             is_known = true;
-            // One that ends as soon as it has begun is no progress.
+            // A watch that ends soon after its start is no progress.
             if begun.elapsed() >= LASTING {
                 *pauses = self::pauses();
             }
-            // A key that changes all the time must not keep the thread from others, nor the task from being ended.
+            // A key that changes all the time must not keep the thread from other tasks, nor this
+            // task from being ended.
             tokio::task::consume_budget().await;
         }
     }
 
-    fn take(&self, seen: Seen<T>) {
-        let (value, standing) = match seen {
-            Seen::Good(found) => {
+    fn take(&self, seen: Candidate<V>) {
+        let (value, sync_state) = match seen {
+            Candidate::Good(found) => {
                 let held = self.value.load();
-                // In a store that was made again versions begin anew: the time tells one of them from its namesake.
+                // In a recreated store, versions start again. The time distinguishes an entry from
+                // an earlier one with the same version (ADR 0027).
                 let is_new = (held.version, held.created) != (found.version, found.created);
-                (is_new.then(|| found.map(self.policy.present)), LiveStanding::Current)
+                (is_new.then_some(found), LiveSyncState::Current)
             }
-            Seen::Bad(version, error) => (None, LiveStanding::Rejected { version, error }),
-            Seen::Absent(tombstone) => {
+            Candidate::Bad(version, error) => (None, LiveSyncState::Rejected { version, error }),
+            Candidate::Absent(tombstone) => {
                 let is_new = self.value.load().version.is_some();
                 let value = self.policy.absent.filter(|_| is_new);
                 let value = value.map(|absent| LiveSnapshot::unversioned(absent()));
-                (value, LiveStanding::Absent { tombstone })
+                (value, LiveSyncState::Absent { tombstone })
             }
         };
         let held = self.value.load().generation;
         let generation = held + u64::from(value.is_some());
-        // Before the handles are told.
+        // The value is stored before the handles are notified.
         if let Some(value) = value {
             self.value.store(Arc::new(LiveSnapshot { generation, ..value }));
         }
         self.states.send_modify(|state| {
             state.generation = generation;
-            state.status.standing = standing;
+            state.status.sync_state = sync_state;
         });
     }
 
@@ -203,7 +202,7 @@ where
     }
 }
 
-/// A link over which nothing is heard, since the moment that is known already or since now.
+/// Returns the state of a lost link. It is down since the known moment, or since now.
 pub(super) fn lost(link: &WatchLink, reason: String) -> WatchLink {
     let since = match link {
         WatchLink::Down { since, .. } => *since,
@@ -212,12 +211,12 @@ pub(super) fn lost(link: &WatchLink, reason: String) -> WatchLink {
     WatchLink::down(since, reason)
 }
 
-/// How long a watch has to last for the next loss to be a new one.
+/// Minimum duration of a watch for which the next loss resets the pauses.
 pub(super) const LASTING: Duration = Duration::from_secs(10);
 
-/// The next update; none where the link is another one.
+/// Returns the next update. Returns `None` if the connection state has changed.
 pub(super) async fn next(
-    watch: &mut Watch,
+    watch: &Watch,
     links: &mut Option<watch::Receiver<WatchLink>>,
 ) -> Option<Option<Result<KvUpdate, KvError>>> {
     let next = pin!(watch.next());
@@ -229,13 +228,13 @@ pub(super) async fn next(
     }
 }
 
-/// The pauses between two watches. Short enough for the end of the connection to be noticed: those who wait open one watch
-/// together.
+/// Returns the pauses between two watches. They are short enough to notice the end of the
+/// connection, because waiting live values share one watch.
 pub(super) fn pauses() -> ExponentialBackoff {
     backoff(Duration::from_millis(50), Duration::from_secs(2))
 }
 
-impl<T, V> std::fmt::Debug for Driver<T, V> {
+impl<T, V> std::fmt::Debug for LiveTask<T, V> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Driver")
             .field("type", &type_name::<T>())

@@ -1,12 +1,15 @@
-//! Values that stay current: read once, and always the newest good value after.
+//! Values that stay current: after the first read, always the newest good value.
 //!
-//! [`Live`] follows one record, in a task of its own over a watch that heals itself. [`load`](Live::load) costs what
-//! loading an `Arc` costs, and never waits. [`LiveMap`] does the same for all records of a type or a scope.
+//! [`Live`] follows one record in a task of its own, over a watch that recovers by itself.
+//! [`load`](Live::load) costs as much as loading an `Arc`, and never waits. [`LiveMap`] does the
+//! same for all records of a type or a scope.
 
 mod drive;
 mod map;
 mod open;
+mod panics;
 mod status;
+mod traits;
 
 use std::fmt;
 use std::ops::Deref;
@@ -21,33 +24,38 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::store::{KvError, Upkeep, VersionToken};
+use crate::store::{KvError, Readers, Upkeep, VersionToken};
 
-pub(crate) use map::live_map;
+use map::live_map;
 pub use map::{
-    LiveMap, LiveMapChange, LiveMapChanges, LiveMapSnapshot, LiveMapStanding, LiveMapStatus,
+    LiveMap, LiveMapChange, LiveMapChanges, LiveMapSnapshot, LiveMapStatus, LiveMapSyncState,
     LiveRejection,
 };
-pub(crate) use open::{live, live_optional, live_or};
+use panics::LastOwned;
 use status::State;
-pub use status::{LiveStanding, LiveStatus};
+pub use status::{LiveStatus, LiveSyncState};
+pub use traits::{LiveRead, LiveStatic};
 
-/// A value that stays current. From [`StaticKeyIndexedValue::live`](crate::StaticKeyIndexedValue::live) and its
-/// kin, and for records with a key from [`KeyValueRead::live_at`](crate::KeyValueRead::live_at).
+/// A value that stays current, from
+/// [`LiveStatic::live`] and its variants. For
+/// records with a key it is from [`LiveRead::live_at`](crate::LiveRead::live_at).
 ///
-/// It holds the newest good value: one that decodes and that its type does not refuse. What is bad never takes the
-/// place of what is good; it is reported once through `tracing`, without its content, and in [`status`](Self::status).
-/// A deletion leaves the last value in force, or makes it `None` in a `Live<Option<T>>`.
+/// It holds the newest good value: one that decodes and that keeps the rule of its type. A rejected
+/// value never replaces a good one. It is reported once through `tracing`, without its content, and
+/// in [`status`](Self::status). After a deletion the last value stays current. In a
+/// `Live<Option<T>>`, a deletion makes the current value `None`.
 ///
-/// Like a watch it is state sync: values that were superseded before they arrived may be skipped, the newest one
-/// always arrives. Where the store cannot be reached the last value stays in force, and the status says since when.
+/// Like a watch it is state sync: values that were superseded before they arrived may be skipped,
+/// and the newest one always arrives. If the store cannot be reached, the last value stays current,
+/// and the status shows since when.
 ///
-/// Clones share one task, which ends with the last of them. It runs on the runtime on which the value was opened.
+/// Clones share one task, which ends with the last of them. It runs on the runtime on which the
+/// value was opened.
 ///
 #[cfg_attr(all(feature = "derive", feature = "memory"), doc = "```")]
 #[cfg_attr(not(all(feature = "derive", feature = "memory")), doc = "```text")]
 /// use serde::{Deserialize, Serialize};
-/// use shizuku_kv::{KeyValue, StaticKeyIndexedValue};
+/// use shizuku_kv::{KeyValue, LiveStatic, StaticKeyIndexedValue};
 ///
 /// #[derive(Serialize, Deserialize, StaticKeyIndexedValue)]
 /// #[kv(key = "config.limits", codec = json)]
@@ -71,32 +79,33 @@ pub use status::{LiveStanding, LiveStatus};
 pub struct Live<T> {
     value: Arc<ArcSwap<LiveSnapshot<T>>>,
     states: watch::Receiver<State>,
-    /// The last change that [`changed`](Self::changed) of this handle has told of.
+    /// Generation of the last value that [`changed`](Self::changed) of this handle has returned.
     seen: u64,
     task: Arc<Task>,
     upkeep: Arc<Upkeep>,
 }
 
 impl<T> Live<T> {
-    /// The value in force. Neither waits nor allocates; hold it for a short time only, and take a
-    /// [`snapshot`](Self::snapshot) to keep it.
+    /// Returns the current value. Neither waits nor allocates. Hold it for a short time only, and
+    /// take a [`snapshot`](Self::snapshot) to keep it.
     pub fn load(&self) -> LiveRef<T> {
         LiveRef(self.value.load())
     }
 
-    /// The value in force with its version, to be kept or sent elsewhere.
+    /// Returns the current value with its version, to be kept or sent elsewhere.
     pub fn snapshot(&self) -> Arc<LiveSnapshot<T>> {
         self.value.load_full()
     }
 
-    /// The version of the value in force; `None` for a default, and where there is none in a `Live<Option<T>>`.
+    /// Returns the version of the current value. Returns `None` for a default, and for an absent
+    /// value in a `Live<Option<T>>`.
     pub fn version(&self) -> Option<VersionToken> {
         self.value.load().version
     }
 
-    /// How current the value is, and what the store has in its place, at this moment. The link is
-    /// down if no task has run on the value's runtime for 5 seconds, because it is blocked or the
-    /// process was suspended or forked.
+    /// Returns how current the value is, and the state of the store, at this moment. The link is
+    /// down if no task has run on the value's runtime for 5 seconds. The runtime may be blocked, or
+    /// the process was suspended or forked.
     pub fn status(&self) -> LiveStatus {
         let state = self.states.borrow();
         if self.is_ended(&state) {
@@ -105,40 +114,44 @@ impl<T> Live<T> {
         LiveStatus { link: self.upkeep.pulse.link(&state.status.link), ..state.status.clone() }
     }
 
-    /// The next value that comes into force: one that this handle has not told of, or been opened or cloned with.
-    /// Values that were superseded meanwhile are skipped.
+    /// Waits for the next current value, and returns it. Values count that came after this handle
+    /// was opened or cloned, and after its last call. Values that were superseded meanwhile are
+    /// skipped.
     ///
-    /// Dropping the future is safe: what comes is told of next time.
+    /// Cancel safe: the next call returns the value.
     ///
     /// # Errors
-    /// [`KvError::Closed`] when no value will come any more: the connection was shut down, or the runtime was.
+    /// Returns [`KvError::Closed`] if no further value can arrive, because the connection or its
+    /// runtime was shut down. Returns [`KvError::Panicked`] if the type's own code has ended the
+    /// task that follows the store.
     pub async fn changed(&mut self) -> Result<Arc<LiveSnapshot<T>>, KvError> {
         let seen = self.seen;
-        let closed = || KvError::Closed { operation: "live" };
         let waited =
             self.states.wait_for(|state| state.generation > seen || state.status.is_ended()).await;
-        drop(waited.map_err(|_| closed()));
-        // It may be newer than what was told of, and then that is told by this.
+        drop(waited);
+        // The value may be newer than the notified one. Returning it then covers the later
+        // notification too.
         let value = self.snapshot();
         if value.generation == seen {
-            return Err(closed());
+            return Err(self.states.borrow().status.end());
         }
         self.seen = value.generation;
         Ok(value)
     }
 
-    /// The status whenever it or the value changes: after the one now, each that is still the newest when it is asked
-    /// for. Ends when nothing follows any more.
+    /// Returns the status whenever it or the value changes. It begins with the first change after
+    /// now, and skips a status that was superseded before it was polled. The stream ends when
+    /// nothing follows the store any more.
     ///
-    /// Dropping it at any time is safe.
+    /// Cancel safe: dropping the stream at any time changes nothing.
     pub fn statuses(&self) -> LiveStream<LiveStatus> {
         statuses(&self.states, &self.task)
     }
 
-    /// The value in force, then each that comes into force. Ends when no value will come any more. Values that were
-    /// superseded before they were asked for are skipped.
+    /// Returns the current value, then each later one. The stream ends when no value will come any
+    /// more. Values that were superseded before they were polled are skipped.
     ///
-    /// Dropping it at any time is safe.
+    /// Cancel safe: dropping the stream at any time changes nothing.
     pub fn stream(&self) -> LiveStream<Arc<LiveSnapshot<T>>>
     where
         T: Send + Sync + 'static,
@@ -154,12 +167,13 @@ impl<T> Live<T> {
     }
 
     fn is_ended(&self, state: &State) -> bool {
-        // A task that has ended without saying so was ended with its runtime, or by a panic of the type's own code.
+        // A task that has ended without a reason ended with its runtime.
         state.status.is_ended() || self.task.0.is_finished()
     }
 }
 
-/// A handle of its own: [`changed`](Live::changed) tells of what comes after this moment.
+/// Creates a separate handle: its [`changed`](Live::changed) returns values that come after this
+/// moment.
 impl<T> Clone for Live<T> {
     fn clone(&self) -> Self {
         let states = self.states.clone();
@@ -169,7 +183,7 @@ impl<T> Clone for Live<T> {
     }
 }
 
-/// The status, not the value.
+/// Shows the status, not the value.
 impl<T> fmt::Debug for Live<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Live")
@@ -179,48 +193,53 @@ impl<T> fmt::Debug for Live<T> {
     }
 }
 
-/// A value that was in force, with its version.
+/// A value that is or was current, with its version.
 ///
-/// Dereferences to the value, and has no fields or methods of its own. Its functions are called by
-/// their path, like those of `Rc`, so that none can hide a name of the value.
+/// It dereferences to the value, and has no fields or methods of its own. Its functions are called
+/// by their path, like those of `Rc`, so that none can hide a name of the value.
+///
+/// A panic of the value's `Drop` is caught and logged, so that it does not end the task that
+/// follows the store.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LiveSnapshot<T> {
-    value: T,
+    value: LastOwned<T>,
     version: Option<VersionToken>,
     created: Option<SystemTime>,
-    /// One more for each value that came into force.
+    /// Number of the value, which grows with each current value.
     generation: u64,
 }
 
 impl<T> LiveSnapshot<T> {
-    /// The value.
+    /// Returns the value.
     pub fn value(this: &Self) -> &T {
         &this.value
     }
 
-    /// The version of the value; `None` for a default, and for the absence in a `Live<Option<T>>`.
+    /// Returns the version of the value. Returns `None` for a default, and for the absence in a
+    /// `Live<Option<T>>`.
     pub fn version(this: &Self) -> Option<VersionToken> {
         this.version
     }
 
-    /// When the store accepted the value, by the store's clock; `None` if there is no version.
+    /// Returns when the store accepted the value, by the store's clock. Returns `None` if the value
+    /// has no version.
     pub fn created(this: &Self) -> Option<SystemTime> {
         this.created
     }
 
-    /// What is in force and not from the store.
+    /// Creates a value that is not from the store.
     fn unversioned(value: T) -> Self {
-        Self { value, version: None, created: None, generation: 0 }
+        Self { value: LastOwned::new(value), version: None, created: None, generation: 0 }
     }
 
-    /// What the store has.
+    /// Creates a value of the store.
     fn of(value: T, version: VersionToken, created: SystemTime) -> Self {
-        Self { value, version: Some(version), created: Some(created), generation: 0 }
-    }
-
-    fn map<V>(self, make: impl FnOnce(T) -> V) -> LiveSnapshot<V> {
-        let Self { value, version, created, generation } = self;
-        LiveSnapshot { value: make(value), version, created, generation }
+        Self {
+            value: LastOwned::new(value),
+            version: Some(version),
+            created: Some(created),
+            generation: 0,
+        }
     }
 }
 
@@ -232,14 +251,14 @@ impl<T> Deref for LiveSnapshot<T> {
     }
 }
 
-/// The version, not the value.
+/// Shows the version, not the value.
 impl<T> fmt::Debug for LiveSnapshot<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveSnapshot").field("version", &self.version).finish_non_exhaustive()
     }
 }
 
-/// The value in force, for a short time. From [`Live::load`].
+/// The current value, for a short time, from [`Live::load`].
 pub struct LiveRef<T>(Guard<Arc<LiveSnapshot<T>>>);
 
 impl<T> Deref for LiveRef<T> {
@@ -250,27 +269,28 @@ impl<T> Deref for LiveRef<T> {
     }
 }
 
-/// The version, not the value.
+/// Shows the version, not the value.
 impl<T> fmt::Debug for LiveRef<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveRef").field("version", &self.0.version).finish_non_exhaustive()
     }
 }
 
-/// The values or the statuses of a [`Live`] or a [`LiveMap`], as they change. Ends when nothing follows any more.
+/// Stream of the values or the statuses of a [`Live`] or a [`LiveMap`], as they change. It ends
+/// when nothing follows the store any more.
 #[must_use = "a stream does nothing unless it is polled"]
-pub struct LiveStream<I>(BoxStream<'static, I>);
+pub struct LiveStream<I>(Readers<BoxStream<'static, I>>);
 
 impl<I> LiveStream<I> {
     fn new(items: impl Stream<Item = I> + Send + 'static) -> Self {
-        // Who asks again after the end is told again that it is the end.
-        Self(items.fuse().boxed())
+        Self(Readers::new(items.boxed()))
     }
 
-    /// The next item; `None` after the last.
+    /// Returns the next item. Returns `None` after the last.
     ///
-    /// Dropping the future is safe: no item is lost.
-    pub async fn next(&mut self) -> Option<I> {
+    /// Cancel safe: no item is lost. Several tasks may call this method: each item goes to one of
+    /// them.
+    pub async fn next(&self) -> Option<I> {
         self.0.next().await
     }
 }
@@ -279,7 +299,7 @@ impl<I> Stream for LiveStream<I> {
     type Item = I;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<I>> {
-        self.0.poll_next_unpin(cx)
+        self.0.poll_exclusive(cx)
     }
 }
 
@@ -289,7 +309,7 @@ impl<I> fmt::Debug for LiveStream<I> {
     }
 }
 
-/// Each status that comes after this moment and is still the newest when it is asked for.
+/// Returns each later status that is still the newest when the stream is polled.
 fn statuses<S: Clone + Send + Sync + 'static>(
     states: &watch::Receiver<State<S>>,
     task: &Arc<Task>,
@@ -303,7 +323,7 @@ fn statuses<S: Clone + Send + Sync + 'static>(
     }))
 }
 
-/// The task that follows the store. Ends with the last handle.
+/// The task that follows the store. Dropping the last handle ends it.
 struct Task(AbortHandle);
 
 impl Drop for Task {

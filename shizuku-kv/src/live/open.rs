@@ -1,4 +1,4 @@
-//! Opening live values: what is waited for, and with what one begins.
+//! Opens live values: waits for their first state, and selects the first value.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,13 +8,13 @@ use backon::ExponentialBackoff;
 use tokio::sync::watch;
 use tokio::time::timeout_at;
 
-use super::drive::{Driver, Policy, Seen, look, pauses};
-use super::status::{LiveStanding, LiveStatus, State};
+use super::drive::{Candidate, LiveTask, Policy, look, pauses};
+use super::status::{LiveStatus, LiveSyncState, State};
 use super::{Live, LiveSnapshot, Task};
+use crate::record::{ByteDeserialize, KeyValue, KvReadError, type_name};
 use crate::store::{
     Deadline, Follower, Key, KvError, Store, Watch, WatchLink, WatchScope, in_runtime,
 };
-use crate::typed::{ByteDeserialize, KeyValue, KvReadError, type_name};
 
 /// Waits for the first good value, for as long as the store's deadline.
 pub(crate) async fn live<T>(store: Store, key: Key) -> Result<Live<T>, KvReadError>
@@ -22,16 +22,16 @@ where
     T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
 {
     let mut beginning = Beginning::new(store, key);
-    // What is in the way.
+    let policy = Policy { present: |record| record, absent: None };
+    // The last rejection, if a rejected value is the reason for the wait.
     let mut refused = None;
     let error = loop {
-        match beginning.next().await {
-            Ok(Seen::Good(first)) => {
-                let policy = Policy { present: |record| record, absent: None };
-                return Ok(beginning.spawn(policy, first, LiveStanding::Current));
+        match beginning.next(policy.present).await {
+            Ok(Candidate::Good(first)) => {
+                return Ok(beginning.spawn(policy, first, LiveSyncState::Current));
             }
-            Ok(Seen::Bad(_, error)) => refused = Some(error),
-            Ok(Seen::Absent(_)) => refused = None,
+            Ok(Candidate::Bad(_, error)) => refused = Some(error),
+            Ok(Candidate::Absent(_)) => refused = None,
             Err(error) => break error,
         }
     };
@@ -47,16 +47,17 @@ where
     })
 }
 
-/// Begins with the value of the store; or with a default where that is absent, refused, or not known by the deadline.
+/// Begins with the value of the store. Begins with a default if the value is absent, rejected, or
+/// not known by the deadline.
 pub(crate) async fn live_or<T>(store: Store, key: Key, default: T) -> Result<Live<T>, KvReadError>
 where
     T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
 {
     let policy = Policy { present: |record| record, absent: None };
     let mut beginning = Beginning::new(store, key);
-    let seen = match beginning.next().await {
+    let seen = match beginning.next(policy.present).await {
         Ok(seen) => Some(seen),
-        // No default helps where nothing will ever be followed.
+        // A default does not help if the store can never be followed.
         Err(
             error @ (KvError::Closed { .. }
             | KvError::NoRuntime { .. }
@@ -70,42 +71,45 @@ where
         }
     };
     let default = LiveSnapshot::unversioned(default);
-    let (first, standing) = match seen {
-        Some(Seen::Good(first)) => (first, LiveStanding::Current),
-        Some(Seen::Bad(version, error)) => (default, LiveStanding::Rejected { version, error }),
-        Some(Seen::Absent(tombstone)) => (default, LiveStanding::Absent { tombstone }),
-        None => (default, LiveStanding::Unknown),
+    let (first, sync_state) = match seen {
+        Some(Candidate::Good(first)) => (first, LiveSyncState::Current),
+        Some(Candidate::Bad(version, error)) => {
+            (default, LiveSyncState::Rejected { version, error })
+        }
+        Some(Candidate::Absent(tombstone)) => (default, LiveSyncState::Absent { tombstone }),
+        None => (default, LiveSyncState::Unknown),
     };
-    Ok(beginning.spawn(policy, first, standing))
+    Ok(beginning.spawn(policy, first, sync_state))
 }
 
-/// Begins with the value of the store, or with `None` where that is absent.
+/// Begins with the value of the store, or with `None` if it is absent.
 pub(crate) async fn live_optional<T>(store: Store, key: Key) -> Result<Live<Option<T>>, KvReadError>
 where
     T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
 {
     let policy = Policy { present: Some, absent: Some(|| None) };
     let mut beginning = Beginning::new(store, key);
-    let (first, standing) = match beginning.next::<T>().await? {
-        Seen::Good(first) => (first.map(Some), LiveStanding::Current),
-        Seen::Absent(tombstone) => {
-            (LiveSnapshot::unversioned(None), LiveStanding::Absent { tombstone })
+    let (first, sync_state) = match beginning.next(policy.present).await? {
+        Candidate::Good(first) => (first, LiveSyncState::Current),
+        Candidate::Absent(tombstone) => {
+            (LiveSnapshot::unversioned(None), LiveSyncState::Absent { tombstone })
         }
-        // What is there and refused is not absent.
-        Seen::Bad(_, error) => return Err((*error).clone()),
+        // A rejected value is not an absent one.
+        Candidate::Bad(_, error) => return Err((*error).clone()),
     };
-    Ok(beginning.spawn(policy, first, standing))
+    Ok(beginning.spawn(policy, first, sync_state))
 }
 
-/// What is seen of a key until a deadline, over as many watches as it takes: the store can be made again meanwhile.
+/// Reads the states of a key until a deadline, over several watches if needed, because the store
+/// can be recreated meanwhile.
 struct Beginning {
     store: Store,
     key: Key,
     deadline: Deadline,
     watch: Option<Watch>,
-    /// Why the last watch ended, or could not be opened.
+    /// Reason for the end of the last watch, or for the failure of its opening.
     trouble: Option<KvError>,
-    /// Whether the watch has delivered something.
+    /// Whether the watch has delivered an update.
     begun: bool,
     pauses: ExponentialBackoff,
 }
@@ -116,12 +120,16 @@ impl Beginning {
         Self { store, key, deadline, watch: None, trouble: None, begun: false, pauses: pauses() }
     }
 
-    /// What is seen next, or why there will be nothing by the deadline.
-    async fn next<T: KeyValue<Value: ByteDeserialize>>(&mut self) -> Result<Seen<T>, KvError> {
+    /// Returns the next state, or the reason for not having one by the deadline.
+    async fn next<T, V>(&mut self, present: fn(T) -> V) -> Result<Candidate<V>, KvError>
+    where
+        T: KeyValue<Value: ByteDeserialize>,
+    {
         let deadline = self.deadline;
         in_runtime("live")?;
-        let next = timeout_at(deadline.instant(), self.seen()).await;
-        // What changes all the time is always ready.
+        let next = timeout_at(deadline.instant(), self.seen(present)).await;
+        // A watch of a key that changes all the time is always ready, so the deadline is checked
+        // too.
         match next.ok().filter(|_| !deadline.remaining().is_zero()) {
             Some(seen) => seen,
             None => Err(self
@@ -131,7 +139,10 @@ impl Beginning {
         }
     }
 
-    async fn seen<T: KeyValue<Value: ByteDeserialize>>(&mut self) -> Result<Seen<T>, KvError> {
+    async fn seen<T, V>(&mut self, present: fn(T) -> V) -> Result<Candidate<V>, KvError>
+    where
+        T: KeyValue<Value: ByteDeserialize>,
+    {
         loop {
             let ended = match &mut self.watch {
                 Some(watch) => {
@@ -139,10 +150,10 @@ impl Beginning {
                         Ok(update) => {
                             self.trouble = None;
                             let is_first = !std::mem::replace(&mut self.begun, true);
-                            match look(update) {
+                            match look(update, present) {
                                 Some(seen) => return Ok(seen),
-                                // The marker before anything else: there is nothing.
-                                None if is_first => return Ok(Seen::Absent(None)),
+                                // The marker came first, so the key is absent.
+                                None if is_first => return Ok(Candidate::Absent(None)),
                                 None => continue,
                             }
                         }
@@ -166,7 +177,7 @@ impl Beginning {
         }
     }
 
-    /// Whether it is known what the store has.
+    /// Returns whether the state of the key in the store is known.
     fn is_known(&self) -> bool {
         self.begun && self.watch.as_ref().is_some_and(|watch| watch.link().is_up())
     }
@@ -175,7 +186,7 @@ impl Beginning {
         self,
         policy: Policy<T, V>,
         first: LiveSnapshot<V>,
-        standing: LiveStanding,
+        sync_state: LiveSyncState,
     ) -> Live<V>
     where
         T: KeyValue<Value: ByteDeserialize> + Send + Sync + 'static,
@@ -187,11 +198,12 @@ impl Beginning {
             (None, None) => WatchLink::down(SystemTime::now(), "the store has not answered yet"),
         };
         let first_heard = first.version.zip(first.created);
-        let is_absent = matches!(standing, LiveStanding::Absent { .. });
+        let is_absent = matches!(sync_state, LiveSyncState::Absent { .. });
         let value = Arc::new(ArcSwap::from_pointee(first));
-        let state = State { generation: 0, status: LiveStatus { link, standing } };
+        let is_optional = policy.absent.is_some();
+        let state = State { generation: 0, status: LiveStatus { link, sync_state, is_optional } };
         let (sender, states) = watch::channel(state);
-        // What was waited for is over; from here on the watch has the time that it needs.
+        // The wait is over. From here on, the watch has the time that it needs.
         let store = self.store.with_deadline(self.store.deadline().max(Deadline::DEFAULT));
         let heard = match (&first_heard, is_absent) {
             (Some(heard), _) => Some(Some(*heard)),
@@ -201,7 +213,7 @@ impl Beginning {
         let follower = Arc::new(Follower::new(self.key.clone(), heard));
         let upkeep = store.upkeep();
         let following = upkeep.follow(Arc::clone(&follower));
-        let driver = Driver {
+        let driver = LiveTask {
             store,
             key: self.key,
             policy,

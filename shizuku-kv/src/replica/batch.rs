@@ -1,18 +1,19 @@
-//! Batches: how many updates are applied together, and what `apply` gets.
+//! Batches: the limits of a batch, and the argument of `apply`.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::ReplicaError;
+use crate::record::{ByteDeserialize, KeyValue, KvReadError, TypedUpdate, decode_update};
 use crate::store::{KvUpdate, WatchCursor};
-use crate::typed::{ByteDeserialize, KeyValue, KvReadError, TypedUpdate, decode_update};
 
-/// How many updates are applied together by [`watch_applied`](crate::watch_applied) and a
-/// [`Replica`](crate::replica::Replica). A batch ends with whichever of its limits is reached first, and with the
-/// caught-up marker.
+/// Limits of a batch, whose updates [`watch_applied`](crate::watch_applied) and a
+/// [`Replica`](crate::replica::Replica) apply together. A batch ends with whichever of its limits
+/// is reached first, and with the caught-up marker.
 ///
-/// Up to two batches are in memory: one that is applied, and the next, which is collected meanwhile.
+/// Up to two batches are in memory: one that is being applied, and the next, which is being
+/// collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BatchConfig {
@@ -32,25 +33,26 @@ impl Default for BatchConfig {
 }
 
 impl BatchConfig {
-    /// The defaults: 10 ms, 8,192 updates, 4 MiB.
+    /// Returns the defaults: 10 ms, 8,192 updates, 4 MiB.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How long the first update of a batch waits for others, up to an hour. With zero what has come is applied as soon as
-    /// the batch before it has been.
+    /// Maximum time for which the first update of a batch waits for others, up to an hour. With
+    /// zero, the collected updates are applied as soon as the previous batch has been.
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// The most updates of a batch; 1 at least.
+    /// Maximum number of updates in a batch; at least 1.
     pub fn max_updates(mut self, updates: usize) -> Self {
         self.max_updates = updates;
         self
     }
 
-    /// With how many bytes of keys and values a batch is full; 1 at least. One update alone can have more.
+    /// Number of bytes of keys and values at which a batch is full; at least 1. A single update can
+    /// have more.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
@@ -81,20 +83,22 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The updates. [`KvUpdate::CaughtUp`] stands where the state was complete: at the end of a batch.
+    /// Returns the updates. [`KvUpdate::CaughtUp`] marks the complete initial state, and is at the
+    /// end of a batch.
     ///
-    /// A deletion with the operation [`KvOperation::Vanished`](crate::KvOperation::Vanished) is one that no watch has
-    /// told of: it was found when the replica repaired itself.
+    /// A deletion with the operation [`KvOperation::Vanished`](crate::KvOperation::Vanished) did
+    /// not come from a watch: a resync of the replica found it.
     pub fn updates(&self) -> &[KvUpdate] {
         &self.updates
     }
 
-    /// The place that is kept when this batch has been applied; `None` in the middle of a repair.
+    /// Returns the cursor that is committed after this batch has been applied. Returns `None`
+    /// during a resync.
     pub fn cursor(&self) -> Option<WatchCursor> {
         self.cursor
     }
 
-    /// Whether with this batch everything has come that was there when the watch began.
+    /// Returns true if the initial state of the watch is complete with this batch.
     pub fn is_caught_up(&self) -> bool {
         matches!(self.updates.last(), Some(KvUpdate::CaughtUp))
     }
@@ -116,7 +120,8 @@ pub struct TypedBatch<T: KeyValue> {
 }
 
 impl<T: KeyValue> TypedBatch<T> {
-    /// The updates. What does not decode is an error in its place, which names type, key and version.
+    /// Returns the updates. An update that does not decode is an error in its place, which names
+    /// type, key and version.
     pub fn updates(&self) -> &[Result<TypedUpdate<T>, KvReadError>] {
         &self.updates
     }

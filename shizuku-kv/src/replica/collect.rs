@@ -75,8 +75,8 @@ pub(super) struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    /// What happens next. A batch is due only where `idle` says that none is being applied. Dropping the future is safe:
-    /// what has been collected stays.
+    /// What happens next. A batch is due only where `idle` says that none is being applied.
+    /// Dropping the future is safe: what has been collected stays.
     pub(super) async fn next(&mut self, idle: bool) -> Event {
         // A receiver of its own: the one that is kept has seen what was told.
         while let Some(mut links) = self.links.clone() {

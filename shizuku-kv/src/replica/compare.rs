@@ -10,12 +10,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::collect::Collector;
-use super::course;
-use super::run::Driver;
+use super::phase;
+use super::run::Run;
 use super::tally::Tally;
-use super::{Held, ReplicaError, ReplicaStorage};
+use super::{ReplicaError, ReplicaStorage, StoredVersion};
 use crate::store::{
-    Course, Doubt, Key, KeySet, KvError, NewestHeld, Recent, StoreFigures, WatchCursor, WatchScope,
+    Doubt, DoubtResolution, Key, KeySet, KvError, NewestHeld, Recent, StoreFigures, WatchCursor,
+    WatchScope,
 };
 
 /// Pause before another look if changes overtook the first one, or if it failed.
@@ -44,6 +45,8 @@ pub(super) enum Compared {
     Waits,
     /// Another look is due soon.
     Soon,
+    /// The store did not answer. The next look is due after a growing pause.
+    Failed,
     /// The replica has to resync.
     Differs,
     Stopped,
@@ -54,8 +57,8 @@ pub(super) enum Compared {
 pub(super) struct Comparison {
     pub(super) interval: Duration,
     pub(super) tally: Tally,
-    /// The position of the replica when it lost touch with the store; `None` once the store is
-    /// known to be the same.
+    /// The position of the replica when it lost touch with the store. `None` after a comparison has
+    /// shown that the store is the same.
     pub(super) doubt: Option<Doubt>,
     /// Updates from the watches of this run.
     pub(super) recent: Recent,
@@ -65,7 +68,11 @@ pub(super) struct Comparison {
     asked: Option<StoreFigures>,
     /// The last figures that agreed.
     agreed: Option<StoreFigures>,
+    /// The last figures.
+    seen: Option<StoreFigures>,
     looks: u32,
+    /// Number of failed looks since the last one that succeeded.
+    pub(super) failures: u32,
     /// The next listing starts no earlier than this.
     not_before: Instant,
     pause: Duration,
@@ -81,13 +88,15 @@ impl Comparison {
             unread: false,
             asked: None,
             agreed: None,
+            seen: None,
             looks: 0,
+            failures: 0,
             not_before: Instant::now(),
             pause: interval,
         }
     }
 
-    /// Resumes from a place of an earlier run.
+    /// Resumes from a checkpoint of an earlier run.
     pub(super) fn resume(&mut self, cursor: WatchCursor, tombstones: Option<u64>) {
         self.tally = Tally::resume(tombstones);
         self.unread = true;
@@ -97,12 +106,12 @@ impl Comparison {
     /// Starts over, because the state is read from its beginning.
     pub(super) fn afresh(&mut self) {
         self.tally = Tally::afresh();
-        (self.doubt, self.asked, self.agreed) = (None, None, None);
+        (self.doubt, self.asked, self.agreed, self.seen) = (None, None, None, None);
         (self.recent, self.unread) = (Recent::default(), false);
     }
 
-    /// Whether the keys may be listed now. If so, the next listing waits longer, unless this one
-    /// finds a difference.
+    /// Returns true if the keys may be listed now. If so, the next listing waits longer, unless
+    /// this one finds a difference.
     fn may_list(&mut self) -> bool {
         let now = Instant::now();
         if now < self.not_before {
@@ -119,7 +128,7 @@ impl Comparison {
     }
 }
 
-impl<S: ReplicaStorage> Driver<'_, S> {
+impl<S: ReplicaStorage> Run<'_, S> {
     /// Compares the replica with the store. All collected updates have been applied and persisted.
     pub(super) async fn compare(
         &mut self,
@@ -177,8 +186,10 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         };
         let keys = figures.keys.unwrap_or_default();
         let tombstones = self.comparison.tally.tombstones();
+        let has_shrunk = figures.has_shrunk(self.comparison.seen.as_ref());
+        self.comparison.seen = Some(figures.clone());
         let is_there = cursor.is_some_and(|cursor| cursor.position() >= figures.newest);
-        if is_there && course::agrees(held, tombstones, keys) {
+        if is_there && phase::agrees(held, tombstones, keys) {
             let is_unchanged = || self.comparison.agreed.as_ref() == Some(&figures);
             let is_proven = !figures.reverts || (figures.entries.is_some() && is_unchanged());
             if is_proven {
@@ -187,13 +198,17 @@ impl<S: ReplicaStorage> Driver<'_, S> {
                 return Ok(Compared::Same);
             }
             // Keys alone do not show whether one of them has an older value.
+            if has_shrunk {
+                self.comparison.found();
+            }
             if !self.comparison.may_list() {
                 return Ok(Compared::Unknown);
             }
             let found = self.read_again(figures).await?;
             return Ok(found);
         }
-        // A key whose first value was superseded before its turn is counted and has not arrived.
+        // The key count includes a key that has not arrived, because its first value was superseded
+        // before its turn.
         let is_overtaken =
             tombstones.is_some_and(|tombstones| held.saturating_add(tombstones) < keys);
         if is_there && is_overtaken && self.comparison.looks + 1 < LOOKS {
@@ -204,15 +219,17 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         self.list(cursor, Some((figures, held))).await
     }
 
-    /// Looks up every held entry, because one may have been replaced by an older one of its key.
+    /// Looks up every held entry, because an older entry of its key may have replaced it.
     async fn read_again(&mut self, figures: StoreFigures) -> Result<Compared, ReplicaError> {
-        let mut scan = self.store.scan(self.scope.clone());
+        let scan = self.store.scan(self.scope.clone());
         let mut entries = Vec::with_capacity(PAGE);
         loop {
             let next = match self.until_stopped(scan.next()).await {
                 None => return Ok(Compared::Stopped),
                 Some(Some(Err(error))) => return Ok(self.failed(&error)),
-                Some(Some(Ok(entry))) => Some((entry.key, Held::new(entry.version, entry.created))),
+                Some(Some(Ok(entry))) => {
+                    Some((entry.key, StoredVersion::new(entry.version, entry.created)))
+                }
                 Some(None) => None,
             };
             let is_last = next.is_none();
@@ -245,11 +262,11 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         }
     }
 
-    /// Whether the store is the one that was followed before the replica lost touch with it.
+    /// Checks that the store is the one that the replica followed before it lost touch.
     async fn is_same_store(&mut self) -> Result<Compared, ReplicaError> {
         let Some(mut doubt) = self.comparison.doubt.clone() else { return Ok(Compared::Same) };
         if self.comparison.unread {
-            // Of an earlier run only the held entries are known.
+            // Only the held entries of an earlier run are known.
             let position = doubt.cursor.position();
             let recent = self.ask("looking up stored entries", move |storage| {
                 let mut newest = NewestHeld::up_to(position);
@@ -262,19 +279,19 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             self.comparison.unread = false;
             self.comparison.doubt = Some(doubt.clone());
         }
-        let course = match self.until_stopped(doubt.resolve(self.store, self.scope)).await {
+        let phase = match self.until_stopped(doubt.resolve(self.store, self.scope)).await {
             None => return Ok(Compared::Stopped),
-            Some(Ok(course)) => course,
+            Some(Ok(phase)) => phase,
             Some(Err(error)) => return Ok(self.failed(&error)),
         };
-        match course {
-            Course::Other => return Ok(self.differs("the store is an older copy")),
-            Course::Untold => {
+        match phase {
+            DoubtResolution::Other => return Ok(self.differs("the store is an older copy")),
+            DoubtResolution::Untold => {
                 return Ok(self.differs("no remembered entry is left for the comparison"));
             }
-            // Updates that were written while the replica was away follow the place, and are no
-            // reason for a resync.
-            Course::Unremembered | Course::Same => self.comparison.doubt = None,
+            // Updates that were written while the replica was away follow the checkpoint, and are
+            // no reason for a resync.
+            DoubtResolution::Unremembered | DoubtResolution::Same => self.comparison.doubt = None,
         }
         Ok(Compared::Same)
     }
@@ -290,7 +307,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             return Ok(Compared::Unknown);
         }
         tracing::debug!(store = self.store.name(), "a replica compares its keys with the store's");
-        let mut listing = self.store.keys(self.scope.clone());
+        let listing = self.store.keys(self.scope.clone());
         let mut listed = KeySet::default();
         let mut suspects = Vec::new();
         let mut page = Vec::with_capacity(PAGE);
@@ -355,8 +372,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         Ok(Compared::Same)
     }
 
-    /// Whether the held entry of a key differs from the leader's, and is not about to be superseded
-    /// by it.
+    /// Returns true if the held entry of a key differs from the leader's, which is not about to
+    /// supersede it.
     async fn differs_at(
         &self,
         key: &Key,
@@ -376,7 +393,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         Ok(Some(Ok(match entry {
             Some(entry) if entry.version.as_u64().is_some_and(is_coming) => false,
             Some(entry) if !entry.is_tombstone() => {
-                held != Some(Held::new(entry.version, entry.created))
+                held != Some(StoredVersion::new(entry.version, entry.created))
             }
             Some(_) | None => held.is_some(),
         })))
@@ -388,20 +405,40 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         Compared::Differs
     }
 
-    fn failed(&self, error: &KvError) -> Compared {
+    fn failed(&mut self, error: &KvError) -> Compared {
         tracing::debug!(store = self.store.name(), %error, "a replica cannot be compared with its store for now");
-        // A request without permission is not repeated every second.
-        if error.is_retryable() { Compared::Soon } else { Compared::Unknown }
+        // A failed listing has no result, so the next look may list again.
+        self.comparison.not_before = Instant::now();
+        self.tools.progress.send_if_modified(|progress| {
+            let told = progress.comparison_error.as_ref().map(ToString::to_string);
+            let is_new = told != Some(error.to_string());
+            progress.comparison_error = Some(Arc::new(error.clone()));
+            is_new
+        });
+        if !error.is_retryable() {
+            // A denied request is repeated at the usual interval.
+            return Compared::Unknown;
+        }
+        self.comparison.failures = self.comparison.failures.saturating_add(1);
+        Compared::Failed
     }
 
-    /// The moment of the next look after this result; `None` if there is no other.
+    /// Returns the time of the next look after this result. Returns `None` if no other look
+    /// follows.
     pub(super) fn next_look(&self, compared: Compared) -> Option<Instant> {
-        let pause = if compared == Compared::Soon { SOON } else { self.comparison.interval };
-        // A moment that the clock cannot express never comes.
+        let pause = match compared {
+            Compared::Soon => SOON,
+            Compared::Failed => {
+                let factor = 1 << self.comparison.failures.saturating_sub(1).min(6);
+                (SOON * factor).min(self.comparison.interval)
+            }
+            _ => self.comparison.interval,
+        };
+        // An instant that the clock cannot express never comes.
         Instant::now().checked_add(pause)
     }
 
-    /// The result of a future, unless the replica is stopped before.
+    /// Returns the result of a future. Returns `None` if the replica is stopped before.
     async fn until_stopped<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;

@@ -1,12 +1,13 @@
-//! Why a replica ends.
+//! The errors of a replica.
 
 use std::error::Error;
 use std::sync::Arc;
 
 use crate::store::KvError;
 
-/// Why a replica ended, or what is in its way ([`ReplicaProgress::last_error`](super::ReplicaProgress::last_error)). In
-/// each case the place that is kept covers only what was applied.
+/// The reason why a replica ended, or why it makes no progress
+/// ([`ReplicaProgress::last_error`](super::ReplicaProgress::last_error)). In each case the
+/// checkpoint covers only applied updates.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplicaError {
@@ -16,36 +17,36 @@ pub enum ReplicaError {
     InvalidConfig {
         /// The setting.
         field: &'static str,
-        /// What it may be.
+        /// The permitted values.
         allowed: &'static str,
     },
-    /// The bucket cannot be followed.
+    /// The store cannot be followed.
     #[error(transparent)]
     Store(KvError),
     /// Applying failed. The batch will be applied again, now or by the next run.
     #[error("applying {updates} updates failed at try {attempts}: {source}")]
     #[non_exhaustive]
     Apply {
-        /// How many updates the batch has.
+        /// Number of updates in the batch.
         updates: usize,
-        /// How often it was tried.
+        /// Number of attempts.
         attempts: u32,
-        /// What `apply` returned.
+        /// Error of `apply`.
         source: Arc<dyn Error + Send + Sync>,
     },
-    /// The storage failed. What was applied and not kept will be applied again.
+    /// The storage failed. Updates that were applied but not committed will be applied again.
     #[error("the replica's storage failed while {doing}: {source}")]
     #[non_exhaustive]
     Storage {
-        /// What was to be done.
+        /// The operation that failed.
         doing: &'static str,
-        /// What the storage said.
+        /// Error of the storage.
         source: Arc<dyn Error + Send + Sync>,
     },
 }
 
 impl ReplicaError {
-    /// What was being done, for the log: without the words of others.
+    /// Returns the operation that failed, for the log. It contains no text of an external error.
     pub(super) fn what(&self) -> &'static str {
         match self {
             Self::InvalidConfig { .. } => "checking the settings",

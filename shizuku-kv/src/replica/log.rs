@@ -1,4 +1,4 @@
-//! A replica's state in memory, and in an append-only log.
+//! A replica's state in memory, and in an append-only log (ADR 0040).
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -6,23 +6,25 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-use super::storage::{Held, ReplicaPlace, ReplicaStorage, StorageError};
+use super::storage::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
+use crate::record::{ByteDeserialize, KeyValue, KvReadError, TypedEntry};
 use crate::snapshot::{
-    Snapshot, SnapshotEntries, SnapshotEntry, SnapshotError, SnapshotOptions, SnapshotWriter,
+    EntryRecord, Snapshot, SnapshotEntries, SnapshotEntry, SnapshotError, SnapshotOptions,
+    SnapshotWriter,
 };
 use crate::store::{Key, KvEntry, KvUpdate};
-use crate::typed::{ByteDeserialize, KeyValue, KvReadError, TypedEntry};
 
-/// How long a log that is open elsewhere is waited for, and how often it is tried.
+/// Maximum time to wait for a log that is open elsewhere, and the interval between attempts.
 const CLOSING: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(10);
 
-/// Keeps the state in memory, and every change with the place in a log ([`snapshot`](crate::snapshot)): after a restart
-/// both are there again.
+/// Keeps the state in memory, and every change with its checkpoint in a log
+/// ([`snapshot`](crate::snapshot)). After a restart the storage has both again.
 ///
-/// What was committed outlives the process in any case. What a machine can lose that fails, the
-/// [`SyncPolicy`](crate::snapshot::SyncPolicy) says; it is never more than the last batches, which then come again. The
-/// log is compacted in the background as it grows. Its scope tag is the replica's own affair.
+/// A committed change outlives the process in any case. The
+/// [`SyncPolicy`](crate::snapshot::SyncPolicy) decides which changes a failing machine can lose. It
+/// never loses more than the last batches, which the store then delivers again. The log is
+/// compacted in the background as it grows. The replica manages its scope tag.
 ///
 /// ```
 /// use shizuku_kv::WatchScope;
@@ -36,7 +38,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// # let store = shizuku_kv::connect("memory:").await?.store("routes").await?;
 /// let storage = LogStorage::open(&path, SnapshotOptions::new()).await?;
 /// let routes = storage.reader();
-/// // What was there when this process ended the last time, before anything is asked of the network.
+/// // Reads the state of the last process, before any request to the network.
 /// routes.for_each(|route| println!("{}: {} bytes", route.key(), route.value().len()));
 /// let replica = Replica::new(&store, WatchScope::prefix("route.")).storage(storage);
 /// # let _ = replica;
@@ -45,33 +47,35 @@ const POLL: Duration = Duration::from_millis(10);
 /// ```
 #[derive(Debug)]
 pub struct LogStorage {
-    /// There until it is closed.
+    /// `None` after it was closed.
     writer: Option<SnapshotWriter>,
     state: LogReader,
 }
 
-/// Reads what a [`LogStorage`] holds, while a replica has it. Cheap to clone.
+/// Reads the state of a [`LogStorage`], while a replica has it. Cheap to clone.
 ///
-/// Each call sees the state after one batch, whole.
+/// Each call sees the whole state after one batch.
 #[derive(Clone, Debug)]
 pub struct LogReader(Arc<RwLock<State>>);
 
 #[derive(Debug)]
 struct State {
     entries: SnapshotEntries,
-    place: Option<ReplicaPlace>,
+    /// Its reference count is one more than the number of visits in progress.
+    visits: Arc<()>,
+    checkpoint: Option<Checkpoint>,
     compaction_error: Option<SnapshotError>,
 }
 
 impl LogStorage {
-    /// Opens a log, or creates it if there is none; the directory must exist. The whole state is
+    /// Opens a log, or creates it if it is missing; the directory must exist. The whole state is
     /// read into memory, on a thread that may block.
     ///
     /// Dropping the future is safe; a log that was being opened is closed again in the background.
     ///
     /// # Errors
-    /// As for [`SnapshotWriter::open`]: [`SnapshotError::Locked`] where another process, or another storage, has it open
-    /// and does not close it within three seconds.
+    /// Returns the errors of [`SnapshotWriter::open`], and [`SnapshotError::Locked`] if another
+    /// process, or another storage, has the log open and does not close it within three seconds.
     pub async fn open(
         path: impl AsRef<Path>,
         options: SnapshotOptions,
@@ -86,7 +90,7 @@ impl LogStorage {
         let begun = Instant::now();
         let (writer, snapshot) = loop {
             match SnapshotWriter::open_whatever_scope(path, options) {
-                // Who had it may be closing it at this moment.
+                // The other writer may be closing the log at this moment.
                 Err(SnapshotError::Locked { .. }) if begun.elapsed() < CLOSING => {
                     std::thread::sleep(POLL)
                 }
@@ -94,35 +98,36 @@ impl LogStorage {
             }
         };
         let Snapshot { entries, cursor, scope_tag, .. } = snapshot;
-        let place = cursor.map(|cursor| ReplicaPlace::new(cursor, scope_tag));
+        let checkpoint = cursor.map(|cursor| Checkpoint::new(cursor, scope_tag));
         Ok(Self {
             writer: Some(writer),
             state: LogReader(Arc::new(RwLock::new(State {
                 entries,
-                place,
+                visits: Arc::new(()),
+                checkpoint,
                 compaction_error: None,
             }))),
         })
     }
 
-    /// Closes the log: what was committed is on the disk then, unless the policy is `Never`. To be called with what
-    /// [`Replica::into_storage`](super::Replica::into_storage) gives, by those who want to know.
+    /// Closes the log. All commits are then on the disk, unless the policy is `Never`. Use it with
+    /// the result of [`Replica::into_storage`](super::Replica::into_storage) to learn of errors.
     ///
-    /// A storage that is dropped is closed all the same, in the background where there is a runtime, and what goes wrong is
+    /// A dropped storage is closed too, in the background if a runtime exists, and errors are
     /// logged.
     ///
     /// # Errors
-    /// As for [`SnapshotWriter::close`].
+    /// Returns the errors of [`SnapshotWriter::close`].
     pub async fn close(mut self) -> Result<(), SnapshotError> {
         let Some(writer) = self.writer.take() else { return Ok(()) };
         let path = writer.path().to_owned();
-        // Where the runtime ends, dropping has closed it, and nobody knows whether that went well.
+        // If the runtime ends, dropping has closed the log, and the result is unknown.
         tokio::task::spawn_blocking(|| writer.close())
             .await
             .unwrap_or_else(|_| Err(interrupted(path, "close")))
     }
 
-    /// Reads what is held, also while a replica has this storage.
+    /// Returns a reader of the state, which also works while a replica has this storage.
     pub fn reader(&self) -> LogReader {
         self.state.clone()
     }
@@ -131,18 +136,18 @@ impl LogStorage {
 fn write(
     writer: &mut SnapshotWriter,
     changes: &[KvUpdate],
-    place: Option<&ReplicaPlace>,
+    checkpoint: Option<&Checkpoint>,
 ) -> Result<(), SnapshotError> {
     for change in changes {
         writer.append(change)?;
     }
-    if let Some(place) = place {
-        writer.set_scope_tag(place.tag());
+    if let Some(checkpoint) = checkpoint {
+        writer.set_scope_tag(checkpoint.tag());
     }
-    writer.checkpoint(place.map(ReplicaPlace::cursor).as_ref())
+    writer.checkpoint(checkpoint.map(Checkpoint::cursor).as_ref())
 }
 
-/// Closing waits for the disk and for threads: not where tasks run.
+/// Closes the log in a blocking thread, because closing waits for the disk and for threads.
 impl Drop for LogStorage {
     fn drop(&mut self) {
         let writer = self.writer.take();
@@ -152,15 +157,15 @@ impl Drop for LogStorage {
     }
 }
 
-/// The runtime ended while a log was opened or closed.
+/// Returns the error for a runtime that ended while a log was opened or closed.
 fn interrupted(path: PathBuf, operation: &'static str) -> SnapshotError {
     let source = std::io::Error::other("the runtime has ended");
     SnapshotError::Io { path, operation, offset: None, source: Arc::new(source) }
 }
 
 impl ReplicaStorage for LogStorage {
-    fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
-        Ok(self.state.place())
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StorageError> {
+        Ok(self.state.checkpoint())
     }
 
     fn is_empty(&self) -> Result<bool, StorageError> {
@@ -171,19 +176,19 @@ impl ReplicaStorage for LogStorage {
         Ok(self.state.len() as u64)
     }
 
-    fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
+    fn held(&self, keys: &[Key]) -> Result<Vec<Option<StoredVersion>>, StorageError> {
         let state = self.state.read();
         let held = |key: &Key| {
             let (version, created) = state.entries.held(key)?;
-            Some(Held::new(version, created))
+            Some(StoredVersion::new(version, created))
         };
         Ok(keys.iter().map(held).collect())
     }
 
-    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError> {
+    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, StoredVersion)) -> Result<(), StorageError> {
         for entry in &self.state.read().entries {
             let key = Key::of_checked(entry.key());
-            visit(&key, Held::new(entry.version(), entry.created()));
+            visit(&key, StoredVersion::new(entry.version(), entry.created()));
         }
         Ok(())
     }
@@ -191,37 +196,85 @@ impl ReplicaStorage for LogStorage {
     fn commit(
         &mut self,
         changes: &[KvUpdate],
-        place: Option<&ReplicaPlace>,
+        checkpoint: Option<&Checkpoint>,
     ) -> Result<(), StorageError> {
         let Some(writer) = &mut self.writer else {
             return Err(StorageError::fatal("it is closed"));
         };
-        if let Err(error) = write(writer, changes, place) {
-            // What was appended must not count with the next commit; where that cannot be had, this is no use any more.
+        if let Err(error) = write(writer, changes, checkpoint) {
+            // The next commit must not include the appended changes. If they cannot be discarded,
+            // the storage is unusable.
             return Err(match writer.discard() {
                 Ok(()) => storage_error(error),
                 Err(worse) => StorageError::fatal(worse),
             });
         }
         let compaction_error = writer.last_compaction_error().cloned();
+        // Allocations and frees happen outside of the lock, so that no reader waits for them.
+        let changes: Vec<_> = changes.iter().filter_map(Prepared::of).collect();
+        let mut superseded = Vec::with_capacity(changes.len());
         let mut state = self.state.write();
-        state.compaction_error = compaction_error;
-        for change in changes {
-            match change {
-                KvUpdate::Put(entry) => state.entries.insert(entry),
-                KvUpdate::Delete(entry) => {
-                    state.entries.remove(&entry.key);
-                }
-                KvUpdate::CaughtUp => {}
-            }
+        if Arc::strong_count(&state.visits) > 1 {
+            // A commit has to copy the segments that a visit shares, and does so outside of the
+            // lock. No other thread changes the entries meanwhile.
+            let mut entries = state.entries.clone();
+            drop(state);
+            apply(&mut entries, changes, &mut superseded);
+            state = self.state.write();
+            let before = std::mem::replace(&mut state.entries, entries);
+            state.end_of_batch(checkpoint, compaction_error);
+            drop(state);
+            drop(before);
+        } else {
+            apply(&mut state.entries, changes, &mut superseded);
+            state.end_of_batch(checkpoint, compaction_error);
         }
-        state.place = place.copied();
         Ok(())
     }
 
     fn close(&mut self) -> Result<(), StorageError> {
-        // Here, and not in the background as when it is dropped.
+        // Closes the log here, and not in the background as dropping does.
         self.writer.take().map_or(Ok(()), SnapshotWriter::close).map_err(storage_error)
+    }
+}
+
+/// A change whose memory is already allocated.
+enum Prepared<'a> {
+    Put(EntryRecord),
+    Delete(&'a Key),
+}
+
+impl<'a> Prepared<'a> {
+    fn of(change: &'a KvUpdate) -> Option<Self> {
+        match change {
+            KvUpdate::Put(entry) => Some(Self::Put(EntryRecord::of(entry))),
+            KvUpdate::Delete(entry) => Some(Self::Delete(&entry.key)),
+            KvUpdate::CaughtUp => None,
+        }
+    }
+}
+
+fn apply(
+    entries: &mut SnapshotEntries,
+    changes: Vec<Prepared<'_>>,
+    superseded: &mut Vec<EntryRecord>,
+) {
+    for change in changes {
+        superseded.extend(match change {
+            Prepared::Put(record) => entries.insert(record),
+            Prepared::Delete(key) => entries.remove(key),
+        });
+    }
+}
+
+impl State {
+    fn end_of_batch(
+        &mut self,
+        checkpoint: Option<&Checkpoint>,
+        compaction_error: Option<SnapshotError>,
+    ) {
+        self.checkpoint = checkpoint.copied();
+        self.compaction_error = compaction_error;
     }
 }
 
@@ -230,42 +283,49 @@ fn storage_error(error: SnapshotError) -> StorageError {
 }
 
 impl LogReader {
-    /// The entry of a key; `None` where it is not held. The value is not copied.
+    /// Returns the entry of a key, without copying its value. Returns `None` if the key is not
+    /// held.
     pub fn get(&self, key: &str) -> Option<KvEntry> {
         self.read().entries.get(key)
     }
 
-    /// How many keys are held.
+    /// Returns the number of held keys.
     pub fn len(&self) -> usize {
         self.read().entries.len()
     }
 
-    /// Whether no key is held.
+    /// Returns true if no key is held.
     pub fn is_empty(&self) -> bool {
         self.read().entries.is_empty()
     }
 
-    /// How far the state is; `None` where nothing was committed, or a repair is under way.
-    pub fn place(&self) -> Option<ReplicaPlace> {
-        self.read().place
+    /// Returns the checkpoint of the state. Returns `None` if nothing was committed, and during a
+    /// resync.
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.read().checkpoint
     }
 
-    /// Why the log could not be compacted when that was tried last, as of the last commit: it goes on growing then, and that
-    /// is tried again when it is longer by half.
+    /// Returns the error of the last attempt to compact the log, as of the last commit. The log
+    /// keeps growing after an error, and the next attempt follows when it is longer by half.
     pub fn compaction_error(&self) -> Option<SnapshotError> {
         self.read().compaction_error.clone()
     }
 
-    /// Calls `visit` for each key that is held, in no particular order: with the state as it is when this is called, while
-    /// the replica and other readers go on. Takes some 40 to 70 bytes for each key meanwhile; values are not copied.
+    /// Calls `visit` for each key, in no particular order, with the state at the time of the call.
+    /// The replica and other readers continue meanwhile. The earlier entries of changed keys stay
+    /// in memory until this returns. Values are not copied.
     pub fn for_each(&self, visit: impl FnMut(SnapshotEntry<'_>)) {
-        // Not under the lock: once a commit waits for it, so does every reader, `visit` too.
-        let entries = self.read().entries.clone();
+        // Visits without the lock. Every reader waits behind a commit that waits for the lock, and
+        // so would `visit`.
+        let (entries, _visiting) = {
+            let state = self.read();
+            (state.entries.clone(), Arc::clone(&state.visits))
+        };
         entries.iter().for_each(visit);
     }
 
-    /// Calls `visit` for each key that is held, with its record or what is wrong with it; else as
-    /// [`for_each`](Self::for_each). With this a table of the caller's own is filled at the start.
+    /// Calls `visit` for each held key, with its record or the error of decoding it; otherwise as
+    /// [`for_each`](Self::for_each). Use it to fill a table of your own at the start.
     pub fn for_each_record<T>(&self, mut visit: impl FnMut(Result<TypedEntry<T>, KvReadError>))
     where
         T: KeyValue<Value: ByteDeserialize>,

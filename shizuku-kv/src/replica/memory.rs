@@ -1,28 +1,28 @@
-//! A storage for replicas that begin anew with each process.
+//! A storage for replicas that start from an empty state in each process.
 
 use std::collections::HashMap;
 
-use super::storage::{Held, ReplicaPlace, ReplicaStorage, StorageError};
+use super::storage::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
 use crate::store::{Key, KvUpdate};
 
-/// Keeps keys and versions in memory, and no values: for a state that the caller has in memory and fills anew with each
-/// start. It is what a replica needs to repair itself when its cursor has expired, and nothing more.
+/// Keeps keys and versions in memory, and no values. For a state that the caller has in memory and
+/// rebuilds at each start. A replica needs exactly this to resync after its cursor has expired.
 #[derive(Debug, Default)]
 pub struct MemoryStorage {
-    held: HashMap<Key, Held>,
-    place: Option<ReplicaPlace>,
+    held: HashMap<Key, StoredVersion>,
+    checkpoint: Option<Checkpoint>,
 }
 
 impl MemoryStorage {
-    /// One that holds nothing.
+    /// Returns an empty storage.
     pub fn new() -> Self {
         Self::default()
     }
 }
 
 impl ReplicaStorage for MemoryStorage {
-    fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
-        Ok(self.place)
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StorageError> {
+        Ok(self.checkpoint)
     }
 
     fn is_empty(&self) -> Result<bool, StorageError> {
@@ -33,11 +33,11 @@ impl ReplicaStorage for MemoryStorage {
         Ok(self.held.len() as u64)
     }
 
-    fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
+    fn held(&self, keys: &[Key]) -> Result<Vec<Option<StoredVersion>>, StorageError> {
         Ok(keys.iter().map(|key| self.held.get(key).copied()).collect())
     }
 
-    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError> {
+    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, StoredVersion)) -> Result<(), StorageError> {
         self.held.iter().for_each(|(key, held)| visit(key, *held));
         Ok(())
     }
@@ -45,12 +45,15 @@ impl ReplicaStorage for MemoryStorage {
     fn commit(
         &mut self,
         changes: &[KvUpdate],
-        place: Option<&ReplicaPlace>,
+        checkpoint: Option<&Checkpoint>,
     ) -> Result<(), StorageError> {
         for change in changes {
             match change {
                 KvUpdate::Put(entry) => {
-                    self.held.insert(entry.key.clone(), Held::new(entry.version, entry.created));
+                    self.held.insert(
+                        entry.key.clone(),
+                        StoredVersion::new(entry.version, entry.created),
+                    );
                 }
                 KvUpdate::Delete(entry) => {
                     self.held.remove(&entry.key);
@@ -58,7 +61,7 @@ impl ReplicaStorage for MemoryStorage {
                 KvUpdate::CaughtUp => {}
             }
         }
-        self.place = place.copied();
+        self.checkpoint = checkpoint.copied();
         Ok(())
     }
 }

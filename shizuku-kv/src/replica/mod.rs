@@ -1,35 +1,40 @@
-//! Local copies of a bucket: each change is applied to a state of the caller's own, and the place that is kept says
-//! exactly how far that is.
+//! Local copies of a store: each change is applied to a state of the caller's own, and a stored
+//! checkpoint says exactly which changes were applied.
 //!
-//! A [`Replica`] watches a scope, collects updates into batches ([`BatchConfig`]), and hands each to an `apply` of the
-//! caller's. Only when that has returned, the place in the bucket's changes is kept in the replica's [storage](ReplicaStorage),
-//! together with what was applied. So, after a crash at any moment:
+//! A [`Replica`] watches a scope, collects updates into batches ([`BatchConfig`]), and passes each
+//! batch to the caller's `apply`. Only after `apply` has returned, the replica commits the cursor
+//! to its [storage](ReplicaStorage), together with the applied updates. After a crash at any
+//! moment:
 //!
-//! - Everything up to the place that is found was applied. What came after it comes again, so that `apply` may see an
-//!   update twice: it has to be of the kind that does no harm, as setting a key is.
-//! - Only what was missed comes, and not the whole bucket.
+//! - Everything up to the stored checkpoint was applied. Later updates are delivered again, so that
+//!   `apply` may see an update twice. Applying it again must do no harm, as setting a key does
+//!   none.
+//! - The store delivers only the missed updates, and not its whole content.
 //!
-//! Where the bucket no longer holds what followed the place ([`KvError::CursorExpired`]), was deleted and made again, or
-//! where the scope is another one than before, the replica repairs itself: it takes the state anew, leaves out what it
-//! has, and in the end drops what the bucket does not have any more: such keys come as deletions with the operation
-//! [`KvOperation::Vanished`]. Until then no place is kept. For that time the replica remembers some 40 bytes for each key.
+//! The replica resyncs if the store no longer has the updates after the checkpoint
+//! ([`KvError::CursorExpired`]). It also resyncs if the store was deleted and recreated, or if the
+//! scope has changed. It reads the initial state again and skips known entries. At the end it drops
+//! the keys that the store no longer has, as deletions with the operation
+//! [`KvOperation::Vanished`]. Until then the storage has no checkpoint. During a resync the replica
+//! remembers some 40 bytes for each key.
 //!
-//! # What state, and where
+//! # Choosing a storage
 //!
 //! | the state that `apply` changes | its storage |
 //! |---|---|
-//! | in memory, filled anew at each start | [`MemoryStorage`]: every start takes the whole state from the bucket |
-//! | in memory, and there again after a restart | [`LogStorage`]: state and place in an append-only log |
+//! | in memory, rebuilt at each start | [`MemoryStorage`]: every start reads the whole state from the store |
+//! | in memory, and there again after a restart | [`LogStorage`]: state and checkpoint in an append-only log |
 //! | larger than memory | `RedbStorage`, feature `local` |
 //! | in a database of your own | implement [`ReplicaStorage`] over it |
 //!
-//! The last line is about more than taste. A state that outlives the process in one place, and the replica's storage in
-//! another, can part: what was applied and not kept when a crash came is unknown to the storage, so that a repair cannot
-//! tell that it has vanished. A state in memory goes with the crash and is filled from the storage.
+//! The last line is a matter of correctness. A state that outlives the process in one place, and
+//! the replica's storage in another, can diverge. The storage does not know the updates that were
+//! applied but not committed before a crash. A resync therefore cannot find that one of them has
+//! vanished. A state in memory ends with the crash and is rebuilt from the storage.
 //!
-//! # One at a time
+//! # Exclusive use
 //!
-//! A storage belongs to one replica. Those here refuse to be opened twice.
+//! A storage belongs to one replica. The storages in this module reject a second opening.
 //!
 //! [`KvError::CursorExpired`]: crate::KvError::CursorExpired
 //! [`KvOperation::Vanished`]: crate::KvOperation::Vanished
@@ -37,12 +42,12 @@
 mod batch;
 mod collect;
 mod compare;
-mod course;
 mod error;
 mod log;
 mod memory;
 #[cfg(test)]
 mod model;
+mod phase;
 mod progress;
 #[cfg(feature = "local")]
 mod redb;
@@ -51,7 +56,7 @@ mod run;
 mod stage;
 mod storage;
 mod tally;
-mod unkept;
+mod uncommitted;
 
 use std::error::Error;
 use std::fmt;
@@ -61,7 +66,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
 use tokio::sync::{Mutex, watch};
-/// Stops a replica: that of `tokio_util`.
+/// Stops a replica. This is the type of `tokio_util`.
 pub use tokio_util::sync::CancellationToken;
 
 pub use batch::{Batch, BatchConfig, TypedBatch};
@@ -72,18 +77,23 @@ pub use progress::{ReplicaMonitor, ReplicaProgress};
 #[cfg(feature = "local")]
 pub use redb::{RedbOptions, RedbReader, RedbScan, RedbStorage, RedbSync};
 pub use retry::RetryPolicy;
-pub use storage::{Held, ReplicaPlace, ReplicaStorage, StorageError};
+pub use storage::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
 
-use self::unkept::Unkept;
+use self::uncommitted::Uncommitted;
+use crate::record::{ByteDeserialize, KeyValue};
 use crate::store::{Pulse, Store, WatchCursor, WatchLink, WatchScope, in_runtime};
-use crate::typed::{ByteDeserialize, KeyValue};
 
-/// Follows a scope of a store and applies what changes, in batches, until it is told to stop: the short form of
-/// [`Replica`], where everything else can be set.
+/// Follows a scope of a store and applies its changes, in batches, until it is stopped. This is the
+/// short form of [`Replica`], which has all settings.
 ///
-/// `apply` gets the updates in order; when it has returned, the cursor is kept in `storage` together with what was
-/// applied. Where it fails the same batch is tried again after a pause, without an end. When `stop` is cancelled, what
-/// has come is applied and kept, and the cursor is returned.
+/// `apply` receives the updates in order. After it has returned, the cursor is committed to
+/// `storage` together with the applied updates. If it fails, the same batch is retried after a
+/// pause, without a limit. When `stop` is cancelled, the collected updates are applied and
+/// committed, and the cursor is returned.
+///
+/// In a spawned task, use a closure that owns its state and gives each future a clone:
+/// `move |batch| { let table = table.clone(); async move { … } }`. An `async move` closure is not
+/// `FnMut`, because its futures borrow from it.
 ///
 /// ```
 /// use std::collections::BTreeMap;
@@ -106,7 +116,7 @@ use crate::typed::{ByteDeserialize, KeyValue};
 ///         match update {
 ///             KvUpdate::Put(entry) => drop(routes.insert(entry.key.clone(), entry.value.clone())),
 ///             KvUpdate::Delete(entry) => drop(routes.remove(&entry.key)),
-///             // It is all there: this example has seen enough.
+///             // The initial state is complete. A service would continue.
 ///             KvUpdate::CaughtUp => stop.cancel(),
 ///             _ => {}
 ///         }
@@ -114,7 +124,8 @@ use crate::typed::{ByteDeserialize, KeyValue};
 ///     Ok::<_, std::convert::Infallible>(())
 /// };
 /// let storage = MemoryStorage::new();
-/// watch_applied(&store, WatchScope::prefix("route."), storage, BatchConfig::new(), stop.clone(), apply).await?;
+/// let (scope, config) = (WatchScope::prefix("route."), BatchConfig::new());
+/// watch_applied(&store, scope, storage, config, stop.clone(), apply).await?;
 /// assert_eq!(routes.lock().unwrap()["route.home"], "10.0.0.1");
 /// # Ok(())
 /// # }
@@ -142,7 +153,7 @@ where
     end
 }
 
-/// A local copy of a scope of a store. The module's documentation says what it promises.
+/// A local copy of a scope of a store. The module's documentation describes its guarantees.
 ///
 /// ```
 /// use shizuku_kv::WatchScope;
@@ -172,7 +183,7 @@ pub struct Replica<S = MemoryStorage> {
     store: Store,
     scope: WatchScope,
     storage: Arc<Mutex<S>>,
-    unkept: Unkept,
+    uncommitted: Uncommitted,
     batch: BatchConfig,
     retry: RetryPolicy,
     compare_every: Duration,
@@ -182,14 +193,14 @@ pub struct Replica<S = MemoryStorage> {
 }
 
 impl Replica {
-    /// A replica of a scope, with the defaults: a [`MemoryStorage`], batches as [`BatchConfig::new`], failures tried again
-    /// without an end, no way to stop it but dropping its future.
+    /// Returns a replica of a scope, with the defaults: a [`MemoryStorage`], batches as
+    /// [`BatchConfig::new`], and retries without a limit. Only dropping its future stops it.
     pub fn new(store: &Store, scope: impl Into<WatchScope>) -> Self {
         Self {
             store: store.clone(),
             scope: scope.into(),
             storage: Arc::default(),
-            unkept: Unkept::default(),
+            uncommitted: Uncommitted::default(),
             batch: BatchConfig::default(),
             retry: RetryPolicy::default(),
             compare_every: store.compare_every(),
@@ -204,13 +215,13 @@ impl Replica {
 }
 
 impl<S: ReplicaStorage> Replica<S> {
-    /// Where it keeps what it holds.
+    /// Sets the storage of the replica's state.
     pub fn storage<O: ReplicaStorage>(self, storage: O) -> Replica<O> {
         let Self {
             store,
             scope,
             storage: _,
-            unkept,
+            uncommitted,
             batch,
             retry,
             compare_every,
@@ -223,7 +234,7 @@ impl<S: ReplicaStorage> Replica<S> {
             store,
             scope,
             storage,
-            unkept,
+            uncommitted,
             batch,
             retry,
             compare_every,
@@ -233,20 +244,21 @@ impl<S: ReplicaStorage> Replica<S> {
         }
     }
 
-    /// How many updates are applied together.
+    /// Sets the limits of a batch.
     pub fn batch(mut self, batch: BatchConfig) -> Self {
         self.batch = batch;
         self
     }
 
-    /// What to do when applying, or keeping what was applied, fails: tried again without an end, unless this says
-    /// otherwise.
+    /// Sets the policy for a failure of applying or of committing. The default retries without a
+    /// limit.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Ends the run when it is cancelled: what has come by then is applied and kept, as far as that works.
+    /// Ends the run when the token is cancelled. The collected updates are applied and committed,
+    /// as far as that works.
     pub fn stop_on(mut self, stop: CancellationToken) -> Self {
         self.stop = stop;
         self
@@ -255,21 +267,21 @@ impl<S: ReplicaStorage> Replica<S> {
     /// Sets the interval between comparisons with the store: at least 1 s; 60 s by default. Each
     /// run also begins with a comparison.
     ///
-    /// A comparison finds entries that left the store without a message: evicted because the store
-    /// is full, expired without a marker, purged by an operator or another client, or lost by a
-    /// server that came back older. It is one request for the store's
-    /// [figures](crate::StoreFigures). The keys are listed only if the figures differ from the
-    /// replica's. The replica resyncs only if a key differs. After listings without a difference,
-    /// the next one waits for up to 16 intervals.
+    /// A comparison finds entries that left the store without a message. They were evicted because
+    /// the store is full, expired without a marker, or were purged by an operator or another
+    /// client. They may also be lost by a server that came back older. A comparison is one request
+    /// for the store's [figures](crate::StoreFigures). The keys are listed only if the figures
+    /// differ from the replica's. The replica resyncs only if a key differs. After listings without
+    /// a difference, the next one waits for up to 16 intervals.
     pub fn compare_every(mut self, interval: Duration) -> Self {
         self.compare_every = interval;
         self
     }
 
-    /// Closes the storage in a thread where that may block, and returns when it is closed. A replica that is dropped
-    /// closes it where it is dropped, or, with a [`LogStorage`], in the background.
+    /// Closes the storage in a blocking thread, and returns when it is closed. A dropped replica
+    /// closes its storage in the dropping thread, or, with a [`LogStorage`], in the background.
     ///
-    /// Dropping the future is safe: then nobody waits for it.
+    /// Dropping the future is safe: the storage is closed nevertheless.
     pub async fn close(self) {
         let mut storage = self.into_storage().await;
         let close = move || {
@@ -277,50 +289,55 @@ impl<S: ReplicaStorage> Replica<S> {
                 tracing::warn!(%error, "what a replica's storage holds may not be on the disk");
             }
         };
-        // Where the runtime ends, it is closed by that.
+        // If the runtime ends, that closes the storage.
         let _ = tokio::task::spawn_blocking(close).await;
     }
 
-    /// The storage, when a commit that was begun by a run that was dropped has ended. For one that is to be closed, or used
-    /// elsewhere.
+    /// Returns the storage, after the end of any commit that a dropped run has begun. Use it to
+    /// close the storage, or to use it elsewhere.
     pub async fn into_storage(self) -> S {
         let mut storage = self.storage;
         loop {
             drop(storage.lock().await);
             match Arc::try_unwrap(storage) {
                 Ok(storage) => return storage.into_inner(),
-                // Whoever had it has it no longer, but for a moment.
+                // The thread of the commit still holds a reference for a moment.
                 Err(shared) => storage = shared,
             }
             tokio::task::yield_now().await;
         }
     }
 
-    /// Tells how far it is, also while it runs.
+    /// Returns a monitor of the replica's progress, which also works while the replica runs.
     pub fn monitor(&self) -> ReplicaMonitor {
         ReplicaMonitor { progress: self.progress.subscribe(), pulse: Arc::clone(&self.pulse) }
     }
 
-    /// Follows the store and applies what changes, until it is told to [stop](Self::stop_on): then what has come is applied
-    /// and kept, as far as that works at the first try, and the cursor is returned up to which everything is; `None` where
-    /// there is none yet, or a repair was under way. It can be run again, and goes on where it was.
+    /// Follows the store and applies its changes, until it is [stopped](Self::stop_on). Then it
+    /// applies and commits the collected updates, as far as the first attempt succeeds, and returns
+    /// the cursor of the last commit. Returns `None` if no commit had a cursor yet, or a resync was
+    /// in progress. It can be run again, and resumes from its checkpoint.
     ///
-    /// `apply` gets batches in order, one at a time; while it works the next one is collected. When it fails, the same
-    /// batch comes again, as the [policy](Self::retry) says. It may see an update twice, never one out of order.
+    /// `apply` receives batches in order, one at a time; the next batch is collected meanwhile. If
+    /// it fails, the same batch is retried, as the [policy](Self::retry) says. It may see an update
+    /// twice, but never out of order.
     ///
-    /// It is an ordinary closure that returns a future: `async |batch| …` will do where it only refers to what is outside.
-    /// One that owns or changes something is `|batch| { let table = table.clone(); async move { … } }`; where nothing is
-    /// awaited, `|batch| { count += 1; std::future::ready(Ok::<_, Infallible>(())) }`. Its error is anything that becomes a
-    /// `Box<dyn Error + Send + Sync>`, as `anyhow::Error` does.
+    /// It is an ordinary closure that returns a future: `async |batch| …` is enough if it only
+    /// refers to outer variables. One that owns or changes something is
+    /// `|batch| { let table = table.clone(); async move { … } }`. If nothing is awaited, use
+    /// `|batch| { count += 1; std::future::ready(Ok::<_, Infallible>(())) }`. Its error is anything
+    /// that converts to a `Box<dyn Error + Send + Sync>`, as `anyhow::Error` does.
     ///
-    /// Dropping the future is safe: at most the last batch was applied and not kept, and it comes again with the next run.
-    /// A commit that has begun is finished in the background, and a storage is closed only then.
+    /// Dropping the future is safe: at most the last batch was applied and not committed, and the
+    /// next run applies it again. A commit that has begun is finished in the background, and only
+    /// then the storage is closed.
     ///
     /// # Errors
-    /// [`ReplicaError::InvalidConfig`] before anything is done. [`ReplicaError::Store`] when the store is gone
-    /// (`StoreNotFound`), the connection was shut down (`Closed`), or following is not allowed; outages are waited out.
-    /// [`ReplicaError::Apply`] and [`ReplicaError::Storage`] as the [policy](Self::retry) says. A panic of `apply` is
-    /// one of this future.
+    /// Returns [`ReplicaError::InvalidConfig`] before any request is sent. Returns
+    /// [`ReplicaError::Store`] if the store is gone (`StoreNotFound`), the connection was shut down
+    /// (`Closed`), or following is not allowed; outages are waited out. Returns
+    /// [`ReplicaError::Apply`] and [`ReplicaError::Storage`] as the [policy](Self::retry) says.
+    /// This future also panics if `apply` does.
     pub async fn run<A, F, E>(&mut self, apply: A) -> Result<Option<WatchCursor>, ReplicaError>
     where
         A: FnMut(Batch) -> F,
@@ -341,14 +358,15 @@ impl<S: ReplicaStorage> Replica<S> {
                 pulse.next(&**store.backend()).await;
             }
         };
-        // In the same future, so that a future that is not polled shows no sign of life.
+        // Runs both in the same future, so that a future that is not polled shows no sign of life.
         match select(pin!(run::run(self, apply)), pin!(beats)).await {
             Either::Left((end, _)) => end,
             Either::Right((never, _)) => never,
         }
     }
 
-    /// As [`run`](Self::run), with records. What does not decode is an error in its place in the batch.
+    /// As [`run`](Self::run), with records. An update that does not decode is an error in its place
+    /// in the batch.
     ///
     /// # Errors
     /// As for [`run`](Self::run).

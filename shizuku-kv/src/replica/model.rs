@@ -1,14 +1,16 @@
-//! The protocol of a replica, gone through exhaustively: a bucket and a replica of it take every course that they can take
-//! within some limits, and the promises are looked at in each state. What is decided is decided by the functions of
-//! [`super::course`], which the driver calls too.
+//! A model of a replica's protocol, which is explored exhaustively. A bucket and its replica take
+//! every course that is possible within some limits, and each state is checked against the
+//! guarantees. The decisions are made by the functions of [`super::course`], which the driver calls
+//! too.
 //!
-//! Then each decision is replaced by a wrong one, and one of the promises has to be found broken: else it would not have
-//! been looked at.
+//! Then a wrong decision replaces each decision in turn, and the exploration must find a broken
+//! guarantee. Otherwise it would not check that decision.
 //!
-//! `SHIZUKU_LONG=1` goes through worlds in which one more of what there is can happen: millions of states, in minutes.
+//! `SHIZUKU_LONG=1` explores worlds in which one more event of each kind can happen: millions of
+//! states, in minutes.
 //!
-//! What is left out changes no state: a batch that fails and is tried again, a batch that is full. Where batches end, and
-//! in which order what is independent happens, is tried in every way.
+//! The model leaves out events that change no state: a batch that fails and is retried, and a full
+//! batch. It tries every end of a batch, and every order of independent events.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
@@ -26,13 +28,13 @@ mod mutations;
 mod replica;
 mod world;
 
-/// With what a bucket and its replica begin, and how much can happen to them.
+/// The initial state of a bucket and its replica, and the limits of the events.
 #[derive(Clone, Copy, Debug)]
 struct Scenario {
     name: &'static str,
     budget: Budget,
     beginnings: &'static [Beginning],
-    /// Whether watches may leave out the tombstones of the state.
+    /// True if watches may leave out the tombstones of the initial state.
     skips: bool,
 }
 
@@ -50,7 +52,7 @@ const NOTHING: Budget = Budget {
     scopes: 0,
 };
 
-/// The process ends, and `apply` makes its state anew from what was kept.
+/// The process ends, and `apply` rebuilds its state from the committed one.
 const CRASHES: Scenario = Scenario {
     name: "crashes",
     budget: Budget { writes: 3, forgets: 1, crashes: 1, ..NOTHING },
@@ -58,7 +60,7 @@ const CRASHES: Scenario = Scenario {
     skips: true,
 };
 
-/// The bucket is deleted and made again.
+/// The bucket is deleted and recreated.
 const MADE_AGAIN: Scenario = Scenario {
     name: "made again",
     budget: Budget { writes: 2, forgets: 1, makes_again: 1, crashes: 1, cuts: 1, ..NOTHING },
@@ -66,7 +68,7 @@ const MADE_AGAIN: Scenario = Scenario {
     skips: true,
 };
 
-/// Watches are lost, and the state is taken anew now and then.
+/// Watches are lost, and the replica resyncs now and then.
 const TROUBLE: Scenario = Scenario {
     name: "trouble",
     budget: Budget { writes: 2, forgets: 1, crashes: 1, cuts: 1, reconciles: 1, ..NOTHING },
@@ -82,8 +84,8 @@ const SCOPES: Scenario = Scenario {
     skips: true,
 };
 
-/// Entries leave the bucket without a message. Its watches leave no tombstone out of the state, as
-/// the contract has it for stores that count their keys.
+/// Entries leave the bucket without a message. Its watches leave no tombstone out of the initial
+/// state, as the contract requires for stores that count their keys.
 const VANISHES: Scenario = Scenario {
     name: "vanishes",
     budget: Budget { writes: 2, vanishes: 1, crashes: 1, ..NOTHING },
@@ -91,7 +93,7 @@ const VANISHES: Scenario = Scenario {
     skips: false,
 };
 
-/// What was applied and not kept stays applied. That is right as long as tombstones come.
+/// Applied but uncommitted updates stay applied. This is correct as long as tombstones come.
 const STOPS: Scenario = Scenario {
     name: "stops",
     budget: Budget { writes: 3, stops: 1, reconciles: 1, ..NOTHING },
@@ -99,18 +101,19 @@ const STOPS: Scenario = Scenario {
     skips: false,
 };
 
-/// What was found in the states of a world.
+/// Result of exploring the states of a world.
 #[derive(Debug, Default)]
 struct Found {
     states: usize,
-    /// What has to be reached, and was.
+    /// The required situations that were reached.
     reached: BTreeSet<&'static str>,
-    /// The promises that are broken, with what leads there.
+    /// The broken guarantees, with the path to each.
     broken: BTreeMap<&'static str, String>,
 }
 
 impl Scenario {
-    /// Goes through the states, up to the first in which this promise is broken, or any where none is named.
+    /// Explores the states, up to the first in which this guarantee is broken. With `None`, stops
+    /// at any broken guarantee.
     fn explore(self, decisions: Decisions, until: Option<&'static str>) -> Found {
         let mut found = Found::default();
         for &beginning in self.beginnings {
@@ -135,7 +138,7 @@ impl Scenario {
         found
     }
 
-    /// With one more of what there is, for a long run.
+    /// Returns the scenario with one more event of each kind, for a long run.
     fn larger(mut self) -> Self {
         let Budget { writes, crashes, .. } = &mut self.budget;
         *writes += 1;
@@ -175,8 +178,8 @@ fn each_wrong_decision_breaks_a_promise() {
     assert!(promises.is_empty(), "nothing breaks {promises:?}");
 }
 
-/// A limit that is known. Something was applied and not kept, and the key vanished without a trace before the next run:
-/// nothing that is kept names it.
+/// A known limit: an update was applied and not committed, and its key vanished without a trace
+/// before the next run. No committed data names the key.
 #[test]
 fn what_was_applied_and_not_kept_can_stay_where_no_tombstone_does() {
     let forgets =

@@ -1,4 +1,4 @@
-//! How far a replica is, for those who ask.
+//! The progress of a replica, for its users.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -6,60 +6,107 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 use super::ReplicaError;
-use crate::store::{Pulse, WatchCursor, WatchLink};
+use crate::store::{KvError, Pulse, WatchCursor, WatchLink};
 
-/// How far a replica is.
+/// The progress of a replica.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ReplicaProgress {
-    /// The cursor up to which everything was applied and kept; `None` at first, and while the replica repairs itself.
+    /// Cursor up to which everything was applied and committed. `None` at first, and during a
+    /// resync.
     pub applied: Option<WatchCursor>,
-    /// Whether the state has been complete since the run began, or since the last repair did.
+    /// True if the state has been complete since the run or the last resync began. A run that
+    /// resumed from a checkpoint is complete once a comparison with the store has shown that no
+    /// update was missed.
     pub caught_up: bool,
-    /// Whether the store is heard from; if not, since when and why.
+    /// The connection state of the watch: up, or down since when and why.
     pub link: WatchLink,
-    /// How many updates have come and are not applied and kept yet, as far as they are being applied.
+    /// Number of updates that have come and are not applied and committed yet, as far as they are
+    /// being applied.
     pub unapplied: usize,
-    /// When the first of these came, by the local clock.
+    /// Time at which the first of these came, by the local clock.
     pub unapplied_since: Option<SystemTime>,
-    /// What is in the way of applying them: gone when it has worked. After the end of a run: why it ended.
+    /// The error that prevents applying. `None` after a success. After the end of a run, the reason
+    /// why it ended.
     pub last_error: Option<Arc<ReplicaError>>,
-    /// How many updates have been applied since the replica was made, those found by repairs included and caught-up
-    /// markers not.
+    /// Error of the last comparison with the store that failed; `None` after a success. Until the
+    /// first success a run that resumed from a checkpoint is not [current](Self::is_current).
+    pub comparison_error: Option<Arc<KvError>>,
+    /// Number of updates that have been applied since the replica was made. Includes those that a
+    /// resync found, but no caught-up markers.
     pub updates: u64,
-    /// How many times the state was taken anew since the replica was made, because there was no place to go on from or it
-    /// a [comparison](super::Replica::compare_every) has found a difference.
+    /// Number of resyncs since the replica was made. A resync happens if the replica has no cursor
+    /// from which it can resume, or a [comparison](super::Replica::compare_every) has found a
+    /// difference.
     pub repairs: u64,
-    /// Whether it runs.
+    /// True while it runs.
     pub running: bool,
 }
 
+/// Compares errors by their messages.
+impl PartialEq for ReplicaProgress {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            applied,
+            caught_up,
+            link,
+            unapplied,
+            unapplied_since,
+            last_error,
+            comparison_error,
+            updates,
+            repairs,
+            running,
+        } = self;
+        fn text<E: ToString>(error: &Option<Arc<E>>) -> Option<String> {
+            error.as_ref().map(|error| error.to_string())
+        }
+        (applied, caught_up, link, unapplied, unapplied_since, updates, repairs, running)
+            == (
+                &other.applied,
+                &other.caught_up,
+                &other.link,
+                &other.unapplied,
+                &other.unapplied_since,
+                &other.updates,
+                &other.repairs,
+                &other.running,
+            )
+            && text(last_error) == text(&other.last_error)
+            && text(comparison_error) == text(&other.comparison_error)
+    }
+}
+
+impl Eq for ReplicaProgress {}
+
 impl ReplicaProgress {
-    /// Whether the state is that of the bucket but for what is on its way: it runs, is caught up, hears from the store, and
-    /// nothing fails. False also while the store is away, when a node may well serve what it has: the guide
-    /// `guide::replicas` has a readiness probe.
+    /// Returns true if the state is that of the store, except for updates in transit. The replica
+    /// runs, is caught up, hears from the store, and nothing fails. Returns false during an outage
+    /// of the store too, although a node may well serve its state then: the guide `guide::replicas`
+    /// has a readiness probe.
     pub fn is_current(&self) -> bool {
         self.running && self.caught_up && self.link.is_up() && self.last_error.is_none()
     }
 
-    /// The run has ended. Whether that is new.
+    /// Records that the run has ended. Returns true if it was running.
     pub(super) fn end(&mut self) -> bool {
         (self.unapplied, self.unapplied_since) = (0, None);
         std::mem::replace(&mut self.running, false)
     }
 
-    /// How long the oldest update that has come and is not applied yet has been waiting; zero where there is none.
+    /// Returns the age of the oldest update that has come and is not applied yet. Returns zero if
+    /// no such update exists.
     pub fn lag(&self) -> Duration {
         let waits = |since: SystemTime| since.elapsed().unwrap_or_default();
         self.unapplied_since.map(waits).unwrap_or_default()
     }
 }
 
-/// Tells how far a replica is, also while it runs. From [`Replica::monitor`](super::Replica::monitor); cheap to clone.
+/// Reports the progress of a replica, also while it runs. From
+/// [`Replica::monitor`](super::Replica::monitor); cheap to clone.
 ///
 /// The result describes the moment of the call. The link is down if the future of the run has not
-/// been polled for 5 seconds, because its runtime is blocked or the process was suspended or
-/// forked.
+/// been polled for 5 seconds. Its runtime is then blocked, or the process was suspended or forked.
 #[derive(Clone, Debug)]
 pub struct ReplicaMonitor {
     pub(super) progress: watch::Receiver<ReplicaProgress>,
@@ -67,7 +114,7 @@ pub struct ReplicaMonitor {
 }
 
 impl ReplicaMonitor {
-    /// How far it is now.
+    /// Returns the current progress.
     pub fn progress(&self) -> ReplicaProgress {
         self.as_of_now(self.progress.borrow().clone())
     }
@@ -79,10 +126,10 @@ impl ReplicaMonitor {
         progress
     }
 
-    /// Waits until it is caught up with the bucket and nothing fails: [`ReplicaProgress::is_current`]. `false` when
-    /// the replica was dropped before.
+    /// Waits until the replica is caught up with the store and nothing fails:
+    /// [`ReplicaProgress::is_current`]. Returns `false` if the replica was dropped before.
     ///
-    /// It waits for as long as that takes. Dropping the future is safe.
+    /// It waits without a limit. Dropping the future is safe.
     pub async fn current(&mut self) -> bool {
         loop {
             if self.progress.wait_for(ReplicaProgress::is_current).await.is_err() {
@@ -96,7 +143,8 @@ impl ReplicaMonitor {
         }
     }
 
-    /// Waits for what is different from what this handle has seen. `None` when the replica was dropped.
+    /// Waits for a progress that differs from the last one that this handle has seen. Returns
+    /// `None` if the replica was dropped.
     ///
     /// Dropping the future is safe.
     pub async fn changed(&mut self) -> Option<ReplicaProgress> {

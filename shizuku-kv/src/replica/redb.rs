@@ -2,10 +2,10 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `database.rs` | the open file, shared with readers: opened again after the disk was full |
-//! | `error.rs` | what can be wrong with it, and whether trying again can help |
-//! | `options.rs` | when commits become durable, and how much memory it takes |
-//! | `reader.rs` | reading what is held while the replica runs |
+//! | `database.rs` | the open file, shared with readers: reopened after the disk was full |
+//! | `error.rs` | the errors of the database, and whether a retry can help |
+//! | `options.rs` | when commits become durable, and the memory of the database |
+//! | `reader.rs` | reading the state while the replica runs |
 //! | `record.rs` | an entry as bytes |
 
 mod database;
@@ -23,19 +23,20 @@ use std::time::Instant;
 
 use ::redb::{Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
-use self::database::{ABOUT, PLACE, STATE, Shared};
+use self::database::{ABOUT, CHECKPOINT, STATE, SharedDatabase};
 use self::error::{Failure, RedbFailure};
-use super::storage::{Held, ReplicaPlace, ReplicaStorage, StorageError};
+use super::storage::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
 use crate::store::{Key, KvUpdate};
 
 pub use options::{RedbOptions, RedbSync};
 pub use reader::{RedbReader, RedbScan};
 
-/// Keeps keys, versions, values and the place in a file, by the embedded database [redb](https://docs.rs/redb): for a
-/// state that is larger than memory, and one that is there at once when the process starts.
+/// Keeps keys, versions, values and the checkpoint in a file, with the embedded database
+/// [redb](https://docs.rs/redb). For a state that is larger than memory, or that must be available
+/// immediately when the process starts.
 ///
-/// Each commit is one transaction: after a crash its changes and its place are both there, or neither is. How soon it is
-/// safe from a crash is up to [`RedbSync`].
+/// Each commit is one transaction: after a crash either both its changes and its checkpoint exist,
+/// or neither. [`RedbSync`] decides how soon it survives a crash.
 ///
 /// While the replica has the storage, [`RedbReader`]s read it:
 ///
@@ -55,64 +56,67 @@ pub use reader::{RedbReader, RedbScan};
 /// ```
 ///
 /// No other program may remove, replace or truncate the file meanwhile. Each commit and `close`
-/// check for that; it is a fatal error, which names the path.
+/// check for that, and return a fatal error that names the path.
 ///
-/// Dropping it closes the file; its readers then get errors. That can take as long as a commit.
+/// Dropping the storage closes the file; its readers then get errors. Closing can take as long as a
+/// commit.
 ///
-/// A damaged record is an error that names its key, never a wrong value. Of its own pages redb verifies what a crash can
-/// have damaged; a file that was damaged otherwise may make it panic, unless
-/// [`check_when_opened`](RedbOptions::check_when_opened) is set. Whatever happened to it, the file can be deleted: the
-/// replica then takes the state anew.
+/// A damaged record is an error that names its key, never a wrong value. However, redb verifies
+/// only those of its own pages that a crash can have damaged. A file that was damaged otherwise may
+/// make it panic, unless [`check_when_opened`](RedbOptions::check_when_opened) is set. A damaged
+/// file can always be deleted: the replica then resyncs.
 pub struct RedbStorage {
-    shared: Arc<Shared>,
+    shared: Arc<SharedDatabase>,
     sync: RedbSync,
-    /// When the last commit was that became durable, or the file was opened.
+    /// Time of the last durable commit, or of the opening of the file.
     last_durable: Instant,
-    /// Whether there are commits since, which a reopened file would not have.
+    /// True if later commits exist that a reopened file would not have.
     has_pending: bool,
-    /// For the bytes of one record after another.
+    /// Buffer for the bytes of one record after another.
     record: Vec<u8>,
 }
 
 impl RedbStorage {
-    /// Opens the file at this path, or creates it if it is missing or empty. The directory has to
+    /// Opens the file at this path, or creates it if it is missing or empty. The directory must
     /// exist. Links in the path are resolved once. An empty file keeps its owner and mode.
     ///
-    /// It takes long where the last process that had the file open was killed: redb then reads all of it. The work is
-    /// done in a thread for what blocks, so it has to be called in a tokio runtime. When the future is dropped the file
-    /// may still be made, and is closed again.
+    /// It takes long if the last process that had the file open was killed, because redb then reads
+    /// all of it. The work runs in a blocking thread, so it has to be called in a tokio runtime. If
+    /// the future is dropped, the file may still be created, and is closed again.
     ///
     /// # Errors
-    /// Retryable where the file is open already, in this process or in another, or the disk is full. Otherwise fatal: the
-    /// path names a directory, a device or anything other than a file, the file cannot be opened,
-    /// is no redb database, is one that something else has made, has a format that this version
-    /// does not know, or is damaged. All of them name the path.
+    /// Returns a retryable error if the file is already open, in this process or in another, or the
+    /// disk is full. Otherwise returns a fatal error: the path names a directory, a device or
+    /// anything other than a file, or the file cannot be opened. It is also fatal if the file is
+    /// not a redb database, belongs to another program, has an unknown format, or is damaged. All
+    /// errors name the path.
     pub async fn open(path: impl AsRef<Path>, options: RedbOptions) -> Result<Self, StorageError> {
         let path = path.as_ref().to_owned();
         let sync = options.sync;
-        let opening = tokio::task::spawn_blocking(move || Shared::open(path, options));
+        let opening = tokio::task::spawn_blocking(move || SharedDatabase::open(path, options));
         match opening.await {
             Ok(shared) => Ok(Self::over(shared?, sync)),
-            // Its own panics, and a runtime that ends.
+            // The task has panicked, or the runtime has ended.
             Err(error) => Err(StorageError::fatal(error)),
         }
     }
 
-    fn over(shared: Shared, sync: RedbSync) -> Self {
+    fn over(shared: SharedDatabase, sync: RedbSync) -> Self {
         let shared = Arc::new(shared);
         Self { shared, sync, last_durable: Instant::now(), has_pending: false, record: Vec::new() }
     }
 
-    /// A reader of what is held, to be used while a replica has the storage.
+    /// Returns a reader of the state, for use while a replica has the storage.
     pub fn reader(&self) -> RedbReader {
         RedbReader::new(Arc::clone(&self.shared))
     }
 
-    /// Makes all commits durable and closes the file, which dropping the storage does too, but without telling whether
-    /// it succeeded. Blocks as long as a commit does.
+    /// Makes all commits durable and closes the file. Dropping the storage does the same, but does
+    /// not report whether it succeeded. Blocks as long as a commit does.
     ///
     /// # Errors
-    /// What is in the way. The file is closed all the same; commits that were not durable yet may be lost.
+    /// Returns the error of the storage. The file is closed nevertheless; commits that were not
+    /// durable yet may be lost.
     pub fn close(self) -> Result<(), StorageError> {
         self.shared.close()
     }
@@ -120,7 +124,7 @@ impl RedbStorage {
     fn write(
         &mut self,
         changes: &[KvUpdate],
-        place: Option<&ReplicaPlace>,
+        checkpoint: Option<&Checkpoint>,
         durability: Durability,
     ) -> Result<(), Failure> {
         let (record, shared) = (&mut self.record, &self.shared);
@@ -140,11 +144,14 @@ impl RedbStorage {
                     }
                 }
                 let mut about = transaction.open_table(ABOUT)?;
-                match place {
-                    Some(place) => {
-                        drop(about.insert(PLACE, record::place_to_bytes(place).as_slice())?)
+                match checkpoint {
+                    Some(checkpoint) => {
+                        drop(about.insert(
+                            CHECKPOINT,
+                            record::checkpoint_to_bytes(checkpoint).as_slice(),
+                        )?)
                     }
-                    None => drop(about.remove(PLACE)?),
+                    None => drop(about.remove(CHECKPOINT)?),
                 }
             }
             transaction.commit()?;
@@ -154,8 +161,8 @@ impl RedbStorage {
 }
 
 impl ReplicaStorage for RedbStorage {
-    fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
-        self.shared.read(|database, path| database::place(&database.begin_read()?, path))
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StorageError> {
+        self.shared.read(|database, path| database::checkpoint(&database.begin_read()?, path))
     }
 
     fn is_empty(&self) -> Result<bool, StorageError> {
@@ -166,7 +173,7 @@ impl ReplicaStorage for RedbStorage {
         self.shared.read(|database, _| Ok(database.begin_read()?.open_table(STATE)?.len()?))
     }
 
-    fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
+    fn held(&self, keys: &[Key]) -> Result<Vec<Option<StoredVersion>>, StorageError> {
         self.shared.read(|database, path| {
             let state = database.begin_read()?.open_table(STATE)?;
             let held = |key: &Key| match state.get(key.as_bytes())? {
@@ -180,7 +187,7 @@ impl ReplicaStorage for RedbStorage {
         })
     }
 
-    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError> {
+    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, StoredVersion)) -> Result<(), StorageError> {
         self.shared.read(|database, path| {
             for item in database.begin_read()?.open_table(STATE)?.iter()? {
                 let (key, bytes) = item?;
@@ -195,11 +202,11 @@ impl ReplicaStorage for RedbStorage {
     fn commit(
         &mut self,
         changes: &[KvUpdate],
-        place: Option<&ReplicaPlace>,
+        checkpoint: Option<&Checkpoint>,
     ) -> Result<(), StorageError> {
         let is_durable = self.sync.is_due(self.last_durable.elapsed());
         let durability = if is_durable { Durability::Immediate } else { Durability::None };
-        match self.write(changes, place, durability) {
+        match self.write(changes, checkpoint, durability) {
             Ok(()) => {
                 self.has_pending = !is_durable;
                 if is_durable {
@@ -207,9 +214,10 @@ impl ReplicaStorage for RedbStorage {
                 }
                 Ok(())
             }
-            // redb does nothing more with this file once a write has failed. It can be opened again, as soon as there is
-            // room, and has then what was durable: which is everything, if nothing is pending. This commit may be
-            // there too, if its last step was what failed; it is made again, and comes to the same.
+            // redb rejects this file after a failed write. It can be reopened as soon as the disk
+            // has room, and then has all durable commits, which is everything if none is pending.
+            // It may even have this commit, if its last step failed; repeating the commit has the
+            // same result.
             Err(Failure::Redb(error)) if error.is_full() && self.has_pending => {
                 let path = self.shared.path().to_owned();
                 Err(RedbFailure::FullWithPending { path, source: error }.into())
@@ -236,7 +244,7 @@ impl Drop for RedbStorage {
     }
 }
 
-/// The path, and no content.
+/// Shows the path, and no content.
 impl fmt::Debug for RedbStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedbStorage")

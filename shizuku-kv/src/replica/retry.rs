@@ -1,4 +1,4 @@
-//! What to do when applying fails.
+//! The policy for a failure of applying.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use backon::ExponentialBackoff;
 use super::ReplicaError;
 use crate::store::backoff;
 
-/// What a replica does when applying a batch, or keeping what was applied, fails: it tries the same again, after pauses
-/// that grow, or ends.
+/// Policy for a failure of applying a batch, or of committing it. The replica retries the same
+/// batch, after growing pauses, or ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     attempts: Option<u32>,
@@ -23,7 +23,7 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Tries again until it works or the replica is stopped, with pauses from 100 ms to 10 s.
+    /// Retries until it works or the replica is stopped, with pauses from 100 ms to 10 s.
     pub fn forever() -> Self {
         Self { attempts: None, first: Duration::from_millis(100), longest: Duration::from_secs(10) }
     }
@@ -33,13 +33,13 @@ impl RetryPolicy {
         Self::attempts(1)
     }
 
-    /// Ends the run when a batch has failed this many times, 1 at least.
+    /// Ends the run after a batch has failed this many times; at least 1.
     pub fn attempts(attempts: u32) -> Self {
         Self { attempts: Some(attempts), ..Self::forever() }
     }
 
-    /// The first pause and the longest; between them they double, with jitter. The first is 1 ms at least, the longest at
-    /// least as long as the first and an hour at most.
+    /// Sets the first pause and the longest one. Between them the pauses double, with jitter. The
+    /// first is at least 1 ms, the longest at least as long as the first and at most an hour.
     pub fn pauses(mut self, first: Duration, longest: Duration) -> Self {
         (self.first, self.longest) = (first, longest);
         self
@@ -64,7 +64,7 @@ impl RetryPolicy {
     }
 }
 
-/// The tries of one batch.
+/// The attempts at one batch.
 pub(super) struct Tries {
     pub(super) made: u32,
     most: Option<u32>,
@@ -72,7 +72,7 @@ pub(super) struct Tries {
 }
 
 impl Tries {
-    /// One more has failed: the pause before the next one, if there is to be one.
+    /// Records a failed attempt. Returns the pause before the next attempt, if one is left.
     pub(super) fn failed(&mut self) -> Option<Duration> {
         self.made = self.made.saturating_add(1);
         if self.most.is_some_and(|most| self.made >= most) {

@@ -1,4 +1,5 @@
-//! The driver of a replica: watches, collects, and has each batch applied and kept while it collects the next one.
+//! The driver of a replica: watches, collects, and has each batch applied and kept while it
+//! collects the next one (ADR 0036).
 
 use std::error::Error;
 use std::pin::{Pin, pin};
@@ -11,9 +12,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::collect::{Collected, Collector, Event, size};
 use super::compare::{Compared, Comparison};
-use super::course::{self, Next, Phase};
+use super::phase::{self, Next, Phase};
 use super::stage::{Done, Tools, Work, blocking, stage};
-use super::storage::{ReplicaPlace, ScopeId, scope_id};
+use super::storage::{Checkpoint, ScopeId, scope_id};
 use super::{
     Batch, BatchConfig, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError,
 };
@@ -40,11 +41,11 @@ where
         retry: replica.retry,
         stop: replica.stop.clone(),
         progress: replica.progress.clone(),
-        unkept: replica.unkept.clone(),
+        uncommitted: replica.uncommitted.clone(),
     };
-    tools.unkept.begin();
+    tools.uncommitted.begin();
     let _running = Running::begin(replica.progress.clone());
-    let mut driver = Driver {
+    let mut driver = Run {
         store: &replica.store,
         scope: &replica.scope,
         scope_id: scope_id(&replica.scope),
@@ -81,6 +82,7 @@ impl Running {
             progress.caught_up = false;
             progress.link = link;
             progress.last_error = None;
+            progress.comparison_error = None;
         });
         Self(progress)
     }
@@ -92,7 +94,7 @@ impl Drop for Running {
     }
 }
 
-pub(super) struct Driver<'a, S> {
+pub(super) struct Run<'a, S> {
     pub(super) store: &'a Store,
     pub(super) scope: &'a WatchScope,
     scope_id: ScopeId,
@@ -121,24 +123,27 @@ enum Left {
     Differs,
 }
 
-impl<S: ReplicaStorage> Driver<'_, S> {
+impl<S: ReplicaStorage> Run<'_, S> {
     async fn run<A, F, E>(&mut self, mut apply: A) -> Result<(), ReplicaError>
     where
         A: FnMut(Batch) -> F,
         F: Future<Output = Result<(), E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let Some((place, holds)) = self
-            .ask("looking up its place", |storage| Ok((storage.place()?, !storage.is_empty()?)))
+        let Some((checkpoint, holds)) = self
+            .ask("looking up its place", |storage| {
+                Ok((storage.checkpoint()?, !storage.is_empty()?))
+            })
             .await?
         else {
             return Ok(());
         };
         let mut from;
-        (self.phase, from) = course::begin(place, self.scope_id, holds || self.is_unsure());
+        (self.phase, from) = phase::begin(checkpoint, self.scope_id, holds || self.is_unsure());
         self.kept = from;
         if let Some(cursor) = from {
-            self.comparison.resume(cursor, place.and_then(|place| place.tombstones()));
+            self.comparison
+                .resume(cursor, checkpoint.and_then(|checkpoint| checkpoint.tombstones()));
             self.is_unproven = true;
         }
         let applied = self.kept;
@@ -146,10 +151,11 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         let mut pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             if self.phase == Phase::Repairing {
-                self.without_place();
+                self.without_checkpoint();
             }
             if self.phase != Phase::Following {
                 self.comparison.afresh();
+                // Reading the whole state proves that no update was missed.
                 self.is_unproven = false;
             }
             let left = match self.open(from).await {
@@ -172,7 +178,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             let next = match &left {
                 Left::Stopped => return Ok(()),
                 Left::Differs => Next::Afresh,
-                Left::Ended(error) => course::after(error),
+                Left::Ended(error) => phase::after(error),
             };
             if let Left::Ended(error) = left {
                 if next == Next::End {
@@ -189,14 +195,14 @@ impl<S: ReplicaStorage> Driver<'_, S> {
                 return Ok(());
             };
             (self.phase, from) =
-                course::go_on(next, self.phase, self.kept, holds || self.is_unsure());
+                phase::go_on(next, self.phase, self.kept, holds || self.is_unsure());
             self.kept = from;
         }
     }
 
     /// Whether `apply` may have what the storage has not.
     fn is_unsure(&self) -> bool {
-        !self.tools.unkept.left().is_empty()
+        !self.tools.uncommitted.left().is_empty()
     }
 
     /// Asks the storage, however often that has to be tried; none when the replica is stopped.
@@ -239,7 +245,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
     }
 
     /// A repair is due: until it is through there is no place that says how far the replica is.
-    fn without_place(&mut self) {
+    fn without_checkpoint(&mut self) {
         self.kept = None;
         self.tools.progress.send_if_modified(|progress| {
             let was_told = !progress.caught_up && progress.applied.is_none();
@@ -266,8 +272,15 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         }
         self.compare_at = self.next_look(compared);
         collector.compare = self.compare_timer();
-        if compared != Compared::Soon && std::mem::take(&mut self.is_unproven) {
-            self.tools.progress.send_modify(|progress| progress.caught_up = true);
+        if compared != Compared::Failed {
+            self.comparison.failures = 0;
+        }
+        if compared == Compared::Same {
+            let is_first = std::mem::take(&mut self.is_unproven);
+            self.tools.progress.send_if_modified(|progress| {
+                progress.caught_up |= is_first;
+                progress.comparison_error.take().is_some() || is_first
+            });
         }
     }
 
@@ -282,7 +295,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         });
     }
 
-    /// Applies what a watch brings, until it ends or is not wanted any more. What had come by then has been applied.
+    /// Applies what a watch brings, until it ends or is not wanted any more. What had come by then
+    /// has been applied.
     async fn follow<A, F, E>(
         &mut self,
         watch: Watch,
@@ -306,7 +320,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
             window: Box::pin(sleep_until(Instant::now())),
             is_due: false,
             seen: self.phase.compares().then(KeySet::default),
-            // Not while the state is taken: one that takes longer than the interval would never be complete.
+            // Not while the state is taken: one that takes longer than the interval would never be
+            // complete.
             compare: self.compare_timer().filter(|_| self.phase == Phase::Following),
             target: None,
             recent: std::mem::take(&mut self.comparison.recent),
@@ -381,8 +396,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         }
     }
 
-    /// The state is complete: what is not in it is dropped where that has to be looked for, and then the marker is applied.
-    /// Whether to go on.
+    /// The state is complete: what is not in it is dropped where that has to be looked for, and
+    /// then the marker is applied. Whether to go on.
     async fn complete<A, F, E>(
         &mut self,
         collector: &mut Collector<'_>,
@@ -401,12 +416,12 @@ impl<S: ReplicaStorage> Driver<'_, S> {
                 return Ok((apply, false));
             }
             let seen = Arc::new(seen);
-            let unkept = self.tools.unkept.left();
+            let uncommitted = self.tools.uncommitted.left();
             let vanished = self.ask("looking for what has vanished", move |storage| {
-                let mut vanished = unkept.clone();
-                vanished.retain(|key, _| course::has_vanished(seen.contains(key)));
+                let mut vanished = uncommitted.clone();
+                vanished.retain(|key, _| phase::has_vanished(seen.contains(key)));
                 storage.for_each_key(&mut |key, held| {
-                    if course::has_vanished(seen.contains(key)) {
+                    if phase::has_vanished(seen.contains(key)) {
                         vanished.insert(key.clone(), held.version);
                     }
                 })?;
@@ -452,7 +467,7 @@ impl<S: ReplicaStorage> Driver<'_, S> {
                 collector.compare = self.compare_timer();
             }
             self.phase = self.phase.completed();
-            self.tools.unkept.settled();
+            self.tools.uncommitted.settled();
             if !self.is_unproven {
                 self.tools.progress.send_modify(|progress| progress.caught_up = true);
             }
@@ -497,7 +512,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         Ok((apply, self.staged(result?, kept)))
     }
 
-    /// What is to be done with a batch that was collected up to a cursor, and the cursor that is kept then.
+    /// What is to be done with a batch that was collected up to a cursor, and the cursor that is
+    /// kept then.
     fn work(
         &mut self,
         collected: Collected,
@@ -508,8 +524,8 @@ impl<S: ReplicaStorage> Driver<'_, S> {
         self.comparison.tally.take(&updates);
         let tombstones = self.comparison.tally.tombstones();
         let kept = cursor.filter(|_| self.phase.keeps_cursor(is_complete));
-        let place = kept.map(|cursor| ReplicaPlace::of(cursor, self.scope_id, tombstones));
-        (Work { updates, place, phase: self.phase, since }, kept)
+        let checkpoint = kept.map(|cursor| Checkpoint::of(cursor, self.scope_id, tombstones));
+        (Work { updates, checkpoint, phase: self.phase, since }, kept)
     }
 
     /// Records a doubt whether the store is the same; an earlier one stays.

@@ -1,4 +1,5 @@
-//! What is done with one batch: what is known is left out, the rest is applied, and then kept.
+//! Processes one batch: skips the updates that are known, applies the others, then commits them
+//! (ADR 0031).
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
@@ -9,43 +10,43 @@ use futures_util::future::{Either, select};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::course::Phase;
+use super::phase::Phase;
 use super::retry::{RetryPolicy, Tries};
-use super::storage::{Held, ReplicaPlace};
-use super::unkept::Unkept;
+use super::storage::{Checkpoint, StoredVersion};
+use super::uncommitted::Uncommitted;
 use super::{Batch, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError};
 use crate::store::{Key, KvEntry, KvUpdate};
 
-/// What is to be done.
+/// A batch to process.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) updates: Vec<KvUpdate>,
-    /// What is kept with it.
-    pub(super) place: Option<ReplicaPlace>,
+    /// The checkpoint to commit with it.
+    pub(super) checkpoint: Option<Checkpoint>,
     pub(super) phase: Phase,
-    /// When the first of the updates came.
+    /// Time at which the first of the updates came.
     pub(super) since: SystemTime,
 }
 
-/// What became of it.
+/// The outcome of a batch.
 #[derive(Debug)]
 pub(super) enum Done {
-    /// It is applied and kept.
+    /// It is applied and committed.
     Kept,
     /// It failed, and the replica was stopped meanwhile.
     GivenUp,
 }
 
-/// Everything that a stage needs but the storage itself, which is used in other threads.
+/// Everything that a stage needs except the storage itself, which other threads use.
 #[derive(Clone, Debug)]
 pub(super) struct Tools {
     pub(super) retry: RetryPolicy,
     pub(super) stop: CancellationToken,
     pub(super) progress: watch::Sender<ReplicaProgress>,
-    pub(super) unkept: Unkept,
+    pub(super) uncommitted: Uncommitted,
 }
 
-/// Does it. `apply` is lent, and comes back with the result.
+/// Processes the batch. `apply` is moved in, and comes back with the result.
 pub(super) async fn stage<S, A, F, E>(
     mut apply: A,
     storage: Arc<Mutex<S>>,
@@ -75,7 +76,7 @@ impl Tools {
         F: Future<Output = Result<(), E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let Work { updates, place, phase, since } = work;
+        let Work { updates, checkpoint, phase, since } = work;
         self.progress.send_modify(|progress| {
             progress.unapplied = updates.len();
             progress.unapplied_since = Some(since);
@@ -88,17 +89,20 @@ impl Tools {
         } else {
             updates
         };
-        if updates.is_empty() && place.is_none() {
+        if updates.is_empty() && checkpoint.is_none() {
             self.progress.send_modify(|progress| {
                 (progress.unapplied, progress.unapplied_since) = (0, None);
                 progress.last_error = None;
             });
             return Ok(Done::Kept);
         }
-        let batch = Batch { updates: Arc::new(updates), cursor: place.map(|place| place.cursor()) };
+        let batch = Batch {
+            updates: Arc::new(updates),
+            cursor: checkpoint.map(|checkpoint| checkpoint.cursor()),
+        };
         let count = batch.updates.iter().filter(|update| update.entry().is_some()).count();
         let mut tries = self.retry.tries();
-        self.unkept.given(&batch);
+        self.uncommitted.given(&batch);
         loop {
             let Err(error) = apply(batch.clone()).await else { break };
             let source = Arc::from(error.into());
@@ -110,15 +114,15 @@ impl Tools {
         let mut tries = self.retry.tries();
         loop {
             let updates = Arc::clone(&batch.updates);
-            let commit = move |storage: &mut S| storage.commit(&updates, place.as_ref());
+            let commit = move |storage: &mut S| storage.commit(&updates, checkpoint.as_ref());
             let Err(error) = blocking(storage, commit).await else { break };
             if !self.again("keeping what was applied", error, &mut tries).await? {
                 return Ok(Done::GivenUp);
             }
         }
-        self.unkept.kept();
+        self.uncommitted.kept();
         self.progress.send_modify(|progress| {
-            progress.applied = place.map(|place| place.cursor());
+            progress.applied = checkpoint.map(|checkpoint| checkpoint.cursor());
             (progress.unapplied, progress.unapplied_since) = (0, None);
             progress.updates += count as u64;
             progress.last_error = None;
@@ -126,7 +130,8 @@ impl Tools {
         Ok(Done::Kept)
     }
 
-    /// The updates that tell something which is not held; none where the replica was stopped.
+    /// Returns the updates that differ from the held state. Returns `None` if the replica was
+    /// stopped.
     async fn news<S: ReplicaStorage>(
         &self,
         storage: &Arc<Mutex<S>>,
@@ -148,13 +153,14 @@ impl Tools {
                 }
             }
         };
-        let mut held: HashMap<&Key, Option<Held>> = keys.iter().zip(held).collect();
-        // What is held changes with each that is news: a server that is behind shows a value which is older than the one
-        // that is held, and then that one, which is news again.
+        let mut held: HashMap<&Key, Option<StoredVersion>> = keys.iter().zip(held).collect();
+        // Each update that is news changes the held entry. A server that is behind may show an
+        // older value than the held one, and then the held one again, which is news again.
         let mut is_news = |entry: &KvEntry| {
             let is_news = phase.is_news(entry, held.get(&entry.key).copied().flatten());
             if is_news && let Some(held) = held.get_mut(&entry.key) {
-                *held = (!entry.is_tombstone()).then(|| Held::new(entry.version, entry.created));
+                *held = (!entry.is_tombstone())
+                    .then(|| StoredVersion::new(entry.version, entry.created));
             }
             is_news
         };
@@ -163,7 +169,7 @@ impl Tools {
         ))
     }
 
-    /// What a storage has failed at is tried again where that can help.
+    /// Retries after a failure of the storage, if a retry can help.
     pub(super) async fn again(
         &self,
         doing: &'static str,
@@ -175,16 +181,16 @@ impl Tools {
         if is_retryable { self.pause(tries, failure).await } else { Err(failure(0)) }
     }
 
-    /// What was in the way is not any more.
+    /// Clears the last error after a success.
     pub(super) fn worked(&self) {
         self.progress.send_modify(|progress| progress.last_error = None);
     }
 
-    /// Rests before the next try, and tells of the failure. Whether there is to be a next one: not when the replica is
-    /// stopped.
+    /// Reports the failure and backs off before the next attempt. Returns false if the replica is
+    /// stopped, so that no attempt follows.
     ///
     /// # Errors
-    /// The failure, after the last try.
+    /// Returns the failure after the last attempt.
     async fn pause(
         &self,
         tries: &mut Tries,
@@ -193,7 +199,7 @@ impl Tools {
         let pause = tries.failed();
         let failure = failure(tries.made);
         let Some(pause) = pause else { return Err(failure) };
-        // The texts are the caller's own: they are told to whoever asks, and kept out of the log.
+        // The texts are the caller's own. Progress shows them, but the log does not.
         let what = failure.what();
         tracing::warn!(
             attempts = tries.made,
@@ -204,21 +210,22 @@ impl Tools {
         Ok(!self.rest(pause).await)
     }
 
-    /// Waits, and tells whether the replica was stopped meanwhile.
+    /// Waits. Returns true if the replica was stopped meanwhile.
     pub(super) async fn rest(&self, pause: Duration) -> bool {
         let (stopped, rest) = (self.stop.cancelled(), tokio::time::sleep(pause));
         matches!(select(std::pin::pin!(stopped), std::pin::pin!(rest)).await, Either::Left(_))
     }
 }
 
-/// Uses the storage where that may block, in the order in which this is called: what was begun is finished before what
-/// comes after it begins, also where nobody waits for it any more.
+/// Runs `work` on the storage in a blocking thread, in the order of the calls. Work that was begun
+/// is finished before the next begins, even if its future was dropped.
 pub(super) async fn blocking<S: ReplicaStorage, R: Send + 'static>(
     storage: &Arc<Mutex<S>>,
     work: impl FnOnce(&mut S) -> Result<R, StorageError> + Send + 'static,
 ) -> Result<R, StorageError> {
-    // Locked before another thread is asked for, or one that is late to begin would find the storage after its successors.
-    // Where an earlier call panicked, what the storage holds is as it left it: its own promise is about crashes too.
+    // Locks before the thread is requested. Otherwise a thread that starts late would find the
+    // storage after its successors. If an earlier call panicked, the storage is as the panic left
+    // it; its own guarantee covers crashes too.
     let mut storage = Arc::clone(storage).lock_owned().await;
     match tokio::task::spawn_blocking(move || work(&mut storage)).await {
         Ok(result) => result,

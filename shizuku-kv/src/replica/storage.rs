@@ -1,4 +1,4 @@
-//! What a replica keeps, and where: the trait for it.
+//! The trait for the stored state of a replica.
 
 use std::error::Error;
 use std::fmt;
@@ -6,33 +6,35 @@ use std::time::SystemTime;
 
 use crate::store::{Key, KvError, KvUpdate, VersionToken, WatchCursor, WatchScope};
 
-/// Where a replica keeps what it holds of a bucket: for each key at least its version and time, for the whole the
-/// place from which it goes on.
+/// The storage of a replica's state: at least version and time of each key, and the checkpoint from
+/// which the replica resumes.
 ///
-/// [`LogStorage`](crate::replica::LogStorage) keeps a state in memory and in a log,
-/// [`MemoryStorage`](crate::replica::MemoryStorage) only keys and versions in memory, `RedbStorage` (feature `local`)
-/// states that are larger than memory. Who keeps the state in a database of their own implements this over it: then
-/// state, versions and place become durable together there, and `apply` has nothing to do. The module
-/// `conformance::storage` (feature `conformance`) checks an implementation.
+/// [`LogStorage`](crate::replica::LogStorage) keeps a state in memory and in a log.
+/// [`MemoryStorage`](crate::replica::MemoryStorage) keeps only keys and versions in memory.
+/// `RedbStorage` (feature `local`) keeps states that are larger than memory. To keep the state in a
+/// database of your own, implement this trait over it. State, versions and checkpoint then become
+/// durable together, and `apply` has nothing to do. The module `conformance::storage` (feature
+/// `conformance`) checks an implementation.
 ///
-/// All methods may block; a replica calls them where that is allowed, one at a time. None of them is called with keys
-/// twice in one call of [`held`](Self::held), but [`commit`](Self::commit) may get several changes of one key, of which
-/// the last one counts.
+/// All methods may block. A replica calls them in a blocking thread, one at a time. One call of
+/// [`held`](Self::held) never repeats a key. [`commit`](Self::commit) may receive several changes
+/// of one key, of which the last one counts.
 pub trait ReplicaStorage: Send + 'static {
-    /// The place of the last commit; `None` where there was none, or where it was without a place.
+    /// Returns the checkpoint of the last commit. Returns `None` if nothing was committed, or the
+    /// last commit had no checkpoint.
     ///
     /// # Errors
     /// Returns the error of the storage.
-    fn place(&self) -> Result<Option<ReplicaPlace>, StorageError>;
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StorageError>;
 
-    /// Whether no key is held.
+    /// Returns true if no key is held.
     ///
     /// # Errors
     /// Returns the error of the storage.
     fn is_empty(&self) -> Result<bool, StorageError>;
 
-    /// Number of held keys. The default visits all of them. Implement it if the storage knows the
-    /// number, because a replica requests it at each comparison with the store.
+    /// Returns the number of held keys. The default visits all of them. Implement it if the storage
+    /// knows the number, because a replica requests it at each comparison with the store.
     ///
     /// # Errors
     /// Returns the error of the storage.
@@ -42,48 +44,50 @@ pub trait ReplicaStorage: Send + 'static {
         Ok(keys)
     }
 
-    /// What is held of each of these keys, in their order.
+    /// Returns the held version and time of each of these keys, in their order.
     ///
     /// # Errors
     /// Returns the error of the storage.
-    fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError>;
+    fn held(&self, keys: &[Key]) -> Result<Vec<Option<StoredVersion>>, StorageError>;
 
-    /// Calls `visit` once for each key that is held, in any order.
+    /// Calls `visit` once for each held key, in any order.
     ///
     /// # Errors
-    /// What is in the way; some keys may have been visited.
-    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError>;
+    /// Returns the error of the storage. Some keys may have been visited.
+    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, StoredVersion)) -> Result<(), StorageError>;
 
-    /// Takes these changes, in their order, and the place with them: after a crash both are there or neither is. A
-    /// [`KvUpdate::Put`] is held from then on, whatever was held before, also where its version is smaller; a
-    /// [`KvUpdate::Delete`] ends what was held, if anything was; [`KvUpdate::CaughtUp`] changes nothing.
+    /// Commits these changes in their order, together with the checkpoint: after a crash either
+    /// both exist or neither. A [`KvUpdate::Put`] becomes the held entry, whatever was held before,
+    /// even if its version is smaller. A [`KvUpdate::Delete`] removes the held entry, if any.
+    /// [`KvUpdate::CaughtUp`] changes nothing.
     ///
-    /// Without a place the replica is in the middle of a repair: what is held is not what the bucket had at any one
-    /// moment, and [`place`](Self::place) is `None` until the next commit that has one.
+    /// `None` means that the replica is in a resync. The held state is then not the state of the
+    /// store at any one moment, and [`checkpoint`](Self::checkpoint) is `None` until the next
+    /// commit with a checkpoint.
     ///
     /// # Errors
-    /// Returns the error of the storage. Nothing has been taken then, so that the same call can be
-    /// made again.
+    /// Returns the error of the storage. Nothing was committed then, so that the same call can be
+    /// repeated.
     fn commit(
         &mut self,
         changes: &[KvUpdate],
-        place: Option<&ReplicaPlace>,
+        checkpoint: Option<&Checkpoint>,
     ) -> Result<(), StorageError>;
 
-    /// Ends what dropping the storage would do later or in the background; it is dropped next, and nothing else is called.
-    /// Does nothing unless it is implemented.
+    /// Completes the work that dropping the storage would do later or in the background. The caller
+    /// then drops the storage without another call. The default does nothing.
     ///
     /// # Errors
-    /// What was in the way: something that was committed may not be durable.
+    /// Returns the error of the storage. Some commits may not be durable.
     fn close(&mut self) -> Result<(), StorageError> {
         Ok(())
     }
 }
 
-/// For a storage that is chosen at run time.
+/// Implements the trait for a storage that is chosen at run time.
 impl<S: ReplicaStorage + ?Sized> ReplicaStorage for Box<S> {
-    fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
-        (**self).place()
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StorageError> {
+        (**self).checkpoint()
     }
 
     fn is_empty(&self) -> Result<bool, StorageError> {
@@ -94,20 +98,20 @@ impl<S: ReplicaStorage + ?Sized> ReplicaStorage for Box<S> {
         (**self).len()
     }
 
-    fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
+    fn held(&self, keys: &[Key]) -> Result<Vec<Option<StoredVersion>>, StorageError> {
         (**self).held(keys)
     }
 
-    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError> {
+    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, StoredVersion)) -> Result<(), StorageError> {
         (**self).for_each_key(visit)
     }
 
     fn commit(
         &mut self,
         changes: &[KvUpdate],
-        place: Option<&ReplicaPlace>,
+        checkpoint: Option<&Checkpoint>,
     ) -> Result<(), StorageError> {
-        (**self).commit(changes, place)
+        (**self).commit(changes, checkpoint)
     }
 
     fn close(&mut self) -> Result<(), StorageError> {
@@ -115,45 +119,48 @@ impl<S: ReplicaStorage + ?Sized> ReplicaStorage for Box<S> {
     }
 }
 
-/// What is held of a key, apart from its value.
+/// The held data of a key, apart from its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Held {
+pub struct StoredVersion {
     /// The version of the value.
     pub version: VersionToken,
-    /// When the store took it, by the store's clock. Together with the version it tells a value from all others of its
-    /// key, also where the bucket was made again and counts from the start.
+    /// Time at which the store accepted the value, by the store's clock. Together with the version
+    /// it distinguishes a value from all others of its key, even if the store was recreated and
+    /// counts from the start.
     pub created: SystemTime,
 }
 
-impl Held {
-    /// A version and its time.
+impl StoredVersion {
+    /// Returns a version and its time.
     pub fn new(version: VersionToken, created: SystemTime) -> Self {
         Self { version, created }
     }
 }
 
-/// From where a replica goes on: everything up to a cursor has been applied, of everything in a scope.
+/// The checkpoint from which a replica resumes: all updates of a scope up to a cursor have been
+/// applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplicaPlace {
+pub struct Checkpoint {
     cursor: WatchCursor,
     /// The scope, then the number of tombstones.
     tag: [u8; 16],
 }
 
-/// Tells scopes apart.
+/// Distinguishes scopes.
 pub(crate) type ScopeId = [u8; 8];
 
-impl ReplicaPlace {
-    /// The length of the byte form.
+impl Checkpoint {
+    /// Length of the byte form.
     pub const LEN: usize = WatchCursor::LEN + 16;
 
-    /// A place with its scope tag, as a storage persists both.
+    /// Returns a checkpoint with its scope tag, as a storage persists both.
     pub(crate) fn new(cursor: WatchCursor, tag: [u8; 16]) -> Self {
         Self { cursor, tag }
     }
 
-    /// A place in a scope, with the number of the store's tombstones up to there, if it is known.
+    /// Returns a checkpoint in a scope. `tombstones` is the number of the store's tombstones up to
+    /// there, if it is known.
     pub(crate) fn of(cursor: WatchCursor, scope: ScopeId, tombstones: Option<u64>) -> Self {
         let mut tag = [0; 16];
         let (first, second) = tag.split_at_mut(8);
@@ -162,7 +169,7 @@ impl ReplicaPlace {
         Self { cursor, tag }
     }
 
-    /// The position in the bucket's changes.
+    /// Returns the cursor.
     pub fn cursor(&self) -> WatchCursor {
         self.cursor
     }
@@ -172,20 +179,20 @@ impl ReplicaPlace {
         scope
     }
 
-    /// Number of tombstones that the store has in scope, up to the cursor; `None` if unknown.
-    /// Places of earlier versions have an arbitrary number here, with which no figures of a store
-    /// agree.
+    /// Returns the number of tombstones that the store has in scope, up to the cursor. Returns
+    /// `None` if it is unknown. Checkpoints of earlier versions have an arbitrary number here, with
+    /// which no figures of a store agree.
     pub(crate) fn tombstones(&self) -> Option<u64> {
         let [_, _, _, _, _, _, _, _, number @ ..] = self.tag;
         Some(u64::from_be_bytes(number)).filter(|number| *number != UNKNOWN)
     }
 
-    /// The form in which a log stores the scope and the number.
+    /// Returns the form in which a log stores the scope and the number.
     pub(crate) fn tag(&self) -> [u8; 16] {
         self.tag
     }
 
-    /// The byte form, to be stored with the state.
+    /// Returns the byte form, to be stored with the state.
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         let (cursor, scope) = bytes.split_at_mut(WatchCursor::LEN);
@@ -194,10 +201,11 @@ impl ReplicaPlace {
         bytes
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
+    /// Reads the output of [`to_bytes`](Self::to_bytes).
     ///
     /// # Errors
-    /// [`KvError::InvalidCursor`] for anything else, as far as the cursor tells: the rest has no checksum of its own.
+    /// Returns [`KvError::InvalidCursor`] for any other bytes, as far as the cursor reveals it: the
+    /// rest has no checksum of its own.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KvError> {
         let Some((cursor, scope)) = bytes.split_first_chunk::<{ WatchCursor::LEN }>() else {
             return Err(KvError::InvalidCursor { reason: "too short" });
@@ -208,10 +216,11 @@ impl ReplicaPlace {
     }
 }
 
-/// Stands for an unknown number of tombstones.
+/// Marker of an unknown number of tombstones.
 const UNKNOWN: u64 = u64::MAX;
 
-/// What stands for a scope in a place: another scope has another one, and the same one the same in every run.
+/// Returns the identifier of a scope in a checkpoint. Different scopes have different identifiers,
+/// and the same scope has the same one in every run.
 pub(crate) fn scope_id(scope: &WatchScope) -> ScopeId {
     let (kind, mut parts) = match scope {
         WatchScope::All => (0, Vec::new()),
@@ -236,7 +245,7 @@ fn fnv(bytes: impl Iterator<Item = u8>) -> u128 {
     bytes.fold(BASIS, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
 }
 
-/// Why a storage could not do what it was asked to. Says what failed, never a value.
+/// The error of a storage. Describes the failure, and never shows a value.
 #[derive(Debug)]
 pub struct StorageError {
     retryable: bool,
@@ -244,17 +253,17 @@ pub struct StorageError {
 }
 
 impl StorageError {
-    /// An error after which trying the same again can help: a full disk, a lock that is held.
+    /// Returns an error after which a retry can help: a full disk, a lock that is held.
     pub fn retryable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { retryable: true, source: source.into() }
     }
 
-    /// An error that trying again cannot mend.
+    /// Returns an error after which a retry cannot help.
     pub fn fatal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { retryable: false, source: source.into() }
     }
 
-    /// Whether trying the same again can help.
+    /// Returns true if a retry can help.
     pub fn is_retryable(&self) -> bool {
         self.retryable
     }
@@ -268,7 +277,7 @@ impl fmt::Display for StorageError {
 
 impl Error for StorageError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        // Its text is this one's already.
+        // The text of `source` is already the text of this error.
         self.source.source()
     }
 }
@@ -299,7 +308,7 @@ mod tests {
             scope_id(&WatchScope::prefixes(["b", "a", "b"])),
             scope_id(&WatchScope::prefixes(["a", "b"]))
         );
-        // Places on disk depend on it; the value is that of the RFC.
+        // Checkpoints on disk depend on it. The value is that of the RFC.
         assert_eq!(fnv(b"a".iter().copied()), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
     }
 
@@ -308,19 +317,19 @@ mod tests {
         let cursor = WatchCursor::new([7; 16], 42, SystemTime::UNIX_EPOCH);
         let scope = scope_id(&WatchScope::prefix("a."));
         for tombstones in [None, Some(0), Some(7), Some(u64::MAX - 1)] {
-            let place = ReplicaPlace::of(cursor, scope, tombstones);
-            assert_eq!((place.scope(), place.tombstones()), (scope, tombstones));
+            let checkpoint = Checkpoint::of(cursor, scope, tombstones);
+            assert_eq!((checkpoint.scope(), checkpoint.tombstones()), (scope, tombstones));
         }
-        let place = ReplicaPlace::of(cursor, scope, Some(7));
-        let bytes = place.to_bytes();
-        assert_eq!(ReplicaPlace::from_bytes(&bytes).unwrap(), place);
+        let checkpoint = Checkpoint::of(cursor, scope, Some(7));
+        let bytes = checkpoint.to_bytes();
+        assert_eq!(Checkpoint::from_bytes(&bytes).unwrap(), checkpoint);
         for length in 0..bytes.len() {
-            assert!(ReplicaPlace::from_bytes(&bytes[..length]).is_err());
+            assert!(Checkpoint::from_bytes(&bytes[..length]).is_err());
         }
         for bit in 0..WatchCursor::LEN * 8 {
             let mut damaged = bytes;
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(ReplicaPlace::from_bytes(&damaged).is_err(), "bit {bit}");
+            assert!(Checkpoint::from_bytes(&damaged).is_err(), "bit {bit}");
         }
     }
 }

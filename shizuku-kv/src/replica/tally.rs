@@ -13,7 +13,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Starts from the number stored in a place.
+    /// Starts from the number stored in a checkpoint.
     pub(super) fn resume(tombstones: Option<u64>) -> Self {
         Self { unnamed: tombstones, named: KeySet::default() }
     }

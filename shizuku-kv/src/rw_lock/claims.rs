@@ -1,4 +1,4 @@
-//! What callers want of a lock, and how far that is: what goes between them and the coordinator.
+//! Requests of callers to the coordinator of a lock, and the progress of their claims.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +12,14 @@ use super::session::SessionUse;
 use super::transition::{Change, Outcome};
 use crate::store::{FencingToken, KvError};
 
-/// What is asked of a coordinator.
+/// A request to a coordinator.
 #[derive(Debug)]
 pub(super) enum Command {
     Claim {
         claim: Claim,
         waits: bool,
         session: SessionUse,
-        /// Set once the claim is in line.
+        /// Set once the claim is in the queue.
         in_line: Arc<AtomicBool>,
         hope: Hope,
         reply: oneshot::Sender<Result<Granted, Refusal>>,
@@ -35,8 +35,8 @@ pub(super) enum Command {
     Break {
         reply: oneshot::Sender<Result<Outcome, Refusal>>,
     },
-    /// The connection is about to be shut down: everything is released, and no lock is claimed any
-    /// more.
+    /// The connection is about to be shut down. Everything is released, and later claims are
+    /// rejected.
     Close {
         reply: oneshot::Sender<()>,
     },
@@ -61,8 +61,8 @@ impl Command {
     }
 }
 
-/// Tells a claimant whether waiting for longer than it wanted to is useful. All sessions in its way
-/// may be dead, and are found dead soon.
+/// Notifies a claimant whether waiting for longer than it wanted to is useful. All sessions in its
+/// way may be dead, and are found dead soon.
 #[derive(Clone, Debug)]
 pub(super) struct Hope {
     pub(super) is_there: watch::Sender<bool>,
@@ -79,7 +79,7 @@ pub(super) struct Granted {
     pub(super) broken: watch::Receiver<Option<LockLoss>>,
 }
 
-/// Why nothing was done.
+/// Reason for rejecting a request.
 #[derive(Clone, Debug)]
 pub(super) enum Refusal {
     Busy,
@@ -91,20 +91,21 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// Returns the refusal after the connection was shut down.
+    /// Returns the rejection after the connection was shut down.
     pub(super) fn closed() -> Self {
         Self::Store(KvError::Closed { operation: "lock" })
     }
 }
 
-/// Something to be done to the record.
+/// A change that the next write makes to the record.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) change: Change,
     pub(super) reply: Option<oneshot::Sender<Result<Outcome, Refusal>>>,
-    /// Of the claim that leaves. With its end there is nothing left to be taken out.
+    /// Session of the claim that leaves. Once it is over, the claim needs no removal.
     pub(super) session: Option<SessionUse>,
-    /// Nobody knows what became of a write with it: that it finds nothing to do is no sign that it had nothing to do.
+    /// Whether a write with the change had an unknown outcome. The change may then have landed even
+    /// if the record does not show its claim.
     pub(super) sent: bool,
 }
 
@@ -113,16 +114,16 @@ pub(super) struct Pending {
 pub(super) struct Local {
     pub(super) claim: Claim,
     pub(super) session: SessionUse,
-    /// Its place among the claims of this process for this lock.
+    /// Position among the claims of this process for this lock.
     pub(super) arrival: u64,
     pub(super) in_line: Arc<AtomicBool>,
     pub(super) hope: Hope,
-    pub(super) standing: Standing,
+    pub(super) state: ClaimState,
 }
 
 #[derive(Debug)]
-pub(super) enum Standing {
-    /// It is not known to be in the record. Where it was sent it may be.
+pub(super) enum ClaimState {
+    /// The claim is not known to be in the record. If it was sent, it may be there.
     Claiming {
         waits: bool,
         sent: bool,
@@ -131,7 +132,7 @@ pub(super) enum Standing {
         hopes: bool,
         reply: oneshot::Sender<Result<Granted, Refusal>>,
     },
-    /// In line.
+    /// The claim is in the queue.
     Waiting(oneshot::Sender<Result<Granted, Refusal>>),
     Held {
         broken: watch::Sender<Option<LockLoss>>,
@@ -155,7 +156,7 @@ impl Pending {
             outcome => outcome,
         };
         if let Some(reply) = self.reply {
-            // Who is gone does not want to know.
+            // A caller that is gone needs no answer.
             let _ = reply.send(outcome);
         }
     }
@@ -163,21 +164,21 @@ impl Pending {
 
 impl Local {
     pub(super) fn is_claiming(&self) -> bool {
-        matches!(self.standing, Standing::Claiming { .. })
+        matches!(self.state, ClaimState::Claiming { .. })
     }
 
     /// Returns whether the next write includes the claim.
     pub(super) fn is_asking(&self) -> bool {
-        matches!(self.standing, Standing::Claiming { hopes: false, .. })
+        matches!(self.state, ClaimState::Claiming { hopes: false, .. })
     }
 
     /// Returns whether the claim waits only until the sessions in its way are found dead.
     pub(super) fn is_hoping(&self) -> bool {
-        matches!(self.standing, Standing::Claiming { hopes: true, .. })
+        matches!(self.state, ClaimState::Claiming { hopes: true, .. })
     }
 
     pub(super) fn set_hoping(&mut self, hopes: bool) {
-        if let Standing::Claiming { hopes: is_hoping, .. } = &mut self.standing {
+        if let ClaimState::Claiming { hopes: is_hoping, .. } = &mut self.state {
             *is_hoping = hopes;
         }
         self.tell_hope(hopes);
@@ -187,18 +188,18 @@ impl Local {
         self.hope.is_there.send_if_modified(|told| std::mem::replace(told, is_there) != is_there);
     }
 
-    /// Whether a write with the claim has been on its way.
+    /// Returns whether a write with the claim was sent.
     pub(super) fn was_sent(&self) -> bool {
-        matches!(self.standing, Standing::Claiming { sent: true, .. })
+        matches!(self.state, ClaimState::Claiming { sent: true, .. })
     }
 
-    /// The claim is over.
+    /// Ends the claim with a rejection, or with the loss of its grant.
     pub(super) fn refuse(self, refusal: Refusal) {
-        match self.standing {
-            Standing::Claiming { reply, .. } | Standing::Waiting(reply) => {
+        match self.state {
+            ClaimState::Claiming { reply, .. } | ClaimState::Waiting(reply) => {
                 let _ = reply.send(Err(refusal));
             }
-            Standing::Held { broken, .. } => {
+            ClaimState::Held { broken, .. } => {
                 let is_closed = matches!(refusal, Refusal::Store(KvError::Closed { .. }));
                 broken.send_replace(Some(if is_closed {
                     LockLoss::StoreGone
@@ -211,24 +212,24 @@ impl Local {
 
     pub(super) fn queue(&mut self) {
         self.in_line.store(true, Ordering::Release);
-        self.shift(|standing| match standing {
-            Standing::Claiming { reply, .. } => Standing::Waiting(reply),
+        self.shift(|state| match state {
+            ClaimState::Claiming { reply, .. } => ClaimState::Waiting(reply),
             other => other,
         });
     }
 
     pub(super) fn claim_again(&mut self) {
-        self.shift(|standing| match standing {
-            Standing::Waiting(reply) => {
-                Standing::Claiming { waits: true, sent: true, hopes: false, reply }
+        self.shift(|state| match state {
+            ClaimState::Waiting(reply) => {
+                ClaimState::Claiming { waits: true, sent: true, hopes: false, reply }
             }
             other => other,
         });
     }
 
-    pub(super) fn shift(&mut self, to: impl FnOnce(Standing) -> Standing) {
+    pub(super) fn shift(&mut self, to: impl FnOnce(ClaimState) -> ClaimState) {
         let (broken, _) = watch::channel(None);
-        let placeholder = Standing::Held { broken, since: Instant::now() };
-        self.standing = to(std::mem::replace(&mut self.standing, placeholder));
+        let placeholder = ClaimState::Held { broken, since: Instant::now() };
+        self.state = to(std::mem::replace(&mut self.state, placeholder));
     }
 }

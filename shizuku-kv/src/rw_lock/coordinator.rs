@@ -1,14 +1,17 @@
-//! What this process wants of one lock, made one compare-and-swap at a time. [`known`] is what it knows of the record.
+//! Applies this process's requests for one lock, one compare-and-swap at a time. [`record_cache`]
+//! keeps the known record.
 //!
-//! A task for each store and resource collects what callers want, applies all of it to the record as it was last known,
-//! and writes that. When the swap is lost it reads and applies again; when nobody knows what became of it, too: a claim
-//! that is in the record already is granted as it is. Callers talk to it over channels, so that one who leaves in the
-//! middle leaves nothing half done.
+//! A task for each store and resource collects the requests of callers, applies all of them to the
+//! cached record, and writes the result. If it loses the swap, it reads and applies again. It does
+//! the same if the outcome is unknown: a claim that is already in the record is granted as it is.
+//! Callers send commands over channels, so that a caller that leaves midway leaves nothing half
+//! done (ADR 0044).
 //!
-//! While claims of this process wait it watches the record, in which whoever lets go has handed over already, and the
-//! sessions of those before them ([`super::observer`]).
+//! While claims of this process wait, the task watches the record, in which a release grants the
+//! lock to the next waiter. It also watches the sessions before those claims
+//! ([`super::failure_detector`]).
 
-mod known;
+mod record_cache;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,38 +22,41 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::claims::{Command, Granted, Local, Pending, Refusal, Standing};
-use super::course;
+use super::claims::{ClaimState, Command, Granted, Local, Pending, Refusal};
 use super::error::LockLoss;
+use super::failure_detector::{FailureDetector, Prospect};
 use super::following::Following;
-use super::locks::{Locks, Place};
-use super::observer::{Observer, Prospect};
-use super::record::{ClaimId, GRANT_ROOM, LockRecord, SessionId};
+use super::lease;
+use super::lock_manager::{CoordinatorId, LockManager};
+use super::record::{ClaimId, GRANT_ROOM, LockRecord, SWAP_ROOM, SessionId};
 use super::transition::{Change, Outcome};
 use crate::store::{
     Deadline, FencingToken, Key, KvEntry, KvError, Store, VersionToken, WatchScope, backoff,
 };
 
-/// How long a coordinator with nothing to do remembers the record, for the next claim to take one round trip.
+/// Time for which an idle coordinator keeps the record, so that the next claim takes one round
+/// trip.
 const KEEP: Duration = Duration::from_secs(10);
 
-/// After this long a lock that is held is watched, so that its holder learns of it when it is broken.
+/// Time after which a held lock is watched, so that its holder notices if the lock is broken.
 const LONG_HELD: Duration = Duration::from_secs(1);
 
-/// How long after a swap was lost the watch may take to tell what took its place. It is on its way already.
+/// Maximum time that the watch may take, after a lost swap, to deliver the change that won. The
+/// change is already on its way.
 const NEWS: Duration = Duration::from_millis(20);
 
-/// How long somebody else's change is waited for, where others claim too.
+/// Maximum time to wait for each further change of another process, if others claim too.
 const PASS: Duration = Duration::from_millis(1);
 
-/// So often a read that is older than what was seen is repeated, before a watch is opened to settle it.
+/// Maximum number of repeats of a read that is older than the newest version seen. Afterwards a
+/// watch settles the question.
 const STALE_READS: u32 = 4;
 
 /// The record as it was last seen.
 #[derive(Clone, Debug)]
-struct Known {
+struct CachedRecord {
     record: LockRecord,
-    /// None where there is no entry.
+    /// `None` if no entry exists.
     version: Option<VersionToken>,
     /// Whether the entry has expired, because the store was given a maximum age. Creating another
     /// entry asks the store whether that is over.
@@ -58,8 +64,8 @@ struct Known {
 }
 
 pub(super) struct Coordinator {
-    locks: Arc<Locks>,
-    place: Place,
+    locks: Arc<LockManager>,
+    place: CoordinatorId,
     store: Store,
     pending: Vec<Pending>,
     locals: HashMap<ClaimId, Local>,
@@ -68,43 +74,45 @@ pub(super) struct Coordinator {
     /// Notified when everything is released, because the connection is shut down.
     closing: Vec<oneshot::Sender<()>>,
     is_closed: bool,
-    known: Option<Known>,
-    /// The newest version that was seen of it.
+    known: Option<CachedRecord>,
+    /// The newest version of the record that was seen.
     newest: Option<VersionToken>,
-    /// A write on this version was sent, and nobody knows what became of it: until another write has taken the version's
-    /// place it may still arrive.
+    /// Version that a write of unknown outcome expects. The write may still land until another
+    /// write has replaced that version.
     unsure: Option<Option<VersionToken>>,
-    /// There while the store does not answer.
+    /// Set while the store does not answer.
     pauses: Option<ExponentialBackoff>,
-    /// Swaps lost in a row.
+    /// Number of swaps lost in a row.
     conflicts: u32,
-    /// When a swap was last lost: others use the lock too, and what they do is watched for a while.
+    /// Time of the last lost swap. Others use the lock too, so their changes are watched for a
+    /// while.
     contended: Option<Instant>,
     watch: Following,
     /// The newest version that had been seen when the watch was opened.
     opened_at: Option<VersionToken>,
-    /// What the watch has delivered of the state, until that is complete.
+    /// The initial state that the watch has delivered so far, until it is complete.
     state: Option<Option<KvEntry>>,
-    /// Since when what was read is older than what was seen: the watch is to tell whether the store was made again.
+    /// Since when reads return an older version than the newest seen. The watch is to show whether
+    /// the store was recreated.
     verifies: Option<Instant>,
-    /// What is known has to be looked at again.
+    /// Whether the record has to be read again.
     looks: bool,
-    observer: Observer,
-    /// When there was last something to do.
+    failure_detector: FailureDetector,
+    /// Time of the last work.
     busy_since: Instant,
-    /// The last to be dropped: who finds this closed finds that the claims are over too.
+    /// Dropped last: once a sender finds this closed, the claims are over too.
     commands: mpsc::UnboundedReceiver<Command>,
 }
 
 impl Coordinator {
     pub(super) fn new(
-        locks: Arc<Locks>,
-        place: Place,
+        locks: Arc<LockManager>,
+        place: CoordinatorId,
         store: Store,
         commands: mpsc::UnboundedReceiver<Command>,
     ) -> Self {
         let watch = Following::new(&store, WatchScope::Key(place.1.clone()));
-        let observer = Observer::new(&store);
+        let failure_detector = FailureDetector::new(&store);
         Self {
             locks,
             place,
@@ -125,13 +133,12 @@ impl Coordinator {
             state: None,
             verifies: None,
             looks: false,
-            observer,
+            failure_detector,
             busy_since: Instant::now(),
             commands,
         }
     }
 
-    /// The key of the record.
     fn key(&self) -> &Key {
         &self.place.1
     }
@@ -153,7 +160,7 @@ impl Coordinator {
                 continue;
             }
             if self.has_work() {
-                // Each may save a swap that would be lost.
+                // Each event may save a swap that would be lost.
                 while let Some(event) = self.watch.next().now_or_never() {
                     self.follow_up(event);
                 }
@@ -171,11 +178,13 @@ impl Coordinator {
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.accept(command),
-                    // The registry holds a sender for as long as this runs.
+                    // The lock manager holds a sender for as long as this runs.
                     None => return,
                 },
                 event = self.watch.next() => self.follow_up(event),
-                () = self.observer.next() => {}
+                watched = self.failure_detector.next() => if let Err(error) = watched {
+                    self.refuse_waiting(&error);
+                },
                 () = tokio::time::sleep_until(alarm) => {}
             }
             self.bury().await;
@@ -189,10 +198,9 @@ impl Coordinator {
                 if let Some(entry) = session.take_found(&self.place.1) {
                     self.find(entry);
                 }
-                let standing = Standing::Claiming { waits, sent: false, hopes: false, reply };
+                let state = ClaimState::Claiming { waits, sent: false, hopes: false, reply };
                 self.arrivals += 1;
-                let local =
-                    Local { claim, session, arrival: self.arrivals, in_line, hope, standing };
+                let local = Local { claim, session, arrival: self.arrivals, in_line, hope, state };
                 self.locals.insert(local.claim.id, local);
             }
             Command::Leave { id, reply } => self.leave(id, reply),
@@ -200,7 +208,7 @@ impl Coordinator {
                 self.pending.push(Pending::of(Change::Downgrade(id), Some(reply)));
             }
             Command::Break { reply } => {
-                // Of whoever holds it now, which what is known may not say.
+                // The break applies to the present holders, which the cached record may not show.
                 self.known = None;
                 let newest = FencingToken::from_u64(0);
                 self.pending.push(Pending::of(Change::Break { newest }, Some(reply)));
@@ -233,7 +241,7 @@ impl Coordinator {
         let session = self.locals.get(&id).map(|local| local.session.clone());
         if let Some(claiming) = self.locals.get(&id).filter(|local| local.is_claiming()) {
             let was_sent = claiming.was_sent();
-            // It is not asked for any more; whether it has been, nobody may know.
+            // The claim is no longer requested. A write with it may have landed.
             self.locals.remove(&id);
             if !was_sent {
                 return Pending::of(Change::Leave(id), reply).answer(Ok(Outcome::NotThere));
@@ -242,7 +250,7 @@ impl Coordinator {
         self.pending.push(Pending { session, ..Pending::of(Change::Leave(id), reply) });
     }
 
-    /// Claims whose session is over are told, and taken out as far as that can be done.
+    /// Notifies claims whose session is over, and removes them from the record if possible.
     fn leave_what_is_over(&mut self) {
         let over: Vec<_> = self
             .locals
@@ -250,6 +258,11 @@ impl Coordinator {
             .filter(|(_, local)| local.session.loss().is_some())
             .map(|(id, _)| *id)
             .collect();
+        if !over.is_empty() {
+            // The store may have been deleted and created again. A record of the new store may have
+            // the very version of the cached record, and would be replaced.
+            (self.known, self.looks) = (None, true);
+        }
         for id in over {
             if let Some(local) = self.locals.remove(&id) {
                 local.refuse(Refusal::SessionOver);
@@ -266,7 +279,7 @@ impl Coordinator {
         !verifies && (self.looks || !self.pending.is_empty() || claims() || is_due())
     }
 
-    /// One try to write all that is wanted.
+    /// Tries once to write all requested changes.
     async fn write(&mut self) {
         let mut is_of_now = false;
         loop {
@@ -278,7 +291,7 @@ impl Coordinator {
             }
             let Some(known) = &self.known else { return };
             let mut record = known.record.clone();
-            // What was sent, and may have been done, is not extended to those who came since.
+            // A break that was sent may have landed, and does not extend to later holders.
             let newest = FencingToken::from_u64(record.fence);
             for pending in self.pending.iter_mut().filter(|pending| !pending.sent) {
                 if let Change::Break { newest: of_old } = &mut pending.change {
@@ -287,7 +300,7 @@ impl Coordinator {
             }
             let due = self.due(&record);
             if !due.is_empty() {
-                // There may be room in the same write.
+                // The same write may make room.
                 self.locals
                     .values_mut()
                     .filter(|local| local.is_hoping())
@@ -301,7 +314,7 @@ impl Coordinator {
             let claims = self.claims();
             for id in &claims {
                 let Some(local) = self.locals.get(id) else { continue };
-                if let Standing::Claiming { waits, .. } = &local.standing {
+                if let ClaimState::Claiming { waits, .. } = &local.state {
                     let change = Change::Claim { claim: local.claim.clone(), waits: *waits };
                     changes.push((change, Some(*id)));
                 }
@@ -312,9 +325,9 @@ impl Coordinator {
                 .collect();
             let Some(known) = &self.known else { return };
             let must_write =
-                self.unsure.is_some_and(|expected| course::may_land(expected, known.version));
+                self.unsure.is_some_and(|expected| lease::may_land(expected, known.version));
             if record == known.record && !must_write {
-                // What was known may be of long ago.
+                // The cached record may be stale.
                 if !is_of_now {
                     self.known = None;
                     continue;
@@ -324,9 +337,9 @@ impl Coordinator {
             record.stamp(known.record.fence, SystemTime::now());
             let (expected, has_expired) = (known.version, known.has_expired);
             let value = record.to_bytes(expected);
-            // Each waiter gets a token one day, and needs room for it. Waiting readers already have
-            // that room; of the writers, only one at a time needs it.
-            let room = value.len() + GRANT_ROOM;
+            // Each waiter gets a token eventually, and needs room for it. Waiting readers already
+            // have that room; of the writers, only one at a time needs it.
+            let room = value.len() + GRANT_ROOM + SWAP_ROOM;
             if !claims.is_empty() && room > self.store.max_value_size() {
                 return self.refuse_claims(&Refusal::Full);
             }
@@ -341,7 +354,8 @@ impl Coordinator {
                 Ok(version) => {
                     (self.unsure, self.pauses, self.conflicts, self.looks) = (None, None, 0, false);
                     self.newest = Some(version);
-                    self.known = Some(Known { record, version: Some(version), has_expired: false });
+                    self.known =
+                        Some(CachedRecord { record, version: Some(version), has_expired: false });
                     return self.conclude(outcomes).await;
                 }
                 Err(error) if error.is_conflict() => {
@@ -364,21 +378,22 @@ impl Coordinator {
         }
     }
 
-    /// Whatever is wanted goes out with the next write.
+    /// Marks the claims as sent with the next write.
     fn note_sent(&mut self, claims: &[ClaimId]) {
         for id in claims {
-            let standing = self.locals.get_mut(id).map(|local| &mut local.standing);
-            if let Some(Standing::Claiming { sent, .. }) = standing {
+            let state = self.locals.get_mut(id).map(|local| &mut local.state);
+            if let Some(ClaimState::Claiming { sent, .. }) = state {
                 *sent = true;
             }
         }
     }
 
-    /// What is to be taken out of a record, whoever wants it: sessions that are over, and what is of this process and known
-    /// to nobody here. That is nobody's: a write that was given up has landed late. Its session lives, so that no other
-    /// process takes it out.
+    /// Returns the removals that a record needs without a request of a caller: sessions that are
+    /// over, and orphaned claims of this process. A claim is an orphan if a write that was given up
+    /// has landed late. Its session lives, so that no other process evicts it.
     fn due(&self, record: &LockRecord) -> Vec<Change> {
-        let mut due: Vec<_> = self.observer.over(record).into_iter().map(Change::Evict).collect();
+        let mut due: Vec<_> =
+            self.failure_detector.over(record).into_iter().map(Change::Evict).collect();
         let own = self.locks.sessions.of_runtime(self.place.0);
         let is_pending =
             |id: ClaimId| self.pending.iter().any(|pending| pending.change == Change::Leave(id));
@@ -393,18 +408,18 @@ impl Coordinator {
     fn grant(&mut self, id: ClaimId, token: FencingToken) {
         let Some(local) = self.locals.get_mut(&id) else { return };
         let (broken, receiver) = watch::channel(None);
-        let held = Standing::Held { broken, since: Instant::now() };
-        let (Standing::Claiming { reply, .. } | Standing::Waiting(reply)) =
-            std::mem::replace(&mut local.standing, held)
+        let held = ClaimState::Held { broken, since: Instant::now() };
+        let (ClaimState::Claiming { reply, .. } | ClaimState::Waiting(reply)) =
+            std::mem::replace(&mut local.state, held)
         else {
             return;
         };
-        // Who is gone has said so, or will: its place is given back then.
+        // A caller that is gone has left already, or will leave, which then releases the lock.
         let _ = reply.send(Ok(Granted { token, broken: receiver }));
     }
 
-    /// Reports each outcome to its caller. If a claim does not wait for long, and sessions in its
-    /// way may be dead, the claim is given the time to find that out.
+    /// Reports each outcome to its caller. A claim that does not wait for long is given more time
+    /// if sessions in its way may be dead.
     async fn conclude(&mut self, outcomes: Vec<(Outcome, Change, Option<ClaimId>)>) {
         if outcomes.iter().any(|(outcome, _, _)| *outcome == Outcome::Busy) {
             self.look_before(None).await;
@@ -413,24 +428,25 @@ impl Coordinator {
         let hasty = self
             .locals
             .values()
-            .find(|local| local.hope.is_hasty && matches!(local.standing, Standing::Waiting(_)));
+            .find(|local| local.hope.is_hasty && matches!(local.state, ClaimState::Waiting(_)));
         if let Some(id) = hasty.map(|local| local.claim.id) {
             self.look_before(Some(id)).await;
         }
     }
 
-    /// Reads the unknown sessions before a claim in line, or before a claim that arrives now, as
+    /// Reads the unknown sessions before a waiting claim, or before a claim that arrives now, as
     /// long as none of the others is alive.
     async fn look_before(&mut self, claim: Option<ClaimId>) {
         let own = self.own();
-        while let Some(Known { record, .. }) = &self.known {
+        while let Some(CachedRecord { record, .. }) = &self.known {
             let index = record.queue.iter().position(|waiting| Some(waiting.id) == claim);
             let index = index.unwrap_or(record.queue.len());
-            let Prospect::Unknown(sessions) = self.observer.prospect(record, index, &own) else {
+            let Prospect::Unknown(sessions) = self.failure_detector.prospect(record, index, &own)
+            else {
                 return;
             };
             // The entry of a session that has ended shows a time as well.
-            if self.observer.look(&sessions, own.first().copied()).await.is_err() {
+            if self.failure_detector.look(&sessions, own.first().copied()).await.is_err() {
                 return;
             }
         }
@@ -441,7 +457,7 @@ impl Coordinator {
         self.locals.keys().map(|id| id.session).collect()
     }
 
-    /// Tells everybody what became of what they wanted.
+    /// Answers the callers, and updates the claims of this process.
     fn settle(&mut self, outcomes: Vec<(Outcome, Change, Option<ClaimId>)>) {
         let mut pending = std::mem::take(&mut self.pending).into_iter();
         for (outcome, change, id) in outcomes {
@@ -462,10 +478,14 @@ impl Coordinator {
                     }
                 }
                 Outcome::Busy | Outcome::Full => {
-                    self.observer.keep_vigil();
+                    self.failure_detector.keep_vigil();
                     let is_full = outcome == Outcome::Full;
                     let prospect = self.known.as_ref().map(|known| {
-                        self.observer.prospect(&known.record, known.record.queue.len(), &self.own())
+                        self.failure_detector.prospect(
+                            &known.record,
+                            known.record.queue.len(),
+                            &self.own(),
+                        )
                     });
                     if !is_full && prospect == Some(Prospect::MayBeDead) {
                         if let Some(local) = self.locals.get_mut(&id) {
@@ -481,14 +501,17 @@ impl Coordinator {
         self.compare();
     }
 
-    /// Somebody else was first. What the record is now the watch tells, where there is one, sooner than a read would.
+    /// Handles a lost swap: another process was first. The watch, if one is open, delivers the new
+    /// record sooner than a read would.
     ///
-    /// Where many claim at once, each swap that is won makes all others lose theirs. So those who have lost let some of the
-    /// others' changes pass, more of them the more often they have lost; but whoever lets go does not wait.
+    /// If many processes claim at once, each swap that succeeds makes all others fail. So a process
+    /// that has lost lets some changes of the others pass, the more the more often it has lost. A
+    /// pending release does not wait.
     async fn lose(&mut self) {
         self.contended = Some(Instant::now());
         self.conflicts = self.conflicts.saturating_add(1);
-        // What is read may be what was refused, for as long as a replica is behind: a watch tells more.
+        // While a replica is behind, a read may return the version that the swap expected. A watch
+        // delivers more.
         if self.conflicts > 1 {
             self.start_watch();
         }
@@ -517,7 +540,7 @@ impl Coordinator {
         }
     }
 
-    /// The store did not do it.
+    /// Handles a failed request: answers the callers if a retry cannot help, then backs off.
     async fn trouble(&mut self, error: KvError) {
         tracing::debug!(store = self.store.name(), key = %self.key(), %error, "a lock cannot be changed for now");
         let is_passing = error.is_retryable() || matches!(error, KvError::OutcomeUnknown { .. });
@@ -526,7 +549,7 @@ impl Coordinator {
             self.refuse_claims(&refusal);
             let answers = self.pending.iter_mut().filter_map(|pending| pending.reply.take());
             for reply in answers {
-                // Who is gone does not want to know.
+                // A caller that is gone needs no answer.
                 let _ = reply.send(Err(refusal.clone()));
             }
             let is_gone = matches!(
@@ -534,14 +557,16 @@ impl Coordinator {
                 Refusal::Store(KvError::Closed { .. } | KvError::StoreNotFound { .. })
             );
             if self.is_closed && is_gone {
-                // There is nothing left to be released.
+                // Nothing is left to release.
                 self.pending.clear();
             }
         }
         self.locals.values().for_each(|local| local.tell_hope(false));
-        // What is known may be so no longer, and nothing need follow that would tell.
-        (self.known, self.looks) = (None, !self.locals.is_empty() || self.observer.is_needed());
-        // Who holds is not out because of this. Who wants to leave is out with its session, if not before.
+        // The cached record may be stale, and no later event is certain to show it.
+        (self.known, self.looks) =
+            (None, !self.locals.is_empty() || self.failure_detector.is_needed());
+        // Grants stay. A claim that leaves is retried while its session holds, and ends with its
+        // session otherwise.
         self.pending.retain(|pending| match &pending.change {
             Change::Leave(_) if pending.session.as_ref().is_some_and(|session| session.holds()) => {
                 true
@@ -554,6 +579,22 @@ impl Coordinator {
         tokio::time::sleep(pauses.next().unwrap_or_default()).await;
     }
 
+    /// Ends the wait of every claim, because this user may not watch the record or the sessions.
+    fn refuse_waiting(&mut self, error: &KvError) {
+        let waits =
+            |local: &Local| local.is_hoping() || matches!(local.state, ClaimState::Waiting(_));
+        let ids: Vec<_> =
+            self.locals.iter().filter(|(_, local)| waits(local)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(local) = self.locals.remove(&id) else { continue };
+            if !local.is_claiming() || local.was_sent() {
+                let session = Some(local.session.clone());
+                self.pending.push(Pending { session, ..Pending::of(Change::Leave(id), None) });
+            }
+            local.refuse(Refusal::Store(error.clone()));
+        }
+    }
+
     fn refuse_claims(&mut self, refusal: &Refusal) {
         let ids: Vec<_> = self
             .locals
@@ -562,7 +603,7 @@ impl Coordinator {
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
-            // Those that may be in the record all the same are taken out.
+            // Claims that may be in the record nevertheless are removed from it.
             let session = self.locals.get(&id).map(|local| local.session.clone());
             let Some(local) = self.locals.remove(&id) else { continue };
             if local.was_sent() {
@@ -572,23 +613,24 @@ impl Coordinator {
         }
     }
 
-    /// Ends sessions of which nothing is heard, and learns of those of this process that others have ended.
+    /// Ends sessions that have not renewed their lease. Sessions of this process that others have
+    /// ended are ended here too.
     async fn bury(&mut self) {
-        self.observer.end_silent().await;
+        self.failure_detector.end_silent().await;
         let Some(known) = &self.known else { return };
-        for session in self.observer.over(&known.record) {
+        for session in self.failure_detector.over(&known.record) {
             self.locks.sessions.end(session, LockLoss::Evicted);
         }
     }
 
-    /// When to look again, if nothing happens before.
+    /// Returns the time of the next check, if no event comes before.
     fn alarm(&self) -> Instant {
         let now = Instant::now();
-        let is_used = !self.locals.is_empty() || self.observer.is_needed();
+        let is_used = !self.locals.is_empty() || self.failure_detector.is_needed();
         let mut alarm = if is_used { now + KEEP } else { self.busy_since + KEEP };
         for local in self.locals.values() {
             alarm = alarm.min(local.session.end());
-            if let Standing::Held { since, .. } = &local.standing
+            if let ClaimState::Held { since, .. } = &local.state
                 && !self.watch.is_started()
             {
                 alarm = alarm.min(*since + LONG_HELD);
@@ -597,14 +639,16 @@ impl Coordinator {
         if let Some(since) = self.verifies {
             alarm = alarm.min(since + Deadline::DEFAULT);
         }
-        if let Some(next) = self.observer.alarm() {
+        if let Some(next) = self.failure_detector.alarm() {
             alarm = alarm.min(next);
         }
-        // Where there is always something that is due, others run as well.
+        // Lets other tasks run, even if something is always due.
         alarm.max(now + Duration::from_millis(1))
     }
 
     fn is_idle(&self) -> bool {
-        self.locals.is_empty() && !self.observer.is_needed() && self.busy_since.elapsed() >= KEEP
+        self.locals.is_empty()
+            && !self.failure_detector.is_needed()
+            && self.busy_since.elapsed() >= KEEP
     }
 }

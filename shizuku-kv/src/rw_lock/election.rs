@@ -1,4 +1,4 @@
-//! One leader among many candidates: the writer of a lock, with a name.
+//! Elections of one leader among many candidates. The leader is the writer of a lock, with a name.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -9,27 +9,30 @@ use futures_core::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::time::Instant;
 
-use super::course::Sign;
 use super::error::{DistroRwLockError, LockLoss, WithLockProcessError};
 use super::following::{Event, Following};
 use super::guard::Hold;
 use super::inspect::{LockState, since_of};
+use super::lease::Sign;
 use super::options::LockOptions;
 use super::processor::{Processor, run};
 use super::record::{ClaimId, Grant, LockMode};
 use super::session::{is_later, key_of, lease_of, sign_of};
-use super::{DistroRwLock, backoff_between_watches, course};
+use super::{DistroRwLock, backoff_between_watches, lease};
 use crate::store::{
-    Deadline, FencingToken, Key, KvEntry, KvError, KvUpdate, Store, VersionToken, Watch, WatchScope,
+    Deadline, FencingToken, Key, KvEntry, KvError, KvResult, KvUpdate, Readers, Store,
+    VersionToken, Watch, WatchScope,
 };
 
-/// What stands before an election in the key of its record: a lock may have the same name.
+/// Prefix of the keys of elections' records. It differs from that of locks, so that a lock may have
+/// the same name.
 const PREFIX: &str = "rw_lock_leader.";
 
 /// Timeout for a leader whose session was never seen.
 const UNSEEN_LEASE: Duration = Duration::from_secs(60);
 
-/// An election, as one candidate sees it. A handle: cheap to make and to clone.
+/// An election, from the view of one candidate. This is a handle: it is cheap to create and to
+/// clone.
 ///
 #[cfg_attr(feature = "memory", doc = "```")]
 #[cfg_attr(not(feature = "memory"), doc = "```text")]
@@ -53,23 +56,23 @@ pub struct LeaderElection {
     candidate: Arc<str>,
 }
 
-/// Who leads. From [`LeaderElection::leader`] and [`LeaderElection::observe`].
+/// The leader of an election, from [`LeaderElection::leader`] and [`LeaderElection::observe`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Leader {
     /// The candidate's name.
     pub candidate: String,
-    /// The number of its term, larger than those of all terms before.
+    /// The number of its term, larger than those of all earlier terms.
     pub token: FencingToken,
-    /// When its term began, by the clock of the process that granted it: the leader, or the process
-    /// that made way for it. `None` in a record of an earlier version.
+    /// Start of its term, by the clock of the process that granted it: the leader, or the process
+    /// that released the lock before. `None` in a record of an earlier version.
     pub since: Option<SystemTime>,
 }
 
 impl LeaderElection {
-    /// The election `name`, of which `candidate` takes part; with the [options](LockOptions) that are the default. Nothing
-    /// is sent. The first 200 characters of the candidate's name are kept, in plain sight; it does not matter to who only
-    /// observes.
+    /// Creates the election `name` with the candidate `candidate` and the default
+    /// [options](LockOptions). Sends nothing. The first 200 characters of the candidate's name are
+    /// stored unencrypted. A process that only observes may use any name.
     ///
     /// # Errors
     /// As for [`DistroRwLock::new`].
@@ -81,7 +84,7 @@ impl LeaderElection {
         Self::with_options(store, name, candidate, LockOptions::new())
     }
 
-    /// The election `name`. A label in the options is replaced by the candidate's name.
+    /// Creates the election `name`. The candidate's name replaces a label in the options.
     ///
     /// # Errors
     /// As for [`DistroRwLock::with_options`].
@@ -97,20 +100,20 @@ impl LeaderElection {
         Ok(Self { lock, candidate })
     }
 
-    /// Waits to become the leader. Candidates come in the order in which they began to wait.
+    /// Waits to become the leader. Candidates are elected in the order in which they began to wait.
     ///
-    /// Dropping the future ends the candidacy.
+    /// Cancel safe: dropping the future ends the candidacy.
     ///
     /// # Errors
-    /// As for [`DistroRwLock::write`]; [`DistroRwLockError::Timeout`] where others led for as long as
-    /// [`LockOptions::wait`].
+    /// As for [`DistroRwLock::write`]. Returns [`DistroRwLockError::Timeout`] if others led for all
+    /// of [`LockOptions::wait`].
     pub async fn campaign(&self) -> Result<Leadership, DistroRwLockError> {
         Ok(self.leadership(self.lock.wait(LockMode::Write).await?))
     }
 
-    /// Becomes the leader if there is none and nobody waits.
+    /// Becomes the leader if no leader exists and no candidate waits.
     ///
-    /// Dropping the future is safe.
+    /// Cancel safe: dropping the future ends a term that may have begun.
     ///
     /// # Errors
     /// As for [`DistroRwLock::try_write`].
@@ -122,11 +125,11 @@ impl LeaderElection {
         Leadership { hold, candidate: Arc::clone(&self.candidate) }
     }
 
-    /// Returns the current leader. Returns `None` if there is no leader, or if the leader is
+    /// Returns the current leader. Returns `None` if no leader exists, or if the leader is
     /// [presumed dead](super::LockClaim::presumed_dead). [`inspect`](Self::inspect) shows the
     /// latter too.
     ///
-    /// Dropping the future is safe.
+    /// Cancel safe: the call changes nothing.
     ///
     /// # Errors
     /// As for [`DistroRwLock::inspect`].
@@ -140,9 +143,9 @@ impl LeaderElection {
         }))
     }
 
-    /// Who leads and who waits, for operators.
+    /// Returns the leader and the waiting candidates, for operators.
     ///
-    /// Dropping the future is safe.
+    /// Cancel safe: the call changes nothing.
     ///
     /// # Errors
     /// As for [`DistroRwLock::inspect`].
@@ -153,7 +156,7 @@ impl LeaderElection {
     /// Ends the term of the current leader, which is notified. The returned token and the writes of
     /// the broken leader are as described for [`DistroRwLock::break_lock`].
     ///
-    /// Dropping the future is safe: it may happen or not.
+    /// Cancel safe: after the future is dropped, the term may end or not.
     ///
     /// # Errors
     /// As for [`DistroRwLock::break_lock`].
@@ -161,18 +164,18 @@ impl LeaderElection {
         self.lock.break_lock().await
     }
 
-    /// Who leads, now and whenever that changes. Leaders that were replaced before they were asked for may be skipped,
-    /// the newest one always arrives.
+    /// Observes the leader: delivers the present one, and each change. Leaders that were replaced
+    /// before the stream was polled may be skipped. The newest one is always delivered.
     ///
     /// A term also ends, as `None`, once the leader's session has ended or has not been renewed for
     /// its lease and an eighth. The time is counted on the monotonic clock of this process from
     /// when it saw the last renewal. An observer that is cut off from the store sees no renewals
     /// either. A leader that renews again is delivered again.
     ///
-    /// Dropping it at any time is safe.
+    /// Cancel safe: the call changes nothing.
     ///
     /// # Errors
-    /// [`DistroRwLockError::Store`] where the store cannot be watched now.
+    /// Returns [`DistroRwLockError::Store`] if the store cannot be watched now.
     pub async fn observe(&self) -> Result<Leaders, DistroRwLockError> {
         let watch = self.watch().await.map_err(|error| self.lock.store_error(error))?;
         let observing = Observing {
@@ -187,7 +190,7 @@ impl LeaderElection {
         let leaders = stream::unfold(observing, |mut observing| async move {
             observing.next().await.map(|leader| (leader, observing))
         });
-        Ok(Leaders(leaders.boxed()))
+        Ok(Leaders(Readers::new(leaders.boxed())))
     }
 
     async fn watch(&self) -> Result<Watch, KvError> {
@@ -211,32 +214,34 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Whether this is the leader at this moment, by the clocks of this machine: no request is made. It turns false before
-    /// another can be elected.
+    /// Returns whether this is the leader at this moment, by the clocks of this machine. Sends no
+    /// request. It turns false before another candidate can be elected.
     pub fn is_leader(&self) -> bool {
         self.hold.loss().is_none()
     }
 
-    /// Waits until the term is lost, and says how. Never ends for one that lasts until it is resigned.
+    /// Waits until the term is lost, and returns how. Never ends for a term that lasts until it is
+    /// resigned.
     ///
-    /// Dropping the future is safe.
+    /// Cancel safe: dropping the future changes nothing.
     pub async fn lost(&self) -> LockLoss {
         self.hold.lost().await
     }
 
-    /// The number of the term. Show it with what is written as the leader: see [`Store::fenced`](crate::Store::fenced).
+    /// Returns the number of the term. Pass it with each write of the leader: see
+    /// [`Store::fenced`](crate::Store::fenced).
     pub fn fencing_token(&self) -> FencingToken {
         self.hold.token
     }
 
-    /// The candidate's name.
+    /// Returns the candidate's name.
     pub fn candidate(&self) -> &str {
         &self.candidate
     }
 
-    /// Ends the term: the next candidate is the leader a round trip later.
+    /// Ends the term. The next candidate becomes the leader a round trip later.
     ///
-    /// Dropping the future is safe: it is ended all the same.
+    /// Cancel safe: the term ends nevertheless.
     ///
     /// # Errors
     /// As for [`WriteGuard::release`](super::WriteGuard::release).
@@ -251,13 +256,15 @@ impl Leadership {
 /// After [`DistroRwLockError::ForeignRecord`], a value that is not a record of this version, it
 /// continues with the next value. It ends after any other error.
 #[must_use = "a stream does nothing unless it is polled"]
-pub struct Leaders(BoxStream<'static, Result<Option<Leader>, DistroRwLockError>>);
+pub struct Leaders(Readers<BoxStream<'static, Result<Option<Leader>, DistroRwLockError>>>);
 
 impl Leaders {
-    /// The next leader, `None` within where there is none; `None` after the last.
+    /// Returns the next leader, `Some(Ok(None))` if no leader exists. Returns `None` after the
+    /// last.
     ///
-    /// Dropping the future is safe: nothing is lost.
-    pub async fn next(&mut self) -> Option<Result<Option<Leader>, DistroRwLockError>> {
+    /// Cancel safe: no change is lost. Several tasks may call this method: each change goes to one
+    /// of them.
+    pub async fn next(&self) -> Option<Result<Option<Leader>, DistroRwLockError>> {
         self.0.next().await
     }
 }
@@ -269,7 +276,7 @@ impl Stream for Leaders {
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Self::Item>> {
-        self.0.poll_next_unpin(cx)
+        self.0.poll_exclusive(cx)
     }
 }
 
@@ -279,13 +286,13 @@ impl fmt::Debug for Leaders {
     }
 }
 
-/// What is behind the stream of leaders.
+/// The state behind the stream of leaders.
 struct Observing {
     election: LeaderElection,
     watch: Option<Watch>,
     /// The term of the newest record.
     term: Option<Term>,
-    /// Who was told of last.
+    /// The leader that was delivered last.
     told: Option<Option<Leader>>,
     /// The last reported reason for a value that is not a record.
     foreign: Option<String>,
@@ -305,7 +312,7 @@ impl Observing {
                     found = watch.next() => {
                         found.unwrap_or(Err(KvError::Closed { operation: "observe" })).map(Some)
                     }
-                    () = of_term(term, &election.lock.store) => Ok(None),
+                    changed = of_term(term, &election.lock.store) => changed.map(|()| None),
                 },
                 None => match election.watch().await {
                     Ok(watch) => {
@@ -322,7 +329,8 @@ impl Observing {
                     self.begun = true;
                     self.look(update.into_entry().as_ref())
                 }
-                // The store was made again, or its feed ended with another runtime: it is watched anew.
+                // The store was recreated, or its upstream ended with another runtime. It is
+                // watched again.
                 Err(error)
                     if error.is_retryable() || matches!(error, KvError::CursorExpired { .. }) =>
                 {
@@ -376,8 +384,8 @@ impl Observing {
     }
 }
 
-/// Waits until the known state of a term changes; for ever if there is no term.
-async fn of_term(term: &mut Option<Term>, store: &Store) {
+/// Waits until the known state of a term changes. Never ends if there is no term.
+async fn of_term(term: &mut Option<Term>, store: &Store) -> KvResult<()> {
     match term {
         Some(term) => term.change(store).await,
         None => std::future::pending().await,
@@ -426,11 +434,12 @@ impl Term {
         (!self.is_silent && !self.is_gone).then(|| self.leader.clone())
     }
 
-    /// Waits until the leader's session changes, or until it was silent for too long.
+    /// Waits until the leader's session changes, or until it was silent for too long. Returns the
+    /// error if this user may not watch the session.
     ///
-    /// Dropping the future is safe.
-    async fn change(&mut self, store: &Store) {
-        let end = self.seen + course::patience(self.lease);
+    /// Cancel safe: no event is lost.
+    async fn change(&mut self, store: &Store) -> KvResult<()> {
+        let end = self.seen + lease::patience(self.lease);
         let event = tokio::select! {
             biased;
             event = self.watch.next() => event,
@@ -440,8 +449,8 @@ impl Term {
                 if let Ok(Some(entry)) = store.leader_entry(&self.key).await {
                     self.take(&entry);
                 }
-                self.is_silent = course::is_silent(self.seen.elapsed(), self.lease);
-                return;
+                self.is_silent = lease::is_silent(self.seen.elapsed(), self.lease);
+                return Ok(());
             }
         };
         match event {
@@ -453,8 +462,10 @@ impl Term {
                     self.take(&entry);
                 }
             }
-            Event::Lost => {}
+            Event::Lost(error @ KvError::Unauthorized { .. }) => return Err(error),
+            Event::Lost(_) => {}
         }
+        Ok(())
     }
 
     fn take(&mut self, entry: &KvEntry) {
@@ -479,26 +490,26 @@ pub struct LeaderGuardProcessor<P, L> {
 }
 
 impl<P, L: Borrow<Leadership>> LeaderGuardProcessor<P, L> {
-    /// Work of a leader; `leadership` is owned, borrowed or in an `Arc`.
+    /// Creates work of a leader; `leadership` is owned, borrowed or in an `Arc`.
     pub fn new(processor: Arc<P>, leadership: L) -> Self {
         Self { processor, leadership, ends_when_lost: false }
     }
 
-    /// Drops the work when the term is lost, instead of letting it go on to its end.
+    /// Drops the work when the term is lost, instead of letting it continue to its end.
     #[must_use]
     pub fn ends_when_lost(mut self) -> Self {
         self.ends_when_lost = true;
         self
     }
 
-    /// Does the work, if this is the leader.
+    /// Runs the work, if this is the leader.
     ///
-    /// Dropping the future drops the work.
+    /// Cancel safe: dropping the future drops the work.
     ///
     /// # Errors
-    /// [`WithLockProcessError::Lock`] where the term was over before: the work was not begun;
-    /// [`WithLockProcessError::LeaseLost`] where it was lost while the work went on;
-    /// [`WithLockProcessError::Process`] with the error of the work.
+    /// Returns [`WithLockProcessError::Lock`] if the term was over before, and the work was not
+    /// begun. Returns [`WithLockProcessError::LeaseLost`] if the term was lost during the work.
+    /// Returns [`WithLockProcessError::Process`] if the work fails, with its error.
     pub async fn process<I>(&self, input: I) -> Result<P::Output, WithLockProcessError<P::Error>>
     where
         P: Processor<I>,

@@ -1,93 +1,95 @@
-//! What can go wrong with a lock.
+//! Errors of locks.
 
 use std::time::Duration;
 
 use super::LockMode;
 use crate::store::{Key, KvError};
 
-/// What can go wrong with a lock.
+/// Error of a lock.
 ///
 /// No variant contains anything that is stored under a key.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DistroRwLockError {
-    /// The store did not do what the lock needs of it.
+    /// A request that the lock needs has failed in the store.
     #[error("lock of {resource:?}: {source}")]
     #[non_exhaustive]
     Store {
-        /// The resource.
+        /// Name of the resource.
         resource: String,
-        /// What the store says.
+        /// Error of the store.
         source: KvError,
     },
 
-    /// The resource's name is no key, or one that is too long. Nothing was sent.
+    /// The resource's name is not a key, or is too long. Nothing was sent.
     #[error("{resource:?} cannot be locked, its name has to be a key: {source}")]
     #[non_exhaustive]
     InvalidResource {
-        /// The name; cut after 80 characters.
+        /// The name, cut after 80 characters.
         resource: String,
-        /// The rule that it breaks.
+        /// The rule that the name breaks.
         source: KvError,
     },
 
-    /// A lease that cannot be kept. Nothing was sent.
+    /// The lease is out of range. Nothing was sent.
     #[error("a lease of {lease:?} cannot be kept: it has to be from {shortest:?} to {longest:?}")]
     #[non_exhaustive]
     InvalidLease {
-        /// What was asked for.
+        /// The requested lease.
         lease: Duration,
-        /// The shortest that can be renewed in time.
+        /// The shortest lease that can be renewed in time.
         shortest: Duration,
-        /// The longest.
+        /// The longest lease.
         longest: Duration,
     },
 
-    /// The store cannot do what a lock needs: compare-and-swap and watches, and no
-    /// [`max_age`](crate::StoreConfig::max_age()). Use a store of its own for locks, or remove the
+    /// The store lacks an ability that a lock needs: compare-and-swap and watches, and no
+    /// [`max_age`](crate::StoreConfig::max_age()). Use a separate store for locks, or remove the
     /// maximum age.
     #[error("store {store:?} has no locks: {reason}")]
     #[non_exhaustive]
     Unsupported {
-        /// The store.
+        /// Name of the store.
         store: String,
-        /// What it cannot do.
+        /// The missing ability.
         reason: &'static str,
     },
 
-    /// Somebody else holds the resource, or waits for it, and the caller does not wait.
-    #[error("{resource:?} cannot be locked for {mode} at once: it is held, or others are in line")]
+    /// Another claim holds the resource, or waits for it, and the caller does not wait.
+    #[error(
+        "{resource:?} cannot be locked for {mode} at once: it is held, or others wait for it; wait for it too, or try later"
+    )]
     #[non_exhaustive]
     WouldBlock {
-        /// The resource.
+        /// Name of the resource.
         resource: String,
-        /// What was asked for.
+        /// The requested mode.
         mode: LockMode,
     },
 
-    /// It was not the caller's turn by the deadline. The caller leaves the line in the background.
-    /// If its process ends without [`Connection::shutdown`](crate::Connection::shutdown), its claim
-    /// may stay in line until others find that its session has ended.
+    /// The lock was not granted by the deadline. The caller leaves the queue in the background. If
+    /// its process ends without [`Connection::shutdown`](crate::Connection::shutdown), its claim
+    /// may stay in the queue until others find that its session has ended.
     #[error(
         "{resource:?} could not be locked for {mode} within {waited:?}: others hold it, which `inspect` shows, or the store did not answer"
     )]
     #[non_exhaustive]
     Timeout {
-        /// The resource.
+        /// Name of the resource.
         resource: String,
-        /// What was asked for.
+        /// The requested mode.
         mode: LockMode,
-        /// How long was waited at most.
+        /// Maximum time of the wait.
         waited: Duration,
     },
 
-    /// As many wait already as can: 4,096, or as many as have room in a value of the store.
+    /// The queue is full: 4,096 claims wait, or as many as fit into a value of the store.
     #[error(
-        "{resource:?} cannot be locked: as many wait for it already as its record has room for"
+        "{resource:?} cannot be locked: its record has no room for another waiter; try later, or split the resource"
     )]
     #[non_exhaustive]
     QueueFull {
-        /// The resource.
+        /// Name of the resource.
         resource: String,
     },
 
@@ -97,55 +99,59 @@ pub enum DistroRwLockError {
     )]
     #[non_exhaustive]
     NotHeld {
-        /// The resource.
+        /// Name of the resource.
         resource: String,
-        /// What was to be released.
+        /// Mode of the lock to be released.
         mode: LockMode,
     },
 
-    /// The lock was lost before it was released: others may have held it since. What was done under it has to be
-    /// checked, unless all of it was written with the fencing token.
-    #[error("the lock of {resource:?} was lost: {reason}")]
+    /// The lock was lost before it was released, so that others may have held it since. Check the
+    /// work done under it, unless all of it was written with the fencing token.
+    #[error(
+        "the lock of {resource:?} was lost: {reason}; check the work done under it, and acquire it again"
+    )]
     #[non_exhaustive]
     LeaseLost {
-        /// The resource.
+        /// Name of the resource.
         resource: String,
-        /// How.
+        /// Reason for the loss.
         reason: LockLoss,
     },
 
-    /// A processor under a lock asked for the same lock again, which would wait for itself.
-    #[error("{resource:?} is locked by this very task already: it would wait for itself")]
+    /// A processor under a lock acquired the same lock again, and would wait for itself.
+    #[error(
+        "{resource:?} is already locked by this task, which would wait for itself; release it first"
+    )]
     #[non_exhaustive]
     Reentrant {
-        /// The resource.
+        /// Name of the resource.
         resource: String,
     },
 
-    /// The value under the lock's key was written by another program, or by a later version in a
-    /// format that this one does not know; `reason` names the cause. The value is left unchanged:
-    /// no lock is acquired, and no record is rewritten.
+    /// The value under the lock's key was written by another program, or by a later version in an
+    /// unknown format; `reason` names the cause. The value is left unchanged: no lock is acquired,
+    /// and no record is rewritten.
     #[error("key {key} holds no lock that this version knows: {reason}; nothing was changed")]
     #[non_exhaustive]
     ForeignRecord {
         /// The key of the lock's record.
         key: Key,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
 
-    /// The runtime on which the lock was taken has ended.
-    #[error("lock of {resource:?}: the runtime that drove it has ended")]
+    /// The runtime on which the lock was acquired has ended.
+    #[error("lock of {resource:?}: its runtime has ended; acquire it in a running runtime")]
     #[non_exhaustive]
     RuntimeEnded {
-        /// The resource.
+        /// Name of the resource.
         resource: String,
     },
 }
 
 impl DistroRwLockError {
-    /// Whether a claim that ran into this may be made again at once, by who waits anyway. A session whose making is not
-    /// known to have succeeded is one that nobody uses.
+    /// Returns whether a waiting claim may be repeated at once after this error. A session of
+    /// unknown outcome is one that no claim uses.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Store { source, .. } => {
@@ -156,7 +162,7 @@ impl DistroRwLockError {
         }
     }
 
-    /// Whether the same call can succeed later without anything being changed by the caller.
+    /// Returns whether the same call can succeed later without a change by the caller.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Store { source, .. } => source.is_retryable(),
@@ -166,43 +172,46 @@ impl DistroRwLockError {
     }
 }
 
-/// How a lock was lost.
+/// Reason for the loss of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockLoss {
-    /// The lease was not renewed in time: the store could not be reached, or this process did not run.
+    /// The lease was not renewed in time: the store could not be reached, or this process did not
+    /// run.
     #[error("its lease was not renewed in time")]
     Expired,
-    /// Others found that nothing was heard of this process for longer than its lease.
+    /// Other processes saw no renewal of this process for longer than its lease.
     #[error("others found this process silent for longer than its lease")]
     Evicted,
-    /// An operator broke it ([`DistroRwLock::break_lock`](super::DistroRwLock::break_lock)), or its record was removed.
+    /// An operator broke it ([`DistroRwLock::break_lock`](super::DistroRwLock::break_lock)), or its
+    /// record was removed.
     #[error("it was broken by an operator, or its record was removed")]
     Broken,
     /// The store is gone, or its connection was shut down.
     #[error("the store is gone or its connection was shut down")]
     StoreGone,
-    /// The task that watched over it has ended: its runtime has, or something that it called has panicked.
+    /// The task that kept it alive has ended, because its runtime has ended or a function that it
+    /// called has panicked.
     #[error("the task that watched over it has ended")]
     TaskEnded,
 }
 
-/// What can go wrong with work under a lock. It is an [`Error`](std::error::Error) where that of the work is one; a
-/// `Box<dyn Error>` is none, so that such work is matched for its [`Process`](Self::Process).
+/// Error of work under a lock. It is an [`Error`](std::error::Error) if the error of the work is
+/// one. A `Box<dyn Error>` is not, so match [`Process`](Self::Process) for such work.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WithLockProcessError<E> {
-    /// The lock was not granted: the work was not begun.
+    /// The lock was not granted, and the work was not begun.
     #[error(transparent)]
     Lock(#[from] DistroRwLockError),
-    /// The lock was lost while the work went on. It was ended then, or went on to its end, as was asked for; what it
-    /// returned is dropped, since others may have held the resource meanwhile.
+    /// The lock was lost during the work. The work was ended then, or continued to its end, as
+    /// configured. Its output is dropped, because others may have held the resource meanwhile.
     #[error("the lock of {resource:?} was lost while the work went on: {reason}")]
     #[non_exhaustive]
     LeaseLost {
-        /// The resource.
+        /// Name of the resource.
         resource: String,
-        /// How.
+        /// Reason for the loss.
         reason: LockLoss,
     },
     /// The work itself failed. The lock was released.
@@ -211,7 +220,8 @@ pub enum WithLockProcessError<E> {
 }
 
 impl<E> WithLockProcessError<E> {
-    /// How the lock was lost, before the work was begun or while it went on; `None` where that is not what went wrong.
+    /// Returns how the lock was lost, before the work was begun or during it. Returns `None` if the
+    /// error has another cause.
     pub fn loss(&self) -> Option<LockLoss> {
         match self {
             Self::LeaseLost { reason, .. }
@@ -220,8 +230,8 @@ impl<E> WithLockProcessError<E> {
         }
     }
 
-    /// Whether the same call can succeed later without anything being changed by the caller, as far as the lock goes: the
-    /// work was not begun.
+    /// Returns whether the same call can succeed later without a change by the caller, as far as
+    /// the lock is concerned. The work was not begun.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Lock(error) if error.is_retryable())
     }

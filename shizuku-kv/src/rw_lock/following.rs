@@ -1,40 +1,44 @@
-//! A watch that is there while it is wanted, and again when it was lost.
+//! A watch that is open while it is wanted, and is reopened after it was lost.
 
-use std::time::Duration;
-
+use backon::ExponentialBackoff;
 use futures_core::future::BoxFuture;
 use tokio::time::Instant;
 
+use super::backoff_between_watches;
 use crate::store::{KvError, KvResult, KvUpdate, Store, Watch, WatchScope};
 
-/// A watch of a scope, of which others can have a part.
+/// A watch of a scope. It may share its upstream with other watches.
 pub(super) struct Following {
     store: Store,
     scope: WatchScope,
     state: State,
+    /// `None` after an update. A watch of a user without permission fails again each time, as does
+    /// one whose messages are denied.
+    pauses: Option<ExponentialBackoff>,
 }
 
 enum State {
     Not,
     Opening(BoxFuture<'static, KvResult<Watch>>),
     Open(Watch),
-    /// It was lost: not before this moment again.
+    /// The watch was lost, and is not reopened before this moment.
     Resting(Instant),
 }
 
-/// What happens to it.
+/// A change of the watch.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// It is there: the state comes next.
+    /// The watch is open, and the initial state follows.
     Opened,
     Update(KvUpdate),
-    /// What was known may be of a store that is no more. It goes on by itself.
-    Lost,
+    /// The watch ended, so that the known state may belong to a deleted store. Another one is
+    /// opened.
+    Lost(KvError),
 }
 
 impl Following {
     pub(super) fn new(store: &Store, scope: WatchScope) -> Self {
-        Self { store: store.clone(), scope, state: State::Not }
+        Self { store: store.clone(), scope, state: State::Not, pauses: None }
     }
 
     pub(super) fn start(&mut self) {
@@ -56,9 +60,9 @@ impl Following {
         self.state = State::Opening(Box::pin(async move { store.shared_watch(scope).await }));
     }
 
-    /// The next thing that happens; never while it is not started.
+    /// Returns the next event. Waits forever while the watch is not started.
     ///
-    /// Dropping the future is safe.
+    /// Cancel safe: the next call continues the wait.
     pub(super) async fn next(&mut self) -> Event {
         loop {
             let error = match &mut self.state {
@@ -76,16 +80,18 @@ impl Following {
                     Err(error) => error,
                 },
                 State::Open(watch) => match watch.next().await {
-                    Some(Ok(update)) => return Event::Update(update),
+                    Some(Ok(update)) => {
+                        self.pauses = None;
+                        return Event::Update(update);
+                    }
                     Some(Err(error)) => error,
                     None => KvError::Closed { operation: "watch" },
                 },
             };
             tracing::debug!(store = self.store.name(), %error, "a lock is not watched for now");
-            // Jittered: everybody else's watch was lost at the same moment.
-            let rest = Duration::from_millis(fastrand::u64(50..250));
-            self.state = State::Resting(Instant::now() + rest);
-            return Event::Lost;
+            let pause = self.pauses.get_or_insert_with(backoff_between_watches).next();
+            self.state = State::Resting(Instant::now() + pause.unwrap_or_default());
+            return Event::Lost(error);
         }
     }
 }

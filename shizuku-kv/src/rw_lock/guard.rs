@@ -1,4 +1,4 @@
-//! What a holder has: the proof that it holds, until it lets go or loses it.
+//! Guards: the proof of a holder that it holds a lock, until it releases or loses it.
 
 use std::fmt;
 use std::pin::pin;
@@ -10,19 +10,19 @@ use tokio::sync::{oneshot, watch};
 
 use super::claims::{Command, Refusal};
 use super::error::{DistroRwLockError, LockLoss};
-use super::locks::{Locks, Place};
+use super::lock_manager::{CoordinatorId, LockManager};
 use super::record::{ClaimId, LockMode};
 use super::session::SessionUse;
 use super::transition::Outcome;
 use crate::store::{FencingToken, KvError, in_runtime};
 
-/// What a write may overrun its deadline by.
+/// Maximum time by which a write may exceed its deadline.
 pub(super) const GRACE: Duration = Duration::from_millis(500);
 
-/// A claim that is made; leaves when it is dropped.
+/// A claim that was made. Dropping it leaves the lock.
 pub(super) struct Ticket {
-    pub(super) locks: Arc<Locks>,
-    pub(super) place: Place,
+    pub(super) locks: Arc<LockManager>,
+    pub(super) place: CoordinatorId,
     pub(super) id: ClaimId,
     pub(super) is_over: bool,
 }
@@ -35,7 +35,7 @@ impl Drop for Ticket {
     }
 }
 
-/// A granted claim: what both guards are made of.
+/// A granted claim, the content of both guards.
 pub(super) struct Hold {
     pub(super) ticket: Ticket,
     pub(super) session: SessionUse,
@@ -43,18 +43,19 @@ pub(super) struct Hold {
     pub(super) broken: watch::Receiver<Option<LockLoss>>,
     pub(super) resource: Arc<str>,
     pub(super) mode: LockMode,
-    /// How long a change of the record may take.
+    /// Timeout for a change of the record.
     pub(super) deadline: Duration,
 }
 
 impl Hold {
-    /// How it was lost; none while it is held. By the clocks of this machine, at this moment.
+    /// Returns how the lock was lost, by the clocks of this machine at this moment. Returns `None`
+    /// if it is held.
     pub(super) fn loss(&self) -> Option<LockLoss> {
         let broken = *self.broken.borrow();
         // The session ends with the connection, and does not know the cause.
         let closed = broken.filter(|loss| *loss == LockLoss::StoreGone);
         closed.or_else(|| self.session.loss()).or(broken).or_else(|| {
-            // Whoever comes next takes what it left for nobody's.
+            // The next coordinator treats its claims as orphans.
             self.broken.has_changed().is_err().then_some(LockLoss::TaskEnded)
         })
     }
@@ -75,7 +76,7 @@ impl Hold {
     }
 
     pub(super) async fn release(mut self) -> Result<(), DistroRwLockError> {
-        // Read before it is let go.
+        // Read before the release.
         let loss = self.loss();
         let (reply, answer) = oneshot::channel();
         self.ticket.is_over = true;
@@ -151,40 +152,46 @@ macro_rules! guard {
         pub struct $name(pub(super) Hold);
 
         impl $name {
-            /// The number of this grant, larger than those of all grants of the resource before it. Show it with what
-            /// is written under the lock, to a store or service that refuses older ones.
+            /// Returns the number of this grant, larger than those of all earlier grants of the
+            /// resource. Pass it with each write under the lock, to a store or service that rejects
+            /// older tokens.
             pub fn fencing_token(&self) -> FencingToken {
                 self.0.token
             }
 
-            /// Whether the lock is held at this moment, by the clocks of this machine: no request is made. It turns
-            /// false before anybody else can be granted the resource; unless an operator breaks the lock, of which this
-            /// process learns a moment later.
+            /// Returns whether the lock is held at this moment, by the clocks of this machine.
+            /// Sends no request.
+            ///
+            /// It turns false before another process can be granted the resource. If an operator
+            /// breaks the lock, this process notices a moment later.
             pub fn is_held(&self) -> bool {
                 self.0.loss().is_none()
             }
 
-            /// Waits until the lock is lost, and says how. Never ends for a lock that is held until it is released.
+            /// Waits until the lock is lost, and returns how. Never ends for a lock that is held
+            /// until it is released.
             ///
-            /// The end of a lease is noticed in time; that an operator has broken the lock, about a second after it was
-            /// taken at the earliest. Dropping the future is safe.
+            /// The end of a lease is noticed in time. A break by an operator is noticed at the
+            /// earliest about a second after the lock was acquired.
+            ///
+            /// Cancel safe: dropping the future changes nothing.
             pub async fn lost(&self) -> LockLoss {
                 self.0.lost().await
             }
 
-            /// The resource.
+            /// Returns the name of the resource.
             pub fn resource(&self) -> &str {
                 &self.0.resource
             }
 
-            /// Lets go, and waits until that is known to the store.
+            /// Releases the lock, and waits until the store has recorded it.
             ///
-            /// Dropping the future is safe: it is let go all the same, as with the guard.
+            /// Cancel safe: the lock is released nevertheless, as when the guard is dropped.
             ///
             /// # Errors
-            /// [`DistroRwLockError::LeaseLost`] where the lock was lost before;
-            /// [`DistroRwLockError::Store`] where the store did not answer within its deadline: letting go is tried
-            /// further in the background, until the lease ends it.
+            /// Returns [`DistroRwLockError::LeaseLost`] if the lock was lost before. Returns
+            /// [`DistroRwLockError::Store`] if the store did not answer within its deadline. The
+            /// release is then retried in the background, until the lease ends the lock.
             pub async fn release(self) -> Result<(), DistroRwLockError> {
                 self.0.release().await
             }
@@ -193,24 +200,25 @@ macro_rules! guard {
 }
 
 guard! {
-    /// The right to read a resource, together with others. From [`DistroRwLock::read`](super::DistroRwLock::read).
+    /// The right to read a resource, together with other readers, from
+    /// [`DistroRwLock::read`](super::DistroRwLock::read).
     ReadGuard
 }
 
 guard! {
-    /// The right to a resource alone. From [`DistroRwLock::write`](super::DistroRwLock::write).
+    /// The exclusive right to a resource, from [`DistroRwLock::write`](super::DistroRwLock::write).
     WriteGuard
 }
 
 impl WriteGuard {
-    /// Goes on as a reader, under the same fencing token; readers that are next in line come in. There is no moment in
-    /// which nobody holds it. (There is no way back: two readers that both waited to become the writer would wait for
-    /// each other.)
+    /// Continues as a reader, under the same fencing token, and grants the lock to readers that are
+    /// next in the queue. The lock is held without interruption. An upgrade does not exist, because
+    /// two readers that both waited to become the writer would wait for each other.
     ///
-    /// Dropping the future lets go of the lock.
+    /// Cancel safe: dropping the future releases the lock.
     ///
     /// # Errors
-    /// As for [`release`](Self::release). The lock is let go of then.
+    /// As for [`release`](Self::release). The lock is released in that case.
     pub async fn downgrade(self) -> Result<ReadGuard, DistroRwLockError> {
         self.0.downgrade().await.map(ReadGuard)
     }

@@ -1,4 +1,4 @@
-//! What the functions without guards hold: locks that belong to the process and not to a value.
+//! Locks held by the functions without guards. They belong to the process and not to a value.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,11 +7,11 @@ use super::guard::Hold;
 use super::record::LockMode;
 use crate::store::Key;
 
-/// Of each lock in each mode, the newest last.
+/// The holds of each lock in each mode, the newest last.
 #[derive(Debug, Default)]
-pub(super) struct Held(Mutex<HashMap<(Key, LockMode), Vec<Hold>>>);
+pub(super) struct HeldLocks(Mutex<HashMap<(Key, LockMode), Vec<Hold>>>);
 
-impl Held {
+impl HeldLocks {
     /// Adds a hold, and drops the lost ones of the same lock and mode, because they need no release
     /// any more.
     pub(super) fn put(&self, key: &Key, mode: LockMode, hold: Hold) {
@@ -20,7 +20,7 @@ impl Held {
         let lost: Vec<_> = holds.extract_if(.., |hold| hold.loss().is_some()).collect();
         holds.push(hold);
         drop(held);
-        // Each leaves its coordinator when it is dropped, which acquires another lock.
+        // Dropping a hold leaves its coordinator, which acquires another mutex.
         drop(lost);
     }
 

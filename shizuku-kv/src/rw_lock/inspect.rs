@@ -1,11 +1,11 @@
-//! A lock as an operator sees it.
+//! The state of a lock for operators (ADR 0057).
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::course::{self, Sign};
+use super::lease::{self, Sign};
 use super::record::{Claim, Grant, LockMode, LockRecord, SessionId};
 use super::session::{key_of, lease_of, sign_of};
 use crate::store::{FencingToken, Key, KvEntry, KvResult, Store};
@@ -13,16 +13,19 @@ use crate::store::{FencingToken, Key, KvEntry, KvResult, Store};
 /// Maximum number of concurrent requests for sessions to the leader.
 const IN_FLIGHT: usize = 32;
 
-/// Who holds a resource and who waits for it. From [`DistroRwLock::inspect`](super::DistroRwLock::inspect).
+/// The holders of a resource and its waiters, from
+/// [`DistroRwLock::inspect`](super::DistroRwLock::inspect).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockState {
-    /// The newest token that was given, or that a break has moved past; `None` where the resource was never locked.
+    /// The newest token that was granted, or that a break has passed. `None` if the resource was
+    /// never locked.
     pub newest: Option<FencingToken>,
     /// One writer, or any number of readers. Dead ones are among them until another process waits
     /// for them; see [`LockClaim::presumed_dead`].
     pub holders: Vec<LockGrant>,
-    /// In the order in which they came. Who has just given up may still be among them for a moment.
+    /// The waiters in the order of their arrival. A waiter that has just given up may still be
+    /// among them for a moment.
     pub waiting: Vec<LockClaim>,
 }
 
@@ -30,12 +33,12 @@ pub struct LockState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockGrant {
-    /// Who, and how.
+    /// The claim of the holder.
     pub claim: LockClaim,
     /// The number of the grant.
     pub token: FencingToken,
-    /// When it was granted, by the clock of the process that granted it: the holder, or the process
-    /// that made way for it. `None` in a record of an earlier version.
+    /// Time of the grant, by the clock of the process that granted it: the holder, or the process
+    /// that released the lock before. `None` in a record of an earlier version.
     pub since: Option<SystemTime>,
 }
 
@@ -43,32 +46,33 @@ pub struct LockGrant {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockClaim {
-    /// How.
+    /// Mode of the claim.
     pub mode: LockMode,
-    /// What it says of itself ([`LockOptions::label`](super::LockOptions::label)).
+    /// Label that the claimant has set ([`LockOptions::label`](super::LockOptions::label)).
     pub label: Option<String>,
-    /// Of the process: the key `rw_lock_session.SESSION` is renewed as long as it lives.
+    /// Session of the process, which renews the key `rw_lock_session.SESSION` as long as it lives.
     pub session: String,
     /// Its lease ([`LockOptions::lease`](super::LockOptions::lease)); `None` if its session has
     /// ended.
     pub lease: Option<Duration>,
-    /// When its session was renewed last, by the store's clock; `None` if its session has ended.
+    /// Time of the last renewal of its session, by the store's clock. `None` if its session has
+    /// ended.
     pub renewed: Option<SystemTime>,
     /// Whether its process seems to have died. The next process that waits for it verifies that,
     /// and then evicts it.
     ///
-    /// It is true if its session has ended, or if the time between its last renewal and now is
-    /// longer than its lease and an eighth. Both are times of the store's clock: when it accepted
-    /// the renewal, and the present time. No clock of a client is involved. It is a presumption and
-    /// decides nothing: the clocks of a cluster's servers may differ, and a holder that is cut off
-    /// may come back. It is false if the store does not report its time.
+    /// It is true if its session has ended, or if its last renewal is longer ago than its lease and
+    /// an eighth. Both times are of the store's clock: when it accepted the renewal, and the
+    /// present time. No clock of a client is involved. It is a presumption and decides nothing: the
+    /// clocks of a cluster's servers may differ, and a holder that is cut off may come back. It is
+    /// false if the store does not report its time.
     pub presumed_dead: bool,
 }
 
 /// The sessions in a record, as one read of the store returned them.
 #[derive(Debug, Default)]
 pub(super) struct Look {
-    /// The store's clock.
+    /// Time of the store's clock.
     now: Option<SystemTime>,
     /// Lease and last renewal of each session that has not ended.
     sessions: HashMap<SessionId, (Duration, SystemTime)>,
@@ -115,7 +119,7 @@ impl Look {
     fn presumes_dead(&self, session: SessionId) -> bool {
         let Some((lease, renewed)) = self.sessions.get(&session) else { return true };
         let since = self.now.and_then(|now| now.duration_since(*renewed).ok());
-        since.is_some_and(|since| course::is_silent(since, *lease))
+        since.is_some_and(|since| lease::is_silent(since, *lease))
     }
 }
 
@@ -137,7 +141,7 @@ impl LockGrant {
     }
 }
 
-/// When it was granted.
+/// Returns the time of the grant.
 pub(super) fn since_of(grant: &Grant) -> Option<SystemTime> {
     grant.since.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(since)))
 }

@@ -1,32 +1,35 @@
 //! Read-write locks between processes, over any store with compare-and-swap and watches.
 //!
-//! Many readers or one writer hold a resource. Whoever waits is in line: a writer that waits keeps new readers out, and
-//! nobody is overtaken. Who lets go hands over directly to the next, which learns of it from a watch. A holder proves
-//! that it lives, and loses the lock when nothing has been heard of it for longer than its lease. Each grant has a
-//! [`FencingToken`], with which [fenced writes](crate::Store::fenced) refuse what a holder writes that does not know yet
-//! that it has lost the lock: without that no lock protects anything from a process that was paused.
+//! Many readers or one writer hold a resource. Waiters queue in order of arrival: a waiting writer
+//! keeps new readers out, and no waiter is overtaken. Releasing the lock grants it to the next
+//! waiter, which is notified through its watch. A holder renews its session, and loses the lock if
+//! it has not renewed for longer than its lease. Each grant has a [`FencingToken`]. With it,
+//! [fenced writes](crate::Store::fenced) reject the writes of a holder that does not know yet that
+//! it has lost the lock. Without fencing, no lock protects a resource from a process that was
+//! paused.
 //!
-//! [`DistroRwLock`] gives guards; [`LockedResourceReadProcessor`] and [`LockedResourceWriteProcessor`] run work under a
-//! lock; [`LeaderElection`] elects one process among many. `docs/locks.md` in the repository says what is promised under
-//! which fault, and when another means is better: for one record a compare-and-swap
-//! ([`modify`](crate::KeyValueWrite::modify)) is.
+//! [`DistroRwLock`] returns guards. [`LockedResourceReadProcessor`] and
+//! [`LockedResourceWriteProcessor`] run work under a lock. [`LeaderElection`] elects one process
+//! among many. `docs/locks.md` in the repository lists the promises under each fault, and the cases
+//! in which another means is better. For a single record, use a compare-and-swap
+//! ([`modify`](crate::KeyValueWrite::modify)).
 //!
-//! Locks are not re-entrant: a task that asks for what it holds waits for itself, until its deadline. Within a processor
-//! that is detected ([`DistroRwLockError::Reentrant`]).
+//! Locks are not re-entrant: a task that acquires a lock that it already holds waits for itself,
+//! until its deadline. Within a processor this is detected ([`DistroRwLockError::Reentrant`]).
 
 mod claims;
 mod coordinator;
-mod course;
 mod election;
 mod error;
+mod failure_detector;
 mod following;
 mod guard;
 mod held;
 mod inspect;
-mod locks;
+mod lease;
+mod lock_manager;
 #[cfg(test)]
 mod model;
-mod observer;
 mod options;
 mod processor;
 mod record;
@@ -50,7 +53,7 @@ use self::guard::{GRACE, Hold, Ticket};
 pub use self::guard::{ReadGuard, WriteGuard};
 use self::inspect::Look;
 pub use self::inspect::{LockClaim, LockGrant, LockState};
-use self::locks::{Locks, Place};
+use self::lock_manager::{CoordinatorId, LockManager};
 pub use self::options::LockOptions;
 pub use self::processor::{
     LockedResourceReadProcessor, LockedResourceWriteProcessor, Processor, ProcessorFn, processor_fn,
@@ -61,13 +64,15 @@ pub use self::reentry::current_fencing_token;
 use self::transition::Outcome;
 use crate::store::{FencingToken, Key, KvEntry, KvError, Store, backoff, in_runtime};
 
-/// What stands before a resource in the key of its record.
+/// Prefix of the keys of lock records, before the name of the resource.
 const PREFIX: &str = "rw_lock.";
 
-/// A read-write lock between processes. A handle: cheap to make and to clone, and it holds nothing itself.
+/// A read-write lock between processes. This is a handle: it is cheap to create and to clone, and
+/// holds no lock itself.
 ///
-/// The lock of a resource is the record under the key `rw_lock.RESOURCE` of the store, so that a lock may have the name
-/// of the key that it protects. Everybody who locks a resource uses the same store and the same name.
+/// The lock of a resource is the record under the key `rw_lock.RESOURCE` of the store. A lock may
+/// therefore have the name of the key that it protects. All processes that lock a resource use the
+/// same store and the same name.
 ///
 #[cfg_attr(feature = "memory", doc = "```")]
 #[cfg_attr(not(feature = "memory"), doc = "```text")]
@@ -79,7 +84,7 @@ const PREFIX: &str = "rw_lock.";
 /// let lock = DistroRwLock::new(&store, "reports")?;
 ///
 /// let guard = lock.write().await?;
-/// // Alone here. What is written elsewhere shows the token.
+/// // Exclusive access. Pass the token with each write to another system.
 /// println!("fencing token {}", guard.fencing_token());
 /// guard.release().await?;
 ///
@@ -93,27 +98,29 @@ const PREFIX: &str = "rw_lock.";
 #[derive(Clone)]
 pub struct DistroRwLock {
     store: Store,
-    locks: Arc<Locks>,
+    locks: Arc<LockManager>,
     resource: Arc<str>,
     key: Key,
     options: LockOptions,
 }
 
 impl DistroRwLock {
-    /// The lock of a resource, with the [options](LockOptions) that are the default. Nothing is sent.
+    /// Creates the lock of a resource with the default [options](LockOptions). Sends nothing.
     ///
     /// # Errors
-    /// [`DistroRwLockError::InvalidResource`] where the name is no [`Key`], or longer than 1,016 bytes;
-    /// [`DistroRwLockError::Unsupported`] where the store has no compare-and-swap, cannot be watched, or loses values by
-    /// itself ([`StoreConfig::max_age`](crate::StoreConfig::max_age())).
+    /// Returns [`DistroRwLockError::InvalidResource`] if the name is not a [`Key`], or is longer
+    /// than 1,016 bytes. Returns [`DistroRwLockError::Unsupported`] if the store has no
+    /// compare-and-swap, cannot be watched, or can expire or evict values
+    /// ([`StoreConfig::max_age`](crate::StoreConfig::max_age())).
     pub fn new(store: &Store, resource: impl AsRef<str>) -> Result<Self, DistroRwLockError> {
         Self::with_options(store, resource, LockOptions::new())
     }
 
-    /// The lock of a resource. Nothing is sent.
+    /// Creates the lock of a resource. Sends nothing.
     ///
     /// # Errors
-    /// As for [`new`](Self::new), and [`DistroRwLockError::InvalidLease`].
+    /// As for [`new`](Self::new). Returns [`DistroRwLockError::InvalidLease`] if the lease of the
+    /// options is out of range.
     pub fn with_options(
         store: &Store,
         resource: impl AsRef<str>,
@@ -133,18 +140,20 @@ impl DistroRwLock {
         let unsupported =
             |reason| Err(DistroRwLockError::Unsupported { store: store.name().to_owned(), reason });
         if !capabilities.write || !capabilities.compare_and_swap {
-            return unsupported("it cannot compare and swap");
+            return unsupported("it cannot compare and swap; use a store of another backend");
         }
         if !capabilities.watch {
-            return unsupported("it cannot be watched");
+            return unsupported("it cannot be watched; use a store of another backend");
         }
-        // Where values expire so would the record of a lock that is held; fences have the same needs.
+        // If values can expire, the record of a held lock can expire too. Fences have the same
+        // requirement.
         if capabilities.max_age && store.fenced().is_none() {
             return unsupported(
-                "what it holds can expire or be pushed out, and the record of a lock with it",
+                "its entries can expire or be evicted, and the record of a lock with them; use a store without max_age \
+                 for locks, on NATS also with discard: new",
             );
         }
-        // The name by itself, so that the error shows where it is wrong.
+        // Checks the name by itself first, so that the error shows the position within it.
         let key = Key::new(resource).and_then(|_| Key::new(format!("{prefix}{resource}")));
         let key = key.map_err(|source| DistroRwLockError::InvalidResource {
             resource: resource.chars().take(80).collect(),
@@ -154,28 +163,30 @@ impl DistroRwLock {
         Ok(Self { store, locks, resource: resource.into(), key, options })
     }
 
-    /// The resource.
+    /// Returns the name of the resource.
     pub fn resource(&self) -> &str {
         &self.resource
     }
 
-    /// Waits for its turn, then reads together with others.
+    /// Waits until the lock is granted for reading, together with other readers.
     ///
-    /// Dropping the future leaves the line.
+    /// Cancel safe: dropping the future leaves the queue.
     ///
     /// # Errors
-    /// [`DistroRwLockError::Timeout`] where it was not its turn within [`LockOptions::wait`], also because the store did
-    /// not answer (a wait that is shorter than the store's deadline may end with that);
-    /// [`DistroRwLockError::Store`] if the store is gone, is full or rejects requests, or its
-    /// connection was shut down; [`DistroRwLockError::QueueFull`];
-    /// [`DistroRwLockError::ForeignRecord`] where the record is none; [`DistroRwLockError::Reentrant`].
+    /// Returns [`DistroRwLockError::Timeout`] if the lock was not granted within
+    /// [`LockOptions::wait`], also because the store did not answer. A wait that is shorter than
+    /// the store's deadline may exceed it by that deadline. Returns [`DistroRwLockError::Store`] if
+    /// the store is gone, is full or rejects requests, or its connection was shut down. Returns
+    /// [`DistroRwLockError::QueueFull`] if too many claims wait. Returns
+    /// [`DistroRwLockError::ForeignRecord`] if the entry is not a lock record. Returns
+    /// [`DistroRwLockError::Reentrant`] if the processor that runs this task holds the lock.
     pub async fn read(&self) -> Result<ReadGuard, DistroRwLockError> {
         self.wait(LockMode::Read).await.map(ReadGuard)
     }
 
-    /// Waits for its turn, then has the resource alone.
+    /// Waits until the lock is granted for writing, to this caller alone.
     ///
-    /// Dropping the future leaves the line.
+    /// Cancel safe: dropping the future leaves the queue.
     ///
     /// # Errors
     /// As for [`read`](Self::read).
@@ -183,20 +194,24 @@ impl DistroRwLock {
         self.wait(LockMode::Write).await.map(WriteGuard)
     }
 
-    /// Reads together with others, if nobody writes and nobody waits.
+    /// Acquires the lock for reading, together with other readers, if no writer holds it and no
+    /// claim waits.
     ///
     /// If all sessions in its way seem to be dead by the store's clock, it waits until they are
     /// found dead or alive. This takes up to the lease of the holder and an eighth.
     ///
-    /// Dropping the future is safe: what it may have been granted is let go.
+    /// Cancel safe: dropping the future releases a lock that may have been granted.
     ///
     /// # Errors
-    /// [`DistroRwLockError::WouldBlock`]; else as for [`read`](Self::read).
+    /// Returns [`DistroRwLockError::WouldBlock`] if the lock is not free, otherwise as for
+    /// [`read`](Self::read).
     pub async fn try_read(&self) -> Result<ReadGuard, DistroRwLockError> {
         self.attempt(LockMode::Read).await.map(ReadGuard)
     }
 
-    /// Has the resource alone, if nobody holds it and nobody waits.
+    /// Acquires the lock for writing, if no process holds it and no claim waits.
+    ///
+    /// Cancel safe: dropping the future releases a lock that may have been granted.
     ///
     /// # Errors
     /// As for [`try_read`](Self::try_read).
@@ -213,7 +228,7 @@ impl DistroRwLock {
         {
             return claimed;
         }
-        // If the wait was too short for an answer, a free lock is acquired all the same.
+        // If the wait was too short for an answer, a free lock is acquired nevertheless.
         let left = self.store.deadline().saturating_sub(began.elapsed());
         if !in_line.load(Ordering::Acquire) && !left.is_zero() {
             match self.claim(mode, false, left, &in_line).await {
@@ -226,7 +241,7 @@ impl DistroRwLock {
     }
 
     async fn attempt(&self, mode: LockMode) -> Result<Hold, DistroRwLockError> {
-        // The session, and the swap.
+        // One deadline for the session, one for the swap.
         let limit = self.store.deadline().saturating_mul(2);
         self.claim(mode, false, limit, &Arc::default()).await.unwrap_or_else(|| {
             let source =
@@ -235,7 +250,7 @@ impl DistroRwLock {
         })
     }
 
-    /// None where it took too long.
+    /// Returns `None` if the claim took too long.
     async fn claim(
         &self,
         mode: LockMode,
@@ -248,14 +263,15 @@ impl DistroRwLock {
         }
         let (is_there, hoped) = watch::channel(false);
         let hope =
-            Hope { is_there, is_hasty: !waits || limit < course::patience(self.options.lease) };
+            Hope { is_there, is_hasty: !waits || limit < lease::patience(self.options.lease) };
         let asked = Mutex::new(None);
         let claims = async {
             let mut pauses = backoff_between_watches();
             loop {
                 let error = match self.claim_once(mode, waits, in_line, &hope, &asked).await {
-                    // Who waits goes on waiting: a store that is not there may be in a moment, and who was cut off for longer
-                    // than its lease joins the end of the line.
+                    // A waiting claim retries: an unreachable store may be back in a moment. A
+                    // process that was cut off for longer than its lease joins the end of the
+                    // queue.
                     Err(error) if waits && error.is_passing() => error,
                     claimed => return claimed,
                 };
@@ -276,7 +292,7 @@ impl DistroRwLock {
 
     /// Waits for a moment until an abandoned claim is out of the record. The process may end now,
     /// and the claim would then block others as after a crash.
-    async fn leave(&self, asked: Option<(Place, ClaimId)>) {
+    async fn leave(&self, asked: Option<(CoordinatorId, ClaimId)>) {
         let Some((place, id)) = asked else { return };
         let (reply, answer) = oneshot::channel();
         self.locks.tell(&place, Command::Leave { id, reply: Some(reply) });
@@ -289,7 +305,7 @@ impl DistroRwLock {
         waits: bool,
         in_line: &Arc<AtomicBool>,
         hope: &Hope,
-        asked: &Mutex<Option<(Place, ClaimId)>>,
+        asked: &Mutex<Option<(CoordinatorId, ClaimId)>>,
     ) -> Result<Hold, DistroRwLockError> {
         let entrance = self.locks.entrance(&self.key);
         let turn = entrance.lock().await;
@@ -304,14 +320,14 @@ impl DistroRwLock {
         let place = self.locks.ask(&self.store, &self.key, command);
         drop(turn);
         *asked.lock().unwrap_or_else(PoisonError::into_inner) = Some((place.clone(), id));
-        // From here on whoever drops this leaves.
+        // From here on, dropping this future drops the ticket, which leaves the queue.
         let mut ticket = Ticket { locks: Arc::clone(&self.locks), place, id, is_over: false };
         match answer.await {
             Ok(Ok(Granted { token, broken })) => {
                 let resource = Arc::clone(&self.resource);
                 let deadline = self.store.deadline();
                 let hold = Hold { ticket, session, token, broken, resource, mode, deadline };
-                // It may have come in the last moment of the session.
+                // The session may have ended just after the grant.
                 match hold.loss() {
                     None => Ok(hold),
                     Some(reason) => Err(hold.lost_error(reason)),
@@ -330,20 +346,20 @@ impl DistroRwLock {
     }
 }
 
-/// Locks that belong to this process and not to a value: what is acquired by one part of it may be released by another.
-/// They belong to the handle of the store and its clones. They are held until they are released,
-/// the connection is shut down or the process ends, even if all handles are dropped. Guards are
-/// safer, because they release the lock by themselves.
+/// Locks that belong to this process and not to a value: one part of the process may release a lock
+/// that another part has acquired. They belong to the handle of the store and its clones. They are
+/// held until they are released, the connection is shut down or the process ends, even if all
+/// handles are dropped. Guards are safer, because they release the lock by themselves.
 ///
 /// The library does not know which part of the process a lock is for. Acquiring a lock whose last
 /// grant was lost drops the lost one, so that the next release applies to the live one. A part that
 /// has lost its lock without noticing must therefore not share a resource with another part of the
-/// process that acquires it anew. Use guards in that case.
+/// process that acquires it again. Use guards in that case.
 impl DistroRwLock {
-    /// Locks a resource for reading, with the options that are the default, until it is released. A process may hold
-    /// several.
+    /// Locks a resource for reading, with the default options, until it is released. A process may
+    /// hold several of these locks.
     ///
-    /// Dropping the future leaves the line.
+    /// Cancel safe: dropping the future leaves the queue.
     ///
     /// # Errors
     /// As for [`new`](Self::new) and [`read`](Self::read).
@@ -357,11 +373,12 @@ impl DistroRwLock {
     /// Releases a lock that [`acquire_read`](Self::acquire_read) has acquired: of several, the
     /// oldest that is still held, otherwise the oldest that was lost.
     ///
-    /// Dropping the future is safe: once it was polled the lock is let go of.
+    /// Cancel safe: once the future was polled, dropping it still releases the lock.
     ///
     /// # Errors
-    /// [`DistroRwLockError::NotHeld`] if no such lock is held; [`DistroRwLockError::LeaseLost`] if
-    /// all that was acquired since is lost; otherwise as for [`ReadGuard::release`].
+    /// Returns [`DistroRwLockError::NotHeld`] if no such lock is held. Returns
+    /// [`DistroRwLockError::LeaseLost`] if all locks acquired since are lost. Otherwise as for
+    /// [`ReadGuard::release`].
     pub async fn release_read(
         store: &Store,
         resource: impl AsRef<str>,
@@ -369,9 +386,9 @@ impl DistroRwLock {
         Self::release(store, resource.as_ref(), LockMode::Read).await
     }
 
-    /// Locks a resource for writing, with the options that are the default, until it is released.
+    /// Locks a resource for writing, with the default options, until it is released.
     ///
-    /// Dropping the future leaves the line.
+    /// Cancel safe: dropping the future leaves the queue.
     ///
     /// # Errors
     /// As for [`new`](Self::new) and [`write`](Self::write).
@@ -382,9 +399,9 @@ impl DistroRwLock {
         Self::acquire(store, resource.as_ref(), LockMode::Write).await
     }
 
-    /// Releases what [`acquire_write`](Self::acquire_write) has locked.
+    /// Releases a lock that [`acquire_write`](Self::acquire_write) has acquired.
     ///
-    /// Dropping the future is safe: once it was polled the lock is let go of.
+    /// Cancel safe: once the future was polled, dropping it still releases the lock.
     ///
     /// # Errors
     /// As for [`release_read`](Self::release_read).
@@ -420,7 +437,7 @@ impl DistroRwLock {
     }
 }
 
-/// For operators.
+/// Functions for operators.
 impl DistroRwLock {
     /// Returns the holders of the resource and its waiters as they are in the store now, and which
     /// of them are presumed dead. [`LockClaim::presumed_dead`] describes the comparison.
@@ -428,10 +445,11 @@ impl DistroRwLock {
     /// A lock that is held costs three requests: the record, the sessions in it, and the store's
     /// clock. Each session that seems to have ended costs one more.
     ///
-    /// Dropping the future is safe.
+    /// Cancel safe: the call changes nothing.
     ///
     /// # Errors
-    /// [`DistroRwLockError::Store`], [`DistroRwLockError::ForeignRecord`].
+    /// Returns [`DistroRwLockError::Store`] if a request fails. Returns
+    /// [`DistroRwLockError::ForeignRecord`] if the entry is not a lock record.
     pub async fn inspect(&self) -> Result<LockState, DistroRwLockError> {
         let entry = self.store.get(&self.key).await.map_err(|error| self.store_error(error))?;
         let record = self.record_of(entry.as_ref())?;
@@ -439,22 +457,24 @@ impl DistroRwLock {
         Ok(LockState::of(record, &look))
     }
 
-    /// Returns the record in an entry; without an entry, the record of a lock that was never held.
+    /// Returns the record in an entry. Without an entry, returns the record of a lock that was
+    /// never held.
     fn record_of(&self, entry: Option<&KvEntry>) -> Result<LockRecord, DistroRwLockError> {
         entry
             .map_or(Ok(LockRecord::default()), |entry| LockRecord::from_bytes(&entry.value))
             .map_err(|reason| DistroRwLockError::ForeignRecord { key: self.key.clone(), reason })
     }
 
-    /// Revokes the resource from all its holders, and hands it over to the next in line, as if they
-    /// had released it. They are notified ([`WriteGuard::lost`]) as soon as they look.
+    /// Revokes the resource from all its holders, and grants it to the next waiters, as if the
+    /// holders had released it. The holders are notified ([`WriteGuard::lost`]) as soon as they see
+    /// the change.
     ///
     /// Returns a token that is newer than those of the broken holders, and older than those of all
     /// later holders.
     ///
     /// **Writes of broken holders with their tokens are still accepted**, key by key. Each key
-    /// accepts them until a later holder has written there, or until the key was told of the break.
-    /// To tell it, call [`StoreFenced::raise`](crate::StoreFenced::raise) with the returned token,
+    /// accepts them until a later holder has written there, or until the key's fence was raised. To
+    /// raise it, call [`StoreFenced::raise`](crate::StoreFenced::raise) with the returned token,
     /// for each key that the lock protects. This function cannot do that, because a lock does not
     /// know which keys are written under it. Any action of broken holders that does not check
     /// tokens continues: make sure that they no longer run.
@@ -510,11 +530,11 @@ impl DistroRwLock {
 /// Waits until the claimant's limit, and longer while all sessions in its way may be dead.
 async fn gives_up(limit: Duration, mut hoped: watch::Receiver<bool>) {
     tokio::time::sleep(limit).await;
-    // Without a sender there is no hope either.
+    // Without a sender, no hope is left either.
     let _ = hoped.wait_for(|is_there| !*is_there).await;
 }
 
-/// The pauses before a watch that has ended is opened again.
+/// Returns the pauses before a watch that has ended is reopened.
 fn backoff_between_watches() -> ExponentialBackoff {
     backoff(Duration::from_millis(50), Duration::from_secs(2))
 }

@@ -1,16 +1,16 @@
-//! The protocol of locks, gone through exhaustively: processes and a store take every course that they can take within some
-//! limits, and the promises are looked at in each state. The record is changed by [`LockRecord::apply`] and what is decided
-//! is decided by the functions of [`super::course`], which production calls too.
+//! Checks the protocol of locks exhaustively. Processes and a store take every schedule that is
+//! possible within some limits, and the promises are checked in each state. [`LockRecord::apply`]
+//! changes the record, and the functions of [`super::lease`] decide, as in production.
 //!
-//! Then each decision is replaced by a wrong one, and one of the promises has to be found broken: else it would not have
-//! been looked at.
+//! Then each decision is replaced by a wrong one, and the check has to find one of the promises
+//! broken. Otherwise the promise would not have been checked.
 //!
-//! `SHIZUKU_LONG=1` goes through worlds in which more can happen: millions of states, in minutes.
+//! `SHIZUKU_LONG=1` checks larger worlds: millions of states, in minutes.
 //!
-//! What is left out changes nothing that is promised. A watch is late by as much as it takes, and skips what was superseded;
-//! that it delivers what is superseded already is the same as that it delivered in time and the process was late. A session
-//! that is ended takes effect at once: later is only safer, because it compares. Sessions are there from the beginning,
-//! or take over the key of one that is over.
+//! The omissions change no promise. A watch may be arbitrarily late, and skips superseded entries.
+//! A watch that delivers a superseded entry equals one that was in time for a process that was
+//! late. The end of a session takes effect at once: a later end is only safer, because it compares
+//! versions. Sessions exist from the beginning, or take over the key of one that is over.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
@@ -32,14 +32,14 @@ mod server;
 mod session;
 mod world;
 
-/// Who wants a lock, and what can happen to them.
+/// Processes that use a lock, and the events that can happen to them.
 #[derive(Clone, Copy, Debug)]
 struct Scenario {
     name: &'static str,
     parts: &'static [Part],
     budget: Budget,
     lease: Duration,
-    /// Who else is there, and what else can happen, in a long run.
+    /// Enlarges the scenario for a long run.
     more: fn(&mut Self),
 }
 
@@ -55,9 +55,9 @@ const WRITER_AND_READER: Part = Part { claims: &[WRITES, READS], renewals: None,
 const WRITER_WHO_TRIES: Part =
     Part { claims: &[WRITES, TRIES_TO_READ], renewals: None, takes_over: None };
 const TRIER: Part = Part { claims: &[TRIES_TO_WRITE], renewals: None, takes_over: None };
-/// Its session takes over the key of the first process.
+/// A process whose session takes over the key of the first process.
 const HEIR: Part = Part { takes_over: Some(0), ..WRITER };
-/// Nobody renews its session for it.
+/// A process whose session is renewed only explicitly, and once.
 const BY_ITSELF: Part = Part { claims: &[WRITES], renewals: Some(1), takes_over: None };
 
 const NOTHING: Budget = Budget {
@@ -74,7 +74,8 @@ const NOTHING: Budget = Budget {
     hopes: false,
 };
 
-/// Longer than one tick by less than an eighth: a fast clock has counted it when a slow one has not.
+/// Longer than one tick by less than an eighth: a fast clock has counted it when a slow one has
+/// not.
 const LEASE: Duration = Duration::from_millis(1100);
 
 /// Readers and writers arrive, and some give up.
@@ -86,7 +87,7 @@ const LINE: Scenario = Scenario {
     more: |it| (it.budget.cuts, it.budget.abandons) = (1, 2),
 };
 
-/// Somebody does not wait, and wants the same in one process twice.
+/// A claim does not wait, and its process also has one that waits.
 const TRIES: Scenario = Scenario {
     name: "tries",
     parts: &[WRITER_WHO_TRIES, WRITER],
@@ -104,7 +105,7 @@ const UNKNOWN: Scenario = Scenario {
     more: |it| it.parts = &[WRITER, READER, WRITER],
 };
 
-/// Who waits gives up, also while nobody knows what became of its claim.
+/// A waiter gives up, also while the outcome of its claim is unknown.
 const ABANDONED: Scenario = Scenario {
     name: "abandoned",
     parts: &[WRITER, WRITER],
@@ -113,7 +114,7 @@ const ABANDONED: Scenario = Scenario {
     more: |it| (it.parts, it.budget.cuts) = (&[WRITER, WRITER, READER], 1),
 };
 
-/// An operator breaks the lock, and a writer goes on as a reader.
+/// An operator breaks the lock, and a writer continues as a reader.
 const BROKEN: Scenario = Scenario {
     name: "broken",
     parts: &[WRITER, READER],
@@ -122,7 +123,7 @@ const BROKEN: Scenario = Scenario {
     more: |it| it.parts = &[WRITER, READER, WRITER],
 };
 
-/// Processes stop for ever, holding or waiting.
+/// Processes that hold or wait stop forever.
 const CRASHED: Scenario = Scenario {
     name: "crashed",
     parts: &[WRITER, WRITER, READER],
@@ -131,7 +132,7 @@ const CRASHED: Scenario = Scenario {
     more: |it| it.budget.cuts = 1,
 };
 
-/// Who stops for ever holds and waits at once.
+/// A process that holds and waits at once stops forever.
 const ESTATE: Scenario = Scenario {
     name: "estate",
     parts: &[WRITER_AND_READER, WRITER],
@@ -149,7 +150,7 @@ const PAUSED: Scenario = Scenario {
     more: |it| it.budget = Budget { cuts: 1, renewal_cuts: 1, fenced: 2, ..it.budget },
 };
 
-/// A writer stops between looking and writing.
+/// A writer stops between the check and the write.
 const FENCES: Scenario = Scenario {
     name: "fences",
     parts: &[WRITER, WRITER],
@@ -158,7 +159,7 @@ const FENCES: Scenario = Scenario {
     more: |it| (it.budget.crashes, it.budget.breaks) = (1, 1),
 };
 
-/// Somebody is granted the lock while it stops, or while its session ends.
+/// A process is granted the lock while it is stopped, or while its session ends.
 const LATE: Scenario = Scenario {
     name: "late",
     parts: &[WRITER, Part { renewals: Some(0), ..BY_ITSELF }, READER],
@@ -176,7 +177,7 @@ const DRIFT: Scenario = Scenario {
     more: |it| (it.budget.renewal_cuts, it.budget.pauses) = (2, 1),
 };
 
-/// The lease is a whole tick: holder and observer come to their ends in the same moment.
+/// The lease is a whole tick: the times of holder and failure detector end in the same moment.
 const EDGE: Scenario = Scenario {
     name: "edge",
     parts: &[BY_ITSELF, READER],
@@ -194,7 +195,7 @@ const REUSED: Scenario = Scenario {
     more: |it| (it.budget.late, it.budget.cuts) = (2, 1),
 };
 
-/// One who does not wait finds a holder that may be dead, by a clock that may be wrong.
+/// A claim that does not wait finds a holder that may be dead, by a clock that may be wrong.
 const HOPES: Scenario = Scenario {
     name: "hopes",
     parts: &[BY_ITSELF, TRIER],
@@ -208,17 +209,18 @@ const ALL: [Scenario; 14] = [
     REUSED, HOPES,
 ];
 
-/// What was found in the states of a world.
+/// Results from the states of a world.
 #[derive(Debug)]
 struct Found {
     states: usize,
     events: Events,
-    /// The promises that are broken, with what leads there.
+    /// The broken promises, each with the actions that lead there.
     broken: BTreeMap<&'static str, String>,
 }
 
 impl Scenario {
-    /// Goes through the states, up to the first in which this promise is broken, or any where none is named.
+    /// Explores the states, up to the first one in which this promise is broken. Without a named
+    /// promise, any broken promise ends the search.
     fn explore(self, decisions: Decisions, until: Option<&'static str>) -> Found {
         let finish = match until {
             Some(promise) => HasDiscoveries::AnyOf(BTreeSet::from([promise])),

@@ -1,16 +1,17 @@
-//! How a lock is held and waited for.
+//! Options of a lock: lease, wait and label.
 
 use std::time::Duration;
 
 use super::DistroRwLockError;
 
-/// The shortest lease: renewals have to come through within two thirds of it, also while a cluster elects a leader.
+/// Minimum lease. Renewals have to succeed within two thirds of it, also while a cluster elects a
+/// leader.
 pub(super) const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
-/// The longest lease: so long a crashed holder is in the way at most.
+/// Maximum lease, for which a crashed holder blocks others at most.
 pub(super) const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 
-/// How a lock is held and waited for.
+/// Options for holding a lock, and for waiting for it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -28,31 +29,32 @@ pub struct LockOptions {
 }
 
 impl LockOptions {
-    /// A lease of 10 seconds, waiting for up to 30, without a label.
+    /// Creates options with a lease of 10 seconds, a wait of up to 30 seconds, and no label.
     pub fn new() -> Self {
         Self { lease: Duration::from_secs(10), wait: Duration::from_secs(30), label: None }
     }
 
-    /// How long a holder of which nothing is heard keeps the lock, from 1 second to 1 hour. A holder renews it every
-    /// third of that. Shorter, and others go on sooner after a crash; longer, and a holder outlives longer outages.
+    /// Sets the time for which a holder keeps the lock without a renewal, from 1 second to 1 hour.
+    /// A holder renews it every third of that time. With a shorter lease, others continue sooner
+    /// after a crash. With a longer one, a holder survives longer outages.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// Maximum time for which `read` and `write` wait for other holders. If all sessions before
-    /// them may be dead by then, they continue until these are found dead or alive. This takes up
-    /// to the lease and an eighth of the dead. A free lock is acquired however short the wait is,
-    /// even if it is zero, provided that the store answers within its own deadline.
+    /// Sets the maximum time for which `read` and `write` wait for other holders. If all sessions
+    /// before them may be dead by then, they continue until these are found dead or alive. This
+    /// takes up to the lease and an eighth of the dead. A free lock is acquired even if the wait is
+    /// zero, provided that the store answers within its own deadline.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self
     }
 
-    /// Who it is that holds the lock or waits, for [`inspect`](super::DistroRwLock::inspect); of which the first 200
-    /// characters are kept. It is stored in plain sight: no secrets.
+    /// Sets the name of the holder or waiter, for [`inspect`](super::DistroRwLock::inspect). Its
+    /// first 200 characters are kept. It is stored unencrypted, so it must not contain secrets.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
         let mut label = label.into();

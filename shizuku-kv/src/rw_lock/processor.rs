@@ -1,4 +1,5 @@
-//! Work under a lock: taken before it, let go of after it, whatever becomes of it.
+//! Work under a lock, which is acquired before the work and released after it, even if the work
+//! fails.
 
 use std::fmt;
 use std::pin::pin;
@@ -13,16 +14,16 @@ use super::record::LockMode;
 use super::{DistroRwLock, reentry};
 use crate::store::Store;
 
-/// Something that is done with an input.
+/// An operation on an input.
 ///
-/// Types implement it with an `async fn process`; closures become one with [`processor_fn`].
+/// Types implement it with an `async fn process`. [`processor_fn`] converts a closure.
 pub trait Processor<I> {
-    /// What comes of it.
+    /// Output of the operation.
     type Output;
-    /// What can go wrong with it.
+    /// Error of the operation.
     type Error;
 
-    /// Does it.
+    /// Runs the operation.
     fn process(&self, input: I) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
 }
 
@@ -44,11 +45,12 @@ impl<I, P: Processor<I> + ?Sized> Processor<I> for Arc<P> {
     }
 }
 
-/// A closure as a [`Processor`]. From [`processor_fn`].
+/// A closure as a [`Processor`], from [`processor_fn`].
 #[derive(Clone, Copy)]
 pub struct ProcessorFn<F>(F);
 
-/// Makes a closure a [`Processor`]. It is called any number of times, so that what it owns is cloned for each:
+/// Converts a closure to a [`Processor`]. The closure can be called repeatedly, so it clones the
+/// values that it owns for each call:
 /// `move |input| { let store = store.clone(); async move { … } }`.
 ///
 /// ```
@@ -85,7 +87,7 @@ impl<F> fmt::Debug for ProcessorFn<F> {
     }
 }
 
-/// What both processors have.
+/// The common part of both processors.
 struct Locked<P> {
     processor: Arc<P>,
     store: Store,
@@ -111,7 +113,7 @@ impl<P> Locked<P> {
             Err(DistroRwLockError::LeaseLost { resource, reason }) => {
                 Err(WithLockProcessError::LeaseLost { resource, reason })
             }
-            // The work was done under the lock, which goes on being let go of.
+            // The work was done under the lock, whose release continues in the background.
             Err(error) => {
                 tracing::debug!(resource = self.resource, %error, "a lock is not let go of yet");
                 Ok(output)
@@ -120,7 +122,7 @@ impl<P> Locked<P> {
     }
 }
 
-/// Does work for as long as something is held.
+/// Runs work while a lock is held.
 pub(super) async fn run<O, E>(
     hold: &Hold,
     ends_when_lost: bool,
@@ -147,16 +149,20 @@ macro_rules! locked_processor {
     ($(#[$doc:meta])* $name:ident, $mode:expr) => {
         $(#[$doc])*
         ///
-        /// The lock is let go of when the work ends, fails, panics, or is dropped. It costs little to make one where it
-        /// is used. What the work writes shows the token:
-        /// [`current_fencing_token`](super::current_fencing_token). Within the work the same lock cannot be waited for again: that is
-        /// [`DistroRwLockError::Reentrant`], as far as the work does it in its own task.
+        /// The lock is released when the work ends, fails, panics, or is dropped. A processor is
+        /// cheap to create at the place of its use. The work passes the token with its writes:
+        /// [`current_fencing_token`](super::current_fencing_token). If the work waits for the same
+        /// lock in its own task, it gets [`DistroRwLockError::Reentrant`].
         pub struct $name<P>(Locked<P>);
 
         impl<P> $name<P> {
-            /// Work under the lock of a resource of a store, which is owned or borrowed, with the options that are the
-            /// default.
-            pub fn new(processor: Arc<P>, store: impl AsRef<Store>, resource: impl AsRef<str>) -> Self {
+            /// Work under the lock of a resource of a store, which is owned or borrowed, with the
+            /// options that are the default.
+            pub fn new(
+                processor: Arc<P>,
+                store: impl AsRef<Store>,
+                resource: impl AsRef<str>,
+            ) -> Self {
                 Self(Locked {
                     processor,
                     store: store.as_ref().clone(),
@@ -166,29 +172,34 @@ macro_rules! locked_processor {
                 })
             }
 
-            /// How the lock is held and waited for.
+            /// Sets the options for holding the lock, and for waiting for it.
             #[must_use]
             pub fn options(mut self, options: LockOptions) -> Self {
                 self.0.options = options;
                 self
             }
 
-            /// Drops the work when the lock is lost, instead of letting it go on to its end.
+            /// Drops the work when the lock is lost, instead of letting it continue to its end.
             #[must_use]
             pub fn ends_when_lost(mut self) -> Self {
                 self.0.ends_when_lost = true;
                 self
             }
 
-            /// Waits for the lock, does the work, and lets go.
+            /// Acquires the lock, runs the work, and releases the lock.
             ///
-            /// Dropping the future drops the work and lets go in the background.
+            /// Cancel safe: dropping the future drops the work, and releases the lock in the
+            /// background.
             ///
             /// # Errors
-            /// [`WithLockProcessError::Lock`] where the lock was not granted: the name or the lease is none, the store
-            /// has no locks or does not answer, the wait was too long; [`WithLockProcessError::LeaseLost`] where it was
-            /// lost while the work went on; [`WithLockProcessError::Process`] with the error of the work.
-            pub async fn process<I>(&self, input: I) -> Result<P::Output, WithLockProcessError<P::Error>>
+            /// [`WithLockProcessError::Lock`] where the lock was not granted: the name or the lease
+            /// is none, the store has no locks or does not answer, the wait was too long;
+            /// [`WithLockProcessError::LeaseLost`] where it was lost while the work went on;
+            /// [`WithLockProcessError::Process`] with the error of the work.
+            pub async fn process<I>(
+                &self,
+                input: I,
+            ) -> Result<P::Output, WithLockProcessError<P::Error>>
             where
                 P: Processor<I>,
             {
@@ -204,7 +215,10 @@ macro_rules! locked_processor {
             type Output = P::Output;
             type Error = WithLockProcessError<P::Error>;
 
-            fn process(&self, input: I) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send {
+            fn process(
+                &self,
+                input: I,
+            ) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send {
                 self.0.process($mode, input)
             }
         }
@@ -221,11 +235,11 @@ macro_rules! locked_processor {
 }
 
 locked_processor! {
-    /// Work that reads a resource together with others.
+    /// Work that reads a resource together with other readers.
     LockedResourceReadProcessor, LockMode::Read
 }
 
 locked_processor! {
-    /// Work that has a resource alone.
+    /// Work with exclusive access to a resource.
     LockedResourceWriteProcessor, LockMode::Write
 }

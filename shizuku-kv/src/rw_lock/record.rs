@@ -1,4 +1,4 @@
-//! What is kept of a lock: one record for each resource, readable JSON.
+//! The stored form of a lock: one record for each resource, as readable JSON (ADR 0041).
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -20,6 +20,9 @@ pub(super) const FORMAT: u32 = 1;
 /// Fields that this version does not know.
 pub(super) type Extra = Map<String, Value>;
 
+/// Maximum size in bytes of the headers with which a swap reduces the largest value on NATS.
+pub(super) const SWAP_ROOM: usize = 72;
+
 /// Maximum number of bytes that granting a claim adds to a record.
 pub(super) const GRANT_ROOM: usize =
     r#","token":18446744073709551615,"since":18446744073709551615"#.len();
@@ -27,16 +30,16 @@ pub(super) const GRANT_ROOM: usize =
 /// Maximum number of decimal digits in a number.
 const DIGITS: usize = 20;
 
-/// The largest number that every reader of JSON takes as it is.
+/// Largest number that every JSON reader represents exactly.
 const MOST_FENCE: u64 = 1 << 53;
 
-/// How a resource is claimed.
+/// Mode of a claim on a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LockMode {
-    /// Together with other readers.
+    /// Shared with other readers.
     Read,
-    /// Alone.
+    /// Exclusive.
     Write,
 }
 
@@ -53,20 +56,60 @@ impl fmt::Display for LockMode {
 ///
 /// The key of an ended session serves the next one, so that the store holds no more keys than
 /// sessions were alive at once. The identity therefore names the key, the version of the session's
-/// first entry there, and a random number. Earlier entries of the key are older than the session.
+/// first entry there, and a random number. Earlier entries of the key are older than the session. A
+/// store that was deleted and created again does not reuse the keys of its predecessor.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct SessionId {
-    /// Random. It is stored under the key, and distinguishes the entries of this session from those
-    /// of the next one.
+    /// Random number. It is stored under the key, and distinguishes the entries of this session
+    /// from those of the next one.
     nonce: u128,
     /// `None` for a session whose key is named by the nonce, and is not reused.
-    place: Option<Place>,
+    place: Option<SlotUse>,
 }
 
-/// A reusable key, and since when it serves a session.
+/// A reusable key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Slot {
+    /// Distinguishes the keys of a store from those of a deleted store of the same name. `None` if
+    /// the backend does not know the store's incarnation, and for keys of earlier formats.
+    pub(super) salt: Option<u32>,
+    pub(super) number: u32,
+}
+
+/// Formats the name of the key without the common prefix.
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(salt) = self.salt {
+            write!(f, "{salt:08x}.")?;
+        }
+        write!(f, "{}", self.number)
+    }
+}
+
+impl Slot {
+    fn parse(text: &str) -> Option<Self> {
+        let (salt, number) = match text.split_once('.') {
+            Some((salt, number)) => (Some(u32::try_from(hex(salt, 8)?).ok()?), number),
+            None => (None, text),
+        };
+        Some(Self { salt, number: u32::try_from(decimal(number)?).ok()? })
+    }
+}
+
+fn hex(text: &str, digits: usize) -> Option<u128> {
+    let is_hex = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex.then(|| u128::from_str_radix(text, 16).ok()).flatten()
+}
+
+fn decimal(text: &str) -> Option<u64> {
+    let is_decimal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_decimal.then(|| text.parse().ok()).flatten()
+}
+
+/// A reusable key, and the version from which on it serves a session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Place {
-    pub(super) slot: u32,
+pub(super) struct SlotUse {
+    pub(super) slot: Slot,
     /// The version of the session's first entry.
     pub(super) first: u64,
 }
@@ -85,7 +128,7 @@ impl SessionId {
     }
 
     /// Returns the session under a reusable key.
-    pub(super) fn at(place: Place, nonce: u64) -> Self {
+    pub(super) fn at(place: SlotUse, nonce: u64) -> Self {
         Self { nonce: nonce.into(), place: Some(place) }
     }
 
@@ -94,7 +137,7 @@ impl SessionId {
         Self { nonce, place: None }
     }
 
-    pub(super) fn place(&self) -> Option<Place> {
+    pub(super) fn place(&self) -> Option<SlotUse> {
         self.place
     }
 
@@ -103,21 +146,21 @@ impl SessionId {
     }
 }
 
-/// The name of the session's key, after the prefix that all of them have.
+/// Formats the name of the session's key without the common prefix.
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
-            Some(Place { slot, .. }) => write!(f, "{slot}"),
+            Some(SlotUse { slot, .. }) => slot.fmt(f),
             None => write!(f, "{:032x}", self.nonce),
         }
     }
 }
 
-/// The whole identity, as in a record.
+/// Formats the whole identity, as in a record.
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
-            Some(Place { slot, first }) => write!(f, "{slot}-{first}-{:016x}", self.nonce),
+            Some(SlotUse { slot, first }) => write!(f, "{slot}-{first}-{:016x}", self.nonce),
             None => write!(f, "{:032x}", self.nonce),
         }
     }
@@ -127,20 +170,12 @@ impl FromStr for SessionId {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let hex = |text: &str, digits: usize| {
-            let is_hex = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            is_hex.then(|| u128::from_str_radix(text, 16).ok()).flatten()
-        };
-        let decimal = |text: &str| {
-            let is_decimal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            is_decimal.then(|| text.parse::<u64>().ok()).flatten()
-        };
         let mut parts = text.split('-');
         let id = match (parts.next(), parts.next(), parts.next(), parts.next()) {
             (Some(alone), None, _, _) => hex(alone, 32).map(Self::alone),
             (Some(slot), Some(first), Some(nonce), None) => {
-                let slot = decimal(slot).and_then(|slot| u32::try_from(slot).ok());
-                let place = slot.zip(decimal(first)).map(|(slot, first)| Place { slot, first });
+                let place = Slot::parse(slot).zip(decimal(first));
+                let place = place.map(|(slot, first)| SlotUse { slot, first });
                 place.zip(hex(nonce, 16)).map(|(place, nonce)| Self { nonce, place: Some(place) })
             }
             _ => None,
@@ -162,20 +197,20 @@ impl<'de> Deserialize<'de> for SessionId {
     }
 }
 
-/// Tells one claim from every other: the session it is of, and its number there.
+/// Identity of a claim: its session, and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct ClaimId {
     pub(super) session: SessionId,
     pub(super) number: u64,
 }
 
-/// Somebody holds the resource, or waits for it.
+/// A holder of the resource, or a waiter for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Claim {
     #[serde(flatten)]
     pub(super) id: ClaimId,
     pub(super) mode: LockMode,
-    /// What the claimant says of itself: a candidate's name, who an operator would ask.
+    /// Label that the claimant has set: a candidate's name, or the contact for an operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) label: Option<String>,
     #[serde(flatten)]
@@ -194,19 +229,20 @@ pub(super) struct Grant {
     pub(super) since: Option<u64>,
 }
 
-/// Who holds a resource and who waits for it. The record stays when nobody does: the number of the last grant is in it.
+/// The holders of a resource, and its waiters. The record stays when it has neither, because it
+/// contains the number of the last grant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct LockRecord {
     /// The number of the newest grant.
     pub(super) fence: u64,
     /// One writer, or any number of readers.
     pub(super) holders: Vec<Grant>,
-    /// In the order in which they came.
+    /// The waiters in the order of their arrival.
     pub(super) queue: Vec<Claim>,
     pub(super) extra: Extra,
 }
 
-/// As it is stored.
+/// The stored form of a record.
 #[derive(Serialize, Deserialize)]
 struct Stored<'a> {
     shizuku_lock: u32,
@@ -218,7 +254,7 @@ struct Stored<'a> {
 }
 
 impl LockRecord {
-    /// The encoded record, to be written over the entry with the version `expected`.
+    /// Returns the encoded record, to be written over the entry with the version `expected`.
     ///
     /// A later record without a new claim (renewals have a key of their own) is never longer, so
     /// that a full store still accepts it. It has room for the tokens of waiting readers, many of
@@ -232,7 +268,7 @@ impl LockRecord {
             queue: self.queue.as_slice().into(),
             extra: std::borrow::Cow::Borrowed(&self.extra),
         };
-        // Strings, numbers and lists always have a form.
+        // Serializing strings, numbers and lists does not fail.
         let bytes = serde_json::to_vec(&stored).unwrap_or_default();
         let readers = self.queue.iter().filter(|claim| claim.mode == LockMode::Read).count();
         let length = bytes.len() + readers * GRANT_ROOM + (DIGITS - digits(self.fence));
@@ -248,10 +284,11 @@ impl LockRecord {
         }
     }
 
-    /// The record in these bytes.
+    /// Decodes a record.
     ///
     /// # Errors
-    /// What is wrong, in words of ours: what was written by something else is not quoted.
+    /// Returns the reason in words of this library. Content that another program wrote is not
+    /// quoted.
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Format {
@@ -289,7 +326,8 @@ impl LockRecord {
         Ok(record)
     }
 
-    /// The rules that hold in every record: a writer is alone, no token is beyond the newest, no claim is there twice.
+    /// Returns whether the record keeps the rules of every record. A writer is alone, no token is
+    /// beyond the newest, and no claim is there twice.
     pub(super) fn is_sound(&self) -> bool {
         let writers =
             self.holders.iter().filter(|grant| grant.claim.mode == LockMode::Write).count();
@@ -301,7 +339,7 @@ impl LockRecord {
         (writers == 0 || self.holders.len() == 1) && ids.len() == claims && tokens_are_known
     }
 
-    /// Everybody who is in it.
+    /// Returns the claims of all holders and waiters.
     pub(super) fn claims(&self) -> impl Iterator<Item = &Claim> {
         self.holders.iter().map(|grant| &grant.claim).chain(&self.queue)
     }
@@ -311,7 +349,7 @@ impl LockRecord {
     }
 }
 
-/// JSON padded with spaces. The length is smaller for a longer expected version, because the server
+/// Pads JSON with spaces. The length is smaller for a longer expected version, because the server
 /// counts that as well.
 pub(super) fn padded(mut json: Vec<u8>, length: usize, expected: Option<VersionToken>) -> Vec<u8> {
     let version = expected.map_or(Some(0), |version| version.as_u64()).map_or(DIGITS, digits);
@@ -319,7 +357,7 @@ pub(super) fn padded(mut json: Vec<u8>, length: usize, expected: Option<VersionT
     json
 }
 
-/// Number of decimal digits.
+/// Returns the number of decimal digits.
 fn digits(number: u64) -> usize {
     number.checked_ilog10().map_or(1, |power| power as usize + 1)
 }
@@ -382,8 +420,8 @@ mod tests {
         assert_eq!((again.holders[0].token.as_u64(), again.holders[0].since), (4, None));
     }
 
-    /// Every transition without a new claim: a holder leaves and readers are granted, the numbers
-    /// become longer.
+    /// Covers every transition without a new claim: a holder leaves and readers are granted, the
+    /// numbers become longer.
     #[test]
     fn a_record_never_grows_without_a_claim() {
         use super::super::transition::Change;
@@ -453,19 +491,28 @@ mod tests {
         let one = SessionId::random();
         assert_eq!(one.to_string().parse(), Ok(one));
         assert!("xyz".parse::<SessionId>().is_err());
-        let placed = SessionId::at(Place { slot: 7, first: 1042 }, 5);
-        assert_eq!(
-            (placed.to_string(), format!("{placed:?}")),
-            ("7".into(), "7-1042-0000000000000005".into())
-        );
         assert_ne!(SessionId::nonce(), SessionId::nonce());
-        assert_eq!(format!("{placed:?}").parse(), Ok(placed));
-        for wrong in
-            ["+0000000000000000000000000000007", "7", "7-1", "7-1-1", "-7-1-0000000000000000"]
-        {
+        // The second form is an earlier format.
+        for (salt, key) in [(Some(0x9f86), "00009f86.7"), (None, "7")] {
+            let placed = SessionId::at(SlotUse { slot: Slot { salt, number: 7 }, first: 1042 }, 5);
+            let all = format!("{key}-1042-0000000000000005");
+            assert_eq!((placed.to_string(), format!("{placed:?}")), (key.to_owned(), all.clone()));
+            assert_eq!(all.parse(), Ok(placed));
+        }
+        for wrong in [
+            "+0000000000000000000000000000007",
+            "7",
+            "7-1",
+            "7-1-1",
+            "-7-1-0000000000000000",
+            "4294967296-1-0000000000000000",
+            "7-1-0000000000000000-",
+            "9f86.7-1-0000000000000000",
+            ".7-1-0000000000000000",
+            "00009f86.-1-0000000000000000",
+            "00009f86.1.7-1-0000000000000000",
+        ] {
             assert!(wrong.parse::<SessionId>().is_err(), "{wrong}");
         }
-        assert!("4294967296-1-0000000000000000".parse::<SessionId>().is_err());
-        assert!("7-1-0000000000000000-".parse::<SessionId>().is_err());
     }
 }

@@ -1,5 +1,6 @@
-//! The proof that a process lives: one key for all its locks of a store, which it renews, and which others delete when
-//! they have heard nothing for longer than its lease. `docs/locks.md` says why that is safe.
+//! The session of a process: one key for all its locks of a store, which proves that the process
+//! lives. The process renews it. Other processes delete it if they have seen no renewal for longer
+//! than its lease. `docs/locks.md` explains why that is safe (ADR 0041).
 
 mod slots;
 
@@ -15,15 +16,16 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::slots::Leftover;
-use super::course::{self, Sign};
+pub(super) use self::slots::salt_of;
 use super::error::LockLoss;
+use super::lease::{self, Sign};
 use super::options::{LONGEST_LEASE, SHORTEST_LEASE};
-use super::record::{ClaimId, SessionId, padded};
+use super::record::{ClaimId, SessionId, Slot, padded};
 use crate::store::{
-    Deadline, Key, KvEntry, KvError, KvResult, Moment, Store, VersionToken, backoff,
+    Deadline, Key, KvEntry, KvError, KvResult, Store, SuspendAwareInstant, VersionToken, backoff,
 };
 
-/// What stands before a session in its key.
+/// Prefix of the keys of sessions.
 pub(super) const PREFIX: &str = "rw_lock_session.";
 
 /// Format of an entry whose key serves only one session, and names it.
@@ -89,7 +91,8 @@ impl Stored {
     }
 }
 
-/// The lease of the session under a key. One that cannot be read, of a version to come perhaps, has the longest there is.
+/// Returns the lease of the session under a key. Returns the longest lease if the entry cannot be
+/// read, because a later version may have written it.
 pub(super) fn lease_of(entry: &KvEntry) -> Duration {
     let stored = Stored::of(entry).map(|stored| Duration::from_millis(stored.lease_ms));
     stored.map_or(LONGEST_LEASE, |lease| lease.min(LONGEST_LEASE))
@@ -100,7 +103,7 @@ pub(super) fn lease_of(entry: &KvEntry) -> Duration {
 pub(super) fn sign_of(session: SessionId, entry: &KvEntry) -> Sign {
     let is_its_own =
         !entry.is_tombstone() && Stored::of(entry).is_none_or(|stored| stored.is_of(session));
-    course::sign(session.place().map(|place| place.first), entry.version.as_u64(), is_its_own)
+    lease::sign(session.place().map(|place| place.first), entry.version.as_u64(), is_its_own)
 }
 
 /// Returns the key under which a session is renewed. It may already serve another session.
@@ -111,7 +114,7 @@ pub(super) fn key_of(session: SessionId) -> KvResult<Key> {
     }
 }
 
-pub(super) fn key_of_slot(slot: u32) -> KvResult<Key> {
+fn key_of_slot(slot: Slot) -> KvResult<Key> {
     Key::new(format!("{PREFIX}{slot}"))
 }
 
@@ -130,13 +133,13 @@ pub(super) struct Session {
     identity: OnceLock<Identity>,
     lease: Duration,
     claims: AtomicU64,
-    /// When the newest acknowledged renewal was sent.
-    proof: Mutex<Moment>,
+    /// Time at which the newest acknowledged renewal was sent.
+    proof: Mutex<SuspendAwareInstant>,
     state: watch::Sender<State>,
     use_: Mutex<Use>,
     /// Reason for ending the session, if it has to end.
     ends: Mutex<Option<LockLoss>>,
-    /// Wakes the task that keeps the session.
+    /// Wakes the keep-alive task of the session.
     wake: Notify,
     /// Set when that task has ended. If the store was reachable, the key is deleted by then.
     is_gone: watch::Sender<bool>,
@@ -151,7 +154,7 @@ pub(super) struct Identity {
     pub(super) key: Key,
 }
 
-/// Who uses a session, and since when nobody does.
+/// The number of users of a session, and the time of its last change.
 #[derive(Debug)]
 struct Use {
     users: usize,
@@ -161,21 +164,22 @@ struct Use {
 impl Session {
     pub(super) fn holds(&self) -> bool {
         matches!(*self.state.borrow(), State::Live)
-            && course::holds(lock(&self.proof).elapsed(), self.lease)
+            && lease::holds(lock(&self.proof).elapsed(), self.lease)
     }
 
-    /// Holds on from a renewal that was sent at this moment; unless it was over before the acknowledgement came. What was
-    /// lost once stays lost: somebody may have acted on it.
-    fn prolong(&self, sent: Moment) -> bool {
+    /// Extends the session from the moment at which the renewal was sent. Returns false if the
+    /// session had expired before the acknowledgement came. A lost session stays lost, because
+    /// another process may have acted on the loss.
+    fn prolong(&self, sent: SuspendAwareInstant) -> bool {
         let mut proof = lock(&self.proof);
-        let holds = course::holds(proof.elapsed(), self.lease);
+        let holds = lease::holds(proof.elapsed(), self.lease);
         if holds {
             *proof = sent;
         }
         holds
     }
 
-    /// It is over, for the first reason that there was.
+    /// Ends the session. The first reason counts.
     fn finish(&self, loss: LockLoss) {
         self.state.send_if_modified(|state| {
             let is_open = matches!(state, State::Opening | State::Live);
@@ -186,36 +190,37 @@ impl Session {
         });
     }
 
-    /// Why it does not hold any more; none while it does.
+    /// Returns why the session does not hold any more. Returns `None` if it holds.
     pub(super) fn loss(&self) -> Option<LockLoss> {
         match &*self.state.borrow() {
             State::Over(loss) => Some(*loss),
             State::Failed(_) => Some(LockLoss::StoreGone),
-            State::Live if !course::holds(lock(&self.proof).elapsed(), self.lease) => {
+            State::Live if !lease::holds(lock(&self.proof).elapsed(), self.lease) => {
                 Some(LockLoss::Expired)
             }
             State::Opening | State::Live => None,
         }
     }
 
-    /// Until when it holds if it is not renewed.
+    /// Returns the time until which the session holds if it is not renewed.
     pub(super) fn end(&self) -> Instant {
         lock(&self.proof).instant() + self.lease
     }
 
-    /// Waits until it does not hold any more.
+    /// Waits until the session does not hold any more.
     pub(super) async fn lost(&self) -> LockLoss {
         let mut states = self.state.subscribe();
         loop {
             if let Some(loss) = self.loss() {
                 return loss;
             }
-            // Who ends a session says so; the time is looked at again after each renewal that was due.
+            // The end of a session changes the state. The end of the lease is computed again after
+            // each renewal that was due.
             let _ = tokio::time::timeout_at(self.end(), states.changed()).await;
         }
     }
 
-    /// Waits until it is there.
+    /// Waits until the session is open.
     async fn opened(&self) -> Result<SessionId, KvError> {
         let mut states = self.state.subscribe();
         let state = states.wait_for(|state| !matches!(state, State::Opening)).await;
@@ -234,7 +239,7 @@ impl Session {
         self.identity.get().map(|identity| identity.id)
     }
 
-    /// Asks the task that keeps the session to end it.
+    /// Requests that the keep-alive task end the session.
     fn ask_to_end(&self, loss: LockLoss) {
         lock(&self.ends).get_or_insert(loss);
         self.wake.notify_one();
@@ -277,7 +282,7 @@ pub(super) struct SessionUse {
 }
 
 impl SessionUse {
-    /// A claim that nobody has made.
+    /// Returns the id of a new claim.
     pub(super) fn next_claim(&self) -> ClaimId {
         ClaimId { session: self.id, number: self.claims.fetch_add(1, Ordering::Relaxed) }
     }
@@ -308,8 +313,8 @@ pub(super) struct Sessions {
     alive: Mutex<HashMap<(runtime::Id, Duration), Arc<Session>>>,
     /// Key of the session that was lost last.
     lost: Mutex<Option<Key>>,
-    /// Whether the connection is about to be shut down; no session is opened any more. Set under
-    /// the lock of `alive`.
+    /// Whether the connection is about to be shut down, so that no session is opened any more. Set
+    /// under the mutex of `alive`.
     is_closed: AtomicBool,
 }
 
@@ -317,7 +322,8 @@ impl Sessions {
     /// Returns a session that holds, opening one if none exists. The record of a lock that is
     /// likely to be wanted next is read together with the keys of sessions.
     ///
-    /// Dropping the future is safe: what it has begun is used by the next, or ends by itself.
+    /// Cancel safe: the next caller uses a session that was begun, otherwise the session ends by
+    /// itself.
     pub(super) async fn get(
         self: &Arc<Self>,
         store: &Store,
@@ -337,7 +343,7 @@ impl Sessions {
     ) -> Result<InUse, KvError> {
         let runtime = runtime::Handle::current();
         let mut sessions = lock(&self.alive);
-        // Those of runtimes that have ended, too.
+        // Removes the sessions of runtimes that have ended, too.
         sessions.retain(|_, session| session.loss().is_none());
         if self.is_closed.load(Ordering::Relaxed) {
             return Err(KvError::Closed { operation: "lock" });
@@ -349,7 +355,7 @@ impl Sessions {
             identity: OnceLock::new(),
             lease,
             claims: AtomicU64::new(0),
-            proof: Mutex::new(Moment::now()),
+            proof: Mutex::new(SuspendAwareInstant::now()),
             state: watch::Sender::new(State::Opening),
             use_: Mutex::new(Use { users: 0, since: Instant::now() }),
             ends: Mutex::new(None),
@@ -360,12 +366,13 @@ impl Sessions {
         sessions.insert((runtime.id(), lease), Arc::clone(&session));
         let in_use = InUse::new(&session);
         let store = store.with_deadline(Deadline::DEFAULT).of_task();
-        let keeper = Keeper { sessions: Arc::clone(self), session, store, leftovers: Vec::new() };
-        runtime.spawn(keeper.run(record.clone()));
+        let keep_alive =
+            KeepAlive { sessions: Arc::clone(self), session, store, leftovers: Vec::new() };
+        runtime.spawn(keep_alive.run(record.clone()));
         Ok(in_use)
     }
 
-    /// Others have ended a session: so it is over here too.
+    /// Ends a session here that other processes have ended.
     pub(super) fn end(&self, id: SessionId, loss: LockLoss) {
         let sessions = lock(&self.alive);
         if let Some(session) = sessions.values().find(|session| session.id() == Some(id)) {
@@ -391,7 +398,7 @@ impl Sessions {
         }
     }
 
-    /// The sessions that live on a runtime.
+    /// Returns the sessions that hold on a runtime.
     pub(super) fn of_runtime(&self, runtime: runtime::Id) -> Vec<SessionId> {
         let sessions = lock(&self.alive);
         let own = sessions.iter().filter(|((of, _), session)| *of == runtime && session.holds());
@@ -411,8 +418,8 @@ impl Sessions {
     }
 }
 
-/// The task that keeps a session.
-struct Keeper {
+/// The task that keeps a session alive.
+struct KeepAlive {
     sessions: Arc<Sessions>,
     session: Arc<Session>,
     store: Store,
@@ -421,16 +428,17 @@ struct Keeper {
     leftovers: Vec<Leftover>,
 }
 
-/// What a renewal has come to.
+/// Result of a renewal.
 enum Renewal {
     Renewed,
     Over(LockLoss),
 }
 
-impl Keeper {
+impl KeepAlive {
     async fn run(mut self, record: Key) {
         let session = Arc::clone(&self.session);
-        // A task that is dropped with its runtime leaves nobody waiting.
+        // Ends the session even if this task is dropped with its runtime, so that no caller waits
+        // for it.
         let _ending = Ending(Arc::clone(&session));
         let (identity, version) = match self.open(&record).await {
             Ok(opened) => opened,
@@ -488,8 +496,7 @@ impl Keeper {
 
     /// Deletes the key, unless it serves another session by now.
     async fn remove(&self, identity: &Identity, version: VersionToken) {
-        // Read first, because in a deleted and recreated store the same version belongs to another
-        // session. Also, the newest renewal may have landed without an acknowledgement.
+        // Read first, because the newest renewal may have been written without an acknowledgement.
         if let Ok(Some(found)) = self.store.leader_entry(&identity.key).await
             && sign_of(identity.id, &found) == Sign::Life
             && !is_older(Some(found.version), Some(version))
@@ -498,7 +505,7 @@ impl Keeper {
         }
     }
 
-    /// Renews, as often as it takes and is of use.
+    /// Renews the session, with retries until the renewal succeeds or the session is over.
     async fn renew(
         &self,
         identity: &Identity,
@@ -509,11 +516,14 @@ impl Keeper {
         let nonce = id.place().and_then(|_| u64::try_from(id.number()).ok());
         let session = &self.session;
         let mut pauses = pauses(session.lease);
-        // When each try was sent: one that is found in the store proves that this process lived then.
+        // Time at which each attempt was sent. An attempt that is found in the store proves that
+        // this process lived at that time.
         let mut tries = Vec::new();
         loop {
-            let (sent, remaining) =
-                (Moment::now(), session.end().saturating_duration_since(Instant::now()));
+            let (sent, remaining) = (
+                SuspendAwareInstant::now(),
+                session.end().saturating_duration_since(Instant::now()),
+            );
             if !session.holds() || remaining.is_zero() {
                 return Renewal::Over(LockLoss::Expired);
             }
@@ -556,7 +566,7 @@ impl Keeper {
             };
             match proof {
                 Some(sent) if session.prolong(sent) => {
-                    // Whoever waits for the end looks at it again.
+                    // Wakes the tasks that wait for the end, so that they compute it again.
                     session.state.send_if_modified(|state| matches!(state, State::Live));
                     return Renewal::Renewed;
                 }
@@ -567,16 +577,17 @@ impl Keeper {
     }
 }
 
-/// What the key says after a renewal that failed.
+/// State of the key after a renewal that failed.
 enum Found {
-    /// A try of this number has landed, whose acknowledgement was lost.
+    /// The attempt with this number has landed, and its acknowledgement was lost.
     Ours(VersionToken, u64),
     Unchanged,
     Gone,
 }
 
-/// What is found, where the newest that is known to have been written has this version. That nothing is found may be an answer
-/// from before the session was made, unless the renewal was refused.
+/// Classifies the entry that was found. `version` is the newest version known to have been written.
+/// A missing entry may be an answer from before the session was created, unless the renewal was
+/// rejected.
 fn judge(id: SessionId, found: Option<&KvEntry>, version: VersionToken, is_refused: bool) -> Found {
     match found {
         Some(entry) if entry.version == version => Found::Unchanged,
@@ -584,7 +595,7 @@ fn judge(id: SessionId, found: Option<&KvEntry>, version: VersionToken, is_refus
             Some(stored) if is_later(entry.version, version) => {
                 Found::Ours(entry.version, stored.renewal)
             }
-            // Of a leader that was replaced.
+            // The answer of a replaced leader.
             Some(_) => Found::Unchanged,
             None if is_older(Some(entry.version), Some(version)) => Found::Unchanged,
             None => Found::Gone,
@@ -594,7 +605,8 @@ fn judge(id: SessionId, found: Option<&KvEntry>, version: VersionToken, is_refus
     }
 }
 
-/// Whether a version is later than another, where that can be told; else it is another one, and taken for later.
+/// Returns whether a version is later than another one. If versions cannot be compared, a different
+/// one counts as later.
 pub(super) fn is_later(one: VersionToken, other: VersionToken) -> bool {
     match (one.as_u64(), other.as_u64()) {
         (Some(one), Some(other)) => one > other,
@@ -602,7 +614,7 @@ pub(super) fn is_later(one: VersionToken, other: VersionToken) -> bool {
     }
 }
 
-/// Whether an answer is from before something that was seen, as far as versions tell.
+/// Returns whether an answer is older than the newest version seen, as far as versions show it.
 pub(super) fn is_older(found: Option<VersionToken>, seen: Option<VersionToken>) -> bool {
     match (found, seen) {
         (_, None) => false,
@@ -613,7 +625,7 @@ pub(super) fn is_older(found: Option<VersionToken>, seen: Option<VersionToken>) 
     }
 }
 
-/// Says that a session is over when its task ends without having said so.
+/// Marks a session as over if its task ends without having done so.
 struct Ending(Arc<Session>);
 
 impl Drop for Ending {
@@ -623,15 +635,15 @@ impl Drop for Ending {
     }
 }
 
-/// Deadline of one request of a renewal: a ninth of the lease. Three tries of a write and a read
-/// then fit into the two thirds that are left when a renewal is due. In a short lease it is half a
-/// second, or a third of the lease if that is less. A slow server would otherwise never answer in
-/// time.
+/// Returns the deadline of one request of a renewal: a ninth of the lease. Three attempts of a
+/// write and a read then fit into the two thirds that are left when a renewal is due. In a short
+/// lease it is half a second, or a third of the lease if that is less. A slow server would
+/// otherwise never answer in time.
 fn request_limit(lease: Duration) -> Duration {
     (lease / 9).max(SHORT_REQUEST.min(lease / 3)).min(Deadline::DEFAULT)
 }
 
-/// The pauses between tries to renew: short against the lease.
+/// Returns the pauses between attempts to renew, which are short against the lease.
 fn pauses(lease: Duration) -> ExponentialBackoff {
     backoff(Duration::from_millis(20), lease / 12)
 }

@@ -1,52 +1,54 @@
-//! How a lock's record changes: one pure function, which the coordinator calls and the model tries in every way.
+//! The changes of a lock's record: one pure function, which the coordinator calls and the model
+//! tries exhaustively.
 //!
-//! `docs/locks.md` is its specification. What it rests on: a record is only ever replaced by compare-and-swap, so that
-//! the changes of all processes have one order; and whoever is in it lives as long as its session's key, which says
-//! nothing here.
+//! `docs/locks.md` is its specification. It depends on two facts. A record is only ever replaced by
+//! compare-and-swap, so that the changes of all processes have one order. A claim in the record
+//! lives as long as its session's key, about which the record says nothing.
 
 use super::record::{Claim, ClaimId, Grant, LockMode, LockRecord, SessionId};
 use crate::store::FencingToken;
 
-/// More do not wait in line: the record has to fit into a value, and is read by all of them.
+/// Maximum number of waiting claims. The record has to fit into a value, and all of them read it.
 pub(super) const LONGEST_QUEUE: usize = 4096;
 
-/// What is wanted of a record.
+/// A requested change of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Change {
-    /// The resource, now; or when it is this claim's turn, if it waits. Asking again changes nothing.
+    /// Acquires the resource now, or waits in the queue if `waits` is set. Repeating it changes
+    /// nothing.
     Claim { claim: Claim, waits: bool },
-    /// A holder lets go, or somebody who waits leaves.
+    /// Releases the lock of a holder, or removes a waiter.
     Leave(ClaimId),
-    /// A writer goes on as a reader, under the same token.
+    /// Turns a writer into a reader, under the same token.
     Downgrade(ClaimId),
-    /// Everything of a session that is over.
+    /// Removes all claims and grants of a session that is over.
     Evict(SessionId),
-    /// An operator takes the resource from those who held it when `newest` was the newest token; doing it again takes it
-    /// from nobody else. The token moves, so that nothing that they write with theirs is taken where somebody else has
-    /// written since.
+    /// Revokes the resource, for an operator, from the holders whose token is at most `newest`.
+    /// Repeating it revokes no later grant. The fence moves on, so that their writes are rejected
+    /// once another write has used a later token.
     Break { newest: FencingToken },
 }
 
-/// What became of it.
+/// The outcome of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Outcome {
     Granted(FencingToken),
-    /// In line.
+    /// The claim is in the queue.
     Queued,
-    /// Somebody else holds it or comes first, and the claim does not wait.
+    /// Another claim holds the resource or comes first, and the claim does not wait.
     Busy,
-    /// As many wait as can.
+    /// The queue is full.
     Full,
-    /// A holder left, was downgraded or evicted.
+    /// A claim has left, or was downgraded or evicted.
     Done,
     /// Broken: the token lies between those of the broken holders and those that follow.
     Broken(FencingToken),
-    /// There was nothing of it.
+    /// The record has no such claim or grant.
     NotThere,
 }
 
 impl LockRecord {
-    /// Makes a change, then grants what can be granted.
+    /// Applies a change, then grants the lock to the waiters that can hold it.
     pub(super) fn apply(&mut self, change: &Change) -> Outcome {
         let outcome = match change {
             Change::Claim { claim, waits } => return self.claim(claim, *waits),
@@ -65,16 +67,17 @@ impl LockRecord {
     }
 
     fn claim(&mut self, claim: &Claim, waits: bool) -> Outcome {
-        // A claim whose acknowledgement was lost is made again.
+        // A claim whose acknowledgement was lost is requested again.
         if let Some(grant) = self.grant(claim.id) {
             return Outcome::Granted(grant.token);
         }
         if self.queue.iter().any(|waiting| waiting.id == claim.id) {
             return Outcome::Queued;
         }
-        // A record that was mended by hand may have left somebody in line for nothing.
+        // A record that was edited by hand may have a waiter that nothing blocks.
         self.hand_over();
-        // Nobody is overtaken: who waits, waits for a reason that holds for a newcomer too, or has come before.
+        // No waiter is overtaken. The reason for which a waiter waits also holds for a new claim,
+        // or the waiter came first.
         if self.queue.is_empty() && self.admits(claim.mode) {
             return Outcome::Granted(self.admit(claim.clone()));
         }
@@ -107,7 +110,7 @@ impl LockRecord {
         Outcome::Done
     }
 
-    /// Grants to the first in line, and to who is behind, as far as they can hold it together.
+    /// Grants the lock to the first waiter, and to those behind it that can hold it together.
     fn hand_over(&mut self) {
         while self.queue.first().is_some_and(|next| self.admits(next.mode)) {
             let next = self.queue.remove(0);
@@ -115,7 +118,7 @@ impl LockRecord {
         }
     }
 
-    /// Whether the holders leave room.
+    /// Returns whether the holders leave room for a claim.
     fn admits(&self, mode: LockMode) -> bool {
         match mode {
             LockMode::Write => self.holders.is_empty(),
@@ -191,7 +194,7 @@ mod tests {
         assert_eq!(holders(&lock), [(2, 2)]);
         lock.apply(&Change::Leave(id(2)));
         assert_eq!(holders(&lock), [(3, 3), (4, 4)]);
-        // The writer that left the line held up those behind it.
+        // The writer that left the queue had blocked those behind it.
         lock.apply(&Change::Leave(id(5)));
         assert_eq!(holders(&lock), [(3, 3), (4, 4), (6, 5)]);
     }
@@ -240,7 +243,7 @@ mod tests {
         let broken = Outcome::Broken(FencingToken::from_u64(2));
         assert_eq!(lock.apply(&breaks(1)), broken);
         assert_eq!(holders(&lock), [(2, 3)]);
-        // Whose acknowledgement was lost is asked for again.
+        // A break whose acknowledgement was lost is repeated.
         let before = lock.clone();
         assert_eq!(lock.apply(&breaks(1)), broken);
         assert_eq!(lock, before);

@@ -1,7 +1,8 @@
-//! Writing the log anew without what is superseded, while the writer goes on with the old one.
+//! Rewrites the log without superseded entries, while the writer continues with the old file.
 //!
-//! The file is read twice up to a checkpoint: once to learn where the newest record of each live key is, once to copy
-//! those. What has come meanwhile is copied as it is. Only for the last of it is the writer held up.
+//! The compaction reads the file twice up to a checkpoint: first to find the newest record of each
+//! live key, then to copy these records. It copies the frames that the writer has appended
+//! meanwhile as they are. It blocks the writer only for the last of these frames.
 
 use std::io;
 use std::sync::Arc;
@@ -11,43 +12,54 @@ use super::frame::{Ending, FILE_HEADER, FRAME_HEADER, FileHeader, Kind};
 use super::index::Index;
 use super::log::{create_beside, remove_leftover, seal_frame};
 use super::scan::{Scan, Span};
-use super::shared::Shared;
+use super::shared::SharedLog;
 use super::writer::PART;
 use super::{SnapshotError, small_in_tests};
 
-/// Behind this much that is not copied yet, the writer is not held up.
+/// Maximum number of bytes that are still to be copied when the compaction blocks the writer.
 const LAST: u64 = small_in_tests(256 * 1024, 64) as u64;
-/// A writer that is faster than the copying is held up in the end.
+/// Maximum number of copying rounds. Afterwards the compaction blocks a writer that is faster than
+/// the copying, unless the length of the log has already blocked it.
 const ROUNDS: usize = 16;
-/// The new file is synced each time this much was written: one sync of everything would take long, and whoever drops
-/// the writer waits for it.
+/// Number of written bytes after which the new file is synced. A single sync of everything would
+/// take long, and dropping the writer waits for it.
 const SYNC_EVERY: u64 = small_in_tests(32 * 1024 * 1024, 700) as u64;
 
-/// Extension of the file that is written.
+/// Extension of the new file.
 pub(super) const EXTENSION: &str = ".compact";
 
-/// What a compaction came to.
+/// Result of a compaction.
 pub(super) enum Outcome {
-    /// The log is another file now, this long at first.
+    /// The log is in another file now, with this initial length.
     Done(u64),
     /// The writer is being closed.
     Stopped,
 }
 
-/// Compacts the log. On any error the log is as it was, and so it is when the writer is closed meanwhile.
-pub(super) fn run(shared: &Shared) -> Result<Outcome, SnapshotError> {
-    let path = Shared::beside(&shared.path, EXTENSION);
+/// Compacts the log. The log is unchanged after an error, and if the writer is closed meanwhile.
+pub(super) fn run(shared: &SharedLog) -> Result<Outcome, SnapshotError> {
+    // Wakes a waiting writer at the end, also after a panic.
+    let _ends = EndOfCompaction(shared);
+    let path = SharedLog::beside(&shared.path, EXTENSION);
     let result = write(shared);
     if !matches!(result, Ok(Outcome::Done(_))) {
-        // Absent if it was never created, or if only the directory could not be synced. If it
-        // cannot be removed now, the next opening or compaction of the log removes it.
+        // The file is absent if it was never created, or if only the sync of the directory failed.
+        // If the removal fails, the next opening or compaction of the log removes the file.
         let _ = remove_leftover(&*shared.disk, &path);
     }
     result
 }
 
-fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
-    let path = Shared::beside(&shared.path, EXTENSION);
+struct EndOfCompaction<'a>(&'a SharedLog);
+
+impl Drop for EndOfCompaction<'_> {
+    fn drop(&mut self) {
+        self.0.compaction_ended();
+    }
+}
+
+fn write(shared: &SharedLog) -> Result<Outcome, SnapshotError> {
+    let path = SharedLog::beside(&shared.path, EXTENSION);
     let (source, header, good, good_chain, ending) = {
         let mut log = shared.log();
         log.check_file()?;
@@ -58,9 +70,18 @@ fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
     };
     let span = Span::known(FILE_HEADER, header.chain(), good);
     let scan = |span| Scan::new(Arc::clone(&source), Arc::clone(&shared.path), span);
+    // The total is `2 * good`, because a compaction reads the file twice.
+    let mut reported = 0;
+    let mut report = |read: u64| {
+        if read >= reported + PART as u64 {
+            reported = read;
+            shared.compaction_read(read, 2 * good);
+        }
+        !shared.is_stopping()
+    };
     let mut index = Index::new();
     let mut first = scan(span);
-    index.fill(&mut first, &shared.path, || !shared.is_stopping())?;
+    index.fill(&mut first, &shared.path, &mut report)?;
     if shared.is_stopping() {
         return Ok(Outcome::Stopped);
     }
@@ -69,7 +90,7 @@ fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
     let mut new = NewFile::create(shared, &path)?;
     let mut second = scan(span);
     while let Some(frame) = second.next()? {
-        if shared.is_stopping() {
+        if !report(good + frame.end()) {
             return Ok(Outcome::Stopped);
         }
         for record in index.live(&frame, &shared.path) {
@@ -98,7 +119,7 @@ fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
             break;
         }
     }
-    // Most of it, so that it does not take long when the writer waits for it.
+    // Syncs most of the file now, so that the sync under the writer's lock is short.
     new.sync()?;
 
     let mut log = shared.log();
@@ -108,7 +129,7 @@ fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
     }
     new.copy(&mut scan(Span::known(copied, chain, log.good)), || true)?;
     let (new_good, new_good_chain) = (new.end(), new.chain);
-    // The parts of a checkpoint whose end is still to come.
+    // Copies the parts of a checkpoint whose end has not been written yet.
     new.copy(&mut scan(Span::known(log.good, log.good_chain, log.end)), || true)?;
     new.sync()?;
     let error = |operation| move |source| SnapshotError::io(&shared.path, operation, source);
@@ -127,34 +148,34 @@ fn write(shared: &Shared) -> Result<Outcome, SnapshotError> {
     log.found = 0;
     (log.end, log.chain) = (new.end(), new.chain);
     (log.good, log.good_chain) = (new_good, new_good_chain);
-    // Until then a crash of the machine may bring the old file back, without what comes next.
+    // Until this sync, a crash of the machine may bring back the old file without later frames.
     if let Err(source) = shared.disk.sync_dir(&shared.path) {
         return Err(log.poison("the sync of the directory", source));
     }
-    // Not earlier, because a crash must not leave a file beside the log that looks like another
-    // log.
+    // The mark stays until here, because a crash must not leave a file beside the log that looks
+    // like another log.
     log.unmark();
     log.seal(new_good);
     Ok(Outcome::Done(live))
 }
 
-/// The file that is written: frames are gathered, so that small ones do not cost a call each.
+/// The new file. It collects frames, so that small frames do not need a call each.
 struct NewFile {
     file: Arc<dyn DiskFile>,
     path: std::path::PathBuf,
     header: FileHeader,
     chain: u32,
-    /// How much is in the file, and how much of that is synced.
+    /// Number of bytes in the file, and number of those that are synced.
     written: u64,
     synced: u64,
     /// Frames that are ready to be written.
     ready: Vec<u8>,
-    /// The frame that records go into, with room for its header.
+    /// The frame that is being filled with records, with room for its header.
     frame: Vec<u8>,
 }
 
 impl NewFile {
-    fn create(shared: &Shared, path: &std::path::Path) -> Result<Self, SnapshotError> {
+    fn create(shared: &SharedLog, path: &std::path::Path) -> Result<Self, SnapshotError> {
         remove_leftover(&*shared.disk, path)?;
         let (file, header) = create_beside(&*shared.disk, path, &shared.path)?;
         Ok(Self {
@@ -169,7 +190,7 @@ impl NewFile {
         })
     }
 
-    /// Where the next frame goes, once all is written.
+    /// Returns the offset of the next frame after everything has been written.
     fn end(&self) -> u64 {
         self.written + self.ready.len() as u64
     }
@@ -195,7 +216,7 @@ impl NewFile {
         self.write_if_much()
     }
 
-    /// Copies frames; the checksums of their headers become those of this file.
+    /// Copies frames, and computes the checksums of their headers for this file.
     fn copy(&mut self, scan: &mut Scan, go_on: impl Fn() -> bool) -> Result<(), SnapshotError> {
         while let Some(frame) = scan.next()? {
             if !go_on() {
@@ -225,7 +246,7 @@ impl NewFile {
         Ok(())
     }
 
-    /// Writes what is ready, and returns when all is on the disk.
+    /// Writes the ready frames, and returns when everything is on the disk.
     fn sync(&mut self) -> Result<(), SnapshotError> {
         self.write()?;
         if self.synced < self.written {

@@ -1,156 +1,155 @@
-//! The state in memory: a table of records, each as it is on the disk.
+//! The state in memory: a table of records, in the same bytes as on the disk.
 
 use std::fmt;
-use std::hash::BuildHasher;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use hashbrown::hash_table::{Entry, HashTable};
 
 use super::record::Record;
 use crate::store::{KvEntry, VersionToken};
+use crate::table::{Iter, KeyHasher, Keyed, Table};
 
-/// Hashes keys; with a seed of its own for each table, so that nobody who chooses keys can choose collisions.
-pub(super) type KeyHasher = hashbrown::DefaultHashBuilder;
+impl Keyed for Record {
+    fn key_bytes(&self) -> &[u8] {
+        self.key_bytes()
+    }
+}
 
-/// The keys that live, each with its value, version and time, in no particular order.
+/// The live keys, each with its value, version and time, in no particular order.
 ///
-/// Entries that were read from a file are slices of what was read: a [`KvEntry`] that is kept can keep up to some
-/// 1 MiB in memory. `Debug` shows only how many there are.
+/// Entries that were read from a file are slices of the buffers of that read. Keeping one
+/// [`KvEntry`] can keep about 1 MiB in memory. `Debug` shows only the number of keys.
+///
+/// A clone shares the memory of the entries and copies none of them.
 #[derive(Clone, Default)]
 pub struct SnapshotEntries {
-    table: HashTable<Record>,
-    hasher: KeyHasher,
-    /// The length of all records.
+    table: Table<Record>,
+    /// Total length of all records in bytes.
     bytes: u64,
 }
 
 impl SnapshotEntries {
-    /// How many keys live.
+    /// Returns the number of live keys.
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether no key lives.
+    /// Returns true if no key is live.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// The entry of a key; none if the key is absent, or is no key at all. The value is not copied.
+    /// Returns the entry of a key, without copying its value. Returns `None` if the key is absent
+    /// or is not a valid key.
     pub fn get(&self, key: &str) -> Option<KvEntry> {
         self.find(key).map(Record::to_entry)
     }
 
-    /// Whether the key lives.
+    /// Returns true if the key is live.
     pub fn contains_key(&self, key: &str) -> bool {
         self.find(key).is_some()
     }
 
-    /// All entries, borrowed; nothing is copied and nothing allocated.
+    /// Iterates over all entries by reference, without copying or allocating.
     pub fn iter(&self) -> SnapshotIter<'_> {
         SnapshotIter(self.table.iter())
     }
 
     fn find(&self, key: &str) -> Option<&Record> {
-        let key = key.as_bytes();
-        self.table.find(self.hasher.hash_one(key), |held| held.key_bytes() == key)
+        self.table.get(key.as_bytes())
     }
 }
 
-/// What a replica does to the state that it keeps.
-#[allow(dead_code, reason = "replicas are built on this")]
+/// Operations of a replica on its state.
 impl SnapshotEntries {
-    /// Stores a value, in one allocation of its own. What the key had before is gone.
-    pub(crate) fn insert(&mut self, entry: &KvEntry) {
-        let hash = self.hasher.hash_one(entry.key.as_bytes());
-        self.apply(Change { hash, deletion: false, record: Record::of(entry) });
+    /// Stores a value, and returns the previous record of the key. The caller drops it outside of
+    /// its lock, because freeing takes time.
+    pub(crate) fn insert(&mut self, record: EntryRecord) -> Option<EntryRecord> {
+        let len = record.0.len() as u64;
+        let before = self.table.insert(record.0);
+        self.count(len, before.as_ref());
+        before.map(EntryRecord)
     }
 
-    /// Forgets a key; whether it was there.
-    pub(crate) fn remove(&mut self, key: &str) -> bool {
-        let key = key.as_bytes();
-        let found =
-            self.table.find_entry(self.hasher.hash_one(key), |held| held.key_bytes() == key);
-        let Ok(found) = found else { return false };
-        let (held, _) = found.remove();
-        self.bytes -= held.len() as u64;
-        true
+    /// Removes a key, and returns its record, if any.
+    pub(crate) fn remove(&mut self, key: &str) -> Option<EntryRecord> {
+        let removed = self.table.remove(key.as_bytes());
+        self.count(0, removed.as_ref());
+        removed.map(EntryRecord)
     }
 
-    /// Which version of a key is held, and when it was created.
+    /// Returns the stored version of a key, and its time of creation.
     pub(crate) fn held(&self, key: &str) -> Option<(VersionToken, SystemTime)> {
         self.find(key).map(|held| (held.version(), held.created()))
     }
-
-    /// Calls `visit` with every key.
-    pub(crate) fn for_each_key(&self, mut visit: impl FnMut(&str)) {
-        self.table.iter().for_each(|held| visit(held.key()));
-    }
 }
 
-/// What loading does.
+/// Operations of loading.
 impl SnapshotEntries {
     pub(super) fn hasher(&self) -> KeyHasher {
-        self.hasher.clone()
+        self.table.hasher().clone()
     }
 
-    /// The length of all records: what the state takes on the disk.
+    /// Returns the length of all records, which is the size of the state on the disk.
     pub(super) fn record_bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Whether one more record of a new key would make the table grow.
+    /// Returns true if this number of additional records makes the table grow.
     pub(super) fn is_full(&self, more: usize) -> bool {
-        self.table.capacity() - self.table.len() < more
+        self.table.len() + more > self.table.capacity()
     }
 
+    /// Resizes the table for many additional records, which moves all records. For a few records
+    /// the table grows with each insertion instead.
     pub(super) fn reserve(&mut self, additional: usize) {
-        let hasher = &self.hasher;
-        self.table.reserve(additional, |held| hasher.hash_one(held.key_bytes()));
+        if additional > self.table.len() / 2 {
+            self.table.resize(self.table.len() + additional);
+        }
     }
 
     pub(super) fn apply(&mut self, change: Change) {
         let Change { hash, deletion, record } = change;
-        // Read only where it matters: what was read from a file is no longer in the processor's caches.
-        let is_same = |held: &Record| held.key_bytes() == record.key_bytes();
         if deletion {
-            if let Ok(found) = self.table.find_entry(hash, is_same) {
-                let (held, _) = found.remove();
-                self.bytes -= held.len() as u64;
-            }
-            return;
+            let removed = self.table.remove_hashed(hash, record.key_bytes());
+            return self.count(0, removed.as_ref());
         }
-        let hasher = &self.hasher;
-        self.bytes += record.len() as u64;
-        match self.table.entry(hash, is_same, |held| hasher.hash_one(held.key_bytes())) {
-            Entry::Occupied(mut found) => {
-                self.bytes -= found.get().len() as u64;
-                *found.get_mut() = record;
-            }
-            Entry::Vacant(place) => {
-                place.insert(record);
-            }
-        }
+        let len = record.len() as u64;
+        let before = self.table.insert_hashed(hash, record);
+        self.count(len, before.as_ref());
     }
 
-    /// After `read` bytes were read: frees what is not needed any more. Where most of it is superseded, each record
-    /// that lives gets an allocation of its own, so that it does not keep the rest.
+    /// Adds the length of a new record to the total, and subtracts the length of the replaced
+    /// record.
+    fn count(&mut self, came: u64, went: Option<&Record>) {
+        self.bytes = self.bytes + came - went.map_or(0, |went| went.len() as u64);
+    }
+
+    /// Frees unneeded memory after `read` bytes have been read. If most of the bytes are
+    /// superseded, moves each live record into an allocation of its own, so that it does not keep
+    /// the rest in memory.
     pub(super) fn settle(&mut self, read: u64) {
         if self.bytes < read / 2 {
-            for held in self.table.iter_mut() {
-                *held = held.detached();
-            }
+            self.table.for_each_mut(|held| *held = held.detached());
         }
         if self.table.len() < self.table.capacity() / 4 {
-            let hasher = &self.hasher;
-            self.table.shrink_to_fit(|held| hasher.hash_one(held.key_bytes()));
+            self.table.resize(self.table.len());
         }
     }
 }
 
-/// A record to be put into the table, or a key to be taken out of it.
+/// The record of a value, in its own allocation.
+pub(crate) struct EntryRecord(Record);
+
+impl EntryRecord {
+    pub(crate) fn of(entry: &KvEntry) -> Self {
+        Self(Record::of(entry))
+    }
+}
+
+/// A record to insert into the table, or a key to remove from it.
 pub(super) struct Change {
-    /// Of the key, by the table's hasher.
+    /// Hash of the key, computed with the table's hasher.
     pub(super) hash: u64,
     pub(super) deletion: bool,
     pub(super) record: Record,
@@ -171,9 +170,9 @@ impl<'a> IntoIterator for &'a SnapshotEntries {
     }
 }
 
-/// The entries of a [`SnapshotEntries`], in no particular order.
+/// Iterator over the entries of a [`SnapshotEntries`], in no particular order.
 #[derive(Clone)]
-pub struct SnapshotIter<'a>(hashbrown::hash_table::Iter<'a, Record>);
+pub struct SnapshotIter<'a>(Iter<'a, Record>);
 
 impl<'a> Iterator for SnapshotIter<'a> {
     type Item = SnapshotEntry<'a>;
@@ -195,32 +194,33 @@ impl fmt::Debug for SnapshotIter<'_> {
     }
 }
 
-/// One entry of a [`SnapshotEntries`], borrowed from it. `Debug` shows the length of the value, never its content.
+/// One entry of a [`SnapshotEntries`], borrowed from it. `Debug` shows the length of the value,
+/// never its content.
 #[derive(Clone, Copy)]
 pub struct SnapshotEntry<'a>(&'a Record);
 
 impl<'a> SnapshotEntry<'a> {
-    /// The key.
+    /// Returns the key.
     pub fn key(&self) -> &'a str {
         self.0.key()
     }
 
-    /// The value.
+    /// Returns the value.
     pub fn value(&self) -> &'a [u8] {
         self.0.value()
     }
 
-    /// The value, sharing the memory of the state instead of being copied.
+    /// Returns the value as [`Bytes`] that share the memory of the state, without a copy.
     pub fn value_bytes(&self) -> Bytes {
         self.0.bytes().slice_ref(self.0.value())
     }
 
-    /// The version that the write gave to the key.
+    /// Returns the version that the write gave to the key.
     pub fn version(&self) -> VersionToken {
         self.0.version()
     }
 
-    /// When the store took the write, by the store's clock.
+    /// Returns the time at which the store accepted the write, by the store's clock.
     pub fn created(&self) -> SystemTime {
         self.0.created()
     }
@@ -230,7 +230,7 @@ impl<'a> SnapshotEntry<'a> {
         self.0.len()
     }
 
-    /// The entry to be kept; its value shares the memory of the state instead of being copied.
+    /// Returns an owned entry. Its value shares the memory of the state, without a copy.
     pub fn to_entry(&self) -> KvEntry {
         self.0.to_entry()
     }

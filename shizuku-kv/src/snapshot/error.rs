@@ -1,4 +1,4 @@
-//! What can go wrong with a snapshot log.
+//! The errors of a snapshot log.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,49 +7,54 @@ use std::sync::Arc;
 use crate::local_file::NotRegular;
 use crate::store::Key;
 
-/// What can go wrong with a snapshot log. Names the file, and never shows a value.
+/// An error of a snapshot log. Names the file, and never shows a value.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// There is no file of that name.
+    /// The file does not exist.
     #[error("there is no snapshot {path:?}; a writer creates it")]
+    #[non_exhaustive]
     NotFound {
         /// The file.
         path: PathBuf,
     },
 
-    /// The path names another file, a directory, a device, or a link to a missing file. It is left
-    /// unchanged.
+    /// The path names another file, a directory, a device, or a link to a missing file. The log
+    /// leaves it unchanged.
     #[error("{path:?} is not a snapshot: {what}; choose another path")]
+    #[non_exhaustive]
     NotASnapshot {
         /// The file.
         path: PathBuf,
-        /// The kind of file that it is instead.
+        /// The kind of the file found at the path.
         what: String,
     },
 
-    /// The file was written by another version of this library, in a format that this one does not know.
+    /// Another version of this library wrote the file, in a format that this version does not know.
     #[error(
-        "snapshot {path:?} has format version {found}, of which this version of the library knows nothing"
+        "snapshot {path:?} has format version {found}, which this version of the library does not know; open it with the \
+         version that wrote it, or choose another path"
     )]
+    #[non_exhaustive]
     UnknownVersion {
         /// The file.
         path: PathBuf,
-        /// The version that it has.
+        /// The format version of the file.
         found: u8,
     },
 
-    /// Bytes that had reached the disk are not as they were written. Restore the file from a copy, or remove it and
-    /// begin with what the store has.
+    /// Bytes that had reached the disk differ from the written ones. Restore the file from a copy,
+    /// or remove it and start with the state of the store.
     #[error(
         "snapshot {path:?} is damaged at byte {offset}: {what}; restore it, or remove it and begin anew"
     )]
+    #[non_exhaustive]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where in the file what is damaged begins.
+        /// Offset in the file at which the damage begins.
         offset: u64,
-        /// What is not as it should be.
+        /// Description of the damage.
         what: &'static str,
     },
 
@@ -57,33 +62,39 @@ pub enum SnapshotError {
     #[error(
         "snapshot {path:?} is open in another writer, of this process or another; close that first"
     )]
+    #[non_exhaustive]
     Locked {
         /// The file.
         path: PathBuf,
     },
 
-    /// The value is larger than the log takes. It was not appended; what was appended before is not affected.
-    #[error("value of {size} bytes for key {key} is over the limit of {limit} bytes of a snapshot")]
+    /// The value is larger than the limit of the log. The log did not append it; earlier appended
+    /// updates are not affected.
+    #[error(
+        "value of {size} bytes for key {key} is over the limit of {limit} bytes of a snapshot; leave the key out"
+    )]
+    #[non_exhaustive]
     ValueTooLarge {
         /// The key.
         key: Key,
-        /// The size of the value in bytes.
+        /// Size of the value in bytes.
         size: usize,
-        /// The largest value that a snapshot takes, in bytes.
+        /// Maximum size of a value in a snapshot, in bytes.
         limit: usize,
     },
 
-    /// The system refused an operation. Where a writer gives this error, what was written before is as it was, and
-    /// the same call may be tried again.
-    #[error("snapshot: cannot {operation} {path:?}{}: {source}", at(.offset))]
+    /// The system rejected an operation. If a writer returns this error, the earlier written data
+    /// is unchanged, and the caller can retry the same call.
+    #[error("snapshot: cannot {operation} {path:?}{}: {source}{}", at(.offset), way_out(.source.kind()))]
+    #[non_exhaustive]
     Io {
         /// The file.
         path: PathBuf,
-        /// What was to be done with it.
+        /// The operation that failed.
         operation: &'static str,
-        /// Where in the file, where the operation has a place.
+        /// Offset in the file, if the operation has one.
         offset: Option<u64>,
-        /// The system's error.
+        /// Error of the system.
         source: Arc<io::Error>,
     },
 
@@ -94,32 +105,34 @@ pub enum SnapshotError {
         "snapshot {path:?} was {what} by another program while a writer had it open; keep other programs away from it, \
          restore or remove the file, and open it again"
     )]
+    #[non_exhaustive]
     Interfered {
         /// The file.
         path: PathBuf,
-        /// The change that was made to it.
+        /// The change that the other program made.
         what: &'static str,
     },
 
-    /// The writer cannot be used any more, because of an operation after which it is not known what is on the disk:
-    /// a failed sync most of all, of which the system tells once only. Open the file again, and go on from the state
-    /// and the cursor that are there then.
+    /// The writer cannot be used any more, because the content of the disk is unknown after an
+    /// operation failed. The usual case is a failed sync, which the system reports only once. Open
+    /// the file again, and resume from its state and cursor.
     #[error(
         "snapshot: {operation} of {path:?} failed ({source}), and what is on the disk is not known since; open it again"
     )]
+    #[non_exhaustive]
     Poisoned {
         /// The file.
         path: PathBuf,
-        /// What failed.
+        /// The operation that failed.
         operation: &'static str,
-        /// The system's error.
+        /// Error of the system.
         source: Arc<io::Error>,
     },
 }
 
 impl SnapshotError {
-    /// Whether the same call can succeed later without anything being changed by the caller: the disk may have room
-    /// again, the other writer may have ended.
+    /// Returns true if the same call can succeed later although the caller changes nothing. For
+    /// example, the disk may have room again, or the other writer may have ended.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Locked { .. } => true,
@@ -138,12 +151,12 @@ impl SnapshotError {
         }
     }
 
-    /// An [`Io`](Self::Io) without a place in the file.
+    /// Returns an [`Io`](Self::Io) error without an offset.
     pub(super) fn io(path: &Path, operation: &'static str, source: io::Error) -> Self {
         Self::Io { path: path.to_owned(), operation, offset: None, source: Arc::new(source) }
     }
 
-    /// An [`Io`](Self::Io) with a place in the file.
+    /// Returns an [`Io`](Self::Io) error with an offset in the file.
     pub(super) fn io_at(
         path: &Path,
         operation: &'static str,
@@ -158,7 +171,7 @@ impl SnapshotError {
         }
     }
 
-    /// An error for a file that could not be opened.
+    /// Returns the error for a file that could not be opened.
     pub(super) fn not_opened(path: &Path, source: io::Error) -> Self {
         match NotRegular::within(&source) {
             Some(found) => Self::not_a_snapshot(path, found),
@@ -177,4 +190,33 @@ impl SnapshotError {
 
 fn at(offset: &Option<u64>) -> String {
     offset.map_or_else(String::new, |offset| format!(" at byte {offset}"))
+}
+
+/// Returns the way out of an operating system error, if it is known.
+fn way_out(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::NotFound => "; create its directory first",
+        io::ErrorKind::PermissionDenied => {
+            "; give this process access to it, or choose another path"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a path that can be written",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room on the disk",
+        io::ErrorKind::NotADirectory => "; choose a path in a directory",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::snapshot::{SnapshotOptions, SnapshotWriter};
+
+    #[test]
+    fn missing_directory_is_reported_with_a_way_out() {
+        let path = std::env::temp_dir().join("shizuku-kv-no-such-directory").join("state.log");
+        let text = match SnapshotWriter::open(&path, SnapshotOptions::default()) {
+            Err(error) => error.to_string(),
+            Ok(_) => String::new(),
+        };
+        assert!(text.contains("create its directory first"), "{text}");
+    }
 }

@@ -1,25 +1,25 @@
-//! The file's header, its seals and the headers of frames, as bytes. No I/O.
+//! The file's header, its seals and the headers of frames, as bytes. No I/O (ADR 0037, ADR 0038).
 
 use crc32fast::Hasher;
 
 use crate::store::WatchCursor;
 
-/// The length of the file's header.
+/// Length of the file's header in bytes.
 pub(super) const FILE_HEADER: u64 = 64;
-/// The length of a frame's header.
+/// Length of a frame's header in bytes.
 pub(super) const FRAME_HEADER: usize = 16;
 
-/// The first byte is none of text, the last shows a transfer that changes line ends.
+/// The first byte does not occur in text. The last byte reveals a transfer that changes line ends.
 pub(super) const MAGIC: [u8; 8] = *b"\x89SKVLOG\n";
-/// Takes the place of the magic number until the file has its name. No single bit flip turns one
-/// into the other. After a crash between the two, each byte may be of either.
+/// Mark in place of the magic number, until the file has its name. No single bit flip turns one
+/// into the other. After a crash between the two writes, each byte may be of either.
 pub(super) const MARK: [u8; 8] = *b"\x8aunfinis";
-/// The version of the format.
+/// Version of the format.
 pub(super) const VERSION: u8 = 1;
 
-/// Where the two seals are.
+/// Offsets of the two seals.
 const SEAL_AT: [usize; 2] = [32, 48];
-/// The length of a seal.
+/// Length of a seal in bytes.
 pub(super) const SEAL: usize = 12;
 
 const PART: u8 = 1;
@@ -28,49 +28,51 @@ const CHECKPOINT_WITH_CURSOR: u8 = 3;
 
 const TAG: usize = 16;
 
-/// What is at the start of a file.
+/// The header of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileHeader {
-    /// Random, so that blocks of another log that a file system brings back are not taken for this one's.
+    /// Random identity of the file. It distinguishes this log from blocks of another log that a
+    /// file system brings back.
     id: [u8; 16],
-    /// Up to where the file had reached the disk, twice; `None` for a seal that cannot be read.
+    /// The two seals: the length up to which the file had reached the disk. `None` for a seal that
+    /// cannot be read.
     pub(super) seals: [Option<u64>; 2],
-    /// Whether the magic number is still to be written in the place of the mark.
+    /// True if the magic number has not replaced the mark yet.
     pub(super) marked: bool,
 }
 
-/// Whether a file of this length that begins with `start` is the remainder of a log creation that
-/// crashed. Such a file has no content.
+/// Returns true if a file of this length that begins with `start` is the remainder of a crashed log
+/// creation. Such a file has no content.
 pub(super) fn is_unfinished(start: &[u8], len: u64) -> bool {
     let has_mark = start.starts_with(&MARK) && len <= FILE_HEADER;
     has_mark || is_torn_mark(start, len)
 }
 
-/// Whether a file beside a log is the remainder of a compaction that crashed.
+/// Returns true if a file beside a log is the remainder of a crashed compaction.
 pub(super) fn is_leftover(start: &[u8], len: u64) -> bool {
     start.starts_with(&MARK) || is_torn_mark(start, len)
 }
 
-/// The mark is synced before the rest is written.
+/// The mark is synced before the rest is written, so only zeros can replace a part of it.
 fn is_torn_mark(start: &[u8], len: u64) -> bool {
     len <= MARK.len() as u64
         && start.iter().zip(MARK).all(|(byte, mark)| *byte == 0 || *byte == mark)
 }
 
-/// Whether a file begins like a log, as far as `start` goes.
+/// Returns true if `start` can be the beginning of a log.
 pub(super) fn is_log(start: &[u8]) -> bool {
     let is_either = |(byte, (magic, mark)): (&u8, (u8, u8))| *byte == magic || *byte == mark;
     start.iter().zip(MAGIC.into_iter().zip(MARK)).all(is_either)
 }
 
-/// Why a header is none.
+/// Reason for rejecting a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadHeader {
-    /// The magic number is another.
+    /// The magic number is a different one.
     NotASnapshot,
-    /// Not written by this version.
+    /// Another version of the format wrote the header.
     UnknownVersion(u8),
-    /// Does not match its checksum.
+    /// The header does not match its checksum.
     Damaged(u64, &'static str),
 }
 
@@ -111,29 +113,29 @@ impl FileHeader {
             let len = found.first_chunk().copied().map_or(0, u64::from_le_bytes);
             header.seals[slot] = (header.seal(len) == *found).then_some(len);
         }
-        // Never are both written without a sync in between, so that no crash leaves this.
+        // A sync separates any two writes of seals, so that no crash leaves both unreadable.
         if header.seals == [None; 2] {
             return Err(BadHeader::Damaged(SEAL_AT[0] as u64, "neither seal matches its checksum"));
         }
         Ok(header)
     }
 
-    /// Up to where the file had reached the disk.
+    /// Returns the length up to which the file had reached the disk.
     pub(super) fn sealed(&self) -> u64 {
         self.seals.into_iter().flatten().max().unwrap_or_default()
     }
 
-    /// Whether these first bytes of a file belong to the file of this header.
+    /// Returns true if these first bytes of a file belong to the file of this header.
     pub(super) fn is_in(&self, bytes: &[u8; FILE_HEADER as usize]) -> bool {
         is_log(&bytes[..8]) && bytes[12..28] == self.id
     }
 
-    /// What the first frame's checksum begins with.
+    /// Returns the start value for the checksum of the first frame.
     pub(super) fn chain(&self) -> u32 {
         crc32fast::hash(&self.id)
     }
 
-    /// The bytes of a seal.
+    /// Returns the bytes of a seal.
     pub(super) fn seal(&self, len: u64) -> [u8; SEAL] {
         let mut out = [0; SEAL];
         out[..8].copy_from_slice(&len.to_le_bytes());
@@ -142,19 +144,19 @@ impl FileHeader {
         out
     }
 
-    /// The seal to write next: one that cannot be read, else the lower one, so that a write that is
-    /// torn never hits the only one that counts.
+    /// Returns the seal to write next: an unreadable one, otherwise the lower one. A torn write
+    /// never hits the only valid seal.
     pub(super) fn next_seal(&self) -> usize {
         usize::from(self.seals[1] < self.seals[0])
     }
 
-    /// Where in the file a seal is.
+    /// Returns the offset of a seal in the file.
     pub(super) fn seal_at(slot: usize) -> u64 {
         SEAL_AT[slot & 1] as u64
     }
 }
 
-/// What a checkpoint has besides records.
+/// The part of a checkpoint that follows its records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ending {
     pub(super) cursor: Option<WatchCursor>,
@@ -162,7 +164,7 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    /// Appends it to a payload.
+    /// Appends the ending to a payload.
     pub(super) fn append_to(&self, payload: &mut Vec<u8>) {
         if let Some(cursor) = self.cursor {
             payload.extend_from_slice(&cursor.to_bytes());
@@ -171,14 +173,14 @@ impl Ending {
     }
 }
 
-/// A frame's kind.
+/// Kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Records of a checkpoint that a later frame ends.
     Part,
     /// The end of a checkpoint.
     Checkpoint {
-        /// Whether it has one.
+        /// True if the checkpoint has a cursor.
         cursor: bool,
     },
 }
@@ -188,7 +190,7 @@ impl Kind {
         ending.map_or(Self::Part, |ending| Self::Checkpoint { cursor: ending.cursor.is_some() })
     }
 
-    /// Splits a payload into records and ending, or says what is wrong.
+    /// Splits a payload into records and ending, or returns a description of the error.
     pub(super) fn split(self, payload: &[u8]) -> Result<(usize, Option<Ending>), &'static str> {
         let Self::Checkpoint { cursor } = self else { return Ok((payload.len(), None)) };
         let Some((rest, tag)) = payload.split_last_chunk::<TAG>() else {
@@ -207,7 +209,7 @@ impl Kind {
     }
 }
 
-/// A frame's header.
+/// The header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameHeader {
     pub(super) kind: Kind,
@@ -215,18 +217,19 @@ pub(super) struct FrameHeader {
     pub(super) payload_crc: u32,
 }
 
-/// Why a frame's header is none.
+/// Reason for rejecting a frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadFrame {
-    /// Not what was written.
+    /// The header does not match its checksum.
     Checksum,
-    /// As it was written, but not by this version.
+    /// The checksum matches, but another version of the format wrote the header.
     Unknown,
 }
 
 impl FrameHeader {
-    /// The bytes, and the checksum that the next frame's begins with. That each begins with the one before means that
-    /// a frame is right only behind exactly those that it was written behind.
+    /// Returns the bytes, and the start value for the checksum of the next frame. Each checksum
+    /// begins with the previous one, so that a frame is valid only after exactly the frames that
+    /// preceded it when it was written.
     pub(super) fn to_bytes(self, chain: u32) -> ([u8; FRAME_HEADER], u32) {
         let mut out = [0; FRAME_HEADER];
         out[..4].copy_from_slice(&self.payload_len.to_le_bytes());
@@ -241,7 +244,8 @@ impl FrameHeader {
         (out, chain)
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote, with the checksum for the next.
+    /// Reads the output of [`to_bytes`](Self::to_bytes), and returns the start value for the
+    /// checksum of the next frame.
     pub(super) fn from_bytes(
         bytes: &[u8; FRAME_HEADER],
         chain: u32,

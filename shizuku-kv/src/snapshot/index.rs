@@ -1,5 +1,5 @@
-//! Where in a file the newest record of each live key is: what it takes to go through the live records of a log of any
-//! length, with some dozens of bytes for each key in memory.
+//! An index from each live key to the offset of its newest record in a file. Iterating over the
+//! live records of a log of any length needs only some dozens of bytes for each key in memory.
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -12,23 +12,24 @@ use super::frame::Ending;
 use super::record::{Record, Shape, shape};
 use super::scan::{Frame, Scan};
 
-/// A key's hash in 128 bits: with that many, and keyed at random, two keys never have the same.
+/// A key's hash in 128 bits. At this length, and with random hash keys, two keys never have the
+/// same hash.
 type Fingerprint = [u64; 2];
 
-/// The newest record of each live key.
+/// The offset of the newest record of each live key.
 pub(super) struct Index {
     table: HashTable<(Fingerprint, u64)>,
     hashers: [RandomState; 2],
 }
 
-/// How far an index goes.
+/// Extent of an index.
 #[derive(Default)]
 pub(super) struct Indexed {
-    /// What ended the last checkpoint.
+    /// Ending of the last checkpoint.
     pub(super) ending: Option<Ending>,
-    /// Where it ends.
+    /// Offset of the end of the last checkpoint.
     pub(super) good: u64,
-    /// Whether there was something behind it, which is in the index too.
+    /// True if records follow the last checkpoint. The index contains them too.
     pub(super) beyond: bool,
 }
 
@@ -37,22 +38,25 @@ impl Index {
         Self { table: HashTable::new(), hashers: [RandomState::new(), RandomState::new()] }
     }
 
-    /// How many keys live.
+    /// Returns the number of live keys.
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Takes in all frames. `go_on` is asked before each.
+    /// Adds the records of all frames. Calls `go_on` with the offset read so far before each frame,
+    /// and stops if it returns `false`.
     pub(super) fn fill(
         &mut self,
         scan: &mut Scan,
         path: &Path,
-        go_on: impl Fn() -> bool,
+        mut go_on: impl FnMut(u64) -> bool,
     ) -> Result<Indexed, SnapshotError> {
         let mut indexed = Indexed::default();
-        while go_on()
+        let mut read = 0;
+        while go_on(read)
             && let Some(frame) = scan.next()?
         {
+            read = frame.end();
             for record in Records::of(&frame) {
                 let (offset, shape, bytes) = record.map_err(|bad| bad.error(path))?;
                 self.take(&bytes[shape.key..shape.value], shape.deletion, offset);
@@ -94,7 +98,7 @@ impl Index {
             .is_some_and(|(_, newest)| *newest == offset)
     }
 
-    /// The live ones of a frame's records.
+    /// Iterates over the live records of a frame.
     pub(super) fn live<'a>(
         &'a self,
         frame: &Frame,
@@ -111,7 +115,7 @@ impl Index {
     }
 }
 
-/// A record that is not right, and where.
+/// The offset of an invalid record, and its error.
 pub(super) struct BadRecord {
     offset: u64,
     what: &'static str,
@@ -123,7 +127,8 @@ impl BadRecord {
     }
 }
 
-/// The records of a frame: where in the file each begins, its shape, and the bytes from there on.
+/// Iterator over the records of a frame: the offset in the file, the shape, and the bytes from
+/// there on.
 pub(super) struct Records {
     offset: u64,
     rest: Bytes,

@@ -1,6 +1,7 @@
-//! From a file to the state in memory.
+//! Loads a file into the state in memory.
 //!
-//! One thread reads, checks and takes apart; another fills the table. Each does about half of the work.
+//! One thread reads, checks and parses; another one fills the table. Each does about half of the
+//! work.
 
 use std::hash::BuildHasher;
 use std::panic::resume_unwind;
@@ -10,32 +11,34 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use super::disk::{Access, Disk, DiskFile, StdDisk};
-use super::entries::{Change, KeyHasher, SnapshotEntries};
+use super::entries::{Change, SnapshotEntries};
 use super::frame::{Ending, FILE_HEADER, FileHeader};
 use super::record::{MIN_LEN, Record, shape};
 use super::scan::{Scan, Span, must_reach_seal, read_header};
 use super::{Snapshot, SnapshotError, small_in_tests};
 use crate::local_file;
+use crate::table::KeyHasher;
 
-/// A second thread costs more than it brings for files below this.
+/// Minimum length in bytes of a file that a second thread reads faster.
 const WORTH_A_THREAD: u64 = small_in_tests(256 * 1024, 1000) as u64;
-/// How many changes are handed over together.
+/// Maximum number of changes in a batch.
 const BATCH: usize = small_in_tests(4096, 8);
-/// How many batches may wait.
+/// Maximum number of waiting batches.
 const WAITING: usize = 4;
 
-/// Reads a snapshot: the state at the last checkpoint that is whole, and its cursor.
+/// Reads a snapshot: the state at the last whole checkpoint, and its cursor.
 ///
-/// Nothing is written and nothing locked, so that a file can be read while a writer has it open. What a crash left
-/// behind the last checkpoint is passed over. Blocks while it reads; in asynchronous code call it in
-/// [`spawn_blocking`](tokio::task::spawn_blocking). Takes as much memory as the file is long, and some 40 to 70 bytes
-/// for each key.
+/// Writes and locks nothing, so that it can read a file while a writer has it open. Skips the
+/// incomplete data that a crash left after the last checkpoint. Blocks while it reads; in
+/// asynchronous code call it in [`spawn_blocking`](tokio::task::spawn_blocking). Needs as much
+/// memory as the length of the file, and some 40 to 70 bytes for each key.
 ///
 /// # Errors
-/// Returns [`SnapshotError::NotFound`] if no such file exists; [`SnapshotError::NotASnapshot`] if
-/// it is not a log, but for instance a directory or a named pipe; [`SnapshotError::UnknownVersion`]
-/// if another version of this library wrote it; [`SnapshotError::Damaged`] if synced content has
-/// changed or is missing; [`SnapshotError::Io`] if the system cannot read it.
+/// Returns [`SnapshotError::NotFound`] if no such file exists. Returns
+/// [`SnapshotError::NotASnapshot`] if it is not a log, but for instance a directory or a named
+/// pipe. Returns [`SnapshotError::UnknownVersion`] if another version of this library wrote it.
+/// Returns [`SnapshotError::Damaged`] if synced content has changed or is missing. Returns
+/// [`SnapshotError::Io`] if the system cannot read it.
 pub fn load(path: impl AsRef<Path>) -> Result<Snapshot, SnapshotError> {
     let path = find(path.as_ref())?;
     let file = open_to_read(&StdDisk, &path)?;
@@ -61,22 +64,23 @@ fn not_opened(path: &Path, source: std::io::Error) -> SnapshotError {
     }
 }
 
-/// What is in a file.
+/// The content of a file.
 pub(super) struct Loaded {
     pub(super) entries: SnapshotEntries,
-    /// What ended the last checkpoint; none where there is none.
+    /// Ending of the last checkpoint. `None` if no checkpoint exists.
     pub(super) ending: Option<Ending>,
-    /// None where the file ends within it.
+    /// `None` if the file ends within its header.
     pub(super) header: Option<FileHeader>,
-    /// Where the last checkpoint ends, and the checksum that the next frame's begins with.
+    /// Offset of the end of the last checkpoint, and the start value for the checksum of the next
+    /// frame.
     pub(super) good: u64,
     pub(super) chain: u32,
-    /// The length of the file.
+    /// Length of the file in bytes.
     pub(super) len: u64,
 }
 
 impl Loaded {
-    /// What is in a file that was just created.
+    /// Returns the content of a file that was just created.
     pub(super) fn empty(header: FileHeader) -> Self {
         Self {
             entries: SnapshotEntries::default(),
@@ -112,22 +116,23 @@ pub(super) fn load_file(
             must_reach_seal(&header, good, path)?;
             return Ok(Loaded { entries, ending, header: Some(header), good, chain, len });
         }
-        // Parts of a checkpoint that never came are in the state, since nothing could be done while waiting for its
-        // end. It happens after a crash amid a large one only; then everything is read again, up to where it counts.
+        // The state contains parts of a checkpoint whose end never came, because the loading does
+        // not wait for it. This happens only after a crash within a large checkpoint. Reads
+        // everything again, up to the last checkpoint.
         span.end = read.good;
     }
 }
 
-/// How far a file was read.
+/// Extent of a reading.
 struct Read {
     ending: Option<Ending>,
     good: u64,
     chain: u32,
-    /// Whether there was something behind the last checkpoint.
+    /// True if data follows the last checkpoint.
     beyond: bool,
 }
 
-/// Changes, and the place in the file behind them.
+/// Changes, and the offset in the file after them.
 struct Batch {
     changes: Vec<Change>,
     offset: u64,
@@ -147,7 +152,7 @@ fn fold(mut scan: Scan, path: &Path, span: Span) -> Result<(SnapshotEntries, Rea
                 thread::Builder::new().name("snapshot-read".to_owned()).spawn_scoped(scope, {
                     move || take_apart(scan, path, span, hasher, |batch| send_on(&send, batch))
                 });
-            // Where the system has no thread left, one does all the work.
+            // If the system has no thread left, this thread does all the work.
             let reading = reading.ok()?;
             table.fill(&receive);
             Some(reading.join().unwrap_or_else(|panic| resume_unwind(panic)))
@@ -169,7 +174,8 @@ fn send_on(send: &SyncSender<Batch>, batch: Batch) -> bool {
     send.send(batch).is_ok()
 }
 
-/// Reads all frames, and gives their records on; the parts of a checkpoint as they come, before its end is known.
+/// Reads all frames, and passes on their records. Passes on the parts of a checkpoint as they come,
+/// before its end is known.
 fn take_apart(
     scan: &mut Scan,
     path: &Path,
@@ -211,11 +217,11 @@ fn take_apart(
     Ok(read)
 }
 
-/// The table while it is filled.
+/// The table while it is being filled.
 struct Table {
     entries: SnapshotEntries,
     span: Span,
-    /// The place in the file behind what is in the table.
+    /// Offset in the file after the records in the table.
     offset: u64,
 }
 
@@ -237,8 +243,9 @@ impl Table {
         self.offset = offset;
     }
 
-    /// How many more keys will come, if it goes on as it went and a little more: a table that grows step by step is
-    /// moved each time. Never more than the rest of the file has room for.
+    /// Estimates the number of further keys from the rate so far, plus a sixteenth. A table that
+    /// grows step by step is moved each time. The result never exceeds the number of records for
+    /// which the rest of the file has room.
     fn expected(&self) -> usize {
         let left = self.span.end.saturating_sub(self.offset);
         let done = self.offset.saturating_sub(self.span.start).max(1);

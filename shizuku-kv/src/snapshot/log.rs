@@ -1,4 +1,4 @@
-//! The end of the file that is written: frames go behind it, and what fails leaves it as it was.
+//! The end of the file to which the writer appends frames. A failed append leaves it unchanged.
 
 use std::io;
 use std::path::Path;
@@ -14,37 +14,64 @@ use super::load::Loaded;
 use super::small_in_tests;
 use crate::local_file::NotRegular;
 
-/// As much is written again at a time.
+/// Number of bytes that are rewritten at a time.
 const REWRITE: usize = small_in_tests(1024 * 1024, 100);
 
-/// A file that is written, of a writer that may go on with another one after a compaction.
+/// The file of a writer. A compaction may replace it with another file.
 pub(super) struct Log {
     pub(super) path: Arc<Path>,
     pub(super) file: Arc<dyn DiskFile>,
     pub(super) header: FileHeader,
-    /// Grows when a compaction puts another file in its place.
+    /// Number of compactions that have replaced the file.
     pub(super) generation: u64,
-    /// Where the next frame goes, and the checksum that its own begins with.
+    /// Offset of the next frame, and the start value for its checksum.
     pub(super) end: u64,
     pub(super) chain: u32,
-    /// The same behind the last checkpoint.
+    /// The same two after the last checkpoint.
     pub(super) good: u64,
     pub(super) good_chain: u32,
-    /// What ended the last checkpoint.
+    /// Ending of the last checkpoint.
     pub(super) ending: Option<Ending>,
-    /// Up to here, at least, it has reached the disk.
+    /// Length that has reached the disk at least.
     pub(super) synced: u64,
-    /// Up to here there was something when it was opened, of which it is not known whether it is on the disk.
+    /// Length found at opening. It is unknown whether the bytes between `synced` and here are on
+    /// the disk.
     pub(super) found: u64,
+    /// The compaction in progress.
+    pub(super) compaction: Option<Compaction>,
     /// The error that every operation returns from now on.
     poison: Option<SnapshotError>,
-    /// Whether there is one, for those who do not want to wait for the log.
+    /// True if `poison` is set, for readers that must not wait for the log.
     pub(super) poisoned: Arc<AtomicBool>,
 }
 
+/// Progress of a compaction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Compaction {
+    /// Length of the log when the compaction began.
+    pub(super) from: u64,
+    /// Number of bytes that the compaction has read, and in `of` the number that it has to read.
+    pub(super) read: u64,
+    pub(super) of: u64,
+}
+
+impl Compaction {
+    /// Returns the permitted length of the log at the current progress. It reaches `limit` at the
+    /// end of the compaction. It grows with the progress, so that a fast writer makes many short
+    /// pauses and not one long pause at the end.
+    pub(super) fn allows(&self, limit: u64) -> u64 {
+        let room = limit.saturating_sub(self.from);
+        let first = room / 8;
+        let part = u128::from(room - first) * u128::from(self.read.min(self.of))
+            / u128::from(self.of.max(1));
+        self.from.saturating_add(first).saturating_add(u64::try_from(part).unwrap_or(u64::MAX))
+    }
+}
+
 impl Log {
-    /// A log of which `loaded` was read, ready to be written: what a crash left behind the last checkpoint is cut off.
-    /// With `durable`, what was read is on the disk when this returns.
+    /// Prepares a log for writing after `loaded` was read from it. Cuts off the incomplete data
+    /// that a crash left after the last checkpoint. With `durable`, the loaded state is on the disk
+    /// when this returns.
     pub(super) fn recover(
         path: Arc<Path>,
         file: Arc<dyn DiskFile>,
@@ -64,6 +91,7 @@ impl Log {
             ending: loaded.ending,
             synced: header.sealed().min(loaded.good),
             found: loaded.good,
+            compaction: None,
             poison: None,
             poisoned: Arc::default(),
         };
@@ -85,8 +113,9 @@ impl Log {
         Ok(log)
     }
 
-    /// Writes what was found, and is not known to be on the disk, once more as it is, before the first sync. It may be what
-    /// a failed sync left, maybe one of the process before: the system takes that for clean, and no sync writes it any more.
+    /// Rewrites the found bytes that may not be on the disk, before the first sync. A failed sync
+    /// may have left them, possibly of the previous process. The system considers such bytes clean,
+    /// and no later sync writes them.
     pub(super) fn write_again(&mut self) -> Result<(), SnapshotError> {
         let mut at = self.synced;
         let mut buffer = vec![0; if at < self.found { REWRITE } else { 0 }];
@@ -110,23 +139,24 @@ impl Log {
         Ok(())
     }
 
-    /// Whether it can be used still.
+    /// Returns the error that poisoned the log, if any.
     pub(super) fn check(&self) -> Result<(), SnapshotError> {
         self.poison.clone().map_or(Ok(()), Err)
     }
 
-    /// Fails from now on if another program has touched the file: written frames would be lost or
-    /// read as damage, and renaming would remove the file that took its place.
+    /// Poisons the log if another program has touched the file. Otherwise written frames would be
+    /// lost or read as damage, and a rename would remove the file that took its place.
     pub(super) fn check_file(&mut self) -> Result<(), SnapshotError> {
         self.check()?;
         let mut header = [0; FILE_HEADER as usize];
-        let len = self.file.len().map_err(|source| self.error("look at", source))?;
-        // After a write behind the end of a truncated file the length is right, and zeros precede
+        let look = self.file.look(&self.path);
+        let (len, place) = look.map_err(|source| self.error("look at", source))?;
+        // After a write beyond the end of a truncated file the length is right, and zeros precede
         // the write.
         let read = read_full(&*self.file, &mut header, 0)
             .map_err(|source| self.error("look at", source))?;
         let is_cut = len < self.end || read < header.len() || !self.header.is_in(&header);
-        let change = match self.file.place(&self.path).change() {
+        let change = match place.change() {
             None if is_cut => Some("truncated"),
             None if len > self.end => Some("written to"),
             change => change,
@@ -135,7 +165,7 @@ impl Log {
         Err(self.poison_with(SnapshotError::Interfered { path: self.path.to_path_buf(), what }))
     }
 
-    /// From now on nothing works. The error of it.
+    /// Makes all further operations fail. Returns their error.
     pub(super) fn poison(&mut self, operation: &'static str, source: io::Error) -> SnapshotError {
         let path = self.path.to_path_buf();
         self.poison_with(SnapshotError::Poisoned { path, operation, source: Arc::new(source) })
@@ -147,8 +177,8 @@ impl Log {
         self.poison.get_or_insert(error).clone()
     }
 
-    /// Writes a frame, of which `buffer` has the payload behind room for the header. When that fails, the file is as it
-    /// was before; when even that cannot be had, the log is poisoned.
+    /// Writes a frame. `buffer` has its payload after room for the header. If the write fails, the
+    /// file is as it was before. If restoring it fails too, the log is poisoned (ADR 0039).
     pub(super) fn append(
         &mut self,
         buffer: &mut [u8],
@@ -175,11 +205,16 @@ impl Log {
         }
     }
 
-    /// Forgets the parts behind the last checkpoint.
+    /// Returns true if the writer has to wait for the compaction before the log may grow.
+    pub(super) fn is_ahead(&self, limit: u64) -> bool {
+        self.compaction.is_some_and(|compaction| self.good > compaction.allows(limit))
+    }
+
+    /// Cuts off the parts after the last checkpoint.
     pub(super) fn roll_back(&mut self) -> Result<(), SnapshotError> {
         self.check()?;
         if self.end > self.good {
-            // Cutting a file that was truncated would extend it.
+            // Cutting a file that another program has truncated would extend it.
             self.check_file()?;
             self.file
                 .set_len(self.good)
@@ -190,15 +225,15 @@ impl Log {
         Ok(())
     }
 
-    /// Notes that the file had reached the disk up to `len` when a sync ended.
+    /// Records that the file had reached the disk up to `len` when a sync ended.
     pub(super) fn seal(&mut self, len: u64) {
         self.synced = len;
-        // It is not needed for anything to be right: when it cannot be written, the other counts.
+        // A failed write does no harm, because the other seal remains valid.
         let _ = self.write_seal(self.header.next_seal(), len);
     }
 
-    /// Writes the magic number over the mark, now that the file has its name. Logs can be read with
-    /// either.
+    /// Writes the magic number over the mark, now that the file has its name. A log is readable
+    /// with either.
     pub(super) fn unmark(&mut self) {
         if self.header.marked && write_full(&*self.file, &MAGIC, 0).is_ok() {
             self.header.marked = false;
@@ -207,7 +242,7 @@ impl Log {
 
     fn write_seal(&mut self, slot: usize, len: u64) -> io::Result<()> {
         let written = write_full(&*self.file, &self.header.seal(len), FileHeader::seal_at(slot));
-        // Half of one may be there; the next goes to the same place.
+        // After an error the seal may be half written. The next write goes to the same slot.
         self.header.seals[slot] = written.is_ok().then_some(len);
         written
     }
@@ -217,7 +252,7 @@ impl Log {
     }
 }
 
-/// Puts the header before a payload; the checksum that the next frame's begins with.
+/// Writes the header before a payload. Returns the start value for the checksum of the next frame.
 pub(super) fn seal_frame(buffer: &mut [u8], kind: Kind, chain: u32) -> io::Result<u32> {
     let Some((header, payload)) = buffer.split_first_chunk_mut::<FRAME_HEADER>() else {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -229,9 +264,9 @@ pub(super) fn seal_frame(buffer: &mut [u8], kind: Kind, chain: u32) -> io::Resul
     Ok(chain)
 }
 
-/// Turns an empty file, or the remainder of a creation that crashed, into a log. It takes three
-/// steps, so that the file is recognized after a crash between them, and a file that begins with
-/// the magic number is whole.
+/// Turns an empty file, or the remainder of a crashed creation, into a log. It takes three steps.
+/// The file is recognized after a crash between them, and a file that begins with the magic number
+/// is whole.
 pub(super) fn create(file: &dyn DiskFile, path: &Path) -> Result<FileHeader, SnapshotError> {
     let mut header = mark(file, path)?;
     write_header(file, path, &header)?;
@@ -243,7 +278,8 @@ pub(super) fn create(file: &dyn DiskFile, path: &Path) -> Result<FileHeader, Sna
     Ok(header)
 }
 
-/// A new file beside the log, with a mark and the rest of a header; only the mark is synced.
+/// Creates a new file beside the log, with a mark and the rest of a header. Only the mark is
+/// synced.
 pub(super) fn create_beside(
     disk: &dyn Disk,
     path: &Path,
@@ -251,11 +287,11 @@ pub(super) fn create_beside(
 ) -> Result<(Arc<dyn DiskFile>, FileHeader), SnapshotError> {
     let error = |operation| move |source| SnapshotError::io(path, operation, source);
     let file = disk.open(path, Access::Create).map_err(error("create"))?;
-    // Locked before it has the log's name, so that no other writer can lock it in between.
+    // Locks the file before it has the log's name, so that no other writer can lock it in between.
     if !file.try_lock().map_err(error("lock"))? {
         return Err(SnapshotError::Locked { path: path.to_owned() });
     }
-    // Before it has content that could be read.
+    // Sets the permissions before the file has readable content.
     file.copy_access(log).map_err(error("set the permissions of"))?;
     let header = mark(&*file, path)?;
     write_header(&*file, path, &header)?;
@@ -270,7 +306,7 @@ fn mark(file: &dyn DiskFile, path: &Path) -> Result<FileHeader, SnapshotError> {
     Ok(header)
 }
 
-/// Writes the header behind its mark.
+/// Writes the header after its mark.
 fn write_header(
     file: &dyn DiskFile,
     path: &Path,
@@ -281,8 +317,8 @@ fn write_header(
         .map_err(|source| SnapshotError::io_at(path, "write", start as u64, source))
 }
 
-/// Removes the remainder of a compaction that crashed. Any other file of that name is left
-/// unchanged, including the file of a running writer.
+/// Removes the remainder of a crashed compaction. Leaves any other file of that name unchanged,
+/// including the file of a running writer.
 pub(super) fn remove_leftover(disk: &dyn Disk, path: &Path) -> Result<(), SnapshotError> {
     let error = |operation| move |source| SnapshotError::io(path, operation, source);
     let file = match disk.open(path, Access::Read) {

@@ -1,13 +1,13 @@
-//! A local copy of a key-value state that survives crashes: an append-only log of updates, with checkpoints at which
-//! state and watch cursor are durable together.
+//! A local copy of a key-value state that survives crashes: an append-only log of updates, with
+//! checkpoints at which state and watch cursor are durable together.
 //!
-//! [`SnapshotWriter`] writes it; [`load`] reads the state into memory, and [`SnapshotReader`] goes through it without.
-//! After a crash at any moment there is exactly the state of one checkpoint, with its cursor: the last that was durable,
-//! or a later one that is whole.
+//! [`SnapshotWriter`] writes the log. [`load`] reads the state into memory, and [`SnapshotReader`]
+//! iterates over it without loading it. After a crash at any moment the log has exactly the state
+//! of one checkpoint, with its cursor: the last durable checkpoint, or a later whole one.
 //!
 //! # The file
 //!
-//! Numbers are little endian, checksums CRC-32. A header of 64 bytes, then frames:
+//! Numbers are little endian, checksums CRC-32. A header of 64 bytes comes first, then frames:
 //!
 //! | bytes | header of the file |
 //! |---|---|
@@ -19,10 +19,11 @@
 //! | 32..44 | a seal |
 //! | 48..60 | the other seal |
 //!
-//! A *seal* is a length (8 bytes) and its checksum (4 bytes, begun with the checksum of the identity). It says that the
-//! file had reached the disk up to there. After each sync the lower seal is written over with the new length; the next
-//! sync takes it along. What is not as it was written below the larger seal is damage; behind it, it is what a crash
-//! left of writes that were never acknowledged as durable.
+//! A *seal* is a length (8 bytes) and its checksum (4 bytes, begun with the checksum of the
+//! identity). It says that the file had reached the disk up to that length. After each sync the
+//! writer overwrites the lower seal with the new length, which the next sync makes durable. A
+//! deviation before the larger seal is damage. After the larger seal, it is the remainder of writes
+//! that were never acknowledged as durable.
 //!
 //! | bytes | frame |
 //! |---|---|
@@ -33,8 +34,9 @@
 //! | 12..16 | checksum of the twelve bytes before, begun with this checksum of the frame before, or in the first frame with the checksum of the identity |
 //! | 16.. | payload: records; in kind 3 a cursor of 40 bytes; in kinds 2 and 3 a scope tag of 16 bytes |
 //!
-//! Parts count with the end of their checkpoint, and not at all where that is missing. As each checksum begins with the
-//! one before, a frame is right only behind exactly those that it was written behind.
+//! A reader applies parts together with the end of their checkpoint, and ignores parts without an
+//! end. Each checksum begins with the previous one, so that a frame is valid only after exactly the
+//! frames that preceded it when it was written.
 //!
 //! | bytes | record |
 //! |---|---|
@@ -46,18 +48,18 @@
 //! | 12..20 | time of the write: seconds since 1970, signed |
 //! | 20.. | version, key, value |
 //!
-//! # Making one
+//! # Creation of a file
 //!
 //! A new log is a new file, or an existing empty one. The library never replaces a file that it has
-//! not created. The mark is written and synced, then the rest of the header, then the magic number
-//! over the mark. So each step can be distinguished from a foreign file, and a file that begins
-//! with the magic number was whole.
+//! not created. The writer writes and syncs the mark, then writes the rest of the header, then
+//! writes the magic number over the mark. Each step can therefore be distinguished from a foreign
+//! file, and a file that begins with the magic number was whole.
 //!
-//! A compaction writes a marked file beside the log, named as the log with `.compact` behind it,
-//! syncs it and gives it the log's name. Then the magic number is written over the mark. A marked
-//! file of the other name is the remainder of a crash.
+//! A compaction writes a marked file beside the log, whose name is the log's name with the suffix
+//! `.compact`. It syncs the file and renames it to the log's name. Then it writes the magic number
+//! over the mark. A marked file with the suffix is the remainder of a crash.
 //!
-//! # Reading what a crash left
+//! # Reading after a crash
 //!
 //! | found at offset O | taken as |
 //! |---|---|
@@ -65,20 +67,20 @@
 //! | the file ends within its header | [`SnapshotError::Damaged`] |
 //! | the file ends before the larger seal | [`SnapshotError::Damaged`] |
 //! | the file ends within a frame's header, or within the payload whose length a valid header tells | a torn tail, dropped |
-//! | a checksum that does not match, O at or behind the larger seal | a torn tail, dropped |
+//! | a checksum that does not match, O at or after the larger seal | a torn tail, dropped |
 //! | a checksum that does not match, O before the larger seal | [`SnapshotError::Damaged`] |
-//! | checksums that match, around what this version would not have written | [`SnapshotError::Damaged`] |
+//! | matching checksums around content that this version would not write | [`SnapshotError::Damaged`] |
 //! | both seals unreadable, which no crash leaves | [`SnapshotError::Damaged`] |
 //!
-//! # What it does not do
+//! # Limits
 //!
-//! One flipped bit before the larger seal is found, and so is a file that was cut off before it. A
-//! file that was emptied, or replaced by an older copy of itself, while no writer had it open is
-//! not found.
+//! A reader finds one flipped bit before the larger seal, and a file that was cut off before it. It
+//! does not find that a file was emptied, or replaced by an older copy of itself, while no writer
+//! had it open.
 //!
 //! If another program removes, replaces, truncates or extends the file while a writer has it open,
-//! the next checkpoint or `close` returns [`SnapshotError::Interfered`]. Bytes that it changes amid
-//! the file are found when that part is read.
+//! the next checkpoint or `close` returns [`SnapshotError::Interfered`]. If it changes bytes within
+//! the file, reading that part finds the change.
 
 mod compact;
 mod disk;
@@ -98,6 +100,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use entries::EntryRecord;
 pub use entries::{SnapshotEntries, SnapshotEntry, SnapshotIter};
 pub use error::SnapshotError;
 pub use load::load;
@@ -107,20 +110,21 @@ pub use writer::SnapshotWriter;
 
 use crate::store::WatchCursor;
 
-/// Sizes that decide which way the code takes are small in unit tests, so that small logs take every way.
+/// Returns a smaller size in unit tests. These sizes decide which code path runs, so that small
+/// logs take every path.
 const fn small_in_tests(size: usize, in_tests: usize) -> usize {
     if cfg!(test) { in_tests } else { size }
 }
 
-/// What was read from a snapshot.
+/// The content of a snapshot.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The state at the last checkpoint.
     pub entries: SnapshotEntries,
-    /// Where a watch can go on from. None where there is no checkpoint, or one without a place to go on from; from
-    /// [`SnapshotWriter::open`] also where the scope tag is another.
+    /// Cursor from which a watch can resume. `None` if the file has no checkpoint, or its last one
+    /// has no cursor. [`SnapshotWriter::open`] also returns `None` if the scope tag is another.
     pub cursor: Option<WatchCursor>,
-    /// The scope tag of the last checkpoint; zeros where there is none.
+    /// The scope tag of the last checkpoint. Zeros if the file has no checkpoint.
     pub scope_tag: [u8; 16],
 }

@@ -1,29 +1,29 @@
-//! How a snapshot is written.
+//! Options for writing a snapshot.
 
 use std::time::Duration;
 
-/// When what a checkpoint has written is made to reach the disk.
+/// Time at which a written checkpoint reaches the disk.
 ///
-/// Whatever the policy, a checkpoint is in the hands of the system when
-/// [`checkpoint`](super::SnapshotWriter::checkpoint) returns: a process that crashes or is killed loses none. The
-/// policies differ in what a machine loses that crashes or is without power. What is there afterwards is always the
-/// state of one checkpoint, with its cursor.
+/// With every policy, the system has a checkpoint when
+/// [`checkpoint`](super::SnapshotWriter::checkpoint) returns: a process that crashes or is killed
+/// loses none. The policies differ in the data that a machine loses when it crashes or loses power.
+/// The state afterwards is always the state of one checkpoint, with its cursor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SyncPolicy {
-    /// Each checkpoint is on the disk when the call returns. Nothing that was acknowledged is lost.
+    /// Each checkpoint is on the disk when the call returns. No acknowledged checkpoint is lost.
     #[default]
     EveryCheckpoint,
-    /// A checkpoint is on the disk this long after it was written, or a little later, also when no other follows: a
-    /// thread of the writer sees to it. Lost can be what was written within this time. Should a sync fail, the next
-    /// call says so.
+    /// A thread of the writer syncs a checkpoint this long after it was written, or a little later,
+    /// even if no other checkpoint follows. A crash of the machine can lose the writes of this
+    /// time. If a sync fails, the next call returns the error.
     Interval(Duration),
-    /// The system writes when it likes, some 30 seconds later as a rule. Lost can be everything since the log was
-    /// opened or compacted.
+    /// The system writes at a time of its choice, usually about 30 seconds later. A crash of the
+    /// machine can lose everything since the log was opened or compacted.
     Never,
 }
 
-/// How a [`SnapshotWriter`](super::SnapshotWriter) writes.
+/// Options of a [`SnapshotWriter`](super::SnapshotWriter).
 ///
 /// ```
 /// use std::time::Duration;
@@ -56,28 +56,38 @@ impl Default for SnapshotOptions {
 }
 
 impl SnapshotOptions {
-    /// Each checkpoint is synced; logs below 16 MiB are not compacted; the scope tag is zeros.
+    /// Returns the defaults: each checkpoint is synced, logs below 16 MiB are not compacted, and
+    /// the scope tag is zeros.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// When what was written is made to reach the disk. The default is [`SyncPolicy::EveryCheckpoint`].
+    /// Sets the time at which written data reaches the disk. The default is
+    /// [`SyncPolicy::EveryCheckpoint`].
     pub fn sync(mut self, policy: SyncPolicy) -> Self {
         self.sync = policy;
         self
     }
 
-    /// A log that is longer than this, in bytes, and more than twice as long as what lives in it, is compacted in the
-    /// background. The default is 16 MiB; with `u64::MAX` only
-    /// [`compact`](super::SnapshotWriter::compact) does it.
+    /// Minimum length in bytes at which a log is compacted in the background, if it is also longer
+    /// than one and a half times its live size. Meanwhile
+    /// [`checkpoint`](super::SnapshotWriter::checkpoint) waits if the log grows faster than it is
+    /// compacted: the log has at most twice its live size, plus this threshold, plus one
+    /// checkpoint. The live size is measured when the log is opened, and by each compaction. While
+    /// compactions fail, for instance because the disk is full, no call waits for them and the log
+    /// grows.
+    ///
+    /// The default is 16 MiB. With `u64::MAX` only [`compact`](super::SnapshotWriter::compact)
+    /// compacts the log, and its length is not limited.
     pub fn compaction_threshold(mut self, bytes: u64) -> Self {
         self.compaction_threshold = bytes;
         self
     }
 
-    /// Marks what the log is a copy of, for instance with a hash of bucket and scope; stored with each checkpoint. A
-    /// writer that finds another mark in the file gives the entries, but no cursor: a place in one scope means nothing
-    /// in another. The default is zeros.
+    /// Identifies the source of the copy, for instance with a hash of bucket and scope. The writer
+    /// stores the tag with each checkpoint. A writer that finds another tag in the file returns the
+    /// entries, but no cursor, because a position in one scope means nothing in another. The
+    /// default is zeros.
     pub fn scope_tag(mut self, tag: [u8; 16]) -> Self {
         self.scope_tag = tag;
         self

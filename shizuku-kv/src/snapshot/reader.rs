@@ -1,4 +1,4 @@
-//! The live entries of a file, without all of them in memory.
+//! Iterates over the live entries of a file, without loading all of them into memory.
 
 use std::fmt;
 use std::path::Path;
@@ -15,25 +15,26 @@ use super::record::Record;
 use super::scan::{Scan, Span, must_reach_seal, read_header};
 use crate::store::{KvEntry, WatchCursor};
 
-/// Goes through the live entries of a snapshot, as [`load`](super::load) would give them, with some 30 to 60 bytes for each
-/// key in memory.
+/// Iterates over the live entries of a snapshot. The entries are those of [`load`](super::load),
+/// with some 30 to 60 bytes for each key in memory.
 ///
-/// Opening reads the file once, each iteration once more. Nothing is written and nothing locked; what is read is the
-/// state at the last checkpoint when it was opened, whatever a writer does to the file afterwards. Every call blocks.
+/// Opening reads the file once, and each iteration reads it once more. The reader writes and locks
+/// nothing. It returns the state at the last checkpoint when it was opened, even if a writer
+/// changes the file afterwards. Every call blocks.
 pub struct SnapshotReader {
     file: Arc<dyn DiskFile>,
     path: Arc<Path>,
     index: Index,
     ending: Option<Ending>,
-    /// Up to the last checkpoint; none where there is none.
+    /// The file up to the last checkpoint. `None` if no checkpoint exists.
     span: Option<Span>,
 }
 
 impl SnapshotReader {
-    /// Opens a snapshot and reads which entries live.
+    /// Opens a snapshot and indexes its live entries.
     ///
     /// # Errors
-    /// As [`load`](super::load).
+    /// Returns the errors of [`load`](super::load).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, SnapshotError> {
         let path = find(path.as_ref())?;
         let file = open_to_read(&StdDisk, &path)?;
@@ -45,27 +46,29 @@ impl SnapshotReader {
         Ok(Self { file, path, index, ending, span })
     }
 
-    /// How many keys live.
+    /// Returns the number of live keys.
     pub fn len(&self) -> usize {
         self.index.len()
     }
 
-    /// Whether no key lives.
+    /// Returns true if no key is live.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The cursor of the last checkpoint; none where there is no checkpoint, or one without a cursor.
+    /// Returns the cursor of the last checkpoint. Returns `None` if no checkpoint exists, or the
+    /// last one has no cursor.
     pub fn cursor(&self) -> Option<WatchCursor> {
         self.ending.and_then(|ending| ending.cursor)
     }
 
-    /// The scope tag of the last checkpoint; zeros where there is none.
+    /// Returns the scope tag of the last checkpoint. Returns zeros if no checkpoint exists.
     pub fn scope_tag(&self) -> [u8; 16] {
         self.ending.unwrap_or_default().tag
     }
 
-    /// The live entries, in the order in which they were written, each with memory of its own. Ends at the first error.
+    /// Iterates over the live entries in the order in which they were written. Each entry has
+    /// memory of its own. Ends at the first error.
     pub fn iter(&self) -> SnapshotReaderIter<'_> {
         let scan =
             self.span.map(|span| Scan::new(Arc::clone(&self.file), Arc::clone(&self.path), span));
@@ -83,9 +86,9 @@ fn indexed(
     loop {
         let mut index = Index::new();
         let indexed =
-            index.fill(&mut Scan::new(Arc::clone(file), Arc::clone(path), span), path, || true)?;
+            index.fill(&mut Scan::new(Arc::clone(file), Arc::clone(path), span), path, |_| true)?;
         span.end = indexed.good;
-        // Parts without their end are in the index: once more without them, as when loading.
+        // The index contains parts without their end. Indexes again without them, as loading does.
         if !indexed.beyond {
             must_reach_seal(header, indexed.good.max(span.start), path)?;
             let known = Span::known(span.start, span.chain, indexed.good);
@@ -112,17 +115,17 @@ impl<'a> IntoIterator for &'a SnapshotReader {
     }
 }
 
-/// The live entries of a [`SnapshotReader`].
+/// Iterator over the live entries of a [`SnapshotReader`].
 pub struct SnapshotReaderIter<'a> {
     reader: &'a SnapshotReader,
-    /// None at the end.
+    /// `None` at the end.
     scan: Option<Scan>,
-    /// The live ones of the frame that was read last.
+    /// Live records of the last frame that was read.
     waiting: std::vec::IntoIter<Record>,
 }
 
 impl SnapshotReaderIter<'_> {
-    /// Reads frames until one has something that lives; false at the end.
+    /// Reads frames until one has live records. Returns `false` at the end.
     fn read_on(&mut self) -> Result<bool, SnapshotError> {
         let Some(scan) = &mut self.scan else { return Ok(false) };
         while let Some(frame) = scan.next()? {
@@ -145,7 +148,7 @@ impl Iterator for SnapshotReaderIter<'_> {
         loop {
             if let Some(record) = self.waiting.next() {
                 let mut entry = record.to_entry();
-                // Else one small value that is kept would keep all that was read with it.
+                // Otherwise keeping one small value would keep its whole buffer in memory.
                 entry.value = Bytes::copy_from_slice(&entry.value);
                 return Some(Ok(entry));
             }

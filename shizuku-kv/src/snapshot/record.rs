@@ -1,4 +1,5 @@
-//! One write as bytes: the same on the disk and in memory, so that loading copies nothing.
+//! One write as bytes. The bytes are the same on the disk and in memory, so that loading copies
+//! nothing.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,30 +7,32 @@ use bytes::Bytes;
 
 use crate::store::{Key, KvEntry, MAX_KEY_LEN, VersionToken, check_key};
 
-/// What comes before the version, the key and the value.
+/// Number of bytes before the version, the key and the value.
 const FIXED: usize = 20;
 
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 
-/// In the place of a version's length: a number of eight bytes.
+/// Marker in place of a version's length: the version is a number of eight bytes.
 const NUMBER: u8 = 0xff;
 const NUMBER_LEN: usize = 8;
 
 const NANOS_PER_SECOND: u32 = 1_000_000_000;
 
-/// The shortest record.
+/// Minimum length of a record in bytes.
 pub(super) const MIN_LEN: usize = FIXED + 1;
 
-/// The largest value: a frame holds any one record, and tells its length in 32 bits.
+/// Maximum length of a value in bytes. A frame holds any one record, and stores its length in 32
+/// bits.
 pub(super) const MAX_VALUE_LEN: usize = u32::MAX as usize - 64 * 1024;
 
-/// Appends the record of a write. A deletion keeps no value. The value is at most [`MAX_VALUE_LEN`] bytes long.
+/// Appends the record of a write. A deletion keeps no value. The value is at most [`MAX_VALUE_LEN`]
+/// bytes long.
 pub(super) fn encode(out: &mut Vec<u8>, entry: &KvEntry, deletion: bool) {
     let value: &[u8] = if deletion { &[] } else { &entry.value };
     let number = entry.version.as_u64();
     let opaque = if number.is_some() { Vec::new() } else { entry.version.to_bytes() };
-    // The first byte says that it is opaque, which is said here already.
+    // Drops the first byte, which marks the version as opaque, because the record already says so.
     let opaque = opaque.get(1..).unwrap_or_default();
     let (seconds, nanos) = since_epoch(entry.created);
 
@@ -40,7 +43,7 @@ pub(super) fn encode(out: &mut Vec<u8>, entry: &KvEntry, deletion: bool) {
     fixed[4..8].copy_from_slice(&(value.len() as u32).to_le_bytes());
     fixed[8..12].copy_from_slice(&nanos.to_le_bytes());
     fixed[12..20].copy_from_slice(&seconds.to_le_bytes());
-    // Exactly: a record of its own is made with just as much room.
+    // Reserves the exact length, because a detached record is allocated with exactly that length.
     let version_len = if number.is_some() { NUMBER_LEN } else { opaque.len() };
     out.reserve(FIXED + version_len + entry.key.len() + value.len());
     out.extend_from_slice(&fixed);
@@ -52,7 +55,7 @@ pub(super) fn encode(out: &mut Vec<u8>, entry: &KvEntry, deletion: bool) {
     out.extend_from_slice(value);
 }
 
-/// Where in a record what is.
+/// Offsets of the parts of a record.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     pub(super) deletion: bool,
@@ -61,8 +64,8 @@ pub(super) struct Shape {
     pub(super) end: usize,
 }
 
-/// The shape of the record at the start of `bytes`, or what is wrong with it. Everything in it is checked, so that the
-/// functions of [`Record`] have nothing left to fail at.
+/// Returns the shape of the record at the start of `bytes`, or a description of the error. Checks
+/// everything, so that the functions of [`Record`] cannot fail.
 pub(super) fn shape(bytes: &[u8]) -> Result<Shape, &'static str> {
     let Some(fixed) = bytes.first_chunk::<FIXED>() else {
         return Err("a record that is cut off");
@@ -87,7 +90,7 @@ pub(super) fn shape(bytes: &[u8]) -> Result<Shape, &'static str> {
     if created(fixed).is_none() {
         return Err("a record with a time that does not exist");
     }
-    // Before the whole key is looked at.
+    // Checks the length before the whole key is read.
     if key_len > MAX_KEY_LEN {
         return Err("a key of more than 1024 bytes");
     }
@@ -97,17 +100,17 @@ pub(super) fn shape(bytes: &[u8]) -> Result<Shape, &'static str> {
     }
 }
 
-/// A put that was checked by [`shape`] or made by [`encode`], and nothing after it.
+/// A put that [`shape`] has checked or [`encode`] has made, without trailing bytes.
 #[derive(Clone)]
 pub(super) struct Record(Bytes);
 
 impl Record {
-    /// `bytes` must be what [`shape`] found right, cut at its end.
+    /// Wraps `bytes`, which [`shape`] must have accepted, cut at their end.
     pub(super) fn checked(bytes: Bytes) -> Self {
         Self(bytes)
     }
 
-    /// The record of a write, in an allocation of its own.
+    /// Returns the record of a write, in an allocation of its own.
     pub(super) fn of(entry: &KvEntry) -> Self {
         let mut bytes = Vec::new();
         bytes.reserve_exact(encoded_len(entry));
@@ -115,7 +118,7 @@ impl Record {
         Self(bytes.into())
     }
 
-    /// A copy that keeps nothing else in memory.
+    /// Returns a copy that keeps nothing else in memory.
     pub(super) fn detached(&self) -> Self {
         Self(Bytes::copy_from_slice(&self.0))
     }
@@ -164,14 +167,14 @@ impl Record {
         created(&self.fixed()).unwrap_or(UNIX_EPOCH)
     }
 
-    /// The entry. Its value shares the record's memory.
+    /// Returns the entry. Its value shares the record's memory.
     pub(super) fn to_entry(&self) -> KvEntry {
         let value = self.0.slice(self.bounds().1.min(self.0.len())..);
         KvEntry::put(Key::of_checked(self.key()), value, self.version(), self.created())
     }
 }
 
-/// The length of the record of a put.
+/// Returns the length of the record of a put.
 fn encoded_len(entry: &KvEntry) -> usize {
     let version_len = if entry.version.as_u64().is_some() {
         NUMBER_LEN
@@ -189,7 +192,7 @@ fn version_len(byte: u8) -> Option<usize> {
     }
 }
 
-/// The lengths of key and value.
+/// Returns the lengths of key and value.
 fn lengths(fixed: &[u8; FIXED]) -> (usize, usize) {
     let key_len = u16::from_le_bytes([fixed[2], fixed[3]]);
     let value_len = u32::from_le_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]);
@@ -208,7 +211,8 @@ fn created(fixed: &[u8; FIXED]) -> Option<SystemTime> {
     start?.checked_add(Duration::from_nanos(nanos.into()))
 }
 
-/// Seconds since 1970, and nanoseconds since the start of that second, before 1970 too.
+/// Returns the seconds since 1970, and the nanoseconds since the start of that second. Also works
+/// for times before 1970.
 fn since_epoch(time: SystemTime) -> (i64, u32) {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos()),

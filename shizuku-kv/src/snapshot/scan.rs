@@ -1,4 +1,4 @@
-//! Frame after frame from the start of a file, up to its end or to a torn tail.
+//! Reads frame after frame from the start of a file, up to its end or to a torn tail.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use super::frame::{
 };
 use super::small_in_tests;
 
-/// As much is read at a time, where a frame is not longer.
+/// Number of bytes that are read at a time, unless a frame is longer.
 const CHUNK: u64 = small_in_tests(1024 * 1024, 300) as u64;
 
 /// Returns the header of a file, and its length at that moment. The header is `None` for an empty
-/// file, and for the remainder of a creation that crashed.
+/// file, and for the remainder of a crashed creation.
 pub(super) fn read_header(
     file: &dyn DiskFile,
     path: &Path,
@@ -76,18 +76,18 @@ pub(super) fn must_reach_seal(
     }
 }
 
-/// A frame whose checksums are right.
+/// A frame with valid checksums.
 #[derive(Debug)]
 pub(super) struct Frame {
-    /// Where in the file its header is.
+    /// Offset of the frame's header in the file.
     pub(super) offset: u64,
     /// Header, records and ending, as they are in the file.
     pub(super) bytes: Bytes,
-    /// How many bytes of records follow the header.
+    /// Number of bytes of records after the header.
     pub(super) records_len: usize,
-    /// What it ends, if it ends a checkpoint.
+    /// The ending, if the frame ends a checkpoint.
     pub(super) ending: Option<Ending>,
-    /// The checksum that the next frame's begins with.
+    /// Start value for the checksum of the next frame.
     pub(super) chain: u32,
 }
 
@@ -96,7 +96,7 @@ impl Frame {
         self.offset + self.bytes.len() as u64
     }
 
-    /// Where in the file the records begin.
+    /// Returns the offset of the records in the file.
     pub(super) fn records_offset(&self) -> u64 {
         self.offset + FRAME_HEADER as u64
     }
@@ -106,26 +106,26 @@ impl Frame {
     }
 }
 
-/// Where to begin and where to end.
+/// The range of a file to scan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
-    /// Where a frame begins.
+    /// Offset at which a frame begins.
     pub(super) start: u64,
-    /// The checksum that this frame's begins with.
+    /// Start value for the checksum of this frame.
     pub(super) chain: u32,
-    /// Nothing behind this is looked at.
+    /// Offset at which the scan ends.
     pub(super) end: u64,
-    /// What is wrong before this is damage; behind it, it is a torn tail.
+    /// An error before this offset is damage. An error after it is a torn tail.
     pub(super) sealed: u64,
 }
 
 impl Span {
-    /// What is known to be whole and to end with a frame.
+    /// Returns a span that is known to be whole and to end with a frame.
     pub(super) fn known(start: u64, chain: u32, end: u64) -> Self {
         Self { start, chain, end, sealed: end }
     }
 
-    /// All of a file.
+    /// Returns a span of the whole file.
     pub(super) fn whole(header: &FileHeader, len: u64) -> Self {
         Self { start: FILE_HEADER, chain: header.chain(), end: len, sealed: header.sealed() }
     }
@@ -136,10 +136,10 @@ pub(super) struct Scan {
     file: Arc<dyn DiskFile>,
     path: Arc<Path>,
     span: Span,
-    /// What has been read from the file, and how much of it has been used.
+    /// Bytes that were read from the file, and the number of them that are used.
     buffer: Bytes,
     used: usize,
-    /// Where in the file `used` is.
+    /// Offset in the file of `used`.
     offset: u64,
     chain: u32,
 }
@@ -157,7 +157,7 @@ impl Scan {
         }
     }
 
-    /// The next frame; none at the end of the span and at a torn tail.
+    /// Returns the next frame. Returns `None` at the end of the span and at a torn tail.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, SnapshotError> {
         if !self.fill(FRAME_HEADER as u64)? {
             return Ok(None);
@@ -191,7 +191,7 @@ impl Scan {
         Ok(Some(frame))
     }
 
-    /// For spans that are known to be whole: an error if the scan ended before their end.
+    /// Returns an error if the scan of a span that is known to be whole ended before its end.
     pub(super) fn must_be_at_end(&self) -> Result<(), SnapshotError> {
         match self.offset == self.span.end {
             true => Ok(()),
@@ -199,12 +199,12 @@ impl Scan {
         }
     }
 
-    /// Memory to read into; never more than the file is long.
+    /// Allocates memory to read into. It never exceeds the length of the file.
     fn zeros(&self, len: u64) -> Result<Vec<u8>, SnapshotError> {
         if len <= CHUNK {
             return Ok(vec![0; len as usize]);
         }
-        // One large record: there may not be as much.
+        // The buffer is for one large record, so the allocation may fail.
         let mut buffer = Vec::new();
         let reserved =
             usize::try_from(len).ok().filter(|len| buffer.try_reserve_exact(*len).is_ok());
@@ -216,7 +216,8 @@ impl Scan {
         Ok(buffer)
     }
 
-    /// What does not match its checksum: damage where it had reached the disk, else the end.
+    /// Handles bytes that do not match their checksum. They are damage if they had reached the
+    /// disk, otherwise the end.
     fn bad(&self, what: &'static str) -> Result<Option<Frame>, SnapshotError> {
         if self.offset < self.span.sealed { Err(self.damaged(what)) } else { Ok(None) }
     }
@@ -225,7 +226,8 @@ impl Scan {
         SnapshotError::damaged(&self.path, self.offset, what)
     }
 
-    /// Sees to it that `wanted` bytes are in the buffer; false where the span or the file ends before.
+    /// Reads until the buffer has `wanted` bytes. Returns `false` if the span or the file ends
+    /// before.
     fn fill(&mut self, wanted: u64) -> Result<bool, SnapshotError> {
         let left = self.span.end.saturating_sub(self.offset);
         if wanted > left {
@@ -235,7 +237,8 @@ impl Scan {
         if wanted <= have as u64 {
             return Ok(true);
         }
-        // With the header of the next frame: else a frame of a chunk's length or more would cost two reads.
+        // Includes the header of the next frame. Otherwise a frame of a chunk's length or more
+        // would need two reads.
         let len = (wanted + FRAME_HEADER as u64).max(CHUNK).min(left);
         let mut buffer = self.zeros(len)?;
         buffer[..have].copy_from_slice(&self.buffer[self.used..]);

@@ -1,4 +1,4 @@
-//! The writer: updates gathered in memory, checkpoints that put them into the file.
+//! The writer collects updates in memory, and writes them to the file at checkpoints.
 
 use std::fmt;
 use std::io;
@@ -12,20 +12,20 @@ use super::frame::{Ending, FRAME_HEADER};
 use super::load::{Loaded, load_file};
 use super::log::{Log, create, remove_leftover};
 use super::record::{MAX_VALUE_LEN, encode};
-use super::shared::Shared;
+use super::shared::SharedLog;
 use super::{Snapshot, SnapshotError, SnapshotOptions, SyncPolicy, small_in_tests};
-use crate::local_file::{self, Place};
+use crate::local_file::{self, Identity};
 use crate::store::{KvUpdate, WatchCursor};
 
-/// A checkpoint of more than this, in bytes, is written in parts as it grows.
+/// Size in bytes above which a checkpoint is written in parts as it grows (ADR 0039).
 pub(super) const PART: usize = small_in_tests(1024 * 1024, 256);
 
 /// Maximum number of times that the log is reopened because another writer replaced it between the
 /// opening and the lock.
 const OPENINGS: usize = 16;
 
-/// Writes a snapshot log: updates as they come, and now and then a checkpoint, at which all of them count together with
-/// the cursor.
+/// Writes a snapshot log. The caller appends updates as they come, and checkpoints them from time
+/// to time. At a checkpoint all of them become valid together with the cursor.
 ///
 /// Every call blocks for as long as the disk takes; in asynchronous code use
 /// [`spawn_blocking`](tokio::task::spawn_blocking) or a thread of its own.
@@ -34,13 +34,14 @@ const OPENINGS: usize = 16;
 /// program may rename, truncate, replace or remove it meanwhile, log rotation in particular. Each
 /// checkpoint and [`close`](Self::close) check for that, and return [`SnapshotError::Interfered`].
 ///
-/// Links in the path are resolved once, when it is opened. Compaction writes a file beside the log,
-/// whose name ends in `.compact`, and renames it. The new file gets mode, group and owner of the
-/// log as far as the system allows; extended attributes and access lists are not copied, and
-/// further names (hard links) stay with the old file.
+/// Links in the path are resolved once, when the log is opened. Compaction writes a file beside the
+/// log, whose name ends in `.compact`, and renames it. The new file gets mode, group and owner of
+/// the log as far as the system allows. Extended attributes and access lists are not copied, and
+/// other names (hard links) stay with the old file.
 ///
-/// Dropping the writer forgets what was appended since the last checkpoint, stops a compaction that is under way, and
-/// with [`SyncPolicy::Interval`] waits for one last sync. [`close`](Self::close) does the same and tells of errors.
+/// Dropping the writer discards the updates that were appended since the last checkpoint, and stops
+/// a running compaction. With [`SyncPolicy::Interval`] it waits for one last sync.
+/// [`close`](Self::close) does the same and returns errors.
 ///
 /// ```
 /// use shizuku_kv::snapshot::{self, SnapshotOptions, SnapshotWriter};
@@ -48,7 +49,8 @@ const OPENINGS: usize = 16;
 /// # use std::time::SystemTime;
 /// # let directory = tempfile::tempdir()?;
 /// # let path = directory.path().join("state");
-/// # let entry = KvEntry::put(Key::new("a.b")?, "value".into(), VersionToken::from_u64(1), SystemTime::now());
+/// # let (key, version) = (Key::new("a.b")?, VersionToken::from_u64(1));
+/// # let entry = KvEntry::put(key, "value".into(), version, SystemTime::now());
 /// # let update = KvUpdate::Put(entry);
 ///
 /// let (mut writer, before) = SnapshotWriter::open(&path, SnapshotOptions::new())?;
@@ -62,16 +64,17 @@ const OPENINGS: usize = 16;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct SnapshotWriter {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLog>,
     options: SnapshotOptions,
-    /// The records since the last frame, behind room for the header of theirs.
+    /// The records since the last frame, after room for their header.
     buffer: Vec<u8>,
-    /// The length at which the log is compacted.
+    /// Length at which the log is compacted, and the length that it should not exceed.
     compact_at: u64,
+    limit: u64,
     compaction: Option<JoinHandle<Result<Outcome, SnapshotError>>>,
     compaction_error: Option<SnapshotError>,
     syncing: Option<JoinHandle<()>>,
-    /// Whether whoever has it was told how it ended.
+    /// True if the owner has received the result of closing.
     closed: bool,
 }
 
@@ -80,14 +83,15 @@ impl SnapshotWriter {
     /// The directory must exist. An empty file becomes a log and keeps its owner and mode; only its
     /// owner can read a new file.
     ///
-    /// What a crash left behind the last checkpoint is cut off. The cursor is none where the log's scope tag is not
-    /// the one of `options`. Unless the policy is [`SyncPolicy::Never`], what is returned is on the disk.
+    /// Cuts off the incomplete data that a crash left after the last checkpoint. The cursor is
+    /// `None` if the log's scope tag differs from the one of `options`. Unless the policy is
+    /// [`SyncPolicy::Never`], the returned content is on the disk.
     ///
     /// # Errors
-    /// Returns [`SnapshotError::Locked`] if there is another writer;
+    /// Returns [`SnapshotError::Locked`] if another writer exists. Returns
     /// [`SnapshotError::NotASnapshot`] if the path names anything other than a log or an empty
-    /// file, or is a link to a missing file; the errors of [`load`](super::load) if an existing
-    /// file cannot be read. The file is left unchanged in these cases. Returns
+    /// file, or is a link to a missing file. Returns the errors of [`load`](super::load) if an
+    /// existing file cannot be read. The file is left unchanged in these cases. Returns
     /// [`SnapshotError::Io`] if the system rejects an operation.
     pub fn open(
         path: impl AsRef<Path>,
@@ -97,7 +101,7 @@ impl SnapshotWriter {
         Ok(of_scope(opened, options))
     }
 
-    /// The same with the cursor that is there, of whatever scope it is.
+    /// Opens the log as [`open`](Self::open) does, but returns the stored cursor of any scope.
     pub(crate) fn open_whatever_scope(
         path: &Path,
         options: SnapshotOptions,
@@ -120,7 +124,7 @@ impl SnapshotWriter {
         &self.shared.path
     }
 
-    /// What the checkpoints from now on are of.
+    /// Sets the scope tag of the following checkpoints.
     pub(crate) fn set_scope_tag(&mut self, tag: [u8; 16]) {
         self.options.scope_tag = tag;
     }
@@ -132,14 +136,15 @@ impl SnapshotWriter {
     ) -> Result<(Self, Snapshot), SnapshotError> {
         let path: Arc<Path> = path.into();
         let (log, loaded) = open_log(&*disk, &path, options)?;
-        let compact_at = due(options.compaction_threshold, loaded.entries.record_bytes());
+        let (threshold, live) = (options.compaction_threshold, loaded.entries.record_bytes());
         let state = loaded.into_snapshot();
-        let shared = Arc::new(Shared::new(disk, log));
+        let shared = Arc::new(SharedLog::new(disk, log));
         let mut writer = Self {
             shared,
             options,
             buffer: vec![0; FRAME_HEADER],
-            compact_at,
+            compact_at: due(threshold, live),
+            limit: limit(threshold, live),
             compaction: None,
             compaction_error: None,
             syncing: None,
@@ -156,15 +161,16 @@ impl SnapshotWriter {
         Ok((writer, state))
     }
 
-    /// Takes an update into the next checkpoint. The caught-up marker is passed over.
+    /// Appends an update to the next checkpoint. Skips the caught-up marker.
     ///
-    /// Only memory is written to, but for each 1 MiB or so, which goes to the file as a part of the checkpoint; it
-    /// counts no earlier than the rest.
+    /// Writes to memory only. After about each 1 MiB it writes a part of the checkpoint to the
+    /// file, which becomes valid no earlier than the rest.
     ///
     /// # Errors
-    /// [`SnapshotError::Io`] if a part cannot be written: then this update was not taken, those before were, and it can
-    /// be appended again. [`SnapshotError::ValueTooLarge`] above some 4 GiB. [`SnapshotError::Poisoned`] once the writer
-    /// cannot be used any more.
+    /// Returns [`SnapshotError::Io`] if a part cannot be written. This update was then not appended
+    /// and earlier ones were; the caller can append it again. Returns
+    /// [`SnapshotError::ValueTooLarge`] for a value above about 4 GiB. Returns
+    /// [`SnapshotError::Poisoned`] if the writer cannot be used any more.
     pub fn append(&mut self, update: &KvUpdate) -> Result<(), SnapshotError> {
         let (entry, deletion) = match update {
             KvUpdate::Put(entry) => (entry, false),
@@ -189,20 +195,24 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    /// Makes everything that was appended since the last checkpoint count, together with the cursor: after a crash
-    /// there is either both or neither. `None` says that the state has no place to go on from, as while a replica is
-    /// being repaired. How durable it is when the call returns, the [`SyncPolicy`] says.
+    /// Commits everything that was appended since the last checkpoint, together with the cursor.
+    /// After a crash the log has either both or neither. `None` says that the state has no position
+    /// from which a watch can resume, as during a replica's resync. The [`SyncPolicy`] decides how
+    /// durable the checkpoint is when the call returns.
+    ///
+    /// If the log grows faster than it is compacted, this waits for the compaction; see
+    /// [`compaction_threshold`](SnapshotOptions::compaction_threshold()).
     ///
     /// # Errors
-    /// [`SnapshotError::Io`] if it cannot be written, for instance because the disk is full. The
-    /// file is as it was, and the appended updates are kept for the next call, or to be
-    /// [discarded](Self::discard). Returns Returns [`SnapshotError::Interfered`] if another program
-    /// touched the file. Returns [`SnapshotError::Poisoned`] if the sync failed, or an earlier
-    /// operation after which the file's state is unknown.
+    /// Returns [`SnapshotError::Io`] if the checkpoint cannot be written, for instance because the
+    /// disk is full. The file is then unchanged, and the appended updates are kept for the next
+    /// call, or to be [discarded](Self::discard). Returns [`SnapshotError::Interfered`] if another
+    /// program touched the file. Returns [`SnapshotError::Poisoned`] if the sync failed, or an
+    /// earlier operation after which the file's state is unknown.
     pub fn checkpoint(&mut self, cursor: Option<&WatchCursor>) -> Result<(), SnapshotError> {
         let ending = Ending { cursor: cursor.copied(), tag: self.options.scope_tag };
         let filled = self.buffer.len();
-        let (good, was_synced) = {
+        let (good, was_synced, has_compacted) = {
             let mut log = self.shared.log();
             log.check()?;
             let is_new = filled > FRAME_HEADER || log.end > log.good || log.ending != Some(ending);
@@ -216,27 +226,30 @@ impl SnapshotWriter {
             } else {
                 log.check_file()?;
             }
-            (log.good, was_synced)
+            (log.good, was_synced, log.compaction.is_none())
         };
         self.empty_buffer();
         match self.options.sync {
             SyncPolicy::EveryCheckpoint => self.shared.sync()?,
-            // It waits for the first only, and sees the others when it has slept.
+            // The thread waits for the first only, and sees the others when it has slept.
             SyncPolicy::Interval(_) if was_synced => self.shared.notify(),
             SyncPolicy::Interval(_) | SyncPolicy::Never => {}
         }
-        self.take_compaction(false);
+        // The thread of the compaction may not have ended yet.
+        self.take_compaction(has_compacted);
         if good >= self.compact_at {
             self.start_compaction();
         }
+        self.shared.hold_back(self.limit);
         Ok(())
     }
 
-    /// Forgets what was appended since the last checkpoint.
+    /// Discards everything that was appended since the last checkpoint.
     ///
     /// # Errors
-    /// [`SnapshotError::Io`] if parts of it that are in the file already cannot be cut off; then nothing is forgotten.
-    /// [`SnapshotError::Poisoned`] once the writer cannot be used any more.
+    /// Returns [`SnapshotError::Io`] if parts that are already in the file cannot be cut off;
+    /// nothing is then discarded. Returns [`SnapshotError::Poisoned`] if the writer cannot be used
+    /// any more.
     pub fn discard(&mut self) -> Result<(), SnapshotError> {
         self.shared.log().roll_back()?;
         self.empty_buffer();
@@ -246,19 +259,22 @@ impl SnapshotWriter {
     /// Makes the last checkpoint durable now, whatever the policy.
     ///
     /// # Errors
-    /// [`SnapshotError::Poisoned`] if that fails, or the writer cannot be used any more.
+    /// Returns [`SnapshotError::Poisoned`] if the sync fails, or the writer cannot be used any
+    /// more.
     pub fn sync(&mut self) -> Result<(), SnapshotError> {
         self.shared.sync()
     }
 
-    /// Writes the log anew without what is superseded, and waits until that is done; also what was appended stays as it
-    /// is, and counts with the next checkpoint. It needs room on the disk for what lives, beside the file as it is.
+    /// Rewrites the log without superseded entries, and waits for the end of that. The appended
+    /// updates also stay, and become valid with the next checkpoint. It needs room on the disk for
+    /// the live entries, beside the present file.
     ///
-    /// A log that has grown is compacted without being asked, by a thread beside the work, as
-    /// [`compaction_threshold`](SnapshotOptions::compaction_threshold) says.
+    /// A log that has grown is compacted automatically by a background thread; see
+    /// [`compaction_threshold`](SnapshotOptions::compaction_threshold).
     ///
     /// # Errors
-    /// What went wrong. The log is as it was, and the writer goes on with it, unless it is [`SnapshotError::Poisoned`].
+    /// Returns the error of the compaction. The log is unchanged, and the writer remains usable
+    /// unless the error is [`SnapshotError::Poisoned`].
     pub fn compact(&mut self) -> Result<(), SnapshotError> {
         self.take_compaction(true);
         self.shared.log().check()?;
@@ -270,11 +286,11 @@ impl SnapshotWriter {
         }
     }
 
-    /// Begins to compact the log in the background, unless that is being done already.
+    /// Starts compacting the log in the background, unless a compaction is already running.
     ///
     /// # Errors
-    /// [`SnapshotError::Poisoned`] once the writer cannot be used any more. Whether it succeeds,
-    /// [`last_compaction_error`](Self::last_compaction_error) tells later.
+    /// Returns [`SnapshotError::Poisoned`] if the writer cannot be used any more.
+    /// [`last_compaction_error`](Self::last_compaction_error) returns the result later.
     pub fn compact_in_background(&mut self) -> Result<(), SnapshotError> {
         self.take_compaction(false);
         self.shared.log().check()?;
@@ -282,27 +298,29 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    /// Whether the log is being compacted.
+    /// Returns true if a compaction is running.
     pub fn is_compacting(&self) -> bool {
         self.compaction.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Why the last compaction failed; none if it did not. It is tried again when the log has grown by another half.
+    /// Returns the error of the last compaction. Returns `None` if it did not fail. The writer
+    /// retries when the log has grown by another half.
     pub fn last_compaction_error(&mut self) -> Option<&SnapshotError> {
         self.take_compaction(false);
         self.compaction_error.as_ref()
     }
 
-    /// The length of the file in bytes, up to the last checkpoint.
+    /// Returns the length of the file in bytes, up to the last checkpoint.
     pub fn file_len(&self) -> u64 {
         self.shared.log().good
     }
 
-    /// Closes the log: what was appended since the last checkpoint is forgotten, a compaction that is under way is
-    /// stopped, and unless the policy is [`SyncPolicy::Never`] everything is on the disk when this returns.
+    /// Closes the log. Discards everything that was appended since the last checkpoint, and stops a
+    /// running compaction. Unless the policy is [`SyncPolicy::Never`], everything is on the disk
+    /// when this returns.
     ///
     /// # Errors
-    /// [`SnapshotError::Poisoned`] if the last sync failed, or something before. Returns
+    /// Returns [`SnapshotError::Poisoned`] if the last sync or an earlier operation failed. Returns
     /// [`SnapshotError::Interfered`] if another program touched the file.
     pub fn close(mut self) -> Result<(), SnapshotError> {
         self.closed = true;
@@ -323,7 +341,7 @@ impl SnapshotWriter {
         rolled_back
     }
 
-    /// Ends as a process that is killed does, without farewell; but no thread is left behind.
+    /// Ends as a killed process does, without a last sync, but leaves no thread behind.
     #[cfg(test)]
     pub(super) fn kill(mut self) {
         self.take_compaction(true);
@@ -334,7 +352,14 @@ impl SnapshotWriter {
         self.closed = true;
     }
 
-    /// Tells whether its threads were told to end.
+    /// Returns a function that is true while a call waits for a compaction.
+    #[cfg(test)]
+    pub(super) fn held_back(&self) -> impl Fn() -> bool + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || shared.waiting.load(std::sync::atomic::Ordering::Acquire) > 0
+    }
+
+    /// Returns a function that is true after the threads were told to end.
     #[cfg(test)]
     pub(super) fn stopping(&self) -> impl Fn() -> bool + use<> {
         let shared = Arc::clone(&self.shared);
@@ -343,7 +368,7 @@ impl SnapshotWriter {
 
     fn empty_buffer(&mut self) {
         self.buffer.truncate(FRAME_HEADER);
-        // What one large value needed is not kept for the small ones after it.
+        // Frees the memory of a large value, because smaller ones follow.
         self.buffer.shrink_to(2 * PART);
     }
 
@@ -353,16 +378,18 @@ impl SnapshotWriter {
         }
         let shared = Arc::clone(&self.shared);
         let thread = thread::Builder::new().name("snapshot-compact".to_owned());
+        self.shared.compaction_begins();
         match thread.spawn(move || compact::run(&shared)) {
             Ok(thread) => self.compaction = Some(thread),
             Err(source) => {
+                self.shared.compaction_ended();
                 let error = SnapshotError::io(&self.shared.path, "start a thread for", source);
                 self.compaction_failed(error);
             }
         }
     }
 
-    /// Notes what came of a compaction that has ended, or, with `wait`, that will have.
+    /// Records the result of a compaction that has ended. With `wait`, waits for its end.
     fn take_compaction(&mut self, wait: bool) {
         let Some(thread) = self.compaction.take_if(|thread| wait || thread.is_finished()) else {
             return;
@@ -371,6 +398,7 @@ impl SnapshotWriter {
             Ok(Ok(Outcome::Done(live))) => {
                 self.compaction_error = None;
                 self.compact_at = due(self.options.compaction_threshold, live);
+                self.limit = limit(self.options.compaction_threshold, live);
             }
             Ok(Ok(Outcome::Stopped)) => {}
             Ok(Err(error)) => self.compaction_failed(error),
@@ -384,7 +412,7 @@ impl SnapshotWriter {
     fn compaction_failed(&mut self, error: SnapshotError) {
         tracing::warn!(%error, "the snapshot log could not be compacted; it is used as it is");
         let len = self.file_len();
-        // Nor earlier than it would be otherwise.
+        // The retry is no earlier than a compaction without a failure would be.
         self.compact_at =
             due(self.options.compaction_threshold, 0).max(len.saturating_add(len / 2));
         self.compaction_error = Some(error);
@@ -410,7 +438,7 @@ impl fmt::Debug for SnapshotWriter {
     }
 }
 
-/// Without a cursor where it is one of another scope.
+/// Removes a cursor of another scope.
 fn of_scope(
     (writer, mut state): (SnapshotWriter, Snapshot),
     options: SnapshotOptions,
@@ -421,9 +449,15 @@ fn of_scope(
     (writer, state)
 }
 
-/// The length at which a log is compacted in which this much lives.
+/// Returns the length at which a log with this live size is compacted. It is early enough to let
+/// the log grow meanwhile.
 fn due(threshold: u64, live: u64) -> u64 {
-    threshold.max(live.saturating_mul(2))
+    threshold.max(live.saturating_add(live / 2))
+}
+
+/// Returns the length that a log with this live size exceeds by at most one checkpoint.
+fn limit(threshold: u64, live: u64) -> u64 {
+    live.saturating_mul(2).saturating_add(threshold.max(PART as u64))
 }
 
 /// Opens the file at the path, or creates it, and locks it. The returned file had that name when it
@@ -449,9 +483,9 @@ fn open_locked(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, Snapsh
         if !file.try_lock().map_err(|source| SnapshotError::io(path, "lock", source))? {
             break;
         }
-        // Another writer may have compacted the log, or been closed, since it was opened here. In
-        // this case this is the old file.
-        if file.place(path) == Place::Kept {
+        // Another writer may have compacted or closed the log after this one opened the file. This
+        // is then the old file.
+        if file.place(path) == Identity::Kept {
             return Ok(file);
         }
     }
@@ -466,7 +500,7 @@ fn open_log(
     let durable = options.sync != SyncPolicy::Never;
     let file = open_locked(disk, path)?;
     let mut loaded = load_file(&file, path)?;
-    remove_leftover(disk, &Shared::beside(path, compact::EXTENSION))?;
+    remove_leftover(disk, &SharedLog::beside(path, compact::EXTENSION))?;
     let header = match loaded.header {
         Some(header) => header,
         None => {
@@ -475,8 +509,8 @@ fn open_log(
             header
         }
     };
-    // An earlier crash may have left a new or compacted file here of which the directory on the
-    // disk does not know. With every policy, because a later call to `sync` syncs only the file.
+    // An earlier crash may have left a new or compacted file here whose name is not durable. Syncs
+    // with every policy, because a later call to `sync` syncs only the file.
     disk.sync_dir(path)
         .map_err(|source| SnapshotError::io(path, "sync the directory of", source))?;
     let log = Log::recover(Arc::clone(path), file, &loaded, header, durable)?;

@@ -1,10 +1,11 @@
-//! The pauses between tries.
+//! Pauses between attempts.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// Exponential and jittered, without an end: everybody else's operation failed at the same moment.
+/// Returns exponential, jittered and endless pauses. The jitter is needed because the operations of
+/// all clients failed at the same moment.
 pub(crate) fn backoff(first: Duration, longest: Duration) -> ExponentialBackoff {
     ExponentialBuilder::new()
         .with_min_delay(first)

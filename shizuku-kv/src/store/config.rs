@@ -1,40 +1,41 @@
-//! How a store is made, and how it is opened.
+//! Settings of a store, and of a handle that opens it.
 
 use std::time::Duration;
 
 use super::{ConfigDifference, Deadline, KvError, grammar};
 
-/// Where a store keeps its values.
+/// Location of a store's values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StorageType {
     /// On disk.
     #[default]
     File,
-    /// In the server's memory: gone when it restarts.
+    /// In the server's memory. The values are lost if the server restarts.
     Memory,
 }
 
-/// What a read may miss.
+/// Consistency of reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReadConsistency {
     /// Any replica may answer. In a cluster a read can miss a write that was acknowledged a moment
     /// before, this client's own included. On a single server it does not. Mirrors of the store
-    /// never answer. On NATS the leader is asked before a single read reports a key as absent, so
-    /// that such a read takes two requests.
+    /// never answer. On NATS the leader is asked before a single read reports a key as absent. Such
+    /// a read therefore takes two requests.
     #[default]
     Any,
-    /// The leader answers, so that on a healthy cluster a store reads its own writes. During a partition a leader
-    /// that does not know yet that it was replaced can still answer with what it has.
+    /// The leader answers, so that on a healthy cluster a store reads its own writes. During a
+    /// partition, a replaced leader that does not know that yet can still answer with its older
+    /// state.
     Leader,
 }
 
-/// How a store is made, and how this handle uses it.
+/// Settings of a store, and of this handle.
 ///
-/// Settings that are left alone take the backend's default when the store is made, and are not compared when it
-/// exists. A setting that was made and that an existing store does not have is
-/// [`KvError::ConfigMismatch`], unless [`reconcile`](Self::reconcile) was asked for.
+/// A setting that is not made takes the backend's default when the store is created. It is not
+/// compared if the store exists. If an existing store differs in a setting that was made, opening
+/// it returns [`KvError::ConfigMismatch`], unless [`reconcile`](Self::reconcile) was requested.
 ///
 /// ```
 /// use std::time::Duration;
@@ -76,45 +77,52 @@ pub struct StoreConfig {
     pub must_exist: bool,
 }
 
-/// The settings of the store itself, and those of the handle.
+/// Settings of the store itself, and those of the handle.
 impl StoreConfig {
-    /// Nothing set: get the store, or create it with the backend's defaults.
+    /// Creates settings with nothing set: opens the store, or creates it with the backend's
+    /// defaults.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A text for people.
+    /// Sets a description for people.
     pub fn description(mut self, description: impl Into<String>) -> Self {
         self.description = Some(description.into());
         self
     }
 
-    /// How many versions of each key the store keeps, tombstones included: 1 (the default) to 64.
+    /// Sets the number of versions of each key that the store keeps, tombstones included: 1 (the
+    /// default) to 64.
     pub fn history(mut self, versions: u8) -> Self {
         self.history = Some(versions);
         self
     }
 
-    /// Maximum size of a value in bytes, at least 1. The default is the largest value that the
-    /// backend accepts. `None` requests that, and removes a limit with
+    /// Sets the maximum size of a value in bytes, at least 1. The default is the largest value that
+    /// the backend accepts. `None` requests that, and removes a limit with
     /// [`reconcile`](Self::reconcile).
+    ///
+    /// On NATS the headers of a message count too, for every client. A put of a value of this size
+    /// succeeds. A compare-and-swap needs about 60 bytes of the limit for headers, a fenced write
+    /// 160, a deletion 32.
     pub fn max_value_size(mut self, bytes: impl Into<Option<usize>>) -> Self {
         self.max_value_size = Some(bytes.into());
         self
     }
 
-    /// Maximum size of the store in bytes, as the backend counts them, at least 1. A write beyond
-    /// it is [`KvError::StoreFull`]. The default is no limit. `None` requests that, and removes a
-    /// limit with [`reconcile`](Self::reconcile).
+    /// Sets the maximum size of the store in bytes, as the backend counts them, at least 1. A write
+    /// beyond it is [`KvError::StoreFull`]. The default is no limit. `None` requests that, and
+    /// removes a limit with [`reconcile`](Self::reconcile).
     pub fn max_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.max_bytes = Some(bytes.into());
         self
     }
 
-    /// Maximum age of a value, counted from its write: at least 100 ms. The default is for ever.
-    /// `None` requests that, and removes a maximum age with [`reconcile`](Self::reconcile).
+    /// Sets the maximum age of a value, counted from its write: at least 100 ms. By default, values
+    /// do not expire. `None` requests that, and removes a maximum age with
+    /// [`reconcile`](Self::reconcile).
     ///
-    /// Where the backend can, expiry then leaves a tombstone and arrives at watches (see
+    /// If the backend supports it, expiry then leaves a tombstone and arrives at watches (see
     /// [`ConnectionCapabilities::expiry_events`](crate::ConnectionCapabilities::expiry_events)).
     /// Such a store has no [fenced writes](crate::Store::fenced). Removing the age restores them.
     /// The tokens of entries that had expired before that are lost.
@@ -141,64 +149,73 @@ impl StoreConfig {
         self
     }
 
-    /// Whether single keys can be given a time to live, through [`Store::ttl`](crate::Store::ttl). Off by default.
-    /// Needs a history of 1: with more, the value before would come back when the newest expires.
+    /// Sets whether single keys can be given a time to live, through
+    /// [`Store::ttl`](crate::Store::ttl). Off by default. It needs a history of 1: with more, the
+    /// previous value would come back when the newest expires.
+    ///
+    /// A bucket of NATS with a maximum age does not show whether times to live were requested. This
+    /// applies if another client created it, or this library without this setting. A handle then
+    /// has them if it is opened with this setting. With [`reconcile`](Self::reconcile()) every
+    /// handle has them.
     pub fn key_ttl(mut self, enabled: bool) -> Self {
         self.key_ttl = Some(enabled);
         self
     }
 
-    /// Where values are kept. A backend that has only one place takes note of this and does nothing else.
+    /// Sets the location of the values. A backend with only one location records this setting
+    /// without an effect.
     pub fn storage(mut self, storage: StorageType) -> Self {
         self.storage = Some(storage);
         self
     }
 
-    /// How many servers of a cluster keep the store: 1 (the default) to 5. A backend of a single process takes note
-    /// of this and does nothing else.
+    /// Sets the number of servers of a cluster that keep the store: 1 (the default) to 5. A backend
+    /// of a single process records this setting without an effect.
     pub fn replicas(mut self, replicas: usize) -> Self {
         self.replicas = Some(replicas);
         self
     }
 
-    /// What this handle's reads may miss. Not a setting of the store: each handle has its own.
+    /// Sets the consistency of this handle's reads. It is not a setting of the store: each handle
+    /// has its own.
     pub fn consistency(mut self, consistency: ReadConsistency) -> Self {
         self.consistency = consistency;
         self
     }
 
-    /// The deadline of each operation of this handle, more than zero; 5 seconds unless set. Not a setting of the
-    /// store.
+    /// Sets the deadline of each operation of this handle, more than zero; the default is 5
+    /// seconds. It is not a setting of the store.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Change an existing store to these settings, rather than refuse to open it when it differs. What a backend
-    /// cannot change afterwards is still [`KvError::ConfigMismatch`].
+    /// Changes an existing store to these settings, instead of rejecting a store that differs. If
+    /// the backend cannot change a setting of an existing store, opening it still returns
+    /// [`KvError::ConfigMismatch`].
     pub fn reconcile(mut self) -> Self {
         self.reconcile = true;
         self
     }
 
-    /// Open the store only if it exists; else [`KvError::StoreNotFound`].
+    /// Opens the store only if it exists. Otherwise opening it returns [`KvError::StoreNotFound`].
     pub fn must_exist(mut self) -> Self {
         self.must_exist = true;
         self
     }
 }
 
-/// For authors of backends.
+/// Methods for authors of backends.
 impl StoreConfig {
-    /// The deadline of each operation: what was set, or the default.
+    /// Returns the deadline of each operation: the one that was set, or the default.
     pub fn operation_deadline(&self) -> Duration {
         self.deadline.unwrap_or(Deadline::DEFAULT)
     }
 
-    /// Refuses what cannot work on any backend.
+    /// Rejects settings that cannot work on any backend.
     ///
     /// # Errors
-    /// [`KvError::InvalidConfig`] naming the setting.
+    /// Returns [`KvError::InvalidConfig`], which names the setting.
     pub fn validate(&self) -> Result<(), KvError> {
         let refuse =
             |field, reason: &str| Err(KvError::InvalidConfig { field, reason: reason.to_owned() });
@@ -236,8 +253,8 @@ impl StoreConfig {
         Ok(())
     }
 
-    /// Each setting that was made here and is different in `found`, the configuration of an existing store with every
-    /// field filled in.
+    /// Returns each setting that was made here and differs in `found`, the configuration of an
+    /// existing store with every field filled in.
     pub fn differences(&self, found: &Self) -> Vec<ConfigDifference> {
         fn compare<T: PartialEq + std::fmt::Debug>(
             out: &mut Vec<ConfigDifference>,
@@ -254,7 +271,7 @@ impl StoreConfig {
                 });
             }
         }
-        /// Like `compare`, for limits. A limit that `found` lacks was not set.
+        /// Compares limits. A limit that `found` lacks was not set.
         fn compare_limit<T: PartialEq + std::fmt::Debug>(
             out: &mut Vec<ConfigDifference>,
             field: &'static str,
@@ -299,7 +316,8 @@ impl StoreConfig {
         out
     }
 
-    /// These settings, and where one was not made, that of `base`. The handle's settings stay as they are.
+    /// Returns these settings, with those of `base` for settings that were not made. The handle's
+    /// settings stay unchanged.
     pub fn over(mut self, base: &Self) -> Self {
         self.description = self.description.or_else(|| base.description.clone());
         self.history = self.history.or(base.history);
@@ -316,7 +334,7 @@ impl StoreConfig {
 /// Checks the name of a store: 1 to 64 characters of `[A-Za-z0-9_-]`, the same on every backend.
 ///
 /// # Errors
-/// [`KvError::InvalidStoreName`].
+/// Returns [`KvError::InvalidStoreName`] if it is not a valid name.
 pub fn check_store_name(name: &str) -> Result<(), KvError> {
     grammar::check_store_name(name).map_err(|fault| KvError::InvalidStoreName {
         name: name.chars().take(80).collect(),

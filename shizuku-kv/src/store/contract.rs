@@ -1,20 +1,23 @@
 //! The contract that every backend fulfils, as object-safe traits.
 //!
-//! Users meet it through [`Store`], whose methods take strings, check them, and hold the deadlines; these
-//! traits are what a backend implements. A backend is right when
-//! the module `conformance` (feature `conformance`) says so, whose checks are this contract clause by clause:
+//! Users call [`Store`], whose methods take strings, check them, and keep the deadlines. A backend
+//! implements these traits. It is correct if the module `conformance` (feature `conformance`)
+//! reports no fault. The checks there are this contract, clause by clause:
 //!
-//! **Keys.** A backend gets only valid [`Key`]s. Scopes are literal string prefixes; a backend may push down what it
-//! can, the meaning is [`WatchScope::matches`].
+//! **Keys.** A backend receives only valid [`Key`]s. Scopes are literal string prefixes. A backend
+//! may push filters down to its server; [`WatchScope::matches`] defines their meaning.
 //!
-//! **Values.** Any bytes up to [`KvStore::max_value_size`]. An empty value is a value, never a tombstone.
+//! **Values.** Any bytes up to [`KvStore::max_value_size`]. An empty value is a value, never a
+//! tombstone.
 //!
-//! **Versions.** Every write to a key, deletions included, gives it a version that it never had before.
+//! **Versions.** Every write to a key, deletions included, gives it a version that it never had
+//! before.
 //!
-//! **Writes.** A write took effect once or not at all, and the caller is told which. Where an acknowledgement is lost
-//! the backend finds out by itself; only where that is impossible it returns [`KvError::OutcomeUnknown`]. Nothing is
-//! repeated blindly. A lost compare-and-swap is [`KvError::RevisionMismatch`], a create over a live value
-//! [`KvError::AlreadyExists`].
+//! **Writes.** A write takes effect once or not at all, and its result shows which. If an
+//! acknowledgement is lost, the backend resolves the outcome by itself. It returns
+//! [`KvError::OutcomeUnknown`] only if that is impossible. It repeats nothing blindly. A lost
+//! compare-and-swap is [`KvError::RevisionMismatch`], a create over a live value
+//! [`KvError::AlreadyExists`] (ADR 0029).
 //!
 //! **Fenced writes.** An entry keeps the fencing token of the write behind it, a tombstone too. A
 //! write with a token is [`KvError::Fenced`] if the key's newest entry has a larger one, whatever
@@ -24,36 +27,41 @@
 //! writes. A tombstone with a token never expires. If a store is given a maximum age later, a key
 //! without an entry is no longer a proof, on open handles too.
 //!
-//! **Reads.** A read sees every write that was acknowledged before it began, as far as [`ReadConsistency`] says.
-//! Every key that lives throughout a scan appears in it exactly once.
+//! **Reads.** A read sees every write that was acknowledged before it began, within the limits of
+//! its [`ReadConsistency`]. Every key that lives throughout a scan appears in it exactly once.
 //!
-//! **Watches.** State first: the newest entry of every live key in scope (tombstones that are still
-//! held may come too), then [`KvUpdate::CaughtUp`], also on an empty scope, then live updates. Per
-//! key, versions never go back, nothing arrives twice, the last one always arrives; superseded ones
-//! may be skipped. A watch recovers by itself. It ends only if it is dropped, if the store is gone
-//! ([`KvError::StoreNotFound`]), if it cannot resume without a gap ([`KvError::CursorExpired`]), or
-//! if its connection is shut down ([`KvError::Closed`]) or has lost its runtime
-//! ([`KvError::NoRuntime`]). Memory is bounded: a slow reader slows the source. Deletion, purge and
-//! expiry arrive.
+//! **Watches.** The initial state comes first: the newest entry of every live key in scope.
+//! Tombstones that the store still holds may come too. [`KvUpdate::CaughtUp`] follows, also on an
+//! empty scope, then live updates. Per key, versions never go back, and no update arrives twice.
+//! The last one always arrives; superseded ones may be skipped. A watch recovers by itself. It ends
+//! only if it is dropped, if the store is gone ([`KvError::StoreNotFound`]), or if it cannot resume
+//! without a gap ([`KvError::CursorExpired`]). It also ends if its connection is shut down
+//! ([`KvError::Closed`]) or has lost its runtime ([`KvError::NoRuntime`]). Memory is bounded: a
+//! slow reader slows the source. Deletion, purge and expiry arrive. A deletion is never skipped
+//! silently, even if the reader did not poll for longer than tombstones live. If entries of a
+//! backend can leave without a message, its watches compare the figures of the store with those of
+//! the last comparison.
 //!
-//! **Cursors.** A cursor is [`KvError::CursorExpired`], never a silent skip, if it is of another
-//! store or of an earlier incarnation of this one, if it precedes the oldest entry that the store
-//! still holds, or if it is beyond its end. If the settings for the lifetime of tombstones have
-//! changed since, the shortest lifetime counts. A cursor cannot account for tombstones that another
-//! client removes from a server by hand, or writes with a time to live of its own.
+//! **Cursors.** A cursor that cannot resume without a gap is [`KvError::CursorExpired`], never a
+//! silent skip. It has expired if it is of another store or of an earlier incarnation of this one.
+//! It has expired if it precedes the oldest entry that the store still holds, or if it is beyond
+//! the end of the store. It has also expired if it is at the end and its entry has left the store.
+//! If the settings for the lifetime of tombstones have changed since, the shortest lifetime counts.
+//! A cursor cannot account for tombstones that another client removes from a server by hand, or
+//! writes with a time to live of its own.
 //!
 //! **Settings.** They may change under an open handle. Each promise relies on the newest ones; a
 //! backend that does not have them requests them ([`KvStore::refresh`]). Every limit can be
 //! removed. A time to live over the maximum age is [`KvError::InvalidConfig`], and so are times to
 //! live together with a history above 1.
 //!
-//! **Tombstones.** They are held for ever or, in a store whose values expire, for a limited time,
-//! no longer than the maximum age. The end of a tombstone is not a change: it does not arrive at a
+//! **Tombstones.** They are held forever or, in a store whose values expire, for a limited time, no
+//! longer than the maximum age. The end of a tombstone is not a change. It does not arrive at a
 //! watch that delivered the tombstone, and brings no older value back, even if the backend's server
-//! is killed. Tombstones of fenced deletions, and of keys that begin with `rw_lock`, are never
-//! given an end. On NATS two kinds of tombstones can bring values back after an unclean stop of the
-//! server, and no client of this library writes them: those of a purge with a time to live, and
-//! those with a time to live in buckets without limit markers (nats-server #8505).
+//! is killed. Tombstones of fenced deletions, and of keys that begin with `rw_lock`, never expire.
+//! On NATS two kinds of tombstones can bring values back after an unclean stop of the server, and
+//! no client of this library writes them. They are those of a purge with a time to live, and those
+//! with a time to live in buckets without limit markers (nats-server #8505).
 //!
 //! **Figures.** Entries may leave a store without a message: evicted, purged by an operator, lost
 //! by a server that came back older. [`KvReader::figures`] returns the number of keys with an
@@ -67,6 +75,14 @@
 //! [`KvError::NoRuntime`] outside of one. A connection whose tasks ended with the runtime that
 //! opened it returns the same error permanently.
 //!
+//! **Limits.** A write without room returns [`KvError::StoreFull`]. A rejection by another limit
+//! returns [`KvError::LimitReached`]. Both name the limit and the way out. If a server rejects a
+//! write because of its load, the write is sent again within its deadline. The exception is a write
+//! that would overwrite a later write of its key.
+//!
+//! **Names.** An error of a handle contains the name of the handle's method as its `operation`. A
+//! [`Connection`] uses the names of its own methods.
+//!
 //! **Secrets.** No error, log line or `Debug` output contains a value or a credential.
 //!
 //! [`ReadConsistency`]: crate::ReadConsistency
@@ -76,12 +92,12 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures_core::future::BoxFuture;
 
 use super::{
-    ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvStream, Store,
-    StoreConfig, StoreFigures, VersionToken, Watch, WatchCursor, WatchScope,
+    Atomicity, ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvStream,
+    Store, StoreConfig, StoreFigures, VersionToken, Watch, WatchCursor, WatchScope, Write,
+    ttl_fault,
 };
 
 /// The result of every operation.
@@ -91,10 +107,10 @@ pub type KvResult<T> = Result<T, KvError>;
 ///
 /// [`connect`](crate::connect) opens one from a URL.
 pub trait Connection: Debug + Send + Sync {
-    /// What the stores of this connection can do.
+    /// Returns the abilities of this connection's stores.
     fn capabilities(&self) -> ConnectionCapabilities;
 
-    /// Opens the store `name`, and creates it where there is none; with the backend's defaults.
+    /// Opens the store `name` with the backend's defaults, and creates it if it does not exist.
     ///
     /// # Errors
     /// As for [`store_with_config`](Self::store_with_config).
@@ -102,45 +118,47 @@ pub trait Connection: Debug + Send + Sync {
         self.store_with_config(name, StoreConfig::new())
     }
 
-    /// Opens the store `name`, and creates it where there is none.
+    /// Opens the store `name`, and creates it if it does not exist.
     ///
     /// # Errors
-    /// [`KvError::InvalidStoreName`] and [`KvError::InvalidConfig`] before anything is sent;
-    /// [`KvError::ConfigMismatch`] where the store exists and differs in a setting that was made;
-    /// [`KvError::StoreNotFound`] where it had to exist; [`KvError::Unsupported`] where the backend cannot do what was
-    /// asked for.
+    /// Returns [`KvError::InvalidStoreName`] or [`KvError::InvalidConfig`] before anything is sent.
+    /// Returns [`KvError::ConfigMismatch`] if the store exists and differs in a requested setting.
+    /// Returns [`KvError::StoreNotFound`] if the store had to exist. Returns
+    /// [`KvError::Unsupported`] if the backend does not support a requested setting.
     fn store_with_config<'a>(
         &'a self,
         name: &'a str,
         config: StoreConfig,
     ) -> BoxFuture<'a, KvResult<Store>>;
 
-    /// The names of the stores, in no particular order.
+    /// Returns the names of the stores, in no particular order.
     fn list_stores(&self) -> KvStream<String>;
 
-    /// Deletes a store with everything in it. Handles that are open then answer [`KvError::StoreNotFound`].
+    /// Deletes a store with all its entries. Open handles then return [`KvError::StoreNotFound`].
     ///
-    /// Where a store of that name is made again, a backend whose stores are known by name goes on with it in the handles
-    /// that are there (NATS does); one that holds the store itself does not (in memory): open it again.
+    /// If a store of that name is created again, the backend determines whether open handles use
+    /// it. A backend that addresses stores by name does (NATS). One that holds the store itself
+    /// does not (in memory): open it again.
     ///
     /// # Errors
-    /// [`KvError::StoreNotFound`] where there is none.
+    /// Returns [`KvError::StoreNotFound`] if no such store exists.
     fn delete_store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<()>>;
 
-    /// Whether the backend answers: one round trip.
+    /// Checks that the backend answers, with one round trip.
     ///
     /// # Errors
-    /// What is in the way, within the connection's deadline.
+    /// Returns the error of the request if the backend does not answer within the connection's
+    /// deadline.
     fn health(&self) -> BoxFuture<'_, KvResult<()>>;
 
     /// Ends the connection: releases the [locks](crate::rw_lock) that are held through its stores,
     /// and flushes all writes. From then on every operation returns [`KvError::Closed`]. A second
     /// call is not an error.
     ///
-    /// Await it at the end of `main`: a guard that is dropped there releases its lock in a task
-    /// that the end of the runtime can cut off, so that others wait for a whole lease and an eighth
-    /// more. Holders are notified before their locks are released. A backend implements this with
-    /// [`OpenStores`](crate::OpenStores).
+    /// Await it at the end of `main`. A guard that is dropped there releases its lock in a task
+    /// that the end of the runtime can cut off. Others would then wait for a whole lease and an
+    /// eighth more. Holders are notified before their locks are released. A backend implements this
+    /// with [`OpenStores`](crate::OpenStores).
     ///
     /// # Errors
     /// Returns an error if locks could not be released or the flush failed within the connection's
@@ -149,7 +167,8 @@ pub trait Connection: Debug + Send + Sync {
     fn shutdown(&self) -> BoxFuture<'_, KvResult<()>>;
 }
 
-/// What [`connect`](crate::connect) returns is a connection itself, wherever a `&dyn Connection` is wanted.
+/// The value that [`connect`](crate::connect) returns is a connection itself, so that it can be
+/// passed as a `&dyn Connection`.
 impl<C: Connection + ?Sized> Connection for Arc<C> {
     fn capabilities(&self) -> ConnectionCapabilities {
         (**self).capabilities()
@@ -184,15 +203,15 @@ impl<C: Connection + ?Sized> Connection for Arc<C> {
     }
 }
 
-/// One store, as its backend sees it. What is optional is asked of it.
+/// One store, from the view of its backend. Its methods return the optional abilities.
 pub trait KvStore: KvReader + Debug {
-    /// The store's name.
+    /// Returns the store's name.
     fn name(&self) -> &str;
 
-    /// What this store can do; at most what its connection can.
+    /// Returns the abilities of this store, at most those of its connection.
     fn capabilities(&self) -> ConnectionCapabilities;
 
-    /// The largest value that can be written now, in bytes.
+    /// Returns the maximum size of a value that can be written now, in bytes.
     fn max_value_size(&self) -> usize;
 
     /// Refreshes the store's settings, which other clients may have changed. The methods of this
@@ -202,40 +221,56 @@ pub trait KvStore: KvReader + Debug {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// The ability to write, where there is one.
+    /// Returns the store's incarnation as in its cursors, from the newest known settings. The
+    /// incarnation distinguishes the store from a deleted one of the same name, whose versions may
+    /// be the same. Returns `None` if the backend does not know it, which is the default.
+    fn incarnation(&self) -> Option<[u8; 16]> {
+        None
+    }
+
+    /// Returns the ability to write. Returns `None` if the store is read-only.
     fn writer(&self) -> Option<&dyn KvWriter> {
         None
     }
 
-    /// The ability to watch, where there is one.
+    /// Returns the ability to watch. Returns `None` if the store cannot be watched.
     fn watcher(&self) -> Option<&dyn KvWatcher> {
         None
     }
 
-    /// The ability to give single keys a time to live, where there is one.
+    /// Returns the ability to give single keys a time to live. Returns `None` if the store does not
+    /// have it.
     fn ttl(&self) -> Option<&dyn KvTtl> {
         None
     }
 
-    /// The ability to write with a fencing token, where there is one.
+    /// Returns the reason that the store has no times to live and the way out, for errors: a phrase
+    /// whose subject is the store.
+    fn ttl_fault(&self) -> String {
+        ttl_fault(None)
+    }
+
+    /// Returns the ability to write with a fencing token. Returns `None` if the store does not have
+    /// it.
     fn fenced(&self) -> Option<&dyn KvFenced> {
         None
     }
 }
 
-/// Reading: what every store can do.
+/// Reading, which every store supports.
 ///
-/// Dropping any of the futures is safe and leaves nothing behind.
+/// Cancel safe: dropping any of the futures leaves nothing behind.
 pub trait KvReader: Send + Sync {
-    /// The newest entry of a key, tombstones included; `None` where there is none.
+    /// Returns the newest entry of a key, tombstones included. Returns `None` if no entry exists.
     fn entry<'a>(
         &'a self,
         key: &'a Key,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<Option<KvEntry>>>;
 
-    /// The same from the one replica that decides writes, whatever consistency the store was opened with: on a healthy
-    /// cluster nothing that was acknowledged is missing. Where there is one replica it is [`entry`](Self::entry).
+    /// Returns the same from the one replica that decides writes, whatever consistency the store
+    /// was opened with. On a healthy cluster, no acknowledged write is missing. With a single
+    /// replica it is [`entry`](Self::entry).
     fn leader_entry<'a>(
         &'a self,
         key: &'a Key,
@@ -251,7 +286,8 @@ pub trait KvReader: Send + Sync {
     /// A backend that counts its keys must deliver every counted tombstone in the initial state of
     /// a watch.
     ///
-    /// A backend without figures returns [`KvError::Unsupported`], which is the default; its
+    /// # Errors
+    /// Returns [`KvError::Unsupported`] if the backend has no figures, which is the default. Its
     /// followers list the keys.
     fn figures<'a>(
         &'a self,
@@ -270,91 +306,69 @@ pub trait KvReader: Send + Sync {
         Box::pin(std::future::ready(Ok(None)))
     }
 
-    /// The newest entry of each key, in the order of `keys`, tombstones included. A key that appears twice is answered
-    /// twice. Entries of different keys may be of different moments.
+    /// Returns the newest entry of each key, in the order of `keys`, tombstones included. A key
+    /// that appears twice is answered twice. Entries of different keys may be of different moments.
     fn entries<'a>(
         &'a self,
         keys: &'a [Key],
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>>;
 
-    /// What the store holds of a key, the oldest first, tombstones included.
+    /// Returns the stored entries of a key, the oldest first, tombstones included.
     fn history(&self, key: Key, deadline: Deadline) -> KvStream<KvEntry>;
 
-    /// The live entries in scope. `deadline` is the longest that any one item may take.
+    /// Returns the live entries in scope. `deadline` is the longest time for any one item. If the
+    /// stream measures progress itself ([`KvStream::with_progress`]), it is the longest time
+    /// without progress.
     fn scan(&self, scope: WatchScope, deadline: Duration) -> KvStream<KvEntry>;
 
-    /// The live keys in scope. `deadline` is the longest that any one item may take.
+    /// Returns the live keys in scope, with the same deadline.
     fn keys(&self, scope: WatchScope, deadline: Duration) -> KvStream<Key>;
 }
 
 /// Writing.
 ///
-/// A future that is dropped leaves nothing behind but, perhaps, the write: it may have happened.
+/// Cancel safe: dropping a future leaves nothing behind, except for the write, which may have
+/// happened.
 pub trait KvWriter: Send + Sync {
-    /// Stores a value, whatever was there.
-    fn put<'a>(
+    /// Writes to a key, and returns the key's new version.
+    ///
+    /// # Errors
+    /// Returns [`KvError::Unsupported`] for a write that [`Write::check`] rejects. Returns it also
+    /// for a time to live if [`KvStore::ttl`] is `None`, and for a fencing token if
+    /// [`KvStore::fenced`] is `None`. Returns [`KvError::InvalidConfig`] if the backend cannot keep
+    /// the time to live.
+    fn write<'a>(
         &'a self,
         key: &'a Key,
-        value: Bytes,
+        write: Write,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>>;
 
-    /// Stores a value where the key is absent: never written, deleted, purged or expired.
-    fn create<'a>(
+    /// Makes many writes, each as [`write`](Self::write) would, with a bounded number in flight.
+    /// Returns the answers in their order. Writes of one key take effect in the order given.
+    /// `deadline` is that of each write, from the moment that it is sent.
+    ///
+    /// With [`Atomicity::All`] the answers are all versions, or all errors without any effect. A
+    /// backend without this ability answers [`KvError::Unsupported`] for each.
+    fn write_many<'a>(
         &'a self,
-        key: &'a Key,
-        value: Bytes,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>>;
-
-    /// Stores a value where the key's newest entry has the version `expected`.
-    fn update<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>>;
-
-    /// Deletes the key: leaves a tombstone, whose version is returned. Deleting an absent key succeeds.
-    fn delete<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>>;
-
-    /// Deletes the key where its newest entry has the version `expected`.
-    fn delete_with_version<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>>;
-
-    /// Deletes the key and what the store holds of its history: leaves a tombstone, whose version is returned.
-    fn purge<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>>;
-
-    /// Stores many values, each as [`put`](Self::put) would, with a bounded number on their way at a time, and answers
-    /// in their order. Writes of one key take effect in the order given. `deadline` is that of each item, from the
-    /// moment that it is sent.
-    fn put_many<'a>(
-        &'a self,
-        items: Vec<(Key, Bytes)>,
+        writes: Vec<(Key, Write)>,
+        atomicity: Atomicity,
         deadline: Duration,
     ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>>;
 }
 
 /// Watching.
 pub trait KvWatcher: Send + Sync {
-    /// Watches a scope, from its current state, or from a cursor on.
+    /// Watches a scope, from its current state or from a cursor.
     ///
-    /// From a cursor, what came after it is delivered, then the caught-up marker, then live updates. Errors of the
-    /// beginning are returned here where they can be, else as the first item.
+    /// From a cursor, the watch delivers the changes after it, then the caught-up marker, then live
+    /// updates.
+    ///
+    /// # Errors
+    /// Returns an error of the opening if it is known by then. Otherwise the first item is the
+    /// error.
     fn watch(
         &self,
         scope: WatchScope,
@@ -363,93 +377,32 @@ pub trait KvWatcher: Send + Sync {
     ) -> BoxFuture<'_, KvResult<Watch>>;
 }
 
-/// Times to live of single keys.
+/// Times to live of single keys: the ability to make writes with [`Write::ttl`].
 ///
-/// The value expires `ttl` after it was written, unless it was written again before; expiry is a deletion that arrives
-/// at watches. A backend refuses a `ttl` that it cannot keep with [`KvError::InvalidConfig`].
+/// A value expires when its time to live has passed since its write, unless it was written again
+/// before. Expiry is a deletion that arrives at watches.
 pub trait KvTtl: Send + Sync {
-    /// The shortest time to live, and the step in which they are counted.
+    /// Returns the shortest time to live, which is also the step of longer ones.
     fn granularity(&self) -> Duration;
-
-    /// As [`KvWriter::put`], with a time to live.
-    fn put_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>>;
-
-    /// As [`KvWriter::create`], with a time to live.
-    fn create_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>>;
-
-    /// As [`KvWriter::update`], with a time to live: how a lease is renewed.
-    fn update_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>>;
 }
 
-/// Writing with a fencing token, which the key's newest entry then has.
+/// Fenced writes: the ability to make writes with [`Write::fence`].
 ///
-/// A token that is older than that of the newest entry is refused with [`KvError::Fenced`], before anything else is
-/// compared: a holder that has lost its lock is told so, and not that somebody was faster. The comparison and the write
-/// are one step: nobody can write in between. The tombstone of a deletion has the token too, and is kept for ever.
-///
-/// A future that is dropped leaves nothing behind but, perhaps, the write: it may have happened.
+/// The comparison of the token comes first. A holder that has lost its lock therefore gets that
+/// error, and not that another process was faster. The comparison and the write are atomic. The
+/// tombstone of a deletion carries the token too, and never expires.
 pub trait KvFenced: Send + Sync {
-    /// As [`KvWriter::put`], with a token.
-    fn put<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>>;
-
-    /// As [`KvWriter::create`], with a token.
-    fn create<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>>;
-
-    /// As [`KvWriter::update`], with a token.
-    fn update<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>>;
-
-    /// As [`KvWriter::delete`], with a token.
-    fn delete<'a>(
-        &'a self,
-        key: &'a Key,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>>;
-
     /// Gives the key's newest entry a token without a change of the value. A value is written again
     /// unchanged; an absent key gets a tombstone. If the entry has this token or a newer one, no
     /// write happens. Returns the token that the key has then.
     ///
-    /// The read and the write are atomic. A value with a time to live of its own is
-    /// [`KvError::Unsupported`].
+    /// The read and the write are atomic.
+    ///
+    /// Cancel safe: dropping the future leaves nothing behind, except for the write, which may have
+    /// happened.
+    ///
+    /// # Errors
+    /// Returns [`KvError::Unsupported`] if the value has a time to live of its own.
     fn raise<'a>(
         &'a self,
         key: &'a Key,

@@ -1,16 +1,18 @@
-//! Watch cursors: where a watch stands, to be continued later.
+//! Watch cursors: positions from which watches resume.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::KvError;
 
-/// A place in a store's sequence of changes, from which a watch can go on later.
+/// A position in a store's sequence of changes, from which a watch can resume later.
 ///
-/// Opaque to users: [`to_bytes`](Self::to_bytes) to keep it, [`from_bytes`](Self::from_bytes) to read it back,
-/// [`Store::watch_from`](crate::Store::watch_from) to resume. It carries the store's incarnation, so that a cursor of
-/// another store, or from before the store was deleted and made again, is refused as
-/// [`KvError::CursorExpired`], never misread as a position in the new one.
+/// A cursor is opaque to users. [`to_bytes`](Self::to_bytes) converts it for storage,
+/// [`from_bytes`](Self::from_bytes) reads it back, and
+/// [`Store::watch_from`](crate::Store::watch_from) resumes from it. It contains the store's
+/// incarnation. A cursor of another store, or from before the store was deleted and created again,
+/// is therefore rejected with [`KvError::CursorExpired`]. It is never misread as a position in the
+/// new store.
 ///
 /// A store that lost acknowledged writes, such as one that was restored from a copy, keeps its
 /// incarnation. Its positions continue with other changes. A cursor is rejected if its position is
@@ -24,41 +26,42 @@ pub struct WatchCursor {
     as_of_nanos: u64,
 }
 
-/// Marks the bytes as a cursor; the last byte is the format's version.
+/// First bytes of a cursor. The last of them is the version of the format.
 const MAGIC: [u8; 4] = [b'S', b'K', b'C', 1];
 
 impl WatchCursor {
-    /// The length of the byte form.
+    /// Length of a cursor in bytes.
     pub const LEN: usize = 4 + 16 + 8 + 8 + 4;
 
-    /// A cursor; for authors of backends.
+    /// Creates a cursor; for authors of backends.
     ///
-    /// `incarnation` identifies the store as created once: no other store, and no later store of the same name, may
-    /// have it. `position` is the last change delivered, in the backend's own numbering: it grows with every
-    /// change, and is the same for every watch of the store. `as_of` is the time of that
-    /// change by the store's clock, from which a backend that forgets deletions after a while can tell that the
-    /// cursor is too old.
+    /// `incarnation` identifies the store as created once: no other store, and no later store of
+    /// the same name, may have it. `position` is the last change delivered, in the backend's own
+    /// numbering. It grows with every change, and is the same for every watch of the store. `as_of`
+    /// is the time of that change by the store's clock. With it, a backend that forgets deletions
+    /// after a while detects that the cursor is too old.
     pub fn new(incarnation: [u8; 16], position: u64, as_of: SystemTime) -> Self {
         let as_of_nanos = as_of.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         Self { incarnation, position, as_of_nanos: u64::try_from(as_of_nanos).unwrap_or(u64::MAX) }
     }
 
-    /// The store's incarnation; for authors of backends.
+    /// Returns the store's incarnation; for authors of backends.
     pub fn incarnation(&self) -> &[u8; 16] {
         &self.incarnation
     }
 
-    /// The last change delivered; for authors of backends.
+    /// Returns the position of the last change delivered; for authors of backends.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// The time of that change by the store's clock; for authors of backends.
+    /// Returns the time of that change by the store's clock; for authors of backends.
     pub fn as_of(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_nanos(self.as_of_nanos)
     }
 
-    /// The byte form: a magic number with the format's version, the fields, and a checksum.
+    /// Returns the cursor as bytes: a magic number with the format's version, the fields, and a
+    /// checksum.
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
         out[..4].copy_from_slice(&MAGIC);
@@ -70,12 +73,12 @@ impl WatchCursor {
         out
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
+    /// Reads a cursor from the bytes that [`to_bytes`](Self::to_bytes) returned.
     ///
     /// # Errors
-    /// [`KvError::InvalidCursor`] for anything else: another length, another format version, a
-    /// damaged byte. Recover as from [`KvError::CursorExpired`]: list the store again, and watch
-    /// from the start.
+    /// Returns [`KvError::InvalidCursor`] if the bytes have another length or another format
+    /// version, or are damaged. Recover as from [`KvError::CursorExpired`]: list the store again,
+    /// and watch from the start.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KvError> {
         let refuse = |reason| Err(KvError::InvalidCursor { reason });
         let Some((magic, fields)) = bytes.split_first_chunk::<4>() else {

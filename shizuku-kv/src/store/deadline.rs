@@ -1,6 +1,7 @@
-//! Deadlines: nothing waits for ever.
+//! Deadlines, which bound every wait (ADR 0001).
 
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -9,7 +10,8 @@ use tokio::time::Instant;
 use super::timer::timeout_at;
 use super::{Key, KvError};
 
-/// The longest span of a deadline. No clock is short of it, and nothing that is added to it overflows one.
+/// Maximum span of a deadline. Every clock can represent it, and adding a span to it does not
+/// overflow one.
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Checks that a tokio runtime drives the caller, because a timer panics without one.
@@ -26,7 +28,7 @@ pub(crate) fn in_runtime(operation: &'static str) -> Result<(), KvError> {
     }
 }
 
-/// The moment by which an operation has to end, with the span it was made from.
+/// The moment by which an operation has to end, with the span from which it was computed.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     at: Instant,
@@ -34,27 +36,28 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// The deadline of an operation for which none was set: 5 seconds.
+    /// Default deadline of an operation: 5 seconds.
     pub const DEFAULT: Duration = Duration::from_secs(5);
 
-    /// A deadline `limit` from now; a limit of more than a hundred years is one of a hundred years.
+    /// Returns a deadline `limit` from now. A limit of more than a hundred years is reduced to a
+    /// hundred years.
     pub fn after(limit: Duration) -> Self {
         let limit = limit.min(CENTURY);
         let now = Instant::now();
         Self { at: now.checked_add(limit).unwrap_or(now), limit }
     }
 
-    /// The span that was set, at most a hundred years.
+    /// Returns the span that was set, at most a hundred years.
     pub fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// The time that is left; zero when it has passed.
+    /// Returns the time that is left, or zero if the deadline has passed.
     pub fn remaining(&self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 
-    /// The moment itself, by tokio's clock.
+    /// Returns the moment of the deadline, by tokio's clock.
     pub fn instant(&self) -> Instant {
         self.at
     }
@@ -65,18 +68,18 @@ impl Deadline {
         Self { at: self.at.min(Self::after(limit).at), ..self }
     }
 
-    /// The moment `grace` after it.
+    /// Returns the moment `grace` after the deadline.
     pub(super) fn instant_and(&self, grace: Duration) -> Instant {
         self.at.checked_add(grace).unwrap_or(self.at)
     }
 
-    /// The error that says that it passed.
+    /// Returns the error of an operation whose deadline has passed.
     pub fn timeout(&self, operation: &'static str, key: Option<&Key>) -> KvError {
         KvError::Timeout { operation, key: key.cloned(), limit: self.limit }
     }
 
     /// Runs `future` until the deadline, then drops it and returns [`KvError::Timeout`]. Returns
-    /// [`KvError::NoRuntime`] outside of a tokio runtime.
+    /// [`KvError::NoRuntime`] outside of a tokio runtime. Every error names `operation`.
     pub async fn bound<T>(
         &self,
         operation: &'static str,
@@ -84,8 +87,9 @@ impl Deadline {
         future: impl Future<Output = Result<T, KvError>>,
     ) -> Result<T, KvError> {
         in_runtime(operation)?;
-        match timeout_at(self.at, future).await {
-            Some(result) => result,
+        // Pinned here, because a future that is passed on is copied.
+        match timeout_at(self.at, pin!(future)).await {
+            Some(result) => result.map_err(|error| error.of_operation(operation)),
             None => Err(self.timeout(operation, key)),
         }
     }

@@ -7,21 +7,22 @@ use std::time::Duration;
 
 use super::{FencingToken, Key, VersionToken};
 
-/// Where an error came from, kept for [`Error::source`](StdError::source).
+/// Cause of an error, kept for [`Error::source`](StdError::source).
 pub type ErrorSource = Arc<dyn StdError + Send + Sync>;
 
-/// What can go wrong with a store.
+/// Error of a store operation.
 ///
-/// No variant contains a value, a password, a token of a login or the userinfo of a URL, neither in `Display` nor in
-/// `Debug`.
-/// [`is_retryable`](Self::is_retryable) tells whether the same call can succeed later.
+/// No variant contains a value, a password, a token of a login or the userinfo of a URL, neither in
+/// `Display` nor in `Debug`. [`is_retryable`](Self::is_retryable) returns whether the same call can
+/// succeed later.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KvError {
-    /// The string is not a key. Nothing was sent.
+    /// The string is not a key, or no key can start with this prefix. Nothing was sent.
     #[error("invalid key {key:?}: {found} at byte {position}: {reason}")]
+    #[non_exhaustive]
     InvalidKey {
-        /// The string; cut after 80 characters.
+        /// The string, cut after 80 characters.
         key: String,
         /// Byte offset of the first offending byte.
         position: usize,
@@ -33,8 +34,9 @@ pub enum KvError {
 
     /// The string cannot name a store. Nothing was sent.
     #[error("invalid store name {name:?}: {reason}")]
+    #[non_exhaustive]
     InvalidStoreName {
-        /// The string; cut after 80 characters.
+        /// The string, cut after 80 characters.
         name: String,
         /// The rule that it breaks.
         reason: &'static str,
@@ -42,82 +44,100 @@ pub enum KvError {
 
     /// A setting has a value that cannot work, whatever the server.
     #[error("invalid configuration: {field}: {reason}")]
+    #[non_exhaustive]
     InvalidConfig {
         /// The setting.
         field: &'static str,
-        /// What is wrong with it and what would be right.
+        /// The fault, and a valid value.
         reason: String,
     },
 
-    /// The URL cannot be understood. The message never repeats its userinfo.
+    /// The URL is not valid. The message never repeats its userinfo.
     #[error("invalid store URL: {reason}")]
+    #[non_exhaustive]
     InvalidUrl {
-        /// What is wrong with it and what would be right.
+        /// The fault, and a valid form.
         reason: String,
     },
 
     /// Bytes that are not a version token of this library.
-    #[error("invalid version token: {reason}")]
+    #[error("invalid version token: {reason}; use the bytes of a token that this library returned")]
+    #[non_exhaustive]
     InvalidVersion {
-        /// What is wrong with them.
+        /// The fault.
         reason: &'static str,
     },
 
     /// Bytes that are not a watch cursor of this library.
-    #[error("invalid watch cursor: {reason}")]
+    #[error(
+        "invalid watch cursor: {reason}; use the bytes of a cursor that this library returned, or watch from the start"
+    )]
+    #[non_exhaustive]
     InvalidCursor {
-        /// What is wrong with them.
+        /// The fault.
         reason: &'static str,
     },
 
-    /// There is no store of that name, or no longer.
-    #[error("store {store:?} does not exist")]
+    /// No store of that name exists, or the store was deleted.
+    #[error(
+        "store {store:?} does not exist; check its name and account, or create it with store()"
+    )]
+    #[non_exhaustive]
     StoreNotFound {
         /// The store.
         store: String,
     },
 
-    /// The store exists and differs from what was asked for.
+    /// The store exists and differs from the requested settings.
     #[error(
         "store {store:?} exists with another configuration: {}; ask for what is there, or reconcile what can be changed",
         join(.differences)
     )]
+    #[non_exhaustive]
     ConfigMismatch {
         /// The store.
         store: String,
-        /// Each setting that was asked for and is different.
+        /// Each requested setting that differs.
         differences: Vec<ConfigDifference>,
     },
 
     /// [`create`](crate::Store::create) found a live value.
-    #[error("key {key} exists already{}", at_version(.found))]
+    #[error("key {key} exists already{}; update it instead", at_version(.found))]
+    #[non_exhaustive]
     AlreadyExists {
         /// The key.
         key: Key,
-        /// The version that it has, where the backend told.
+        /// The version that the key has, if the backend returned it.
         found: Option<VersionToken>,
     },
 
     /// A compare-and-swap lost: the key no longer has the expected version. Nothing was written.
     ///
-    /// On a cluster the leader compares with writes that its followers do not have yet. So for a moment a read may still
-    /// find the expected version; and where that leader is replaced, the write that was in the way may never come to be.
-    #[error("key {key} does not have the expected version {expected}{}", found_instead(.found))]
+    /// On a cluster the leader compares with writes that its followers do not have yet. So for a
+    /// moment a read may still find the expected version. If that leader is replaced, the write
+    /// that won may even be lost.
+    #[error(
+        "key {key} does not have the expected version {expected}{}; read it again and repeat the change",
+        found_instead(.found)
+    )]
+    #[non_exhaustive]
     RevisionMismatch {
         /// The key.
         key: Key,
         /// The version that the caller expected.
         expected: VersionToken,
-        /// The version that the key has, or had a moment later; none where it was never written or is not known.
+        /// The version that the key has, or had a moment later. `None` if it was never written or
+        /// is not known.
         found: Option<VersionToken>,
     },
 
-    /// A write with a fencing token came too late: a newer one has written to the key. Nothing was written. The holder of
-    /// the older token has lost its lock and may not know it yet.
+    /// A write with a fencing token came too late: a newer token has written to the key. Nothing
+    /// was written. The holder of the older token has lost its lock and may not know it yet.
     #[error(
         "a write to key {key} with fencing token {token} was refused, since token {newest} has written to it: the lock \
          was lost; take it again"
     )]
+    #[non_exhaustive]
     Fenced {
         /// The key.
         key: Key,
@@ -127,95 +147,131 @@ pub enum KvError {
         newest: FencingToken,
     },
 
-    /// The value is larger than the store takes. Nothing was sent.
-    #[error("value of {size} bytes for key {key} is over the limit of {limit} bytes")]
+    /// The value is larger than the store accepts. Nothing was sent.
+    #[error(
+        "value of {size} bytes for key {key} is over the limit of {limit} bytes; store less, or \
+         raise max_value_size, and on NATS the server's max_payload"
+    )]
+    #[non_exhaustive]
     ValueTooLarge {
         /// The key.
         key: Key,
         /// The size of the value in bytes.
         size: usize,
-        /// The largest value that the store takes, in bytes.
+        /// The maximum size of a value in bytes.
         limit: usize,
     },
 
-    /// The store has reached the size that it was configured with. Nothing was written.
-    #[error("store {store:?} is full: {limit}; delete something or raise the limit")]
+    /// The store has no room: the store, its account or its server has reached its size limit.
+    /// Nothing was written.
+    ///
+    /// A full store can be emptied if its server accepts deletions, which are messages too. On NATS
+    /// there are two cases: a store with a history of 1 and one replica that has reached its
+    /// `max_bytes`, and a store in a full account with room for a tombstone. If the server rejects
+    /// deletions, the message names the limit to raise.
+    #[error("store {store:?} is full: {limit}")]
+    #[non_exhaustive]
     StoreFull {
         /// The store.
         store: String,
-        /// Which limit it reached.
+        /// The limit, in the server's words if a server rejected the write, and the way out.
         limit: String,
+    },
+
+    /// A limit of the server, the account or the store rejected the operation. Nothing was written.
+    ///
+    /// Retryable if [the limit clears by itself](KvLimit::clears_by_itself).
+    #[error("{operation} failed: the limit on {limit} is reached: {reason}")]
+    #[non_exhaustive]
+    LimitReached {
+        /// The operation.
+        operation: &'static str,
+        /// The limited resource.
+        limit: KvLimit,
+        /// The limit, in the server's words if it gave a reason, and the way out.
+        reason: String,
     },
 
     /// The backend, the server's version or the store's configuration does not offer this.
     #[error("{operation} is not supported: {reason}")]
+    #[non_exhaustive]
     Unsupported {
         /// The operation.
         operation: &'static str,
-        /// Why it is not there, and how it would be.
+        /// The reason for the missing ability, and how to get it.
         reason: String,
     },
 
-    /// The cursor cannot be honoured: it is of another store, from before the store was made again, or so old that
-    /// the store no longer holds what followed it. List the store again and watch from the start.
+    /// The watch cannot resume from the cursor. It is of another store, from before the store was
+    /// created again, or so old that the store no longer holds the changes after it. List the store
+    /// again and watch from the start.
     #[error(
         "the watch cursor of store {store:?} has expired: {reason}; list again and watch from the start"
     )]
+    #[non_exhaustive]
     CursorExpired {
         /// The store.
         store: String,
-        /// Why.
+        /// The reason.
         reason: &'static str,
     },
 
-    /// The deadline passed. For a write this means that it did not happen; where that is not sure, the error is
-    /// [`OutcomeUnknown`](Self::OutcomeUnknown) instead.
-    #[error("{operation}{} did not end within {limit:?}", of_key(.key))]
+    /// The deadline passed. A write with this error did not happen. If that is not certain, the
+    /// error is [`OutcomeUnknown`](Self::OutcomeUnknown) instead.
+    #[error(
+        "{operation}{} did not end within {limit:?}; the store is slow or unreachable: repeat it, or set a longer deadline",
+        of_key(.key)
+    )]
+    #[non_exhaustive]
     Timeout {
         /// The operation.
         operation: &'static str,
-        /// The key, where it was about one.
+        /// The key, if the operation has one.
         key: Option<Key>,
         /// The deadline that was set.
         limit: Duration,
     },
 
-    /// The write was sent, its acknowledgement was lost, and it cannot be known whether it took effect. Read the key
-    /// to find out what is there now.
+    /// The write was sent, its acknowledgement was lost, and its outcome cannot be known. Read the
+    /// key to see its present value.
     #[error(
         "it is not known whether {operation} of key {key} took effect: no acknowledgement came; read the key"
     )]
+    #[non_exhaustive]
     OutcomeUnknown {
         /// The operation.
         operation: &'static str,
         /// The key.
         key: Key,
-        /// What happened instead of an acknowledgement.
+        /// The event that came instead of an acknowledgement.
         source: Option<ErrorSource>,
     },
 
     /// The server cannot be reached, or cannot serve the store at the moment. Nothing was written.
     #[error("{operation} failed: {reason}")]
+    #[non_exhaustive]
     Unavailable {
         /// The operation.
         operation: &'static str,
-        /// What is not available.
+        /// The unavailable part.
         reason: String,
-        /// The client library's error, where there is one.
+        /// The client library's error, if it returned one.
         source: Option<ErrorSource>,
     },
 
-    /// The server refused the credentials, or they do not allow the operation.
+    /// The server rejected the credentials, or they do not allow the operation.
     #[error("{operation} was refused: {reason}")]
+    #[non_exhaustive]
     Unauthorized {
         /// The operation.
         operation: &'static str,
-        /// What the server objects to; never the credentials.
+        /// The server's objection, never the credentials.
         reason: String,
     },
 
     /// The server is too old for this library.
-    #[error("server version {found} is too old: at least {needed} is needed")]
+    #[error("server version {found} is too old: at least {needed} is needed; upgrade the server")]
+    #[non_exhaustive]
     ServerTooOld {
         /// The server's version.
         found: String,
@@ -223,8 +279,9 @@ pub enum KvError {
         needed: &'static str,
     },
 
-    /// The connection was shut down by its owner.
-    #[error("{operation}: the connection has been shut down")]
+    /// The connection's owner has shut it down.
+    #[error("{operation} failed: the connection has been shut down; open another")]
+    #[non_exhaustive]
     Closed {
         /// The operation.
         operation: &'static str,
@@ -233,6 +290,7 @@ pub enum KvError {
     /// No tokio runtime drives the call: it was made outside of one, or the runtime that opened the
     /// connection has ended together with the connection.
     #[error("{operation} failed: {reason}")]
+    #[non_exhaustive]
     NoRuntime {
         /// The operation.
         operation: &'static str,
@@ -240,32 +298,95 @@ pub enum KvError {
         reason: &'static str,
     },
 
-    /// The server or the client library answered with something else. Nothing is known to have been written.
+    /// The code of a record's type panicked in a task of this library, which has ended because of
+    /// the panic.
+    #[error(
+        "{operation} has ended: the code of {type_name} panicked; the panic's own message says where"
+    )]
+    #[non_exhaustive]
+    Panicked {
+        /// The operation.
+        operation: &'static str,
+        /// The record's type.
+        type_name: &'static str,
+    },
+
+    /// The server or the client library returned an unexpected answer. Nothing is known to have
+    /// been written.
     #[error("{operation} failed: {reason}")]
+    #[non_exhaustive]
     Backend {
         /// The operation.
         operation: &'static str,
-        /// What was answered.
+        /// The answer.
         reason: String,
-        /// The client library's error, where there is one.
+        /// The client library's error, if it returned one.
         source: Option<ErrorSource>,
     },
 }
 
-/// One setting of a store that is not as asked for.
+/// A resource that a server, an account or a store limits: see [`KvError::LimitReached`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KvLimit {
+    /// Stores: streams of an account on NATS.
+    Stores,
+    /// Bytes that may be stored or reserved.
+    Storage,
+    /// Consumers: each watch, scan, listing and history on NATS has one while it runs.
+    Consumers,
+    /// Subscriptions of a connection.
+    Subscriptions,
+    /// Connections of clients.
+    Connections,
+    /// The size of one message: of a request, or of the headers of a tombstone.
+    MessageSize,
+    /// The length of a protocol line, which contains the key.
+    LineLength,
+    /// Requests that wait in the queues of the server.
+    Requests,
+}
+
+impl KvLimit {
+    /// Returns whether other work that ends frees the resource, so that the same call can succeed
+    /// later: consumers, subscriptions, connections and waiting requests.
+    pub fn clears_by_itself(self) -> bool {
+        match self {
+            Self::Consumers | Self::Subscriptions | Self::Connections | Self::Requests => true,
+            Self::Stores | Self::Storage | Self::MessageSize | Self::LineLength => false,
+        }
+    }
+}
+
+impl fmt::Display for KvLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stores => "stores",
+            Self::Storage => "storage",
+            Self::Consumers => "consumers",
+            Self::Subscriptions => "subscriptions",
+            Self::Connections => "connections",
+            Self::MessageSize => "the size of a message",
+            Self::LineLength => "the length of a protocol line",
+            Self::Requests => "waiting requests",
+        })
+    }
+}
+
+/// A setting of a store that differs from the requested one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConfigDifference {
     /// The setting.
     pub field: &'static str,
-    /// The operation.
+    /// The requested value.
     pub wanted: String,
-    /// What the store has.
+    /// The value in the store.
     pub found: String,
 }
 
 impl ConfigDifference {
-    /// A difference; for authors of backends.
+    /// Creates a difference; for authors of backends.
     pub fn new(field: &'static str, wanted: impl fmt::Debug, found: impl fmt::Debug) -> Self {
         Self { field, wanted: format!("{wanted:?}"), found: format!("{found:?}") }
     }
@@ -278,29 +399,35 @@ impl fmt::Display for ConfigDifference {
 }
 
 impl KvError {
-    /// Whether the same call can succeed later without anything being changed by the caller: a deadline that passed,
-    /// a server that could not be reached.
+    /// Returns whether the same call can succeed later without a change by the caller. Examples are
+    /// a deadline that passed, a server that could not be reached, and a limit that [clears by
+    /// itself](KvLimit::clears_by_itself).
     ///
-    /// A lost compare-and-swap is not retryable as it stands (read again first), and neither is a write whose outcome
-    /// is not known: repeating it could apply it twice. One that was [fenced](Self::is_fenced) never succeeds again.
+    /// A lost compare-and-swap is not retryable as it stands: read again first. A write of unknown
+    /// outcome is not either, because repeating it could apply it twice. A
+    /// [fenced](Self::is_fenced) write never succeeds again.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Timeout { .. } | Self::Unavailable { .. })
+        match self {
+            Self::Timeout { .. } | Self::Unavailable { .. } => true,
+            Self::LimitReached { limit, .. } => limit.clears_by_itself(),
+            _ => false,
+        }
     }
 
-    /// Whether the connection is over, so that no operation on it can ever succeed again.
+    /// Returns whether the connection is over, so that no operation on it can ever succeed again.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self, Self::Closed { .. } | Self::NoRuntime { .. })
     }
 
-    /// Whether a compare-and-swap lost: the key has another version than expected, or exists where it was to be
-    /// created. Reading again and trying once more can help, which it cannot where a write was
-    /// [fenced](Self::is_fenced): that is no conflict.
+    /// Returns whether a compare-and-swap lost: the key has another version than expected, or
+    /// exists although it was to be created. A retry after a read can succeed. A
+    /// [fenced](Self::is_fenced) write is not a conflict, because a retry cannot help.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::RevisionMismatch { .. } | Self::AlreadyExists { .. })
     }
 
-    /// Whether a write was refused because a newer fencing token has written to the key: the lock is lost, and whatever
-    /// was to be done under it has to end. To go on, take the lock again.
+    /// Returns whether a write was rejected because a newer fencing token has written to the key.
+    /// The lock is lost, and all work under it has to end. To continue, acquire the lock again.
     pub fn is_fenced(&self) -> bool {
         matches!(self, Self::Fenced { .. })
     }

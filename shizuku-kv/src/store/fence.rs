@@ -1,15 +1,15 @@
-//! Fencing tokens: which holder of a lock came later.
+//! Fencing tokens, which order the grants of a lock.
 
 use std::fmt;
 
-/// The number of a lock's grant: each grant of a resource has a larger one than all before.
+/// The number of a lock's grant: each grant of a resource has a larger one than all earlier grants.
 ///
-/// Whoever writes under a lock shows it with the write, and what was written under a later grant is not overwritten by
-/// an earlier one: a holder that was paused past its lease and does not know it yet does no harm. In a store that is
-/// [`Store::fenced`](crate::Store::fenced). See "How to do
-/// distributed locking" (Kleppmann, 2016) for why a lock without this protects nothing.
+/// A writer under a lock passes it with each write. An earlier grant cannot overwrite the write of
+/// a later one. A holder that was paused past its lease, and does not know that yet, therefore does
+/// no harm. In a store that is [`Store::fenced`](crate::Store::fenced). See "How to do distributed
+/// locking" (Kleppmann, 2016) for why a lock without this protects nothing.
 ///
-/// Tokens of different resources must not be compared; doing so is safe, but means nothing.
+/// Do not compare tokens of different resources: the comparison is safe, but means nothing.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -17,18 +17,18 @@ use std::fmt;
 pub struct FencingToken(u64);
 
 impl FencingToken {
-    /// The token with this number; for what keeps tokens elsewhere.
+    /// Returns the token with this number, for code that stores tokens elsewhere.
     pub const fn from_u64(number: u64) -> Self {
         Self(number)
     }
 
-    /// Its number, to be shown to another system that is written to under the lock.
+    /// Returns the number, to be passed to another system that is written to under the lock.
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// The token that refuses a write with this one: that of the key's newest entry, where it is newer. An equal one is
-    /// the same holder's.
+    /// Returns the token that rejects a write with this one: that of the key's newest entry, if it
+    /// is newer. An equal one belongs to the same holder.
     pub(crate) fn refused_by(self, newest: Option<Self>) -> Option<Self> {
         newest.filter(|newest| *newest > self)
     }

@@ -13,7 +13,7 @@ use super::{
     WatchScope,
 };
 
-/// Figures of a scope of a store, all of one moment. From
+/// Figures of a scope of a store, all of one moment, from
 /// [`KvReader::figures`](crate::KvReader::figures).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -29,7 +29,9 @@ pub struct StoreFigures {
     /// Number of keys in scope with an entry, tombstones included. `None` if every entry that
     /// leaves the store is reported to its watches, so that no comparison is needed.
     pub keys: Option<u64>,
-    /// Number of entries in scope, superseded ones included, if it is known.
+    /// Position of the newest change in the whole store.
+    pub end: u64,
+    /// Number of entries in the whole store, superseded ones included, if it is known.
     pub entries: Option<u64>,
     /// Whether an older entry of a key can become its newest one without a message.
     pub reverts: bool,
@@ -39,12 +41,19 @@ impl StoreFigures {
     /// Returns figures of a store that reports every leaving entry to its watches; for authors of
     /// backends.
     pub fn told(incarnation: [u8; 16], newest: u64) -> Self {
-        Self { incarnation, newest, newest_at: None, keys: None, entries: None, reverts: false }
+        let (end, keys, entries) = (newest, None, None);
+        Self { incarnation, newest, newest_at: None, keys, end, entries, reverts: false }
     }
 
     /// Returns figures with the number of keys with an entry; for authors of backends.
     pub fn counted(incarnation: [u8; 16], newest: u64, keys: u64) -> Self {
         Self { keys: Some(keys), ..Self::told(incarnation, newest) }
+    }
+
+    /// Returns whether the store has lost entries since earlier figures, without a write in
+    /// between.
+    pub(crate) fn has_shrunk(&self, earlier: Option<&Self>) -> bool {
+        earlier.is_some_and(|earlier| self.end == earlier.end && self.entries < earlier.entries)
     }
 }
 
@@ -71,7 +80,7 @@ impl Delivered {
         (&self.key, self.version, self.created) == (&entry.key, entry.version, entry.created)
     }
 
-    /// Whether this is a tombstone that has ended since. The marker that follows it is not
+    /// Returns whether this is a tombstone that has ended since. The marker that follows it is not
     /// delivered, and neither is its own end.
     fn has_ended(&self, entry: Option<&KvEntry>) -> bool {
         self.is_tombstone && entry.is_none_or(|entry| entry.operation == KvOperation::Expire)
@@ -147,7 +156,7 @@ impl NewestHeld {
     }
 }
 
-/// A position up to which a follower received every update, before it lost touch with the store.
+/// A position up to which a follower received every update, before its watch was lost.
 #[derive(Clone, Debug)]
 pub(crate) struct Doubt {
     pub(crate) cursor: WatchCursor,
@@ -157,7 +166,7 @@ pub(crate) struct Doubt {
 
 /// Outcome of [`Doubt::resolve`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Course {
+pub(crate) enum DoubtResolution {
     /// The store still has its delivered updates.
     Same,
     /// It has lost some of them, or accepted other changes at positions that the follower had
@@ -171,18 +180,25 @@ pub(crate) enum Course {
 }
 
 impl Doubt {
-    /// Whether the store is the one that the follower knew, and not an older copy of it.
+    /// Checks whether the store is the one that the follower knew, and not an older copy of it.
     ///
     /// A copy lacks the end of the changes. So the deliveries are looked up at the leader, from the
     /// newest on. The first that still exists shows that the store has all changes up to it. Later
     /// changes are read again.
-    pub(crate) async fn resolve(&self, store: &Store, scope: &WatchScope) -> KvResult<Course> {
+    pub(crate) async fn resolve(
+        &self,
+        store: &Store,
+        scope: &WatchScope,
+    ) -> KvResult<DoubtResolution> {
         let position = self.cursor.position();
         let is_later =
             |version: VersionToken| version.as_u64().is_some_and(|number| number > position);
         let mut shown = None;
-        let untold =
-            if self.recent.lacks_tombstones { Course::Unremembered } else { Course::Untold };
+        let untold = if self.recent.lacks_tombstones {
+            DoubtResolution::Unremembered
+        } else {
+            DoubtResolution::Untold
+        };
         for known in self.recent.delivered.iter().rev() {
             match store.leader_entry(&known.key).await? {
                 Some(entry) if known.is(&entry) => {
@@ -191,16 +207,16 @@ impl Doubt {
                 }
                 Some(entry) if is_later(entry.version) => {}
                 entry if known.has_ended(entry.as_ref()) => {}
-                _ => return Ok(Course::Other),
+                _ => return Ok(DoubtResolution::Other),
             }
         }
         let Some(shown) = shown else { return Ok(untold) };
         let Some(number) = shown.version.as_u64() else { return Ok(untold) };
         if number == position {
-            return Ok(Course::Same);
+            return Ok(DoubtResolution::Same);
         }
         let from = WatchCursor::new(*self.cursor.incarnation(), number, shown.created);
-        let mut watch = match store.watch_from(scope.clone(), from).await {
+        let watch = match store.watch_from(scope.clone(), from).await {
             Ok(watch) => watch,
             Err(KvError::CursorExpired { .. }) => return Ok(untold),
             Err(error) => return Err(error),
@@ -215,14 +231,14 @@ impl Doubt {
                 Err(KvError::CursorExpired { .. }) => return Ok(untold),
                 Err(error) => return Err(error),
             };
-            let Some(entry) = update.into_entry() else { return Ok(Course::Same) };
+            let Some(entry) = update.into_entry() else { return Ok(DoubtResolution::Same) };
             let is_known = || {
                 let mut all = self.recent.delivered.iter().filter(|known| known.key == entry.key);
                 all.any(|known| known.is(&entry) || known.has_ended(Some(&entry)))
             };
             let is_unremembered = entry.is_tombstone() && self.recent.lacks_tombstones;
             if !is_later(entry.version) && !is_unremembered && !is_known() {
-                return Ok(Course::Other);
+                return Ok(DoubtResolution::Other);
             }
         }
         Ok(untold)

@@ -1,17 +1,18 @@
 //! The grammar of keys and of stores' names, as `const` functions without dependencies.
 //!
-//! The derive crate compiles this same file, so that a literal is refused at compile time by exactly the rule that the
-//! store applies at run time.
+//! The derive crate compiles this same file. It therefore rejects a literal at compile time by
+//! exactly the rule of the store at run time (ADR 0014).
 
-/// The longest key, in bytes.
+/// Maximum length of a key, in bytes.
 pub(crate) const MAX_KEY_LEN: usize = 1024;
 
-/// Why a string is not a key: the byte position of the first offence and what it is.
+/// A fault in a string that is not a key: the byte position of the first offence and its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeyFault {
-    /// Byte offset of the first offending byte; the length of the string where something is missing at its end.
+    /// Byte offset of the first offending byte, or the length of the string if a part is missing at
+    /// its end.
     pub(crate) position: usize,
-    /// What is wrong there.
+    /// The kind of the fault.
     pub(crate) kind: KeyFaultKind,
 }
 
@@ -31,7 +32,7 @@ pub(crate) enum KeyFaultKind {
 }
 
 impl KeyFaultKind {
-    /// What is wrong and what would be right, in words that follow "at byte N: ".
+    /// Returns the fault and the rule, in words that follow "at byte N: ".
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Empty => "a key has at least one token",
@@ -43,22 +44,31 @@ impl KeyFaultKind {
     }
 }
 
-/// Checks `key` against the grammar; the first offence, if there is one.
+/// Checks `key` against the grammar. Returns the first offence if there is one.
 pub(crate) const fn check_key(key: &str) -> Result<(), KeyFault> {
-    let bytes = key.as_bytes();
-    if bytes.is_empty() {
-        return Err(KeyFault { position: 0, kind: KeyFaultKind::Empty });
+    match key.as_bytes() {
+        [] => Err(KeyFault { position: 0, kind: KeyFaultKind::Empty }),
+        [start @ .., b'.'] => match check_prefix(start) {
+            Ok(()) => Err(KeyFault { position: start.len(), kind: KeyFaultKind::EmptyToken }),
+            fault => fault,
+        },
+        whole => check_prefix(whole),
     }
-    if bytes.len() >= 3 && bytes[0] == b'_' && bytes[1] == b'k' && bytes[2] == b'v' {
+}
+
+/// Checks that keys can start with `prefix`, which may be empty or end within a token; otherwise
+/// returns the first offence.
+pub(crate) const fn check_prefix(prefix: &[u8]) -> Result<(), KeyFault> {
+    if let [b'_', b'k', b'v', ..] = prefix {
         return Err(KeyFault { position: 0, kind: KeyFaultKind::Reserved });
     }
     let mut token_is_empty = true;
     let mut position = 0;
-    while position < bytes.len() {
+    while position < prefix.len() {
         if position == MAX_KEY_LEN {
             return Err(KeyFault { position, kind: KeyFaultKind::TooLong });
         }
-        match bytes[position] {
+        match prefix[position] {
             b'.' if token_is_empty => {
                 return Err(KeyFault { position, kind: KeyFaultKind::EmptyToken });
             }
@@ -70,21 +80,23 @@ pub(crate) const fn check_key(key: &str) -> Result<(), KeyFault> {
         }
         position += 1;
     }
-    if token_is_empty {
-        return Err(KeyFault { position: position - 1, kind: KeyFaultKind::EmptyToken });
+    // The key has no room for the token after the last dot.
+    if token_is_empty && position == MAX_KEY_LEN {
+        return Err(KeyFault { position, kind: KeyFaultKind::TooLong });
     }
     Ok(())
 }
 
-/// The longest name of a store, in bytes.
+/// Maximum length of a store's name, in bytes.
 pub(crate) const MAX_STORE_NAME_LEN: usize = 64;
 
-/// Why a string is no name of a store: the byte position of the first offence, and what is wrong.
+/// A fault in a string that is not the name of a store: the byte position of the first offence, and
+/// the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StoreNameFault {
     /// Byte offset of the first offending byte.
     pub(crate) position: usize,
-    /// What is wrong there.
+    /// The rule that it breaks.
     pub(crate) reason: &'static str,
 }
 

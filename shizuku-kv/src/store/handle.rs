@@ -1,4 +1,4 @@
-//! The handle that users hold.
+//! The handle through which users call a store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,32 +8,40 @@ use bytes::Bytes;
 
 use super::handle_fenced::StoreFenced;
 use super::handle_ttl::StoreTtl;
-use super::shared::{Attached, Shared, Upkeep, User};
+use super::shared::{Attached, SharedWatches, Upkeep, User};
 use super::timer::timeout_at;
 use super::{
-    COMPARE_EVERY, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult,
-    KvStore, KvStream, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch, WatchCursor,
-    WatchScope, in_runtime,
+    Atomicity, COMPARE_EVERY, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError,
+    KvResult, KvStore, KvStream, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch,
+    WatchCursor, WatchScope, Write, in_runtime,
 };
 
-/// What a write may overrun its deadline by: the backend uses the deadline to the end to find out what became of the
-/// write, and this much later the handle stops waiting for the answer.
+/// Maximum time by which a write may exceed its deadline. The backend uses the whole deadline to
+/// resolve the outcome of the write. After this additional time, the handle stops waiting for the
+/// answer (ADR 0001).
 const WRITE_GRACE: Duration = Duration::from_millis(250);
 
-/// How many writes of a `put_many` a backend is expected to have on their way at a time, for the time that the whole may
-/// take.
-const PUTS_IN_FLIGHT: usize = 1024;
+/// Number of writes of one call that a backend is expected to have in flight, for the maximum
+/// duration of the call.
+const WRITES_IN_FLIGHT: usize = 1024;
+
+/// Maximum size in bytes of the values of [`Store::put_many`] that are in flight within one
+/// deadline.
+const BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
+
+/// Maximum number of keys that are read within one deadline.
+const GETS_TOGETHER: usize = 1024;
 
 /// One store (bucket): a handle that is cheap to clone and the same on every backend.
 ///
-/// Keys are anything that is [`IntoKey`]: a [`Key`], or a string, which is checked before anything
-/// is sent. Values are anything that becomes [`Bytes`]. Every operation has a deadline, 5 seconds
-/// unless [set](crate::StoreConfig::deadline). It runs on tokio's clock, so every operation needs a
-/// tokio runtime with its timer and returns [`KvError::NoRuntime`] outside of one. A store on NATS
-/// also needs the runtime that opened its connection.
+/// A key is any [`IntoKey`]: a [`Key`], or a string, which is checked before anything is sent. A
+/// value is any type that converts to [`Bytes`]. Every operation has a deadline, 5 seconds unless
+/// [set](crate::StoreConfig::deadline). It runs on tokio's clock, so every operation needs a tokio
+/// runtime with its timer and returns [`KvError::NoRuntime`] outside of one. A store on NATS also
+/// needs the runtime that opened its connection.
 ///
-/// Dropping the future of a read is safe. A write whose future is dropped may have happened or not; nothing else is
-/// left behind.
+/// Cancel safe: dropping the future of a read has no effect. A write whose future is dropped may
+/// have happened or not; it leaves no other trace.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -54,20 +62,21 @@ pub struct Store {
     backend: Arc<dyn KvStore>,
     deadline: Duration,
     compare_every: Duration,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SharedWatches>,
     /// Counts the handles of users. `None` in the handle of a background task.
     _user: Option<Arc<User>>,
 }
 
 impl Store {
-    /// A handle over a backend's store; for authors of backends.
+    /// Creates a handle over a backend's store; for authors of backends.
     pub fn new(backend: Arc<dyn KvStore>, deadline: Duration) -> Self {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::<SharedWatches>::default();
         let _user = Some(Arc::new(User::of(&shared)));
         Self { backend, deadline, compare_every: COMPARE_EVERY, shared, _user }
     }
 
-    /// Returns a handle for a background task, which ends when the users of the store have dropped theirs.
+    /// Returns a handle for a background task, which ends when the users of the store have dropped
+    /// theirs.
     pub(crate) fn of_task(&self) -> Self {
         Self { _user: None, ..self.clone() }
     }
@@ -77,7 +86,7 @@ impl Store {
         self.shared.abandoned().await;
     }
 
-    /// The store's name.
+    /// Returns the store's name.
     pub fn name(&self) -> &str {
         self.backend.name()
     }
@@ -86,73 +95,85 @@ impl Store {
     /// [`capabilities`](Self::capabilities), [`max_value_size`](Self::max_value_size),
     /// [`ttl`](Self::ttl) and [`fenced`](Self::fenced) use the newest ones from then on.
     ///
-    /// Operations do not need it: each reads the settings itself if a promise depends on them.
-    /// Cancel safe.
+    /// Operations do not need it: each reads the settings itself if a promise depends on them. The
+    /// `max_payload` of a NATS server is known from the last connect.
+    ///
+    /// Cancel safe: the known settings are then unchanged or new.
     ///
     /// # Errors
-    /// Returns [`KvError::StoreNotFound`] if the store is gone; [`KvError::Timeout`] and
+    /// Returns [`KvError::StoreNotFound`] if the store is gone. Returns [`KvError::Timeout`] or
     /// [`KvError::Unavailable`] if the store does not answer.
     pub async fn refresh(&self) -> KvResult<()> {
         let deadline = self.deadline_of("refresh", None)?;
         deadline.bound("refresh", None, self.backend.refresh(deadline)).await
     }
 
-    /// The store's abilities, by the newest known settings: see [`refresh`](Self::refresh).
+    /// Returns the store's incarnation from the newest known settings. Returns `None` if the
+    /// backend does not know it.
+    pub(crate) fn incarnation(&self) -> Option<[u8; 16]> {
+        self.backend.incarnation()
+    }
+
+    /// Returns the store's abilities, by the newest known settings: see [`refresh`](Self::refresh).
     pub fn capabilities(&self) -> ConnectionCapabilities {
         self.backend.capabilities()
     }
 
-    /// Maximum size of a value in bytes, by the newest known settings.
+    /// Returns the maximum size in bytes of a value that [`put`](Self::put) accepts, by the newest
+    /// known settings. If the store has a limit of its own, the maximum of other writes may be
+    /// slightly smaller: see [`StoreConfig::max_value_size`](crate::StoreConfig::max_value_size()).
     pub fn max_value_size(&self) -> usize {
         self.backend.max_value_size()
     }
 
-    /// The deadline of each operation.
+    /// Returns the deadline of each operation.
     pub fn deadline(&self) -> Duration {
         self.deadline
     }
 
-    /// The same store with another deadline for each operation. One of zero has passed already: every operation
-    /// answers [`KvError::Timeout`], and nothing is sent.
+    /// Returns a handle with another deadline for each operation. A deadline of zero has passed
+    /// already: every operation returns [`KvError::Timeout`], and sends nothing.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { deadline, ..self.clone() }
     }
 
-    /// Returns a handle with this interval between comparisons of its live values, live maps and
-    /// replicas with the store: 60 s by default, at least 1 s. A comparison finds entries that left
-    /// the store without a message: evicted, purged by an operator, or lost by a server that came
-    /// back older.
+    /// Returns a handle with this interval between comparisons of its followers with the store: 60
+    /// s by default, at least 1 s. Followers are live values, live maps and replicas. A comparison
+    /// finds entries that left the store without a message: evicted, purged by an operator, or lost
+    /// by a server that came back older.
     #[must_use]
     pub fn with_comparison(&self, interval: Duration) -> Self {
         Self { compare_every: interval.max(Duration::from_secs(1)), ..self.clone() }
     }
 
-    /// Interval between two comparisons of a follower with the store.
+    /// Returns the interval between two comparisons of a follower with the store.
     pub(crate) fn compare_every(&self) -> Duration {
         self.compare_every
     }
 
-    /// The upkeep of live values on this runtime.
+    /// Returns the upkeep of live values on this runtime.
     pub(crate) fn upkeep(&self) -> Arc<Upkeep> {
         self.shared.upkeep(&self.backend, self.compare_every)
     }
 
-    /// The backend behind the handle; for what wraps a store.
+    /// Returns the backend behind the handle, for code that wraps a store.
     pub fn backend(&self) -> &Arc<dyn KvStore> {
         &self.backend
     }
 
-    /// The value of a key; `None` where it is absent: never written, deleted, purged or expired.
+    /// Returns the value of a key. Returns `None` if the key is absent: never written, deleted,
+    /// purged or expired.
     ///
     /// # Errors
-    /// [`KvError::InvalidKey`], Returns [`KvError::StoreNotFound`] if the store is gone;
-    /// [`KvError::Timeout`] and [`KvError::Unavailable`] if the store does not answer.
+    /// Returns [`KvError::InvalidKey`] if the key is not valid. Returns [`KvError::StoreNotFound`]
+    /// if the store is gone. Returns [`KvError::Timeout`] or [`KvError::Unavailable`] if the store
+    /// does not answer.
     pub async fn get(&self, key: impl IntoKey) -> KvResult<Option<KvEntry>> {
         Ok(self.read("get", key.into_key()?).await?.filter(|entry| !entry.is_tombstone()))
     }
 
-    /// The newest entry of a key, a tombstone included; `None` where there is none.
+    /// Returns the newest entry of a key, a tombstone included. Returns `None` if no entry exists.
     ///
     /// # Errors
     /// As for [`get`](Self::get).
@@ -160,7 +181,7 @@ impl Store {
         self.read("entry", key.into_key()?).await
     }
 
-    /// The newest entry of a key, from the replica that decides writes.
+    /// Returns the newest entry of a key, from the replica that decides writes.
     pub(crate) async fn leader_entry(&self, key: &Key) -> KvResult<Option<KvEntry>> {
         let deadline = self.deadline_of("entry", Some(key))?;
         deadline.bound("entry", Some(key), self.backend.leader_entry(key, deadline)).await
@@ -173,7 +194,7 @@ impl Store {
         deadline.bound("figures", None, self.backend.figures(scope, deadline)).await
     }
 
-    /// Returns the time of the store's clock; `None` if the backend does not know it.
+    /// Returns the time of the store's clock. Returns `None` if the backend does not know it.
     pub(crate) async fn time(&self) -> KvResult<Option<SystemTime>> {
         let deadline = self.deadline_of("time", None)?;
         deadline.bound("time", None, self.backend.time(deadline)).await
@@ -184,11 +205,11 @@ impl Store {
         deadline.bound(operation, Some(&key), self.backend.entry(&key, deadline)).await
     }
 
-    /// The values of many keys, in the order of the keys; `None` for each that is absent. They may be of different
-    /// moments. The deadline is that of the whole.
+    /// Returns the values of many keys, in the order of the keys; `None` for each that is absent.
+    /// They may be from different moments. The deadline applies to each batch of up to 1,024 keys.
     ///
     /// # Errors
-    /// As for [`get`](Self::get); one error is the error of the whole.
+    /// As for [`get`](Self::get). One error is the error of the whole call.
     pub async fn get_many<K: IntoKey>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -203,15 +224,23 @@ impl Store {
 
     /// Reads the newest entries of many keys, tombstones included, in the order of the keys.
     pub(crate) async fn entries(&self, keys: &[Key]) -> KvResult<Vec<Option<KvEntry>>> {
-        let deadline = self.deadline_of("get_many", None)?;
-        deadline.bound("get_many", None, self.backend.entries(keys, deadline)).await
+        let mut entries = Vec::with_capacity(keys.len());
+        for some in keys.chunks(GETS_TOGETHER) {
+            let deadline = self.deadline_of("get_many", None)?;
+            let found =
+                deadline.bound("get_many", None, self.backend.entries(some, deadline)).await?;
+            entries.extend(found);
+        }
+        Ok(entries)
     }
 
-    /// What the store holds of a key, the oldest first, tombstones included: at most as many entries as the store
-    /// keeps versions. The deadline is that of the whole, from this call on.
+    /// Returns the stored entries of a key, the oldest first, tombstones included: at most as many
+    /// entries as the store keeps versions. The deadline is that of the whole stream, from this
+    /// call on.
     ///
     /// # Errors
-    /// [`KvError::InvalidKey`] here; as items, those of [`get`](Self::get).
+    /// Returns [`KvError::InvalidKey`] if the key is not valid. Items can be the errors of
+    /// [`get`](Self::get).
     pub fn history(&self, key: impl IntoKey) -> KvResult<KvStream<KvEntry>> {
         let key = key.into_key()?;
         Ok(match self.deadline_of("history", Some(&key)) {
@@ -223,198 +252,184 @@ impl Store {
         })
     }
 
-    /// The live entries in scope, in no particular order. Every key that lives throughout the scan appears exactly
-    /// once, with a value that it had at some time during the scan. The deadline is that of each item.
+    /// Returns the live entries in scope, in no particular order. Every key that lives throughout
+    /// the scan appears exactly once, with a value that it had at some time during the scan. If no
+    /// key can start with a prefix, the only item is [`KvError::InvalidKey`].
+    ///
+    /// The deadline limits the time without progress. An item may take longer if many tombstones or
+    /// keys out of scope precede it.
     pub fn scan(&self, scope: impl Into<WatchScope>) -> KvStream<KvEntry> {
-        self.items("scan", || self.backend.scan(scope.into(), self.deadline))
+        self.items("scan", scope.into(), |scope| self.backend.scan(scope, self.deadline))
     }
 
-    /// The live keys in scope, in no particular order, each exactly once as for [`scan`](Self::scan). The deadline is
-    /// that of each item.
+    /// Returns the live keys in scope, in no particular order, each exactly once as for
+    /// [`scan`](Self::scan), with the same deadline.
     pub fn keys(&self, scope: impl Into<WatchScope>) -> KvStream<Key> {
-        self.items("keys", || self.backend.keys(scope.into(), self.deadline))
+        self.items("keys", scope.into(), |scope| self.backend.keys(scope, self.deadline))
     }
 
-    /// A stream of the backend, of which each item has the deadline.
+    /// Returns a stream of the backend in which each item has the deadline.
     fn items<T: Send + 'static>(
         &self,
         operation: &'static str,
-        open: impl FnOnce() -> KvStream<T>,
+        scope: WatchScope,
+        open: impl FnOnce(WatchScope) -> KvStream<T>,
     ) -> KvStream<T> {
         let limit = self.deadline;
-        match self.deadline_of(operation, None) {
-            Ok(_) => open().bounded(operation, None, move || Deadline::after(limit)),
-            Err(passed) => KvStream::error(passed),
+        match scope.check_prefixes().and_then(|()| self.deadline_of(operation, None)) {
+            Ok(_) => open(scope).bounded(operation, None, move || Deadline::after(limit)),
+            Err(error) => KvStream::error(error),
         }
     }
 
-    /// Stores a value, whatever was there, and returns the key's new version.
+    /// Stores a value over any previous entry, and returns the key's new version.
     ///
     /// # Errors
-    /// Returns [`KvError::InvalidKey`] and [`KvError::ValueTooLarge`] before the value is sent;
-    /// [`KvError::Timeout`] and [`KvError::Unavailable`] if it was not written;
-    /// [`KvError::OutcomeUnknown`] if that cannot be known; [`KvError::StoreFull`] if the store has
-    /// no room; [`KvError::StoreNotFound`] if the store is gone; [`KvError::Unsupported`] on a
-    /// read-only store.
+    /// Returns [`KvError::InvalidKey`] or [`KvError::ValueTooLarge`] before the value is sent.
+    /// Returns [`KvError::Timeout`] or [`KvError::Unavailable`] if it was not written, and
+    /// [`KvError::OutcomeUnknown`] if that cannot be known. Returns [`KvError::StoreFull`] if the
+    /// store has no room. Returns [`KvError::StoreNotFound`] if the store is gone. Returns
+    /// [`KvError::Unsupported`] if the store is read-only.
     pub async fn put(&self, key: impl IntoKey, value: impl Into<Bytes>) -> KvResult<VersionToken> {
-        let (key, value) = self.key_and_value(key, value).await?;
-        let (writer, deadline) = self.writer("put", &key)?;
-        self.finish("put", &key, deadline, writer.put(&key, value, deadline)).await
+        self.write(key, Write::put(value)).await
     }
 
-    /// Stores a value where the key is absent (never written, deleted, purged or expired), and returns its version.
+    /// Stores a value if the key is absent (never written, deleted, purged or expired), and returns
+    /// its version.
     ///
     /// # Errors
-    /// [`KvError::AlreadyExists`] over a live value; else as for [`put`](Self::put).
+    /// Returns [`KvError::AlreadyExists`] if the key has a live value. Otherwise as for
+    /// [`put`](Self::put).
     pub async fn create(
         &self,
         key: impl IntoKey,
         value: impl Into<Bytes>,
     ) -> KvResult<VersionToken> {
-        let (key, value) = self.key_and_value(key, value).await?;
-        let (writer, deadline) = self.writer("create", &key)?;
-        self.finish("create", &key, deadline, writer.create(&key, value, deadline)).await
+        self.write(key, Write::create(value)).await
     }
 
-    /// Compare-and-swap: stores a value where the key's newest entry has the version `expected`, and returns the new
-    /// version. A deletion is an entry with a version of its own: a value that was deleted since is not replaced, and
-    /// the version of the tombstone itself (from [`entry`](Self::entry) or [`delete`](Self::delete)) matches.
+    /// Compares and swaps: stores a value if the key's newest entry has the version `expected`, and
+    /// returns the new version. A deletion is an entry with a version of its own. A value that was
+    /// deleted since is therefore not replaced. The version of the tombstone itself (from
+    /// [`entry`](Self::entry) or [`delete`](Self::delete)) matches.
     ///
     /// # Errors
-    /// [`KvError::RevisionMismatch`] where the newest entry has another version or there is none; else as for
-    /// [`put`](Self::put).
+    /// Returns [`KvError::RevisionMismatch`] if the newest entry has another version or no entry
+    /// exists. Otherwise as for [`put`](Self::put).
     pub async fn update(
         &self,
         key: impl IntoKey,
         value: impl Into<Bytes>,
         expected: VersionToken,
     ) -> KvResult<VersionToken> {
-        let (key, value) = self.key_and_value(key, value).await?;
-        let (writer, deadline) = self.writer("update", &key)?;
-        self.finish("update", &key, deadline, writer.update(&key, value, expected, deadline)).await
+        self.write(key, Write::update(value, expected)).await
     }
 
-    /// Deletes a key, whatever it has, and returns the version of the tombstone. Deleting an absent key succeeds.
+    /// Deletes a key, and returns the version of the tombstone. Deleting an absent key succeeds.
     ///
-    /// The tombstone stays, so that watches and cursors learn of the deletion: for ever, or for an
-    /// hour in a store with [`key_ttl`](crate::StoreConfig::key_ttl()) or
+    /// The tombstone stays, so that watches and cursors deliver the deletion. It stays forever, or
+    /// for an hour in a store with [`key_ttl`](crate::StoreConfig::key_ttl()) or
     /// [`max_age`](crate::StoreConfig::max_age()), and no longer than that age. Its end is not
     /// delivered to watches, and brings no older value back.
     ///
     /// # Errors
     /// As for [`put`](Self::put).
     pub async fn delete(&self, key: impl IntoKey) -> KvResult<VersionToken> {
-        let key = key.into_key()?;
-        let (writer, deadline) = self.writer("delete", &key)?;
-        self.finish("delete", &key, deadline, writer.delete(&key, deadline)).await
+        self.write(key, Write::delete()).await
     }
 
-    /// Compare-and-delete: deletes a key where it has the version `expected`.
+    /// Compares and deletes: deletes a key if it has the version `expected`.
     ///
     /// # Errors
-    /// [`KvError::RevisionMismatch`] where it has another; else as for [`put`](Self::put).
+    /// Returns [`KvError::RevisionMismatch`] if it has another version. Otherwise as for
+    /// [`put`](Self::put).
     pub async fn delete_with_version(
         &self,
         key: impl IntoKey,
         expected: VersionToken,
     ) -> KvResult<VersionToken> {
-        let key = key.into_key()?;
-        let (writer, deadline) = self.writer("delete_with_version", &key)?;
-        let write = writer.delete_with_version(&key, expected, deadline);
-        self.finish("delete_with_version", &key, deadline, write).await
+        self.write(key, Write::delete_with_version(expected)).await
     }
 
-    /// Deletes a key and what the store holds of its history, and returns the version of the tombstone.
+    /// Deletes a key and its stored history, and returns the version of the tombstone.
     ///
-    /// In a store with a history of 1 whose tombstones have an end, this is
-    /// [`delete`](Self::delete), and leaves the tombstone of a deletion.
+    /// In a store with a history of 1 whose tombstones expire, this is [`delete`](Self::delete),
+    /// and leaves the tombstone of a deletion.
     ///
     /// # Errors
     /// As for [`put`](Self::put).
     pub async fn purge(&self, key: impl IntoKey) -> KvResult<VersionToken> {
-        let key = key.into_key()?;
-        let (writer, deadline) = self.writer("purge", &key)?;
-        self.finish("purge", &key, deadline, writer.purge(&key, deadline)).await
+        self.write(key, Write::purge()).await
     }
 
-    /// Stores many values, pipelined, and answers for each in the order given. Each is a write of its own: some can
-    /// succeed while others fail. Writes of one key take effect in the order given. Each has its own deadline, from
-    /// the moment that it is sent, and a thousand or so are on their way at a time.
+    /// Stores many values, pipelined, and returns the answers in the order given. Each is a write
+    /// of its own: some can succeed while others fail. Writes of one key take effect in the order
+    /// given. Each has its own deadline, which begins with its turn. About a thousand writes are in
+    /// flight at a time, with a total size of some ten megabytes. A write that a server rejects
+    /// because of its load is sent again. If a later item has the same key, it is
+    /// [`KvError::LimitReached`] instead.
     ///
-    /// The whole is not waited for longer than the deadline for each 1,024 items or part of them, and once more; a
-    /// backend that has not answered by then leaves every item [`KvError::OutcomeUnknown`].
+    /// The total wait is at most one deadline for each started 1,024 items or 32 MiB, whichever are
+    /// more, plus one. If the backend has not answered by then, every item is
+    /// [`KvError::OutcomeUnknown`].
     pub async fn put_many<K: IntoKey, V: Into<Bytes>>(
         &self,
         items: impl IntoIterator<Item = (K, V)>,
     ) -> Vec<KvResult<VersionToken>> {
-        let items: Vec<_> = items
-            .into_iter()
-            .map(|(key, value)| key.into_key().map(|key| (key, value.into())))
-            .collect();
-        let largest = items.iter().flatten().map(|(_, value): &(Key, Bytes)| value.len()).max();
-        self.learn_limit_for(largest.unwrap_or(0)).await;
-        // What is refused here keeps its place in the answer.
-        let mut answers = Vec::new();
-        let mut accepted = Vec::new();
-        for item in items {
-            match item.and_then(|(key, value)| self.fitting(key, value)) {
-                Ok(item) => {
-                    accepted.push(item);
-                    answers.push(None);
-                }
-                Err(error) => answers.push(Some(Err(error))),
-            }
-        }
-        let mut written = self.put_accepted(accepted).await.into_iter();
-        answers
-            .into_iter()
-            .map(|answer| {
-                answer.or_else(|| written.next()).unwrap_or_else(|| {
-                    Err(KvError::Backend {
-                        operation: "put_many",
-                        reason: "the backend answered for fewer items than it was given".to_owned(),
-                        source: None,
-                    })
-                })
-            })
-            .collect()
+        let item = |(key, value): (K, V)| Ok((key.into_key()?, Write::put(value)));
+        self.write_many("put_many", items.into_iter().map(item).collect()).await
     }
 
-    /// Watches a scope: first the current value of every key in it, then [`KvUpdate::CaughtUp`], then every change.
+    /// Watches a scope: first the current value of every key in it, then [`KvUpdate::CaughtUp`],
+    /// then every change.
     ///
-    /// A watch is state sync, not an event log: per key, versions never go back and the last one always arrives, but
-    /// values that were superseded before they could be delivered may be skipped. Nothing arrives twice. Deletion,
-    /// purge and expiry arrive; tombstones that the store still holds may be part of the state. A watch heals itself
-    /// after faults and holds a bounded amount of memory: a slow reader slows its source.
+    /// A watch is state sync, not an event log. Per key, versions never go back and the last one
+    /// always arrives. Values that were superseded before they could be delivered may be skipped.
+    /// No update arrives twice. Deletion, purge and expiry arrive; tombstones that the store still
+    /// holds may be part of the initial state. A watch recovers by itself after faults and holds a
+    /// bounded amount of memory: a slow reader slows its source.
+    ///
+    /// Entries can leave a store without a message, for example if an operator purges a stream. A
+    /// watch of everything, or of a prefix that ends in a dot, compares the number of keys at least
+    /// once a minute. It ends with [`KvError::CursorExpired`] if more keys are gone than the
+    /// deletions that it has delivered explain. It does not notice keys that were replaced by as
+    /// many new ones. A watch that was resumed from a cursor, or that has another scope, notices
+    /// less: a purge of the whole stream, or of the last entry that it delivered. [Live
+    /// values](crate::Live), [live maps](crate::LiveMap) and [replicas](crate::watch_applied)
+    /// notice every missing entry.
     ///
     /// [`KvUpdate::CaughtUp`]: crate::KvUpdate::CaughtUp
     ///
     /// # Errors
-    /// [`KvError::Unsupported`], Returns [`KvError::StoreNotFound`] if the store is gone;
-    /// [`KvError::Timeout`] and [`KvError::Unavailable`] if the store does not answer.
+    /// Returns [`KvError::InvalidKey`] if no key can start with a prefix. Returns
+    /// [`KvError::Unsupported`] if the store cannot be watched. Returns [`KvError::StoreNotFound`]
+    /// if the store is gone. Returns [`KvError::Timeout`] or [`KvError::Unavailable`] if the store
+    /// does not answer.
     pub async fn watch(&self, scope: impl Into<WatchScope>) -> KvResult<Watch> {
         self.start_watch(scope.into(), None).await
     }
 
-    /// Watches a scope from a cursor on: what came after it, then [`KvUpdate::CaughtUp`], then every change.
+    /// Watches a scope from a cursor on: the changes after it, then [`KvUpdate::CaughtUp`], then
+    /// every change.
     ///
-    /// Use the scope of the watch that the cursor is from. Of keys outside it only what changed after the cursor
-    /// arrives.
+    /// Use the scope of the watch that the cursor is from. For keys outside it, only changes after
+    /// the cursor arrive.
     ///
-    /// A cursor is honoured if nothing that followed it can have been forgotten: by the age of the
-    /// store's tombstones now, and, as far as it is known, before. Tombstones that are removed by
-    /// hand cannot be known of: on NATS, by `PurgeDeletes`, by a purge with a time to live
-    /// (`PurgeTTL`) of another client, or by an operator; nor can a maximum age that another client
-    /// has set and removed again while no handle looked. Such a deletion is skipped. Values that an
-    /// operator or another client purges from the server's stream leave no tombstone, and are
-    /// skipped too: a reader that kept them keeps them. A [replica](crate::watch_applied) that
-    /// compares itself with the store finds both.
+    /// A cursor is accepted if no later change can have been forgotten. This is judged by the age
+    /// of the store's tombstones now and, as far as it is known, before. The library cannot know of
+    /// tombstones that are removed by hand. On NATS, `PurgeDeletes`, a purge with a time to live
+    /// (`PurgeTTL`) of another client, or an operator removes them. It also cannot know of a
+    /// maximum age that another client has set and removed again while no handle looked. Such a
+    /// deletion is skipped. Values that an operator or another client purges from the server's
+    /// stream leave no tombstone. If the entry at the cursor was purged and no other followed it,
+    /// the cursor has expired. Otherwise the purge is skipped, and the reader still has the purged
+    /// values. A [replica](crate::watch_applied), which compares itself with the store, finds both.
     ///
     /// [`KvUpdate::CaughtUp`]: crate::KvUpdate::CaughtUp
     ///
     /// # Errors
-    /// [`KvError::CursorExpired`] where something that followed the cursor may be missing from the store; else as for
-    /// [`watch`](Self::watch).
+    /// Returns [`KvError::CursorExpired`] if a change after the cursor may be missing from the
+    /// store. Otherwise as for [`watch`](Self::watch).
     pub async fn watch_from(
         &self,
         scope: impl Into<WatchScope>,
@@ -424,88 +439,136 @@ impl Store {
     }
 
     async fn start_watch(&self, scope: WatchScope, from: Option<WatchCursor>) -> KvResult<Watch> {
-        let watcher: &dyn KvWatcher =
-            self.backend.watcher().ok_or_else(|| self.unsupported("watch", "cannot be watched"))?;
-        let deadline = self.deadline_of("watch", None)?;
-        deadline.bound("watch", None, watcher.watch(scope, from, deadline)).await
+        scope.check_prefixes()?;
+        let operation = if from.is_some() { "watch_from" } else { "watch" };
+        let watcher: &dyn KvWatcher = self
+            .backend
+            .watcher()
+            .ok_or_else(|| self.unsupported(operation, "cannot be watched"))?;
+        let deadline = self.deadline_of(operation, None)?;
+        deadline.bound(operation, None, watcher.watch(scope, from, deadline)).await
     }
 
-    /// A watch that others of the same handle and its clones can have a part in: they read one stream of the server's
-    /// together. A slow reader does not slow its source then, but finds the newest of each key.
+    /// Opens a watch that shares an upstream with other watches of the same handle and its clones.
+    /// A slow reader does not slow its source then, but finds the newest entry of each key.
     pub(crate) async fn shared_watch(&self, scope: WatchScope) -> KvResult<Watch> {
+        scope.check_prefixes()?;
         let deadline = self.deadline_of("watch", None)?;
         self.shared.watch(&self.backend, scope, deadline).await
     }
 
-    /// What a layer above keeps for this handle and its clones.
+    /// Returns the state that a higher layer keeps for this handle and its clones.
     pub(crate) fn attached<T: Attached>(&self) -> Arc<T> {
         self.shared.attached()
     }
 
-    /// Times to live of single keys; `None` where the store does not have them (see
-    /// [`StoreConfig::key_ttl`](crate::StoreConfig::key_ttl)).
+    /// Returns the handle for times to live of single keys. Returns `None` if the store does not
+    /// have them (see [`StoreConfig::key_ttl`](crate::StoreConfig::key_ttl)).
     pub fn ttl(&self) -> Option<StoreTtl<'_>> {
         self.backend.ttl().map(|ttl| StoreTtl::new(self, ttl))
     }
 
-    /// Writing under a lock, so that a holder whose lease has ended does no harm; `None` where the store does not have
-    /// it. Stores whose values expire with age do not: what they remember of tokens would expire too.
+    /// Returns the handle for writing under a lock, so that a holder whose lease has ended does no
+    /// harm. Returns `None` if the store does not have it. Stores whose values expire with age do
+    /// not, because their tokens would expire too.
     pub fn fenced(&self) -> Option<StoreFenced<'_>> {
         self.backend.fenced().map(|fenced| StoreFenced::new(self, fenced))
     }
 
-    pub(super) async fn key_and_value(
+    /// Makes one write: the only way from the handles of users to a backend's writer.
+    pub(super) async fn write(&self, key: impl IntoKey, write: Write) -> KvResult<VersionToken> {
+        let key = key.into_key()?;
+        self.learn_limit_for(size_of_value(&write)).await;
+        self.ensure_fits(&key, &write)?;
+        let operation = write.name();
+        let writer = self.writer(operation)?;
+        let deadline = self.deadline_of(operation, Some(&key))?;
+        self.finish(operation, &key, deadline, writer.write(&key, write, deadline)).await
+    }
+
+    /// Makes many writes. An item that is rejected here keeps its place among the answers.
+    pub(super) async fn write_many(
         &self,
-        key: impl IntoKey,
-        value: impl Into<Bytes>,
-    ) -> KvResult<(Key, Bytes)> {
-        let (key, value) = (key.into_key()?, value.into());
-        self.learn_limit_for(value.len()).await;
-        self.fitting(key, value)
+        operation: &'static str,
+        writes: Vec<KvResult<(Key, Write)>>,
+    ) -> Vec<KvResult<VersionToken>> {
+        let largest = writes.iter().flatten().map(|(_, write)| size_of_value(write)).max();
+        self.learn_limit_for(largest.unwrap_or(0)).await;
+        let mut answers = Vec::with_capacity(writes.len());
+        let mut accepted = Vec::with_capacity(writes.len());
+        for item in writes {
+            match item
+                .and_then(|(key, write)| self.ensure_fits(&key, &write).map(|()| (key, write)))
+            {
+                Ok(item) => {
+                    accepted.push(item);
+                    answers.push(None);
+                }
+                Err(error) => answers.push(Some(Err(error))),
+            }
+        }
+        let mut written = self.write_accepted(operation, accepted).await.into_iter();
+        answers
+            .into_iter()
+            .map(|answer| {
+                answer.or_else(|| written.next()).unwrap_or_else(|| {
+                    Err(KvError::backend(
+                        operation,
+                        "the backend answered for fewer items than it was given",
+                    ))
+                })
+            })
+            .collect()
     }
 
     /// Refreshes the store's limit if a value exceeds it, because another client may have raised
     /// it.
     async fn learn_limit_for(&self, size: usize) {
         if size > self.backend.max_value_size() && !self.deadline.is_zero() {
-            // Without an answer, the known limit counts.
+            // If the store does not answer, the known limit counts.
             let _ = self.refresh().await;
         }
     }
 
-    fn fitting(&self, key: Key, value: Bytes) -> KvResult<(Key, Bytes)> {
-        let limit = self.backend.max_value_size();
-        if value.len() > limit {
-            return Err(KvError::ValueTooLarge { key, size: value.len(), limit });
+    fn ensure_fits(&self, key: &Key, write: &Write) -> KvResult<()> {
+        let (limit, size) = (self.backend.max_value_size(), size_of_value(write));
+        if size > limit {
+            return Err(KvError::ValueTooLarge { key: key.clone(), size, limit });
         }
-        Ok((key, value))
+        Ok(())
     }
 
-    /// Writes what was checked, and waits for it no longer than a backend can need that keeps the deadline of each.
-    async fn put_accepted(&self, items: Vec<(Key, Bytes)>) -> Vec<KvResult<VersionToken>> {
-        let operation = "put_many";
-        let keys: Vec<Key> = items.iter().map(|(key, _)| key.clone()).collect();
-        let writer = match self.backend.writer() {
-            Some(_) if self.deadline.is_zero() => {
-                let timeout =
-                    |key: &Key| Err(Deadline::after(self.deadline).timeout(operation, Some(key)));
-                return keys.iter().map(timeout).collect();
-            }
-            Some(writer) => writer,
-            None => {
-                let error = self.unsupported(operation, "is read-only");
-                return keys.iter().map(|_| Err(error.clone())).collect();
-            }
+    /// Makes writes that were checked. Waits no longer than a backend needs that keeps the deadline
+    /// of each.
+    async fn write_accepted(
+        &self,
+        operation: &'static str,
+        writes: Vec<(Key, Write)>,
+    ) -> Vec<KvResult<VersionToken>> {
+        let keys: Vec<Key> = writes.iter().map(|(key, _)| key.clone()).collect();
+        let writer = self.writer(operation).and_then(|writer| {
+            in_runtime(operation)?;
+            Ok(writer)
+        });
+        let writer = match writer {
+            Ok(writer) => writer,
+            Err(error) => return keys.iter().map(|_| Err(error.clone())).collect(),
         };
-        if let Err(error) = in_runtime(operation) {
-            return keys.iter().map(|_| Err(error.clone())).collect();
+        if self.deadline.is_zero() {
+            let deadline = Deadline::after(self.deadline);
+            return keys.iter().map(|key| Err(deadline.timeout(operation, Some(key)))).collect();
         }
-        let turns = u32::try_from(keys.len().div_ceil(PUTS_IN_FLIGHT))
-            .unwrap_or(u32::MAX)
-            .saturating_add(1);
+        let sizes = writes.iter().map(|(_, write)| size_of_value(write));
+        let bytes = sizes.fold(0_usize, usize::saturating_add);
+        let turns = keys.len().div_ceil(WRITES_IN_FLIGHT).max(bytes.div_ceil(BYTES_IN_FLIGHT));
+        let turns = u32::try_from(turns).unwrap_or(u32::MAX).saturating_add(1);
         let latest = Deadline::after(self.deadline.saturating_mul(turns)).instant_and(WRITE_GRACE);
-        match timeout_at(latest, writer.put_many(items, self.deadline)).await {
-            Some(answers) => answers,
+        let answers = writer.write_many(writes, Atomicity::Each, self.deadline);
+        match timeout_at(latest, answers).await {
+            Some(answers) => answers
+                .into_iter()
+                .map(|answer| answer.map_err(|error| error.of_operation(operation)))
+                .collect(),
             None => keys
                 .into_iter()
                 .map(|key| Err(KvError::OutcomeUnknown { operation, key, source: None }))
@@ -513,17 +576,14 @@ impl Store {
         }
     }
 
-    fn writer(&self, operation: &'static str, key: &Key) -> KvResult<(&dyn KvWriter, Deadline)> {
-        match self.backend.writer() {
-            Some(writer) => Ok((writer, self.deadline_of(operation, Some(key))?)),
-            None => Err(self.unsupported(operation, "is read-only")),
-        }
+    fn writer(&self, operation: &'static str) -> KvResult<&dyn KvWriter> {
+        self.backend.writer().ok_or_else(|| self.unsupported(operation, "is read-only"))
     }
 
-    /// The deadline of an operation that begins now.
+    /// Returns the deadline of an operation that begins now.
     ///
     /// # Errors
-    /// Returns [`KvError::Timeout`] if the deadline is zero, on every backend alike, and
+    /// Returns [`KvError::Timeout`] if the deadline is zero, on every backend alike. Returns
     /// [`KvError::NoRuntime`] outside of a tokio runtime.
     pub(super) fn deadline_of(
         &self,
@@ -536,11 +596,14 @@ impl Store {
     }
 
     fn unsupported(&self, operation: &'static str, reason: &str) -> KvError {
-        KvError::Unsupported { operation, reason: format!("store {:?} {reason}", self.name()) }
+        KvError::Unsupported {
+            operation,
+            reason: format!("store {:?} {reason}; use another backend or URL", self.name()),
+        }
     }
 
-    /// Waits for a write. The backend holds the deadline itself; one that does not is not waited for much longer, and
-    /// what became of the write is not known then.
+    /// Waits for a write. The backend keeps the deadline itself. If it does not, the wait ends soon
+    /// after the deadline, and the outcome of the write is unknown.
     pub(super) async fn finish<T>(
         &self,
         operation: &'static str,
@@ -550,13 +613,17 @@ impl Store {
     ) -> KvResult<T> {
         let latest = deadline.instant_and(WRITE_GRACE);
         match timeout_at(latest, write).await {
-            Some(result) => result,
+            Some(result) => result.map_err(|error| error.of_operation(operation)),
             None => Err(KvError::OutcomeUnknown { operation, key: key.clone(), source: None }),
         }
     }
 }
 
-/// For what takes a store that is owned or borrowed.
+fn size_of_value(write: &Write) -> usize {
+    write.value().map_or(0, Bytes::len)
+}
+
+/// Supports functions that take an owned or a borrowed store.
 impl AsRef<Self> for Store {
     fn as_ref(&self) -> &Self {
         self

@@ -1,4 +1,4 @@
-//! The part of the handle that writes under a lock.
+//! The part of the handle that writes under a lock (ADR 0057).
 
 use std::fmt;
 
@@ -6,26 +6,29 @@ use bytes::Bytes;
 
 #[allow(unused_imports, reason = "named in the documentation")]
 use super::KvError;
-use super::{FencingToken, IntoKey, KvFenced, KvResult, Store, VersionToken};
+use super::{FencingToken, IntoKey, KvFenced, KvResult, Store, VersionToken, Write};
 
-/// Writing under a lock: each write shows a token, and is refused once a newer one has written to the key. From
-/// [`Store::fenced`].
+/// Writing under a lock, from [`Store::fenced`]. Each write carries a token, and is rejected once a
+/// newer token has written to the key.
 ///
-/// A lock with a lease cannot keep its holder from being paused for longer than that. When it wakes up it knows nothing
-/// of the holder after it, and writes. With its token that write is refused as [`KvError::Fenced`]. Equal tokens are
-/// accepted: one holder writes as often as it likes.
+/// A lock with a lease cannot prevent that its holder is paused for longer than the lease. When
+/// such a holder resumes, it does not know of the next holder, and writes. With its token that
+/// write is rejected with [`KvError::Fenced`]. Equal tokens are accepted, so that one holder can
+/// write repeatedly.
 ///
-/// - The entry remembers the token of the write behind it ([`KvEntry::fence`](crate::KvEntry::fence)), a deletion too.
-///   There is no other memory: a token counts for its key only.
-/// - **Every writer of such a key must use fenced writes.** One without a token, from another handle or another client
-///   of the same server, is never refused, and takes the token away: what an earlier holder writes then is accepted.
-/// - The first write of a new holder causes the rejection of the earlier ones. What the holder has
-///   read before that may be overwritten until then: [`update`](Self::update) compares with what
-///   was read. [`raise`](Self::raise) makes a key reject the earlier ones at once, without a write
-///   of a new holder: for example after a lock was
-///   [broken](crate::rw_lock::DistroRwLock::break_lock).
-/// - The operation is as atomic as a compare-and-swap. On NATS it is one, after a look at what is there, and is tried
-///   again within the deadline where somebody wrote in between.
+/// - The entry remembers the token of the write behind it
+///   ([`KvEntry::fence`](crate::KvEntry::fence)), a deletion too. No other memory exists: a token
+///   counts for its key only.
+/// - **Every writer of such a key must use fenced writes.** A write without a token is never
+///   rejected, and removes the token, also if it comes from another client of the same server.
+///   Writes
+///   of an earlier holder are then accepted.
+/// - The first write of a new holder causes the rejection of the earlier ones. Until then, values
+///   that the holder has read may be overwritten: [`update`](Self::update) compares with them.
+///   [`raise`](Self::raise) makes a key reject the earlier ones at once, without a write of a new
+///   holder: for example after a lock was [broken](crate::rw_lock::DistroRwLock::break_lock).
+/// - The operation is as atomic as a compare-and-swap. On NATS it is one, after a read of the
+///   newest entry. It is retried within the deadline if another client wrote in between.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -55,46 +58,41 @@ impl<'a> StoreFenced<'a> {
         Self { store, fenced }
     }
 
-    /// As [`Store::put`]: stores a value, whatever was there, unless a newer token has written it.
+    /// Stores a value like [`Store::put`], unless a newer token has written to the key.
     ///
     /// # Errors
-    /// [`KvError::Fenced`] where a newer token has written to the key; [`KvError::Timeout`] also where others wrote to
-    /// it without a pause; else as for [`Store::put`].
+    /// Returns [`KvError::Fenced`] if a newer token has written to the key. Returns
+    /// [`KvError::Timeout`] also if others wrote to it without a pause. Otherwise as for
+    /// [`Store::put`].
     pub async fn put(
         &self,
         key: impl IntoKey,
         value: impl Into<Bytes>,
         token: FencingToken,
     ) -> KvResult<VersionToken> {
-        const OPERATION: &str = "fenced put";
-        let (key, value) = self.store.key_and_value(key, value).await?;
-        let deadline = self.store.deadline_of(OPERATION, Some(&key))?;
-        let write = self.fenced.put(&key, value, token, deadline);
-        self.store.finish(OPERATION, &key, deadline, write).await
+        self.store.write(key, Write::put(value).with_fence(token)).await
     }
 
-    /// As [`Store::create`], unless a newer token has written to the key; the deletion of it too.
+    /// Stores a value like [`Store::create`], unless a newer token has written to the key or
+    /// deleted it.
     ///
     /// # Errors
-    /// As for [`put`](Self::put), and [`KvError::AlreadyExists`] over a live value that no newer token wrote.
+    /// As for [`put`](Self::put). Returns [`KvError::AlreadyExists`] if the key has a live value
+    /// that no newer token wrote.
     pub async fn create(
         &self,
         key: impl IntoKey,
         value: impl Into<Bytes>,
         token: FencingToken,
     ) -> KvResult<VersionToken> {
-        const OPERATION: &str = "fenced create";
-        let (key, value) = self.store.key_and_value(key, value).await?;
-        let deadline = self.store.deadline_of(OPERATION, Some(&key))?;
-        let write = self.fenced.create(&key, value, token, deadline);
-        self.store.finish(OPERATION, &key, deadline, write).await
+        self.store.write(key, Write::create(value).with_fence(token)).await
     }
 
-    /// As [`Store::update`], unless a newer token has written to the key.
+    /// Stores a value like [`Store::update`], unless a newer token has written to the key.
     ///
     /// # Errors
-    /// As for [`put`](Self::put), and [`KvError::RevisionMismatch`] where the newest entry has another version and no
-    /// newer token wrote it.
+    /// As for [`put`](Self::put). Returns [`KvError::RevisionMismatch`] if the newest entry has
+    /// another version and no newer token wrote it.
     pub async fn update(
         &self,
         key: impl IntoKey,
@@ -102,25 +100,18 @@ impl<'a> StoreFenced<'a> {
         expected: VersionToken,
         token: FencingToken,
     ) -> KvResult<VersionToken> {
-        const OPERATION: &str = "fenced update";
-        let (key, value) = self.store.key_and_value(key, value).await?;
-        let deadline = self.store.deadline_of(OPERATION, Some(&key))?;
-        let write = self.fenced.update(&key, value, expected, token, deadline);
-        self.store.finish(OPERATION, &key, deadline, write).await
+        self.store.write(key, Write::update(value, expected).with_fence(token)).await
     }
 
-    /// As [`Store::delete`], unless a newer token has written to the key. The tombstone has the token too, and stays for
-    /// ever: who is refused now is refused after the deletion. So every key that was ever written so stays in the store,
-    /// as a name and a few headers.
+    /// Deletes a key like [`Store::delete`], unless a newer token has written to the key. The
+    /// tombstone has the token too, and stays forever, so that a write that is rejected now is
+    /// rejected after the deletion. Every key with fenced writes therefore stays in the store, as a
+    /// name and a few headers.
     ///
     /// # Errors
     /// As for [`put`](Self::put).
     pub async fn delete(&self, key: impl IntoKey, token: FencingToken) -> KvResult<VersionToken> {
-        const OPERATION: &str = "fenced delete";
-        let key = key.into_key()?;
-        let deadline = self.store.deadline_of(OPERATION, Some(&key))?;
-        let write = self.fenced.delete(&key, token, deadline);
-        self.store.finish(OPERATION, &key, deadline, write).await
+        self.store.write(key, Write::delete().with_fence(token)).await
     }
 
     /// Makes a key reject smaller tokens from now on, without changing its value. Returns the
@@ -131,12 +122,12 @@ impl<'a> StoreFenced<'a> {
     /// write them any more, even before the next holder has written.
     ///
     /// - If the key has this token or a newer one, no write happens.
-    /// - Otherwise its value is written again, unchanged. That is a write like any other: the key
-    ///   has a new version, watches deliver the value once more, and a history has one more entry,
+    /// - Otherwise its value is written again, unchanged. This is a write like any other. The key
+    ///   has a new version, and watches deliver the value again. A history has one more entry,
     ///   for which it may drop the oldest. A compare-and-swap with the version from before is
     ///   rejected. Headers that another client of the server has added to the message are not kept.
-    /// - A key that is absent stays absent: it gets a tombstone with the token, which stays for
-    ///   ever, and which watches deliver as a deletion.
+    /// - A key that is absent stays absent. It gets a tombstone with the token, which stays
+    ///   forever, and which watches deliver as a deletion.
     /// - As after every fenced write, a write without a token removes the token.
     ///
     /// # Errors

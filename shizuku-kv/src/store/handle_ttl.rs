@@ -5,7 +5,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{IntoKey, KvError, KvResult, KvTtl, Store, VersionToken};
+use super::{IntoKey, KvError, KvResult, KvTtl, Store, VersionToken, Write};
+
+/// Returns the reason that a store has no times to live for single keys, and the way out: a phrase
+/// whose subject is the store.
+pub(crate) fn ttl_fault(history: Option<u8>) -> String {
+    match history.filter(|versions| *versions > 1) {
+        Some(versions) => format!(
+            "has history {versions}, with which an older value would come back when the newest expires: times to \
+             live need history 1; `StoreConfig::new().key_ttl(true).history(1).reconcile()` drops the older values"
+        ),
+        None => "has no times to live for single keys: open it with `StoreConfig::new().key_ttl(true)`, and \
+                 with `.reconcile()` if it was created without"
+            .to_owned(),
+    }
+}
 
 /// Rejects a time to live that the store's maximum age would cut short.
 ///
@@ -15,16 +29,18 @@ pub(crate) fn check_ttl(ttl: Duration, max_age: Option<Duration>) -> KvResult<()
     match max_age {
         Some(age) if ttl > age => Err(KvError::InvalidConfig {
             field: "time to live",
-            reason: format!("{ttl:?} is longer than the store's maximum age, {age:?}"),
+            reason: format!(
+                "{ttl:?} is longer than the store's maximum age, {age:?}; shorten it, or raise max_age"
+            ),
         }),
         _ => Ok(()),
     }
 }
 
-/// Writing values that expire. From [`Store::ttl`].
+/// Writing values that expire, from [`Store::ttl`].
 ///
-/// A value expires its time to live after it was written, unless it was written again before. Expiry is a deletion: it
-/// arrives at watches, and `create` succeeds over it.
+/// A value expires when its time to live has passed since its write, unless it was written again
+/// before. Expiry is a deletion: it arrives at watches, and `create` succeeds over it.
 #[derive(Clone, Copy)]
 pub struct StoreTtl<'a> {
     store: &'a Store,
@@ -36,52 +52,46 @@ impl<'a> StoreTtl<'a> {
         Self { store, ttl }
     }
 
-    /// The shortest time to live, and the step in which they are counted: one that is no multiple of it is rounded up.
+    /// Returns the shortest time to live, which is also the step of longer ones. A time to live
+    /// that is not a multiple of it is rounded up.
     pub fn granularity(&self) -> Duration {
         self.ttl.granularity()
     }
 
-    /// As [`Store::put`], with a time to live.
+    /// Stores a value like [`Store::put`], with a time to live.
     ///
     /// # Errors
     /// Returns [`KvError::InvalidConfig`] if the time to live is below the
     /// [granularity](Self::granularity), or above the store's
-    /// [`max_age`](crate::StoreConfig::max_age()); [`KvError::Unsupported`] if the store has lost
-    /// its times to live since it was opened; otherwise as for [`Store::put`].
+    /// [`max_age`](crate::StoreConfig::max_age()). Returns [`KvError::Unsupported`] if the store
+    /// has lost its times to live since it was opened. Otherwise as for [`Store::put`].
     pub async fn put(
         &self,
         key: impl IntoKey,
         value: impl Into<Bytes>,
         ttl: Duration,
     ) -> KvResult<VersionToken> {
-        let (key, value) = self.store.key_and_value(key, value).await?;
-        let ttl = self.checked(ttl)?;
-        let deadline = self.store.deadline_of("put with a time to live", Some(&key))?;
-        let write = self.ttl.put_with_ttl(&key, value, ttl, deadline);
-        self.store.finish("put with a time to live", &key, deadline, write).await
+        self.write(key, Write::put(value), ttl).await
     }
 
-    /// As [`Store::create`], with a time to live.
+    /// Stores a value like [`Store::create`], with a time to live.
     ///
     /// # Errors
-    /// As for [`put`](Self::put), and [`KvError::AlreadyExists`].
+    /// As for [`put`](Self::put). Returns [`KvError::AlreadyExists`] if the key has a live value.
     pub async fn create(
         &self,
         key: impl IntoKey,
         value: impl Into<Bytes>,
         ttl: Duration,
     ) -> KvResult<VersionToken> {
-        let (key, value) = self.store.key_and_value(key, value).await?;
-        let ttl = self.checked(ttl)?;
-        let deadline = self.store.deadline_of("create with a time to live", Some(&key))?;
-        let write = self.ttl.create_with_ttl(&key, value, ttl, deadline);
-        self.store.finish("create with a time to live", &key, deadline, write).await
+        self.write(key, Write::create(value), ttl).await
     }
 
-    /// As [`Store::update`], with a time to live: how a lease is renewed.
+    /// Stores a value like [`Store::update`], with a time to live, for example to renew a lease.
     ///
     /// # Errors
-    /// As for [`put`](Self::put), and [`KvError::RevisionMismatch`].
+    /// As for [`put`](Self::put). Returns [`KvError::RevisionMismatch`] if the key has another
+    /// version.
     pub async fn update(
         &self,
         key: impl IntoKey,
@@ -89,11 +99,31 @@ impl<'a> StoreTtl<'a> {
         expected: VersionToken,
         ttl: Duration,
     ) -> KvResult<VersionToken> {
-        let (key, value) = self.store.key_and_value(key, value).await?;
-        let ttl = self.checked(ttl)?;
-        let deadline = self.store.deadline_of("update with a time to live", Some(&key))?;
-        let write = self.ttl.update_with_ttl(&key, value, expected, ttl, deadline);
-        self.store.finish("update with a time to live", &key, deadline, write).await
+        self.write(key, Write::update(value, expected), ttl).await
+    }
+
+    /// Stores many values like [`Store::put_many`], with one time to live for all of them.
+    ///
+    /// Each answer has the errors of [`put`](Self::put).
+    pub async fn put_many<K: IntoKey, V: Into<Bytes>>(
+        &self,
+        items: impl IntoIterator<Item = (K, V)>,
+        ttl: Duration,
+    ) -> Vec<KvResult<VersionToken>> {
+        let item = |(key, value): (K, V)| {
+            Ok((key.into_key()?, Write::put(value).with_ttl(self.checked(ttl)?)))
+        };
+        self.store.write_many("put_many_with_ttl", items.into_iter().map(item).collect()).await
+    }
+
+    async fn write(
+        &self,
+        key: impl IntoKey,
+        write: Write,
+        ttl: Duration,
+    ) -> KvResult<VersionToken> {
+        let (key, ttl) = (key.into_key()?, self.checked(ttl)?);
+        self.store.write(key, write.with_ttl(ttl)).await
     }
 
     fn checked(&self, ttl: Duration) -> KvResult<Duration> {
@@ -101,12 +131,16 @@ impl<'a> StoreTtl<'a> {
         if ttl < step {
             return Err(KvError::InvalidConfig {
                 field: "time to live",
-                reason: format!("{ttl:?} is below the shortest that the store keeps, {step:?}"),
+                reason: format!(
+                    "{ttl:?} is below the shortest that the store keeps, {step:?}; use that or longer"
+                ),
             });
         }
         round_up(ttl, step).ok_or_else(|| KvError::InvalidConfig {
             field: "time to live",
-            reason: format!("{ttl:?} is longer than the store can count"),
+            reason: format!(
+                "{ttl:?} is longer than the store can represent; write without a time to live"
+            ),
         })
     }
 }
@@ -117,7 +151,8 @@ impl fmt::Debug for StoreTtl<'_> {
     }
 }
 
-/// The next multiple of `step` that is not below `span`; none where no `Duration` is.
+/// Returns the next multiple of `step` that is not below `span`. Returns `None` if no `Duration`
+/// can represent it.
 fn round_up(span: Duration, step: Duration) -> Option<Duration> {
     const SECOND: u128 = 1_000_000_000;
     let nanos = span.as_nanos().checked_next_multiple_of(step.as_nanos().max(1))?;

@@ -1,6 +1,6 @@
-//! The store contract: what a store promises, whatever the backend.
+//! The store contract: the promises of a store on every backend.
 //!
-//! [`Store`] is what users hold. The traits in [`contract`] are what a backend implements.
+//! [`Store`] is the handle of users. A backend implements the traits in [`contract`].
 
 mod backoff;
 mod capabilities;
@@ -10,6 +10,7 @@ mod cursor;
 mod deadline;
 mod entry;
 mod error;
+mod error_constructors;
 mod fence;
 mod figures;
 mod grammar;
@@ -18,13 +19,17 @@ mod handle_fenced;
 mod handle_ttl;
 mod key;
 mod key_set;
-mod moment;
+mod metadata;
 mod open_stores;
 mod pulse;
+mod readers;
+mod serde_forms;
 mod shared;
 mod stream;
+mod suspend_aware_instant;
 pub(crate) mod timer;
 mod version;
+mod write;
 
 pub(crate) use backoff::backoff;
 pub use capabilities::ConnectionCapabilities;
@@ -34,20 +39,23 @@ pub use cursor::WatchCursor;
 pub use deadline::Deadline;
 pub(crate) use deadline::in_runtime;
 pub use entry::{KvEntry, KvOperation, KvUpdate};
-pub use error::{ConfigDifference, ErrorSource, KvError};
+pub use error::{ConfigDifference, ErrorSource, KvError, KvLimit};
 pub use fence::FencingToken;
 pub use figures::StoreFigures;
-pub(crate) use figures::{COMPARE_EVERY, Course, Doubt, NewestHeld, Recent};
+pub(crate) use figures::{COMPARE_EVERY, Doubt, DoubtResolution, NewestHeld, Recent};
 pub(crate) use grammar::{MAX_KEY_LEN, check_key};
 pub use handle::Store;
 pub use handle_fenced::StoreFenced;
 pub use handle_ttl::StoreTtl;
-pub(crate) use handle_ttl::check_ttl;
+pub(crate) use handle_ttl::{check_ttl, ttl_fault};
 pub use key::{IntoKey, Key, WatchScope};
 pub(crate) use key_set::KeySet;
-pub(crate) use moment::Moment;
+pub use metadata::Metadata;
 pub use open_stores::OpenStores;
 pub(crate) use pulse::Pulse;
+pub(crate) use readers::Readers;
 pub(crate) use shared::{Attached, Follower, Following, Upkeep};
 pub use stream::{KvStream, Watch, WatchLink};
+pub(crate) use suspend_aware_instant::SuspendAwareInstant;
 pub use version::VersionToken;
+pub use write::{Atomicity, Write, WriteCondition, WriteOperation};

@@ -1,22 +1,23 @@
-//! The handles that a connection has given out, so that it can release their locks before it ends.
+//! The handles that a connection has returned, so that it can release their locks before it ends
+//! (ADR 0056).
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError, Weak};
 
 use futures_util::future::join_all;
 
-use super::shared::Shared;
+use super::shared::SharedWatches;
 #[allow(unused_imports, reason = "named in the documentation")]
 use super::{Connection, KvError};
 use super::{Deadline, KvResult, Store};
 
-/// The handles that a connection has given out; for authors of backends.
+/// The handles that a connection has returned; for authors of backends.
 ///
-/// Locks are held by handles, and a connection that is shut down releases them while its stores
-/// still answer. A backend [adds](Self::add) each handle that it makes, and calls
+/// Handles hold locks, and a connection that is shut down releases them while its stores still
+/// answer. A backend [adds](Self::add) each handle that it creates, and calls
 /// [`close`](Self::close) at the beginning of [`Connection::shutdown`].
 #[derive(Default)]
-pub struct OpenStores(Mutex<Vec<Weak<Shared>>>);
+pub struct OpenStores(Mutex<Vec<Weak<SharedWatches>>>);
 
 impl OpenStores {
     /// Creates an empty list.

@@ -1,10 +1,10 @@
-//! Signs of life of the followers of a store: the state of a value must not be reported by a task
-//! that does not run.
+//! Signs of life of the followers of a store. A task that does not run must not report the state of
+//! a value (ADR 0049).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::{Deadline, KvError, KvStore, Moment, WatchLink, WatchScope};
+use super::{Deadline, KvError, KvStore, SuspendAwareInstant, WatchLink, WatchScope};
 
 /// Interval between signs of life.
 const BEAT: Duration = Duration::from_secs(1);
@@ -16,25 +16,25 @@ const BOUND: Duration = Duration::from_secs(5);
 /// The last sign of life of one runtime, or of one future.
 #[derive(Debug)]
 pub(crate) struct Pulse {
-    last: Mutex<Moment>,
+    last: Mutex<SuspendAwareInstant>,
 }
 
 impl Default for Pulse {
     fn default() -> Self {
-        Self { last: Mutex::new(Moment::now()) }
+        Self { last: Mutex::new(SuspendAwareInstant::now()) }
     }
 }
 
 impl Pulse {
-    fn last(&self) -> Moment {
+    fn last(&self) -> SuspendAwareInstant {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn beat(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Moment::now();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = SuspendAwareInstant::now();
     }
 
-    /// Since when no task has run; `None` if tasks run.
+    /// Returns since when no task has run. Returns `None` if tasks run.
     fn silent_since(&self) -> Option<SystemTime> {
         let last = self.last();
         (last.elapsed() > BOUND).then(|| last.wall())
@@ -52,8 +52,8 @@ impl Pulse {
         }
     }
 
-    /// Waits for the next sign of life, and gives it. After a silence the store has to answer
-    /// first, because earlier updates do not show the present state.
+    /// Waits for the time of the next sign of life, and gives it. After a silence the store has to
+    /// answer first, because earlier updates do not show the present state.
     pub(crate) async fn next(&self, store: &dyn KvStore) {
         tokio::time::sleep(BEAT).await;
         while self.silent_since().is_some() {

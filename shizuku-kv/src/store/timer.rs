@@ -2,7 +2,7 @@
 //! they began.
 //!
 //! tokio's own timer belongs to one runtime. It panics once that runtime has ended, and does not
-//! fire while that runtime does not run.
+//! fire while that runtime does not run (ADR 0058).
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Id};
 use tokio::time::Instant;
 
-/// The runtime of the caller, if there is one.
+/// Returns the runtime of the caller, if there is one.
 pub(crate) fn current_runtime() -> Option<Id> {
     Some(Handle::try_current().ok()?.id())
 }
@@ -42,7 +42,7 @@ pub(crate) async fn sleep(span: Duration) {
 }
 
 /// Returns the result of a future that is ready by a moment, otherwise `None`. A future that is
-/// ready at once costs no timer.
+/// ready at once needs no timer.
 pub(crate) async fn timeout_at<T>(at: Instant, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut timer = pin!(None);

@@ -1,4 +1,4 @@
-//! Version tokens: what compare-and-swap compares.
+//! Version tokens, which a compare-and-swap compares.
 
 use std::fmt;
 
@@ -6,18 +6,20 @@ use super::KvError;
 
 /// The version of one key's value: opaque, compared for equality only.
 ///
-/// A key's version changes with every write to it. A token is at most 16 bytes, inline; it is `Copy` and never
-/// allocates. Tokens of different stores must not be compared; doing so is safe, but means nothing.
+/// A key's version changes with every write to it. A token is at most 16 bytes, inline; it is
+/// `Copy` and never allocates. Do not compare tokens of different stores: the comparison is safe,
+/// but means nothing.
 ///
-/// A token can be stored and read back: [`to_bytes`](Self::to_bytes) and [`from_bytes`](Self::from_bytes).
+/// A token can be stored and read back: [`to_bytes`](Self::to_bytes) and
+/// [`from_bytes`](Self::from_bytes).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct VersionToken(Repr);
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Repr {
-    /// Backends with numbered revisions.
+    /// The revision number of a backend that numbers its revisions.
     Number(u64),
-    /// Anything else; bytes past `len` are zero, so that the derived comparison is right.
+    /// Any other token; bytes past `len` are zero, so that the derived comparison is right.
     Opaque { len: u8, bytes: [u8; VersionToken::MAX_LEN] },
 }
 
@@ -25,18 +27,19 @@ const TAG_NUMBER: u8 = 1;
 const TAG_OPAQUE: u8 = 2;
 
 impl VersionToken {
-    /// The longest opaque token, in bytes.
+    /// Maximum length of an opaque token, in bytes.
     pub const MAX_LEN: usize = 16;
 
-    /// A token that is a revision number.
+    /// Returns a token that is a revision number.
     pub const fn from_u64(revision: u64) -> Self {
         Self(Repr::Number(revision))
     }
 
-    /// A token that is a backend's own bytes, at most [`MAX_LEN`](Self::MAX_LEN) of them; for authors of backends.
+    /// Returns a token of a backend's own bytes, at most [`MAX_LEN`](Self::MAX_LEN) of them; for
+    /// authors of backends.
     ///
     /// # Errors
-    /// [`KvError::InvalidVersion`] if there are more.
+    /// Returns [`KvError::InvalidVersion`] if there are more.
     pub fn opaque(token: &[u8]) -> Result<Self, KvError> {
         let mut bytes = [0; Self::MAX_LEN];
         let Some(target) = bytes.get_mut(..token.len()) else {
@@ -47,7 +50,8 @@ impl VersionToken {
         Ok(Self(Repr::Opaque { len: token.len() as u8, bytes }))
     }
 
-    /// The revision number, where the backend numbers its revisions (memory and NATS do).
+    /// Returns the revision number. Returns `None` if the backend does not number its revisions
+    /// (memory and NATS do).
     pub const fn as_u64(&self) -> Option<u64> {
         match self.0 {
             Repr::Number(number) => Some(number),
@@ -55,7 +59,7 @@ impl VersionToken {
         }
     }
 
-    /// The token as bytes, to be stored; [`from_bytes`](Self::from_bytes) reads them back.
+    /// Returns the token as bytes, to be stored; [`from_bytes`](Self::from_bytes) reads them back.
     pub fn to_bytes(&self) -> Vec<u8> {
         match &self.0 {
             Repr::Number(number) => {
@@ -71,10 +75,10 @@ impl VersionToken {
         }
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
+    /// Reads a token from the bytes that [`to_bytes`](Self::to_bytes) returned.
     ///
     /// # Errors
-    /// [`KvError::InvalidVersion`] for bytes that are no token.
+    /// Returns [`KvError::InvalidVersion`] if the bytes are not a token.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KvError> {
         match bytes.split_first() {
             Some((&TAG_NUMBER, number)) => match number.try_into() {
@@ -88,7 +92,7 @@ impl VersionToken {
     }
 }
 
-/// A revision number as it is; opaque bytes in hexadecimal after `0x`.
+/// Formats a revision number as it is, and opaque bytes in hexadecimal after `0x`.
 impl fmt::Display for VersionToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {

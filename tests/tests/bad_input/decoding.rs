@@ -1,4 +1,4 @@
-//! Values that do not decode: a typed error that says where, without the content.
+//! Values that do not decode: a typed error with the position, without the content.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -52,7 +52,7 @@ impl Database {
     }
 }
 
-/// Values that are no [`Database`], each with the line where that shows.
+/// Returns values that are not a [`Database`], each with the line of the fault.
 fn bad_values() -> Vec<(Vec<u8>, usize)> {
     let texts = [
         (r#"{"url":"u","password":"hunter2","connections":"hunter2"}"#, 1),
@@ -148,7 +148,7 @@ async fn a_value_that_does_not_decode_hides_none_of_the_others(connection: Arc<d
         .collect();
     assert_eq!(many, [Some(Some(1)), None, Some(None), Some(Some(3)), None, Some(Some(5))]);
 
-    let mut scan = Counter::list_scope(&store, WatchScope::All);
+    let scan = Counter::list_scope(&store, WatchScope::All);
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     while let Some(item) = scan.next().await {
         match item {
@@ -182,7 +182,7 @@ async fn a_value_that_does_not_decode_is_not_modified(connection: Arc<dyn Connec
     let store = new_store(&connection).await;
     let (value, line) = bad_values().swap_remove(0);
     let version = store.put(Database::key(), value.clone()).await.unwrap();
-    match Database::modify_value(&store, |_| panic!("there is nothing to change"))
+    match Database::modify_value(&store, |_| -> Option<_> { panic!("there is nothing to change") })
         .await
         .unwrap_err()
     {
@@ -191,7 +191,7 @@ async fn a_value_that_does_not_decode_is_not_modified(connection: Arc<dyn Connec
     }
     let entry = store.get(Database::key()).await.unwrap().unwrap();
     assert_eq!((entry.version, &entry.value[..]), (version, &value[..]));
-    // Who wants to get rid of it still can.
+    // A writer that wants to replace it still can.
     Database::good(1).write_to_atomically(&store, version).await.unwrap();
     assert_eq!(Database::read(&store).await.unwrap(), Some(Database::good(1)));
 }

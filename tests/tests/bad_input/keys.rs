@@ -1,12 +1,14 @@
-//! Keys that are none, the longest that is one, and prefixes that select nothing.
+//! Strings that are not keys, the longest key, and prefixes with which no key can start.
 
+use std::convert::Infallible;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shizuku_kv::replica::{Replica, ReplicaError};
 use shizuku_kv::{
-    Connection, Key, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvUpdate,
-    KvWriteError, StoreConfig, WatchScope,
+    Connection, Key, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvWriteError,
+    LiveRead, StoreConfig, WatchScope,
 };
 use shizuku_kv_tests::unique;
 
@@ -17,10 +19,11 @@ on_both_backends! {
     an_invalid_key_is_refused_by_every_typed_operation,
     one_invalid_key_among_many_refuses_the_read_and_only_its_own_write,
     the_longest_key_works,
-    a_prefix_that_is_no_key_selects_nothing,
+    a_prefix_of_no_key_is_rejected_with_the_way_out,
 }
 
-/// Everything that is no key: position of the first offending byte, what is found there, and a part of the reason.
+/// Returns strings that are not keys: position of the first offending byte, its description, and a
+/// part of the reason.
 fn invalid_keys() -> Vec<(String, usize, &'static str, &'static str)> {
     let cases = [
         ("a..b", 2, "'.'", "empty token"),
@@ -56,7 +59,7 @@ fn assert_invalid_key<T: Debug>(
     let error = result.expect_err(operation);
     let text = error.to_string();
     match &error {
-        KvError::InvalidKey { key, position, found, reason } => {
+        KvError::InvalidKey { key, position, found, reason, .. } => {
             assert_eq!(position, expected_position, "{operation} of {invalid:?}: {text}");
             assert!(found.contains(expected_found), "{operation} of {invalid:?}: {text}");
             assert!(reason.contains(expected_reason), "{operation} of {invalid:?}: {text}");
@@ -158,7 +161,9 @@ async fn an_invalid_key_is_refused_by_every_typed_operation(connection: Arc<dyn 
         let deleted = Note::delete_atomically(&store, key, version).await;
         assert_invalid_key(written(deleted), case, "delete_atomically");
         assert_invalid_key(written(Note::purge(&store, key).await), case, "purge");
-        let modified = Note::modify(&store, key, |_| panic!("there is nothing to change")).await;
+        let modified =
+            Note::modify(&store, key, |_| -> Option<_> { panic!("there is nothing to change") })
+                .await;
         assert_invalid_key(modified.map_err(store_error), case, "modify");
     }
     assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap(), ["good"]);
@@ -196,20 +201,33 @@ async fn the_longest_key_works(connection: Arc<dyn Connection>) {
     store.delete(&keys[0]).await.unwrap();
 }
 
-async fn a_prefix_that_is_no_key_selects_nothing(connection: Arc<dyn Connection>) {
+async fn a_prefix_of_no_key_is_rejected_with_the_way_out(connection: Arc<dyn Connection>) {
     let store = new_store(&connection).await;
-    store.put("ab.c", "x").await.unwrap();
-    store.put("a_b", "x").await.unwrap();
-    for (prefix, ..) in invalid_keys().into_iter().filter(|(prefix, ..)| !prefix.is_empty()) {
-        for scope in [WatchScope::prefix(&prefix), WatchScope::prefixes([&prefix, "nothing"])] {
-            assert_eq!(
-                store.keys(scope.clone()).try_collect().await.unwrap(),
-                Vec::<Key>::new(),
-                "{scope:?}"
-            );
-            assert_eq!(store.scan(scope.clone()).try_collect().await.unwrap(), [], "{scope:?}");
-            let first = store.watch(scope.clone()).await.unwrap().next().await;
-            assert_eq!(first.unwrap().unwrap(), KvUpdate::CaughtUp, "{scope:?}");
+    store.put("user.=C3=BC.7", "x").await.unwrap();
+    for (prefix, position, way_out) in [
+        ("user.ü.", 5, "the derived function, such as UserKey::scope_tenant()"),
+        ("user.acme com.", 9, "escapes it"),
+        ("user..", 5, "non-empty tokens"),
+        (".user", 0, "joined by single dots"),
+        ("user.*", 5, "`orders.` selects the keys of `orders.>`"),
+        ("_kv", 0, "reserved"),
+    ] {
+        let case = &(prefix.to_owned(), position, "", way_out);
+        for scope in [WatchScope::prefix(prefix), WatchScope::prefixes(["user.", prefix])] {
+            assert_invalid_key(store.keys(scope.clone()).try_collect().await, case, "keys");
+            assert_invalid_key(store.scan(scope.clone()).try_collect().await, case, "scan");
+            assert_invalid_key(store.watch(scope.clone()).await.map(drop), case, "watch");
+            let live = Note::live_map_scope(&store, scope.clone()).await.map(drop);
+            assert_invalid_key(live.map_err(read_store_error), case, "live_map_scope");
+            // A replica ends, and does not wait for updates that never come.
+            let replica = Replica::new(&store, scope).run(async |_| Ok::<_, Infallible>(())).await;
+            let Err(ReplicaError::Store(error)) = replica else { panic!("{replica:?}") };
+            assert_invalid_key(Err::<(), _>(error), case, "a replica");
         }
+    }
+    // These are allowed: an empty prefix, a part of a token, and whole tokens.
+    for prefix in ["", "us", "user.", "user.=C3"] {
+        let found = store.keys(WatchScope::prefix(prefix)).try_collect().await.unwrap();
+        assert_eq!(found, ["user.=C3=BC.7"], "{prefix:?}");
     }
 }

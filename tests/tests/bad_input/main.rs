@@ -1,4 +1,5 @@
-//! Bad input: refused before anything is sent, with an error that names what is wrong, the same on both backends.
+//! Bad input: rejected before any request is sent, with an error that names the fault, and the same
+//! on both backends.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,10 +23,10 @@ use std::sync::Arc;
 use shizuku_kv::{Connection, KeyValue, KvError, KvWriteError, Store};
 use shizuku_kv_tests::unique;
 
-/// In every value that must not be shown.
+/// Part of every value that must not be shown.
 const SECRET: &str = "hunter2";
 
-/// Runs each case on both backends, as tests of their own.
+/// Runs each case on both backends, as separate tests.
 macro_rules! on_both_backends {
     ($($case:ident,)*) => {
         mod on_memory {
@@ -62,11 +63,11 @@ fn store_error(error: KvWriteError) -> KvError {
     }
 }
 
-/// A record whose key is whatever string it is given.
+/// A record with an arbitrary string as its key.
 #[derive(Debug, PartialEq, KeyValue)]
 struct Note(#[kv(key)] String, #[kv(value)] String);
 
-/// Everything an error shows, its sources included.
+/// Returns the text of an error and of its sources.
 fn shown(error: &dyn Error) -> String {
     let mut shown = String::new();
     let mut next = Some(error);

@@ -1,4 +1,4 @@
-//! Names and settings of stores that cannot be, or are not those of the store that is there.
+//! Names and settings that are impossible, or differ from those of the existing store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ async fn a_name_that_is_none_is_refused(connection: Arc<dyn Connection>) {
             connection.delete_store(name).await.unwrap_err(),
         ] {
             match &error {
-                KvError::InvalidStoreName { name: shown, reason } => {
+                KvError::InvalidStoreName { name: shown, reason, .. } => {
                     assert_eq!(shown, name);
                     assert!(error.to_string().contains(reason), "{error}");
                 }
@@ -40,7 +40,7 @@ async fn a_name_that_is_none_is_refused(connection: Arc<dyn Connection>) {
             assert!(!error.is_retryable(), "{error}");
         }
     }
-    // The longest one that is a name; no other test makes one that long.
+    // The longest valid name; no other test creates one of this length.
     let longest = format!("{:a<64}", unique("long"));
     connection.store(&longest).await.unwrap().put("key", "x").await.unwrap();
     let names = connection.list_stores().try_collect().await.unwrap();
@@ -73,7 +73,7 @@ async fn a_setting_that_cannot_work_is_refused_and_nothing_is_made(
         for config in [config.clone(), config.clone().reconcile(), config.clone().must_exist()] {
             let error = connection.store_with_config(&name, config.clone()).await.unwrap_err();
             match &error {
-                KvError::InvalidConfig { field: named, reason } => {
+                KvError::InvalidConfig { field: named, reason, .. } => {
                     assert_eq!(*named, field, "{config:?}: {error}");
                     assert!(!reason.is_empty() && error.to_string().contains(field), "{error}");
                 }
@@ -107,7 +107,9 @@ async fn a_config_mismatch_names_each_field_with_wanted_and_found(connection: Ar
         .storage(StorageType::File)
         .replicas(3);
     let error = connection.store_with_config(&name, wanted).await.unwrap_err();
-    let KvError::ConfigMismatch { store: named, differences } = &error else { panic!("{error:?}") };
+    let KvError::ConfigMismatch { store: named, differences, .. } = &error else {
+        panic!("{error:?}")
+    };
     assert_eq!(*named, name);
     let shown = |d: &ConfigDifference| (d.field, d.wanted.clone(), d.found.clone());
     let mut differences: Vec<_> = differences.iter().map(shown).collect();
@@ -132,7 +134,7 @@ async fn a_config_mismatch_names_each_field_with_wanted_and_found(connection: Ar
     }
     assert!(text.contains(&name) && !error.is_retryable(), "{text}");
 
-    // A field alone is the only one that is named.
+    // A single different field is the only one that the error names.
     let error =
         connection.store_with_config(&name, StoreConfig::new().history(5)).await.unwrap_err();
     let KvError::ConfigMismatch { differences, .. } = &error else { panic!("{error:?}") };
@@ -148,7 +150,7 @@ async fn a_config_mismatch_names_each_field_with_wanted_and_found(connection: Ar
         assert!(error.to_string().contains("key_ttl: wanted true, found false"), "{error}");
     }
 
-    // The store is as it was.
+    // The store is unchanged.
     let store = connection.store_with_config(&name, there).await.unwrap();
     assert_eq!(store.get("key").await.unwrap().unwrap().version, version);
     assert_eq!(store.max_value_size(), 1000);
@@ -164,7 +166,10 @@ async fn a_store_that_must_exist_is_not_made(connection: Arc<dyn Connection>) {
             .unwrap_err(),
         connection.delete_store(&name).await.unwrap_err(),
     ] {
-        assert!(matches!(&error, KvError::StoreNotFound { store } if *store == name), "{error:?}");
+        assert!(
+            matches!(&error, KvError::StoreNotFound { store, .. } if *store == name),
+            "{error:?}"
+        );
         assert!(error.to_string().contains(&name) && !error.is_retryable(), "{error}");
     }
     assert!(!connection.list_stores().try_collect().await.unwrap().contains(&name));

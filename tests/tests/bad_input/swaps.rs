@@ -16,7 +16,7 @@ on_both_backends! {
 #[track_caller]
 fn assert_mismatch(error: &KvError, wanted: (&str, VersionToken, Option<VersionToken>)) {
     match error {
-        KvError::RevisionMismatch { key, expected, found } => {
+        KvError::RevisionMismatch { key, expected, found, .. } => {
             assert_eq!((key.as_str(), *expected, *found), wanted, "{error}");
         }
         _ => panic!("{error:?}"),
@@ -26,7 +26,7 @@ fn assert_mismatch(error: &KvError, wanted: (&str, VersionToken, Option<VersionT
     assert!(error.is_conflict() && !error.is_retryable(), "{text}");
 }
 
-/// Versions that a key at `version` does not have.
+/// Returns versions other than `version`.
 fn other_versions(version: VersionToken) -> [VersionToken; 7] {
     let number = version.as_u64().unwrap();
     [
@@ -40,7 +40,7 @@ fn other_versions(version: VersionToken) -> [VersionToken; 7] {
     ]
 }
 
-/// Every write that compares, with a version that must not match.
+/// Calls every write that compares, with a version that must not match.
 async fn assert_swaps_lose(
     store: &Store,
     key: &str,
@@ -55,7 +55,7 @@ async fn assert_swaps_lose(
     let removed = Note::delete_atomically(store, key, expected).await.unwrap_err();
     assert!(removed.is_conflict());
     for error in [updated, deleted, store_error(written), store_error(removed)] {
-        // A version that the backend cannot have given out need not be sent to be refused.
+        // A version that the backend cannot have assigned may be rejected without a request.
         let KvError::RevisionMismatch { found: told, .. } = &error else { panic!("{error:?}") };
         let is_of_here = expected.as_u64().is_some_and(|number| number > 0);
         assert!(is_of_here || told.is_none() || *told == found, "{error:?}");
@@ -117,7 +117,7 @@ async fn a_create_over_a_live_key_writes_nothing(connection: Arc<dyn Connection>
             store_error(note.create_write(&store).await.unwrap_err()),
         ] {
             match &error {
-                KvError::AlreadyExists { key, found } => {
+                KvError::AlreadyExists { key, found, .. } => {
                     assert_eq!((key.as_str(), *found), ("key", Some(version)), "{error}");
                 }
                 _ => panic!("{error:?}"),

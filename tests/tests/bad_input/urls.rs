@@ -1,4 +1,4 @@
-//! URLs, and the variable that one is read from.
+//! URLs, and the environment variable with a URL.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -89,6 +89,22 @@ async fn a_malformed_url_is_told_what_is_wrong_with_it() {
         ("nats://app:hunter2@host:-1", "port"),
         ("nats://app:hunter2@host:", "port"),
         ("nats://app:hunter2@host:4222/bucket", "path"),
+        ("", "it is empty"),
+        (" ", "it is empty"),
+        ("\"nats://app:hunter2@host\"", "it stands in quotes; remove them"),
+        ("'nats://app:hunter2@host'", "it stands in quotes; remove them"),
+        ("<tls://app:hunter2@host>", "it stands in quotes; remove them"),
+        ("\"memory:\"", "it stands in quotes; remove them"),
+        ("SHIZUKU_KV_URL=nats://app:hunter2@host", "remove everything up to the ="),
+        ("export URL=\"tls://app:hunter2@host\"", "remove everything up to the ="),
+        ("url=memory:", "remove everything up to the ="),
+        ("localhost:4222", "nats://localhost:4222"),
+        ("localhost", "nats://localhost"),
+        ("127.0.0.1:4222", "nats://127.0.0.1:4222"),
+        ("[::1]:4222", "nats://[::1]:4222"),
+        ("nats.example.com:4222", "nats://nats.example.com:4222"),
+        ("nats:4222", "nats://HOST:PORT"),
+        ("host:4222", "nats://HOST:PORT"),
         ("nats://app:hunter2@one,other:hunter2@two", "different users"),
         ("nats://app:hunter2@host?nonsense=1", "unknown option"),
         ("nats://app:hunter2@host?name", "no value"),
@@ -98,6 +114,15 @@ async fn a_malformed_url_is_told_what_is_wrong_with_it() {
         ("nats://app:hunter2@host?tls_cert=hunter2", "together"),
         ("nats://app:hunter2@host?creds=/tmp/hunter2", "more than one kind"),
         ("nats://app:hunter2%ff@host", "UTF-8"),
+        ("nats://app:hunter2/x@host", "%2F"),
+        ("nats://app:hunter2#x@host", "%23"),
+        ("nats://app:hunter2@x@host", "%40"),
+        ("nats://app:hunter2%@host", "%25"),
+        ("nats://nats://app:hunter2@host", "two schemes"),
+        ("nats://app:hunter2@host,tls://other", "different schemes"),
+        ("nats://app:hunter2@host\n", "white space"),
+        ("nats://app:hunter2@::1", "brackets"),
+        ("nats://app:hunter2@host?credential=x", "did you mean \"creds\"?"),
     ] {
         let error = connect(url).await.unwrap_err();
         assert!(matches!(error, KvError::InvalidUrl { .. }), "{url:?}: {error:?}");
@@ -105,7 +130,7 @@ async fn a_malformed_url_is_told_what_is_wrong_with_it() {
         assert!(!shown(&error).contains(SECRET), "{url:?}: {error:?}");
         assert!(!error.is_retryable(), "{url:?}: {error:?}");
     }
-    // An address that only the client library finds fault with.
+    // Addresses that only the client library rejects.
     for url in ["nats://app:hunter2@a host", "nats://app:hunter2@[::1", "nats://app:hunter2@]"] {
         let error = connect(url).await.unwrap_err();
         assert!(
@@ -116,10 +141,11 @@ async fn a_malformed_url_is_told_what_is_wrong_with_it() {
     }
 }
 
-/// Set for a test of this file that runs once more, in a process of its own, with the environment that it is about.
+/// Set for a test of this file that runs again, in a process of its own, with the environment under
+/// test.
 const CHILD: &str = "SHIZUKU_BAD_INPUT_CHILD";
 
-/// What `connect_from_env` says in a process with this value of its variable.
+/// Returns the output of `connect_from_env` in a process with this value of its variable.
 fn from_env(value: Option<&OsStr>) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let test = "urls::the_variable_is_read_and_its_faults_are_named";
@@ -154,7 +180,11 @@ async fn the_variable_is_read_and_its_faults_are_named() {
 
     let unset = from_env(None);
     assert!(unset.contains("SHIZUKU_KV_URL is not set") && unset.contains("InvalidUrl"), "{unset}");
-    for url in ["", "redis://app:hunter2@host", "app:hunter2@host"] {
+    for empty in ["", " "] {
+        let text = from_env(Some(empty.as_ref()));
+        assert!(text.contains("SHIZUKU_KV_URL is empty; set it to memory: or nats://"), "{text}");
+    }
+    for url in ["redis://app:hunter2@host", "app:hunter2@host"] {
         let refused = from_env(Some(url.as_ref()));
         assert!(refused.contains("known are memory:, nats://, tls://"), "{url:?}: {refused}");
         assert!(!refused.contains(SECRET), "{refused}");

@@ -25,7 +25,7 @@ fn assert_too_large<T: Debug>(
     let error = result.expect_err(operation);
     let text = error.to_string();
     match &error {
-        KvError::ValueTooLarge { key, size, limit } => {
+        KvError::ValueTooLarge { key, size, limit, .. } => {
             assert_eq!((key.as_str(), *size, *limit), wanted, "{operation}: {text}");
         }
         _ => panic!("{operation}: {error:?}"),
@@ -68,7 +68,7 @@ async fn a_value_of_exactly_the_limit_works(connection: Arc<dyn Connection>) {
     let limit = store.max_value_size();
     assert!(limit > 512 * 1024, "{limit}");
     let value = |letter: &str| letter.repeat(limit);
-    // The longest key and the most headers are what adds to a value.
+    // The longest key and the most headers add the most to a value.
     let key = "k".repeat(1024);
     let version = store.create(&key, value("a")).await.unwrap();
     let version = store.update(&key, value("b"), version).await.unwrap();
@@ -91,7 +91,7 @@ async fn the_configured_limit_holds(connection: Arc<dyn Connection>) {
     let config = StoreConfig::new().max_value_size(1000);
     let name = unique("bad-input");
     let store = connection.store_with_config(&name, config).await.unwrap();
-    // Also for a handle that did not ask for it.
+    // The limit also applies to a handle that did not request it.
     for store in [store, connection.store(&name).await.unwrap()] {
         assert_eq!(store.max_value_size(), 1000);
         store.put("fits", "v".repeat(1000)).await.unwrap();

@@ -1,6 +1,6 @@
-//! Backends that break the contract, each in one way: what the conformance suite is tried on.
+//! Backends that break the contract, each in one way, to test the conformance suite.
 //!
-//! [`Broken`] wraps any connection, and with [`Fault::None`] it is as good as what it wraps.
+//! [`Broken`] wraps any connection, and with [`Fault::None`] it behaves like the wrapped one.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,29 +25,29 @@ mod writer;
 /// A way to break the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
-    /// None at all.
+    /// No fault.
     None,
-    /// Claims little, and refuses the rest as it should.
+    /// Claims little, and correctly rejects the rest.
     Modest,
-    /// Claims little, and does the rest all the same.
+    /// Claims little, and does the rest nevertheless.
     FalselyModest,
 
-    /// Takes upper case for lower case in keys.
+    /// Confuses upper and lower case in keys.
     IgnoresCase,
-    /// Refuses keys over 255 bytes.
+    /// Rejects keys over 255 bytes.
     ShortKeys,
-    /// Refuses `=` and `/` in keys.
+    /// Rejects `=` and `/` in keys.
     NarrowKeys,
-    /// A store that is opened has something in it.
+    /// An opened store already has content.
     WritesAtOpening,
 
-    /// Takes an empty value for a deletion.
+    /// Treats an empty value as a deletion.
     EmptyIsDeleted,
-    /// Cuts values at the first zero.
+    /// Truncates values at the first zero.
     CutsAtZero,
-    /// Says that twice as much fits as does, and cuts what is over.
+    /// Reports twice the actual limit, and truncates larger values.
     LimitLies,
-    /// Says that half as much fits as was asked for.
+    /// Reports half of the requested limit.
     HalfTheLimit,
     /// Shows the last value in `Debug`.
     ShowsValues,
@@ -56,9 +56,9 @@ pub(crate) enum Fault {
     OneVersion,
     /// `delete` returns the version of what it deleted.
     OldVersionOfDeletion,
-    /// `put` returns the version of the write before.
+    /// `put` returns the version of the previous write.
     OldVersionOfPut,
-    /// Reads find other versions than writes return, and swaps take either.
+    /// Reads return other versions than writes, and swaps accept either.
     ShiftedVersions,
 
     /// `update` does not compare.
@@ -71,21 +71,21 @@ pub(crate) enum Fault {
     UpdateWritesAnyway,
     /// `create` does not compare.
     CreateOverwrites,
-    /// `create` over a tombstone is refused.
+    /// `create` over a tombstone is rejected.
     CreateRefusesTombstones,
-    /// `create` looks, waits, and then writes.
+    /// `create` reads, waits, and then writes.
     CreateRaces,
-    /// `create` over a tombstone swaps once, and reports the key as existing when that loses.
+    /// `create` over a tombstone swaps once, and reports the key as existing if that loses.
     CreateTriesOnce,
-    /// `create` never compares with a value that is empty.
+    /// `create` never compares with an empty value.
     CreateOverEmpty,
-    /// Deleting what is absent is refused.
+    /// Deleting an absent key is rejected.
     DeleteNeedsValue,
     /// Deleting keeps the value.
     DeleteDoesNothing,
     /// `delete_with_version` does not compare.
     DeleteIgnoresVersion,
-    /// `delete_with_version` is always refused.
+    /// `delete_with_version` is always rejected.
     DeleteNeverMatches,
     /// `purge` is `delete`.
     PurgeIsDelete,
@@ -93,7 +93,7 @@ pub(crate) enum Fault {
     PurgeTakesChildren,
     /// `put` writes twice.
     PutTwice,
-    /// `put` is dropped where the key exists.
+    /// `put` is dropped if the key exists.
     PutKeepsOld,
     /// `put_many` answers in another order.
     PutManyShuffled,
@@ -101,15 +101,25 @@ pub(crate) enum Fault {
     PutManyStops,
     /// `put_many` writes the last item first.
     PutManyBackwards,
+    /// `write_many` makes unconditional writes of all.
+    WriteManyIgnoresConditions,
+    /// A deletion with a time to live is made without it.
+    CombinationsSimplified,
+    /// Entries carry neither author nor reason.
+    MetadataDropped,
+    /// Atomic writes are made one by one.
+    AllIsEach,
 
-    /// Reads answer from a cache that nobody tells of writes.
+    /// Reads answer from a cache that writes do not update.
     StaleReads,
     /// Tombstones are not found.
     ForgetsTombstones,
-    /// Reads find what was never written.
+    /// Reads find keys that were never written.
     FindsEverything,
     /// Figures do not count tombstones.
     FiguresWithoutTombstones,
+    /// All stores have the same incarnation.
+    IncarnationOfAll,
     /// `get_many` answers in the order of the names.
     GetManySorted,
     /// `get_many` answers for 1,000 keys at most.
@@ -118,22 +128,22 @@ pub(crate) enum Fault {
     HistoryBackwards,
     /// A history has the newest entry only.
     HistoryIsOne,
-    /// A store keeps more versions than it was asked for.
+    /// A store keeps more versions than its settings say.
     HistoryIsLonger,
-    /// The history of a key has those of the keys that begin with it.
+    /// The history of a key includes keys that begin with it.
     HistoryOfChildren,
 
     /// A scan has its first item twice.
     ScanRepeats,
     /// A scan has no more than a hundred items.
     ScanIsShort,
-    /// A scan leaves out what was overwritten since it began.
+    /// A scan leaves out keys that were overwritten since it began.
     ScanSkipsOverwritten,
-    /// A scan has what was overwritten since it began once more.
+    /// A scan repeats keys that were overwritten since it began.
     ScanRepeatsOverwritten,
     /// A scan ends at an entry that is no longer held.
     ScanEndsAtRemoved,
-    /// A scan has every version that is held.
+    /// A scan has every stored version.
     ScanHasHistory,
     /// A scan never has an item.
     ScanHangs,
@@ -142,28 +152,26 @@ pub(crate) enum Fault {
 
     /// Prefixes select whole tokens.
     TokenPrefixes,
-    /// Prefixes may be patterns.
-    PatternPrefixes,
-    /// A key selects those that begin with it.
+    /// A key selects keys that begin with it.
     KeyHasChildren,
     /// Each of several prefixes delivers on its own.
     OverlapsTwice,
-    /// What changes outside the scope arrives when it is live.
+    /// Live changes outside the scope arrive.
     ScopeEndsWithState,
 
     /// No watch ever catches up.
     NoMarker,
-    /// The marker comes only behind an update.
+    /// The marker comes only after an update.
     NoMarkerWhenEmpty,
     /// The marker comes again after each update.
     ManyMarkers,
-    /// The marker comes before the whole state where something changes meanwhile.
+    /// The marker comes before the whole state if something changes meanwhile.
     EarlyMarker,
     /// The state ends at an entry that is no longer held.
     StateEndsAtRemoved,
     /// The marker comes first.
     MarkerFirst,
-    /// The state has every version that is held.
+    /// The state has every stored version.
     StateIsHistory,
     /// Every third update arrives twice.
     DuplicatedUpdate,
@@ -177,26 +185,26 @@ pub(crate) enum Fault {
     DropsDeletions,
     /// Values arrive empty.
     DropsValues,
-    /// A value that the reader had to wait for is lost.
+    /// A value is lost if the reader had to wait for it.
     LosesAfterPending,
     /// A second watch takes the updates of the first.
     OneWatchOnly,
     /// A watch keeps only the last twenty updates for a slow reader.
     LossyBuffer,
-    /// A watch whose store is gone ends as if that were all.
+    /// A watch whose store is gone ends as if it were complete.
     EndsSilently,
     /// A watch whose store is gone waits.
     WaitsForGoneStore,
     /// A watch never delivers anything.
     WatchHangs,
 
-    /// A cursor that cannot be honoured is one for now.
+    /// A cursor that cannot be honoured is treated as current.
     ForgetsIncarnation,
     /// A resumed watch begins with live updates.
     SkipsForward,
     /// A resumed watch begins with the state.
     ResumesFromStart,
-    /// A cursor from the state says that all of it was delivered.
+    /// A cursor from within the state claims that all of it was delivered.
     StateCursorIsEnd,
     /// A resumed watch delivers all scopes.
     ResumeForgetsScope,
@@ -207,7 +215,7 @@ pub(crate) enum Fault {
     /// No cursor can be resumed from twice.
     CursorUsedOnce,
 
-    /// Values with a time to live stay.
+    /// Values with a time to live do not expire.
     NeverExpires,
     /// `update` with a time to live has none.
     RenewalForgetsTtl,
@@ -219,17 +227,17 @@ pub(crate) enum Fault {
     EverythingExpires,
     /// Expiry does not arrive at watches.
     SilentExpiry,
-    /// An expired value arrives as deleted by somebody.
+    /// An expired value arrives as a deletion.
     ExpiryIsDelete,
-    /// An expired value leaves no tombstone, and what it was is in the history.
+    /// An expired value leaves no tombstone, and stays in the history.
     ExpiryForgotten,
     /// Values expire in half the time.
     ExpiresEarly,
-    /// The maximum age is forgotten.
+    /// The maximum age is ignored.
     ForgetsMaxAge,
     /// Every store has times to live.
     TtlUnasked,
-    /// Any time to live is taken, and rounded up.
+    /// Any time to live is accepted, and rounded up.
     TtlAnyLength,
 
     /// A time to live is cut to the maximum age.
@@ -244,25 +252,25 @@ pub(crate) enum Fault {
     FencesAnywhere,
     /// Older tokens are accepted.
     FenceIgnored,
-    /// Equal tokens are refused.
+    /// Equal tokens are rejected.
     FenceRefusesEqual,
-    /// A token refuses the writes of every key.
+    /// A token rejects the writes of every key.
     FenceOfStore,
     /// A fenced deletion leaves no token.
     FencedDeleteForgets,
-    /// A fenced create does not look at the token of a tombstone.
+    /// A fenced create ignores the token of a tombstone.
     FencedCreateForgets,
-    /// A fenced deletion of what is absent is refused.
+    /// A fenced deletion of an absent key is rejected.
     FencedDeleteNeedsValue,
     /// Fenced swaps do not compare.
     FencedSwapsIgnoreVersions,
     /// Fenced swaps compare the token last.
     FenceComparedLast,
-    /// A put without a token leaves the one that is there.
+    /// A put without a token keeps the existing one.
     FenceStays,
-    /// A fenced put looks at the token, waits, and then writes.
+    /// A fenced put reads the token, waits, and then writes.
     FenceRaces,
-    /// A fenced write gives up where somebody writes in between.
+    /// A fenced write fails if another one happens in between.
     FencedTriesOnce,
     /// Reads and watches show no tokens.
     FenceHidden,
@@ -281,21 +289,21 @@ pub(crate) enum Fault {
 
     /// The store's clock is an hour late.
     SlowClock,
-    /// Opening a store always makes a new one.
+    /// Opening a store always creates a new one.
     StoreIsFresh,
-    /// All stores are one.
+    /// All stores are the same.
     OneStore,
-    /// A store that must exist is made.
+    /// A store that must exist is created.
     MustExistCreates,
-    /// Any name is taken.
+    /// Any name is accepted.
     AnyName,
-    /// Settings are not looked at.
+    /// Settings are ignored.
     AnySettings,
-    /// The store claims what its connection does not.
+    /// The store claims capabilities that its connection does not.
     StoreClaimsMore,
     /// Another configuration is not noticed.
     ConfigNotCompared,
-    /// Settings that were not made are compared with the defaults.
+    /// Unset settings are compared with the defaults.
     ComparesDefaults,
     /// Reconciling changes nothing.
     ReconcileDoesNothing,
@@ -303,7 +311,7 @@ pub(crate) enum Fault {
     ListForgets,
     /// Deleting a store does nothing.
     DeleteStoreDoesNothing,
-    /// Deleting a store that is not there succeeds.
+    /// Deleting a missing store succeeds.
     DeleteStoreForgives,
     /// A deleted store is an empty one.
     GoneIsEmpty,
@@ -313,12 +321,12 @@ pub(crate) enum Fault {
     LimitOfOpening,
     /// A store with times to live accepts a history, and vice versa.
     HistoryWithTtl,
-    /// A store that is full takes more.
+    /// A full store accepts more.
     NeverFull,
-    /// More history than is claimed is cut.
+    /// A history above the claimed maximum is truncated.
     HistoryIsCut,
 
-    /// Every write that has little time is done, and reported as timed out.
+    /// Every write with little time takes effect, and is reported as timed out.
     TimedOutWriteLands,
     /// Writes ignore their deadline.
     WritesHang,
@@ -332,11 +340,11 @@ pub(crate) enum Fault {
     ShutdownDoesNothing,
     /// Shutting down twice is an error.
     ShutdownOnce,
-    /// Claims that others see the same stores, and that they last.
+    /// Claims that others see the same stores, and that they are persistent.
     ClaimsToLast,
 }
 
-/// What all handles of a store share.
+/// The shared state of all handles of a store.
 #[derive(Debug, Default)]
 struct Memory {
     reads: HashMap<Key, Option<KvEntry>>,
@@ -356,7 +364,7 @@ pub(crate) struct Broken {
 }
 
 impl Broken {
-    /// A wrapper around a connection.
+    /// Wraps a connection.
     pub(crate) fn new(inner: Arc<dyn Connection>, fault: Fault) -> Self {
         Self { inner, fault, memory: Arc::default() }
     }
@@ -464,10 +472,10 @@ impl Broken {
 }
 
 fn unsupported(operation: &'static str) -> KvError {
-    KvError::Unsupported { operation, reason: "this backend is modest".to_owned() }
+    KvError::unsupported(operation, "this backend is modest")
 }
 
-/// What [`Fault::Modest`] claims of what there is.
+/// Returns the subset of capabilities that [`Fault::Modest`] claims.
 fn modest(all: ConnectionCapabilities) -> ConnectionCapabilities {
     let mut claimed = ConnectionCapabilities::default();
     claimed.write = all.write;
@@ -526,9 +534,7 @@ impl Connection for Broken {
             }),
             Fault::AnyName => Box::pin(async move {
                 match self.inner.delete_store(name).await {
-                    Err(KvError::InvalidStoreName { .. }) => {
-                        Err(KvError::StoreNotFound { store: name.to_owned() })
-                    }
+                    Err(KvError::InvalidStoreName { .. }) => Err(KvError::store_not_found(name)),
                     result => result,
                 }
             }),
@@ -538,11 +544,7 @@ impl Connection for Broken {
 
     fn health(&self) -> BoxFuture<'_, KvResult<()>> {
         if self.fault == Fault::NeverHealthy {
-            let error = KvError::Unavailable {
-                operation: "health",
-                reason: "not today".to_owned(),
-                source: None,
-            };
+            let error = KvError::unavailable("health", "not today");
             return Box::pin(std::future::ready(Err(error)));
         }
         self.inner.health()
@@ -553,7 +555,7 @@ impl Connection for Broken {
         match self.fault {
             Fault::ShutdownDoesNothing => Box::pin(std::future::ready(Ok(()))),
             Fault::ShutdownOnce if again => {
-                Box::pin(std::future::ready(Err(KvError::Closed { operation: "shutdown" })))
+                Box::pin(std::future::ready(Err(KvError::closed("shutdown"))))
             }
             _ => self.inner.shutdown(),
         }

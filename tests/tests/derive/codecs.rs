@@ -1,4 +1,4 @@
-//! The codecs through their derives: a pair each, and the name for `codec = …`.
+//! The codecs through their derives: both directions of each, and the name for `codec = …`.
 
 use std::fmt::Debug;
 
@@ -51,7 +51,7 @@ fn each_pair_round_trips() -> Outcome {
     check(&Protobuf { name: "ab".to_owned(), numbers: vec![7] }, b"\x0a\x02ab\x12\x01\x07")
 }
 
-/// One direction alone, as the pairs allow.
+/// A type may have only one direction.
 #[test]
 fn each_direction_is_there_alone() -> Outcome {
     #[derive(Serialize, PostcardByteSer)]
@@ -108,7 +108,7 @@ async fn a_name_is_the_same_as_the_pair() -> Outcome {
 /// `{"id": 1, "inner": "a"}`.
 const PACKED: &[u8] = b"\x82\xa2id\x01\xa5inner\xa1a";
 
-/// The error of the codec is the source, with its place.
+/// The error of the codec is the source, with its position.
 #[tokio::test]
 async fn a_value_that_does_not_decode_names_the_place() -> Outcome {
     let store = store().await;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
     Bytes, Connection, KeyValue, KeyValueRead, KeyValueWrite, KvError, KvReadError, KvWriteError,
-    StaticKeyIndexedValue, Store, StoreConfig, TypedUpdate, VersionToken, WatchScope,
+    LiveRead, StaticKeyIndexedValue, Store, StoreConfig, TypedUpdate, VersionToken, WatchScope,
 };
 use shizuku_kv_tests::{NatsServer, unique};
 
@@ -130,7 +130,7 @@ async fn reject_every_other_key(store: &Store) -> Outcome {
         assert!(is_refused_read(result));
     }
 
-    // No request was sent, so every entry is unchanged; an absent key is rejected as well.
+    // No request was sent, so every entry is unchanged. An absent key is rejected as well.
     assert_eq!(store.get("k.x").await?.ok_or("it is absent")?.version, version);
     assert!(matches!(
         Limits::delete_anyway(store, "k.y").await,

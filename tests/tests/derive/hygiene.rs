@@ -1,4 +1,4 @@
-//! What the derives write does not depend on what the user has in scope, and no lint is about it.
+//! The output of the derives does not depend on names in the user's scope, and triggers no lint.
 
 #[deny(warnings, missing_docs, clippy::all, clippy::pedantic)]
 #[allow(dead_code, unreachable_pub, reason = "it only has to compile")]
@@ -19,7 +19,7 @@ mod scope {
     pub trait Clone {}
     mod core {}
     mod std {}
-    /// Ours: a pattern of that name would mean them.
+    /// Our own; a pattern of that name would mean them.
     #[allow(non_upper_case_globals, reason = "it is meant to be in the way")]
     mod constants {
         pub(super) const fields: u8 = 1;
@@ -65,7 +65,7 @@ mod scope {
     #[derive(::shizuku_kv::KeyValue)]
     pub struct Pair(#[kv(key)] pub u8, #[kv(value)] pub u8);
 
-    /// A record with everything that can be asked for.
+    /// A record with all options.
     #[derive(::serde::Serialize, ::serde::Deserialize, ::shizuku_kv::KeyValue)]
     #[kv(
         key = "everything.{tenant}.{r#type}.{last}",
@@ -110,7 +110,8 @@ mod scope {
         }
     }
 
-    /// A key of a type that is named as the standard library's, which is not made from a `&str`.
+    /// A key of a type that has the name of a standard library type and does not convert from a
+    /// `&str`.
     #[derive(::shizuku_kv::KeyValue)]
     #[kv(key = "shadowed.{id}.{other}")]
     pub struct Shadowed {
@@ -118,7 +119,7 @@ mod scope {
         other: shadow::String,
     }
 
-    /// Named as the standard library's.
+    /// Has the name of the standard library's type.
     pub mod shadow {
         /// A key's part.
         #[derive(
@@ -155,7 +156,7 @@ mod scope {
     }
 }
 
-/// In the crate of a user who denies what can be denied.
+/// The crate of a user who denies all lints.
 #[deny(
     warnings,
     missing_docs,
@@ -174,7 +175,7 @@ mod denied {
     use serde::{Deserialize, Serialize};
     use shizuku_kv::{JsonByteDes, JsonByteSer, KeyValue, StaticKeyIndexedValue};
 
-    /// A record that nobody uses.
+    /// An unused record.
     #[derive(Debug, Serialize, Deserialize, JsonByteSer, JsonByteDes, KeyValue)]
     #[kv(key = "denied.{tenant}.{id}", bucket = "denied", ttl = "1m", key_serde)]
     pub(crate) struct Record {
@@ -182,7 +183,7 @@ mod denied {
         id: u64,
     }
 
-    /// The same at the top.
+    /// The same at the top level.
     #[derive(Debug, Serialize, Deserialize, JsonByteSer, JsonByteDes, KeyValue)]
     #[kv(key = "{0}", validate = whole)]
     pub(super) struct Tuple(String, Vec<u8>);
@@ -218,7 +219,8 @@ mod denied {
     }
 }
 
-/// A warning about what is deprecated belongs where the user names it, not to what the derives write.
+/// A warning about a deprecated item belongs to the user's own mention of it, not to the output of
+/// the derives.
 #[deny(warnings, missing_docs, clippy::all)]
 #[allow(dead_code, unreachable_pub, reason = "it only has to compile")]
 mod deprecated {
@@ -282,7 +284,7 @@ mod deprecated {
         pub type Id = u8;
     }
 
-    /// A record. Without serde, which warns of such a field itself.
+    /// A record. Without serde, which warns about such a field itself.
     #[derive(KeyValue)]
     #[kv(key = "deprecated.{id}")]
     pub struct OfType {
@@ -291,7 +293,8 @@ mod deprecated {
     }
 }
 
-/// In a macro of the user's, where types come in invisible groups and names have a place of their own.
+/// Inside a macro of the user, in which types have invisible groups and names have their own
+/// hygiene.
 #[deny(warnings, missing_docs, clippy::all, clippy::pedantic)]
 #[allow(dead_code, unreachable_pub, reason = "it only has to compile")]
 mod in_a_macro {
@@ -299,7 +302,10 @@ mod in_a_macro {
     use shizuku_kv::KeyValue;
 
     macro_rules! record {
-        ($(#[$meta:meta])* $visibility:vis $name:ident, $key:literal, $rule:path, $($field:ident: $ty:ty),*) => {
+        (
+            $(#[$meta:meta])* $visibility:vis $name:ident, $key:literal, $rule:path,
+            $($field:ident: $ty:ty),*
+        ) => {
             $(#[$meta])*
             #[derive(Serialize, Deserialize, KeyValue)]
             #[kv(key = $key, codec = json, validate = $rule, bucket = "macros")]
@@ -307,7 +313,7 @@ mod in_a_macro {
         };
     }
 
-    /// Private, in the key of what is not.
+    /// Private, in the key of a public record.
     #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
     struct Private(u8);
 
@@ -340,7 +346,7 @@ mod in_a_macro {
         }
     }
 
-    /// `$tenant: String` is the standard library's.
+    /// `$tenant: String` is the standard library's type.
     pub(super) fn scopes() -> shizuku_kv::WatchScope {
         let _ = MadeKey::from(("a", 1));
         MadeKey::scope_tenant("a")

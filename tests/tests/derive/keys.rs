@@ -1,4 +1,5 @@
-//! Keys of templates: they print and parse, no value leaves its token, and no two records share one.
+//! Keys of templates: they print and parse, no value leaves its token, and no two records share
+//! one.
 
 #![allow(dead_code, reason = "only the keys of these records are used")]
 
@@ -47,7 +48,7 @@ struct Three {
     c: String,
 }
 
-/// Any text, and often what could be mistaken for the syntax of keys.
+/// Any text, often with text that resembles the syntax of keys.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         ".*",
@@ -64,7 +65,8 @@ fn text() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// Any text in any field: the key is valid, has its four tokens, and reads back as what it was made of.
+    /// Uses any text in any field: the key is valid, has its four tokens, and parses to the same
+    /// fields.
     #[test]
     fn keys_print_and_parse(text in text(), number: i64, character: char) {
         let key = AllKey { text, number, character };
@@ -74,7 +76,7 @@ proptest! {
         prop_assert_eq!(printed.parse::<AllKey>().unwrap(), key);
     }
 
-    /// Whatever parses is what would be printed: a record has one key.
+    /// A key that parses prints as the same text, so that a record has one key.
     #[test]
     fn parsed_keys_print_as_they_were(text in "(p|all)?\\.?([-=_kv.0-9A-F+a/]{0,8}\\.){0,3}[-=_kv.0-9A-F+a/]{0,4}") {
         if let Ok(key) = text.parse::<TwoKey>() {
@@ -85,15 +87,15 @@ proptest! {
         }
     }
 
-    /// Two keys of one template are the same text only where they are the same key.
+    /// Two keys of one template are the same text only if they are the same key.
     #[test]
     fn no_two_records_share_a_key(a in text(), b in text(), c in text(), d in text()) {
         let (first, second) = (TwoKey { a, b }, TwoKey { a: c, b: d });
         prop_assert_eq!(first == second, first.to_string() == second.to_string());
     }
 
-    /// Templates with the same literal prefix never share a key where they differ in length or in a literal; where a
-    /// field stands against a literal they do for exactly that value.
+    /// Templates with the same literal prefix never share a key if they differ in length or in a
+    /// literal. A field and a literal at the same position share keys only for exactly that value.
     #[test]
     fn templates_with_the_same_prefix_stay_apart(
         texts in proptest::array::uniform8(text()),
@@ -111,15 +113,15 @@ proptest! {
         prop_assert_ne!(&literal.to_string(), &other);
         prop_assert_ne!(&literal.to_string(), &three);
         prop_assert_eq!(two.to_string() == literal.to_string(), b == g && c == "x");
-        // The same with the value that the literal has, so that it does come about.
+        // Does the same with the value of the literal, so that the keys are equal.
         let named = TwoKey { a: g, b: c.clone() };
         prop_assert_eq!(named.to_string() == literal.to_string(), c == "x");
-        // And neither parses as the other, but where they are the same.
+        // Neither parses as the other, unless they are the same.
         prop_assert_eq!(literal.to_string().parse::<OneKey>().ok(), None);
         prop_assert_eq!(two.to_string().parse::<OneThenLiteralKey>().is_ok(), c == "x");
     }
 
-    /// A scope by leading fields has the records with those values, and no other.
+    /// A scope by leading fields has the records with those values, and no others.
     #[test]
     fn scopes_are_exact(a in text(), b in text(), c in text(), x in text(), y in text()) {
         let key = ThreeKey { a: a.clone(), b: b.clone(), c };
@@ -129,7 +131,8 @@ proptest! {
         prop_assert_eq!(ThreeKey::scope_b(&x, &y).matches(&printed), a == x && b == y);
         prop_assert!(ThreeKey::scope_a(&a).matches(&printed));
         prop_assert!(ThreeKey::scope_b(&a, b).matches(&printed));
-        let is_prefix = matches!(ThreeKey::scope_a(a), WatchScope::Prefix(prefix) if prefix.ends_with('.'));
+        let scope = ThreeKey::scope_a(a);
+        let is_prefix = matches!(scope, WatchScope::Prefix(prefix) if prefix.ends_with('.'));
         prop_assert!(is_prefix);
     }
 }

@@ -1,4 +1,4 @@
-//! What the derives write, in every form.
+//! Tests of the derives' output, in every form.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,6 +14,7 @@ mod keys;
 mod options;
 mod round_trips;
 mod shadowing;
+mod text_keys;
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -162,14 +163,14 @@ async fn a_template_over_fields() -> Outcome {
     assert!(store.get(&key).await?.is_some());
     assert!(store.get(key.clone()).await?.is_some());
 
-    // Its own records, and nothing else in the store.
+    // Lists its own records, and no other entry of the store.
     store.put("other", "x").await?;
     assert_eq!(User::list(&store).try_collect().await?.len(), 1);
-    // What is under its prefix and is no key of it is an error that names the key.
+    // A key under its prefix that is not one of its own is an error that names the key.
     store.put("user.7", "x").await?;
     store.put("user.a.007", "x").await?;
     let mut errors = Vec::new();
-    let mut list = User::list(&store);
+    let list = User::list(&store);
     while let Some(record) = list.next().await {
         if let Err(KvReadError::InvalidRecordKey { key, reason, .. }) = record {
             errors.push((key.to_string(), reason));
@@ -318,7 +319,7 @@ async fn the_library_can_be_elsewhere() -> Outcome {
     Ok(())
 }
 
-/// The codecs are there for what serde knows and for nothing else.
+/// The codecs support exactly the types that serde supports.
 #[test]
 fn codecs_follow_serde() -> Outcome {
     fn round_trips<T: ByteSerialize + ByteDeserialize + DeserializeOwned + PartialEq + Debug>(

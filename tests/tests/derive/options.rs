@@ -36,7 +36,7 @@ fn member(tenant: &str, team: &str, id: u64) -> Member {
 async fn a_type_opens_its_bucket() -> Outcome {
     assert_eq!(Member::BUCKET, "members");
     let connection = connect("memory:").await?;
-    // As `connect` gives it, and as a plain reference.
+    // Works with the result of `connect`, and with a plain reference.
     let store = Member::open(&connection).await?;
     assert_eq!(store.name(), "members");
     member("a", "b", 1).write_to_anyway(&store).await?;
@@ -89,7 +89,7 @@ async fn records_are_listed_and_watched_by_leading_fields() -> Outcome {
     Ok(())
 }
 
-/// A tuple struct numbers its fields, and other types than `String` are taken as they are.
+/// A tuple struct numbers its fields, and types other than `String` are used unchanged.
 #[test]
 fn scopes_of_a_tuple_struct() {
     #[allow(dead_code, reason = "only its key is used")]
@@ -141,7 +141,8 @@ fn assert_refused_write(outcome: Result<impl std::fmt::Debug, KvWriteError>) {
         Err(error @ KvWriteError::Invalid { .. }) => {
             assert_eq!(
                 error.to_string(),
-                "Pool for key config.pool breaks its rule `Self::check`: `least` is at most `most`"
+                "Pool for key config.pool breaks its rule `Self::check`: `least` is at most `most`; correct it before \
+                 it is written"
             );
             assert!(!error.is_retryable() && !error.is_conflict());
             assert!(!format!("{error:?}").contains("98765"));
@@ -192,20 +193,20 @@ async fn a_rule_is_asked_after_every_read() -> Outcome {
     );
     check(Pool::read_many(&store, [Pool::key()]).await?.pop().ok_or("no answer")?.unwrap_err());
     check(Pool::list(&store).next().await.ok_or("no item")?.unwrap_err());
-    match Pool::modify_value(&store, |_| panic!("it is not to be changed")).await {
+    match Pool::modify_value(&store, |_| -> Option<_> { panic!("it is not to be changed") }).await {
         Err(KvWriteError::Read(error)) => check(error),
         other => panic!("{other:?}"),
     }
     let watch = Pool::watch_value(&store).await?;
     check(watch.next().await.ok_or("no item")?.unwrap_err());
     assert!(matches!(watch.next().await, Some(Ok(TypedUpdate::CaughtUp))));
-    // The watch goes on, and what is good again is delivered.
+    // The watch continues, and delivers the next valid value.
     GOOD.write_to_anyway(&store).await?;
     assert!(matches!(watch.next().await, Some(Ok(TypedUpdate::Put(pool))) if *pool == GOOD));
     Ok(())
 }
 
-/// Of a record with a key, the rule sees key and value.
+/// The rule of a record with a key sees key and value.
 #[tokio::test]
 async fn a_rule_sees_the_whole_of_a_pair() -> Outcome {
     #[derive(Debug, PartialEq, KeyValue)]
@@ -247,7 +248,7 @@ async fn is_there(store: &Store, id: u32) -> Result<bool, KvReadError> {
     Ok(Session::read_from(store, id).await?.is_some())
 }
 
-/// Every way of writing gives the record its time again.
+/// Every kind of write gives the record its time to live again.
 #[tokio::test(start_paused = true)]
 async fn records_with_a_time_to_live_expire_after_every_kind_of_write() -> Outcome {
     let connection = connect("memory:").await?;
@@ -269,7 +270,7 @@ async fn records_with_a_time_to_live_expire_after_every_kind_of_write() -> Outco
     let answers =
         Session::write_many(&store, [session(1), session(2), session(1), session(3)]).await;
     let versions = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
-    // In the order given, the same key twice too.
+    // The results have the given order, even for a repeated key.
     let found = Session::atomic_read_from(&store, 1).await?.ok_or("it has expired")?;
     assert_eq!(TypedEntry::version(&found), versions[2]);
     tokio::time::advance(almost).await;
@@ -280,7 +281,7 @@ async fn records_with_a_time_to_live_expire_after_every_kind_of_write() -> Outco
     for id in 1..=3 {
         assert!(!is_there(&store, id).await?);
     }
-    // `create` succeeds over what has expired.
+    // `create` succeeds over an expired record.
     session(1).create_write(&store).await?;
     Session::modify(&store, 4, |_| Some(session(4))).await?;
     tokio::time::advance(almost + past).await;
@@ -288,17 +289,17 @@ async fn records_with_a_time_to_live_expire_after_every_kind_of_write() -> Outco
     Ok(())
 }
 
-/// Never a record that stays for ever because the store cannot do otherwise.
+/// A store without times to live rejects a record that has one, and does not keep it for ever.
 #[tokio::test]
 async fn a_store_without_times_to_live_refuses_records_that_have_one() -> Outcome {
     let connection = connect("memory:").await?;
     let store = connection.store_with_config("plain", StoreConfig::new()).await?;
     let check = |outcome: Result<_, KvWriteError>| match outcome {
-        Err(KvWriteError::Store(KvError::Unsupported { operation, reason })) => {
+        Err(KvWriteError::Store(KvError::Unsupported { operation, reason, .. })) => {
             assert_eq!(
                 reason,
-                "Session has a time to live, and store \"plain\" was opened without any for single keys: open it with \
-                 `StoreConfig::new().key_ttl(true)`, and with `.reconcile()` where it was made without",
+                "Session has a time to live, and store \"plain\" has no times to live for single keys: open it with \
+                 `StoreConfig::new().key_ttl(true)`, and with `.reconcile()` if it was created without",
                 "{operation}"
             );
         }
@@ -311,14 +312,14 @@ async fn a_store_without_times_to_live_refuses_records_that_have_one() -> Outcom
     check(Session::write_many(&store, [session(1)]).await.remove(0));
     check(Session::modify(&store, 1, |_| Some(session(1))).await.map(|_| version));
     assert!(!is_there(&store, 1).await?);
-    // And a store that was made without them is no store to open for it.
+    // An existing store without times to live cannot be opened for it.
     connection.store("sessions").await?;
     assert!(matches!(Session::open(&connection).await, Err(KvError::ConfigMismatch { .. })));
     Ok(())
 }
 
-/// On a server: each kind of write gives its time, which ends in a deletion that arrives at watches. Servers before 2.11
-/// have no times to live for single keys.
+/// On a server, each kind of write gives the record its time to live, and the expiry arrives at
+/// watches. Servers before 2.11 have no times to live for single keys.
 #[tokio::test]
 async fn records_expire_on_a_server() -> Outcome {
     let server = NatsServer::shared();
@@ -328,7 +329,7 @@ async fn records_expire_on_a_server() -> Outcome {
         return Ok(());
     }
     let store = Brief::open(&connection).await?;
-    // The bucket is the type's own, on a server that other tests have too.
+    // The bucket belongs to the type, on a server that other tests use too.
     let id = unique("brief");
     let watch = Brief::watch(&store, &BriefKey::from(id.as_str())).await?;
     let brief = Brief { id, count: 1 };
@@ -365,7 +366,7 @@ struct Brief {
     count: u32,
 }
 
-/// Every option in every form: a fixed key, a field that is the key, a pair.
+/// Uses every option in every form: a fixed key, a field that is the key, a pair.
 mod every_form {
     use super::*;
 
@@ -399,7 +400,7 @@ mod every_form {
         }
     }
 
-    /// A record that is kept to its rule, and for its time.
+    /// Checks that a record obeys its rule, and its time to live.
     async fn check<T>(store: &Store, name: &str, good: T, bad: T) -> Outcome
     where
         T: KeyValue<Value: shizuku_kv::ByteSerialize + shizuku_kv::ByteDeserialize>
@@ -429,7 +430,7 @@ mod every_form {
         check(&Pair::open(&connection).await?, "pair", pair(1), pair(13)).await
     }
 
-    /// A rule is not asked about a record that is not the one that was asked for.
+    /// A rule is not called for a record with the wrong key.
     #[tokio::test]
     async fn a_rule_comes_after_the_key() -> Outcome {
         let store = store().await;
@@ -442,7 +443,8 @@ mod every_form {
     }
 }
 
-/// Many records with a time to live have one deadline, also where each waits for the one before it.
+/// Many records with a time to live are bounded together. The server may still get those that were
+/// sent.
 #[tokio::test]
 async fn writing_many_that_expire_ends_when_nobody_answers() -> Outcome {
     let server = NatsServer::start();
@@ -453,14 +455,14 @@ async fn writing_many_that_expire_ends_when_nobody_answers() -> Outcome {
     let store = Session::open(&connect(&proxy.url()).await?).await?;
     proxy.stall();
     let brief = store.with_deadline(Duration::from_millis(50));
-    // Of one key, so that none is on its way with another. One deadline for each would be minutes.
+    // One deadline for each would be minutes.
     let records = (0..2000).map(|_| session(1)).collect::<Vec<_>>();
     let answers = Session::write_many(&brief, &records);
     let answers = tokio::time::timeout(Duration::from_secs(60), answers).await?;
     assert_eq!(answers.len(), records.len());
     assert!(answers.iter().all(Result::is_err));
     assert!(
-        matches!(answers.last(), Some(Err(KvWriteError::Store(KvError::Timeout { .. })))),
+        matches!(answers.last(), Some(Err(KvWriteError::Store(KvError::OutcomeUnknown { .. })))),
         "{:?}",
         answers.last()
     );

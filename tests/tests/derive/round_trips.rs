@@ -119,7 +119,8 @@ async fn values_that_nest_too_deeply_are_rejected() -> Outcome {
         ($codec:ident) => {
             for levels in 40..160 {
                 check(&store, of!($codec Tree: tree(levels))).await?;
-                let chain = (1..levels).fold(Chain { next: None }, |chain, _| Chain { next: Some(Box::new(chain)) });
+                let link = |chain, _| Chain { next: Some(Box::new(chain)) };
+                let chain = (1..levels).fold(Chain { next: None }, link);
                 check(&store, of!($codec Chain: chain)).await?;
                 for make in makes {
                     check(&store, of!($codec Nest: nest(levels, make))).await?;
@@ -270,7 +271,7 @@ async fn values_that_read_back_as_others_are_rejected() -> Outcome {
     Ok(())
 }
 
-/// Two codecs on one type, and a key that changes in between.
+/// Two codecs on one type, and a key that the round trip changes.
 #[cfg(debug_assertions)]
 #[tokio::test]
 async fn directions_that_do_not_fit_are_rejected() -> Outcome {
@@ -345,7 +346,7 @@ async fn orders_and_nonces_are_no_difference() -> Outcome {
     Ok(())
 }
 
-/// Without the other direction no comparison is possible.
+/// A type without the other direction cannot be compared.
 #[tokio::test]
 async fn types_that_are_only_written_are_written() -> Outcome {
     #[derive(Serialize, JsonByteSer, StaticKeyIndexedValue)]
@@ -369,7 +370,7 @@ async fn types_that_are_only_written_are_written() -> Outcome {
     Ok(())
 }
 
-/// A codec by hand, whose directions may disagree by some.
+/// A codec by hand, whose directions disagree on some values.
 #[derive(Clone, Debug, PartialEq)]
 struct Shifted(u8);
 
@@ -411,7 +412,7 @@ async fn round_trips_are_checked_on_request_for_any_codec() -> Outcome {
     );
     assert!(matches!(round_trip(&record(0)), Err(KvWriteError::Invalid { .. })));
     assert!(matches!(round_trip(&ByHand(String::new(), Shifted(1))), Err(KvWriteError::Store(_))));
-    // At a write the other direction is not known.
+    // A write does not know the other direction.
     record(7).write_to_anyway(&store().await).await?;
     Ok(())
 }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use shizuku_kv::{KeyValue, KeyValueRead, KeyValueWrite, StaticKeyIndexedValue, VersionToken};
+use shizuku_kv::{
+    KeyValue, KeyValueRead, KeyValueWrite, LiveRead, LiveStatic, StaticKeyIndexedValue,
+    VersionToken,
+};
 
 use super::{Outcome, store};
 

@@ -50,7 +50,8 @@ impl Write {
 pub(crate) struct Ledger {
     clock: AtomicU64,
     writes: Mutex<BTreeMap<Key, Vec<Write>>>,
-    /// Purges leave the tombstones of deletions: the stores have times to live and no history.
+    /// True if purges leave the tombstones of deletions, as in stores with times to live and no
+    /// history.
     purges_by_deleting: bool,
 }
 
@@ -59,7 +60,7 @@ impl Ledger {
         Self { purges_by_deleting, ..Self::default() }
     }
 
-    /// The next tick.
+    /// Returns the next tick.
     pub(crate) fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::SeqCst) + 1
     }
@@ -79,7 +80,7 @@ impl Ledger {
         self.writes().get(key)?.last().cloned()
     }
 
-    /// The writes of a key that a store with this history still holds, the oldest first.
+    /// Returns the writes of a key that a store with this history still holds, the oldest first.
     pub(crate) fn held(&self, key: &Key, history: usize) -> Vec<Write> {
         let writes = self.writes();
         let Some(all) = writes.get(key) else { return Vec::new() };
@@ -88,7 +89,7 @@ impl Ledger {
         all[purged.max(all.len().saturating_sub(history))..].to_vec()
     }
 
-    /// The live keys in a scope with their newest writes.
+    /// Returns the live keys in a scope with their newest writes.
     pub(crate) fn live(&self, scope: &WatchScope) -> BTreeMap<Key, Write> {
         let writes = self.writes();
         let newest = writes.iter().filter_map(|(key, all)| Some((key, all.last()?)));
@@ -98,7 +99,7 @@ impl Ledger {
             .collect()
     }
 
-    /// Explains why an entry of one side is not the given write; `None` if it is.
+    /// Explains why an entry of one side is not the given write. Returns `None` if it is.
     pub(crate) fn differs(
         entry: Option<&KvEntry>,
         write: Option<&Write>,

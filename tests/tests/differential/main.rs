@@ -2,12 +2,14 @@
 //! a ledger of every acknowledged write.
 //!
 //! Watches and listings are read slowly while others write, purge and let values expire. A seed
-//! decides everything but the moments at which a server's messages arrive. `SHIZUKU_SEED=N` runs
-//! one seed again, `SHIZUKU_SEEDS=N` sets how many are run.
+//! decides everything except the moments at which a server's messages arrive. `SHIZUKU_SEED=N`
+//! repeats one seed, `SHIZUKU_SEEDS=N` sets the number of seeds.
 //!
 //! Differences that are allowed (`docs/reliability.md` gives the reasons):
 //! 1. A cursor of a watch that is narrower than the store may expire on one side only.
-//! 2. So may any cursor once concurrent writers made the order of writes differ.
+//! 2. So may any cursor after concurrent writers have made the order of writes differ.
+//! 3. In a store with `max_value_size`, an expected version, a fencing token and a time to live
+//!    reduce the largest value on NATS by up to 160 bytes.
 
 #![allow(
     clippy::unwrap_used,
@@ -61,7 +63,7 @@ async fn compare(url: &str, replicas: usize, has_ttl: bool, seeds: Range<u64>) {
     let next = AtomicU64::new(seeds.start);
     let worker = async || {
         let mut failures = Vec::new();
-        // One connection for several seeds, so that they meet what earlier ones left behind.
+        // Several seeds share one connection, so that each finds the leftovers of earlier ones.
         let nats = connect(url).await.expect("connect to the test's server");
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);

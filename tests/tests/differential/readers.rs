@@ -22,7 +22,8 @@ pub(crate) struct Saved {
     pub(crate) scope: WatchScope,
     cursor: WatchCursor,
     delivered: Delivered,
-    /// Everything written before had been delivered, so that both sides must judge it alike.
+    /// True if all earlier writes had been delivered, so that both sides must treat the cursor
+    /// alike.
     pub(crate) is_settled: bool,
 }
 
@@ -33,7 +34,7 @@ pub(crate) struct Watching {
     watch: Watch,
     opened: u64,
     delivered: Delivered,
-    /// Entries that are not yet compared with the ledger: a burst records its writes later.
+    /// Entries that are not compared with the ledger yet, because a burst records its writes later.
     unchecked: Vec<KvEntry>,
     /// The tick of the caught-up marker, and the updates delivered before it.
     caught_up: Option<(u64, Delivered)>,
@@ -175,7 +176,7 @@ impl Watching {
         Ok(())
     }
 
-    /// The first key whose newest write is still to come.
+    /// Returns the first key whose newest write has not arrived.
     fn missing(&self, ledger: &Ledger) -> Option<String> {
         if self.caught_up.is_none() {
             return Some("the caught-up marker".into());
@@ -196,7 +197,7 @@ impl Watching {
         })
     }
 
-    /// Reads until everything written has arrived.
+    /// Reads until all writes have arrived.
     pub(crate) async fn settle(&mut self, ledger: &Ledger) -> Result<(), String> {
         let end = Instant::now() + SETTLED_WITHIN;
         loop {
@@ -235,7 +236,7 @@ pub(crate) struct Listing {
     scope: WatchScope,
     items: Items,
     started: u64,
-    /// Each item with the tick at which it came.
+    /// Each item with the tick at which it arrived.
     seen: Vec<(Key, Option<VersionToken>, u64)>,
     ended: Option<u64>,
 }
@@ -299,7 +300,7 @@ impl Listing {
                 return Err(self.wrong(format!("{key} is out of scope or came twice")));
             }
             let all = writes.get(key).map_or(&[][..], Vec::as_slice);
-            // Whether this write can have been the newest at some moment of the listing.
+            // Checks whether this write can have been the newest at some moment of the listing.
             let was_newest = |at: usize, write: &Write| {
                 write.is_live()
                     && version.is_none_or(|version| write.versions[side] == version)

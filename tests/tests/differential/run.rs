@@ -19,10 +19,15 @@ use crate::readers::{Listing, Saved, Watching};
 const KEYS: [&str; 12] =
     ["a", "a.b", "a.b.c", "ab", "a-b", "b.1", "b.2", "b.10", "c.d.e", "c.d", "z", "k_1"];
 
-/// Largest value of stores that limit the size.
-pub(crate) const LARGEST: usize = 100;
+/// Maximum size of a value in stores that limit it.
+pub(crate) const LARGEST: usize = 400;
 
-/// The shortest time to live.
+/// Maximum size of a value that fits into such a store with every kind of write. On NATS an
+/// expected version, a fencing token and a time to live take up to 160 bytes of the limit of a
+/// message.
+const FITTING: usize = LARGEST - 160;
+
+/// Minimum time to live.
 const TTL: Duration = Duration::from_secs(1);
 
 /// A value that expires is overwritten or awaited before this age, so that no operation meets it
@@ -44,7 +49,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The operation that a purge leaves: in a store whose tombstones have an end, that of a deletion.
+    /// Returns the operation of a purge's entry: in a store whose tombstones expire, that of a
+    /// deletion.
     fn purged(&self) -> KvOperation {
         if self.key_ttl { KvOperation::Delete } else { KvOperation::Purge }
     }
@@ -78,7 +84,7 @@ pub(crate) struct Run {
     mirror: Mirror,
     /// Keys with a time to live, and when they were written.
     expiring: Vec<(Key, u64, Instant)>,
-    /// Concurrent writers made the order of writes differ between the sides.
+    /// True after concurrent writers have made the order of writes differ between the sides.
     has_burst: bool,
     log: Vec<String>,
 }
@@ -177,10 +183,10 @@ impl Run {
     }
 
     fn value(&mut self) -> Bytes {
-        let size = if self.plan.limits_size {
-            self.rng.usize(..=LARGEST + 1)
-        } else {
-            self.rng.usize(..300)
+        let size = match self.plan.limits_size {
+            true if self.rng.u8(..20) == 0 => LARGEST + self.rng.usize(1..50),
+            true => self.rng.usize(..=FITTING),
+            false => self.rng.usize(..300),
         };
         let mut value = vec![0; size];
         self.rng.fill(&mut value);
@@ -204,8 +210,8 @@ impl Run {
         self.log.push(format!("[{}] {}", self.ledger.tick(), what.into()));
     }
 
-    /// Does a write on both sides, compares the answers with each other and with `expected`, and
-    /// notes a success.
+    /// Makes a write on both sides, compares the results with each other and with `expected`, and
+    /// records a success.
     async fn write<F>(
         &mut self,
         key: &Key,
@@ -235,7 +241,7 @@ impl Run {
         Ok(true)
     }
 
-    /// The error caused by the size of a value, if any.
+    /// Returns the error caused by the size of a value, if any.
     fn too_large(&self, value: &Bytes) -> Option<&'static str> {
         (self.plan.limits_size && value.len() > LARGEST).then_some("ValueTooLarge")
     }
@@ -267,8 +273,8 @@ impl Run {
         .map(drop)
     }
 
-    /// A version to expect: the newest, an older one, another key's, or one that never existed; and
-    /// whether it is the newest.
+    /// Returns a version to expect: the newest, an older one, another key's, or one that never
+    /// existed. Also returns whether it is the newest.
     fn version(&mut self, key: &Key) -> ([VersionToken; 2], bool) {
         let never = [VersionToken::from_u64(u64::MAX / 2); 2];
         let other = self.key();
@@ -396,7 +402,7 @@ impl Run {
         }
     }
 
-    /// Waits until a value has expired on both sides, and notes it as a write.
+    /// Waits until a value has expired on both sides, and records it as a write.
     async fn await_expiry(&mut self, key: &Key) -> Result<(), String> {
         let Some(at) = self.expiring.iter().position(|(expiring, ..)| expiring == key) else {
             return Ok(());
@@ -570,15 +576,15 @@ impl Run {
         }
         let [memory, nats]: Answers<Watching> =
             answers.try_into().unwrap_or_else(|_| unreachable!());
-        // The marker of a narrower watch names the end of the store on one side and the last look
-        // at it on the other.
+        // The marker of a narrower watch names the end of the store on one side. On the other side
+        // it names the last position at which the watch read it.
         let must_agree = pair[0].is_settled && !self.has_burst && pair[0].scope == WatchScope::All;
         if must_agree && memory.is_ok() != nats.is_ok() {
             return Err(format!("only one side resumes: {:?} and {:?}", memory.err(), nats.err()));
         }
         match (memory, nats) {
             (Ok(memory), Ok(nats)) => self.watches.push([memory, nats]),
-            // The other alone is checked to its end now.
+            // Checks the other watch alone to its end.
             (Ok(mut one), Err(_)) | (Err(_), Ok(mut one)) => one.settle(&self.ledger).await?,
             (Err(_), Err(_)) => {}
         }
@@ -670,8 +676,8 @@ impl Run {
         read
     }
 
-    /// More keys than a client asks for at a time: readers that pause leave most of them on the
-    /// server, and writers then supersede, delete and purge some of the undelivered ones.
+    /// Writes more keys than a client requests at a time. Readers that pause leave most of them on
+    /// the server, and writers then supersede, delete and purge some of the undelivered ones.
     async fn many(&mut self) -> Result<(), String> {
         self.note(format!("{} keys", self.plan.many));
         let keys: Vec<_> =
@@ -811,7 +817,7 @@ fn pick<'a, T>(rng: &mut Rng, from: &'a mut [T]) -> Option<&'a mut T> {
     if from.is_empty() { None } else { from.get_mut(rng.usize(..from.len())) }
 }
 
-/// The name of an error's variant; `None` for a success.
+/// Returns the name of an error's variant, or `None` for a success.
 fn kind<T>(answer: &KvResult<T>) -> Option<&'static str> {
     Some(match answer.as_ref().err()? {
         KvError::AlreadyExists { .. } => "AlreadyExists",

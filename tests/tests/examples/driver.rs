@@ -1,4 +1,4 @@
-//! Runs the processes of examples, reads what they print, and ends them.
+//! Runs the processes of examples, reads their output, and ends them.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -13,28 +13,28 @@ use std::time::{Duration, Instant};
 
 use shizuku_kv::URL_VARIABLE;
 
-/// How long anything is waited for.
+/// Timeout for all waits.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a command has printed, and whether it ended well.
+/// The output of a command, and its exit status.
 pub(crate) struct Done(Output);
 
 impl Done {
-    /// What it printed, where it ended well and had nothing to complain of.
+    /// Returns the output of a command that succeeded without an error message.
     #[track_caller]
     pub(crate) fn printed(self) -> String {
         assert!(self.0.status.success() && self.0.stderr.is_empty(), "{:?}", self.0);
         String::from_utf8(self.0.stdout).unwrap().trim_end().to_owned()
     }
 
-    /// The version that it says it has written.
+    /// Returns the version that it reports as written.
     #[track_caller]
     pub(crate) fn version(self) -> String {
         let printed = self.printed();
         printed.strip_prefix("version ").unwrap_or_else(|| panic!("{printed}")).to_owned()
     }
 
-    /// What it complained of, where it failed and printed nothing else.
+    /// Returns the error message of a command that failed without other output.
     #[track_caller]
     pub(crate) fn refused(self) -> String {
         assert!(self.0.status.code() == Some(1) && self.0.stdout.is_empty(), "{:?}", self.0);
@@ -59,7 +59,7 @@ impl Example {
         Done(Running::start(&mut self.command(words)).output())
     }
 
-    /// Starts a command that does not end by itself.
+    /// Starts a command that does not end on its own.
     pub(crate) fn start(&self, words: &[&str]) -> Process {
         Process::start(&mut self.command(words))
     }
@@ -86,7 +86,8 @@ fn command(name: &str, url: &str) -> Command {
     command
 }
 
-/// The example's binary. Cargo puts it beside the tests, and `cargo test` without a selection of targets builds it.
+/// Returns the path of the example's binary. Cargo puts it beside the tests, and `cargo test`
+/// without a selection of targets builds it.
 fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.ancestors().nth(2).unwrap();
@@ -102,9 +103,9 @@ fn binary(name: &str) -> PathBuf {
             example.display()
         )
     });
-    // Where only some targets are tested, what is there may be of yesterday. Cargo lists what it was made of.
+    // If only some targets are tested, the binary may be out of date. Cargo lists its sources.
     let sources = fs::read_to_string(example.with_extension("d")).unwrap();
-    // A path with a space in it is none here.
+    // A path with a space is not supported here.
     for source in sources.split_whitespace().filter(|source| source.ends_with(".rs")).map(Path::new)
     {
         let is_newer = changed(source).is_ok_and(|changed| changed > built);
@@ -117,7 +118,7 @@ fn binary(name: &str) -> PathBuf {
     example
 }
 
-/// A process that does not outlive the test, however that ends.
+/// A process that does not outlive the test, however the test ends.
 struct Running {
     child: Child,
     guard: Child,
@@ -126,20 +127,20 @@ struct Running {
 impl Running {
     fn start(command: &mut Command) -> Self {
         let child = command.spawn().expect("the example runs");
-        // Its input closes when this process ends, be it by SIGKILL.
+        // Its input closes when this process ends, even by SIGKILL.
         let guard = Command::new("sh")
             .args(["-c", "read -r _; kill -KILL \"$0\"", &child.id().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // A Ctrl-C in the terminal is for the tests; the process follows when they end.
+            // A Ctrl-C in the terminal must reach only the tests. The process ends after them.
             .process_group(0)
             .spawn()
             .expect("`sh` runs");
         Self { child, guard }
     }
 
-    /// What it has printed when it has ended.
+    /// Returns its output after it has ended.
     fn output(mut self) -> Output {
         let (mut stdout, mut stderr) =
             (self.child.stdout.take().unwrap(), self.child.stderr.take().unwrap());
@@ -157,7 +158,7 @@ impl Running {
         Output { status, stdout, stderr }
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it has ended on its own.
     fn ended(&mut self) -> ExitStatus {
         until("the process has ended", || self.child.try_wait().unwrap())
     }
@@ -165,7 +166,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Before the process id can be somebody else's.
+        // Ends the guard before another process can reuse the process id.
         let _ = self.guard.kill();
         let _ = self.guard.wait();
         let _ = self.child.kill();
@@ -173,7 +174,7 @@ impl Drop for Running {
     }
 }
 
-/// A command of an example as a child, with what it prints.
+/// A command of an example as a child, with its output.
 pub(crate) struct Process {
     running: Running,
     printed: Arc<Mutex<String>>,
@@ -181,7 +182,7 @@ pub(crate) struct Process {
 
 impl Process {
     fn start(command: &mut Command) -> Self {
-        // What it complains of is for whoever reads the output of the test.
+        // Its error messages appear in the output of the test.
         let mut running = Running::start(command.stderr(Stdio::inherit()));
         let lines = BufReader::new(running.child.stdout.take().unwrap()).lines();
         let printed = Arc::new(Mutex::new(String::new()));
@@ -196,18 +197,18 @@ impl Process {
         Self { running, printed }
     }
 
-    /// The first line that it prints.
+    /// Returns the first line of its output.
     #[track_caller]
     pub(crate) fn first_line(&self) -> String {
         until("it prints a line", || self.printed.lock().unwrap().lines().next().map(str::to_owned))
     }
 
-    /// All that it has printed by now.
+    /// Returns its output so far.
     pub(crate) fn printed(&self) -> String {
         self.printed.lock().unwrap().clone()
     }
 
-    /// Waits until it has printed this, somewhere.
+    /// Waits until its output contains this text.
     #[track_caller]
     pub(crate) fn until_printed(&self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
@@ -221,19 +222,19 @@ impl Process {
         }
     }
 
-    /// Ends it with SIGKILL, of which it hears nothing.
+    /// Ends it with SIGKILL, without a notification.
     pub(crate) fn kill(self) {
         drop(self);
     }
 
-    /// Waits until it has ended by itself, as a failure. What it complained of is in the output of the test.
+    /// Waits until it has failed on its own. Its error message is in the output of the test.
     #[track_caller]
     pub(crate) fn failed(mut self) {
         let status = self.running.ended();
         assert_eq!(status.code(), Some(1), "{status}, after:\n{}", self.printed());
     }
 
-    /// Ends it with SIGTERM, which has to end it well, and waits for its last line.
+    /// Ends it with SIGTERM, which must end it with success, and waits for its last line.
     #[track_caller]
     pub(crate) fn terminate(mut self, last: &str) -> String {
         self.told_to_end();
@@ -241,7 +242,7 @@ impl Process {
         self.printed().trim_end().to_owned()
     }
 
-    /// The same where only the beginning of its last line is known.
+    /// Does the same if only the beginning of its last line is known.
     #[track_caller]
     pub(crate) fn terminate_with(mut self, beginning: &str) -> String {
         self.told_to_end();
@@ -268,7 +269,7 @@ impl Process {
 
 pub(crate) const POLL: Duration = Duration::from_millis(5);
 
-/// Asks until there is an answer.
+/// Calls `attempt` until it returns a value.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;

@@ -1,4 +1,4 @@
-//! `edge_replica`: a node that is killed, ended and started again, and others that change routes meanwhile.
+//! `edge_replica`: a node that is killed, ended and restarted, while others change routes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use shizuku_kv::snapshot::{self, SnapshotError};
 use shizuku_kv::{Connection, Store, connect};
-use shizuku_kv_tests::{NatsServer, unique};
+use shizuku_kv_tests::{NatsServer, Random, unique};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use crate::driver::{Example, Process, demonstrate, until};
 
-/// What every bad route here contains, and nothing that is printed may.
+/// Part of every bad route here. No output may contain it.
 const SECRET: &str = "hunter2";
 
 const NEW_LOG: &str = "restored 0 routes, and no position to go on from";
@@ -23,7 +23,7 @@ const NEW_LOG: &str = "restored 0 routes, and no position to go on from";
 struct Node {
     example: Example,
     store: String,
-    /// Removed with it.
+    /// Temporary directory of the node.
     scratch: TempDir,
 }
 
@@ -34,7 +34,7 @@ impl Node {
         Self { example, store, scratch: tempfile::tempdir().unwrap() }
     }
 
-    /// Which is not there before the node is.
+    /// Returns the node's directory, which the node itself creates.
     fn directory(&self) -> PathBuf {
         self.scratch.path().join("edge")
     }
@@ -49,7 +49,8 @@ impl Node {
         all
     }
 
-    /// Starts it, and waits until it says that it has caught up. What it printed by then.
+    /// Starts the node, and waits until it reports that it has caught up. Returns its output so
+    /// far.
     #[track_caller]
     fn start(&self) -> (Process, Vec<String>) {
         let node = self.serve();
@@ -62,13 +63,13 @@ impl Node {
         self.example.start(&self.words(&self.directory(), &["serve"]))
     }
 
-    /// What it complains of where it cannot start.
+    /// Returns its error message if it cannot start.
     #[track_caller]
     fn refused(&self) -> String {
         self.example.run(&self.words(&self.directory(), &["serve"])).refused()
     }
 
-    /// What the log says, without the node and without the store.
+    /// Looks up a host in the log, without the node and without the store.
     #[track_caller]
     fn lookup(&self, host: &str) -> String {
         self.example.run(&self.words(&self.directory(), &["lookup", host])).printed()
@@ -79,7 +80,7 @@ impl Node {
         self.example.run(&self.words(&self.directory(), &["list"])).printed()
     }
 
-    /// A change of the routes by somebody else, and the position in the bucket that it has.
+    /// Changes the routes as another process, and returns the position of the change in the store.
     #[track_caller]
     fn change(&self, words: &[&str]) -> u64 {
         self.example.run(words).version().parse().unwrap()
@@ -90,14 +91,14 @@ impl Node {
         self.change(&["set", host, address])
     }
 
-    /// Waits until the log has what was written up to a position: later than the node says so, since it says what it does
-    /// before that is kept.
+    /// Waits until the log has all writes up to a position. The commit is later than the node's
+    /// output, because the node prints a change before it is committed.
     #[track_caller]
     fn until_kept(&self, position: u64) {
         until("it is kept", || (self.position()? == position).then_some(()));
     }
 
-    /// How far the log is.
+    /// Returns the position of the log.
     fn position(&self) -> Option<u64> {
         snapshot::load(self.log()).ok()?.cursor.map(|cursor| cursor.position())
     }
@@ -128,13 +129,13 @@ fn a_restart_after_a_kill_costs_what_was_missed() {
     }
     node.until_kept(kept);
     running.kill();
-    // No node, no store.
+    // Works without a node and without a store.
     assert_eq!(node.lookup("d.example"), "10.0.0.4:80");
 
     node.set("b.example", "10.0.1.2:80");
     node.change(&["remove", "a.example"]);
     node.set("f.example", "10.0.0.6:80");
-    // Replaced before the node hears of it.
+    // Replaced before the node receives it.
     node.set("c.example", "10.0.1.3:80");
     let last = node.set("c.example", "10.0.2.3:80");
     assert_eq!(node.lookup("c.example"), "10.0.0.3:80", "the log is what the node had");
@@ -162,7 +163,7 @@ fn a_restart_after_a_kill_costs_what_was_missed() {
     assert_eq!(gone, "edge_replica: there is no route for a.example");
     running.kill();
 
-    // Nothing has happened.
+    // Nothing has changed.
     let (_running, printed) = node.start();
     assert_eq!(
         printed,
@@ -174,13 +175,13 @@ fn a_restart_after_a_kill_costs_what_was_missed() {
     );
 }
 
-/// Kills at any moment: amid the start, the first state, a batch, a write to the log.
+/// Kills the node at any moment: during the start, the first state, a batch, or a write to the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_killed_over_and_over_has_the_right_routes_in_the_end() {
     let node = Node::new(NatsServer::shared());
-    let mut random = Random::new();
+    let mut random = seeded();
     let rounds = if std::env::var_os("SHIZUKU_LONG").is_some() { 60 } else { 8 };
-    let writer = Writer::start(&node, Random(random.next())).await;
+    let writer = Writer::start(&node, Random::from_seed(random.number())).await;
     let at_last = tokio::task::block_in_place(|| {
         let (mut kept, mut at_last) = (0, None);
         for _ in 0..rounds {
@@ -192,7 +193,8 @@ async fn a_node_that_is_killed_over_and_over_has_the_right_routes_in_the_end() {
                 Err(SnapshotError::NotFound { .. }) => None,
                 Err(error) => panic!("{error}"),
             };
-            // There is none amid a repair: when every route was written again while the node was away.
+            // The log has no position during a resync, which happens if every route was written
+            // again while the node was away.
             if let Some(position) = at_last {
                 assert!(position >= kept, "{position} after {kept}");
                 kept = position;
@@ -210,13 +212,13 @@ async fn a_node_that_is_killed_over_and_over_has_the_right_routes_in_the_end() {
     assert_eq!(node.list().lines().collect::<Vec<_>>(), lines(&routes));
 }
 
-/// What it has told is what it has applied; whatever it is at when SIGTERM comes, that is kept.
+/// Its output shows the applied changes. At SIGTERM they are committed, whatever the node is doing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_told_to_end_keeps_everything_first() {
     let node = Node::new(NatsServer::shared());
-    let mut random = Random::new();
+    let mut random = seeded();
     let rounds = if std::env::var_os("SHIZUKU_LONG").is_some() { 40 } else { 8 };
-    let writer = Writer::start(&node, Random(random.next())).await;
+    let writer = Writer::start(&node, Random::from_seed(random.number())).await;
     tokio::task::block_in_place(|| {
         let mut told = BTreeMap::new();
         for _ in 0..rounds {
@@ -259,11 +261,11 @@ fn a_second_node_in_a_directory_is_refused() {
             "edge_replica: snapshot {log:?} is open in another writer, of this process or another; close that first"
         )
     );
-    // It has done no harm.
+    // The failed start did no harm.
     let position = node.set("a.example", "10.0.0.2:80");
     node.until_kept(position);
     running.kill();
-    // And a lock does not outlive who holds it.
+    // A lock does not outlive its holder.
     let (_running, printed) = node.start();
     assert_eq!(printed[0], format!("restored 1 route up to position {position}"));
 }
@@ -303,7 +305,7 @@ async fn a_bucket_that_was_made_again_takes_away_what_it_does_not_have() {
     }
     node.start().0.terminate("stopped at position 3");
     connect(&server.url()).await.unwrap().delete_store(&node.store).await.unwrap();
-    // The same address, version and position, and another bucket.
+    // The same address, version and position, but in another bucket.
     node.set("a.example", "10.0.0.1:80");
     node.set("d.example", "10.0.0.4:80");
     node.set("b.example", "10.0.0.2:80");
@@ -325,7 +327,7 @@ async fn a_bucket_that_was_made_again_takes_away_what_it_does_not_have() {
         node.list(),
         "a.example: 10.0.0.1:80\nb.example: 10.0.0.2:80\nd.example: 10.0.0.4:80"
     );
-    // It is the new bucket that it is a copy of now.
+    // The log is a copy of the new bucket now.
     let (_running, printed) = node.start();
     assert_eq!(
         printed,
@@ -374,10 +376,10 @@ async fn a_node_whose_bucket_was_deleted_ends_and_keeps_what_it_has() {
     connection.delete_store(&node.store).await.unwrap();
     running.failed();
 
-    // Nor does it make an empty bucket, which would take its routes away.
+    // It does not create an empty bucket either, which would remove its routes.
     let running = node.serve();
     running
-        .until_printed(&format!("waiting for the store: store {:?} does not exist\n", node.store));
+        .until_printed(&format!("waiting for the store: store {:?} does not exist; ", node.store));
     assert_eq!(running.first_line(), "restored 1 route up to position 1");
     running.terminate("stopped before the store was there");
     assert_eq!(node.lookup("a.example"), "10.0.0.1:80");
@@ -396,29 +398,27 @@ fn a_bad_route_is_told_and_stops_nothing() {
     ));
     node.change(&["set-raw", "route.b", r#"{"host": "hunter", "address": "10.0.0.1:80"}"#]);
     running.until_printed(
-        "refused: Route cannot be under key route.b: its own key is \"route.hunter\"\n",
+        "refused: Route cannot be under key route.b: its own key is \"route.hunter\"; use that key",
     );
     let last = node.set("c", "10.0.0.3:80");
     running.until_printed("c: new, 10.0.0.3:80\n");
     node.until_kept(last);
     running.kill();
 
-    // A new process does not know what was in force before.
+    // A new process does not know the earlier current values.
     let (running, printed) = node.start();
     assert_eq!(printed[0], format!("restored 1 route up to position {last}"));
     let refused = sorted(&printed[1..3]);
     assert!(refused[1].starts_with("refused: Route under key route.a (version "), "{refused:?}");
-    assert_eq!(
-        refused[0],
-        "refused: Route cannot be under key route.b: its own key is \"route.hunter\""
-    );
+    let misplaced = "refused: Route cannot be under key route.b: its own key is \"route.hunter\"; ";
+    assert!(refused[0].starts_with(misplaced), "{refused:?}");
     node.set("a", "10.0.0.1:80");
     running.until_printed("a: new, 10.0.0.1:80\n");
     let printed = running.printed();
     assert!(!printed.contains(SECRET), "{printed}");
 }
 
-/// Mistakes are told on stderr, with an exit code, and before anything is written.
+/// Mistakes are reported on stderr, with an exit code, and before any write.
 #[test]
 fn a_mistake_is_told() {
     let node = Node::new(NatsServer::shared());
@@ -433,7 +433,7 @@ fn a_mistake_is_told() {
     let directory = node.directory();
     let missing = told(&["list", directory.to_str().unwrap()]);
     assert_eq!(missing, format!("edge_replica: there is no snapshot {log:?}; a writer creates it"));
-    // A URL that cannot be used is not repeated.
+    // An invalid URL is not repeated.
     let refused = Example::new("edge_replica", SECRET, "any").run(&["remove", "a"]).refused();
     assert!(refused.contains("no scheme") && !refused.contains(SECRET), "{refused}");
 }
@@ -465,12 +465,12 @@ follow  caught up: the restart cost 3 updates
 stop    at position 1003
 close   the log is removed, and the store deleted";
 
-/// Routes, each as `list` prints it.
+/// Returns the routes as `list` prints them.
 fn lines(routes: &BTreeMap<String, String>) -> Vec<String> {
     routes.iter().map(|(host, address)| format!("{host}: {address}")).collect()
 }
 
-/// Sets and removes routes without a pause, until it is told to end.
+/// Sets and removes routes without a pause, until it is stopped.
 struct Writer {
     task: JoinHandle<(BTreeMap<String, String>, u64)>,
     writes: Arc<AtomicU64>,
@@ -486,14 +486,14 @@ impl Writer {
         Self { task, writes, is_over }
     }
 
-    /// Waits for so many more.
+    /// Waits for this many more writes.
     #[track_caller]
     fn until_written(&self, more: u64) {
         let then = self.writes.load(Ordering::Relaxed) + more;
         until("more is written", || (self.writes.load(Ordering::Relaxed) >= then).then_some(()));
     }
 
-    /// What is there then, and the last position.
+    /// Stops it. Returns the final routes, and the last position.
     async fn end(self) -> (BTreeMap<String, String>, u64) {
         self.is_over.store(true, Ordering::Relaxed);
         self.task.await.unwrap()
@@ -524,27 +524,10 @@ async fn write(
     (routes, last.unwrap())
 }
 
-/// SplitMix64 (Steele, Lea, Flood).
-struct Random(u64);
-
-impl Random {
-    /// Begins with the seed in `SHIZUKU_SEED`, or with another each time.
-    fn new() -> Self {
-        let clock = || std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into();
-        let seed =
-            std::env::var("SHIZUKU_SEED").map_or_else(|_| clock(), |seed| seed.parse().unwrap());
-        println!("SHIZUKU_SEED={seed} makes the same decisions");
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
+/// Starts with the seed in `SHIZUKU_SEED`, or with a new one each time.
+fn seeded() -> Random {
+    let clock = || std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into();
+    let seed = std::env::var("SHIZUKU_SEED").map_or_else(|_| clock(), |seed| seed.parse().unwrap());
+    println!("SHIZUKU_SEED={seed} makes the same decisions");
+    Random::from_seed(seed)
 }

@@ -5,13 +5,13 @@ use shizuku_kv_tests::{NatsServer, unique};
 
 use crate::driver::{Example, demonstrate};
 
-/// What every bad entry here contains, and nothing that is printed may.
+/// Part of every bad entry here. No output may contain it.
 const SECRET: &str = "hunter2";
 
-/// How a refusal ends where there was no good entry before it.
+/// End of a rejection without an earlier good entry.
 const NOTHING: &str = "; in force is nothing";
 
-/// On a store of its own.
+/// Returns the example on a store of its own.
 fn example(server: &NatsServer) -> Example {
     Example::new("live_map", &server.url(), &unique("live-map"))
 }
@@ -25,7 +25,7 @@ fn a_watcher_prints_what_was_and_what_is() {
     watch.until_printed("following\n");
     let mut expected =
         vec![format!("service.web.1: 10.0.0.1:80 (version {first})"), "following".to_owned()];
-    // Each is waited for: what is replaced at once need not be told.
+    // Waits for each, because a value that is replaced at once may be skipped.
     let mut told = |line: String| {
         watch.until_printed(&format!("{line}\n"));
         expected.push(line);
@@ -52,7 +52,7 @@ fn a_watcher_prints_what_was_and_what_is() {
 
     write(&["remove", "web", "1"]);
     told(format!("service.web.1: gone, was 10.0.0.3:80, draining (version {drained})"));
-    // This, and nothing else.
+    // The output has exactly these lines.
     assert_eq!(watch.printed().lines().collect::<Vec<_>>(), expected);
 }
 
@@ -93,7 +93,7 @@ fn a_bad_entry_is_refused_and_the_last_good_one_stays() {
             printed.lines().any(|line| is_it(line, in_force)),
             "no {why:?} … {in_force:?} in:\n{printed}"
         );
-        // Who comes later hears the same, and has never known a good one.
+        // A later reader sees the same, and has never known a good entry.
         let listed = registry.run(&["list"]).printed();
         assert!(
             listed.lines().any(|line| is_it(line, NOTHING)),
@@ -118,18 +118,18 @@ fn a_bad_entry_is_refused_and_the_last_good_one_stays() {
         "key service.web.first is not a key of Instance: ",
         NOTHING,
     );
-    // Nor does anybody change what cannot be read.
+    // A command does not change an unreadable entry.
     let complaint = registry.run(&["drain", "web", "1"]).refused();
     assert!(complaint.contains("cannot be decoded") && !complaint.contains(SECRET), "{complaint}");
 
-    // Who replaces it puts it right; the change is from what was in force.
+    // A replacement repairs it. The change is relative to the last current value.
     let mended = registry.run(&["register", "web", "1", "10.0.0.2:80"]).version();
     let change =
         format!("service.web.1: 10.0.0.1:80 (version {good}) -> 10.0.0.2:80 (version {mended})\n");
     watch.until_printed(&change);
     let printed = watch.printed();
     assert!(!printed.contains(SECRET), "{printed}");
-    // Each is told once, and nothing else is told to have changed.
+    // Each is reported once, and no other change is.
     assert_eq!(
         (printed.matches("refused: ").count(), printed.lines().count()),
         (4, 7),
@@ -158,13 +158,13 @@ fn a_watcher_survives_its_server() {
     let second = register("2", "10.0.0.3:80");
     let new = format!("service.web.2: new, 10.0.0.3:80 (version {second})");
     watch.until_printed(&new);
-    // Nothing was gone in between, and nothing came twice.
+    // No entry was gone in between, and none came twice.
     let printed = watch.printed();
     let registered: Vec<_> = printed.lines().filter(|line| line.starts_with("service.")).collect();
     assert_eq!(registered, [format!("service.web.1: 10.0.0.1:80 (version {first})"), change, new]);
 }
 
-/// Mistakes are told on stderr, with an exit code, and before anything is written.
+/// Mistakes are reported on stderr, with an exit code, and before any write.
 #[test]
 fn a_mistake_is_told() {
     let registry = example(NatsServer::shared());
@@ -186,7 +186,7 @@ fn a_mistake_is_told() {
     assert_eq!(told(&["drain", "web", "1"]), "live_map: service.web.1 is not registered");
     assert_eq!(told(&["pick", "web"]), "live_map: no instance of web takes requests");
     assert_eq!(registry.run(&["list"]).printed(), "");
-    // A URL that cannot be used is not repeated.
+    // An invalid URL is not repeated.
     let refused = Example::new("live_map", SECRET, "any").run(&["list"]).refused();
     assert!(refused.contains("no scheme") && !refused.contains(SECRET), "{refused}");
 }
@@ -215,7 +215,7 @@ pick    10.0.0.2:80
 pick    10.0.0.2:80
 break   {\"address\": \"nowhere\"}: version 5
 refuse  Instance under key service.web.2 (version 5) cannot be decoded: does not fit the type at line 1, column 21; \
-in force is 10.0.0.2:80 (version 2)
+write it anew, or adapt the type; in force is 10.0.0.2:80 (version 2)
 pick    10.0.0.2:80
 change  service.web.2: gone, was 10.0.0.2:80 (version 2)
 pick    no instance of web takes requests

@@ -1,4 +1,4 @@
-//! The examples as their user sees them: processes, and what they print and answer.
+//! Tests of the examples as their users see them: processes, their output and their answers.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! `paused_writer`: the accident, and what prevents it.
+//! `paused_writer`: the accident, and its prevention.
 
 use shizuku_kv_tests::NatsServer;
 

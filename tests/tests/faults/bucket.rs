@@ -1,4 +1,4 @@
-//! What is in a bucket, read without the library.
+//! The content of a bucket, read without the library.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,11 @@ use crate::history::{History, Key};
 use crate::log::{Content, Sight};
 use crate::record::Cell;
 
-/// How long one question may take.
+/// Timeout for one request.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// The newest entry of every key that was ever written, and the first sequence of the stream.
+/// Returns the newest entry of every key that was ever written, and the first sequence of the
+/// stream.
 pub(crate) async fn read(cluster: &NatsCluster, bucket: &str, history: &History) -> (Bucket, u64) {
     let mut context = jetstream::new(cluster.client().await);
     context.set_timeout(ANSWER);

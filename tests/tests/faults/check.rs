@@ -1,5 +1,6 @@
-//! What must hold of watches, as pure functions of what was written, what the watches delivered and what is in the
-//! bucket in the end. Each can fail: the tests below break a good run in every way that is looked for.
+//! The guarantees of watches, as pure functions of the writes, the delivered updates and the final
+//! content of the bucket. Each can fail: the tests below break a good run in every way that the
+//! functions check.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,10 +12,10 @@ use crate::log::{Content, Event, Form, Log, Sight};
 /// The newest entry of each key in the bucket, tombstones included.
 pub(crate) type Bucket = BTreeMap<Key, Sight>;
 
-/// Something that must not be.
+/// A violated guarantee.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Violation {
-    /// The watch, by its name.
+    /// Name of the watch.
     pub(crate) watch: Option<String>,
     pub(crate) key: Option<Key>,
     pub(crate) at: Option<Duration>,
@@ -22,12 +23,12 @@ pub(crate) struct Violation {
 }
 
 impl Violation {
-    /// One that is about no watch and no key.
+    /// Returns a violation that concerns no watch and no key.
     pub(crate) fn general(what: String) -> Self {
         Self { watch: None, key: None, at: None, what }
     }
 
-    /// One about a watch.
+    /// Returns a violation of a watch.
     pub(crate) fn of(log: &Log, what: String) -> Self {
         Self { watch: Some(log.name.clone()), ..Self::general(what) }
     }
@@ -40,13 +41,13 @@ impl Violation {
         Self { at: Some(at), ..Self::of_both(log, key, what) }
     }
 
-    /// One about a key, whoever watches it.
+    /// Returns a violation of a key, whatever watches it.
     pub(crate) fn of_key(key: &Key, what: String) -> Self {
         Self { key: Some(Arc::clone(key)), ..Self::general(what) }
     }
 }
 
-/// Everything that is checked when a run has ended.
+/// Checks everything after the end of a run.
 pub(crate) fn all(history: &History, bucket: &Bucket, logs: &[Log]) -> Vec<Violation> {
     let mut found = Vec::new();
     let acknowledged = Acknowledged::new(history);
@@ -68,12 +69,13 @@ pub(crate) fn all(history: &History, bucket: &Bucket, logs: &[Log]) -> Vec<Viola
     found
 }
 
-/// A watch does not end, and what it says of itself is true.
+/// Checks that a watch does not end, and that its own statements are true.
 fn trouble(log: &Log) -> Option<Violation> {
     Some(Violation::of(log, log.trouble.clone()?))
 }
 
-/// Per key, versions strictly grow; nothing arrives twice; nothing is from outside the scope.
+/// Checks that the versions of each key strictly grow, that nothing arrives twice, and that nothing
+/// is from outside the scope.
 pub(crate) fn order(log: &Log) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut last: HashMap<Key, u64> =
@@ -81,12 +83,12 @@ pub(crate) fn order(log: &Log) -> Vec<Violation> {
     for (at, event) in &log.events {
         let sight = match event {
             Event::Sight(sight) => sight,
-            // Another watch, which brings all of the state once more.
+            // Another watch, which delivers the whole state once more.
             Event::Afresh => {
                 last.clear();
                 continue;
             }
-            // Between two of these a live value may have been there and gone.
+            // Between two of these a live value may have come and gone.
             Event::Gone(_) | Event::Resumed | Event::CaughtUp => continue,
         };
         let Sight { key, version, .. } = sight;
@@ -142,8 +144,8 @@ impl<'h> Acknowledged<'h> {
     }
 }
 
-/// The caught-up marker comes once for each beginning, and then everything has been delivered that was in the bucket
-/// before: what was acknowledged, and what the watches before it had delivered.
+/// Checks the caught-up marker. It comes once for each beginning, after everything that was in the
+/// bucket before: the acknowledged writes, and the deliveries of earlier watches.
 fn state(history: &History, acknowledged: &Acknowledged<'_>, log: &Log) -> Vec<Violation> {
     let (Form::Watch, Some(mut began)) = (log.form, log.began) else { return Vec::new() };
     let mut found = Vec::new();
@@ -179,7 +181,7 @@ fn state(history: &History, acknowledged: &Acknowledged<'_>, log: &Log) -> Vec<V
                 for (key, version) in due {
                     let is_right = match last.get(key) {
                         Some(last) => last >= version,
-                        // Of tombstones a state need not tell.
+                        // A state may leave out tombstones.
                         None => history.of(key).any(|(_, write)| {
                             let is_mortal = write.kind.is_deletion() || write.kind == Kind::Lease;
                             is_mortal && write.outcome != Outcome::Refused && write.began <= *at
@@ -200,7 +202,8 @@ fn state(history: &History, acknowledged: &Acknowledged<'_>, log: &Log) -> Vec<V
     found
 }
 
-/// The last one always arrives: each key as the bucket has it, deletions and expiries too, and nothing else.
+/// Checks that the last update of each key arrives: each key is as in the bucket, deletions and
+/// expiries included, and there is nothing else.
 pub(crate) fn settled(history: &History, bucket: &Bucket, log: &Log) -> Vec<Violation> {
     let mut found = Vec::new();
     let keys: BTreeSet<_> =
@@ -214,7 +217,7 @@ pub(crate) fn settled(history: &History, bucket: &Bucket, log: &Log) -> Vec<Viol
             {
                 last == newest
             }
-            // A live value is none without a version.
+            // A live value that is none has no version.
             (newest, None | Some(None)) if log.form == Form::Live => {
                 newest.is_none_or(|newest| !newest.content.is_value())
             }
@@ -237,7 +240,8 @@ pub(crate) fn settled(history: &History, bucket: &Bucket, log: &Log) -> Vec<Viol
     found
 }
 
-/// Whether a key was perhaps gone before the watch began: of tombstones that are there already a state need not tell.
+/// Returns true if a key may have been gone before the watch began, because a state may leave out
+/// existing tombstones.
 fn may_predate(history: &History, newest: &Sight, log: &Log) -> bool {
     let began = |event: &Event| *event == Event::Afresh;
     let last_began =
@@ -258,8 +262,8 @@ fn shown(sight: Option<&Sight>) -> String {
     )
 }
 
-/// Everything seen is what was written: by a write that took effect, once, and where it was said to. Gives where each
-/// write took effect, as far as that is known.
+/// Checks that every update comes from a write that took effect, once, and with the reported
+/// version. Returns the version of each write, as far as it is known.
 fn genuine<'s>(
     history: &History,
     sights: impl Iterator<Item = &'s Sight>,
@@ -278,7 +282,7 @@ fn genuine<'s>(
         }
     }
     let mut seen: HashMap<u64, &Sight> = HashMap::new();
-    // Deletions that were not acknowledged and took effect all the same.
+    // Deletions that took effect without an acknowledgement.
     let mut unclaimed: HashMap<(Key, bool), u64> = HashMap::new();
     for sight in sights {
         let Sight { key, version, content } = sight;
@@ -347,7 +351,7 @@ fn genuine<'s>(
     (landed, found)
 }
 
-/// What is wrong with a value that was seen.
+/// Returns the fault of a value that was seen, if any.
 fn value(
     history: &History,
     landed: &mut HashMap<usize, u64>,
@@ -374,7 +378,7 @@ fn value(
     }
 }
 
-/// The last acknowledged state is reached: the bucket is not behind it.
+/// Checks that the bucket is not behind the last acknowledged state.
 fn reached(history: &History, bucket: &Bucket) -> Vec<Violation> {
     let mut newest: BTreeMap<&Key, (u64, usize)> = BTreeMap::new();
     for (number, write) in history.writes.iter().enumerate() {
@@ -397,10 +401,11 @@ fn reached(history: &History, bucket: &Bucket) -> Vec<Violation> {
     behind.collect()
 }
 
-/// Keys of this group count: each write of one adds one to what was there, by compare-and-swap.
+/// Group of the counters: each write of one adds one to its value, by compare-and-swap.
 const COUNTERS: &str = "count.";
 
-/// Of the acknowledged increments of a counter none is lost, and none counts that was not made.
+/// Checks that no acknowledged increment of a counter is lost, and that none is counted that was
+/// not made.
 fn counted(history: &History, bucket: &Bucket) -> Vec<Violation> {
     let mut found = Vec::new();
     let keys: BTreeSet<_> = history
@@ -410,7 +415,7 @@ fn counted(history: &History, bucket: &Bucket) -> Vec<Violation> {
         .filter(|key| key.starts_with(COUNTERS))
         .collect();
     for key in keys {
-        // What each acknowledged write counted to, by version.
+        // The count of each acknowledged write, by version.
         let mut acknowledged = BTreeMap::new();
         let mut possible = HashSet::new();
         for (number, write) in history.of(key) {
@@ -462,7 +467,7 @@ fn counted(history: &History, bucket: &Bucket) -> Vec<Violation> {
     found
 }
 
-/// What was acknowledged before a write began has a lower version than that write.
+/// Checks that a write that was acknowledged before another began has a lower version.
 fn in_time(history: &History, landed: &HashMap<usize, u64>) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut by_key: BTreeMap<&Key, Vec<(usize, &Write)>> = BTreeMap::new();

@@ -1,19 +1,19 @@
-//! Going on from cursors that were kept.
+//! Resumes from stored cursors.
 
 use std::time::Duration;
 
 use shizuku_kv::{KvError, Store, WatchCursor};
+use shizuku_kv_tests::Random;
 
 use crate::check::{self, Bucket, Violation};
 use crate::history::History;
 use crate::log::{Form, Log};
-use crate::random::Random;
 use crate::watchers::event;
 
-/// How long a watch may take to catch up where nothing is in its way.
+/// Timeout for a watch to catch up without faults.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What became of cursors.
+/// The outcomes of resumed cursors.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Resumed {
     pub(crate) continued: u64,
@@ -64,7 +64,7 @@ pub(crate) async fn resume(
 }
 
 async fn catch_up(store: &Store, log: &mut Log, cursor: WatchCursor) -> Result<(), KvError> {
-    let mut watch = store.watch_from(log.scope.clone(), cursor).await?;
+    let watch = store.watch_from(log.scope.clone(), cursor).await?;
     while !log.is_caught_up {
         let update = watch.next().await.expect("an update or an error")?;
         log.push(Duration::ZERO, event(update).expect("values of this run"));

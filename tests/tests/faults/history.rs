@@ -1,4 +1,4 @@
-//! What was written, and what the writers were told became of it.
+//! The writes, and their outcomes as the writers know them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +9,10 @@ use shizuku_kv::KvError;
 
 pub(crate) type Key = Arc<str>;
 
-/// What a write does.
+/// The effect of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Stores a value; counters count in it.
+    /// Stores a value. Counters count in it.
     Put {
         count: u64,
     },
@@ -28,14 +28,14 @@ impl Kind {
     }
 }
 
-/// What a writer was told.
+/// The outcome of a write, as its writer knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It took effect with this version.
     Acknowledged(u64),
     /// It did not take effect.
     Refused,
-    /// Nobody can know.
+    /// The outcome cannot be known.
     Unknown,
 }
 
@@ -43,14 +43,14 @@ pub(crate) enum Outcome {
 pub(crate) struct Write {
     pub(crate) key: Key,
     pub(crate) kind: Kind,
-    /// Before it was sent, since the run began.
+    /// Time before it was sent, since the run began.
     pub(crate) began: Duration,
-    /// After the answer.
+    /// Time after the answer.
     pub(crate) ended: Duration,
     pub(crate) outcome: Outcome,
 }
 
-/// All writes of a bucket; one is known by its place here.
+/// All writes of a bucket. The index of a write identifies it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     pub(crate) writes: Vec<Write>,
@@ -61,13 +61,13 @@ impl History {
         self.writes.iter().enumerate().filter(move |(_, write)| &*write.key == key)
     }
 
-    /// How many there are that a rule holds for.
+    /// Returns the number of writes whose outcome satisfies a rule.
     pub(crate) fn count(&self, rule: impl Fn(Outcome) -> bool) -> u64 {
         self.writes.iter().filter(|write| rule(write.outcome)).count() as u64
     }
 }
 
-/// The history while it is made, by many writers.
+/// The history while several writers record it.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     start: Instant,
@@ -80,9 +80,9 @@ pub(crate) struct Ledger {
 #[derive(Debug, Default)]
 struct Open {
     history: History,
-    /// The newest version of each key that was acknowledged.
+    /// Newest acknowledged version of each key.
     newest: HashMap<Key, u64>,
-    /// When the newest write of each group began that was acknowledged.
+    /// Time at which the newest acknowledged write of each group began.
     groups: HashMap<String, Duration>,
 }
 
@@ -96,7 +96,7 @@ impl Ledger {
         }
     }
 
-    /// Takes note of a write that is about to be sent, and gives it its number.
+    /// Records a write before it is sent, and returns its number.
     pub(crate) fn begin(&self, key: &str, kind: Kind) -> usize {
         let began = self.start.elapsed();
         let mut open = self.open.lock().unwrap();
@@ -106,7 +106,7 @@ impl Ledger {
         open.history.writes.len() - 1
     }
 
-    /// Takes note of its answer, and gives the version where it was acknowledged.
+    /// Records the answer, and returns the version if the write was acknowledged.
     pub(crate) fn end(
         &self,
         write: usize,
@@ -154,12 +154,12 @@ impl Ledger {
         oddities
     }
 
-    /// The newest acknowledged version of each key.
+    /// Returns the newest acknowledged version of each key.
     pub(crate) fn newest(&self) -> HashMap<Key, u64> {
         self.open.lock().unwrap().newest.clone()
     }
 
-    /// Whether each group of keys has an acknowledged write that began after this moment.
+    /// Returns true if each group of keys has an acknowledged write that began after this moment.
     pub(crate) fn all_groups_written_since(&self, moment: Duration) -> bool {
         self.open
             .lock()
@@ -174,7 +174,8 @@ impl Ledger {
     }
 }
 
-/// What an error says of a write; none for one that faults do not explain.
+/// Returns the outcome that an error implies. Returns `None` for an error that faults do not
+/// explain.
 fn told(error: &KvError) -> Option<Outcome> {
     match error {
         KvError::OutcomeUnknown { .. } => Some(Outcome::Unknown),

@@ -1,4 +1,5 @@
-//! A watch that reads from a replica that is behind: what it has not got yet must not be taken for what is not there.
+//! A watch that reads from a replica that is behind. Entries that the replica does not have yet
+//! must not be treated as absent.
 
 use std::time::{Duration, Instant};
 
@@ -7,14 +8,14 @@ use shizuku_kv::{
 };
 use shizuku_kv_tests::NatsCluster;
 
-/// Enough that a server that was away does not have them all at once.
+/// Number of writes that a returning server does not receive at once.
 const MANY: usize = 20_000;
 
-/// How long a server that has come back is looked at, in which it has caught up.
+/// Time for which a returning server is observed. It catches up within this time.
 const LENGTH: Duration = Duration::from_secs(4);
 
-/// A bucket of which one replica has just come back and has missed many writes, the last of which has this version; and a
-/// cursor after the last.
+/// Returns a bucket of which one replica has just come back and has missed many writes, the version
+/// of the last write, and a cursor after it.
 async fn behind(cluster: &NatsCluster) -> (Store, u64, WatchCursor) {
     let connection = connect(&cluster.url()).await.unwrap();
     let store = connection.store_with_config("b", StoreConfig::new().replicas(3)).await.unwrap();
@@ -39,7 +40,7 @@ async fn behind(cluster: &NatsCluster) -> (Store, u64, WatchCursor) {
     (store, version.unwrap().as_u64().unwrap(), cursor)
 }
 
-/// Opens a watch. The server may place it where nobody is any more.
+/// Opens a watch. Retries if the server places it on a node that is gone.
 async fn open(store: &Store, from: Option<WatchCursor>) -> Watch {
     loop {
         let opened = match from {

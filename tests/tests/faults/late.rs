@@ -1,5 +1,6 @@
-//! One replica gets what the leader writes a moment late, while whoever places consumers reaches it at once: one consumer
-//! in three is then made where the newest writes are not yet.
+//! One replica receives the leader's writes a moment late, while the server that places consumers
+//! reaches it at once. One consumer in three is then created on a replica without the newest
+//! writes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,16 +12,17 @@ use shizuku_kv::{
 };
 use shizuku_kv_tests::{NatsCluster, TcpProxy};
 
-/// How late.
+/// Delay of the replica.
 const LATE: Duration = Duration::from_millis(300);
 
-/// Enough that some consumers are made on the late replica.
+/// Number of tries, so that some consumers are created on the late replica.
 const TRIES: usize = 20;
 
 /// The newest version of each key.
 type Versions = BTreeMap<String, u64>;
 
-/// A cluster with a bucket `b` that has such a replica, and a connection to the node that is late for nobody.
+/// Returns a cluster with a bucket `b` that has such a replica, and a connection to a node without
+/// a delay.
 async fn late() -> (NatsCluster, Arc<dyn Connection>) {
     let cluster = NatsCluster::start().await;
     let placing = cluster.meta_leader().await;
@@ -44,7 +46,7 @@ async fn open(connection: &Arc<dyn Connection>, config: StoreConfig) -> Store {
     loop {
         match connection.store_with_config("b", config.clone()).await {
             Ok(store) => return store,
-            // On a loaded machine a server is taken to be offline for a moment.
+            // A loaded machine may consider a server offline for a moment.
             Err(KvError::Unsupported { .. }) => {
                 tokio::time::sleep(Duration::from_millis(100)).await
             }
@@ -53,7 +55,7 @@ async fn open(connection: &Arc<dyn Connection>, config: StoreConfig) -> Store {
     }
 }
 
-/// What a watch brings up to its caught-up marker.
+/// Returns the updates of a watch up to its caught-up marker.
 async fn state(watch: &mut Watch) -> Versions {
     let mut found = Versions::new();
     loop {
@@ -80,7 +82,7 @@ async fn a_watch_has_what_was_acknowledged_before_it() {
         };
         let key = format!("key.{}", number % 5);
         let last = store.put(&*key, "value").await.unwrap().as_u64().unwrap();
-        // Others follow, so that the end of the stream is not in every scope.
+        // Writes other keys, so that the end of the stream is not in every scope.
         store.put("other", "value").await.unwrap();
         for scope in
             [WatchScope::All, WatchScope::prefix("key."), WatchScope::prefixes([&*key, "x."])]
@@ -103,7 +105,8 @@ async fn a_watch_has_every_key_while_all_are_written() {
         let (store, acknowledged, ended) =
             (store.clone(), Arc::clone(&acknowledged), Arc::clone(&ended));
         async move {
-            // Many at a time, so that some are replaced before a consumer gets to them; no more than get to the late replica.
+            // Writes many at a time, so that some are replaced before a consumer reaches them, but
+            // no more than reach the late replica.
             while !ended.load(Ordering::SeqCst) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 let keys: Vec<_> = (0..40).map(|number| format!("key.{}", number % 20)).collect();

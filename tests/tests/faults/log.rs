@@ -1,4 +1,4 @@
-//! What a watch has delivered.
+//! The deliveries of a watch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use shizuku_kv::{WatchCursor, WatchScope};
 
 use crate::history::Key;
 
-/// What was seen of a key.
+/// The observed content of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     /// The value of this write.
@@ -24,7 +24,7 @@ impl Content {
     }
 }
 
-/// A key as it was seen.
+/// An observation of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sight {
     pub(crate) key: Key,
@@ -35,21 +35,21 @@ pub(crate) struct Sight {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Sight(Sight),
-    /// A live value is none, and no version says since when.
+    /// A live value is none, without a version.
     Gone(Key),
     CaughtUp,
-    /// It was dropped, and another one goes on from its cursor.
+    /// It was dropped, and another one resumes from its cursor.
     Resumed,
-    /// It was dropped, and another one begins from the start.
+    /// It was dropped, and another one starts from the beginning.
     Afresh,
 }
 
-/// What kind of watch it is, as far as the checks differ.
+/// The kind of a watch, as far as the checks differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// It delivers entries, deletions too, and a caught-up marker.
+    /// Delivers entries, deletions too, and a caught-up marker.
     Watch,
-    /// It has the newest value, or none.
+    /// Has the newest value, or none.
     Live,
 }
 
@@ -59,22 +59,22 @@ pub(crate) struct Log {
     pub(crate) name: String,
     pub(crate) form: Form,
     pub(crate) scope: WatchScope,
-    /// Before it was opened; none as long as it is not.
+    /// Time before it was opened. `None` until then.
     pub(crate) began: Option<Duration>,
     pub(crate) events: Vec<(Duration, Event)>,
-    /// Where it stood, each after so many events.
+    /// Its cursors, each with the number of earlier events.
     pub(crate) cursors: Vec<(usize, WatchCursor)>,
-    /// Why it has ended, or what else it did that it must not.
+    /// Reason why it has ended, or another forbidden behaviour.
     pub(crate) trouble: Option<String>,
-    /// It is read slowly or not at all on purpose, until there is quiet.
+    /// True if it is read slowly or not at all on purpose, until there is quiet.
     pub(crate) lags: bool,
-    /// What had been seen of each key before the first event here.
+    /// The version of each key that was seen before the first event here.
     pub(crate) inherited: BTreeMap<Key, u64>,
-    /// Whether all of the state has come, since it last began.
+    /// True if the whole state has arrived, since it last began.
     pub(crate) is_caught_up: bool,
-    /// The last that was seen of each key.
+    /// The last observation of each key.
     last: BTreeMap<Key, Option<Sight>>,
-    /// What the one that began afresh has brought, until it is caught up.
+    /// The keys that a restarted watch has delivered, until it is caught up.
     brought: Option<BTreeSet<Key>>,
 }
 
@@ -126,17 +126,17 @@ impl Log {
         }
     }
 
-    /// The last that was seen of a key; `Some(None)` where a live value has become none.
+    /// Returns the last observation of a key, or `Some(None)` if a live value has become none.
     pub(crate) fn last(&self, key: &str) -> Option<Option<&Sight>> {
         self.last.get(key).map(Option::as_ref)
     }
 
-    /// The keys of which something was seen.
+    /// Returns the observed keys.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
         self.last.keys()
     }
 
-    /// One that goes on where this watch stood after so many events.
+    /// Returns a log that resumes after this number of events of this watch.
     pub(crate) fn resumed_after(&self, events: usize) -> Self {
         let mut resumed = Self::new(
             format!("{}, resumed after {events} events", self.name),
@@ -146,7 +146,8 @@ impl Log {
         for (_, event) in &self.events[..events] {
             resumed.note(event);
         }
-        // What an earlier one had seen is no matter of one that had begun afresh and was not caught up.
+        // A watch that had started again and was not caught up does not inherit the observations of
+        // earlier ones.
         if let Some(brought) = resumed.brought.take() {
             resumed.last.retain(|key, _| brought.contains(key));
         }
@@ -160,7 +161,7 @@ impl Log {
         resumed
     }
 
-    /// How many entries it has delivered.
+    /// Returns the number of delivered entries.
     pub(crate) fn entries(&self) -> u64 {
         let is_entry = |event: &Event| matches!(event, Event::Sight(_) | Event::Gone(_));
         self.events.iter().filter(|(_, event)| is_entry(event)).count() as u64

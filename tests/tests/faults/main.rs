@@ -1,8 +1,9 @@
-//! Watches under faults: writers of every kind and watches of every scope, while servers are killed and paused and the
-//! network between them and their clients fails; then quiet, and each watch is compared with what was acknowledged.
+//! Watches under faults. Writers of every kind and watches of every scope run, while servers are
+//! killed and paused and the network between them and their clients fails. After a quiet time, each
+//! watch is compared with the acknowledged writes.
 //!
-//! `SHIZUKU_SEED` makes the same decisions again: the faults, and what each writer writes where. When they happen is up
-//! to the machine. `docs/reliability.md` says what is checked and what is not.
+//! `SHIZUKU_SEED` makes the same decisions again: the faults, and the writes of each writer. The
+//! machine decides when they happen. `docs/reliability.md` lists what is checked and what is not.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,7 +20,6 @@ mod history;
 mod lagging;
 mod late;
 mod log;
-mod random;
 mod record;
 mod replica;
 mod run;
@@ -34,7 +34,7 @@ use std::time::Duration;
 use run::Plan;
 use shizuku_kv_tests::NatsServer;
 
-/// How long faults are injected in the tests that always run. Quiet and the checks come on top.
+/// Duration of the faults in the tests that always run, without the quiet time and the checks.
 const LENGTH: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,8 +44,8 @@ async fn watches_of_a_single_server_outlive_its_faults() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_of_a_cluster_outlive_its_faults() {
-    // Before 2.11 two servers whose routes were cut can go on closing each other's new ones for minutes, each taking
-    // the other's for a duplicate of its own: then there is no cluster to be tested.
+    // Before 2.11 two servers whose routes were cut can close each other's new routes for minutes,
+    // because each considers the other's a duplicate of its own. There is then no cluster to test.
     if !NatsServer::shared().is_at_least(2, 11) {
         println!("not with nats-server {}", NatsServer::shared().version());
         return;

@@ -1,4 +1,4 @@
-//! What is written: every value is of one write, and says of which.
+//! The written values: every value belongs to one write, and names it.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -12,12 +12,12 @@ pub(crate) struct Cell {
     pub(crate) number: u32,
     /// The number of the write in the history.
     pub(crate) write: usize,
-    /// What a counter has been counted to.
+    /// The count of a counter.
     pub(crate) count: u64,
 }
 
 impl Cell {
-    /// The value of a write to a key such as `plain.3`.
+    /// Returns the value of a write to a key such as `plain.3`.
     pub(crate) fn new(key: &str, write: usize, count: u64) -> Self {
         let (group, number) = key.split_once('.').expect("a group and a number");
         Self { group: group.to_owned(), number: number.parse().expect("a number"), write, count }
@@ -31,7 +31,7 @@ impl Cell {
         serde_json::to_vec(self).expect("it can be encoded").into()
     }
 
-    /// The value found under a key, which must be of that key.
+    /// Decodes the value found under a key, which must belong to that key.
     pub(crate) fn found(key: &str, value: &[u8]) -> Result<Self, String> {
         let cell: Self =
             serde_json::from_slice(value).map_err(|error| format!("{key}: {error}"))?;

@@ -1,6 +1,6 @@
-//! A replica under faults: a process keeps a copy of a bucket in a log, and is killed and started again over and over
-//! while everybody writes and servers and networks fail. After each kill the log is compared with the journal that its
-//! `apply` kept; in the end it is compared with the bucket.
+//! A replica under faults. A process keeps a copy of a bucket in a log, and is killed and restarted
+//! repeatedly, while others write and servers and networks fail. After each kill the log is
+//! compared with the journal of its `apply`; in the end it is compared with the bucket.
 
 mod child;
 mod journal;
@@ -11,18 +11,17 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use shizuku_kv::snapshot::{self, Snapshot};
-use shizuku_kv_tests::{Faults, NatsCluster, NatsServer};
+use shizuku_kv_tests::{Faults, NatsCluster, NatsServer, Random};
 
 use self::child::Process;
 use self::journal::{Copy, Journal};
 use crate::bucket;
-use crate::random::Random;
 use crate::run::PATIENCE;
 use crate::world::{Phase, Settings, World};
 
 const POLL: Duration = Duration::from_millis(10);
 
-/// How long the process lives at most.
+/// Maximum lifetime of the process in milliseconds.
 const LIFE: u64 = 1500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -38,7 +37,7 @@ async fn a_replica_that_is_killed_over_and_over_outlives_the_faults_of_a_cluster
     }
 }
 
-/// What was seen.
+/// The observed events.
 #[derive(Debug, Default)]
 struct Tally {
     starts: u64,
@@ -65,7 +64,7 @@ async fn run(cluster: NatsCluster, seed: u64, length: Duration) {
             compact(&cluster, &world, held.cursor).await;
             tally.compactions += 1;
         }
-        let process = Process::start(&cluster.url(), &world.bucket, home.path(), random.next());
+        let process = Process::start(&cluster.url(), &world.bucket, home.path(), random.number());
         tally.starts += 1;
         let life = tokio::time::sleep(Duration::from_millis(random.below(LIFE)));
         if random.once_in(3) {
@@ -84,7 +83,7 @@ async fn run(cluster: NatsCluster, seed: u64, length: Duration) {
     cluster.wait_until_ready().await;
     cluster.wait_until_healthy(&world.bucket).await;
     world.write_last().await;
-    let process = Process::start(&cluster.url(), &world.bucket, home.path(), random.next());
+    let process = Process::start(&cluster.url(), &world.bucket, home.path(), random.number());
     let deadline = Instant::now() + PATIENCE;
     loop {
         let (there, _) = bucket::read(&cluster, &world.bucket, &world.ledger.history()).await;
@@ -111,8 +110,8 @@ async fn run(cluster: NatsCluster, seed: u64, length: Duration) {
     assert!(tally.starts >= 10 && tally.updates > 100, "too little has happened: {tally:?}");
 }
 
-/// Waits until much has followed what the replica has, and removes all but the last of it: values that nobody will ever
-/// tell it have vanished.
+/// Waits until many updates follow the replica's position, and removes all but the last of them. No
+/// update will report these values as vanished.
 async fn compact(cluster: &NatsCluster, world: &World, held: Option<u64>) {
     let beyond = held.unwrap_or_default() + 20;
     while world.ledger.newest().values().all(|version| *version < beyond) {
@@ -130,7 +129,7 @@ async fn compact(cluster: &NatsCluster, world: &World, held: Option<u64>) {
     }
 }
 
-/// Compares what is in the log with what `apply` has taken note of since the process was started.
+/// Compares the content of the log with the journal of `apply` since the process was started.
 fn after_a_kill(home: &Path, journal: &mut Journal, before: Copy, tally: &mut Tally) -> Copy {
     let run = journal.read_on();
     let found = load(home);

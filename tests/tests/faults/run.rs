@@ -1,33 +1,32 @@
-//! One run: faults for a while, then quiet, then everything is checked.
+//! One run: faults for a while, then a quiet time, then all checks.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use shizuku_kv::WatchScope;
-use shizuku_kv_tests::{Faults, NatsCluster, NatsServer};
+use shizuku_kv_tests::{Faults, NatsCluster, NatsServer, Random};
 
 use crate::bucket;
 use crate::check::{self, Bucket, Violation};
 use crate::cursors;
 use crate::history::{History, Kind, Outcome, Write};
 use crate::log::{Content, Event, Log};
-use crate::random::Random;
 use crate::summary::{Injected, Slowest, Summary};
 use crate::watchers::sight;
 use crate::world::{ANCHOR, Phase, Settings, World};
 use crate::writers::DEADLINE;
 
-/// How long watches may take for everything, after a fault or in the end. A connection that is half dead is noticed
-/// after 20 seconds, a lost consumer after 11, and a new try may be 10 seconds away.
+/// Timeout for watches to receive everything, after a fault or in the end. A half-dead connection
+/// is noticed after 20 seconds, a lost consumer after 11, and a retry may be 10 seconds away.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What a write may overrun its deadline by, on a machine that has other things to do.
+/// Maximum time by which a write may exceed its deadline, on a busy machine.
 const OVERRUN: Duration = Duration::from_secs(4);
 
-/// How many violations of a run are told in full.
+/// Maximum number of violations of a run that are reported in full.
 const TOLD: usize = 12;
 
-/// How many of a watch's last deliveries and a key's last writes a violation is told with.
+/// Maximum number of a watch's last deliveries and a key's last writes that a violation includes.
 const CONTEXT: usize = 16;
 
 const POLL: Duration = Duration::from_millis(10);
@@ -39,7 +38,7 @@ pub(crate) struct Plan {
     pub(crate) length: Duration,
 }
 
-/// Runs it.
+/// Runs the plan.
 pub(crate) async fn run(plan: Plan) -> Summary {
     let mut faults =
         Faults::new(plan.seed).lasting(Duration::from_millis(50)..=Duration::from_secs(2));
@@ -97,15 +96,15 @@ impl Run {
             faults.inject(&injection, &self.cluster, bucket).await;
             let ended = self.start.elapsed();
             self.summary.injected.last_mut().expect("it was just put there").ended = ended;
-            // Else the next one comes while this one is still felt.
+            // Otherwise the next fault comes while this one still has effects.
             if random.once_in(2) {
                 self.converge(ended, what).await;
             }
         }
     }
 
-    /// Waits until every group of keys has been written since then and all that has arrived, and takes note of how long
-    /// it took.
+    /// Waits until every group of keys has been written since then and all watches have received
+    /// that, and records the duration.
     async fn converge(&mut self, since: Duration, after: String) {
         let worlds = &self.worlds;
         let written = || worlds.iter().all(|world| world.ledger.all_groups_written_since(since));
@@ -140,7 +139,7 @@ impl Run {
         self.violations.push(Violation::general(format!("at {at:.3?} {what}")));
     }
 
-    /// Quiet, and everything that is checked.
+    /// Ends the faults, and makes all checks.
     async fn end(&mut self, random: &mut Random) {
         let quiet = self.start.elapsed();
         for world in &mut self.worlds {
@@ -159,7 +158,7 @@ impl Run {
             let consumers = self.cluster.consumers(&world.bucket).await;
             self.summary.remade += remade(&consumers);
         }
-        // All of them go on, and what was on its way by mistake has come by now.
+        // All watches continue, and any surplus update has arrived by now.
         for world in &self.worlds {
             world.write_last().await;
         }
@@ -169,7 +168,8 @@ impl Run {
         }
     }
 
-    /// Waits until every value that expires has, and every watch has what the bucket has.
+    /// Waits until every value with a time to live has expired, and every watch agrees with the
+    /// bucket.
     async fn settle(&mut self) {
         let mut unsettled = Vec::new();
         for world in &self.worlds {
@@ -216,7 +216,7 @@ impl Run {
 
         let store = world.store().await;
         found.extend(listed(&store, &bucket).await);
-        // As long as the first message is there, no cursor expires.
+        // While the first message exists, no cursor expires.
         let (went_on, wrong) =
             cursors::resume(&store, &logs, &history, &bucket, first_sequence, 2, random).await;
         found.extend(wrong);
@@ -238,7 +238,7 @@ impl Run {
             summary.resumed.continued += resumed.continued;
             summary.resumed.expired += resumed.expired;
         }
-        // Those without a bucket were found on the way.
+        // The run itself found those without a bucket.
         let earlier = std::mem::take(&mut self.violations);
         let left_out = found.len().saturating_sub(TOLD);
         for violation in earlier.iter().chain(found.iter().take(TOLD)) {
@@ -250,7 +250,7 @@ impl Run {
     }
 }
 
-/// Waits for a condition, as long as is reasonable.
+/// Waits for a condition, up to the timeout.
 async fn until(condition: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
@@ -262,7 +262,8 @@ async fn until(condition: impl Fn() -> bool) -> bool {
     true
 }
 
-/// How often consumers were made again. Each watch counts its own in their names: `shizuku-ID-COUNT`.
+/// Returns the number of recreated consumers. Each watch counts its own in their names:
+/// `shizuku-ID-COUNT`.
 fn remade(consumers: &[String]) -> u64 {
     let mut most: HashMap<&str, u64> = HashMap::new();
     for name in consumers {
@@ -277,7 +278,7 @@ fn remade(consumers: &[String]) -> u64 {
     most.values().sum()
 }
 
-/// The keys with a time to live that are still there.
+/// Returns the keys with a time to live that still exist.
 fn leased(history: &History, bucket: &Bucket) -> Vec<String> {
     let lives = |content| match content {
         Content::Value(number) => history.writes[number].kind == Kind::Lease,
@@ -290,9 +291,9 @@ fn leased(history: &History, bucket: &Bucket) -> Vec<String> {
         .collect()
 }
 
-/// Nothing hangs.
+/// Checks that no write hangs.
 fn slow_writes(history: &History) -> Vec<Violation> {
-    // Many at a time have the deadline twice.
+    // A batch of writes has twice the deadline.
     let limit = 2 * DEADLINE + OVERRUN;
     let slow =
         history.writes.iter().filter(|write| write.ended.saturating_sub(write.began) > limit);
@@ -302,7 +303,7 @@ fn slow_writes(history: &History) -> Vec<Violation> {
     told.collect()
 }
 
-/// A fresh listing is what is there.
+/// Checks that a new listing equals the bucket.
 async fn listed(store: &shizuku_kv::Store, bucket: &Bucket) -> Vec<Violation> {
     let entries = match store.scan(WatchScope::All).try_collect().await {
         Ok(entries) => entries,
@@ -322,14 +323,14 @@ async fn listed(store: &shizuku_kv::Store, bucket: &Bucket) -> Vec<Violation> {
     }
 }
 
-/// A violation with what is known of it.
+/// Formats a violation with its context.
 fn told(bucket: &str, violation: &Violation, logs: &[Log], history: &History) -> String {
     let Violation { watch, key, at, what } = violation;
     let place = at.map_or_else(String::new, |at| format!("at {at:.3?} "));
     let mut text =
         format!("{bucket}: {}{}{place}{what}", named(watch.as_deref()), named(key.as_deref()));
     let Some(key) = key else { return text };
-    // Up to a little after it, or the last ones.
+    // Shows entries up to a little after it, or the last ones.
     let end = at.map_or(Duration::MAX, |at| at + Duration::from_millis(50));
     let of_key = |event: &Event| match event {
         Event::Sight(sight) => sight.key == *key,

@@ -1,15 +1,16 @@
-//! The same runs for as long as is wanted: `scripts/soak`.
+//! Repeats the runs for a chosen time: `scripts/soak`.
 
 use std::time::{Duration, Instant};
 
 use crate::run::{self, Plan};
 use crate::summary::Summary;
 
-/// How long faults are injected in each of the runs that a soak consists of.
+/// Duration of the faults in each run of a soak.
 const LENGTH: Duration = Duration::from_secs(60);
 
-/// Runs in turn on a single server and on a cluster, for `SHIZUKU_SOAK_MINUTES` (one unless set), with seeds that follow
-/// from `SHIZUKU_SOAK_SEED`. With `SHIZUKU_SOAK_REPORT` the summary is written there too.
+/// Runs in turn on a single server and on a cluster, for `SHIZUKU_SOAK_MINUTES` (one by default),
+/// with seeds that follow from `SHIZUKU_SOAK_SEED`. With `SHIZUKU_SOAK_REPORT` it also writes the
+/// summary to that file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: scripts/soak, or scripts/test --long"]
 async fn soak() {
@@ -22,7 +23,7 @@ async fn soak() {
     let mut runs = 0;
     while start.elapsed() < length {
         let nodes = if runs % 2 == 0 { 1 } else { 3 };
-        // Far apart for seeds that are not.
+        // Seeds of neighbouring soaks are far apart.
         let plan = Plan { seed: seed.wrapping_mul(1_000_000) + runs, nodes, length: each };
         runs += 1;
         let summary = match tokio::spawn(run::run(plan)).await {

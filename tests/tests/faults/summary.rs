@@ -1,4 +1,4 @@
-//! What a run, or many of them, came to.
+//! The results of a run, or of many.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use shizuku_kv_tests::Fault;
 
 use crate::cursors::Resumed;
 
-/// A fault as it was injected.
+/// An injected fault.
 #[derive(Clone, Debug)]
 pub(crate) struct Injected {
     pub(crate) began: Duration,
@@ -19,11 +19,11 @@ pub(crate) struct Injected {
 /// The longest time to converge.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Slowest {
-    /// Until every group of keys was written again, and all of that had arrived everywhere.
+    /// Time until every group of keys was written again, and all watches had received that.
     pub(crate) whole: Duration,
-    /// Of that, until every group of keys was written again.
+    /// The part of it until every group of keys was written again.
     pub(crate) writing: Duration,
-    /// After which fault.
+    /// The preceding fault.
     pub(crate) after: String,
 }
 
@@ -40,11 +40,11 @@ pub(crate) struct Summary {
     pub(crate) watches: u64,
     /// Entries delivered to all watches.
     pub(crate) events: u64,
-    /// Consumers that were made in place of lost ones.
+    /// Number of consumers that replaced lost ones.
     pub(crate) remade: u64,
     pub(crate) resumed: Resumed,
     pub(crate) slowest: Slowest,
-    /// From the last fault until every watch had everything.
+    /// Time from the last fault until every watch had everything.
     pub(crate) settling: Duration,
     pub(crate) violations: Vec<String>,
 }
@@ -54,7 +54,7 @@ impl Summary {
         self.faults.values().sum()
     }
 
-    /// Adds another run to this.
+    /// Adds another run to this one.
     pub(crate) fn add(&mut self, other: Self) {
         self.version = other.version;
         for (kind, runs) in other.runs {
@@ -78,7 +78,7 @@ impl Summary {
         self.violations.extend(other.violations);
     }
 
-    /// What to print where a run fails: how to have it again, and what happened when.
+    /// Describes a failed run: how to repeat it, and the times of its faults.
     pub(crate) fn failure(&self) -> String {
         let mut text = format!("SHIZUKU_SEED={} makes the same decisions. Faults:\n", self.seed);
         for Injected { began, ended, what } in &self.injected {

@@ -5,34 +5,35 @@ use std::time::{Duration, Instant};
 
 use shizuku_kv::{
     KeyValueRead, KvEntry, KvError, KvOperation, KvReadError, KvUpdate, Live, LiveSnapshot,
-    LiveStanding, Store, TypedEntry, TypedUpdate, TypedWatch, Watch, WatchCursor, WatchScope,
+    LiveSyncState, Store, TypedEntry, TypedUpdate, TypedWatch, Watch, WatchCursor, WatchScope,
 };
+use shizuku_kv_tests::Random;
 use tokio::sync::watch;
 
 use crate::log::{Content, Event, Log, Sight};
-use crate::random::Random;
 use crate::record::Cell;
 use crate::run::PATIENCE;
 use crate::world::Phase;
 
-/// How a reader reads.
+/// The behaviour of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Habit {
-    /// What comes, when it comes.
+    /// Reads updates as they come.
     Prompt,
-    /// Begins some time after the others.
+    /// Starts some time after the others.
     Late,
-    /// Drops the future of the next update over and over.
+    /// Drops the future of the next update repeatedly.
     Restless,
-    /// Rests after each update, until there is quiet.
+    /// Pauses after each update, until there is quiet.
     Slow,
-    /// Does not read at all once it is caught up, until there is quiet.
+    /// Stops reading after it is caught up, until there is quiet.
     Asleep,
-    /// Drops the watch over and over and opens another one: from its cursor, now and then from the start.
+    /// Drops the watch repeatedly and opens another one: from its cursor, and sometimes from the
+    /// start.
     Roaming,
 }
 
-/// Through which interface.
+/// The interface of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interface {
     Raw,
@@ -75,7 +76,7 @@ impl Source {
         }
     }
 
-    /// What comes next, or why nothing does.
+    /// Returns the next event, or the reason why there is none.
     async fn next(&mut self) -> Result<Event, String> {
         match self {
             Self::Raw(watch) => match watch.next().await {
@@ -99,12 +100,12 @@ impl Source {
     }
 }
 
-/// A raw update as an event.
+/// Converts a raw update to an event.
 pub(crate) fn event(update: KvUpdate) -> Result<Event, String> {
     update.into_entry().map_or(Ok(Event::CaughtUp), |entry| Ok(Event::Sight(sight(&entry)?)))
 }
 
-/// An entry as it is seen.
+/// Converts an entry to an observation.
 pub(crate) fn sight(entry: &KvEntry) -> Result<Sight, String> {
     let content = match entry.operation {
         KvOperation::Put => Content::Value(Cell::found(&entry.key, &entry.value)?.write),
@@ -147,7 +148,7 @@ pub(crate) struct Reader {
     pub(crate) random: Random,
 }
 
-/// Nothing more is to be read.
+/// The end of the reading.
 struct Over;
 
 impl Reader {
@@ -162,7 +163,7 @@ impl Reader {
             drop(source);
             let again = self.random.once_in(5);
             from = cursor.filter(|_| !again);
-            // As it would be kept.
+            // Converts the cursor to bytes and back, as for storage.
             from = from.map(|cursor| {
                 WatchCursor::from_bytes(&cursor.to_bytes()).expect("it was written here")
             });
@@ -170,7 +171,7 @@ impl Reader {
         }
     }
 
-    /// A watch, however often it has to be tried; none when the run is over, or with trouble.
+    /// Opens a watch, with retries. Returns `None` if the run is over, or after recording trouble.
     async fn open(&mut self, interface: Interface, from: Option<WatchCursor>) -> Option<Source> {
         let scope = {
             let mut log = self.log.lock().unwrap();
@@ -190,7 +191,7 @@ impl Reader {
         None
     }
 
-    /// Reads for as long as this reader keeps a watch, and gives where it stands then.
+    /// Reads for as long as this reader keeps a watch, and returns its cursor.
     async fn read(
         &mut self,
         source: &mut Source,
@@ -206,10 +207,14 @@ impl Reader {
             let event = tokio::select! {
                 event = source.next() => event,
                 _ = phase.wait_for(|phase| *phase == Phase::Over) => return Err(Over),
-                () = tokio::time::sleep_until(moves.unwrap_or_else(tokio::time::Instant::now)), if moves.is_some() && !is_quiet => {
+                () = tokio::time::sleep_until(moves.unwrap_or_else(tokio::time::Instant::now)),
+                    if moves.is_some() && !is_quiet =>
+                {
                     return Ok(source.cursor());
                 }
-                () = tokio::time::sleep(restless.unwrap_or_default()), if restless.is_some() => continue,
+                () = tokio::time::sleep(restless.unwrap_or_default()), if restless.is_some() => {
+                    continue;
+                }
             };
             match event {
                 Ok(event) => {
@@ -241,7 +246,7 @@ impl Reader {
         live: Live<T>,
         record: fn(&T) -> Option<&Cell>,
     ) {
-        let mut values = live.stream();
+        let values = live.stream();
         loop {
             let value = tokio::select! {
                 value = values.next() => value,
@@ -263,16 +268,17 @@ impl Reader {
                 }
             }
         }
-        // Nothing has to come for a key that does not change: its watch may still rest before the next try.
-        let mut statuses = live.statuses();
+        // A key that does not change need not deliver anything: its watch may still pause before
+        // the next try.
+        let statuses = live.statuses();
         let heals =
             async { while !live.status().link.is_up() && statuses.next().await.is_some() {} };
         let _ = tokio::time::timeout(PATIENCE, heals).await;
         let status = live.status();
         let is_there = record(&live.load()).is_some();
-        let is_right = match &status.standing {
-            LiveStanding::Current => is_there,
-            LiveStanding::Absent { .. } => !is_there,
+        let is_right = match &status.sync_state {
+            LiveSyncState::Current => is_there,
+            LiveSyncState::Absent { .. } => !is_there,
             _ => false,
         };
         if !is_right || !status.link.is_up() {

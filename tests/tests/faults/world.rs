@@ -1,42 +1,42 @@
-//! One bucket with everybody who writes to it and watches it.
+//! One bucket with its writers and watches.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use shizuku_kv::{Connection, KeyValueRead, Store, StoreConfig, WatchScope, connect};
+use shizuku_kv::{Connection, LiveRead, Store, StoreConfig, WatchScope, connect};
+use shizuku_kv_tests::Random;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::history::{Key, Ledger};
 use crate::log::{Form, Log};
-use crate::random::Random;
 use crate::record::Cell;
 use crate::watchers::{Habit, Interface, Reader};
 use crate::writers::{COUNTERS, PLAIN, Task, Writer};
 
-/// What goes on.
+/// The phase of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Faults are injected, and everybody writes.
+    /// Faults are injected, and all writers write.
     Faults,
-    /// Nobody writes but the run itself, and every watch is read.
+    /// Only the run itself writes, and every watch is read.
     Quiet,
-    /// Watches are let go.
+    /// Watches are dropped.
     Over,
 }
 
-/// What a bucket is like.
+/// The settings of a bucket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) replicas: usize,
     pub(crate) history: u8,
-    /// Whether there are keys with a time to live; else there are counters.
+    /// True if there are keys with a time to live. Otherwise there are counters.
     pub(crate) leases: bool,
 }
 
-/// The key that is written first and never again, until cursors are to expire: as long as it is where it is, no cursor
-/// does.
+/// Key that is written first and never again, until cursors must expire. While its entry exists, no
+/// cursor expires.
 pub(crate) const ANCHOR: &str = "anchor.0";
 
 pub(crate) struct World {
@@ -50,12 +50,12 @@ pub(crate) struct World {
     url: String,
     seed: u64,
     start: Instant,
-    /// Those that write, those that watch, and others that watch.
+    /// One for writers, and two for watches.
     stores: [Store; 3],
 }
 
 impl World {
-    /// Makes the bucket, and writes what is there in the beginning.
+    /// Creates the bucket, and writes its initial content.
     pub(crate) async fn new(
         url: &str,
         bucket: &str,
@@ -108,7 +108,7 @@ impl World {
         world
     }
 
-    /// A store of its own, on a connection of its own.
+    /// Returns a store on a connection of its own.
     pub(crate) async fn store(&self) -> Store {
         let connection = connect(&self.url).await.expect("a connection");
         connection
@@ -142,7 +142,7 @@ impl World {
         }
     }
 
-    /// Opens watches of every scope through every interface. Some begin only later, within this time.
+    /// Opens watches of every scope through every interface. Some start later, within this time.
     pub(crate) async fn start_watches(&mut self, length: Duration) {
         use Habit::{Asleep, Late, Prompt, Restless, Roaming, Slow};
         use Interface::{Raw, Typed};
@@ -174,7 +174,7 @@ impl World {
                 (Raw, Asleep, WatchScope::All),
                 (Raw, Prompt, key("count.0")),
                 (Raw, Late, key("count.1")),
-                // Which the server cannot filter.
+                // The server cannot filter this scope.
                 (Raw, Prompt, prefix("c")),
                 (Raw, Prompt, WatchScope::prefixes(["plain.", "count."])),
                 (Raw, Roaming, WatchScope::prefixes(["count.", "churn.1"])),
@@ -195,7 +195,7 @@ impl World {
         self.start_live_values().await;
     }
 
-    /// More than there are watches, so that some are moved to a wider one.
+    /// Opens more live values than watches, so that some are moved to a wider watch.
     async fn start_live_values(&mut self) {
         let mut keys: Vec<_> = (0..PLAIN).map(|number| ("plain", number)).collect();
         if !self.settings.leases {
@@ -237,7 +237,7 @@ impl World {
         Reader { store, log, start: self.start, phase, random }
     }
 
-    /// Writes what nothing else is written after, until that is acknowledged.
+    /// Makes the last writes, and repeats them until they are acknowledged.
     pub(crate) async fn write_last(&self) {
         let mut writer = self.writer("last");
         for number in 0..PLAIN {
@@ -258,7 +258,8 @@ impl World {
         self.phase.send_replace(phase);
     }
 
-    /// The watches that do not have everything up to these versions, of those that are meant to keep up.
+    /// Returns the watches without all updates up to these versions, among those that should keep
+    /// up.
     pub(crate) fn behind(&self, newest: &HashMap<Key, u64>) -> Vec<String> {
         let mut behind = Vec::new();
         for log in &self.logs {
@@ -267,7 +268,7 @@ impl World {
                 continue;
             }
             let is_behind = newest.iter().any(|(key, version)| {
-                // A live value says nothing of the versions of deletions.
+                // A live value does not show the versions of deletions.
                 let counts =
                     log.scope.matches(key) && (log.form == Form::Watch || never_deleted(key));
                 counts && log.last(key).flatten().is_none_or(|last| last.version < *version)

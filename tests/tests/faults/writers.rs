@@ -1,32 +1,32 @@
-//! Writers of every kind, each of which takes note of what it writes and what it is told.
+//! Writers of every kind, each of which records its writes and their outcomes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use shizuku_kv::{KvEntry, KvResult, Store, VersionToken};
+use shizuku_kv_tests::Random;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::history::{Kind, Ledger};
-use crate::random::Random;
 use crate::record::Cell;
 use crate::world::Phase;
 
-/// The deadline of each write: short, so that there are many under a fault.
+/// Deadline of each write: short, so that there are many during a fault.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 
-/// How many keys there are in each group.
+/// Number of keys in each group.
 pub(crate) const PLAIN: u64 = 8;
 pub(crate) const COUNTERS: u64 = 3;
 pub(crate) const CHURN: u64 = 8;
 pub(crate) const LEASES: u64 = 12;
 
-/// What a writer does.
+/// The task of a writer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Task {
     /// Puts values, one or many at a time.
     Plain,
-    /// Adds one to what is there, by compare-and-swap.
+    /// Adds one to the present value, by compare-and-swap.
     Count,
     /// Deletes, purges, creates and swaps.
     Churn,
@@ -35,12 +35,12 @@ pub(crate) enum Task {
 }
 
 impl Task {
-    /// A writer rests a little between two writes, so that a history stays small enough to be kept.
+    /// Returns the pause between two writes, so that a history stays small enough to keep.
     fn pace(self) -> Duration {
         Duration::from_millis(match self {
             Self::Plain => 8,
             Self::Count | Self::Churn => 10,
-            // Each key has time to expire.
+            // Gives each key time to expire.
             Self::Lease => 150,
         })
     }
@@ -51,7 +51,7 @@ pub(crate) struct Writer {
     store: Store,
     ledger: Arc<Ledger>,
     random: Random,
-    /// Whether leases expire; else they are only put.
+    /// True if leases expire. Otherwise they are only put.
     leases: bool,
 }
 
@@ -79,12 +79,12 @@ impl Writer {
         }
     }
 
-    /// Puts a value until that is acknowledged.
+    /// Puts a value, and repeats that until it is acknowledged.
     pub(crate) async fn put_for_sure(&mut self, key: &str) {
         while self.put(key).await.is_none() {}
     }
 
-    /// Counts on until that is acknowledged.
+    /// Increments a counter, and repeats that until it is acknowledged.
     pub(crate) async fn count_for_sure(&mut self, key: &str) {
         while self.count(key).await.is_none() {}
     }
@@ -102,7 +102,7 @@ impl Writer {
         self.ledger.end(write, answer)
     }
 
-    /// Takes note of a write with a value.
+    /// Records a write with a value.
     fn begin(&self, key: &str, count: u64) -> (usize, bytes::Bytes) {
         let write = self.ledger.begin(key, Kind::Put { count });
         (write, Cell::new(key, write, count).to_json())
@@ -142,7 +142,7 @@ impl Writer {
         self.ledger.end(write, answer)
     }
 
-    /// What is there; none where it could not be read.
+    /// Returns the present entry, or `None` if it could not be read.
     async fn found(&self, key: &str) -> Option<Option<KvEntry>> {
         match self.store.get(key).await {
             Ok(found) => Some(found),
@@ -172,7 +172,7 @@ impl Writer {
         match (what, expected) {
             (0, _) => self.deletion(key, Kind::Delete, store.delete(key)).await,
             (1, _) => {
-                // In a store whose tombstones have an end, a purge leaves the tombstone of a deletion.
+                // In a store whose tombstones expire, a purge leaves the tombstone of a deletion.
                 let kind = if store.capabilities().key_ttl { Kind::Delete } else { Kind::Purge };
                 self.deletion(key, kind, store.purge(key)).await;
             }

@@ -1,9 +1,14 @@
-//! Settings that another client changes while a handle is open: each promise relies on the newest.
+//! Settings that another client changes while a handle is open: each guarantee relies on the
+//! newest.
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shizuku_kv::{FencingToken, KvEntry, KvError, KvUpdate, StoreConfig, WatchScope};
+use shizuku_kv::{
+    FencingToken, KeyValue, KeyValueWrite, KvEntry, KvError, KvUpdate, KvWriteError, StoreConfig,
+    WatchScope,
+};
 use shizuku_kv_tests::eventually;
 
 use super::{World, has_ttl, headers, history_of, next, next_entry, within};
@@ -40,7 +45,7 @@ async fn a_maximum_age_of_another_client_lets_no_older_token_in() {
             config["duplicate_window"] = json!(SECOND);
         })
         .await;
-    // An existing entry proves by itself that its token is the newest.
+    // An existing entry proves on its own that its token is the newest.
     if ours.entry("kept").await.unwrap().is_some_and(|entry| entry.version == version) {
         let late = fenced.put("kept", "late", token(17)).await.unwrap_err();
         assert!(late.is_fenced() || matches!(late, KvError::Unsupported { .. }), "{late:?}");
@@ -59,7 +64,7 @@ async fn a_maximum_age_of_another_client_lets_no_older_token_in() {
         assert_eq!(ours.get(key).await.unwrap(), None);
     }
     assert!(ours.fenced().is_none(), "the handle knows it by now");
-    // The newest settings count in this direction too.
+    // The newest settings apply in this direction too.
     world.change(|config| config["max_age"] = json!(0)).await;
     fenced.put("value", "again", token(19)).await.unwrap();
     assert!(ours.fenced().is_some());
@@ -78,13 +83,53 @@ async fn history_raised_by_another_client_ends_times_to_live() {
     ours.put("deleted", "value").await.unwrap();
     world.change(|config| config["max_msgs_per_subject"] = json!(2)).await;
     // The tombstone's end would bring back the value. Deletions request the settings each time, so
-    // this one has no end.
+    // this one does not expire.
     ours.delete("deleted").await.unwrap();
     assert!(!world.last_headers("deleted").await.contains("Nats-TTL"));
     assert!(ours.ttl().is_none() && !ours.capabilities().key_ttl);
     let short = ttl.put("lease", "released", Duration::from_secs(1)).await;
     assert!(matches!(short, Err(KvError::Unsupported { .. })), "{short:?}");
     assert_eq!(ours.get("lease").await.unwrap().unwrap().value, "held");
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, KeyValue)]
+#[kv(key = "lease.{id}", codec = json, ttl = "60s")]
+struct Lease {
+    id: u64,
+    holder: String,
+}
+
+/// The error names the history, and its way out also works for the handle that got the error.
+#[tokio::test]
+async fn writes_with_a_ttl_name_a_raised_history() {
+    let world = World::new().await;
+    if !has_ttl(&world).await {
+        return;
+    }
+    let (world, ours, _) = World::made_by_us(StoreConfig::new().key_ttl(true)).await;
+    let lease = Lease { id: 1, holder: "a".to_owned() };
+    let ttl = ours.ttl().unwrap();
+    world.change(|config| config["max_msgs_per_subject"] = json!(5)).await;
+    ours.refresh().await.unwrap();
+    let many = Lease::write_many(&ours, [lease.clone()]).await.remove(0);
+    let untyped =
+        ttl.put("lease.1", "a", Duration::from_secs(60)).await.map_err(KvWriteError::from);
+    for rejected in
+        [lease.write_to_anyway(&ours).await, lease.create_write(&ours).await, many, untyped]
+    {
+        let Err(KvWriteError::Store(KvError::Unsupported { reason, .. })) = &rejected else {
+            panic!("{rejected:?}")
+        };
+        assert!(reason.contains("has history 5") && !reason.contains("opened without"), "{reason}");
+        assert!(
+            reason.contains("StoreConfig::new().key_ttl(true).history(1).reconcile()"),
+            "{reason}"
+        );
+    }
+    let config = StoreConfig::new().key_ttl(true).history(1).reconcile();
+    world.connection.store_with_config(&world.bucket, config).await.unwrap();
+    lease.write_to_anyway(&ours).await.unwrap();
+    assert!(world.last_headers("lease.1").await.contains("Nats-TTL"));
 }
 
 /// Writes with a time to live rely on settings of the last second.
@@ -110,10 +155,10 @@ async fn times_to_live_learn_of_a_longer_history_within_a_second() {
 #[tokio::test]
 async fn limits_of_another_client_count_for_open_handles() {
     let (world, ours, _) = World::made_by_us(StoreConfig::new().max_value_size(1000)).await;
-    world.change(|config| config["max_msg_size"] = json!(2160)).await;
+    world.change(|config| config["max_msg_size"] = json!(2000)).await;
     ours.put("k", vec![1; 2000]).await.unwrap();
     assert_eq!(ours.max_value_size(), 2000);
-    world.change(|config| config["max_msg_size"] = json!(660)).await;
+    world.change(|config| config["max_msg_size"] = json!(500)).await;
     let large = ours.put("k", vec![1; 1000]).await;
     assert!(
         matches!(large, Err(KvError::ValueTooLarge { size: 1000, limit: 500, .. })),
@@ -127,7 +172,7 @@ async fn limits_of_another_client_count_for_open_handles() {
     assert!(ours.max_value_size() > 100_000);
 }
 
-/// Markers that live a second, after the cursor was taken.
+/// Markers live a second, and were turned on after the cursor was taken.
 #[tokio::test]
 async fn a_cursor_from_before_markers_were_turned_on_skips_nothing() {
     let world = World::new().await;
@@ -261,8 +306,8 @@ async fn cursors_of_a_store_that_was_made_again_do_not_expire_with_those_before(
     assert_eq!(next_entry(&mut resumed).await.key, "b");
 }
 
-/// The server keeps a request for messages open for a while only. What is deleted afterwards can be
-/// forgotten before the reader asks again.
+/// The server keeps a request for messages open only for a while. A later deletion can be forgotten
+/// before the reader sends another request.
 async fn a_reader_that_was_away_is_told_of_deletions(is_waiting: bool) {
     let world = World::new().await;
     if !has_ttl(&world).await {

@@ -1,4 +1,5 @@
-//! Messages with headers of others: any that a client may add, and such as pretend to be the server's.
+//! Messages with headers of other clients: any that a client may add, and some that imitate the
+//! server's.
 
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ async fn is_found_everywhere(world: &World, value: &[u8], written: &[(&str, u64)
         let newest = history_of(&ours, key).await.pop().unwrap();
         assert_eq!((newest.0, newest.1), (*sequence, KvOperation::Put), "history of {key}");
     }
-    // The version that was found is the one that is swapped.
+    // A swap compares with the version that was read.
     for (key, sequence) in written {
         ours.update(*key, "swapped", VersionToken::from_u64(*sequence)).await.unwrap();
     }
@@ -111,7 +112,7 @@ async fn headers_that_pretend_to_be_the_servers_do_not_confuse() {
 async fn a_message_with_a_status_of_its_own_does_not_stop_the_others() {
     let (world, ours, theirs) = World::made_by_them(kv::Config::default()).await;
     theirs.put("before", "1".into()).await.unwrap();
-    // Headers with a status line are the server's own way to talk; nothing keeps a client from storing one.
+    // Headers with a status line are the server's own messages, but a client can store one too.
     let port = world.server.port();
     let mut raw = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let mut script = "CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_owned();

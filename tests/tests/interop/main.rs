@@ -1,5 +1,5 @@
-//! A bucket is usable by other clients of the same server at the same time: what plain `async_nats::jetstream::kv`
-//! writes is read, listed, watched and swapped here, and the other way round.
+//! A bucket is usable by other clients of the same server at the same time. The library reads,
+//! lists, watches and swaps the entries of plain `async_nats::jetstream::kv`, and vice versa.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +13,7 @@ mod buckets;
 mod changed_settings;
 mod foreign_headers;
 mod markers;
+mod same_settings;
 mod settings;
 mod they_read_ours;
 mod together;
@@ -35,7 +36,7 @@ use shizuku_kv::{
 };
 use shizuku_kv_tests::{NatsServer, unique};
 
-/// How long anything here may take.
+/// Timeout of all operations here.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -64,7 +65,7 @@ impl World {
         }
     }
 
-    /// The bucket made by us.
+    /// Returns a bucket that we created.
     async fn made_by_us(config: StoreConfig) -> (Self, Store, kv::Store) {
         let world = Self::new().await;
         let ours = world.connection.store_with_config(&world.bucket, config).await.unwrap();
@@ -72,7 +73,7 @@ impl World {
         (world, ours, theirs)
     }
 
-    /// The bucket made by the other client, opened by us without any settings.
+    /// Returns a bucket that the other client created, opened by us without any settings.
     async fn made_by_them(config: kv::Config) -> (Self, Store, kv::Store) {
         let world = Self::new().await;
         let config = kv::Config { bucket: world.bucket.clone(), ..config };
@@ -81,7 +82,8 @@ impl World {
         (world, ours, theirs)
     }
 
-    /// The bucket made as a stream, for what the other client's KV does not offer.
+    /// Returns a bucket that was created as a stream, for settings that the other client's KV
+    /// lacks.
     async fn made_as_stream(change: impl FnOnce(&mut Value)) -> (Self, Store) {
         let world = Self::new().await;
         let mut config = json!({
@@ -130,7 +132,8 @@ impl World {
         serde_json::from_slice(&answer.payload).unwrap()
     }
 
-    /// The stream's configuration as the server tells it, fields that no client library knows included.
+    /// Returns the stream's configuration as the server reports it, fields that no client library
+    /// knows included.
     async fn raw_config(&self) -> Value {
         let mut info = self.api(&format!("STREAM.INFO.{}", self.stream()), &json!({})).await;
         info["config"].take()
@@ -165,7 +168,7 @@ async fn next_entry(watch: &mut Watch) -> KvEntry {
     next(watch).await.into_entry().expect("an entry, not the caught-up marker")
 }
 
-/// What a watch has before its caught-up marker, by key.
+/// Returns the updates of a watch before its caught-up marker, by key.
 async fn state(watch: &mut Watch) -> BTreeMap<String, KvEntry> {
     let mut state = BTreeMap::new();
     loop {
@@ -210,7 +213,8 @@ fn with_markers() -> kv::Config {
     kv::Config { limit_markers: Some(Duration::from_secs(60)), ..kv::Config::default() }
 }
 
-/// Whether the server has times to live of single keys; where it has not, that we say so.
+/// Returns true if the server has times to live of single keys. Otherwise checks that we report
+/// that.
 async fn has_ttl(world: &World) -> bool {
     if world.server.is_at_least(2, 11) {
         return true;

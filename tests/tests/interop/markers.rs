@@ -1,4 +1,4 @@
-//! Values that expire, and the markers that they leave.
+//! Values that expire, and their markers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -57,7 +57,7 @@ async fn a_value_of_the_other_client_expires_for_us() {
         "{state:?}"
     );
 
-    // It makes room for a new value, without a time to live.
+    // The marker makes room for a new value, without a time to live.
     let created = ours.create("lease", "mine").await.unwrap();
     assert_eq!(theirs.get("lease").await.unwrap().unwrap(), "mine");
     assert_eq!(theirs.entry("lease").await.unwrap().unwrap().revision, revision(created));
@@ -143,7 +143,7 @@ async fn a_purge_whose_marker_expires_leaves_the_key_absent() {
 async fn a_maximum_age_set_by_the_other_client_is_seen_by_us() {
     let config = kv::Config { max_age: Duration::from_secs(1), ..kv::Config::default() };
     let (world, ours, theirs) = World::made_by_them(config).await;
-    // The other client asked for no markers, so that expiry is silent.
+    // The other client requested no markers, so that expiry is silent.
     assert!(!ours.capabilities().expiry_events);
     theirs.put("k", "x".into()).await.unwrap();
     assert_eq!(ours.get("k").await.unwrap().unwrap().value, "x");
@@ -161,7 +161,7 @@ async fn a_longer_history_than_we_count_offers_no_times_to_live() {
     if !has_ttl(&world).await {
         return;
     }
-    // With more than one version, the one before comes back when the newest expires.
+    // With more than one version, the previous one comes back when the newest expires.
     for history in [2, 64, 300, -1] {
         let (_world, ours) = World::made_as_stream(|config| {
             config["max_msgs_per_subject"] = json!(history);

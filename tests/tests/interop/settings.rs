@@ -1,4 +1,5 @@
-//! Buckets with other settings: opened as they are, made as others make them, and kept by reconciling.
+//! Buckets with other settings: opened unchanged, created like others create them, and preserved by
+//! reconciling.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -134,7 +135,8 @@ async fn reconciling_keeps_the_settings_of_others() {
         config["consumer_limits"] = json!({ "inactive_threshold": 300_000_000_000_u64 });
         config["duplicate_window"] = json!(30_000_000_000_u64);
         config["max_bytes"] = json!(1 << 20);
-        // Settings that this library has never heard of. A server refuses those that itself does not know.
+        // Settings that this library does not know. A server rejects those that it does not know
+        // itself.
         if server.is_at_least(2, 12) {
             config["allow_atomic"] = json!(true);
         }
@@ -160,8 +162,8 @@ async fn reconciling_keeps_the_settings_of_others() {
     assert_eq!(ours.get("k").await.unwrap().unwrap().value, "kept");
 }
 
-/// The configurations without the changed fields, and without the notes that the server and this
-/// library store in the metadata.
+/// Returns the configuration without the changed fields, and without the notes that the server and
+/// this library store in the metadata.
 fn but<const N: usize>(fields: [&str; N], mut config: Value) -> Value {
     let object = config.as_object_mut().unwrap();
     for field in fields {
@@ -186,11 +188,11 @@ async fn reconciling_a_maximum_age_keeps_the_window_for_duplicates() {
     world.connection.store_with_config(&world.bucket, wanted).await.unwrap();
     let after = world.raw_config().await;
     assert_eq!(after["max_age"], 3_600_000_000_000_u64);
-    // Expiry brings its markers with it.
+    // A maximum age turns on markers.
     let changed = ["max_age", "allow_msg_ttl", "subject_delete_marker_ttl"];
     assert_eq!(but(changed, after), but(changed, before));
 
-    // A shorter age than the window takes the window with it: the server insists.
+    // The server requires that an age below the duplicate window shortens the window too.
     let wanted = StoreConfig::new().max_age(Duration::from_secs(10)).reconcile();
     world.connection.store_with_config(&world.bucket, wanted).await.unwrap();
     assert_eq!(world.raw_config().await["duplicate_window"], 10_000_000_000_u64);
@@ -228,16 +230,20 @@ async fn what_fits_a_bucket_of_small_values_is_written() {
     for limit in [128, 300, 1000] {
         let config = kv::Config { max_value_size: limit, ..kv::Config::default() };
         let (_world, ours, theirs) = World::made_by_them(config).await;
-        // What the other client may write, we read.
+        // We read everything that the other client may write.
         let whole = vec![7; usize::try_from(limit).unwrap()];
         theirs.put("theirs", whole.clone().into()).await.unwrap();
         assert_eq!(ours.get("theirs").await.unwrap().unwrap().value, whole);
 
-        // What we say that we take, the server takes, with and without an expected version.
+        // The server accepts everything up to our reported limit. With an expected version the
+        // limit is lower, as for other clients.
         let most = ours.max_value_size();
-        assert!(most > 0, "nothing at all fits a bucket of {limit} bytes");
-        let version = ours.create("ours", vec![1; most]).await.unwrap();
-        ours.update("ours", vec![2; most], version).await.unwrap();
+        assert_eq!(most, whole.len());
+        let refused = ours.create("ours", vec![1; most]).await.unwrap_err();
+        let KvError::ValueTooLarge { limit: room, .. } = refused else { panic!("{refused:?}") };
+        let version = ours.create("ours", vec![1; room]).await.unwrap();
+        ours.update("ours", vec![2; room - 5], version).await.unwrap();
+        ours.put("ours", vec![2; most]).await.unwrap();
         let refused = ours.put("ours", vec![3; most + 1]).await.unwrap_err();
         assert!(matches!(refused, KvError::ValueTooLarge { .. }), "{refused:?}");
         assert_eq!(theirs.get("ours").await.unwrap().unwrap().len(), most);

@@ -1,4 +1,4 @@
-//! What we write is read, listed and watched by the other client.
+//! The other client reads, lists and watches our writes.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -102,7 +102,8 @@ async fn what_we_write_is_watched_by_the_other_client() {
     let entry = next_of_theirs(&mut watch).await;
     assert_eq!((entry.revision, entry.value.as_ref()), (revision(first), &b"first"[..]));
 
-    // One after the other: what is replaced before it was delivered may be skipped.
+    // Writes one after the other, because a value that is replaced before its delivery may be
+    // skipped.
     let mut expect = async |version, operation, value: &str| {
         let entry = next_of_theirs(&mut watch).await;
         assert_eq!(entry.key, "k");

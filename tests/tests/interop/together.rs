@@ -10,7 +10,7 @@ use super::{World, history_of, revision, state};
 #[tokio::test]
 async fn swaps_of_both_clients_compare_with_each_other() {
     let (_world, ours, theirs) = World::made_by_them(kv::Config::default()).await;
-    // Theirs, then ours, then theirs.
+    // Their write, then ours, then theirs.
     let one = theirs.create("k", "one".into()).await.unwrap();
     let two = ours.update("k", "two", VersionToken::from_u64(one)).await.unwrap();
     let three = theirs.update("k", "three".into(), revision(two)).await.unwrap();
@@ -30,7 +30,7 @@ async fn swaps_of_both_clients_compare_with_each_other() {
     assert_eq!(lost.kind(), kv::CreateErrorKind::AlreadyExists);
     assert_eq!(theirs.get("k").await.unwrap().unwrap(), "four");
 
-    // Over the other's tombstones, of either kind.
+    // Swaps over the other's tombstones, of either kind.
     theirs.delete_expect_revision("k", Some(revision(four))).await.unwrap();
     let lost = ours.update("k", "lost", four).await.unwrap_err();
     assert!(matches!(lost, KvError::RevisionMismatch { .. }), "{lost:?}");

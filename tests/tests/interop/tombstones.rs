@@ -1,4 +1,4 @@
-//! Tombstones with an end, and checks that no end brings a value back.
+//! Tombstones that expire, and checks that no expiry brings a value back.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::{World, has_ttl, next, within};
 const SECOND: u64 = 1_000_000_000;
 
 impl World {
-    /// The headers of the newest message of a key.
+    /// Returns the headers of the newest message of a key.
     pub(super) async fn last_headers(&self, key: &str) -> String {
         let stream = self.context.get_stream(self.stream()).await.unwrap();
         let message = stream.get_last_raw_message_by_subject(&self.subject(key)).await.unwrap();
@@ -31,7 +31,7 @@ fn shown(headers: &async_nats::HeaderMap) -> String {
     headers.iter().map(|(name, values)| format!("{name}: {values:?}\n")).collect()
 }
 
-/// Deletes in each way, and returns whether the tombstones have an end.
+/// Deletes in each way, and returns whether the tombstones expire.
 async fn ends(world: &World, store: &Store) -> bool {
     let mut found = BTreeSet::new();
     for way in ["delete", "delete_with_version", "purge"] {
@@ -43,13 +43,13 @@ async fn ends(world: &World, store: &Store) -> bool {
         };
         let headers = world.last_headers(way).await;
         let ends = headers.contains("Nats-TTL");
-        // A rollup with an end brings back the purged values, if the server is killed after that.
+        // A rollup that expires brings back the purged values, if the server is killed after that.
         assert!(!ends || !headers.contains("Nats-Rollup"), "{headers}");
         assert_eq!(way == "purge" && !ends, headers.contains("Nats-Rollup"), "{way}: {headers}");
         assert_eq!(store.get(way).await.unwrap(), None);
         found.insert(ends);
     }
-    // A store with fences can have locks and sessions too.
+    // A store with fenced writes can have locks and sessions too.
     if let Some(fenced) = store.fenced() {
         fenced.delete("fenced", FencingToken::from_u64(1)).await.unwrap();
         assert!(!world.last_headers("fenced").await.contains("Nats-TTL"));
@@ -133,7 +133,7 @@ fn short_markers() -> kv::Config {
     kv::Config { limit_markers: Some(Duration::from_secs(1)), ..kv::Config::default() }
 }
 
-/// The server leaves a marker when our tombstone ends, which is not a change.
+/// The server leaves a marker when our tombstone expires, which is not a change.
 #[tokio::test]
 async fn the_end_of_a_tombstone_is_not_delivered() {
     let world = World::new().await;
@@ -143,7 +143,7 @@ async fn the_end_of_a_tombstone_is_not_delivered() {
     let (_world, ours, _) = World::made_by_them(short_markers()).await;
     let mut watch = ours.watch(WatchScope::All).await.unwrap();
     assert_eq!(next(&mut watch).await, KvUpdate::CaughtUp);
-    // Read continuously, because tombstones that live a second allow no reader to be behind by
+    // Reads continuously, because tombstones that live a second allow no reader to be behind by
     // more.
     let (read, mut updates) = tokio::sync::mpsc::unbounded_channel();
     let reader = tokio::spawn(async move {
@@ -183,7 +183,7 @@ async fn the_end_of_a_tombstone_is_not_delivered() {
     reader.abort();
 }
 
-/// Number of deleted keys with a value.
+/// Returns the number of deleted keys with a value.
 async fn came_back(store: &Store) -> usize {
     let keys: Vec<_> = (0..50).map(|number| format!("k.{number}")).collect();
     let values = store.get_many(&keys).await.unwrap();
@@ -241,7 +241,7 @@ async fn nothing_deleted_comes_back_after_a_kill() {
     assert_eq!(store.get("anchor").await.unwrap().unwrap().value, "y");
 }
 
-/// All servers at once, then each as the leader.
+/// Kills all servers at once, then each as the leader.
 #[tokio::test]
 async fn nothing_deleted_comes_back_after_a_kill_of_a_cluster() {
     let cluster = NatsCluster::start().await;

@@ -1,4 +1,5 @@
-//! What the other client writes is read, listed and watched by us, also next to keys that are none of ours.
+//! We read, list and watch the writes of the other client, also next to keys that are not valid for
+//! us.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -131,7 +132,7 @@ async fn what_the_other_client_writes_is_watched_by_us() {
     let KvUpdate::Delete(entry) = next(&mut watch).await else { panic!("no deletion") };
     assert_eq!(entry.operation, KvOperation::Purge);
 
-    // From the cursor on, what they wrote meanwhile.
+    // Resumes from the cursor, and receives their later writes.
     let cursor = watch.cursor().unwrap();
     drop(watch);
     theirs.put("k", "four".into()).await.unwrap();
@@ -165,8 +166,8 @@ async fn keys_that_are_none_of_ours_do_not_disturb() {
     let last = theirs.put("last", "3".into()).await.unwrap();
     assert_eq!(revision(next_entry(&mut watch).await.version), last);
 
-    // Also where there is nothing else in scope.
-    let scope = WatchScope::prefix("_kv");
+    // Also if nothing else is in scope.
+    let scope = WatchScope::prefix("colon");
     assert_eq!(ours.keys(scope.clone()).try_collect().await.unwrap().len(), 0);
     let mut watch = ours.watch(scope).await.unwrap();
     assert_eq!(next(&mut watch).await, KvUpdate::CaughtUp);

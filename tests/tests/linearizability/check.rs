@@ -1,4 +1,5 @@
-//! Whether a history can have happened one operation after the other: the question that stateright's tester answers.
+//! Decides whether a history can have happened one operation after the other, with stateright's
+//! tester.
 
 use std::collections::HashMap;
 use std::sync::mpsc;
@@ -9,28 +10,31 @@ use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
 use crate::history::{Call, End, History};
 use crate::register::{Answer, Operation, Register};
 
-/// How long one history may take. Most take milliseconds; the search is exponential where it finds nothing.
+/// Timeout for one history. Most take milliseconds, but the search is exponential if it finds
+/// nothing.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What is asked of a history besides its acknowledged writes, which have to be linearizable in any case.
+/// The requirements on a history besides its acknowledged writes, which have to be linearizable in
+/// any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Question {
     pub(crate) reads: Reads,
-    /// Whether mismatches are linearizable: what was there did not fit at some time during the operation.
+    /// True if mismatches must be linearizable: the entry did not match at some time during the
+    /// operation.
     pub(crate) mismatches: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reads {
-    /// They are linearizable too.
+    /// Reads are linearizable too.
     Strict,
-    /// Each finds what was there at some time before it ended, if long ago.
+    /// Each returns an entry that existed at some time before its end, possibly long before.
     MayBeOld,
 }
 
 impl Question {
     pub(crate) const EVERYTHING: Self = Self { reads: Reads::Strict, mismatches: true };
-    /// A mismatch can be because of a write that is not to be read yet.
+    /// A mismatch can be caused by a write that is not readable yet.
     pub(crate) const READS: Self = Self { reads: Reads::Strict, mismatches: false };
     pub(crate) const MISMATCHES: Self = Self { reads: Reads::MayBeOld, mismatches: true };
     pub(crate) const LEAST: Self = Self { reads: Reads::MayBeOld, mismatches: false };
@@ -44,11 +48,11 @@ pub(crate) enum Verdict {
     Undecided,
 }
 
-/// Asks whether a history is linearizable.
+/// Decides whether a history is linearizable.
 pub(crate) fn judge(history: &History, question: Question) -> Verdict {
     let tester = tester(history, question);
     let (sender, verdict) = mpsc::channel();
-    // On a thread that can be left behind.
+    // Runs on a thread that can be left behind.
     std::thread::spawn(move || sender.send(tester.is_consistent()));
     match verdict.recv_timeout(PATIENCE) {
         Ok(true) => Verdict::Linearizable,
@@ -57,7 +61,7 @@ pub(crate) fn judge(history: &History, question: Question) -> Verdict {
     }
 }
 
-/// The shortest beginning of a history that is not linearizable, for whoever has to find out why.
+/// Returns the shortest beginning of a history that is not linearizable, for debugging.
 pub(crate) fn first_wrong(history: &History, question: Question) -> History {
     let places = history.places();
     let beginnings = places.into_iter().map(|place| history.until(place));
@@ -67,11 +71,12 @@ pub(crate) fn first_wrong(history: &History, question: Question) -> History {
         .unwrap_or_else(|| history.clone())
 }
 
-/// Whoever makes one call after the other. Those of a lower rank are tried first.
+/// A client that makes one call after the other. The tester tries threads of a lower rank first.
 type Thread = (Rank, usize);
 
-/// In which order the tester tries whose call is next. The answer does not depend on it, and the time much: what changes
-/// nothing is best taken as early as it fits, and what nobody was told of only where nothing else fits.
+/// Order in which the tester tries the next call. It affects only the time of the search, and that
+/// much. Calls that change nothing are best taken as early as they fit. Calls with unknown outcomes
+/// are best taken only if nothing else fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     OldRead,
@@ -85,7 +90,7 @@ fn tester(history: &History, question: Question) -> LinearizabilityTester<Thread
     for call in &history.calls {
         match (call.operation, call.ended, question.reads) {
             (_, Some((_, End::Told(Answer::Mismatch))), _) if !question.mismatches => {}
-            // Nothing happened, and a read of which nothing is known says nothing.
+            // Nothing happened, and a read without a result says nothing.
             (_, Some((_, End::NotDone)), _) | (Operation::Read, None | Some((_, End::Open)), _) => {
             }
             (Operation::Read, Some((place, End::Told(answer))), Reads::MayBeOld) => {
@@ -94,7 +99,7 @@ fn tester(history: &History, question: Question) -> LinearizabilityTester<Thread
             _ => calls.push(*call),
         }
     }
-    // The first one says all that later ones of the same say.
+    // The first one makes later ones of the same result redundant.
     old_reads.sort_by_key(|(place, _)| *place);
     let mut seen = Vec::new();
     old_reads.retain(|(_, answer)| {
@@ -103,12 +108,12 @@ fn tester(history: &History, question: Question) -> LinearizabilityTester<Thread
         is_first
     });
 
-    // What the tester is to be told, each in its place in the order of what happened. An operation that stays open has
-    // no end, and its client goes on as another thread.
+    // The steps for the tester, each with its position in the order of events. An operation that
+    // stays open has no end, and its client continues as another thread.
     let mut steps: Vec<(usize, Thread, Step)> = Vec::new();
     for (number, (place, answer)) in old_reads.into_iter().enumerate() {
         let thread = (Rank::OldRead, number);
-        // Asked before anything else happened, so that whatever was there since is an answer.
+        // Starts before all other events, so that any earlier entry is a valid answer.
         steps.push((0, thread, Step::Invoke(Operation::Read)));
         steps.push((place, thread, Step::Return(answer)));
     }
@@ -140,7 +145,7 @@ enum Step {
     Return(Answer),
 }
 
-/// The calls of each client, which after one that stays open is another.
+/// Splits the calls of each client into threads. After an open call the client is another thread.
 fn threads(calls: &[Call]) -> Vec<Vec<Call>> {
     let mut threads: Vec<Vec<Call>> = Vec::new();
     let mut current: HashMap<usize, usize> = HashMap::new();

@@ -1,26 +1,26 @@
-//! A client that reads, creates, swaps and deletes, and takes note of what it is told.
+//! A client that reads, creates, swaps and deletes, and records the answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use shizuku_kv::{KvEntry, KvError, Store, VersionToken};
+use shizuku_kv_tests::Random;
 use tokio::sync::watch;
 
 use crate::history::End;
-use crate::random::Random;
 use crate::register::{Answer, Known, Operation};
 use crate::table::{PLACES, Sheet, Table};
 
-/// The deadlines of operations, by client: with the short one there are many under a fault, and with the long one some
-/// outlive an election.
+/// Deadlines of operations, by client. With the short one many end during a fault, and with the
+/// long one some outlive an election.
 const DEADLINES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 
-/// What the clients of a run have in common.
+/// The shared state of the clients of a run.
 #[derive(Debug)]
 pub(crate) struct Common {
     pub(crate) table: Table,
-    /// The number of the next write, which is its value.
+    /// Number of the next write, which is its value.
     pub(crate) next_write: AtomicUsize,
     /// Answers that no fault explains.
     pub(crate) oddities: std::sync::Mutex<Vec<String>>,
@@ -32,17 +32,17 @@ pub(crate) struct Client {
     pub(crate) store: Store,
     pub(crate) random: Random,
     pub(crate) common: Arc<Common>,
-    /// What it last knew of the key at each place, with the key.
+    /// The last known entry of the key at each place, with the key.
     known: [Option<(String, Seen)>; PLACES],
 }
 
-/// What a client knows of a key.
+/// A client's knowledge of a key.
 #[derive(Clone, Copy, Debug)]
 enum Seen {
     Nothing,
     Lives(Known),
     Tombstone(Known),
-    /// It was that, or nothing, and is something else by now.
+    /// It was that, or absent, and is something else by now.
     Outdated(Option<Known>),
 }
 
@@ -52,11 +52,11 @@ impl Client {
         Self { number, store, random, common: Arc::clone(common), known: [const { None }; PLACES] }
     }
 
-    /// Goes on until it is told to end.
+    /// Runs until it is stopped.
     pub(crate) async fn run(mut self, over: watch::Receiver<bool>) {
         while !*over.borrow() {
             self.once().await;
-            // Not in step with the others, so that every order is met.
+            // The random pause keeps clients out of step, so that every order happens.
             tokio::time::sleep(Duration::from_micros(self.random.below(1000))).await;
         }
     }
@@ -73,7 +73,7 @@ impl Client {
         self.known[place] = Some((sheet.key.clone(), learned(seen, operation, end)));
     }
 
-    /// What to do next with a key of which that is known.
+    /// Returns the next operation on a key with this knowledge.
     fn choose(&mut self, seen: Seen) -> Operation {
         let what = self.random.below(10);
         match (seen, what) {
@@ -144,7 +144,7 @@ impl Client {
     }
 }
 
-/// What a client knows after an operation.
+/// Returns a client's knowledge after an operation.
 fn learned(seen: Seen, operation: Operation, end: End) -> Seen {
     let version = match end {
         End::Told(Answer::Written(version)) => version,

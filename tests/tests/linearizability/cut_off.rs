@@ -1,4 +1,5 @@
-//! What is not linearizable, on purpose: a leader that is cut off from its followers and not from its clients.
+//! A deliberate violation of linearizability: a leader that is cut off from its followers but not
+//! from its clients.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,8 @@ use crate::register::{Answer, Known, Operation};
 
 const BUCKET: &str = "cut-off";
 
-/// The leader takes a write that it cannot give to anybody, and refuses others because of it. Others are elected, and what
-/// they have is the value that both expected.
+/// The leader accepts a write that it cannot replicate, and rejects others because of it. The other
+/// nodes elect a leader, which still has the value that both writes expected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes ten seconds, most of it an election: scripts/test --long"]
 async fn a_leader_that_is_cut_off_refuses_because_of_writes_that_are_lost() {
@@ -43,7 +44,7 @@ async fn a_leader_that_is_cut_off_refuses_because_of_writes_that_are_lost() {
     let sticking = tokio::spawn(async move {
         one.with_deadline(Duration::from_secs(4)).update("key", "1", version).await
     });
-    // The first one has to be there first.
+    // The first write must be there first.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let refused = begin(&mut history, 2, swap(2));
     let refusal = two.with_deadline(Duration::from_secs(3)).update("key", "2", version).await;
@@ -51,7 +52,7 @@ async fn a_leader_that_is_cut_off_refuses_because_of_writes_that_are_lost() {
     let outcome = sticking.await.unwrap();
     history.end(stuck, told(&outcome), start.elapsed());
 
-    // The others elect somebody.
+    // The other nodes elect a leader.
     let answer = loop {
         let call = begin(&mut history, 3, swap(3));
         let answer = three.update("key", "3", version).await;
@@ -64,7 +65,8 @@ async fn a_leader_that_is_cut_off_refuses_because_of_writes_that_are_lost() {
     println!("{history}");
     assert!(matches!(refusal, Err(KvError::RevisionMismatch { .. })), "{refusal:?}");
     assert!(answer.is_ok(), "{answer:?}");
-    // Nothing was written twice and nothing lost, and the mismatch is of a write that never was.
+    // Nothing was written twice and nothing was lost. The mismatch comes from a write that never
+    // took effect.
     assert_eq!(judge(&history, Question::LEAST), Verdict::Linearizable);
     assert_eq!(judge(&history, Question::MISMATCHES), Verdict::Not);
 }

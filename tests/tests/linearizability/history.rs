@@ -1,17 +1,17 @@
-//! What clients did with one key, and what they were told.
+//! The operations of clients on one key, and their answers.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::register::{Answer, Operation};
 
-/// How a call ended.
+/// The end of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Told(Answer),
-    /// The client was told that it did not happen.
+    /// The client was told that it did not take effect.
     NotDone,
-    /// Nobody can know: it may take effect at any time from its beginning on, or never.
+    /// The outcome is unknown: it may take effect at any time from its start on, or never.
     Open,
 }
 
@@ -20,11 +20,11 @@ pub(crate) enum End {
 pub(crate) struct Call {
     pub(crate) client: usize,
     pub(crate) operation: Operation,
-    /// Its place in the order of everything that happened to the key, before it was sent.
+    /// Position before it was sent, in the order of all events of the key.
     pub(crate) began: usize,
-    /// The same after its answer; none while there is none.
+    /// Position after its answer. `None` without an answer.
     pub(crate) ended: Option<(usize, End)>,
-    /// When that was, since the run began.
+    /// Times of both, since the run began.
     pub(crate) times: [Duration; 2],
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Call {
     }
 }
 
-/// Everything that happened to one key. A client has one call at a time.
+/// All events of one key. A client has one call at a time.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     pub(crate) calls: Vec<Call>,
@@ -57,7 +57,7 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Takes note of an operation that is about to be sent.
+    /// Records an operation before it is sent.
     pub(crate) fn begin(&mut self, client: usize, operation: Operation, now: Duration) -> usize {
         let began = self.tick();
         self.calls.push(Call {
@@ -70,7 +70,7 @@ impl History {
         self.calls.len() - 1
     }
 
-    /// Takes note of how it ended.
+    /// Records its end.
     pub(crate) fn end(&mut self, call: usize, end: End, now: Duration) {
         let place = self.tick();
         let call = &mut self.calls[call];
@@ -86,7 +86,7 @@ impl History {
         self.calls.iter().filter(|call| rule(call)).count()
     }
 
-    /// The beginning of it, as if nothing had been heard since this place.
+    /// Returns the beginning of the history, without any answer after this position.
     pub(crate) fn until(&self, place: usize) -> Self {
         let mut calls = self.calls.clone();
         calls.retain(|call| call.began <= place);
@@ -96,7 +96,7 @@ impl History {
         Self { calls, next: place }
     }
 
-    /// The places where somebody was told something.
+    /// Returns the positions of all answers.
     pub(crate) fn places(&self) -> Vec<usize> {
         let mut places: Vec<_> =
             self.calls.iter().filter_map(|call| call.ended).map(|(place, _)| place).collect();

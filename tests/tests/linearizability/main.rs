@@ -1,7 +1,9 @@
-//! Compare-and-swap is linearizable: histories of several clients on a few keys, while servers are killed and paused,
-//! are given to a checker that looks for one order in which all of it could have happened, one after the other.
+//! Compare-and-swap is linearizable. While servers are killed and paused, several clients use a few
+//! keys. A checker looks for one order in which the whole history could have happened, one
+//! operation after the other.
 //!
-//! `SHIZUKU_SEED` makes the same decisions again. `docs/reliability.md` says what is linearizable and what is not.
+//! `SHIZUKU_SEED` makes the same decisions again. `docs/reliability.md` lists what is linearizable
+//! and what is not.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,8 +18,6 @@ mod client;
 mod cut_off;
 mod history;
 #[allow(dead_code, reason = "the fault tests use more of it")]
-#[path = "../faults/random.rs"]
-mod random;
 mod refused;
 mod register;
 mod run;

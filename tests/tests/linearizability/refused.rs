@@ -1,4 +1,4 @@
-//! Histories made by hand: those that the checker must refuse, and their neighbours that it must not.
+//! Histories made by hand: some that the checker must reject, and similar ones that it must accept.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::register::{Answer, Known, Operation};
 use Answer::{Found, Mismatch, Written};
 use Operation::{Create, Delete, Read, Swap};
 
-/// Several clients that take turns as a test says.
+/// A sequence of calls of several clients, as a test sets it.
 #[derive(Default)]
 struct Story(History);
 
@@ -21,21 +21,21 @@ impl Story {
         self.0.end(call, end, Duration::ZERO);
     }
 
-    /// A call while which nothing else happens.
+    /// Adds a call without concurrent events.
     fn call(mut self, client: usize, operation: Operation, answer: Answer) -> Self {
         let call = self.begin(client, operation);
         self.end(call, End::Told(answer));
         self
     }
 
-    /// A call whose outcome nobody knows.
+    /// Adds a call with an unknown outcome.
     fn open(mut self, client: usize, operation: Operation) -> Self {
         let call = self.begin(client, operation);
         self.end(call, End::Open);
         self
     }
 
-    /// Several calls at the same time.
+    /// Adds several concurrent calls.
     fn together<const N: usize>(mut self, calls: [(usize, Operation, Answer); N]) -> Self {
         let begun =
             calls.map(|(client, operation, answer)| (self.begin(client, operation), answer));
@@ -63,26 +63,26 @@ impl Story {
         self
     }
 
-    /// Whatever is asked.
+    /// Rejected for every question.
     #[track_caller]
     fn always_refused(self) {
         let all = [Question::EVERYTHING, Question::READS, Question::MISMATCHES, Question::LEAST];
         all.into_iter().fold(self, Self::refused);
     }
 
-    /// Also where nothing is let pass.
+    /// Accepted for every question.
     #[track_caller]
     fn always_accepted(self) {
         self.accepted(Question::EVERYTHING);
     }
 
-    /// Refused because of what reads found, and only because of that.
+    /// Rejected only because of the results of reads.
     #[track_caller]
     fn refused_for_its_reads(self) {
         self.refused(Question::READS).accepted(Question::MISMATCHES);
     }
 
-    /// Refused because of a mismatch, and only because of that.
+    /// Rejected only because of a mismatch.
     #[track_caller]
     fn refused_for_its_mismatches(self) {
         self.refused(Question::MISMATCHES).accepted(Question::READS);
@@ -93,7 +93,7 @@ fn known(version: u64, write: usize) -> Known {
     Known { version, write }
 }
 
-/// A key with one value: write 0 with version 1.
+/// Returns a key with one value: write 0 with version 1.
 fn created() -> Story {
     Story::default().call(0, Create { write: 0 }, Written(1))
 }
@@ -128,7 +128,7 @@ fn a_stale_read_after_an_acknowledged_swap() {
     let story =
         created().call(0, delete(1, 0, 1), Written(2)).call(1, Read, Found(Some(known(1, 0))));
     story.refused_for_its_reads();
-    // At the same time either is right.
+    // Either answer is right for concurrent calls.
     created()
         .together([(0, swap(1, 0, 1), Written(2)), (1, Read, Found(Some(known(1, 0))))])
         .always_accepted();
@@ -145,7 +145,7 @@ fn a_read_of_what_was_not_written_yet() {
 
 #[test]
 fn reads_that_go_back() {
-    // Both are of the time of the swap, and after the new value comes the old one.
+    // Both are concurrent with the swap, and the old value comes after the new one.
     let mut story = created();
     let swapping = story.begin(0, swap(1, 0, 1));
     let mut story =
@@ -173,16 +173,16 @@ fn two_swaps_from_the_same_version() {
 
 #[test]
 fn an_acknowledged_write_that_is_lost() {
-    // Seen by nobody but the next swap, which is of what was there before.
+    // Seen only by the next swap, which expects the earlier entry.
     created()
         .call(0, swap(1, 0, 1), Written(2))
         .call(1, swap(1, 0, 2), Written(3))
         .call(1, Read, Found(Some(known(3, 2))))
         .always_refused();
     created().call(0, Create { write: 1 }, Written(2)).always_refused();
-    // The key is made again as if it had never been.
+    // The key is created again as if it had never existed.
     created().call(1, Create { write: 1 }, Written(1)).always_refused();
-    // And where only what is refused tells of it.
+    // The same if only a rejected write reveals it.
     created()
         .call(0, swap(1, 0, 1), Written(2))
         .call(1, swap(2, 1, 2), Mismatch)
@@ -213,7 +213,7 @@ fn a_create_that_is_refused_over_nothing() {
 #[test]
 fn a_swap_that_is_refused_although_it_fits() {
     created().call(1, swap(1, 0, 1), Mismatch).refused_for_its_mismatches();
-    // Another that is on its way explains it, unless it was refused as well.
+    // A concurrent write explains it, unless that was rejected as well.
     created()
         .together([(0, swap(1, 0, 1), Written(2)), (1, swap(1, 0, 2), Mismatch)])
         .always_accepted();
@@ -224,7 +224,8 @@ fn a_swap_that_is_refused_although_it_fits() {
 
 #[test]
 fn a_mismatch_whose_reason_cannot_be_read_yet() {
-    // As it happens on a cluster: the leader refuses what does not fit to a write that its followers do not have yet.
+    // This happens on a cluster: the leader rejects a write because of another one that its
+    // followers do not have yet.
     let mut story = created();
     let deleting = story.begin(0, delete(1, 0, 1));
     let mut story = story.call(1, swap(1, 0, 2), Mismatch).call(1, Read, Found(Some(known(1, 0))));
@@ -234,7 +235,7 @@ fn a_mismatch_whose_reason_cannot_be_read_yet() {
 
 #[test]
 fn a_mismatch_whose_reason_is_lost() {
-    // The leader that refused it is replaced before its followers have the other write.
+    // The leader that rejected it is replaced before its followers have the other write.
     created()
         .open(0, swap(1, 0, 1))
         .call(1, swap(1, 0, 2), Mismatch)
@@ -252,27 +253,27 @@ fn versions_that_go_back() {
 
 #[test]
 fn what_nobody_knows_of_may_happen_late_or_never() {
-    // Never.
+    // It never takes effect.
     created().open(0, swap(1, 0, 1)).call(1, swap(1, 0, 2), Written(2)).always_accepted();
-    // At once.
+    // It takes effect at once.
     created().open(0, swap(1, 0, 1)).call(1, Read, Found(Some(known(2, 1)))).always_accepted();
-    // Later, while the same client has gone on.
+    // It takes effect later, while the same client has continued.
     created()
         .open(0, swap(1, 0, 1))
         .call(0, Read, Found(Some(known(1, 0))))
         .call(1, swap(1, 0, 2), Mismatch)
         .call(0, swap(2, 1, 3), Written(3))
         .always_accepted();
-    // Not both of two that exclude each other.
+    // Two writes that exclude each other cannot both take effect.
     created()
         .open(0, swap(1, 0, 1))
         .open(1, swap(1, 0, 2))
         .call(2, Read, Found(Some(known(2, 1))))
         .call(2, Read, Found(Some(known(3, 2))))
         .always_refused();
-    // Not before it was asked for.
+    // It cannot take effect before it was requested.
     created().call(1, swap(1, 0, 2), Mismatch).open(0, swap(1, 0, 1)).refused_for_its_mismatches();
-    // Not twice.
+    // It cannot take effect twice.
     created()
         .open(0, swap(1, 0, 1))
         .call(1, Read, Found(Some(known(2, 1))))

@@ -1,8 +1,8 @@
-//! What a key is when its operations happen one after the other: the specification that histories are compared with.
+//! The sequential specification of a key, with which histories are compared.
 
 use stateright::semantics::SequentialSpec;
 
-/// An entry as a client knows it: each write has a number of its own, which is its value.
+/// An entry as a client knows it. Each write has a unique number, which is its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) version: u64,
@@ -12,32 +12,32 @@ pub(crate) struct Known {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Read,
-    /// Writes where nothing lives.
+    /// Writes if the key is not live.
     Create {
         write: usize,
     },
-    /// Writes where the newest entry is the expected one, which may be a tombstone.
+    /// Writes if the newest entry is the expected one, which may be a tombstone.
     Swap {
         expected: Known,
         write: usize,
     },
-    /// Leaves a tombstone where the newest entry is the expected one.
+    /// Leaves a tombstone if the newest entry is the expected one.
     Delete {
         expected: Known,
         write: usize,
     },
 }
 
-/// What a client is told.
+/// The answer to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// What lives there.
+    /// The live entry.
     Found(Option<Known>),
     /// It took effect with this version.
     Written(u64),
-    /// It did not take effect, because of what was there.
+    /// It did not take effect, because of the existing entry.
     Mismatch,
-    /// It took effect and nobody was told.
+    /// It took effect without an answer.
     Unseen,
 }
 
@@ -45,21 +45,21 @@ pub(crate) enum Answer {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Register {
     newest: Option<Newest>,
-    /// The highest version that anybody was told.
+    /// The highest version in any answer.
     highest: u64,
 }
 
-/// The newest entry, a tombstone too.
+/// The newest entry, possibly a tombstone.
 #[derive(Clone, Copy, Debug)]
 struct Newest {
     write: usize,
-    /// Not known of a write that took effect unseen, until somebody finds it.
+    /// Unknown for a write that took effect unseen, until a read finds it.
     version: Option<u64>,
     lives: bool,
 }
 
 impl Register {
-    /// Whether an operation takes effect now.
+    /// Returns true if an operation takes effect now.
     fn admits(&self, operation: &Operation) -> bool {
         match operation {
             Operation::Read => false,
@@ -91,7 +91,7 @@ impl Register {
         self.newest = Some(Newest { write, version, lives });
     }
 
-    /// Whether a read finds this now, and takes note of a version that was not known.
+    /// Returns true if a read finds this now. Records a version that was unknown.
     fn shows(&mut self, found: Option<Known>) -> bool {
         let Some(known) = found else {
             return self.newest.is_none_or(|newest| !newest.lives);
@@ -109,7 +109,7 @@ impl SequentialSpec for Register {
     type Op = Operation;
     type Ret = Answer;
 
-    /// What an operation does of which nobody was told.
+    /// Applies an operation without an answer.
     fn invoke(&mut self, operation: &Operation) -> Answer {
         if !self.admits(operation) {
             return Answer::Mismatch;

@@ -1,4 +1,5 @@
-//! One run: clients on a few keys, calm, faults, calm again; then every history is judged.
+//! One run: clients on a few keys, a calm time, faults, a calm time again. Then every history is
+//! judged.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,32 +8,31 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use shizuku_kv::{ReadConsistency, Store, StoreConfig, connect};
-use shizuku_kv_tests::{Fault, Faults, Injection, NatsCluster, NatsServer, Victim};
+use shizuku_kv_tests::{Fault, Faults, Injection, NatsCluster, NatsServer, Random, Victim};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::check::{Question, Verdict, first_wrong, judge};
 use crate::client::{Client, Common};
 use crate::history::{End, History};
-use crate::random::Random;
 use crate::register::{Answer, Operation};
 use crate::table::{Sheet, Table};
 
 const BUCKET: &str = "registers";
 
-/// Each on a connection of its own.
+/// Number of clients, each on a connection of its own.
 const CLIENTS: usize = 6;
 
-/// How long nothing is broken, before the faults and after them.
+/// Duration of the calm times before and after the faults.
 const CALM: Duration = Duration::from_secs(2);
 
-/// Between two faults so many operations have to be answered.
+/// Number of operations that must be answered between two faults.
 const ANSWERS: usize = 150;
 
-/// How long the clients may be without them: an election takes four to nine seconds, and can fail.
+/// Timeout for these answers: an election takes four to nine seconds, and can fail.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How many violations of a run are told in full.
+/// Maximum number of violations of a run that are reported in full.
 const TOLD: usize = 3;
 
 #[derive(Clone, Copy, Debug)]
@@ -40,13 +40,13 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) nodes: usize,
     pub(crate) faults: &'static [Fault],
-    /// How long there are faults.
+    /// Duration of the faults.
     pub(crate) length: Duration,
 }
 
-/// Runs it.
+/// Runs the plan.
 pub(crate) async fn run(plan: Plan) -> Summary {
-    // Beyond five seconds others are elected while a leader is paused.
+    // A pause of a leader beyond five seconds causes an election.
     let mut faults = Faults::new(plan.seed).only(plan.faults).lasting(
         Duration::from_millis(100)..=Duration::from_secs(if plan.nodes == 1 { 1 } else { 7 }),
     );
@@ -79,7 +79,7 @@ pub(crate) async fn run(plan: Plan) -> Summary {
     while start.elapsed() < end {
         let mut injection = faults.next(&cluster);
         if plan.nodes > 1 && matches!(injection.fault, Fault::Kill | Fault::Pause) {
-            // It is the leader that matters here.
+            // These faults matter most on the leader.
             injection = Injection { victim: Victim::Leader, ..injection };
         }
         summary.injected.push(format!("{:.3?}: {injection}", start.elapsed()));
@@ -109,11 +109,11 @@ async fn store(cluster: &NatsCluster, replicas: usize) -> Store {
     connection.store_with_config(BUCKET, config).await.expect("a bucket")
 }
 
-/// Lets the clients use new keys for a while in which nothing is broken, and says when that was; none where a machine that
-/// has too much to do has made another node the leader.
+/// Lets the clients use new keys for a calm while, and returns its time. Returns `None` if an
+/// overloaded machine has made another node the leader.
 async fn rest(table: &Table, cluster: &NatsCluster, start: Instant) -> Option<[Duration; 2]> {
     let leader = cluster.leader_of(BUCKET).await;
-    // What began before may still be answered; on these keys nothing has begun.
+    // Earlier operations may still be answered, but none has begun on these keys.
     table.turn();
     let began = start.elapsed();
     tokio::time::sleep(CALM).await;
@@ -158,10 +158,10 @@ fn judge_all(sheets: &[Arc<Sheet>], calm: &[[Duration; 2]], summary: Summary) ->
     summary.into_inner().unwrap()
 }
 
-/// What is known of one history.
+/// The verdicts on one history.
 struct Found {
     everything: Verdict,
-    /// The same where everything is linearizable.
+    /// The same if only reads or only mismatches must be linearizable.
     reads: Verdict,
     mismatches: Verdict,
     least: Verdict,
@@ -182,8 +182,9 @@ impl Found {
         Self { everything, reads, mismatches, least }
     }
 
-    /// What does not hold of what is promised: everything on a single server, which has no replica that could be behind;
-    /// reads and mismatches, each by itself, on a cluster in which nothing is broken.
+    /// Returns the violated guarantee, if any. A single server, which has no replica that could be
+    /// behind, guarantees everything. A calm cluster guarantees reads and mismatches, each on its
+    /// own.
     fn wrong(&self, nodes: usize, is_calm: bool) -> Option<(Question, Verdict)> {
         let promised = [
             (true, Question::LEAST, self.least),
@@ -205,7 +206,8 @@ pub(crate) struct Summary {
     version: String,
     faults: BTreeMap<Fault, u64>,
     injected: Vec<String>,
-    /// Histories; those during which nothing was broken; those with operations of which nobody knows what became.
+    /// Number of histories; of those in calm times; and of those with operations of unknown
+    /// outcome.
     keys: usize,
     pub(crate) calm: usize,
     with_open: usize,
@@ -214,8 +216,8 @@ pub(crate) struct Summary {
     open: usize,
     not_done: usize,
     pub(crate) reads: usize,
-    /// Histories that are linearizable only if reads may find what was there before; only if mismatches are left out;
-    /// only if they are not looked at together.
+    /// Number of histories that are linearizable only if reads may be old; only if mismatches are
+    /// left out; only if the two are not judged together.
     old_reads: usize,
     lost_reasons: usize,
     late_reasons: usize,
@@ -256,7 +258,7 @@ impl Summary {
         self.violations.push(text);
     }
 
-    /// What to print where a run fails.
+    /// Returns the output of a failed run.
     pub(crate) fn failure(&self) -> String {
         format!(
             "SHIZUKU_SEED={} makes the same decisions. Faults:\n  {}\n{} violations:\n{}",

@@ -1,23 +1,25 @@
-//! The keys that clients meet at, each for a few operations: what a search takes grows exponentially with them.
+//! The keys that clients share, each for a few operations, because the time of a search grows
+//! exponentially with their number.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::history::{End, History};
-use crate::random::Random;
 use crate::register::Operation;
+use shizuku_kv_tests::Random;
 
-/// How many keys are in use at a time.
+/// Number of keys in use at a time.
 pub(crate) const PLACES: usize = 3;
 
-/// How many operations a key has.
+/// Minimum and maximum number of operations of a key.
 const FEWEST: u64 = 30;
 const MOST: u64 = 60;
 
-/// After so many operations of which nobody knows what became of them a key is left alone: each can happen at any time.
+/// Number of operations with unknown outcome after which a key is not used any more, because each
+/// can take effect at any time.
 const OPEN: usize = 3;
 
-/// One key, and its history while it is made.
+/// One key, and its history while it grows.
 #[derive(Debug)]
 pub(crate) struct Sheet {
     pub(crate) key: String,
@@ -69,7 +71,7 @@ impl Table {
         table
     }
 
-    /// The key at a place: a new one where the last one has had its operations.
+    /// Returns the key at a place. It is a new one if the last one has had its operations.
     pub(crate) fn at(&self, place: usize) -> Arc<Sheet> {
         let mut keys = self.lock();
         if keys.current[place].is_full() {
@@ -78,7 +80,7 @@ impl Table {
         Arc::clone(&keys.current[place])
     }
 
-    /// New keys everywhere.
+    /// Puts new keys at all places.
     pub(crate) fn turn(&self) {
         let mut keys = self.lock();
         keys.current = (0..PLACES).map(|_| keys.sheet()).collect();
@@ -88,14 +90,14 @@ impl Table {
         self.lock().all.clone()
     }
 
-    /// How many operations were acknowledged or refused that began since then.
+    /// Returns the number of acknowledged or rejected operations that began since then.
     pub(crate) fn answered_since(&self, moment: Duration) -> usize {
         let since = |sheet: &Arc<Sheet>| {
             sheet
                 .history()
                 .count(|call| call.times[0] >= moment && matches!(call.end(), End::Told(_)))
         };
-        // Older ones have nothing that is new.
+        // Older keys have no new operations.
         self.lock().all.iter().rev().take(PLACES * 4).map(since).sum()
     }
 

@@ -1,11 +1,12 @@
-//! Tasks that panic, because something that they call does.
+//! Tasks that panic, because code that they call does.
 
 use shizuku_kv::rw_lock::LockLoss;
 
 use crate::faults::{Fate, Kind};
 use crate::world::{LEASE, World, goes_by, within};
 
-/// Whoever comes next takes what the task had for nobody's. Else its holder would go on while another is let in.
+/// The next task would not know of the holds of the panicked one. Without the notification a holder
+/// would continue while another acquires the lock.
 #[tokio::test(start_paused = true)]
 async fn a_holder_is_told_when_the_task_of_its_lock_has_panicked() {
     let world = World::in_memory().await;
@@ -17,7 +18,7 @@ async fn a_holder_is_told_when_the_task_of_its_lock_has_panicked() {
     let claim = tokio::spawn(async move { claim.write().await });
     assert_eq!(within(1, "it is told", held.lost()).await, LockLoss::TaskEnded);
     assert!(!held.is_held() && one.faults.are_over());
-    // Who has claimed is told as well, or let in by the task that takes its place.
+    // The claim is notified as well, or granted by the task that replaces the panicked one.
     if let Ok(guard) = within(5, "the claim ends", claim).await.unwrap() {
         guard.release().await.unwrap();
     }
@@ -26,7 +27,7 @@ async fn a_holder_is_told_when_the_task_of_its_lock_has_panicked() {
         assert!(!held.is_held());
         guard
     };
-    // Some task of the process has to look at the lock again.
+    // A task of the process has to look at the lock again.
     let lock = one.lock();
     let look = async {
         if let Ok(guard) = lock.try_read().await {
@@ -40,7 +41,7 @@ async fn a_holder_is_told_when_the_task_of_its_lock_has_panicked() {
     world.held_by(0).await;
 }
 
-/// Else nobody would renew the lease, and its holder would believe in it until it is over.
+/// Otherwise the lease would not be renewed, and its holder would rely on it until it expires.
 #[tokio::test(start_paused = true)]
 async fn a_holder_is_told_when_the_task_of_its_session_has_panicked() {
     let world = World::in_memory().await;

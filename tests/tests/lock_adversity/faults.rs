@@ -1,40 +1,41 @@
-//! What becomes of single requests: planned by a test, carried out by [`crate::store`].
+//! The faults of single requests: a test plans them, and [`crate::store`] applies them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use shizuku_kv::{Key, KvEntry, KvError, VersionToken};
+use shizuku_kv::{Deadline, Key, KvEntry, KvError, VersionToken};
 
-/// Who asks more often does so in a loop. It gets no answer any more, so that the test fails and does not hang.
+/// Number of requests after which a process is considered to loop. It gets no answers from then on,
+/// so that the test fails instead of hanging.
 const BUSY: usize = 10_000;
 
-/// What becomes of a write.
+/// The fate of a write.
 #[derive(Clone, Debug)]
 pub(crate) enum Fate {
-    /// It does not take effect, and the process is told why.
+    /// It does not take effect, and the process gets this error.
     Refused(KvError),
-    /// It does not take effect, and the process is told that nobody knows.
+    /// It does not take effect, and the process gets an unknown outcome.
     Lost,
-    /// It takes effect, and a moment later the process is told that nobody knows.
+    /// It takes effect, and a moment later the process gets an unknown outcome.
     Unanswered,
-    /// It is on its way until the test lets it arrive; the process is told that nobody knows.
+    /// It is in transit until the test lets it arrive. The process gets an unknown outcome.
     Late,
-    /// It takes effect at once, and is answered so much later.
+    /// It takes effect at once, and is answered after this time.
     Slow(Duration),
     /// The backend panics.
     Panics,
 }
 
-/// What a write is for.
+/// The purpose of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A change of a lock's record.
     Record,
     /// A renewal of this process's own session.
     Renewal,
-    /// The end of a session of which nothing is heard.
+    /// The end of an expired session.
     Ending,
     Other,
 }
@@ -54,18 +55,18 @@ fn is_record(key: &Key) -> bool {
     key.starts_with("rw_lock.")
 }
 
-/// What is to become of some of the writes of a kind.
+/// The planned fate of some writes of a kind.
 #[derive(Debug)]
 struct Plan {
     kind: Kind,
-    /// So many go through first.
+    /// Number of writes that succeed first.
     before: usize,
     times: usize,
     fate: Fate,
 }
 
 impl Plan {
-    /// The fate of a write of this kind; none where it goes through.
+    /// Returns the fate of a write of this kind. Returns `None` if it succeeds normally.
     fn next(&mut self) -> Option<Fate> {
         if self.before > 0 {
             self.before -= 1;
@@ -76,11 +77,11 @@ impl Plan {
     }
 }
 
-/// What is planned for the requests of one process.
+/// The planned faults of one process's requests.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     plans: Mutex<Vec<Plan>>,
-    /// What reads find, of keys of which a replica that is behind has something else.
+    /// Results of reads of keys for which a replica that is behind answers.
     behind: Mutex<HashMap<Key, Option<KvEntry>>>,
     refused_read: Mutex<Option<KvError>>,
     vanished: Mutex<HashSet<Key>>,
@@ -89,13 +90,14 @@ pub(crate) struct Faults {
     reads: AtomicUsize,
     record_writes: AtomicUsize,
     watches: AtomicUsize,
+    may_not_watch: AtomicBool,
     calls: AtomicUsize,
-    /// Keys whose entries look so much older than they are: the clock of the store was set.
+    /// Keys whose entries look older by this time, as if the clock of the store had been set.
     older: Mutex<HashMap<Key, Duration>>,
 }
 
 impl Faults {
-    /// Number of requests, whatever they were for. Watches do not count.
+    /// Returns the number of requests of any kind, except watches.
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(SeqCst)
     }
@@ -105,12 +107,12 @@ impl Faults {
         self.calls.fetch_add(1, SeqCst);
     }
 
-    /// From now on the entries of a key look older than they are.
+    /// Makes the entries of a key look older from now on.
     pub(crate) fn make_look_older(&self, key: &str, by: Duration) {
         self.older.lock().unwrap().insert(Key::new(key).unwrap(), by);
     }
 
-    /// The entry with the time that it shows.
+    /// Returns the entry with the time that it shows.
     pub(crate) fn dated(&self, mut entry: KvEntry) -> KvEntry {
         if let Some(by) = self.older.lock().unwrap().get(&entry.key) {
             entry.created -= *by;
@@ -118,17 +120,17 @@ impl Faults {
         entry
     }
 
-    /// Of the next write of a kind.
+    /// Plans the fate of the next write of a kind.
     pub(crate) fn next(&self, kind: Kind, fate: Fate) {
         self.plan(Plan { kind, before: 0, times: 1, fate });
     }
 
-    /// Of the write of a kind after so many others of it.
+    /// Plans the fate of the write of a kind after this many others of it.
     pub(crate) fn after(&self, before: usize, kind: Kind, fate: Fate) {
         self.plan(Plan { kind, before, times: 1, fate });
     }
 
-    /// Of each write of a kind from now on.
+    /// Plans the fate of each write of a kind from now on.
     pub(crate) fn each(&self, kind: Kind, fate: Fate) {
         self.plan(Plan { kind, before: 0, times: usize::MAX, fate });
     }
@@ -137,18 +139,19 @@ impl Faults {
         self.plans.lock().unwrap().push(plan);
     }
 
-    /// Whether everything that was planned once has happened: else a test shows nothing.
+    /// Returns true if all single planned faults have happened. Otherwise a test would prove
+    /// nothing.
     pub(crate) fn are_over(&self) -> bool {
         self.plans.lock().unwrap().iter().all(|plan| plan.times == 0)
             && self.refused_read.lock().unwrap().is_none()
     }
 
-    /// The next read of a record fails.
+    /// Makes the next read of a record fail.
     pub(crate) fn refuse_read(&self, error: KvError) {
         *self.refused_read.lock().unwrap() = Some(error);
     }
 
-    /// From now on reads of the key find this: a replica answers that is behind.
+    /// Makes reads of the key return this from now on, as if a replica that is behind answered.
     pub(crate) fn fall_behind(&self, key: &str, entry: Option<KvEntry>) {
         self.behind.lock().unwrap().insert(Key::new(key).unwrap(), entry);
     }
@@ -157,34 +160,40 @@ impl Faults {
         self.behind.lock().unwrap().clear();
     }
 
-    /// The key is lost without a trace, and no watch tells of it. It is there again when it is written.
+    /// Loses the key without a trace and without a watch update. It exists again after a write.
     pub(crate) fn lose_key(&self, key: &str) {
         self.vanished.lock().unwrap().insert(Key::new(key).unwrap());
     }
 
-    /// The process is gone: of what it does nothing arrives any more.
+    /// Crashes the process: none of its requests arrives any more.
     pub(crate) fn crash(&self) {
         self.is_crashed.store(true, SeqCst);
     }
 
-    /// How many changes of records were tried.
+    /// Returns the number of attempted changes of records.
     pub(crate) fn record_writes(&self) -> usize {
         self.record_writes.load(SeqCst)
     }
 
-    /// How often something was asked: keys that were read, changes of records, watches that were opened.
+    /// Returns the number of reads of keys, changes of records, and openings of watches.
     pub(crate) fn requests(&self) -> usize {
         self.reads.load(SeqCst) + self.record_writes() + self.watches.load(SeqCst)
     }
 
     /// Counts a watch that is opened.
-    pub(crate) async fn watching(&self) {
+    pub(crate) async fn watching(&self) -> Result<(), KvError> {
         if self.watches.fetch_add(1, SeqCst) >= BUSY {
             std::future::pending::<()>().await;
         }
+        if self.may_not_watch.load(SeqCst) { Err(denied()) } else { Ok(()) }
     }
 
-    /// From now on watches bring nothing, and do not end.
+    /// Whether the store denies watches from now on.
+    pub(crate) fn deny_watches(&self, denied: bool) {
+        self.may_not_watch.store(denied, SeqCst);
+    }
+
+    /// Makes watches deliver nothing from now on, without ending.
     pub(crate) fn hear_nothing(&self) {
         self.is_unheard.store(true, SeqCst);
     }
@@ -201,7 +210,7 @@ impl Faults {
         }
     }
 
-    /// Counts a write, and says what becomes of it; nothing in particular where it goes through.
+    /// Counts a write, and returns its fate. Returns `None` if it succeeds normally.
     pub(crate) async fn fate(&self, kind: Kind) -> Option<Fate> {
         if kind == Kind::Record && self.record_writes.fetch_add(1, SeqCst) >= BUSY {
             std::future::pending::<()>().await;
@@ -210,7 +219,7 @@ impl Faults {
         plans.iter_mut().filter(|plan| plan.kind == kind).find_map(Plan::next)
     }
 
-    /// Counts a read, and says what it finds; nothing in particular where it finds what is there.
+    /// Counts a read, and returns its planned result. Returns `None` if it reads normally.
     pub(crate) async fn finding(&self, key: &Key) -> Option<Result<Option<KvEntry>, KvError>> {
         if self.reads.fetch_add(1, SeqCst) >= BUSY {
             std::future::pending::<()>().await;
@@ -230,39 +239,36 @@ impl Faults {
         self.vanished.lock().unwrap().contains(key)
     }
 
-    /// It is written again. Whether it had been lost.
+    /// Records that the key was written again. Returns true if it had been lost.
     pub(crate) fn find_key(&self, key: &Key) -> bool {
         self.vanished.lock().unwrap().remove(key)
     }
 }
 
 pub(crate) fn timeout() -> KvError {
-    KvError::Timeout { operation: "update", key: None, limit: Duration::from_secs(2) }
+    Deadline::after(Duration::from_secs(2)).timeout("update", None)
 }
 
 pub(crate) fn unavailable() -> KvError {
-    KvError::Unavailable { operation: "update", reason: "no leader".to_owned(), source: None }
+    KvError::unavailable("update", "no leader")
+}
+
+pub(crate) fn denied() -> KvError {
+    KvError::unauthorized("watch", "it may not watch")
 }
 
 pub(crate) fn full() -> KvError {
-    KvError::StoreFull {
-        store: "locks".to_owned(),
-        limit: "it has as many bytes as it may".to_owned(),
-    }
+    KvError::store_full("locks", "it has as many bytes as it may")
 }
 
 pub(crate) fn broken() -> KvError {
-    KvError::Backend {
-        operation: "entry",
-        reason: "the answer is no answer".to_owned(),
-        source: None,
-    }
+    KvError::backend("entry", "the answer is no answer")
 }
 
 pub(crate) fn unknown(operation: &'static str, key: &Key) -> KvError {
-    KvError::OutcomeUnknown { operation, key: key.clone(), source: None }
+    KvError::outcome_unknown(operation, key.clone())
 }
 
 pub(crate) fn other_version(key: &Key, expected: VersionToken) -> KvError {
-    KvError::RevisionMismatch { key: key.clone(), expected, found: None }
+    KvError::revision_mismatch(key.clone(), expected, None)
 }

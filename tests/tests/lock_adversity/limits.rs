@@ -1,4 +1,4 @@
-//! Deadlines and sizes at their ends.
+//! Extreme deadlines and sizes.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 
 use crate::world::{LEASE, World, lock_of, within};
 
-/// A clone of the handle that cannot wait asks first. Else its deadline would be that of all others, whose requests would
-/// all have failed before they are sent.
+/// A clone of the handle that cannot wait makes the first request. Its deadline must not apply to
+/// requests of others, which would all fail before they are sent.
 #[tokio::test(start_paused = true)]
 async fn the_deadline_of_a_clone_is_its_own() {
     for has_session in [false, true] {
@@ -27,7 +27,7 @@ async fn the_deadline_of_a_clone_is_its_own() {
     }
 }
 
-/// Else twice the longest deadline would be a panic.
+/// Twice the longest deadline must not panic.
 #[tokio::test(start_paused = true)]
 async fn the_longest_deadline_is_no_panic() {
     let world = World::in_memory().await;
@@ -56,8 +56,8 @@ async fn the_longest_deadline_is_no_panic() {
         .unwrap();
 }
 
-/// Tokens make a record longer. Else the line would be so long that the record had no room for the grants, and whoever
-/// lets go could not.
+/// Tokens make a record longer. Without this limit the queue could be so long that the record had
+/// no room for the grants, and a holder could not release.
 #[tokio::test(start_paused = true)]
 async fn a_line_ends_where_there_is_no_room_for_its_grants() {
     let world = World::in_memory_with(StoreConfig::new().max_value_size(4096)).await;
@@ -75,7 +75,7 @@ async fn a_line_ends_where_there_is_no_room_for_its_grants() {
     assert!(matches!(refused, DistroRwLockError::QueueFull { .. }), "{refused:?}");
     assert!(waiting.len() > 10, "{} wait", waiting.len());
     held.release().await.unwrap();
-    // All of them at a time: none lets go before the last is in.
+    // All of them hold at the same time: none releases before the last has acquired.
     let number = waiting.len();
     let granted = within(5, "all get in", waiting.join_all()).await;
     let granted: Vec<_> = granted.into_iter().map(|wait| wait.unwrap().unwrap()).collect();

@@ -1,4 +1,4 @@
-//! Changes of the record that are refused, lost, or done without anybody being told.
+//! Changes of the record that are rejected, lost, or made without an acknowledgement.
 
 use shizuku_kv::KvError;
 use shizuku_kv::rw_lock::DistroRwLockError;
@@ -6,12 +6,12 @@ use shizuku_kv::rw_lock::DistroRwLockError;
 use crate::faults::{Fate, Kind, broken, full, timeout, unavailable};
 use crate::world::{LEASE, World, goes_by, within};
 
-/// What becomes of a write once, and may become of it at any time.
+/// The transient fates of a write.
 fn passing() -> [Fate; 4] {
     [Fate::Refused(timeout()), Fate::Refused(unavailable()), Fate::Lost, Fate::Unanswered]
 }
 
-/// Else the waiter would watch a record that nobody changes any more, until its deadline.
+/// Otherwise the waiter would watch a record that no other process changes, until its deadline.
 #[tokio::test(start_paused = true)]
 async fn a_waiter_whose_eviction_of_a_dead_holder_fails_tries_it_again() {
     for fate in passing().into_iter().chain([Fate::Refused(full())]) {
@@ -19,14 +19,15 @@ async fn a_waiter_whose_eviction_of_a_dead_holder_fails_tries_it_again() {
         let [dead, waiter] = world.processes().await;
         let _held = dead.lock().write().await.unwrap();
         dead.faults.crash();
-        // The first write of the record puts the waiter in line, the second takes out the dead.
+        // The first write of the record puts the waiter in the queue, the second evicts the dead
+        // holder.
         waiter.faults.after(1, Kind::Record, fate.clone());
         waiter.gets_in(&format!("{fate:?}")).await;
         assert!(waiter.faults.are_over());
     }
 }
 
-/// Else a request that failed for a moment would leave a dead session in the way of all who wait.
+/// Otherwise a request that failed once would leave a dead session in the way of all waiters.
 #[tokio::test(start_paused = true)]
 async fn a_waiter_that_cannot_end_a_dead_session_tries_it_again() {
     for fate in passing().into_iter().chain([Fate::Refused(full())]) {
@@ -40,14 +41,14 @@ async fn a_waiter_that_cannot_end_a_dead_session_tries_it_again() {
     }
 }
 
-/// What took the place of what a process knows it may hear of from a watch; else it has to read. One that waits for the
-/// watch alone would not get in.
+/// A process may learn of a change that overtook its own from a watch; otherwise it has to read.
+/// One that only waited for the watch would not acquire the lock.
 #[tokio::test(start_paused = true)]
 async fn a_change_that_another_was_ahead_of_is_made_also_where_no_watch_tells() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     let first = one.lock().read().await.unwrap();
-    // By then its record is watched.
+    // Its record is watched by then.
     goes_by(2 * LEASE).await;
     one.faults.hear_nothing();
     let theirs = other.lock().read().await.unwrap();
@@ -58,7 +59,8 @@ async fn a_change_that_another_was_ahead_of_is_made_also_where_no_watch_tells() 
     world.held_by(0).await;
 }
 
-/// Else the break that is made again would take the lock from the next holder, while both think that they have it.
+/// Otherwise the repeated break would revoke the lock from the next holder, while both believe that
+/// they hold it.
 #[tokio::test(start_paused = true)]
 async fn a_break_without_an_acknowledgement_breaks_once() {
     let world = World::in_memory().await;
@@ -78,7 +80,7 @@ async fn a_break_without_an_acknowledgement_breaks_once() {
     within(2, "the last gets in", last).await.unwrap().unwrap().release().await.unwrap();
 }
 
-/// Else the lock would be held for ever by a process that lives and knows nothing of it.
+/// Otherwise a live process without a guard would hold the lock for ever.
 #[tokio::test(start_paused = true)]
 async fn a_release_that_fails_once_is_made_all_the_same() {
     for fate in
@@ -106,7 +108,7 @@ async fn a_release_that_fails_once_is_made_all_the_same() {
     }
 }
 
-/// The same where nobody waits for the release.
+/// The same without a caller that waits for the release.
 #[tokio::test(start_paused = true)]
 async fn a_guard_that_is_dropped_lets_go_also_where_that_fails_once() {
     for fate in passing().into_iter().chain([Fate::Refused(full()), Fate::Refused(broken())]) {
@@ -121,8 +123,8 @@ async fn a_guard_that_is_dropped_lets_go_also_where_that_fails_once() {
     }
 }
 
-/// Else one who was told that it has nothing would be in everybody's way, or one who waits would be told of a fault that
-/// is over.
+/// Otherwise a rejected claim would block all others, or a waiter would get the error of a fault
+/// that is over.
 #[tokio::test(start_paused = true)]
 async fn a_claim_whose_write_fails_once_is_granted_or_leaves_nothing() {
     for fate in passing().into_iter().chain([Fate::Refused(full()), Fate::Refused(broken())]) {
@@ -143,15 +145,15 @@ async fn a_claim_whose_write_fails_once_is_granted_or_leaves_nothing() {
     }
 }
 
-/// Nobody knows whether the claim is in the record, and what would tell fails for good. Else a claim that was refused
-/// would hold the lock of a process that lives.
+/// It is unknown whether the claim is in the record, and finding out fails permanently. Otherwise a
+/// rejected claim would hold the lock for a live process.
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_is_refused_after_an_unknown_write_leaves_nothing() {
     for fate in [Fate::Unanswered, Fate::Lost, Fate::Late] {
         let world = World::in_memory().await;
         let [one, other] = world.processes().await;
         let _alive = one.stay_alive().await;
-        // There is a record already, on which a write may land late.
+        // A record already exists, on which a write may land late.
         one.lock().write().await.unwrap().release().await.unwrap();
         one.faults.next(Kind::Record, fate.clone());
         one.faults.refuse_read(broken());
@@ -164,7 +166,7 @@ async fn a_claim_that_is_refused_after_an_unknown_write_leaves_nothing() {
     }
 }
 
-/// The same where the claim is not refused but given up.
+/// The same if the claim is dropped instead of rejected.
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_is_given_up_while_its_write_is_on_its_way_leaves_nothing() {
     for fate in [Fate::Unanswered, Fate::Lost, Fate::Late] {
@@ -182,7 +184,7 @@ async fn a_claim_that_is_given_up_while_its_write_is_on_its_way_leaves_nothing()
     }
 }
 
-/// Else a writer that became a reader would be told that it has nothing, and keep readers out.
+/// Otherwise a writer that became a reader would be told that it holds nothing, and block readers.
 #[tokio::test(start_paused = true)]
 async fn a_downgrade_whose_write_fails_once_is_made() {
     for fate in passing() {

@@ -1,8 +1,9 @@
-//! Locks over a store that misbehaves in one exact place: a write that is refused, lost or answered late, a read by a
-//! replica that is behind, a key that is removed by hand, a store that is deleted. `lock_schedules` draws such things at
-//! random; here is each of them that once went wrong, or is easy to get wrong.
+//! Locks over a store that misbehaves at one exact point. A write is rejected, lost or answered
+//! late, a replica that is behind answers a read, a key is removed by hand, or a store is deleted.
+//! `lock_schedules` draws such faults at random. This binary has each of them that once went wrong,
+//! or is easy to get wrong.
 //!
-//! In memory the clock stands still but for what a test waits for: seconds of it take no time.
+//! In memory the clock moves only while a test waits, so that seconds of it take no time.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +14,7 @@
 )]
 
 mod broken_tasks;
+mod denied_watches;
 mod faults;
 mod limits;
 mod lost_writes;

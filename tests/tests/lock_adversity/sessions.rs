@@ -1,4 +1,4 @@
-//! The keys by which processes prove that they live: removed by an operator, lost by a server, renewed slowly.
+//! The session keys of processes: removed by an operator, lost by a server, renewed slowly.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::world::{LEASE, World, goes_by, within};
 
 const LONG_LEASE: Duration = Duration::from_secs(60);
 
-/// The key is there when the waiter first looks, and is gone when it wants to end the session. Else it would try to delete
-/// a version that is not there, for ever.
+/// The key exists when the waiter first looks, and is gone when it wants to end the session.
+/// Otherwise it would try for ever to delete a version that does not exist.
 #[tokio::test(start_paused = true)]
 async fn a_dead_session_whose_key_is_lost_without_a_trace_is_in_nobodys_way() {
     let world = World::in_memory().await;
@@ -40,12 +40,12 @@ async fn a_dead_session_that_was_purged_from_the_stream_is_in_nobodys_way() {
     let context = async_nats::jetstream::new(shizuku_kv_tests::NatsServer::shared().client().await);
     let stream = context.get_stream(format!("KV_{}", world.name)).await.unwrap();
     let subject = format!("$KV.{}.rw_lock_session.{session}", world.name);
-    // The waiter has heard of the session by now, or comes to find that there is none.
+    // The waiter knows the session by now, or finds that it does not exist.
     assert!(stream.purge().filter(subject).await.unwrap().success);
     within(15, "it gets in", waiting).await.unwrap().unwrap().release().await.unwrap();
 }
 
-/// Else a process whose proof of life is gone would work on as long as its lease.
+/// Otherwise a process without a session key would continue until the end of its lease.
 #[tokio::test(start_paused = true)]
 async fn a_holder_whose_session_is_lost_without_a_trace_is_told_at_its_next_renewal() {
     let world = World::in_memory().await;
@@ -54,14 +54,14 @@ async fn a_holder_whose_session_is_lost_without_a_trace_is_told_at_its_next_rene
     let session = world.state().await.holders[0].claim.session.clone();
     holder.faults.lose_key(&format!("rw_lock_session.{session}"));
     assert_eq!(within(21, "it is told", held.lost()).await, LockLoss::Evicted);
-    // Under a session of its own.
+    // The new claim has a session of its own.
     let guard = within(5, "it gets in again", holder.lock_for(LONG_LEASE).write()).await.unwrap();
     goes_by(LONG_LEASE).await;
     assert!(guard.is_held());
 }
 
-/// Else it would stand in line under a session that is over, taken out and put back again and again, or let in and told
-/// nothing.
+/// Otherwise it would be queued under an ended session, evicted and queued again repeatedly, or
+/// granted without a notification.
 #[tokio::test(start_paused = true)]
 async fn a_waiter_whose_session_an_operator_deletes_stands_in_line_anew_under_another() {
     let world = World::in_memory().await;
@@ -86,7 +86,7 @@ async fn a_waiter_whose_session_an_operator_deletes_stands_in_line_anew_under_an
     assert!(guard.is_held());
 }
 
-/// Else it would believe that it holds for a third of its lease, while another does.
+/// Otherwise it would believe for a third of its lease that it holds the lock, while another does.
 #[tokio::test(start_paused = true)]
 async fn a_holder_whose_session_an_operator_deletes_is_told_as_soon_as_another_is_let_in() {
     let world = World::in_memory().await;
@@ -94,7 +94,7 @@ async fn a_holder_whose_session_an_operator_deletes_is_told_as_soon_as_another_i
     let held = holder.lock_for(LONG_LEASE).write().await.unwrap();
     let waiting = waiter.starts_to_wait();
     world.in_line(1).await;
-    // By then its record is watched.
+    // Its record is watched by then.
     goes_by(2 * LEASE).await;
     let session = world.state().await.holders[0].claim.session.clone();
     world.around.delete(format!("rw_lock_session.{session}")).await.unwrap();
@@ -105,7 +105,7 @@ async fn a_holder_whose_session_an_operator_deletes_is_told_as_soon_as_another_i
     assert_eq!(world.state().await.holders.len(), 1);
 }
 
-/// Else nobody would tell it before its lease is over.
+/// Otherwise it would not be notified before its lease expires.
 #[tokio::test(start_paused = true)]
 async fn a_holder_whose_session_an_operator_deletes_is_told_at_its_next_renewal() {
     let world = World::in_memory().await;
@@ -117,8 +117,8 @@ async fn a_holder_whose_session_an_operator_deletes_is_told_at_its_next_renewal(
     other.gets_in("the loss").await;
 }
 
-/// Answers that take up to half of the lease are no reason to lose it. Else each try to renew would be given up before its
-/// answer comes, and none would ever count.
+/// Answers that take up to half of the lease are no reason to lose it. Otherwise each renewal would
+/// be given up before its answer comes, and none would ever count.
 #[tokio::test(start_paused = true)]
 async fn a_holder_whose_renewals_are_answered_slowly_keeps_its_lock() {
     let lease = 3 * LEASE;
@@ -133,7 +133,7 @@ async fn a_holder_whose_renewals_are_answered_slowly_keeps_its_lock() {
     assert_eq!(join_all([20, 7, 4, 2].map(holds)).await, [true; 4]);
 }
 
-/// Else a process would lose what it holds because of one answer in two.
+/// Otherwise a process would lose its locks because of one lost answer in two.
 #[tokio::test(start_paused = true)]
 async fn a_holder_of_whose_renewals_every_answer_is_lost_keeps_its_lock() {
     let world = World::in_memory().await;
@@ -145,7 +145,8 @@ async fn a_holder_of_whose_renewals_every_answer_is_lost_keeps_its_lock() {
     held.release().await.unwrap();
 }
 
-/// A holder of which no renewal arrives is told when its lease is over, and not when another is let in.
+/// A holder whose renewals never arrive is notified when its lease expires, and not when another
+/// acquires the lock.
 #[tokio::test(start_paused = true)]
 async fn a_holder_of_which_no_renewal_arrives_is_told_in_time() {
     let world = World::in_memory().await;

@@ -1,4 +1,4 @@
-//! Processes that live for less than a lease, and lines with dead ones in them.
+//! Processes that live for less than a lease, and queues with dead processes.
 
 use std::time::Duration;
 
@@ -7,11 +7,6 @@ use tokio::time::Instant;
 
 use crate::faults::{Fate, Kind};
 use crate::world::{LEASE, Process, World, goes_by, lock_of, within};
-
-/// The key of the first session in a store.
-async fn key_of_holder(world: &World) -> String {
-    format!("rw_lock_session.{}", world.state().await.holders[0].claim.session)
-}
 
 /// Starts processes one after the other, as a cron job does, until one of them acquires the lock.
 /// Returns the number of rejected ones.
@@ -31,7 +26,8 @@ async fn runs_until_it_gets_in(
     panic!("six of six processes are rejected");
 }
 
-/// Otherwise each process would count from when it saw the dead one first, and end before it has counted to the end.
+/// Otherwise each process would count from its own first look at the dead one, and end before the
+/// lease is over.
 #[tokio::test(start_paused = true)]
 async fn a_new_process_that_tries_gets_in_after_a_crash() {
     let world = World::in_memory().await;
@@ -66,13 +62,13 @@ async fn a_living_holder_that_looks_dead_by_the_store_keeps_its_lock() {
     let world = World::in_memory().await;
     let [holder, trier] = world.processes().await;
     let held = holder.lock().write().await.unwrap();
-    let key = key_of_holder(&world).await;
+    let key = world.key_of_holder().await;
     trier.faults.make_look_older(&key, Duration::from_secs(3600));
     for _ in 0..5 {
         let begin = Instant::now();
         let error = trier.lock().try_write().await.map(drop).unwrap_err();
         assert!(matches!(error, DistroRwLockError::WouldBlock { .. }), "{error:?}");
-        // It waits at most for a sign of life.
+        // It waits at most for one renewal.
         assert!(begin.elapsed() < LEASE, "{:?}", begin.elapsed());
         goes_by(LEASE).await;
         assert!(held.is_held());
@@ -80,7 +76,7 @@ async fn a_living_holder_that_looks_dead_by_the_store_keeps_its_lock() {
     held.release().await.unwrap();
 }
 
-/// A try does not wait for a lock that a live process holds.
+/// `try_write` does not wait for a lock that a live process holds.
 #[tokio::test(start_paused = true)]
 async fn a_try_is_rejected_at_once_while_the_holder_lives() {
     let world = World::in_memory().await;
@@ -141,12 +137,12 @@ async fn a_dead_holder_and_all_dead_waiters_are_found_out_together() {
     guard.release().await.unwrap();
 }
 
-/// Finding a key for the session, creating it, and the swap: however many are in line.
+/// Finding a key for the session, creating it, and the swap, however many are queued.
 #[tokio::test(start_paused = true)]
 async fn joining_a_long_line_takes_three_requests() {
     let world = World::in_memory().await;
     let [holder] = world.processes().await;
-    // The test takes some of the time by the clock on the wall, which counts too.
+    // The test uses some real time, which counts too.
     let options = LockOptions::new().lease(3600 * LEASE).wait(10_000 * LEASE);
     let lock = |process: &Process| {
         DistroRwLock::with_options(&process.store, "r", options.clone()).unwrap()
@@ -173,7 +169,7 @@ async fn a_late_renewal_does_not_disturb_the_session_that_has_the_key_now() {
     let world = World::in_memory().await;
     let [late, other] = world.processes().await;
     let held = late.lock().write().await.unwrap();
-    let key = key_of_holder(&world).await;
+    let key = world.key_of_holder().await;
     late.faults.each(Kind::Renewal, Fate::Late);
     let guard = within(5, "the other gets in", other.lock().write()).await.unwrap();
     assert!(!held.is_held());

@@ -65,13 +65,14 @@ async fn shutdown_of_a_store_that_is_gone_ends_at_once() {
     let handles = OpenStores::new();
     handles.add(&process.store);
     let held = process.lock_for(Duration::from_secs(60)).write().await.unwrap();
-    let gone = KvError::StoreNotFound { store: "locks".to_owned() };
+    let gone = KvError::store_not_found("locks");
     process.faults.each(Kind::Record, Fate::Refused(gone));
     within(1, "it ends", handles.close(Deadline::after(LIMIT))).await.unwrap();
     assert!(!held.is_held());
 }
 
-/// The first claim needs a session that has yet to be made; the second has one, and comes behind it.
+/// The first claim needs a session that has yet to be created; the second has one, and is queued
+/// behind it.
 #[tokio::test(start_paused = true)]
 async fn a_claim_whose_session_fails_holds_up_no_other() {
     for fate in [Fate::Refused(broken()), Fate::Lost, Fate::Unanswered] {
@@ -83,7 +84,7 @@ async fn a_claim_whose_session_fails_holds_up_no_other() {
             .map(|lock| tokio::spawn(async move { lock.write().await?.release().await }));
         let [first, second] = claims;
         within(3, "the second gets in", second).await.unwrap().unwrap();
-        // It fails, or comes again under another session.
+        // It fails, or is queued again under another session.
         let first = within(3, "the first has an answer", first).await.unwrap();
         assert_eq!(first.is_err(), matches!(fate, Fate::Refused(_)), "{first:?}");
         assert!(process.faults.are_over(), "{fate:?}");

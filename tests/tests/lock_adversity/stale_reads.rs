@@ -1,5 +1,5 @@
-//! Reads that find what was there before: by a replica that is behind, or a leader that was replaced and does not know
-//! it yet.
+//! Reads with stale results: from a replica that is behind, or from a replaced leader that does not
+//! know it yet.
 
 use shizuku_kv::rw_lock::DistroRwLockError;
 use tokio::time::timeout;
@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use crate::faults::{Fate, Kind, unavailable};
 use crate::world::{LEASE, RECORD, World, goes_by, within};
 
-/// Else a process would see its own grant gone, and tell its holder that the lock is lost.
+/// Otherwise a process would miss its own grant, and notify its holder of a lost lock.
 #[tokio::test(start_paused = true)]
 async fn a_holder_is_not_told_that_it_lost_what_an_old_record_does_not_have() {
     let world = World::in_memory().await;
@@ -15,7 +15,7 @@ async fn a_holder_is_not_told_that_it_lost_what_an_old_record_does_not_have() {
     one.lock().read().await.unwrap().release().await.unwrap();
     let before = world.record().await;
     let held = one.lock().read().await.unwrap();
-    // What the process knows of the record is outdated: the next swap is lost, and it has to read.
+    // The cached record of the process is stale: its next swap is lost, and it has to read.
     let theirs = other.lock().read().await.unwrap();
     one.faults.fall_behind(RECORD, before);
     let second = one.lock();
@@ -31,7 +31,7 @@ async fn a_holder_is_not_told_that_it_lost_what_an_old_record_does_not_have() {
     world.held_by(1).await;
 }
 
-/// The same where no read is ever right: the watch has the truth.
+/// The same if every read is stale, because the watch delivers the current record.
 #[tokio::test(start_paused = true)]
 async fn a_holder_goes_on_also_where_all_reads_are_old() {
     let world = World::in_memory().await;
@@ -43,7 +43,7 @@ async fn a_holder_goes_on_also_where_all_reads_are_old() {
     one.faults.fall_behind(RECORD, before);
     let _ = timeout(5 * LEASE, one.lock().try_read()).await;
     assert!(held.is_held() && theirs.is_held());
-    // Whether it succeeds or is tried further, it is not told that it was lost.
+    // The release succeeds or is retried, but does not report a lost lock.
     match held.release().await {
         Ok(()) | Err(DistroRwLockError::Store { .. }) => {}
         Err(error) => panic!("{error:?}"),
@@ -53,7 +53,8 @@ async fn a_holder_goes_on_also_where_all_reads_are_old() {
     assert!(theirs.is_held());
 }
 
-/// Else who lets go would find nothing of itself, believe that others took it out, and leave its grant behind.
+/// Otherwise a releasing process would not find its grant, believe that others evicted it, and
+/// leave it behind.
 #[tokio::test(start_paused = true)]
 async fn a_release_over_an_old_record_takes_its_grant_out() {
     let world = World::in_memory().await;
@@ -73,7 +74,7 @@ async fn a_release_over_an_old_record_takes_its_grant_out() {
     theirs.release().await.unwrap();
 }
 
-/// Else a process in line would find itself nowhere, and stand in line a second time.
+/// Otherwise a queued process would not find itself, and queue a second time.
 #[tokio::test(start_paused = true)]
 async fn a_waiter_stands_in_line_once_whatever_an_old_record_says() {
     let world = World::in_memory().await;
@@ -86,7 +87,7 @@ async fn a_waiter_stands_in_line_once_whatever_an_old_record_says() {
     world.in_line(1).await;
     waiter.faults.fall_behind(RECORD, before);
     for _ in 0..3 {
-        // Each has its process look at the record.
+        // Each makes its process look at the record.
         let _ = timeout(LEASE, waiter.lock().try_read()).await;
     }
     assert_eq!(world.state().await.waiting.len(), 1);
@@ -96,9 +97,9 @@ async fn a_waiter_stands_in_line_once_whatever_an_old_record_says() {
     world.held_by(0).await;
 }
 
-/// A claim is given up while its write is on its way, and what is read is from before the version that the write
-/// replaces. Else that other version would be taken for a sign that the write cannot land any more; when it did, a process
-/// that lives would hold a lock that nobody there knows of.
+/// A claim is dropped while its write is in transit, and the read result is older than the version
+/// that the write replaces. The other version must not prove that the write cannot land any more.
+/// When it did, a live process would hold a lock that no guard there knows of.
 #[tokio::test(start_paused = true)]
 async fn a_write_that_can_still_land_is_not_taken_for_gone_by_an_old_record() {
     let world = World::in_memory().await;
@@ -117,7 +118,8 @@ async fn a_write_that_can_still_land_is_not_taken_for_gone_by_an_old_record() {
     world.held_by(0).await;
 }
 
-/// Else an operator would be told that a lock is broken whose newest grant the old record does not have.
+/// Otherwise an operator would be told that a lock is broken whose newest grant the old record does
+/// not have.
 #[tokio::test(start_paused = true)]
 async fn a_break_after_an_old_read_breaks_what_is_there() {
     let world = World::in_memory().await;
@@ -125,7 +127,8 @@ async fn a_break_after_an_old_read_breaks_what_is_there() {
     operator.lock().write().await.unwrap().release().await.unwrap();
     let before = world.record().await;
     let held = holder.lock().write().await.unwrap();
-    // By a process that has seen the newer record, and by one that sees the lock for the first time.
+    // Breaks with a process that has seen the newer record, and with one that sees the lock for the
+    // first time.
     let [newcomer] = world.processes().await;
     for process in [&operator, &newcomer] {
         let [next] = world.processes().await;
@@ -148,7 +151,7 @@ async fn a_break_after_an_old_read_breaks_what_is_there() {
     drop(held);
 }
 
-/// Else somebody would be told that a lock is broken that is held as before.
+/// Otherwise the caller would be told that a lock is broken that is held as before.
 #[tokio::test(start_paused = true)]
 async fn a_break_is_not_said_to_be_made_that_was_not_made() {
     let world = World::in_memory().await;
@@ -171,7 +174,8 @@ async fn a_break_is_not_said_to_be_made_that_was_not_made() {
     within(5, "the holder is told", held.lost()).await;
 }
 
-/// A renewal fails for a moment, and whoever is asked then knows an old one, or nothing yet of the session.
+/// A renewal fails once, and the answering server then has an old one, or does not know the session
+/// yet.
 async fn is_held_after_an_old_read_of_its_session(is_known: bool) {
     let world = World::in_memory().await;
     let [holder] = world.processes().await;
@@ -188,13 +192,13 @@ async fn is_held_after_an_old_read_of_its_session(is_known: bool) {
     held.release().await.unwrap();
 }
 
-/// Else a process would take what it reads for another's, and give up all that it holds.
+/// Otherwise a process would attribute its own entry to another, and give up all of its locks.
 #[tokio::test(start_paused = true)]
 async fn a_session_is_not_taken_for_ended_by_an_old_renewal() {
     is_held_after_an_old_read_of_its_session(true).await;
 }
 
-/// Else a process would take its session for removed, and give up all that it holds.
+/// Otherwise a process would consider its session removed, and give up all of its locks.
 #[tokio::test(start_paused = true)]
 async fn a_session_is_not_taken_for_ended_where_it_is_not_known_yet() {
     is_held_after_an_old_read_of_its_session(false).await;

@@ -1,43 +1,33 @@
-//! A store as one process reaches it, which does to single requests what a test has planned.
+//! A store as one process reaches it, which applies the faults that a test has planned.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use shizuku_kv::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvFenced, KvReader, KvResult, KvStore,
-    KvStream, KvUpdate, KvWatcher, KvWriter, Store, VersionToken, Watch, WatchCursor, WatchScope,
+    Atomicity, ConnectionCapabilities, Deadline, Key, KvEntry, KvFenced, KvReader, KvResult,
+    KvStore, KvStream, KvUpdate, KvWatcher, KvWriter, Store, VersionToken, Watch, WatchCursor,
+    WatchScope, Write, WriteCondition,
 };
 use tokio::time::sleep;
 
 use crate::faults::{Fate, Faults, Kind, other_version, unknown};
 
-/// How long a process waits for an answer that does not come.
+/// Time for which a process waits for an answer that does not come.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// What arrives late does so whatever became of who sent it.
+/// Deadline of late writes, which arrive whatever happened to their sender.
 const LONG: Duration = Duration::from_secs(60);
 
-/// What there is between a process and the store.
+/// The layer between a process and the store.
 pub(crate) struct FaultyStore {
-    /// What it was made over, for what does not change.
+    /// The original store, for properties that do not change.
     first: Arc<dyn KvStore>,
     now: Mutex<Arc<dyn KvStore>>,
     late: Mutex<Vec<(Key, Write)>>,
     faults: Arc<Faults>,
-}
-
-#[derive(Clone)]
-enum Write {
-    Put(Bytes),
-    Create(Bytes),
-    Update(Bytes, VersionToken),
-    Delete,
-    DeleteWithVersion(VersionToken),
-    Purge,
 }
 
 impl FaultyStore {
@@ -51,12 +41,12 @@ impl FaultyStore {
         })
     }
 
-    /// The store was made again, and is known by its name.
+    /// Replaces the store by the recreated one of the same name.
     pub(crate) fn goes_on_with(&self, store: &Store) {
         *self.now.lock().unwrap() = Arc::clone(store.backend());
     }
 
-    /// What is on its way arrives: what becomes of each write.
+    /// Lets the writes in transit arrive, and returns their results.
     pub(crate) async fn arrive(&self) -> Vec<KvResult<VersionToken>> {
         let late = std::mem::take(&mut *self.late.lock().unwrap());
         let mut results = Vec::new();
@@ -70,13 +60,8 @@ impl FaultyStore {
         Arc::clone(&self.now.lock().unwrap())
     }
 
-    async fn write(
-        &self,
-        operation: &'static str,
-        key: &Key,
-        write: Write,
-        deadline: Deadline,
-    ) -> KvResult<VersionToken> {
+    async fn send(&self, key: &Key, write: Write, deadline: Deadline) -> KvResult<VersionToken> {
+        let operation = write.name();
         self.faults.called();
         self.faults.sent().await;
         let Some(fate) = self.faults.fate(Kind::of(operation, key)).await else {
@@ -102,28 +87,27 @@ impl FaultyStore {
         Err(unknown(operation, key))
     }
 
-    async fn apply(&self, key: &Key, write: Write, deadline: Deadline) -> KvResult<VersionToken> {
+    async fn apply(
+        &self,
+        key: &Key,
+        mut write: Write,
+        deadline: Deadline,
+    ) -> KvResult<VersionToken> {
         let inner = self.inner();
         let writer = inner.writer().expect("it can be written");
-        match write {
-            Write::Update(_, expected) | Write::DeleteWithVersion(expected)
-                if self.faults.is_lost(key) =>
-            {
-                Err(other_version(key, expected))
+        match write.condition {
+            WriteCondition::Exactly(expected) if self.faults.is_lost(key) => {
+                return Err(other_version(key, expected));
             }
             // What was there is out of the way.
-            Write::Put(value) | Write::Create(value) if self.faults.find_key(key) => {
-                writer.put(key, value, deadline).await
+            WriteCondition::Any | WriteCondition::Absent
+                if !write.is_deletion() && self.faults.find_key(key) =>
+            {
+                write.condition = WriteCondition::Any;
             }
-            Write::Put(value) => writer.put(key, value, deadline).await,
-            Write::Create(value) => writer.create(key, value, deadline).await,
-            Write::Update(value, expected) => writer.update(key, value, expected, deadline).await,
-            Write::Delete => writer.delete(key, deadline).await,
-            Write::DeleteWithVersion(expected) => {
-                writer.delete_with_version(key, expected, deadline).await
-            }
-            Write::Purge => writer.purge(key, deadline).await,
+            _ => {}
         }
+        writer.write(key, write, deadline).await
     }
 
     async fn read(&self, key: &Key, deadline: Deadline) -> KvResult<Option<KvEntry>> {
@@ -156,6 +140,14 @@ impl KvStore for FaultyStore {
         self.first.max_value_size()
     }
 
+    fn refresh(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
+        Box::pin(async move { self.inner().refresh(deadline).await })
+    }
+
+    fn incarnation(&self) -> Option<[u8; 16]> {
+        self.inner().incarnation()
+    }
+
     fn writer(&self) -> Option<&dyn KvWriter> {
         Some(self)
     }
@@ -164,7 +156,7 @@ impl KvStore for FaultyStore {
         Some(self)
     }
 
-    /// Nobody here writes with tokens; that it could be done tells that the store forgets nothing.
+    /// No lock here writes with tokens. The ability only shows that the store forgets no entry.
     fn fenced(&self) -> Option<&dyn KvFenced> {
         self.first.fenced()
     }
@@ -179,7 +171,7 @@ impl KvReader for FaultyStore {
         Box::pin(self.read(key, deadline))
     }
 
-    /// Also a leader may have been replaced, and not know it yet.
+    /// A leader may have been replaced too, and not know it yet.
     fn leader_entry<'a>(
         &'a self,
         key: &'a Key,
@@ -220,70 +212,22 @@ impl KvReader for FaultyStore {
 }
 
 impl KvWriter for FaultyStore {
-    fn put<'a>(
+    fn write<'a>(
         &'a self,
         key: &'a Key,
-        value: Bytes,
+        write: Write,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write("put", key, Write::Put(value), deadline))
+        Box::pin(self.send(key, write, deadline))
     }
 
-    fn create<'a>(
+    fn write_many<'a>(
         &'a self,
-        key: &'a Key,
-        value: Bytes,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write("create", key, Write::Create(value), deadline))
-    }
-
-    fn update<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write("update", key, Write::Update(value, expected), deadline))
-    }
-
-    fn delete<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write("delete", key, Write::Delete, deadline))
-    }
-
-    fn delete_with_version<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write(
-            "delete_with_version",
-            key,
-            Write::DeleteWithVersion(expected),
-            deadline,
-        ))
-    }
-
-    fn purge<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write("purge", key, Write::Purge, deadline))
-    }
-
-    fn put_many<'a>(
-        &'a self,
-        items: Vec<(Key, Bytes)>,
+        writes: Vec<(Key, Write)>,
+        atomicity: Atomicity,
         deadline: Duration,
     ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
-        self.first.writer().expect("it can be written").put_many(items, deadline)
+        self.first.writer().expect("it can be written").write_many(writes, atomicity, deadline)
     }
 }
 
@@ -296,7 +240,7 @@ impl KvWatcher for FaultyStore {
     ) -> BoxFuture<'_, KvResult<Watch>> {
         Box::pin(async move {
             self.faults.sent().await;
-            self.faults.watching().await;
+            self.faults.watching().await?;
             let store = self.inner();
             let inner =
                 store.watcher().expect("it can be watched").watch(scope, from, deadline).await?;
@@ -308,7 +252,7 @@ impl KvWatcher for FaultyStore {
     }
 }
 
-/// A watch that brings nothing to a process that is gone, and nothing of keys that are lost.
+/// A watch that delivers nothing to a crashed process, and nothing about lost keys.
 struct Watching {
     inner: Watch,
     faults: Arc<Faults>,

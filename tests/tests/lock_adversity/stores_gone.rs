@@ -1,11 +1,11 @@
-//! Stores that are deleted, and connections that are shut down, under locks.
+//! Locks in stores that are deleted, and over connections that are shut down.
 
 use shizuku_kv::rw_lock::{DistroRwLockError, LockLoss};
 use shizuku_kv::{Connection, KvError};
 
 use crate::world::{LEASE, World, goes_by, within};
 
-/// So many requests for each second are enough to find out that a store is gone.
+/// Maximum number of requests per second that it takes to find out that a store is gone.
 const FEW: usize = 20;
 
 async fn end(world: &World, is_shut_down: bool) {
@@ -16,7 +16,7 @@ async fn end(world: &World, is_shut_down: bool) {
     }
 }
 
-/// Whether the error says what happened to the store.
+/// Returns true if the error describes what happened to the store.
 fn says_so(error: &DistroRwLockError, is_shut_down: bool) -> bool {
     match error {
         DistroRwLockError::Store { source: KvError::StoreNotFound { .. }, .. } => !is_shut_down,
@@ -25,14 +25,15 @@ fn says_so(error: &DistroRwLockError, is_shut_down: bool) -> bool {
     }
 }
 
-/// Else a task that finds nothing to wait for would ask without end, while the lock is held or after all handles are gone.
+/// Otherwise a task with nothing to wait for would send requests without end, while the lock is
+/// held or after all handles are gone.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_gone_is_not_asked_without_end() {
     for is_shut_down in [false, true] {
         let world = World::in_memory().await;
         let [holder] = world.processes().await;
         let held = holder.lock().write().await.unwrap();
-        // By then its record is watched.
+        // Its record is watched by then.
         goes_by(2 * LEASE).await;
         let before = holder.faults.requests();
         end(&world, is_shut_down).await;
@@ -42,14 +43,15 @@ async fn a_store_that_is_gone_is_not_asked_without_end() {
         assert!(asked < 10 * FEW, "{asked} requests in ten seconds");
         drop(held);
         goes_by(10 * LEASE).await;
-        // Its task has come to an end by now.
+        // Its task has ended by now.
         let before = holder.faults.requests();
         goes_by(60 * LEASE).await;
         assert_eq!(holder.faults.requests(), before);
     }
 }
 
-/// Else it would wait to its deadline for a store that does not come back, and ask for it all the time.
+/// Otherwise it would wait until its deadline for a store that does not come back, and send
+/// requests all the time.
 #[tokio::test(start_paused = true)]
 async fn a_waiter_is_told_that_the_store_is_gone() {
     for is_shut_down in [false, true] {
@@ -68,7 +70,7 @@ async fn a_waiter_is_told_that_the_store_is_gone() {
     }
 }
 
-/// Else it would not end.
+/// Otherwise it would not end.
 #[tokio::test(start_paused = true)]
 async fn claims_and_questions_about_a_store_that_is_gone_are_refused() {
     for is_shut_down in [false, true] {

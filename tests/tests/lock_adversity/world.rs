@@ -1,10 +1,10 @@
-//! A store, the processes that reach it each in its own way, and a view around all of them.
+//! A store, processes that each reach it in their own way, and a handle around all of them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions, LockState, WriteGuard};
-use shizuku_kv::{Connection, KvEntry, KvStore, Store, StoreConfig, connect};
+use shizuku_kv::{Connection, KvEntry, KvStore, Store, StoreConfig, WatchScope, connect};
 use shizuku_kv_tests::{NatsServer, unique};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -12,13 +12,13 @@ use tokio::time::{sleep, timeout};
 use crate::faults::Faults;
 use crate::store::FaultyStore;
 
-/// As short as can be: a holder that has died is out after little more.
+/// Minimum lease: a dead holder is evicted after little more.
 pub(crate) const LEASE: Duration = Duration::from_secs(1);
 
-/// The key of the lock's record.
+/// Key of the lock's record.
 pub(crate) const RECORD: &str = "rw_lock.r";
 
-/// How long something may take that has to happen.
+/// Timeout for everything that has to happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct World {
@@ -47,7 +47,7 @@ impl World {
         Self { connection, name, around }
     }
 
-    /// Processes that have nothing in common but the store.
+    /// Returns processes that share nothing except the store.
     pub(crate) async fn processes<const N: usize>(&self) -> [Process; N] {
         let mut processes = Vec::new();
         for _ in 0..N {
@@ -60,17 +60,29 @@ impl World {
         DistroRwLock::new(&self.around, "r").unwrap().inspect().await.unwrap()
     }
 
-    /// The record as it is.
+    /// Returns the key of the session of the first holder.
+    pub(crate) async fn key_of_holder(&self) -> String {
+        format!("rw_lock_session.{}", self.state().await.holders[0].claim.session)
+    }
+
+    /// Returns the keys of the live sessions.
+    pub(crate) async fn sessions(&self) -> Vec<String> {
+        let keys =
+            self.around.keys(WatchScope::prefix("rw_lock_session.")).try_collect().await.unwrap();
+        keys.iter().map(ToString::to_string).collect()
+    }
+
+    /// Returns the present record.
     pub(crate) async fn record(&self) -> Option<KvEntry> {
         self.around.entry(RECORD).await.unwrap()
     }
 
-    /// Waits until so many are in line.
+    /// Waits until this many are queued.
     pub(crate) async fn in_line(&self, number: usize) {
         self.until("they are in line", |state| state.waiting.len() == number).await;
     }
 
-    /// Waits until so many hold it, and nobody waits.
+    /// Waits until this many hold the lock, and none waits.
     pub(crate) async fn held_by(&self, number: usize) {
         self.until("nobody else is left", |state| {
             (state.holders.len(), state.waiting.len()) == (number, 0)
@@ -89,7 +101,7 @@ impl World {
         }
     }
 
-    /// The store is deleted and made again, and the processes go on with it under its name.
+    /// Deletes and recreates the store. The processes continue with it under its name.
     pub(crate) async fn make_again(&mut self, processes: &[&Process]) {
         self.connection.delete_store(&self.name).await.unwrap();
         self.around = self.connection.store(&self.name).await.unwrap();
@@ -121,13 +133,13 @@ impl Process {
         lock_of(&self.store, "r", lease)
     }
 
-    /// Its session lives on whatever becomes of its claims to the other lock.
+    /// Keeps a session alive, whatever happens to claims of the other lock.
     pub(crate) async fn stay_alive(&self) -> WriteGuard {
         let name = unique("another");
         lock_of(&self.store, &name, LEASE).write().await.unwrap()
     }
 
-    /// It is let in before long, and lets go.
+    /// Acquires the lock before long, and releases it.
     pub(crate) async fn gets_in(&self, after: &str) {
         let guard =
             within(5, &format!("it gets in after {after}"), self.lock().write()).await.unwrap();
@@ -146,7 +158,7 @@ pub(crate) fn lock_of(store: &Store, resource: &str, lease: Duration) -> DistroR
     DistroRwLock::with_options(store, resource, options).unwrap()
 }
 
-/// What has to come to an end in so many seconds.
+/// Awaits a future that has to end within this many seconds.
 pub(crate) async fn within<T>(seconds: u64, what: &str, future: impl Future<Output = T>) -> T {
     match timeout(Duration::from_secs(seconds), future).await {
         Ok(output) => output,
@@ -154,7 +166,7 @@ pub(crate) async fn within<T>(seconds: u64, what: &str, future: impl Future<Outp
     }
 }
 
-/// So much of the time goes by that stands still otherwise.
+/// Advances the clock, which otherwise stands still.
 pub(crate) async fn goes_by(time: Duration) {
     sleep(time).await;
 }

@@ -1,4 +1,4 @@
-//! What has to hold of all logs together. It knows nothing of how locks are made.
+//! The guarantees for all logs together. The checker does not depend on how locks are implemented.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +8,7 @@ use crate::line::Mode;
 #[cfg(test)]
 mod tests;
 
-/// The value under the key that a resource guards, in the end: who wrote it.
+/// The final value under the key that a resource guards, with its writer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Last {
     pub(crate) token: u64,
@@ -17,7 +17,7 @@ pub(crate) struct Last {
     pub(crate) number: u64,
 }
 
-/// Everything that is wrong. `last` is by resource; where nothing was ever written there is none.
+/// Returns all violations. `last` is by resource, without an entry if nothing was ever written.
 pub(crate) fn all(history: &History, last: &BTreeMap<String, Last>) -> Vec<Violation> {
     let mut found = history.violations.clone();
     let mut resources: Vec<_> =
@@ -43,7 +43,7 @@ pub(crate) fn all(history: &History, last: &BTreeMap<String, Last>) -> Vec<Viola
     found
 }
 
-/// No two grants have the same token.
+/// Checks that no two grants have the same token.
 fn repeated(grants: &[&Grant]) -> Vec<Violation> {
     let mut seen: HashMap<u64, &Grant> = HashMap::new();
     let mut found = Vec::new();
@@ -62,10 +62,10 @@ fn repeated(grants: &[&Grant]) -> Vec<Violation> {
     found
 }
 
-/// A writer is alone. The holds are in the order in which they began.
+/// Checks that a writer is alone. The holds are in the order in which they began.
 fn overlaps(holds: &[&Hold]) -> Vec<Violation> {
     let mut found = Vec::new();
-    // Of those that began before, the one that ended last; of all, and of writers.
+    // The earlier hold that ended last: of all holds, and of writers.
     let (mut anybody, mut writer): (Option<&Hold>, Option<&Hold>) = (None, None);
     for hold in holds {
         let in_the_way = if hold.mode == Mode::Write { anybody } else { writer };
@@ -83,13 +83,13 @@ fn overlaps(holds: &[&Hold]) -> Vec<Violation> {
     found
 }
 
-/// Who holds later has the larger token, unless both read.
+/// Checks that a later holder has the larger token, unless both read.
 fn tokens_that_go_back(holds: &[&Hold]) -> Vec<Violation> {
     let mut found = Vec::new();
     let (mut anybody, mut writer): (Option<&Hold>, Option<&Hold>) = (None, None);
     for hold in holds {
         let before = if hold.mode == Mode::Write { anybody } else { writer };
-        // An equal one is its own, from before it went on as a reader; or was found already.
+        // An equal token is its own, from before a downgrade; or it was reported already.
         if let Some(other) = before.filter(|other| other.token > hold.token) {
             found.push(between(
                 other,
@@ -122,7 +122,8 @@ fn between(one: &Hold, other: &Hold, what: &str) -> Violation {
     }
 }
 
-/// No write was accepted after one with a newer token was: in the order of versions, and in the order of time.
+/// Checks that no write was accepted after one with a newer token was, by the order of versions,
+/// and by the order of time.
 fn stale(writes: &[&Write]) -> Vec<Violation> {
     let mut accepted: Vec<_> = writes
         .iter()
@@ -177,7 +178,8 @@ fn too_late(newest: &Write, write: &Write) -> Violation {
     }
 }
 
-/// Who is refused has been overtaken: by a token that is larger and was written with, and it does not hold any more.
+/// Checks that a rejected writer was overtaken: a larger token was used for a write, and the
+/// rejected one does not hold the lock any more.
 fn refused_wrongly(writes: &[&Write]) -> Vec<Violation> {
     let mut first: HashMap<u64, u64> = HashMap::new();
     for write in writes {
@@ -204,7 +206,7 @@ fn refused_wrongly(writes: &[&Write]) -> Vec<Violation> {
     found
 }
 
-/// What is there in the end is the last that was accepted, or one of which nobody knows whether it was.
+/// Checks that the final value is the last accepted one, or one with an unknown outcome.
 fn last_is_wrong(resource: &str, writes: &[&Write], last: Option<&Last>) -> Option<Violation> {
     let accepted = writes.iter().filter_map(|write| match write.outcome {
         Outcome::Accepted(version) => Some((version, *write)),

@@ -1,4 +1,4 @@
-//! The process that wants locks, from inside.
+//! The inside of a process that acquires locks.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, Write};
@@ -6,17 +6,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shizuku_kv::{Connection, Store, StoreConfig, connect};
+use shizuku_kv_tests::Random;
 use tokio::sync::watch;
 
 use crate::line::{Event, Line};
-use crate::random::Random;
 use crate::worker::Worker;
 
 pub(crate) const PLAN: &str = "SHIZUKU_LOCKS_PLAN";
 
 const WORKERS: u64 = 2;
 
-/// The log: each line is one write to the end of a file, so that a process that is killed leaves whole lines.
+/// The log. Each line is one write to the end of a file, so that a killed process leaves whole
+/// lines.
 #[derive(Clone, Debug)]
 pub(crate) struct Diary(Arc<Mutex<File>>);
 
@@ -27,8 +28,8 @@ impl Diary {
     }
 }
 
-/// Waits for the end of faults, and ends this process with the one that started it, however that ends: then the input
-/// does.
+/// Waits for the end of faults, and ends this process when its parent ends, however that ends,
+/// because the input then closes.
 fn listen() -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
     std::thread::spawn(move || {
@@ -71,7 +72,7 @@ fn a_process_that_wants_locks() {
     });
 }
 
-/// The store, however long it takes to reach it.
+/// Opens the store, however long that takes.
 async fn store(url: &str, bucket: &str) -> Store {
     loop {
         if let Ok(connection) = connect(url).await

@@ -1,10 +1,10 @@
-//! What the logs say: who held what from when to when, and what was written under it.
+//! The holds and fenced writes of the logs, with their times.
 
 use std::collections::BTreeMap;
 
 use crate::line::{Event, Line, Mode};
 
-/// A part of a grant in which its holder said that it held: from the first time to the last.
+/// A part of a grant in which its holder reported that it held: from the first time to the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hold {
     pub(crate) process: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Grant {
     pub(crate) mode: Mode,
     pub(crate) token: u64,
     pub(crate) at: u64,
-    /// How long it was waited for.
+    /// Duration of the wait.
     pub(crate) waited: u64,
 }
 
@@ -44,14 +44,15 @@ pub(crate) struct Write {
     pub(crate) resource: String,
     pub(crate) token: u64,
     pub(crate) began: u64,
-    /// Never, where the process was killed before it knew.
+    /// The largest value if the process was killed before it knew.
     pub(crate) ended: u64,
     pub(crate) outcome: Outcome,
-    /// The last time after it at which the lock under which it was made was held; 0 where that was not so any more.
+    /// Last time after the write at which its lock was still held, or 0 if it was not held any
+    /// more.
     pub(crate) held_until: u64,
 }
 
-/// What cannot be, and where.
+/// An impossible event, and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Violation {
     pub(crate) what: String,
@@ -69,16 +70,16 @@ pub(crate) struct History {
     pub(crate) lost: u64,
 }
 
-/// What a worker is in the middle of.
+/// The present section of a worker.
 #[derive(Default)]
 struct Section {
     asked: u64,
-    /// None before the grant, and when it was lost.
+    /// `None` before the grant, and after the loss.
     hold: Option<Hold>,
-    /// What was granted.
+    /// The grant.
     grant: Option<Grant>,
     is_lost: bool,
-    /// The writes under this grant begin here in the history.
+    /// Index in the history of the first write under this grant.
     writes: usize,
 }
 
@@ -158,7 +159,7 @@ impl History {
         }
     }
 
-    /// The holder says whether it holds.
+    /// Records whether the holder reports that it holds.
     fn look(&mut self, process: u64, worker: u64, at: u64, held: bool, section: &mut Section) {
         if !held {
             section.is_lost = true;

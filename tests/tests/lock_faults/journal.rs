@@ -24,7 +24,8 @@ impl Journal {
         self.0.push(Log { process, path, read: 0, lines: Vec::new() });
     }
 
-    /// Reads on. A line without an end is one that is being written, or the last of a process that was killed amid.
+    /// Reads further. A line without an end is still being written, or is the last of a process
+    /// that was killed while writing it.
     pub(crate) fn read_on(&mut self) {
         for log in &mut self.0 {
             let Ok(mut file) = File::open(&log.path) else { continue };
@@ -42,13 +43,13 @@ impl Journal {
         }
     }
 
-    /// How often a lock was granted.
+    /// Returns the number of granted locks.
     pub(crate) fn grants(&self) -> usize {
         let is_grant = |line: &&Line| matches!(line.event, Event::Entered { .. });
         self.0.iter().map(|log| log.lines.iter().filter(is_grant).count()).sum()
     }
 
-    /// The last line of each worker of a process.
+    /// Returns the last line of each worker of a process.
     pub(crate) fn last(&self, process: u64) -> Vec<&Line> {
         let Some(log) = self.0.iter().find(|log| log.process == process) else { return Vec::new() };
         let mut last = std::collections::BTreeMap::new();
@@ -58,7 +59,7 @@ impl Journal {
         last.into_values().collect()
     }
 
-    /// Whether a process is in a section as a writer, which is meant to last.
+    /// Returns true if a process is in a long section as a writer.
     pub(crate) fn writes_for_a_while(&self, process: u64) -> bool {
         let Some(log) = self.0.iter().find(|log| log.process == process) else { return false };
         self.last(process).into_iter().filter(|line| line.event == Event::Held(true)).any(|last| {
@@ -72,7 +73,7 @@ impl Journal {
         })
     }
 
-    /// All of it, by process.
+    /// Returns all lines, by process.
     pub(crate) fn into_lines(mut self) -> Vec<(u64, Vec<Line>)> {
         self.read_on();
         self.0.into_iter().map(|log| (log.process, log.lines)).collect()

@@ -1,28 +1,29 @@
-//! A line of a process's log: what it believed, and when.
+//! A line of a process's log: an event as the process saw it, and its time.
 //!
-//! Times are nanoseconds by the clock on the wall, which all processes of a machine share. A time is read before what it is
-//! the time of is asked, so that a process that is paused in between claims too little and not too much.
+//! Times are nanoseconds of the system clock, which all processes of a machine share. The process
+//! reads the time before it checks the state. A process that is paused in between therefore claims
+//! too short a hold, and never too long a one.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How a resource is held.
+/// The mode of a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Mode {
     Read,
     Write,
 }
 
-/// What happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A lock was asked for.
+    /// A lock was requested.
     Asks {
         resource: String,
         mode: Mode,
     },
-    /// It was granted. It is meant to be held for so many milliseconds.
+    /// It was granted. The plan is to hold it for this many milliseconds.
     Entered {
         resource: String,
         mode: Mode,
@@ -30,9 +31,9 @@ pub(crate) enum Event {
         held: bool,
         length: u64,
     },
-    /// Whether it was still held.
+    /// The holder checked its hold. True if it was still held.
     Held(bool),
-    /// A fenced write begins, the process's one of this number.
+    /// A fenced write begins, with its number in the process.
     Writes {
         number: u64,
     },
@@ -45,25 +46,25 @@ pub(crate) enum Event {
     },
     /// It was not written.
     NotWritten(String),
-    /// Nobody knows whether it was written.
+    /// The outcome is unknown.
     Unknown(String),
-    /// From here on it is held to read.
+    /// The hold continues as a reader's.
     Downgraded {
         held: bool,
     },
-    /// The last look before it is let go.
+    /// The last look before the release.
     Leaving(bool),
-    /// It was let go; by `release`, which says that it was held to the end.
+    /// It was released by `release`, which reported that it was held to the end.
     Released,
-    /// By `release`, which says that it was lost.
+    /// `release` reported that it was lost.
     Lost(String),
-    /// In another way, or nobody knows.
+    /// It was released in another way, or the outcome is unknown.
     LetGo(String),
-    /// It was not granted, which faults or others explain.
+    /// It was not granted, because of faults or other processes.
     NotGranted(String),
-    /// Something that nothing here explains.
+    /// An unexplained error.
     Unexplained(String),
-    /// Faults are over, and what is asked for now has to be granted.
+    /// Faults are over, and all later requests have to be granted.
     Quiet,
     /// The worker is done.
     Done,
@@ -72,12 +73,12 @@ pub(crate) enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) at: u64,
-    /// Each process has several workers.
+    /// Number of the worker within its process.
     pub(crate) worker: u64,
     pub(crate) event: Event,
 }
 
-/// The time, by the clock that all processes have.
+/// Returns the time of the clock that all processes share.
 pub(crate) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
     u64::try_from(since.as_nanos()).expect("a clock before 2554")
@@ -168,7 +169,7 @@ impl FromStr for Event {
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What an error says is one line, whatever it says.
+        // The text of an error is written on one line.
         let event = self.event.to_string().replace('\n', " ");
         write!(f, "{} {} {event}", self.at, self.worker)
     }

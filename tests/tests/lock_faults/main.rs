@@ -1,9 +1,10 @@
-//! Locks under faults: processes that hold, wait, are killed and are paused for longer than their lease, while servers and
-//! the network between them and these processes fail. Each process keeps a log of what it believes; in the end a checker
-//! that knows nothing of the library compares all of them.
+//! Locks under faults. Processes hold, wait, are killed and are paused for longer than their lease,
+//! while servers and the network between them and these processes fail. Each process keeps a log of
+//! its events. In the end a checker that does not depend on the library compares all of them.
 //!
-//! `SHIZUKU_SEED` makes the same decisions again: the faults, and what each process does next. When it happens is up to the
-//! machine. `docs/reliability.md` says what is checked and what is not.
+//! `SHIZUKU_SEED` makes the same decisions again: the faults, and the next steps of each process.
+//! The machine decides when they happen. `docs/reliability.md` lists what is checked and what is
+//! not.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,9 +20,7 @@ mod holds;
 mod journal;
 mod line;
 mod process;
-#[path = "../faults/random.rs"]
 #[allow(dead_code, reason = "it is shared with tests that draw more")]
-mod random;
 mod run;
 mod summary;
 mod worker;
@@ -31,7 +30,7 @@ use std::time::Duration;
 use run::Plan;
 use shizuku_kv_tests::NatsServer;
 
-/// How long faults are injected in the tests that always run. Quiet and the checks come on top.
+/// Duration of the faults in the tests that always run, without the quiet time and the checks.
 const LENGTH: Duration = Duration::from_secs(25);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,8 +54,8 @@ async fn ten_thousand_acquisitions_on_a_cluster_outlive_faults_and_crashes() {
     }
 }
 
-/// Before 2.11 two servers whose routes were cut can go on closing each other's new ones for minutes, each taking the
-/// other's for a duplicate of its own: then there is no cluster to be tested.
+/// Before 2.11 two servers whose routes were cut can close each other's new routes for minutes,
+/// because each considers the other's a duplicate of its own. There is then no cluster to test.
 fn is_a_cluster_possible() -> bool {
     let is_possible = NatsServer::shared().is_at_least(2, 11);
     if !is_possible {

@@ -1,4 +1,4 @@
-//! A process that wants locks, as the test that started it sees it.
+//! A process that acquires locks, as the test that started it sees it.
 
 use std::io::Write;
 use std::path::Path;
@@ -15,7 +15,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it: this very test binary, with the test that waits for that.
+    /// Starts it: this test binary, with the test for the child process.
     pub(crate) fn start(url: &str, bucket: &str, log: &Path, number: u64, seed: u64) -> Self {
         let log = log.to_str().expect("a path");
         let plan = [url, bucket, log, &number.to_string(), &seed.to_string()].join("\n");
@@ -34,13 +34,13 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// Stops it in the middle of whatever it does, with its connections open.
+    /// Stops it at any point, with its connections open.
     pub(crate) fn stop(&mut self) {
         self.signal("STOP");
         self.is_stopped = true;
     }
 
-    /// Lets it go on.
+    /// Resumes it.
     pub(crate) fn go_on(&mut self) {
         self.signal("CONT");
         self.is_stopped = false;
@@ -49,7 +49,7 @@ impl Process {
     /// Tells it that faults are over.
     pub(crate) fn tell_of_quiet(&mut self) {
         let input = self.child.stdin.as_mut().expect("it is piped");
-        // Where it has ended by itself that is found out when it is waited for.
+        // If it has ended on its own, waiting for it finds that out.
         let _ = input.write_all(b"quiet\n").and_then(|()| input.flush());
     }
 

@@ -1,4 +1,5 @@
-//! One run: faults of servers, networks and processes for a while, then quiet, then all logs are checked.
+//! One run: faults of servers, networks and processes for a while, then a quiet time, then all logs
+//! are checked.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use async_nats::jetstream;
 use shizuku_kv::rw_lock::{DistroRwLock, LockOptions};
 use shizuku_kv::{Connection, Store, StoreConfig, connect};
-use shizuku_kv_tests::{Faults, NatsCluster, NatsServer};
+use shizuku_kv_tests::{Faults, NatsCluster, NatsServer, Random};
 use tokio::sync::Mutex;
 
 use crate::check::{self, Last};
@@ -15,18 +16,18 @@ use crate::holds::History;
 use crate::journal::Journal;
 use crate::line::now;
 use crate::process::Process;
-use crate::random::Random;
 use crate::summary::{Injected, Summary};
 use crate::worker::{LEASE, RESOURCES, guarded};
 
-/// How long it may take until somebody gets in after a fault, and everybody in the end. A connection that is half dead is
-/// noticed after 20 seconds.
+/// Timeout until a process acquires a lock after a fault, and until all do in the end. A half-dead
+/// connection is noticed after 20 seconds.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// How many processes there are at a time.
+/// Number of processes at a time.
 const PROCESSES: usize = 5;
 
-/// How far the clock on the wall may drift from the monotonic one in a run; more, and somebody has set it.
+/// Maximum drift between the system clock and the monotonic one in a run. A larger drift means that
+/// the system clock was set.
 const DRIFT: Duration = Duration::from_millis(100);
 
 const POLL: Duration = Duration::from_millis(20);
@@ -37,16 +38,16 @@ const BUCKET: &str = "locks";
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) nodes: usize,
-    /// How long faults are injected at least.
+    /// Minimum duration of the faults.
     pub(crate) length: Duration,
-    /// How often locks are granted at least.
+    /// Minimum number of granted locks.
     pub(crate) acquisitions: u64,
 }
 
 struct Run {
     start: Instant,
     end: Instant,
-    /// Beyond it nobody waits for more acquisitions.
+    /// Time after which the run does not wait for more acquisitions.
     latest: Instant,
     acquisitions: usize,
     home: tempfile::TempDir,
@@ -56,7 +57,7 @@ struct Run {
     violations: Mutex<Vec<String>>,
 }
 
-/// Runs it.
+/// Runs the plan.
 pub(crate) async fn run(plan: Plan) -> Summary {
     let mut faults =
         Faults::new(plan.seed).lasting(Duration::from_millis(50)..=Duration::from_secs(2));
@@ -118,7 +119,7 @@ async fn store(url: &str, replicas: usize) -> Store {
     connection.store_with_config(BUCKET, config).await.expect("a bucket")
 }
 
-/// What was written last under each lock, read without the library.
+/// Returns the last value under each lock, read without the library.
 async fn last(cluster: &NatsCluster) -> BTreeMap<String, Last> {
     let context = jetstream::new(cluster.client().await);
     let stream = context.get_stream(format!("KV_{BUCKET}")).await.expect("the bucket is there");
@@ -154,7 +155,7 @@ impl Run {
         self.violations.lock().await.push(format!("at {at:.3?} {what}"));
     }
 
-    /// Waits until locks were granted so many times more.
+    /// Waits until this many more locks were granted.
     async fn progress(&self, many: u64, after: &str) {
         let goal = self.grants().await + usize::try_from(many).expect("a small number");
         let deadline = Instant::now() + PATIENCE;
@@ -183,13 +184,14 @@ impl Run {
             let began = self.start.elapsed();
             faults.inject(&injection, cluster, BUCKET).await;
             self.took(began, injection.to_string()).await;
-            // Now and then the next one comes while this one is still felt.
+            // Sometimes the next fault comes while this one still has effects.
             let many = if random.once_in(3) { 1 } else { 10 + random.below(80) };
             self.progress(many, &injection.to_string()).await;
         }
     }
 
-    /// Somebody who comes last gets in, whoever has crashed before; and then nobody is there.
+    /// Checks that a final claim succeeds, whatever processes have crashed, and that no other
+    /// remains.
     async fn leaves_nobody_behind(&self, store: &Store) {
         for resource in RESOURCES {
             let options = LockOptions::new().lease(LEASE).wait(PATIENCE);
@@ -212,7 +214,7 @@ impl Run {
     }
 }
 
-/// The processes that want locks.
+/// The processes that acquire locks.
 struct Fleet<'a> {
     run: &'a Run,
     random: Random,
@@ -236,7 +238,8 @@ impl<'a> Fleet<'a> {
     async fn start(&mut self) {
         self.started += 1;
         let log = path(self.run.home.path(), self.started);
-        let process = Process::start(&self.run.url, BUCKET, &log, self.started, self.random.next());
+        let process =
+            Process::start(&self.run.url, BUCKET, &log, self.started, self.random.number());
         self.run.journal.lock().await.follow(self.started, log);
         self.processes.push(process);
     }
@@ -288,7 +291,7 @@ impl<'a> Fleet<'a> {
         self.run.took(began, what).await;
     }
 
-    /// Waits for a process that says that it will be in a section for a while, which it has just entered.
+    /// Waits for a process that has just entered a long section as a writer.
     async fn a_writer_amid_its_section(&self) -> Option<usize> {
         let deadline = Instant::now() + Duration::from_secs(5);
         while Instant::now() < deadline {
@@ -305,7 +308,7 @@ impl<'a> Fleet<'a> {
         None
     }
 
-    /// Nobody ends by itself.
+    /// Checks that no process has ended on its own.
     async fn look_for_dead(&mut self) {
         let mut dead = Vec::new();
         self.processes.retain_mut(|process| {
@@ -327,7 +330,7 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Everybody who lives gets in once more, and ends.
+    /// Lets every live process acquire a lock once more, and end.
     async fn end(&mut self) {
         self.look_for_dead().await;
         self.processes.iter_mut().for_each(Process::tell_of_quiet);

@@ -1,4 +1,4 @@
-//! What a run came to, and what to print where it failed.
+//! The results of a run, and the output of a failed one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,13 +9,13 @@ use shizuku_kv_tests::Fault;
 use crate::holds::{History, Outcome, Violation};
 use crate::line::{Line, Mode};
 
-/// How many violations of a run are told in full.
+/// Maximum number of violations of a run that are reported in full.
 const TOLD: usize = 8;
 
-/// How many lines of each process before a violation, and after it.
+/// Number of lines of each process before a violation, and after it.
 const CONTEXT: usize = 12;
 
-/// A fault of servers, networks or processes, as it was injected.
+/// An injected fault of servers, networks or processes.
 #[derive(Clone, Debug)]
 pub(crate) struct Injected {
     pub(crate) began: Duration,
@@ -42,7 +42,7 @@ pub(crate) struct Summary {
     pub(crate) refused: u64,
     pub(crate) unknown: u64,
     pub(crate) longest_wait: Duration,
-    /// From the last fault until everybody had got in.
+    /// Time from the last fault until all processes had acquired a lock.
     pub(crate) settling: Duration,
     pub(crate) violations: Vec<String>,
 }
@@ -68,7 +68,7 @@ impl Summary {
         }
     }
 
-    /// Violations with the lines around them, times counted from the start of the run.
+    /// Formats violations with the lines around them, with times counted from the start of the run.
     pub(crate) fn tell(&mut self, violations: &[Violation], logs: &[(u64, Vec<Line>)], start: u64) {
         for violation in violations.iter().take(TOLD) {
             self.violations.push(told(violation, logs, start));
@@ -78,7 +78,7 @@ impl Summary {
         }
     }
 
-    /// What to print where a run fails: how to have it again, and what happened when.
+    /// Describes a failed run: how to repeat it, and the times of its faults.
     pub(crate) fn failure(&self) -> String {
         let mut text = format!("SHIZUKU_SEED={} makes the same decisions. Faults:\n", self.seed);
         for Injected { began, ended, what } in &self.injected {

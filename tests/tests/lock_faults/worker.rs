@@ -1,24 +1,24 @@
-//! One task of a process that wants locks, over and over, and writes down what it believes.
+//! One task of a process that acquires locks repeatedly, and logs what it sees.
 
 use std::time::Duration;
 
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions, ReadGuard, WriteGuard};
 use shizuku_kv::{FencingToken, KvError, Store};
+use shizuku_kv_tests::Random;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::child::Diary;
 use crate::line::{Event, Mode, now};
-use crate::random::Random;
 
 pub(crate) const RESOURCES: [&str; 2] = ["a", "b"];
 
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
-/// How long a worker waits that means to get in.
+/// Wait of a worker that intends to acquire the lock.
 const WAIT: Duration = Duration::from_secs(15);
 
-/// The key that is written under the lock of a resource.
+/// Returns the key that is written under the lock of a resource.
 pub(crate) fn guarded(resource: &str) -> String {
     format!("guarded.{resource}")
 }
@@ -84,7 +84,7 @@ impl Worker {
         for resource in RESOURCES {
             let mode = self.mode();
             let lock = self.lock(resource, WAIT);
-            // The test has a limit for it.
+            // The test bounds this loop.
             loop {
                 self.note(Event::Asks { resource: resource.to_owned(), mode });
                 match claim(&lock, mode, true).await {
@@ -137,7 +137,8 @@ impl Worker {
     async fn hold(&mut self, resource: &str, mode: Mode, guard: Guard) {
         let at = now();
         let (held, token) = (guard.is_held(), guard.token());
-        // Writers are met amid their section now and then: readers that were there for as long would only be in the way.
+        // Some writers stay long enough to be met within their section. Readers that stay as long
+        // would only block others.
         let is_long = mode == Mode::Write && self.random.once_in(25) && !*self.is_quiet.borrow();
         let length = if is_long { 300 + self.random.below(700) } else { self.random.below(6) };
         let resource = resource.to_owned();
@@ -157,7 +158,8 @@ impl Worker {
         }
         self.stay(&guard, length).await;
         if is_writer {
-            // Whether it is still held is not asked: a process that was paused in between would not know either.
+            // Does not check the hold first, because a process that is paused in between would not
+            // know either.
             self.write_fenced(&resource, token).await;
         }
         let guard = match guard {
@@ -195,7 +197,7 @@ impl Worker {
         }
     }
 
-    /// The time is read first: what is claimed then is true of that time.
+    /// Reads the time first, so that the claim is true at that time.
     fn look(&self, event: impl FnOnce(bool) -> Event, is_held: impl FnOnce() -> bool) {
         let at = now();
         let held = is_held();
@@ -257,7 +259,7 @@ impl Worker {
     }
 }
 
-/// What servers and networks that fail can lead to.
+/// Returns true for errors that failing servers and networks can cause.
 fn is_of_faults(error: &KvError) -> bool {
     error.is_retryable() || matches!(error, KvError::OutcomeUnknown { .. })
 }

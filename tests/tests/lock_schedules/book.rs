@@ -1,4 +1,4 @@
-//! Who holds what, as seen from everywhere at once: what no process knows, and the promises are about.
+//! The global view of all holds, which no process has, and which the guarantees concern.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use shizuku_kv::rw_lock::{DistroRwLockError, LockMode, ReadGuard, WriteGuard};
 use tokio::time::Instant;
 
-/// How many of the last events a failure is told with.
+/// Maximum number of last events that a failure includes.
 const TOLD: usize = 60;
 
 pub(crate) enum Guard {
@@ -38,7 +38,7 @@ impl Guard {
     }
 }
 
-/// What the book asks of a holder.
+/// The interface of a holder to the book.
 pub(crate) trait Holds {
     fn is_held(&self) -> bool;
 }
@@ -52,7 +52,7 @@ impl Holds for Guard {
     }
 }
 
-/// Somebody who holds, or thinks so.
+/// A holder, or a process that believes that it holds.
 struct Holder<G> {
     number: u64,
     who: String,
@@ -80,7 +80,7 @@ struct Pages<G> {
     violation: Option<String>,
 }
 
-/// Shared by all.
+/// Shared by all workers.
 pub(crate) struct Book<G = Guard>(Arc<Mutex<Pages<G>>>);
 
 impl<G> Clone for Book<G> {
@@ -109,7 +109,7 @@ impl<G: Holds> Book<G> {
         self.pages().note(event.into());
     }
 
-    /// Somebody was granted something. The number is for letting go.
+    /// Records a grant. Returns a number for the release.
     pub(crate) fn enter(
         &self,
         who: &str,
@@ -122,7 +122,7 @@ impl<G: Holds> Book<G> {
         self.place(who, resource, mode, token, guard)
     }
 
-    /// A writer that was taken out comes in again as a reader, under its own token.
+    /// Records a writer that left as a reader, under its own token.
     pub(crate) fn enter_again(
         &self,
         who: &str,
@@ -160,7 +160,7 @@ impl<G: Holds> Book<G> {
         number
     }
 
-    /// Takes out somebody who is about to let go.
+    /// Removes a holder that is about to release.
     pub(crate) fn leave(&self, number: u64) -> G {
         let mut pages = self.pages();
         pages.check();
@@ -175,14 +175,14 @@ impl<G: Holds> Book<G> {
         holder.guard
     }
 
-    /// Whether a worker of this process holds something.
+    /// Returns true if a worker of this process holds a lock.
     pub(crate) fn holds(&self, process: &str) -> bool {
         let is_of_it =
             |holder: &Holder<G>| holder.who.rsplit_once('.').is_some_and(|(of, _)| of == process);
         self.pages().holders.iter().any(|holder| is_of_it(holder) && holder.guard.is_held())
     }
 
-    /// Looks at the promises.
+    /// Checks the guarantees.
     pub(crate) fn check(&self) {
         self.pages().check();
     }
@@ -191,7 +191,7 @@ impl<G: Holds> Book<G> {
         self.pages().wrong(what.into());
     }
 
-    /// What was found broken, with what had happened before.
+    /// Returns the violation that was found, with the events before it.
     pub(crate) fn violation(&self) -> Option<String> {
         self.pages().violation.clone()
     }
@@ -233,7 +233,7 @@ impl<G: Holds> Pages<G> {
         if !is_new {
             self.wrong(format!("token {token} of {resource} was given twice, now to {who}"));
         } else if is_held && token <= before {
-            // Who has lost it by the time that it hears of its grant may come late.
+            // A holder that has lost the lock before it learns of its grant may come late.
             self.wrong(format!("{who} holds {resource} under token {token}, after token {before}"));
         }
     }

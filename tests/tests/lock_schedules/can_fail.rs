@@ -1,5 +1,5 @@
-//! The book finds what is wrong, and schedules over a store that breaks the contract come to it: else they would show
-//! nothing over one that does not.
+//! Tests that the book finds violations, and that schedules over a broken store cause them.
+//! Otherwise they would prove nothing over a correct one.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use crate::book::{Book, Holds};
 use crate::link::Broken;
 use crate::schedule;
 
-/// A holder that says what it is told to.
+/// A holder that gives a set answer.
 #[derive(Clone)]
 struct Fake(Rc<Cell<bool>>);
 
@@ -91,7 +91,7 @@ fn a_lock_that_comes_back_is_found() {
     found(&book, "holds it again");
 }
 
-/// One of the schedules is enough; a deletion that does not compare does harm in one of seventy.
+/// One of the schedules is enough. A deletion that does not compare does harm in one of seventy.
 fn is_found(broken: Broken, what: &str) {
     let found = (0..1000)
         .filter_map(|seed| schedule::run(seed, broken).err())

@@ -1,19 +1,19 @@
-//! A lock that was lost stays lost, also where a renewal that was sent in time is acknowledged too late.
+//! A lost lock stays lost, even if a renewal that was sent in time is acknowledged too late.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use shizuku_kv::rw_lock::{DistroRwLock, LockOptions};
 use shizuku_kv::{Connection, Store, connect};
+use shizuku_kv_tests::Random;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::link::{Broken, Link, LinkedStore, Rates};
-use crate::random::Random;
 
 const LEASE: Duration = Duration::from_secs(1);
 
-/// A process is cut off until shortly before its lease ends, while its coordinator waits for the answer to something
-/// else. Whether the lock was held again after it was lost.
+/// Cuts a process off until shortly before its lease ends, while its coordinator waits for another
+/// answer. Returns true if the lock was held again after it was lost.
 async fn comes_back(seed: u64) -> bool {
     let connection = connect("memory:").await.expect("memory");
     let store = connection.store("locks").await.expect("a store");

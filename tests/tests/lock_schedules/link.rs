@@ -1,22 +1,21 @@
-//! A store as one process reaches it: late, not at all, or without being told what became of a write.
+//! A store as one process reaches it: late, not at all, or with lost acknowledgements.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream;
 use shizuku_kv::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvReader, KvResult, KvStore,
-    KvStream, KvUpdate, KvWatcher, KvWriter, VersionToken, Watch, WatchCursor, WatchScope,
+    Atomicity, ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvReader,
+    KvResult, KvStore, KvStream, KvUpdate, KvWatcher, KvWriter, VersionToken, Watch, WatchCursor,
+    WatchScope, Write, WriteCondition,
 };
+use shizuku_kv_tests::Random;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::random::Random;
-
-/// What is between a process and the store.
+/// The connection between a process and the store.
 #[derive(Debug)]
 pub(crate) struct Link {
     state: watch::Sender<State>,
@@ -27,19 +26,20 @@ pub(crate) struct Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Up,
-    /// Nothing gets through. What is on its way arrives later.
+    /// Nothing gets through. Requests in transit arrive later.
     Cut,
-    /// The process is gone: it sends nothing any more. What is on its way arrives.
+    /// The process is gone and sends nothing any more. Requests in transit arrive.
     Crashed,
-    /// Everything gets through at once, and nothing is lost. Single changes of locks are still refused now and then: that
-    /// may be the last thing that happens to a lock, and whoever waits has to get over it by itself.
+    /// Everything gets through at once, and nothing is lost. Single changes of locks are still
+    /// rejected sometimes. Such a rejection may be the last event of a lock, and its waiters must
+    /// recover on their own.
     Quiet,
 }
 
-/// So often a change of a lock is refused when all else is quiet: once in so many times.
+/// A change of a lock is rejected once in this many times when all else is quiet.
 const REFUSED_IN_QUIET: u64 = 8;
 
-/// How often something goes wrong: once in so many times.
+/// Rates of faults: once in this many times.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rates {
     pub(crate) lost: u64,
@@ -47,29 +47,29 @@ pub(crate) struct Rates {
     pub(crate) refused: u64,
     pub(crate) stale: u64,
     pub(crate) lagging: u64,
-    /// Of a round trip, in each direction, in milliseconds.
+    /// Maximum delay of a round trip in each direction, in milliseconds.
     pub(crate) slowest: u64,
 }
 
-/// What a store does wrong, for the proof that schedules find it.
+/// A fault of the store, to prove that schedules find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
     Nothing,
-    /// An update takes effect whatever is there.
+    /// An update takes effect whatever the entry is.
     UpdatesDoNotCompare,
-    /// So does a deletion of a version: a session is ended that has just been renewed.
+    /// So does a deletion of a version, which ends a session that has just been renewed.
     DeletionsDoNotCompare,
-    /// What a watch brings of locks stops at the first update: who waits is never told.
+    /// Watches of locks deliver nothing after the first update, so that a waiter is never notified.
     WatchesStop,
 }
 
-/// How a write goes.
+/// The course of a write.
 struct Course {
     there: Duration,
     back: Duration,
     loses_request: bool,
     loses_answer: bool,
-    /// When the process stops waiting for the answer, as one whose connection breaks.
+    /// Time after which the process stops waiting for the answer, as if its connection broke.
     gives_up: Duration,
 }
 
@@ -81,7 +81,7 @@ impl Link {
         Arc::new(Self { state: watch::Sender::new(State::Up), random: Mutex::new(random), rates })
     }
 
-    /// One that is quiet.
+    /// Returns a quiet link.
     pub(crate) fn sound() -> Arc<Self> {
         let rates = Rates { lost: 1, late: 1, refused: 1, stale: 1, lagging: 1, slowest: 1 };
         let link = Self::new(Random::new(0, "sound"), rates);
@@ -101,7 +101,7 @@ impl Link {
         self.change(State::Crashed);
     }
 
-    /// It is quiet from now on.
+    /// Makes the link quiet from now on.
     pub(crate) fn calm(&self) {
         self.change(State::Quiet);
     }
@@ -121,16 +121,16 @@ impl Link {
     }
 
     async fn until(&self, passes: impl Fn(State) -> bool) {
-        // The sender is here.
+        // Cannot fail, because this has the sender.
         let _ = self.state.subscribe().wait_for(|state| passes(*state)).await;
     }
 
-    /// Until what was sent has arrived at the store.
+    /// Waits until a request has arrived at the store.
     async fn arrives(&self) {
         self.until(|state| state != State::Cut).await;
     }
 
-    /// Until what the store says has arrived here.
+    /// Waits until an answer of the store has arrived here.
     async fn answers(&self) {
         self.until(|state| matches!(state, State::Up | State::Quiet)).await;
     }
@@ -139,7 +139,7 @@ impl Link {
         !self.is(State::Quiet) && self.random.lock().unwrap().once_in(times)
     }
 
-    /// A single change of a lock's record may be refused by itself.
+    /// Decides whether a single change of a lock's record is rejected.
     async fn admits(&self, operation: &'static str, key: &Key, deadline: Deadline) -> KvResult<()> {
         let is_quiet = self.is(State::Quiet);
         let rate = if is_quiet { REFUSED_IN_QUIET } else { self.rates.refused };
@@ -148,8 +148,8 @@ impl Link {
             return Ok(());
         }
         if draw(2) {
-            let reason = "no leader, as it was decided".to_owned();
-            return Err(KvError::Unavailable { operation, reason, source: None });
+            let reason = "no leader, as it was decided";
+            return Err(KvError::unavailable(operation, reason));
         }
         if !is_quiet {
             sleep(deadline.remaining()).await;
@@ -173,7 +173,7 @@ impl Link {
             gives_up: LONG,
         };
         if self.once_in(self.rates.late) {
-            // Often beyond a lease, and done all the same.
+            // Often later than a lease, but it takes effect nevertheless.
             let mut random = self.random.lock().unwrap();
             course.there = Duration::from_millis(random.below(4000));
             course.gives_up = Duration::from_millis(random.below(1500));
@@ -190,34 +190,19 @@ pub(crate) struct LinkedStore {
     broken: Broken,
 }
 
-#[derive(Clone)]
-enum Write {
-    Put(Bytes),
-    Create(Bytes),
-    Update(Bytes, VersionToken),
-    Delete,
-    DeleteWithVersion(VersionToken),
-    Purge,
-}
-
 impl LinkedStore {
     pub(crate) fn new(inner: &Arc<dyn KvStore>, link: &Arc<Link>, broken: Broken) -> Self {
         Self { inner: Arc::clone(inner), link: Arc::clone(link), broken }
     }
 
-    async fn write(
-        &self,
-        operation: &'static str,
-        key: &Key,
-        write: Write,
-        deadline: Deadline,
-    ) -> KvResult<VersionToken> {
+    async fn send(&self, key: &Key, write: Write, deadline: Deadline) -> KvResult<VersionToken> {
+        let operation = write.name();
         self.sent(operation, deadline).await?;
         self.link.admits(operation, key, deadline).await?;
         let course = self.link.course();
         let (answer, answered) = oneshot::channel();
         let (this, the_key) = (self.clone(), key.clone());
-        // By itself: it goes on where nobody waits for it any more.
+        // Runs in a task of its own, so that it continues after its caller is gone.
         tokio::spawn(async move {
             sleep(course.there).await;
             this.link.arrives().await;
@@ -231,37 +216,29 @@ impl LinkedStore {
                 let _ = answer.send(result);
             }
         });
-        // Backends may take a little longer to find out what became of a write.
+        // Backends may take a little longer to find out the outcome of a write.
         let overrun = Duration::from_millis(self.link.random.lock().unwrap().below(250));
         let patience = (deadline.instant() + overrun).min(Instant::now() + course.gives_up);
         match timeout_at(patience, answered).await {
             Ok(Ok(result)) => result,
-            _ => Err(KvError::OutcomeUnknown { operation, key: key.clone(), source: None }),
+            _ => Err(KvError::outcome_unknown(operation, key.clone())),
         }
     }
 
-    async fn apply(&self, key: &Key, write: Write) -> KvResult<VersionToken> {
-        let deadline = Deadline::after(LONG);
+    async fn apply(&self, key: &Key, mut write: Write) -> KvResult<VersionToken> {
+        let broken = if write.is_deletion() {
+            Broken::DeletionsDoNotCompare
+        } else {
+            Broken::UpdatesDoNotCompare
+        };
+        if self.broken == broken && matches!(write.condition, WriteCondition::Exactly(_)) {
+            write.condition = WriteCondition::Any;
+        }
         let writer = self.inner.writer().expect("memory can be written");
-        match write {
-            Write::Put(value) => writer.put(key, value, deadline).await,
-            Write::Create(value) => writer.create(key, value, deadline).await,
-            Write::Update(value, _) if self.broken == Broken::UpdatesDoNotCompare => {
-                writer.put(key, value, deadline).await
-            }
-            Write::DeleteWithVersion(_) if self.broken == Broken::DeletionsDoNotCompare => {
-                writer.delete(key, deadline).await
-            }
-            Write::Update(value, expected) => writer.update(key, value, expected, deadline).await,
-            Write::Delete => writer.delete(key, deadline).await,
-            Write::DeleteWithVersion(expected) => {
-                writer.delete_with_version(key, expected, deadline).await
-            }
-            Write::Purge => writer.purge(key, deadline).await,
-        }
+        writer.write(key, write, Deadline::after(LONG)).await
     }
 
-    /// Whether a request leaves the process at all.
+    /// Decides whether a request leaves the process at all.
     async fn sent(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
         if self.link.is(State::Crashed) {
             std::future::pending::<()>().await;
@@ -273,13 +250,13 @@ impl LinkedStore {
         }
         if self.link.once_in(self.link.rates.refused) {
             sleep(self.link.way()).await;
-            let reason = "it was so decided".to_owned();
-            return Err(KvError::Unavailable { operation, reason, source: None });
+            let reason = "it was so decided";
+            return Err(KvError::unavailable(operation, reason));
         }
         Ok(())
     }
 
-    /// What is read was there at some time since it was asked for, unless the replica is behind.
+    /// Reads an entry that existed at some time since the request, unless the replica is behind.
     async fn read(&self, key: &Key, deadline: Deadline) -> KvResult<Option<KvEntry>> {
         self.sent("get", deadline).await?;
         sleep(self.link.way()).await;
@@ -317,6 +294,10 @@ impl KvStore for LinkedStore {
         self.inner.max_value_size()
     }
 
+    fn incarnation(&self) -> Option<[u8; 16]> {
+        self.inner.incarnation()
+    }
+
     fn writer(&self) -> Option<&dyn KvWriter> {
         Some(self)
     }
@@ -325,7 +306,7 @@ impl KvStore for LinkedStore {
         Some(self)
     }
 
-    /// Nobody here writes with tokens; that it could be done tells that the store forgets nothing.
+    /// No lock here writes with tokens. The ability only shows that the store forgets no entry.
     fn fenced(&self) -> Option<&dyn KvFenced> {
         self.inner.fenced()
     }
@@ -362,76 +343,29 @@ impl KvReader for LinkedStore {
 }
 
 impl KvWriter for LinkedStore {
-    fn put<'a>(
+    fn write<'a>(
         &'a self,
         key: &'a Key,
-        value: Bytes,
+        write: Write,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write("put", key, Write::Put(value), deadline))
+        Box::pin(self.send(key, write, deadline))
     }
 
-    fn create<'a>(
+    fn write_many<'a>(
         &'a self,
-        key: &'a Key,
-        value: Bytes,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write("create", key, Write::Create(value), deadline))
-    }
-
-    fn update<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write("update", key, Write::Update(value, expected), deadline))
-    }
-
-    fn delete<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write("delete", key, Write::Delete, deadline))
-    }
-
-    fn delete_with_version<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write(
-            "delete_with_version",
-            key,
-            Write::DeleteWithVersion(expected),
-            deadline,
-        ))
-    }
-
-    fn purge<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.write("purge", key, Write::Purge, deadline))
-    }
-
-    fn put_many<'a>(
-        &'a self,
-        items: Vec<(Key, Bytes)>,
+        writes: Vec<(Key, Write)>,
+        atomicity: Atomicity,
         deadline: Duration,
     ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
-        self.inner.writer().expect("memory can be written").put_many(items, deadline)
+        self.inner.writer().expect("memory can be written").write_many(writes, atomicity, deadline)
     }
 }
 
 type Item = KvResult<(KvUpdate, WatchCursor)>;
 
-/// A watch through the link: each update is late, and one that was superseded meanwhile may be left out.
+/// A watch through the link: each update is late, and one that was superseded meanwhile may be left
+/// out.
 struct Watching {
     inner: Watch,
     link: Arc<Link>,

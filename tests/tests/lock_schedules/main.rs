@@ -1,9 +1,10 @@
-//! Locks in memory under a clock that stands still between events: a thousand random schedules of processes that claim,
-//! hold, wait, give up, crash and are cut off, over a store that loses acknowledgements and does writes late.
+//! Locks in memory under a clock that stands still between events. A thousand random schedules of
+//! processes claim, hold, wait, give up, crash and are cut off, over a store that loses
+//! acknowledgements and makes writes late.
 //!
-//! The processes share nothing but the store. All is single-threaded, and what a schedule decides follows from its seed.
-//! Two things do not, since the library draws them itself: the names of sessions and the pauses between tries. So a seed
-//! of `SHIZUKU_SEED` is run many times.
+//! The processes share nothing except the store. All is single-threaded, and a seed decides a
+//! schedule. Two things are not decided by it, because the library draws them itself: the names of
+//! sessions and the pauses between tries. So a seed of `SHIZUKU_SEED` is run many times.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,9 +18,7 @@ mod book;
 mod can_fail;
 mod comes_back;
 mod link;
-#[path = "../faults/random.rs"]
 #[allow(dead_code, reason = "it is shared with tests that draw more")]
-mod random;
 mod schedule;
 mod worker;
 
@@ -31,13 +30,13 @@ use schedule::Tally;
 
 const SCHEDULES: u64 = 1000;
 
-/// With `SHIZUKU_LONG=1`.
+/// Number of schedules with `SHIZUKU_LONG=1`.
 const MANY_SCHEDULES: u64 = 10_000;
 
-/// How often a seed that was asked for is run.
+/// Number of runs of a requested seed.
 const AGAIN: u64 = 100;
 
-/// So many schedules that fail are told of; the rest is likely to be the same.
+/// Maximum number of failed schedules that are reported, because others are likely to be the same.
 const TOLD: usize = 3;
 
 fn is_long() -> bool {
@@ -54,7 +53,7 @@ fn random_schedules_keep_the_promises_of_locks() {
     let (next, tally) = (AtomicUsize::new(0), Mutex::new(Tally::default()));
     let failures = Mutex::new(Vec::new());
     let take = || {
-        // Each is in one thread; several threads take them in turn.
+        // Each schedule is in one thread. Several threads take them in turn.
         while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
             match schedule::run(*seed, Broken::Nothing) {
                 Ok(seen) => tally.lock().unwrap().add(&seen),

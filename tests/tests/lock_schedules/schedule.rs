@@ -1,5 +1,5 @@
-//! One schedule: processes with workers, faults for a while, then quiet, in which everybody who lives gets in and nothing
-//! is left of those who are gone.
+//! One schedule: processes with workers, faults for a while, then a quiet time. In that time every
+//! live process acquires a lock and no trace of the others remains.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use shizuku_kv::rw_lock::LockMode;
 use shizuku_kv::{Connection, KvStore, Store, StoreConfig, connect};
+use shizuku_kv_tests::Random;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::book::Book;
 use crate::link::{Broken, Link, LinkedStore, Rates};
-use crate::random::Random;
 use crate::worker::{PATIENCE, RESOURCES, Seen, Worker, claim};
 
-/// What happened in a schedule, or in many.
+/// The events of a schedule, or of many.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     seen: Seen,
@@ -38,7 +38,7 @@ impl Tally {
         self.seen.left += seen.left;
     }
 
-    /// A schedule in which nothing happens shows nothing.
+    /// A schedule in which nothing happens proves nothing.
     pub(crate) fn assert_that_enough_has_happened(&self, schedules: u64) {
         assert!(self.seen.granted > 8 * schedules, "too few locks were granted: {self}");
         if schedules >= 1000 {
@@ -62,7 +62,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Runs a schedule on a runtime of its own, whose clock moves when nobody has anything to do.
+/// Runs a schedule on a runtime of its own, whose clock moves when all tasks are idle.
 pub(crate) fn run(seed: u64, broken: Broken) -> Result<Tally, String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -158,7 +158,7 @@ impl Schedule {
         self.processes.push(Process { name, link, workers, healed_at: None });
     }
 
-    /// Faults, and a look at the promises at each step.
+    /// Injects faults, and checks the guarantees at each step.
     async fn disturb(&mut self) {
         let end = Instant::now() + Duration::from_millis(1000 + self.random.below(3500));
         while Instant::now() < end && self.book.violation().is_none() {
@@ -188,7 +188,7 @@ impl Schedule {
         usize::try_from(self.random.below(self.processes.len() as u64)).expect("an index")
     }
 
-    /// Anybody for any time, or somebody who holds for longer than the lease.
+    /// Cuts off any process for any time, or a holder for longer than its lease.
     fn cut(&mut self) {
         let (mut index, mut length) = (self.any_process(), 50 + self.random.below(4000));
         if self.random.once_in(2)
@@ -206,7 +206,7 @@ impl Schedule {
         self.tally.cuts += 1;
     }
 
-    /// What its workers hold stays in the book: nobody lets go of it.
+    /// The holds of its workers stay in the book, because no worker releases them.
     fn crash(&mut self) {
         let index = self.any_process();
         let process = self.processes.swap_remove(index);
@@ -217,7 +217,7 @@ impl Schedule {
         self.start_process();
     }
 
-    /// Everybody who lives gets in, and nobody is left in the record.
+    /// Every live process acquires a lock, and no claim remains in the record.
     async fn end(&mut self) {
         self.processes.iter().for_each(|process| process.link.calm());
         self.is_quiet.send_replace(true);
@@ -245,7 +245,7 @@ impl Schedule {
         }
     }
 
-    /// Somebody who comes last finds nobody in the way for ever, and leaves nobody behind.
+    /// A final claim is not blocked for ever, and leaves nothing behind.
     async fn bury(&self, store: &Store, resource: &'static str) {
         let options = shizuku_kv::rw_lock::LockOptions::new().wait(PATIENCE);
         let lock = shizuku_kv::rw_lock::DistroRwLock::with_options(store, resource, options)

@@ -1,34 +1,34 @@
-//! One task of a process that wants locks, over and over.
+//! One task of a process that acquires locks repeatedly.
 
 use std::time::Duration;
 
 use shizuku_kv::Store;
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockMode, LockOptions};
+use shizuku_kv_tests::Random;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::book::{Book, Guard, Holds};
-use crate::random::Random;
 
 pub(crate) const RESOURCES: [&str; 2] = ["a", "b"];
 
-/// How long a worker that lives may take to get in when nothing is in its way any more. The longest that it has to wait
-/// for is a session of which nothing was ever seen.
+/// Timeout for a live worker to acquire a lock when nothing is in its way any more. The longest
+/// wait is for a session that was never seen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What all workers of a process have in common.
+/// The shared state of all workers of a process.
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) who: String,
     pub(crate) store: Store,
     pub(crate) lease: Duration,
     pub(crate) book: Book,
-    /// Whether faults are over.
+    /// True after the end of faults.
     pub(crate) is_quiet: watch::Receiver<bool>,
     pub(crate) random: Random,
 }
 
-/// What a worker has seen.
+/// The events that a worker has seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) granted: u64,
@@ -64,7 +64,7 @@ impl Worker {
         let lock = self.lock(resource, wait);
         let claim = claim(&lock, mode, !self.random.once_in(8));
         let claimed = if self.random.once_in(6) {
-            // The future is dropped, perhaps in the moment of the grant.
+            // The future is dropped, perhaps at the moment of the grant.
             let patience = Duration::from_millis(self.random.below(400));
             match timeout(patience, claim).await {
                 Ok(claimed) => claimed,
@@ -128,7 +128,7 @@ impl Worker {
         }
     }
 
-    /// Mostly for a moment, now and then for longer than a lease.
+    /// Stays for a moment, and sometimes for longer than a lease.
     async fn stay(&mut self) {
         let is_long = self.random.once_in(4) && !*self.is_quiet.borrow();
         let longest = if is_long { 3 * self.lease.as_millis() as u64 } else { 60 };
@@ -136,14 +136,14 @@ impl Worker {
         sleep(Duration::from_millis(stay)).await;
     }
 
-    /// Faults are over: it has to get in.
+    /// Acquires the lock after the end of faults, which must succeed.
     async fn get_in(&mut self, resource: &'static str, mode: LockMode, seen: &mut Seen) {
         let lock = self.lock(resource, PATIENCE);
         let get_in = async {
             loop {
                 match claim(&lock, mode, true).await {
                     Ok(guard) => break guard,
-                    // What was lost in the faults may be told of now.
+                    // A loss during the faults may be reported now.
                     Err(error) => self.judge(resource, &error),
                 }
                 sleep(Duration::from_millis(10)).await;
@@ -159,7 +159,7 @@ impl Worker {
         }
     }
 
-    /// Some errors come of faults. Others nothing here can explain.
+    /// Accepts errors that faults explain, and reports all others.
     fn judge(&self, resource: &str, error: &DistroRwLockError) {
         self.book.note(format!("{} on {resource}: {error}", self.who));
         let is_explained = match error {

@@ -1,4 +1,5 @@
-//! Credentials of every kind: the right ones are let in, all others are refused without being shown.
+//! Credentials of every kind: the right ones are accepted, and all others are rejected without
+//! being shown.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -9,11 +10,17 @@ use shizuku_kv_tests::{NatsServer, TestCerts, unique};
 
 use super::{closed_port, config, file, lets_in, refused, works};
 
-/// An error that says that the credentials were refused, without them.
+/// Checks that an error reports rejected credentials, without showing them.
 #[track_caller]
 fn assert_unauthorized(error: &KvError) {
     assert!(matches!(error, KvError::Unauthorized { operation: "connect", .. }), "{error:?}");
     assert!(!error.is_retryable() && !format!("{error}{error:?}").contains("hunter2"), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("check ") || text.contains("none were given; write "), "{text}");
+    assert!(
+        !text.contains("authorization violation"),
+        "says no more than that it is refused: {text}"
+    );
 }
 
 #[tokio::test]
@@ -34,6 +41,9 @@ async fn a_user_with_the_right_password_is_let_in_and_nobody_else() {
     lets_in(auth("app", "hunter2")).await;
     lets_in(auth("p@rt:ner", "hunter2:/?#[]@,%&= ü")).await;
 
+    let error = refused(config(&server.url_as("app:hunter22"))).await.to_string();
+    let way_out = "rejected the credentials; check user and password; in a URL, percent-encode";
+    assert!(error.contains(way_out), "{error}");
     for config in [
         config(&server.url_as("app:hunter22")),
         config(&server.url_as("app:")),
@@ -90,7 +100,7 @@ async fn what_is_no_nkey_seed_is_refused_without_being_shown() {
         seed[..40].to_owned(),
     ] {
         let (_folder, path) = file("app.nk", &bad);
-        // Nothing is listening: this has to show without a server.
+        // Nothing is listening, because this error must not need a server.
         let url = format!("nats://127.0.0.1:{}", closed_port());
         for auth in [NatsAuth::NKey(bad.clone()), NatsAuth::NKeyFile(path)] {
             let error = refused(config(&url).auth(auth)).await;
@@ -126,28 +136,33 @@ async fn a_mistyped_nkey_seed_is_refused_without_being_shown() {
     }
 }
 
-/// A JWT as NATS has them: signed with an NKey.
-fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, nats: &Value) -> String {
+/// Returns a JWT in the form of NATS: signed with an NKey, valid without end or until a second of
+/// the epoch.
+fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, nats: &Value, end: Option<u64>) -> String {
     let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let claims = json!({
+    let mut claims = json!({
         "jti": unique("jwt"), "iat": 1_700_000_000, "iss": issuer.public_key(), "name": name,
         "sub": subject.public_key(), "nats": nats,
     });
+    if let Some(end) = end {
+        claims["exp"] = json!(end);
+    }
     let signed =
         format!("{}.{}", encode(&json!({ "typ": "JWT", "alg": "ed25519-nkey" })), encode(&claims));
     let signature = issuer.sign(signed.as_bytes()).unwrap();
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-/// An operator with one account that may use JetStream, and the one that the server itself needs for that.
-struct Operator {
+/// An operator with one account that may use JetStream, and the account that the server itself
+/// needs for that.
+pub(super) struct Operator {
     operator: KeyPair,
     system: KeyPair,
     account: KeyPair,
 }
 
 impl Operator {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             operator: KeyPair::new_operator(),
             system: KeyPair::new_account(),
@@ -155,7 +170,7 @@ impl Operator {
         }
     }
 
-    fn server(&self) -> NatsServer {
+    pub(super) fn server(&self) -> NatsServer {
         let Self { operator, system, account } = self;
         let unlimited = json!({
             "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1,
@@ -171,10 +186,11 @@ impl Operator {
                 account,
                 name,
                 &json!({ "type": "account", "version": 2, "limits": limits }),
+                None,
             )
         };
         let trusted =
-            jwt(operator, operator, "operator", &json!({ "type": "operator", "version": 2 }));
+            jwt(operator, operator, "operator", &json!({ "type": "operator", "version": 2 }), None);
         let (system_id, account_id) = (system.public_key(), account.public_key());
         let system = of_operator(system, "system", unlimited);
         let account = of_operator(account, "tenant", jetstream);
@@ -188,11 +204,20 @@ impl Operator {
             .start()
     }
 
-    /// The content of a credentials file for a new user, with the seed and the JWT in it.
+    /// Returns the content of a credentials file for a new user, with its seed and JWT.
     fn credentials(&self) -> Credentials {
+        self.issue(None)
+    }
+
+    /// Returns credentials that expire at a second of the epoch.
+    pub(super) fn expiring(&self, end: u64) -> Credentials {
+        self.issue(Some(end))
+    }
+
+    fn issue(&self, end: Option<u64>) -> Credentials {
         let user = KeyPair::new_user();
         let claims = json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 });
-        let jwt = jwt(&self.account, &user, "app", &claims);
+        let jwt = jwt(&self.account, &user, "app", &claims, end);
         let seed = user.seed().unwrap();
         let text = format!(
             "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
@@ -204,10 +229,10 @@ impl Operator {
     }
 }
 
-struct Credentials {
-    text: String,
-    jwt: String,
-    seed: String,
+pub(super) struct Credentials {
+    pub(super) text: String,
+    pub(super) jwt: String,
+    pub(super) seed: String,
 }
 
 #[tokio::test]
@@ -230,7 +255,7 @@ async fn the_right_credentials_are_let_in_from_a_file_from_text_and_from_base64(
         lets_in(config(&server.url()).auth(NatsAuth::credentials_base64(&encoded).unwrap())).await;
     }
 
-    // Another operator's user, another user's seed, and nobody at all.
+    // Another operator's user, another user's seed, and no credentials at all.
     let stranger = Operator::new().credentials();
     let mixed = credentials.text.replace(&credentials.seed, &stranger.seed);
     for auth in [NatsAuth::Credentials(stranger.text), NatsAuth::Credentials(mixed), NatsAuth::None]
@@ -304,7 +329,7 @@ async fn a_file_that_cannot_be_read_is_named() {
         assert!(error.to_string().contains(&missing.display().to_string()), "{error}");
         assert!(error.to_string().contains("No such file"), "{error}");
     }
-    // A folder is no file either.
+    // A folder is not a file either.
     let error =
         refused(config(&url).auth(NatsAuth::CredentialsFile(folder.path().to_owned()))).await;
     assert!(error.to_string().contains(&folder.path().display().to_string()), "{error}");

@@ -1,4 +1,5 @@
-//! Connecting to NATS, staying connected, and ending: every way in, every way of being kept out, and nothing hangs.
+//! Connecting to NATS, staying connected, and ending: every accepted and every rejected way, and no
+//! call hangs.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,6 +13,8 @@ mod authentication;
 mod outages;
 mod permissions;
 mod reaching;
+mod removed_user;
+mod renewal;
 mod runtimes;
 mod shutdown;
 mod tls;
@@ -29,20 +32,21 @@ use shizuku_kv::{
 };
 use shizuku_kv_tests::unique;
 
-/// The deadline in tests where something does not answer.
+/// Deadline in tests without an answer.
 const SHORT: Duration = Duration::from_millis(700);
 
-/// What a busy machine may take beyond a deadline. Every default deadline is longer than both together.
+/// Maximum time that a busy machine may take beyond a deadline. Every default deadline is longer
+/// than both together.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The result of a future that has to end by a deadline.
+/// Awaits a future that has to end by a deadline.
 async fn within<T>(deadline: Duration, what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(deadline + GRACE, future)
         .await
         .unwrap_or_else(|_| panic!("{what} did not end within {deadline:?} and {GRACE:?}"))
 }
 
-/// What connecting with a deadline of [`SHORT`] is refused with.
+/// Returns the error of connecting with a deadline of [`SHORT`].
 async fn refused(config: NatsConnectionConfig) -> KvError {
     let shown = format!("{config:?}");
     within(SHORT, &shown, nats_connect(config.connect_timeout(SHORT))).await.expect_err(&shown)
@@ -67,12 +71,12 @@ async fn lets_in(config: NatsConnectionConfig) -> NatsConnection {
     connection
 }
 
-/// A port on which nothing listens.
+/// Returns a port on which nothing listens.
 fn closed_port() -> u16 {
     std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// A file with this text, in a folder that goes with it.
+/// Creates a file with this text, in a folder of the same lifetime.
 fn file(name: &str, text: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
@@ -80,7 +84,7 @@ fn file(name: &str, text: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
-/// Every operation, each by itself.
+/// Returns every operation.
 fn operations<'a>(
     connection: &'a dyn Connection,
     store: &'a Store,
@@ -141,7 +145,7 @@ fn operations<'a>(
     ]
 }
 
-/// The next update, which has to be one of this key.
+/// Returns the next update, which must be one of this key.
 async fn next_of(watch: &mut Watch, key: &str) -> KvUpdate {
     let patience = Duration::from_secs(20);
     let update =
@@ -151,7 +155,7 @@ async fn next_of(watch: &mut Watch, key: &str) -> KvUpdate {
 }
 
 async fn caught_up(store: &Store, scope: WatchScope) -> Watch {
-    let mut watch = store.watch(scope).await.unwrap();
+    let watch = store.watch(scope).await.unwrap();
     while watch.next().await.unwrap().unwrap() != KvUpdate::CaughtUp {}
     watch
 }

@@ -1,4 +1,5 @@
-//! Servers that are killed, restarted and paused: everything ends by its deadline, and goes on afterwards.
+//! Servers that are killed, restarted and paused: every operation ends by its deadline, and
+//! succeeds afterwards.
 
 use std::time::Duration;
 
@@ -48,7 +49,8 @@ async fn after_a_restart_the_same_handles_work_again_and_a_watch_goes_on() {
             store.put("key", value.clone()).await.is_ok()
         })
         .await;
-        // A put whose answer got lost may have been repeated here: the newest value is what has to arrive.
+        // A put whose answer got lost may have been repeated here, so the newest value has to
+        // arrive.
         let newest = store.get("key").await.unwrap().unwrap();
         assert_ne!(newest.version, first);
         while seen < newest.version.as_u64() {
@@ -58,7 +60,7 @@ async fn after_a_restart_the_same_handles_work_again_and_a_watch_goes_on() {
         }
         works(&*connection).await;
     }
-    // One that was not polled meanwhile has the last value too.
+    // A watch that was not polled meanwhile has the last value too.
     let newest = store.get("key").await.unwrap().unwrap();
     while next_of(&mut unread, "key").await.entry().unwrap().version != newest.version {}
     store.delete("key").await.unwrap();
@@ -105,7 +107,7 @@ async fn while_no_server_is_there_every_operation_ends_by_its_deadline() {
     all.retain(|(what, _)| *what != "put_many");
     let ends = all.into_iter().map(async |(what, operation)| {
         let error = within(SHORT, what, operation).await.expect_err(what);
-        // Nothing was sent, so that nothing is unknown.
+        // No request was sent, so that no outcome is unknown.
         assert!(
             matches!(error, KvError::Unavailable { .. } | KvError::Timeout { .. }),
             "{what}: {error:?}"
@@ -113,7 +115,7 @@ async fn while_no_server_is_there_every_operation_ends_by_its_deadline() {
         assert!(error.is_retryable(), "{what}: {error:?}");
     });
     join_all(ends).await;
-    // What cannot be is still refused for what it is.
+    // Invalid input still has its own error.
     assert!(matches!(store.put("a b", "x").await, Err(KvError::InvalidKey { .. })));
     assert!(matches!(store.put("key", vec![0; 1 << 21]).await, Err(KvError::ValueTooLarge { .. })));
 }
@@ -138,7 +140,7 @@ async fn while_no_server_is_there_many_writes_end_by_their_deadline_too() {
     }
 }
 
-/// Everything that can be asked of a server that is there and does not answer.
+/// Calls every operation while a server does not answer.
 async fn ends_by_its_deadline_while_the_server_is_paused(consistency: ReadConsistency) {
     let mut server = NatsServer::start();
     let connection = nats_connect(config(&server.url()).deadline(SHORT)).await.unwrap();
@@ -149,7 +151,7 @@ async fn ends_by_its_deadline_while_the_server_is_paused(consistency: ReadConsis
         versions.push((key, store.put(key, "before").await.unwrap()));
     }
     connection.store("other").await.unwrap();
-    let mut watch = caught_up(&store, WatchScope::All).await;
+    let watch = caught_up(&store, WatchScope::All).await;
     let cursor = watch.cursor().unwrap();
 
     server.pause();
@@ -172,7 +174,7 @@ async fn ends_by_its_deadline_while_the_server_is_paused(consistency: ReadConsis
             _ => panic!("{what}: {error:?}"),
         }
     }
-    // Everything works again.
+    // Every operation works again.
     let patience = Duration::from_secs(20);
     let store = store.with_deadline(patience);
     let last = within(patience, "put", store.put("after", "x")).await.unwrap();
@@ -186,7 +188,8 @@ async fn ends_by_its_deadline_while_the_server_is_paused(consistency: ReadConsis
             break;
         }
     }
-    // What was said not to have happened has not: `after` was written behind everything that had been sent.
+    // A write that was reported as not made was not made: `after` was written after all requests in
+    // transit.
     for (what, error) in &errors {
         let key = match *what {
             "put_many" => "w.many.0".to_owned(),

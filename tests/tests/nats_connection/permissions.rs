@@ -1,4 +1,5 @@
-//! What the server does not offer or allow to who is let in: subjects, JetStream, payloads of any size.
+//! Abilities that the server lacks or denies to a connected user: subjects, JetStream, payloads of
+//! any size.
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ async fn an_operation_that_the_server_does_not_allow_is_refused_at_once() {
     let store =
         reader.store_with_config(&name, StoreConfig::new().deadline(patience)).await.unwrap();
     assert_eq!(store.get("key").await.unwrap().unwrap().version, version);
-    // Long before their deadlines.
+    // These end long before their deadlines.
     assert_refused(within(SHORT, "put", store.put("key", "other")).await.unwrap_err());
     assert_refused(
         within(SHORT, "update", store.update("key", "other", version)).await.unwrap_err(),
@@ -44,7 +45,7 @@ async fn an_operation_that_the_server_does_not_allow_is_refused_at_once() {
     assert_refused(within(SHORT, "create", store.create("new", "other")).await.unwrap_err());
     assert_refused(within(SHORT, "delete", store.delete("key")).await.unwrap_err());
     assert_eq!(store.get("key").await.unwrap().unwrap().version, version);
-    // The refusals of some operations are not those of others.
+    // The denials of some operations do not affect others.
     assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap(), ["key"]);
 
     let nobody = nats_connect(config_of("nobody")).await.unwrap();
@@ -147,7 +148,7 @@ async fn the_servers_payload_limits_the_values() {
             }
             error => panic!("{error:?}"),
         }
-        // The connection has not been closed for it.
+        // The connection has not been closed.
         assert_eq!(store.get(&key).await.unwrap().unwrap().version, version);
     }
 }

@@ -1,4 +1,5 @@
-//! Reaching a server: nobody there, nobody who answers, none that is NATS, and the others of a list.
+//! Reaching a server: an address without a server, a silent one, one that is not NATS, and the
+//! other addresses of a list.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +16,7 @@ use tokio::task::JoinSet;
 
 use super::{SHORT, closed_port, config, lets_in, refused, within, works};
 
-/// A server that greets as it is told, answers pings if it is told, and keeps what it hears.
+/// A server that sends a set greeting, answers pings on request, and records its input.
 struct FakeServer {
     port: u16,
     heard: Arc<Mutex<Vec<String>>>,
@@ -48,7 +49,7 @@ impl FakeServer {
         Self { port, heard, open, _tasks: tasks }
     }
 
-    /// A server of this version, as far as its greeting tells.
+    /// Returns a server that reports this version.
     async fn of_version(version: &str) -> Self {
         let info = json!({
             "server_id": "FAKE", "server_name": "fake", "version": version, "proto": 1, "go": "go1.19",
@@ -102,7 +103,7 @@ async fn an_unreachable_server_is_unavailable_and_named() {
 #[tokio::test]
 async fn a_host_that_has_no_address_is_unavailable_and_named() {
     let error = refused(config("nats://app:hunter2@no-such-host.invalid")).await;
-    // A resolver may take its time to say so.
+    // A resolver may be slow to report it.
     assert!(matches!(error, KvError::Unavailable { .. } | KvError::Timeout { .. }), "{error:?}");
     if let KvError::Unavailable { reason, .. } = &error {
         assert!(reason.contains("no-such-host.invalid"), "{reason}");
@@ -127,6 +128,7 @@ async fn a_server_that_accepts_and_never_answers_is_given_up_within_the_timeout(
             "{error:?}"
         );
         assert!(error.is_retryable(), "{error:?}");
+        assert!(error.to_string().contains("the port for clients of a NATS server"), "{error}");
     }
     assert!(silence.accepted() >= 5);
 
@@ -144,15 +146,24 @@ async fn what_is_no_nats_server_is_unavailable() {
         "INFO nonsense\r\n".to_owned(),
         "-ERR 'maximum connections exceeded'\r\n".to_owned(),
         "\r\n".to_owned(),
-        // A greeting that never ends, and a server that greets and says no more.
+        // A greeting that never ends, and a server that is silent after its greeting.
         half.to_owned(),
         format!("{half}\r\n"),
     ];
     let tries = greetings.into_iter().map(async |greeting| {
         let server = FakeServer::start(greeting.clone(), false).await;
         let error = refused(config(&server.url())).await;
-        let kind = matches!(error, KvError::Timeout { .. } | KvError::Unavailable { .. });
+        let kind = match greeting.contains("maximum connections") {
+            true => matches!(error, KvError::LimitReached { .. }),
+            false => matches!(error, KvError::Timeout { .. } | KvError::Unavailable { .. }),
+        };
         assert!(kind, "{greeting:?}: {error:?}");
+        let text = error.to_string();
+        let is_full = greeting.contains("maximum connections");
+        assert!(
+            is_full || text.contains("the port for clients of a NATS server"),
+            "{greeting:?}: {text}"
+        );
         eventually("the connection is closed", async || server.open() == 0).await;
     });
     join_all(tries).await;
@@ -164,7 +175,7 @@ async fn a_server_that_is_too_old_is_named_with_its_version_and_left() {
         let server = FakeServer::of_version(version).await;
         let error = within(SHORT, "connect", connect(&server.url())).await.unwrap_err();
         match &error {
-            KvError::ServerTooOld { found, needed } => {
+            KvError::ServerTooOld { found, needed, .. } => {
                 assert_eq!((found.as_str(), *needed), (version, "2.10"))
             }
             _ => panic!("{version}: {error:?}"),
@@ -218,7 +229,7 @@ async fn a_server_that_never_answers_does_not_keep_the_others_from_being_used() 
     let (silence, server) = (TcpSilence::start(), NatsServer::shared());
     let url = format!("nats://127.0.0.1:{},127.0.0.1:{}", silence.port(), server.port());
     let timeout = Duration::from_secs(2);
-    // In an order of the client library's own: until the silent one has been the first.
+    // The order is the client library's, so this repeats until the silent one has been the first.
     while silence.accepted() == 0 {
         lets_in(config(&url).connect_timeout(timeout)).await;
     }

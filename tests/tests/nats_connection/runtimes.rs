@@ -7,8 +7,8 @@ use futures_util::FutureExt;
 use shizuku_kv::replica::{Replica, ReplicaError};
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LeaderElection, LockOptions};
 use shizuku_kv::{
-    Connection, KvError, LiveStanding, StaticKeyIndexedValue, Store, StoreConfig, WatchScope,
-    connect,
+    Connection, KvError, LiveStatic, LiveSyncState, StaticKeyIndexedValue, Store, StoreConfig,
+    WatchScope, connect,
 };
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 use tokio::runtime::{Builder, Runtime};
@@ -70,15 +70,15 @@ fn operations_after_their_runtime_ended_fail_for_good() {
 #[test]
 fn streams_open_while_their_runtime_ends_fail_for_good() {
     let (own, other) = (runtime(), runtime());
-    let (mut watch, mut unpolled, mut scan, waiting) = own.block_on(async {
+    let (mut watch, mut unpolled, scan, waiting) = own.block_on(async {
         let connection = connect(&NatsServer::shared().url()).await.unwrap();
         let store = connection.store(&unique("runtime")).await.unwrap();
         store.put_many((0..20_000).map(|i| (format!("k.{i}"), "x"))).await;
-        let mut scan = store.scan(WatchScope::All);
+        let scan = store.scan(WatchScope::All);
         scan.next().await.unwrap().unwrap();
         let watch = caught_up(&store, WatchScope::prefix("none.")).await;
         let unpolled = store.watch(WatchScope::prefix("none.")).await.unwrap();
-        let mut waits = caught_up(&store, WatchScope::prefix("none.")).await;
+        let waits = caught_up(&store, WatchScope::prefix("none.")).await;
         let waiting = other.spawn(async move { waits.next().await });
         (watch, unpolled, scan, waiting)
     });
@@ -130,7 +130,9 @@ fn followers_of_an_ended_runtime_end() {
     other.block_on(async {
         let changed = within(SHORT, "a live value", live.changed()).await;
         assert!(changed.is_err(), "{changed:?}");
-        let LiveStanding::Ended { error, .. } = live.status().standing else { panic!("{live:?}") };
+        let LiveSyncState::Ended { error, .. } = live.status().sync_state else {
+            panic!("{live:?}")
+        };
         assert_names_the_end("a live value", &error);
         eventually("the hold is lost", async || !guard.is_held()).await;
         for (what, result) in [
@@ -152,7 +154,7 @@ fn lock(store: &Store) -> DistroRwLock {
     DistroRwLock::with_options(store, "r", options).unwrap()
 }
 
-/// Each answers when it is polled for the first time, so that no executor is needed.
+/// Each future is ready when it is polled for the first time, so that no executor is needed.
 fn at_once<T>(what: &str, future: impl Future<Output = T>) -> T {
     future.now_or_never().unwrap_or_else(|| panic!("{what} waits for something"))
 }
@@ -162,7 +164,7 @@ fn calls_outside_a_runtime_are_one_error() {
     let own = runtime();
     for url in ["memory:".to_owned(), NatsServer::shared().url()] {
         assert_names_the_lack("connect", &at_once("connect", connect(&url)).unwrap_err());
-        let (connection, store, version, mut watch, mut scan) = own.block_on(async {
+        let (connection, store, version, watch, scan) = own.block_on(async {
             let connection = connect(&url).await.unwrap();
             let store = connection.store(&unique("runtime")).await.unwrap();
             let version = store.put("key", "x").await.unwrap();
@@ -214,7 +216,7 @@ fn calls_outside_a_runtime_are_one_error() {
 fn streams_outlive_a_runtime_that_only_polled_them() {
     let own = runtime();
     for url in ["memory:".to_owned(), NatsServer::shared().url()] {
-        let (_connection, store, mut watch) = own.block_on(async {
+        let (_connection, store, watch) = own.block_on(async {
             let connection = connect(&url).await.unwrap();
             let config = StoreConfig::new().max_age(Duration::from_secs(3600));
             let store = connection.store_with_config(&unique("runtime"), config).await.unwrap();

@@ -1,4 +1,4 @@
-//! Ending a connection: what was written is flushed, everything else is closed, and nothing waits for ever.
+//! Ending a connection: writes are flushed, everything else is closed, and nothing waits for ever.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn shutdown_flushes_what_was_written_and_then_everything_is_closed() {
     let (name, connection) = (unique("shutdown"), connect(&server.url()).await.unwrap());
     let store = connection.store(&name).await.unwrap();
     let version = store.put("key", "x").await.unwrap();
-    let mut watch = caught_up(&store, WatchScope::prefix("none.")).await;
+    let watch = caught_up(&store, WatchScope::prefix("none.")).await;
 
     let writes: Vec<_> = (0..WRITES)
         .map(|i| {
@@ -88,7 +88,7 @@ async fn a_scan_that_is_under_way_at_the_shutdown_is_complete_or_fails() {
     let store = connection.store(&unique("shutdown")).await.unwrap();
     let written = store.put_many((0..KEYS).map(|i| (format!("k.{i}"), "x"))).await;
     assert!(written.iter().all(Result::is_ok));
-    let mut scan = store.scan(WatchScope::All);
+    let scan = store.scan(WatchScope::All);
     scan.next().await.unwrap().unwrap();
     connection.shutdown().await.unwrap();
     let mut count = 1;
@@ -112,7 +112,7 @@ async fn a_waiting_operation_and_a_waiting_watch_end_with_the_shutdown() {
     let mut server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
     let store = connection.store("config").await.unwrap().with_deadline(Duration::from_secs(60));
-    let mut watch = caught_up(&store, WatchScope::All).await;
+    let watch = caught_up(&store, WatchScope::All).await;
     server.kill();
     eventually("the server is missed", async || {
         store.with_deadline(Duration::from_millis(100)).get("key").await.is_err()
@@ -121,7 +121,7 @@ async fn a_waiting_operation_and_a_waiting_watch_end_with_the_shutdown() {
     let watching = tokio::spawn(async move { (watch.next().await, watch.next().await.is_none()) });
     let getting = tokio::spawn(async move { store.get("key").await });
     tokio::task::yield_now().await;
-    // There is nobody to flush to; what matters is that it ends.
+    // No server can be flushed to, so only the end of the call matters.
     let _ = within(SHORT, "shutdown", connection.shutdown()).await;
     let got = within(SHORT, "get", getting).await.unwrap();
     assert!(matches!(got, Err(KvError::Closed { .. })), "{got:?}");
@@ -144,7 +144,7 @@ async fn a_shutdown_that_cannot_flush_says_so_and_closes_all_the_same() {
     tokio::task::yield_now().await;
     let error = within(SHORT, "shutdown", connection.shutdown()).await.unwrap_err();
     assert!(matches!(error, KvError::Timeout { .. } | KvError::Unavailable { .. }), "{error:?}");
-    // The write is on its way, so that only this can be said of it.
+    // The write is in transit, so that its outcome is unknown.
     let written = within(SHORT, "put", writing).await.unwrap();
     assert!(matches!(written, Err(KvError::OutcomeUnknown { .. })), "{written:?}");
     for (what, operation) in operations(&connection, &store, [version; 2]) {
@@ -154,7 +154,7 @@ async fn a_shutdown_that_cannot_flush_says_so_and_closes_all_the_same() {
     within(SHORT, "a second shutdown", connection.shutdown()).await.unwrap();
 }
 
-/// What hands out the answers must not keep the connection.
+/// The task that passes on the answers must not keep the connection.
 #[tokio::test]
 async fn a_connection_that_is_dropped_ends() {
     let server = NatsServer::start();

@@ -1,4 +1,4 @@
-//! TLS: which servers are trusted, which certificates are presented, and where it is insisted on.
+//! TLS: trusted servers, presented certificates, and connections that require TLS.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ async fn a_server_with_a_certificate_of_our_own_root_is_trusted_and_no_other() {
     assert!(server.url().starts_with("tls://"));
     lets_in(trusting(&server.url(), certs.ca())).await;
     lets_in(trusting(&format!("tls://localhost:{}", server.port()), certs.ca())).await;
-    // A server that asks for TLS gets it also from who did not insist.
+    // A server that requires TLS gets it also from a client that does not.
     lets_in(trusting(&format!("nats://127.0.0.1:{}", server.port()), certs.ca())).await;
     lets_in(config(&server.url()).tls(NatsTls::new().required().root_certificates(certs.ca())))
         .await;
@@ -83,7 +83,7 @@ async fn files_that_are_no_certificates_are_refused() {
         NatsTls::new().root_certificates(&rubbish),
         tls().client_certificate(&rubbish, key),
         tls().client_certificate(cert, &rubbish),
-        // The other way round.
+        // Swaps the two files.
         tls().client_certificate(key, cert),
     ] {
         let shown = format!("{tls:?}");

@@ -1,6 +1,6 @@
 //! Requests that are never answered: a stream without a leader, direct gets that were turned off, a
-//! store that is gone, all of it while a client subscribes to everything, so that the server never
-//! reports "no responders".
+//! deleted store. A client subscribes to everything meanwhile, so that the server never reports "no
+//! responders".
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::{SHORT, operations, within};
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// A client that subscribes to everything until it is dropped.
+/// Returns a client that subscribes to everything until it is dropped.
 async fn listener(server: &NatsServer) -> async_nats::Subscriber {
     let client = server.client().await;
     let everything = client.subscribe(">").await.unwrap();
@@ -160,7 +160,7 @@ async fn replicated(cluster: &NatsCluster, deadline: Duration) -> (Arc<dyn Conne
     (connection, store)
 }
 
-/// Every operation of a store while its stream has no leader, until one is elected.
+/// Calls every operation of a store while its stream has no leader, until one is elected.
 async fn survives_the_death_of_the_leader(listens: bool) {
     let cluster = NatsCluster::start().await;
     let (connection, store) = replicated(&cluster, LONG).await;
@@ -179,7 +179,7 @@ async fn survives_the_death_of_the_leader(listens: bool) {
         .unwrap();
     let leases: Vec<_> = (0..5)
         .map(|n| {
-            // A handle of its own each, so that each has a session of its own.
+            // Each has a handle of its own, so that each has a session of its own.
             let (connection, name) = (Arc::clone(&connection), format!("r{n}"));
             async move {
                 let store = connection.store("b").await.unwrap();
@@ -225,7 +225,7 @@ async fn survives_the_death_of_the_leader(listens: bool) {
     for (n, guard) in guards.iter().enumerate() {
         assert!(guard.is_held(), "lock {n} is lost");
     }
-    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    let watch = store.watch(WatchScope::All).await.unwrap();
     while watch.next().await.unwrap().unwrap() != KvUpdate::CaughtUp {}
 }
 

@@ -2,13 +2,15 @@
 //! value.
 
 use async_nats::jetstream::stream::{Config, Source};
-use shizuku_kv::{Store, StoreConfig, connect};
+use shizuku_kv::{KvUpdate, Store, StoreConfig, WatchScope, connect};
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 
-/// Reads of one key: about half of them go to the mirror.
+use super::next;
+
+/// Number of reads of one key. About half of them go to the mirror.
 const READS: usize = 60;
 
-/// A bucket with history 2, and its mirror that has only some of the keys.
+/// Returns a bucket with history 2, and its mirror that has only some of the keys.
 async fn mirrored(filter: Option<&str>) -> (Store, async_nats::jetstream::stream::Stream) {
     let server = NatsServer::shared();
     let name = unique("mirrored");
@@ -54,6 +56,13 @@ async fn a_filtered_mirror_hides_no_live_key() {
             let found = store.get_many(keys).await.unwrap();
             let values: Vec<_> = found.iter().flatten().map(|entry| entry.value.clone()).collect();
             assert_eq!(values, keys);
+            let scan = store.scan(WatchScope::keys(keys).unwrap()).try_collect().await.unwrap();
+            assert_eq!(scan.len(), keys.len());
+            let mut watch = store.watch(WatchScope::keys(keys).unwrap()).await.unwrap();
+            for _ in keys {
+                assert!(next(&mut watch).await.unwrap().entry().is_some());
+            }
+            assert_eq!(next(&mut watch).await.unwrap(), KvUpdate::CaughtUp);
         }
     }
 }
@@ -68,7 +77,7 @@ async fn a_mirror_that_is_behind_answers_no_read() {
         }
     }
     holds(&mirror, 8).await;
-    // As if the last messages had not arrived yet.
+    // Simulates that the last messages have not arrived yet.
     for sequence in 5..=8 {
         mirror.delete_message(sequence).await.unwrap();
     }
@@ -78,6 +87,13 @@ async fn a_mirror_that_is_behind_answers_no_read() {
         let found = store.get_many(keys).await.unwrap();
         assert!(found.iter().flatten().all(|entry| entry.value == "new"));
         assert_eq!(found.iter().flatten().count(), keys.len());
+        let scan = store.scan(WatchScope::keys(keys).unwrap()).try_collect().await.unwrap();
+        assert!(scan.iter().all(|entry| entry.value == "new"));
+        assert_eq!(scan.len(), keys.len());
+        let mut watch = store.watch(WatchScope::keys(keys).unwrap()).await.unwrap();
+        for _ in keys {
+            assert_eq!(next(&mut watch).await.unwrap().into_entry().unwrap().value, "new");
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use shizuku_kv::{
     Connection, KvUpdate, Store, StoreConfig, VersionToken, Watch, WatchScope, connect,
 };
-use shizuku_kv_tests::{NatsServer, unique};
+use shizuku_kv_tests::{NatsServer, Random, unique};
 
 use super::next;
 
@@ -19,7 +19,8 @@ async fn with_history(history: u8) -> (&'static NatsServer, Store) {
     (server, connection.store_with_config(&unique("removed"), config).await.unwrap())
 }
 
-/// More messages than one pull request of a consumer, so that most of them wait on the server.
+/// Writes more messages than one pull request of a consumer, so that most of them wait on the
+/// server.
 async fn fill(store: &Store, keys: usize) {
     let items = (0..keys).map(|number| (format!("key.{number:05}"), "value"));
     assert!(store.put_many(items).await.iter().all(Result::is_ok));
@@ -88,8 +89,8 @@ async fn a_scan_lists_keys_behind_superseded_messages() {
     for purges in [false, true] {
         let (_, store) = with_history(2).await;
         fill(&store, KEYS).await;
-        let mut scan = store.scan(WatchScope::All);
-        let mut keys = store.keys(WatchScope::All);
+        let scan = store.scan(WatchScope::All);
+        let keys = store.keys(WatchScope::All);
         let mut found = Vec::new();
         let mut listed = Vec::new();
         for _ in 0..10 {
@@ -125,7 +126,7 @@ async fn a_scan_that_starts_over_leaves_out_deleted_keys() {
     for number in KEYS - 5..KEYS {
         store.delete(format!("key.{number:05}")).await.unwrap();
     }
-    let mut scan = store.scan(WatchScope::All);
+    let scan = store.scan(WatchScope::All);
     scan.next().await.unwrap().unwrap();
     for round in 0..2 {
         store.put("key.08500", round.to_string()).await.unwrap();
@@ -158,7 +159,7 @@ async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
         let store = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
         fill(&store, usize::try_from(KEYS).unwrap()).await;
         let mut watch = store.watch(WatchScope::All).await.unwrap();
-        let mut scan = store.scan(WatchScope::All);
+        let scan = store.scan(WatchScope::All);
         next(&mut watch).await.unwrap();
         scan.next().await.unwrap().unwrap();
         let gone = KEYS - 600..KEYS - 600 + REMOVED;
@@ -186,15 +187,15 @@ async fn a_watch_goes_on_behind_what_was_evicted_or_purged() {
         }
         let missing = expected.iter().filter(|key| !state.contains_key(*key)).count();
         assert_eq!(missing, 0, "evicts: {evicts}");
-        // Promptly: a consumer that has to step over each removed message would need as many
-        // wake-ups.
+        // The entry arrives promptly. A consumer that had to step over each removed message would
+        // need as many wake-ups.
         let late = store.put("late", "value").await.unwrap();
         let update = tokio::time::timeout(Duration::from_secs(4), watch.next()).await;
         assert_eq!(update.expect("in time").unwrap().unwrap().into_entry().unwrap().version, late);
         let rest: Vec<_> = scan.try_collect().await.unwrap();
         let listed: BTreeSet<_> = rest.iter().map(|entry| entry.key.to_string()).collect();
         assert_eq!(listed.len(), rest.len());
-        // None of the evicted keys lives throughout.
+        // None of the evicted keys is live throughout.
         let missing = expected.iter().filter(|key| !evicts && !listed.contains(*key)).count();
         assert_eq!(missing, 0);
     }
@@ -219,19 +220,6 @@ async fn a_consumer_that_is_idle_within_the_state_is_replaced() {
         let answer = server.client().await.request(subject, pause.into()).await.unwrap();
         assert!(String::from_utf8_lossy(&answer.payload).contains("\"paused\":true"), "{answer:?}");
         assert_eq!(state(&mut watch).await.len(), 1, "history {history}");
-    }
-}
-
-/// A source of random numbers (SplitMix64): the same seed makes the same decisions.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from((mixed ^ (mixed >> 31)) % u64::try_from(limit).unwrap()).unwrap()
     }
 }
 
@@ -264,18 +252,22 @@ impl Reader {
     }
 }
 
-/// Writers, purges and a slow reader at random, with several histories: at the caught-up marker
-/// every initial key has been delivered, at least as new as it was; the last version of every key
-/// arrives; a scan has every key that lives throughout, once.
+/// Writers, purges and a slow reader act at random, with several histories. At the caught-up marker
+/// every initial key has been delivered, at least as new as it was. The last version of every key
+/// arrives. A scan has every key that is live throughout, once.
 #[tokio::test]
 async fn state_and_tail_are_complete_under_random_writes() {
     let given = std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| u64::from(std::process::id()));
     println!("seed {seed}");
-    let mut random = Random(seed);
-    for history in [1, 2, 5, 64] {
+    let mut random = Random::from_seed(seed);
+    for (history, by_name) in
+        [1, 2, 5, 64].into_iter().flat_map(|history| [(history, false), (history, true)])
+    {
         let (_, store) = with_history(history).await;
-        let keys: Vec<_> = (0..120).map(|number| format!("key.{number:03}")).collect();
+        // Few keys are read by name, and all others from a consumer.
+        let number = if by_name { 48 } else { 120 };
+        let keys: Vec<_> = (0..number).map(|number| format!("key.{number:03}")).collect();
         let value = "v".repeat(200);
         let mut newest = BTreeMap::new();
         for _ in 0..2 {
@@ -283,29 +275,30 @@ async fn state_and_tail_are_complete_under_random_writes() {
                 store.put_many(keys.iter().map(|key| (key.as_str(), value.clone()))).await;
             newest.extend(keys.iter().cloned().zip(answers.into_iter().map(Result::unwrap)));
         }
-        let watch = store.watch(WatchScope::All).await.unwrap();
+        let scope = if by_name { WatchScope::keys(&keys).unwrap() } else { WatchScope::All };
+        let watch = store.watch(scope.clone()).await.unwrap();
         let mut reader =
             Reader { watch, at_start: newest.clone(), seen: BTreeMap::new(), caught_up: false };
-        let mut scan = store.scan(WatchScope::All);
+        let scan = store.scan(scope);
         let (mut listed, mut purged) = (Vec::new(), BTreeSet::new());
         for _ in 0..60 {
             // Some keys are written more often than others.
-            let key = &keys[random.below(keys.len()).min(random.below(keys.len()))];
-            for _ in 0..random.below(4) {
+            let key = &keys[random.index(keys.len()).min(random.index(keys.len()))];
+            for _ in 0..random.index(4) {
                 newest.insert(key.clone(), store.put(key, "new").await.unwrap());
             }
-            if random.below(10) == 0 {
+            if random.index(10) == 0 {
                 store.purge(key).await.unwrap();
                 purged.insert(key.clone());
                 newest.insert(key.clone(), store.put(key, "again").await.unwrap());
             }
-            for _ in 0..random.below(5) {
+            for _ in 0..random.index(5) {
                 let patience = Duration::from_millis(2);
                 if let Ok(update) = tokio::time::timeout(patience, reader.watch.next()).await {
                     reader.take(update.unwrap().unwrap());
                 }
             }
-            if random.below(2) == 0
+            if random.index(2) == 0
                 && let Some(entry) = scan.next().await
             {
                 listed.push(entry.unwrap().key.to_string());

@@ -1,11 +1,12 @@
-//! A storage that outlives its replica, as a file does, keeps a journal, and fails or blocks where a test wants it to.
+//! A storage that outlives its replica, as a file does, keeps a journal, and fails or blocks on
+//! request.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use shizuku_kv::replica::{Held, ReplicaPlace, ReplicaStorage, StorageError};
+use shizuku_kv::replica::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
 use shizuku_kv::{Key, KvUpdate};
 
 use crate::support::word;
@@ -14,18 +15,18 @@ use crate::support::word;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Commit {
     pub(crate) words: Vec<String>,
-    pub(crate) place: Option<ReplicaPlace>,
+    pub(crate) checkpoint: Option<Checkpoint>,
 }
 
 #[derive(Default)]
 struct Contents {
-    held: BTreeMap<Key, (Held, Bytes)>,
-    place: Option<ReplicaPlace>,
+    held: BTreeMap<Key, (StoredVersion, Bytes)>,
+    checkpoint: Option<Checkpoint>,
     commits: Vec<Commit>,
     calls: Vec<&'static str>,
 }
 
-/// Asked before each method, with its name.
+/// Called before each method, with its name.
 type Hook = Box<dyn FnMut(&'static str) -> Result<(), StorageError> + Send>;
 
 /// Clones have the same contents.
@@ -50,7 +51,7 @@ impl Disk {
         self.contents.lock().unwrap()
     }
 
-    /// Has something asked before each method.
+    /// Installs a hook that is called before each method.
     pub(crate) fn hook(
         &self,
         hook: impl FnMut(&'static str) -> Result<(), StorageError> + Send + 'static,
@@ -58,7 +59,7 @@ impl Disk {
         *self.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
     }
 
-    /// Lets a method fail so many times.
+    /// Makes a method fail this many times.
     pub(crate) fn fail(
         &self,
         method: &'static str,
@@ -74,44 +75,44 @@ impl Disk {
         });
     }
 
-    /// What is held: `key=value`.
+    /// Returns the held entries: `key=value`.
     pub(crate) fn words(&self) -> Vec<String> {
-        let word = |(key, (_, value)): (&Key, &(Held, Bytes))| {
+        let word = |(key, (_, value)): (&Key, &(StoredVersion, Bytes))| {
             format!("{key}={}", String::from_utf8_lossy(value))
         };
         self.contents().held.iter().map(word).collect()
     }
 
-    pub(crate) fn kept(&self) -> Option<ReplicaPlace> {
-        self.contents().place
+    pub(crate) fn kept(&self) -> Option<Checkpoint> {
+        self.contents().checkpoint
     }
 
     pub(crate) fn commits(&self) -> Vec<Commit> {
         self.contents().commits.clone()
     }
 
-    /// How often a method was called.
+    /// Returns the number of calls of a method.
     pub(crate) fn calls(&self, method: &str) -> usize {
         self.contents().calls.iter().filter(|called| **called == method).count()
     }
 
-    /// As after a crash in the middle of a repair.
+    /// Removes the checkpoint, as a crash during a resync does.
     pub(crate) fn lose_place(&self) {
-        self.contents().place = None;
+        self.contents().checkpoint = None;
     }
 
     fn called(&self, method: &'static str) -> Result<(), StorageError> {
         self.contents().calls.push(method);
-        // A hook may panic: that is what the test wants then.
+        // A hook may panic if the test wants that.
         let mut hook = self.hook.lock().unwrap_or_else(PoisonError::into_inner);
         hook.as_mut().map_or(Ok(()), |hook| hook(method))
     }
 }
 
 impl ReplicaStorage for Disk {
-    fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StorageError> {
         self.called("place")?;
-        Ok(self.contents().place)
+        Ok(self.contents().checkpoint)
     }
 
     fn is_empty(&self) -> Result<bool, StorageError> {
@@ -119,13 +120,13 @@ impl ReplicaStorage for Disk {
         Ok(self.contents().held.is_empty())
     }
 
-    fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
+    fn held(&self, keys: &[Key]) -> Result<Vec<Option<StoredVersion>>, StorageError> {
         self.called("held")?;
         let contents = self.contents();
         Ok(keys.iter().map(|key| contents.held.get(key).map(|(held, _)| *held)).collect())
     }
 
-    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError> {
+    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, StoredVersion)) -> Result<(), StorageError> {
         self.called("for_each_key")?;
         self.contents().held.iter().for_each(|(key, (held, _))| visit(key, *held));
         Ok(())
@@ -134,24 +135,25 @@ impl ReplicaStorage for Disk {
     fn commit(
         &mut self,
         changes: &[KvUpdate],
-        place: Option<&ReplicaPlace>,
+        checkpoint: Option<&Checkpoint>,
     ) -> Result<(), StorageError> {
         self.called("commit")?;
         let mut contents = self.contents();
         for change in changes {
             match change {
                 KvUpdate::Put(entry) => {
-                    let held = Held::new(entry.version, entry.created);
+                    let held = StoredVersion::new(entry.version, entry.created);
                     contents.held.insert(entry.key.clone(), (held, entry.value.clone()));
                 }
                 KvUpdate::Delete(entry) => drop(contents.held.remove(&entry.key)),
                 _ => {}
             }
         }
-        contents.place = place.copied();
-        contents
-            .commits
-            .push(Commit { words: changes.iter().map(word).collect(), place: place.copied() });
+        contents.checkpoint = checkpoint.copied();
+        contents.commits.push(Commit {
+            words: changes.iter().map(word).collect(),
+            checkpoint: checkpoint.copied(),
+        });
         Ok(())
     }
 }

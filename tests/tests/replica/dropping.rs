@@ -1,11 +1,12 @@
-//! Dropping the future of a run, wherever it is: what was not kept comes again, and nothing is missed.
+//! Dropping the future of a run at any point: uncommitted updates come again, and nothing is
+//! missed.
 
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use shizuku_kv::replica::{
-    Batch, Held, Replica, ReplicaPlace, ReplicaStorage, RetryPolicy, StorageError,
+    Batch, Checkpoint, Replica, ReplicaStorage, RetryPolicy, StorageError, StoredVersion,
 };
 use shizuku_kv::{BatchConfig, Key, KvUpdate, WatchScope};
 use shizuku_kv_tests::eventually;
@@ -19,7 +20,7 @@ use crate::support::{
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The updates of a run that follows, up to the marker.
+/// Checks the updates of a later run, up to the marker.
 async fn rest(script: &mut Script, replica: Replica<Disk>, from: Option<u64>, words: &[&str]) {
     let mut follower = Follower::start(replica);
     let opening = script.opening().await;
@@ -160,7 +161,7 @@ async fn while_a_commit_works() {
     follower.stop().await;
 }
 
-/// The storage is dropped, and so closed, only after the commit; then another one can be opened.
+/// The storage is dropped, and so closed, only after the commit. Then another one can be opened.
 #[tokio::test]
 async fn a_storage_is_closed_after_its_last_commit() {
     let mut script = Script::new();
@@ -186,42 +187,42 @@ async fn a_storage_is_closed_after_its_last_commit() {
     assert!(!closed.is_cancelled());
     open.send(()).unwrap();
     real(closed.cancelled()).await.expect("it is closed");
-    assert_eq!(disk.kept().map(|place| place.cursor()), Some(cursor(2)));
+    assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), Some(cursor(2)));
 }
 
-/// A storage of which it can be told when it is closed.
+/// A storage that reports its closing.
 struct Closing {
     disk: Disk,
     _guard: DropGuard,
 }
 
 impl ReplicaStorage for Closing {
-    fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
-        self.disk.place()
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StorageError> {
+        self.disk.checkpoint()
     }
 
     fn is_empty(&self) -> Result<bool, StorageError> {
         self.disk.is_empty()
     }
 
-    fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
+    fn held(&self, keys: &[Key]) -> Result<Vec<Option<StoredVersion>>, StorageError> {
         self.disk.held(keys)
     }
 
-    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError> {
+    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, StoredVersion)) -> Result<(), StorageError> {
         self.disk.for_each_key(visit)
     }
 
     fn commit(
         &mut self,
         changes: &[KvUpdate],
-        place: Option<&ReplicaPlace>,
+        checkpoint: Option<&Checkpoint>,
     ) -> Result<(), StorageError> {
-        self.disk.commit(changes, place)
+        self.disk.commit(changes, checkpoint)
     }
 }
 
-/// Rings when a future may go on.
+/// Rings when a future may continue.
 struct Bell(tokio::sync::Notify);
 
 impl Wake for Bell {
@@ -230,7 +231,7 @@ impl Wake for Bell {
     }
 }
 
-/// Dropped at every point at which the future of a run waits for something.
+/// Drops the run at every point at which its future waits.
 #[tokio::test]
 async fn after_any_number_of_steps() {
     let mut is_through = false;
@@ -270,14 +271,14 @@ async fn after_any_number_of_steps() {
         let mut follower = Follower::start(replica);
         all.extend(follower.asks.up_to(".").await);
         follower.stop().await;
-        // Applied one after the other, both runs give what is there.
+        // Applied one after the other, both runs give the content of the store.
         let there = ["b=1", "c=1", "d=1", "e=1", "f=1", "g=1", "h=1"];
         assert_eq!(state(&all), there, "after {steps} steps: {all:?}");
         assert_eq!(disk.words(), state(&all));
     }
 }
 
-/// Nothing is left of a run that was dropped but what its replica holds.
+/// A dropped run leaves only the state of its replica.
 #[tokio::test]
 async fn a_dropped_run_calls_apply_no_more() {
     let mut script = Script::new();

@@ -1,4 +1,4 @@
-//! What fails is tried again as the policy says, and ends the run only then.
+//! A failure is retried as the policy says, and ends the run only then.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -13,8 +13,9 @@ use crate::disk::Disk;
 use crate::script::{Script, cursor};
 use crate::support::{Follower, Refused, asking, briskly, real};
 
-/// A replica that holds `a=1` and has no place: it will repair itself, and use every method of its storage.
-async fn without_place(script: &mut Script) -> Disk {
+/// Returns a storage that holds `a=1` without a checkpoint. Its replica will resync, and call every
+/// method of the storage.
+async fn without_checkpoint(script: &mut Script) -> Disk {
     let disk = Disk::new();
     let mut follower =
         Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
@@ -61,7 +62,7 @@ async fn the_same_batch_comes_again_until_it_is_applied() {
     follower.asks.up_to(".").await;
     follower.current().await;
 
-    // A copy that was complete is not any more while something fails.
+    // A complete copy does not count as current while an operation fails.
     feed.say(4, "c=1");
     follower.asks.next().await.fail("not yet");
     let failed = async || follower.monitor.progress().last_error.is_some();
@@ -85,7 +86,7 @@ async fn the_run_ends_after_as_many_attempts_as_are_allowed() {
             Replica::new(&script.store, WatchScope::All).storage(disk.clone()).batch(one());
         let mut follower = Follower::start(replica.retry(briskly(policy)));
         script.accept().await.all(1, &["a=1", "b=1"]);
-        // The attempts of one batch do not count for the next.
+        // The attempts at one batch do not count for the next.
         for _ in 1..attempts {
             assert_eq!(follower.asks.next().await.fail("no").cursor(), Some(cursor(1)));
         }
@@ -107,7 +108,7 @@ async fn the_run_ends_after_as_many_attempts_as_are_allowed() {
         let progress = monitor.progress();
         assert!(!progress.running && progress.unapplied == 0 && progress.unapplied_since.is_none());
         assert_eq!(progress.last_error.unwrap().to_string(), error.to_string());
-        assert_eq!(disk.kept().map(|place| place.cursor()), Some(cursor(1)));
+        assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), Some(cursor(1)));
 
         // Another run begins with that batch, and without the error.
         let (asker, mut asks) = asking();
@@ -121,7 +122,8 @@ async fn the_run_ends_after_as_many_attempts_as_are_allowed() {
     }
 }
 
-/// Pauses begin with the first, double, and stay at the longest; jitter makes them up to twice as long.
+/// Pauses begin with the first, double, and stay at the longest. Jitter makes them up to twice as
+/// long.
 #[tokio::test(start_paused = true)]
 async fn pauses_grow_and_begin_anew_with_each_batch() {
     let mut script = Script::new();
@@ -151,7 +153,7 @@ async fn pauses_grow_and_begin_anew_with_each_batch() {
 async fn what_a_storage_fails_at_is_tried_again() {
     for method in ["place", "is_empty", "held", "for_each_key", "commit"] {
         let mut script = Script::new();
-        let disk = without_place(&mut script).await;
+        let disk = without_checkpoint(&mut script).await;
         let before = disk.calls(method);
         disk.fail(method, 3, StorageError::retryable);
         let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
@@ -159,18 +161,18 @@ async fn what_a_storage_fails_at_is_tried_again() {
         let opening = script.opening().await;
         assert_eq!(opening.from, None);
         if ["place", "is_empty"].contains(&method) {
-            // It was not more than a moment's trouble.
+            // The failure was only transient.
             assert!(follower.monitor.progress().last_error.is_none(), "{method}");
         }
         opening.accept().all(7, &["b=1", "."]);
-        // Applied once, however often it had to be kept.
+        // The batch is applied once, however often it had to be committed.
         let told = follower.asks.up_to(".").await;
         assert_eq!(told, ["b=1", "~a", "."], "{method}");
         follower.current().await;
         follower.stop().await;
         assert_eq!(disk.words(), ["b=1"], "{method}");
         assert!(disk.calls(method) >= before + 4, "{method}");
-        assert_eq!(disk.kept().map(|place| place.cursor()), Some(cursor(8)));
+        assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), Some(cursor(8)));
     }
 }
 
@@ -183,11 +185,12 @@ async fn a_storage_that_cannot_go_on_ends_the_run() {
         ("for_each_key", "looking for what has vanished"),
         ("commit", "keeping what was applied"),
     ];
-    // A fatal error at once, whatever the policy; one that could pass at the end of the attempts; a panic as a fatal one.
+    // A fatal error ends the run at once, whatever the policy. A retryable error ends it after the
+    // attempts. A panic counts as a fatal error.
     for kind in ["fatal", "passing", "panic"] {
         for (method, doing) in doing {
             let mut script = Script::new();
-            let disk = without_place(&mut script).await;
+            let disk = without_checkpoint(&mut script).await;
             let before = disk.calls(method);
             disk.hook(move |called| match kind {
                 _ if called != method => Ok(()),
@@ -221,12 +224,12 @@ async fn a_storage_that_cannot_go_on_ends_the_run() {
             assert!(!monitor.progress().running);
             assert_eq!(disk.kept(), None);
 
-            // When the storage has been mended the same replica goes on.
+            // After the storage has been repaired, the same replica continues.
             disk.hook(|_| Ok(()));
             let mut follower = Follower::start(replica);
             script.accept().await.all(7, &["b=1", "."]);
             let told = follower.asks.up_to(".").await;
-            // What was kept before the failure is not told again.
+            // Updates that were committed before the failure do not come again.
             let known = method == "for_each_key";
             assert_eq!(
                 told,
@@ -247,7 +250,7 @@ async fn a_commit_that_failed_is_made_again_without_applying_again() {
     let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
     let mut follower = Follower::start(replica.retry(briskly(RetryPolicy::attempts(6))));
     script.accept().await.all(1, &["a=1", "."]);
-    // The attempts at applying and those at keeping are counted each for itself.
+    // The attempts at applying and those at committing are counted separately.
     for _ in 0..5 {
         follower.asks.next().await.fail("no");
     }
@@ -258,11 +261,11 @@ async fn a_commit_that_failed_is_made_again_without_applying_again() {
     assert_eq!(disk.commits().len(), 1);
 }
 
-/// Where there was nothing to apply after all.
+/// The retried lookup finds nothing to apply.
 #[tokio::test]
 async fn a_failure_that_has_passed_is_forgotten_though_nothing_is_kept() {
     let mut script = Script::new();
-    let disk = without_place(&mut script).await;
+    let disk = without_checkpoint(&mut script).await;
     disk.fail("held", 3, StorageError::retryable);
     let commits = disk.calls("commit");
     let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
@@ -279,7 +282,7 @@ async fn a_failure_that_has_passed_is_forgotten_though_nothing_is_kept() {
 #[tokio::test]
 async fn the_attempts_at_applying_are_what_is_told() {
     let mut script = Script::new();
-    let disk = without_place(&mut script).await;
+    let disk = without_checkpoint(&mut script).await;
     disk.fail("held", 2, StorageError::retryable);
     let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());
     let mut follower = Follower::start(replica.retry(briskly(RetryPolicy::attempts(3))));

@@ -1,4 +1,4 @@
-//! The limits of a batch, and that memory is bounded by them.
+//! The limits of a batch, which also bound the memory.
 
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ async fn the_marker_counts_as_an_update() {
 #[tokio::test]
 async fn a_batch_is_full_with_so_many_bytes_of_keys_and_values() {
     let mut script = Script::new();
-    // Ten bytes each, but for the last.
+    // Ten bytes each, except the last.
     let words =
         ["key1=valuea", "key2=valueb", "key3=valuec", "-tenletters", "key4=valued", "key5=value"];
     let (mut follower, feed) = following(&mut script, an_hour().max_bytes(30)).await;
@@ -119,7 +119,7 @@ async fn the_first_update_of_a_batch_waits_for_others_as_long_as_the_window() {
     }
 }
 
-/// A window that ends while the batch before is applied has ended.
+/// A window that ends while the previous batch is applied has ended.
 #[tokio::test(start_paused = true)]
 async fn a_window_runs_while_apply_works() {
     let mut script = Script::new();
@@ -134,7 +134,7 @@ async fn a_window_runs_while_apply_works() {
     ask.done();
     assert_eq!(follower.asks.done().await, ["b=1"]);
     assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
-    // And begins anew with the next update.
+    // The next update starts a new window.
     feed.say(3, "c=1");
     settle().await;
     assert!(follower.asks.ready().is_none());
@@ -142,14 +142,15 @@ async fn a_window_runs_while_apply_works() {
     follower.stop().await;
 }
 
-/// On a clock that only moves when nothing else can.
+/// Uses a clock that only moves when all tasks are idle.
 #[tokio::test(start_paused = true)]
 async fn without_a_window_nothing_waits() {
     let mut script = Script::new();
     let (mut follower, feed) =
         following(&mut script, BatchConfig::new().window(Duration::ZERO)).await;
     let before = Instant::now();
-    // Timers go by the millisecond: one of no length would end with the one that has begun.
+    // Timers have a resolution of milliseconds, so one without a length would end with the current
+    // one.
     let moment = Duration::from_micros(300);
     for round in 0..10 {
         let at = round * 10;
@@ -160,7 +161,7 @@ async fn without_a_window_nothing_waits() {
         settle().await;
         assert!(follower.asks.ready().is_none());
         ask.done();
-        // What came meanwhile is one batch.
+        // The updates of that time are one batch.
         assert_eq!(follower.asks.done().await, ["b=1", "c=1"]);
     }
     assert_eq!(before.elapsed(), moment * 10);
@@ -183,7 +184,8 @@ async fn while_one_batch_is_applied_the_next_is_collected_and_no_more() {
     }
 }
 
-/// The state of a backend, not of a script: what is superseded before its turn never comes.
+/// Uses the state of a backend, not of a script: an update that is superseded before its turn never
+/// comes.
 #[tokio::test]
 async fn a_slow_apply_holds_up_the_source() {
     let (_connection, store) = memory().await;
@@ -204,7 +206,7 @@ async fn a_slow_apply_holds_up_the_source() {
     follower.stop().await;
 }
 
-/// A source that always has something does not keep a batch open for longer than its window.
+/// A source that always has an update does not keep a batch open for longer than its window.
 #[tokio::test]
 async fn a_window_ends_under_a_source_without_a_pause() {
     const MANY: u64 = 100_000;
@@ -224,7 +226,7 @@ async fn a_window_ends_under_a_source_without_a_pause() {
     }
 }
 
-/// Others on the thread have their turn meanwhile.
+/// Other tasks on the thread have their turn meanwhile.
 #[tokio::test]
 async fn a_source_without_a_pause_can_be_stopped() {
     let mut script = Script::new();
@@ -241,7 +243,7 @@ async fn a_source_without_a_pause_can_be_stopped() {
     assert_eq!(end.map_or(0, |end| end.position()), last.len() as u64);
 }
 
-/// What has vanished is split as everything else.
+/// Vanished keys are split into batches like other updates.
 #[tokio::test]
 async fn what_has_vanished_comes_in_batches_within_the_limits() {
     for (batch, most) in [(an_hour().max_updates(4), 4), (an_hour().max_bytes(6), 3)] {

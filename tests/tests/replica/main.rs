@@ -1,8 +1,8 @@
-//! Replicas: that what is kept was applied, that nothing is missed and nothing stays which is gone, and that a run ends
-//! when it should and only then.
+//! Replicas: all committed updates were applied, nothing is missed, no vanished key stays, and a
+//! run ends only when it should.
 //!
-//! The tests that need a certain order of things have it from a [`script`]: a backend whose watches say what the test
-//! wants, when it wants it. What a store makes of it is tested on the backends themselves.
+//! Tests that need a certain order of events use a [`script`]: a backend whose watches deliver what
+//! the test wants, when it wants it. Other tests use the backends themselves.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +11,7 @@
     reason = "a test reports by panicking"
 )]
 
+mod checkpoint;
 mod disk;
 mod dropping;
 mod failures;
@@ -18,7 +19,6 @@ mod limits;
 mod monitor;
 mod order;
 mod outage;
-mod place;
 mod random;
 mod repair;
 mod repair_nats;

@@ -1,4 +1,4 @@
-//! How far a replica is, as it tells.
+//! The reported progress of a replica.
 
 use std::time::{Duration, SystemTime};
 
@@ -29,7 +29,7 @@ async fn current_waits_until_the_state_is_applied() {
     assert_eq!((progress.applied, progress.updates, progress.repairs), (Some(cursor(3)), 2, 0));
     assert!(progress.caught_up && progress.running && progress.link.is_up());
 
-    // Not while it is stopped, and not when the run begins again.
+    // Not current while it is stopped, and not when the run begins again.
     let (replica, _, _) = follower.stop().await;
     assert!(!monitor.progress().is_current());
     let mut follower = Follower::start(replica);
@@ -43,7 +43,7 @@ async fn current_waits_until_the_state_is_applied() {
     assert_eq!(monitor.progress().updates, 3);
     let (replica, _, _) = follower.stop().await;
 
-    // `false` when it is gone.
+    // Returns `false` after the replica is gone.
     let gone = tokio::spawn(async move { monitor.current().await });
     drop(replica);
     assert!(!real(gone).await.unwrap().unwrap());
@@ -61,7 +61,7 @@ async fn changed_tells_what_this_handle_has_not_seen() {
     let change = async |monitor: &mut shizuku_kv::replica::ReplicaMonitor| {
         real(monitor.changed()).await.expect("a change")
     };
-    // What came before is one change, and then there is none.
+    // The earlier changes count as one, and then there is none.
     while !change(&mut monitor).await.unwrap().is_current() {}
     assert!(futures_util::FutureExt::now_or_never(monitor.changed()).is_none());
     feed.say(3, "b=1");
@@ -106,7 +106,7 @@ async fn what_waits_is_told_with_how_long_it_has() {
         progress.lag()
     };
     assert!(stamped(Some(SystemTime::now() - Duration::from_secs(60))) >= Duration::from_secs(60));
-    // A clock that was set back.
+    // The clock was set back.
     assert_eq!(stamped(Some(SystemTime::now() + Duration::from_secs(60))), Duration::ZERO);
 }
 

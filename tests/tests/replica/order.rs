@@ -1,4 +1,4 @@
-//! What `apply` gets, and in which order.
+//! The updates that `apply` receives, and their order.
 
 use shizuku_kv::replica::CancellationToken;
 use shizuku_kv::replica::{MemoryStorage, Replica};
@@ -78,7 +78,7 @@ async fn what_is_kept_is_what_was_applied_with_its_cursor() {
         assert_eq!(commits.len(), 5);
         for (batch, commit) in applied.iter().zip(&commits) {
             assert_eq!(told(batch), commit.words);
-            assert_eq!(batch.cursor(), commit.place.map(|place| place.cursor()));
+            assert_eq!(batch.cursor(), commit.checkpoint.map(|checkpoint| checkpoint.cursor()));
             assert!(batch.cursor().is_some());
         }
         assert_eq!(end, applied.last().unwrap().cursor());
@@ -117,11 +117,11 @@ async fn the_short_form_does_the_same() {
         let (end, last) = tokio::join!(run, test);
         assert_eq!(end.unwrap(), last);
         assert_eq!(disk.words(), ["in.a=1"]);
-        assert_eq!(disk.kept().map(|place| place.cursor()), last);
+        assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), last);
     }
 }
 
-/// With the storage that keeps no values.
+/// Uses the storage that keeps no values.
 #[tokio::test]
 async fn a_batch_is_cheap_to_clone_and_the_entries_are_those_of_the_store() {
     for (_connection, store) in stores().await {

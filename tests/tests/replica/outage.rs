@@ -1,9 +1,9 @@
-//! Outages are waited out, and ends are ends.
+//! Outages are waited out, and final errors end a run.
 
 use std::time::{Duration, SystemTime};
 
 use shizuku_kv::replica::{Replica, ReplicaError};
-use shizuku_kv::{KvError, Watch, WatchLink, WatchScope, connect};
+use shizuku_kv::{Deadline, KvError, Watch, WatchLink, WatchScope, connect};
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 use tokio::time::Instant;
 
@@ -33,10 +33,10 @@ async fn it_ends_when_the_store_is_deleted() {
             progress.last_error.as_deref(),
             Some(ReplicaError::Store(KvError::StoreNotFound { .. }))
         ));
-        // What was applied is kept, and told to whoever looks.
+        // The applied updates are committed, and the monitor reports that.
         assert_eq!(disk.words(), ["a=1"]);
-        assert_eq!(progress.applied, disk.kept().map(|place| place.cursor()));
-        // There is nothing to begin with either.
+        assert_eq!(progress.applied, disk.kept().map(|checkpoint| checkpoint.cursor()));
+        // A new run has nothing to start with either.
         let apply = async |_| -> Result<(), crate::support::Refused> { panic!("nothing comes") };
         let error = replica.run(apply).await.unwrap_err();
         assert!(matches!(error, ReplicaError::Store(KvError::StoreNotFound { .. })), "{error:?}");
@@ -55,7 +55,7 @@ async fn it_ends_when_the_connection_is_shut_down() {
     }
 }
 
-/// What had come is applied and kept before.
+/// Collected updates are applied and committed first.
 #[tokio::test]
 async fn what_had_come_before_the_end_is_applied() {
     let mut script = Script::new();
@@ -63,39 +63,35 @@ async fn what_had_come_before_the_end_is_applied() {
     let mut follower =
         Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
     let feed = script.accept().await;
-    feed.all(1, &["a=1"]).end(KvError::StoreNotFound { store: "script".to_owned() });
+    feed.all(1, &["a=1"]).end(KvError::store_not_found("script"));
     let ask = follower.asks.next().await;
     assert!(follower.monitor.progress().running);
     assert_eq!(ask.told(), ["a=1"]);
     ask.done();
     let error = follower.error().await;
     assert!(matches!(error, ReplicaError::Store(KvError::StoreNotFound { .. })), "{error:?}");
-    assert_eq!(disk.kept().map(|place| place.cursor()), Some(cursor(1)));
+    assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), Some(cursor(1)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_pass_ends_it_and_what_can_does_not() {
-    let refused = KvError::Unauthorized {
-        operation: "watch",
-        reason: "no permission to subscribe".to_owned(),
-    };
-    let unsupported = KvError::Unsupported { operation: "watch", reason: "not here".to_owned() };
+    let refused = KvError::unauthorized("watch", "no permission to subscribe");
+    let unsupported = KvError::unsupported("watch", "not here");
     for error in [refused, unsupported] {
         let mut script = Script::new();
         let follower = Follower::start(Replica::new(&script.store, WatchScope::All));
         script.opening().await.refuse(away());
-        script.opening().await.refuse(KvError::Timeout {
-            operation: "watch",
-            key: None,
-            limit: Duration::from_secs(5),
-        });
+        script
+            .opening()
+            .await
+            .refuse(Deadline::after(Duration::from_secs(5)).timeout("watch", None));
         script.opening().await.refuse(error.clone());
         let ReplicaError::Store(found) = follower.error().await else { panic!("another error") };
         assert_eq!(found.to_string(), error.to_string());
     }
 }
 
-/// A watch says why it ends; one that does not has nothing more to say.
+/// A watch reports why it ends. One without an error has nothing more to deliver.
 #[tokio::test]
 async fn a_watch_that_ends_without_a_word_is_closed() {
     let mut script = Script::new();
@@ -103,12 +99,12 @@ async fn a_watch_that_ends_without_a_word_is_closed() {
     script.opening().await.with(Watch::new(futures_util::stream::empty()));
     let error = follower.error().await;
     assert!(
-        matches!(error, ReplicaError::Store(KvError::Closed { operation: "watch" })),
+        matches!(error, ReplicaError::Store(KvError::Closed { operation: "watch", .. })),
         "{error:?}"
     );
 }
 
-/// A watch that brings nothing is no new beginning.
+/// A watch that delivers nothing does not reset the pauses.
 #[tokio::test(start_paused = true)]
 async fn pauses_grow_until_a_watch_brings_something() {
     let mut script = Script::new();
@@ -121,7 +117,7 @@ async fn pauses_grow_until_a_watch_brings_something() {
     for _ in 0..8 {
         script.accept().await.end(away());
     }
-    // 50 ms, doubled seven times and added up: with jitter twice that at most.
+    // 50 ms, doubled seven times and added up; at most twice that with jitter.
     let waited = start.elapsed();
     assert!(
         (Duration::from_millis(12_750)..Duration::from_millis(25_600)).contains(&waited),
@@ -138,7 +134,7 @@ async fn pauses_grow_until_a_watch_brings_something() {
     follower.stop().await;
 }
 
-/// The link of a watch is told as it changes, and while no watch can be opened.
+/// The link of a watch is reported as it changes, and while no watch can be opened.
 #[tokio::test]
 async fn it_tells_whether_the_store_is_heard_from() {
     let mut script = Script::new();
@@ -171,7 +167,7 @@ async fn it_tells_whether_the_store_is_heard_from() {
         feed.link(WatchLink::Up);
         follower.current().await;
     }
-    // Also while apply works.
+    // Also while `apply` works.
     feed.say(3, "b=1");
     let ask = follower.asks.next().await;
     feed.link(WatchLink::down(SystemTime::now(), "a cable"));
@@ -181,7 +177,7 @@ async fn it_tells_whether_the_store_is_heard_from() {
     let opening = script.opening().await;
     assert!(!follower.monitor.progress().link.is_up());
     assert_eq!(opening.from, Some(cursor(3)));
-    // One that knows no link is always up.
+    // A watch without a link is always up.
     opening.accept().all(4, &["."]);
     follower.asks.up_to(".").await;
     follower.current().await;
@@ -217,6 +213,6 @@ async fn a_server_that_was_killed_is_waited_for_and_nothing_is_missed_or_told_tw
     assert_eq!(all, expected);
     assert_eq!(follower.monitor.progress().repairs, 0);
     let (_, end, _) = follower.stop().await;
-    assert_eq!(disk.kept().map(|place| place.cursor()), end);
+    assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), end);
     assert_eq!(disk.words().len(), 6);
 }

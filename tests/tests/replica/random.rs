@@ -1,7 +1,8 @@
-//! Writers, deleters, failures and crashes at random: in the end the copy is the store, and no place that was ever kept
-//! is past what had been applied by then.
+//! Writers, deleters, failures and crashes at random. In the end the copy equals the store, and no
+//! committed checkpoint was ever beyond the updates applied by then.
 //!
-//! `SHIZUKU_SEED` draws the same again; when tasks have their turn is up to the runtime. `SHIZUKU_LONG` takes longer.
+//! `SHIZUKU_SEED` draws the same again, but the runtime decides the turns of tasks. `SHIZUKU_LONG`
+//! takes longer.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -9,49 +10,29 @@ use std::time::Duration;
 
 use shizuku_kv::replica::CancellationToken;
 use shizuku_kv::replica::{
-    Batch, Held, Replica, ReplicaPlace, ReplicaStorage, RetryPolicy, StorageError,
+    Batch, Checkpoint, Replica, ReplicaStorage, RetryPolicy, StorageError, StoredVersion,
 };
 use shizuku_kv::{
     BatchConfig, Connection, Key, KvError, KvOperation, KvUpdate, Store, WatchScope, connect,
 };
+use shizuku_kv_tests::Random;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::support::Refused;
 
-/// SplitMix64: the same numbers on any machine.
-#[derive(Clone, Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn once_in(&mut self, times: u64) -> bool {
-        self.below(times) == 0
-    }
-}
-
-/// What the copy and its storage are, and what has to be true of them.
+/// The content of the copy and its storage, and their invariants.
 #[derive(Debug, Default)]
 struct World {
-    /// What `apply` has made.
+    /// The state that `apply` has built.
     applied: BTreeMap<Key, Vec<u8>>,
-    /// The newest version of each key that was applied, of this incarnation of the store.
+    /// The newest applied version of each key, in this incarnation of the store.
     versions: HashMap<Key, u64>,
-    stored: BTreeMap<Key, (Held, Vec<u8>)>,
-    place: Option<ReplicaPlace>,
-    /// What the writers did to this incarnation of the store, by version: the key, and the value if there is one.
+    stored: BTreeMap<Key, (StoredVersion, Vec<u8>)>,
+    checkpoint: Option<Checkpoint>,
+    /// The writes to this incarnation of the store, by version: the key, and the value if there is
+    /// one.
     written: BTreeMap<u64, (Key, Option<Vec<u8>>)>,
-    /// What is being written, and may be in the store already.
+    /// Keys that are being written, and whose value may be in the store already.
     writing: HashSet<Key>,
     incarnation: Option<[u8; 16]>,
     commits: usize,
@@ -76,12 +57,13 @@ impl World {
         }
     }
 
-    /// That a place which is being kept covers only what was applied: of each key, the last that was written up to it, or
-    /// else something newer is still to come.
-    fn check(&mut self, place: &ReplicaPlace) {
-        let cursor = place.cursor();
+    /// Checks that a checkpoint being committed covers only applied updates. The last write of each
+    /// key up to it was applied, or a newer one is still to come.
+    fn check(&mut self, checkpoint: &Checkpoint) {
+        let cursor = checkpoint.cursor();
         if self.incarnation != Some(*cursor.incarnation()) {
-            // Of a store that is no more; the writers' book is that of the new one.
+            // The checkpoint belongs to a deleted store, but the writers' book is that of the new
+            // one.
             return;
         }
         let newest: HashMap<&Key, u64> =
@@ -90,7 +72,7 @@ impl World {
             let is_covered = *version <= cursor.position() && !self.writing.contains(*key);
             let applied = self.versions.get(*key).copied().unwrap_or_default();
             let was_put = self.written.get(version).is_some_and(|(_, value)| value.is_some());
-            // Of a deletion only the effect counts: a repair may have found it.
+            // Only the effect of a deletion counts, because a resync may have found it.
             is_covered && applied < *version && (was_put || self.applied.contains_key(*key))
         });
         if let Some((key, version)) = missing {
@@ -101,7 +83,7 @@ impl World {
     }
 }
 
-/// A storage that is open: there is one at a time.
+/// An open storage. Only one is open at a time.
 struct Storage {
     world: Arc<Mutex<World>>,
     random: Arc<Mutex<Random>>,
@@ -118,9 +100,9 @@ impl Storage {
 }
 
 impl ReplicaStorage for Storage {
-    fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StorageError> {
         self.may_fail()?;
-        Ok(self.world.lock().unwrap().place)
+        Ok(self.world.lock().unwrap().checkpoint)
     }
 
     fn is_empty(&self) -> Result<bool, StorageError> {
@@ -128,13 +110,13 @@ impl ReplicaStorage for Storage {
         Ok(self.world.lock().unwrap().stored.is_empty())
     }
 
-    fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
+    fn held(&self, keys: &[Key]) -> Result<Vec<Option<StoredVersion>>, StorageError> {
         self.may_fail()?;
         let world = self.world.lock().unwrap();
         Ok(keys.iter().map(|key| world.stored.get(key).map(|(held, _)| *held)).collect())
     }
 
-    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError> {
+    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, StoredVersion)) -> Result<(), StorageError> {
         let world = self.world.lock().unwrap();
         world.stored.iter().for_each(|(key, (held, _))| visit(key, *held));
         drop(world);
@@ -144,24 +126,24 @@ impl ReplicaStorage for Storage {
     fn commit(
         &mut self,
         changes: &[KvUpdate],
-        place: Option<&ReplicaPlace>,
+        checkpoint: Option<&Checkpoint>,
     ) -> Result<(), StorageError> {
         self.may_fail()?;
         let mut world = self.world.lock().unwrap();
         for change in changes {
             match change {
                 KvUpdate::Put(entry) => {
-                    let held = Held::new(entry.version, entry.created);
+                    let held = StoredVersion::new(entry.version, entry.created);
                     world.stored.insert(entry.key.clone(), (held, entry.value.to_vec()));
                 }
                 KvUpdate::Delete(entry) => drop(world.stored.remove(&entry.key)),
                 _ => {}
             }
         }
-        world.place = place.copied();
+        world.checkpoint = checkpoint.copied();
         world.commits += 1;
-        if let Some(place) = place {
-            world.check(place);
+        if let Some(checkpoint) = checkpoint {
+            world.check(checkpoint);
         }
         Ok(())
     }
@@ -171,7 +153,7 @@ fn key(random: &mut Random) -> Key {
     Key::new(format!("key.{}", random.below(12))).unwrap()
 }
 
-/// Writes and deletes, and books what it did while nobody else does.
+/// Writes and deletes, and books each write exclusively.
 async fn step(
     store: &Store,
     world: &Mutex<World>,
@@ -184,7 +166,7 @@ async fn step(
     let (version, value) = if random.once_in(3) {
         (store.delete(key.clone()).await.unwrap(), None)
     } else {
-        let value = random.next().to_string().into_bytes();
+        let value = random.number().to_string().into_bytes();
         (store.put(key.clone(), value.clone()).await.unwrap(), Some(value))
     };
     let mut world = world.lock().unwrap();
@@ -193,24 +175,26 @@ async fn step(
 }
 
 async fn incarnation(store: &Store) -> [u8; 16] {
-    let mut watch = store.watch(WatchScope::prefix("none.")).await.unwrap();
+    let watch = store.watch(WatchScope::prefix("none.")).await.unwrap();
     watch.next().await.unwrap().unwrap();
     *watch.cursor().unwrap().incarnation()
 }
 
 async fn round(seed: u64, rounds: u64) {
-    let mut random = Random(seed);
+    let mut random = Random::from_seed(seed);
     let connection: Arc<dyn Connection> = connect("memory:").await.unwrap();
     let mut store = connection.store("random").await.unwrap();
     let world = Arc::new(Mutex::new(World::default()));
     world.lock().unwrap().incarnation = Some(incarnation(&store).await);
-    let (lock, faults) =
-        (Arc::new(tokio::sync::Mutex::new(())), Arc::new(Mutex::new(Random(random.next()))));
+    let (lock, faults) = (
+        Arc::new(tokio::sync::Mutex::new(())),
+        Arc::new(Mutex::new(Random::from_seed(random.number()))),
+    );
     let open = async || {
         let _alone = Arc::clone(&lock).lock_owned().await;
         Storage { world: Arc::clone(&world), random: Arc::clone(&faults), _alone }
     };
-    let chance = Arc::new(Mutex::new(Random(random.next())));
+    let chance = Arc::new(Mutex::new(Random::from_seed(random.number())));
     let apply = || {
         let (world, chance) = (Arc::clone(&world), Arc::clone(&chance));
         move |batch: Batch| {
@@ -246,14 +230,14 @@ async fn round(seed: u64, rounds: u64) {
         let mut monitor = replica.monitor();
         let work = {
             let (store, world) = (store.clone(), Arc::clone(&world));
-            let seeds = [random.next(), random.next(), random.next()];
+            let seeds = [random.number(), random.number(), random.number()];
             let steps = random.below(30);
             async move {
                 let book = tokio::sync::Mutex::new(());
                 let writers = seeds.map(|seed| {
                     let (store, world, book) = (&store, &world, &book);
                     async move {
-                        let mut random = Random(seed);
+                        let mut random = Random::from_seed(seed);
                         for _ in 0..steps {
                             step(store, world, book, &mut random).await;
                             for _ in 0..random.below(20) {
@@ -266,7 +250,7 @@ async fn round(seed: u64, rounds: u64) {
             }
         };
         if is_last {
-            // To the end: everything that is written arrives.
+            // The last run goes to the end, so that all writes arrive.
             let run = replica.run(apply());
             let finish = async {
                 work.await;
@@ -289,7 +273,7 @@ async fn round(seed: u64, rounds: u64) {
             let (end, ()) = tokio::join!(run, finish);
             end.unwrap();
         } else {
-            // Dropped somewhere; sometimes stopped.
+            // The run is dropped at some point, or sometimes stopped.
             let stops = random.once_in(4);
             tokio::select! {
                 biased;
@@ -306,7 +290,7 @@ async fn round(seed: u64, rounds: u64) {
             let _closed = open().await;
             made_again(&*connection, &mut store, &world).await;
         }
-        // What was written while nobody followed.
+        // Writes while the replica does not run.
         if !is_last {
             let (book, steps) = (tokio::sync::Mutex::new(()), random.below(10));
             for _ in 0..steps {
@@ -331,8 +315,8 @@ async fn round(seed: u64, rounds: u64) {
     assert!(world.commits > 0);
 }
 
-/// Deletes the store and makes it again. A copy in memory goes with a crash and is filled from its storage, as the
-/// documentation wants it of those that outlive a bucket.
+/// Deletes and recreates the store. A copy in memory ends with a crash and is rebuilt from its
+/// storage, as the documentation requires for copies that outlive a bucket.
 async fn made_again(connection: &dyn Connection, store: &mut Store, world: &Mutex<World>) {
     connection.delete_store("random").await.unwrap();
     assert!(matches!(store.get("key.0").await, Err(KvError::StoreNotFound { .. })));

@@ -1,4 +1,5 @@
-//! Repairs: what has vanished is dropped, what is known is not told again, and no place is kept before the end.
+//! Resyncs: vanished keys are dropped, known entries do not come again, and no checkpoint is
+//! committed before the end.
 
 use shizuku_kv::replica::{MemoryStorage, Replica, RetryPolicy, StorageError};
 use shizuku_kv::{BatchConfig, KvOperation, KvUpdate, VersionToken, WatchScope};
@@ -8,7 +9,7 @@ use crate::disk::Disk;
 use crate::script::{Feed, Script, away, cursor, expired};
 use crate::support::{Follower, briskly, settle, sorted, told};
 
-/// A replica that holds what `words` say, up to a position.
+/// Returns a replica that holds the entries of `words`, up to a position.
 async fn holding(script: &mut Script, disk: &Disk, words: &[&str]) -> Replica<Disk> {
     let mut follower =
         Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
@@ -19,7 +20,7 @@ async fn holding(script: &mut Script, disk: &Disk, words: &[&str]) -> Replica<Di
     replica.retry(briskly(RetryPolicy::forever()))
 }
 
-/// Starts it, and has its cursor refused: the watch of the repair.
+/// Starts it, and rejects its cursor. Returns the watch of the resync.
 async fn repairing(script: &mut Script, replica: Replica<Disk>) -> (Follower<Disk>, Feed) {
     let follower = Follower::start(replica);
     let opening = script.opening().await;
@@ -36,7 +37,8 @@ async fn what_has_vanished_is_told_before_the_marker_and_before_what_comes_later
     let disk = Disk::new();
     let replica = holding(&mut script, &disk, &["a=1", "b=1", "c=1", "d=1"]).await;
     let (mut follower, feed) = repairing(&mut script, replica).await;
-    // a is as it was, b has changed, c is gone and comes again later, d was deleted, e is new.
+    // `a` is unchanged, `b` has changed, `c` is gone and comes again later, `d` was deleted, `e` is
+    // new.
     feed.say(1, "a=1").all(100, &["b=2", "-d", "e=1", ".", "c=2"]);
     let batch = follower.asks.next().await.done();
     assert_eq!(
@@ -46,7 +48,7 @@ async fn what_has_vanished_is_told_before_the_marker_and_before_what_comes_later
     let batch = follower.asks.next().await.done();
     assert_eq!((told(&batch), batch.cursor()), (vec!["~c".into()], None));
     let KvUpdate::Delete(gone) = &batch.updates()[0] else { panic!("{batch:?}") };
-    // The version of what was held, the time of the state.
+    // It has the version of the held entry, and the time of the state.
     assert_eq!(gone.operation, KvOperation::Vanished);
     assert_eq!((gone.version, gone.created), (VersionToken::from_u64(3), cursor(103).as_of()));
     assert!(gone.value.is_empty());
@@ -55,10 +57,10 @@ async fn what_has_vanished_is_told_before_the_marker_and_before_what_comes_later
     assert_eq!((ask.told(), ask.batch.cursor()), (vec![".".into()], Some(cursor(103))));
     let progress = follower.monitor.progress();
     assert_eq!((progress.repairs, progress.caught_up, progress.applied), (1, false, None));
-    // No place before the end.
+    // No checkpoint is committed before the end.
     let commits = disk.commits();
     assert_eq!(disk.kept(), None);
-    assert!(commits[1..].iter().all(|commit| commit.place.is_none()), "{commits:?}");
+    assert!(commits[1..].iter().all(|commit| commit.checkpoint.is_none()), "{commits:?}");
     ask.done();
     let batch = follower.asks.next().await.done();
     assert_eq!((told(&batch), batch.cursor()), (vec!["c=2".into()], Some(cursor(104))));
@@ -84,7 +86,7 @@ async fn of_what_is_known_nothing_is_told() {
     assert_eq!(disk.words(), ["a=1", "b=1"]);
 }
 
-/// A store that was made again counts from the start: the same version at another time is another value.
+/// A recreated store counts from the start: the same version at another time is another value.
 #[tokio::test]
 async fn the_same_version_of_another_time_is_news() {
     let mut script = Script::new();
@@ -103,7 +105,7 @@ async fn the_same_version_of_another_time_is_news() {
     assert_eq!(disk.words(), ["a=2"]);
 }
 
-/// What a server shows that is behind, before it shows what is held already.
+/// A server that is behind may show an older value before the held one.
 #[tokio::test]
 async fn what_is_held_is_told_again_after_something_older() {
     for max in [1, 100] {
@@ -124,7 +126,7 @@ async fn what_is_held_is_told_again_after_something_older() {
 async fn a_repair_that_was_cut_short_begins_anew() {
     let one = BatchConfig::new().max_updates(1);
     for how in ["outage", "expiry", "crash", "stop"] {
-        // Within the state, after it, after one of two keys that have vanished, after both.
+        // Interrupts within the state, after it, after one of two vanished keys, and after both.
         for far in 0..4 {
             let mut script = Script::new();
             let disk = Disk::new();
@@ -149,7 +151,7 @@ async fn a_repair_that_was_cut_short_begins_anew() {
                 }
                 "stop" => {
                     follower.stop.cancel();
-                    // What is being applied fails, so that it is not gone on with.
+                    // The batch that is being applied fails, so that it is not committed.
                     ask.fail("no");
                     let (replica, outcome) = follower.end().await;
                     assert_eq!(outcome.unwrap(), None);
@@ -161,13 +163,15 @@ async fn a_repair_that_was_cut_short_begins_anew() {
                     follower
                 }
             };
-            // Whatever was done, the state is asked for anew.
+            // The state is requested again in every case.
             let feed = loop {
                 tokio::select! {
                     biased;
-                    Some(ask) = follower.asks.wait() => told.extend(crate::support::told(&ask.done())),
+                    Some(ask) = follower.asks.wait() => {
+                        told.extend(crate::support::told(&ask.done()));
+                    }
                     opening = script.opening() => match opening.from {
-                        // Nothing was kept of the repair, or all of it.
+                        // Either nothing of the resync was committed, or all of it.
                         Some(from) => {
                             let is_through = told.contains(&".".to_owned());
                             assert_eq!(from, cursor(if is_through { 101 } else { 90 }), "{how} {far}");
@@ -180,14 +184,14 @@ async fn a_repair_that_was_cut_short_begins_anew() {
             let commits = disk.commits();
             feed.say(1, "a=1").all(100, &["c=2", "."]);
             let last = follower.asks.up_to(".").await;
-            // What was kept is not told again.
+            // Committed updates do not come again.
             let known = |word: &&String| commits.iter().any(|commit| commit.words.contains(word));
             let again = last.iter().filter(known).filter(|word| *word != ".").count();
             follower.current().await;
             follower.stop().await;
             assert_eq!(again, 0, "{how} {far}: {told:?}, then {last:?}");
             assert_eq!(disk.words(), ["a=1", "c=2"], "{how} {far}");
-            assert_eq!(disk.kept().map(|place| place.cursor()), Some(cursor(101)));
+            assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), Some(cursor(101)));
         }
     }
 }
@@ -208,7 +212,7 @@ async fn without_a_place_but_with_something_held_it_repairs_itself() {
     follower.stop().await;
 }
 
-/// A watch that was there all the time can expire too.
+/// A cursor of a running watch can expire too.
 #[tokio::test]
 async fn a_watch_that_expires_while_it_is_followed_is_repaired() {
     let mut script = Script::new();
@@ -216,7 +220,7 @@ async fn a_watch_that_expires_while_it_is_followed_is_repaired() {
     let mut follower =
         Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
     script.accept().await.all(1, &["a=1", "b=1", ".", "c=1"]).end(expired());
-    // What had come is applied before.
+    // Collected updates are applied first.
     assert_eq!(follower.asks.up_to("c=1").await, ["a=1", "b=1", ".", "c=1"]);
     let opening = script.opening().await;
     assert_eq!(opening.from, None);
@@ -229,7 +233,7 @@ async fn a_watch_that_expires_while_it_is_followed_is_repaired() {
     assert_eq!(disk.words(), ["b=1"]);
 }
 
-/// Where nothing is held there is nothing to repair.
+/// A replica that holds nothing has nothing to resync.
 #[tokio::test]
 async fn a_replica_that_holds_nothing_begins_anew() {
     let mut script = Script::new();
@@ -249,7 +253,7 @@ async fn a_replica_that_holds_nothing_begins_anew() {
     follower.stop().await;
 }
 
-/// However often the watch of a repair has to be opened.
+/// A resync counts once, however often its watch has to be opened.
 #[tokio::test(start_paused = true)]
 async fn a_repair_is_counted_when_the_state_is_taken() {
     let mut script = Script::new();
@@ -269,14 +273,15 @@ async fn a_repair_is_counted_when_the_state_is_taken() {
     follower.stop().await;
 }
 
-/// A key that goes and comes while the state is taken has come.
+/// A key that is deleted and written again while the state is read is present.
 #[tokio::test]
 async fn tombstones_in_the_state_are_told() {
     let mut script = Script::new();
     let disk = Disk::new();
     let replica = holding(&mut script, &disk, &["a=1", "b=1"]).await;
     let (mut follower, feed) = repairing(&mut script, replica).await;
-    // Also of keys that are not held: a crash may have come between applying and keeping.
+    // This includes keys that are not held, because a crash may have come between applying and
+    // committing.
     feed.all(91, &["-a", "-unknown", "b=2", "."]);
     assert_eq!(follower.asks.up_to(".").await, ["-a", "-unknown", "b=2", "."]);
     settle().await;
@@ -284,7 +289,7 @@ async fn tombstones_in_the_state_are_told() {
     follower.stop().await;
 }
 
-/// The storage that keeps no values knows enough of them.
+/// The storage that keeps no values has enough data for a resync.
 #[tokio::test]
 async fn a_replica_with_its_storage_in_memory_repairs_itself() {
     let mut script = Script::new();
@@ -301,7 +306,7 @@ async fn a_replica_with_its_storage_in_memory_repairs_itself() {
     assert_eq!(follower.asks.up_to(".").await, ["b=2", "~c", "."]);
     let (replica, end, _) = follower.stop().await;
 
-    // In the middle of a repair there is no place.
+    // During a resync the storage has no checkpoint.
     let mut follower = Follower::start(replica.batch(BatchConfig::new().max_updates(1)));
     let opening = script.opening().await;
     assert_eq!(opening.from, end);
@@ -321,7 +326,7 @@ async fn a_replica_with_its_storage_in_memory_repairs_itself() {
     follower.stop().await;
 }
 
-/// `apply` has them, and the storage never had.
+/// `apply` has these keys, and the storage never had them.
 #[tokio::test]
 async fn what_was_applied_and_not_kept_vanishes_too() {
     let mut script = Script::new();
@@ -332,7 +337,8 @@ async fn what_was_applied_and_not_kept_vanishes_too() {
             .retry(RetryPolicy::never()),
     );
     let feed = script.accept().await;
-    // The first is given back as not done, perhaps half of it was; the second is done, and not kept.
+    // The first batch fails, perhaps after half of it was applied. The second is applied, but not
+    // committed.
     feed.say(1, "a=1").say(2, ".");
     follower.asks.next().await.fail("half of it");
     let (replica, outcome) = follower.end().await;
@@ -352,7 +358,7 @@ async fn what_was_applied_and_not_kept_vanishes_too() {
     follower.current().await;
     let (replica, _, _) = follower.stop().await;
     assert_eq!(disk.words(), ["c=1"]);
-    // That is settled.
+    // The uncommitted keys are settled.
     disk.lose_place();
     let mut follower = Follower::start(replica);
     script.accept().await.say(5, "c=1").say(6, ".");

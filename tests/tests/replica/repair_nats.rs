@@ -1,4 +1,4 @@
-//! Repairs on the backends: what makes a cursor expire there, and what a replica makes of it.
+//! Resyncs on the backends: the causes of an expired cursor there, and the reaction of a replica.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use shizuku_kv_tests::{NatsServer, unique};
 use crate::disk::Disk;
 use crate::support::{Follower, sorted, told, write};
 
-/// Every backend, and the name of the store.
+/// Returns every backend, and the name of the store.
 async fn stores() -> Vec<(Arc<dyn Connection>, String, Store)> {
     let mut stores = Vec::new();
     for url in ["memory:".to_owned(), NatsServer::shared().url()] {
@@ -21,7 +21,7 @@ async fn stores() -> Vec<(Arc<dyn Connection>, String, Store)> {
     stores
 }
 
-/// Runs a replica until it is caught up, and returns what it was told.
+/// Runs a replica until it is caught up, and returns its updates.
 async fn catch_up(store: &Store, disk: &Disk) -> (Vec<String>, u64) {
     let mut follower = Follower::start(Replica::new(store, WatchScope::All).storage(disk.clone()));
     let told = follower.asks.up_to(".").await;
@@ -39,7 +39,7 @@ async fn a_bucket_that_was_made_again_is_taken_anew() {
         catch_up(&store, &disk).await;
         connection.delete_store(&name).await.unwrap();
         let again = connection.store(&name).await.unwrap();
-        // The same key under the same version, with the same and with another value.
+        // The same key has the same version, with the same and with another value.
         write(&again, &["a=1", "b=2"]).await;
         let (told, repairs) = catch_up(&again, &disk).await;
         assert_eq!((told, repairs), (vec!["a=1".into(), "b=2".into(), "~c".into(), ".".into()], 1));
@@ -54,18 +54,19 @@ async fn of_a_compacted_bucket_only_what_changed_comes() {
         let disk = Disk::new();
         write(&store, &["a=1", "b=1", "key=1"]).await;
         catch_up(&store, &disk).await;
-        // All that was there is written anew: nothing is left of what the cursor knows but b.
+        // Every entry is written again, so that only `b` remains of the entries that the cursor
+        // covers.
         write(&store, &["a=2", "key=2", "key=3", "c=1", "-a"]).await;
         let (told, repairs) = catch_up(&store, &disk).await;
         if repairs == 0 {
-            // b is older than the cursor: no gap.
+            // `b` is older than the cursor, so there is no gap.
             assert_eq!(told, ["key=3", "c=1", "-a", "."]);
         }
         write(&store, &["b=2", "b=3", "key=4"]).await;
         let (told, _) = catch_up(&store, &disk).await;
         assert_eq!(told.last().map(String::as_str), Some("."));
         assert_eq!(disk.words(), ["b=3", "c=1", "key=4"]);
-        // Every entry that the cursor knew is superseded, and something before its end.
+        // Every entry that the cursor covers is superseded, and so is one before its end.
         write(&store, &["c=2", "key=5", "b=4", "-a", "c=3", "key=6", "b=5"]).await;
         let (told, repairs) = catch_up(&store, &disk).await;
         assert_eq!(
@@ -90,7 +91,7 @@ async fn a_purged_history_and_a_deleted_key_are_told() {
     }
 }
 
-/// Also while it is followed.
+/// The same while the replica follows the store.
 #[tokio::test]
 async fn what_is_missing_from_a_bucket_made_again_vanishes_before_it_comes_anew() {
     for (connection, name, store) in stores().await {
@@ -108,7 +109,7 @@ async fn what_is_missing_from_a_bucket_made_again_vanishes_before_it_comes_anew(
         assert_eq!(follower.asks.done().await, ["c=1"]);
         let ask = follower.asks.next().await;
         assert_eq!(sorted(ask.told()), ["~a", "~b"]);
-        // While that is applied, one of them comes anew.
+        // While that is applied, one of them is written again.
         write(&again, &["a=2"]).await;
         assert_eq!(told(&ask.done()).len(), 2);
         assert_eq!(follower.asks.up_to("a=2").await, [".", "a=2"]);

@@ -1,4 +1,4 @@
-//! A replica whose scope is another one than before.
+//! A replica whose scope has changed.
 
 use shizuku_kv::WatchScope;
 use shizuku_kv::replica::Replica;
@@ -25,22 +25,22 @@ async fn what_is_out_of_scope_vanishes_and_what_is_new_comes() {
             run(prefixes(&["in.", "on."])).await,
             (owned(&[".", "in.a=1", "in.b=1", "on.a=1"]), 0)
         );
-        // The same scope in other words is the same.
+        // The same scope, written differently, is the same.
         assert_eq!(run(prefixes(&["on.", "in.", "on."])).await, (owned(&["."]), 0));
-        // A smaller one.
+        // A smaller scope.
         assert_eq!(run(WatchScope::prefix("in.")).await, (owned(&[".", "~on.a"]), 1));
         assert_eq!(run(WatchScope::prefix("in.")).await, (owned(&["."]), 0));
-        // One that overlaps, after a change.
+        // An overlapping scope, after a change.
         write(&store, &["in.a=2", "in.c=1"]).await;
         let keys = WatchScope::keys(["in.a", "out.a"]).unwrap();
         assert_eq!(run(keys.clone()).await, (owned(&[".", "in.a=2", "out.a=1", "~in.b"]), 1));
-        // All, and nothing.
+        // All keys, and none.
         let (told, repairs) = run(WatchScope::All).await;
         assert_eq!((told, repairs), (owned(&[".", "in.b=1", "in.c=1", "on.a=1"]), 1));
         assert_eq!(disk.words(), ["in.a=2", "in.b=1", "in.c=1", "on.a=1", "out.a=1"]);
         assert_eq!(run(WatchScope::prefix("none.")).await.1, 1);
         assert_eq!(disk.words(), [""; 0]);
-        // Holding nothing, it has nothing to repair.
+        // A replica that holds nothing has nothing to resync.
         assert_eq!(run(WatchScope::prefix("on.")).await, (owned(&[".", "on.a=1"]), 0));
     }
 }

@@ -1,4 +1,4 @@
-//! A backend whose watches say what a test wants.
+//! A backend whose watches deliver what a test wants.
 
 use std::fmt;
 use std::future::pending;
@@ -19,7 +19,7 @@ use crate::support::real;
 
 type Item = KvResult<(KvUpdate, WatchCursor)>;
 
-/// A watch that somebody wants.
+/// A request for a watch.
 pub(crate) struct Opening {
     pub(crate) scope: WatchScope,
     pub(crate) from: Option<WatchCursor>,
@@ -34,7 +34,7 @@ impl Opening {
         let updates = stream::unfold(receiver, move |mut receiver| {
             let counter = Arc::clone(&counter);
             async move {
-                // A feed that the test has let go says nothing more.
+                // A feed that the test has dropped delivers nothing more.
                 let Some(item) = receiver.recv().await else { return pending().await };
                 counter.fetch_add(1, Ordering::SeqCst);
                 Some((item, receiver))
@@ -42,7 +42,7 @@ impl Opening {
         });
         let link = watch::Sender::default();
         let watch = Watch::new(updates).with_link(link.subscribe());
-        // Whoever asked may be gone.
+        // The requester may be gone.
         let _ = self.answer.send(Ok(watch));
         Feed { items, pulled, link }
     }
@@ -57,7 +57,7 @@ impl Opening {
     }
 }
 
-/// A watch that is open, from the side of the server.
+/// The server's side of an open watch.
 pub(crate) struct Feed {
     items: mpsc::UnboundedSender<Item>,
     pulled: Arc<AtomicUsize>,
@@ -71,17 +71,17 @@ impl Feed {
         self
     }
 
-    /// `key=value`, `-key` or `.`, at a position, which is the version too.
+    /// Delivers `key=value`, `-key` or `.`, at a position, which is the version too.
     pub(crate) fn say(&self, position: u64, word: &str) -> &Self {
         self.item(Ok((update(position, word), cursor(position))))
     }
 
-    /// Whatever it is, at a position.
+    /// Delivers any update at a position.
     pub(crate) fn raw(&self, position: u64, update: KvUpdate) -> &Self {
         self.item(Ok((update, cursor(position))))
     }
 
-    /// One after the other from a position on.
+    /// Delivers these one after the other from a position on.
     pub(crate) fn all<W: AsRef<str>>(&self, position: u64, words: &[W]) -> &Self {
         for (position, word) in (position..).zip(words) {
             self.say(position, word.as_ref());
@@ -97,7 +97,7 @@ impl Feed {
         self.link.send_replace(link);
     }
 
-    /// How many updates were taken.
+    /// Returns the number of updates that were taken.
     pub(crate) fn pulled(&self) -> usize {
         self.pulled.load(Ordering::SeqCst)
     }
@@ -138,15 +138,11 @@ pub(crate) fn cursor(position: u64) -> WatchCursor {
 }
 
 pub(crate) fn away() -> KvError {
-    KvError::Unavailable {
-        operation: "watch",
-        reason: "the server is away".to_owned(),
-        source: None,
-    }
+    KvError::unavailable("watch", "the server is away")
 }
 
 pub(crate) fn expired() -> KvError {
-    KvError::CursorExpired { store: "script".to_owned(), reason: "the test says so" }
+    KvError::cursor_expired("script", "the test says so")
 }
 
 /// The test's side of the backend.
@@ -162,6 +158,8 @@ pub(crate) struct Contents {
     /// The newest position and the number of keys; `None` if the store reports every change to its
     /// watches.
     pub(crate) figures: Option<(u64, u64)>,
+    /// True if a request for the figures is rejected for lack of permission.
+    pub(crate) refuses_figures: bool,
     /// Number of requests for its figures.
     pub(crate) looks: usize,
     /// Number of listings of its keys.
@@ -189,17 +187,17 @@ impl Script {
         }
     }
 
-    /// The next watch that is wanted.
+    /// Returns the next requested watch.
     #[track_caller]
     pub(crate) fn opening(&mut self) -> impl Future<Output = Opening> + use<'_> {
-        let place = std::panic::Location::caller();
+        let checkpoint = std::panic::Location::caller();
         async move {
             let opening = real(self.openings.recv()).await;
-            opening.unwrap_or_else(|| panic!("{place}: no watch is opened")).expect("a store")
+            opening.unwrap_or_else(|| panic!("{checkpoint}: no watch is opened")).expect("a store")
         }
     }
 
-    /// The next watch, which is opened.
+    /// Opens the next requested watch.
     #[track_caller]
     pub(crate) fn accept(&mut self) -> impl Future<Output = Feed> + use<'_> {
         let opening = self.opening();
@@ -234,6 +232,10 @@ impl KvReader for Scripted {
     ) -> BoxFuture<'a, KvResult<StoreFigures>> {
         let mut contents = lock(&self.1);
         contents.looks += 1;
+        if contents.refuses_figures {
+            let error = KvError::unauthorized("figures", "no permission for figures");
+            return Box::pin(std::future::ready(Err(error)));
+        }
         let figures = match contents.figures {
             Some((newest, keys)) => StoreFigures::counted([1; 16], newest, keys),
             None => StoreFigures::told([1; 16], 0),
@@ -298,7 +300,7 @@ impl KvWatcher for Scripted {
         Box::pin(async move {
             let (answer, answered) = oneshot::channel();
             let _ = self.0.send(Opening { scope, from, answer });
-            answered.await.unwrap_or_else(|_| Err(KvError::Closed { operation: "watch" }))
+            answered.await.unwrap_or_else(|_| Err(KvError::closed("watch")))
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Settings that cannot work are named before anything is done, and `Debug` shows no value.
+//! Impossible settings are reported before any request is sent, and `Debug` shows no value.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn refused(with: impl FnOnce(Replica) -> Replica) -> String {
-    // Nobody answers there: it must not be asked.
+    // No answer would come from there, so no request may be sent.
     let script = Script::new();
     let mut replica = with(Replica::new(&script.store, WatchScope::All));
     let (asker, mut asks) = asking();
     let monitor = replica.monitor();
-    // At once.
+    // The error comes at once.
     let error = replica.run(asker.apply()).now_or_never().unwrap().unwrap_err();
     assert!(matches!(error, ReplicaError::InvalidConfig { .. }), "{error:?}");
     assert!(asks.ready().is_none() && !monitor.progress().running);
@@ -44,7 +44,7 @@ async fn what_cannot_work_is_named() {
     let compare = refused(|replica| replica.compare_every(SECOND - Duration::from_nanos(1))).await;
     assert_eq!(compare, "compare_every must be at least a second");
 
-    // And so in the short form.
+    // The same in the short form.
     let (_connection, store) = memory().await;
     let apply = async |_| Ok::<_, Refused>(());
     let batch = BatchConfig::new().max_updates(0);
@@ -102,7 +102,7 @@ async fn debug_shows_no_value() {
     let (replica, end, _) = follower.stop().await;
     shown += &format!("{replica:?} {end:?} {disk:?}");
     assert!(!shown.contains("sesame"), "{shown}");
-    // It says something all the same.
+    // The output is not empty.
     for part in ["Replica", "\"replica\"", "All", "Batch", "updates", "position", "running"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }

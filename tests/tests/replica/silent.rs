@@ -12,7 +12,10 @@ use crate::disk::Disk;
 use crate::script::{Feed, Script, away, cursor, lock};
 use crate::support::{Follower, settle, write};
 
-/// A bucket of another client, whose values expire without a marker.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// A bucket of another client, whose values expire without a marker. Only a comparison finds an
+/// entry that left it, because no watch of it compares figures (ADR 0064).
 async fn silent(age: Duration) -> (String, Store) {
     let server = NatsServer::shared();
     let name = unique("silent");
@@ -39,7 +42,7 @@ async fn what_expires_in_silence_vanishes() {
     follower.asks.up_to(".").await;
     eventually("it is kept", async || disk.words().is_empty()).await;
     assert!(follower.monitor.progress().repairs >= 1);
-    // And what comes afterwards comes.
+    // Later updates still come.
     write(&store, &["c=1"]).await;
     assert!(
         follower.asks.up_to("c=1").await.iter().all(|word| ["c=1", "."].contains(&word.as_str()))
@@ -49,18 +52,14 @@ async fn what_expires_in_silence_vanishes() {
 
 #[tokio::test]
 async fn what_an_operator_takes_out_by_hand_vanishes() {
-    let server = NatsServer::shared();
-    let name = unique("by-hand");
-    let store = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
+    let (name, store) = silent(LONG).await;
     let disk = Disk::new();
     write(&store, &["a=1", "b=1", "c=1"]).await;
     let replica = Replica::new(&store, WatchScope::All).storage(disk.clone());
     let mut follower = Follower::start(replica.compare_every(Duration::from_secs(1)));
     follower.asks.up_to(".").await;
     // By its subject: nothing is left of it, and no tombstone either.
-    let stream =
-        jetstream::new(server.client().await).get_stream(format!("KV_{name}")).await.unwrap();
-    stream.purge().filter(format!("$KV.{name}.b")).await.unwrap();
+    purge(&name, "b").await;
     let told = follower.asks.up_to("~b").await;
     assert!(told.iter().all(|word| ["~b", "."].contains(&word.as_str())), "{told:?}");
     follower.asks.up_to(".").await;
@@ -69,7 +68,7 @@ async fn what_an_operator_takes_out_by_hand_vanishes() {
     assert_eq!(disk.words(), ["a=1", "c=1"]);
 }
 
-/// A bucket of another client with a changed configuration of its stream.
+/// Returns a bucket of another client with a changed configuration of its stream.
 async fn bucket(change: impl FnOnce(&mut stream::Config)) -> (String, Store) {
     let server = NatsServer::shared();
     let name = unique("silent");
@@ -151,34 +150,59 @@ async fn eviction_while_away_is_found() {
     away_while(&store, &WatchScope::All, remove).await;
 }
 
+/// Another client replaces a value by one with a time to live, and waits until it has expired.
+async fn expire(name: &str, store: &Store, key: &str) {
+    let context = jetstream::new(NatsServer::shared().client().await);
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-TTL", "1s");
+    let sent = context.publish_with_headers(format!("$KV.{name}.{key}"), headers, "2".into()).await;
+    sent.unwrap().await.unwrap();
+    eventually("it expires", async || store.entry(key).await.unwrap().is_none()).await;
+}
+
+/// The watch rejects the checkpoint too, because tombstones of other clients can vanish as well.
 #[tokio::test]
 async fn expiry_of_one_value_while_away_is_found() {
-    let server = NatsServer::shared();
-    if !server.is_at_least(2, 11) {
+    if !NatsServer::shared().is_at_least(2, 11) {
         // Times to live of single messages came with 2.11.
         return;
     }
     let (name, store) = bucket(|config| config.allow_message_ttl = true).await;
-    let remove = async {
-        let context = jetstream::new(server.client().await);
-        let mut headers = async_nats::HeaderMap::new();
-        headers.insert("Nats-TTL", "1s");
-        let sent = context.publish_with_headers(format!("$KV.{name}.b"), headers, "2".into()).await;
-        sent.unwrap().await.unwrap();
-        eventually("it expires", async || store.entry("b").await.unwrap().is_none()).await;
+    away_while(&store, &WatchScope::All, expire(&name, &store, "b")).await;
+}
+
+/// The bucket has an age limit too, so that no watch of it compares figures.
+#[tokio::test]
+async fn expiry_of_one_value_is_found() {
+    if !NatsServer::shared().is_at_least(2, 11) {
+        return;
+    }
+    let limits = |config: &mut stream::Config| {
+        (config.allow_message_ttl, config.max_age) = (true, LONG);
     };
-    away_while(&store, &WatchScope::All, remove).await;
+    let (name, store) = bucket(limits).await;
+    let disk = Disk::new();
+    write(&store, &["a=1", "b=1"]).await;
+    let replica = Replica::new(&store, WatchScope::All).storage(disk.clone());
+    let mut follower = Follower::start(replica.compare_every(Duration::from_secs(1)));
+    follower.asks.up_to(".").await;
+    expire(&name, &store, "b").await;
+    follower.asks.up_to("~b").await;
+    follower.asks.up_to(".").await;
+    follower.current().await;
+    follower.stop().await;
+    assert_eq!(disk.words(), ["a=1"]);
 }
 
 #[tokio::test]
 async fn prefix_is_compared_by_its_own_count() {
-    let (name, store) = bucket(|_| {}).await;
+    let (name, store) = silent(LONG).await;
     write(&store, &["a.x=1", "a.y=1", "a.z=1", "-a.z", "b.x=1"]).await;
     let disk = Disk::new();
     let replica = Replica::new(&store, WatchScope::prefix("a.")).storage(disk.clone());
     let mut follower = Follower::start(replica.compare_every(Duration::from_secs(1)));
     follower.asks.up_to(".").await;
-    // No entry outside the scope is missed.
+    // The removal of entries outside the scope is ignored.
     purge(&name, "b.x").await;
     purge(&name, "a.x").await;
     follower.asks.up_to("~a.x").await;
@@ -190,7 +214,7 @@ async fn prefix_is_compared_by_its_own_count() {
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// A replica of a script with `a` and `b`, and matching figures.
+/// Returns a replica of a script with `a` and `b`, and matching figures.
 async fn scripted(script: &mut Script, disk: &Disk) -> (Follower<Disk>, Feed) {
     lock(&script.contents).figures = Some((2, 2));
     lock(&script.contents).entries = vec![(1, "a=1"), (2, "b=1")];
@@ -208,7 +232,7 @@ fn looks(script: &Script) -> (usize, usize) {
     (contents.looks, contents.listings)
 }
 
-/// On the clock of the test.
+/// Uses the clock of the test.
 #[tokio::test(start_paused = true)]
 async fn busy_store_is_looked_at_and_not_listed() {
     let mut script = Script::new();
@@ -229,7 +253,7 @@ async fn busy_store_is_looked_at_and_not_listed() {
             follower.asks.done().await;
         }
         keys += 2;
-        // The leader has a change that arrives only after the figures, and others behind it.
+        // The leader has a change that arrives only after the figures, and others after it.
         let contents = Arc::clone(&script.contents);
         lock(&contents).figures = Some((round * 8, keys + 1));
         let before = looks(&script).0;
@@ -290,7 +314,7 @@ async fn missing_key_is_found_by_the_count() {
     assert_eq!(disk.words(), ["a=1"]);
 }
 
-/// The count is the same, and the server has an older value of a key that does not change any more.
+/// The count is the same, but the server has an older value of a key that does not change any more.
 #[tokio::test(start_paused = true)]
 async fn older_copy_is_found_after_an_outage() {
     for is_told_by_link in [true, false] {
@@ -309,7 +333,7 @@ async fn older_copy_is_found_after_an_outage() {
             feed.say(2, ".");
             follower.asks.up_to(".").await;
         }
-        // `a` is as before, the value of `b` at 2 is lost, and `c` has been written past it.
+        // `a` is unchanged, the value of `b` at 2 is lost, and `c` has been written past it.
         lock(&script.contents).figures = Some((3, 3));
         lock(&script.contents).entries = vec![(1, "a=1"), (0, "b=0"), (3, "c=1")];
         feed.say(3, "c=1");
@@ -339,8 +363,8 @@ async fn same_store_is_recognized_after_an_outage() {
     follower.stop().await;
 }
 
-/// A tombstone that has reached its age, or gave way to the marker of its end, is no sign that the
-/// store is an older copy.
+/// A tombstone that has reached its age, or was replaced by the marker of its end, does not show
+/// that the store is an older copy.
 #[tokio::test(start_paused = true)]
 async fn tombstone_that_ended_is_no_reason_to_read_again() {
     for marker in [None, Some((4, "!b"))] {
@@ -369,7 +393,7 @@ async fn tombstone_that_ended_is_no_reason_to_read_again() {
     }
 }
 
-/// A run that resumes from a place is current only once it knows that no update was missed.
+/// A run that resumes from a checkpoint is current only once it knows that no update was missed.
 #[tokio::test(start_paused = true)]
 async fn current_only_after_the_first_comparison() {
     let mut script = Script::new();
@@ -392,7 +416,79 @@ async fn current_only_after_the_first_comparison() {
     follower.stop().await;
 }
 
-/// What has come when it is time is applied and kept before.
+/// A rejected comparison proves nothing: the replica is not current, reports the reason, and
+/// compares again.
+#[tokio::test(start_paused = true)]
+async fn rejected_first_comparison_is_no_proof() {
+    let mut script = Script::new();
+    let disk = Disk::new();
+    let (follower, _feed) = scripted(&mut script, &disk).await;
+    follower.stop().await;
+    lock(&script.contents).refuses_figures = true;
+    let mut follower =
+        Follower::start(Replica::new(&script.store, WatchScope::All).storage(disk.clone()));
+    let feed = script.accept().await;
+    feed.say(2, ".");
+    follower.asks.up_to(".").await;
+    let before = looks(&script).0;
+    tokio::time::sleep(INTERVAL * 2).await;
+    settle().await;
+    let progress = follower.monitor.progress();
+    assert!(!progress.is_current(), "{progress:?}");
+    let reason = progress.comparison_error.expect("a reason").to_string();
+    assert!(reason.contains("no permission for figures"), "{reason}");
+    assert!(looks(&script).0 > before, "it compares again");
+    // An applied update is not a proof either.
+    feed.say(3, "c=1");
+    assert_eq!(follower.asks.done().await, ["c=1"]);
+    settle().await;
+    assert!(!follower.monitor.progress().is_current());
+    lock(&script.contents).figures = Some((3, 3));
+    lock(&script.contents).entries.push((3, "c=1"));
+    lock(&script.contents).refuses_figures = false;
+    follower.current().await;
+    assert!(follower.monitor.progress().comparison_error.is_none());
+    follower.stop().await;
+}
+
+/// The comparison has to list the keys of the scope, but the stream has no room for another
+/// consumer.
+#[tokio::test]
+async fn comparison_without_room_for_its_listing_is_no_proof() {
+    let (name, store) = bucket(|config| config.max_consumers = 2).await;
+    let scope = WatchScope::prefixes(["a", "b", "c"]);
+    let disk = Disk::new();
+    write(&store, &["a=1", "b=1", "c=1"]).await;
+    let mut follower = Follower::start(Replica::new(&store, scope.clone()).storage(disk.clone()));
+    follower.asks.up_to(".").await;
+    follower.current().await;
+    follower.stop().await;
+    purge(&name, "b").await;
+    let server = NatsServer::shared();
+    eventually("its consumers are gone", async || server.consumers(&name).await.is_empty()).await;
+    let other = store.watch(WatchScope::All).await.unwrap();
+    let store = store.with_deadline(Duration::from_secs(1));
+    let mut follower = Follower::start(Replica::new(&store, scope).storage(disk.clone()));
+    follower.asks.up_to(".").await;
+    let mut monitor = follower.monitor.clone();
+    let reason = loop {
+        let progress = monitor.progress();
+        assert!(!progress.is_current(), "it still holds b: {:?}", disk.words());
+        match progress.comparison_error {
+            Some(error) => break error.to_string(),
+            None => drop(crate::support::real(monitor.changed()).await.expect("a change")),
+        }
+    };
+    assert!(reason.contains("consumer"), "{reason}");
+    drop(other);
+    follower.asks.up_to("~b").await;
+    follower.asks.up_to(".").await;
+    follower.current().await;
+    follower.stop().await;
+    assert_eq!(disk.words(), ["a=1", "c=1"]);
+}
+
+/// Updates that were collected before the comparison are applied and committed first.
 #[tokio::test(start_paused = true)]
 async fn collected_updates_are_kept_before_the_comparison() {
     let mut script = Script::new();

@@ -18,7 +18,7 @@ async fn scene() {
     let stop = CancellationToken::new();
     let mut tasks = Vec::new();
 
-    // A closure that gives a future.
+    // A closure that returns a future.
     let (mut replica, counted) =
         (Replica::new(&store, WatchScope::All).stop_on(stop.clone()), Arc::clone(&count));
     let mut monitor = replica.monitor();
@@ -38,7 +38,8 @@ async fn scene() {
     assert!(monitor.current().await);
     assert_eq!(count.load(Ordering::SeqCst), 3);
 
-    // An async closure that borrows what its task has, and errors that are no type of the caller's.
+    // An async closure that borrows its task's variables, and errors that are not a type of the
+    // caller's.
     let mut replica = Replica::new(&store, WatchScope::All).stop_on(stop.clone());
     let (mut monitor, counted) = (replica.monitor(), Arc::clone(&count));
     tasks.push(tokio::spawn(async move {

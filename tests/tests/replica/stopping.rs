@@ -1,4 +1,4 @@
-//! Stopping: what has come is applied and kept, and nothing hangs.
+//! Stopping: collected updates are applied and committed, and nothing hangs.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ async fn what_has_come_is_applied_and_kept() {
         let mut follower = Follower::start(replica);
         follower.asks.up_to(".").await;
         write(&store, &["a=1", "b=1"]).await;
-        // How much of it has come is up to the backend.
+        // The backend decides how many updates have come.
         let (_, end, last) = follower.stop().await;
-        assert_eq!(disk.kept().map(|place| place.cursor()), end);
+        assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), end);
         assert_eq!(disk.words(), last);
     }
 }
@@ -42,7 +42,7 @@ async fn what_waits_for_its_window_is_applied_at_once() {
     eventually("it has come", async || feed.pulled() == 2).await;
     let (_, end, last) = follower.stop().await;
     assert_eq!((end, last), (Some(cursor(2)), vec!["a=1".to_owned(), "b=1".to_owned()]));
-    assert_eq!(disk.kept().map(|place| place.cursor()), end);
+    assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), end);
     feed.left().await;
 }
 
@@ -62,7 +62,7 @@ async fn what_came_while_apply_worked_is_applied_too() {
     ask.done();
     assert_eq!(follower.asks.done().await, ["c=1"]);
     assert_eq!(follower.end().await.1.unwrap(), Some(cursor(3)));
-    assert_eq!(disk.kept().map(|place| place.cursor()), Some(cursor(3)));
+    assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), Some(cursor(3)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,7 +83,7 @@ async fn apply_that_fails_is_given_up() {
     let (replica, end, last) = follower.stop().await;
     assert_eq!((end, last), (Some(cursor(1)), vec![]));
     assert!(before.elapsed() < Duration::from_secs(3600));
-    assert_eq!(disk.kept().map(|place| place.cursor()), end);
+    assert_eq!(disk.kept().map(|checkpoint| checkpoint.cursor()), end);
     assert!(monitor.progress().last_error.is_some() && !monitor.progress().running);
 
     // It comes again with the next run.
@@ -148,10 +148,10 @@ async fn a_replica_that_was_stopped_before_does_nothing() {
                 .storage(disk.clone())
                 .stop_on(stopped.clone());
             let (asker, mut asks) = asking();
-            // Where it has been before, if it has.
+            // The cursor of the earlier run, if there was one.
             assert_eq!(
                 replica.run(asker.apply()).await.unwrap(),
-                disk.kept().map(|place| place.cursor())
+                disk.kept().map(|checkpoint| checkpoint.cursor())
             );
             assert!(asks.ready().is_none());
             if disk.kept().is_none() {
@@ -208,7 +208,7 @@ async fn it_stops_while_the_server_is_away() {
     eventually("it is told", down).await;
     let (replica, end, _) = follower.stop().await;
     assert!(end.is_some());
-    // And when it begins while the server is away.
+    // The same if it starts while the server is away.
     let follower = Follower::start(replica);
     eventually("it has begun", async || follower.monitor.progress().running).await;
     assert_eq!(follower.stop().await.1, end);
@@ -226,7 +226,7 @@ async fn stopped_in_the_middle_of_a_repair_it_has_no_cursor() {
     assert_eq!(end, Some(cursor(2)));
     follower = Follower::start(replica.retry(briskly(RetryPolicy::forever())));
     script.opening().await.refuse(crate::script::expired());
-    // Before the state can be had, too.
+    // The same before the state is available.
     let opening = script.opening().await;
     let (replica, end, _) = follower.stop().await;
     assert_eq!(end, None);
@@ -237,7 +237,7 @@ async fn stopped_in_the_middle_of_a_repair_it_has_no_cursor() {
     let opening = script.opening().await;
     assert_eq!(opening.from, None);
     let feed = opening.accept();
-    // What is known is not news, and nothing of it is kept.
+    // A known entry is not news, and is not committed again.
     feed.all(1, &["a=1"]);
     eventually("it has come", async || feed.pulled() == 1).await;
     assert_eq!(follower.monitor.progress().applied, None);

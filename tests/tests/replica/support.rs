@@ -1,4 +1,5 @@
-//! What the tests of replicas share: an `apply` that waits for the test's answer, and words for what it got.
+//! Shared parts of the replica tests: an `apply` that waits for the test's answer, and words for
+//! its updates.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +16,7 @@ use shizuku_kv_tests::{NatsServer, unique};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-/// Why an `apply` of a test failed.
+/// Error of a test's `apply`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refused(pub(crate) &'static str);
 
@@ -39,9 +40,9 @@ impl Ask {
         told(&self.batch)
     }
 
-    /// It has worked.
+    /// Answers that it has succeeded.
     pub(crate) fn done(self) -> Batch {
-        // Whoever asked may be gone.
+        // The caller may be gone.
         let _ = self.answer.send(Ok(()));
         self.batch
     }
@@ -52,7 +53,7 @@ impl Ask {
     }
 }
 
-/// Makes calls of `apply` into questions to the test.
+/// Turns calls of `apply` into requests to the test.
 #[derive(Clone, Debug)]
 pub(crate) struct Asker(mpsc::UnboundedSender<Ask>);
 
@@ -78,48 +79,50 @@ impl Asker {
 }
 
 impl Asks {
-    /// The next call.
+    /// Returns the next call.
     #[track_caller]
     pub(crate) fn next(&mut self) -> impl Future<Output = Ask> + use<'_> {
-        let place = std::panic::Location::caller();
+        let checkpoint = std::panic::Location::caller();
         async move {
-            let ask =
-                real(self.0.recv()).await.unwrap_or_else(|| panic!("{place}: apply is not called"));
-            ask.unwrap_or_else(|| panic!("{place}: the run has ended"))
+            let ask = real(self.0.recv())
+                .await
+                .unwrap_or_else(|| panic!("{checkpoint}: apply is not called"));
+            ask.unwrap_or_else(|| panic!("{checkpoint}: the run has ended"))
         }
     }
 
-    /// The next call, which has worked.
+    /// Answers the next call with success, and returns its updates.
     #[track_caller]
     pub(crate) fn done(&mut self) -> impl Future<Output = Vec<String>> + use<'_> {
         let next = self.next();
         async move { told(&next.await.done()) }
     }
 
-    /// The next call; none where nobody is left who calls.
+    /// Returns the next call. Returns `None` if no caller is left.
     pub(crate) async fn wait(&mut self) -> Option<Ask> {
         self.0.recv().await
     }
 
-    /// A call that has come already.
+    /// Returns a call that has already come.
     pub(crate) fn ready(&mut self) -> Option<Ask> {
         self.0.try_recv().ok()
     }
 
-    /// What comes up to the end of a batch with this in it; all of it has worked.
+    /// Answers all calls with success, up to a batch that ends with this word, and returns their
+    /// updates.
     #[track_caller]
     pub(crate) fn up_to<'a>(
         &'a mut self,
         last: &'a str,
     ) -> impl Future<Output = Vec<String>> + use<'a> {
-        let place = std::panic::Location::caller();
+        let checkpoint = std::panic::Location::caller();
         async move {
             let mut all = Vec::new();
             while !all.iter().any(|word| word == last) {
                 let ask = real(self.0.recv()).await;
-                let ask =
-                    ask.unwrap_or_else(|| panic!("{place}: {last} does not come, only {all:?}"));
-                let ask = ask.unwrap_or_else(|| panic!("{place}: it has ended after {all:?}"));
+                let ask = ask
+                    .unwrap_or_else(|| panic!("{checkpoint}: {last} does not come, only {all:?}"));
+                let ask = ask.unwrap_or_else(|| panic!("{checkpoint}: it has ended after {all:?}"));
                 all.extend(told(&ask.done()));
             }
             all
@@ -127,7 +130,7 @@ impl Asks {
     }
 }
 
-/// Bounds a wait by the real clock, also where tokio's stands still.
+/// Bounds a wait by the real clock, even while tokio's stands still.
 pub(crate) async fn real<T>(future: impl Future<Output = T>) -> Option<T> {
     let (late, is_late) = oneshot::channel::<()>();
     let (done, is_done) = std::sync::mpsc::channel::<()>();
@@ -145,7 +148,8 @@ pub(crate) async fn real<T>(future: impl Future<Output = T>) -> Option<T> {
     result
 }
 
-/// An update in a word: `key=value`, `-key` for what was deleted, `~key` for what has vanished, `.` for the marker.
+/// Describes an update in a word: `key=value`, `-key` for a deleted key, `~key` for a vanished one,
+/// `.` for the marker.
 pub(crate) fn word(update: &KvUpdate) -> String {
     match update {
         KvUpdate::Put(entry) => format!("{}={}", entry.key, String::from_utf8_lossy(&entry.value)),
@@ -161,13 +165,13 @@ pub(crate) fn told(batch: &Batch) -> Vec<String> {
     batch.updates().iter().map(word).collect()
 }
 
-/// The same in the order of the alphabet.
+/// Returns the words in alphabetical order.
 pub(crate) fn sorted(mut told: Vec<String>) -> Vec<String> {
     told.sort();
     told
 }
 
-/// What there is when all of this has been applied, one after the other.
+/// Returns the state after applying all of this in order.
 pub(crate) fn state(words: &[String]) -> Vec<String> {
     let mut state = BTreeMap::new();
     for word in words {
@@ -180,7 +184,7 @@ pub(crate) fn state(words: &[String]) -> Vec<String> {
     state.into_values().cloned().collect()
 }
 
-/// Pauses that a test does not notice.
+/// Returns a policy with short pauses.
 pub(crate) fn briskly(retry: RetryPolicy) -> RetryPolicy {
     retry.pauses(Duration::from_millis(1), Duration::from_millis(1))
 }
@@ -209,47 +213,47 @@ impl<S: ReplicaStorage> Follower<S> {
         Self { asks, stop, monitor, task }
     }
 
-    /// Waits until the replica says that it is caught up and nothing fails.
+    /// Waits until the replica reports that it is caught up and nothing fails.
     #[track_caller]
     pub(crate) fn current(&self) -> impl Future<Output = ()> + use<S> {
-        let place = std::panic::Location::caller();
+        let checkpoint = std::panic::Location::caller();
         let mut monitor = self.monitor.clone();
         async move {
             let current = real(monitor.current()).await;
-            assert_eq!(current, Some(true), "{place}: {:?}", monitor.progress());
+            assert_eq!(current, Some(true), "{checkpoint}: {:?}", monitor.progress());
         }
     }
 
-    /// How it ended, by itself.
+    /// Waits for its end, and returns the outcome.
     #[track_caller]
     pub(crate) fn end(self) -> impl Future<Output = (Replica<S>, Outcome)> {
-        let place = std::panic::Location::caller();
+        let checkpoint = std::panic::Location::caller();
         async move {
-            let ended = real(self.task).await.unwrap_or_else(|| panic!("{place}: it goes on"));
+            let ended = real(self.task).await.unwrap_or_else(|| panic!("{checkpoint}: it goes on"));
             ended.unwrap()
         }
     }
 
-    /// Why it ended, by itself.
+    /// Waits for its end, and returns the error.
     #[track_caller]
     pub(crate) fn error(self) -> impl Future<Output = ReplicaError> {
         let end = self.end();
         async move { end.await.1.unwrap_err() }
     }
 
-    /// Drops the run wherever it is, and the replica with it.
+    /// Drops the run at any point, and the replica with it.
     pub(crate) async fn crash(self) {
         self.task.abort();
         assert!(real(self.task).await.expect("it goes").is_err());
     }
 
-    /// Stops it; what it has still to apply is applied.
+    /// Stops it. Pending updates are applied.
     #[track_caller]
     pub(crate) fn stop(
         self,
     ) -> impl Future<Output = (Replica<S>, Option<WatchCursor>, Vec<String>)> {
         let Self { mut asks, stop, task, .. } = self;
-        let place = std::panic::Location::caller();
+        let checkpoint = std::panic::Location::caller();
         async move {
             stop.cancel();
             let mut last = Vec::new();
@@ -264,13 +268,13 @@ impl<S: ReplicaStorage> Follower<S> {
                 }
             };
             let (replica, outcome) =
-                real(ended).await.unwrap_or_else(|| panic!("{place}: it goes on"));
+                real(ended).await.unwrap_or_else(|| panic!("{checkpoint}: it goes on"));
             (replica, outcome.unwrap(), last)
         }
     }
 }
 
-/// Runs a replica until something else has happened, and drops the run.
+/// Runs a replica until another future is ready, and drops the run.
 pub(crate) async fn run_until<S: ReplicaStorage, T>(
     replica: &mut Replica<S>,
     asker: &Asker,
@@ -283,7 +287,7 @@ pub(crate) async fn run_until<S: ReplicaStorage, T>(
     }
 }
 
-/// Every backend, with a connection of its own.
+/// Returns every backend, with a connection of its own.
 pub(crate) async fn stores() -> Vec<(Arc<dyn Connection>, Store)> {
     let mut stores = Vec::new();
     for url in ["memory:".to_owned(), NatsServer::shared().url()] {
@@ -294,7 +298,7 @@ pub(crate) async fn stores() -> Vec<(Arc<dyn Connection>, Store)> {
     stores
 }
 
-/// A store in memory. It lives as long as its connection.
+/// Returns a store in memory. It lives as long as its connection.
 pub(crate) async fn memory() -> (Arc<dyn Connection>, Store) {
     let connection = connect("memory:").await.unwrap();
     let store = connection.store("replica").await.unwrap();
@@ -312,7 +316,7 @@ pub(crate) async fn write(store: &Store, words: &[&str]) {
     }
 }
 
-/// Lets all other tasks of a current-thread runtime do what they can.
+/// Lets all other tasks of a current-thread runtime make progress.
 pub(crate) async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;

@@ -1,23 +1,23 @@
-//! Storages that break what the trait promises, each in one way: what the suite is tried on.
+//! Storages that break the trait's guarantees, each in one way, to test the suite.
 //!
-//! [`Broken`] wraps any storage, and with [`Fault::None`] it is as good as what it wraps.
+//! [`Broken`] wraps any storage, and with [`Fault::None`] it behaves like the wrapped one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use shizuku_kv::replica::{Held, ReplicaPlace, ReplicaStorage, StorageError};
+use shizuku_kv::replica::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
 use shizuku_kv::{Key, KvEntry, KvUpdate, VersionToken};
 
-/// A way to break the promise.
+/// A way to break the guarantees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
-    /// None at all.
+    /// No fault.
     None,
 
-    /// A new storage has something in it.
+    /// A new storage already has content.
     BeginsWithSomething,
-    /// Is never empty once it was committed to.
+    /// Is never empty after a commit.
     NeverEmptyAgain,
     /// Is always empty.
     AlwaysEmpty,
@@ -25,24 +25,24 @@ pub(crate) enum Fault {
     CountsDeleted,
     /// Answers in the order of the keys' names.
     HeldSorted,
-    /// Answers for keys that are held only.
+    /// Answers only for held keys.
     HeldLeavesOut,
     /// Answers for 1,000 keys at most.
     HeldIsShort,
-    /// Says of a key that is not held what it says of the one before it.
+    /// Repeats the answer of the previous key for a key that is not held.
     HeldRepeats,
     /// Visits the first key twice.
     VisitsTwice,
     /// Leaves the last key out.
     VisitsTooFew,
-    /// Visits what was deleted too.
+    /// Visits deleted keys too.
     VisitsDeleted,
-    /// Says of each key when the one before it was created.
+    /// Swaps the times of creation of neighbouring keys.
     VisitsMixedUp,
 
     /// Keeps the greater version.
     KeepsGreaterVersions,
-    /// Keeps what has the same version, whatever its time.
+    /// Keeps an entry with the same version, whatever its time.
     KeepsSameVersions,
     /// Takes the first put of a key only.
     KeepsTheFirst,
@@ -50,99 +50,99 @@ pub(crate) enum Fault {
     IgnoresDeletions,
     /// Ignores deletions by purging and expiry.
     IgnoresExpiry,
-    /// Ignores deletions with a version below that of what is held.
+    /// Ignores deletions with a version below that of the held entry.
     IgnoresOldDeletions,
     /// Deletes the keys that begin with the key as well.
     DeletesChildren,
-    /// Fails on a deletion of what is not held.
+    /// Fails on a deletion of a key that is not held.
     DeletionNeedsKey,
-    /// A deletion holds from then on against every put.
+    /// A deletion wins against every later put.
     DeletesForEver,
-    /// Of several changes of a key takes the first.
+    /// Applies only the first of several changes of a key.
     FirstChangeCounts,
-    /// Takes all deletions of a commit before its puts.
+    /// Applies all deletions of a commit before its puts.
     DeletionsFirst,
-    /// Leaves off at the marker.
+    /// Ignores changes after the marker.
     StopsAtMarker,
     /// Forgets everything at the marker.
     ForgetsAtMarker,
     /// Ignores commits that have no changes.
     IgnoresEmptyCommits,
-    /// Takes 4,096 changes of a commit.
+    /// Applies only 4,096 changes of a commit.
     ShortCommits,
-    /// Holds 5,000 keys.
+    /// Holds at most 5,000 keys.
     FewKeys,
 
-    /// Takes an empty value for a deletion.
+    /// Treats an empty value as a deletion.
     EmptyIsDeleted,
-    /// Refuses values over 1,000,000 bytes.
+    /// Rejects values over 1,000,000 bytes.
     SmallValues,
-    /// Cuts values at the first zero.
+    /// Truncates values at the first zero.
     CutsAtZero,
     /// Keeps the value of the first put.
     KeepsValues,
-    /// Keeps seconds of times.
+    /// Keeps only whole seconds of times.
     WholeSeconds,
-    /// Keeps times after 1970.
+    /// Keeps only times after 1970.
     TimesAfter1970,
-    /// Keeps times that fit into 64 bits of nanoseconds.
+    /// Keeps only times that fit into 64 bits of nanoseconds.
     TimesIn64Bits,
     /// Keeps versions as numbers.
     NumericVersions,
     /// Pads opaque versions with zeros.
     PaddedVersions,
-    /// Cuts keys at 255 bytes.
+    /// Truncates keys at 255 bytes.
     ShortKeys,
-    /// Takes upper case for lower case.
+    /// Confuses upper and lower case.
     IgnoresCase,
 
-    /// Keeps the last place over commits without one.
+    /// Keeps the last checkpoint after commits without one.
     KeepsPlace,
-    /// Keeps the first place.
+    /// Keeps the first checkpoint.
     FirstPlace,
-    /// Keeps places that are greater.
+    /// Keeps the greatest checkpoint.
     PlacesNeverGoBack,
-    /// Loses the scope of places.
+    /// Loses the scope of checkpoints.
     PlacesWithoutScope,
-    /// Has no place.
+    /// Has no checkpoint.
     NoPlace,
 
-    /// Is empty when it is opened again.
+    /// Is empty when it is reopened.
     ForgetsAll,
-    /// Has no place when it is opened again.
+    /// Has no checkpoint when it is reopened.
     ForgetsPlace,
-    /// Has an earlier place when it is opened again.
+    /// Has an earlier checkpoint when it is reopened.
     ForgetsLastPlace,
-    /// What was deleted is there when it is opened again.
+    /// Deleted entries are back when it is reopened.
     ForgetsDeletions,
-    /// What the last commit changed is as it was before when it is opened again.
+    /// The last commit is undone when it is reopened.
     ForgetsLastCommit,
-    /// A place is there when it is opened again, although the last commit was without one.
+    /// A checkpoint is present when it is reopened, although the last commit was without one.
     FindsPlaceAgain,
-    /// Opening it again loses a key.
+    /// Reopening it loses a key.
     LosesOneAtOpening,
-    /// Opening a second time in a row forgets all.
+    /// Reopening it twice in a row loses everything.
     OpensOnce,
-    /// All storages are one.
+    /// All storages are the same.
     OneForAll,
 }
 
-/// What is on the disk of the storages that the tests run with, by name.
+/// The disk content of the tests' storages, by name.
 pub(crate) type Disk = Arc<Mutex<HashMap<String, Content>>>;
 
-/// What one of them has.
+/// The content of one storage.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Content {
     entries: BTreeMap<Key, KvEntry>,
     deleted: BTreeMap<Key, KvEntry>,
-    place: Option<ReplicaPlace>,
-    last_place: Option<ReplicaPlace>,
+    checkpoint: Option<Checkpoint>,
+    last_place: Option<Checkpoint>,
     before: Option<Box<Content>>,
     has_committed: bool,
     openings_in_a_row: u32,
 }
 
-/// A durable storage in memory that breaks the promise.
+/// A durable storage in memory that breaks the guarantees.
 #[derive(Debug)]
 pub(crate) struct Broken {
     fault: Fault,
@@ -174,7 +174,7 @@ impl Broken {
         Self { fault, name, disk, content }
     }
 
-    /// What a reader finds.
+    /// Returns the entry that a reader finds.
     pub(crate) fn entry(&self, key: &Key) -> Option<KvEntry> {
         self.content.entries.get(&self.key(key)).cloned().map(|mut entry| {
             entry.key = key.clone();
@@ -182,7 +182,7 @@ impl Broken {
         })
     }
 
-    /// The key as it is kept.
+    /// Returns the key as it is stored.
     fn key(&self, key: &Key) -> Key {
         match self.fault {
             Fault::ShortKeys => {
@@ -193,11 +193,11 @@ impl Broken {
         }
     }
 
-    fn held_of(&self, key: &Key) -> Option<Held> {
+    fn held_of(&self, key: &Key) -> Option<StoredVersion> {
         self.content
             .entries
             .get(&self.key(key))
-            .map(|entry| Held::new(entry.version, entry.created))
+            .map(|entry| StoredVersion::new(entry.version, entry.created))
     }
 
     fn put(&mut self, entry: &KvEntry) -> Result<(), StorageError> {
@@ -281,7 +281,7 @@ impl Broken {
         Ok(())
     }
 
-    /// The changes as they are taken.
+    /// Returns the changes in the order in which they are applied.
     fn ordered(&self, changes: &[KvUpdate]) -> Vec<KvUpdate> {
         let mut changes = changes.to_vec();
         match self.fault {
@@ -299,27 +299,27 @@ impl Broken {
         changes
     }
 
-    fn next_place(&self, place: Option<&ReplicaPlace>) -> Option<ReplicaPlace> {
-        let before = self.content.place;
-        let place = place.copied();
+    fn next_place(&self, checkpoint: Option<&Checkpoint>) -> Option<Checkpoint> {
+        let before = self.content.checkpoint;
+        let checkpoint = checkpoint.copied();
         match self.fault {
-            Fault::KeepsPlace => place.or(before),
-            Fault::FirstPlace => before.or(place),
-            Fault::PlacesNeverGoBack => match (before, place) {
-                (Some(before), Some(place))
-                    if place.cursor().position() < before.cursor().position() =>
+            Fault::KeepsPlace => checkpoint.or(before),
+            Fault::FirstPlace => before.or(checkpoint),
+            Fault::PlacesNeverGoBack => match (before, checkpoint) {
+                (Some(before), Some(checkpoint))
+                    if checkpoint.cursor().position() < before.cursor().position() =>
                 {
                     Some(before)
                 }
-                _ => place,
+                _ => checkpoint,
             },
-            Fault::PlacesWithoutScope => place.map(|place| {
-                let mut bytes = place.to_bytes();
-                bytes[ReplicaPlace::LEN - 16..].fill(0);
-                ReplicaPlace::from_bytes(&bytes).unwrap()
+            Fault::PlacesWithoutScope => checkpoint.map(|checkpoint| {
+                let mut bytes = checkpoint.to_bytes();
+                bytes[Checkpoint::LEN - 16..].fill(0);
+                Checkpoint::from_bytes(&bytes).unwrap()
             }),
             Fault::NoPlace => None,
-            _ => place,
+            _ => checkpoint,
         }
     }
 }
@@ -338,19 +338,19 @@ fn damaged_by_opening(fault: Fault, mut content: Content) -> Content {
     match fault {
         Fault::ForgetsAll => content = Content::default(),
         Fault::OpensOnce if content.openings_in_a_row > 1 => content = Content::default(),
-        Fault::ForgetsPlace => content.place = None,
+        Fault::ForgetsPlace => content.checkpoint = None,
         Fault::ForgetsLastPlace => {
-            content.place = content.before.as_ref().and_then(|before| before.place)
+            content.checkpoint = content.before.as_ref().and_then(|before| before.checkpoint)
         }
         Fault::ForgetsDeletions => content.entries.append(&mut content.deleted),
         Fault::ForgetsLastCommit => {
             if let Some(before) = content.before.take() {
-                let place = content.place;
+                let checkpoint = content.checkpoint;
                 content = *before;
-                content.place = place;
+                content.checkpoint = checkpoint;
             }
         }
-        Fault::FindsPlaceAgain => content.place = content.place.or(content.last_place),
+        Fault::FindsPlaceAgain => content.checkpoint = content.checkpoint.or(content.last_place),
         Fault::LosesOneAtOpening => drop(content.entries.pop_last()),
         _ => {}
     }
@@ -358,8 +358,8 @@ fn damaged_by_opening(fault: Fault, mut content: Content) -> Content {
 }
 
 impl ReplicaStorage for Broken {
-    fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
-        Ok(self.content.place)
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, StorageError> {
+        Ok(self.content.checkpoint)
     }
 
     fn is_empty(&self) -> Result<bool, StorageError> {
@@ -376,7 +376,7 @@ impl ReplicaStorage for Broken {
         Ok((self.content.entries.len() + deleted) as u64)
     }
 
-    fn held(&self, keys: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
+    fn held(&self, keys: &[Key]) -> Result<Vec<Option<StoredVersion>>, StorageError> {
         let mut keys = keys.to_vec();
         match self.fault {
             Fault::HeldSorted => keys.sort(),
@@ -396,7 +396,7 @@ impl ReplicaStorage for Broken {
         Ok(answers)
     }
 
-    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError> {
+    fn for_each_key(&self, visit: &mut dyn FnMut(&Key, StoredVersion)) -> Result<(), StorageError> {
         let mut all = self.content.entries.values().cloned().collect::<Vec<_>>();
         match self.fault {
             Fault::VisitsTwice => all.extend(all.first().cloned()),
@@ -409,14 +409,15 @@ impl ReplicaStorage for Broken {
             }
             _ => {}
         }
-        all.iter().for_each(|entry| visit(&entry.key, Held::new(entry.version, entry.created)));
+        all.iter()
+            .for_each(|entry| visit(&entry.key, StoredVersion::new(entry.version, entry.created)));
         Ok(())
     }
 
     fn commit(
         &mut self,
         changes: &[KvUpdate],
-        place: Option<&ReplicaPlace>,
+        checkpoint: Option<&Checkpoint>,
     ) -> Result<(), StorageError> {
         if self.fault == Fault::IgnoresEmptyCommits && changes.is_empty() {
             return Ok(());
@@ -432,8 +433,8 @@ impl ReplicaStorage for Broken {
                 _ => {}
             }
         }
-        self.content.place = self.next_place(place);
-        self.content.last_place = self.content.place.or(self.content.last_place);
+        self.content.checkpoint = self.next_place(checkpoint);
+        self.content.last_place = self.content.checkpoint.or(self.content.last_place);
         self.content.before = Some(Box::new(before));
         self.content.has_committed = true;
         self.content.openings_in_a_row = 0;

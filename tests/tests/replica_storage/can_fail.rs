@@ -1,4 +1,4 @@
-//! The suite finds what is wrong: each fault is reported by the checks that are there for it.
+//! Tests that the suite finds faults: the intended checks report each fault.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use shizuku_kv::conformance::storage::{StorageSuite, checks};
 
 use crate::broken::{Broken, Disk, Fault};
 
-/// Each fault, and checks that must not pass.
+/// Each fault, and checks that must fail on it.
 const FAULTS: &[(Fault, &[&str])] = &[
-    // What can be asked.
+    // Queries.
     (
         Fault::BeginsWithSomething,
         &["an_empty_storage_holds_nothing", "an_empty_storage_opens_again_as_one"],
@@ -62,7 +62,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
         Fault::IgnoresCase,
         &["every_character_of_a_key_is_kept", "changes_of_other_keys_change_nothing"],
     ),
-    // Places.
+    // Checkpoints.
     (Fault::KeepsPlace, &["a_commit_without_a_place_leaves_none"]),
     (Fault::FirstPlace, &["the_place_is_that_of_the_last_commit"]),
     (Fault::PlacesNeverGoBack, &["the_place_is_that_of_the_last_commit"]),
@@ -71,7 +71,7 @@ const FAULTS: &[(Fault, &[&str])] = &[
         &["places_come_back_as_they_were", "the_place_is_that_of_the_last_commit"],
     ),
     (Fault::NoPlace, &["the_place_is_that_of_the_last_commit"]),
-    // Opening again.
+    // Reopening.
     (
         Fault::ForgetsAll,
         &["everything_is_there_again", "no_place_stays_no_place", "many_keys_are_there_again"],
@@ -115,7 +115,7 @@ async fn a_storage_without_a_fault_passes() {
     assert!(report.is_ok(), "{report}");
 }
 
-/// Random histories come upon what they are likely to come upon, whatever the seed.
+/// Random histories find likely faults, whatever the seed.
 #[tokio::test]
 async fn random_histories_find_faults_too() {
     let name = "random_histories_end_as_in_a_map";
@@ -134,7 +134,7 @@ async fn random_histories_find_faults_too() {
     }
 }
 
-/// A seed that is given plays the same again.
+/// A given seed repeats the same histories.
 #[tokio::test]
 async fn a_seed_shows_the_same_again() {
     let run =

@@ -1,9 +1,10 @@
-//! What was committed survives `kill -9`: a child commits batches that can be told from one another, is killed at any
-//! moment, and what is there then is what one of them left, and with [`RedbSync::EveryCheckpoint`] not one before the
-//! last that the child was sure of.
+//! Commits survive `kill -9`. A child commits distinguishable batches and is killed at any moment.
+//! The storage then has the state of one of the batches. With [`RedbSync::EveryCheckpoint`] it is
+//! not one before the last acknowledged batch.
 //!
-//! The child is this very program: [`the_child_commits_batches`] does nothing where it is not asked to.
-//! `SHIZUKU_SEED` chooses the same numbers of batches again; the moment within the next one is up to the machine.
+//! The child is this program: [`the_child_commits_batches`] does nothing unless the parent starts
+//! it. `SHIZUKU_SEED` chooses the same numbers of batches again; the machine decides the moment
+//! within the next one.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -11,27 +12,28 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use shizuku_kv::replica::{RedbOptions, RedbStorage, RedbSync, ReplicaPlace, ReplicaStorage};
+use shizuku_kv::replica::{Checkpoint, RedbOptions, RedbStorage, RedbSync, ReplicaStorage};
 use shizuku_kv::{Key, KvEntry, KvOperation, KvUpdate, VersionToken, WatchCursor};
+use shizuku_kv_tests::Random;
 
 const PATH: &str = "SHIZUKU_KILLED_PATH";
 const INTERVAL: &str = "SHIZUKU_KILLED_INTERVAL";
 const CHILD: &str = "kill::the_child_commits_batches";
 
-/// The place after a batch.
-fn place(batch: u64) -> ReplicaPlace {
+/// Returns the checkpoint after a batch.
+fn checkpoint(batch: u64) -> Checkpoint {
     let cursor =
         WatchCursor::new([3; 16], batch, SystemTime::UNIX_EPOCH + Duration::from_secs(batch));
     let bytes = cursor.to_bytes().into_iter().chain([5; 16]).collect::<Vec<_>>();
-    ReplicaPlace::from_bytes(&bytes).unwrap()
+    Checkpoint::from_bytes(&bytes).unwrap()
 }
 
-/// Every twentieth batch is without a place, as in a repair.
-fn has_place(batch: u64) -> bool {
+/// Returns false for every twentieth batch, which has no checkpoint, as in a resync.
+fn has_checkpoint(batch: u64) -> bool {
     !batch.is_multiple_of(20)
 }
 
-/// What a batch changes; the key `batch` says which one it is, also where there is no place.
+/// Returns the changes of a batch. The key `batch` identifies it, even without a checkpoint.
 fn changes(batch: u64) -> Vec<KvUpdate> {
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(batch);
     let put = |key: String, value: Vec<u8>| {
@@ -39,7 +41,7 @@ fn changes(batch: u64) -> Vec<KvUpdate> {
         KvUpdate::Put(KvEntry::put(Key::new(key).unwrap(), value.into(), version, time))
     };
     let mut changes = vec![put("batch".to_owned(), batch.to_be_bytes().to_vec())];
-    let mut random = Random(batch);
+    let mut random = Random::from_seed(batch);
     for _ in 0..random.below(40) {
         let key = format!("key.{}", random.below(300));
         let size = [0, 10, 300, 9000][random.below(4) as usize];
@@ -55,25 +57,13 @@ fn changes(batch: u64) -> Vec<KvUpdate> {
     changes
 }
 
-/// SplitMix64: the child and its parent have to draw the same.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
-
 fn sync(interval: Option<u64>) -> RedbSync {
     interval.map_or(RedbSync::EveryCheckpoint, |millis| {
         RedbSync::Interval(Duration::from_millis(millis))
     })
 }
 
-/// Which batch was the last that the storage has.
+/// Returns the last batch that the storage has.
 fn last_batch(storage: &RedbStorage) -> u64 {
     match storage.reader().get("batch").unwrap() {
         Some(entry) => u64::from_be_bytes(entry.value.as_ref().try_into().unwrap()),
@@ -91,15 +81,18 @@ async fn the_child_commits_batches() {
     let options = RedbOptions::new().sync(sync(interval)).cache_size(1 << 20);
     let mut storage = RedbStorage::open(path, options).await.unwrap();
     for batch in last_batch(&storage) + 1.. {
-        storage.commit(&changes(batch), has_place(batch).then(|| place(batch)).as_ref()).unwrap();
+        storage
+            .commit(&changes(batch), has_checkpoint(batch).then(|| checkpoint(batch)).as_ref())
+            .unwrap();
         say(&format!("committed {batch}."));
     }
 }
 
-/// A line at once: the standard output of a test that is not shown is a pipe, which is written to in blocks.
+/// Prints a line and flushes it, because a test's captured standard output is a pipe with a block
+/// buffer.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
-    // Where the parent is gone there is nobody to go on for.
+    // Without a parent the child has no reason to continue.
     if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
         std::process::exit(1);
     }
@@ -115,7 +108,8 @@ fn start(path: &Path, interval: Option<u64>) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// Kills a child after so many batches, or while it opens the file; the last one that it was sure of.
+/// Kills a child after this many batches, or while it opens the file. Returns the last acknowledged
+/// batch.
 fn run_and_kill(path: &Path, interval: Option<u64>, batches: u64) -> Option<u64> {
     let mut child = start(path, interval);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -127,7 +121,7 @@ fn run_and_kill(path: &Path, interval: Option<u64>, batches: u64) -> Option<u64>
             panic!("the child ended by itself, with {}", child.wait().unwrap());
         };
         let line = line.unwrap();
-        // What the test harness begins may be on the same line.
+        // The start of the line may be output of the test harness.
         opens |= line.ends_with("opens");
         if let Some(batch) = committed(&line) {
             last = Some(batch);
@@ -136,11 +130,11 @@ fn run_and_kill(path: &Path, interval: Option<u64>, batches: u64) -> Option<u64>
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    // What it said before it noticed.
+    // Includes the output before it was killed.
     lines.map_while(Result::ok).filter_map(|line| committed(&line)).last().or(last)
 }
 
-/// Which batch a line speaks of; none where it is cut.
+/// Returns the batch of a line, or `None` if the line is cut.
 fn committed(line: &str) -> Option<u64> {
     line.strip_prefix("committed ")?.strip_suffix('.')?.parse().ok()
 }
@@ -161,12 +155,12 @@ async fn rounds(interval: Option<u64>, rounds: u64) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let seed = given.unwrap_or(now.as_nanos() as u64);
     println!("SHIZUKU_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::from_seed(seed);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("replica.redb");
     let (mut state, mut reached) = (BTreeMap::new(), 0);
     for round in 0..rounds {
-        // The first of them is killed while it makes the file, some while they repair it.
+        // The first child is killed while it creates the file, and some while they repair it.
         let batches = if round % 5 == 0 { 0 } else { random.below(40) };
         let sure = run_and_kill(&path, interval, batches);
         let storage =
@@ -185,9 +179,9 @@ async fn rounds(interval: Option<u64>, rounds: u64) {
         }
         (reached + 1..=found).for_each(|batch| apply(&mut state, batch));
         reached = found;
-        let expected = (found > 0 && has_place(found)).then(|| place(found));
+        let expected = (found > 0 && has_checkpoint(found)).then(|| checkpoint(found));
         assert_eq!(
-            storage.place().unwrap(),
+            storage.checkpoint().unwrap(),
             expected,
             "round {round}: the place after batch {found}"
         );

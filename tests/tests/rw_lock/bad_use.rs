@@ -1,4 +1,4 @@
-//! What cannot be, and what is said of it.
+//! Invalid uses, and their errors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn a_name_that_is_no_key_is_refused_before_anything_is_sent() {
         ("_kv.x", 0, "reserved"),
     ] {
         let error = DistroRwLock::new(&store, name).unwrap_err();
-        // Of the name, and not of the key that is made of it.
+        // The error names the lock, and not its key.
         let is_right = matches!(
             &error,
             DistroRwLockError::InvalidResource {
@@ -57,7 +57,7 @@ async fn a_lease_that_cannot_be_kept_is_refused() {
         assert!(matches!(error, DistroRwLockError::InvalidLease { .. }), "{error:?}");
         assert!(error.to_string().contains("from 1s to 3600s"), "{error}");
     }
-    // What is waited for has no such limits.
+    // The wait has no such limits.
     let options = LockOptions::new().lease(Duration::from_secs(1)).wait(Duration::MAX);
     let lock = DistroRwLock::with_options(&store, "r", options).unwrap();
     lock.write().await.unwrap().release().await.unwrap();
@@ -77,7 +77,7 @@ async fn a_store_that_cannot_be_written_has_no_locks() {
     ));
 }
 
-/// The record of a lock that is held would expire with the rest.
+/// The record of a held lock would expire like other values.
 #[tokio::test]
 async fn a_store_whose_values_expire_has_no_locks() {
     for url in ["memory:".to_owned(), NatsServer::shared().url()] {
@@ -129,7 +129,7 @@ async fn what_was_written_by_something_else_is_left_alone() {
                 "{foreign}"
             );
         }
-        // Who holds when that happens is told, and the lock works again when it is gone.
+        // A holder at that moment is notified, and the lock works again after the value is gone.
         store.delete("rw_lock.r").await.unwrap();
         let lock = DistroRwLock::new(&stores[1], "r").unwrap();
         let held = lock.write().await.unwrap();
@@ -161,7 +161,7 @@ async fn who_would_wait_for_itself_is_told() {
             matches!(error, WithLockProcessError::Process(DistroRwLockError::Reentrant { .. }))
         };
         assert!(is_reentrant(&error), "{error:?}");
-        // Also through another processor in between.
+        // The same through another processor in between.
         let nested = LockedResourceWriteProcessor::new(Arc::clone(&inner), &store, "other");
         let outer = LockedResourceWriteProcessor::new(Arc::new(nested), &store, "r");
         let error = outer.process("r").await.unwrap_err();
@@ -170,7 +170,7 @@ async fn who_would_wait_for_itself_is_told() {
             "{error:?}"
         );
         outer.process("third").await.unwrap();
-        // It was let go of, and who asks after it is not taken for who asked within.
+        // The lock was released, and a later claim is not considered nested.
         let lock = DistroRwLock::new(&other, "r").unwrap();
         lock.try_write().await.unwrap().release().await.unwrap();
         DistroRwLock::new(&store, "r").unwrap().write().await.unwrap().release().await.unwrap();

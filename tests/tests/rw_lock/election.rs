@@ -18,7 +18,7 @@ async fn candidates_lead_one_after_the_other_and_everybody_sees_it() {
         let [one, two] =
             [0, 1].map(|n| LeaderElection::new(&stores[n], "job", format!("node-{n}")).unwrap());
         let observer = LeaderElection::new(&stores[2], "job", "").unwrap();
-        let mut leaders = observer.observe().await.unwrap();
+        let leaders = observer.observe().await.unwrap();
         assert_eq!(leaders.next().await.unwrap().unwrap(), None);
         let first = one.campaign().await.unwrap();
         let seen = leaders.next().await.unwrap().unwrap().unwrap();
@@ -29,7 +29,7 @@ async fn candidates_lead_one_after_the_other_and_everybody_sees_it() {
             async move { two.campaign().await.unwrap() }
         });
         let in_line = async {
-            // A lock of the same name is another one.
+            // A lock of the same name is separate.
             let lock = DistroRwLock::new(&stores[2], "job").unwrap();
             assert!(lock.inspect().await.unwrap().holders.is_empty());
             let record =
@@ -77,7 +77,7 @@ async fn only_a_leader_does_the_work() {
             let record = record.clone();
             async move {
                 if is_deposed {
-                    // What breaks an election is an operator who removes its record.
+                    // An operator who removes its record breaks an election.
                     record.delete("rw_lock_leader.job").await.unwrap();
                     std::future::pending::<()>().await;
                 }
@@ -111,46 +111,42 @@ async fn an_observer_of_a_store_that_is_gone_is_told_and_ends() {
         let store = connection.store(&name).await.unwrap();
         let election = LeaderElection::new(&store, "job", "me").unwrap();
         let leadership = election.campaign().await.unwrap();
-        let mut leaders = election.observe().await.unwrap();
+        let leaders = election.observe().await.unwrap();
         assert_eq!(within(leaders.next()).await.unwrap().unwrap().unwrap().candidate, "me");
         connection.delete_store(&name).await.unwrap();
         let error = within(leaders.next()).await.expect("it is told").unwrap_err();
         let is_gone = matches!(
             &error,
-            DistroRwLockError::Store { source: KvError::StoreNotFound { store }, .. } if *store == name
+            DistroRwLockError::Store { source: KvError::StoreNotFound { store, .. }, .. }
+                if *store == name
         );
         assert!(is_gone, "{error:?}");
         assert!(within(leaders.next()).await.is_none(), "nothing comes after an error");
         assert_eq!(within(leadership.lost()).await, LockLoss::StoreGone);
-        // It is made again, and so are elections.
+        // The store is recreated, and so are elections.
         let again = connection.store(&name).await.unwrap();
         let election = LeaderElection::new(&again, "job", "again").unwrap();
         assert!(within(election.campaign()).await.unwrap().is_leader());
     }
 }
 
-/// The observer is cut off while that happens, so that it never sees the store gone.
+/// The observer is cut off meanwhile, so that it never sees the missing store.
 #[tokio::test]
 async fn an_observer_outlives_a_store_that_is_made_again_before_it_notices() {
     let server = NatsServer::start();
     let proxy = TcpProxy::start(server.port()).await;
     let around = connect(&server.url()).await.unwrap();
     let store = around.store("b").await.unwrap();
-    // Versions of the two stores differ: a renewal that meets the very same version in the new store
-    // is accepted there (ADR 0054).
-    for answer in store.put_many((0..200).map(|n| (format!("another.{n}"), "x"))).await {
-        answer.unwrap();
-    }
     let first = LeaderElection::new(&store, "job", "first").unwrap().campaign().await.unwrap();
     let behind = connect(&proxy.url()).await.unwrap().store("b").await.unwrap();
-    let mut leaders = LeaderElection::new(&behind, "job", "").unwrap().observe().await.unwrap();
+    let leaders = LeaderElection::new(&behind, "job", "").unwrap().observe().await.unwrap();
     assert_eq!(within(leaders.next()).await.unwrap().unwrap().unwrap().candidate, "first");
     proxy.refuse(true);
     proxy.cut();
     around.delete_store("b").await.unwrap();
     let store = around.store("b").await.unwrap();
     proxy.refuse(false);
-    // In the new store nobody leads until somebody is elected there, whose term is the first.
+    // The new store has no leader until one is elected, whose term is the first.
     assert_eq!(within(leaders.next()).await.unwrap().unwrap(), None);
     let second = LeaderElection::new(&store, "job", "second").unwrap();
     let second = within(second.campaign()).await.unwrap();
@@ -160,7 +156,7 @@ async fn an_observer_outlives_a_store_that_is_made_again_before_it_notices() {
     assert!(second.is_leader());
 }
 
-/// What has to come to an end before long.
+/// Awaits a future that has to end before long.
 async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("it takes less than 20 s")
 }

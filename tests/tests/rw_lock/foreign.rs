@@ -38,7 +38,7 @@ async fn observe_continues_after_a_foreign_value() {
             stores[1].delete(key).await.unwrap();
             assert_eq!(next(&mut leaders).await.unwrap(), None);
         }
-        // Also if it exists from the start.
+        // The same if it exists from the start.
         stores[1].put(key, "theirs").await.unwrap();
         let mut leaders =
             LeaderElection::new(&stores[1], "job", "").unwrap().observe().await.unwrap();
@@ -48,7 +48,7 @@ async fn observe_continues_after_a_foreign_value() {
     }
 }
 
-/// In the record, in a grant, and in a claim that waits and is granted.
+/// Uses unknown fields in the record, in a grant, and in a claim that waits and is granted.
 #[tokio::test]
 async fn unknown_fields_survive_a_rewrite() {
     for stores in handles(2).await {

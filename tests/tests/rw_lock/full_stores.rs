@@ -1,4 +1,4 @@
-//! Locks in a store that is full.
+//! Locks in a full store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +56,7 @@ async fn renewed(store: &Store, resource: &str, times: u64) {
     tokio::time::timeout(Duration::from_secs(30), renewed).await.expect("it is renewed");
 }
 
-/// Holders renew and release, waiters are granted, dead ones are evicted; only new claims need
+/// Holders renew and release, waiters are granted, dead ones are evicted. Only new claims need
 /// room.
 ///
 /// `reserve` is the number of bytes that are left free.
@@ -72,7 +72,7 @@ async fn a_full_store_costs_no_holder_its_lock(connection: Arc<dyn Connection>, 
         readers.push(tokio::spawn(async move { lock.read().await.unwrap() }));
         crate::in_line(&self::lock(&store, "r"), number).await;
     }
-    // A process that dies while another waits for it, when there is no room any more.
+    // A process dies while another waits for it, when there is no room any more.
     let dying =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let dead = lock(&store, "dead");
@@ -106,7 +106,7 @@ async fn a_full_store_costs_no_holder_its_lock(connection: Arc<dyn Connection>, 
     let heir =
         tokio::time::timeout(Duration::from_secs(10), heir).await.expect("the dead one is evicted");
     heir.unwrap().release().await.unwrap();
-    // Another claim has room once one has left.
+    // Another claim has room after one has left.
     lock(&store, "r").write().await.unwrap().release().await.unwrap();
 }
 
@@ -118,7 +118,8 @@ async fn a_full_store_in_memory_costs_no_holder_its_lock() {
 #[tokio::test]
 async fn a_full_bucket_costs_no_holder_its_lock() {
     let server = NatsServer::shared();
-    // Older servers reject an overwrite of the same size if there is no room for the message as well.
+    // Older servers reject an overwrite of the same size if there is no room for the message as
+    // well.
     let reserve = if server.is_at_least(2, 14) { 0 } else { 1024 };
     a_full_store_costs_no_holder_its_lock(connect(&server.url()).await.unwrap(), reserve).await;
 }

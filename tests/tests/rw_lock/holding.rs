@@ -1,4 +1,4 @@
-//! Who holds what, and who comes next.
+//! Holders, and the order of the queue.
 
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ async fn a_broken_lock_is_handed_over_and_its_holder_is_told() {
             matches!(error, DistroRwLockError::LeaseLost { reason: LockLoss::Broken, .. }),
             "{error:?}"
         );
-        // What was let go of by who does not hold it any more has taken nothing from who does.
+        // The release of a former holder does not affect the present one.
         assert_eq!(second.inspect().await.unwrap().holders.len(), 1);
         then.release().await.unwrap();
     }

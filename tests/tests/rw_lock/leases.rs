@@ -1,5 +1,5 @@
-//! Holders that die, and what those who wait for them do. A process that dies is a runtime that ends: nothing of it goes
-//! on.
+//! Holders that die, and the reaction of waiters. A dying process is simulated by a runtime that
+//! ends, with everything on it.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// On a runtime of its own, which is ended: `held` is taken there, and nobody lets go of it.
+/// Acquires a lock on a runtime of its own, and ends the runtime without a release.
 fn dies_holding(stores: &[Store]) {
     let dying = runtime();
     let guard = dying.block_on(async { lock(&stores[0]).write().await.unwrap() });
@@ -40,7 +40,7 @@ fn whoever_waits_gets_what_a_dead_process_held() {
             let both = tokio::join!(one.read(), other.read());
             let (first, second) = (both.0.unwrap(), both.1.unwrap());
             assert_ne!(first.fencing_token(), second.fencing_token());
-            // Nothing is left of the dead one, its session included.
+            // The dead process leaves nothing, not even its session.
             let state = one.inspect().await.unwrap();
             assert_eq!(state.holders.len(), 2, "{state:?}");
             let sessions =
@@ -81,7 +81,7 @@ async fn a_holder_that_lives_keeps_what_it_holds_however_long_others_wait() {
     }
 }
 
-/// Its lease is over before anybody else gets in; when it is back it knows.
+/// Its lease is over before another process acquires the lock. When it is back it knows.
 #[tokio::test]
 async fn a_holder_that_is_cut_off_knows_before_others_get_in() {
     let server = NatsServer::start();
@@ -110,7 +110,7 @@ async fn a_holder_that_is_cut_off_knows_before_others_get_in() {
     lock(&behind).write().await.unwrap().release().await.unwrap();
 }
 
-/// A wait that is given up leaves nothing, also where it was granted in this moment.
+/// A wait that is given up leaves nothing, even if it was granted at this moment.
 #[tokio::test]
 async fn waits_that_are_dropped_leave_nothing() {
     for stores in handles(3).await {
@@ -129,7 +129,7 @@ async fn waits_that_are_dropped_leave_nothing() {
     }
 }
 
-/// A session that nobody uses any more ends.
+/// An unused session ends.
 #[tokio::test]
 async fn a_process_that_holds_nothing_leaves_no_session_behind() {
     let connection = connect(&NatsServer::shared().url()).await.unwrap();

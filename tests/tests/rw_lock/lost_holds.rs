@@ -36,7 +36,7 @@ fn assert_lost(answer: Result<(), DistroRwLockError>) {
     assert!(is_lost, "{answer:?}");
 }
 
-/// After one loss and after two in a row.
+/// Tests one loss, and two in a row.
 #[tokio::test]
 async fn release_after_lost_holds_releases_the_live_one() {
     for stores in handles(2).await {

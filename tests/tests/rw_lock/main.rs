@@ -1,5 +1,5 @@
-//! Read-write locks in memory and on a server, without faults of the network: what is granted, in which order, and what
-//! is said of bad use. `lock_faults` is about the rest.
+//! Read-write locks in memory and on a server, without faults of the network: the grants, their
+//! order, and the errors of invalid uses. `lock_faults` covers the rest.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,13 +29,14 @@ use shizuku_kv::rw_lock::DistroRwLock;
 use shizuku_kv::{Store, connect};
 use shizuku_kv_tests::{NatsServer, unique};
 
-/// What one process has: a handle of its own to the same store.
+/// Returns handles to the same store, each for one simulated process.
 async fn handles(number: usize) -> [Vec<Store>; 2] {
     let memory = connect("memory:").await.unwrap();
     let mut stores = [Vec::new(), Vec::new()];
     let name = unique("locks");
     for _ in 0..number {
-        // Handles that are opened apart have nothing in common but the store, as in different processes.
+        // Handles that are opened separately share nothing except the store, like different
+        // processes.
         stores[0].push(memory.store(&name).await.unwrap());
         let connection = connect(&NatsServer::shared().url()).await.unwrap();
         stores[1].push(connection.store(&name).await.unwrap());
@@ -43,7 +44,7 @@ async fn handles(number: usize) -> [Vec<Store>; 2] {
     stores
 }
 
-/// Waits until so many are in line.
+/// Waits until this many are queued.
 async fn in_line(lock: &DistroRwLock, number: usize) {
     let look = async {
         while lock.inspect().await.unwrap().waiting.len() != number {

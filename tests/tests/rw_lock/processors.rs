@@ -49,7 +49,7 @@ async fn the_lock_is_held_during_the_work_and_let_go_of_after_it_whatever_become
             }
         });
         let work = Arc::new(work);
-        // With a store that is borrowed, and one that is owned.
+        // Uses a borrowed store, and an owned one.
         let reading = LockedResourceReadProcessor::new(Arc::clone(&work), &stores[0], "r");
         let writing = Arc::new(LockedResourceWriteProcessor::new(work, stores[0].clone(), "r"));
         assert!(reading.process("").await.unwrap(), "others read too");
@@ -59,7 +59,7 @@ async fn the_lock_is_held_during_the_work_and_let_go_of_after_it_whatever_become
         let failed = writing.process("fail").await.unwrap_err();
         assert!(matches!(failed, WithLockProcessError::Process("it failed")), "{failed:?}");
         is_free(&other).await;
-        // As a processor itself, in a task of its own.
+        // Uses it as a processor itself, in a task of its own.
         let task = |what| {
             let writing = Arc::clone(&writing);
             tokio::spawn(async move { Processor::process(&*writing, what).await })

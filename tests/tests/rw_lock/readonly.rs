@@ -1,4 +1,4 @@
-//! A store that cannot be written, around one that can.
+//! A read-only store around a writable one.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::stream::Stream;
 use futures_util::future::join_all;
-use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions, WriteGuard};
+use shizuku_kv::rw_lock::{
+    DistroRwLock, DistroRwLockError, LeaderElection, LockOptions, WriteGuard,
+};
 use shizuku_kv::{Connection, KvUpdate, Store, StoreConfig, WatchScope, connect};
 use shizuku_kv_tests::{NatsServer, eventually, unique};
 use tokio::runtime::Runtime;
@@ -21,9 +24,9 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// The keys that sessions have left, those of ended ones included.
+/// Returns the keys that sessions have left, those of ended ones included.
 async fn left(store: &Store) -> usize {
-    let mut watch = store.watch(WatchScope::prefix(PREFIX)).await.unwrap();
+    let watch = store.watch(WatchScope::prefix(PREFIX)).await.unwrap();
     let mut keys = 0;
     while !matches!(watch.next().await.unwrap().unwrap(), KvUpdate::CaughtUp) {
         keys += 1;
@@ -35,7 +38,20 @@ async fn alive(store: &Store) -> usize {
     store.keys(WatchScope::prefix(PREFIX)).try_collect().await.unwrap().len()
 }
 
-/// Messages that the server has received from clients, or sent to them.
+/// Returns the keys that the first few sessions of a store use.
+async fn first_keys(lock: &DistroRwLock) -> Vec<String> {
+    let session = lock.inspect().await.unwrap().holders[0].claim.session.clone();
+    let (salt, _) = session.rsplit_once('.').unwrap();
+    (0..8).map(|number| format!("{PREFIX}{salt}.{number}")).collect()
+}
+
+/// Waits until no session has one of these keys.
+async fn no_session_is_left(store: &Store, keys: &[String]) {
+    let ended = async || store.get_many(keys).await.unwrap().iter().all(Option::is_none);
+    eventually("the sessions end", ended).await;
+}
+
+/// Returns the number of messages that the server has received from clients, or sent to them.
 async fn messages(server: &NatsServer) -> u64 {
     let page = server.page("/varz").await.expect("the server answers on its monitoring port");
     let number = |name: &str| -> u64 {
@@ -45,25 +61,49 @@ async fn messages(server: &NatsServer) -> u64 {
     number("in_msgs") + number("out_msgs")
 }
 
+/// Entries of a store, and resources of its server and this process, while no operation runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Remains {
+    keys: usize,
+    messages: u64,
+    consumers: usize,
+    tasks: usize,
+}
+
+impl Remains {
+    async fn look(store: &Store, stream: &Stream) -> Self {
+        let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        let state = stream.get_info().await.unwrap().state;
+        let (messages, consumers) = (state.messages, state.consumer_count);
+        Self { keys: left(store).await, messages, consumers, tasks }
+    }
+}
+
 fn rounds() -> usize {
     if std::env::var("SHIZUKU_LONG").is_ok_and(|long| long == "1") { 10_000 } else { 1000 }
 }
 
-/// Opens a handle, locks, and drops the handle, over and over.
+/// Opens a handle, locks, and drops the handle, repeatedly.
 async fn sessions_come_and_go(connection: &dyn Connection, name: &str) -> Store {
     let around = connection.store_with_config(name, StoreConfig::new().history(5)).await.unwrap();
-    let keys: Vec<_> = (0..8).map(|slot| format!("{PREFIX}{slot}")).collect();
+    let mut keys = Vec::new();
     for _ in 0..rounds() {
         let store = connection.store(name).await.unwrap();
-        lock(&store, "r", 10 * LEASE).write().await.unwrap().release().await.unwrap();
-        drop(store);
-        let ended = async || around.get_many(&keys).await.unwrap().iter().all(Option::is_none);
-        eventually("the session ends", ended).await;
+        let lock = lock(&store, "r", 10 * LEASE);
+        let held = lock.write().await.unwrap();
+        if keys.is_empty() {
+            keys = first_keys(&lock).await;
+        }
+        held.release().await.unwrap();
+        drop((store, lock));
+        no_session_is_left(&around, &keys).await;
     }
+    assert_eq!(alive(&around).await, 0);
     around
 }
 
-/// Otherwise a store without times to live would fill with tombstones, one for each process that ever was.
+/// Otherwise a store without times to live would fill with tombstones, one for each process that
+/// ever existed.
 #[tokio::test]
 async fn sessions_that_come_and_go_leave_one_key_in_memory() {
     let connection = connect("memory:").await.unwrap();
@@ -165,7 +205,7 @@ fn is_rejected(claimed: Result<WriteGuard, DistroRwLockError>) -> bool {
     }
 }
 
-/// Each try is by a process of its own, which ends when it is rejected.
+/// Each attempt is by a process of its own, which ends when it is rejected.
 #[test]
 fn processes_that_only_try_get_in_after_a_crash() {
     let living = runtime();
@@ -245,8 +285,10 @@ async fn many_holders_and_waiters_send_few_messages() {
         waiting.push(tokio::spawn(async move { lock.write().await }));
         crate::in_line(&locks[0], waiting.len()).await;
     }
-    // All waiters have opened their watches by then.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Each process watches the record, because it holds its lock for long or waits. Each waiter
+    // also watches the sessions before it, in at least one watch.
+    eventually("all watches are open", async || server.consumers("locks").await.len() >= 3 * EACH)
+        .await;
     let before = messages(&server).await;
     tokio::time::sleep(Duration::from_secs(SECONDS)).await;
     let sent = messages(&server).await - before;
@@ -257,4 +299,51 @@ async fn many_holders_and_waiters_send_few_messages() {
     assert!(sent <= 5 * 2 * EACH as u64 * SECONDS, "{sent} messages in {SECONDS} s");
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
     drop(guards);
+}
+
+/// Successive processes open a handle, lock, hand over, are elected, and end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: scripts/test --long"]
+async fn ten_thousand_sessions_leave_as_much_as_a_hundred() {
+    const FIRST: usize = 100;
+    const ROUNDS: usize = 10_000;
+    let server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let config = StoreConfig::new().history(5);
+    let around = connection.store_with_config("locks", config).await.unwrap();
+    let context = async_nats::jetstream::new(server.client().await);
+    let stream = context.get_stream("KV_locks").await.unwrap();
+    let idle = Remains::look(&around, &stream).await;
+    let (mut keys, mut before) = (Vec::new(), None);
+    for round in 1..=ROUNDS {
+        let stores =
+            [connection.store("locks").await.unwrap(), connection.store("locks").await.unwrap()];
+        let [one, other] = [0, 1].map(|number| lock(&stores[number], "r", 10 * LEASE));
+        let held = one.write().await.unwrap();
+        if keys.is_empty() {
+            keys = first_keys(&one).await;
+        }
+        let waiting = tokio::spawn(async move { other.read().await?.release().await });
+        crate::in_line(&one, 1).await;
+        held.release().await.unwrap();
+        waiting.await.unwrap().unwrap();
+        if round % 10 == 0 {
+            let term =
+                LeaderElection::new(&stores[0], "job", "me").unwrap().campaign().await.unwrap();
+            term.resign().await.unwrap();
+        }
+        drop((stores, one));
+        no_session_is_left(&around, &keys).await;
+        if round == FIRST || round == ROUNDS {
+            // Tasks and watches end some time after their last use.
+            let mut remains = Remains::look(&around, &stream).await;
+            eventually("all tasks and watches end", async || {
+                remains = Remains::look(&around, &stream).await;
+                remains.consumers == 0 && remains.tasks <= idle.tasks
+            })
+            .await;
+            println!("after {round} rounds: {remains:?}");
+            assert_eq!(*before.get_or_insert(remains.clone()), remains);
+        }
+    }
 }

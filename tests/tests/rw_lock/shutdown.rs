@@ -27,7 +27,7 @@ async fn shutdown_releases_what_is_held_on_nats() {
     });
     crate::in_line(&other("busy"), 1).await;
     drop(DistroRwLock::new(&store, "dropped").unwrap().write().await.unwrap());
-    // With the handles dropped too, as at the end of a program.
+    // The handles are dropped too, as at the end of a program.
     drop((store, another));
     connection.shutdown().await.unwrap();
 

@@ -1,4 +1,4 @@
-//! Locks that nobody else wants: acquired and released.
+//! Uncontended locks: acquired and released.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,9 +9,9 @@ use super::{Effort, Place, p50};
 use crate::lines::{Figure, line};
 use crate::turns::{Side, take_turns};
 
-/// Of shizuku's time.
+/// Maximum ratio to shizuku's time.
 const THAN_SHIZUKU: f64 = 0.5;
-/// In round trips: one to acquire, one to release, and what it takes to say so.
+/// Maximum number of round trips: one to acquire, one to release, and the overhead.
 const ROUND_TRIPS: f64 = 2.3;
 
 pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
@@ -27,7 +27,13 @@ pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
     )
     .await;
     let case = "read lock, acquire and release";
-    lines.push(line(&format!("{case}; shizuku"), Figure::Each, &ours, &shizukus, Some(THAN_SHIZUKU)));
+    lines.push(line(
+        &format!("{case}; shizuku"),
+        Figure::Each,
+        &ours,
+        &shizukus,
+        Some(THAN_SHIZUKU),
+    ));
     lines.push(line(&format!("{case}; round trip"), Figure::Each, &ours, &put, Some(ROUND_TRIPS)));
     lines.push(line(&format!("{case}; our own put"), Figure::Each, &ours, &our_put, None));
 
@@ -44,7 +50,13 @@ pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
     )
     .await;
     let case = "write lock of a new resource, acquire and release";
-    lines.push(line(&format!("{case}; shizuku"), Figure::Each, &new, &shizukus, Some(THAN_SHIZUKU)));
+    lines.push(line(
+        &format!("{case}; shizuku"),
+        Figure::Each,
+        &new,
+        &shizukus,
+        Some(THAN_SHIZUKU),
+    ));
     lines.push(line(&format!("{case}; round trip"), Figure::Each, &new, &put, None));
     let case = "write lock, acquire and release";
     lines.push(line(&format!("{case}; round trip"), Figure::Each, &again, &put, Some(ROUND_TRIPS)));
@@ -85,7 +97,7 @@ async fn our_new_writes(place: &Place, count: usize, next: &AtomicUsize) -> Dura
     .await
 }
 
-/// Two connections in turn, so that what either remembers of the lock is never true any more.
+/// Alternates between two connections, so that the cached record of each is always stale.
 async fn our_writes_in_turn(place: &Place, count: usize) -> Duration {
     let locks = place.locks("in-turn", 2).await;
     let mut turn = 0;

@@ -1,4 +1,5 @@
-//! What a lock costs the server while it is held and nothing happens: messages that it receives.
+//! The cost of an idle lock for the server: the number of messages that it receives while the lock
+//! is held.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 use super::{Effort, store};
 use crate::lines::alone;
 
-/// Until the holder watches its lock, and everything else that follows from acquiring is over.
+/// Time until the holder watches its lock, and all other work after acquiring it is done.
 const SETTLING: Duration = Duration::from_secs(3);
 
 pub(super) async fn measure(effort: Effort) -> String {
@@ -33,14 +34,14 @@ pub(super) async fn measure(effort: Effort) -> String {
     )
 }
 
-/// What arrives in a second.
+/// Messages and writes per second.
 struct Rate {
     messages: f64,
-    /// Of these, what a stream keeps.
+    /// Messages that a stream stores.
     writes: f64,
 }
 
-/// A server of its own with a monitoring port, which nobody uses but who is measured.
+/// A server of its own with a monitoring port. Only the measured lock uses it.
 struct Watched {
     process: Child,
     port: u16,
@@ -53,9 +54,19 @@ impl Watched {
         let home = tempfile::tempdir().unwrap();
         let ports = home.path().join("ports");
         std::fs::create_dir(&ports).unwrap();
-        let binary = std::env::var_os("NATS_SERVER").expect("benches/peers/run says where nats-server is");
+        let binary =
+            std::env::var_os("NATS_SERVER").expect("benches/peers/run says where nats-server is");
         let process = Command::new(binary)
-            .args(["--addr", "127.0.0.1", "--port", "-1", "--http_port", "-1", "--jetstream", "--store_dir"])
+            .args([
+                "--addr",
+                "127.0.0.1",
+                "--port",
+                "-1",
+                "--http_port",
+                "-1",
+                "--jetstream",
+                "--store_dir",
+            ])
             .arg(home.path().join("store"))
             .arg("--ports_file_dir")
             .arg(&ports)
@@ -70,7 +81,8 @@ impl Watched {
             std::thread::sleep(Duration::from_millis(5));
             let Some(Ok(file)) = std::fs::read_dir(&ports).unwrap().next() else { continue };
             let text = std::fs::read_to_string(file.path()).unwrap_or_default();
-            if let (Some(port), Some(monitoring)) = (port(&text, "nats"), port(&text, "monitoring")) {
+            if let (Some(port), Some(monitoring)) = (port(&text, "nats"), port(&text, "monitoring"))
+            {
                 (server.port, server.monitoring) = (port, monitoring);
             }
         }
@@ -87,12 +99,12 @@ impl Watched {
         }
     }
 
-    /// How many messages clients have sent.
+    /// Returns the number of messages that clients have sent.
     fn messages(&self) -> u64 {
         number(&self.page("/varz"), "in_msgs")
     }
 
-    /// The newest sequence of the only stream.
+    /// Returns the newest sequence of the only stream.
     fn writes(&self) -> u64 {
         number(&self.page("/jsz?streams=true"), "last_seq")
     }
@@ -113,7 +125,8 @@ impl Drop for Watched {
     }
 }
 
-/// The port in what the server writes once it listens: `{"nats":["nats://127.0.0.1:4222"],"monitoring":[…]}`.
+/// Returns the port in the server's ports file:
+/// `{"nats":["nats://127.0.0.1:4222"],"monitoring":[…]}`.
 fn port(text: &str, kind: &str) -> Option<u16> {
     let (_, after) = text.split_once(&format!("\"{kind}\":[\""))?;
     after.split_once('"')?.0.rsplit(':').next()?.parse().ok()

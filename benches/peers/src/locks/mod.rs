@@ -1,4 +1,5 @@
-//! Locks of shizuku-kv next to those of shizuku 0.1.3, and to how long one round trip takes: a put with plain async-nats.
+//! Locks of shizuku-kv next to those of shizuku 0.1.3, and to the time of one round trip: a put
+//! with plain async-nats.
 
 mod alone;
 mod idle;
@@ -16,28 +17,40 @@ use shizuku_kv::{Connection, Store, connect};
 use self::shizukus::Shizuku;
 use crate::support::Server;
 
-/// Where locks are kept.
+/// Bucket of the locks.
 const BUCKET: &str = "locks";
 
-/// How much is measured.
+/// The amount of measuring.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
     rounds: usize,
-    /// Locks that are taken one after the other in a round.
+    /// Number of locks that are acquired one after the other in a round.
     singles: usize,
     hand_overs: usize,
-    /// How often many come at once in a round.
+    /// Number of crowds in a round.
     crowds: usize,
-    /// How often many writers take turns.
+    /// Number of rounds in which many writers take turns.
     queues: usize,
-    /// How long a lock is held that nothing is done with.
+    /// Duration for which an idle lock is held.
     idle: Duration,
 }
 
-pub(crate) const FULL: Effort =
-    Effort { rounds: 10, singles: 200, hand_overs: 20, crowds: 5, queues: 5, idle: Duration::from_secs(60) };
-pub(crate) const QUICK: Effort =
-    Effort { rounds: 3, singles: 50, hand_overs: 5, crowds: 2, queues: 1, idle: Duration::from_secs(20) };
+pub(crate) const FULL: Effort = Effort {
+    rounds: 10,
+    singles: 200,
+    hand_overs: 20,
+    crowds: 5,
+    queues: 5,
+    idle: Duration::from_secs(60),
+};
+pub(crate) const QUICK: Effort = Effort {
+    rounds: 3,
+    singles: 50,
+    hand_overs: 5,
+    crowds: 2,
+    queues: 1,
+    idle: Duration::from_secs(20),
+};
 
 pub(crate) async fn measure(server: &Server, effort: Effort) -> Vec<String> {
     let place = Place::new(server).await;
@@ -47,7 +60,7 @@ pub(crate) async fn measure(server: &Server, effort: Effort) -> Vec<String> {
     lines
 }
 
-/// The server with all who use it.
+/// The server and all its clients.
 struct Place {
     url: String,
     ours: Store,
@@ -64,7 +77,7 @@ impl Place {
         Self { ours: store(&url).await.0, shizuku: Shizuku::new(&url).await, plain, url }
     }
 
-    /// Locks of one resource, each of a connection of its own.
+    /// Returns locks of one resource, each on a connection of its own.
     async fn locks(&self, resource: &str, connections: usize) -> Vec<DistroRwLock> {
         let mut locks = Vec::new();
         for _ in 0..connections {
@@ -73,7 +86,7 @@ impl Place {
         locks
     }
 
-    /// The p50 of a put: one round trip.
+    /// Returns the p50 of a put, which is one round trip.
     async fn round_trip(&self, count: usize) -> Duration {
         let value = Bytes::from_static(&[b'x'; 100]);
         p50(count, || async {
@@ -84,8 +97,9 @@ impl Place {
 }
 
 impl Place {
-    /// The same where each put comes after a rest, as what it is compared with does: whoever rests has to be woken, on both
-    /// sides, and on some machines that takes longer than all the rest.
+    /// Returns the same if each put follows a rest, as in the case that it is compared with. A
+    /// resting thread has to be woken, on both sides, and on some machines that takes longer than
+    /// everything else.
     async fn rested_round_trip(&self, rest: Duration, count: usize) -> Duration {
         let value = Bytes::from_static(&[b'x'; 100]);
         let mut times = Vec::with_capacity(count);
@@ -104,7 +118,7 @@ async fn store(url: &str) -> (Store, Arc<dyn Connection>) {
     (connection.store(BUCKET).await.unwrap(), connection)
 }
 
-/// The median time of `count` operations one after the other.
+/// Returns the median time of `count` operations one after the other.
 async fn p50<F: Future<Output = ()>>(count: usize, mut operation: impl FnMut() -> F) -> Duration {
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {

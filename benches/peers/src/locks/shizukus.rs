@@ -1,4 +1,4 @@
-//! What shizuku does in each case, as far as it can.
+//! The operations of shizuku in each case, as far as it has them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -7,13 +7,13 @@ use async_nats_of_shizuku::jetstream::{self, kv};
 use futures_util::future::join_all;
 use shizuku::kv::rw_lock::DistroRwLock;
 
-/// Longer than anything takes that ends.
+/// Timeout that is longer than any operation that ends.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Shizuku {
     store: kv::Store,
-    /// For resources that nobody has locked before.
+    /// Number for resources that were never locked before.
     next: AtomicUsize,
 }
 
@@ -29,15 +29,15 @@ impl Shizuku {
         DistroRwLock::release_read(&self.store, "read").await.unwrap();
     }
 
-    /// On a resource that nobody has locked before: a second write lock never returns.
+    /// Locks a resource that was never locked before, because a second write lock never returns.
     pub(super) async fn write_new(&self) {
         let key = self.new_key();
         DistroRwLock::acquire_write(&self.store, &key).await.unwrap();
         DistroRwLock::release_write(&self.store, &key).await.unwrap();
     }
 
-    /// How long it takes until so many readers are in that come at once. They stay there: letting go together they
-    /// would fail.
+    /// Returns the time until this number of concurrent readers have the lock. They keep it,
+    /// because releasing it together would fail.
     pub(super) async fn crowd(&self, readers: usize) -> Duration {
         let key = self.new_key();
         DistroRwLock::acquire_read(&self.store, &key).await.unwrap();
@@ -47,7 +47,8 @@ impl Shizuku {
             let (store, key) = (self.store.clone(), key.clone());
             tokio::spawn(async move { DistroRwLock::acquire_read(&store, &key).await.unwrap() })
         });
-        let entered = tokio::time::timeout(PATIENCE, join_all(entering)).await.expect("all come in");
+        let entered =
+            tokio::time::timeout(PATIENCE, join_all(entering)).await.expect("all come in");
         let took = start.elapsed();
         entered.into_iter().for_each(|entered| entered.unwrap());
         took

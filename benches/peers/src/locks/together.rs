@@ -1,4 +1,4 @@
-//! Locks that many want.
+//! Contended locks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,16 +13,16 @@ use crate::lines::{Figure, alone, line};
 use crate::support::{median, sorted};
 use crate::turns::{Side, take_turns};
 
-/// In round trips.
+/// Maximum number of round trips.
 const HAND_OVER: f64 = 3.0;
-/// In round trips, for all of them.
+/// Maximum number of round trips for all readers.
 const CROWD: f64 = 64.0;
 
 const READERS: usize = 64;
 const WRITERS: usize = 8;
 const SECTIONS: usize = 50;
 
-/// So long a writer has been in line before the lock is handed over to it: long enough to listen.
+/// Time for which a writer waits before the lock is released: long enough to watch the lock.
 const IN_LINE: Duration = Duration::from_millis(20);
 
 pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
@@ -32,8 +32,8 @@ pub(super) async fn measure(place: &Place, effort: Effort) -> Vec<String> {
     lines
 }
 
-/// From a writer to another, of another connection; and how long it takes anyway until one connection knows what another
-/// has written.
+/// Measures a release of one writer until another one, of another connection, has the lock. Also
+/// measures the time until one connection receives a write of another.
 async fn hand_over(place: &Place, effort: Effort) -> Vec<String> {
     let locks = &*place.locks("hand-over", 2).await;
     let [ours, arriving, rested, put] = take_turns(
@@ -56,11 +56,17 @@ async fn hand_over(place: &Place, effort: Effort) -> Vec<String> {
             Some(HAND_OVER),
         ),
         line(&format!("{case}; round trip without a rest"), Figure::Each, &ours, &put, None),
-        line(&format!("{case}; arriving after the same rest"), Figure::Each, &ours, &arriving, None),
+        line(
+            &format!("{case}; arriving after the same rest"),
+            Figure::Each,
+            &ours,
+            &arriving,
+            None,
+        ),
     ]
 }
 
-/// From a write until a watch of another connection has it.
+/// Measures the time from a write until a watch of another connection has delivered it.
 async fn arrivals(place: &Place, count: usize) -> Duration {
     let key = Key::new("arriving").unwrap();
     let (store, _connection) = super::store(&place.url).await;
@@ -93,7 +99,7 @@ async fn hand_overs(locks: &[DistroRwLock], count: usize) -> Duration {
         }
         tokio::time::sleep(IN_LINE).await;
         let start = Instant::now();
-        // Who lets go waits for nobody.
+        // The releasing side waits for no other process.
         let releasing = tokio::spawn(holder.release());
         let (guard, granted) = waiting.await.unwrap();
         times.push(granted - start);
@@ -104,7 +110,7 @@ async fn hand_overs(locks: &[DistroRwLock], count: usize) -> Duration {
     middle(times)
 }
 
-/// Readers that come at once.
+/// Measures readers that come at the same time.
 async fn crowds(place: &Place, effort: Effort) -> Vec<String> {
     let one = &*place.locks("crowd-of-one", 1).await;
     let many = &*place.locks("crowd-of-many", 16).await;
@@ -121,7 +127,13 @@ async fn crowds(place: &Place, effort: Effort) -> Vec<String> {
     let case = "64 readers at once, all in";
     vec![
         line(&format!("{case}, one handle; round trip"), Figure::Each, &handle, &put, Some(CROWD)),
-        line(&format!("{case}, 16 connections; round trip"), Figure::Each, &connections, &put, Some(CROWD)),
+        line(
+            &format!("{case}, 16 connections; round trip"),
+            Figure::Each,
+            &connections,
+            &put,
+            Some(CROWD),
+        ),
         line(&format!("{case}, one handle; shizuku"), Figure::Each, &handle, &shizukus, None),
     ]
 }
@@ -134,9 +146,10 @@ async fn crowd(locks: &[DistroRwLock], count: usize) -> Duration {
             let lock = locks[number % locks.len()].clone();
             tokio::spawn(async move { lock.read().await.unwrap() })
         });
-        let guards: Vec<_> = join_all(entering).await.into_iter().map(|entered| entered.unwrap()).collect();
+        let guards: Vec<_> =
+            join_all(entering).await.into_iter().map(|entered| entered.unwrap()).collect();
         times.push(start.elapsed());
-        // What comes next has nothing to do with how they leave.
+        // The next step does not depend on the order of the releases.
         for left in join_all(guards.into_iter().map(|guard| guard.release())).await {
             left.unwrap();
         }
@@ -144,7 +157,7 @@ async fn crowd(locks: &[DistroRwLock], count: usize) -> Duration {
     middle(times)
 }
 
-/// Writers that take turns, each of a connection of its own.
+/// Measures writers that take turns, each of a connection of its own.
 async fn queue(place: &Place, effort: Effort) -> String {
     let locks = place.locks("queue", WRITERS).await;
     let mut rates = Vec::new();

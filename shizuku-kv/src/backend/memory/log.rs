@@ -1,9 +1,10 @@
 //! What a store holds: the retained entries in order, as a plain data structure.
 //!
-//! Nothing here waits, locks or reads a clock; every method that depends on the time is told it. That makes the rules
-//! of the store testable one by one, and against a naive model (`log_model.rs`).
+//! Nothing here waits, locks or reads a clock; every method that depends on the time is told it.
+//! That makes the rules of the store testable one by one, and against a naive model
+//! (`log_model.rs`).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::ops::Bound;
 use std::time::{Duration, SystemTime};
@@ -11,21 +12,32 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::selector::Selector;
 use crate::store::{
-    FencingToken, Key, KvEntry, KvOperation, StoreConfig, VersionToken, WatchScope,
+    FencingToken, Key, KvEntry, KvOperation, StoreConfig, VersionToken, Write, WriteCondition,
+    WriteOperation,
 };
+use crate::table::{Keyed, Table};
+
+mod upkeep;
+
+use upkeep::Settling;
 
 /// Maximum lifetime of a tombstone in a store that has a maximum age or times to live. A shorter
 /// maximum age limits it further. Such a store is expected to receive ever new keys, whose
 /// tombstones would otherwise accumulate. Every other store holds tombstones for ever.
 pub(super) const MARKER_TTL: Duration = Duration::from_secs(60 * 60);
 
-/// How many entries [`Log::next_after`] looks at in one call, so that the lock around it is held for a short time
-/// whatever the scope.
+/// Maximum number of entries that [`Log::next_after`] and [`Log::superseded`] look at in one call,
+/// so that the lock around it is held for a short time whatever the scope.
 pub(super) const WALK: usize = 1024;
 
-/// How many ends of life [`Log::expire_some`] applies in one call, for the same reason.
-pub(super) const EXPIRY: usize = 512;
+/// Maximum number of entries that [`Log::expire_some`] changes in one call, for the same reason.
+/// A few in tests, so that small logs need several calls.
+pub(super) const EXPIRY: usize = if cfg!(test) { 8 } else { 64 };
+
+/// A value of this many bytes takes as long to free as an entry takes to change.
+const FREED: usize = 16 * 1024;
 
 /// The settings of a store that decide what its log holds.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +81,7 @@ impl Limits {
     }
 
     /// The expiry of a tombstone that already exists when these limits come into force.
-    fn due_of_held(&self, held: &Held, now: Instant) -> Option<Instant> {
+    fn due_of_held(&self, held: &StoredEntry, now: Instant) -> Option<Instant> {
         let (key, fence) = (&held.entry.key, held.entry.fence);
         if self.never_forgets(key, fence) {
             return None;
@@ -83,28 +95,6 @@ impl Limits {
     fn purges_by_deleting(&self) -> bool {
         self.forgets && self.history == 1
     }
-}
-
-/// What a write does.
-#[derive(Clone)]
-pub(super) enum Change {
-    /// Stores a value, which ends its life after `ttl` where there is one.
-    Put { value: Bytes, ttl: Option<Duration> },
-    /// Leaves a tombstone.
-    Delete,
-    /// Drops the history and leaves a tombstone.
-    Purge,
-}
-
-/// What has to be true of the key's newest entry for a write to take effect.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Condition {
-    /// Nothing.
-    Any,
-    /// There is none, or it is a tombstone.
-    Absent,
-    /// It has this version; that of a tombstone counts like any other.
-    Version(VersionToken),
 }
 
 /// Why a write did not take effect.
@@ -133,8 +123,18 @@ pub(super) enum Next {
     End,
 }
 
+/// Keys that a watch has to deliver before it has caught up.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Owed {
+    /// All of them.
+    Known(BTreeSet<Key>),
+    /// Those up to a key, in the order of keys; all of them if there is no such key yet.
+    UpTo(Option<Key>, BTreeSet<Key>),
+}
+
 /// An entry that is held.
-struct Held {
+#[derive(Clone)]
+struct StoredEntry {
     sequence: u64,
     entry: KvEntry,
     /// The time to live that a value was written with, whatever its store's maximum age.
@@ -143,31 +143,43 @@ struct Held {
     due: Option<Instant>,
 }
 
-impl Held {
+impl StoredEntry {
     fn size(&self) -> u64 {
         size(&self.entry.key, &self.entry.value)
+    }
+
+    /// The time that it takes to drop, in entries.
+    fn effort(&self) -> usize {
+        1 + self.entry.value.len() / FREED
     }
 }
 
 /// What is held of one key: always at least one entry.
+#[derive(Clone)]
 struct Versions {
-    newest: Held,
+    newest: StoredEntry,
     /// The sequence number from which on something has been held of the key.
     since: u64,
     /// The oldest first. Empty, and without an allocation, where the history is 1.
-    older: VecDeque<Held>,
+    older: VecDeque<StoredEntry>,
+}
+
+impl Keyed for Versions {
+    fn key_bytes(&self) -> &[u8] {
+        self.newest.entry.key.as_bytes()
+    }
 }
 
 impl Versions {
-    fn iter(&self) -> impl Iterator<Item = &Held> {
+    fn iter(&self) -> impl Iterator<Item = &StoredEntry> {
         self.older.iter().chain(std::iter::once(&self.newest))
     }
 }
 
 /// The sequence-numbered log of a store, with an index by key.
 ///
-/// Each write appends an entry under the next sequence number, which is its version. What is superseded is dropped,
-/// so that the log is at the same time the state of the store.
+/// Each write appends an entry under the next sequence number, which is its version. What is
+/// superseded is dropped, so that the log is at the same time the state of the store.
 pub(super) struct Log {
     limits: Limits,
     clock: Clock,
@@ -177,11 +189,13 @@ pub(super) struct Log {
     /// The held entries in order: whose each sequence number is.
     order: BTreeMap<u64, Key>,
     /// The entries themselves, where a read finds them in one step.
-    keys: HashMap<Key, Versions>,
+    keys: Table<Versions>,
     /// The keys of `keys` in order, for scans that go on where they stopped.
     sorted: BTreeSet<Key>,
     /// The ends of life that are to come.
     due: BTreeSet<(Instant, u64)>,
+    /// New settings that have not been applied to all keys.
+    settling: Option<Settling>,
     bytes: u64,
     /// The highest sequence number of a tombstone that was the newest of its key and was forgotten.
     forgotten: u64,
@@ -197,9 +211,10 @@ impl Log {
             sequence: 0,
             written: clock.system,
             order: BTreeMap::new(),
-            keys: HashMap::new(),
+            keys: Table::default(),
             sorted: BTreeSet::new(),
             due: BTreeSet::new(),
+            settling: None,
             bytes: 0,
             forgotten: 0,
         }
@@ -210,24 +225,39 @@ impl Log {
         self.sequence
     }
 
+    /// The time that it takes to drop, in entries.
+    pub(super) fn effort(&self) -> usize {
+        let freed = usize::try_from(self.bytes).unwrap_or(usize::MAX) / FREED;
+        self.order.len().saturating_add(freed)
+    }
+
     /// When it was given out; before the first, when the log was made.
     pub(super) fn written(&self) -> SystemTime {
         self.written
     }
 
-    /// When [`expire_some`](Self::expire_some) next has something to do.
+    /// Whether [`expire_some`](Self::expire_some) will ever have something to do.
+    pub(super) fn has_due(&self) -> bool {
+        self.settling.is_some() || !self.due.is_empty()
+    }
+
+    /// When the next life ends.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|&(due, _)| due)
     }
 
+    fn versions(&self, key: &str) -> Option<&Versions> {
+        self.keys.get(key.as_bytes())
+    }
+
     /// The newest entry of a key.
     pub(super) fn newest(&self, key: &str) -> Option<&KvEntry> {
-        self.keys.get(key).map(|versions| &versions.newest.entry)
+        self.versions(key).map(|versions| &versions.newest.entry)
     }
 
     /// What is held of a key, the oldest first.
     pub(super) fn history(&self, key: &str) -> Vec<KvEntry> {
-        self.keys.get(key).map_or_else(Vec::new, |versions| {
+        self.versions(key).map_or_else(Vec::new, |versions| {
             versions.iter().map(|held| held.entry.clone()).collect()
         })
     }
@@ -237,16 +267,16 @@ impl Log {
         self.sorted.range::<str, _>((from, Bound::Unbounded)).filter_map(|key| self.newest(key))
     }
 
-    /// The first entry in scope after `position`. Up to the sequence number `state`, only what is the newest of its
-    /// key counts.
-    pub(super) fn next_after(&self, position: u64, state: u64, scope: &WatchScope) -> Next {
-        let wanted = |held: &Held, versions: &Versions| {
+    /// The first selected entry after `position`. Up to the sequence number `state`, only what is
+    /// the newest of its key counts.
+    pub(super) fn next_after(&self, position: u64, state: u64, selector: &Selector) -> Next {
+        let wanted = |held: &StoredEntry, versions: &Versions| {
             held.sequence > position
                 && (held.sequence > state || held.sequence == versions.newest.sequence)
         };
         // Most watches of a single key are opened on stores of many.
-        if let WatchScope::Key(key) = scope {
-            let versions = self.keys.get(key);
+        if let Some(key) = selector.only_key() {
+            let versions = self.versions(key);
             let held =
                 versions.and_then(|versions| versions.iter().find(|held| wanted(held, versions)));
             return held.map_or(Next::End, |held| Next::Entry(held.sequence, held.entry.clone()));
@@ -254,8 +284,8 @@ impl Log {
         let mut walked = 0;
         for (&sequence, key) in self.order.range((Bound::Excluded(position), Bound::Unbounded)) {
             walked += 1;
-            if scope.matches(key)
-                && let Some(versions) = self.keys.get(key)
+            if selector.contains(key)
+                && let Some(versions) = self.versions(key)
                 && let Some(held) = versions.iter().find(|held| held.sequence == sequence)
                 && wanted(held, versions)
             {
@@ -268,20 +298,54 @@ impl Log {
         Next::End
     }
 
-    /// The keys in scope of which something was held at the sequence number `start`, and has been superseded by an entry
-    /// that a reader at `position` is still to come to.
-    pub(super) fn superseded(&self, start: u64, position: u64, scope: &WatchScope) -> HashSet<Key> {
-        let superseded = |key: &&Key| {
-            self.keys.get(*key).is_some_and(|versions| {
-                versions.since <= start && versions.newest.sequence > position
-            })
-        };
-        if let WatchScope::Key(key) = scope {
-            return std::iter::once(key).filter(superseded).cloned().collect();
+    /// The selected keys of which something was held at the sequence number `start`, and has been
+    /// superseded by an entry that a reader at `position` is still to come to. If too many entries
+    /// follow `position`, none is known yet, and [`superseded_more`](Self::superseded_more) finds
+    /// them.
+    pub(super) fn superseded(&self, start: u64, position: u64, selector: &Selector) -> Owed {
+        let is_superseded = |key: &&Key| self.is_superseded(key, start, position);
+        if let Some(key) = selector.only_key() {
+            return Owed::Known(std::iter::once(key).filter(is_superseded).cloned().collect());
         }
-        let to_come =
+        let mut to_come =
             self.order.range((Bound::Excluded(position), Bound::Unbounded)).map(|(_, key)| key);
-        to_come.filter(|key| scope.matches(key)).filter(superseded).cloned().collect()
+        let first =
+            to_come.by_ref().take(WALK).filter(|key| selector.contains(key)).filter(is_superseded);
+        let owed = first.cloned().collect();
+        if to_come.next().is_none() { Owed::Known(owed) } else { Owed::UpTo(None, BTreeSet::new()) }
+    }
+
+    /// Adds more of the keys of [`superseded`](Self::superseded), for the same reader at the same
+    /// position.
+    ///
+    /// It goes by the order of keys, because a key keeps its place there whatever is written
+    /// between two calls. A key that was delivered and written again meanwhile is added too: the
+    /// reader will come to it.
+    pub(super) fn superseded_more(
+        &self,
+        start: u64,
+        position: u64,
+        selector: &Selector,
+        after: Option<&Key>,
+        mut owed: BTreeSet<Key>,
+    ) -> Owed {
+        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_str()));
+        let mut last: Option<&Key> = None;
+        for (walked, key) in self.sorted.range::<str, _>((from, Bound::Unbounded)).enumerate() {
+            if walked == WALK {
+                return Owed::UpTo(last.cloned(), owed);
+            }
+            last = Some(key);
+            if selector.contains(key) && self.is_superseded(key, start, position) {
+                owed.insert(key.clone());
+            }
+        }
+        Owed::Known(owed)
+    }
+
+    fn is_superseded(&self, key: &str, start: u64, position: u64) -> bool {
+        self.versions(key)
+            .is_some_and(|versions| versions.since <= start && versions.newest.sequence > position)
     }
 
     /// Whether what came after `position` is known without a gap.
@@ -292,8 +356,8 @@ impl Log {
         if position > self.sequence {
             return Err("the cursor is ahead of everything that the store has seen");
         }
-        // Some of what is missing before the first entry was only superseded. The store cannot tell which, and
-        // neither can a server.
+        // Some of what is missing before the first entry was only superseded. The store cannot tell
+        // which, and neither can a server.
         let first = self.order.first_key_value().map_or(self.sequence + 1, |(&first, _)| first);
         if position + 1 < first {
             return Err("the store no longer holds everything that followed the cursor");
@@ -312,21 +376,20 @@ impl Log {
         Ok(())
     }
 
-    /// Writes to a key, after what is due by `now` has been applied. The token, where there is one, is compared before
-    /// anything else.
+    /// Writes to a key, after what is due by `now` has been applied. The token, where there is one,
+    /// is compared before anything else.
     ///
-    /// Deletions are never refused for want of room, so that room can always be made; neither is a value that takes no
-    /// more room than what it supersedes.
-    pub(super) fn write_with(
+    /// Deletions are never refused for want of room, so that room can always be made; neither is a
+    /// value that takes no more room than what it supersedes.
+    pub(super) fn write(
         &mut self,
         key: &Key,
-        change: Change,
-        condition: Condition,
-        fence: Option<FencingToken>,
+        write: Write,
         now: Instant,
     ) -> Result<VersionToken, Refusal> {
+        let Write { operation, condition, ttl, fence, metadata } = write;
         self.expire(now);
-        let held = self.keys.get(key);
+        let held = self.versions(key);
         let newest = held.map(|versions| &versions.newest.entry);
         if let Some(token) = fence
             && let Some(newest) = token.refused_by(newest.and_then(|entry| entry.fence))
@@ -334,20 +397,20 @@ impl Log {
             return Err(Refusal::Fenced { token, newest });
         }
         match (condition, newest) {
-            (Condition::Any, _) | (Condition::Absent, None) => {}
-            (Condition::Absent, Some(entry)) => {
+            (WriteCondition::Any, _) | (WriteCondition::Absent, None) => {}
+            (WriteCondition::Absent, Some(entry)) => {
                 if !entry.is_tombstone() {
                     return Err(Refusal::Exists(entry.version));
                 }
             }
-            (Condition::Version(expected), entry) => {
+            (WriteCondition::Exactly(expected), entry) => {
                 let found = entry.map(|entry| entry.version);
                 if found != Some(expected) {
                     return Err(Refusal::Mismatch(found));
                 }
             }
         }
-        if let (Change::Put { value, .. }, Some(limit)) = (&change, self.limits.max_bytes) {
+        if let (WriteOperation::Put(value), Some(limit)) = (&operation, self.limits.max_bytes) {
             // At most one is dropped for one that comes: the history was within its limit before.
             let dropped = held
                 .filter(|versions| versions.older.len() + 1 >= self.limits.history)
@@ -358,17 +421,16 @@ impl Log {
             }
         }
         let created = self.clock.system(now);
-        let (operation, value, ttl, life) = match change {
-            Change::Put { value, ttl } => (KvOperation::Put, value, ttl, self.limits.life(ttl)),
-            Change::Purge if !key.is_of_locks() && self.limits.purges_by_deleting() => {
-                (KvOperation::Delete, Bytes::new(), None, self.limits.marker_ttl(key, fence))
+        let (operation, value) = match operation {
+            WriteOperation::Put(value) => (KvOperation::Put, value),
+            WriteOperation::Purge if key.is_of_locks() || !self.limits.purges_by_deleting() => {
+                (KvOperation::Purge, Bytes::new())
             }
-            Change::Delete => {
-                (KvOperation::Delete, Bytes::new(), None, self.limits.marker_ttl(key, fence))
-            }
-            Change::Purge => {
-                (KvOperation::Purge, Bytes::new(), None, self.limits.marker_ttl(key, fence))
-            }
+            WriteOperation::Delete | WriteOperation::Purge => (KvOperation::Delete, Bytes::new()),
+        };
+        let (ttl, life) = match operation {
+            KvOperation::Put => (ttl, self.limits.life(ttl)),
+            _ => (None, self.limits.marker_ttl(key, fence)),
         };
         // An end of life that the clock cannot express never comes.
         let due = life.and_then(|life| now.checked_add(life));
@@ -377,7 +439,7 @@ impl Log {
             KvOperation::Put => KvEntry::put(key.clone(), value, version, created),
             _ => KvEntry::tombstone(key.clone(), operation, version, created),
         };
-        self.append(entry.with_fence(fence), ttl, due);
+        self.append(entry.with_fence(fence).with_metadata(metadata), ttl, due);
         Ok(version)
     }
 
@@ -390,102 +452,24 @@ impl Log {
         now: Instant,
     ) -> Result<FencingToken, Refusal> {
         self.expire(now);
-        let newest = self.keys.get(key).map(|versions| &versions.newest);
+        let newest = self.versions(key).map(|versions| &versions.newest);
         if let Some(fence) =
             newest.and_then(|held| held.entry.fence).filter(|fence| *fence >= token)
         {
             return Ok(fence);
         }
-        let change = match newest.filter(|held| !held.entry.is_tombstone()) {
+        let mut write = match newest.filter(|held| !held.entry.is_tombstone()) {
             Some(held) if held.ttl.is_some() => return Err(Refusal::Expires),
-            Some(held) => Change::Put { value: held.entry.value.clone(), ttl: None },
-            None => Change::Delete,
+            Some(held) => Write::put(held.entry.value.clone()),
+            None => Write::delete(),
         };
-        self.write_with(key, change, Condition::Any, Some(token), now).map(|_| token)
+        write.metadata = newest.and_then(|held| held.entry.metadata.clone());
+        self.write(key, write.with_fence(token), now).map(|_| token)
     }
 
     /// The log's clock at a moment.
     pub(super) fn time(&self, now: Instant) -> SystemTime {
         self.clock.system(now)
-    }
-
-    /// Applies every end of life that is due by `now`.
-    pub(super) fn expire(&mut self, now: Instant) {
-        while !self.expire_some(now) {}
-    }
-
-    /// Applies the next [`EXPIRY`] ends of life that are due by `now`, in the order in which they fall due, and returns
-    /// whether none is left. Until then the log shows as living what is not.
-    ///
-    /// A value that is the newest of its key gives way to a tombstone, an older one is dropped. A tombstone that is
-    /// the newest of its key is forgotten together with what is left of the key's history, which would otherwise come
-    /// back to life.
-    pub(super) fn expire_some(&mut self, now: Instant) -> bool {
-        for _ in 0..EXPIRY {
-            let Some((due, sequence)) = self.due.first().copied().filter(|&(due, _)| due <= now)
-            else {
-                return true;
-            };
-            self.due.pop_first();
-            let Some(key) = self.order.get(&sequence).cloned() else { continue };
-            let Some(versions) = self.keys.get_mut(&key) else { continue };
-            if versions.newest.sequence != sequence {
-                if let Some(at) = versions.older.iter().position(|held| held.sequence == sequence)
-                    && let Some(held) = versions.older.remove(at)
-                {
-                    self.release(&held);
-                }
-            } else if versions.newest.entry.is_tombstone() {
-                self.forgotten = self.forgotten.max(sequence);
-                self.drop_key(&key);
-            } else {
-                // The tombstone says when the value's life ended, and is held from when anyone can see it: however
-                // late that is, no watch misses it.
-                let created = self.clock.system(due);
-                let forget =
-                    self.limits.marker_ttl(&key, None).and_then(|ttl| now.checked_add(ttl));
-                let version = self.next_version();
-                self.append(
-                    KvEntry::tombstone(key, KvOperation::Expire, version, created),
-                    None,
-                    forget,
-                );
-            }
-        }
-        self.next_due().is_none_or(|due| due > now)
-    }
-
-    /// Applies new settings, also to existing entries. A maximum age counts from the write of a
-    /// value; an older value expires with the next [`expire_some`](Self::expire_some). A tombstone
-    /// with a longer lifetime is held for the new lifetime, counted from `now`.
-    pub(super) fn set_limits(&mut self, limits: Limits, now: Instant) {
-        self.limits = limits;
-        let mut dropped = Vec::new();
-        for versions in self.keys.values_mut() {
-            let excess = (versions.older.len() + 1).saturating_sub(limits.history);
-            dropped.extend(versions.older.drain(..excess));
-        }
-        for held in &dropped {
-            self.release(held);
-        }
-        for versions in self.keys.values_mut() {
-            for held in versions.older.iter_mut().chain(std::iter::once(&mut versions.newest)) {
-                let due = if held.entry.is_tombstone() {
-                    limits.due_of_held(held, now)
-                } else {
-                    let written = self.clock.instant(held.entry.created);
-                    limits.life(held.ttl).and_then(|life| written.checked_add(life))
-                };
-                if due == held.due {
-                    continue;
-                }
-                if let Some(before) = held.due {
-                    self.due.remove(&(before, held.sequence));
-                }
-                self.due.extend(due.map(|due| (due, held.sequence)));
-                held.due = due;
-            }
-        }
     }
 
     fn next_version(&self) -> VersionToken {
@@ -498,17 +482,17 @@ impl Log {
         self.written = entry.created;
         let (sequence, operation) = (self.sequence, entry.operation);
         // All that is held of a key shares one allocation for it.
-        if let Some(versions) = self.keys.get(&entry.key) {
+        if let Some(versions) = self.versions(&entry.key) {
             entry.key = versions.newest.entry.key.clone();
         }
         let key = entry.key.clone();
-        let held = Held { sequence, entry, ttl, due };
+        let held = StoredEntry { sequence, entry, ttl, due };
         self.bytes += held.size();
         self.order.insert(sequence, key.clone());
         if let Some(due) = due {
             self.due.insert((due, sequence));
         }
-        if let Some(versions) = self.keys.get_mut(&key) {
+        if let Some(versions) = self.keys.get_mut(key.as_bytes()) {
             let superseded = mem::replace(&mut versions.newest, held);
             // Neither what was purged nor a value that expired is history.
             let purged = match operation {
@@ -528,28 +512,26 @@ impl Log {
                 self.release(held);
             }
         } else {
-            self.sorted.insert(key.clone());
-            self.keys
-                .insert(key, Versions { newest: held, since: sequence, older: VecDeque::new() });
+            self.sorted.insert(key);
+            self.keys.insert(Versions { newest: held, since: sequence, older: VecDeque::new() });
         }
     }
 
-    fn drop_key(&mut self, key: &Key) {
-        if let Some(versions) = self.keys.remove(key) {
-            self.sorted.remove(key);
-            for held in versions.iter() {
-                self.release(held);
-            }
-        }
+    /// Drops all that is held of a key. Returns the effort.
+    fn drop_key(&mut self, key: &Key) -> usize {
+        let Some(versions) = self.keys.remove(key.as_bytes()) else { return 0 };
+        self.sorted.remove(key);
+        versions.iter().map(|held| self.release(held)).sum()
     }
 
-    /// Takes an entry that is no longer held out of the indexes.
-    fn release(&mut self, held: &Held) {
+    /// Takes an entry that is no longer held out of the indexes. Returns the effort.
+    fn release(&mut self, held: &StoredEntry) -> usize {
         self.order.remove(&held.sequence);
         self.bytes = self.bytes.saturating_sub(held.size());
         if let Some(due) = held.due {
             self.due.remove(&(due, held.sequence));
         }
+        held.effort()
     }
 }
 
@@ -558,8 +540,8 @@ fn size(key: &str, value: &Bytes) -> u64 {
     (key.len() as u64).saturating_add(value.len() as u64)
 }
 
-/// The store's clock: it starts at the wall clock's time and runs with tokio's, so that it never goes back, and stands
-/// still where a test has stopped the time.
+/// The store's clock: it starts at the wall clock's time and runs with tokio's, so that it never
+/// goes back, and stands still where a test has stopped the time.
 #[derive(Clone, Copy)]
 struct Clock {
     instant: Instant,
@@ -580,15 +562,9 @@ impl Clock {
 
 #[cfg(test)]
 impl Log {
-    /// Writes without a token.
-    pub(super) fn write(
-        &mut self,
-        key: &Key,
-        change: Change,
-        condition: Condition,
-        now: Instant,
-    ) -> Result<VersionToken, Refusal> {
-        self.write_with(key, change, condition, None, now)
+    /// [`next_after`](Self::next_after) in a scope.
+    pub(super) fn next_in(&self, position: u64, state: u64, scope: &WatchScope) -> Next {
+        self.next_after(position, state, &Selector::new(scope))
     }
 
     /// The sequence numbers that are held, in order.
@@ -603,7 +579,8 @@ impl Log {
 
     /// That the indexes say the same as the entries.
     pub(super) fn check(&self) {
-        let held: Vec<_> = self.keys.values().flat_map(Versions::iter).collect();
+        let held: Vec<_> = self.keys.iter().flat_map(Versions::iter).collect();
+        assert!(self.settling.is_none());
         assert_eq!(held.len(), self.order.len());
         assert_eq!(held.iter().map(|held| held.size()).sum::<u64>(), self.bytes);
         assert_eq!(held.iter().filter(|held| held.due.is_some()).count(), self.due.len());
@@ -611,14 +588,19 @@ impl Log {
             assert_eq!(self.order.get(&held.sequence), Some(&held.entry.key));
             assert!(held.due.is_none_or(|due| self.due.contains(&(due, held.sequence))));
         }
-        let sorted: BTreeSet<_> = self.keys.keys().cloned().collect();
+        let sorted: BTreeSet<_> =
+            self.keys.iter().map(|held| held.newest.entry.key.clone()).collect();
+        assert_eq!(sorted.len(), self.keys.len());
         assert_eq!(sorted, self.sorted);
-        for versions in self.keys.values() {
+        for versions in self.keys.iter() {
             assert!(versions.older.len() < self.limits.history);
             assert!(versions.iter().is_sorted_by_key(|held| held.sequence));
         }
     }
 }
+
+#[cfg(test)]
+use crate::store::WatchScope;
 
 #[cfg(test)]
 mod tests;

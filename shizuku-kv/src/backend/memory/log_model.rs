@@ -1,4 +1,5 @@
-//! The log against a model that is too simple to be wrong: one list, searched from end to end for every question.
+//! The log against a model that is too simple to be wrong: one list, searched from end to end for
+//! every question.
 //!
 //! `SHIZUKU_SEED=n` repeats a run; the seed of each is printed.
 
@@ -11,8 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::log::{Change, Condition, Limits, Log, MARKER_TTL, Next, Refusal};
-use crate::store::{FencingToken, Key, KvEntry, KvOperation, VersionToken, WatchScope};
+use super::log::{Limits, Log, MARKER_TTL, Next, Refusal};
+use crate::store::{
+    FencingToken, Key, KvEntry, KvOperation, VersionToken, WatchScope, Write, WriteCondition,
+    WriteOperation,
+};
 
 struct Line {
     sequence: u64,
@@ -94,14 +98,8 @@ impl Model {
         }
     }
 
-    fn write(
-        &mut self,
-        key: &Key,
-        change: Change,
-        condition: Condition,
-        fence: Option<FencingToken>,
-        now: Instant,
-    ) -> Result<VersionToken, Refusal> {
+    fn write(&mut self, key: &Key, write: Write, now: Instant) -> Result<VersionToken, Refusal> {
+        let Write { operation, condition, ttl, fence, .. } = write;
         self.expire(now);
         match (fence, self.newest(key).and_then(|line| line.fence)) {
             (Some(token), Some(newest)) if token < newest => {
@@ -109,28 +107,29 @@ impl Model {
             }
             _ => {}
         }
-        let ttl = if let Change::Put { ttl, .. } = change { ttl } else { None };
         let newest = self.newest(key);
         let version = newest.map(|line| VersionToken::from_u64(line.sequence));
         match condition {
-            Condition::Any => {}
-            Condition::Absent => {
+            WriteCondition::Any => {}
+            WriteCondition::Absent => {
                 if newest.is_some_and(|line| line.operation == KvOperation::Put) {
                     return Err(Refusal::Exists(version.unwrap()));
                 }
             }
-            Condition::Version(expected) => {
+            WriteCondition::Exactly(expected) => {
                 if version != Some(expected) {
                     return Err(Refusal::Mismatch(version));
                 }
             }
         }
-        let (operation, value, life) = match change {
-            Change::Put { value, ttl } => {
+        let (operation, value, life) = match operation {
+            WriteOperation::Put(value) => {
                 (KvOperation::Put, value, ttl.into_iter().chain(self.limits.max_age).min())
             }
-            Change::Delete => (KvOperation::Delete, Bytes::new(), life(&self.limits, key, fence)),
-            Change::Purge => {
+            WriteOperation::Delete => {
+                (KvOperation::Delete, Bytes::new(), life(&self.limits, key, fence))
+            }
+            WriteOperation::Purge => {
                 let alike =
                     self.limits.forgets && self.limits.history == 1 && !key.starts_with("rw_lock");
                 let operation = if alike { KvOperation::Delete } else { KvOperation::Purge };
@@ -255,27 +254,24 @@ fn run(random: &mut fastrand::Rng) {
             log.expire(now);
             model.expire(now);
         }
-        let change = match random.u8(..8) {
-            0 | 1 => Change::Delete,
-            2 => Change::Purge,
+        let mut write = match random.u8(..8) {
+            0 | 1 => Write::delete(),
+            2 => Write::purge(),
             _ => {
                 let ttl = (limits_now.forgets && random.bool())
                     .then(|| Duration::from_secs(random.u64(1..5000)));
-                Change::Put { value: Bytes::from(vec![random.u8(..); random.usize(0..12)]), ttl }
+                Write { ttl, ..Write::put(vec![random.u8(..); random.usize(0..12)]) }
             }
         };
-        let condition = match random.u8(..4) {
-            0 => Condition::Absent,
-            1 => Condition::Version(VersionToken::from_u64(
+        write.condition = match random.u8(..4) {
+            0 => WriteCondition::Absent,
+            1 => WriteCondition::Exactly(VersionToken::from_u64(
                 model.newest(key).map_or(0, |line| line.sequence) + u64::from(random.u8(..4) == 0),
             )),
-            _ => Condition::Any,
+            _ => WriteCondition::Any,
         };
-        let fence = random.bool().then(|| FencingToken::from_u64(random.u64(..5)));
-        assert_eq!(
-            log.write_with(key, change.clone(), condition, fence, now),
-            model.write(key, change, condition, fence, now)
-        );
+        write.fence = random.bool().then(|| FencingToken::from_u64(random.u64(..5)));
+        assert_eq!(log.write(key, write.clone(), now), model.write(key, write, now));
         compare(&log, &model, &keys, random);
     }
 }
@@ -308,7 +304,7 @@ fn compare(log: &Log, model: &Model, keys: &[Key], random: &mut fastrand::Rng) {
         WatchScope::prefix("a"),
         WatchScope::prefixes(["a.", "b"]),
     ] {
-        let found = match log.next_after(position, state, &scope) {
+        let found = match log.next_in(position, state, &scope) {
             Next::Entry(sequence, entry) => {
                 assert_eq!(entry.version.as_u64(), Some(sequence));
                 Some(sequence)

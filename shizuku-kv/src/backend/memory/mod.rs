@@ -1,29 +1,39 @@
-//! The memory backend: stores that live as long as the process, for unit tests and for what need not outlive it.
+//! The memory backend: stores that live as long as the process, for unit tests and for data that
+//! need not outlive it.
 //!
-//! It is also the reference for the meaning of the contract, and mirrors what a NATS bucket does, so that a program
-//! that was tested on it behaves the same there:
+//! It is also the reference for the meaning of the contract, and mirrors a NATS bucket. A program
+//! that was tested on it therefore behaves the same there (ADR 0013):
 //!
-//! - A store is a log, numbered from 1. Each write, deletions and expiries included, takes the next number, which is
-//!   the key's version. Of each key the newest entries are held, as many as the history allows.
-//! - Nothing runs in the background. Where many calls are answered one after the other, and where much has expired at
-//!   once, the task steps aside now and then, so that a loop around an operation starves nobody.
-//! - Every operation first applies what has expired by tokio's clock, in the order in
-//!   which it fell due; a watch that waits wakes up for it by itself. With the time paused by a test, values expire when
+//! - A store is a log, numbered from 1. Each write, deletions and expiries included, takes the next
+//!   number, which is the key's version. The newest entries of each key are held, as many as the
+//!   history allows.
+//! - Nothing runs in the background. If many calls are answered in a row, or if many entries have
+//!   expired at once, the task yields now and then. A loop around an operation therefore starves no
+//!   other task.
+//! - No operation holds the mutex of a store for long, however large the store is. Work on many
+//!   entries is done in pieces, between which other operations run. Expired entries or new settings
+//!   may not have been applied to all entries yet. An operation that finds such work applies the
+//!   rest first, so that no partial result is visible.
+//! - Every operation first applies what has expired by tokio's clock, in the order in which it fell
+//!   due. A waiting watch wakes up for it by itself. If a test pauses the time, values expire when
 //!   the test moves the clock.
-//! - If values expire (a maximum age, or times to live), tombstones expire an hour after they were
-//!   written, or after the maximum age if that is shorter. Otherwise they are held for ever.
-//!   Tombstones of locks, and of deletions with a fencing token, are held for ever unless there is
-//!   a maximum age.
+//! - If values expire (a maximum age, or times to live), tombstones expire an hour after their
+//!   write, or after the maximum age if that is shorter. Otherwise they are held forever.
+//!   Tombstones of locks, and of deletions with a fencing token, are held forever unless the store
+//!   has a maximum age.
 //! - If tombstones expire and the history is 1, a purge leaves the tombstone of a deletion.
-//! - A cursor is honoured while the store holds every entry after it, or can be sure of it: it expires when the oldest
-//!   entry held is beyond the next one, and when a tombstone after it was forgotten.
-//! - The limit on bytes counts the keys and values that are held after the write. Deletions are never refused by it.
-//! - Storage and replicas are taken note of and compared, and change nothing.
+//! - A cursor is accepted while the store holds every entry after it, or can be sure of it. It
+//!   expires when the oldest entry held is beyond the next one, and when a tombstone after it was
+//!   forgotten.
+//! - The limit on bytes counts the keys and values that are held after the write. It never rejects
+//!   a deletion.
+//! - Storage and replicas are recorded and compared, without an effect.
 
 mod log;
 #[cfg(test)]
 mod log_model;
 mod scan;
+mod selector;
 mod shared;
 mod store;
 #[cfg(test)]
@@ -42,7 +52,7 @@ use std::task::Poll;
 use futures_core::future::BoxFuture;
 use futures_util::stream;
 
-use self::shared::{End, Shared};
+use self::shared::{End, StoreState};
 use self::store::MemoryStore;
 use crate::store::{
     Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, OpenStores, Store,
@@ -52,6 +62,7 @@ use crate::store::{
 const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
     write: true,
     compare_and_swap: true,
+    atomic_writes: false,
     watch: true,
     watch_resume: true,
     max_history: 64,
@@ -66,11 +77,12 @@ const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
 
 /// Stores in the memory of this process.
 ///
-/// Each [`new`](Self::new) is a world of its own: stores of the same name in two of them have nothing to do with each
-/// other. Clones share their stores. What is stored goes with the last clone, handle and watch, or with
-/// [`shutdown`](Connection::shutdown).
+/// Each [`new`](Self::new) creates a separate world: stores of the same name in two of them are
+/// unrelated. Clones share their stores. The stored data is freed with the last clone, handle and
+/// watch, or by [`shutdown`](Connection::shutdown).
 ///
-/// Times to live and maximum ages run on tokio's clock, so that a test with paused time decides when values expire.
+/// Times to live and maximum ages run on tokio's clock, so that a test with paused time decides
+/// when values expire.
 #[derive(Clone, Default)]
 pub struct MemoryConnection {
     world: Arc<Mutex<World>>,
@@ -78,9 +90,9 @@ pub struct MemoryConnection {
 
 #[derive(Default)]
 struct World {
-    stores: BTreeMap<String, Arc<Shared>>,
+    stores: BTreeMap<String, Arc<StoreState>>,
     handles: Arc<OpenStores>,
-    /// Known to the stores too, those that were deleted included.
+    /// Shared with all stores, deleted ones included.
     closed: Arc<AtomicBool>,
 }
 
@@ -91,7 +103,7 @@ impl World {
 }
 
 impl MemoryConnection {
-    /// A connection to a new world without stores.
+    /// Creates a connection to a new world without stores.
     pub fn new() -> Self {
         Self::default()
     }
@@ -100,25 +112,53 @@ impl MemoryConnection {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The stores, for an operation. Like every backend this one requires a runtime, so that a
-    /// program that runs here runs elsewhere too.
+    /// Returns the stores, for an operation. Like every backend this one requires a runtime, so
+    /// that a program that runs here runs elsewhere too.
     fn open(&self, operation: &'static str) -> KvResult<MutexGuard<'_, World>> {
         in_runtime(operation)?;
         let world = self.lock();
         if world.is_closed() { Err(KvError::Closed { operation }) } else { Ok(world) }
     }
 
-    fn existing_or_new(&self, name: &str, config: &StoreConfig) -> KvResult<Arc<Shared>> {
-        let mut world = self.open("store")?;
+    fn existing_or_new(
+        &self,
+        operation: &'static str,
+        name: &str,
+        config: &StoreConfig,
+    ) -> KvResult<Arc<StoreState>> {
+        let mut world = self.open(operation)?;
         if let Some(shared) = world.stores.get(name) {
             return Ok(Arc::clone(shared));
         }
         if config.must_exist {
             return Err(KvError::StoreNotFound { store: name.to_owned() });
         }
-        let shared = Arc::new(Shared::new(name, config.clone(), Arc::clone(&world.closed)));
+        let shared = Arc::new(StoreState::new(name, config.clone(), Arc::clone(&world.closed)));
         world.stores.insert(name.to_owned(), Arc::clone(&shared));
         Ok(shared)
+    }
+
+    async fn open_store(
+        &self,
+        operation: &'static str,
+        name: &str,
+        config: StoreConfig,
+    ) -> KvResult<Store> {
+        check_store_name(name)?;
+        config.validate()?;
+        let deadline = config.operation_deadline();
+        let shared = loop {
+            let shared = self.existing_or_new(operation, name, &config)?;
+            match shared.open_with(operation, &config).await {
+                Ok(()) => break shared,
+                // The store was deleted in this moment, and is not in the list any more.
+                Err(KvError::StoreNotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        };
+        let store = Store::new(Arc::new(MemoryStore::new(shared)), deadline);
+        self.lock().handles.add(&store);
+        Ok(store)
     }
 }
 
@@ -137,28 +177,16 @@ impl Connection for MemoryConnection {
         CAPABILITIES
     }
 
+    fn store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<Store>> {
+        Box::pin(self.open_store("store", name, StoreConfig::new()))
+    }
+
     fn store_with_config<'a>(
         &'a self,
         name: &'a str,
         config: StoreConfig,
     ) -> BoxFuture<'a, KvResult<Store>> {
-        Box::pin(async move {
-            check_store_name(name)?;
-            config.validate()?;
-            let deadline = config.operation_deadline();
-            let shared = loop {
-                let shared = self.existing_or_new(name, &config)?;
-                match shared.open_with(&config).await {
-                    Ok(()) => break shared,
-                    // It was deleted in this moment, and is not among the stores any more.
-                    Err(KvError::StoreNotFound { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            };
-            let store = Store::new(Arc::new(MemoryStore::new(shared)), deadline);
-            self.lock().handles.add(&store);
-            Ok(store)
-        })
+        Box::pin(self.open_store("store_with_config", name, config))
     }
 
     fn list_stores(&self) -> KvStream<String> {
@@ -176,7 +204,7 @@ impl Connection for MemoryConnection {
             let removed = self.open("delete_store")?.stores.remove(name);
             match removed {
                 Some(shared) => {
-                    shared.end(End::Deleted);
+                    shared.end(End::Deleted).free().await;
                     Ok(())
                 }
                 None => Err(KvError::StoreNotFound { store: name.to_owned() }),
@@ -198,25 +226,28 @@ impl Connection for MemoryConnection {
                 world.closed.store(true, Ordering::Release);
                 mem::take(&mut world.stores)
             };
-            for shared in stores.into_values() {
-                shared.end(End::Closed);
+            // All have ended before the first is freed, even if the caller gives up meanwhile.
+            let ended: Vec<_> =
+                stores.into_values().map(|shared| shared.end(End::Closed)).collect();
+            for store in ended {
+                store.free().await;
             }
             released
         })
     }
 }
 
-/// After how many answers in a row a task lets others run.
+/// Number of answers in a row after which a task yields.
 const BUDGET: u32 = 64;
 
 thread_local! {
-    /// How many answers this thread has given since one last let others run. Whichever tasks they were for: no task gets
-    /// more than its share, and some give way a little early.
+    /// Number of answers that this thread has given since it last yielded, for any of its tasks. No
+    /// task gets more than its share, and some yield a little early.
     static ANSWERS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Counts an answer that nobody had to wait for, and lets other tasks run where there were many: an operation that is
-/// always ready would otherwise keep its thread for as long as it is called in a loop.
+/// Counts an answer without a wait, and yields after many of them. An operation that is always
+/// ready would otherwise keep its thread for as long as it is called in a loop.
 async fn share() {
     let answers = ANSWERS.get() + 1;
     ANSWERS.set(answers % BUDGET);
@@ -225,7 +256,7 @@ async fn share() {
     }
 }
 
-/// Lets other tasks run before going on.
+/// Lets other tasks run before continuing.
 async fn yield_once() {
     let mut yielded = false;
     poll_fn(|context| {

@@ -1,9 +1,9 @@
 //! Scans: the live entries of a scope, page by page, in the order of the keys.
 //!
-//! A scan goes on after the last key that it looked at. A key that lives throughout is in the order throughout, so that
-//! it is met exactly once, whatever is written meanwhile.
+//! A scan goes on after the last key that it looked at. A key that lives throughout is in the order
+//! throughout, so that it is met exactly once, whatever is written meanwhile.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,74 +11,32 @@ use std::vec;
 
 use futures_util::stream;
 
+use super::selector::{Range, Selector};
 use super::share;
-use super::shared::{Call, Shared};
+use super::shared::{Call, StoreState};
 use crate::store::{Deadline, Key, KvEntry, KvResult, KvStream, WatchScope};
 
 /// How many keys are looked at under one lock.
 pub(super) const PAGE: usize = 256;
 
-/// The live entries in scope, each seen through `project`, so that a listing of keys does not hold the values.
+/// The live entries in scope, each seen through `project`, so that a listing of keys does not hold
+/// the values.
 pub(super) fn scan<T: Send + 'static>(
-    shared: Arc<Shared>,
+    shared: Arc<StoreState>,
     operation: &'static str,
     scope: &WatchScope,
     limit: Duration,
     project: fn(&KvEntry) -> T,
 ) -> KvStream<T> {
-    let (ranges, page) = (ranges(scope), Vec::new().into_iter());
+    let (ranges, page) = (Selector::new(scope).into_ranges().into(), Vec::new().into_iter());
     let scan = Scan { shared, operation, limit, ranges, after: None, page, project };
-    KvStream::new(stream::try_unfold(scan, |mut scan| async move {
+    KvStream::with_progress(stream::try_unfold(scan, |mut scan| async move {
         Ok(scan.next().await?.map(|item| (item, scan)))
     }))
 }
 
-/// Keys that are next to each other in the order.
-#[derive(Debug, PartialEq, Eq)]
-enum Range {
-    One(Key),
-    Prefix(String),
-}
-
-impl Range {
-    fn start(&self) -> &str {
-        match self {
-            Self::One(key) => key,
-            Self::Prefix(prefix) => prefix,
-        }
-    }
-
-    fn contains(&self, key: &Key) -> bool {
-        match self {
-            Self::One(one) => one == key,
-            Self::Prefix(prefix) => key.starts_with(prefix.as_str()),
-        }
-    }
-}
-
-/// The keys of a scope as ranges that do not overlap, in order.
-fn ranges(scope: &WatchScope) -> VecDeque<Range> {
-    let prefixes = match scope {
-        WatchScope::All => vec![String::new()],
-        WatchScope::Key(key) => return VecDeque::from([Range::One(key.clone())]),
-        WatchScope::Keys(keys) => {
-            let keys = keys.iter().cloned().collect::<BTreeSet<_>>();
-            return keys.into_iter().map(Range::One).collect();
-        }
-        WatchScope::Prefix(prefix) => vec![prefix.clone()],
-        WatchScope::Prefixes(prefixes) => {
-            // Whatever another prefix covers comes right after it.
-            let mut prefixes = prefixes.clone();
-            prefixes.sort_unstable();
-            prefixes.dedup_by(|longer, shorter| longer.starts_with(shorter.as_str()));
-            prefixes
-        }
-    };
-    prefixes.into_iter().map(Range::Prefix).collect()
-}
-
 struct Scan<T> {
-    shared: Arc<Shared>,
+    shared: Arc<StoreState>,
     operation: &'static str,
     /// The longest that an item may take.
     limit: Duration,
@@ -92,7 +50,8 @@ struct Scan<T> {
 
 impl<T> Scan<T> {
     async fn next(&mut self) -> KvResult<Option<T>> {
-        // However many there are, and however many pages of tombstones in a row, other tasks get to run.
+        // However many there are, and however many pages of tombstones in a row, other tasks get to
+        // run.
         share().await;
         loop {
             if let Some(item) = self.page.next() {
@@ -136,20 +95,5 @@ impl<T> Scan<T> {
         self.after = after;
         self.page = page.into_iter();
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefixes_are_taken_once_and_in_order() {
-        let prefix = |prefix: &str| Range::Prefix(prefix.to_owned());
-        let scope = WatchScope::prefixes(["b.c", "a", "b", "a", "ab", "c.d", "b.d"]);
-        assert_eq!(ranges(&scope), [prefix("a"), prefix("b"), prefix("c.d")]);
-        assert_eq!(ranges(&WatchScope::prefixes(["x", ""])), [prefix("")]);
-        assert_eq!(ranges(&WatchScope::prefixes(Vec::<String>::new())), []);
-        assert_eq!(ranges(&WatchScope::All), [prefix("")]);
     }
 }

@@ -1,4 +1,4 @@
-//! A store behind its handles: the lock, the end of the store, and the bell for its watches.
+//! A store behind its handles: the mutex, the end of the store, and the bell for its watches.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -7,31 +7,34 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::log::{Limits, Log};
+use super::log::{Limits, Log, WALK};
 use super::{share, yield_once};
 use crate::store::{ConfigDifference, Deadline, Key, KvError, KvResult, StorageType, StoreConfig};
 
-/// The largest value where none was configured: what a NATS server takes unless it is told otherwise, so that a
-/// program does not learn of the limit only in production. There 160 bytes of each message are kept for headers.
+/// Default maximum size of a value: the default limit of a NATS server. A program therefore does
+/// not notice the limit only in production. On NATS, 160 bytes of each message are reserved for
+/// headers.
 const MAX_VALUE_SIZE: usize = 1024 * 1024 - 160;
 
 /// A store, shared by its connection, its handles and its watches.
-pub(super) struct Shared {
+pub(super) struct StoreState {
     pub(super) name: String,
-    /// Tells this store from every other, and from every other of its name.
+    /// Distinguishes this store from every other, and from every other of its name.
     pub(super) incarnation: [u8; 16],
     state: Mutex<State>,
-    /// Rung after whatever a watch may wait for: a new entry, or the end of the store.
+    /// Notified after each event for which a watch may wait: a new entry, or the end of the store.
     pub(super) bell: Notify,
-    /// What is known of the settings without the lock, because every write asks for the first, and still when the store is
-    /// gone.
+    /// Settings that are known without the mutex, because every write reads the first, also after
+    /// the store is gone.
     max_value_size: AtomicUsize,
     key_ttl: AtomicBool,
     keeps_fences: AtomicBool,
-    /// Whether the connection was shut down; a store that was deleted before has no other way to learn of it.
+    /// Whether the connection was shut down. A store that was deleted before has no other way to
+    /// notice it.
     closed: Arc<AtomicBool>,
 }
 
@@ -41,29 +44,44 @@ enum State {
     Closed,
 }
 
-/// What an open store consists of.
+/// The contents of a store that has ended.
+pub(super) struct Ended(State);
+
+impl Ended {
+    /// Frees the contents. While much is freed, no other task of this thread would run.
+    pub(super) async fn free(self) {
+        let is_large = matches!(&self.0, State::Open(contents) if contents.log.effort() > WALK);
+        if is_large && let Ok(runtime) = Handle::try_current() {
+            // An error shows that the runtime is ending. The entries are freed nevertheless.
+            let _ = runtime.spawn_blocking(|| drop(self)).await;
+        }
+    }
+}
+
+/// The contents of an open store.
 pub(super) struct Contents {
     /// The configuration, with every field filled in that has a default.
     pub(super) config: StoreConfig,
     pub(super) log: Log,
-    /// The moment of the work that is being done: everything that was due by then has been applied. None in a store in
-    /// which nothing is to fall due, which does not pay for the clock.
+    /// The moment of the present work: everything that was due by then has been applied. `None` if
+    /// nothing can fall due in the store, which saves reading the clock.
     now: Option<Instant>,
 }
 
 impl Contents {
-    /// The moment of the work that is being done.
+    /// Returns the moment of the present work.
     pub(super) fn now(&self) -> Instant {
         self.now.unwrap_or_else(Instant::now)
     }
 }
 
-/// What the work on a store is done for, as its errors say.
+/// The call for which work on a store is done, for its errors.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call<'a> {
     pub(super) operation: &'static str,
     pub(super) key: Option<&'a Key>,
-    /// By when the work has to have begun; only that what has expired is applied first can keep it from beginning.
+    /// Deadline for the start of the work. Only the expiries that are applied first can delay the
+    /// start.
     pub(super) deadline: Option<Deadline>,
 }
 
@@ -81,7 +99,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// How a store ends.
+/// The end of a store.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum End {
     /// It was deleted.
@@ -90,8 +108,8 @@ pub(super) enum End {
     Closed,
 }
 
-impl Shared {
-    /// A new, empty store.
+impl StoreState {
+    /// Creates a new, empty store.
     pub(super) fn new(name: &str, config: StoreConfig, closed: Arc<AtomicBool>) -> Self {
         let config = config.over(&defaults());
         let log = Log::new(Limits::of(&config), Instant::now());
@@ -110,14 +128,16 @@ impl Shared {
         shared
     }
 
-    /// Runs a short piece of work on the store as it is now, after what was due has expired.
+    /// Runs a short piece of work on the store as it is now, after the due entries have expired.
     ///
-    /// Where much has expired at once, other tasks run in between, and so they do after many calls in a row. That comes
-    /// after the work: where nothing has expired, it is done when the future is polled for the first time.
+    /// If many entries have expired at once, other tasks run in between. Other tasks also run after
+    /// many calls in a row, but only after the work. If nothing has expired, the work is done when
+    /// the future is polled for the first time.
     ///
     /// # Errors
-    /// [`KvError::StoreNotFound`] or [`KvError::Closed`] where the store has ended; [`KvError::Timeout`] where the
-    /// deadline passed before the work began; those of `work`.
+    /// Returns [`KvError::StoreNotFound`] or [`KvError::Closed`] if the store has ended. Returns
+    /// [`KvError::Timeout`] if the deadline passed before the work began. Otherwise returns the
+    /// error of `work`.
     pub(super) async fn with<T>(
         &self,
         call: Call<'_>,
@@ -140,7 +160,7 @@ impl Shared {
         }
     }
 
-    /// Does the work, or some of what has to expire before it.
+    /// Does the work, or a part of the expiries that come before it.
     fn attempt<T, W: FnOnce(&mut Contents) -> KvResult<T>>(
         &self,
         operation: &'static str,
@@ -157,7 +177,7 @@ impl Shared {
             }
         };
         let before = contents.log.sequence();
-        contents.now = contents.log.next_due().map(|_| Instant::now());
+        contents.now = contents.log.has_due().then(Instant::now);
         let expired = contents.now.is_none_or(|now| contents.log.expire_some(now));
         let flow =
             if expired { ControlFlow::Break(work(contents)) } else { ControlFlow::Continue(work) };
@@ -169,17 +189,22 @@ impl Shared {
         flow
     }
 
-    /// Compares the settings that were made with those of the store, and changes the store where that was asked for.
+    /// Compares the requested settings with those of the store, and changes the store if that was
+    /// requested.
     ///
     /// # Errors
-    /// [`KvError::ConfigMismatch`], or [`KvError::InvalidConfig`] for settings that do not go together with those the
-    /// store has.
-    pub(super) async fn open_with(&self, config: &StoreConfig) -> KvResult<()> {
-        let call = Call::new("store").by(Deadline::after(config.operation_deadline()));
-        self.with(call, |contents| {
+    /// Returns [`KvError::ConfigMismatch`] if they differ. Returns [`KvError::InvalidConfig`] if
+    /// they conflict with those of the store.
+    pub(super) async fn open_with(
+        &self,
+        operation: &'static str,
+        config: &StoreConfig,
+    ) -> KvResult<()> {
+        let call = Call::new(operation).by(Deadline::after(config.operation_deadline()));
+        let reconcile = self.with(call, |contents| {
             let differences: Vec<ConfigDifference> = config.differences(&contents.config);
             if differences.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
             if !config.reconcile {
                 return Err(KvError::ConfigMismatch { store: self.name.clone(), differences });
@@ -190,23 +215,28 @@ impl Shared {
             contents.log.set_limits(Limits::of(&merged), now);
             self.publish(&merged);
             contents.config = merged;
-            // A watch that waits for the next end of life may have to wait for an earlier one now.
+            Ok(true)
+        });
+        if reconcile.await? {
+            // A watch that waits for the next expiry may have to wait for an earlier one now.
             self.bell.notify_waiters();
-            Ok(())
-        })
-        .await
+            // The settings have been made. The next operation would otherwise have to apply them to
+            // all entries.
+            self.with(call, |_| Ok(())).await?;
+        }
+        Ok(())
     }
 
-    /// Ends the store: everything in it is dropped, its watches end, and every operation is refused.
-    pub(super) fn end(&self, end: End) {
+    /// Ends the store: its watches end, and every operation is rejected. Returns the contents, to
+    /// be freed.
+    pub(super) fn end(&self, end: End) -> Ended {
         let ended = match end {
             End::Deleted => State::Deleted,
             End::Closed => State::Closed,
         };
-        let contents = mem::replace(&mut *self.lock(), ended);
+        let state = mem::replace(&mut *self.lock(), ended);
         self.bell.notify_waiters();
-        // Not under the lock: it may be a lot.
-        drop(contents);
+        Ended(state)
     }
 
     pub(super) fn max_value_size(&self) -> usize {
@@ -217,7 +247,7 @@ impl Shared {
         self.key_ttl.load(Ordering::Relaxed)
     }
 
-    /// Whether newest entries never end by themselves, so that their tokens stay.
+    /// Returns whether newest entries never end by themselves, so that their tokens stay.
     pub(super) fn keeps_fences(&self) -> bool {
         self.keeps_fences.load(Ordering::Relaxed)
     }
@@ -234,12 +264,13 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // The work under this lock does not panic; were it to, refusing everything from then on would help nobody.
+        // The work under this mutex does not panic. If it did, rejecting everything from then on
+        // would not help.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a store has where nothing was set.
+/// Returns the settings of a store for which none were set.
 fn defaults() -> StoreConfig {
     StoreConfig::new()
         .description("")
@@ -252,10 +283,10 @@ fn defaults() -> StoreConfig {
         .replicas(1)
 }
 
-/// Bytes that no other store has, of this process or of any other.
+/// Returns bytes that no other store has, of this process or of any other.
 ///
-/// The hasher of the standard library is keyed by the operating system's randomness; the count makes the bytes of one
-/// process different however that key is made.
+/// The hasher of the standard library is keyed by the operating system's randomness. The count
+/// makes the bytes of one process different however that key is made.
 fn incarnation() -> [u8; 16] {
     static MADE: AtomicU64 = AtomicU64::new(0);
     let made = MADE.fetch_add(1, Ordering::Relaxed);

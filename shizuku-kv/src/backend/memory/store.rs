@@ -4,18 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures_core::future::BoxFuture;
 use futures_util::{TryStreamExt, stream};
 
-use super::log::{Change, Condition, Refusal};
+use super::log::Refusal;
 use super::scan::{PAGE, scan};
-use super::shared::{Call, Contents, Shared};
+use super::shared::{Call, Contents, StoreState};
 use super::{CAPABILITIES, watch, yield_once};
 use crate::store::{
-    ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvFenced, KvReader,
-    KvResult, KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch,
-    WatchCursor, WatchScope, check_ttl,
+    Atomicity, ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvFenced,
+    KvReader, KvResult, KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken,
+    Watch, WatchCursor, WatchScope, Write, WriteCondition, check_ttl, ttl_fault,
 };
 
 /// As on NATS, so that what a program does with it works there too.
@@ -25,61 +24,52 @@ const TTL_GRANULARITY: Duration = Duration::from_secs(1);
 ///
 /// Nothing here waits for anything but its turn, and for what has expired to be applied.
 pub(super) struct MemoryStore {
-    shared: Arc<Shared>,
+    shared: Arc<StoreState>,
 }
 
 impl MemoryStore {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<StoreState>) -> Self {
         Self { shared }
     }
 
-    async fn write(
-        &self,
-        operation: &'static str,
-        key: &Key,
-        change: Change,
-        condition: Condition,
-        deadline: Deadline,
-    ) -> KvResult<VersionToken> {
-        self.write_with(operation, key, change, condition, None, deadline).await
-    }
-
-    async fn write_with(
-        &self,
-        operation: &'static str,
-        key: &Key,
-        change: Change,
-        condition: Condition,
-        fence: Option<FencingToken>,
-        deadline: Deadline,
-    ) -> KvResult<VersionToken> {
-        let write = self.shared.with(Call::new(operation).of(key).by(deadline), |contents| {
+    async fn apply(&self, key: &Key, write: Write, deadline: Deadline) -> KvResult<VersionToken> {
+        write.check()?;
+        let (operation, condition) = (write.name(), write.condition);
+        let call = Call::new(operation).of(key).by(deadline);
+        let written = self.shared.with(call, |contents| {
             // A missing lock record may have been lost together with a lock that is held.
-            let is_of_locks = matches!(condition, Condition::Absent) && key.is_of_locks();
-            if fence.is_some() || is_of_locks {
+            let is_of_locks = condition == WriteCondition::Absent && key.is_of_locks();
+            if write.fence.is_some() || is_of_locks {
                 self.check_fences(operation, contents)?;
             }
-            if let Change::Put { ttl: Some(ttl), .. } = change
-                && contents.config.key_ttl == Some(true)
-            {
-                check_ttl(ttl, contents.config.max_age.flatten())?;
-            }
-            if matches!(change, Change::Put { ttl: Some(_), .. })
-                && contents.config.key_ttl != Some(true)
-            {
-                return Err(KvError::Unsupported {
-                    operation,
-                    reason: format!(
-                        "store {:?} does not have times to live any more",
-                        self.shared.name
-                    ),
-                });
+            if let Some(ttl) = write.ttl {
+                self.check_ttl(operation, ttl, contents)?;
             }
             let now = contents.now();
-            let written = contents.log.write_with(key, change, condition, fence, now);
+            let written = contents.log.write(key, write, now);
             written.map_err(|refusal| self.refused(operation, key, condition, refusal))
         });
-        write.await
+        written.await
+    }
+
+    fn check_ttl(
+        &self,
+        operation: &'static str,
+        ttl: Duration,
+        contents: &Contents,
+    ) -> KvResult<()> {
+        if contents.config.key_ttl != Some(true) {
+            let reason =
+                format!("store {:?} {}", self.shared.name, ttl_fault(contents.config.history));
+            return Err(KvError::unsupported(operation, reason));
+        }
+        if ttl < TTL_GRANULARITY {
+            let reason = format!(
+                "{ttl:?} is below the shortest that the store keeps, {TTL_GRANULARITY:?}; use that or longer"
+            );
+            return Err(KvError::invalid_config("time to live", reason));
+        }
+        check_ttl(ttl, contents.config.max_age.flatten())
     }
 
     /// Tokens and locks are lost if values age.
@@ -90,7 +80,7 @@ impl MemoryStore {
         Err(KvError::Unsupported {
             operation,
             reason: format!(
-                "entries of store {:?} can now expire: fencing tokens and locks would be lost",
+                "entries of store {:?} can now expire: fencing tokens and locks would be lost; use a store without max_age",
                 self.shared.name
             ),
         })
@@ -100,7 +90,7 @@ impl MemoryStore {
         &self,
         operation: &'static str,
         key: &Key,
-        condition: Condition,
+        condition: WriteCondition,
         refusal: Refusal,
     ) -> KvError {
         match refusal {
@@ -111,48 +101,27 @@ impl MemoryStore {
                 KvError::AlreadyExists { key: key.clone(), found: Some(found) }
             }
             Refusal::Mismatch(found) => match condition {
-                Condition::Version(expected) => {
+                WriteCondition::Exactly(expected) => {
                     KvError::RevisionMismatch { key: key.clone(), expected, found }
                 }
-                Condition::Any | Condition::Absent => {
+                WriteCondition::Any | WriteCondition::Absent => {
                     KvError::AlreadyExists { key: key.clone(), found }
                 }
             },
             Refusal::Full(limit) => KvError::StoreFull {
                 store: self.shared.name.clone(),
-                limit: format!("it may hold {limit} bytes of keys and values"),
+                limit: format!(
+                    "it may hold {limit} bytes of keys and values; delete keys, or raise max_bytes"
+                ),
             },
             Refusal::Expires => KvError::Unsupported {
                 operation,
-                reason: format!("key {key} has a time to live, and its token would expire with it"),
+                reason: format!(
+                    "key {key} has a time to live, and its token would expire with it; write it without one first"
+                ),
             },
         }
     }
-
-    async fn write_with_ttl(
-        &self,
-        operation: &'static str,
-        key: &Key,
-        value: Bytes,
-        ttl: Duration,
-        condition: Condition,
-        deadline: Deadline,
-    ) -> KvResult<VersionToken> {
-        if ttl < TTL_GRANULARITY {
-            return Err(KvError::InvalidConfig {
-                field: "time to live",
-                reason: format!(
-                    "{ttl:?} is below the shortest that the store keeps, {TTL_GRANULARITY:?}"
-                ),
-            });
-        }
-        self.write(operation, key, Change::Put { value, ttl: Some(ttl) }, condition, deadline).await
-    }
-}
-
-/// A write of a value that lives as long as the store says.
-fn put(value: Bytes) -> Change {
-    Change::Put { value, ttl: None }
 }
 
 impl fmt::Debug for MemoryStore {
@@ -176,6 +145,14 @@ impl KvStore for MemoryStore {
 
     fn max_value_size(&self) -> usize {
         self.shared.max_value_size()
+    }
+
+    fn incarnation(&self) -> Option<[u8; 16]> {
+        Some(self.shared.incarnation)
+    }
+
+    fn refresh(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
+        Box::pin(self.shared.with(Call::new("refresh").by(deadline), |_| Ok(())))
     }
 
     fn writer(&self) -> Option<&dyn KvWriter> {
@@ -264,87 +241,28 @@ impl KvReader for MemoryStore {
 }
 
 impl KvWriter for MemoryStore {
-    fn put<'a>(
+    fn write<'a>(
         &'a self,
         key: &'a Key,
-        value: Bytes,
+        write: Write,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.write("put", key, put(value), Condition::Any, deadline).await })
+        Box::pin(self.apply(key, write, deadline))
     }
 
-    fn create<'a>(
+    fn write_many<'a>(
         &'a self,
-        key: &'a Key,
-        value: Bytes,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(
-            async move { self.write("create", key, put(value), Condition::Absent, deadline).await },
-        )
-    }
-
-    fn update<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            self.write("update", key, put(value), Condition::Version(expected), deadline).await
-        })
-    }
-
-    fn delete<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            self.write("delete", key, Change::Delete, Condition::Any, deadline).await
-        })
-    }
-
-    fn delete_with_version<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            self.write(
-                "delete_with_version",
-                key,
-                Change::Delete,
-                Condition::Version(expected),
-                deadline,
-            )
-            .await
-        })
-    }
-
-    fn purge<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(
-            async move { self.write("purge", key, Change::Purge, Condition::Any, deadline).await },
-        )
-    }
-
-    fn put_many<'a>(
-        &'a self,
-        items: Vec<(Key, Bytes)>,
+        writes: Vec<(Key, Write)>,
+        atomicity: Atomicity,
         deadline: Duration,
     ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
         Box::pin(async move {
-            let mut answers = Vec::with_capacity(items.len());
-            for (key, value) in items {
-                let deadline = Deadline::after(deadline);
-                answers
-                    .push(self.write("put_many", &key, put(value), Condition::Any, deadline).await);
+            if let Err(error) = atomicity.check_each() {
+                return vec![Err(error); writes.len()];
+            }
+            let mut answers = Vec::with_capacity(writes.len());
+            for (key, write) in writes {
+                answers.push(self.apply(&key, write, Deadline::after(deadline)).await);
             }
             answers
         })
@@ -366,122 +284,9 @@ impl KvTtl for MemoryStore {
     fn granularity(&self) -> Duration {
         TTL_GRANULARITY
     }
-
-    fn put_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            self.write_with_ttl("put_with_ttl", key, value, ttl, Condition::Any, deadline).await
-        })
-    }
-
-    fn create_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            self.write_with_ttl("create_with_ttl", key, value, ttl, Condition::Absent, deadline)
-                .await
-        })
-    }
-
-    fn update_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            self.write_with_ttl(
-                "update_with_ttl",
-                key,
-                value,
-                ttl,
-                Condition::Version(expected),
-                deadline,
-            )
-            .await
-        })
-    }
 }
 
 impl KvFenced for MemoryStore {
-    fn put<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            self.write_with("fenced put", key, put(value), Condition::Any, Some(token), deadline)
-                .await
-        })
-    }
-
-    fn create<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            self.write_with(
-                "fenced create",
-                key,
-                put(value),
-                Condition::Absent,
-                Some(token),
-                deadline,
-            )
-            .await
-        })
-    }
-
-    fn update<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            let condition = Condition::Version(expected);
-            self.write_with("fenced update", key, put(value), condition, Some(token), deadline)
-                .await
-        })
-    }
-
-    fn delete<'a>(
-        &'a self,
-        key: &'a Key,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            self.write_with(
-                "fenced delete",
-                key,
-                Change::Delete,
-                Condition::Any,
-                Some(token),
-                deadline,
-            )
-            .await
-        })
-    }
-
     fn raise<'a>(
         &'a self,
         key: &'a Key,
@@ -493,7 +298,7 @@ impl KvFenced for MemoryStore {
             self.check_fences(OPERATION, contents)?;
             let now = contents.now();
             let raised = contents.log.raise(key, token, now);
-            raised.map_err(|refusal| self.refused(OPERATION, key, Condition::Any, refusal))
+            raised.map_err(|refusal| self.refused(OPERATION, key, WriteCondition::Any, refusal))
         }))
     }
 }

@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::time::{Instant, advance, timeout};
 
 use super::MemoryConnection;
-use super::log::{EXPIRY, MARKER_TTL};
+use super::log::{EXPIRY, MARKER_TTL, WALK};
 use crate::store::{
     Connection, Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, StorageType, Store,
-    StoreConfig, VersionToken, Watch, WatchCursor, WatchScope,
+    StoreConfig, VersionToken, Watch, WatchCursor, WatchScope, Write,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -52,7 +52,8 @@ async fn poll_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Poll<T> 
     poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
 }
 
-/// Everything that the watch has without waiting; that it lets others run in between is not waiting.
+/// Everything that the watch has without waiting; that it lets others run in between is not
+/// waiting.
 async fn ready(watch: &mut Watch) -> Vec<String> {
     let mut updates = Vec::new();
     loop {
@@ -334,7 +335,7 @@ async fn no_wake_up_is_lost() {
     let reading = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            let mut watch = reader.watch(WatchScope::key("turn").unwrap()).await.unwrap();
+            let watch = reader.watch(WatchScope::key("turn").unwrap()).await.unwrap();
             // Each answers the other: one that is lost, and both wait for ever.
             for turn in 0..2000 {
                 loop {
@@ -349,7 +350,7 @@ async fn no_wake_up_is_lost() {
             }
         });
     });
-    let mut watch = store.watch(WatchScope::key("turn").unwrap()).await.unwrap();
+    let watch = store.watch(WatchScope::key("turn").unwrap()).await.unwrap();
     for turn in 0..2000 {
         store.put("turn", format!("ping {turn}")).await.unwrap();
         loop {
@@ -449,7 +450,7 @@ async fn a_scan_meets_each_key_that_stays_exactly_once() {
     }
     let mut random = fastrand::Rng::with_seed(1);
     let mut met = BTreeMap::<String, usize>::new();
-    let mut scan = store.scan(WatchScope::All);
+    let scan = store.scan(WatchScope::All);
     while let Some(entry) = scan.next().await {
         *met.entry(entry.unwrap().key.to_string()).or_default() += 1;
         let number = random.u32(..1000);
@@ -490,7 +491,7 @@ async fn deleting_the_store_ends_what_is_open() {
     assert!(watch.next().await.is_none());
     assert!(matches!(store.get("a").await, Err(KvError::StoreNotFound { .. })));
     assert!(matches!(store.put("a", "1").await, Err(KvError::StoreNotFound { .. })));
-    let mut scan = store.scan(WatchScope::All);
+    let scan = store.scan(WatchScope::All);
     assert!(matches!(scan.next().await, Some(Err(KvError::StoreNotFound { .. }))));
     assert!(scan.next().await.is_none());
     assert!(matches!(connection.delete_store("test").await, Err(KvError::StoreNotFound { .. })));
@@ -622,7 +623,7 @@ async fn a_loop_around_an_operation_starves_nobody() {
     assert!(ran(&turns) >= 25, "scan");
     assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap().len(), 2000);
     assert!(ran(&turns) >= 25, "keys");
-    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    let watch = store.watch(WatchScope::All).await.unwrap();
     while watch.next().await.unwrap().unwrap() != KvUpdate::CaughtUp {}
     assert!(ran(&turns) >= 25, "watch");
     store.put_many((0..2000).map(|number| (format!("k.{number}"), "2"))).await;
@@ -676,7 +677,7 @@ async fn a_storm_of_expiries_keeps_nobody_waiting_and_shows_nothing_dead() {
     store.create(last.as_str(), "2").await.unwrap();
 
     let store = after_a_storm().await;
-    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    let watch = store.watch(WatchScope::All).await.unwrap();
     let mut expired = 0;
     while let update = watch.next().await.unwrap().unwrap()
         && let Some(entry) = update.entry()
@@ -687,11 +688,81 @@ async fn a_storm_of_expiries_keeps_nobody_waiting_and_shows_nothing_dead() {
     assert_eq!(expired, 10 * EXPIRY);
 }
 
+/// Settings that concern every entry are applied in pieces, and are seen by no operation by halves.
+#[tokio::test(start_paused = true)]
+async fn reconcile_of_many_keys_lets_other_tasks_run() {
+    let connection = MemoryConnection::new();
+    let store = connection.store_with_config("test", StoreConfig::new().history(2)).await.unwrap();
+    let key = |number: usize| format!("k.{number:05}");
+    for number in (0..10 * EXPIRY).chain(0..10 * EXPIRY) {
+        store.put(key(number), "1").await.unwrap();
+    }
+    let turns = bystander();
+    let reconcile = |config: StoreConfig| connection.store_with_config("test", config.reconcile());
+    reconcile(StoreConfig::new().history(1)).await.unwrap();
+    assert!(turns.swap(0, Ordering::Relaxed) >= 9);
+    let all = store.history(key(10 * EXPIRY - 1)).unwrap().try_collect().await.unwrap();
+    assert_eq!(all.len(), 1);
+
+    // The caller gives up in the midst of it. The settings hold all the same, for the last key too.
+    let mut half = Box::pin(reconcile(StoreConfig::new().max_age(SECOND)));
+    assert!(poll_once(half.as_mut()).await.is_pending());
+    drop(half);
+    advance(SECOND).await;
+    assert!(store.get(key(10 * EXPIRY - 1)).await.unwrap().is_none());
+    assert_eq!(keys(&store, WatchScope::All).await, Vec::<String>::new());
+}
+
+/// All keys are written again while a watch reads the state, more than it may look at under one
+/// lock.
+#[tokio::test]
+async fn catching_up_with_many_rewritten_keys_lets_other_tasks_run() {
+    let store = store(StoreConfig::new()).await;
+    let count = 10 * WALK;
+    let key = |number: usize| format!("k.{number:05}");
+    for number in 0..count {
+        store.put(key(number), "1").await.unwrap();
+    }
+    let mut watch = store.watch(WatchScope::prefix("k.")).await.unwrap();
+    assert_eq!(next(&mut watch).await, "k.00000=1");
+    for number in 0..count {
+        store.put(key(number), "2").await.unwrap();
+    }
+    // A key that came later is not part of the state.
+    store.put("k.new", "3").await.unwrap();
+    let turns = bystander();
+    assert_eq!(next(&mut watch).await, "k.00000=2");
+    assert!(turns.swap(0, Ordering::Relaxed) >= 9);
+    // Moves to the end, and is still owed.
+    store.put(key(7), "4").await.unwrap();
+    let rest: Vec<String> = ready(&mut watch).await;
+    let caught_up = rest.iter().position(|shown| shown == "caught up").unwrap();
+    let place = |wanted: &str| rest.iter().position(|shown| shown == wanted).unwrap();
+    assert!(place("k.00007=4") < caught_up);
+    assert!(place(&format!("{}=2", key(count - 1))) < caught_up);
+    assert_eq!(rest.len(), count + 1);
+}
+
+#[tokio::test]
+async fn deleting_a_store_of_many_keys_does_not_block_the_thread() {
+    let connection = MemoryConnection::new();
+    let store = connection.store("test").await.unwrap();
+    for number in 0..=WALK {
+        store.put(format!("k.{number}"), "1").await.unwrap();
+    }
+    let mut deleting = Box::pin(connection.delete_store("test"));
+    // Another thread frees the entries.
+    assert!(poll_once(deleting.as_mut()).await.is_pending());
+    assert!(matches!(store.get("k.1").await, Err(KvError::StoreNotFound { .. })));
+    deleting.await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_passes_in_a_storm_leaves_nothing_written() {
     let store = after_a_storm().await;
     let (writer, key) = (store.backend().writer().unwrap(), Key::new("a").unwrap());
-    let late = writer.put(&key, "1".into(), Deadline::after(Duration::ZERO)).await.unwrap_err();
+    let late =
+        writer.write(&key, Write::put("1"), Deadline::after(Duration::ZERO)).await.unwrap_err();
     assert!(
         matches!(&late, KvError::Timeout { operation: "put", key: Some(found), .. } if *found == key),
         "{late:?}"

@@ -10,13 +10,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::link::{ApiError, Link, first_patience};
-use super::wire::{HEADER_RESERVE, SMALL_HEADER_RESERVE, parse_time, stream_name, subject_prefix};
+use super::shape;
+use super::wire::{HEADER_RESERVE, parse_time, stream_name, subject_prefix};
+use crate::store::timer::sleep;
 use crate::store::{
     ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, StorageType, StoreConfig,
+    backoff, check_store_name, ttl_fault,
 };
 
-/// How long a deletion that the server made (an expired value) is kept as a marker, in buckets where values expire.
-/// Long enough for a watch or a replica to come back and see it.
+/// How long a deletion that the server made (an expired value) is kept as a marker, in buckets
+/// where values expire. Long enough for a watch or a replica to come back and see it.
 const MARKER_TTL: Duration = Duration::from_secs(3600);
 
 /// Minimum time to live that the server accepts for a message.
@@ -25,8 +28,9 @@ pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(1);
 /// Maximum delay of an answer that a later one has overtaken.
 const OVERTAKING: Duration = Duration::from_secs(1);
 
-/// Metadata in which we note whether times to live were requested, in buckets with a maximum age:
-/// their markers need the same switches of the server.
+/// Metadata in which we note that times to live were requested, in buckets with a maximum age:
+/// their markers need the same switches of the server. A bucket without such a request has no note,
+/// so that other clients can create the same one (ADR-0073).
 const KEY_TTL_NOTE: &str = "shizuku-kv.key-ttl";
 
 /// Metadata in which we note the stream sequence before which no cursor can be honoured, because
@@ -93,6 +97,17 @@ impl StreamInfo {
             && (self.flag("allow_msg_ttl") || !self.flag("deny_delete"))
     }
 
+    /// Returns the setting because of which the stream takes no writes of store `name`, with the
+    /// way out; `None` if it takes them.
+    pub(super) fn takes_no_writes(&self, name: &str) -> Option<String> {
+        shape::takes_no_writes(name, &self.config)
+    }
+
+    /// The name of the stream.
+    fn name(&self) -> &str {
+        self.config.get("name").and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// The server that answered, which leads the stream.
     pub(super) fn leader(&self) -> Option<&str> {
         self.cluster.as_ref()?.leader.as_deref()
@@ -115,8 +130,8 @@ impl StreamInfo {
         parse_time(&self.ts)
     }
 
-    /// What tells this stream from every other, and from an earlier one of the same name: when it was created, to the
-    /// nanosecond, and its name.
+    /// What tells this stream from every other, and from an earlier one of the same name: when it
+    /// was created, to the nanosecond, and its name.
     pub(super) fn incarnation(&self, stream: &str) -> [u8; 16] {
         let nanos = parse_time(&self.created)
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -171,8 +186,7 @@ impl StreamInfo {
         // Others may keep more versions than can be asked for here, or all of them.
         let history = positive("max_msgs_per_subject").unwrap_or(u64::MAX);
         config.history = Some(u8::try_from(history).unwrap_or(u8::MAX));
-        config.max_value_size =
-            Some(self.max_message_size().map(|size| size.saturating_sub(reserve(size))));
+        config.max_value_size = Some(self.max_message_size());
         config.max_bytes = Some(positive("max_bytes"));
         config.max_age = Some(self.duration("max_age"));
         config.key_ttl = Some(asks_for_ttl(&self.config) != Some(false));
@@ -207,7 +221,7 @@ fn marker_ttl(config: &Value) -> Option<Duration> {
 }
 
 /// Whether the stream was created for times to live. `None` if that is unknown: a maximum age needs
-/// the same switches for its markers, and other clients do not note which of the two was requested.
+/// the same switches for its markers, and only a request for times to live is noted.
 fn asks_for_ttl(config: &Value) -> Option<bool> {
     if marker_ttl(config).is_none() {
         return Some(false);
@@ -232,6 +246,8 @@ pub(super) struct Bucket {
     pub(super) stream: String,
     pub(super) prefix: String,
     settings: ArcSwap<Settings>,
+    /// Whether this handle was opened with a request for times to live.
+    asks_for_ttl: bool,
     /// Held while the settings are requested, so that concurrent writes send one request.
     pub(super) refreshing: tokio::sync::Mutex<()>,
 }
@@ -247,12 +263,21 @@ pub(super) struct Settings {
     learned: Instant,
     /// Distinguishes the stream from an earlier one of the same name.
     pub(super) created: SystemTime,
+    /// The same, as in cursors.
+    pub(super) incarnation: [u8; 16],
     /// The last sequence of the stream.
     pub(super) end: u64,
     pub(super) history: u8,
+    /// Whether the server counts a message that replaces a value together with that value: with a
+    /// history it keeps both, and from 2.12 on replicas count first and replace afterwards.
+    pub(super) counts_replaced: bool,
     pub(super) allow_direct: bool,
     pub(super) max_message_size: Option<usize>,
+    /// Whether values can have times to live. Settings that are not those of a [`Bucket`] do not
+    /// know of its handle's request.
     pub(super) key_ttl: bool,
+    /// Whether they can have them if the handle asks.
+    offers_ttl: bool,
     pub(super) expiry_events: bool,
     pub(super) loses_newest: bool,
     pub(super) max_age: Option<Duration>,
@@ -260,22 +285,27 @@ pub(super) struct Settings {
     ///
     /// Its end must not bring back an older value, with or without a crash. So it needs a history
     /// of 1, and markers: without them a server that is killed afterwards brings back the deleted
-    /// value (nats-server #8505).
+    /// value (nats-server #8505, ADR 0061).
     pub(super) tombstone_ttl: Option<Duration>,
     pub(super) tombstone_life: Option<Duration>,
     /// Whether other clients can write tombstones with a time to live whose end leaves no marker.
     pub(super) tombstones_vanish: bool,
     /// No cursor before this stream sequence can be honoured.
     pub(super) cursors_from: u64,
+    /// Longest time that the stream allows a consumer without a request; `None` if it sets no
+    /// limit.
+    max_inactive: Option<Duration>,
 }
 
 impl Bucket {
-    fn new(name: &str, info: &StreamInfo) -> Self {
+    fn new(name: &str, info: &StreamInfo, config: &StoreConfig) -> Self {
+        let asks_for_ttl = config.key_ttl == Some(true);
         Self {
             name: name.to_owned(),
             stream: stream_name(name),
             prefix: subject_prefix(name),
-            settings: ArcSwap::from_pointee(info.settings()),
+            settings: ArcSwap::from_pointee(info.settings().for_handle(asks_for_ttl)),
+            asks_for_ttl,
             refreshing: tokio::sync::Mutex::default(),
         }
     }
@@ -293,7 +323,7 @@ impl Bucket {
     /// Adopts the settings of an answer, unless a later answer arrived a moment before. The limit
     /// is a moment, because the clock of a new leader may be behind that of the last.
     pub(super) fn learn(&self, info: &StreamInfo) {
-        let newest = info.settings();
+        let newest = info.settings().for_handle(self.asks_for_ttl);
         self.settings.rcu(|known| {
             if newest.as_of < known.as_of && known.age() < OVERTAKING {
                 return Arc::clone(known);
@@ -327,12 +357,16 @@ impl Settings {
             as_of: info.now(),
             learned: Instant::now(),
             created: parse_time(&info.created),
+            incarnation: info.incarnation(info.name()),
             end: info.last_sequence(),
             history,
+            counts_replaced: history != 1 || info.number("num_replicas") > 1,
             allow_direct: info.flag("allow_direct"),
             max_message_size: info.max_message_size(),
-            // With a longer history the value before would come back when the newest expires (ADR-48).
-            key_ttl: config.key_ttl == Some(true) && history == 1,
+            // With a longer history the value before would come back when the newest expires
+            // (ADR-48).
+            key_ttl: asks_for_ttl(&info.config) == Some(true) && history == 1,
+            offers_ttl: marker_ttl.is_some() && history == 1,
             // With a longer history, a value of another client that has a time to live ends without
             // a marker: the value before comes back (ADR-48). Markers still tell of the maximum
             // age.
@@ -346,7 +380,27 @@ impl Settings {
             cursors_from: note(&info.config, CURSORS_NOTE)
                 .and_then(|from| from.parse().ok())
                 .unwrap_or(0),
+            max_inactive: info
+                .config
+                .get("consumer_limits")
+                .and_then(|limits| duration(limits, "inactive_threshold")),
         }
+    }
+
+    /// These settings for a handle that asks for times to live, or does not.
+    fn for_handle(mut self, asks_for_ttl: bool) -> Self {
+        self.key_ttl |= asks_for_ttl && self.offers_ttl;
+        self
+    }
+
+    /// The reason that single keys cannot have times to live, and the way out.
+    pub(super) fn ttl_fault(&self) -> String {
+        ttl_fault(Some(self.history))
+    }
+
+    /// How long a consumer can be without a request: `wanted`, or as long as the stream allows.
+    pub(super) fn longest_inactive(&self, wanted: Duration) -> Duration {
+        self.max_inactive.map_or(wanted, |most| most.min(wanted))
     }
 
     /// Age of these settings: the time since the server reported them.
@@ -354,15 +408,10 @@ impl Settings {
         self.learned.elapsed()
     }
 
-    /// Whether messages have room for an operation id.
-    pub(super) fn has_operation_ids(&self) -> bool {
-        self.max_message_size.is_none_or(|size| reserve(size) == HEADER_RESERVE)
-    }
-
-    /// Whether fencing tokens are sure to stay and have room, beside an operation id: without that a lost acknowledgement
-    /// could not be told from a lost lock.
+    /// Whether fencing tokens are sure to stay and have room, beside an operation id: without that
+    /// a lost acknowledgement could not be told from a lost lock.
     pub(super) fn keeps_fences(&self) -> bool {
-        self.has_operation_ids() && !self.loses_newest
+        self.max_message_size.is_none_or(|size| size > HEADER_RESERVE) && !self.loses_newest
     }
 
     /// Rejects an operation that requires entries to stay, if the store can lose them.
@@ -373,7 +422,8 @@ impl Settings {
         Err(KvError::Unsupported {
             operation,
             reason: format!(
-                "entries of store {store:?} can now expire or be evicted: fencing tokens and locks would be lost"
+                "entries of store {store:?} can now expire or be evicted: fencing tokens and locks would be lost; use a \
+                 store without max_age and with discard: new"
             ),
         })
     }
@@ -383,16 +433,17 @@ impl Settings {
         self.loses_newest || self.tombstone_life.is_some()
     }
 
-    /// The largest value that fits, where a message may have `max_payload` bytes.
+    /// The largest value that fits, where a message may have `max_payload` bytes. The store's own
+    /// limit leaves no room for headers: other clients set, and fill, the same number.
     pub(super) fn max_value_size(&self, max_payload: usize) -> usize {
-        let size = self.max_message_size.map_or(max_payload, |size| size.min(max_payload));
-        size.saturating_sub(reserve(size))
+        let most = max_payload.saturating_sub(HEADER_RESERVE);
+        self.max_message_size.map_or(most, |size| size.min(most))
     }
-}
 
-/// What is reserved for headers in messages of a size.
-fn reserve(size: usize) -> usize {
-    if size > HEADER_RESERVE { HEADER_RESERVE } else { SMALL_HEADER_RESERVE }
+    /// The largest message, headers included.
+    pub(super) fn max_message_size(&self, max_payload: usize) -> usize {
+        self.max_message_size.map_or(max_payload, |size| size.min(max_payload))
+    }
 }
 
 /// What the server of this connection can do.
@@ -401,6 +452,7 @@ pub(super) fn capabilities(link: &Link) -> ConnectionCapabilities {
     ConnectionCapabilities {
         write: true,
         compare_and_swap: true,
+        atomic_writes: false,
         watch: true,
         watch_resume: true,
         max_history: 64,
@@ -421,78 +473,91 @@ pub(super) async fn info(
     name: &str,
     deadline: Deadline,
 ) -> KvResult<StreamInfo> {
+    let described = described(link, operation, name, deadline).await?;
+    described.map_err(|error| error.into_error(operation, name))
+}
+
+/// The same, with the server's own error.
+pub(super) async fn described(
+    link: &Link,
+    operation: &'static str,
+    name: &str,
+    deadline: Deadline,
+) -> KvResult<Result<StreamInfo, ApiError>> {
     let subject = format!("STREAM.INFO.{}", stream_name(name));
-    let answer = link.api(operation, &subject, &json!({}), deadline).await?;
-    answer.map_err(|error: ApiError| error.into_error(operation, name))
+    link.api(operation, &subject, &json!({}), deadline).await
 }
 
 /// Opens a bucket, creates it where there is none, changes it where that was asked for.
 pub(super) async fn open(
     link: &Link,
+    operation: &'static str,
     name: &str,
     config: &StoreConfig,
     deadline: Deadline,
 ) -> KvResult<Bucket> {
-    const OPERATION: &str = "open store";
     if config.key_ttl == Some(true) && !link.server_is_at_least(2, 11) {
         return Err(KvError::Unsupported {
-            operation: "a time to live for single keys",
+            operation,
             reason: format!(
-                "it needs nats-server 2.11, this is {}",
+                "times to live of single keys need nats-server 2.11, this is {}; upgrade it",
                 link.client().server_info().version
             ),
         });
     }
+    let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
     loop {
-        let found = match info(link, OPERATION, name, deadline).await {
+        let found = match info(link, operation, name, deadline).await {
             Ok(found) => found,
             Err(KvError::StoreNotFound { .. }) if !config.must_exist => {
-                match create(link, name, config, deadline).await? {
-                    Some(created) => return Ok(Bucket::new(name, &created)),
-                    // Another client was faster: look at what it made.
-                    None => continue,
+                match create(link, operation, name, config, deadline).await? {
+                    Some(created) => return Ok(Bucket::new(name, &created, config)),
+                    // Another client was faster: look at what it made. The stream can be gone
+                    // again, or be known to one server of a cluster only.
+                    None => {
+                        pause(&mut pauses, operation, name, deadline).await?;
+                        continue;
+                    }
                 }
             }
             Err(error) => return Err(error),
         };
-        if found.config.get("mirror").is_some_and(|mirror| !mirror.is_null()) {
-            return Err(KvError::Unsupported {
-                operation: OPERATION,
-                reason: format!("store {name:?} is a mirror of another; open the original"),
-            });
+        if let Some(reason) = shape::fault(name, &found.config) {
+            return Err(KvError::Unsupported { operation, reason });
         }
         let differences = differences(config, &found);
         if differences.is_empty() {
-            return Ok(Bucket::new(name, &found));
+            return Ok(Bucket::new(name, &found, config));
         }
         if !config.reconcile {
             return Err(KvError::ConfigMismatch { store: name.to_owned(), differences });
         }
-        let changed = update(link, name, config, found, deadline).await?;
+        let changed = update(link, operation, name, config, found, deadline).await?;
         let differences = self::differences(config, &changed);
         if !differences.is_empty() {
             return Err(KvError::ConfigMismatch { store: name.to_owned(), differences });
         }
-        return Ok(Bucket::new(name, &changed));
+        return Ok(Bucket::new(name, &changed, config));
     }
 }
 
 fn differences(wanted: &StoreConfig, found: &StreamInfo) -> Vec<crate::store::ConfigDifference> {
     let mut config = found.store_config();
     if asks_for_ttl(&found.config).is_none() {
-        // An unknown setting is not a difference.
-        config.key_ttl = wanted.key_ttl;
+        // An unknown setting is not a difference, unless `reconcile` is to make it known.
+        let is_lacking = wanted.reconcile || config.history != Some(1);
+        config.key_ttl = wanted.key_ttl.map(|asked| asked && !is_lacking);
     }
     wanted.differences(&config)
 }
 
 async fn create(
     link: &Link,
+    operation: &'static str,
     name: &str,
     config: &StoreConfig,
     deadline: Deadline,
 ) -> KvResult<Option<StreamInfo>> {
-    const OPERATION: &str = "create store";
     let mut stream = json!({
         "name": stream_name(name),
         "subjects": [format!("{}>", subject_prefix(name))],
@@ -507,21 +572,21 @@ async fn create(
     let defaults = StoreConfig::new().history(1).replicas(1).storage(StorageType::File);
     apply(link, &mut stream, &config.clone().over(&defaults));
     let subject = format!("STREAM.CREATE.{}", stream_name(name));
-    match link.api::<StreamInfo>(OPERATION, &subject, &stream, deadline).await? {
+    match link.api::<StreamInfo>(operation, &subject, &stream, deadline).await? {
         Ok(created) => Ok(Some(created)),
         Err(error) if error.err_code == ApiError::STREAM_NAME_IN_USE => Ok(None),
-        Err(error) => Err(config_error(error, OPERATION, name)),
+        Err(error) => Err(error.into_error(operation, name)),
     }
 }
 
 async fn update(
     link: &Link,
+    operation: &'static str,
     name: &str,
     config: &StoreConfig,
     found: StreamInfo,
     deadline: Deadline,
 ) -> KvResult<StreamInfo> {
-    const OPERATION: &str = "reconcile store";
     if config.key_ttl == Some(true) || config.history.is_some() {
         // Checked together with the existing settings. A longer history of another client is not a
         // reason to reject another change.
@@ -539,30 +604,20 @@ async fn update(
         stream["metadata"][CURSORS_NOTE] = json!(found.last_sequence().to_string());
     }
     let subject = format!("STREAM.UPDATE.{}", stream_name(name));
-    let request = link.api_once(OPERATION, &subject, &stream, deadline);
+    let request = link.api_once(operation, &subject, &stream, deadline);
     let has_happened = |found: KvResult<StreamInfo>| match found {
         Ok(changed) => differences(config, &changed).is_empty().then_some(Ok(changed)),
         Err(error) => (!error.is_retryable()).then_some(Err(error)),
     };
-    match ordered(link, OPERATION, name, request, has_happened, deadline).await? {
+    match ordered(link, operation, name, request, has_happened, deadline).await? {
         Ok(changed) => Ok(changed),
         Err(error) if error.err_code == ApiError::STREAM_UPDATE_REFUSED => {
             let differences = differences(config, &found);
             tracing::debug!(reason = %error.description, "the server refused to change the stream");
             Err(KvError::ConfigMismatch { store: name.to_owned(), differences })
         }
-        Err(error) => Err(config_error(error, OPERATION, name)),
+        Err(error) => Err(error.into_error(operation, name)),
     }
-}
-
-/// The error for a configuration that the server does not take.
-fn config_error(error: ApiError, operation: &'static str, name: &str) -> KvError {
-    // Replicas beyond one without a cluster, or more than it has servers.
-    if matches!(error.err_code, 10074 | 10005) {
-        let reason = format!("there are not enough servers: {}", error.description);
-        return KvError::Unsupported { operation: "this number of replicas", reason };
-    }
-    error.into_error(operation, name)
 }
 
 /// Writes the settings that were made into a stream's configuration.
@@ -577,7 +632,7 @@ fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
         set("max_msgs_per_subject", json!(history));
     }
     if let Some(bytes) = config.max_value_size {
-        set("max_msg_size", bytes.map_or(json!(-1), |bytes| json!(bytes + HEADER_RESERVE)));
+        set("max_msg_size", bytes.map_or(json!(-1), |bytes| json!(bytes)));
     }
     if let Some(bytes) = config.max_bytes {
         set("max_bytes", bytes.map_or(json!(-1), |bytes| json!(bytes)));
@@ -591,10 +646,11 @@ fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
     if let Some(replicas) = config.replicas {
         set("num_replicas", json!(replicas));
     }
-    if let Some(age) = config.max_age.flatten() {
-        // The server refuses a window for duplicates beyond the maximum age.
-        let window =
-            stream.get("duplicate_window").and_then(Value::as_u64).unwrap_or(120_000_000_000);
+    if let Some(age) = config.max_age.flatten()
+        && let Some(window) = stream.get("duplicate_window").and_then(Value::as_u64)
+    {
+        // The server rejects a window for duplicates beyond the maximum age. Of a new stream it
+        // chooses the window, so that it is the same as for other clients.
         stream["duplicate_window"] = json!(window.min(nanos(age)));
     }
     if (config.key_ttl.is_some() || config.max_age.is_some()) && link.server_is_at_least(2, 11) {
@@ -617,8 +673,8 @@ fn apply_expiry(stream: &mut Value, key_ttl: Option<bool>) {
         // The server does not let `allow_msg_ttl` be turned off.
         stream["subject_delete_marker_ttl"] = json!(0);
     }
-    if let Some(asked) = key_ttl.filter(|_| ages) {
-        stream["metadata"][KEY_TTL_NOTE] = json!(asked.to_string());
+    if ages && key_ttl == Some(true) {
+        stream["metadata"][KEY_TTL_NOTE] = json!("true");
     } else if let Some(notes) = stream.get_mut("metadata").and_then(Value::as_object_mut) {
         notes.remove(KEY_TTL_NOTE);
     }
@@ -626,7 +682,7 @@ fn apply_expiry(stream: &mut Value, key_ttl: Option<bool>) {
 
 /// Deletes a bucket.
 pub(super) async fn delete(link: &Link, name: &str, deadline: Deadline) -> KvResult<()> {
-    const OPERATION: &str = "delete store";
+    const OPERATION: &str = "delete_store";
     let subject = format!("STREAM.DELETE.{}", stream_name(name));
     let nothing = json!({});
     let request = link.api_once::<Value>(OPERATION, &subject, &nothing, deadline);
@@ -684,31 +740,66 @@ pub(super) async fn probe(
     }
 }
 
-#[derive(Deserialize)]
-struct Names {
-    total: usize,
-    #[serde(default)]
-    streams: Option<Vec<String>>,
+/// Waits a little before another look at a stream that another client has just created.
+async fn pause(
+    pauses: &mut impl Iterator<Item = Duration>,
+    operation: &'static str,
+    name: &str,
+    deadline: Deadline,
+) -> KvResult<()> {
+    let pause = pauses.next().unwrap_or(Duration::from_millis(500));
+    if deadline.remaining() <= pause {
+        return Err(KvError::Unavailable {
+            operation,
+            reason: format!(
+                "other clients create and delete store {name:?} at the same time: the server has it when it is created, \
+                 and not when it is read"
+            ),
+            source: None,
+        });
+    }
+    sleep(pause).await;
+    Ok(())
 }
 
-/// The names of the buckets, page by page.
+#[derive(Deserialize)]
+struct Page {
+    total: usize,
+    #[serde(default)]
+    streams: Option<Vec<Listed>>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    config: Value,
+}
+
+impl Listed {
+    /// The name of the store, if `store` opens it.
+    fn store(&self) -> Option<String> {
+        let name = self.config.get("name")?.as_str()?.strip_prefix("KV_")?;
+        (check_store_name(name).is_ok() && shape::fault(name, &self.config).is_none())
+            .then(|| name.to_owned())
+    }
+}
+
+/// The names of the buckets that can be opened, page by page.
 pub(super) fn list(link: Arc<Link>, deadline: Duration) -> KvStream<String> {
-    const OPERATION: &str = "list stores";
+    const OPERATION: &str = "list_stores";
     let pages = futures_util::stream::try_unfold(Some(0), move |offset| {
         let link = Arc::clone(&link);
         async move {
             let Some(offset) = offset else { return Ok(None) };
             let query = json!({ "offset": offset, "subject": "$KV.*.>" });
             let deadline = Deadline::after(deadline);
-            let page = link.api::<Names>(OPERATION, "STREAM.NAMES", &query, deadline).await?;
-            let Names { total, streams } = page.map_err(|e| e.into_error(OPERATION, ""))?;
+            // The configurations, because not every stream with such a name can be opened.
+            let page = link.api::<Page>(OPERATION, "STREAM.LIST", &query, deadline).await?;
+            let Page { total, streams } = page.map_err(|e| e.into_error(OPERATION, ""))?;
             let streams = streams.unwrap_or_default();
             let next = offset + streams.len();
             let more = !streams.is_empty() && next < total;
-            let names = streams
-                .into_iter()
-                .filter_map(|stream| stream.strip_prefix("KV_").map(str::to_owned));
-            let names: Vec<KvResult<String>> = names.map(Ok).collect();
+            let names: Vec<KvResult<String>> =
+                streams.iter().filter_map(Listed::store).map(Ok).collect();
             Ok(Some((futures_util::stream::iter(names), more.then_some(next))))
         }
     });
@@ -747,7 +838,7 @@ mod tests {
     fn markers_come_and_go_with_what_needs_them() {
         let mut stream = json!({ "max_age": HOUR });
         apply_expiry(&mut stream, Some(false));
-        assert_eq!(asks_for_ttl(&stream), Some(false));
+        assert_eq!((asks_for_ttl(&stream), stream.get("metadata")), (None, None));
         assert_eq!(tombstone_life(&stream), Some(MARKER_TTL));
         apply_expiry(&mut stream, Some(true));
         assert_eq!(asks_for_ttl(&stream), Some(true));

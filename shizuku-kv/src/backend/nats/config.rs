@@ -27,8 +27,8 @@ use crate::store::{Deadline, KvError};
 #[must_use]
 #[non_exhaustive]
 pub struct NatsConnectionConfig {
-    /// The servers, as `nats://HOST:PORT`, `tls://HOST:PORT` or `HOST:PORT`; any of them will do. No userinfo here:
-    /// see [`auth`](Self::auth).
+    /// The servers, as `nats://HOST:PORT`, `tls://HOST:PORT` or `HOST:PORT`; any of them will do.
+    /// No userinfo here: see [`auth`](Self::auth).
     pub servers: Vec<String>,
     /// Set by [`auth`](Self::auth()).
     pub auth: NatsAuth,
@@ -36,10 +36,16 @@ pub struct NatsConnectionConfig {
     pub tls: NatsTls,
     /// Set by [`name`](Self::name()).
     pub name: Option<String>,
+    /// Set by [`inbox_prefix`](Self::inbox_prefix()).
+    pub inbox_prefix: Option<String>,
     /// Set by [`connect_timeout`](Self::connect_timeout()).
     pub connect_timeout: Duration,
     /// Set by [`deadline`](Self::deadline()).
     pub deadline: Duration,
+    /// Set by [`domain`](Self::domain()).
+    pub domain: Option<String>,
+    /// Set by [`api_prefix`](Self::api_prefix()).
+    pub api_prefix: Option<String>,
 }
 
 impl NatsConnectionConfig {
@@ -50,17 +56,23 @@ impl NatsConnectionConfig {
             auth: NatsAuth::None,
             tls: NatsTls::default(),
             name: None,
+            inbox_prefix: None,
             connect_timeout: Deadline::DEFAULT,
             deadline: Deadline::DEFAULT,
+            domain: None,
+            api_prefix: None,
         }
     }
 
     /// The configuration that a URL says:
-    /// `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT][,HOST[:PORT]…][?OPTION=VALUE&…]`, or `tls://` to insist on TLS.
+    /// `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT][,HOST[:PORT]…][?OPTION=VALUE&…]`, or `tls://` to
+    /// insist on TLS.
     ///
-    /// Options: `creds` (a credentials file), `nkey` (a file with an NKey seed), `tls_ca`, `tls_cert`, `tls_key`
-    /// (PEM files), `tls_first` (`true`: TLS before the server's greeting), `name`, `connect_timeout_ms`,
-    /// `deadline_ms`. Values are percent-decoded.
+    /// Options: `domain` and `api_prefix` (see [`domain`](Self::domain()) and
+    /// [`api_prefix`](Self::api_prefix())), `creds` (a credentials file), `nkey` (a file with an
+    /// NKey seed), `tls_ca`, `tls_cert`, `tls_key` (PEM files), `tls_first` (`true`: TLS before the
+    /// server's greeting), `name`, `inbox_prefix`, `connect_timeout_ms`, `deadline_ms`. Values are
+    /// percent-decoded.
     ///
     /// # Errors
     /// [`KvError::InvalidUrl`], which says what is wrong and never repeats the userinfo.
@@ -86,16 +98,48 @@ impl NatsConnectionConfig {
         self
     }
 
+    /// The prefix of the subjects to which answers come; `_INBOX` unless set.
+    ///
+    /// For users that may not subscribe to `_INBOX.>`, so that other clients cannot listen to their
+    /// answers: with `_INBOX_app`, the user needs the right to subscribe to `_INBOX_app.>`. Tokens
+    /// are joined by single dots. Connecting with a prefix that has a wildcard, white space, an
+    /// empty token or a `$` in front returns [`KvError::InvalidConfig`].
+    pub fn inbox_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.inbox_prefix = Some(prefix.into());
+        self
+    }
+
     /// How long connecting may take as a whole, more than zero; 5 seconds unless set.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// The deadline of the connection's own operations (opening and deleting stores, health, shutdown), more than
-    /// zero; 5 seconds unless set. A store's operations have [its own](crate::StoreConfig::deadline()).
+    /// The deadline of the connection's own operations (opening and deleting stores, health,
+    /// shutdown), more than zero; 5 seconds unless set. A store's operations have [its
+    /// own](crate::StoreConfig::deadline()).
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// The JetStream domain that holds the stores; the connected server's own unless set.
+    ///
+    /// A leaf node has the domain of its hub beside its own, if it has a JetStream at all. Without
+    /// this a store opened through a leaf node with a JetStream is one of the leaf node's.
+    /// Writes are then sent to `$JS.DOMAIN.API.$KV.…`, and requests to `$JS.DOMAIN.API.…`.
+    pub fn domain(mut self, domain: impl Into<String>) -> Self {
+        self.domain = Some(domain.into());
+        self
+    }
+
+    /// The prefix of the JetStream API in place of `$JS.API`, for a JetStream that another account
+    /// exports under other subjects. Stands before the subjects of writes too: the account imports
+    /// `$JS.API.>` as `PREFIX.>`, and `$KV.BUCKET.>` as `PREFIX.$KV.BUCKET.>` for each bucket that
+    /// it writes to. The user's rights have the prefix too (SECURITY.md). Excludes a
+    /// [domain](Self::domain()).
+    pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.api_prefix = Some(prefix.into());
         self
     }
 }
@@ -108,8 +152,11 @@ impl fmt::Debug for NatsConnectionConfig {
             .field("auth", &self.auth)
             .field("tls", &self.tls)
             .field("name", &self.name)
+            .field("inbox_prefix", &self.inbox_prefix)
             .field("connect_timeout", &self.connect_timeout)
             .field("deadline", &self.deadline)
+            .field("domain", &self.domain)
+            .field("api_prefix", &self.api_prefix)
             .finish()
     }
 }
@@ -143,17 +190,19 @@ pub enum NatsAuth {
     Token(String),
     /// The seed of an NKey (it begins with `SU`).
     NKey(String),
-    /// A file with the seed of an NKey.
+    /// A file with the seed of an NKey. It is read again at each reconnect.
     NKeyFile(PathBuf),
-    /// A credentials file (`.creds`), with a JWT and a seed.
+    /// A credentials file (`.creds`), with a JWT and a seed. It is read again at each reconnect, so
+    /// that renewed credentials count. A file that cannot be used then, because it is being
+    /// written, fails that attempt only.
     CredentialsFile(PathBuf),
     /// The content of a credentials file.
     Credentials(String),
 }
 
 impl NatsAuth {
-    /// The content of a credentials file, base64-encoded, as it is passed in environment variables. White space in
-    /// and around it is ignored.
+    /// The content of a credentials file, base64-encoded, as it is passed in environment variables.
+    /// White space in and around it is ignored.
     ///
     /// # Errors
     /// [`KvError::InvalidConfig`] if it is no base64 of a text.
@@ -190,7 +239,7 @@ impl fmt::Debug for NatsAuth {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct NatsTls {
-    /// Refuse a server that does not offer TLS. A `tls://` address sets it.
+    /// Refuse a server that does not offer TLS. One `tls://` address sets it for all servers.
     pub required: bool,
     /// Begin with TLS, before the server's greeting (the server's `handshake_first`).
     pub first: bool,

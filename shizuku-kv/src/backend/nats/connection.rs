@@ -9,12 +9,15 @@ use futures_core::future::BoxFuture;
 
 use super::bucket;
 use super::config::{NatsAuth, NatsConnectionConfig, without_userinfo};
-use super::link::{Link, LinkEvents, parse_version};
+use super::credentials::{Source, read_file};
+use super::link::{Link, LinkEvents, details_of, parse_version, refusal_in};
+use super::refusals::check_inbox_prefix;
+use super::space::ApiSpace;
 use super::store::NatsStore;
 use crate::store::backoff;
 use crate::store::{
-    Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, OpenStores, Store,
-    StoreConfig, check_store_name, in_runtime,
+    Connection, ConnectionCapabilities, Deadline, KvError, KvLimit, KvResult, KvStream, OpenStores,
+    Store, StoreConfig, check_store_name, in_runtime,
 };
 
 const OPERATION: &str = "connect";
@@ -22,9 +25,9 @@ const OPERATION: &str = "connect";
 /// The oldest server that works: an older one answers in ways that the client library cannot read.
 const OLDEST_SERVER: &str = "2.10";
 
-/// The inbound channel of one subscription, in messages; what does not fit is lost. A watch asks for far fewer at a time.
-/// The answers to all requests share one: as many callers would have to wait at the same moment. Room that is not used
-/// costs nothing.
+/// The inbound channel of one subscription, in messages; what does not fit is lost. A watch asks
+/// for far fewer at a time. The answers to all requests share one: as many callers would have to
+/// wait at the same moment. Room that is not used costs nothing.
 const SUBSCRIPTION_CAPACITY: usize = 1 << 20;
 
 /// A connection to NATS, whose stores are JetStream key-value buckets.
@@ -45,12 +48,15 @@ pub struct NatsConnection {
 /// Connects to NATS.
 ///
 /// Tries each server once; whichever answers first in turn is used. Ends within
-/// [`connect_timeout`](NatsConnectionConfig::connect_timeout()), with a server that accepts and never answers too.
+/// [`connect_timeout`](NatsConnectionConfig::connect_timeout()), with a server that accepts and
+/// never answers too.
 ///
 /// # Errors
-/// [`KvError::InvalidConfig`] for settings that cannot work, unreadable files included; [`KvError::Unavailable`] where
-/// no server can be reached or answers in time; [`KvError::Unauthorized`] where the credentials are refused;
-/// [`KvError::ServerTooOld`] below 2.10; [`KvError::NoRuntime`] outside of a tokio runtime.
+/// [`KvError::InvalidConfig`] for settings that cannot work, unreadable files included;
+/// [`KvError::Unavailable`] where no server can be reached or answers in time;
+/// [`KvError::Unauthorized`] if the credentials are rejected, or if the user may not subscribe to
+/// its [inboxes](NatsConnectionConfig::inbox_prefix()); [`KvError::ServerTooOld`] below 2.10;
+/// [`KvError::NoRuntime`] outside of a tokio runtime.
 ///
 /// Dropping the future is safe.
 pub async fn nats_connect(config: NatsConnectionConfig) -> Result<NatsConnection, KvError> {
@@ -61,7 +67,10 @@ pub async fn nats_connect(config: NatsConnectionConfig) -> Result<NatsConnection
         Ok(result) => result,
         Err(_) => Err(KvError::Unavailable {
             operation: OPERATION,
-            reason: format!("{addresses} did not answer within {limit:?}"),
+            reason: format!(
+                "{addresses} did not answer within {limit:?}; check that this is the port for \
+                 clients of a NATS server"
+            ),
             source: None,
         }),
     }
@@ -78,17 +87,18 @@ async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
     }
     let mut servers = Vec::new();
     for server in &config.servers {
-        if without_userinfo(server) != *server {
-            return invalid(
-                "servers",
-                "an address must not contain userinfo; use `auth`, or `NatsConnectionConfig::from_url`",
-            );
-        }
-        let address = check_server(server).map_err(|reason| KvError::InvalidConfig {
-            field: "servers",
-            reason: format!("{server:?}: {reason}"),
-        })?;
-        servers.push(address);
+        let server = super::url::server(server)
+            .map_err(|reason| KvError::InvalidConfig { field: "servers", reason })?;
+        servers.push(server.parse::<async_nats::ServerAddr>().map_err(|error| {
+            KvError::InvalidConfig { field: "servers", reason: format!("{server:?}: {error}") }
+        })?);
+    }
+
+    let space = ApiSpace::of(&config)?;
+    if let Some(prefix) = &config.inbox_prefix
+        && let Err(reason) = check_inbox_prefix(prefix)
+    {
+        return invalid("inbox_prefix", reason);
     }
 
     let events = LinkEvents::new();
@@ -98,32 +108,30 @@ async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
     if parse_version(&version) < parse_version(OLDEST_SERVER) {
         return Err(KvError::ServerTooOld { found: version, needed: OLDEST_SERVER });
     }
-    tracing::debug!(%version, "connected to NATS");
-    let link = Link::open(client, events).await.map_err(|error| KvError::Unavailable {
+    let link = Link::open(client, events, space).await.map_err(|error| KvError::Unavailable {
         operation: OPERATION,
         reason: "the connection ended at once".to_owned(),
         source: Some(Arc::new(error)),
     })?;
-    Ok(NatsConnection { link: Arc::new(link), config: Arc::new(config), handles: Arc::default() })
-}
-
-/// Checks one server's address.
-fn check_server(server: &str) -> Result<async_nats::ServerAddr, String> {
-    let host = match server.split_once("://") {
-        Some(("nats" | "tls", host)) => host,
-        Some(_) => return Err("the scheme is not nats or tls".to_owned()),
-        None => server,
-    };
-    super::url::check_host(host)?;
-    server.parse().map_err(|error: std::io::Error| error.to_string())
+    link.first_answer(OPERATION).await?;
+    Ok(NatsConnection { link, config: Arc::new(config), handles: Arc::default() })
 }
 
 async fn connect_options(
     config: &NatsConnectionConfig,
     events: LinkEvents,
 ) -> KvResult<ConnectOptions> {
-    let mut options = ConnectOptions::new()
-        // Each server gets its share, so that one that accepts and never answers does not use up the time of all.
+    let mut options = match Source::of(&config.auth).map(Arc::new) {
+        Some(source) => {
+            source.check().await?;
+            ConnectOptions::with_auth_callback(move |nonce| Arc::clone(&source).sign(nonce))
+        }
+        None => ConnectOptions::new(),
+    };
+    let (delays, attempts) = (events.clone(), events.clone());
+    options = options
+        // Each server gets its share, so that one that accepts and never answers does not use up
+        // the time of all.
         .connection_timeout(
             config.connect_timeout / u32::try_from(config.servers.len()).unwrap_or(u32::MAX),
         )
@@ -131,10 +139,16 @@ async fn connect_options(
         .subscription_capacity(SUBSCRIPTION_CAPACITY)
         // A half-dead connection is noticed after two of these.
         .ping_interval(Duration::from_secs(10))
-        .reconnect_delay_callback(|attempts| {
-            // Jittered, so that a fleet does not come back all at once.
+        .reconnect_delay_callback(move |attempts| {
+            // Jittered, so that a fleet does not reconnect all at once. The client restarts its
+            // count with each connection, also with one that the server ends at once.
             let pauses = backoff(Duration::from_millis(20), Duration::from_secs(2));
-            pauses.take(attempts.min(12)).last().unwrap_or_default()
+            pauses.take((attempts + delays.unanswered()).min(12)).last().unwrap_or_default()
+        })
+        // Chooses no server. Only this callback receives the reasons why attempts failed.
+        .reconnect_to_server_callback(move |servers, _| {
+            attempts.attempted(&servers);
+            std::future::ready(None)
         })
         .event_callback(move |event| {
             events.on_event(&event);
@@ -143,28 +157,16 @@ async fn connect_options(
     if let Some(name) = &config.name {
         options = options.name(name);
     }
-    let invalid = |field, reason: String| KvError::InvalidConfig { field, reason };
-    let credentials = |options: ConnectOptions, text: &str| {
-        // The error of the parser is not repeated: it could quote what it read.
-        options.credentials(text).map_err(|_| {
-            invalid(
-                "credentials",
-                "no JWT with a seed; give the content of a .creds file".to_owned(),
-            )
-        })
-    };
+    if let Some(prefix) = &config.inbox_prefix {
+        options = options.custom_inbox_prefix(prefix);
+    }
     options = match &config.auth {
-        NatsAuth::None => options,
         NatsAuth::UserPassword { user, password } => {
             options.user_and_password(user.clone(), password.clone())
         }
         NatsAuth::Token(token) => options.token(token.clone()),
-        NatsAuth::NKey(seed) => options.nkey(checked_seed(seed)?),
-        NatsAuth::NKeyFile(path) => options.nkey(checked_seed(&read_file("nkey", path).await?)?),
-        NatsAuth::Credentials(text) => credentials(options, text)?,
-        NatsAuth::CredentialsFile(path) => {
-            credentials(options, &read_file("credentials", path).await?)?
-        }
+        // The other kinds sign in the callback.
+        _ => options,
     };
     let tls = &config.tls;
     for (field, path) in [
@@ -183,45 +185,13 @@ async fn connect_options(
     if let Some((chain, key)) = &tls.client_certificate {
         options = options.add_client_certificate(chain.clone(), key.clone());
     }
-    if tls.required {
+    if tls.required || config.servers.iter().any(|server| super::url::is_tls(server)) {
         options = options.require_tls(true);
     }
     if tls.first {
         options = options.tls_first();
     }
     Ok(options)
-}
-
-/// Checked here, checksum included, since the client library finds out only when it signs, and then blames the server.
-fn checked_seed(seed: &str) -> KvResult<String> {
-    let seed = seed.trim();
-    let is_user = nkeys::KeyPair::from_seed(seed)
-        .is_ok_and(|pair| pair.key_pair_type() == nkeys::KeyPairType::User);
-    if is_user {
-        return Ok(seed.to_owned());
-    }
-    Err(KvError::InvalidConfig {
-        field: "nkey",
-        reason:
-            "not the seed of a user's NKey: 58 characters that begin with SU and end in a checksum"
-                .to_owned(),
-    })
-}
-
-async fn read_file(field: &'static str, path: &std::path::Path) -> KvResult<String> {
-    let path = path.to_owned();
-    let shown = path.display().to_string();
-    match tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await {
-        Ok(Ok(text)) => Ok(text),
-        Ok(Err(error)) => Err(KvError::InvalidConfig {
-            field,
-            reason: format!("cannot read file {shown:?}: {error}"),
-        }),
-        Err(_) => Err(KvError::InvalidConfig {
-            field,
-            reason: format!("cannot read file {shown:?}: the runtime is shutting down"),
-        }),
-    }
 }
 
 /// The servers, as they may be shown.
@@ -233,27 +203,64 @@ fn connect_error(error: &async_nats::ConnectError, config: &NatsConnectionConfig
     let addresses = addresses(config);
     let unavailable =
         |reason: String| KvError::Unavailable { operation: OPERATION, reason, source: None };
-    // The client library's errors are kept out of the source where they could quote an address.
-    match error.kind() {
-        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-            KvError::Unauthorized {
+    let text = error.to_string().to_ascii_lowercase();
+    for words in ["maximum connections exceeded", "maximum account active connections exceeded"] {
+        if text.contains(words) {
+            return KvError::LimitReached {
                 operation: OPERATION,
-                reason: match config.auth {
-                    NatsAuth::None => format!(
-                        "{addresses} asks for credentials and none were given; write nats://USER:PASSWORD@HOST, ?creds= or ?nkey="
-                    ),
-                    _ => format!("{addresses} refused the credentials"),
-                },
-            }
+                limit: KvLimit::Connections,
+                reason: format!(
+                    "{addresses} answered {words:?}; close other connections, or raise max_connections of the server or the \
+                     account"
+                ),
+            };
         }
+    }
+    // The client library's errors are kept out of the source where they could quote an address.
+    let text = error.to_string();
+    // Credentials that have just expired arrive as an error of the stream.
+    if let Some(refusal) = refusal_in(&text) {
+        // The reason why a file could not be used is our own text.
+        let reason = match text.split_once("failed signing nonce: ") {
+            Some((_, ours)) => ours.to_owned(),
+            None => rejected_credentials(&addresses, refusal, &config.auth),
+        };
+        return KvError::Unauthorized { operation: OPERATION, reason };
+    }
+    match error.kind() {
         ConnectErrorKind::Tls => unavailable(format!("no TLS connection to {addresses}: {error}")),
         // A handshake that fails arrives as an error of the stream.
         ConnectErrorKind::Io if is_about_tls(error) => unavailable(format!(
             "the TLS handshake with {addresses} failed (does it offer TLS, with a certificate of a root that is trusted here?): {error}"
         )),
         ConnectErrorKind::Dns => unavailable(format!("no address found for {addresses}: {error}")),
-        _ => unavailable(format!("no server answers at {addresses}: {error}")),
+        _ => unavailable(format!(
+            "no server answers at {addresses}: {error}; check that it runs, and that this is the \
+             port for clients of a NATS server"
+        )),
     }
+}
+
+/// Returns the reason and the way out after a server has rejected credentials of this kind.
+fn rejected_credentials(addresses: &str, refusal: &str, auth: &NatsAuth) -> String {
+    const ENCODE: &str = "in a URL, percent-encode characters other than letters and digits";
+    let way_out = match auth {
+        NatsAuth::None => {
+            return format!(
+                "{addresses} asks for credentials and none were given; write \
+                 nats://USER:PASSWORD@HOST, ?creds= or ?nkey="
+            );
+        }
+        NatsAuth::UserPassword { .. } => format!("check user and password; {ENCODE}"),
+        NatsAuth::Token(_) => format!("check the token; {ENCODE}"),
+        NatsAuth::NKey(_) | NatsAuth::NKeyFile(_) => {
+            "check that the server lists the public key of this seed".to_owned()
+        }
+        _ => "check that the servers know the account of this user, and that its JWT is neither expired \
+              nor revoked"
+            .to_owned(),
+    };
+    format!("{addresses} rejected the credentials{}; {way_out}", details_of(refusal))
 }
 
 fn is_about_tls(error: &async_nats::ConnectError) -> bool {
@@ -272,6 +279,22 @@ impl NatsConnection {
     fn deadline(&self) -> Deadline {
         Deadline::after(self.config.deadline)
     }
+
+    async fn open_store(
+        &self,
+        operation: &'static str,
+        name: &str,
+        config: StoreConfig,
+    ) -> KvResult<Store> {
+        check_store_name(name)?;
+        config.validate()?;
+        let bucket = bucket::open(&self.link, operation, name, &config, self.deadline()).await?;
+        let deadline = config.operation_deadline();
+        let store = NatsStore::new(Arc::clone(&self.link), bucket, config.consistency);
+        let store = Store::new(Arc::new(store), deadline);
+        self.handles.add(&store);
+        Ok(store)
+    }
 }
 
 impl fmt::Debug for NatsConnection {
@@ -285,21 +308,16 @@ impl Connection for NatsConnection {
         bucket::capabilities(&self.link)
     }
 
+    fn store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<Store>> {
+        Box::pin(self.open_store("store", name, StoreConfig::new()))
+    }
+
     fn store_with_config<'a>(
         &'a self,
         name: &'a str,
         config: StoreConfig,
     ) -> BoxFuture<'a, KvResult<Store>> {
-        Box::pin(async move {
-            check_store_name(name)?;
-            config.validate()?;
-            let bucket = bucket::open(&self.link, name, &config, self.deadline()).await?;
-            let deadline = config.operation_deadline();
-            let store = NatsStore::new(Arc::clone(&self.link), bucket, config.consistency);
-            let store = Store::new(Arc::new(store), deadline);
-            self.handles.add(&store);
-            Ok(store)
-        })
+        Box::pin(self.open_store("store_with_config", name, config))
     }
 
     fn list_stores(&self) -> KvStream<String> {
@@ -316,16 +334,27 @@ impl Connection for NatsConnection {
     fn health(&self) -> BoxFuture<'_, KvResult<()>> {
         Box::pin(async move {
             let (operation, deadline) = ("health", self.deadline());
-            self.link.up(operation, deadline).await?;
-            let flush = self.link.client().flush();
-            // A flush only shows that bytes were written; an answer shows that the server lives. The API refuses
-            // nobody this question about a stream that need not exist.
-            deadline
-                .bound(operation, None, async {
-                    flush.await.map_err(|e| flush_error(operation, e))
-                })
-                .await?;
-            bucket::probe(&self.link, operation, deadline).await
+            let answered = async {
+                self.link.up(operation, deadline).await?;
+                let flush = self.link.client().flush();
+                // A flush only shows that bytes were written; an answer shows that the server
+                // lives. The API refuses nobody this question about a stream that need not exist.
+                deadline
+                    .bound(operation, None, async {
+                        flush.await.map_err(|e| flush_error(operation, e))
+                    })
+                    .await?;
+                bucket::probe(&self.link, operation, deadline).await
+            };
+            answered.await.map_err(|error| {
+                // Other operations return a retryable error, because credentials are read again at
+                // each attempt to connect.
+                let refusal = self
+                    .link
+                    .trouble()
+                    .filter(|trouble| trouble.is_refusal && error.is_retryable());
+                refusal.map_or(error, |trouble| trouble.into_error(operation))
+            })
         })
     }
 
@@ -353,6 +382,7 @@ impl Connection for NatsConnection {
                 let flush = async {
                     // Writes that are on their way get their acknowledgements first.
                     self.link.requests().writes_are_over().await;
+                    self.link.consumers().delete_all(client).await;
                     client.flush().await.map_err(|e| flush_error(operation, e))
                 };
                 deadline.bound(operation, None, flush).await

@@ -1,32 +1,40 @@
 //! An ordered pull consumer: every message once and in order, or the word that it was lost.
 //!
-//! Pull rather than push, because what is asked for is what can arrive: a reader that does not read asks for nothing,
-//! so that memory stays bounded without the server having to guess. The consumer acknowledges nothing and lives in the
-//! server's memory; when it is lost, whoever reads from it makes another one from where it stands (the ordered consumer
-//! of ADR-17, on pull as ADR-37 recommends).
+//! Pull rather than push, because what is asked for is what can arrive: a reader that does not read
+//! asks for nothing, so that memory stays bounded without the server having to guess. The consumer
+//! acknowledges nothing and lives in the server's memory; when it is lost, whoever reads from it
+//! makes another one from where it stands (the ordered consumer of ADR-17, on pull as ADR-37
+//! recommends, ADR 0007).
 
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::task::unconstrained;
 
 use super::bucket::{Cluster, StreamInfo};
+use super::farewell::Farewell;
 use super::leader::Lag;
 use super::link::{ApiError, Interruption, Link};
-use super::lookout::{Lookout, Trouble};
-use super::wire::{Place, subject_prefix};
-use crate::store::{Deadline, Key, KvError, KvResult, Moment, WatchScope};
+use super::liveness::{Liveness, Trouble};
+use super::refusals::{Refusal, Way};
+use super::wire::{DeliveryInfo, subject_prefix};
+use crate::store::{Deadline, Key, KvError, KvResult, SuspendAwareInstant, WatchScope};
 
 /// Messages asked for at a time. More are asked for when half of them have come.
 const PULL: usize = 8 * 1024;
 
-/// Bytes asked for at a time. With one message larger than this, the server's limit on messages is used instead.
+/// Bytes asked for at a time. With one message larger than this, the server's limit on messages is
+/// used instead.
 const PULL_BYTES: usize = 8 * 1024 * 1024;
 
-/// How often an idle consumer tells that it is there. After some of these without a word it counts as lost.
+/// How often an idle consumer tells that it is there. After some of these without a word it counts
+/// as lost.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The same where the end of what is there is waited for, which the first heartbeat shows.
@@ -40,12 +48,12 @@ fn patience(heartbeat: Duration) -> Duration {
     heartbeat * 2 + Duration::from_secs(1)
 }
 
-/// How long the server keeps a consumer that nobody asks for messages: bounds what a client that vanished leaves
-/// behind.
-const INACTIVE: Duration = Duration::from_secs(60);
+/// How long the server keeps a consumer that nobody asks for messages: bounds what a client that
+/// vanished leaves behind.
+pub(super) const INACTIVE: Duration = Duration::from_secs(60);
 
-/// How long a creation that nobody waits for any more may take to come to be.
-const LATE_CREATION: Duration = Duration::from_secs(2);
+/// Minimum time between the arrival of a message and the next poll for the message to count as old.
+const LATE: Duration = Duration::from_secs(1);
 
 /// What a consumer delivers.
 #[derive(Clone, Debug)]
@@ -55,6 +63,9 @@ pub(super) struct Spec {
     pub(super) filters: Vec<String>,
     pub(super) start: Start,
     pub(super) headers_only: bool,
+    /// How long the server keeps the consumer if no request arrives: [`INACTIVE`], or what the
+    /// stream allows.
+    pub(super) inactive: Duration,
 }
 
 /// Where a consumer begins.
@@ -62,6 +73,8 @@ pub(super) struct Spec {
 pub(super) enum Start {
     /// The newest message of each subject, then what follows.
     LastPerSubject,
+    /// The newest message, then what follows.
+    Last,
     /// Every message from this stream sequence on.
     Sequence(u64),
 }
@@ -69,24 +82,23 @@ pub(super) enum Start {
 /// One thing that happened.
 #[derive(Debug)]
 pub(super) enum Delivery {
-    Message(Message, Place),
+    Message(Message, DeliveryInfo),
     /// The consumer is alive and delivers nothing at the moment. That does not show that nothing is
     /// left to deliver.
     Idle,
     /// The consumer is gone, or something that it sent is. Make another one.
     Lost(&'static str),
     /// The server does not let this client read from consumers.
-    Refused(Arc<str>),
+    Refused(Arc<Refusal>),
 }
 
 #[derive(Debug)]
 pub(super) struct OrderedConsumer {
     link: Arc<Link>,
-    stream: String,
-    name: String,
+    farewell: Farewell,
     inbox: String,
     messages: Subscriber,
-    lookout: Lookout,
+    liveness: Liveness,
     pull_subject: String,
     pulls: u64,
     outstanding: usize,
@@ -95,27 +107,28 @@ pub(super) struct OrderedConsumer {
     bytes: usize,
     expires: Option<Duration>,
     /// When the server was last asked for messages, and how long that request stays open.
-    asked: (Moment, Duration),
-    /// The longest time without a request.
+    asked: (SuspendAwareInstant, Duration),
+    /// When the server last had a request that was neither filled nor expired, as far as is known.
+    served: SuspendAwareInstant,
+    /// The longest time for which the server may have had no request.
     unasked: Duration,
     last_sequence: u64,
     heartbeat: Duration,
-    /// Whether the last delivery was waited for, and so is of this moment; else it may have been lying there.
+    /// Whether the last delivery was waited for, and so is of this moment; else it may have been
+    /// lying there.
     fresh: bool,
     /// Whether it began with the newest message of each subject.
     has_list: bool,
     /// Number of messages that were waiting when it was created. It is exact at that moment, and
     /// only then.
     pub(super) pending_at_start: u64,
-    /// Whether the server has said that it is there.
-    exists: bool,
     /// The server that has it; none where there is no cluster.
     server: Option<String>,
 }
 
 impl OrderedConsumer {
-    /// Creates the consumer `name`. Creating it twice with the same specification is harmless, so that a creation
-    /// whose answer was lost can be repeated and leaves one consumer at most.
+    /// Creates the consumer `name`. Creating it twice with the same specification is harmless, so
+    /// that a creation whose answer was lost can be repeated and leaves one consumer at most.
     ///
     /// A cluster may place it on a server that has just died, which never answers, however often
     /// the request is repeated. So after a quarter of the deadline another consumer is created, and
@@ -145,12 +158,6 @@ impl OrderedConsumer {
         name: String,
         deadline: Deadline,
     ) -> KvResult<Result<Self, ApiError>> {
-        #[derive(Deserialize)]
-        struct Created {
-            num_pending: u64,
-            #[serde(default)]
-            cluster: Option<Cluster>,
-        }
         let mut config = json!({
             "name": name,
             "ack_policy": "none",
@@ -158,7 +165,7 @@ impl OrderedConsumer {
             "replay_policy": "instant",
             "mem_storage": true,
             "num_replicas": 1,
-            "inactive_threshold": nanos(INACTIVE),
+            "inactive_threshold": nanos(spec.inactive),
             "headers_only": spec.headers_only,
         });
         match spec.filters.as_slice() {
@@ -168,6 +175,7 @@ impl OrderedConsumer {
         }
         match spec.start {
             Start::LastPerSubject => config["deliver_policy"] = json!("last_per_subject"),
+            Start::Last => config["deliver_policy"] = json!("last"),
             Start::Sequence(sequence) => {
                 config["deliver_policy"] = json!("by_start_sequence");
                 config["opt_start_seq"] = json!(sequence.max(1));
@@ -175,46 +183,72 @@ impl OrderedConsumer {
         }
         let mark = link.up(operation, deadline).await?;
         let inbox = link.client().new_inbox();
-        let messages = link.subscribe(operation, format!("{inbox}.*")).await?;
+        let deliveries = format!("{inbox}.*");
+        let messages = link.subscribe(operation, deliveries.clone()).await?;
         let request = json!({ "stream_name": spec.stream, "config": config });
-        let subject = format!("CONSUMER.CREATE.{}.{name}", spec.stream);
-        let pull_subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{name}", spec.stream);
+        let pull_subject = link.space().api(&format!("CONSUMER.MSG.NEXT.{}.{name}", spec.stream));
         let mut consumer = Self {
-            lookout: Lookout::new(Arc::clone(&link), mark, pull_subject.clone()),
+            liveness: Liveness::new(
+                Arc::clone(&link),
+                mark,
+                [pull_subject.clone(), deliveries.clone()],
+            ),
             pull_subject,
             link: Arc::clone(&link),
-            stream: spec.stream.clone(),
-            name,
+            farewell: Farewell::new(&link, &spec.stream, &name),
             inbox,
             messages,
             pulls: 0,
             outstanding: 0,
             batch: PULL,
             // A limit below one message would be refused over and over.
-            bytes: PULL_BYTES.max(link.client().max_payload() + 64 * 1024),
+            bytes: PULL_BYTES.max(link.max_payload() + 64 * 1024),
             expires: None,
-            asked: (Moment::now(), Duration::ZERO),
+            asked: (SuspendAwareInstant::now(), Duration::ZERO),
+            // Its position is the one of its creation, which is later.
+            served: SuspendAwareInstant::now(),
             unasked: Duration::ZERO,
             fresh: true,
             last_sequence: 0,
             heartbeat: SHORT_HEARTBEAT,
             has_list: spec.start == Start::LastPerSubject,
             pending_at_start: 0,
-            exists: false,
             server: None,
         };
-        // From here on the consumer may exist, so that dropping this future has to delete it: `consumer` does.
-        Ok(link.api::<Created>(operation, &subject, &request, deadline).await?.map(|created| {
-            consumer.pending_at_start = created.num_pending;
-            consumer.exists = true;
-            consumer.server = created.cluster.and_then(|cluster| cluster.leader);
-            consumer
-        }))
+        // From here on the consumer may exist, so that dropping this future has to delete it:
+        // `farewell` does.
+        let created =
+            match request_creation(&link, operation, spec, &name, &request, deadline).await? {
+                Ok(created) => created,
+                Err(rejected) => return Ok(Err(rejected)),
+            };
+        consumer.pending_at_start = created.num_pending;
+        consumer.farewell.exists = true;
+        consumer.server = created.cluster.and_then(|cluster| cluster.leader);
+        // The server has said so before it answered.
+        if let Some(refusal) = link.refused(mark, &[&deliveries]) {
+            return Err(refusal.error(operation));
+        }
+        link.ensure_subscribed(operation, mark)?;
+        Ok(Ok(consumer))
+    }
+
+    /// Asks for one message at a time from now on.
+    pub(super) fn one_at_a_time(&mut self) {
+        self.batch = 1;
     }
 
     /// How far behind it may be, where it was made after a look at the stream.
     pub(super) fn lag(&self, before: &StreamInfo) -> Lag {
         Lag::of(self.server.as_deref(), before.leader())
+    }
+
+    /// Asks for the first messages, which arrive while the caller does something else. A request
+    /// that cannot be sent is sent again by [`next`](Self::next).
+    pub(super) async fn ask(&mut self) {
+        if self.outstanding == 0 {
+            let _ = self.pull().await;
+        }
     }
 
     /// The next thing that happens. Asks for more messages when few are left to come.
@@ -223,26 +257,43 @@ impl OrderedConsumer {
             if self.outstanding <= self.batch / 2 && self.pull().await.is_err() {
                 return Delivery::Lost("the request for messages could not be sent");
             }
-            // What has arrived is taken without setting up timers.
-            let message = match self.messages.next().now_or_never() {
+            // Gives way to other tasks here. The queue below must not, or a message in it would
+            // seem to have been waited for.
+            tokio::task::consume_budget().await;
+            // A message that has arrived is taken without setting up timers.
+            let message = match unconstrained(self.messages.next()).now_or_never() {
                 Some(message) => {
                     self.fresh = false;
                     message
                 }
-                None => tokio::select! {
-                    biased;
-                    message = self.messages.next() => {
-                        self.fresh = true;
-                        message
+                None => {
+                    self.note_empty_queue();
+                    let begun = SuspendAwareInstant::now();
+                    let patience = patience(self.heartbeat);
+                    let (message, arrived) = tokio::select! {
+                        biased;
+                        arrival = arrival(&mut self.messages) => arrival,
+                        trouble = self.liveness.trouble(patience) => {
+                            return match trouble {
+                                Trouble::Interrupted(Interruption::Lost) => {
+                                    Delivery::Lost("disconnected")
+                                }
+                                Trouble::Interrupted(Interruption::Refused(text)) => {
+                                    Delivery::Refused(text)
+                                }
+                                Trouble::Silence => Delivery::Lost("no heartbeat"),
+                            };
+                        }
+                    };
+                    let late = arrived.elapsed();
+                    if begun.elapsed().saturating_sub(late) > patience {
+                        // The process was suspended, so the message may have been in the socket.
+                        return Delivery::Lost("no heartbeat");
                     }
-                    trouble = self.lookout.trouble(patience(self.heartbeat)) => {
-                        return match trouble {
-                            Trouble::Interrupted(Interruption::Lost) => Delivery::Lost("disconnected"),
-                            Trouble::Interrupted(Interruption::Refused(text)) => Delivery::Refused(text),
-                            Trouble::Silence => Delivery::Lost("no heartbeat"),
-                        };
-                    }
-                },
+                    self.fresh = late < LATE;
+                    self.served = arrived;
+                    message
+                }
             };
             let Some(message) = message else {
                 return Delivery::Lost("the subscription ended");
@@ -254,9 +305,9 @@ impl OrderedConsumer {
     }
 
     fn receive(&mut self, message: Message) -> Option<Delivery> {
-        // What is stored has its place in the reply subject, whatever status another client gave it; what the server
-        // says has none.
-        if let Some(place) = message.reply.as_deref().and_then(Place::parse) {
+        // What is stored has its place in the reply subject, whatever status another client gave
+        // it; what the server says has none.
+        if let Some(place) = message.reply.as_deref().and_then(DeliveryInfo::parse) {
             self.outstanding = self.outstanding.saturating_sub(1);
             if place.consumer_sequence != self.last_sequence + 1 {
                 return Some(Delivery::Lost("a message is missing"));
@@ -302,7 +353,8 @@ impl OrderedConsumer {
         (status.as_u16() == 408).then_some(Delivery::Idle)
     }
 
-    /// From the next request for messages on, heartbeats come as seldom as for a consumer that lives long.
+    /// From the next request for messages on, heartbeats come as seldom as for a consumer that
+    /// lives long.
     pub(super) fn settle(&mut self) {
         self.heartbeat = HEARTBEAT;
     }
@@ -327,16 +379,27 @@ impl OrderedConsumer {
         }
     }
 
-    /// Whether the last delivery is of this moment: it was waited for. What was lying there may be old.
+    /// Whether the last delivery is of this moment: it was waited for. What was lying there may be
+    /// old.
     pub(super) fn is_fresh(&self) -> bool {
         self.fresh
     }
 
-    /// For how long at most the server had no request for messages, because nobody polled. What
-    /// was written and removed meanwhile has not come.
+    /// The longest time for which the server may have had no request for messages, because the
+    /// reader did not poll. Messages that were written and removed meanwhile are not delivered.
+    ///
+    /// A request ends when it expires, and also when it is filled, which is known only once its
+    /// messages have been read.
     pub(super) fn unasked(&self) -> Duration {
+        self.unasked
+    }
+
+    /// The queue is empty. If more messages were requested, the server has that request still.
+    fn note_empty_queue(&mut self) {
         let (asked, open) = &self.asked;
-        self.unasked.max(asked.elapsed().saturating_sub(*open))
+        if self.outstanding > 0 && asked.elapsed() < *open {
+            self.served = SuspendAwareInstant::now();
+        }
     }
 
     async fn pull(&mut self) -> Result<(), async_nats::PublishError> {
@@ -353,42 +416,102 @@ impl OrderedConsumer {
         self.pulls += 1;
         let reply = format!("{}.{}", self.inbox, self.pulls);
         let payload = request.to_string().into();
-        self.unasked = self.unasked();
-        self.asked = (Moment::now(), expires);
+        self.unasked = self.unasked.max(self.served.elapsed());
+        self.served = SuspendAwareInstant::now();
+        self.asked = (self.served, expires);
         self.link.client().publish_with_reply(self.pull_subject.clone(), reply, payload).await?;
         self.outstanding += batch;
         Ok(())
     }
 }
 
-impl Drop for OrderedConsumer {
-    /// Deletes the consumer on the server, without waiting. Where there is no runtime any more, the server does it by
-    /// itself a little later.
-    fn drop(&mut self) {
-        if self.link.is_over() {
-            return;
-        }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let client = self.link.client().clone();
-        let subject = format!("$JS.API.CONSUMER.DELETE.{}.{}", self.stream, self.name);
-        let exists = self.exists;
-        runtime.spawn(async move {
-            // Bounded, so that a client that is cut off does not gather these.
-            let delete = || {
-                tokio::time::timeout(INACTIVE, client.publish(subject.clone(), bytes::Bytes::new()))
-            };
-            let _ = delete().await;
-            if !exists {
-                // The server may come to the creation after this.
-                tokio::time::sleep(LATE_CREATION).await;
-                let _ = delete().await;
+/// The server's description of a new consumer.
+#[derive(Deserialize)]
+struct Created {
+    num_pending: u64,
+    #[serde(default)]
+    cluster: Option<Cluster>,
+}
+
+/// Requests a consumer, in the form that the user has a right to.
+///
+/// The server compares a filter with the user's rights only if the subject contains it. A user may
+/// instead have the right to any consumer of the bucket, and not to the longer subject. So a denied
+/// form is replaced by the other one, also if the other one was denied before: a reload of the
+/// server's configuration changes rights on an open connection.
+async fn request_creation(
+    link: &Link,
+    operation: &'static str,
+    spec: &Spec,
+    name: &str,
+    request: &Value,
+    deadline: Deadline,
+) -> KvResult<Result<Created, ApiError>> {
+    let plain = format!("CONSUMER.CREATE.{}.{name}", spec.stream);
+    let [filter] = spec.filters.as_slice() else {
+        return link.api(operation, &plain, request, deadline).await;
+    };
+    let with_filter = format!("{plain}.{filter}");
+    let is_closed = link.is_closed_way(Way::FilterInSubject, &spec.stream);
+    let (usual, other) = if is_closed { (&plain, &with_filter) } else { (&with_filter, &plain) };
+    let denied = match link.api(operation, usual, request, deadline).await {
+        Err(denied @ KvError::Unauthorized { .. }) => denied,
+        created => return created,
+    };
+    match link.api(operation, other, request, deadline).await {
+        // The longer subject is the smaller right.
+        Err(also @ KvError::Unauthorized { .. }) => Err(if is_closed { also } else { denied }),
+        created => {
+            match created {
+                Err(_) => {}
+                Ok(_) if is_closed => link.open_way(Way::FilterInSubject, &spec.stream),
+                Ok(_) => link.close_way(Way::FilterInSubject, &spec.stream),
             }
-        });
+            created
+        }
     }
 }
 
-/// With more prefixes or keys than this it costs less to filter here than to have the server compare with each.
-const MOST_FILTERS: usize = 64;
+/// Waits for a message. Returns it with the moment of its arrival, because the reader may not have
+/// polled since.
+async fn arrival(messages: &mut Subscriber) -> (Option<Message>, SuspendAwareInstant) {
+    let mut bell: Option<Arc<Bell>> = None;
+    poll_fn(|context| {
+        let rung = bell.as_ref().and_then(|bell| bell.rung.get().copied());
+        let bell = match &mut bell {
+            Some(bell) if rung.is_none() && bell.waker.will_wake(context.waker()) => bell,
+            bell => {
+                let waker = context.waker().clone();
+                bell.insert(Arc::new(Bell { waker, rung: OnceLock::new() }))
+            }
+        };
+        let waker = Waker::from(Arc::clone(bell));
+        let message = messages.poll_next_unpin(&mut Context::from_waker(&waker));
+        message.map(|message| (message, rung.unwrap_or_else(SuspendAwareInstant::now)))
+    })
+    .await
+}
+
+/// A waker that notes when it is woken first.
+struct Bell {
+    waker: Waker,
+    rung: OnceLock<SuspendAwareInstant>,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.get_or_init(SuspendAwareInstant::now);
+        self.waker.wake_by_ref();
+    }
+}
+
+/// With more prefixes or keys than this it costs less to filter here than to have the server
+/// compare with each.
+pub(super) const MOST_FILTERS: usize = 64;
 
 /// What a server can count for a consumer with several filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -404,7 +527,21 @@ impl Counting {
     }
 }
 
-/// The subjects that cover a scope, for the server to filter: not overlapping, and never less than the scope.
+/// Bytes of a request for a consumer beside its filters.
+const CREATE_FRAME: usize = 512;
+
+/// The subjects that cover a scope, and fit into one request to this server.
+pub(super) fn filters_for(link: &Link, bucket: &str, scope: &WatchScope) -> Vec<String> {
+    let filters = filters(bucket, scope, Counting::of(link));
+    let bytes: usize = filters.iter().map(|filter| filter.len() + 3).sum();
+    if bytes + CREATE_FRAME > link.max_payload() {
+        return vec![format!("{}>", subject_prefix(bucket))];
+    }
+    filters
+}
+
+/// The subjects that cover a scope, for the server to filter: not overlapping, and never less than
+/// the scope.
 pub(super) fn filters(bucket: &str, scope: &WatchScope, server: Counting) -> Vec<String> {
     let prefix = subject_prefix(bucket);
     let everything = || vec![format!("{prefix}>")];
@@ -441,8 +578,8 @@ pub(super) fn filters(bucket: &str, scope: &WatchScope, server: Counting) -> Vec
                 let Some(filter) = covering(key_prefix) else { return everything() };
                 stems.push(filter.trim_end_matches('>').to_owned());
             }
-            // The server refuses filters that overlap: one that another covers is left out. Sorted, what a stem covers
-            // follows it.
+            // The server refuses filters that overlap: one that another covers is left out. Sorted,
+            // what a stem covers follows it.
             stems.sort();
             stems.dedup_by(|later, kept| later.starts_with(kept.as_str()));
             if stems.is_empty() || stems.len() > MOST_FILTERS {
@@ -454,9 +591,10 @@ pub(super) fn filters(bucket: &str, scope: &WatchScope, server: Counting) -> Vec
     }
 }
 
-/// Before the key in a subject that stands beside others. A stream has one bucket, so that it selects the same; but a
-/// consumer that has exactly the subject that is purged goes on behind the purge, before 2.15 also past what waits of its
-/// other subjects (nats-server #8571). One that has more than what is purged does not.
+/// Before the key in a subject that stands beside others. A stream has one bucket, so that it
+/// selects the same; but a consumer that has exactly the subject that is purged goes on behind the
+/// purge, before 2.15 also past what waits of its other subjects (nats-server #8571). One that has
+/// more than what is purged does not (ADR 0011).
 fn any_bucket_prefix() -> String {
     subject_prefix("*")
 }

@@ -1,38 +1,30 @@
 //! Writing under a lock: a look at the token of the newest message, and a compare-and-swap on it.
 //!
-//! The server knows nothing of tokens. But it knows whether the message that was looked at is still the newest, and takes
-//! the write only then. So what was compared holds at the moment of the write, also where a leader answered that is none
-//! any more. Where somebody wrote in between, it begins again.
+//! The server knows nothing of tokens. But it knows whether the message that was looked at is still
+//! the newest, and takes the write only then. So what was compared holds at the moment of the
+//! write, also where a leader answered that is none any more. Where somebody wrote in between, it
+//! begins again (ADR 0004).
 //!
 //! A missing entry proves nothing by itself: a maximum age that another client has just set may
 //! have removed it together with its token. So a read that finds nothing, or the marker of an
 //! expired entry, asks the leader for the settings. An existing entry needs no such proof, whatever
 //! the settings are: no newer entry can have been removed before it, and if it is removed itself,
-//! the compare-and-swap fails.
+//! the compare-and-swap fails (ADR 0005, ADR 0060).
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_core::future::BoxFuture;
 
 use super::store::{NatsStore, StoreCore};
 use super::wire::StreamMessage;
-use super::write::Write;
+use super::write::WriteMessage;
 use crate::store::backoff;
 use crate::store::{
     Deadline, FencingToken, Key, KvError, KvFenced, KvOperation, KvResult, VersionToken,
+    WriteCondition,
 };
-
-/// What a write wants the newest message of its key to be, whatever its token.
-#[derive(Clone, Copy, Debug)]
-enum Wanted {
-    Anything,
-    /// None, or a tombstone.
-    Absent,
-    Version(VersionToken),
-}
 
 /// The newest message of a key, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
@@ -65,15 +57,20 @@ enum Admission {
     Mismatch { expected: VersionToken, found: Option<u64> },
 }
 
-/// The decision. The token comes first: whoever has lost the lock is told so, whatever else has changed.
-fn admit(wanted: Wanted, token: FencingToken, newest: Option<Newest>) -> Admission {
+/// The decision. The token comes first: whoever has lost the lock is told so, whatever else has
+/// changed (ADR 0006).
+fn admit(condition: WriteCondition, token: FencingToken, newest: Option<Newest>) -> Admission {
     if let Some(newer) = token.refused_by(newest.and_then(|newest| newest.fence)) {
         return Admission::Fenced(newer);
     }
     let found = newest.map(|newest| newest.sequence);
-    match (wanted, newest) {
-        (Wanted::Absent, Some(newest)) if !newest.is_deletion => Admission::Exists(newest.sequence),
-        (Wanted::Version(expected), _) if found.map(VersionToken::from_u64) != Some(expected) => {
+    match (condition, newest) {
+        (WriteCondition::Absent, Some(newest)) if !newest.is_deletion => {
+            Admission::Exists(newest.sequence)
+        }
+        (WriteCondition::Exactly(expected), _)
+            if found.map(VersionToken::from_u64) != Some(expected) =>
+        {
             Admission::Mismatch { expected, found }
         }
         _ => Admission::Over(found.unwrap_or(0)),
@@ -113,7 +110,7 @@ impl StoreCore {
         deadline: Deadline,
     ) -> KvResult<Option<StreamMessage>> {
         let known = self.bucket.settings().keeps_fences();
-        let newest = self.newest_of_leader(operation, key, deadline).await?;
+        let newest = self.newest_proven(operation, key, deadline).await?;
         let may_be_lost =
             newest.as_ref().is_none_or(|newest| newest.operation == KvOperation::Expire);
         if may_be_lost || !known {
@@ -123,19 +120,19 @@ impl StoreCore {
         Ok(newest)
     }
 
-    async fn write_fenced(
+    pub(super) async fn write_fenced(
         &self,
-        write: Write,
+        write: WriteMessage,
         token: FencingToken,
-        wanted: Wanted,
+        condition: WriteCondition,
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
         let write = write.under(token);
         let (operation, key) = (write.operation(), write.key());
         let decide = |newest: Option<StreamMessage>| {
-            let admission = admit(wanted, token, newest.as_ref().map(Newest::from));
+            let admission = admit(condition, token, newest.as_ref().map(Newest::from));
             let sequence = admission.sequence(key, token)?;
-            Ok(ControlFlow::<Infallible, Write>::Continue(write.clone().over(sequence)))
+            Ok(ControlFlow::<Infallible, WriteMessage>::Continue(write.clone().over(sequence)))
         };
         match self.look_and_swap(operation, key, decide, deadline).await? {
             ControlFlow::Continue(version) => Ok(version),
@@ -149,7 +146,7 @@ impl StoreCore {
         &self,
         operation: &'static str,
         key: &Key,
-        decide: impl Fn(Option<StreamMessage>) -> KvResult<ControlFlow<T, Write>>,
+        decide: impl Fn(Option<StreamMessage>) -> KvResult<ControlFlow<T, WriteMessage>>,
         deadline: Deadline,
     ) -> KvResult<ControlFlow<T, VersionToken>> {
         let mut pauses = backoff(Duration::from_millis(1), Duration::from_millis(100));
@@ -159,7 +156,8 @@ impl StoreCore {
                 Ok(newest) => match decide(newest)? {
                     ControlFlow::Break(nothing) => return Ok(ControlFlow::Break(nothing)),
                     ControlFlow::Continue(write) => match self.write(write, deadline).await {
-                        // Somebody wrote in between. Whether that was a newer holder is for the next look to tell.
+                        // Somebody wrote in between. Whether that was a newer holder is for the
+                        // next look to tell.
                         Err(KvError::RevisionMismatch { .. } | KvError::AlreadyExists { .. }) => {
                             deadline.timeout(operation, Some(key))
                         }
@@ -180,52 +178,6 @@ impl StoreCore {
 }
 
 impl KvFenced for NatsStore {
-    fn put<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        let write = Write::put("fenced put", key, value);
-        Box::pin(self.0.write_fenced(write, token, Wanted::Anything, deadline))
-    }
-
-    fn create<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        let write = Write::put("fenced create", key, value);
-        Box::pin(self.0.write_fenced(write, token, Wanted::Absent, deadline))
-    }
-
-    fn update<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        let write = Write::put("fenced update", key, value);
-        Box::pin(self.0.write_fenced(write, token, Wanted::Version(expected), deadline))
-    }
-
-    fn delete<'a>(
-        &'a self,
-        key: &'a Key,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        // Without a time to live: a tombstone with one can bring the value before it back (nats-server #8505), and with
-        // it the token.
-        let write = Write::deletion("fenced delete", key, KvOperation::Delete);
-        Box::pin(self.0.write_fenced(write, token, Wanted::Anything, deadline))
-    }
-
     fn raise<'a>(
         &'a self,
         key: &'a Key,
@@ -240,19 +192,20 @@ impl KvFenced for NatsStore {
                 return Ok(ControlFlow::Break(fence));
             }
             let sequence = newest.as_ref().map_or(0, |newest| newest.sequence);
+            let metadata = newest.as_ref().and_then(|newest| newest.metadata.clone());
             let write = match newest.filter(|newest| !newest.operation.is_deletion()) {
                 Some(value) if value.expires => {
                     return Err(KvError::Unsupported {
                         operation: OPERATION,
                         reason: format!(
-                            "key {key} has a time to live, and its token would expire with it"
+                            "key {key} has a time to live, and its token would expire with it; write it without one first"
                         ),
                     });
                 }
-                Some(value) => Write::put(OPERATION, key, value.value),
-                None => Write::deletion(OPERATION, key, KvOperation::Delete),
+                Some(value) => WriteMessage::put(OPERATION, key, value.value),
+                None => WriteMessage::deletion(OPERATION, key, KvOperation::Delete),
             };
-            Ok(ControlFlow::Continue(write.under(token).over(sequence)))
+            Ok(ControlFlow::Continue(write.by(metadata).under(token).over(sequence)))
         };
         Box::pin(async move {
             match self.0.look_and_swap(OPERATION, key, decide, deadline).await? {
@@ -273,16 +226,20 @@ mod tests {
         Some(Newest { sequence, is_deletion, fence: fence.map(FencingToken::from_u64) })
     }
 
-    fn version(sequence: u64) -> Wanted {
-        Wanted::Version(VersionToken::from_u64(sequence))
+    fn version(sequence: u64) -> WriteCondition {
+        WriteCondition::Exactly(VersionToken::from_u64(sequence))
     }
 
     #[test]
     fn a_newer_token_refuses_whatever_is_wanted() {
-        for wanted in [Wanted::Anything, Wanted::Absent, version(3), version(4)] {
+        for condition in [WriteCondition::Any, WriteCondition::Absent, version(3), version(4)] {
             for is_deletion in [false, true] {
-                let admission = admit(wanted, TOKEN, newest(3, is_deletion, Some(8)));
-                assert_eq!(admission, Admission::Fenced(FencingToken::from_u64(8)), "{wanted:?}");
+                let admission = admit(condition, TOKEN, newest(3, is_deletion, Some(8)));
+                assert_eq!(
+                    admission,
+                    Admission::Fenced(FencingToken::from_u64(8)),
+                    "{condition:?}"
+                );
             }
         }
     }
@@ -292,14 +249,20 @@ mod tests {
         for fence in [None, Some(6), Some(7)] {
             for is_deletion in [false, true] {
                 let newest = newest(3, is_deletion, fence);
-                assert_eq!(admit(Wanted::Anything, TOKEN, newest), Admission::Over(3));
+                assert_eq!(admit(WriteCondition::Any, TOKEN, newest), Admission::Over(3));
                 assert_eq!(admit(version(3), TOKEN, newest), Admission::Over(3));
             }
-            assert_eq!(admit(Wanted::Absent, TOKEN, newest(3, true, fence)), Admission::Over(3));
-            assert_eq!(admit(Wanted::Absent, TOKEN, newest(3, false, fence)), Admission::Exists(3));
+            assert_eq!(
+                admit(WriteCondition::Absent, TOKEN, newest(3, true, fence)),
+                Admission::Over(3)
+            );
+            assert_eq!(
+                admit(WriteCondition::Absent, TOKEN, newest(3, false, fence)),
+                Admission::Exists(3)
+            );
         }
-        assert_eq!(admit(Wanted::Anything, TOKEN, None), Admission::Over(0));
-        assert_eq!(admit(Wanted::Absent, TOKEN, None), Admission::Over(0));
+        assert_eq!(admit(WriteCondition::Any, TOKEN, None), Admission::Over(0));
+        assert_eq!(admit(WriteCondition::Absent, TOKEN, None), Admission::Over(0));
     }
 
     #[test]

@@ -25,30 +25,59 @@ pub(super) async fn figures(
     scope: &WatchScope,
     deadline: Deadline,
 ) -> KvResult<StoreFigures> {
-    let filters = filters(&core.bucket.name, scope, Counting::Right);
-    let whole = format!("{}>", subject_prefix(&core.bucket.name));
-    let filter = match filters.as_slice() {
-        [filter] if is_exact(scope, *filter == whole) => filter,
-        _ => {
-            let reason = "the server cannot count the keys of this scope".to_owned();
-            return Err(KvError::Unsupported { operation: OPERATION, reason });
-        }
+    let Some(filter) = exact_filter(core, scope) else {
+        let reason = "the server cannot count the keys of this scope".to_owned();
+        return Err(KvError::Unsupported { operation: OPERATION, reason });
     };
     let look = |info: &StreamInfo, newest| StoreFigures {
         reverts: info.reverts(),
+        end: info.last_sequence(),
+        entries: Some(info.messages()),
         ..StoreFigures::counted(info.incarnation(&core.bucket.stream), newest, info.subjects())
     };
-    if *filter == whole {
+    if filter == whole(core) {
         let info = core.info(OPERATION, deadline).await?;
         return Ok(StoreFigures {
             newest_at: Some(info.last_time()),
-            entries: Some(info.messages()),
             ..look(&info, info.last_sequence())
         });
     }
-    let (info, keys) = counted(core, filter, deadline).await?;
-    let newest = leader::newest(core, OPERATION, &filters, deadline).await?;
+    let (info, keys) = counted(core, &filter, deadline).await?;
+    let newest = leader::newest(core, OPERATION, &[filter], deadline).await?;
     Ok(StoreFigures { keys: Some(keys), ..look(&info, newest) })
+}
+
+/// Returns the stream's information, and of the same moment the number of keys that have an entry
+/// in a scope. The number is `None` if the server cannot count them.
+pub(super) async fn scope_keys(
+    core: &StoreCore,
+    operation: &'static str,
+    scope: &WatchScope,
+    deadline: Deadline,
+) -> KvResult<(StreamInfo, Option<u64>)> {
+    match exact_filter(core, scope) {
+        Some(filter) if filter != whole(core) => {
+            let (info, keys) = counted(core, &filter, deadline).await?;
+            Ok((info, Some(keys)))
+        }
+        filter => {
+            let info = core.info(operation, deadline).await?;
+            let keys = filter.map(|_| info.subjects());
+            Ok((info, keys))
+        }
+    }
+}
+
+/// The filter that matches the keys of a scope and no others, if the server has one.
+pub(super) fn exact_filter(core: &StoreCore, scope: &WatchScope) -> Option<String> {
+    let mut filters = filters(&core.bucket.name, scope, Counting::Right);
+    let filter = filters.pop().filter(|_| filters.is_empty())?;
+    is_exact(scope, filter == whole(core)).then_some(filter)
+}
+
+/// The filter of the whole bucket.
+fn whole(core: &StoreCore) -> String {
+    format!("{}>", subject_prefix(&core.bucket.name))
 }
 
 /// Whether the filter of a scope, which may be the whole bucket, matches nothing but the scope.

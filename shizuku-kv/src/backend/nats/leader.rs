@@ -1,24 +1,38 @@
 //! What the leader of a bucket's stream has, and a consumer elsewhere may not.
 //!
-//! In a cluster the server places a consumer on any replica, also on one that is behind. What waits for such a consumer
-//! is what its replica has, so that "all of it has come" tells nothing of what was acknowledged before. The server that
-//! answers a look at the stream is the leader, which has everything: a consumer made there afterwards is not behind that
-//! look. Of one that was made elsewhere it is known only by asking the leader whether there is anything newer. It is
-//! asked where the state seems to be complete, and not before: mostly once.
+//! In a cluster the server places a consumer on any replica, also on one that is behind. What waits
+//! for such a consumer is what its replica has, so that "all of it has come" tells nothing of what
+//! was acknowledged before. The server that answers a look at the stream is the leader, which has
+//! everything: a consumer made there afterwards is not behind that look. Of one that was made
+//! elsewhere it is known only by asking the leader whether there is anything newer. It is asked
+//! where the state seems to be complete, and not before: mostly once (ADR 0012).
+//!
+//! A user with rights to a part of a bucket may not ask the leader for messages: the request names
+//! the stream, and the subject only in its payload. Then a consumer at the leader answers, whose
+//! creation names the subject (`docs/adr/0066-rights-to-a-part-of-a-bucket.md`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use async_nats::Message;
+use futures_util::future::Either;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::store::StoreCore;
-use super::wire::Place;
-use crate::store::{Deadline, KvResult};
+use super::consumer::{Delivery, INACTIVE, OrderedConsumer, Spec, Start};
+use super::refusals::Way;
+use super::store::{StoreCore, pause};
+use super::wire::{DeliveryInfo, RawMessage, StreamMessage, examined};
+use crate::store::{Deadline, Key, KvError, KvResult, backoff};
 
 /// Maximum number of requests in flight.
 pub(super) const IN_FLIGHT: usize = 64;
+
+/// Number of subjects by which a page of a list begins earlier, if it had a gap to the one before.
+const OVERLAP: usize = 1_000;
 
 /// How far behind a consumer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +56,9 @@ impl Lag {
         }
     }
 
-    /// Whether the state may be complete with this message, so that it is worth asking. `floor` is the end of the stream
-    /// at the look, `waiting` what waited for the consumer.
-    pub(super) fn may_end_with(self, place: &Place, waiting: u64, floor: u64) -> bool {
+    /// Whether the state may be complete with this message, so that it is worth asking. `floor` is
+    /// the end of the stream at the look, `waiting` what waited for the consumer.
+    pub(super) fn may_end_with(self, place: &DeliveryInfo, waiting: u64, floor: u64) -> bool {
         match self {
             Self::None => place.stream_sequence >= floor,
             Self::Unknown => place.stream_sequence >= floor || place.consumer_sequence >= waiting,
@@ -53,7 +67,8 @@ impl Lag {
     }
 }
 
-/// The sequence of the newest message under any of the filters, from the leader; 0 where there is none.
+/// The sequence of the newest message under any of the filters, from the leader; 0 where there is
+/// none.
 pub(super) async fn newest(
     core: &StoreCore,
     operation: &'static str,
@@ -61,67 +76,325 @@ pub(super) async fn newest(
     deadline: Deadline,
 ) -> KvResult<u64> {
     // The subject of this question may have wildcards.
-    let queries: Vec<_> = filters.iter().map(|filter| json!({ "last_by_subj": filter })).collect();
-    stream::iter(queries)
-        .map(|query| async move {
-            let found = core.leader_answer(operation, &query, deadline).await?;
-            Ok(found.map_or(0, |message| message.sequence()))
+    stream::iter(filters.to_vec())
+        .map(|filter| async move {
+            let found = newest_of(core, operation, &filter, deadline).await?;
+            Ok(found.map_or(0, |found| found.sequence))
         })
         .buffer_unordered(IN_FLIGHT)
         .try_fold(0, |newest, sequence| async move { Ok(newest.max(sequence)) })
         .await
 }
 
-/// Returns the subjects under the filters that have a message, from the leader.
+/// Position of a message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) sequence: u64,
+    pub(super) time: SystemTime,
+}
+
+impl From<&DeliveryInfo> for Found {
+    fn from(place: &DeliveryInfo) -> Self {
+        Self { sequence: place.stream_sequence, time: place.time() }
+    }
+}
+
+/// The newest message under a filter, from the leader.
+pub(super) async fn newest_of(
+    core: &StoreCore,
+    operation: &'static str,
+    filter: &str,
+    deadline: Deadline,
+) -> KvResult<Option<Found>> {
+    let query = json!({ "last_by_subj": filter });
+    let other =
+        || by_consumer(core, operation, vec![filter.to_owned()], Start::Last, true, deadline);
+    Ok(match asked(core, operation, &query, other, deadline).await? {
+        Either::Left(found) => {
+            found.map(|found| Found { sequence: found.sequence(), time: found.time() })
+        }
+        Either::Right(found) => found.map(|(_, place)| Found::from(&place)),
+    })
+}
+
+/// The message at a stream sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MessageAt {
+    /// It is there. The server's time of its arrival.
+    Time(SystemTime),
+    /// It was removed.
+    Gone,
+    /// It was removed, or it is outside of the filters that the user may read.
+    Unknown,
+}
+
+/// Looks up the message at a stream sequence.
+pub(super) async fn message_at(
+    core: &StoreCore,
+    operation: &'static str,
+    sequence: u64,
+    filters: &[String],
+    deadline: Deadline,
+) -> KvResult<MessageAt> {
+    let (query, start) = (json!({ "seq": sequence }), Start::Sequence(sequence));
+    let other = || by_consumer(core, operation, filters.to_vec(), start, true, deadline);
+    Ok(match asked(core, operation, &query, other, deadline).await? {
+        Either::Left(found) => {
+            found.map_or(MessageAt::Gone, |message| MessageAt::Time(message.time()))
+        }
+        Either::Right(found) => {
+            let found = found.filter(|(_, place)| place.stream_sequence == sequence);
+            found.map_or(MessageAt::Unknown, |(_, place)| MessageAt::Time(place.time()))
+        }
+    })
+}
+
+impl StoreCore {
+    /// The newest message of a key: of the leader, or of whoever proves that it is the leader's.
+    pub(super) async fn newest_proven(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        deadline: Deadline,
+    ) -> KvResult<Option<StreamMessage>> {
+        let subject = self.subject(key);
+        let query = json!({ "last_by_subj": subject });
+        let other = move || async move {
+            // One request, which also those may send who may not create consumers.
+            let subject = vec![subject];
+            if subjects(self, operation, &subject, deadline.remaining()).await?.is_empty() {
+                return Ok(None);
+            }
+            by_consumer(self, operation, subject, Start::Last, false, deadline).await
+        };
+        match asked(self, operation, &query, other, deadline).await? {
+            Either::Left(found) => {
+                let parsed = found.map(|message| message.parse(&self.bucket.prefix)).transpose();
+                parsed.map_err(|reason| KvError::Backend {
+                    operation,
+                    reason: reason.to_owned(),
+                    source: None,
+                })
+            }
+            Either::Right(found) => Ok(found.and_then(|(mut message, place)| {
+                examined(&mut message, &place, &self.bucket.prefix)
+            })),
+        }
+    }
+}
+
+/// Asks the leader for a message, or does the other thing if the user may not ask. If that is
+/// denied too, the leader is asked again: rights may have changed since it was not allowed.
 ///
-/// The server answers in pages of 100,000 in the order of the names, and each page is of its own
-/// moment. A subject that has messages throughout is in one of them.
+/// # Errors
+/// Returns the denial of the question if both are denied, because it names the usual right.
+async fn asked<T, F>(
+    core: &StoreCore,
+    operation: &'static str,
+    query: &Value,
+    other: impl FnOnce() -> F,
+    deadline: Deadline,
+) -> KvResult<Either<Option<RawMessage>, T>>
+where
+    F: Future<Output = KvResult<T>>,
+{
+    let stream = &core.bucket.stream;
+    let mut denied = None;
+    if !core.link.is_closed_way(Way::LeaderMessage, stream) {
+        match core.leader_answer(operation, query, deadline).await {
+            Err(error @ KvError::Unauthorized { .. }) if core.link.is_hearing() => {
+                core.link.close_way(Way::LeaderMessage, stream);
+                denied = Some(error);
+            }
+            found => return found.map(Either::Left),
+        }
+    }
+    // Boxed, since it is rare.
+    match (Box::pin(other()).await, denied) {
+        (Err(KvError::Unauthorized { .. }), Some(denied)) => Err(denied),
+        (Err(KvError::Unauthorized { .. }), None) => {
+            let found = core.leader_answer(operation, query, deadline).await?;
+            core.link.open_way(Way::LeaderMessage, stream);
+            Ok(Either::Left(found))
+        }
+        (found, _) => found.map(Either::Right),
+    }
+}
+
+/// The first message of a consumer at the leader; `None` if nothing waits for it.
+async fn by_consumer(
+    core: &StoreCore,
+    operation: &'static str,
+    filters: Vec<String>,
+    start: Start,
+    headers_only: bool,
+    deadline: Deadline,
+) -> KvResult<Option<(Message, DeliveryInfo)>> {
+    let stream = core.bucket.stream.clone();
+    let inactive = core.bucket.settings().longest_inactive(INACTIVE);
+    let spec = Spec { stream, filters, start, headers_only, inactive };
+    let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
+    loop {
+        let info = core.info(operation, deadline).await?;
+        let (link, name) = (Arc::clone(&core.link), format!("shizuku-{}", core.link.next_id()));
+        let consumer = OrderedConsumer::create(link, operation, &spec, name, deadline).await?;
+        let mut consumer =
+            consumer.map_err(|error| error.into_error(operation, &core.bucket.name))?;
+        // A cluster may place it elsewhere, where something may be missing.
+        if consumer.lag(&info) == Lag::None {
+            if consumer.pending_at_start == 0 {
+                return Ok(None);
+            }
+            consumer.one_at_a_time();
+            match deadline.bound(operation, None, async { Ok(consumer.next().await) }).await? {
+                Delivery::Message(message, place) => return Ok(Some((message, place))),
+                Delivery::Refused(refusal) => return Err(refusal.error(operation)),
+                // It was removed meanwhile, or the consumer was.
+                Delivery::Idle | Delivery::Lost(_) => {}
+            }
+        }
+        pause(&mut pauses, operation, deadline).await?;
+    }
+}
+
+/// Returns the subjects under the filters that have a message, from the leader. `limit` is the
+/// timeout for each page.
 pub(super) async fn subjects(
     core: &StoreCore,
     operation: &'static str,
     filters: &[String],
-    deadline: Deadline,
+    limit: Duration,
 ) -> KvResult<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Info {
-        #[serde(default)]
-        total: usize,
-        state: Page,
+    let mut listing = Listing::new(filters);
+    while !listing.is_complete() {
+        listing.read_page(core, operation, Deadline::after(limit)).await?;
     }
-    #[derive(Deserialize)]
-    struct Page {
-        subjects: Option<BTreeMap<String, IgnoredAny>>,
-    }
-    let info = format!("STREAM.INFO.{}", core.bucket.stream);
-    let mut all = Vec::new();
-    for filter in filters {
-        let mut names = BTreeMap::new();
-        loop {
-            // Pages overlap by one name. If they do not, earlier names were removed meanwhile, and
-            // others moved from the next page into one that was read before.
-            let offset = names.len().saturating_sub(1);
-            let query = json!({ "subjects_filter": filter, "offset": offset });
-            let answer = core.link.api::<Info>(operation, &info, &query, deadline).await?;
-            let answer = answer.map_err(|error| error.into_error(operation, &core.bucket.name))?;
-            let mut page = answer.state.subjects.unwrap_or_default();
-            let is_last = offset + page.len() >= answer.total || page.is_empty();
-            let has_gap = match (names.last_key_value(), page.first_key_value()) {
-                (Some((last, _)), Some((first, _))) => first > last,
-                (Some(_), None) => true,
-                (None, _) => false,
-            };
-            if has_gap {
-                names.clear();
-                continue;
-            }
-            names.append(&mut page);
-            if is_last {
-                break;
-            }
+    Ok(listing.into_subjects())
+}
+
+/// A list of the subjects under some filters that have a message, from the leader.
+///
+/// The server answers in pages of 100,000 in the order of the names, and each page is of its own
+/// moment. A subject that has messages throughout is in one of them.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// The filters that are left, the present one last.
+    filters: Vec<String>,
+    /// The subjects under the present filter so far.
+    names: BTreeSet<String>,
+    /// Number of subjects that the next page skips.
+    offset: usize,
+    /// Number of subjects by which the next page begins earlier after a gap.
+    back: usize,
+    all: Vec<String>,
+}
+
+impl Listing {
+    pub(super) fn new(filters: &[String]) -> Self {
+        Self {
+            filters: filters.to_vec(),
+            names: BTreeSet::new(),
+            offset: 0,
+            back: OVERLAP,
+            all: Vec::new(),
         }
-        all.extend(names.into_keys());
     }
-    Ok(all)
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.filters.is_empty()
+    }
+
+    pub(super) fn into_subjects(self) -> Vec<String> {
+        self.all
+    }
+
+    /// Requests one more page.
+    pub(super) async fn read_page(
+        &mut self,
+        core: &StoreCore,
+        operation: &'static str,
+        deadline: Deadline,
+    ) -> KvResult<()> {
+        #[derive(Deserialize)]
+        struct Info {
+            #[serde(default)]
+            total: usize,
+            state: Page,
+        }
+        #[derive(Deserialize)]
+        struct Page {
+            subjects: Option<BTreeMap<String, IgnoredAny>>,
+        }
+        let Some(filter) = self.filters.last() else { return Ok(()) };
+        let info = format!("STREAM.INFO.{}", core.bucket.stream);
+        let query = json!({ "subjects_filter": filter, "offset": self.offset });
+        let answer = core.link.api::<Info>(operation, &info, &query, deadline).await?;
+        let answer = answer.map_err(|error| error.into_error(operation, &core.bucket.name))?;
+        self.add(answer.state.subjects.unwrap_or_default().into_keys().collect(), answer.total);
+        Ok(())
+    }
+
+    /// Adds a page of a list of `total` subjects. Pages overlap by one name. If they do not,
+    /// earlier names were removed meanwhile, and others moved from this page into the one before.
+    fn add(&mut self, page: BTreeSet<String>, total: usize) {
+        let has_gap = self.offset > 0
+            && self.names.last().is_some_and(|last| page.first().is_none_or(|first| first > last));
+        if has_gap {
+            self.offset = self.offset.saturating_sub(self.back);
+            self.back *= 2;
+            return;
+        }
+        let end = self.offset + page.len();
+        let is_last = page.is_empty() || end >= total;
+        self.names.extend(page);
+        // A page of one name does not overlap with the next.
+        self.offset = end.saturating_sub(1).max(self.offset + 1);
+        self.back = OVERLAP;
+        if is_last {
+            self.filters.pop();
+            self.all.extend(std::mem::take(&mut self.names));
+            self.offset = 0;
+        }
+    }
+}
+
+/// A message that was delivered. If the leader has neither this message nor a newer one of its
+/// subject, it has lost it.
+#[derive(Debug, Default)]
+pub(super) struct Last {
+    pub(super) subject: String,
+    pub(super) sequence: u64,
+    pub(super) time: Option<SystemTime>,
+    pub(super) is_deletion: bool,
+}
+
+impl Last {
+    /// Records the last message delivered, reusing the allocation of the one before.
+    pub(super) fn remember(&mut self, subject: &str, found: Found, is_deletion: bool) {
+        self.subject.clear();
+        self.subject.push_str(subject);
+        (self.sequence, self.time) = (found.sequence, Some(found.time));
+        self.is_deletion = is_deletion;
+    }
+
+    /// Whether the leader has lost it: a server that was restored from a copy, or another one that
+    /// holds a copy. Its sequences continue with other messages, which may have been superseded. So
+    /// neither the end of the stream nor the message at the position need show the loss.
+    pub(super) async fn is_lost(
+        &self,
+        core: &StoreCore,
+        operation: &'static str,
+        deadline: Deadline,
+    ) -> KvResult<bool> {
+        let found = newest_of(core, operation, &self.subject, deadline).await?;
+        Ok(match found {
+            // Other clients clean up tombstones, and some stores remove the newest entry of a key
+            // by themselves.
+            None => !self.is_deletion && !core.bucket.settings().forgets_newest(),
+            Some(found) if found.sequence == self.sequence => self.time != Some(found.time),
+            Some(found) => found.sequence < self.sequence,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -140,7 +413,7 @@ mod tests {
 
     #[test]
     fn when_to_ask() {
-        let place = |consumer_sequence, stream_sequence| Place {
+        let place = |consumer_sequence, stream_sequence| DeliveryInfo {
             stream_sequence,
             consumer_sequence,
             nanos: 0,
@@ -155,5 +428,38 @@ mod tests {
         assert!(Lag::Unknown.may_end_with(&place(1, 10), 3, 10));
         assert!(!Lag::Until(12).may_end_with(&place(5, 11), 3, 10));
         assert!(Lag::Until(12).may_end_with(&place(5, 12), 3, 10));
+    }
+
+    #[test]
+    fn a_list_may_be_empty() {
+        let mut listing = Listing::new(&["a".to_owned(), "b".to_owned()]);
+        listing.add(BTreeSet::new(), 0);
+        assert!(!listing.is_complete());
+        listing.add(BTreeSet::from(["a".to_owned()]), 1);
+        assert!(listing.is_complete());
+        assert_eq!(listing.into_subjects(), ["a"]);
+    }
+
+    #[test]
+    fn a_list_has_every_subject_that_stays() {
+        const PAGE: usize = 100;
+        let mut names: BTreeSet<String> = (0..1000).map(|number| format!("s{number:04}")).collect();
+        let kept: Vec<_> = names.iter().filter(|name| name.ends_with('7')).cloned().collect();
+        let mut listing = Listing { back: 3, ..Listing::new(&["s>".to_owned()]) };
+        let mut pages = 0;
+        while !listing.is_complete() {
+            pages += 1;
+            assert!(pages < 200, "the list does not end");
+            let page = names.iter().skip(listing.offset).take(PAGE).cloned().collect();
+            listing.add(page, names.len());
+            // Names leave at the front and at the end of the page that was read.
+            let gone: Vec<_> =
+                names.iter().filter(|name| !name.ends_with('7')).take(20).cloned().collect();
+            for name in gone {
+                names.remove(&name);
+            }
+        }
+        let listed: BTreeSet<_> = listing.into_subjects().into_iter().collect();
+        assert!(kept.iter().all(|name| listed.contains(name)));
     }
 }

@@ -9,20 +9,27 @@ use std::time::Duration;
 use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
 use async_nats::{
-    Client, Event, Message, PublishError, ServerError, StatusCode, SubscribeError, Subscriber,
+    Client, ClientError, Event, Message, PublishError, Server, ServerError, StatusCode,
+    SubscribeError, Subscriber,
 };
 use backon::ExponentialBackoff;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
 
-use super::requests::{Copies, Requests};
+use super::farewell::Consumers;
+use super::refusals::{Detours, Refusal, Way};
+use super::requests::{Copies, Requests, Size, Sizes, Table};
+use super::session::{Outage, Session};
+use super::space::ApiSpace;
 use crate::store::timer::{sleep, sleep_until, timeout_at};
-use crate::store::{Deadline, KvError, KvResult, backoff, in_runtime};
+use crate::store::{Deadline, KvError, KvLimit, KvResult, backoff, in_runtime};
 
-/// How often the state of the client is looked at beside its events, one of which can get lost when many come at once.
+/// How often the state of the client is looked at beside its events, one of which can get lost when
+/// many come at once.
 const STATE_POLL: Duration = Duration::from_millis(50);
 
 /// What the events of the client say.
@@ -34,10 +41,63 @@ struct LinkState {
     closing: bool,
     /// The reason that no operation on this connection can succeed any more.
     over: Option<Over>,
-    /// Counts refusals for lack of permission.
+    /// Number of denials that the server has reported.
     refusals: u64,
-    /// The last refusals, the newest in front. Each names a subject, not a request.
-    refused: VecDeque<Arc<str>>,
+    /// The last denials, newest first. Each names a subject, not a request.
+    refused: VecDeque<Arc<Refusal>>,
+    /// Subject of the subscription to the answers of all requests.
+    answers: Arc<str>,
+    /// The denial of the subscription to answers, until the next reconnect.
+    denied: Option<Arc<Refusal>>,
+    /// The last rejection of any subscription, until the next reconnect.
+    rejected: Option<Deaf>,
+    /// The first request on this connection had no answer in time, and no other answer has arrived.
+    is_silent: bool,
+    /// Reason why the last attempt to connect failed; `None` while connected.
+    trouble: Option<Trouble>,
+    /// Number of subscriptions that were rejected because of a limit. The server does not name
+    /// them.
+    surplus: u64,
+    /// Number of connections that the server ended because of the length of a protocol line.
+    long_lines: u64,
+    /// The subjects of the requests that the server may deny.
+    space: ApiSpace,
+    /// Number of connections that the server ended because of the size of a message.
+    oversized: u64,
+    /// The sizes that had been sent until then. The server does not name the message.
+    sizes: Arc<Sizes>,
+    /// Size that a message on this connection must not reach, because the last connection ended
+    /// with it; `None` if the last connection ended in another way.
+    bound: Option<Size>,
+    /// The bound of the next connection.
+    next_bound: Option<Size>,
+}
+
+/// Reason why no answer can arrive on a connection.
+#[derive(Clone, Debug)]
+enum Deaf {
+    /// The user may not subscribe.
+    Denied(Arc<Refusal>),
+    /// The connection has reached its limit of subscriptions. Answers have one of them, and the
+    /// client subscribes in an arbitrary order when it reconnects.
+    Crowded,
+}
+
+impl Deaf {
+    fn error(&self, operation: &'static str) -> KvError {
+        match self {
+            Self::Denied(refusal) => refusal.error(operation),
+            Self::Crowded => too_many_subscriptions(operation),
+        }
+    }
+}
+
+/// Reason why a connection was lost, or why an attempt to connect failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) reason: Arc<str>,
+    /// Whether the server rejected the credentials, or a file with credentials could not be used.
+    pub(super) is_refusal: bool,
 }
 
 /// How a connection ends.
@@ -59,37 +119,131 @@ impl LinkState {
                          that uses it",
             }),
             Some(Over::ShutDown) => Some(KvError::Closed { operation }),
-            None => self.closing.then_some(KvError::Closed { operation }),
+            None if self.closing => Some(KvError::Closed { operation }),
+            None => self.deaf().map(|deaf| deaf.error(operation)),
         }
+    }
+
+    /// Returns the reason why no answer can arrive; `None` if answers can arrive, as far as is
+    /// known.
+    ///
+    /// The server does not name a subscription that is over the limit, and events get lost when
+    /// many come at once. So a connection without any answer, on which subscriptions were rejected,
+    /// counts as one without the subscription to answers.
+    fn deaf(&self) -> Option<Deaf> {
+        let denied = self.denied.clone().map(Deaf::Denied);
+        denied.or_else(|| if self.is_silent { self.rejected.clone() } else { None })
+    }
+
+    /// Returns the first denial after `mark` that names one of these subjects.
+    fn refusal(&self, mark: Mark, subjects: &[&str]) -> Option<Arc<Refusal>> {
+        let new = usize::try_from(self.refusals - mark.refusals).unwrap_or(usize::MAX);
+        self.refused.iter().take(new).find(|refusal| refusal.names(subjects)).cloned()
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        let refusal = Arc::new(refusal);
+        if refusal.names(&[&self.answers]) {
+            self.denied = Some(Arc::clone(&refusal));
+        }
+        if let Refusal::Subscribe(_) = *refusal {
+            self.rejected = Some(Deaf::Denied(Arc::clone(&refusal)));
+        }
+        self.refusals += 1;
+        self.refused.push_front(refusal);
+        self.refused.truncate(REFUSALS);
     }
 }
 
-/// Refusals that are kept: as many requests can be refused at the same time and all be told.
+/// Text of the server's error if a connection has reached its limit of subscriptions.
+const TOO_MANY_SUBSCRIPTIONS: &str = "maximum subscriptions exceeded";
+
+/// Text of the server's error before it ends a connection because a protocol line is too long.
+const LINE_TOO_LONG: &str = "maximum control line exceeded";
+
+/// Text of the server's error before it ends a connection because a message is too large.
+const MESSAGE_TOO_LARGE: &str = "maximum payload violation";
+
+/// Minimum length of a subject that can have made a protocol line too long. The server does not
+/// name the line, and other requests in flight are sent again.
+const LONG_SUBJECT: usize = 256;
+
+/// Maximum number of stored denials. If more requests are denied at the same time, some of them do
+/// not learn the reason.
 const REFUSALS: usize = 1024;
+
+/// Refusals in a row after which others may have been lost: the client library queues 128 events
+/// of a connection, and drops the rest without a trace.
+const CROWD: u64 = 100;
+
+/// Number of requests and writes whose right is asked for at a time after a crowd of refusals. All
+/// of their refusals have room among the events.
+const TURNS_IN_CROWD: usize = 32;
+
+/// Minimum time between two reconnects of a connection that receives no answers.
+const RENEWAL: Duration = Duration::from_secs(1);
 
 /// A moment on the link, before something was sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     epoch: u64,
     refusals: u64,
+    surplus: u64,
+    long_lines: u64,
+    oversized: u64,
 }
 
 /// Why no answer will come.
 #[derive(Debug)]
 pub(super) enum Interruption {
-    /// The connection broke, or was closed: what was on its way may be lost.
+    /// The connection broke, was closed or receives no answers: what was on its way may be lost.
     Lost,
-    /// The server does not allow it.
-    Refused(Arc<str>),
+    /// The server denied the request, or the subscription to its answer.
+    Refused(Arc<Refusal>),
 }
 
 /// Receives the client's events.
 #[derive(Clone, Debug)]
-pub(super) struct LinkEvents(Arc<watch::Sender<LinkState>>);
+pub(super) struct LinkEvents(Arc<watch::Sender<LinkState>>, Arc<Outage>, Arc<Table>);
 
 impl LinkEvents {
     pub(super) fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(LinkState::default())))
+        Self(Arc::new(watch::Sender::new(LinkState::default())), Arc::default(), Arc::default())
+    }
+
+    /// The requests that wait for answers.
+    pub(super) fn table(&self) -> &Arc<Table> {
+        &self.2
+    }
+
+    /// Records the client's list of servers before an attempt to connect.
+    pub(super) fn attempted(&self, servers: &[Server]) {
+        if let Some(trouble) = self.1.attempted(servers) {
+            self.0.send_modify(|state| state.trouble = Some(trouble));
+        }
+    }
+
+    /// Records that the server has answered.
+    pub(super) fn answered(&self, server: &str, version: &str) {
+        self.1.ended(server, version);
+        self.0.send_modify(|state| state.trouble = None);
+    }
+
+    /// Records that an answer has arrived.
+    pub(super) fn heard(&self) {
+        if self.0.borrow().is_silent {
+            self.0.send_modify(|state| state.is_silent = false);
+        }
+    }
+
+    /// Number of connections in a row that the server ended before it had answered.
+    pub(super) fn unanswered(&self) -> usize {
+        self.1.unanswered()
+    }
+
+    /// The events from now on.
+    pub(super) fn changes(&self) -> Changes {
+        Changes(self.0.subscribe())
     }
 
     /// Ends the connection with the tasks that carried it, unless it was shut down before.
@@ -105,28 +259,139 @@ impl LinkEvents {
         });
     }
 
+    /// Records the subject of the subscription to answers, before the client subscribes.
+    pub(super) fn answers_come_to(&self, subject: &str) {
+        self.0.send_modify(|state| state.answers = subject.into());
+    }
+
     pub(super) fn on_event(&self, event: &Event) {
         match event {
             Event::Connected => {
-                tracing::info!("connected to NATS");
+                self.1.connected();
                 self.0.send_modify(|_| ());
             }
             Event::Disconnected => {
-                tracing::warn!("disconnected from NATS");
-                self.0.send_modify(|state| state.epoch += 1);
+                self.1.began(None);
+                self.0.send_modify(|state| {
+                    state.epoch += 1;
+                    state.bound = state.next_bound.take();
+                    // The client subscribes again to every subject when it reconnects.
+                    (state.denied, state.rejected, state.is_silent) = (None, None, false);
+                });
+            }
+            Event::ServerError(ServerError::AuthorizationViolation) => {
+                self.lost("authorization violation");
+            }
+            Event::ServerError(ServerError::Other(text)) if ends_the_connection(text) => {
+                self.lost(text)
+            }
+            Event::ClientError(ClientError::Other(text)) => {
+                // Other errors are recorded by server, in `attempted`.
+                if text.contains("DNS") {
+                    let attempts =
+                        vec![("a host".to_owned(), "no address was found for it".into())];
+                    let trouble = self.1.failed(attempts);
+                    self.0.send_modify(|state| state.trouble = trouble);
+                }
             }
             Event::ServerError(ServerError::Other(text)) => {
                 tracing::warn!(error = %text, "NATS server error");
-                if text.to_ascii_lowercase().contains("permissions violation") {
+                self.0.send_if_modified(|state| {
+                    let refusal = Refusal::parse(text, &state.space);
+                    refusal.map(|refusal| state.refuse(refusal)).is_some()
+                });
+                if text.to_ascii_lowercase().contains(TOO_MANY_SUBSCRIPTIONS) {
                     self.0.send_modify(|state| {
-                        state.refusals += 1;
-                        state.refused.push_front(text.as_str().into());
-                        state.refused.truncate(REFUSALS);
+                        state.surplus += 1;
+                        state.rejected = Some(Deaf::Crowded);
                     });
+                }
+                if text.to_ascii_lowercase().contains(MESSAGE_TOO_LARGE) {
+                    let (largest, sizes) = self.2.sizes();
+                    self.0.send_modify(|state| {
+                        state.oversized += 1;
+                        state.next_bound = largest.into_iter().chain(state.bound).min();
+                        state.sizes = Arc::new(sizes);
+                    });
+                }
+                if text.to_ascii_lowercase().contains(LINE_TOO_LONG) {
+                    self.0.send_modify(|state| state.long_lines += 1);
                 }
             }
             other => tracing::info!(event = %other, "NATS connection"),
         }
+    }
+
+    /// Records the reason why the server ends the connection.
+    fn lost(&self, text: &str) {
+        self.1.began(Some(text));
+        let is_refusal = is_refusal(text);
+        let mut reason = format!("the server ended the connection ({text})");
+        if is_refusal {
+            reason = format!("{reason}: the credentials are rejected; {RENEW}");
+        }
+        self.0.send_modify(|state| {
+            state.trouble = Some(Trouble { reason: reason.into(), is_refusal })
+        });
+    }
+}
+
+/// Notifications of a link's events, without their content.
+#[derive(Debug)]
+pub(super) struct Changes(watch::Receiver<LinkState>);
+
+impl Changes {
+    /// Waits for the next event. Returns `false` if no event can follow. Cancel safe.
+    pub(super) async fn next(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
+}
+
+/// The way out if credentials are rejected that a server has accepted before.
+pub(super) const RENEW: &str = "renew them, or restore the user on the server";
+
+const VIOLATION: &str = "authorization violation";
+
+/// Returns the words about credentials in an error of the server, or of an attempt to connect.
+pub(super) fn refusal_in(text: &str) -> Option<&'static str> {
+    let text = text.to_ascii_lowercase();
+    [
+        "failed signing nonce",
+        "authentication expired",
+        "authentication revoked",
+        "authentication timeout",
+        VIOLATION,
+    ]
+    .into_iter()
+    .find(|words| text.contains(words))
+}
+
+/// Returns the words of a refusal in brackets, if they say more than that there is one.
+pub(super) fn details_of(refusal: &str) -> String {
+    if refusal == VIOLATION { String::new() } else { format!(" ({refusal})") }
+}
+
+/// Whether an error of the server, or of an attempt to connect, is about credentials.
+pub(super) fn is_refusal(text: &str) -> bool {
+    refusal_in(text).is_some()
+}
+
+/// Whether the server closes the connection after this error.
+fn ends_the_connection(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    is_refusal(text)
+        || lower.contains("maximum connections")
+        || lower.contains("active connections")
+}
+
+fn too_many_subscriptions(operation: &'static str) -> KvError {
+    KvError::LimitReached {
+        operation,
+        limit: KvLimit::Subscriptions,
+        reason: format!(
+            "the server answered {TOO_MANY_SUBSCRIPTIONS:?}; drop other watches and listings, or raise \
+             max_subscriptions of the server or the account"
+        ),
     }
 }
 
@@ -147,18 +412,9 @@ impl ApiError {
     pub(super) const STREAM_NAME_IN_USE: u64 = 10058;
     pub(super) const STREAM_UPDATE_REFUSED: u64 = 10052;
 
-    /// The error in our words, for a request about a store.
-    pub(super) fn into_error(self, operation: &'static str, store: &str) -> KvError {
-        if self.err_code == Self::STREAM_NOT_FOUND {
-            return KvError::StoreNotFound { store: store.to_owned() };
-        }
-        let Self { code, err_code, description } = self;
-        let reason = format!("the server answered {code}: {description} ({err_code})");
-        match code {
-            401 | 403 => KvError::Unauthorized { operation, reason },
-            503 | 408 => KvError::Unavailable { operation, reason, source: None },
-            _ => KvError::Backend { operation, reason, source: None },
-        }
+    /// Whether JetStream is not enabled, for the account or for the server.
+    pub(super) fn is_not_enabled(&self) -> bool {
+        matches!(self.err_code, 10039 | 10076)
     }
 }
 
@@ -182,22 +438,190 @@ pub(super) enum Answer {
 pub(super) struct Link {
     client: Client,
     requests: Requests,
+    consumers: Consumers,
     events: LinkEvents,
+    pub(super) session: Session,
+    space: ApiSpace,
     operation_prefix: u64,
     operations: AtomicU64,
+    detours: Detours,
+    /// Locked by the operation that reconnects because no answers arrive; the time of the last
+    /// reconnect.
+    renewal: tokio::sync::Mutex<Option<Instant>>,
+    /// Limits the questions after a crowd of refusals.
+    crowd: Semaphore,
 }
 
 impl Link {
-    pub(super) async fn open(client: Client, events: LinkEvents) -> Result<Self, SubscribeError> {
+    pub(super) async fn open(
+        client: Client,
+        events: LinkEvents,
+        space: ApiSpace,
+    ) -> Result<Arc<Self>, SubscribeError> {
+        events.0.send_modify(|state| state.space = space.clone());
         let requests = Requests::open(&client, events.clone()).await?;
-        Ok(Self {
+        let link = Arc::new(Self {
+            session: Session::new(&client),
             client,
             requests,
-            events,
+            consumers: Consumers::default(),
+            events: events.clone(),
+            space,
             // The standard library's hasher is keyed by the operating system's randomness.
             operation_prefix: RandomState::new().hash_one(std::process::id()),
             operations: AtomicU64::new(0),
+            detours: Detours::default(),
+            renewal: tokio::sync::Mutex::default(),
+            crowd: Semaphore::new(TURNS_IN_CROWD),
+        });
+        link.session.start(Arc::downgrade(&link), events);
+        Ok(link)
+    }
+
+    /// The subjects of the JetStream that this connection uses.
+    pub(super) fn space(&self) -> &ApiSpace {
+        &self.space
+    }
+
+    /// Returns the reason why the connection is down, if it is down and the reason is known.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.events.0.borrow().trouble.clone().filter(|_| !self.is_connected())
+    }
+
+    /// Waits for the server's first answer on a new connection.
+    ///
+    /// # Errors
+    /// Returns [`KvError::Unauthorized`] or [`KvError::Unavailable`] if the server ends the
+    /// connection instead, and the denial if the server denies the subscription to answers.
+    pub(super) async fn first_answer(&self, operation: &'static str) -> KvResult<()> {
+        let mut state = self.events.0.subscribe();
+        loop {
+            state.mark_unchanged();
+            if self.is_connected() {
+                return self.mark(operation).map(|_| ());
+            }
+            if let Some(trouble) = self.trouble() {
+                return Err(trouble.into_error(operation));
+            }
+            let _ = timeout_at(Instant::now() + STATE_POLL, state.changed()).await;
+        }
+    }
+
+    /// Sends a request that every user may send. Waits for its answer, for a denial of the request
+    /// or of the subscription to its answer, or until `patience` has passed. Returns whether the
+    /// connection still exists.
+    ///
+    /// A denial of the subscription to answers arrives before any answer, because a server
+    /// processes the messages of a client in order.
+    pub(super) async fn probe(&self, patience: Duration) -> bool {
+        let mark = match self.mark("connect") {
+            Ok(mark) => mark,
+            Err(_) => return !self.is_hearing(),
+        };
+        let subject = self.space.api("INFO");
+        let mut copies = Copies::default();
+        let ask = async {
+            match self.requests.ask(&mut copies, subject.clone(), Bytes::new()).await {
+                Ok(()) => copies.answer().await.is_some(),
+                Err(_) => false,
+            }
+        };
+        tokio::select! {
+            biased;
+            answered = ask => return answered,
+            interruption = self.interrupted(mark, [&subject]) => {
+                return matches!(interruption, Interruption::Refused(_));
+            }
+            () = sleep(patience) => {}
+        }
+        self.events.0.send_modify(|state| state.is_silent = true);
+        // An answer that arrived before that line.
+        if let Some(Some(_)) = copies.answer().now_or_never() {
+            self.events.heard();
+        }
+        // A cluster that has lost its majority does not answer, but its streams may.
+        true
+    }
+
+    /// Whether the server has denied this form of request for a stream on the current connection.
+    pub(super) fn is_closed_way(&self, way: Way, stream: &str) -> bool {
+        self.detours.is_closed(way, stream, self.events.0.borrow().epoch)
+    }
+
+    /// Skips this form of request from now on, until it is opened or the next reconnect.
+    pub(super) fn close_way(&self, way: Way, stream: &str) {
+        let epoch = self.events.0.borrow().epoch;
+        self.detours.close(way, stream, epoch);
+    }
+
+    /// Uses this form of request again.
+    pub(super) fn open_way(&self, way: Way, stream: &str) {
+        self.detours.open(way, stream);
+    }
+
+    /// Returns the denial of one of these subjects, if the server has reported it since `mark`.
+    pub(super) fn refused(&self, mark: Mark, subjects: &[&str]) -> Option<Arc<Refusal>> {
+        self.events.0.borrow().refusal(mark, subjects)
+    }
+
+    /// Maximum size in bytes of a message with its headers that every server on the way accepts, as
+    /// far as is known.
+    ///
+    /// A server tells its own limit when a client connects, and never tells the limit of an
+    /// account. After it has ended a connection because of a message, the sizes from the largest
+    /// message on are known to be too large.
+    pub(super) fn max_payload(&self) -> usize {
+        let told = self.client.max_payload().saturating_sub(self.space.overhead());
+        self.bound().map_or(told, |bound| told.min(bound.saturating_sub(1)))
+    }
+
+    /// Size of a payload that is too large, unless the server has told a limit that explains why
+    /// the last connection ended.
+    fn bound(&self) -> Option<usize> {
+        let bound = self.events.0.borrow().bound?;
+        // The headers of the message do not count, so that it is not sent again without the
+        // optional ones.
+        (bound.whole <= self.client.max_payload()).then_some(bound.payload)
+    }
+
+    /// Maximum size in bytes of a request that can be split. If a bound is all that is known, this
+    /// is half of it, so that few connections end until the limit is respected.
+    pub(super) fn max_request(&self) -> usize {
+        self.bound().map_or(usize::MAX, |bound| bound / 2).min(self.max_payload())
+    }
+
+    /// Returns the error of a write that was in flight when the connection broke, if the server has
+    /// ended the connection because of the size of a message, possibly of this one.
+    pub(super) fn oversized(&self, operation: &'static str, mark: Mark) -> Option<KvError> {
+        (self.events.0.borrow().oversized != mark.oversized).then(|| KvError::LimitReached {
+            operation,
+            limit: KvLimit::MessageSize,
+            reason: format!(
+                "the server answered {MESSAGE_TOO_LARGE:?} and ended the connection; write smaller values, or raise \
+                 max_payload of the server or the account"
+            ),
         })
+    }
+
+    /// Whether the server has certainly not taken this message, which is larger than it accepts:
+    /// the server ended the connection because of this message or an earlier one. An earlier
+    /// message may have been accepted before the limit was lowered.
+    pub(super) fn is_rejected_for_size(&self, number: u64) -> bool {
+        let limit = self.max_payload();
+        self.events.0.borrow().sizes.is_last_over(number, limit)
+    }
+
+    /// The error of a request that is larger than the server accepts.
+    fn request_too_large(&self, operation: &'static str) -> KvError {
+        KvError::LimitReached {
+            operation,
+            limit: KvLimit::MessageSize,
+            reason: format!(
+                "the request is larger than the server accepts, {} bytes: name fewer or shorter keys, or raise \
+                 max_payload of the server or the account",
+                self.max_payload()
+            ),
+        }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -206,6 +630,10 @@ impl Link {
 
     pub(super) fn requests(&self) -> &Requests {
         &self.requests
+    }
+
+    pub(super) fn consumers(&self) -> &Consumers {
+        &self.consumers
     }
 
     /// Waits until the connection is over.
@@ -226,8 +654,16 @@ impl Link {
         self.requests.end();
     }
 
+    /// Whether the connection is up: the server has answered on it. The client reports a
+    /// connection earlier, one to three times before a server rejects credentials that have
+    /// just expired.
     pub(super) fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.client.connection_state() == State::Connected && self.session.is_answered()
+    }
+
+    /// Whether answers can arrive: the server has not rejected the subscription to them.
+    pub(super) fn is_hearing(&self) -> bool {
+        self.events.0.borrow().deaf().is_none()
     }
 
     /// Whether every operation on this connection fails from now on.
@@ -248,6 +684,9 @@ impl Link {
         reason: &str,
         error: PublishError,
     ) -> KvError {
+        if error.kind() == PublishErrorKind::MaxPayloadExceeded {
+            return self.request_too_large(operation);
+        }
         if error.kind() == PublishErrorKind::Send {
             // Its task has ended. So has ours, or will in a moment.
             self.events.end_with_runtime();
@@ -289,8 +728,19 @@ impl Link {
     }
 
     /// Waits for the connection to be up.
+    ///
+    /// # Errors
+    /// Returns the reason if the server rejects the subscription to answers. The permission may be
+    /// granted later, and other subscriptions may end. But only a reconnect restores the
+    /// subscription, so this reconnects from time to time.
     pub(super) async fn up(&self, operation: &'static str, deadline: Deadline) -> KvResult<Mark> {
-        let mark = self.mark(operation)?;
+        let mark = match self.mark(operation) {
+            Err(error) if !self.is_hearing() => {
+                self.renew().await;
+                return Err(error);
+            }
+            mark => mark?,
+        };
         if self.is_connected() {
             return Ok(mark);
         }
@@ -298,11 +748,27 @@ impl Link {
     }
 
     /// Returns this moment, unless no operation may begin any more.
-    fn mark(&self, operation: &'static str) -> KvResult<Mark> {
+    pub(super) fn mark(&self, operation: &'static str) -> KvResult<Mark> {
         let state = self.events.0.borrow();
         match state.error(operation) {
-            None => Ok(Mark { epoch: state.epoch, refusals: state.refusals }),
+            None => Ok(Mark {
+                epoch: state.epoch,
+                refusals: state.refusals,
+                surplus: state.surplus,
+                long_lines: state.long_lines,
+                oversized: state.oversized,
+            }),
             Some(error) => Err(error),
+        }
+    }
+
+    /// Reconnects, unless the last reconnect was a moment ago.
+    async fn renew(&self) {
+        let Ok(mut last) = self.renewal.try_lock() else { return };
+        if last.is_none_or(|last| last.elapsed() >= RENEWAL) {
+            *last = Some(Instant::now());
+            // This fails only if the client's task has ended.
+            let _ = self.client.force_reconnect().await;
         }
     }
 
@@ -315,12 +781,16 @@ impl Link {
             if self.is_connected() {
                 return Ok(mark);
             }
+            self.session.check();
             let left = deadline.remaining();
             if left.is_zero() {
+                let why = self
+                    .trouble()
+                    .map_or_else(String::new, |trouble| format!(": {}", trouble.reason));
                 return Err(KvError::Unavailable {
                     operation,
                     reason: format!(
-                        "no connection to any of the servers within {:?}",
+                        "no connection to any of the servers within {:?}{why}",
                         deadline.limit()
                     ),
                     source: None,
@@ -336,22 +806,92 @@ impl Link {
         self.is_connected() && self.events.0.borrow().epoch == mark.epoch
     }
 
-    /// Waits until what was sent to `subject` after `mark` will get no answer.
-    pub(super) async fn interrupted(&self, mark: Mark, subject: &str) -> Interruption {
-        let refusal = |state: &LinkState| {
-            let new = usize::try_from(state.refusals - mark.refusals).unwrap_or(usize::MAX);
-            let about_us = |text: &&Arc<str>| text.split('"').any(|part| part == subject);
-            state.refused.iter().take(new).find(about_us).cloned()
-        };
-        let mut state = self.events.0.subscribe();
-        let interrupted = state.wait_for(|state| {
-            state.epoch != mark.epoch || state.over.is_some() || refusal(state).is_some()
-        });
-        match interrupted.await.as_deref().map(refusal) {
-            Ok(Some(text)) => Interruption::Refused(text),
-            // The sender lives in this very struct, so waiting does not fail.
-            Ok(None) | Err(_) => Interruption::Lost,
+    /// Reports a rejection to all subscriptions since that moment, because the server does not name
+    /// the rejected one.
+    ///
+    /// The answer to a later request shows that the server has processed them.
+    ///
+    /// # Errors
+    /// Returns [`KvError::LimitReached`] if the connection has reached its limit of subscriptions.
+    pub(super) fn ensure_subscribed(&self, operation: &'static str, mark: Mark) -> KvResult<()> {
+        if self.events.0.borrow().surplus == mark.surplus {
+            return Ok(());
         }
+        Err(too_many_subscriptions(operation))
+    }
+
+    /// Returns the error of a request that was in flight when the connection broke, if its protocol
+    /// line can have been too long.
+    pub(super) fn too_long(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        mark: Mark,
+    ) -> Option<KvError> {
+        let is_suspect =
+            subject.len() > LONG_SUBJECT && self.events.0.borrow().long_lines != mark.long_lines;
+        is_suspect.then(|| KvError::LimitReached {
+            operation,
+            limit: KvLimit::LineLength,
+            reason: format!(
+                "the server answered {LINE_TOO_LONG:?} and ended the connection; use shorter keys, or raise \
+                 max_control_line of the server"
+            ),
+        })
+    }
+
+    /// Waits until no message can arrive any more for these subjects: those of requests and
+    /// subscriptions after `mark`.
+    pub(super) async fn interrupted<const N: usize>(
+        &self,
+        mark: Mark,
+        subjects: [&str; N],
+    ) -> Interruption {
+        self.interrupted_within(mark, subjects, u64::MAX).await.unwrap_or(Interruption::Lost)
+    }
+
+    /// The same. Returns `None` after so many refusals that the client may not have been told of
+    /// all.
+    pub(super) async fn interrupted_or_crowded<const N: usize>(
+        &self,
+        mark: Mark,
+        subjects: [&str; N],
+    ) -> Option<Interruption> {
+        self.interrupted_within(mark, subjects, CROWD).await
+    }
+
+    async fn interrupted_within<const N: usize>(
+        &self,
+        mark: Mark,
+        subjects: [&str; N],
+        crowd: u64,
+    ) -> Option<Interruption> {
+        let refusal = |state: &LinkState| match state.deaf() {
+            Some(Deaf::Denied(refusal)) => Some(refusal),
+            _ => state.refusal(mark, &subjects),
+        };
+        let is_lost = |state: &LinkState| {
+            state.epoch != mark.epoch
+                || state.over.is_some()
+                || matches!(state.deaf(), Some(Deaf::Crowded))
+        };
+        let is_crowded = |state: &LinkState| state.refusals - mark.refusals >= crowd;
+        let mut state = self.events.0.subscribe();
+        let state = state
+            .wait_for(|state| is_lost(state) || is_crowded(state) || refusal(state).is_some())
+            .await;
+        // The sender lives in this very struct, so waiting does not fail.
+        let Ok(state) = state else { return Some(Interruption::Lost) };
+        match refusal(&state) {
+            Some(refusal) => Some(Interruption::Refused(refusal)),
+            None => is_lost(&state).then_some(Interruption::Lost),
+        }
+    }
+
+    /// Waits for a turn to ask for a right after a crowd of refusals.
+    pub(super) async fn turn_in_crowd(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed, so waiting does not fail.
+        self.crowd.acquire().await.ok()
     }
 
     /// A request that may be repeated, because it changes nothing or is idempotent.
@@ -373,7 +913,8 @@ impl Link {
         }
     }
 
-    /// A request to the JetStream API, `$JS.API.` before its subject, that may be sent again. Ends by the deadline.
+    /// Sends a request to the JetStream API that may be repeated, with the API prefix before the
+    /// subject. Ends by the deadline.
     pub(super) async fn api<T: DeserializeOwned>(
         &self,
         operation: &'static str,
@@ -415,7 +956,7 @@ impl Link {
             source: None,
         };
         let payload = serde_json::to_vec(payload).map_err(malformed)?;
-        let subject = format!("$JS.API.{subject}");
+        let subject = self.space.api(subject);
         let mut asking =
             Asking { is_single, ..self.asking(operation, &subject, payload.into(), deadline) };
         let mut pauses: Option<ExponentialBackoff> = None;
@@ -426,7 +967,7 @@ impl Link {
             {
                 // While a client subscribes to everything, the server does not report "no
                 // responders".
-                return Err(no_jetstream(operation));
+                return Err(self.no_jetstream(operation));
             }
             let error = match answer? {
                 Answer::Message(message) => {
@@ -435,29 +976,34 @@ impl Link {
                         ApiAnswer::Refused { error } => error,
                     }
                 }
-                Answer::NobodyThere => return Err(no_jetstream(operation)),
+                Answer::NobodyThere => return Err(self.no_jetstream(operation)),
             };
             let pauses = pauses.get_or_insert_with(|| {
                 backoff(Duration::from_millis(50), Duration::from_millis(500))
             });
             let pause = pauses.next().unwrap_or_default();
-            if error.err_code != ApiError::NO_META_LEADER || deadline.remaining() <= pause {
+            if !error.is_passing() || deadline.remaining() <= pause {
                 return Ok(Err(error));
             }
-            // The cluster elects the leader for streams and consumers, which takes a moment.
+            // The cluster is electing its meta leader, or the server is overloaded.
             sleep(pause).await;
             asking.copies = Copies::default();
         }
     }
+
+    /// Returns the error of a request that no JetStream has received.
+    fn no_jetstream(&self, operation: &'static str) -> KvError {
+        KvError::Unavailable { operation, reason: self.space.no_answer(), source: None }
+    }
 }
 
-fn no_jetstream(operation: &'static str) -> KvError {
-    KvError::Unavailable {
-        operation,
-        reason: "JetStream is not enabled, or does not answer: start the server with `-js` or a `jetstream {}` block, and \
-                 enable it for the account"
-            .to_owned(),
-        source: None,
+impl Trouble {
+    pub(super) fn into_error(self, operation: &'static str) -> KvError {
+        let reason = self.reason.to_string();
+        match self.is_refusal {
+            true => KvError::Unauthorized { operation, reason },
+            false => KvError::Unavailable { operation, reason, source: None },
+        }
     }
 }
 
@@ -465,7 +1011,7 @@ fn no_jetstream(operation: &'static str) -> KvError {
 /// deadline, so that the deadline has room for several.
 ///
 /// A stream without a leader never answers a request, not even once it has one (5 to 8 s after a
-/// leader was killed).
+/// leader was killed) (ADR 0059).
 pub(super) fn first_patience(deadline: Deadline) -> Duration {
     (deadline.limit() / 8).clamp(Duration::from_millis(100), Duration::from_secs(1))
 }
@@ -529,28 +1075,67 @@ impl Asking<'_> {
         let Self { link, operation, subject, ref payload, deadline, ref mut copies, is_single } =
             *self;
         in_runtime(operation)?;
-        let silence = (Instant::now() + patience).min(deadline.instant() + GRACE);
+        let received = |answer: Option<Message>| match answer {
+            Some(message) if has_no_responders(&message) => Ok(Some(Answer::NobodyThere)),
+            Some(message) => Ok(Some(Answer::Message(message))),
+            None => Err(link.over(operation).unwrap_or_else(|| KvError::Unavailable {
+                operation,
+                reason: "the connection ended before the answer came".to_owned(),
+                source: None,
+            })),
+        };
+        let until = |patience| (Instant::now() + patience).min(deadline.instant() + GRACE);
+        let mut silence = until(patience);
+        // A copy that asks for the right after a crowd of refusals, and the turn to send it.
+        let (mut question, mut turn) = (Copies::default(), None);
+        let crowd = if is_single { u64::MAX } else { CROWD };
         loop {
             let mark = link.up(operation, deadline).await?;
+            if link.bound().is_some_and(|bound| payload.len() >= bound) {
+                return Err(link.request_too_large(operation));
+            }
             let ask = async {
-                link.requests.ask(copies, subject.to_owned(), payload.clone()).await?;
-                Ok::<_, PublishError>(copies.answer().await)
+                let copy = if turn.is_some() { &mut question } else { &mut *copies };
+                link.requests.ask(copy, subject.to_owned(), payload.clone()).await?;
+                Ok::<_, PublishError>(tokio::select! {
+                    biased;
+                    answer = copies.answer() => answer,
+                    answer = question.answer() => answer,
+                })
             };
             tokio::select! {
                 biased;
                 answer = ask => return match answer {
-                    Ok(Some(message)) if has_no_responders(&message) => Ok(Some(Answer::NobodyThere)),
-                    Ok(Some(message)) => Ok(Some(Answer::Message(message))),
-                    Ok(None) => Err(link.over(operation).unwrap_or_else(|| KvError::Unavailable {
-                        operation,
-                        reason: "the connection ended before the answer came".to_owned(),
-                        source: None,
-                    })),
+                    Ok(answer) => received(answer),
                     Err(error) => Err(link.not_sent(operation, "the request could not be sent", error)),
                 },
-                interruption = link.interrupted(mark, subject) => {
-                    if let Interruption::Refused(text) = interruption {
-                        return Err(KvError::Unauthorized { operation, reason: text.to_string() });
+                interruption = link.interrupted_within(mark, [subject], crowd) => {
+                    if let Some(Interruption::Refused(refusal)) = interruption {
+                        return Err(refusal.error(operation));
+                    }
+                    if interruption.is_none() {
+                        // The client may not have been told of the refusal, so silence proves
+                        // nothing before the turn.
+                        drop(turn.take());
+                        question = Copies::default();
+                        // Boxed, since it is rare.
+                        let next = Box::pin(async {
+                            tokio::select! {
+                                biased;
+                                answer = copies.answer() => Err(received(answer)),
+                                next = link.turn_in_crowd() => Ok(next),
+                                () = sleep_until(deadline.instant() + GRACE) => Err(Ok(None)),
+                            }
+                        });
+                        match next.await {
+                            Ok(next) => turn = next,
+                            Err(done) => return done,
+                        }
+                        silence = until(patience);
+                        continue;
+                    }
+                    if let Some(error) = link.too_long(operation, subject, mark) {
+                        return Err(error);
                     }
                     if is_single {
                         return Err(link.over(operation).unwrap_or_else(|| KvError::Unavailable {
@@ -560,7 +1145,7 @@ impl Asking<'_> {
                         }));
                     }
                     // No earlier copy will be answered.
-                    *copies = Copies::default();
+                    (*copies, question, turn) = (Copies::default(), Copies::default(), None);
                 }
                 () = sleep_until(silence) => return Ok(None),
             }

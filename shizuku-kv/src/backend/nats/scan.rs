@@ -1,31 +1,25 @@
-//! Listings: read a consumer up to a proven end.
+//! Listings: read a consumer up to a proven end, and keys by name.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Message;
 use backon::ExponentialBackoff;
-use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, stream};
-use serde_json::json;
 use tokio::time::Instant;
 
-use super::consumer::{Counting, Delivery, OrderedConsumer, Spec, Start, filters};
-use super::leader::{self, Lag};
-use super::state::{Subjects, completes};
+use super::bucket::StreamInfo;
+use super::by_name::{BATCH_KEYS, Trust};
+use super::consumer::{Delivery, INACTIVE, OrderedConsumer, Spec, Start, filters_for};
+use super::initial_sync::{Subjects, completes};
+use super::leader::{self, Lag, Last, Listing, MessageAt};
 use super::store::{StoreCore, pause};
-use super::wire::{Place, StreamMessage, delivered, key_of};
+use super::wire::{DeliveryInfo, StreamMessage, delivered, key_of};
 use crate::store::backoff;
 use crate::store::timer::sleep;
 use crate::store::{
     Deadline, Key, KvEntry, KvError, KvResult, KvStream, ReadConsistency, WatchScope,
 };
-
-/// Maximum number of keys that are fetched one by one although a consumer could deliver them.
-const FEW: usize = 512;
-
-/// Maximum number of consumers that a listing creates because one stopped before its end.
-const RELISTS: u32 = 3;
 
 /// Minimum time between two requests for the end of a history.
 const REST: Duration = Duration::from_millis(10);
@@ -37,39 +31,44 @@ pub(super) fn entries(
     limit: Duration,
 ) -> KvStream<KvEntry> {
     let scan = Scan::new("scan", core, scope, false, limit);
-    KvStream::new(scan.into_stream().map(|item| item.map(StreamMessage::into_entry)))
+    KvStream::with_progress(scan.into_stream().map(|item| item.map(StreamMessage::into_entry)))
 }
 
 /// The live keys in scope.
 pub(super) fn keys(core: Arc<StoreCore>, scope: WatchScope, limit: Duration) -> KvStream<Key> {
     let scan = Scan::new("keys", core, scope, true, limit);
-    KvStream::new(scan.into_stream().map(|item| item.map(|message| message.key)))
+    KvStream::with_progress(scan.into_stream().map(|item| item.map(|message| message.key)))
 }
 
 /// What is held of one key.
 pub(super) fn history(core: Arc<StoreCore>, key: Key, limit: Duration) -> KvStream<KvEntry> {
     let mut scan = Scan::new("history", core, WatchScope::Key(key), false, limit);
-    scan.newest = false;
+    (scan.newest, scan.source) = (false, Source::None);
     KvStream::new(scan.into_stream().map(|item| item.map(StreamMessage::into_entry)))
 }
 
 /// A listing on its way.
 ///
-/// It ends at a proof: the consumer's own count, or the leader's answer that nothing newer exists
-/// (see `state`). Messages that are removed before their turn prevent the first proof, and writers
-/// the second. Then the leader lists the existing subjects, and the missing ones are fetched: with
-/// another consumer, or one by one if few are left. A key that lives throughout has been delivered,
-/// or is in that list.
+/// Exact keys are read by name. Other scopes are read from a consumer, which ends at a proof: the
+/// consumer's own count, or the leader's answer that nothing newer exists (see `state`). Messages
+/// that are removed before their turn prevent the first proof, and writers the second. Then the
+/// leader lists the existing subjects, and the missing ones are read by name. A key that lives
+/// throughout has been delivered, or is in that list.
 ///
-/// A stream with a history is never read from its middle: the older value of a key that was deleted
-/// since would appear to be live.
+/// If the consumer is lost, because the reader paused or the connection broke, the listing resumes
+/// behind its last message: with another consumer if the stream has one message of each key,
+/// otherwise by name (ADR 0069). A stream with a history is never read from its middle: the older
+/// value of a key that was deleted since would appear to be live (ADR 0046).
 struct Scan {
     operation: &'static str,
     core: Arc<StoreCore>,
     scope: WatchScope,
     spec: Spec,
+    /// Timeout for progress: a message, or a page of names or values.
     limit: Duration,
-    consumer: Option<OrderedConsumer>,
+    source: Source,
+    /// The store that the listing began with.
+    incarnation: Option<[u8; 16]>,
     /// The end of the stream before the consumer was made, and how far the consumer may be behind
     /// that.
     bound: u64,
@@ -78,18 +77,32 @@ struct Scan {
     newest: bool,
     /// Subjects that were delivered.
     seen: Subjects,
-    /// Subjects that were not delivered yet; known once the leader was asked.
-    owed: Option<HashSet<String>>,
-    /// The missing subjects, fetched one by one.
-    fetched: Option<BoxStream<'static, KvResult<Option<StreamMessage>>>>,
-    /// Number of consumers that stopped before their end.
-    stops: u32,
-    last_sequence: u64,
+    /// The last message of a consumer.
+    last: Last,
     /// Entries of a history that may still come; known from the first consumer on.
     entries_left: Option<u64>,
     rest: Instant,
     pauses: ExponentialBackoff,
-    done: bool,
+}
+
+/// The next messages come from here.
+enum Source {
+    /// A consumer that is still to be made.
+    None,
+    Consumer(Box<OrderedConsumer>),
+    /// The list of subjects, on its way.
+    Names(Listing),
+    /// Reads by name: the keys that are left, and messages that were read.
+    Keys(Vec<Key>, Vec<StreamMessage>),
+    Done,
+}
+
+/// The outcome of one step.
+enum Step {
+    Item(StreamMessage),
+    Progress,
+    /// Nothing new is known.
+    Nothing,
 }
 
 impl Scan {
@@ -102,240 +115,324 @@ impl Scan {
     ) -> Self {
         let spec = Spec {
             stream: core.bucket.stream.clone(),
-            filters: filters(&core.bucket.name, &scope, Counting::of(&core.link)),
+            filters: filters_for(&core.link, &core.bucket.name, &scope),
             start: Start::LastPerSubject,
             headers_only,
+            inactive: INACTIVE,
+        };
+        let source = match &scope {
+            WatchScope::Key(key) => Source::Keys(vec![key.clone()], Vec::new()),
+            WatchScope::Keys(keys) => {
+                let mut keys = keys.clone();
+                keys.sort_unstable();
+                keys.dedup();
+                Source::Keys(keys, Vec::new())
+            }
+            _ => Source::None,
         };
         Self {
-            entries_left: None,
             operation,
             core,
             scope,
             spec,
             limit,
-            consumer: None,
+            source,
+            incarnation: None,
             bound: 0,
             lag: Lag::Unknown,
             newest: true,
             seen: Subjects::default(),
-            owed: None,
-            fetched: None,
-            stops: 0,
-            last_sequence: 0,
+            last: Last::default(),
+            entries_left: None,
             rest: Instant::now(),
             pauses: backoff(Duration::from_millis(20), Duration::from_secs(1)),
-            done: false,
         }
     }
 
     fn into_stream(self) -> impl stream::Stream<Item = KvResult<StreamMessage>> + Send {
-        stream::try_unfold(self, |mut scan| async move {
+        // Boxed, because it is moved for each item.
+        stream::try_unfold(Box::new(self), |mut scan| async move {
             Ok(scan.next().await?.map(|message| (message, scan)))
         })
     }
 
     async fn next(&mut self) -> KvResult<Option<StreamMessage>> {
-        let deadline = Deadline::after(self.limit);
-        deadline.bound(self.operation, None, self.advance(deadline)).await
-    }
-
-    async fn advance(&mut self, deadline: Deadline) -> KvResult<Option<StreamMessage>> {
-        while !self.done {
-            if let Some(fetched) = &mut self.fetched {
-                match fetched.next().await.transpose()? {
-                    Some(Some(message)) if !message.operation.is_deletion() => {
-                        return Ok(Some(message));
-                    }
-                    Some(_) => {}
-                    None => self.done = true,
-                }
-                continue;
-            }
-            let Some(consumer) = &mut self.consumer else {
-                self.start(deadline).await?;
-                continue;
-            };
-            match consumer.next().await {
-                // A history goes on where it stands, also on a replica that is behind that.
-                Delivery::Message(_, place)
-                    if !self.newest && place.stream_sequence <= self.last_sequence => {}
-                Delivery::Message(message, place) => {
-                    let waiting = consumer.pending_at_start;
-                    let subject = message.subject.clone();
-                    self.last_sequence = place.stream_sequence;
-                    let message = delivered(message, &place, &self.core.bucket.prefix);
-                    let is_wanted = self.note(&subject, message.as_ref());
-                    self.done |= self.lag == Lag::None && completes(&place, waiting, self.bound)
-                        || self.owed.as_ref().is_some_and(HashSet::is_empty);
-                    if !self.done && self.lag.may_end_with(&place, waiting, self.bound) {
-                        self.settle(&place, deadline).await?;
-                    }
-                    if is_wanted {
-                        return Ok(message);
-                    }
-                }
-                Delivery::Idle => {
-                    let place = self.last_sequence;
-                    if self.reaches_leader(place, deadline).await? {
-                        self.done = true;
-                    } else {
-                        self.stop(deadline).await?;
-                    }
-                }
-                Delivery::Refused(text) => {
-                    return Err(KvError::Unauthorized {
-                        operation: self.operation,
-                        reason: text.to_string(),
-                    });
-                }
-                Delivery::Lost(reason) => {
-                    tracing::debug!(store = %self.core.bucket.name, reason, "a listing starts over");
-                    self.consumer = None;
-                    self.wait().await;
-                }
+        let mut deadline = Deadline::after(self.limit);
+        while !matches!(self.source, Source::Done) {
+            match deadline.bound(self.operation, None, self.step(deadline)).await? {
+                Step::Item(message) => return Ok(Some(message)),
+                Step::Progress => deadline = Deadline::after(self.limit),
+                Step::Nothing => {}
             }
         }
-        self.consumer = None;
         Ok(None)
     }
 
-    async fn wait(&mut self) {
+    /// Does one step. Everything that does not happen for each item is boxed, because the future of
+    /// a step is copied for each item.
+    async fn step(&mut self, deadline: Deadline) -> KvResult<Step> {
+        match &mut self.source {
+            Source::Done => Ok(Step::Nothing),
+            Source::Consumer(consumer) => match consumer.next().await {
+                Delivery::Message(message, place) if place.stream_sequence > self.last.sequence => {
+                    let waiting = consumer.pending_at_start;
+                    let step = self.receive(message, &place);
+                    if self.entries_left == Some(0)
+                        || self.lag == Lag::None && completes(&place, waiting, self.bound)
+                    {
+                        self.source = Source::Done;
+                    } else if self.lag.may_end_with(&place, waiting, self.bound) {
+                        Box::pin(self.settle(deadline)).await?;
+                    }
+                    Ok(step)
+                }
+                // A replica that is behind begins where it stands, which is before what was asked
+                // for.
+                Delivery::Message(..) => Ok(Step::Nothing),
+                Delivery::Idle => Box::pin(self.leave_idle(deadline)).await,
+                Delivery::Refused(refusal) => Err(refusal.error(self.operation)),
+                Delivery::Lost(reason) => {
+                    let store = &self.core.bucket.name;
+                    tracing::debug!(%store, reason, "a listing lost its consumer");
+                    Box::pin(self.restart()).await;
+                    Ok(Step::Nothing)
+                }
+            },
+            Source::Keys(_, read) if !read.is_empty() => {
+                let message = read.pop().filter(|message| !message.operation.is_deletion());
+                Ok(message.map_or(Step::Progress, Step::Item))
+            }
+            Source::None | Source::Names(_) | Source::Keys(..) => {
+                Box::pin(self.prepare(deadline)).await
+            }
+        }
+    }
+
+    /// Gets a consumer, names, or messages that are read by name.
+    async fn prepare(&mut self, deadline: Deadline) -> KvResult<Step> {
+        match &mut self.source {
+            Source::None => {
+                self.start(deadline).await?;
+                Ok(Step::Nothing)
+            }
+            Source::Names(listing) => {
+                listing.read_page(&self.core, self.operation, deadline).await?;
+                if listing.is_complete() {
+                    let listing = std::mem::replace(listing, Listing::new(&[]));
+                    self.source = Source::Keys(self.unseen(listing), Vec::new());
+                }
+                Ok(Step::Progress)
+            }
+            Source::Keys(left, _) if left.is_empty() => {
+                if self.incarnation.is_some() {
+                    self.check_store(&self.core.info(self.operation, deadline).await?)?;
+                }
+                self.source = Source::Done;
+                Ok(Step::Nothing)
+            }
+            Source::Keys(left, _) => {
+                if self.incarnation.is_none() && left.len() > BATCH_KEYS {
+                    let info = self.core.info(self.operation, deadline).await?;
+                    self.incarnation = Some(info.incarnation(&self.core.bucket.stream));
+                }
+                self.read_page(deadline).await?;
+                Ok(Step::Progress)
+            }
+            Source::Consumer(_) | Source::Done => Ok(Step::Nothing),
+        }
+    }
+
+    /// Reads some of the keys by name. One answer is of one store, so a scan of few keys needs no
+    /// information about the stream. If it takes several answers, the store of the first page has
+    /// to be the known one. Otherwise the page is read again, because the reader has nothing of it.
+    async fn read_page(&mut self, deadline: Deadline) -> KvResult<()> {
+        let Source::Keys(left, read) = &mut self.source else { return Ok(()) };
+        let core = &self.core;
+        let known = core.bucket.settings().created;
+        let keys = self.incarnation.is_none().then(|| left.clone());
+        let page = core.read_some(self.operation, left, Trust::Values, deadline).await?;
+        *read = page.messages;
+        if let Some(keys) = keys.filter(|_| !(left.is_empty() && page.is_of_one_answer)) {
+            let info = core.info(self.operation, deadline).await?;
+            let is_known = info.settings().created == known;
+            if !is_known {
+                (*left, *read) = (keys, Vec::new());
+            }
+            if !left.is_empty() {
+                self.incarnation = Some(info.incarnation(&core.bucket.stream));
+            }
+        }
+        Ok(())
+    }
+
+    /// Records a message of the consumer.
+    fn receive(&mut self, mut message: Message, place: &DeliveryInfo) -> Step {
+        let delivered = delivered(&mut message, place, &self.core.bucket.prefix);
+        let is_deletion = delivered.as_ref().is_some_and(|message| message.operation.is_deletion());
+        self.last.remember(&message.subject, place.into(), is_deletion);
+        let is_wanted = self.note(&message.subject, delivered.as_ref(), is_deletion);
+        delivered.filter(|_| is_wanted).map_or(Step::Progress, Step::Item)
+    }
+
+    /// Ends the listing if it is complete, and otherwise leaves the consumer, which may have
+    /// stopped.
+    async fn leave_idle(&mut self, deadline: Deadline) -> KvResult<Step> {
+        if self.reaches_leader(deadline).await? {
+            self.source = Source::Done;
+        } else if self.newest {
+            self.read_rest();
+        } else {
+            self.restart().await;
+        }
+        Ok(Step::Nothing)
+    }
+
+    /// Has another consumer made, after a pause.
+    async fn restart(&mut self) {
+        self.source = Source::None;
         let pause = self.pauses.next().unwrap_or_default();
         sleep(pause).await;
     }
 
     /// Records a message. Returns whether it is to be delivered.
-    fn note(&mut self, subject: &str, message: Option<&StreamMessage>) -> bool {
+    fn note(&mut self, subject: &str, message: Option<&StreamMessage>, is_deletion: bool) -> bool {
         let is_in_scope = message.is_some_and(|message| self.scope.matches(&message.key));
         if !self.newest {
             // As many as the store keeps, because entries that are written meanwhile could continue
             // without end.
-            let left =
-                self.entries_left.insert(self.entries_left.unwrap_or(u64::MAX).saturating_sub(1));
-            self.done = *left == 0;
+            self.entries_left = Some(self.entries_left.unwrap_or(u64::MAX).saturating_sub(1));
             return is_in_scope;
         }
-        let is_deletion = message.is_some_and(|message| message.operation.is_deletion());
         if is_deletion && self.lag != Lag::None {
-            // A replica that is behind may not have the value that followed.
+            // A replica that is behind may not have the value that followed (ADR 0012).
             return false;
-        }
-        if let Some(owed) = &mut self.owed {
-            owed.remove(subject);
         }
         self.seen.insert(subject) && is_in_scope && !is_deletion
     }
 
     /// Looks for the end once every initial entry has been delivered or removed.
-    async fn settle(&mut self, place: &Place, deadline: Deadline) -> KvResult<()> {
-        if self.owed.is_some() {
-            // Missing subjects may have been removed, and the writes of others have no end.
-            self.fetch_few();
-            return Ok(());
-        }
+    async fn settle(&mut self, deadline: Deadline) -> KvResult<()> {
         if Instant::now() < self.rest {
             return Ok(());
         }
-        self.done = self.reaches_leader(place.stream_sequence, deadline).await?;
-        if !self.done && self.newest {
-            self.take_owed(deadline).await?;
-            self.fetch_few();
+        if self.reaches_leader(deadline).await? {
+            self.source = Source::Done;
+        } else if self.newest {
+            // The writes of others have no end.
+            self.read_rest();
         }
         Ok(())
     }
 
     /// Whether the leader has nothing in scope that is newer than the messages delivered by this
     /// consumer.
-    async fn reaches_leader(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+    ///
+    /// # Errors
+    /// Returns [`KvError::Unavailable`] if that is true of another store, whose sequences start
+    /// over.
+    async fn reaches_leader(&mut self, deadline: Deadline) -> KvResult<bool> {
+        let begun = Instant::now();
         let newest =
             leader::newest(&self.core, self.operation, &self.spec.filters, deadline).await?;
-        self.rest = Instant::now() + REST;
-        Ok(newest <= position)
+        // Messages wait for the answer, which can be slow (`leader`).
+        self.rest = Instant::now() + REST.max(begun.elapsed() * 4);
+        if newest > self.last.sequence {
+            return Ok(false);
+        }
+        self.check_store(&self.core.info(self.operation, deadline).await?)?;
+        Ok(true)
     }
 
-    /// Continues without a consumer that delivers nothing although more messages exist.
-    async fn stop(&mut self, deadline: Deadline) -> KvResult<()> {
-        self.consumer = None;
-        if !self.newest {
-            self.wait().await;
+    /// Reads by name from now on whatever has not been delivered yet.
+    fn read_rest(&mut self) {
+        self.source = Source::Names(Listing::new(&self.spec.filters));
+    }
+
+    /// The keys of a list that have not been delivered yet.
+    fn unseen(&self, listing: Listing) -> Vec<Key> {
+        let unseen = |subject: String| {
+            let key = key_of(&subject, &self.core.bucket.prefix)?;
+            (self.scope.matches(&key) && !self.seen.contains(&subject)).then_some(key)
+        };
+        listing.into_subjects().into_iter().filter_map(unseen).collect()
+    }
+
+    /// # Errors
+    /// Returns [`KvError::Unavailable`] if the store is not the one that the listing began with.
+    fn check_store(&mut self, info: &StreamInfo) -> KvResult<()> {
+        let found = info.incarnation(&self.core.bucket.stream);
+        if self.last.sequence == 0 && self.seen.is_empty() {
+            self.incarnation.get_or_insert(found);
+        }
+        if self.incarnation == Some(found) {
             return Ok(());
         }
-        self.take_owed(deadline).await?;
-        self.stops += 1;
-        if self.stops > RELISTS {
-            self.fetch();
-        } else {
-            self.fetch_few();
+        let reason = format!(
+            "store {:?} was deleted and made again during the listing; list it again",
+            self.core.bucket.name
+        );
+        Err(KvError::Unavailable { operation: self.operation, reason, source: None })
+    }
+
+    /// Whether the leader still has the last message, or one that superseded it. If it does not,
+    /// the stream was restored from a copy, and other messages may have taken the places before.
+    async fn is_intact(&self, info: &StreamInfo, deadline: Deadline) -> KvResult<bool> {
+        let (core, operation, last) = (&self.core, self.operation, &self.last);
+        if info.last_sequence() < last.sequence {
+            return Ok(false);
         }
-        Ok(())
+        let found =
+            leader::message_at(core, operation, last.sequence, &self.spec.filters, deadline)
+                .await?;
+        let is_other = matches!(found, MessageAt::Time(time) if last.time != Some(time));
+        Ok(!is_other && !last.is_lost(core, operation, deadline).await?)
     }
 
-    /// Asks the leader for the existing subjects, and records the ones that were not delivered yet.
-    async fn take_owed(&mut self, deadline: Deadline) -> KvResult<()> {
-        if self.owed.is_none() {
-            let subjects =
-                leader::subjects(&self.core, self.operation, &self.spec.filters, deadline).await?;
-            let prefix = &self.core.bucket.prefix;
-            let is_owed = |subject: &String| {
-                key_of(subject, prefix).is_some_and(|key| self.scope.matches(&key))
-                    && !self.seen.contains(subject)
-            };
-            self.owed = Some(subjects.into_iter().filter(is_owed).collect());
-        }
-        Ok(())
-    }
-
-    fn fetch_few(&mut self) {
-        if self.owed.as_ref().is_some_and(|owed| owed.len() <= FEW) {
-            self.fetch();
-        }
-    }
-
-    /// Fetches the owed subjects from the leader, one by one, from now on.
-    fn fetch(&mut self) {
-        self.consumer = None;
-        let (core, operation, limit) = (Arc::clone(&self.core), self.operation, self.limit);
-        let found = stream::iter(self.owed.take().unwrap_or_default()).map(move |subject| {
-            let core = Arc::clone(&core);
-            async move {
-                let query = json!({ "last_by_subj": subject });
-                core.raw_message(operation, &query, Deadline::after(limit)).await
-            }
-        });
-        self.fetched = Some(found.buffer_unordered(leader::IN_FLIGHT).boxed());
-    }
-
-    /// Makes the consumer, again where one was lost. A history goes on behind its last message, a listing starts over
-    /// and leaves out what it has delivered.
+    /// Makes the consumer, or another one that resumes behind the last message.
     async fn start(&mut self, deadline: Deadline) -> KvResult<()> {
-        if self.newest {
-            self.last_sequence = 0;
-        } else {
-            self.spec.start = Start::Sequence(self.last_sequence + 1);
-        }
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         loop {
-            let core = &self.core;
-            let info = core.info(self.operation, deadline).await?;
+            let info = self.core.info(self.operation, deadline).await?;
+            self.check_store(&info)?;
+            let settings = info.settings();
             // A bucket of other clients may keep more than can be counted here, and then drops none
             // meanwhile.
-            self.entries_left.get_or_insert_with(|| match info.settings().history {
+            self.entries_left.get_or_insert_with(|| match settings.history {
                 u8::MAX => u64::MAX,
                 history => u64::from(history),
             });
+            if self.newest && self.last.sequence > 0 {
+                if !self.is_intact(&info, deadline).await? {
+                    self.last = Last::default();
+                } else if settings.history != 1 {
+                    self.read_rest();
+                    return Ok(());
+                }
+            }
+            self.spec.start = match self.last.sequence {
+                0 if self.newest => Start::LastPerSubject,
+                last => Start::Sequence(last + 1),
+            };
+            self.spec.inactive = settings.longest_inactive(INACTIVE);
+            let core = &self.core;
             let (link, name) = (Arc::clone(&core.link), format!("shizuku-{}", core.link.next_id()));
             match OrderedConsumer::create(link, self.operation, &self.spec, name, deadline).await? {
-                // Another replica may still have values that were replaced and keys that were deleted.
+                // Another replica may still have values that were replaced and keys that were
+                // deleted.
                 Ok(consumer)
                     if core.consistency == ReadConsistency::Leader
                         && consumer.lag(&info) != Lag::None => {}
                 Ok(consumer) => {
+                    if self.last.sequence > 0 {
+                        // The store can have been made again between the look and the consumer.
+                        self.check_store(&self.core.info(self.operation, deadline).await?)?;
+                    }
                     self.lag = consumer.lag(&info);
                     self.bound = info.last_sequence();
-                    self.done = consumer.pending_at_start == 0
-                        && (self.lag == Lag::None
-                            || self.reaches_leader(self.last_sequence, deadline).await?);
-                    self.consumer = Some(consumer);
+                    let is_done = consumer.pending_at_start == 0
+                        && (self.lag == Lag::None || self.reaches_leader(deadline).await?);
+                    self.source =
+                        if is_done { Source::Done } else { Source::Consumer(Box::new(consumer)) };
                     return Ok(());
                 }
                 Err(error) if error.code == 503 => {

@@ -1,6 +1,5 @@
 //! Reading.
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,10 +9,8 @@ use async_nats::{HeaderName, HeaderValue, Message, StatusCode};
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
 use futures_util::future::{Either, select};
-use futures_util::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::Instant;
 
 use super::bucket::{self, Bucket, Settings, StreamInfo};
 use super::figures::figures;
@@ -26,20 +23,8 @@ use crate::store::{
     KvStream, KvTtl, KvWatcher, KvWriter, ReadConsistency, StoreFigures, WatchScope,
 };
 
-/// Single gets on their way at a time, where many keys are asked for one by one.
-const GETS_IN_FLIGHT: usize = 64;
-
-/// Keys in one batch request: the server takes at most 1,024.
-const BATCH_KEYS: usize = 512;
-
-/// Bytes of subjects in one batch request, well below the smallest payload limit that is in use.
-const BATCH_BYTES: usize = 256 * 1024;
-
 /// Maximum age of the settings that a write with a time to live relies on.
 const RECENT: Duration = Duration::from_secs(1);
-
-/// Fewer keys than this are asked for one by one: a batch costs a subscription.
-const BATCH_MIN: usize = 4;
 
 /// One bucket. Shared by the handle, its watches and its scans.
 #[derive(Debug)]
@@ -63,6 +48,7 @@ impl NatsStore {
 }
 
 impl StoreCore {
+    /// The subject under which the messages of a key are stored.
     pub(super) fn subject(&self, key: &Key) -> String {
         let prefix = &self.bucket.prefix;
         let mut subject = String::with_capacity(prefix.len() + key.len());
@@ -71,8 +57,13 @@ impl StoreCore {
         subject
     }
 
+    /// The subject to which a write of a key is sent.
+    pub(super) fn write_subject(&self, key: &Key) -> String {
+        self.link.space().write(self.subject(key))
+    }
+
     /// The newest message of a key, as the store's consistency asks.
-    async fn newest(
+    pub(super) async fn newest(
         &self,
         operation: &'static str,
         key: &Key,
@@ -81,7 +72,8 @@ impl StoreCore {
         if self.consistency == ReadConsistency::Leader || !self.bucket.settings().allow_direct {
             return Box::pin(self.newest_of_leader(operation, key, deadline)).await;
         }
-        let subject = format!("$JS.API.DIRECT.GET.{}.{}", self.bucket.stream, self.subject(key));
+        let subject = format!("DIRECT.GET.{}.{}", self.bucket.stream, self.subject(key));
+        let subject = self.link.space().api(&subject);
         let mut asking = self.link.asking(operation, &subject, Bytes::new(), deadline);
         let answer = match asking.attempt(first_patience(deadline)).await? {
             Some(Answer::Message(message)) => self.direct_answer(operation, message)?,
@@ -91,7 +83,29 @@ impl StoreCore {
         };
         match answer {
             Some(message) => Ok(Some(message)),
-            None => Box::pin(self.newest_of_leader(operation, key, deadline)).await,
+            None => Box::pin(self.newest_proven(operation, key, deadline)).await,
+        }
+    }
+
+    /// The newest message of a key that a replica has, if one answers at once.
+    pub(super) async fn direct(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        deadline: Deadline,
+    ) -> KvResult<Option<StreamMessage>> {
+        if !self.bucket.settings().allow_direct {
+            return Ok(None);
+        }
+        let subject = self.link.space().api(&format!(
+            "DIRECT.GET.{}.{}",
+            self.bucket.stream,
+            self.subject(key)
+        ));
+        let mut asking = self.link.asking(operation, &subject, Bytes::new(), deadline);
+        match asking.attempt(first_patience(deadline)).await? {
+            Some(Answer::Message(message)) => self.direct_answer(operation, message),
+            Some(Answer::NobodyThere) | None => Ok(None),
         }
     }
 
@@ -108,7 +122,7 @@ impl StoreCore {
         let operation = asking.operation();
         let of_leader = pin!(async {
             self.info(operation, deadline).await?;
-            self.newest_of_leader(operation, key, deadline).await
+            self.newest_proven(operation, key, deadline).await
         });
         let direct = |answer: Answer| match answer {
             Answer::Message(message) => self.direct_answer(operation, message),
@@ -132,7 +146,7 @@ impl StoreCore {
     /// Mirrors of the bucket answer its direct gets (`mirror_direct`) with their own messages. An
     /// answer with a message names its stream. An answer without a message does not: the key is
     /// absent, or only missing in a mirror.
-    fn direct_answer(
+    pub(super) fn direct_answer(
         &self,
         operation: &'static str,
         message: Message,
@@ -141,6 +155,8 @@ impl StoreCore {
         match status_of(&message) {
             None => {}
             Some(StatusCode::NOT_FOUND) => return Ok(None),
+            // A replica that has too much to do; the leader may answer.
+            Some(status) if matches!(status.as_u16(), 429 | 503) => return Ok(None),
             Some(status) => {
                 return Err(backend(format!("the server answered with status {status}")));
             }
@@ -175,17 +191,6 @@ impl StoreCore {
         self.raw_message(operation, &query, deadline).await
     }
 
-    /// When the message at a stream sequence was taken, whatever its subject; none where it is no longer there.
-    pub(super) async fn time_of(
-        &self,
-        operation: &'static str,
-        sequence: u64,
-        deadline: Deadline,
-    ) -> KvResult<Option<SystemTime>> {
-        let found = self.leader_answer(operation, &json!({ "seq": sequence }), deadline).await?;
-        Ok(found.map(|message| message.time()))
-    }
-
     /// The message that the leader answers with; `None` if no such message exists.
     pub(super) async fn raw_message(
         &self,
@@ -204,7 +209,8 @@ impl StoreCore {
         }
     }
 
-    /// What the leader answers where it is asked for one message; none where there is no such message.
+    /// What the leader answers where it is asked for one message; none where there is no such
+    /// message.
     pub(super) async fn leader_answer(
         &self,
         operation: &'static str,
@@ -284,109 +290,11 @@ impl StoreCore {
             Ok(_) | Err(_) => Ok(()),
         }
     }
-
-    /// Many keys by batched direct gets (ADR-31): one request and one subscription for up to [`BATCH_KEYS`].
-    async fn batch(
-        &self,
-        keys: &[Key],
-        found: &mut HashMap<Key, StreamMessage>,
-        deadline: Deadline,
-    ) -> KvResult<BatchEnd> {
-        const OPERATION: &str = "get_many";
-        let mark = self.link.up(OPERATION, deadline).await?;
-        let client = self.link.client();
-        let inbox = client.new_inbox();
-        let mut answers = self.link.subscribe(OPERATION, inbox.clone()).await?;
-        let subjects: Vec<_> = keys.iter().map(|key| self.subject(key)).collect();
-        let query = json!({ "multi_last": subjects, "batch": subjects.len() });
-        let subject = format!("$JS.API.DIRECT.GET.{}", self.bucket.stream);
-        client.publish_with_reply(subject.clone(), inbox, query.to_string().into()).await.map_err(
-            |error| self.link.not_sent(OPERATION, "the request could not be sent", error),
-        )?;
-        // All messages of an answer come from one stream.
-        let mut is_of_bucket = false;
-        loop {
-            let silence = (Instant::now() + first_patience(deadline)).min(deadline.instant());
-            let message = tokio::select! {
-                biased;
-                message = answers.next() => message,
-                _ = self.link.interrupted(mark, &subject) => return Ok(BatchEnd::Cut),
-                () = tokio::time::sleep_until(silence) => {
-                    // Direct gets may have been turned off.
-                    self.look(OPERATION, deadline).await?;
-                    return Ok(BatchEnd::Cut);
-                }
-            };
-            let Some(message) = message else { return Ok(BatchEnd::Cut) };
-            match status_of(&message) {
-                None => match self.direct_answer(OPERATION, message)? {
-                    Some(message) => {
-                        is_of_bucket = true;
-                        found.insert(message.key.clone(), message);
-                    }
-                    None => return Ok(BatchEnd::Unknown),
-                },
-                // 204: end of the batch. 404: the answering server has none of them.
-                Some(status) if status.as_u16() == 204 => {
-                    let left = message.headers.as_ref().and_then(|h| h.get("Nats-Num-Pending"));
-                    let complete = left.is_none_or(|left| left.as_str() == "0");
-                    return Ok(match (complete, is_of_bucket) {
-                        (true, true) => BatchEnd::Complete,
-                        (true, false) => BatchEnd::Unknown,
-                        (false, _) => BatchEnd::Cut,
-                    });
-                }
-                Some(StatusCode::NOT_FOUND) => return Ok(BatchEnd::Unknown),
-                Some(StatusCode::NO_RESPONDERS) => {
-                    self.look(OPERATION, deadline).await?;
-                    return Ok(BatchEnd::Cut);
-                }
-                // 413 and what else a server may refuse: one by one works everywhere.
-                Some(_) => return Ok(BatchEnd::Cut),
-            }
-        }
-    }
-
-    async fn many(&self, keys: &[Key], deadline: Deadline) -> KvResult<Vec<Option<KvEntry>>> {
-        let mut found = HashMap::new();
-        let batched = self.consistency == ReadConsistency::Any
-            && self.bucket.settings().allow_direct
-            && keys.len() >= BATCH_MIN
-            && self.link.server_is_at_least(2, 11);
-        let mut single = Vec::new();
-        if batched {
-            for part in batches(keys, self.bucket.prefix.len()) {
-                let end = self.batch(part, &mut found, deadline).await?;
-                if end != BatchEnd::Complete {
-                    let missing = part.iter().filter(|key| !found.contains_key(*key));
-                    single.extend(missing.map(|key| (key.clone(), end == BatchEnd::Unknown)));
-                }
-            }
-        } else {
-            single.extend(keys.iter().map(|key| (key.clone(), false)));
-        }
-        let mut singles = futures_util::stream::iter(single)
-            .map(|(key, of_leader)| async move {
-                match of_leader {
-                    true => self.newest_of_leader("get_many", &key, deadline).await,
-                    false => self.newest("get_many", &key, deadline).await,
-                }
-            })
-            .buffer_unordered(GETS_IN_FLIGHT);
-        while let Some(message) = singles.try_next().await? {
-            if let Some(message) = message {
-                found.insert(message.key.clone(), message);
-            }
-        }
-        drop(singles);
-        let found: HashMap<_, _> =
-            found.into_iter().map(|(key, message)| (key, message.into_entry())).collect();
-        Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
-    }
 }
 
-/// The server's status; none for a stored message, which names its stream, whatever status another client gave it.
-fn status_of(message: &Message) -> Option<StatusCode> {
+/// The server's status; none for a stored message, which names its stream, whatever status another
+/// client gave it.
+pub(super) fn status_of(message: &Message) -> Option<StatusCode> {
     let stored =
         message.headers.as_ref().is_some_and(|headers| headers.get("Nats-Stream").is_some());
     message.status.filter(|_| !stored)
@@ -400,32 +308,6 @@ fn stream_of(message: &Message) -> Option<&str> {
         .as_ref()?
         .get_last(HeaderName::from_static("Nats-Stream"))
         .map(HeaderValue::as_str)
-}
-
-/// How a batch ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BatchEnd {
-    /// Every key that is there was answered.
-    Complete,
-    /// The answer broke off; what is missing has to be asked for again.
-    Cut,
-    /// A mirror may have answered, so the leader has to be asked for the missing keys.
-    Unknown,
-}
-
-/// Keys in portions that one request can carry.
-fn batches(keys: &[Key], prefix: usize) -> impl Iterator<Item = &[Key]> {
-    let mut rest = keys;
-    std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let fits = rest.iter().take(BATCH_KEYS).take_while(|key| {
-            bytes += key.len() + prefix + 3;
-            bytes <= BATCH_BYTES
-        });
-        let (part, after) = rest.split_at(fits.count());
-        rest = after;
-        (!part.is_empty()).then_some(part)
-    })
 }
 
 /// Waits a little before the next try, or ends at the deadline.
@@ -460,7 +342,7 @@ impl KvStore for NatsStore {
     }
 
     fn max_value_size(&self) -> usize {
-        self.0.bucket.settings().max_value_size(self.0.link.client().max_payload())
+        self.0.bucket.settings().max_value_size(self.0.link.max_payload())
     }
 
     fn refresh(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
@@ -468,6 +350,10 @@ impl KvStore for NatsStore {
         Box::pin(async move {
             deadline.bound(OPERATION, None, self.0.info(OPERATION, deadline)).await.map(|_| ())
         })
+    }
+
+    fn incarnation(&self) -> Option<[u8; 16]> {
+        Some(self.0.bucket.settings().incarnation)
     }
 
     fn writer(&self) -> Option<&dyn KvWriter> {
@@ -480,6 +366,10 @@ impl KvStore for NatsStore {
 
     fn ttl(&self) -> Option<&dyn KvTtl> {
         self.0.bucket.settings().key_ttl.then_some(self)
+    }
+
+    fn ttl_fault(&self) -> String {
+        self.0.bucket.settings().ttl_fault()
     }
 
     fn fenced(&self) -> Option<&dyn KvFenced> {
@@ -504,7 +394,7 @@ impl KvReader for NatsStore {
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
         Box::pin(async move {
-            Ok(self.0.newest_of_leader("get", key, deadline).await?.map(StreamMessage::into_entry))
+            Ok(self.0.newest_proven("get", key, deadline).await?.map(StreamMessage::into_entry))
         })
     }
 

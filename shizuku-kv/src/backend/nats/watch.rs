@@ -1,36 +1,52 @@
-//! Watches: a state machine that reads from an ordered consumer and makes another one when that is lost.
+//! Watches: a state machine that reads from an ordered consumer and makes another one when that is
+//! lost.
 //!
-//! It runs inside the reader's own task: there is nothing to end when the watch is dropped but the consumer, whose
-//! `Drop` deletes it. A reader that does not poll asks for no messages, so that nothing piles up.
+//! It runs inside the reader's own task: there is nothing to end when the watch is dropped but the
+//! consumer, whose `Drop` deletes it. A reader that does not poll asks for no more messages than
+//! the first request holds, so that little piles up.
 
-use std::collections::hash_map::RandomState;
-use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasher;
+use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use async_nats::Message;
 use backon::ExponentialBackoff;
 use futures_core::future::BoxFuture;
-use futures_util::stream;
-use serde_json::json;
+use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::bucket::{SHORTEST_TTL, StreamInfo};
-use super::consumer::{Counting, Delivery, HEARTBEAT, OrderedConsumer, Spec, Start, filters};
-use super::leader;
-use super::state::StateSync;
+use super::bucket::{SHORTEST_TTL, Settings, StreamInfo};
+use super::census::{Census, Change};
+use super::consumer::{
+    Delivery, HEARTBEAT, INACTIVE, MOST_FILTERS, OrderedConsumer, Spec, Start, filters_for,
+};
+use super::deleted::Deleted;
+use super::expiry::{CursorState, Expiry, Retained, expiry};
+use super::figures::{exact_filter, scope_keys};
+use super::initial_sync::StateSync;
+use super::leader::{self, Found, Last, MessageAt};
 use super::store::{NatsStore, StoreCore};
-use super::wire::{Place, StreamMessage, delivered};
+use super::wire::{DeliveryInfo, StreamMessage, delivered};
 use crate::store::backoff;
 use crate::store::timer::sleep;
 use crate::store::{
-    Deadline, KvError, KvOperation, KvResult, KvUpdate, KvWatcher, Moment, Watch, WatchCursor,
+    Deadline, Key, KvError, KvResult, KvUpdate, KvWatcher, SuspendAwareInstant, Watch, WatchCursor,
     WatchLink, WatchScope,
 };
 
 const OPERATION: &str = "watch";
 
+/// Interval between two comparisons of a watch that is never idle.
+const COMPARE_BUSY: Duration = Duration::from_secs(30);
+
+/// Minimum lifetime of tombstones: servers reject a shorter maximum age.
+const SHORTEST_LIFE: Duration = Duration::from_millis(100);
+
 /// How long one try to make a consumer may take.
 const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// Interval of looks at the reason that there is no connection.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The pauses between tries. Jittered, since everybody else's watch broke at the same moment.
 fn pauses() -> ExponentialBackoff {
@@ -45,7 +61,8 @@ impl KvWatcher for NatsStore {
         deadline: Deadline,
     ) -> BoxFuture<'_, KvResult<Watch>> {
         Box::pin(async move {
-            let mut watch = NatsWatch::new(Arc::clone(&self.0), scope, from);
+            // Boxed, because it is moved for each item.
+            let mut watch = Box::new(NatsWatch::new(Arc::clone(&self.0), scope, from));
             watch.begin(deadline).await?;
             let link = watch.link.subscribe();
             let updates = stream::unfold(watch, |mut watch| async move {
@@ -59,9 +76,10 @@ impl KvWatcher for NatsStore {
 /// What a watch is doing.
 #[derive(Debug)]
 enum State {
-    /// There is no consumer: the watch is new, or its consumer was lost. Waits for the pause to pass and for the
-    /// connection to be up, then makes one, from where the watch stands. Becomes `Reading`; stays, with a longer pause,
-    /// when that fails; becomes `Ended` when the store is gone or the watch cannot go on without a gap.
+    /// There is no consumer: the watch is new, or its consumer was lost. Waits for the pause to
+    /// pass and for the connection to be up, then makes one, from where the watch stands. Becomes
+    /// `Reading`; stays, with a longer pause, when that fails; becomes `Ended` when the store is
+    /// gone or the watch cannot go on without a gap.
     Starting { pause: Duration },
     /// Waits for what the consumer delivers. Becomes `Starting` when the consumer is lost.
     Reading(Box<OrderedConsumer>),
@@ -71,14 +89,15 @@ enum State {
 
 type Item = (KvUpdate, WatchCursor);
 
-/// A message that was delivered. If the leader has neither this message nor a newer one of its
-/// subject, it has lost it.
-#[derive(Debug, Default)]
-struct Last {
-    subject: String,
+/// The end of the stream when a watch began.
+#[derive(Clone, Copy, Debug)]
+struct Floor {
     sequence: u64,
-    time: Option<SystemTime>,
-    is_deletion: bool,
+    /// When the message there was taken.
+    time: SystemTime,
+    /// When the server told it.
+    told: SystemTime,
+    is_empty: bool,
 }
 
 #[derive(Debug)]
@@ -104,31 +123,41 @@ struct NatsWatch {
     from_state: bool,
     /// The cursor that the user gave is still to be checked.
     unchecked_cursor: bool,
-    /// The end of the stream when the watch began, and the time of the message there.
-    floor: Option<(u64, SystemTime)>,
+    /// The stream when the watch began.
+    floor: Option<Floor>,
     /// There until the watch is caught up.
     state_sync: Option<StateSync>,
     /// Whether the server may have made a list for the present consumer, in which the consumer may
     /// stop.
     has_list: bool,
     caught_up: bool,
+    /// The state that was read by name and not delivered yet, the newest message first.
+    initial: Vec<StreamMessage>,
     queued: Option<Item>,
     /// Heartbeats in a row, once it is caught up.
     quiet: u32,
     /// The leader has something newer than what has come, as of the last heartbeat.
     missing: bool,
     /// When the watch last heard something that was of that moment.
-    current: Moment,
+    current: SuspendAwareInstant,
     /// What the server's clock said, and when.
-    clock: Option<(SystemTime, Moment)>,
+    clock: Option<(SystemTime, SuspendAwareInstant)>,
     /// Time for which the lost consumer had received no request for messages.
     unasked: Duration,
     /// Guaranteed lifetime of tombstones when the last consumer was made.
     life: Option<Duration>,
     /// When the settings were last requested because the reader is behind.
-    asked: Option<Moment>,
+    asked: Option<SuspendAwareInstant>,
     /// Keys whose deletion was delivered to the reader.
     deleted: Deleted,
+    /// Whether all tombstones in scope were delivered, because the watch began with the state.
+    knows_tombstones: bool,
+    /// The figures of the stream at the last comparison, and when that was.
+    census: Option<Census>,
+    compared: SuspendAwareInstant,
+    /// Whether the store lost entries by its own settings, without a message to any watch, when the
+    /// watch began.
+    is_silent: bool,
     /// What the reader is told of whether the watch hears from the server.
     link: tokio::sync::watch::Sender<WatchLink>,
 }
@@ -136,7 +165,7 @@ struct NatsWatch {
 impl NatsWatch {
     fn new(core: Arc<StoreCore>, scope: WatchScope, from: Option<WatchCursor>) -> Self {
         Self {
-            filters: filters(&core.bucket.name, &scope, Counting::of(&core.link)),
+            filters: filters_for(&core.link, &core.bucket.name, &scope),
             id: core.link.next_id(),
             core,
             scope,
@@ -153,20 +182,26 @@ impl NatsWatch {
             state_sync: None,
             has_list: false,
             caught_up: false,
+            initial: Vec::new(),
             queued: None,
             quiet: 0,
             missing: false,
-            current: Moment::now(),
+            current: SuspendAwareInstant::now(),
             clock: None,
             unasked: Duration::ZERO,
             life: None,
             asked: None,
             deleted: Deleted::default(),
+            knows_tombstones: from.is_none(),
+            census: None,
+            compared: SuspendAwareInstant::now(),
+            is_silent: false,
             link: tokio::sync::watch::Sender::default(),
         }
     }
 
-    /// The first start, whose errors are the caller's: what can be mended is tried again up to the deadline.
+    /// The first start, whose errors are the caller's: what can be mended is tried again up to the
+    /// deadline.
     async fn begin(&mut self, deadline: Deadline) -> KvResult<()> {
         loop {
             let error = match self.start(deadline).await {
@@ -177,148 +212,215 @@ impl NatsWatch {
                 Err(error) => error,
             };
             let pause = self.pause();
-            if !error.is_retryable() || deadline.remaining() <= pause {
+            // A try without time for an answer would end in a timeout, which says less than this
+            // error.
+            if !error.is_retryable() || deadline.remaining() <= pause + deadline.limit() / 8 {
                 return Err(error);
             }
             tokio::time::sleep(pause).await;
         }
     }
 
+    /// The next item. Everything that does not happen for each message is boxed, because the future
+    /// of an item is copied for each item.
     async fn next(&mut self) -> Option<KvResult<Item>> {
         loop {
+            if let Some(message) = self.initial.pop() {
+                if let Some(item) = self.take_initial(message) {
+                    return Some(Ok(item));
+                }
+                continue;
+            }
             if let Some(item) = self.queued.take() {
                 return Some(Ok(item));
             }
-            match &mut self.state {
+            let step = match &mut self.state {
                 State::Ended => return None,
                 State::Starting { pause } => {
-                    // The pause comes after the connection, or all watches would begin in the same moment when it is
-                    // back.
-                    match self.core.link.up(OPERATION, Deadline::after(START_LIMIT)).await {
-                        Err(error) if error.is_over() => return self.end(error),
-                        Err(_) => continue,
-                        Ok(_) => sleep(*pause).await,
-                    }
-                    match self.start(Deadline::after(START_LIMIT)).await {
-                        Ok(consumer) => self.read_from(consumer),
-                        Err(error) if ends_a_watch(&error) => return self.end(error),
-                        Err(error) => {
-                            tracing::warn!(store = %self.core.bucket.name, %error, "a watch cannot go on yet");
-                            self.cut_off(&error.to_string());
-                            self.state = State::Starting { pause: self.pause() };
-                        }
-                    }
+                    let pause = *pause;
+                    Box::pin(self.restart(pause)).await
                 }
                 State::Reading(consumer) => match next_of(consumer, &self.core).await {
                     Delivery::Lost(NOT_ASKED) => {
                         self.unasked = consumer.unasked();
                         self.state = State::Starting { pause: self.pause() };
+                        Ok(None)
                     }
-                    // A replica that is behind begins where it stands, which is before what was asked for.
+                    // A replica that is behind begins where it stands, which is before what was
+                    // asked for.
                     Delivery::Message(_, place) if place.stream_sequence <= self.position => {
                         let fresh = consumer.is_fresh();
                         self.alive(fresh);
+                        Ok(None)
                     }
-                    Delivery::Message(message, place) => {
-                        (self.quiet, self.missing) = (0, false);
-                        let complete = match &mut self.state_sync {
-                            Some(state) => {
-                                let deadline = Deadline::after(HEARTBEAT);
-                                state.receive(&message.subject, &place, consumer, deadline).await
-                            }
-                            None => false,
-                        };
-                        if self.caught_up || complete {
-                            consumer.settle();
+                    Delivery::Message(message, place) => self.receive(message, &place).await,
+                    Delivery::Idle => Box::pin(self.idle()).await,
+                    Delivery::Refused(refusal) => Err(refusal.error(OPERATION)),
+                    Delivery::Lost(reason) => match self.core.link.over(OPERATION) {
+                        Some(error) => Err(error),
+                        None => {
+                            let store = &self.core.bucket.name;
+                            tracing::debug!(%store, reason, "a watch lost its consumer");
+                            self.cut_off(reason);
+                            self.state = State::Starting { pause: self.pause() };
+                            Ok(None)
                         }
-                        let stalls = self.has_list && consumer.may_stall();
-                        let fresh = consumer.is_fresh();
-                        self.alive(fresh);
-                        if complete && stalls {
-                            self.leave_list();
-                        } else if !complete {
-                            self.leave_behind(false);
-                        }
-                        self.learn_if_behind(&place).await;
-                        if self.is_behind_the_tombstones(&place) {
-                            let error = self.expired(Expiry::TombstonesForgotten);
-                            return self.end(error);
-                        }
-                        let subject = message.subject.clone();
-                        let message = delivered(message, &place, &self.core.bucket.prefix);
-                        let is_deletion =
-                            message.as_ref().is_some_and(|message| message.operation.is_deletion());
-                        self.remember(&subject, &place, is_deletion);
-                        let life = self.core.bucket.settings().tombstone_ttl;
-                        let update = message
-                            .filter(|message| self.scope.matches(&message.key))
-                            .filter(|message| self.deleted.is_news(message, life))
-                            .map(|message| KvUpdate::from(message.into_entry()));
-                        if let Some(item) = self.advance(update, &place, complete) {
-                            return Some(Ok(item));
-                        }
-                    }
-                    Delivery::Idle => {
-                        let stalls = self.has_list && consumer.may_stall();
-                        let complete = match &mut self.state_sync {
-                            Some(state) => {
-                                state
-                                    .reaches_leader(self.position, Deadline::after(HEARTBEAT))
-                                    .await
-                            }
-                            None => Ok(false),
-                        };
-                        if self.caught_up || complete.as_ref().is_ok_and(|complete| *complete) {
-                            consumer.settle();
-                        }
-                        let fresh = consumer.is_fresh();
-                        self.alive(fresh);
-                        if fresh && self.caught_up {
-                            match self.compare().await {
-                                Comparison::Alike => {}
-                                Comparison::LeftOut => {
-                                    self.cut_off(
-                                        "the consumer does not deliver all existing messages",
-                                    );
-                                    self.state = State::Starting { pause: self.pause() };
-                                    continue;
-                                }
-                                Comparison::SetBack => {
-                                    let error = self.expired(Expiry::Lost);
-                                    return self.end(error);
-                                }
-                            }
-                        }
-                        if stalls && complete.is_ok() {
-                            self.leave_list();
-                        }
-                        match complete {
-                            Ok(true) => return Some(Ok(self.catch_up())),
-                            Err(error) if ends_a_watch(&error) => return self.end(error),
-                            // A leader that cannot be asked is asked at the next heartbeat.
-                            Ok(false) | Err(_) => self.leave_behind(true),
-                        }
-                    }
-                    Delivery::Refused(text) => {
-                        let reason = text.to_string();
-                        return self.end(KvError::Unauthorized { operation: OPERATION, reason });
-                    }
-                    Delivery::Lost(reason) => {
-                        if let Some(error) = self.core.link.over(OPERATION) {
-                            return self.end(error);
-                        }
-                        tracing::debug!(store = %self.core.bucket.name, reason, "a watch lost its consumer");
-                        self.cut_off(reason);
-                        self.state = State::Starting { pause: self.pause() };
-                    }
+                    },
                 },
+            };
+            match step {
+                Ok(None) => {}
+                Ok(Some(item)) => return Some(Ok(item)),
+                Err(error) => {
+                    self.state = State::Ended;
+                    return Some(Err(error));
+                }
             }
         }
     }
 
-    fn end(&mut self, error: KvError) -> Option<KvResult<Item>> {
-        self.state = State::Ended;
-        Some(Err(error))
+    /// Waits for the connection, then starts again.
+    ///
+    /// # Errors
+    /// Returns errors that end the watch.
+    async fn restart(&mut self, pause: Duration) -> KvResult<Option<Item>> {
+        // The pause comes after the connection, or all watches would begin in the same moment when
+        // it is back.
+        match self.core.link.up(OPERATION, Deadline::after(LOOK)).await {
+            Err(error) if ends_a_watch(&error) => return Err(error),
+            // At once, unlike an error of a connection that is down.
+            Err(error @ KvError::LimitReached { .. }) => {
+                self.cut_off(&error.to_string());
+                let pause = self.pause();
+                sleep(pause).await;
+                return Ok(None);
+            }
+            Err(_) => {
+                if let Some(trouble) = self.core.link.trouble() {
+                    self.cut_off(&trouble.reason);
+                }
+                return Ok(None);
+            }
+            Ok(_) => sleep(pause).await,
+        }
+        match self.start(Deadline::after(START_LIMIT)).await {
+            Ok(consumer) => self.read_from(consumer),
+            Err(error) if ends_a_watch(&error) => return Err(error),
+            Err(error) => {
+                tracing::warn!(store = %self.core.bucket.name, %error, "a watch cannot go on yet");
+                self.cut_off(&error.to_string());
+                self.state = State::Starting { pause: self.pause() };
+            }
+        }
+        Ok(None)
+    }
+
+    /// Records a message behind the position.
+    ///
+    /// # Errors
+    /// Returns errors that end the watch.
+    async fn receive(
+        &mut self,
+        mut message: Message,
+        place: &DeliveryInfo,
+    ) -> KvResult<Option<Item>> {
+        let State::Reading(consumer) = &mut self.state else { return Ok(None) };
+        (self.quiet, self.missing) = (0, false);
+        let complete = match &mut self.state_sync {
+            Some(state) => {
+                let deadline = Deadline::after(HEARTBEAT);
+                state.receive(&message.subject, place, consumer, deadline).await
+            }
+            None => false,
+        };
+        if self.caught_up || complete {
+            consumer.settle();
+        }
+        let stalls = self.has_list && consumer.may_stall();
+        let fresh = consumer.is_fresh();
+        let now = self.alive(fresh);
+        if complete && stalls {
+            self.leave_list();
+        } else if !complete {
+            self.leave_behind(false);
+        }
+        let behind = self.behind(place, &now);
+        if behind >= SHORTEST_TTL {
+            self.learn(&now).await;
+        }
+        if self.caught_up && now.since(&self.compared) >= COMPARE_BUSY {
+            self.compared = now;
+            if Box::pin(self.has_lost(Deadline::after(HEARTBEAT))).await {
+                return Err(self.expired(Expiry::Vanished));
+            }
+        }
+        // Tombstones before this message may have been forgotten before their turn.
+        let life = self.core.bucket.settings().tombstone_life;
+        if life.is_some_and(|life| behind >= life) {
+            return Err(self.expired(Expiry::TombstonesForgotten));
+        }
+        let delivered = delivered(&mut message, place, &self.core.bucket.prefix);
+        let is_deletion = delivered.as_ref().is_some_and(|message| message.operation.is_deletion());
+        self.last.get_or_insert_default().remember(&message.subject, place.into(), is_deletion);
+        let update = delivered.and_then(|message| self.news(message));
+        Ok(self.advance(update, place, complete).await)
+    }
+
+    /// Records a heartbeat.
+    ///
+    /// # Errors
+    /// Returns errors that end the watch.
+    async fn idle(&mut self) -> KvResult<Option<Item>> {
+        let State::Reading(consumer) = &mut self.state else { return Ok(None) };
+        let stalls = self.has_list && consumer.may_stall();
+        let complete = match &mut self.state_sync {
+            Some(state) => state.reaches_leader(self.position, Deadline::after(HEARTBEAT)).await,
+            None => Ok(false),
+        };
+        if self.caught_up || complete.as_ref().is_ok_and(|complete| *complete) {
+            consumer.settle();
+        }
+        let fresh = consumer.is_fresh();
+        self.alive(fresh);
+        if fresh && self.caught_up {
+            match self.compare().await {
+                Comparison::Alike => {}
+                Comparison::LeftOut => {
+                    self.cut_off("the consumer does not deliver all existing messages");
+                    self.state = State::Starting { pause: self.pause() };
+                    return Ok(None);
+                }
+                Comparison::Expired(expiry) => return Err(self.expired(expiry)),
+            }
+        }
+        if stalls && complete.is_ok() {
+            self.leave_list();
+        }
+        match complete {
+            Ok(true) => return Ok(Some(self.catch_up().await)),
+            Err(error) if ends_a_watch(&error) => return Err(error),
+            // A leader that cannot be asked is asked at the next heartbeat.
+            Ok(false) | Err(_) => self.leave_behind(true),
+        }
+        Ok(None)
+    }
+
+    /// The update of a message, unless it is out of scope or known.
+    fn news(&mut self, message: StreamMessage) -> Option<KvUpdate> {
+        let life = self.core.bucket.settings().tombstone_ttl;
+        let is_news = self.scope.matches(&message.key) && self.deleted.is_news(&message, life);
+        is_news.then(|| KvUpdate::from(message.into_entry()))
+    }
+
+    /// The item of a message that was read by name. Older ones were delivered before.
+    fn take_initial(&mut self, message: StreamMessage) -> Option<Item> {
+        let found = Found { sequence: message.sequence, time: message.time };
+        let subject = self.core.subject(&message.key);
+        let is_deletion = message.operation.is_deletion();
+        self.last.get_or_insert_default().remember(&subject, found, is_deletion);
+        let incarnation = self.incarnation.unwrap_or_default();
+        let cursor = WatchCursor::new(incarnation, found.sequence, found.time);
+        self.news(message).map(|update| (update, cursor))
     }
 
     /// Replaces a consumer that has stopped within its list, or is about to. The watch resumes at
@@ -342,7 +444,7 @@ impl NatsWatch {
     /// Compares an idle watch with the leader. Servers lose count of pending messages
     /// ([`state`](super::state)), and may then wait for another message before they continue. So
     /// after some heartbeats, and periodically from then on, the leader is asked for its newest
-    /// message, which must have arrived by the next heartbeat.
+    /// message, which must have arrived by the next heartbeat (ADR 0010).
     async fn compare(&mut self) -> Comparison {
         self.quiet = self.quiet.saturating_add(1);
         let asks = self.missing || matches!(self.quiet, 2 | 6) || self.quiet.is_multiple_of(12);
@@ -354,7 +456,11 @@ impl NatsWatch {
         let Ok(newest) = newest else { return Comparison::Alike };
         let is_older = self.last.as_ref().is_some_and(|last| newest < last.sequence);
         if is_older && self.is_set_back(deadline).await.unwrap_or(false) {
-            return Comparison::SetBack;
+            return Comparison::Expired(Expiry::Lost);
+        }
+        self.compared = SuspendAwareInstant::now();
+        if self.has_lost(deadline).await {
+            return Comparison::Expired(Expiry::Vanished);
         }
         let is_newer = newest > self.position;
         if std::mem::replace(&mut self.missing, is_newer) && is_newer {
@@ -364,40 +470,86 @@ impl NatsWatch {
         }
     }
 
-    /// Records the last message delivered, reusing the allocation of the one before.
-    fn remember(&mut self, subject: &str, place: &Place, is_deletion: bool) {
-        let last = self.last.get_or_insert_default();
-        last.subject.clear();
-        last.subject.push_str(subject);
-        (last.sequence, last.time) = (place.stream_sequence, Some(place.time()));
-        last.is_deletion = is_deletion;
+    /// Whether entries have left the stream without a message since the last comparison. A leader
+    /// that does not answer is asked again at the next one.
+    async fn has_lost(&mut self, deadline: Deadline) -> bool {
+        let counted = scope_keys(&self.core, OPERATION, &self.scope, deadline).await;
+        let Ok((info, keys)) = counted else { return false };
+        if self.incarnation != Some(info.incarnation(&self.core.bucket.stream)) {
+            // The consumer is lost too.
+            return false;
+        }
+        let (census, settings, before) = (Census::new(&info, keys), info.settings(), self.census);
+        match self.compare_census(census, &settings) {
+            Change::None => false,
+            Change::Lost => true,
+            Change::Fewer(left) => match self.cleaned_up(&settings, deadline).await {
+                Ok(Some(cleaned_up)) => left > cleaned_up,
+                // Tombstones end by themselves, or are too many.
+                Ok(None) => false,
+                Err(_) => {
+                    self.census = before;
+                    false
+                }
+            },
+        }
     }
 
-    /// Whether the leader has lost the last message that this watch has delivered: a server that
-    /// was restored from a copy, or another one that holds a copy. Its sequences continue with
-    /// other messages, which may have been superseded. So neither the end of the stream nor the
-    /// message at the position need show the loss.
+    /// Compares a census with the last one, which it replaces.
+    fn compare_census(&mut self, census: Census, settings: &Settings) -> Change {
+        let before = self.census.replace(census.or_keys_of(self.census));
+        let Some(before) = before else {
+            self.is_silent = settings.loses_newest && !settings.expiry_events;
+            return Change::None;
+        };
+        let change = census.compare(&before, self.deleted.count(), self.knows_tombstones);
+        // Some stores lose entries by their own settings, without a message to any watch.
+        if self.is_silent { Change::None } else { change }
+    }
+
+    /// Number of delivered tombstones that another client has cleaned up, which are forgotten.
+    /// `None` if tombstones end by themselves, or are too many for requests about each.
+    async fn cleaned_up(
+        &mut self,
+        settings: &Settings,
+        deadline: Deadline,
+    ) -> KvResult<Option<u64>> {
+        let Some(keys) = self.deleted.keys().filter(|_| settings.tombstone_life.is_none()) else {
+            return Ok(None);
+        };
+        let core = &self.core;
+        let looks = stream::iter(keys.clone()).map(|key| async move {
+            let found = core.newest_of_leader(OPERATION, &key, deadline).await?;
+            Ok::<_, KvError>((key, found.is_none()))
+        });
+        let looks: Vec<(Key, bool)> =
+            looks.buffer_unordered(leader::IN_FLIGHT).try_collect().await?;
+        let gone: Vec<_> =
+            looks.into_iter().filter_map(|(key, is_gone)| is_gone.then_some(key)).collect();
+        for key in &gone {
+            self.deleted.forget(key);
+        }
+        Ok(Some(gone.len() as u64))
+    }
+
+    /// Whether the leader has lost the last message that this watch has delivered.
     async fn is_set_back(&self, deadline: Deadline) -> KvResult<bool> {
-        let Some(last) = &self.last else { return Ok(false) };
-        let query = json!({ "last_by_subj": last.subject });
-        let found = self.core.leader_answer(OPERATION, &query, deadline).await?;
-        Ok(match found {
-            // Other clients clean up tombstones, and some stores remove the newest entry of a key
-            // by themselves.
-            None => !last.is_deletion && !self.core.bucket.settings().forgets_newest(),
-            Some(found) if found.sequence() == last.sequence => last.time != Some(found.time()),
-            Some(found) => found.sequence() < last.sequence,
-        })
+        match &self.last {
+            Some(last) => last.is_lost(&self.core, OPERATION, deadline).await,
+            None => Ok(false),
+        }
     }
 
-    /// Tells the reader that nothing is heard, since the last word and for the first reason.
+    /// Tells the reader that nothing is heard, since when, and the newest reason.
     fn cut_off(&self, reason: &str) {
         self.link.send_if_modified(|link| {
-            let is_new = link.is_up();
-            if is_new {
-                *link = WatchLink::down(self.current.wall(), reason);
-            }
-            is_new
+            let since = match link {
+                WatchLink::Up => self.current.wall(),
+                WatchLink::Down { reason: told, .. } if **told == *reason => return false,
+                WatchLink::Down { since, .. } => *since,
+            };
+            *link = WatchLink::down(since, reason);
+            true
         });
     }
 
@@ -406,41 +558,41 @@ impl NatsWatch {
         self.pauses.get_or_insert_with(pauses).next().unwrap_or_default()
     }
 
-    /// A sign of life. One that was lying there says nothing about this moment.
-    fn alive(&mut self, fresh: bool) {
+    /// Records a sign of life, and returns the present moment. A sign that was lying there says
+    /// nothing about this moment.
+    fn alive(&mut self, fresh: bool) -> SuspendAwareInstant {
+        let now = SuspendAwareInstant::now();
         if fresh {
-            self.current = Moment::now();
+            self.current = now;
         }
         self.pauses = None;
+        now
     }
 
-    /// How far the watch is behind with this message.
-    fn behind(&self, place: &Place) -> Duration {
+    /// How far the watch is behind with this message: the time since it was sent, or since the
+    /// watch last heard something new, whichever is shorter.
+    fn behind(&self, place: &DeliveryInfo, now: &SuspendAwareInstant) -> Duration {
+        let unheard = now.since(&self.current);
+        if unheard < SHORTEST_LIFE {
+            return unheard;
+        }
         // The age of the message by the server's clock, which is extrapolated from the last start.
         let age = self
             .clock
-            .and_then(|(then, at)| (then + at.elapsed()).duration_since(place.time()).ok());
-        age.unwrap_or_default().min(self.current.elapsed())
+            .and_then(|(then, at)| (then + now.since(&at)).duration_since(place.time()).ok());
+        age.unwrap_or_default().min(unheard)
     }
 
     /// Requests the settings periodically while the reader is behind, because tombstones may live
     /// shorter by now. A leader that does not answer is asked again later.
-    async fn learn_if_behind(&mut self, place: &Place) {
+    async fn learn(&mut self, now: &SuspendAwareInstant) {
         let is_due = |last: Duration| last >= SHORTEST_TTL;
-        if is_due(self.behind(place))
+        if self.asked.is_none_or(|asked| is_due(now.since(&asked)))
             && is_due(self.core.bucket.settings().age())
-            && self.asked.is_none_or(|asked| is_due(asked.elapsed()))
         {
-            self.asked = Some(Moment::now());
-            let _ = self.core.info(OPERATION, Deadline::after(SHORTEST_TTL)).await;
+            self.asked = Some(*now);
+            let _ = Box::pin(self.core.info(OPERATION, Deadline::after(SHORTEST_TTL))).await;
         }
-    }
-
-    /// Whether the watch is so far behind that tombstones before this message may have been forgotten before their
-    /// turn.
-    fn is_behind_the_tombstones(&self, place: &Place) -> bool {
-        let life = self.core.bucket.settings().tombstone_life;
-        life.is_some_and(|life| self.behind(place) >= life)
     }
 
     fn read_from(&mut self, consumer: OrderedConsumer) {
@@ -449,11 +601,16 @@ impl NatsWatch {
     }
 
     /// Takes note of a message, and tells what is to be delivered for it.
-    fn advance(&mut self, update: Option<KvUpdate>, place: &Place, complete: bool) -> Option<Item> {
+    async fn advance(
+        &mut self,
+        update: Option<KvUpdate>,
+        place: &DeliveryInfo,
+        complete: bool,
+    ) -> Option<Item> {
         (self.position, self.as_of) = (place.stream_sequence, place.time());
         self.from_state = false;
         let item = update.map(|update| (update, self.cursor()));
-        let marker = complete.then(|| self.catch_up());
+        let marker = if complete { Some(Box::pin(self.catch_up()).await) } else { None };
         let mut due = [item, marker].into_iter().flatten();
         let first = due.next();
         self.queued = due.next();
@@ -461,55 +618,106 @@ impl NatsWatch {
     }
 
     /// The caught-up marker.
-    fn catch_up(&mut self) -> Item {
+    async fn catch_up(&mut self) -> Item {
         self.caught_up = true;
         self.state_sync = None;
         self.from_state = false;
-        // Everything up to the floor is known to be covered, also where the last message in scope is older: a cursor that
-        // is as new as can be.
-        if let Some((floor, time)) = self.floor
-            && floor >= self.position
+        // Everything up to the floor is known to be covered, also where the last message in scope
+        // is older: a cursor that is as new as can be.
+        if let Some(floor) = self.floor
+            && (floor.sequence > self.position || self.position == 0)
         {
-            (self.position, self.as_of) = (floor, time);
+            // If its message is gone, the cursor is of a later moment: see `CursorState::is_gone`.
+            // A watch of everything would have delivered it.
+            let is_gone =
+                floor.is_empty || self.scope == WatchScope::All && self.is_gone(&floor).await;
+            (self.position, self.as_of) =
+                (floor.sequence, if is_gone { floor.told } else { floor.time });
         }
         (KvUpdate::CaughtUp, self.cursor())
+    }
+
+    /// Whether the message at the end of the stream was removed. Without an answer it counts as
+    /// there.
+    async fn is_gone(&self, floor: &Floor) -> bool {
+        let deadline = Deadline::after(HEARTBEAT);
+        let found =
+            leader::message_at(&self.core, OPERATION, floor.sequence, &self.filters, deadline)
+                .await;
+        found.is_ok_and(|found| found == MessageAt::Gone)
     }
 
     fn cursor(&self) -> WatchCursor {
         WatchCursor::new(self.incarnation.unwrap_or_default(), self.position, self.as_of)
     }
 
+    fn spec(&self, start: Start, settings: &Settings) -> Spec {
+        Spec {
+            stream: self.core.bucket.stream.clone(),
+            filters: self.filters.clone(),
+            start,
+            headers_only: false,
+            inactive: settings.longest_inactive(INACTIVE),
+        }
+    }
+
+    async fn create(&mut self, spec: &Spec, deadline: Deadline) -> KvResult<OrderedConsumer> {
+        // The same name until it exists, so that a creation whose answer was lost leaves one
+        // consumer, not two.
+        let name = format!("shizuku-{}-{}", self.id, self.consumers);
+        let link = Arc::clone(&self.core.link);
+        let created = OrderedConsumer::create(link, OPERATION, spec, name, deadline).await?;
+        let consumer =
+            created.map_err(|error| error.into_error(OPERATION, &self.core.bucket.name))?;
+        self.consumers += 1;
+        Ok(consumer)
+    }
+
     /// Looks at the stream and makes a consumer that goes on where the watch stands.
     async fn start(&mut self, deadline: Deadline) -> KvResult<OrderedConsumer> {
         let core = Arc::clone(&self.core);
-        let info = core.info(OPERATION, deadline).await?;
-        // A server that came back with less than it had acknowledged takes new messages at sequences that this watch
-        // has seen with others.
-        let rewritten = !self.from_state
-            && (1..=info.last_sequence()).contains(&self.position)
-            && (self.is_set_back(deadline).await?
-                || core
-                    .time_of(OPERATION, self.position, deadline)
-                    .await?
-                    .is_some_and(|time| time != self.as_of));
-        self.check(&info, rewritten)?;
+        let by_name = few_keys(&self.scope).filter(|_| self.from_state);
+        let mut info = core.info(OPERATION, deadline).await?;
+        // A server that came back with less than it had acknowledged takes new messages at
+        // sequences that this watch has seen with others.
+        let (mut rewritten, mut is_gone) = (false, false);
+        if !self.from_state && (1..=info.last_sequence()).contains(&self.position) {
+            let found =
+                leader::message_at(&core, OPERATION, self.position, &self.filters, deadline)
+                    .await?;
+            rewritten = matches!(found, MessageAt::Time(time) if time != self.as_of)
+                || self.is_set_back(deadline).await?;
+            let was_gone =
+                info.last_time() > SystemTime::UNIX_EPOCH && self.as_of > info.last_time();
+            is_gone = found == MessageAt::Gone && !was_gone;
+            if is_gone && self.position == info.last_sequence() {
+                // A write between the two looks may have superseded it.
+                info = core.info(OPERATION, deadline).await?;
+            }
+        }
+        self.check(&info, rewritten, is_gone)?;
         let life = info.settings().tombstone_life;
-        let spec = Spec {
-            stream: core.bucket.stream.clone(),
-            filters: self.filters.clone(),
-            start: if self.from_state {
-                Start::LastPerSubject
-            } else {
-                Start::Sequence(self.position + 1)
-            },
-            headers_only: false,
+        let start = match (self.from_state, &by_name) {
+            (true, None) => Start::LastPerSubject,
+            (true, Some(_)) => Start::Sequence(info.last_sequence() + 1),
+            (false, _) => Start::Sequence(self.position + 1),
         };
-        // The same name until it exists, so that a creation whose answer was lost leaves one consumer, not two.
-        let name = format!("shizuku-{}-{}", self.id, self.consumers);
-        let link = Arc::clone(&core.link);
-        let created = OrderedConsumer::create(link, OPERATION, &spec, name, deadline).await?;
-        let consumer = created.map_err(|error| error.into_error(OPERATION, &core.bucket.name))?;
-        self.consumers += 1;
+        let spec = self.spec(start, &info.settings());
+        let read = async {
+            // The consumer delivers whatever is written after the look.
+            let Some(keys) = by_name else { return Ok(None) };
+            core.many_as_of(OPERATION, keys, info.last_sequence(), deadline).await.map(Some)
+        };
+        let (mut consumer, read) = tokio::try_join!(self.create(&spec, deadline), read)?;
+        if spec.start == Start::LastPerSubject
+            && exact_filter(&core, &self.scope).as_slice() == self.filters
+        {
+            // The consumer counts the keys that it delivers first. A purge of one of them is
+            // noticed from here on.
+            self.census = self.census.map(|census| census.or_keys(consumer.pending_at_start));
+        }
+        // Its messages arrive during the second look.
+        consumer.ask().await;
         // The store can have been made again between the look and the consumer.
         let again = core.info(OPERATION, deadline).await?;
         if self.incarnation != Some(again.incarnation(&core.bucket.stream)) {
@@ -522,10 +730,14 @@ impl NatsWatch {
             return Err(KvError::Unavailable { operation: OPERATION, reason, source: None });
         }
         if self.floor.is_none() {
-            // An empty stream has no last message; what is known is of now.
-            let time = if info.last_sequence() == 0 { info.now() } else { info.last_time() };
-            self.floor = Some((info.last_sequence(), time));
+            self.floor = Some(Floor {
+                sequence: info.last_sequence(),
+                time: info.last_time(),
+                told: info.now(),
+                is_empty: info.messages() == 0,
+            });
         }
+        let owed = read.map(|read| self.read_by_name(read, &info));
         if !self.caught_up {
             // Of what came from a replica that may be behind it counts only how far it went.
             let known = self.state_sync.take().filter(StateSync::is_level);
@@ -534,9 +746,16 @@ impl NatsWatch {
             });
             let state = self.state_sync.insert(state);
             state.begin(&consumer, spec.start, &info);
-            // Nothing was waiting: the consumer may not get anything to deliver.
-            if consumer.pending_at_start == 0 && state.is_empty(self.position, deadline).await? {
-                self.queued = Some(self.catch_up());
+            let is_complete = match owed {
+                Some(owed) => state.was_read(owed),
+                // Nothing was waiting: the consumer may not get anything to deliver.
+                None if consumer.pending_at_start == 0 => {
+                    state.is_empty(self.position, deadline).await?
+                }
+                None => false,
+            };
+            if is_complete {
+                self.queued = Some(self.catch_up().await);
             }
         }
         // With one message for each subject the server goes through the stream.
@@ -544,25 +763,41 @@ impl NatsWatch {
         self.unchecked_cursor = false;
         self.life = life;
         self.unasked = Duration::ZERO;
-        self.current = Moment::now();
-        self.clock = Some((info.now(), Moment::now()));
+        self.current = SuspendAwareInstant::now();
+        self.clock = Some((info.now(), SuspendAwareInstant::now()));
         Ok(consumer)
     }
 
+    /// Takes over the state, of which everything up to the end that the stream had at a look was
+    /// read by name. Returns the subjects that have a newer message.
+    fn read_by_name(&mut self, mut read: Vec<StreamMessage>, look: &StreamInfo) -> HashSet<String> {
+        let end = look.last_sequence();
+        let later = read.extract_if(.., |message| message.sequence > end);
+        let owed = later.map(|message| self.core.subject(&message.key)).collect();
+        read.sort_unstable_by_key(|message| Reverse(message.sequence));
+        self.initial = read;
+        self.position = end;
+        self.as_of = if look.messages() == 0 { look.now() } else { look.last_time() };
+        self.from_state = false;
+        owed
+    }
+
     /// Whether the watch can go on without a gap.
-    fn check(&mut self, info: &StreamInfo, rewritten: bool) -> KvResult<()> {
+    fn check(&mut self, info: &StreamInfo, rewritten: bool, is_gone: bool) -> KvResult<()> {
         let found = info.incarnation(&self.core.bucket.stream);
         if self.from_state {
             self.incarnation = Some(found);
         }
-        // By the server's clock since the last message, or since the last fresh word, whichever is later.
+        // By the server's clock since the last message, or since the last fresh word, whichever is
+        // later.
         let age = info.now().duration_since(self.as_of).unwrap_or_default();
         let heard = self.current.elapsed().max(self.unasked);
         let age = if self.unchecked_cursor { age } else { age.min(heard) };
-        let standing = Standing {
+        let standing = CursorState {
             same_incarnation: self.incarnation == Some(found),
             position: self.position,
             rewritten,
+            is_gone,
             age,
             given_by_user: self.unchecked_cursor,
             fresh: self.from_state,
@@ -581,13 +816,30 @@ impl NatsWatch {
             cursors_from: settings.cursors_from.max(known.cursors_from),
             tombstone_life: life.into_iter().chain(vanishes.then_some(SHORTEST_TTL)).min(),
         };
-        match expiry(&standing, &stream) {
-            None => Ok(()),
-            Some(expiry) => Err(self.expired(expiry)),
+        if let Some(expiry) = expiry(&standing, &stream) {
+            return Err(self.expired(expiry));
         }
+        if self.from_state {
+            self.census = None;
+        }
+        let keys = (self.scope == WatchScope::All).then(|| info.subjects());
+        let census = Census::new(info, keys);
+        // Before the watch has caught up, entries may leave that were not delivered. They are
+        // compared afterwards, with the first census.
+        if self.caught_up || self.census.is_none() {
+            let before = self.census;
+            match self.compare_census(census, &settings) {
+                Change::None => {}
+                Change::Lost => return Err(self.expired(Expiry::Vanished)),
+                // The next comparison asks for the tombstones.
+                Change::Fewer(_) => self.census = before,
+            }
+        }
+        Ok(())
     }
 
-    /// What a start says that has found two stores: a watch that takes the state as it is may take that of the other.
+    /// What a start says that has found two stores: a watch that takes the state as it is may take
+    /// that of the other.
     fn made_again(&self) -> KvError {
         if !self.from_state {
             return self.expired(Expiry::MadeAgain);
@@ -599,6 +851,14 @@ impl NatsWatch {
     fn expired(&self, expiry: Expiry) -> KvError {
         KvError::CursorExpired { store: self.core.bucket.name.clone(), reason: expiry.reason() }
     }
+}
+
+/// The keys of a scope whose state is read by name: a server takes long to find the newest messages
+/// of several subjects among many others.
+fn few_keys(scope: &WatchScope) -> Option<Vec<Key>> {
+    let WatchScope::Keys(keys) = scope else { return None };
+    let keys: HashSet<&Key> = keys.iter().collect();
+    (2..=MOST_FILTERS).contains(&keys.len()).then(|| keys.into_iter().cloned().collect())
 }
 
 /// The consumer was not asked for longer than a tombstone lives.
@@ -623,7 +883,7 @@ enum Comparison {
     /// The leader has had a newer message in scope for a whole heartbeat.
     LeftOut,
     /// The leader has lost delivered messages.
-    SetBack,
+    Expired(Expiry),
 }
 
 /// Errors that trying again cannot mend.
@@ -634,222 +894,4 @@ fn ends_a_watch(error: &KvError) -> bool {
             | KvError::CursorExpired { .. }
             | KvError::Unauthorized { .. }
     ) || error.is_over()
-}
-
-/// Where a watch stands.
-#[derive(Clone, Copy, Debug)]
-struct Standing {
-    same_incarnation: bool,
-    position: u64,
-    /// Another message has this position now, or the last message delivered is lost.
-    rewritten: bool,
-    /// How long ago the watch was known to miss nothing.
-    age: Duration,
-    /// The position is from a cursor that was kept somewhere; else the watch itself was there a moment ago.
-    given_by_user: bool,
-    /// The watch has delivered nothing and takes the state as it is.
-    fresh: bool,
-}
-
-/// What the stream still holds.
-#[derive(Clone, Copy, Debug)]
-struct Retained {
-    first: u64,
-    last: u64,
-    /// Tombstones behind an earlier position may have lived shorter than the settings show.
-    cursors_from: u64,
-    tombstone_life: Option<Duration>,
-}
-
-/// Why a watch cannot go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expiry {
-    MadeAgain,
-    Lost,
-    Compacted,
-    TombstonesForgotten,
-}
-
-impl Expiry {
-    fn reason(self) -> &'static str {
-        match self {
-            Self::MadeAgain => {
-                "it belongs to another store, or to one that was deleted and made again"
-            }
-            Self::Lost => {
-                "the server has lost acknowledged writes, or an operator has removed them"
-            }
-            Self::Compacted => "the store no longer holds everything that followed it",
-            Self::TombstonesForgotten => "deletions that followed it may have been forgotten since",
-        }
-    }
-}
-
-/// Whether something that followed a position may be missing from the stream.
-///
-/// Messages vanish from a bucket because a newer one of the same key came, which a watch may skip, or without a
-/// successor: tombstones that have reached their age, and what an operator removed. From a cursor that was kept
-/// somewhere nothing is known about the time since, so that any gap at the front counts. A watch that was there a
-/// moment ago needs only the tombstones of that moment.
-fn expiry(standing: &Standing, stream: &Retained) -> Option<Expiry> {
-    if standing.fresh {
-        return None;
-    }
-    if !standing.same_incarnation {
-        return Some(Expiry::MadeAgain);
-    }
-    if standing.position > stream.last || standing.rewritten {
-        return Some(Expiry::Lost);
-    }
-    if standing.position == stream.last {
-        return None;
-    }
-    if standing.given_by_user && standing.position + 1 < stream.first {
-        return Some(Expiry::Compacted);
-    }
-    let is_before_the_settings = standing.given_by_user && standing.position < stream.cursors_from;
-    if is_before_the_settings || stream.tombstone_life.is_some_and(|life| standing.age >= life) {
-        return Some(Expiry::TombstonesForgotten);
-    }
-    None
-}
-
-/// The deletions that a watch has delivered, by key.
-///
-/// The server follows a tombstone that has a time to live with a marker, which is not a change. An
-/// earlier marker is of a value that was written after the tombstone and superseded before its
-/// turn, and is delivered. There can be as many deletions as there are keys, so only the last
-/// [`Deleted::LIMIT`] are known. The markers of earlier ones are delivered, each as one more
-/// deletion. Only hashes are held.
-#[derive(Debug, Default)]
-struct Deleted {
-    hasher: RandomState,
-    /// When each tombstone ends, by the server's clock.
-    ends: HashMap<u64, SystemTime>,
-    order: VecDeque<u64>,
-}
-
-impl Deleted {
-    const LIMIT: usize = 32 * 1024;
-
-    /// Records a message. Returns whether it is a change of its key for the reader. `life` is the
-    /// time to live of tombstones, if they have one.
-    fn is_news(&mut self, message: &StreamMessage, life: Option<Duration>) -> bool {
-        // The usual case: no deletion in scope so far.
-        if message.operation == KvOperation::Put && self.ends.is_empty() {
-            return true;
-        }
-        let hash = self.hasher.hash_one(&message.key);
-        match message.operation {
-            KvOperation::Expire => self.ends.get(&hash).is_none_or(|end| message.time < *end),
-            KvOperation::Put => {
-                self.ends.remove(&hash);
-                true
-            }
-            _ => {
-                let Some(end) = life.and_then(|life| message.time.checked_add(life)) else {
-                    self.ends.remove(&hash);
-                    return true;
-                };
-                if self.ends.insert(hash, end).is_none() {
-                    self.order.push_back(hash);
-                }
-                if self.order.len() > Self::LIMIT
-                    && let Some(oldest) = self.order.pop_front()
-                {
-                    self.ends.remove(&oldest);
-                }
-                true
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::expect_used, reason = "a test fails by panicking")]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::store::Key;
-
-    const STANDING: Standing = Standing {
-        same_incarnation: true,
-        position: 10,
-        rewritten: false,
-        age: Duration::from_secs(60),
-        given_by_user: true,
-        fresh: false,
-    };
-    const STREAM: Retained = Retained { first: 5, last: 20, cursors_from: 0, tombstone_life: None };
-
-    #[test]
-    fn what_makes_a_cursor_expire() {
-        assert_eq!(expiry(&STANDING, &STREAM), None);
-        assert_eq!(
-            expiry(&Standing { same_incarnation: false, ..STANDING }, &STREAM),
-            Some(Expiry::MadeAgain)
-        );
-        assert_eq!(expiry(&Standing { position: 21, ..STANDING }, &STREAM), Some(Expiry::Lost));
-        assert_eq!(expiry(&Standing { rewritten: true, ..STANDING }, &STREAM), Some(Expiry::Lost));
-        assert_eq!(expiry(&STANDING, &Retained { first: 11, ..STREAM }), None);
-        assert_eq!(expiry(&STANDING, &Retained { first: 12, ..STREAM }), Some(Expiry::Compacted));
-        // Nothing followed it, so that nothing can be missing.
-        let at_end = Standing { position: 20, ..STANDING };
-        assert_eq!(expiry(&at_end, &Retained { first: 21, ..STREAM }), None);
-        let forgets = |life| Retained { tombstone_life: Some(Duration::from_secs(life)), ..STREAM };
-        assert_eq!(expiry(&STANDING, &forgets(61)), None);
-        assert_eq!(expiry(&STANDING, &forgets(60)), Some(Expiry::TombstonesForgotten));
-        assert_eq!(expiry(&at_end, &forgets(1)), None);
-        // Before the present settings were in force.
-        let since = |cursors_from| Retained { cursors_from, ..STREAM };
-        assert_eq!(expiry(&STANDING, &since(10)), None);
-        assert_eq!(expiry(&STANDING, &since(11)), Some(Expiry::TombstonesForgotten));
-        assert_eq!(expiry(&at_end, &since(21)), None);
-    }
-
-    #[test]
-    fn the_marker_of_a_deletion_that_was_delivered_is_no_news() {
-        use KvOperation::{Delete, Expire, Purge, Put};
-        const LIFE: Duration = Duration::from_secs(3600);
-        let message = |number: usize, operation, seconds| StreamMessage {
-            key: Key::new(format!("k.{number}")).expect("a key"),
-            sequence: 1,
-            time: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
-            operation,
-            operation_id: None,
-            fence: None,
-            expires: false,
-            value: Bytes::new(),
-        };
-        let mut deleted = Deleted::default();
-        let mut is_news = |number, operation, seconds| {
-            deleted.is_news(&message(number, operation, seconds), Some(LIFE))
-        };
-        assert!(is_news(0, Expire, 0));
-        assert!(is_news(0, Delete, 100));
-        // Of a value that came between and is gone.
-        assert!(is_news(0, Expire, 3699));
-        // The server can leave one more after a restart.
-        assert!(!is_news(0, Expire, 3700));
-        assert!(!is_news(0, Expire, 3800));
-        assert!(is_news(1, Expire, 3800));
-        assert!(is_news(0, Put, 3900));
-        assert!(is_news(0, Expire, 9000));
-        for number in 0..=Deleted::LIMIT {
-            assert!(is_news(number, Purge, 9000));
-        }
-        assert!(is_news(0, Expire, 99_000));
-        assert!(!is_news(1, Expire, 99_000));
-        assert_eq!(deleted.order.len(), Deleted::LIMIT);
-        assert!(deleted.is_news(&message(1, Delete, 9000), None));
-    }
-
-    #[test]
-    fn a_watch_that_was_there_a_moment_ago_goes_on_over_compaction() {
-        let own = Standing { given_by_user: false, ..STANDING };
-        assert_eq!(expiry(&own, &Retained { first: 15, ..STREAM }), None);
-        let fresh = Standing { fresh: true, same_incarnation: false, position: 0, ..own };
-        assert_eq!(expiry(&fresh, &STREAM), None);
-    }
 }

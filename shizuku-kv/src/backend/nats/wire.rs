@@ -1,22 +1,31 @@
-//! Subjects, headers and messages, as pure functions: the layout of ADR-8 and what the server adds to it.
+//! Subjects, headers and messages, as pure functions: the layout of ADR-8 and what the server adds
+//! to it.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::datetime::parse_rfc3339;
-use async_nats::{HeaderMap, HeaderName, Message};
+use async_nats::{HeaderMap, Message};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::store::{FencingToken, Key, KvEntry, KvOperation, VersionToken};
+use crate::store::{FencingToken, Key, KvEntry, KvOperation, Metadata, VersionToken};
 
-/// Our operation id: by it a write whose acknowledgement was lost is found again. Other clients ignore it.
+/// Our operation id: by it a write whose acknowledgement was lost is found again. Other clients
+/// ignore it.
 pub(super) const OPERATION_ID: &str = "Shizuku-Op";
 /// The fencing token of a write that has one, as a decimal number. Other clients ignore it.
 pub(super) const FENCE: &str = "Shizuku-Fence";
+/// The author of a write that has one. Other clients ignore it.
+pub(super) const AUTHOR: &str = "Shizuku-Author";
+/// The reason of a write that has one. Other clients ignore it.
+pub(super) const REASON: &str = "Shizuku-Reason";
 pub(super) const KV_OPERATION: &str = "KV-Operation";
 pub(super) const ROLLUP: &str = "Nats-Rollup";
+/// The stream that a message is for; another one rejects it.
+pub(super) const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 pub(super) const EXPECTED_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 pub(super) const TTL: &str = "Nats-TTL";
 const MARKER_REASON: &str = "Nats-Marker-Reason";
@@ -24,12 +33,9 @@ const SUBJECT: &str = "Nats-Subject";
 const SEQUENCE: &str = "Nats-Sequence";
 const TIME_STAMP: &str = "Nats-Time-Stamp";
 
-/// What our headers add to a value at most: the server counts them when it limits sizes, so this much is reserved below
-/// every limit.
+/// Maximum size in bytes of our headers beside a value. The server counts them when it limits
+/// sizes, so this much is reserved below its maximum payload (ADR 0009, restricted by ADR 0068).
 pub(super) const HEADER_RESERVE: usize = 160;
-
-/// The same without an operation id, for buckets of other clients whose messages have no room for one.
-pub(super) const SMALL_HEADER_RESERVE: usize = 96;
 
 /// The stream of a bucket.
 pub(super) fn stream_name(bucket: &str) -> String {
@@ -39,6 +45,21 @@ pub(super) fn stream_name(bucket: &str) -> String {
 /// What stands before the key in the subjects of a bucket.
 pub(super) fn subject_prefix(bucket: &str) -> String {
     format!("$KV.{bucket}.")
+}
+
+/// Returns the size in bytes of a message's headers, as the server counts them: 0 without headers.
+pub(super) fn size_of(headers: &HeaderMap) -> usize {
+    if headers.is_empty() {
+        return 0;
+    }
+    let lines = headers.iter().map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values
+            .iter()
+            .map(|value| name.len() + ": ".len() + value.as_str().len() + "\r\n".len())
+            .sum::<usize>()
+    });
+    "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>()
 }
 
 /// One message of a stream, however it was fetched.
@@ -51,6 +72,7 @@ pub(super) struct StreamMessage {
     /// Read only from the leader, where writes are looked for.
     pub(super) operation_id: Option<String>,
     pub(super) fence: Option<FencingToken>,
+    pub(super) metadata: Option<Arc<Metadata>>,
     /// Whether the value has a time to live of its own. Read only from the leader.
     pub(super) expires: bool,
     pub(super) value: Bytes,
@@ -64,45 +86,79 @@ impl StreamMessage {
         } else {
             KvEntry::put(self.key, self.value, version, self.time)
         };
-        entry.with_fence(self.fence)
+        entry.with_fence(self.fence).with_metadata(self.metadata)
     }
 }
 
-/// What a message did, by its headers: `KV-Operation` where a client wrote it, the marker's reason where the server
-/// did (which leaves `KV-Operation` out).
-pub(super) fn operation_of<T: AsRef<str>>(get: impl Fn(&'static str) -> Option<T>) -> KvOperation {
-    match get(KV_OPERATION).as_ref().map(AsRef::as_ref) {
-        Some("DEL") => return KvOperation::Delete,
-        Some("PURGE") => return KvOperation::Purge,
-        _ => {}
+/// The headers of a message that a reader needs.
+#[derive(Debug, Default)]
+struct Marks<'a> {
+    kv_operation: Option<&'a str>,
+    marker_reason: Option<&'a str>,
+    operation_id: Option<&'a str>,
+    fence: Option<&'a str>,
+    ttl: Option<&'a str>,
+    author: Option<&'a str>,
+    reason: Option<&'a str>,
+}
+
+impl<'a> Marks<'a> {
+    /// Reads names and values in one pass, because comparing the one or two headers of a message
+    /// costs a fifth of hashing the names. Of several values of a name the first one counts.
+    fn read(headers: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut marks = Self::default();
+        for (name, value) in headers {
+            for (known, mark) in [
+                (OPERATION_ID, &mut marks.operation_id),
+                (KV_OPERATION, &mut marks.kv_operation),
+                (FENCE, &mut marks.fence),
+                (TTL, &mut marks.ttl),
+                (MARKER_REASON, &mut marks.marker_reason),
+                (AUTHOR, &mut marks.author),
+                (REASON, &mut marks.reason),
+            ] {
+                if name.eq_ignore_ascii_case(known) {
+                    mark.get_or_insert(value);
+                    break;
+                }
+            }
+        }
+        marks
     }
-    match get(MARKER_REASON).as_ref().map(AsRef::as_ref) {
-        Some("MaxAge") => KvOperation::Expire,
-        Some("Purge") => KvOperation::Purge,
-        Some(_) => KvOperation::Delete,
-        None => KvOperation::Put,
+
+    fn of_map(headers: Option<&'a HeaderMap>) -> Self {
+        let headers = headers.into_iter().flat_map(HeaderMap::iter);
+        Self::read(headers.filter_map(|(name, values)| {
+            values.first().map(|value| (name.as_ref(), value.as_str()))
+        }))
     }
-}
 
-fn operation_of_headers(headers: Option<&HeaderMap>) -> KvOperation {
-    match headers {
-        None => KvOperation::Put,
-        Some(headers) => operation_of(|name| header(headers, name)),
+    /// The effect of the write: a client tells it by `KV-Operation`, and the server, which leaves
+    /// that out, by the reason of its marker.
+    fn operation(&self) -> KvOperation {
+        match (self.kv_operation, self.marker_reason) {
+            (Some("DEL"), _) => KvOperation::Delete,
+            (Some("PURGE"), _) | (_, Some("Purge")) => KvOperation::Purge,
+            (_, Some("MaxAge")) => KvOperation::Expire,
+            (_, Some(_)) => KvOperation::Delete,
+            (_, None) => KvOperation::Put,
+        }
     }
-}
 
-/// Every message that is read comes by here: a name that is no string of its own costs no allocation.
-fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
-    headers.get(HeaderName::from_static(name)).map(|value| value.as_str())
-}
+    /// The token; `None` for a text that is not a number, which no client of ours writes.
+    fn fence(&self) -> Option<FencingToken> {
+        self.fence?.parse().ok().map(FencingToken::from_u64)
+    }
 
-/// The token in a message's headers; none where there is no number, which no client of ours writes.
-fn fence_of(text: &str) -> Option<FencingToken> {
-    text.parse().ok().map(FencingToken::from_u64)
-}
+    /// Whether the value has a time to live of its own.
+    fn expires(&self) -> bool {
+        self.ttl.is_some_and(|ttl| ttl != "never")
+    }
 
-fn fence_of_headers(headers: Option<&HeaderMap>) -> Option<FencingToken> {
-    header(headers?, FENCE).and_then(fence_of)
+    fn metadata(&self) -> Option<Arc<Metadata>> {
+        let has_any = self.author.is_some() || self.reason.is_some();
+        has_any.then(|| Arc::new(Metadata::found(self.author, self.reason)))
+    }
 }
 
 /// A time in the server's notation; the epoch where it is none.
@@ -113,8 +169,8 @@ pub(super) fn parse_time(text: &str) -> SystemTime {
 /// Why an answer could not be read; says nothing about its content.
 pub(super) type Malformed = &'static str;
 
-/// The answer to a direct get: the message with its place in headers. Others may have stored headers of the same
-/// names, the server's own come last.
+/// The answer to a direct get: the message with its place in headers. Others may have stored
+/// headers of the same names, the server's own come last.
 pub(super) fn parse_direct(message: Message, prefix: &str) -> Result<StreamMessage, Malformed> {
     let headers = message.headers.as_ref().ok_or("an answer without headers")?;
     let last = |name| headers.get_last(name).map(|value| value.as_str());
@@ -123,13 +179,15 @@ pub(super) fn parse_direct(message: Message, prefix: &str) -> Result<StreamMessa
         last(SEQUENCE).and_then(|n| n.parse().ok()).ok_or("an answer without a sequence")?;
     let time = last(TIME_STAMP).map_or(UNIX_EPOCH, parse_time);
     let key = key_of(subject, prefix).ok_or("an answer for another subject")?;
+    let marks = Marks::of_map(Some(headers));
     Ok(StreamMessage {
         key,
         sequence,
         time,
-        operation: operation_of_headers(Some(headers)),
+        operation: marks.operation(),
         operation_id: None,
-        fence: fence_of_headers(Some(headers)),
+        fence: marks.fence(),
+        metadata: marks.metadata(),
         expires: false,
         value: message.payload,
     })
@@ -165,63 +223,54 @@ impl RawMessage {
         let decode = |text: &str| STANDARD.decode(text).map_err(|_| "an answer that is no base64");
         let headers = decode(&self.hdrs)?;
         let headers = String::from_utf8_lossy(&headers);
-        let get = |name: &str| {
-            headers.split("\r\n").find_map(|line| {
-                let (key, value) = line.split_once(':')?;
-                key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-            })
-        };
+        let lines = headers.split("\r\n").filter_map(|line| line.split_once(':'));
+        let marks = Marks::read(lines.map(|(name, value)| (name, value.trim())));
         Ok(StreamMessage {
             key: key_of(&self.subject, prefix).ok_or("an answer for another subject")?,
             sequence: self.seq,
             time: parse_time(&self.time),
-            operation: operation_of(get),
-            operation_id: get(OPERATION_ID),
-            fence: get(FENCE).and_then(|text| fence_of(&text)),
-            expires: get(TTL).is_some_and(|ttl| ttl != "never"),
+            operation: marks.operation(),
+            operation_id: marks.operation_id.map(str::to_owned),
+            fence: marks.fence(),
+            metadata: marks.metadata(),
+            expires: marks.expires(),
             value: decode(&self.data)?.into(),
         })
     }
 }
 
 /// Where a message delivered by a consumer stands, from its reply subject (ADR-15):
-/// `$JS.ACK.STREAM.CONSUMER.DELIVERED.SSEQ.CSEQ.TIME.PENDING`, in the newer form with domain and account before the
-/// stream and a random token at the end.
+/// `$JS.ACK.STREAM.CONSUMER.DELIVERED.SSEQ.CSEQ.TIME.PENDING`, in the newer form with domain and
+/// account before the stream and a random token at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct DeliveryInfo {
     pub(super) stream_sequence: u64,
     pub(super) consumer_sequence: u64,
     pub(super) nanos: u64,
     pub(super) pending: u64,
 }
 
-impl Place {
+impl DeliveryInfo {
+    /// Reads bytes, because searching a string for characters takes several times as long.
     pub(super) fn parse(reply: &str) -> Option<Self> {
-        let mut tokens = reply.split('.');
-        if (tokens.next(), tokens.next()) != (Some("$JS"), Some("ACK")) {
-            return None;
+        let mut rest: [&[u8]; 10] = [b""; 10];
+        let mut count = 0;
+        for token in reply.as_bytes().strip_prefix(b"$JS.ACK.")?.split(|byte| *byte == b'.') {
+            if let Some(place) = rest.get_mut(count) {
+                *place = token;
+            }
+            count += 1;
         }
-        let rest: [&str; 10] = {
-            let mut rest = [""; 10];
-            let mut count = 0;
-            for token in tokens {
-                if let Some(place) = rest.get_mut(count) {
-                    *place = token;
-                }
-                count += 1;
-            }
-            match count {
-                7 => {}
-                9.. => rest.rotate_left(2),
-                _ => return None,
-            }
-            rest
-        };
+        match count {
+            7 => {}
+            9.. => rest.rotate_left(2),
+            _ => return None,
+        }
         Some(Self {
-            stream_sequence: rest[3].parse().ok()?,
-            consumer_sequence: rest[4].parse().ok()?,
-            nanos: rest[5].parse().ok()?,
-            pending: rest[6].parse().ok()?,
+            stream_sequence: number(rest[3])?,
+            consumer_sequence: number(rest[4])?,
+            nanos: number(rest[5])?,
+            pending: number(rest[6])?,
         })
     }
 
@@ -230,18 +279,52 @@ impl Place {
     }
 }
 
-/// A message delivered by a consumer; none for a subject that is no key of the bucket.
-pub(super) fn delivered(message: Message, place: &Place, prefix: &str) -> Option<StreamMessage> {
+/// The number that some digits represent.
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, digit| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    })
+}
+
+/// A message delivered by a consumer, which loses its payload; `None` for a subject that is not a
+/// key of the bucket.
+///
+/// Takes a reference so that the subject can be read afterwards: the first copy of a subject
+/// allocates.
+pub(super) fn delivered(
+    message: &mut Message,
+    place: &DeliveryInfo,
+    prefix: &str,
+) -> Option<StreamMessage> {
+    let key = key_of(&message.subject, prefix)?;
+    let marks = Marks::of_map(message.headers.as_ref());
     Some(StreamMessage {
-        key: key_of(&message.subject, prefix)?,
+        key,
         sequence: place.stream_sequence,
         time: place.time(),
-        operation: operation_of_headers(message.headers.as_ref()),
+        operation: marks.operation(),
         operation_id: None,
-        fence: fence_of_headers(message.headers.as_ref()),
+        fence: marks.fence(),
+        metadata: marks.metadata(),
         expires: false,
-        value: message.payload,
+        value: std::mem::take(&mut message.payload),
     })
+}
+
+/// Like [`delivered`], with the headers that writes need.
+pub(super) fn examined(
+    message: &mut Message,
+    place: &DeliveryInfo,
+    prefix: &str,
+) -> Option<StreamMessage> {
+    let delivered = delivered(message, place, prefix)?;
+    let marks = Marks::of_map(message.headers.as_ref());
+    let (operation_id, expires) = (marks.operation_id.map(str::to_owned), marks.expires());
+    Some(StreamMessage { operation_id, expires, ..delivered })
 }
 
 #[cfg(test)]
@@ -251,14 +334,25 @@ mod tests {
 
     #[test]
     fn places_of_both_forms() {
-        let place = Place { stream_sequence: 7, consumer_sequence: 5, nanos: 1000, pending: 3 };
-        assert_eq!(Place::parse("$JS.ACK.KV_b.c.1.7.5.1000.3"), Some(place));
-        assert_eq!(Place::parse("$JS.ACK.hub.ACC.KV_b.c.1.7.5.1000.3"), Some(place));
-        assert_eq!(Place::parse("$JS.ACK._.ACC.KV_b.c.1.7.5.1000.3.rnd"), Some(place));
-        for bad in ["", "$JS.ACK", "$JS.ACK.s.c.1.7.5.1000", "_INBOX.x", "$JS.ACK.s.c.1.x.5.1000.3"]
-        {
-            assert_eq!(Place::parse(bad), None, "{bad}");
+        let place =
+            DeliveryInfo { stream_sequence: 7, consumer_sequence: 5, nanos: 1000, pending: 3 };
+        assert_eq!(DeliveryInfo::parse("$JS.ACK.KV_b.c.1.7.5.1000.3"), Some(place));
+        assert_eq!(DeliveryInfo::parse("$JS.ACK.hub.ACC.KV_b.c.1.7.5.1000.3"), Some(place));
+        assert_eq!(DeliveryInfo::parse("$JS.ACK._.ACC.KV_b.c.1.7.5.1000.3.rnd"), Some(place));
+        for bad in [
+            "",
+            "$JS.ACK",
+            "$JS.ACK.s.c.1.7.5.1000",
+            "_INBOX.x",
+            "$JS.ACK.s.c.1.x.5.1000.3",
+            "$JS.ACK.s.c.1.7..1000.3",
+            "$JS.ACK.s.c.1.7.5.1000.18446744073709551616",
+        ] {
+            assert_eq!(DeliveryInfo::parse(bad), None, "{bad}");
         }
+        let largest = DeliveryInfo { pending: u64::MAX, ..place };
+        let text = format!("$JS.ACK.KV_b.c.1.7.5.1000.{}", u64::MAX);
+        assert_eq!(DeliveryInfo::parse(&text), Some(largest));
     }
 
     #[test]
@@ -266,12 +360,24 @@ mod tests {
         let base = "NATS/1.0\r\n\r\n".len()
             + format!("{EXPECTED_SEQUENCE}: {}\r\n", u64::MAX).len()
             + format!("{TTL}: {}s\r\n", u32::MAX).len();
-        assert!(base <= SMALL_HEADER_RESERVE, "{base}");
         let id = format!("{OPERATION_ID}: {:016x}{:x}\r\n", u64::MAX, u64::MAX).len();
         assert!(base + id <= HEADER_RESERVE, "{}", base + id);
         let deletion = format!("NATS/1.0\r\n\r\n{KV_OPERATION}: PURGE\r\n{ROLLUP}: sub\r\n").len()
             + format!("{EXPECTED_SEQUENCE}: {}\r\n", u64::MAX).len();
         assert!(deletion + id <= HEADER_RESERVE, "{}", deletion + id);
+    }
+
+    #[test]
+    fn size_of_headers_equals_their_encoded_length() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(size_of(&headers), 0);
+        headers.insert(OPERATION_ID, "x");
+        assert_eq!(size_of(&headers), "NATS/1.0\r\nShizuku-Op: x\r\n\r\n".len());
+        headers.insert(KV_OPERATION, "DEL");
+        assert_eq!(
+            size_of(&headers),
+            "NATS/1.0\r\nShizuku-Op: x\r\nKV-Operation: DEL\r\n\r\n".len()
+        );
     }
 
     #[test]
@@ -282,8 +388,9 @@ mod tests {
         // What has a token has no time to live.
         let put = "NATS/1.0\r\n\r\n".len() + expected + id + fence;
         assert!(put <= HEADER_RESERVE, "{put}");
-        // A deletion has no value, whose room it may use. Where that is a single byte, it fits all the same, up to a
-        // million billion messages in the bucket and four billion writes of one connection.
+        // A deletion has no value, whose room it may use. Where that is a single byte, it fits all
+        // the same, up to a million billion messages in the bucket and four billion writes of one
+        // connection.
         let id = format!("{OPERATION_ID}: {:016x}{:x}\r\n", u64::MAX, u32::MAX).len();
         let expected = format!("{EXPECTED_SEQUENCE}: {}\r\n", 10_u64.pow(15) - 1).len();
         let deletion =
@@ -296,7 +403,7 @@ mod tests {
         let headers = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(FENCE, text);
-            fence_of_headers(Some(&headers))
+            Marks::of_map(Some(&headers)).fence()
         };
         for number in [0, 17, u64::MAX] {
             assert_eq!(headers(&number.to_string()), Some(FencingToken::from_u64(number)));
@@ -304,17 +411,14 @@ mod tests {
         for text in ["", "x", "-1", "1.5", "18446744073709551616"] {
             assert_eq!(headers(text), None, "{text}");
         }
-        assert_eq!(fence_of_headers(Some(&HeaderMap::new())), None);
-        assert_eq!(fence_of_headers(None), None);
+        assert_eq!(Marks::of_map(Some(&HeaderMap::new())).fence(), None);
+        assert_eq!(Marks::of_map(None).fence(), None);
     }
 
     #[test]
     fn what_a_marker_means() {
-        let with = |pairs: &'static [(&str, &str)]| {
-            operation_of(|name| {
-                pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-            })
-        };
+        let with =
+            |pairs: &[(&'static str, &'static str)]| Marks::read(pairs.iter().copied()).operation();
         assert_eq!(with(&[]), KvOperation::Put);
         assert_eq!(with(&[(KV_OPERATION, "PUT")]), KvOperation::Put);
         assert_eq!(with(&[(KV_OPERATION, "DEL")]), KvOperation::Delete);
@@ -330,7 +434,8 @@ mod tests {
             subject: "$KV.b.a.b".into(),
             seq: 9,
             hdrs: STANDARD.encode(
-                "NATS/1.0\r\nShizuku-Op: x1\r\nShizuku-Fence: 17\r\nKV-Operation: DEL\r\n\r\n",
+                "NATS/1.0\r\nShizuku-Op: x1\r\nShizuku-Fence: 17\r\nKV-Operation: DEL\r\n\
+                 Shizuku-Reason: a: b\r\n\r\n",
             ),
             data: String::new(),
             time: "2026-01-01T00:00:01Z".into(),
@@ -340,6 +445,8 @@ mod tests {
         assert_eq!(message.operation, KvOperation::Delete);
         assert_eq!(message.operation_id.as_deref(), Some("x1"));
         assert_eq!(message.fence, Some(FencingToken::from_u64(17)));
+        let reason = message.metadata.as_ref().and_then(|metadata| metadata.reason());
+        assert_eq!(reason, Some("a: b"));
         assert_eq!(message.time, UNIX_EPOCH + Duration::from_secs(1_767_225_601));
     }
 }

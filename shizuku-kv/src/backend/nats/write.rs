@@ -1,9 +1,10 @@
 //! Writing, and finding out what became of a write whose acknowledgement was lost.
 //!
-//! Every write carries an id of its own in a header. When the connection breaks before the acknowledgement came, the
-//! id is looked for in the stream: found, the write took effect. Not found, what else is there tells whether it can
-//! still have happened (see [`decide`]). A message id for the server's own duplicate detection would not do: a repeated
-//! compare-and-swap is refused for its sequence before it is recognised as a duplicate.
+//! Every write carries an id of its own in a header. When the connection breaks before the
+//! acknowledgement came, the id is looked for in the stream: found, the write took effect. Not
+//! found, what else is there tells whether it can still have happened (see [`decide`]). A message
+//! id for the server's own duplicate detection would not do: a repeated compare-and-swap is refused
+//! for its sequence before it is recognised as a duplicate (ADR 0002).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,20 +12,26 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::client::PublishErrorKind;
 use async_nats::{HeaderMap, Message};
+use backon::ExponentialBackoff;
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::fate::{Evidence, Expect, Fate, decide};
-use super::link::{ApiError, Interruption, Mark, has_no_responders};
+use super::bucket;
+use super::link::{ApiError, Interruption, Mark, first_patience, has_no_responders};
+use super::outcome::{Evidence, Expect, Outcome, decide};
+use super::refusals::Refusal;
+use super::rejections::Rejected;
 use super::requests::Waiting;
 use super::store::{StoreCore, pause};
 use super::wire::{
-    EXPECTED_SEQUENCE, FENCE, KV_OPERATION, OPERATION_ID, ROLLUP, StreamMessage, TTL,
+    AUTHOR, EXPECTED_SEQUENCE, EXPECTED_STREAM, FENCE, KV_OPERATION, OPERATION_ID, REASON, ROLLUP,
+    StreamMessage, TTL, size_of,
 };
 use crate::store::backoff;
 use crate::store::{
-    Deadline, ErrorSource, FencingToken, Key, KvError, KvOperation, KvResult, VersionToken,
+    Deadline, ErrorSource, FencingToken, Key, KvError, KvLimit, KvOperation, KvResult, Metadata,
+    VersionToken,
 };
 
 /// End of the wait for an acknowledgement before the write is searched for, on a connection that
@@ -36,14 +43,17 @@ fn patience(since: Instant, deadline: Deadline) -> Duration {
     share.saturating_sub(since.elapsed()).min(left - left / 3)
 }
 
+/// An id with the width of all ids.
+const ANY_ID: &str = "000000000000000000000000";
+
 /// Whether the time left is too short for another search.
 fn is_last(deadline: Deadline) -> bool {
     deadline.remaining() <= deadline.limit() / 8
 }
 
-/// One write.
+/// One write, as a message for the server.
 #[derive(Clone, Debug)]
-pub(super) struct Write {
+pub(super) struct WriteMessage {
     operation: &'static str,
     key: Key,
     value: Bytes,
@@ -51,11 +61,18 @@ pub(super) struct Write {
     expect: Expect,
     ttl: Option<Duration>,
     fence: Option<FencingToken>,
-    /// Others of the same key may have been sent behind it, which it must not overtake by being sent again.
+    metadata: Option<Arc<Metadata>>,
+    /// Others of the same key may have been sent behind it, which it must not overtake by being
+    /// sent again.
     pipelined: bool,
+    /// No later write of the same key was sent with it, so that sending it again after a rejection
+    /// overwrites no later one.
+    is_last: bool,
+    /// Its message has no operation id, to make it smaller.
+    is_bare: bool,
 }
 
-impl Write {
+impl WriteMessage {
     pub(super) fn put(operation: &'static str, key: &Key, value: Bytes) -> Self {
         Self {
             operation,
@@ -65,7 +82,10 @@ impl Write {
             expect: Expect::Anything,
             ttl: None,
             fence: None,
+            metadata: None,
             pipelined: false,
+            is_last: true,
+            is_bare: false,
         }
     }
 
@@ -78,9 +98,46 @@ impl Write {
         Self { ttl: Some(ttl), ..self }
     }
 
-    /// The same as one of many that are sent without waiting for each.
-    pub(super) fn pipelined(self) -> Self {
-        Self { pipelined: true, ..self }
+    /// The deletion of a key whose history is not removed.
+    pub(super) fn without_rollup(self) -> Self {
+        Self { kind: KvOperation::Delete, ..self }
+    }
+
+    /// Marks a write that is sent without waiting for the one before. `is_last`: no later write has
+    /// its key.
+    pub(super) fn pipelined(self, is_last: bool) -> Self {
+        Self { pipelined: true, is_last, ..self }
+    }
+
+    pub(super) fn is_deletion(&self) -> bool {
+        self.kind != KvOperation::Put
+    }
+
+    fn rejected(&self) -> Rejected {
+        match self.expect {
+            _ if !self.is_deletion() => Rejected::Put,
+            Expect::Exactly(_) if self.fence.is_none() => Rejected::DeletionOfVersion,
+            _ => Rejected::Deletion,
+        }
+    }
+
+    fn can_be_smaller(&self) -> bool {
+        self.is_deletion() && !self.is_bare
+    }
+
+    /// Removes the optional headers of a deletion. With a history of 1 a purge becomes a deletion,
+    /// whose headers are shorter.
+    fn make_smaller(&mut self, history: u8) {
+        self.is_bare = true;
+        self.metadata = None;
+        if history == 1 {
+            self.kind = KvOperation::Delete;
+        }
+    }
+
+    /// The same with an author and a reason, which its message then has.
+    pub(super) fn by(self, metadata: Option<Arc<Metadata>>) -> Self {
+        Self { metadata, ..self }
     }
 
     /// The same with a fencing token, which its message then has.
@@ -101,7 +158,8 @@ impl Write {
         &self.key
     }
 
-    /// The same with an expected version. One that this backend cannot have given out never matches.
+    /// The same with an expected version. One that this backend cannot have given out never
+    /// matches.
     pub(super) fn expecting(mut self, expected: VersionToken) -> KvResult<Self> {
         match expected.as_u64() {
             Some(sequence) if sequence > 0 => {
@@ -130,6 +188,13 @@ impl Write {
         }
         if let Some(token) = self.fence {
             headers.insert(FENCE, token.to_string());
+        }
+        if let Some(metadata) = &self.metadata {
+            for (name, text) in [(AUTHOR, metadata.author()), (REASON, metadata.reason())] {
+                if let Some(text) = text {
+                    headers.insert(name, text);
+                }
+            }
         }
         if let Some(ttl) = self.ttl {
             headers.insert(TTL, format!("{}s", ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)));
@@ -164,8 +229,10 @@ impl Write {
 
 /// A write on its way.
 pub(super) struct Sent {
-    write: Write,
+    write: WriteMessage,
     id: String,
+    /// Whether every copy carries the id in a header.
+    has_id: bool,
     since: Instant,
     /// When the last copy was sent.
     last: Instant,
@@ -182,6 +249,14 @@ pub(super) struct Sent {
     acknowledgement: Waiting,
 }
 
+impl Sent {
+    /// Size in bytes of the last copy.
+    fn message_size(&self) -> usize {
+        let id = self.has_id.then_some(self.id.as_str());
+        size_of(&self.write.headers(id)) + self.write.value.len()
+    }
+}
+
 /// What the server said to one copy of a write.
 #[derive(Debug)]
 enum Verdict {
@@ -191,33 +266,54 @@ enum Verdict {
     /// Nobody took it: there is no such stream, or no leader at the moment.
     NobodyThere,
     Refused(KvError),
+    /// The server has rejected the write because of its load.
+    Busy(KvError),
+    /// The store has reached its limit in bytes. A smaller message may have room.
+    FullOfBytes(ApiError),
     /// The value is larger than the server accepts.
     TooLarge,
+    /// The server has ended the connection because a protocol line was too long, possibly the line
+    /// of this write.
+    TooLong(KvError),
+    /// The server has ended the connection because a message was too large, possibly this write.
+    Oversized(KvError),
     /// No answer, and none will come.
     Silence(Option<ErrorSource>),
     /// No answer yet.
     Late,
 }
 
+/// Result of the search for a write without an acknowledgement.
+enum Found {
+    Outcome(Outcome),
+    /// The server's late answer.
+    Answer(Verdict),
+}
+
 impl StoreCore {
-    pub(super) async fn write(&self, write: Write, deadline: Deadline) -> KvResult<VersionToken> {
+    pub(super) async fn write(
+        &self,
+        write: WriteMessage,
+        deadline: Deadline,
+    ) -> KvResult<VersionToken> {
         let sent = self.send(write, deadline).await?;
         self.settle(sent, deadline).await
     }
 
     /// Sends a write. An error means that it was not sent.
-    pub(super) async fn send(&self, write: Write, deadline: Deadline) -> KvResult<Sent> {
+    pub(super) async fn send(&self, write: WriteMessage, deadline: Deadline) -> KvResult<Sent> {
         let id = self.link.next_id();
-        let subject = self.subject(&write.key);
+        let subject = self.write_subject(&write.key);
         let since = Instant::now();
         let created = self.bucket.settings().created;
         let known = self.reached.load(Ordering::Relaxed);
-        let (mark, acknowledgement) = self.publish(&write, &subject, &id, deadline).await?;
+        let (mark, acknowledgement, has_id) = self.publish(&write, &subject, &id, deadline).await?;
         let (last, searched) = (since, since);
         let repeated = false;
         Ok(Sent {
             write,
             id,
+            has_id,
             since,
             last,
             searched,
@@ -232,22 +328,26 @@ impl StoreCore {
 
     async fn publish(
         &self,
-        write: &Write,
+        write: &WriteMessage,
         subject: &str,
         id: &str,
         deadline: Deadline,
-    ) -> KvResult<(Mark, Waiting)> {
+    ) -> KvResult<(Mark, Waiting, bool)> {
         let operation = write.operation;
-        // Not while disconnected: the client would keep the message and send it whenever it is back, even after the
-        // deadline.
+        let (headers, has_id) = match self.fitting_headers(write, id) {
+            Ok(fitting) => fitting,
+            Err(_) => {
+                // Another client may have raised the limit.
+                Box::pin(self.info(operation, deadline)).await?;
+                self.fitting_headers(write, id)?
+            }
+        };
+        // Not while disconnected: the client would keep the message and send it whenever it is
+        // back, even after the deadline (ADR 0003).
         let mark = self.link.up(operation, deadline).await?;
-        let publish = self.link.requests().write(
-            subject.to_owned(),
-            write.headers(self.bucket.settings().has_operation_ids().then_some(id)),
-            write.value.clone(),
-        );
+        let publish = self.link.requests().write(subject.to_owned(), headers, write.value.clone());
         match tokio::time::timeout_at(deadline.instant(), publish).await {
-            Ok(Ok(acknowledgement)) => Ok((mark, acknowledgement)),
+            Ok(Ok(acknowledgement)) => Ok((mark, acknowledgement, has_id)),
             Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 Err(self.too_large(write))
             }
@@ -258,12 +358,46 @@ impl StoreCore {
         }
     }
 
-    fn too_large(&self, write: &Write) -> KvError {
-        KvError::ValueTooLarge {
-            key: write.key.clone(),
-            size: write.value.len(),
-            limit: self.bucket.settings().max_value_size(self.link.client().max_payload()),
+    /// Returns the headers of a write, and whether they contain its id. The id is left out if the
+    /// value leaves no room for it. Fenced writes always contain it, because without it a lost
+    /// acknowledgement could not be distinguished from a lost lock.
+    ///
+    /// # Errors
+    /// Returns the error of a write that does not fit at all.
+    fn fitting_headers(&self, write: &WriteMessage, id: &str) -> KvResult<(HeaderMap, bool)> {
+        let most = self.bucket.settings().max_message_size(self.link.max_payload());
+        let fits = |headers: &HeaderMap| size_of(headers) + write.value.len() <= most;
+        let with_id = write.headers(Some(id));
+        if !write.is_bare && fits(&with_id) {
+            return Ok((with_id, true));
         }
+        let without = write.headers(None);
+        if write.fence.is_none() && fits(&without) {
+            Ok((without, false))
+        } else {
+            Err(self.too_large(write))
+        }
+    }
+
+    /// Returns the error of a write that does not fit. Its limit is that of such a write: an
+    /// expected version, a fencing token and a time to live use a part of the store's limit.
+    fn too_large(&self, write: &WriteMessage) -> KvError {
+        let (settings, max_payload) = (self.bucket.settings(), self.link.max_payload());
+        let most = settings.max_message_size(max_payload);
+        let headers = size_of(&write.headers(write.fence.is_some().then_some(ANY_ID)));
+        if write.is_deletion() {
+            return KvError::LimitReached {
+                operation: write.operation,
+                limit: KvLimit::MessageSize,
+                reason: format!(
+                    "store {:?} takes messages of at most {most} bytes, and this deletion has {headers}; raise \
+                     max_msg_size of its stream, or max_payload of the server",
+                    self.bucket.name
+                ),
+            };
+        }
+        let limit = most.saturating_sub(headers).min(settings.max_value_size(max_payload));
+        KvError::ValueTooLarge { key: write.key.clone(), size: write.value.len(), limit }
     }
 
     /// Waits for what becomes of a write, up to the deadline.
@@ -273,9 +407,16 @@ impl StoreCore {
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
+        let mut rests: Option<ExponentialBackoff> = None;
+        let mut answered: Option<Verdict> = None;
         loop {
-            let verdict = self.await_verdict(&mut sent, deadline).await;
+            let verdict = match answered.take() {
+                Some(verdict) => verdict,
+                None => self.await_verdict(&mut sent, deadline).await,
+            };
             let is_late = matches!(verdict, Verdict::Late);
+            let is_too_long = matches!(verdict, Verdict::TooLong(_));
+            let is_oversized = matches!(verdict, Verdict::Oversized(_));
             let silence = match verdict {
                 Verdict::Taken(sequence) => {
                     self.reached.fetch_max(sequence, Ordering::Relaxed);
@@ -285,41 +426,115 @@ impl StoreCore {
                     return Err(sent.write.mismatch(found));
                 }
                 Verdict::Refused(error) if !sent.repeated => return Err(error),
-                Verdict::NobodyThere if !sent.repeated => {
-                    Box::pin(self.look(sent.write.operation, deadline)).await?;
-                    if sent.write.pipelined {
-                        return Err(sent.write.not_taken());
+                Verdict::Busy(error) if !sent.repeated => {
+                    let rests = rests.get_or_insert_with(|| {
+                        backoff(Duration::from_millis(1), Duration::from_millis(500))
+                    });
+                    let pause = rests.next().unwrap_or_default();
+                    // Another copy needs time for its answer. Without the answer its outcome would
+                    // be unknown.
+                    if !sent.write.is_last || deadline.remaining() <= pause + deadline.limit() / 8 {
+                        return Err(error);
                     }
-                    pause(&mut pauses, sent.write.operation, deadline).await?;
-                    // Nobody has the first copy, so that this one is the first.
-                    let (write, id) = (&sent.write, &sent.id);
-                    let again = self.publish(write, &sent.subject, id, deadline).await?;
-                    (sent.mark, sent.acknowledgement) = again;
+                    tokio::time::sleep(pause).await;
+                    self.publish_anew(&mut sent, deadline).await?;
+                    continue;
+                }
+                // A tombstone can be larger than a small value. Without an id it is 38 bytes
+                // smaller. If its acknowledgement is lost too, the outcome is unknown.
+                Verdict::FullOfBytes(rejection) if !sent.repeated => {
+                    // The message and the way out depend on settings that another client may have
+                    // changed.
+                    let operation = sent.write.operation;
+                    if !sent.write.can_be_smaller() {
+                        let _ = Box::pin(self.recent_settings(operation, deadline)).await;
+                    } else if Box::pin(self.info(operation, deadline)).await.is_ok() {
+                        sent.write.make_smaller(self.bucket.settings().history);
+                        self.publish_anew(&mut sent, deadline).await?;
+                        continue;
+                    }
+                    return Err(self.rejection(&sent.write, rejection));
+                }
+                Verdict::NobodyThere if !sent.repeated => {
+                    let reason = Box::pin(self.no_listener(sent.write.operation, deadline)).await?;
+                    if sent.write.pipelined {
+                        return Err(reason.unwrap_or_else(|| sent.write.not_taken()));
+                    }
+                    let paused = pause(&mut pauses, sent.write.operation, deadline).await;
+                    paused.map_err(|error| reason.unwrap_or(error))?;
+                    self.publish_anew(&mut sent, deadline).await?;
                     continue;
                 }
                 Verdict::TooLarge if !sent.repeated => {
                     // Checked before it was sent: another client has made the limit smaller since.
-                    let newest = Box::pin(self.info(sent.write.operation, deadline)).await;
-                    return Err(newest.err().unwrap_or_else(|| self.too_large(&sent.write)));
+                    Box::pin(self.info(sent.write.operation, deadline)).await?;
+                    let (write, id) = (&sent.write, &sent.id);
+                    match self.fitting_headers(write, id) {
+                        // The value fits without the id.
+                        Ok((_, false)) if sent.has_id && !write.pipelined => {}
+                        _ => return Err(self.too_large(write)),
+                    }
+                    self.publish_anew(&mut sent, deadline).await?;
+                    continue;
                 }
                 Verdict::Conflict(_) | Verdict::NobodyThere | Verdict::TooLarge | Verdict::Late => {
                     None
                 }
-                Verdict::Refused(error) => Some(Arc::new(error) as ErrorSource),
+                Verdict::Refused(error)
+                | Verdict::Busy(error)
+                | Verdict::TooLong(error)
+                | Verdict::Oversized(error) => Some(Arc::new(error) as ErrorSource),
+                Verdict::FullOfBytes(rejection) => {
+                    Some(Arc::new(self.rejection(&sent.write, rejection)) as ErrorSource)
+                }
                 Verdict::Silence(source) => source,
             };
             // Boxed, since it is rare: a future that is small is cheap to make.
-            match Box::pin(self.find_out(&mut sent, is_late, deadline)).await {
-                Ok(Fate::Landed(sequence)) => return Ok(VersionToken::from_u64(sequence)),
-                Ok(Fate::Lost(newest)) => return Err(sent.write.mismatch(Some(newest))),
-                Ok(Fate::NotYet) if sent.write.pipelined => return Err(sent.write.not_taken()),
-                Ok(Fate::NotYet) => {}
+            let found = match Box::pin(self.find_out(&mut sent, is_late, deadline)).await {
+                Ok(Found::Answer(verdict)) => {
+                    answered = Some(verdict);
+                    continue;
+                }
+                Ok(Found::Outcome(outcome)) => Ok(outcome),
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(Outcome::Landed(sequence)) => return Ok(VersionToken::from_u64(sequence)),
+                Ok(Outcome::Lost(newest)) => return Err(sent.write.mismatch(Some(newest))),
+                // The new connection has told the limit, or has a bound.
+                Ok(Outcome::NotYet | Outcome::Unknown)
+                    if is_oversized && sent.message_size() > self.link.max_payload() =>
+                {
+                    let too_large = self.too_large(&sent.write);
+                    if sent.repeated
+                        || !self.link.is_rejected_for_size(sent.acknowledgement.number())
+                    {
+                        return Err(sent.write.unknown(Some(Arc::new(too_large))));
+                    }
+                    match self.fitting_headers(&sent.write, &sent.id) {
+                        // The value fits without the id.
+                        Ok((_, false)) if sent.has_id && !sent.write.pipelined => {}
+                        _ => return Err(too_large),
+                    }
+                }
+                // Another copy would make the server end the connection again.
+                Ok(Outcome::NotYet) if is_too_long => return Err(sent.write.unknown(silence)),
+                Ok(Outcome::NotYet) if sent.write.pipelined => return Err(sent.write.not_taken()),
+                Ok(Outcome::NotYet) => {}
                 // The write may be in flight.
-                Ok(Fate::Unknown) if is_late && !is_last(deadline) => {
+                Ok(Outcome::Unknown) if is_late && !is_last(deadline) => {
                     sent.searched = Instant::now();
                     continue;
                 }
-                Ok(Fate::Unknown) => return Err(sent.write.unknown(silence)),
+                Ok(Outcome::Unknown) => {
+                    let reason = self.link.space().no_acknowledgement(&self.bucket.name);
+                    let hint = reason.map(|reason| {
+                        let operation = sent.write.operation;
+                        Arc::new(KvError::Unavailable { operation, reason, source: None })
+                            as ErrorSource
+                    });
+                    return Err(sent.write.unknown(silence.or(hint)));
+                }
                 // The written value is gone with the store.
                 Err(error @ KvError::StoreNotFound { .. }) => return Err(error),
                 Err(error) => return Err(sent.write.unknown(silence.or(Some(Arc::new(error))))),
@@ -335,10 +550,52 @@ impl StoreCore {
             sent.searched = sent.last;
             let (write, id) = (&sent.write, &sent.id);
             match self.publish(write, &sent.subject, id, deadline).await {
-                Ok(again) => (sent.mark, sent.acknowledgement) = again,
+                Ok((mark, acknowledgement, has_id)) => {
+                    (sent.mark, sent.acknowledgement) = (mark, acknowledgement);
+                    sent.has_id &= has_id;
+                }
                 Err(error) => return Err(sent.write.unknown(Some(Arc::new(error)))),
             }
         }
+    }
+
+    /// Looks for the reason why no server receives a write, for a part of the deadline. Returns a
+    /// reason that may pass, or `None` if the stream has no leader at the moment.
+    ///
+    /// # Errors
+    /// Returns the reason if no server will receive the write later either: the store was deleted,
+    /// its stream takes other subjects, or JetStream is not enabled.
+    async fn no_listener(
+        &self,
+        operation: &'static str,
+        deadline: Deadline,
+    ) -> KvResult<Option<KvError>> {
+        let (name, deadline) = (&self.bucket.name, deadline.at_most(first_patience(deadline)));
+        match bucket::described(&self.link, operation, name, deadline).await {
+            Ok(Ok(info)) => {
+                self.learn(&info);
+                info.takes_no_writes(name)
+                    .map_or(Ok(None), |reason| Err(KvError::Unsupported { operation, reason }))
+            }
+            Ok(Err(error)) => {
+                let is_final = error.is_not_enabled();
+                let error = error.into_error(operation, name);
+                if is_final || !error.is_retryable() { Err(error) } else { Ok(Some(error)) }
+            }
+            Err(KvError::Timeout { .. }) => Ok(None),
+            Err(error) if error.is_retryable() => Ok(Some(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a write again. No earlier copy can take effect: the server has not received one, or
+    /// has rejected the only one.
+    async fn publish_anew(&self, sent: &mut Sent, deadline: Deadline) -> KvResult<()> {
+        let again = self.publish(&sent.write, &sent.subject, &sent.id, deadline).await?;
+        (sent.mark, sent.acknowledgement, sent.has_id) = again;
+        sent.last = Instant::now();
+        sent.searched = sent.last;
+        Ok(())
     }
 
     /// Waits for the acknowledgement, until the connection breaks or its share of the deadline has
@@ -346,20 +603,78 @@ impl StoreCore {
     async fn await_verdict(&self, sent: &mut Sent, deadline: Deadline) -> Verdict {
         tokio::select! {
             biased;
+            answer = &mut sent.acknowledgement => return self.verdict(&sent.write, answer),
+            interruption = self.link.interrupted_or_crowded(sent.mark, [sent.subject.as_str()]) => {
+                if let Some(interruption) = interruption {
+                    return self.interruption(sent, interruption);
+                }
+            }
+            () = tokio::time::sleep(patience(sent.searched, deadline)) => return Verdict::Late,
+        }
+        // Boxed, since it is rare.
+        let (link, subject) = (&self.link, sent.subject.as_str());
+        let refused = Box::pin(self.refused_in_crowd(sent.write.operation, subject));
+        tokio::select! {
+            biased;
             answer = &mut sent.acknowledgement => self.verdict(&sent.write, answer),
-            interruption = self.link.interrupted(sent.mark, &sent.subject) => match interruption {
-                Interruption::Lost => Verdict::Silence(None),
-                Interruption::Refused(text) => Verdict::Refused(KvError::Unauthorized {
-                    operation: sent.write.operation,
-                    reason: text.to_string(),
-                }),
-            },
+            interruption = link.interrupted(sent.mark, [subject]) => {
+                self.interruption(sent, interruption)
+            }
+            Some(refusal) = refused => Verdict::Refused(refusal.error(sent.write.operation)),
             () = tokio::time::sleep(patience(sent.searched, deadline)) => Verdict::Late,
         }
     }
 
-    fn verdict(&self, write: &Write, answer: Option<Message>) -> Verdict {
-        let ApiError { code, err_code, description } = match answer {
+    fn interruption(&self, sent: &Sent, interruption: Interruption) -> Verdict {
+        let operation = sent.write.operation;
+        match interruption {
+            Interruption::Lost => match self.link.too_long(operation, &sent.subject, sent.mark) {
+                Some(error) => Verdict::TooLong(error),
+                None => match self.link.oversized(operation, sent.mark) {
+                    Some(error) => Verdict::Oversized(error),
+                    // Answers may not arrive any more.
+                    None => Verdict::Silence(
+                        self.link.mark(operation).err().map(|error| Arc::new(error) as _),
+                    ),
+                },
+            },
+            Interruption::Refused(refusal) if refusal.names(&[sent.subject.as_str()]) => {
+                Verdict::Refused(refusal.error(operation))
+            }
+            // Only its acknowledgement cannot arrive.
+            Interruption::Refused(refusal) => {
+                Verdict::Silence(Some(Arc::new(refusal.error(operation))))
+            }
+        }
+    }
+
+    /// The refusal of a write whose event may have been lost among many others. Asks with a message
+    /// that each stream rejects, because a copy of the write could take effect a second time.
+    async fn refused_in_crowd(
+        &self,
+        operation: &'static str,
+        subject: &str,
+    ) -> Option<Arc<Refusal>> {
+        let _turn = self.link.turn_in_crowd().await;
+        let mark = self.link.mark(operation).ok()?;
+        let mut headers = HeaderMap::new();
+        headers.insert(EXPECTED_STREAM, "none");
+        let answer =
+            self.link.requests().write(subject.to_owned(), headers, Bytes::new()).await.ok()?;
+        tokio::select! {
+            biased;
+            _ = answer => None,
+            interruption = self.link.interrupted(mark, [subject]) => match interruption {
+                Interruption::Refused(refusal) => {
+                    Some(refusal).filter(|refusal| refusal.names(&[subject]))
+                }
+                Interruption::Lost => None,
+            },
+        }
+    }
+
+    fn verdict(&self, write: &WriteMessage, answer: Option<Message>) -> Verdict {
+        let rejection = match answer {
             None => return Verdict::Silence(None),
             Some(message) if has_no_responders(&message) => return Verdict::NobodyThere,
             Some(message) => match acknowledged(&message) {
@@ -368,41 +683,76 @@ impl StoreCore {
                 Err(malformed) => return Verdict::Silence(Some(Arc::new(malformed))),
             },
         };
-        let reason = format!("the server answered {code}: {description} ({err_code})");
-        let (operation, store) = (write.operation, self.bucket.name.clone());
-        // The codes are those of the server's errors.json.
-        match err_code {
+        match rejection.err_code {
             // The newest sequence stands at the end of "wrong last sequence: N".
-            10071 | 10164 => Verdict::Conflict(newest_in(&description)),
-            10054 => Verdict::TooLarge,
-            10077 | 10122 => Verdict::Refused(KvError::StoreFull {
-                store,
-                // Several limits have this code.
-                limit: format!("a limit of the store is reached ({description})"),
-            }),
-            10023 | 10028 | 10047 => Verdict::Refused(KvError::StoreFull {
-                store,
-                limit: format!("the server or account has no room ({description})"),
-            }),
-            _ => match code {
-                503 => Verdict::Refused(KvError::Unavailable { operation, reason, source: None }),
-                _ => Verdict::Refused(KvError::Backend { operation, reason, source: None }),
-            },
+            10071 | 10164 => return Verdict::Conflict(newest_in(&rejection.description)),
+            10054 => return Verdict::TooLarge,
+            _ => {}
+        }
+        if rejection.is_passing() {
+            Verdict::Busy(self.rejection(write, rejection))
+        } else if rejection.is_full_of_bytes() {
+            Verdict::FullOfBytes(rejection)
+        } else {
+            Verdict::Refused(self.rejection(write, rejection))
         }
     }
 
+    /// The error of a rejected write, by the newest known settings.
+    fn rejection(&self, write: &WriteMessage, rejection: ApiError) -> KvError {
+        let counts_replaced = self.bucket.settings().counts_replaced;
+        rejection.into_write_error(
+            write.operation,
+            &self.bucket.name,
+            write.rejected(),
+            counts_replaced,
+        )
+    }
+
     /// Finds out what became of a write, while still listening for its acknowledgement.
-    async fn find_out(&self, sent: &mut Sent, is_late: bool, deadline: Deadline) -> KvResult<Fate> {
-        let Sent { write, id, since, last, known, created, mark, acknowledgement, .. } = sent;
+    async fn find_out(
+        &self,
+        sent: &mut Sent,
+        is_late: bool,
+        deadline: Deadline,
+    ) -> KvResult<Found> {
+        let Sent {
+            write,
+            id,
+            has_id,
+            since,
+            last,
+            known,
+            created,
+            mark,
+            acknowledgement,
+            repeated,
+            ..
+        } = sent;
         let may_be_given_up = is_late && write.expect == Expect::Anything;
         let last = may_be_given_up.then_some((*last, *mark, *created));
-        let search = self.search(write, id, *since, last, *known, deadline);
+        let search = self.search(write, has_id.then_some(id), *since, last, *known, deadline);
         tokio::pin!(search);
         tokio::select! {
             biased;
-            // Only good news are final: a refusal may be about one copy of several.
-            Some(sequence) = taken(acknowledgement) => Ok(Fate::Landed(sequence)),
-            fate = &mut search => fate,
+            Some(verdict) = self.late_answer(write, acknowledgement, *repeated) => {
+                Ok(Found::Answer(verdict))
+            }
+            outcome = &mut search => outcome.map(Found::Outcome),
+        }
+    }
+
+    /// Returns the server's answer to a write that is being searched for, or `None` if it proves
+    /// nothing. The rejection of one of several copies proves nothing.
+    async fn late_answer(
+        &self,
+        write: &WriteMessage,
+        acknowledgement: &mut Waiting,
+        repeated: bool,
+    ) -> Option<Verdict> {
+        match self.verdict(write, acknowledgement.await) {
+            Verdict::Silence(_) => None,
+            verdict => (!repeated || matches!(verdict, Verdict::Taken(_))).then_some(verdict),
         }
     }
 
@@ -432,27 +782,28 @@ impl StoreCore {
             && self.link.is_unbroken(mark))
     }
 
-    /// Looks for the write by its id. `last` is when the last copy was sent, if the caller needs to
-    /// know whether it is lost.
+    /// Searches for the write by its id, if every copy has one. `last` is the time at which the
+    /// last copy was sent, if the caller needs to know whether that copy is lost.
     async fn search(
         &self,
-        write: &Write,
-        id: &str,
+        write: &WriteMessage,
+        id: Option<&str>,
         since: Instant,
         last: Option<(Instant, Mark, SystemTime)>,
         known: u64,
         deadline: Deadline,
-    ) -> KvResult<Fate> {
+    ) -> KvResult<Outcome> {
         let operation = write.operation;
         // Before the read of the key, so that the same leader or a later one answers that read.
         let is_given_up = match last {
             Some(last) => self.is_given_up(operation, last, deadline).await?,
             None => false,
         };
-        let is_ours = |message: &StreamMessage| message.operation_id.as_deref() == Some(id);
+        let is_ours =
+            |message: &StreamMessage| id.is_some() && message.operation_id.as_deref() == id;
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         let newest = loop {
-            match self.newest_of_leader(operation, &write.key, deadline).await {
+            match self.newest_proven(operation, &write.key, deadline).await {
                 Ok(newest) => break newest,
                 // A server that comes back may need a moment.
                 Err(error) if error.is_retryable() => {
@@ -469,12 +820,12 @@ impl StoreCore {
             return Ok(decide(write.expect, &evidence));
         };
         if is_ours(&newest) {
-            return Ok(Fate::Landed(newest.sequence));
+            return Ok(Outcome::Landed(newest.sequence));
         }
-        // With a longer history, what was written since may still be there: for certain, where the expected message
-        // is, since the oldest go first.
+        // With a longer history, what was written since may still be there: for certain, where the
+        // expected message is, since the oldest go first.
         let mut complete = false;
-        if self.bucket.settings().history > 1 {
+        if self.bucket.settings().history > 1 && id.is_some() {
             let expected = match write.expect {
                 Expect::Exactly(expected) => expected,
                 Expect::Anything => 0,
@@ -484,7 +835,7 @@ impl StoreCore {
                 self.next_of_leader(operation, &write.key, next, deadline).await?
             {
                 if is_ours(&message) {
-                    return Ok(Fate::Landed(message.sequence));
+                    return Ok(Outcome::Landed(message.sequence));
                 }
                 complete |= message.sequence == expected;
                 next = message.sequence + 1;
@@ -495,20 +846,43 @@ impl StoreCore {
         Ok(decide(write.expect, &evidence))
     }
 
-    /// Writes where the key is absent. A tombstone needs a second try that expects it, and a concurrent deletion
-    /// between the two a third (nats-server #5162): so as long as the newest entry is a tombstone.
+    /// Returns the message that the leader has just named as the newest of a key, or otherwise the
+    /// leader's newest one.
+    async fn in_the_way(
+        &self,
+        write: &WriteMessage,
+        found: Option<VersionToken>,
+        deadline: Deadline,
+    ) -> KvResult<Option<StreamMessage>> {
+        let (operation, key) = (write.operation, &write.key);
+        // A sequence has the same message on every replica. The right to read the key is enough to
+        // request it, but a leader read needs the right to read the whole bucket.
+        match self.direct(operation, key, deadline).await {
+            Ok(Some(message)) if Some(VersionToken::from_u64(message.sequence)) == found => {
+                Ok(Some(message))
+            }
+            Ok(_) | Err(KvError::Unauthorized { .. }) => {
+                self.newest_proven(operation, key, deadline).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes where the key is absent. A tombstone needs a second try that expects it, and a
+    /// concurrent deletion between the two a third (nats-server #5162): so as long as the newest
+    /// entry is a tombstone.
     pub(super) async fn create(
         &self,
-        mut write: Write,
+        mut write: WriteMessage,
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
         write.expect = Expect::Exactly(0);
         loop {
             let mut try_this = write.clone();
             let found = match self.write(try_this.clone(), deadline).await {
-                Err(KvError::AlreadyExists { .. } | KvError::RevisionMismatch { .. }) => {
-                    self.newest_of_leader(write.operation, &write.key, deadline).await?
-                }
+                Err(
+                    KvError::AlreadyExists { found, .. } | KvError::RevisionMismatch { found, .. },
+                ) => Box::pin(self.in_the_way(&write, found, deadline)).await?,
                 result => return result,
             };
             try_this.expect = match found {
@@ -531,7 +905,8 @@ impl StoreCore {
 
 /// What the server answered to a write: the sequence under which it was taken, or why it was not.
 fn acknowledged(message: &Message) -> Result<Result<u64, ApiError>, serde_json::Error> {
-    // Not an enum of the two, which would be read twice. Beside an error there may be a sequence of 0.
+    // Not an enum of the two, which would be read twice. Beside an error there may be a sequence
+    // of 0.
     #[derive(Deserialize)]
     struct Acknowledgement {
         error: Option<ApiError>,
@@ -543,12 +918,6 @@ fn acknowledged(message: &Message) -> Result<Result<u64, ApiError>, serde_json::
         (None, Some(sequence)) => Ok(Ok(sequence)),
         (None, None) => Err(serde::de::Error::missing_field("seq")),
     }
-}
-
-/// The sequence under which a write was taken, where the server says so.
-async fn taken(acknowledgement: &mut Waiting) -> Option<u64> {
-    let message = acknowledgement.await.filter(|message| !has_no_responders(message))?;
-    acknowledged(&message).ok()?.ok()
 }
 
 /// The sequence at the end of a message like "wrong last sequence: 7".

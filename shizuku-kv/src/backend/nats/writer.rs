@@ -1,152 +1,155 @@
 //! The writing half of the contract.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_core::future::BoxFuture;
 
 use super::store::{NatsStore, StoreCore};
-use super::write::{Sent, Write};
+use super::write::{Sent, WriteMessage};
 use crate::store::{
-    Deadline, Key, KvError, KvOperation, KvResult, KvTtl, KvWriter, VersionToken, check_ttl,
+    Atomicity, Deadline, Key, KvError, KvOperation, KvResult, KvTtl, KvWriter, VersionToken, Write,
+    WriteCondition, WriteOperation, check_ttl,
 };
 
-/// Writes of `put_many` on their way at a time.
+/// Maximum number of writes of one call that are in flight.
 const WRITES_IN_FLIGHT: usize = 1024;
 
+/// Returns for each item whether no later item has its key.
+fn last_of_each_key(items: &[(Key, Write)]) -> Vec<bool> {
+    let mut later = HashSet::with_capacity(items.len());
+    let mut is_last: Vec<bool> = items.iter().rev().map(|(key, _)| later.insert(key)).collect();
+    is_last.reverse();
+    is_last
+}
+
 impl KvWriter for NatsStore {
-    fn put<'a>(
+    fn write<'a>(
         &'a self,
         key: &'a Key,
-        value: Bytes,
+        write: Write,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.0.write(Write::put("put", key, value), deadline))
+        Box::pin(self.0.apply(key, write, deadline))
     }
 
-    fn create<'a>(
+    fn write_many<'a>(
         &'a self,
-        key: &'a Key,
-        value: Bytes,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            if key.is_of_locks() {
-                self.0.ensure_locks_stay("create", key, deadline).await?;
-            }
-            self.0.create(Write::put("create", key, value), deadline).await
-        })
-    }
-
-    fn update<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            self.0.write(Write::put("update", key, value).expecting(expected)?, deadline).await
-        })
-    }
-
-    fn delete<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.0.delete("delete", key, KvOperation::Delete, None, deadline))
-    }
-
-    fn delete_with_version<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.0.delete(
-            "delete_with_version",
-            key,
-            KvOperation::Delete,
-            Some(expected),
-            deadline,
-        ))
-    }
-
-    fn purge<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.0.delete("purge", key, KvOperation::Purge, None, deadline))
-    }
-
-    fn put_many<'a>(
-        &'a self,
-        items: Vec<(Key, Bytes)>,
+        writes: Vec<(Key, Write)>,
+        atomicity: Atomicity,
         deadline: Duration,
     ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
         Box::pin(async move {
-            let mut answers = Vec::with_capacity(items.len());
-            let mut on_their_way = VecDeque::new();
-            // While there is no connection, the first item waits for it; the others then do not wait again.
+            if let Err(error) = atomicity.check_each() {
+                return vec![Err(error); writes.len()];
+            }
+            let mut answers = Vec::with_capacity(writes.len());
+            let mut in_flight = VecDeque::new();
+            let is_last = last_of_each_key(&writes);
+            // While there is no connection, the first write waits for it; the others then do not
+            // wait again.
             let mut waited: Option<Deadline> = None;
-            for (key, value) in items {
+            for ((key, write), is_last) in writes.into_iter().zip(is_last) {
                 // Sent one after the other, so that writes of one key keep their order.
                 let deadline = match waited {
                     Some(passed) if !self.0.link.is_connected() => passed,
                     _ => Deadline::after(deadline),
                 };
-                let write = Write::put("put_many", &key, value).pipelined();
-                let sent = self.0.send(write, deadline).await;
+                if !is_single_message(&write) {
+                    answers.extend(self.settle_all(&mut in_flight).await);
+                    answers.push(self.0.apply(&key, write, deadline).await);
+                    continue;
+                }
+                let sent = self.0.send_single(&key, write, is_last, deadline).await;
                 waited = matches!(sent, Err(KvError::Unavailable { .. })).then_some(deadline);
-                on_their_way.push_back((sent, deadline));
-                if on_their_way.len() >= WRITES_IN_FLIGHT {
-                    answers.extend(self.settle_first(&mut on_their_way).await);
+                in_flight.push_back((sent, deadline));
+                if in_flight.len() >= WRITES_IN_FLIGHT {
+                    answers.extend(self.settle_first(&mut in_flight).await);
                 }
             }
-            // Acknowledgements arrive whether or not they are waited for, so that waiting for one after the other costs
-            // nothing.
-            while let Some(answer) = self.settle_first(&mut on_their_way).await {
-                answers.push(answer);
-            }
+            answers.extend(self.settle_all(&mut in_flight).await);
             answers
         })
     }
 }
 
+/// Whether a write is one message that depends on nothing in the store, so that it can be sent
+/// before the one ahead of it is acknowledged.
+fn is_single_message(write: &Write) -> bool {
+    !write.is_deletion() && write.condition == WriteCondition::Any && write.fence.is_none()
+}
+
 impl StoreCore {
-    /// Writes a tombstone. It has a time to live if its end cannot bring back an older value: see
-    /// [`Settings::tombstone_ttl`](super::bucket::Settings::tombstone_ttl).
-    async fn delete(
-        &self,
-        operation: &'static str,
-        key: &Key,
-        kind: KvOperation,
-        expected: Option<VersionToken>,
-        deadline: Deadline,
-    ) -> KvResult<VersionToken> {
-        let mut life = self.bucket.settings().tombstone_ttl.filter(|_| !key.is_of_locks());
-        if life.is_some() {
-            // Another client may just have asked for a longer history.
-            let settings = deadline
-                .bound(operation, Some(key), self.settings_of_now(operation, deadline))
-                .await?;
-            life = settings.tombstone_ttl;
+    async fn apply(&self, key: &Key, write: Write, deadline: Deadline) -> KvResult<VersionToken> {
+        write.check()?;
+        let operation = write.name();
+        let Write { condition, ttl, fence, metadata, .. } = write;
+        let message = match write.operation {
+            WriteOperation::Put(value) => WriteMessage::put(operation, key, value),
+            WriteOperation::Delete => WriteMessage::deletion(operation, key, KvOperation::Delete),
+            WriteOperation::Purge => WriteMessage::deletion(operation, key, KvOperation::Purge),
+        };
+        let message = message.by(metadata);
+        if let Some(token) = fence {
+            // A deletion has no time to live: a tombstone with one can bring the value before it
+            // back (nats-server #8505), and with it the token.
+            return self.write_fenced(message, token, condition, deadline).await;
         }
-        let write = match life {
+        if condition == WriteCondition::Absent && key.is_of_locks() {
+            self.ensure_locks_stay(operation, key, deadline).await?;
+        }
+        let message = match condition {
+            WriteCondition::Exactly(expected) => message.expecting(expected)?,
+            WriteCondition::Any | WriteCondition::Absent => message,
+        };
+        let message = match ttl {
+            Some(ttl) => self.expiring(message, ttl, deadline).await?,
+            None if message.is_deletion() => self.ending(message, deadline).await?,
+            None => message,
+        };
+        match condition {
+            WriteCondition::Absent => self.create(message, deadline).await,
+            WriteCondition::Any | WriteCondition::Exactly(_) => self.write(message, deadline).await,
+        }
+    }
+
+    /// Sends a write that is a single message, without waiting for its acknowledgement. `is_last`:
+    /// no later write of the call has its key.
+    async fn send_single(
+        &self,
+        key: &Key,
+        write: Write,
+        is_last: bool,
+        deadline: Deadline,
+    ) -> KvResult<Sent> {
+        let (operation, ttl) = (write.name(), write.ttl);
+        let value = write.value().cloned().unwrap_or_default();
+        let message =
+            WriteMessage::put(operation, key, value).by(write.metadata).pipelined(is_last);
+        let message = match ttl {
+            Some(ttl) => self.expiring(message, ttl, deadline).await?,
+            None => message,
+        };
+        self.send(message, deadline).await
+    }
+
+    /// Gives a tombstone a time to live if its end cannot bring back an older value: see
+    /// [`Settings::tombstone_ttl`](super::bucket::Settings::tombstone_ttl).
+    async fn ending(&self, message: WriteMessage, deadline: Deadline) -> KvResult<WriteMessage> {
+        let (operation, key) = (message.operation(), message.key());
+        if self.bucket.settings().tombstone_ttl.is_none() || key.is_of_locks() {
+            return Ok(message);
+        }
+        // Another client may just have asked for a longer history.
+        let settings =
+            deadline.bound(operation, Some(key), self.settings_of_now(operation, deadline)).await?;
+        Ok(match settings.tombstone_ttl {
             // With a history of 1 a deletion leaves no older entry, like a purge. A rollup with a
             // time to live would bring back the purged values, if the server is killed after its
             // end.
-            Some(life) => Write::deletion(operation, key, KvOperation::Delete).expiring(life),
-            None => Write::deletion(operation, key, kind),
-        };
-        let write = match expected {
-            Some(expected) => write.expecting(expected)?,
-            None => write,
-        };
-        self.write(write, deadline).await
+            Some(life) => message.without_rollup().expiring(life),
+            None => message,
+        })
     }
 
     /// Rejects creating the record of a lock or of a session in a store that can lose it: a missing
@@ -163,16 +166,23 @@ impl StoreCore {
     }
 
     /// Returns a write with a time to live, unless the store cannot keep that.
-    async fn expiring(&self, write: Write, ttl: Duration, deadline: Deadline) -> KvResult<Write> {
+    async fn expiring(
+        &self,
+        write: WriteMessage,
+        ttl: Duration,
+        deadline: Deadline,
+    ) -> KvResult<WriteMessage> {
         let operation = write.operation();
         let settings = self.recent_settings(operation, deadline);
         let settings = deadline.bound(operation, Some(write.key()), settings).await?;
-        if !settings.key_ttl {
+        // Those of the bucket, which know of the handle's request, are as new.
+        if !self.bucket.settings().key_ttl {
             return Err(KvError::Unsupported {
                 operation,
                 reason: format!(
-                    "store {:?} does not have times to live any more",
-                    self.bucket.name
+                    "store {:?} {}",
+                    self.bucket.name,
+                    self.bucket.settings().ttl_fault()
                 ),
             });
         }
@@ -181,15 +191,25 @@ impl StoreCore {
     }
 }
 
+/// Writes that were sent, or the errors of those that were not, each with its deadline.
+type InFlight = VecDeque<(KvResult<Sent>, Deadline)>;
+
 impl NatsStore {
-    async fn settle_first(
-        &self,
-        on_their_way: &mut VecDeque<(KvResult<Sent>, Deadline)>,
-    ) -> Option<KvResult<VersionToken>> {
-        Some(match on_their_way.pop_front()? {
+    async fn settle_first(&self, in_flight: &mut InFlight) -> Option<KvResult<VersionToken>> {
+        Some(match in_flight.pop_front()? {
             (Ok(sent), deadline) => self.0.settle(sent, deadline).await,
             (Err(error), _) => Err(error),
         })
+    }
+
+    /// Acknowledgements arrive whether or not they are waited for, so that waiting for one after
+    /// the other costs nothing.
+    async fn settle_all(&self, in_flight: &mut InFlight) -> Vec<KvResult<VersionToken>> {
+        let mut answers = Vec::with_capacity(in_flight.len());
+        while let Some(answer) = self.settle_first(in_flight).await {
+            answers.push(answer);
+        }
+        answers
     }
 }
 
@@ -197,47 +217,17 @@ impl KvTtl for NatsStore {
     fn granularity(&self) -> Duration {
         Duration::from_secs(1)
     }
+}
 
-    fn put_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        let write = Write::put("put with a time to live", key, value);
-        Box::pin(async move {
-            let write = self.0.expiring(write, ttl, deadline).await?;
-            self.0.write(write, deadline).await
-        })
-    }
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+mod tests {
+    use super::*;
 
-    fn create_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        let write = Write::put("create with a time to live", key, value);
-        Box::pin(async move {
-            let write = self.0.expiring(write, ttl, deadline).await?;
-            self.0.create(write, deadline).await
-        })
-    }
-
-    fn update_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        let write = Write::put("update with a time to live", key, value);
-        Box::pin(async move {
-            let write = self.0.expiring(write.expecting(expected)?, ttl, deadline).await?;
-            self.0.write(write, deadline).await
-        })
+    #[test]
+    fn last_item_of_each_key_is_known() {
+        let items: Vec<_> =
+            ["a", "b", "a", "c", "b"].map(|key| (Key::new(key).unwrap(), Write::delete())).into();
+        assert_eq!(last_of_each_key(&items), [false, false, true, true, true]);
     }
 }

@@ -1,4 +1,4 @@
-//! What a commit changes, and what can be asked of it.
+//! The effect of a commit, and the queries of a storage.
 
 use super::subject::{delete, held, key_of, put, time};
 use super::{StorageCheck, StorageFixture, storage_checks};
@@ -7,39 +7,41 @@ use crate::store::{KvEntry, KvOperation, KvUpdate, VersionToken};
 
 pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
     an_empty_storage_holds_nothing []
-        "A new storage has no place and holds no key.",
+        "A new storage has no checkpoint and holds no key.",
     a_put_is_held []
         "A put is held from then on, with its version and its time.",
     a_put_replaces_what_was_held []
         "A put is held from then on, whatever was held before.",
     a_smaller_version_replaces_too []
-        "A put is held from then on, also where its version is smaller than what was held.",
+        "A put is held from then on, even if its version is smaller than the held one.",
     a_time_alone_makes_a_difference []
-        "A put is held from then on, also where only its time is another.",
+        "A put is held from then on, even if only its time differs.",
     a_deletion_ends_what_was_held []
-        "A deletion ends what was held: deleted, purged or expired alike, whatever its version.",
+        "A deletion removes the held entry: deleted, purged or expired alike, whatever its \
+         version.",
     a_deletion_of_what_is_not_held_changes_nothing []
-        "A deletion ends what was held, if anything was.",
+        "A deletion removes the held entry, if there is one.",
     a_deleted_key_can_be_held_again []
         "A put is held from then on, whatever was held before.",
     the_last_change_of_a_key_counts []
         "A commit may have several changes of one key, of which the last one counts.",
     the_marker_changes_nothing []
-        "The caught-up marker changes nothing; the place that comes with it counts.",
+        "The caught-up marker changes nothing. Its checkpoint is committed.",
     changes_of_other_keys_change_nothing []
-        "A change is of its key and of no other.",
+        "A change affects its key and no other.",
     held_answers_in_the_order_of_the_keys []
-        "held says what is held of each key, in the order in which they were asked for, and for no key nothing.",
+        "held returns the held entry of each key, in the requested order, and None for a key \
+         that is not held.",
     every_key_is_visited_once []
-        "for_each_key calls once for each key that is held.",
+        "for_each_key calls once for each held key.",
     storages_are_their_own []
-        "What one storage takes, another does not hold.",
+        "A storage does not hold the changes of another.",
 };
 
 fn an_empty_storage_holds_nothing(fixture: &StorageFixture) -> CheckResult {
     let subject = fixture.storage()?;
     let storage = subject.storage()?;
-    ensure_eq!(storage.place()?, None, "the place of a new storage");
+    ensure_eq!(storage.checkpoint()?, None, "the place of a new storage");
     ensure!(storage.is_empty()?, "a new storage is not empty");
     ensure_eq!(
         storage.held(&[key_of("a")?, key_of("b")?])?,
@@ -65,7 +67,7 @@ fn a_put_replaces_what_was_held(fixture: &StorageFixture) -> CheckResult {
 fn a_smaller_version_replaces_too(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.commit([put("a", 900)?, put("b", 2)?], None)?;
-    // As after the bucket was made again: its versions begin with 1.
+    // A recreated store begins again with version 1.
     let KvUpdate::Put(mut entry) = put("a", 901)? else { return Ok(()) };
     entry.version = VersionToken::from_u64(1);
     subject.takes([KvUpdate::Put(entry)], None, "a later put with a smaller version")?;
@@ -132,7 +134,7 @@ fn a_deleted_key_can_be_held_again(fixture: &StorageFixture) -> CheckResult {
 
 fn the_last_change_of_a_key_counts(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
-    // Twice: with nothing held before, and with what the first time left.
+    // Commits twice: with nothing held before, and over the result of the first time.
     for _ in 0..2 {
         let changes = [
             put("put.put", 1)?,
@@ -169,8 +171,8 @@ fn the_marker_changes_nothing(fixture: &StorageFixture) -> CheckResult {
         None,
         "the marker between two puts",
     )?;
-    let place = super::places::place(7, 1);
-    subject.takes([KvUpdate::CaughtUp], Some(place), "the marker alone, with a place")?;
+    let checkpoint = super::places::checkpoint(7, 1);
+    subject.takes([KvUpdate::CaughtUp], Some(checkpoint), "the marker alone, with a place")?;
     subject.takes([delete("a", 3)?, KvUpdate::CaughtUp], None, "the marker after a deletion")
 }
 
@@ -217,7 +219,8 @@ fn held_answers_in_the_order_of_the_keys(fixture: &StorageFixture) -> CheckResul
 
 fn every_key_is_visited_once(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
-    // Over several commits, with replacements and deletions: there are storages with a part for each commit.
+    // Makes several commits, with replacements and deletions, because some storages have a part for
+    // each commit.
     for round in 0..4 {
         let mut changes = Vec::new();
         for number in 0..50 {
@@ -235,7 +238,7 @@ fn every_key_is_visited_once(fixture: &StorageFixture) -> CheckResult {
 
 fn storages_are_their_own(fixture: &StorageFixture) -> CheckResult {
     let mut one = fixture.storage()?;
-    one.commit([put("a", 1)?, put("b", 2)?], Some(super::places::place(2, 1)))?;
+    one.commit([put("a", 1)?, put("b", 2)?], Some(super::places::checkpoint(2, 1)))?;
     let mut other = fixture.storage()?;
     other.verify("new, after a commit to another storage")?;
     other.takes([put("a", 3)?, delete("b", 4)?], None, "a commit of its own")?;

@@ -1,10 +1,10 @@
-//! Keys, versions, times and values: all that the types allow, and many of them.
+//! Keys, versions, times and values: everything that the types allow, and many of them.
 
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::places::place;
+use super::places::checkpoint;
 use super::subject::{Subject, delete, key_of, put, time};
 use super::{StorageCheck, StorageFixture, storage_checks};
 use crate::conformance::CheckResult;
@@ -14,9 +14,10 @@ pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
     the_longest_keys_are_held []
         "Every key is held, up to the longest, of 1,024 bytes.",
     every_character_of_a_key_is_kept []
-        "Every key is held, whatever a key may consist of.",
+        "Every valid key is held, whatever its characters.",
     versions_come_back_as_they_were []
-        "Versions are opaque: numbers of any size and up to 16 bytes of a backend's own, told apart.",
+        "Versions are opaque and distinct: numbers of any size, and up to 16 bytes of a \
+         backend's own.",
     times_come_back_as_they_were []
         "A time is the same to the last digit, before 1970 and far in the future.",
     an_empty_value_is_held []
@@ -35,7 +36,8 @@ fn the_longest_keys_are_held(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     let mut keys = Vec::new();
     for length in [1, 2, 127, 128, 129, 254, 255, 256, 257, 511, 512, 1023, 1024] {
-        // Alike but for their last character: what cuts keys, or makes them names of files, takes one for the other.
+        // The keys differ only in their last character. A storage that truncates keys, or uses them
+        // as file names, confuses them.
         keys.push(format!("{}x", "k".repeat(length - 1)));
         keys.push(format!("{}y", "k".repeat(length - 1)));
     }
@@ -69,7 +71,8 @@ fn versions_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
         .map(VersionToken::from_u64)
         .to_vec();
     for length in 0..=VersionToken::MAX_LEN {
-        // Zeros too: what pads with them, or takes eight bytes for a number, cannot tell these apart.
+        // Includes zeros. A storage that pads with them, or reads eight bytes as a number, cannot
+        // distinguish these.
         for byte in [0, 1, 0xff] {
             versions.push(VersionToken::opaque(&vec![byte; length])?);
         }
@@ -101,7 +104,7 @@ fn times_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
     let epoch = SystemTime::UNIX_EPOCH;
     let spans = [
         Duration::ZERO,
-        // The clocks of some systems count in steps of 100 ns; there these are the same moment.
+        // Clocks that count in steps of 100 ns make these the same moment.
         Duration::from_nanos(1),
         Duration::from_nanos(100),
         Duration::from_nanos(999_999_999),
@@ -196,7 +199,7 @@ fn values_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
         None,
         "two puts of a key",
     )?;
-    // The value alone is another: a bucket that was made again may have come to the same version.
+    // Only the value differs, because a recreated store may have reached the same version.
     subject.takes([value("one", 11, "third")?], None, "a put with the same version and time")?;
     subject.takes([delete("key.1", 12)?], None, "a deletion")?;
     ensure!(subject.entry(&key_of("key.1")?)?.is_none(), "the value of a deleted key is there");
@@ -209,7 +212,7 @@ fn many_keys_fit_into_one_commit(fixture: &StorageFixture) -> CheckResult {
     let puts = (0..10_000).map(|number| put(&format!("key.{}", (number * 7919) % 10_000), number));
     subject.takes(
         puts.collect::<CheckResult<Vec<_>>>()?,
-        Some(place(1, 1)),
+        Some(checkpoint(1, 1)),
         "10,000 puts in one commit",
     )?;
     let others = (0..10_000).map(|number| match number % 2 {
@@ -228,18 +231,21 @@ fn many_keys_come_over_many_commits(fixture: &StorageFixture) -> CheckResult {
     for batch in 0..50 {
         let puts = (0..200)
             .map(|number| put(&format!("key.{}", number * 50 + batch), 200 * batch + number));
-        subject.commit(puts.collect::<CheckResult<Vec<_>>>()?, Some(place(batch, 1)))?;
+        subject.commit(puts.collect::<CheckResult<Vec<_>>>()?, Some(checkpoint(batch, 1)))?;
     }
     subject.verify("after 10,000 puts over 50 commits")?;
     for batch in 0..10 {
         let deletions =
             (0..100).map(|number| delete(&format!("key.{}", number * 10 + batch), 20_000 + number));
-        subject.commit(deletions.collect::<CheckResult<Vec<_>>>()?, Some(place(100 + batch, 1)))?;
+        subject.commit(
+            deletions.collect::<CheckResult<Vec<_>>>()?,
+            Some(checkpoint(100 + batch, 1)),
+        )?;
     }
     subject.verify("after 1,000 deletions over 10 commits")
 }
 
-/// Whether it is the same opened again, where it can be.
+/// Reopens the storage if it is durable, and checks that it is the same.
 fn in_all_ways(subject: &mut Subject<'_>) -> CheckResult {
     if subject.is_durable() { subject.reopen() } else { Ok(()) }
 }

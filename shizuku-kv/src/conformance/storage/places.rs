@@ -1,66 +1,68 @@
-//! The place, and what is there when a storage is opened again.
+//! The checkpoint, and the content of a reopened storage.
 
 use std::time::{Duration, SystemTime};
 
 use super::subject::{delete, put, time};
 use super::{StorageCheck, StorageFixture, storage_checks};
 use crate::conformance::CheckResult;
-use crate::replica::ReplicaPlace;
+use crate::replica::Checkpoint;
 use crate::store::WatchCursor;
 
 pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
     the_place_is_that_of_the_last_commit []
-        "The place is that of the last commit, whichever was there before.",
+        "The checkpoint is that of the last commit, whatever the earlier one was.",
     a_commit_without_a_place_leaves_none []
-        "Where the last commit was without a place there is none, until the next one that has one.",
+        "After a commit without a checkpoint there is none, until the next commit with one.",
     a_commit_of_nothing_moves_the_place []
-        "The place of a commit counts, also where it has no changes.",
+        "The checkpoint of a commit is stored, even if the commit has no changes.",
     places_come_back_as_they_were []
-        "A place is the same in every byte: store, position, time and scope.",
+        "A checkpoint is the same in every byte: store, position, time and scope.",
     an_empty_storage_opens_again_as_one [Durable]
-        "What was never committed to is empty when it is opened again.",
+        "A storage without commits is empty when it is reopened.",
     everything_is_there_again [Durable]
-        "What was committed is there when the storage is opened again: keys, versions, times and place.",
+        "All commits are present when the storage is reopened: keys, versions, times and \
+         checkpoint.",
     what_was_deleted_stays_deleted [Durable]
-        "What was deleted or replaced does not come back when the storage is opened again.",
+        "A deleted or replaced entry does not come back when the storage is reopened.",
     no_place_stays_no_place [Durable]
-        "After a commit without a place there is none, also when the storage is opened again; the changes are there.",
+        "After a commit without a checkpoint there is none, even when the storage is reopened. \
+         The changes are present.",
     opening_again_and_again_changes_nothing [Durable]
-        "Opening a storage changes nothing in it, and it takes commits as before.",
+        "Reopening a storage changes nothing in it, and it accepts commits as before.",
     many_keys_are_there_again [Durable]
-        "What was committed is there when the storage is opened again, however much it is.",
+        "All commits are present when the storage is reopened, however many.",
 };
 
-/// A place at a position, in one of several scopes.
-pub(super) fn place(position: u64, scope: u8) -> ReplicaPlace {
-    ReplicaPlace::new(WatchCursor::new([7; 16], position, time(position % 1_000_000)), [scope; 16])
+/// Returns a checkpoint at a position, in one of several scopes.
+pub(super) fn checkpoint(position: u64, scope: u8) -> Checkpoint {
+    Checkpoint::new(WatchCursor::new([7; 16], position, time(position % 1_000_000)), [scope; 16])
 }
 
 fn the_place_is_that_of_the_last_commit(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
-    subject.takes([put("a", 1)?], Some(place(1, 1)), "a commit with a place")?;
-    subject.takes([put("b", 2)?], Some(place(2, 1)), "one with a later place")?;
-    subject.takes([put("b", 3)?], Some(place(2, 1)), "one with the same place")?;
-    // As after the bucket was made again.
-    subject.takes([put("a", 1)?], Some(place(1, 1)), "one with an earlier place")?;
-    subject.takes([delete("a", 2)?], Some(place(2, 2)), "one with another scope")
+    subject.takes([put("a", 1)?], Some(checkpoint(1, 1)), "a commit with a place")?;
+    subject.takes([put("b", 2)?], Some(checkpoint(2, 1)), "one with a later place")?;
+    subject.takes([put("b", 3)?], Some(checkpoint(2, 1)), "one with the same place")?;
+    // A recreated store starts again.
+    subject.takes([put("a", 1)?], Some(checkpoint(1, 1)), "one with an earlier place")?;
+    subject.takes([delete("a", 2)?], Some(checkpoint(2, 2)), "one with another scope")
 }
 
 fn a_commit_without_a_place_leaves_none(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.takes([put("a", 1)?], None, "a commit without a place, the first")?;
-    subject.takes([put("b", 2)?], Some(place(2, 1)), "a commit with a place")?;
+    subject.takes([put("b", 2)?], Some(checkpoint(2, 1)), "a commit with a place")?;
     subject.takes([put("c", 3)?], None, "a commit without a place after one with a place")?;
     subject.takes([delete("a", 4)?], None, "another one")?;
-    subject.takes([put("d", 5)?], Some(place(5, 1)), "a commit with a place again")?;
+    subject.takes([put("d", 5)?], Some(checkpoint(5, 1)), "a commit with a place again")?;
     subject.takes([], None, "a commit of nothing without a place")
 }
 
 fn a_commit_of_nothing_moves_the_place(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
-    subject.takes([], Some(place(1, 1)), "a commit of nothing in an empty storage")?;
-    subject.takes([put("a", 2)?], Some(place(2, 1)), "a commit of something")?;
-    subject.takes([], Some(place(3, 1)), "a commit of nothing")
+    subject.takes([], Some(checkpoint(1, 1)), "a commit of nothing in an empty storage")?;
+    subject.takes([put("a", 2)?], Some(checkpoint(2, 1)), "a commit of something")?;
+    subject.takes([], Some(checkpoint(3, 1)), "a commit of nothing")
 }
 
 fn places_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
@@ -77,7 +79,7 @@ fn places_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
         for position in [0, 1, u64::from(u32::MAX) + 1, u64::MAX] {
             for as_of in times {
                 let cursor = WatchCursor::new(incarnation, position, as_of);
-                subject.takes([], Some(ReplicaPlace::new(cursor, scope)), "a commit of a place")?;
+                subject.takes([], Some(Checkpoint::new(cursor, scope)), "a commit of a place")?;
             }
         }
     }
@@ -87,49 +89,49 @@ fn places_come_back_as_they_were(fixture: &StorageFixture) -> CheckResult {
 fn an_empty_storage_opens_again_as_one(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     subject.reopen()?;
-    subject.takes([put("a", 1)?], Some(place(1, 1)), "its first commit")
+    subject.takes([put("a", 1)?], Some(checkpoint(1, 1)), "its first commit")
 }
 
 fn everything_is_there_again(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
-    subject.commit([put("a", 1)?, put("b", 2)?, put("c", 3)?], Some(place(3, 1)))?;
+    subject.commit([put("a", 1)?, put("b", 2)?, put("c", 3)?], Some(checkpoint(3, 1)))?;
     subject.reopen()?;
     subject.takes(
         [put("a", 4)?],
-        Some(place(4, 1)),
+        Some(checkpoint(4, 1)),
         "a commit to a storage that was opened again",
     )?;
     subject.reopen()?;
-    subject.commit([], Some(place(5, 2)))?;
+    subject.commit([], Some(checkpoint(5, 2)))?;
     subject.reopen()
 }
 
 fn what_was_deleted_stays_deleted(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
-    subject.commit([put("a", 1)?, put("b", 2)?, put("c", 900)?], Some(place(3, 1)))?;
-    subject.commit([delete("a", 4)?, put("c", 5)?], Some(place(5, 1)))?;
+    subject.commit([put("a", 1)?, put("b", 2)?, put("c", 900)?], Some(checkpoint(3, 1)))?;
+    subject.commit([delete("a", 4)?, put("c", 5)?], Some(checkpoint(5, 1)))?;
     subject.reopen()?;
     subject.commit(
         [put("d", 6)?, delete("d", 7)?, delete("b", 8)?, delete("c", 9)?],
-        Some(place(9, 1)),
+        Some(checkpoint(9, 1)),
     )?;
     subject.reopen()?;
     ensure!(
         subject.storage()?.is_empty()?,
         "what was emptied is not empty when it is opened again"
     );
-    subject.takes([put("a", 1)?], Some(place(10, 1)), "a put of what was deleted before")?;
+    subject.takes([put("a", 1)?], Some(checkpoint(10, 1)), "a put of what was deleted before")?;
     subject.reopen()
 }
 
 fn no_place_stays_no_place(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
-    subject.commit([put("a", 1)?, put("b", 2)?], Some(place(2, 1)))?;
+    subject.commit([put("a", 1)?, put("b", 2)?], Some(checkpoint(2, 1)))?;
     subject.commit([put("c", 3)?, delete("a", 4)?], None)?;
     subject.reopen()?;
     subject.commit([put("d", 5)?], None)?;
     subject.reopen()?;
-    subject.commit([put("e", 6)?], Some(place(6, 1)))?;
+    subject.commit([put("e", 6)?], Some(checkpoint(6, 1)))?;
     subject.reopen()
 }
 
@@ -138,7 +140,7 @@ fn opening_again_and_again_changes_nothing(fixture: &StorageFixture) -> CheckRes
     for number in 1..=5 {
         subject.commit(
             [put(&format!("key.{number}"), number)?, put("all", number)?],
-            Some(place(number, 1)),
+            Some(checkpoint(number, 1)),
         )?;
         subject.reopen()?;
         subject.reopen()?;
@@ -149,10 +151,10 @@ fn opening_again_and_again_changes_nothing(fixture: &StorageFixture) -> CheckRes
 fn many_keys_are_there_again(fixture: &StorageFixture) -> CheckResult {
     let mut subject = fixture.storage()?;
     for round in 0..5 {
-        // Each round replaces half of what the one before brought.
+        // Each round replaces half of the changes of the previous one.
         let numbers = 500 * round..500 * round + 1000;
         let changes = numbers.map(|number| put(&format!("key.{number}"), 10_000 * round + number));
-        subject.commit(changes.collect::<CheckResult<Vec<_>>>()?, Some(place(round, 1)))?;
+        subject.commit(changes.collect::<CheckResult<Vec<_>>>()?, Some(checkpoint(round, 1)))?;
     }
     subject.reopen()
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::places::place;
+use super::places::checkpoint;
 use super::subject::{delete, key_of, time};
 use super::{StorageCheck, StorageFixture, storage_checks};
 use crate::conformance::{CheckFailure, CheckResult};
@@ -10,7 +10,7 @@ use crate::store::{KvEntry, KvUpdate, VersionToken};
 
 pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
     random_histories_end_as_in_a_map []
-        "Whatever is committed, and whenever the storage is opened again: it holds what a map would.",
+        "Whatever is committed, and whenever the storage is reopened, it holds what a map would.",
 };
 
 fn random_histories_end_as_in_a_map(fixture: &StorageFixture) -> CheckResult {
@@ -25,13 +25,14 @@ fn random_histories_end_as_in_a_map(fixture: &StorageFixture) -> CheckResult {
 
 fn play(fixture: &StorageFixture, random: &mut fastrand::Rng) -> CheckResult {
     let mut subject = fixture.storage()?;
-    // Few keys meet each other often; many make a storage split and merge.
+    // Few keys collide often; many make a storage split and merge.
     let keys = random.choice([3, 20, 300]).unwrap_or(3);
     for commit in 0..30 {
         let size = random.choice([0, 1, 2, 10, 100]).unwrap_or(1);
         let changes = (0..size).map(|_| change(random, keys)).collect::<CheckResult<Vec<_>>>()?;
-        let place = random.u8(..4).checked_sub(1).map(|scope| place(random.u64(..), scope));
-        subject.commit(&changes, place)?;
+        let checkpoint =
+            random.u8(..4).checked_sub(1).map(|scope| checkpoint(random.u64(..), scope));
+        subject.commit(&changes, checkpoint)?;
         if random.u8(..4) == 0 {
             subject.verify(&format!("after commit {commit}"))?;
         }

@@ -1,4 +1,4 @@
-//! What a check works with: a storage, and beside it a map that says what it has to hold.
+//! The subject of a check: a storage, and beside it a map with its expected content.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use super::StorageNeed;
 use crate::conformance::{CheckFailure, CheckResult};
-use crate::replica::{Held, ReplicaPlace, ReplicaStorage, StorageError};
+use crate::replica::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
 use crate::store::{Key, KvEntry, KvOperation, KvUpdate, VersionToken};
 
 /// Opens the storage of a name.
@@ -29,11 +29,11 @@ pub(super) trait Opened: Send {
 
     fn storage_mut(&mut self) -> &mut dyn ReplicaStorage;
 
-    /// The entry of a key; `None` where there is no way to read one.
+    /// Returns the entry of a key. Returns `None` if the suite cannot read entries.
     fn entry(&self, key: &Key) -> Option<Result<Option<KvEntry>, StorageError>>;
 }
 
-/// What the suite was given.
+/// The functions and properties that the suite was given.
 #[derive(Clone)]
 pub(super) struct Means {
     pub(super) open: Open<Box<dyn Opened>>,
@@ -43,7 +43,7 @@ pub(super) struct Means {
     pub(super) histories: usize,
 }
 
-/// What a check is given: a way to storages that are its own. [`StorageSuite`](super::StorageSuite) makes it.
+/// Opens storages for a check. [`StorageSuite`](super::StorageSuite) makes one for each check.
 pub struct StorageFixture {
     means: Means,
     runtime: Handle,
@@ -53,7 +53,7 @@ pub struct StorageFixture {
 }
 
 impl StorageFixture {
-    /// Has to be called in a runtime, in which storages are then opened.
+    /// Must be called in a runtime, which then opens the storages.
     pub(super) fn new(means: Means) -> Self {
         Self {
             means,
@@ -64,7 +64,7 @@ impl StorageFixture {
         }
     }
 
-    /// Why what a check needs is not there.
+    /// Returns the reason why a requirement is missing, if it is.
     pub(super) fn missing(&self, need: StorageNeed) -> Option<&'static str> {
         match need {
             StorageNeed::Durable => (!self.means.durable).then_some("the storage is not durable"),
@@ -86,7 +86,7 @@ impl StorageFixture {
         self.means.histories
     }
 
-    /// Notes what the check does now, for the report of a failure.
+    /// Records the current step of the check, for the report of a failure.
     pub(super) fn step(&self, step: impl Into<String>) {
         *self.step.lock().unwrap_or_else(PoisonError::into_inner) = step.into();
     }
@@ -99,7 +99,7 @@ impl StorageFixture {
         CheckFailure::new(format!("{failure}; the check stood at: {step}"))
     }
 
-    /// A new storage.
+    /// Opens a new storage.
     pub(super) fn storage(&self) -> CheckResult<Subject<'_>> {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
         let name = format!("conformance-{:016x}-{number}", self.run);
@@ -109,7 +109,7 @@ impl StorageFixture {
             name,
             opened: Some(opened),
             entries: BTreeMap::new(),
-            place: None,
+            checkpoint: None,
         })
     }
 
@@ -128,14 +128,14 @@ impl fmt::Debug for StorageFixture {
     }
 }
 
-/// A storage and what it has to hold.
+/// A storage and its expected content.
 pub(super) struct Subject<'a> {
     fixture: &'a StorageFixture,
     name: String,
-    /// None only while it is opened again.
+    /// `None` only while it is reopened.
     opened: Option<Box<dyn Opened>>,
     entries: BTreeMap<Key, KvEntry>,
-    place: Option<ReplicaPlace>,
+    checkpoint: Option<Checkpoint>,
 }
 
 impl Subject<'_> {
@@ -146,22 +146,22 @@ impl Subject<'_> {
         }
     }
 
-    /// The storage itself.
+    /// Returns the storage itself.
     pub(super) fn storage(&self) -> CheckResult<&dyn ReplicaStorage> {
         Ok(self.opened()?.storage())
     }
 
-    /// Has the storage and the map take these changes.
+    /// Commits these changes to the storage and to the map.
     pub(super) fn commit(
         &mut self,
         changes: impl AsRef<[KvUpdate]>,
-        place: Option<ReplicaPlace>,
+        checkpoint: Option<Checkpoint>,
     ) -> CheckResult {
         let changes = changes.as_ref();
         let Some(opened) = &mut self.opened else {
             return Err(CheckFailure::new("the storage is not open"));
         };
-        let committed = opened.storage_mut().commit(changes, place.as_ref());
+        let committed = opened.storage_mut().commit(changes, checkpoint.as_ref());
         committed.map_err(|error| CheckFailure::new(format!("a commit failed: {error}")))?;
         for change in changes {
             match change {
@@ -170,39 +170,39 @@ impl Subject<'_> {
                 KvUpdate::CaughtUp => {}
             }
         }
-        self.place = place;
+        self.checkpoint = checkpoint;
         Ok(())
     }
 
-    /// Commits, and looks whether everything is as it has to be. `what` was committed.
+    /// Commits, and checks that the content is as expected. `what` names the changes.
     pub(super) fn takes(
         &mut self,
         changes: impl AsRef<[KvUpdate]>,
-        place: Option<ReplicaPlace>,
+        checkpoint: Option<Checkpoint>,
         what: &str,
     ) -> CheckResult {
-        self.commit(changes, place)?;
+        self.commit(changes, checkpoint)?;
         self.verify(&format!("after {what}"))
     }
 
-    /// Drops the storage, opens it again, and looks whether everything is as it was.
+    /// Drops and reopens the storage, and checks that the content is unchanged.
     pub(super) fn reopen(&mut self) -> CheckResult {
         self.opened = None;
         self.opened = Some(self.fixture.open(&self.name)?);
         self.verify("opened again")
     }
 
-    /// Compares everything that the storage can be asked for with the map.
+    /// Compares everything that the storage can return with the map.
     pub(super) fn verify(&self, when: &str) -> CheckResult {
         let opened = self.opened()?;
         let storage = opened.storage();
-        ensure_eq!(storage.place()?, self.place, "{when}: the place");
+        ensure_eq!(storage.checkpoint()?, self.checkpoint, "{when}: the place");
         ensure_eq!(storage.is_empty()?, self.entries.is_empty(), "{when}: whether it is empty");
         ensure_eq!(storage.len()?, self.entries.len() as u64, "{when}: how many keys are held");
         self.verify_visits(storage, when)?;
         self.verify_held(storage, when)?;
         if self.fixture.means.reads {
-            // Of very many some: each is read by itself.
+            // Compares only some of very many entries, because each is read separately.
             for (key, expected) in self.entries.iter().step_by(1 + self.entries.len() / 1000) {
                 let found = read(opened, key)?;
                 let is_same = found.as_ref() == Some(expected);
@@ -237,7 +237,7 @@ impl Subject<'_> {
         Ok(())
     }
 
-    /// Asks for the keys backwards, in one call, with keys between them that are not held.
+    /// Requests the keys backwards, in one call, with keys between them that are not held.
     fn verify_held(&self, storage: &dyn ReplicaStorage, when: &str) -> CheckResult {
         let mut asked = vec![key_of("not.held")?];
         for (number, key) in self.entries.keys().rev().enumerate() {
@@ -260,12 +260,12 @@ impl Subject<'_> {
         self.fixture.is_durable()
     }
 
-    /// The entry of a key, where the suite can read it.
+    /// Returns the entry of a key, if the suite can read it.
     pub(super) fn entry(&self, key: &Key) -> CheckResult<Option<KvEntry>> {
         read(self.opened()?, key)
     }
 
-    /// The keys that have to be held, in their order.
+    /// Iterates over the keys that must be held, in their order.
     pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
         self.entries.keys()
     }
@@ -278,21 +278,21 @@ fn read(opened: &dyn Opened, key: &Key) -> CheckResult<Option<KvEntry>> {
     }
 }
 
-/// What a storage has to say of an entry.
-pub(super) fn held(entry: &KvEntry) -> Held {
-    Held::new(entry.version, entry.created)
+/// Returns the expected `StoredVersion` of an entry.
+pub(super) fn held(entry: &KvEntry) -> StoredVersion {
+    StoredVersion::new(entry.version, entry.created)
 }
 
 pub(super) fn key_of(key: &str) -> CheckResult<Key> {
     Ok(Key::new(key)?)
 }
 
-/// A moment, with all the digits that a clock has.
+/// Returns a moment with all the digits that a clock has.
 pub(super) fn time(number: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000 + number, 123_456_700)
 }
 
-/// A put of a small value, with a version and a time by this number.
+/// Returns a put of a small value, with a version and a time from this number.
 pub(super) fn put(key: &str, number: u64) -> CheckResult<KvUpdate> {
     let value = Bytes::from(format!("value {number}"));
     Ok(KvUpdate::Put(KvEntry::put(
@@ -303,7 +303,7 @@ pub(super) fn put(key: &str, number: u64) -> CheckResult<KvUpdate> {
     )))
 }
 
-/// A deletion, with a version and a time by this number.
+/// Returns a deletion, with a version and a time from this number.
 pub(super) fn delete(key: &str, number: u64) -> CheckResult<KvUpdate> {
     let version = VersionToken::from_u64(number);
     Ok(KvUpdate::Delete(KvEntry::tombstone(

@@ -1,4 +1,4 @@
-//! The runner.
+//! The runner of the storage checks.
 
 use std::any::Any;
 use std::fmt;
@@ -30,9 +30,10 @@ pub struct StorageSuite<S> {
 }
 
 impl<S: ReplicaStorage> StorageSuite<S> {
-    /// A suite over what `open` opens. It gets a name, of at most 64 lower-case letters, digits and hyphens: the first
-    /// time a new one, for which it makes an empty storage, and then the same again, for which it opens what is there.
-    /// The storage of the same name was dropped before. Nothing is deleted afterwards: give the suite a directory that is.
+    /// Returns a suite over the storages that `open` opens. Its argument is a name of at most 64
+    /// lower-case letters, digits and hyphens. For a new name it creates an empty storage, and for
+    /// a known one it opens the existing storage. The previous storage of that name was dropped
+    /// before. Nothing is deleted afterwards: give the suite a temporary directory.
     pub fn new<F, C>(open: F) -> Self
     where
         F: Fn(String) -> C + Send + Sync + 'static,
@@ -49,14 +50,16 @@ impl<S: ReplicaStorage> StorageSuite<S> {
         }
     }
 
-    /// For a storage that forgets everything when it is dropped: what is about opening it again is not applicable.
+    /// Declares that the storage loses everything when it is dropped. Checks about reopening are
+    /// then not applicable.
     pub fn not_durable(mut self) -> Self {
         self.durable = false;
         self
     }
 
-    /// How to read the entry of a key, `None` where it is not held. With it the suite also checks that values come back
-    /// as they were; without it, what is about values is not applicable.
+    /// Sets the function that reads the entry of a key, or `None` if the key is not held. With it
+    /// the suite also checks that values come back unchanged. Without it, checks of values are not
+    /// applicable.
     pub fn reading<F>(mut self, read: F) -> Self
     where
         F: Fn(&S, &Key) -> Result<Option<KvEntry>, StorageError> + Send + Sync + 'static,
@@ -65,37 +68,37 @@ impl<S: ReplicaStorage> StorageSuite<S> {
         self
     }
 
-    /// How long each check may take before it is reported as one that hangs: 60 seconds unless set. The thread of one
-    /// that does is left behind.
+    /// Timeout for each check, after which it is reported as hanging: 60 seconds by default. The
+    /// thread of such a check is left behind.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// The seed of the random histories. Unless set it is what the environment variable `SHIZUKU_SEED` says, or another
-    /// with each run; the report of a failure names it.
+    /// Sets the seed of the random histories. The default is the environment variable
+    /// `SHIZUKU_SEED`, or otherwise a new seed for each run. The report of a failure names it.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// How many random histories are played: 4 unless set.
+    /// Number of random histories: 4 by default.
     pub fn histories(mut self, histories: usize) -> Self {
         self.histories = histories;
         self
     }
 
-    /// Runs only the check of this name. May be called more than once, to run each of them. A name that there is not is
-    /// reported as a failure.
+    /// Runs only the check of this name. May be called more than once, to run each of them. An
+    /// unknown name is reported as a failure.
     pub fn only(mut self, name: impl Into<String>) -> Self {
         self.selection.push(name.into());
         self
     }
 
-    /// Runs the checks, one after another, each in a thread of its own, since storages block.
+    /// Runs the checks one after another, each in a thread of its own, because storages block.
     ///
-    /// Has to be called in a tokio runtime. When the future is dropped, the check that runs goes on in its thread, and
-    /// no other begins.
+    /// Must be called in a tokio runtime. If the future is dropped, the running check continues in
+    /// its thread, and no other begins.
     pub async fn run(self) -> Report {
         let fixture = Means {
             open: Arc::new({
@@ -148,7 +151,7 @@ impl<S> fmt::Debug for StorageSuite<S> {
     }
 }
 
-/// A storage with the way to read values from it, so that checks need not know its type.
+/// A storage with the function that reads its values, so that checks need not know its type.
 struct With<S> {
     storage: S,
     read: Option<ReadEntry<S>>,
@@ -195,8 +198,8 @@ async fn run_one(
     }
 }
 
-/// A check that hangs or panics has failed, and takes no other with it. It has a thread of its own: the runtime would
-/// wait for one of its own pool that never ends.
+/// Runs a check. A check that hangs or panics has failed, and no other check is affected. It has a
+/// thread of its own, because the runtime would wait for a thread of its pool that never ends.
 async fn bounded(
     check: &'static StorageCheck,
     fixture: &Arc<StorageFixture>,
@@ -207,7 +210,7 @@ async fn bounded(
         let fixture = Arc::clone(fixture);
         move || {
             let result = catch_unwind(AssertUnwindSafe(|| (check.run)(&fixture)));
-            // Nobody listens any more where the deadline has passed.
+            // The receiver is gone if the deadline has passed.
             let _ = sender.send(result.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))));
         }
     });
@@ -232,7 +235,7 @@ fn panicked(panic: &(dyn Any + Send)) -> CheckFailure {
 #[allow(clippy::unwrap_used, clippy::panic, reason = "tests report by panicking")]
 mod tests {
     use super::*;
-    use crate::replica::{Held, MemoryStorage, ReplicaPlace};
+    use crate::replica::{Checkpoint, MemoryStorage, StoredVersion};
     use crate::store::KvUpdate;
 
     fn memory() -> StorageSuite<MemoryStorage> {
@@ -260,11 +263,11 @@ mod tests {
         assert!(matches!(report.outcome("no_such_check"), Some(Outcome::Failed(_))), "{report}");
     }
 
-    /// Panics, or waits for ever.
+    /// A storage that panics, or waits for ever.
     struct Stuck(bool);
 
     impl ReplicaStorage for Stuck {
-        fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
+        fn checkpoint(&self) -> Result<Option<Checkpoint>, StorageError> {
             assert!(!self.0, "on purpose");
             loop {
                 std::thread::park();
@@ -275,15 +278,15 @@ mod tests {
             Ok(true)
         }
 
-        fn held(&self, _: &[Key]) -> Result<Vec<Option<Held>>, StorageError> {
+        fn held(&self, _: &[Key]) -> Result<Vec<Option<StoredVersion>>, StorageError> {
             Err(StorageError::fatal("no storage"))
         }
 
-        fn for_each_key(&self, _: &mut dyn FnMut(&Key, Held)) -> Result<(), StorageError> {
+        fn for_each_key(&self, _: &mut dyn FnMut(&Key, StoredVersion)) -> Result<(), StorageError> {
             Err(StorageError::fatal("no storage"))
         }
 
-        fn commit(&mut self, _: &[KvUpdate], _: Option<&ReplicaPlace>) -> Result<(), StorageError> {
+        fn commit(&mut self, _: &[KvUpdate], _: Option<&Checkpoint>) -> Result<(), StorageError> {
             Err(StorageError::fatal("no storage"))
         }
     }

@@ -1,4 +1,4 @@
-//! What changes in a live map, as one reader is told of it.
+//! The changes of a live map, for one reader.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Display};
@@ -12,16 +12,17 @@ use futures_util::{Stream, StreamExt};
 use super::snapshot::LiveMapSnapshot;
 use super::table::{Table, Value, is_same};
 use crate::live::{LiveSnapshot, LiveStream, Task};
+use crate::store::Readers;
 
-/// A change of a [`LiveMap`](crate::LiveMap): what its reader was last told of a key, and what is in force now. At
-/// least one of them is there, and they are not the same version.
+/// A change of a [`LiveMap`](crate::LiveMap): the value of a key that its reader knew, and the
+/// current one. At least one of them exists, and their versions differ.
 #[non_exhaustive]
 pub struct LiveMapChange<K, T> {
     /// The key.
     pub key: K,
-    /// What this reader knew; `None` for a key that is new to it.
+    /// The value that this reader knew. `None` for a key that is new to it.
     pub old: Option<Arc<LiveSnapshot<T>>>,
-    /// What is in force; `None` for a key that is gone.
+    /// The current value. `None` for a key that is gone.
     pub new: Option<Arc<LiveSnapshot<T>>>,
 }
 
@@ -31,7 +32,7 @@ impl<K: Clone, T> Clone for LiveMapChange<K, T> {
     }
 }
 
-/// The key and the versions, not the values.
+/// Shows the key and the versions, not the values.
 impl<K: Display, T> fmt::Debug for LiveMapChange<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveMapChange")
@@ -42,24 +43,28 @@ impl<K: Display, T> fmt::Debug for LiveMapChange<K, T> {
     }
 }
 
-/// The changes of a [`LiveMap`](crate::LiveMap), as they come. From [`LiveMap::changes`](crate::LiveMap::changes).
+/// The changes of a [`LiveMap`](crate::LiveMap) in their order, from
+/// [`LiveMap::changes`](crate::LiveMap::changes).
 ///
-/// [`snapshot`](Self::snapshot) is the map from which the changes start, and after each of them what they have led to:
-/// both together are exact. Whoever builds something out of the map begins with that snapshot, and then follows.
+/// [`snapshot`](Self::snapshot) is the map from which the changes start, and after each of them
+/// their result. Both together are exact. To derive another structure from the map, begin with that
+/// snapshot, and then follow the changes.
 ///
-/// A reader that is slow is told less often: changes of a key that were superseded before they were told are one,
-/// from what the reader knew to what is in force. The last one is never lost. A change that was taken back is not told.
-/// What waits to be told takes no more memory than the keys of the map do.
+/// A slow reader receives fewer changes. Superseded changes of a key are merged into one, from the
+/// value that the reader knew to the current one. The last change is never lost. A change that was
+/// reverted is not delivered. Undelivered changes take no more memory than the keys of the map do.
 ///
-/// Changes of different keys are told in the order in which they came, as long as the reader is not more than a
-/// thousand behind; then in the order of the keys.
+/// Changes of different keys are delivered in the order in which they came. If the reader is more
+/// than a thousand changes behind, they are delivered in the order of the keys.
 #[must_use = "a stream does nothing unless it is polled"]
-pub struct LiveMapChanges<K, T> {
+pub struct LiveMapChanges<K, T>(Readers<Changes<K, T>>);
+
+struct Changes<K, T> {
     reader: Reader<K, T>,
     current: Arc<ArcSwap<Table<K, T>>>,
-    /// Something may have changed; ends when nothing will any more.
+    /// Wakes after possible changes. It ends when no change will come any more.
     wakes: LiveStream<()>,
-    /// Ends with the last that needs it.
+    /// Keeps the task alive.
     _task: Arc<Task>,
 }
 
@@ -69,23 +74,34 @@ impl<K: Ord + Clone, T> LiveMapChanges<K, T> {
         wakes: LiveStream<()>,
         task: Arc<Task>,
     ) -> Self {
-        Self { reader: Reader::new(&current.load()), current, wakes, _task: task }
+        let reader = Reader::new(&current.load());
+        Self(Readers::new(Changes { reader, current, wakes, _task: task }))
     }
 
-    /// The map as it was before the first change, with all that were told since.
+    /// Returns the map before the first change, with all delivered changes applied.
     pub fn snapshot(&self) -> LiveMapSnapshot<K, T> {
-        self.reader.told.clone()
+        self.0.with(|changes| changes.reader.told.clone())
     }
 
-    /// The next change; `None` when nothing will change any more: the connection was shut down, or the runtime was.
+    /// Returns the next change. Returns `None` when no change will come any more, because the
+    /// connection or the runtime was shut down.
     ///
-    /// Dropping the future is safe: no change is lost.
-    pub async fn next(&mut self) -> Option<LiveMapChange<K, T>> {
-        StreamExt::next(self).await
+    /// Cancel safe: no change is lost. Several tasks may call this method: each change goes to one
+    /// of them.
+    pub async fn next(&self) -> Option<LiveMapChange<K, T>> {
+        self.0.next().await
     }
 }
 
 impl<K: Ord + Clone, T> Stream for LiveMapChanges<K, T> {
+    type Item = LiveMapChange<K, T>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_exclusive(cx)
+    }
+}
+
+impl<K: Ord + Clone, T> Stream for Changes<K, T> {
     type Item = LiveMapChange<K, T>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -95,31 +111,36 @@ impl<K: Ord + Clone, T> Stream for LiveMapChanges<K, T> {
                 return Poll::Ready(Some(change));
             }
             if ready!(this.wakes.poll_next_unpin(cx)).is_none() {
-                // What came before the end, and after it was looked for.
+                // A change may have come before the end, but after the previous look.
                 return Poll::Ready(this.reader.next(&this.current.load()));
             }
         }
     }
 }
 
-/// Nothing in it is ever pinned.
+/// No field is ever pinned.
 impl<K, T> Unpin for LiveMapChanges<K, T> {}
 
-/// The counts, not the values.
+/// No field is ever pinned here either.
+impl<K, T> Unpin for Changes<K, T> {}
+
+/// Shows the counts, not the values.
 impl<K: Ord, T> fmt::Debug for LiveMapChanges<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LiveMapChanges")
-            .field("snapshot", &self.reader.told)
-            .finish_non_exhaustive()
+        self.0.with(|changes| {
+            f.debug_struct("LiveMapChanges")
+                .field("snapshot", &changes.reader.told)
+                .finish_non_exhaustive()
+        })
     }
 }
 
-/// What one reader was told, and what it has to be told next.
+/// The map that one reader knows, and the keys whose changes are due.
 pub(super) struct Reader<K, T> {
     pub(super) told: LiveMapSnapshot<K, T>,
-    /// Changes up to this generation were told, or are due.
+    /// Generation up to which changes were delivered or are due.
     heard: u64,
-    /// Keys that may be something else than what was told.
+    /// Keys whose value may differ from the one that the reader knows.
     pub(super) due: VecDeque<K>,
 }
 
@@ -128,8 +149,9 @@ impl<K: Ord + Clone, T> Reader<K, T> {
         Self { told: table.entries.clone(), heard: table.generation, due: VecDeque::new() }
     }
 
-    /// The next change, if there is one. What is due is looked for only when all of it was told, so that it never
-    /// grows, and a key that changes all the time does not keep the others from being told.
+    /// Returns the next change, if there is one. New due keys are collected only after all earlier
+    /// ones were delivered. The list therefore never grows, and a key that changes all the time
+    /// does not block the others.
     pub(super) fn next(&mut self, table: &Table<K, T>) -> Option<LiveMapChange<K, T>> {
         loop {
             while let Some(key) = self.due.pop_front() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::store::{
-    Course, Doubt, KeySet, KvEntry, KvError, KvResult, Recent, Store, StoreFigures, WatchCursor,
-    WatchScope,
+    Doubt, DoubtResolution, KeySet, KvEntry, KvError, KvResult, Recent, Store, StoreFigures,
+    WatchCursor, WatchScope,
 };
 
 /// Pause before another look if changes overtook the first one, or if it failed.
@@ -42,7 +42,7 @@ pub(super) struct Comparison {
     pause: Duration,
 }
 
-/// Whether the map agrees with the store, as far as is known.
+/// Result of a comparison of the map with the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Same,
@@ -59,7 +59,7 @@ impl Comparison {
             cursor: None,
             recent: Recent::default(),
             doubt: None,
-            // The store may count entries that no watch delivers.
+            // Due at once, because the store may count entries that no watch delivers.
             due: Some(now),
             asked: None,
             agreed: None,
@@ -100,19 +100,25 @@ impl Comparison {
         }
     }
 
-    /// The watch lost touch with the store: the next server may have an older copy of it.
+    /// Returns the number of keys whose entry is known, including tombstones.
+    pub(super) fn keys(&self) -> u64 {
+        self.live.len() + self.tombstones.len()
+    }
+
+    /// Records that the watch lost its connection: the next server may have an older copy of the
+    /// store.
     pub(super) fn lose_touch(&mut self) {
         if let (None, Some(cursor)) = (&self.doubt, self.cursor) {
             self.doubt = Some(Doubt { cursor, recent: self.recent.clone() });
         }
     }
 
-    /// When the next comparison is due; `None` if never.
+    /// Returns when the next comparison is due. Returns `None` if it never is.
     pub(super) fn due(&self) -> Option<Instant> {
         self.asked.as_ref().map_or(self.due, |(_, until)| Some(*until))
     }
 
-    /// Reads the figures when that is due.
+    /// Reads the figures if they are due.
     pub(super) async fn look(&mut self, store: &Store, scope: &WatchScope) -> Verdict {
         if let Some((figures, _)) = self.asked.take() {
             // The change at that position does not arrive.
@@ -147,8 +153,8 @@ impl Comparison {
         }
         if let Some(doubt) = &self.doubt {
             match doubt.resolve(store, scope).await? {
-                Course::Other | Course::Untold => return Ok(Verdict::Differs),
-                Course::Same | Course::Unremembered => self.doubt = None,
+                DoubtResolution::Other | DoubtResolution::Untold => return Ok(Verdict::Differs),
+                DoubtResolution::Same | DoubtResolution::Unremembered => self.doubt = None,
             }
         }
         if cursor.position() >= figures.newest {
@@ -184,12 +190,16 @@ impl Comparison {
 
     /// Compares with figures of the position up to which every update has been applied.
     fn judge_at(&mut self, figures: StoreFigures) -> Verdict {
-        let known = self.live.len() + self.tombstones.len();
+        let known = self.keys();
         let keys = figures.keys.unwrap_or_default();
         if known == keys {
             self.looks = 0;
             let is_proven = !figures.reverts
                 || (figures.entries.is_some() && self.agreed.as_ref() == Some(&figures));
+            if figures.has_shrunk(self.agreed.as_ref()) {
+                // A key may have an older value.
+                self.found();
+            }
             self.agreed = Some(figures);
             return if is_proven { Verdict::Same } else { self.may_read() };
         }
@@ -208,7 +218,7 @@ impl Comparison {
         if self.may_read() == Verdict::Same {
             return Ok(Verdict::Same);
         }
-        let mut keys = store.keys(scope.clone());
+        let keys = store.keys(scope.clone());
         let (mut count, mut differs) = (0, false);
         while let Some(key) = keys.next().await {
             count += 1;
@@ -228,8 +238,8 @@ impl Comparison {
         Ok(Verdict::Differs)
     }
 
-    /// Whether the store is to be read again. The next reading waits longer, unless this one finds
-    /// a difference.
+    /// Returns whether the store is to be read again. The next reading waits longer, unless this
+    /// one finds a difference.
     fn may_read(&mut self) -> Verdict {
         let now = Instant::now();
         if now < self.not_before {

@@ -1,4 +1,4 @@
-//! The task behind a live map.
+//! The task that follows the records of a live map.
 
 use std::fmt;
 use std::pin::pin;
@@ -14,28 +14,29 @@ use tokio::time::Instant;
 
 use super::compare::{Comparison, Verdict};
 use super::open::begin;
-use super::status::{LiveMapStanding, LiveMapStatus, LiveRejection};
+use super::status::{LiveMapStatus, LiveMapSyncState, LiveRejection};
 use super::table::{Finding, Table, Unseen};
 use crate::live::LiveSnapshot;
-use crate::live::drive::{LASTING, guarded, lost, next, pauses};
+use crate::live::drive::{LASTING, lost, next, pauses};
+use crate::live::panics::{guarded, outliving, read};
 use crate::live::status::State;
+use crate::record::{ByteDeserialize, KeyValue, canonical_key, type_name};
 use crate::store::{KvEntry, KvError, KvUpdate, Store, Watch, WatchLink, WatchScope};
-use crate::typed::{ByteDeserialize, KeyValue, canonical_key, read_record, type_name};
 
-/// How many updates that are ready at once are published together. What is ready without an end must not keep the map
-/// from being published.
+/// Maximum number of ready updates that are published together. An endless series of ready updates
+/// must not keep the map from being published.
 const BATCH: usize = 256;
 
-/// What an entry says of a record.
+/// Reads the record of an entry.
 pub(super) fn look<T: KeyValue<Value: ByteDeserialize>>(entry: &KvEntry) -> Finding<T::Key, T> {
     let key = entry.key.clone();
-    let canonical = || guarded::<T, _>(entry, || Ok(canonical_key::<T>(&entry.key))).ok().flatten();
+    let canonical =
+        || guarded::<T, _>(entry, "checked", || canonical_key::<T>(&entry.key)).ok().flatten();
     if entry.is_tombstone() {
         return Finding::Absent { key, own: canonical() };
     }
-    match guarded::<T, _>(entry, || read_record::<T>(entry).map(|record| (record.kv_key(), record)))
-    {
-        Ok((own, record)) => Finding::Good {
+    match read(entry, T::kv_key) {
+        Ok((record, own)) => Finding::Good {
             key,
             own,
             value: LiveSnapshot::of(record, entry.version, entry.created),
@@ -50,7 +51,7 @@ pub(super) fn look<T: KeyValue<Value: ByteDeserialize>>(entry: &KvEntry) -> Find
     }
 }
 
-/// Errors name the type, the key and what is wrong, and nothing of the value.
+/// Logs rejected entries. Errors name the type, the key and the fault, and nothing of the value.
 pub(super) fn report<'a>(rejections: impl IntoIterator<Item = &'a LiveRejection>) {
     for LiveRejection { error, .. } in rejections {
         tracing::warn!(%error, "an entry of a live map was refused, what is in force stays");
@@ -58,28 +59,39 @@ pub(super) fn report<'a>(rejections: impl IntoIterator<Item = &'a LiveRejection>
 }
 
 /// Follows a scope for as long as it is not aborted.
-pub(super) struct Driver<T: KeyValue> {
+pub(super) struct LiveMapTask<T: KeyValue> {
     pub(super) store: Store,
     pub(super) scope: WatchScope,
-    /// What was heard. While the store is read again this is ahead of what is published.
+    /// The map with all delivered updates. While the store is read again, it is ahead of the
+    /// published map.
     pub(super) table: Table<T::Key, T>,
     pub(super) current: Arc<ArcSwap<Table<T::Key, T>>>,
     pub(super) states: watch::Sender<State<LiveMapStatus>>,
     pub(super) comparison: Comparison,
 }
 
-impl<T> Driver<T>
+impl<T> LiveMapTask<T>
 where
     T: KeyValue<Key: Ord + Clone, Value: ByteDeserialize>,
 {
-    /// Runs until the connection is closed. `watch` has delivered the state.
-    pub(super) async fn run(mut self, watch: Watch) {
+    /// Runs until the connection is closed or the type's own code panics. `watch` has delivered the
+    /// initial state.
+    pub(super) async fn run(self, watch: Watch) {
+        let states = self.states.clone();
+        let end = |error| {
+            states.send_modify(|state| state.status.sync_state = LiveMapSyncState::Ended { error })
+        };
+        outliving::<T>("live_map", self.follow_store(watch), end).await;
+    }
+
+    async fn follow_store(mut self, watch: Watch) {
         let mut pauses = pauses();
         let mut error = self.follow(watch, false, &mut pauses).await;
         loop {
             if error.is_over() {
-                self.states
-                    .send_modify(|state| state.status.standing = LiveMapStanding::Ended { error });
+                self.states.send_modify(|state| {
+                    state.status.sync_state = LiveMapSyncState::Ended { error }
+                });
                 return;
             }
             tracing::warn!(
@@ -95,15 +107,16 @@ where
         }
     }
 
-    /// Takes what a watch delivers, until it ends. A new one delivers what is there first: what is still unseen at its
-    /// caught-up marker is gone, and until then what is in force stays.
+    /// Applies the updates of a watch, until it ends. A new watch begins with the initial state.
+    /// Keys that are still unseen at its caught-up marker are gone. Until then the current values
+    /// stay.
     pub(super) async fn follow(
         &mut self,
-        mut watch: Watch,
+        watch: Watch,
         is_new: bool,
         pauses: &mut ExponentialBackoff,
     ) -> KvError {
-        // Without what a reading that came to no end has brought.
+        // Drops the updates of a reading that was interrupted.
         self.table = Table::clone(&self.current.load());
         let mut unseen = is_new.then(|| self.table.unseen());
         if is_new {
@@ -118,24 +131,23 @@ where
                 self.link(watch.link());
             }
             let due = self.comparison.due().filter(|_| unseen.is_none());
-            let mut update =
-                match select(pin!(next(&mut watch, &mut links)), pin!(sleep_until(due))).await {
-                    Either::Left((Some(update), _)) => update,
-                    Either::Left((None, _)) => {
-                        self.comparison.lose_touch();
-                        continue;
-                    }
-                    Either::Right(_) => {
-                        match self.comparison.look(&self.store, &self.scope).await {
-                            Verdict::Same => continue,
-                            Verdict::Differs => return self.differs(),
-                        }
-                    }
-                };
+            let mut update = match select(pin!(next(&watch, &mut links)), pin!(sleep_until(due)))
+                .await
+            {
+                Either::Left((Some(update), _)) => update,
+                Either::Left((None, _)) => {
+                    self.comparison.lose_touch();
+                    continue;
+                }
+                Either::Right(_) => match self.comparison.look(&self.store, &self.scope).await {
+                    Verdict::Same => continue,
+                    Verdict::Differs => return self.differs(),
+                },
+            };
             let mut end = None;
             for left in (0..BATCH).rev() {
-                // A watch may have lost touch and resumed delivery in one poll: the loss came
-                // before this update.
+                // A watch may have lost its connection and resumed delivery in one poll. The loss
+                // came before this update.
                 if let Some(links) = &mut links
                     && links.has_changed().unwrap_or(false)
                 {
@@ -156,11 +168,12 @@ where
                     }
                     Err(error) => end = Some(error),
                 }
-                // A scope that changes all the time must not keep the thread from others, nor the task from being
-                // ended.
+                // A scope that changes all the time must not keep the thread from other tasks, nor
+                // this task from being ended.
                 tokio::task::consume_budget().await;
                 let is_full = left == 0 || end.is_some();
-                // That was the only place to give way: else the watch would, and seem to have nothing ready.
+                // The budget was consumed above. Otherwise the watch would consume it, and seem to
+                // have no ready update.
                 let ready = (!is_full).then(|| unconstrained(watch.next()).now_or_never());
                 let Some(ready) = ready.flatten() else { break };
                 update = ready;
@@ -173,14 +186,14 @@ where
                 return error;
             }
             is_heard = true;
-            // One that ends as soon as it has begun is no progress.
+            // A watch that ends soon after its start is no progress.
             if begun.elapsed() >= LASTING {
                 *pauses = self::pauses();
             }
         }
     }
 
-    /// Returns what is refused and was not so before.
+    /// Applies an update. Returns a rejection that is new.
     fn take(
         &mut self,
         update: KvUpdate,
@@ -203,16 +216,16 @@ where
     }
 
     fn publish(&self) {
-        // Before the handles are told.
+        // The map is stored before the handles are notified.
         self.current.store(Arc::new(self.table.clone()));
         self.states.send_modify(|state| {
             state.generation = self.table.generation;
             state.status.rejected = self.table.rejections.size();
-            state.status.standing = LiveMapStanding::Current;
+            state.status.sync_state = LiveMapSyncState::Current;
         });
     }
 
-    /// The store differs from the delivered entries.
+    /// Returns the error for a store that differs from the delivered entries.
     fn differs(&self) -> KvError {
         let reason = "the store differs from the entries that its watch has delivered";
         KvError::CursorExpired { store: self.store.name().to_owned(), reason }
@@ -226,11 +239,11 @@ where
         });
     }
 
-    /// Nothing is heard, and what comes next begins anew.
+    /// Marks the link as lost, and the map as outdated until the store was read again.
     fn cut_off(&self, reason: String) {
         self.states.send_modify(|state| {
             state.status.link = lost(&state.status.link, reason);
-            state.status.standing = LiveMapStanding::Rereading;
+            state.status.sync_state = LiveMapSyncState::Rereading;
         });
     }
 }
@@ -242,7 +255,7 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-impl<T: KeyValue> fmt::Debug for Driver<T> {
+impl<T: KeyValue> fmt::Debug for LiveMapTask<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Driver")
             .field("type", &type_name::<T>())

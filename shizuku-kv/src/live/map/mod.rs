@@ -1,7 +1,7 @@
 //! Maps that stay current: all records of a type, or of a scope, by key.
 //!
-//! `table.rs` is the map as a plain data structure, `changes.rs` what a reader of its changes is told; `open.rs` waits
-//! for the state, and `drive.rs` follows the store.
+//! `table.rs` is the map as a plain data structure, and `changes.rs` the view of one reader of its
+//! changes. `open.rs` waits for the initial state, and `drive.rs` follows the store.
 
 mod changes;
 mod compare;
@@ -26,38 +26,40 @@ use tokio::sync::watch;
 pub use changes::{LiveMapChange, LiveMapChanges};
 pub(crate) use open::live_map;
 pub use snapshot::LiveMapSnapshot;
-pub use status::{LiveMapStanding, LiveMapStatus, LiveRejection};
+pub use status::{LiveMapStatus, LiveMapSyncState, LiveRejection};
 use table::Table;
 
 use super::status::State;
 use super::{LiveSnapshot, LiveStream, Task, statuses};
+use crate::record::{RecordKey, store_key};
 use crate::store::{KvError, Upkeep};
-use crate::typed::{RecordKey, store_key};
 
-/// The records of a type by key, as a map that stays current. From
-/// [`KeyValueRead::live_map`](crate::KeyValueRead::live_map), and for a part of them from
-/// [`KeyValueRead::live_map_scope`](crate::KeyValueRead::live_map_scope).
+/// The records of a type by key, as a map that stays current, from
+/// [`LiveRead::live_map`](crate::LiveRead::live_map). For a part of them it is from
+/// [`LiveRead::live_map_scope`](crate::LiveRead::live_map_scope).
 ///
-/// Looking something up never waits and takes no lock; [`snapshot`](Self::snapshot) is the whole map as of one moment,
-/// [`changes`](Self::changes) what happens to it from a moment on. The keys are those of the type and are ordered as it
-/// says; keys that are equal have to be printed alike.
+/// A lookup never waits and takes no lock. [`snapshot`](Self::snapshot) returns the whole map as of
+/// one moment, [`changes`](Self::changes) the changes from a moment on. The keys are those of the
+/// type, in its order. Equal keys must have the same text.
 ///
-/// For each key it holds the newest good value: one that decodes, that its type does not refuse, and that belongs under
-/// its key. What is bad never takes the place of what is good: it is reported once through `tracing`, without its
-/// content, and kept in [`rejections`](Self::rejections) until the key has a good value or none. A deletion removes the
-/// key.
+/// For each key it holds the newest good value: one that decodes, that keeps the rule of its type,
+/// and that belongs under its key. A rejected value never replaces a good one. It is reported once
+/// through `tracing`, without its content, and kept in [`rejections`](Self::rejections) until the
+/// key has a good value or none. A deletion removes the key.
 ///
-/// Like a watch it is state sync: values that were superseded before they arrived may be skipped, the newest one
-/// always arrives. What arrives together comes into force together. Where the store cannot be reached the map stays as
-/// it was, and the [`status`](Self::status) says since when. Where the store has to be read again, as after it was
-/// deleted and made again, the map stays until all is read and then has only what is there.
+/// Like a watch it is state sync: values that were superseded before they arrived may be skipped,
+/// and the newest one always arrives. Values that arrive together become current together. If the
+/// store cannot be reached, the map stays unchanged, and the [`status`](Self::status) shows since
+/// when. If the store has to be read again, for example after it was recreated, the map stays until
+/// everything is read. Afterwards it has only the keys that exist.
 ///
-/// Clones share one task, which ends with the last of them. It runs on the runtime on which the map was opened.
+/// Clones share one task, which ends with the last of them. It runs on the runtime on which the map
+/// was opened.
 ///
 #[cfg_attr(all(feature = "derive", feature = "memory"), doc = "```")]
 #[cfg_attr(not(all(feature = "derive", feature = "memory")), doc = "```text")]
 /// use serde::{Deserialize, Serialize};
-/// use shizuku_kv::{KeyValue, KeyValueRead};
+/// use shizuku_kv::{KeyValue, LiveRead};
 ///
 /// #[derive(Serialize, Deserialize, KeyValue)]
 /// #[kv(key = "user.{id}", codec = json)]
@@ -73,7 +75,7 @@ use crate::typed::{RecordKey, store_key};
 /// let users = User::live_map(&store).await?;
 /// assert_eq!(users.get(&UserKey { id: 7 }).unwrap().name, "Ann");
 ///
-/// let mut changes = users.changes();
+/// let changes = users.changes();
 /// User { id: 8, name: "Bob".to_owned() }.write_to_anyway(&store).await?;
 /// let change = changes.next().await.unwrap();
 /// assert_eq!((change.key.id, change.old.is_none()), (8, true));
@@ -87,14 +89,14 @@ use crate::typed::{RecordKey, store_key};
 pub struct LiveMap<K, T> {
     current: Arc<ArcSwap<Table<K, T>>>,
     states: watch::Receiver<State<LiveMapStatus>>,
-    /// The last change that [`changed`](Self::changed) of this handle has told of.
+    /// Generation of the last map that [`changed`](Self::changed) of this handle has returned.
     seen: u64,
     task: Arc<Task>,
     upkeep: Arc<Upkeep>,
 }
 
 impl<K: Ord, T> LiveMap<K, T> {
-    /// The value in force under a key, with its version. Neither waits nor locks.
+    /// Returns the current value of a key, with its version. Neither waits nor locks.
     pub fn get<Q>(&self, key: &Q) -> Option<Arc<LiveSnapshot<T>>>
     where
         K: Borrow<Q>,
@@ -103,7 +105,7 @@ impl<K: Ord, T> LiveMap<K, T> {
         self.current.load().entries.get(key).cloned()
     }
 
-    /// Whether a value is in force under a key. Neither waits nor locks.
+    /// Returns whether a key has a current value. Neither waits nor locks.
     pub fn contains_key<Q>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -112,24 +114,25 @@ impl<K: Ord, T> LiveMap<K, T> {
         self.current.load().entries.contains_key(key)
     }
 
-    /// How many values are in force. Neither waits nor locks.
+    /// Returns the number of current values. Neither waits nor locks.
     pub fn len(&self) -> usize {
         self.current.load().entries.len()
     }
 
-    /// Whether no value is in force. Neither waits nor locks.
+    /// Returns whether no current value exists. Neither waits nor locks.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The map as of this moment, to be iterated over, kept or sent elsewhere. Neither waits nor locks, and copies
-    /// nothing.
+    /// Returns the map as of this moment, to be iterated over, kept or sent elsewhere. Neither
+    /// waits nor locks, and copies nothing.
     pub fn snapshot(&self) -> LiveMapSnapshot<K, T> {
         self.current.load().entries.clone()
     }
 
-    /// Why the newest version under a key was refused; `None` where it was not, or there is none. What
-    /// [`get`](Self::get) returns meanwhile is the last good value, if there was one.
+    /// Returns the rejection of the newest version of a key. Returns `None` if it was not rejected,
+    /// or if no entry exists. Meanwhile [`get`](Self::get) returns the last good value, if there
+    /// was one.
     pub fn rejection(&self, key: &K) -> Option<LiveRejection>
     where
         K: RecordKey,
@@ -137,42 +140,46 @@ impl<K: Ord, T> LiveMap<K, T> {
         self.current.load().rejections.get(&store_key(key).ok()?).cloned()
     }
 
-    /// All entries whose newest version is refused, ordered by key. Among them are those whose key is none of the type;
-    /// that is why they have the store's.
+    /// Returns all entries whose newest version is rejected, ordered by key. The keys are those of
+    /// the store, because some of them may not be keys of the type.
     pub fn rejections(&self) -> Vec<LiveRejection> {
         self.current.load().rejections.values().cloned().collect()
     }
 
-    /// Each change after this moment, with what was before it and what is after. It begins with the map as it is now:
-    /// [`LiveMapChanges::snapshot`].
+    /// Returns each change after this moment, with the value before and after it. The stream begins
+    /// with the map as it is now: [`LiveMapChanges::snapshot`].
     ///
-    /// Dropping it at any time is safe.
+    /// Cancel safe: dropping the stream at any time changes nothing.
     pub fn changes(&self) -> LiveMapChanges<K, T>
     where
         K: Clone,
     {
-        // The receiver before the map, so that nothing can come in between.
+        // The receiver is created before the map is read, so that no change is missed between the
+        // two.
         let wakes = LiveStream::new(statuses(&self.states, &self.task).map(drop));
         LiveMapChanges::new(Arc::clone(&self.current), wakes, Arc::clone(&self.task))
     }
 
-    /// The map after the next change: one that this handle has not told of, or been opened or cloned with. Changes that
-    /// came meanwhile are told of at once.
+    /// Waits for the next change, and returns the map after it. Changes count that came after this
+    /// handle was opened or cloned, and after its last call. If changes came meanwhile, it returns
+    /// at once.
     ///
-    /// Dropping the future is safe: what comes is told of next time.
+    /// Cancel safe: the next call returns the map.
     ///
     /// # Errors
-    /// [`KvError::Closed`] when nothing will change any more: the connection was shut down, or the runtime was.
+    /// Returns [`KvError::Closed`] if no further change can arrive, because the connection or its
+    /// runtime was shut down. Returns [`KvError::Panicked`] if the type's own code has ended the
+    /// task that follows the store.
     pub async fn changed(&mut self) -> Result<LiveMapSnapshot<K, T>, KvError> {
         let seen = self.seen;
-        let closed = || KvError::Closed { operation: "live_map" };
         let waited =
             self.states.wait_for(|state| state.generation > seen || state.status.is_ended()).await;
-        drop(waited.map_err(|_| closed()));
-        // It may be newer than what was told of, and then that is told by this.
+        drop(waited);
+        // The map may be newer than the notified one. Returning it then covers the later
+        // notification too.
         let current = self.current.load();
         if current.generation == seen {
-            return Err(closed());
+            return Err(self.states.borrow().status.end());
         }
         self.seen = current.generation;
         Ok(current.entries.clone())
@@ -180,12 +187,12 @@ impl<K: Ord, T> LiveMap<K, T> {
 }
 
 impl<K, T> LiveMap<K, T> {
-    /// How current the map is, and how many entries are rejected, at this moment. The link is down
-    /// if no task has run on the map's runtime for 5 seconds, because it is blocked or the process
-    /// was suspended or forked.
+    /// Returns how current the map is, and how many entries are rejected, at this moment. The link
+    /// is down if no task has run on the map's runtime for 5 seconds. The runtime may be blocked,
+    /// or the process was suspended or forked.
     pub fn status(&self) -> LiveMapStatus {
         let state = self.states.borrow();
-        // A task that has ended without saying so was ended with its runtime, or by a panic of the type's own code.
+        // A task that has ended without a reason ended with its runtime.
         let is_ended = state.status.is_ended() || self.task.0.is_finished();
         if is_ended {
             return state.status.clone().ended();
@@ -193,16 +200,17 @@ impl<K, T> LiveMap<K, T> {
         LiveMapStatus { link: self.upkeep.pulse.link(&state.status.link), ..state.status.clone() }
     }
 
-    /// The status whenever it or the map changes: after the one now, each that is still the newest when it is asked
-    /// for. Ends when nothing follows any more.
+    /// Returns the status whenever it or the map changes. It begins with the first change after
+    /// now, and skips a status that was superseded before it was polled. The stream ends when
+    /// nothing follows the store any more.
     ///
-    /// Dropping it at any time is safe.
+    /// Cancel safe: dropping the stream at any time changes nothing.
     pub fn statuses(&self) -> LiveStream<LiveMapStatus> {
         statuses(&self.states, &self.task)
     }
 }
 
-/// A handle of its own: [`changed`](LiveMap::changed) tells of what comes after this moment.
+/// Creates a separate handle: its [`changed`](LiveMap::changed) returns changes after this moment.
 impl<K, T> Clone for LiveMap<K, T> {
     fn clone(&self) -> Self {
         let (current, states) = (Arc::clone(&self.current), self.states.clone());
@@ -217,7 +225,7 @@ impl<K, T> Clone for LiveMap<K, T> {
     }
 }
 
-/// The counts and the status, not the values.
+/// Shows the counts and the status, not the values.
 impl<K: Ord, T> fmt::Debug for LiveMap<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveMap")

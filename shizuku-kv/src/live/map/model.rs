@@ -1,4 +1,5 @@
-//! The map and its readers against a model that is too simple to be wrong: a `BTreeMap` of what should be in force.
+//! Tests the map and its readers against a model that is too simple to be wrong: a `BTreeMap` of
+//! the expected current values.
 //!
 //! `SHIZUKU_SEED=n` repeats a run; the seed of each is printed.
 
@@ -15,22 +16,22 @@ use super::snapshot::LiveMapSnapshot;
 use super::status::LiveRejection;
 use super::table::{Finding, Table, Unseen};
 use crate::live::LiveSnapshot;
+use crate::record::KvReadError;
 use crate::store::{Key, KvError, VersionToken};
-use crate::typed::KvReadError;
 
 const KEYS: u8 = 40;
 const REMEMBERED: usize = 16;
 
-/// What an entry is: its version, and the store in which it has that.
+/// An entry: its version, and the incarnation of its store.
 type Entry = (u64, u64);
 
-/// A reader, and the map that it makes for itself out of what it is told.
+/// A reader, and the map that it builds from the changes.
 struct Follower {
     reader: Reader<u8, Entry>,
     own: BTreeMap<u8, Entry>,
 }
 
-/// A snapshot, and what it has to stay.
+/// A snapshot, and the content that it has to keep.
 type Kept = (LiveMapSnapshot<u8, Entry>, BTreeMap<u8, Entry>);
 
 struct World {
@@ -38,7 +39,7 @@ struct World {
     table: Table<u8, Entry>,
     model: BTreeMap<u8, Entry>,
     refused: BTreeMap<Key, Entry>,
-    /// What was in force and has not come again while the store is read again.
+    /// The values that were current and have not come again while the store is read again.
     gone: BTreeMap<u8, Entry>,
     /// The version and the incarnation of the store.
     now: Entry,
@@ -57,7 +58,7 @@ fn good(key: u8, entry: Entry) -> Finding<u8, Entry> {
 }
 
 fn bad(key: u8, entry: Entry) -> Finding<u8, Entry> {
-    // Every fifth key is none of the type.
+    // Every fifth key is not a key of the type.
     let own = (!key.is_multiple_of(5)).then_some(key);
     let created = UNIX_EPOCH + Duration::from_secs(entry.1);
     let error = Arc::new(KvReadError::Store(KvError::Closed { operation: "test" }));
@@ -71,7 +72,7 @@ fn absent(key: u8) -> Finding<u8, Entry> {
 }
 
 fn contents(snapshot: &LiveMapSnapshot<u8, Entry>) -> BTreeMap<u8, Entry> {
-    snapshot.iter().map(|(key, value)| (*key, value.value)).collect()
+    snapshot.iter().map(|(key, value)| (*key, *value.value)).collect()
 }
 
 impl World {
@@ -91,7 +92,7 @@ impl World {
         }
     }
 
-    /// Something happens to a key.
+    /// Changes a random key.
     fn change(&mut self, unseen: &mut Option<Unseen<u8, Entry>>) {
         let key = self.rng.u8(..KEYS);
         let is_readable = !key.is_multiple_of(5);
@@ -103,7 +104,7 @@ impl World {
                 self.gone.remove(&key);
                 good(key, self.now)
             }
-            // The same again.
+            // The same entry again.
             5 => match self.model.get(&key) {
                 Some(entry) if !self.refused.contains_key(&name(key)) => good(key, *entry),
                 _ => return,
@@ -111,7 +112,7 @@ impl World {
             6 => {
                 self.now.0 += 1;
                 self.refused.insert(name(key), self.now);
-                // Something is there: the last good value stays.
+                // An entry exists, so the last good value stays.
                 if let Some(held) = self.gone.remove(&key) {
                     self.model.insert(key, held);
                 }
@@ -130,7 +131,7 @@ impl World {
         self.table.take(finding);
     }
 
-    /// The store is read again. Some keys are gone; with a store that was made again, all versions are other ones.
+    /// Reads the store again. Some keys are gone; in a recreated store, all versions differ.
     fn reread(&mut self) {
         let before = self.table.clone();
         let mut unseen = before.unseen();
@@ -166,7 +167,7 @@ impl World {
         }
         self.gone.clear();
         if self.rng.u8(..4) == 0 {
-            // It came to no end; the next one begins with what was in force.
+            // The reading was interrupted; the next one begins with the current values.
             self.table = before;
             self.model = contents(&self.table.entries);
             let rejections = self.table.rejections.iter();
@@ -176,14 +177,14 @@ impl World {
             };
             self.refused =
                 rejections.map(|(key, rejection)| (key.clone(), entry(rejection))).collect();
-            // So that nothing that comes has a version of what was forgotten.
+            // A new incarnation, so that no later entry has a version of a forgotten one.
             self.now = (0, self.now.1 + 1);
             return;
         }
         self.table.sweep(&unseen.unwrap());
     }
 
-    /// A reader takes some of the changes, or all there are.
+    /// Reads some changes of a reader, or all of them.
     fn read(&mut self, place: usize, most: usize) {
         let follower = &mut self.followers[place];
         for _ in 0..most {
@@ -191,7 +192,7 @@ impl World {
                 assert_eq!(follower.own, self.model);
                 break;
             };
-            let (old, new) = (change.old.map(|old| old.value), change.new.map(|new| new.value));
+            let (old, new) = (change.old.map(|old| *old.value), change.new.map(|new| *new.value));
             assert_eq!(old, follower.own.get(&change.key).copied());
             assert_ne!(old, new);
             assert_eq!(new, self.model.get(&change.key).copied());
@@ -220,9 +221,9 @@ impl World {
             match self.rng.u8(..10) {
                 0 => self.reread(),
                 1 => self.kept.push((self.table.entries.clone(), self.model.clone())),
-                // In quick succession: the change back to what was told before is among them.
+                // In quick succession, including changes back to the value that the reader knows.
                 2..7 => (0..self.rng.usize(..2 * REMEMBERED)).for_each(|_| self.change(&mut None)),
-                // One keeps up, one does not, and one is away for long.
+                // One reader keeps up, one does not, and one is away for long.
                 7 => self.read(0, usize::MAX),
                 8 => self.read(1, 3),
                 _ => (0..2).for_each(|place| self.read(place, place + 1)),
@@ -245,7 +246,7 @@ fn readers_are_told_exactly_what_happened() {
     }
 }
 
-/// A key that changes all the time keeps no other from being told.
+/// A key that changes all the time does not block the others.
 #[test]
 fn a_hot_key_does_not_keep_others_from_being_told() {
     let mut table = Table::remembering(REMEMBERED);
@@ -259,7 +260,7 @@ fn a_hot_key_does_not_keep_others_from_being_told() {
     assert!(told.contains(&2) && told.iter().filter(|key| **key == 1).count() > 1, "{told:?}");
 }
 
-/// What an entry that is refused again and again is reported: once for each version.
+/// A rejected entry that comes repeatedly is reported once for each version.
 #[test]
 fn what_is_refused_is_new_once() {
     let mut table = Table::new();

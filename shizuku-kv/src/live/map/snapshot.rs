@@ -1,4 +1,4 @@
-//! A live map as it was at one moment.
+//! A live map as of one moment.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -9,15 +9,15 @@ use rpds::RedBlackTreeMapSync;
 
 use crate::live::LiveSnapshot;
 
-/// A [`LiveMap`](crate::LiveMap) as it was at one moment, ordered by key. It does not change.
+/// A [`LiveMap`](crate::LiveMap) as of one moment, ordered by key. It does not change.
 ///
-/// Taking and cloning one costs what cloning an `Arc` costs: it shares what it holds with the map, and keeps alive only
-/// what the map no longer has.
+/// Taking and cloning one costs as much as cloning an `Arc`. It shares its entries with the map,
+/// and keeps alive only those that the map no longer has.
 pub struct LiveMapSnapshot<K, T> {
     pub(super) entries: RedBlackTreeMapSync<K, Arc<LiveSnapshot<T>>>,
 }
 
-/// All keys with their values, ordered by key.
+/// Iterates over all keys with their values, ordered by key.
 impl<'s, K: Ord, T> IntoIterator for &'s LiveMapSnapshot<K, T> {
     type Item = (&'s K, &'s Arc<LiveSnapshot<T>>);
     type IntoIter = Box<dyn DoubleEndedIterator<Item = Self::Item> + 's>;
@@ -28,7 +28,7 @@ impl<'s, K: Ord, T> IntoIterator for &'s LiveMapSnapshot<K, T> {
 }
 
 impl<K: Ord, T> LiveMapSnapshot<K, T> {
-    /// The value under a key, with its version.
+    /// Returns the value of a key, with its version.
     pub fn get<Q>(&self, key: &Q) -> Option<&Arc<LiveSnapshot<T>>>
     where
         K: Borrow<Q>,
@@ -37,7 +37,7 @@ impl<K: Ord, T> LiveMapSnapshot<K, T> {
         self.entries.get(key)
     }
 
-    /// Whether there is a value under a key.
+    /// Returns whether a key has a value.
     pub fn contains_key<Q>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -46,38 +46,37 @@ impl<K: Ord, T> LiveMapSnapshot<K, T> {
         self.entries.contains_key(key)
     }
 
-    /// How many values there are.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         self.entries.size()
     }
 
-    /// Whether there is none.
+    /// Returns whether the map has no value.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// All keys with their values, ordered by key.
+    /// Returns all keys with their values, ordered by key.
     pub fn iter(
         &self,
-    ) -> impl DoubleEndedIterator<Item = (&K, &Arc<LiveSnapshot<T>>)> + ExactSizeIterator + use<'_, K, T>
-    {
+    ) -> impl DoubleEndedIterator<Item = (&K, &Arc<LiveSnapshot<T>>)> + ExactSizeIterator {
         self.entries.iter()
     }
 
     /// All keys, in order.
-    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &K> + ExactSizeIterator + use<'_, K, T> {
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &K> + ExactSizeIterator {
         self.entries.keys()
     }
 
-    /// All values, ordered by key.
+    /// Returns all values, ordered by key.
     pub fn values(
         &self,
-    ) -> impl DoubleEndedIterator<Item = &Arc<LiveSnapshot<T>>> + ExactSizeIterator + use<'_, K, T>
-    {
+    ) -> impl DoubleEndedIterator<Item = &Arc<LiveSnapshot<T>>> + ExactSizeIterator {
         self.entries.values()
     }
 
-    /// The keys in a range with their values, ordered by key. A range that ends before it starts has none.
+    /// Returns the keys in a range with their values, ordered by key. A range that ends before it
+    /// starts is empty.
     pub fn range<Q, R>(
         &self,
         range: R,
@@ -87,7 +86,7 @@ impl<K: Ord, T> LiveMapSnapshot<K, T> {
         Q: Ord + ?Sized,
         R: RangeBounds<Q>,
     {
-        // The map would panic.
+        // The inner map would panic.
         let is_backward = match (range.start_bound(), range.end_bound()) {
             (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
             (Bound::Included(start), Bound::Included(end)) => start > end,
@@ -112,7 +111,7 @@ impl<K: Ord, T> Clone for LiveMapSnapshot<K, T> {
     }
 }
 
-/// How many there are, not which.
+/// Shows the number of entries, not the entries.
 impl<K: Ord, T> fmt::Debug for LiveMapSnapshot<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveMapSnapshot").field("len", &self.len()).finish_non_exhaustive()

@@ -1,78 +1,108 @@
-//! How current a live map is, and what it refused.
+//! Status and rejected entries of a live map.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::live::status::says_the_same;
+use crate::record::KvReadError;
 use crate::store::{Key, KvError, VersionToken, WatchLink};
-use crate::typed::KvReadError;
 
-/// How current a [`LiveMap`](crate::LiveMap) is.
-#[derive(Clone, Debug)]
+/// Status of a [`LiveMap`](crate::LiveMap).
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LiveMapStatus {
-    /// Whether the store is heard from; if not, since when and why.
+    /// Connection state: whether the store is reachable, otherwise since when not, and why.
     pub link: WatchLink,
-    /// How the map stands to what the store has, as far as is known.
-    pub standing: LiveMapStanding,
-    /// How many entries of the store are refused: see [`LiveMap::rejections`](crate::LiveMap::rejections).
+    /// Relation of the map to the store, as far as it is known.
+    pub sync_state: LiveMapSyncState,
+    /// Number of rejected entries of the store: see
+    /// [`LiveMap::rejections`](crate::LiveMap::rejections).
     pub rejected: usize,
 }
 
 impl LiveMapStatus {
-    /// Whether the map follows the store, so that it is what the store has but for what is on its way. Entries that
-    /// are refused do not count here: they are in [`rejected`](Self::rejected).
+    /// Returns whether the map follows the store, so that it equals the store except for updates in
+    /// flight. Rejected entries do not count here: see [`rejected`](Self::rejected).
     pub fn is_current(&self) -> bool {
-        self.link.is_up() && matches!(self.standing, LiveMapStanding::Current)
+        self.link.is_up() && matches!(self.sync_state, LiveMapSyncState::Current)
     }
 
     pub(super) fn is_ended(&self) -> bool {
-        matches!(self.standing, LiveMapStanding::Ended { .. })
+        matches!(self.sync_state, LiveMapSyncState::Ended { .. })
     }
 
-    /// The same for a map that nothing follows any more.
+    /// Returns the status of a map that no task follows any more.
     pub(super) fn ended(mut self) -> Self {
-        if !self.is_ended() {
-            self.standing =
-                LiveMapStanding::Ended { error: KvError::Closed { operation: "live_map" } };
-        }
+        self.sync_state = LiveMapSyncState::Ended { error: self.end() };
         self
+    }
+
+    /// Returns the reason for which no task follows the store any more.
+    pub(super) fn end(&self) -> KvError {
+        match &self.sync_state {
+            LiveMapSyncState::Ended { error } => error.clone(),
+            _ => KvError::Closed { operation: "live_map" },
+        }
     }
 }
 
-/// How a live map stands to what the store has.
+/// Relation of a live map to its store.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum LiveMapStanding {
-    /// The map is what was last heard of the store.
+pub enum LiveMapSyncState {
+    /// The map is the last known state of the store.
     Current,
-    /// The store has to be read again from the start, because what was heard of it has a gap. The map stays as it was
-    /// until all is read, and may be outdated.
+    /// The store has to be read again from the start, because the delivered updates have a gap. The
+    /// map stays as it was until all is read, and may be outdated.
     Rereading,
-    /// Nothing follows any more: the connection was shut down, or the runtime was. The map stays as it was.
+    /// No task follows the store any more: the connection or its runtime was shut down, or the
+    /// type's own code panicked. The map keeps its last values.
     #[non_exhaustive]
     Ended {
-        /// Why.
+        /// The reason.
         error: KvError,
     },
 }
 
-/// An entry of the store that was refused: it does not decode, breaks the rule of its type, or belongs under another
-/// key. From [`LiveMap::rejection`](crate::LiveMap::rejection).
+/// Compares errors by their messages.
+impl PartialEq for LiveMapSyncState {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Current, Self::Current) | (Self::Rereading, Self::Rereading) => true,
+            (Self::Ended { error }, Self::Ended { error: other }) => says_the_same(error, other),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for LiveMapSyncState {}
+
+/// A rejected entry of the store: it does not decode, breaks the rule of its type, or belongs under
+/// another key. From [`LiveMap::rejection`](crate::LiveMap::rejection).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LiveRejection {
-    /// The store's key, which need not be one of the type.
+    /// The store's key, which need not be a key of the type.
     pub key: Key,
-    /// The version of what is refused.
+    /// The version of the rejected entry.
     pub version: VersionToken,
-    /// Why.
+    /// The reason.
     pub error: Arc<KvReadError>,
     pub(super) created: SystemTime,
 }
 
+/// Compares errors by their messages.
+impl PartialEq for LiveRejection {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key && self.is_same(other) && says_the_same(&self.error, &other.error)
+    }
+}
+
+impl Eq for LiveRejection {}
+
 impl LiveRejection {
-    /// Whether both are about the same entry. In a store that was made again versions begin anew: the time tells one of
-    /// them from its namesake.
+    /// Returns whether both are about the same entry. In a recreated store, versions start again.
+    /// The time distinguishes an entry from an earlier one with the same version.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         (self.version, self.created) == (other.version, other.created)
     }

@@ -1,4 +1,5 @@
-//! What is in force, what is refused, and which keys changed last. Without a clock and without input or output.
+//! The current values, the rejected entries, and the keys that changed last. It has no clock, and
+//! no input or output.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,24 +11,26 @@ use super::status::LiveRejection;
 use crate::live::LiveSnapshot;
 use crate::store::Key;
 
-/// How many changes are remembered. A reader that is further behind compares all keys, which takes longer.
+/// Maximum number of remembered changes. A reader that is further behind compares all keys, which
+/// takes longer.
 const REMEMBERED: usize = 1024;
 
-/// A value in force.
+/// A current value.
 pub(super) type Value<T> = Arc<LiveSnapshot<T>>;
 
-/// What an entry of the store says.
+/// Result of reading an entry of the store.
 pub(super) enum Finding<K, T> {
     Good { key: Key, own: K, value: LiveSnapshot<T> },
     Bad { own: Option<K>, rejection: LiveRejection },
     Absent { key: Key, own: Option<K> },
 }
 
-/// A live map. It is persistent: a clone costs next to nothing and does not change with the original.
+/// A live map. It is persistent: a clone costs next to nothing and does not change with the
+/// original.
 pub(super) struct Table<K, T> {
     pub(super) entries: LiveMapSnapshot<K, T>,
     pub(super) rejections: RedBlackTreeMapSync<Key, LiveRejection>,
-    /// One more for each change of an entry.
+    /// Number of changes of entries so far.
     pub(super) generation: u64,
     /// The keys of the last changes, each under the generation that it began.
     recent: RedBlackTreeMapSync<u64, K>,
@@ -49,7 +52,7 @@ impl<K: Ord + Clone, T> Table<K, T> {
         }
     }
 
-    /// Takes what an entry says. Returns what is refused and was not so before.
+    /// Applies the result of an entry. Returns a rejection that is new.
     pub(super) fn take(&mut self, finding: Finding<K, T>) -> Option<LiveRejection> {
         match finding {
             Finding::Good { key, own, value } => {
@@ -61,7 +64,7 @@ impl<K: Ord + Clone, T> Table<K, T> {
                 }
                 None
             }
-            // The last good value stays in force.
+            // The last good value stays current.
             Finding::Bad { rejection, .. } => {
                 let held = self.rejections.get(&rejection.key);
                 if held.is_some_and(|held| held.is_same(&rejection)) {
@@ -80,12 +83,13 @@ impl<K: Ord + Clone, T> Table<K, T> {
         }
     }
 
-    /// Everything that is held. What a new reading of the store does not bring is gone.
+    /// Returns all keys, to be compared with a new reading of the store. Keys that it does not
+    /// bring are gone.
     pub(super) fn unseen(&self) -> Unseen<K, T> {
         Unseen { entries: self.entries.clone(), rejections: self.rejections.clone() }
     }
 
-    /// Ends a new reading of the store.
+    /// Ends a new reading of the store, by removing the unseen keys.
     pub(super) fn sweep(&mut self, unseen: &Unseen<K, T>) {
         for key in unseen.entries.keys() {
             self.remove(key);
@@ -95,7 +99,8 @@ impl<K: Ord + Clone, T> Table<K, T> {
         }
     }
 
-    /// The keys that can have changed between a generation and now, for a reader that was told `told`.
+    /// Returns the keys that can have changed between a generation and now, for a reader that knows
+    /// `told`.
     pub(super) fn changed_since(
         &self,
         generation: u64,
@@ -143,7 +148,7 @@ impl<K: Ord, T> Clone for Table<K, T> {
     }
 }
 
-/// What a new reading of the store has not brought yet.
+/// The keys that a new reading of the store has not brought yet.
 pub(super) struct Unseen<K, T> {
     entries: LiveMapSnapshot<K, T>,
     rejections: RedBlackTreeMapSync<Key, LiveRejection>,
@@ -153,7 +158,7 @@ impl<K: Ord, T> Unseen<K, T> {
     pub(super) fn see(&mut self, finding: &Finding<K, T>) {
         let (key, own) = match finding {
             Finding::Good { key, own, .. } => (key, Some(own)),
-            // Something is there: it is not gone.
+            // An entry exists, so the key is not gone.
             Finding::Bad { own, rejection } => (&rejection.key, own.as_ref()),
             Finding::Absent { key, own } => (key, own.as_ref()),
         };
@@ -164,13 +169,13 @@ impl<K: Ord, T> Unseen<K, T> {
     }
 }
 
-/// Whether both are the same entry. In a store that was made again versions begin anew: the time tells one of them from
-/// its namesake.
+/// Returns whether both are the same entry. In a recreated store, versions start again. The time
+/// distinguishes an entry from an earlier one with the same version (ADR 0027).
 pub(super) fn is_same<T>(one: &LiveSnapshot<T>, other: &LiveSnapshot<T>) -> bool {
     (one.version, one.created) == (other.version, other.created)
 }
 
-/// The keys that are in one and not in the other, or are something else there, in order.
+/// Returns the keys that are missing in one of both, or have different values, in order.
 fn different<'a, K: Ord, T>(
     old: &'a LiveMapSnapshot<K, T>,
     new: &'a LiveMapSnapshot<K, T>,
@@ -178,7 +183,7 @@ fn different<'a, K: Ord, T>(
     let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
     std::iter::from_fn(move || {
         loop {
-            // Whichever comes first, or both.
+            // Advances the smaller key, or both if they are equal.
             let order = match (old.peek(), new.peek()) {
                 (Some((one, _)), Some((other, _))) => one.cmp(other),
                 (Some(_), None) => std::cmp::Ordering::Less,

@@ -1,4 +1,4 @@
-//! The task against watches that are made by hand.
+//! Tests of the task with handmade watches.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -13,19 +13,19 @@ use tokio::sync::watch;
 
 use super::LiveMapStatus;
 use super::compare::Comparison;
-use super::drive::{Driver, look};
-use super::open::state;
-use super::status::LiveMapStanding;
+use super::drive::{LiveMapTask, look};
+use super::open::{Progress, state};
+use super::status::LiveMapSyncState;
 use super::table::{Finding, Table};
 use crate::live::drive::pauses;
 use crate::live::status::State;
+use crate::record::{ByteDeserialize, Bytes, DecodeError, KeyValue};
 use crate::store::{
     Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, VersionToken, Watch, WatchCursor,
     WatchLink, WatchScope,
 };
-use crate::typed::{ByteDeserialize, Bytes, DecodeError, KeyValue};
 
-/// A number under a number.
+/// A record with a number as key and a number as value.
 struct Count(u64, Number);
 
 struct Number(u64);
@@ -86,7 +86,7 @@ fn comparison() -> Comparison {
     Comparison::new(std::time::Duration::from_secs(60))
 }
 
-async fn driver() -> (Driver<Count>, Current, watch::Receiver<State<LiveMapStatus>>) {
+async fn driver() -> (LiveMapTask<Count>, Current, watch::Receiver<State<LiveMapStatus>>) {
     let store = crate::connect("memory:").await.unwrap().store("counts").await.unwrap();
     let mut table = Table::new();
     for key in 0..10 {
@@ -94,10 +94,10 @@ async fn driver() -> (Driver<Count>, Current, watch::Receiver<State<LiveMapStatu
     }
     let current = Arc::new(ArcSwap::from_pointee(table.clone()));
     let status =
-        LiveMapStatus { link: WatchLink::Up, standing: LiveMapStanding::Rereading, rejected: 0 };
+        LiveMapStatus { link: WatchLink::Up, sync_state: LiveMapSyncState::Rereading, rejected: 0 };
     let (states, status) = watch::channel(State { generation: table.generation, status });
     let comparison = Comparison::new(store.compare_every());
-    let driver = Driver {
+    let driver = LiveMapTask {
         store,
         scope: WatchScope::All,
         table,
@@ -112,34 +112,36 @@ fn values(current: &Current) -> Vec<(u64, u64)> {
     current.load().entries.iter().map(|(key, count)| (*key, count.1.0)).collect()
 }
 
-/// All that is ready is taken, and then it waits.
+/// Polls the future until it waits, with everything that is ready applied.
 fn poll_to_rest(future: impl Future) {
     assert!(pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_pending());
 }
 
 #[tokio::test]
 async fn the_state_is_waited_for_until_its_marker_or_the_deadline() {
-    let brief = || Deadline::after(Duration::from_millis(50));
+    let brief = || Progress::within(Deadline::after(Duration::from_millis(50)));
     let (items, mut some) = watch();
     for key in 0..300 {
         items.send(Ok(put(key, key + 1, "1"))).unwrap();
     }
-    // It is not known to be all.
-    let late = state::<Count>(&mut some, &mut comparison(), brief()).await.err().unwrap();
+    // Without the marker, the state is not known to be complete.
+    let late = state::<Count>(&mut some, &mut comparison(), &mut brief()).await.err().unwrap();
     assert!(matches!(late, KvError::Timeout { operation: "live_map", .. }), "{late:?}");
     items.send(Ok(KvUpdate::CaughtUp)).unwrap();
     assert_eq!(
-        state::<Count>(&mut some, &mut comparison(), brief()).await.unwrap().entries.len(),
+        state::<Count>(&mut some, &mut comparison(), &mut brief()).await.unwrap().entries.len(),
         0
     );
-    // One that changes all the time.
+    // A key that changes all the time.
     let cursor = WatchCursor::new([0; 16], 0, UNIX_EPOCH);
     let updates = stream::iter(0..).map(move |version| Ok((put(1, version, "1"), cursor)));
-    let late =
-        state::<Count>(&mut Watch::new(updates), &mut comparison(), brief()).await.err().unwrap();
+    let late = state::<Count>(&mut Watch::new(updates), &mut comparison(), &mut brief())
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(late, KvError::Timeout { .. }), "{late:?}");
     drop(items);
-    let ended = state::<Count>(&mut some, &mut comparison(), brief()).await.err().unwrap();
+    let ended = state::<Count>(&mut some, &mut comparison(), &mut brief()).await.err().unwrap();
     assert!(matches!(ended, KvError::Closed { .. }), "{ended:?}");
 }
 
@@ -154,16 +156,19 @@ async fn until_all_is_read_again_the_map_stays_and_then_it_changes_once() {
         items.send(Ok(put(key, key, if key < 10 { "0" } else { "1" }))).unwrap();
         poll_to_rest(&mut follow);
         assert_eq!(values(&current), before);
-        assert!(matches!(states.borrow_and_update().status.standing, LiveMapStanding::Rereading));
+        assert!(matches!(
+            states.borrow_and_update().status.sync_state,
+            LiveMapSyncState::Rereading
+        ));
     }
-    // One is there, and refused.
+    // One key exists, and its value is rejected.
     items.send(Ok(put(4, 99, "x"))).unwrap();
     items.send(Ok(KvUpdate::CaughtUp)).unwrap();
     poll_to_rest(&mut follow);
     let expected = (4..15).map(|key| (key, u64::from(key >= 10))).collect::<Vec<_>>();
     assert_eq!(values(&current), expected);
     assert_eq!(current.load().generation, 10 + 4 + 5);
-    assert!(matches!(states.borrow_and_update().status.standing, LiveMapStanding::Current));
+    assert!(matches!(states.borrow_and_update().status.sync_state, LiveMapSyncState::Current));
     assert_eq!(states.borrow().status.rejected, 1);
 }
 
@@ -179,7 +184,7 @@ async fn a_reading_that_comes_to_no_end_changes_nothing() {
     assert!(matches!(end, KvError::StoreNotFound { .. }));
     assert_eq!(values(&current), before);
     assert!(current.load().rejections.is_empty());
-    // And nothing after it.
+    // A later reading starts without the interrupted one.
     let (items, watch) = self::watch();
     for key in 0..10 {
         items.send(Ok(put(key, key, "0"))).unwrap();
@@ -192,7 +197,7 @@ async fn a_reading_that_comes_to_no_end_changes_nothing() {
     assert_eq!((current.load().generation, current.load().rejections.size()), (10, 0));
 }
 
-/// What is logged on this thread.
+/// Log lines of this thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -254,13 +259,13 @@ async fn what_is_ready_at_once_comes_into_force_together_also_before_the_end() {
         items.send(Ok(put(version % 3, version, &version.to_string()))).unwrap();
     }
     let held = current.load_full();
-    // With a budget of its own, which is more than what is ready.
+    // Runs with a budget of its own, which is larger than the number of ready updates.
     tokio::task::yield_now().await;
     poll_to_rest(&mut follow);
     assert_eq!(values(&current)[..3], [(0, 99), (1, 97), (2, 98)]);
     assert_eq!(held.entries.get(&0).unwrap().1.0, 0);
     states.mark_unchanged();
-    // More than is taken together: the map does not wait for the end of what has none.
+    // More updates than one batch takes: the map is published before an endless series ends.
     for version in 100..10_000 {
         items.send(Ok(put(5, version, &version.to_string()))).unwrap();
     }
@@ -277,7 +282,7 @@ async fn what_is_ready_at_once_comes_into_force_together_also_before_the_end() {
     assert_eq!(values(&current)[6], (6, 6));
 }
 
-/// `007` parses to the key 7, which is printed otherwise: what happens to it does not happen to 7.
+/// `007` parses to the key 7, whose text differs. Changes of `007` do not affect 7.
 #[test]
 fn a_key_that_is_printed_otherwise_is_another_one() {
     let finding = |key: &str, value| look::<Count>(&entry(key, 1, value));

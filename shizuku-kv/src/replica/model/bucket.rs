@@ -1,20 +1,21 @@
-//! A bucket and a watch of it, as the contract describes them: everything that a backend may do, and nothing that it must
-//! not.
+//! A bucket and a watch of it, as the contract describes them: everything that a backend may do,
+//! and nothing that it must not.
 
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::replica::Held;
+use crate::replica::StoredVersion;
 use crate::store::{Key, KvEntry, KvOperation, VersionToken, WatchCursor};
 
-/// How many keys there are. With one nobody would notice that the cursor of one covers the change of another.
+/// Number of keys. With one key the model would not find that the cursor of one key covers the
+/// change of another.
 pub(super) const KEYS: usize = 2;
 
-/// Every key.
+/// All keys.
 pub(super) const ALL: Keys = Keys(0b11);
 
-/// Some of the keys.
+/// A set of keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Keys(pub(super) u8);
 
@@ -36,8 +37,8 @@ impl Keys {
     }
 }
 
-/// A place in the changes of a bucket. What was written there has the position as its version: a bucket that was made
-/// again gives the same versions another time, and tells them apart by when that was.
+/// A position in the changes of a bucket. A write has its position as its version. A recreated
+/// bucket assigns the same versions again, and the incarnation distinguishes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct At {
     pub(super) incarnation: u8,
@@ -50,11 +51,11 @@ impl At {
             + Duration::from_secs(u64::from(self.incarnation) << 8 | u64::from(self.position))
     }
 
-    pub(super) fn held(self) -> Held {
-        Held::new(VersionToken::from_u64(self.position.into()), self.time())
+    pub(super) fn held(self) -> StoredVersion {
+        StoredVersion::new(VersionToken::from_u64(self.position.into()), self.time())
     }
 
-    pub(super) fn of_held(held: Held) -> Self {
+    pub(super) fn of_held(held: StoredVersion) -> Self {
         let seconds = held.created.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         Self { incarnation: (seconds >> 8) as u8, position: seconds as u8 }
     }
@@ -68,10 +69,10 @@ impl At {
     }
 }
 
-/// What each key has.
+/// The value of each key.
 pub(super) type Values = [Option<At>; KEYS];
 
-/// What was written.
+/// A write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Write {
     pub(super) key: usize,
@@ -81,8 +82,8 @@ pub(super) struct Write {
 
 impl Write {
     pub(super) fn entry(self) -> KvEntry {
-        let Held { version, created } = self.at.held();
-        // The protocol makes no difference between deletions of different kinds: one key has the one, one the other.
+        let StoredVersion { version, created } = self.at.held();
+        // The protocol does not distinguish the kinds of deletions, so each key has one kind.
         let operation = if self.key == 0 { KvOperation::Delete } else { KvOperation::Expire };
         if self.is_value {
             KvEntry::put(key(self.key), Bytes::new(), version, created)
@@ -106,13 +107,14 @@ pub(super) fn number_of(key: &Key) -> usize {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Bucket {
     incarnation: u8,
-    /// Everything that was ever written, also what is held no longer: the truth, by which a replica is judged.
+    /// Everything that was ever written, even if it is no longer held. The replica is checked
+    /// against this.
     writes: Vec<(usize, bool)>,
-    /// From where on something has been held of each key; 0 where nothing is.
+    /// Position from which each key has held entries, or 0 if it has none.
     since: [u8; KEYS],
     /// The last position whose deletion was forgotten.
     forgotten: u8,
-    /// The value of each key that vanished without a message; 0 if none did.
+    /// Position of the value of each key that vanished without a message, or 0 if none did.
     vanished: [u8; KEYS],
 }
 
@@ -134,7 +136,7 @@ impl Bucket {
         }
     }
 
-    /// Deletes the bucket and makes it again.
+    /// Deletes and recreates the bucket.
     pub(super) fn make_again(&mut self) {
         *self = Self::new(self.incarnation + 1);
     }
@@ -155,12 +157,12 @@ impl Bucket {
         }
     }
 
-    /// Whether the newest entry of a key vanished without a message.
+    /// Returns true if the newest entry of a key vanished without a message.
     pub(super) fn has_vanished(&self, key: usize) -> bool {
         self.vanished[key] > 0 && self.vanished[key] == self.last_write(key)
     }
 
-    /// Number of keys in scope with an entry.
+    /// Returns the number of keys in scope with an entry.
     pub(super) fn keys(&self, scope: Keys) -> u64 {
         scope.iter().filter(|key| self.since[*key] > 0).count() as u64
     }
@@ -173,14 +175,15 @@ impl Bucket {
         self.writes.len() as u8
     }
 
-    /// The newest entry of a key, where it is held.
+    /// Returns the newest entry of a key, if it is held.
     pub(super) fn newest(&self, key: usize) -> Option<Write> {
         let index = self.writes.iter().rposition(|&(written, _)| written == key)?;
         let at = At { incarnation: self.incarnation, position: index as u8 + 1 };
         (self.since[key] > 0).then_some(Write { key, at, is_value: self.writes[index].1 })
     }
 
-    /// Where a key was written last, also where that is held no longer; 0 where it never was.
+    /// Returns the position of the last write of a key, even if it is no longer held, or 0 if the
+    /// key was never written.
     pub(super) fn last_write(&self, key: usize) -> u8 {
         self.writes
             .iter()
@@ -188,7 +191,7 @@ impl Bucket {
             .map_or(0, |index| index as u8 + 1)
     }
 
-    /// What a key had at a position.
+    /// Returns the value of a key at a position.
     pub(super) fn value_at(&self, key: usize, position: u8) -> Option<At> {
         let index =
             self.writes[..position.into()].iter().rposition(|&(written, _)| written == key)?;
@@ -196,13 +199,13 @@ impl Bucket {
         self.writes[index].1.then_some(at)
     }
 
-    /// What lives now.
+    /// Returns the live values.
     pub(super) fn values(&self, scope: Keys) -> Values {
         let lives = |key: usize| scope.has(key) && !self.has_vanished(key);
         std::array::from_fn(|key| self.value_at(key, self.last()).filter(|_| lives(key)))
     }
 
-    /// Whether a key had a value from a position on, up to now.
+    /// Returns true if a key has had a value since a position.
     fn lives_since(&self, key: usize, position: u8) -> bool {
         let later = &self.writes[position.into()..];
         self.value_at(key, position).is_some()
@@ -210,7 +213,8 @@ impl Bucket {
             && later.iter().all(|&(written, is_value)| written != key || is_value)
     }
 
-    /// Whether a cursor is expired: it belongs to another bucket, or something that followed it may be missing.
+    /// Returns true if a cursor is expired: it belongs to another bucket, or updates after it may
+    /// be missing.
     pub(super) fn refuses(&self, cursor: At) -> bool {
         let first = (0..KEYS).filter_map(|key| Some(self.newest(key)?.at.position)).min();
         cursor.incarnation != self.incarnation
@@ -220,24 +224,24 @@ impl Bucket {
     }
 }
 
-/// A watch of a bucket. What a newer entry superseded before it was read is skipped.
+/// A watch of a bucket. It skips entries that a newer entry superseded before they were read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Watch {
     incarnation: u8,
     scope: Keys,
-    /// Whether it began with the state, not with a cursor.
+    /// True if it began with the initial state, not with a cursor.
     from_state: bool,
-    /// The end of the bucket when it began.
+    /// The end of the bucket when the watch began.
     start: u8,
-    /// Up to where everything was delivered.
+    /// Position up to which everything was delivered.
     position: u8,
     caught_up: bool,
-    /// Which keys were delivered.
+    /// The delivered keys.
     came: Keys,
 }
 
 impl Watch {
-    /// A watch, unless the cursor is expired.
+    /// Opens a watch, unless the cursor is expired.
     pub(super) fn open(bucket: &Bucket, scope: Keys, from: Option<At>) -> Option<Self> {
         if from.is_some_and(|cursor| bucket.refuses(cursor)) {
             return None;
@@ -265,22 +269,22 @@ impl Watch {
         self.came
     }
 
-    /// Whether the bucket that it watched is no more.
+    /// Returns true if the watched bucket was deleted.
     pub(super) fn is_orphaned(&self, bucket: &Bucket) -> bool {
         self.incarnation != bucket.incarnation
     }
 
-    /// Whether it has delivered nothing, and takes the state as it is.
+    /// Returns true if the watch has delivered nothing, so that it reads the state as it is.
     pub(super) fn is_fresh(&self) -> bool {
         self.from_state && self.position == 0
     }
 
-    /// Whether a deletion was forgotten that it is still to deliver.
+    /// Returns true if a deletion was forgotten that the watch has not delivered.
     pub(super) fn is_behind(&self, bucket: &Bucket) -> bool {
         self.position > 0 && self.position < bucket.forgotten
     }
 
-    /// What it delivers next.
+    /// Returns the next entry to deliver.
     pub(super) fn next(&self, bucket: &Bucket) -> Option<Write> {
         let newest = self.scope.iter().filter_map(|key| bucket.newest(key));
         newest
@@ -288,17 +292,18 @@ impl Watch {
             .min_by_key(|write| write.at.position)
     }
 
-    /// Whether what comes next may be left out: the tombstones of the state.
+    /// Returns true if the watch may leave out this entry: a tombstone of the initial state.
     pub(super) fn may_skip(&self, write: Write) -> bool {
         self.from_state && !write.is_value && write.at.position <= self.start
     }
 
-    /// Up to where nothing is left to deliver.
+    /// Returns the position up to which everything was delivered.
     fn reached(&self, bucket: &Bucket) -> u8 {
         self.next(bucket).map_or(bucket.last(), |next| next.at.position - 1)
     }
 
-    /// Whether the caught-up marker may come: the keys that were there all the time have.
+    /// Returns true if the caught-up marker may come: all keys that were live all the time have
+    /// been delivered.
     pub(super) fn may_catch_up(&self, bucket: &Bucket) -> bool {
         let is_owed =
             |key| self.from_state && !self.came.has(key) && bucket.lives_since(key, self.start);
@@ -316,7 +321,7 @@ impl Watch {
         self.position = write.at.position;
     }
 
-    /// Delivers the marker, and returns its cursor: the furthest that it can have.
+    /// Delivers the marker, and returns its cursor: the highest one that it can have.
     pub(super) fn catch_up(&mut self, bucket: &Bucket) -> At {
         self.caught_up = true;
         self.position = self.reached(bucket);

@@ -1,18 +1,18 @@
-//! Decisions that are wrong, and which promise each of them breaks.
+//! Wrong decisions, and the guarantee that each of them breaks.
 
-use super::decisions::{Decisions, Driver, PRODUCTION};
+use super::decisions::{Decisions, PRODUCTION, RunRules};
 use super::world::{COMES_TO_REST, COVERS, DELETION_FIRST, GIVES_UP, IN_ORDER, RIGHT};
 use super::{CRASHES, MADE_AGAIN, SCOPES, STOPS, Scenario, TROUBLE, VANISHES};
-use crate::replica::course::{self, Next, Phase};
+use crate::replica::phase::{self, Next, Phase};
 use crate::store::VersionToken;
 
-/// A decision that is wrong.
+/// A wrong decision.
 pub(super) struct Mutation {
     pub(super) name: &'static str,
     pub(super) decisions: Decisions,
-    /// Where it can do harm.
+    /// The scenario in which it does harm.
     pub(super) scenario: Scenario,
-    /// What it breaks there.
+    /// The guarantee that it breaks.
     pub(super) breaks: &'static str,
 }
 
@@ -31,13 +31,13 @@ fn in_driver(
     name: &'static str,
     scenario: Scenario,
     breaks: &'static str,
-    mutate: impl FnOnce(&mut Driver),
+    mutate: impl FnOnce(&mut RunRules),
 ) -> Mutation {
     mutation(name, scenario, breaks, |decisions| mutate(&mut decisions.driver))
 }
 
-/// All of them: of what is held when a replica begins, of the entries that come, of the end of the state, of the end of
-/// the watch, of the driver.
+/// Returns all mutations. They concern the held state at the start, arriving entries, the end of
+/// the initial state, comparisons, the end of the watch, and the driver.
 pub(super) fn all() -> Vec<Mutation> {
     [begins(), entries(), completions(), comparisons(), ends(), drivers()]
         .into_iter()
@@ -48,20 +48,20 @@ pub(super) fn all() -> Vec<Mutation> {
 fn begins() -> Vec<Mutation> {
     vec![
         mutation("what is held is ignored at the beginning", SCOPES, COVERS, |it| {
-            it.begin = |place, scope, _| course::begin(place, scope, false);
+            it.begin = |checkpoint, scope, _| phase::begin(checkpoint, scope, false);
         }),
         mutation("the place of another scope is taken", SCOPES, COVERS, |it| {
-            it.begin = |place, _, holds| match place {
-                Some(place) => (Phase::Following, Some(place.cursor())),
-                None => (course::without_place(holds), None),
+            it.begin = |checkpoint, _, holds| match checkpoint {
+                Some(checkpoint) => (Phase::Following, Some(checkpoint.cursor())),
+                None => (phase::without_checkpoint(holds), None),
             };
         }),
         mutation("what is held is ignored where the cursor has expired", CRASHES, COVERS, |it| {
-            it.go_on = |next, phase, kept, _| course::go_on(next, phase, kept, false);
+            it.go_on = |next, phase, kept, _| phase::go_on(next, phase, kept, false);
         }),
         mutation("following goes on where the cursor has expired", CRASHES, COVERS, |it| {
             it.go_on = |next, phase, kept, holds| {
-                let (_, from) = course::go_on(next, phase, kept, holds);
+                let (_, from) = phase::go_on(next, phase, kept, holds);
                 (Phase::Following, from)
             };
         }),
@@ -145,7 +145,7 @@ fn comparisons() -> Vec<Mutation> {
 fn ends() -> Vec<Mutation> {
     vec![
         mutation("a cursor that has expired is tried again", CRASHES, GIVES_UP, |it| {
-            it.after = |error| match course::after(error) {
+            it.after = |error| match phase::after(error) {
                 Next::Afresh => Next::Again,
                 next => next,
             };
@@ -153,7 +153,7 @@ fn ends() -> Vec<Mutation> {
         mutation("a repair goes on from the cursor before it", TROUBLE, COVERS, |it| {
             it.go_on = |next, phase, kept, holds| match (next, kept) {
                 (Next::Again, Some(cursor)) => (phase, Some(cursor)),
-                _ => course::go_on(next, phase, kept, holds),
+                _ => phase::go_on(next, phase, kept, holds),
             };
         }),
     ]

@@ -1,41 +1,41 @@
-//! A replica step by step, as the driver ([`crate::replica::run`]) takes them, with every instant in between at which it can
-//! be interrupted.
+//! A replica step by step, as the driver ([`crate::replica::run`]) runs it, with every instant at
+//! which it can be interrupted.
 
 use super::bucket::{ALL, At, Bucket, KEYS, Keys, Values, Watch, Write, key, number_of};
 use super::decisions::Decisions;
-use crate::replica::course::{Next, Phase};
+use crate::replica::phase::{Next, Phase};
 use crate::replica::storage::ScopeId;
-use crate::replica::{MemoryStorage, ReplicaPlace, ReplicaStorage};
+use crate::replica::{Checkpoint, MemoryStorage, ReplicaStorage};
 use crate::store::{KvEntry, KvError, KvOperation, KvUpdate};
 
 fn scope_id(scope: Keys) -> ScopeId {
     [scope.0; 8]
 }
 
-/// What outlives a crash.
+/// The state that outlives a crash.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Storage {
     pub(super) held: Values,
-    pub(super) place: Option<Place>,
+    pub(super) checkpoint: Option<ModelCheckpoint>,
 }
 
-/// A place, with the number of tombstones if it is known.
+/// A checkpoint, with the number of tombstones if it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Place {
+pub(super) struct ModelCheckpoint {
     pub(super) at: At,
     pub(super) scope: Keys,
     pub(super) tombstones: Option<u64>,
 }
 
-impl Place {
-    fn to_real(self) -> ReplicaPlace {
-        ReplicaPlace::of(self.at.cursor(), scope_id(self.scope), self.tombstones)
+impl ModelCheckpoint {
+    fn to_real(self) -> Checkpoint {
+        Checkpoint::of(self.at.cursor(), scope_id(self.scope), self.tombstones)
     }
 }
 
 impl Storage {
-    fn place(&self) -> Option<ReplicaPlace> {
-        self.place.map(Place::to_real)
+    fn checkpoint(&self) -> Option<Checkpoint> {
+        self.checkpoint.map(ModelCheckpoint::to_real)
     }
 
     fn holds(&self) -> bool {
@@ -43,22 +43,22 @@ impl Storage {
     }
 
     /// Commits as production's storage in memory does.
-    fn commit(&mut self, changes: &[Change], place: Option<ReplicaPlace>) {
+    fn commit(&mut self, changes: &[Change], checkpoint: Option<Checkpoint>) {
         let put = |key: usize, at: At| Change::Entry(Write { key, at, is_value: true }).update();
         let before = (0..KEYS).filter_map(|key| Some(put(key, self.held[key]?)));
         let mut storage = MemoryStorage::new();
-        storage.commit(&before.collect::<Vec<_>>(), self.place().as_ref()).unwrap();
+        storage.commit(&before.collect::<Vec<_>>(), self.checkpoint().as_ref()).unwrap();
         let updates = changes.iter().map(|change| change.update()).collect::<Vec<_>>();
-        storage.commit(&updates, place.as_ref()).unwrap();
+        storage.commit(&updates, checkpoint.as_ref()).unwrap();
         self.held = Values::default();
         storage
             .for_each_key(&mut |key, held| self.held[number_of(key)] = Some(At::of_held(held)))
             .unwrap();
-        let place = storage.place().unwrap();
-        self.place = place.map(|place| Place {
-            at: At::of_cursor(place.cursor()),
-            scope: Keys(place.scope()[0]),
-            tombstones: place.tombstones(),
+        let checkpoint = storage.checkpoint().unwrap();
+        self.checkpoint = checkpoint.map(|checkpoint| ModelCheckpoint {
+            at: At::of_cursor(checkpoint.cursor()),
+            scope: Keys(checkpoint.scope()[0]),
+            tombstones: checkpoint.tombstones(),
         });
     }
 }
@@ -67,7 +67,7 @@ impl Storage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Change {
     Entry(Write),
-    /// The key is gone, as the repair has found, and with it what was held of it.
+    /// A resync has found that the key is gone, and its held entry with it.
     Vanished(usize, At),
     CaughtUp,
 }
@@ -90,13 +90,13 @@ impl Change {
     }
 }
 
-/// Why a watch is followed no longer.
+/// The reason for the end of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum End {
     Expired,
     NotFound,
     Unavailable,
-    /// The replica compares itself with the whole bucket, without a need.
+    /// The replica compares itself with the whole bucket, although it does not have to.
     Reconcile,
 }
 
@@ -113,74 +113,74 @@ impl End {
     }
 }
 
-/// What went wrong with the order of what `apply` was told; the other properties are about states.
+/// Faults in the order of the updates that `apply` received. The other properties are about states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Faults {
     /// An older version came after a newer one, or a value for the second time.
     pub(super) went_back: bool,
-    /// A key's later value came before it was told that the key had vanished.
+    /// A key's later value came before `apply` received the deletion of the vanished key.
     pub(super) deletion_too_late: bool,
-    /// A cursor was used again that had been refused.
+    /// A rejected cursor was used again.
     pub(super) insisted: bool,
 }
 
-/// A batch of which the first half has been done: it is applied, and not kept yet.
+/// A batch after its first half: it is applied, and not committed yet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Batch {
     changes: Vec<Change>,
-    place: Option<Place>,
+    checkpoint: Option<ModelCheckpoint>,
     is_complete: bool,
 }
 
-/// A replica that runs: all of this is lost with the process.
+/// A running replica. The process loses all of this when it ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Run {
     pub(super) phase: Phase,
     pub(super) scope: Keys,
-    /// With which cursor it watches next.
+    /// Cursor of the next watch.
     from: Option<At>,
-    /// The cursor of the last commit.
+    /// Cursor of the last commit.
     kept: Option<At>,
     pub(super) watch: Option<Watch>,
     pub(super) ended: Option<End>,
     pub(super) collected: Vec<Write>,
-    /// The cursor of what came last.
+    /// Cursor of the last update.
     cursor: Option<At>,
-    /// Which keys have come.
+    /// The seen keys.
     seen: Keys,
     pub(super) applying: Option<Batch>,
-    /// The marker has come and is still to be applied.
+    /// True if the marker has come and has not been applied.
     pub(super) completing: bool,
-    /// What is still to be dropped, once that was looked for.
+    /// Vanished keys that have not been dropped, after they were looked up.
     pub(super) vanished: Option<Keys>,
-    /// The cursor was refused when it was used last.
+    /// True if the cursor was rejected when it was last used.
     refused: bool,
     /// The known tombstones: their number without keys, and those known by key.
     unnamed: Option<u64>,
     named: Keys,
-    /// It was compared with the store after a value vanished.
+    /// True if it was compared with the store after a value vanished.
     pub(super) compared: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Replica {
     pub(super) storage: Storage,
-    /// What `apply` has made of what it was told.
+    /// The state that `apply` has built from the updates.
     pub(super) state: Values,
-    /// The last version of each key that `apply` was told of, and that as it was when a batch was last kept: what came
-    /// since may come again.
+    /// The last version of each key that `apply` received, and the same at the last commit. Later
+    /// updates may come again.
     told: Values,
     told_and_kept: Values,
-    /// The keys of which `apply` has to learn that they vanished.
+    /// The vanished keys whose deletion `apply` has to receive.
     pub(super) owed: Keys,
     pub(super) faults: Faults,
     pub(super) run: Option<Run>,
 }
 
 impl Replica {
-    /// One that holds this, up to this place, and does not run.
-    pub(super) fn new(held: Values, place: Option<Place>) -> Self {
-        let storage = Storage { held, place };
+    /// Returns a stopped replica that holds these values, up to this checkpoint.
+    pub(super) fn new(held: Values, checkpoint: Option<ModelCheckpoint>) -> Self {
+        let storage = Storage { held, checkpoint };
         let (told, told_and_kept, state) = (held, held, held);
         let (owed, faults) = (Keys::default(), Faults::default());
         Self { storage, state, told, told_and_kept, owed, faults, run: None }
@@ -188,7 +188,7 @@ impl Replica {
 
     pub(super) fn start(&mut self, scope: Keys, decisions: &Decisions) {
         let (phase, from) =
-            (decisions.begin)(self.storage.place(), scope_id(scope), self.storage.holds());
+            (decisions.begin)(self.storage.checkpoint(), scope_id(scope), self.storage.holds());
         let from = from.map(At::of_cursor);
         self.run = Some(Run {
             phase,
@@ -204,20 +204,20 @@ impl Replica {
             completing: false,
             vanished: None,
             refused: false,
-            unnamed: self.storage.place().and_then(|place| place.tombstones()),
+            unnamed: self.storage.checkpoint().and_then(|checkpoint| checkpoint.tombstones()),
             named: Keys::default(),
             compared: !decisions.driver.compares_at_start,
         });
     }
 
-    /// The run ends, at whatever it was.
+    /// Ends the run at any point.
     pub(super) fn stop(&mut self) {
         self.run = None;
         self.owed = Keys::default();
         self.told = self.told_and_kept;
     }
 
-    /// The process ends, and `apply` makes its state anew from what was kept.
+    /// Ends the process. `apply` rebuilds its state from the committed one.
     pub(super) fn crash(&mut self) {
         self.stop();
         self.state = self.storage.held;
@@ -237,7 +237,7 @@ impl Replica {
         run.refused = run.watch.is_none();
     }
 
-    /// Takes what comes next from the watch.
+    /// Receives the next update from the watch.
     pub(super) fn receive(&mut self, bucket: &Bucket, decisions: &Decisions) {
         let Some(run) = &mut self.run else { return };
         let Some(watch) = &mut run.watch else { return };
@@ -253,7 +253,7 @@ impl Replica {
         run.collected.push(write);
     }
 
-    /// Takes the caught-up marker.
+    /// Receives the caught-up marker.
     pub(super) fn receive_marker(&mut self, bucket: &Bucket) {
         let Some(run) = &mut self.run else { return };
         let Some(watch) = &mut run.watch else { return };
@@ -267,7 +267,7 @@ impl Replica {
         }
     }
 
-    /// The watch has ended, or could not be opened.
+    /// Ends the watch, or fails to open it.
     pub(super) fn lose_watch(&mut self, end: End) {
         let Some(run) = &mut self.run else { return };
         run.watch = None;
@@ -275,14 +275,14 @@ impl Replica {
         run.refused &= end != End::Unavailable;
     }
 
-    /// Does the first half of a batch of what was collected.
+    /// Does the first half of a batch of the collected updates.
     pub(super) fn flush(&mut self, decisions: &Decisions) {
         let Some(run) = &mut self.run else { return };
         let changes = std::mem::take(&mut run.collected).into_iter().map(Change::Entry);
         self.hand_over(changes.collect(), false, decisions);
     }
 
-    /// Does the next thing after the marker.
+    /// Does the next step after the marker.
     pub(super) fn complete(&mut self, decisions: &Decisions) {
         let Some(run) = &mut self.run else { return };
         let mut last = Vec::new();
@@ -307,7 +307,7 @@ impl Replica {
         self.hand_over(last, true, decisions);
     }
 
-    /// Does the first half of dropping one of the keys that have vanished.
+    /// Does the first half of dropping one of the vanished keys.
     pub(super) fn drop_one(&mut self, decisions: &Decisions) {
         let Some(run) = &mut self.run else { return };
         let Some(vanished) = &mut run.vanished else { return };
@@ -346,7 +346,7 @@ impl Replica {
         }
         let batch = Batch {
             changes,
-            place: kept.map(|at| Place { at, scope: run.scope, tombstones }),
+            checkpoint: kept.map(|at| ModelCheckpoint { at, scope: run.scope, tombstones }),
             is_complete,
         };
         if decisions.driver.applies_first {
@@ -369,7 +369,7 @@ impl Replica {
         }
         self.told_and_kept = self.told;
         let Some(run) = &mut self.run else { return };
-        run.kept = batch.place.map(|place| place.at);
+        run.kept = batch.checkpoint.map(|checkpoint| checkpoint.at);
         if batch.is_complete {
             run.phase = (decisions.completed)(run.phase);
             run.completing = false;
@@ -380,8 +380,8 @@ impl Replica {
     }
 
     fn keep(&mut self, batch: &Batch) {
-        let place = batch.place.map(Place::to_real);
-        self.storage.commit(&batch.changes, place);
+        let checkpoint = batch.checkpoint.map(ModelCheckpoint::to_real);
+        self.storage.commit(&batch.changes, checkpoint);
     }
 
     fn apply(&mut self, batch: &Batch) {
@@ -396,7 +396,8 @@ impl Replica {
                     self.owed.remove(key);
                 }
                 Change::Vanished(key, _) => {
-                    // What is dropped because it is out of scope can come again in another.
+                    // A key that is dropped because it is out of scope can come again in another
+                    // scope.
                     self.told[key] = None;
                     self.state[key] = None;
                     self.owed.remove(key);
@@ -406,7 +407,7 @@ impl Replica {
         }
     }
 
-    /// Compares itself with the store, which has no more updates to deliver.
+    /// Compares the replica with the store, which has no more updates to deliver.
     pub(super) fn compare(&mut self, bucket: &Bucket, decisions: &Decisions) {
         let Some(run) = &mut self.run else { return };
         let held = self.storage.held.iter().flatten().count() as u64;
@@ -416,7 +417,7 @@ impl Replica {
         if (decisions.agrees)(held, tombstones, keys) {
             return;
         }
-        // The keys are listed.
+        // Lists the keys.
         let values = bucket.values(run.scope);
         if (0..KEYS).any(|key| values[key].is_some() != self.storage.held[key].is_some()) {
             return self.lose_watch(End::Reconcile);
@@ -424,7 +425,7 @@ impl Replica {
         (run.unnamed, run.named) = (keys.checked_sub(held), Keys::default());
     }
 
-    /// Goes on after the end of a watch. What was collected and not applied is gone.
+    /// Continues after the end of a watch. Collected updates that were not applied are lost.
     pub(super) fn go_on(&mut self, decisions: &Decisions) {
         let holds = self.storage.holds();
         self.owed = Keys::default();

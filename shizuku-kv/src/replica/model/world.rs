@@ -1,16 +1,16 @@
-//! A bucket and its replica under everything that can happen to them, a limited number of times each.
+//! A bucket and its replica under all possible events, each a limited number of times.
 
 use stateright::{Model, Property};
 
 use super::bucket::{ALL, Bucket, KEYS, Keys};
 use super::decisions::Decisions;
-use super::replica::{End, Place, Replica};
-use crate::replica::course::Phase;
+use super::replica::{End, ModelCheckpoint, Replica};
+use crate::replica::phase::Phase;
 
 /// The other scope besides that of all keys: the first key.
 const NARROW: Keys = Keys(0b01);
 
-/// How often what is outside the replica happens at most.
+/// Maximum number of each kind of event outside the replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Budget {
     /// Puts, deletions and expiries.
@@ -19,24 +19,24 @@ pub(super) struct Budget {
     pub(super) forgets: u8,
     /// The newest entry of a key is removed without a message.
     pub(super) vanishes: u8,
-    /// The bucket is deleted and made again.
+    /// The bucket is deleted and recreated.
     pub(super) makes_again: u8,
-    /// The process ends: what was not kept is lost, the state of `apply` too.
+    /// The process ends: uncommitted updates are lost, and the state of `apply` too.
     pub(super) crashes: u8,
-    /// The run ends, and the state of `apply` stays: it was not kept, or is kept elsewhere.
+    /// The run ends, and the state of `apply` stays: it was not committed, or is stored elsewhere.
     pub(super) stops: u8,
-    /// A watch is lost, or cannot be opened, for a reason that passes.
+    /// A watch is lost, or cannot be opened, for a transient reason.
     pub(super) cuts: u8,
-    /// The state is taken anew without a need.
+    /// The replica resyncs although it does not have to.
     pub(super) reconciles: u8,
     /// The replica is started with another scope than before.
     pub(super) scopes: u8,
 }
 
-/// With what the world begins.
+/// The initial state of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beginning {
-    /// Nothing.
+    /// An empty bucket.
     Empty,
     /// Both keys have a value, which the replica has.
     Filled,
@@ -46,7 +46,7 @@ pub(super) enum Beginning {
 pub(super) struct World {
     pub(super) beginning: Beginning,
     pub(super) budget: Budget,
-    /// Whether a watch may leave out the tombstones of the state.
+    /// True if a watch may leave out the tombstones of the initial state.
     pub(super) skips: bool,
     pub(super) decisions: Decisions,
 }
@@ -61,7 +61,7 @@ pub(super) struct State {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    // What happens to the replica.
+    // Events outside the replica.
     Put(usize),
     Delete(usize),
     Forget(usize),
@@ -72,11 +72,11 @@ pub(super) enum Action {
     Cut,
     Reconcile,
     ChangeScope,
-    // What it does.
+    // Steps of the replica.
     Start,
     Open,
     Receive,
-    /// The watch leaves out a tombstone of the state.
+    /// The watch leaves out a tombstone of the initial state.
     Skip,
     ReceiveMarker,
     Lose(End),
@@ -86,7 +86,7 @@ pub(super) enum Action {
     FinishBatch,
     Complete,
     Compare,
-    /// Only a driver that is broken does this by itself.
+    /// Only a broken driver does this on its own.
     DropOne,
     GoOn,
 }
@@ -170,7 +170,7 @@ impl State {
         actions.extend((is_at_end && is_due).then_some(Action::Compare));
     }
 
-    /// Whether everything has been done, and the replica only waits.
+    /// Returns true if everything has been done, and the replica only waits.
     fn is_at_rest(&self) -> bool {
         let Some(run) = &self.replica.run else { return false };
         let waits = run.watch.as_ref().is_some_and(|watch| {
@@ -184,16 +184,18 @@ impl State {
             && !run.completing
     }
 
-    /// Whether the place that is kept, if it is one of this bucket, covers only what the storage holds and `apply` has made
-    /// its state of. A key that was written after the place is of no matter: that is still to come.
+    /// Returns true if the checkpoint covers only values that the storage holds and `apply` has in
+    /// its state. A checkpoint of another bucket covers nothing. Keys that were written after the
+    /// checkpoint do not matter, because their updates are still to come.
     fn place_covers(&self) -> bool {
-        let Some(place) = self.replica.storage.place else { return true };
-        let (cursor, scope) = (place.at, place.scope);
+        let Some(checkpoint) = self.replica.storage.checkpoint else { return true };
+        let (cursor, scope) = (checkpoint.at, checkpoint.scope);
         if cursor.incarnation != self.bucket.incarnation() {
             return true;
         }
         let Replica { storage, state, run, .. } = &self.replica;
-        // Where a repair for another scope has begun, what is applied is ahead of the place by one batch.
+        // After a resync for another scope has begun, the applied state is ahead of the checkpoint
+        // by one batch.
         let is_ahead = run.as_ref().is_some_and(|run| run.scope != scope && run.applying.is_some());
         let has =
             |key: usize, value| storage.held[key] == value && (is_ahead || state[key] == value);
@@ -209,10 +211,10 @@ impl State {
     fn is_right_at_rest(&self) -> bool {
         let Replica { storage, state, .. } = &self.replica;
         let values = self.bucket.values(self.scope);
-        let has_place = storage.place.is_some_and(|place| {
-            place.at.incarnation == self.bucket.incarnation() && place.scope == self.scope
+        let has_checkpoint = storage.checkpoint.is_some_and(|checkpoint| {
+            checkpoint.at.incarnation == self.bucket.incarnation() && checkpoint.scope == self.scope
         });
-        storage.held == values && *state == values && has_place
+        storage.held == values && *state == values && has_checkpoint
     }
 
     fn is_repairing(&self) -> bool {
@@ -220,7 +222,7 @@ impl State {
     }
 }
 
-// What always holds.
+// Guarantees that always hold.
 pub(super) const COVERS: &str = "a place covers only what was applied and kept";
 pub(super) const IN_ORDER: &str = "versions never go back, and no value comes twice";
 pub(super) const DELETION_FIRST: &str = "that a key vanished is told before its later value";
@@ -229,7 +231,7 @@ pub(super) const RIGHT: &str =
 pub(super) const COMES_TO_REST: &str = "who has nothing left to do is at rest";
 pub(super) const GIVES_UP: &str = "a cursor that was refused is not used again";
 
-// What has to be reached, or the rest says little.
+// Situations that have to be reached, because otherwise the guarantees say little.
 pub(super) const VANISHED: &str = "a repair finds that a key vanished";
 pub(super) const VANISHED_AND_BACK: &str = "it does while the key has a later value";
 pub(super) const CRASH_IN_REPAIR: &str = "a crash comes in the middle of a repair";
@@ -264,8 +266,8 @@ impl Model for World {
             Beginning::Filled => {
                 (0..KEYS).for_each(|key| bucket.write(key, true));
                 let values = bucket.values(ALL);
-                let place = |at| Place { at, scope: ALL, tombstones: Some(0) };
-                Replica::new(values, values[KEYS - 1].map(place))
+                let checkpoint = |at| ModelCheckpoint { at, scope: ALL, tombstones: Some(0) };
+                Replica::new(values, values[KEYS - 1].map(checkpoint))
             }
         };
         vec![State { bucket, replica, scope: ALL, left: self.budget }]
@@ -369,7 +371,9 @@ impl Model for World {
             }),
             Property::sometimes(CRASH_IN_REPAIR, |_, state: &State| {
                 let Replica { storage, run, .. } = &state.replica;
-                run.is_none() && storage.place.is_none() && storage.held.iter().any(Option::is_some)
+                run.is_none()
+                    && storage.checkpoint.is_none()
+                    && storage.held.iter().any(Option::is_some)
             }),
             Property::sometimes(EXPIRY_IN_FILLING, |_, state: &State| {
                 let Some(run) = &state.replica.run else { return false };

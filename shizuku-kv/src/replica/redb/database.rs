@@ -13,19 +13,20 @@ use super::error::{Failure, RedbFailure};
 use super::options::RedbOptions;
 use super::record;
 use crate::local_file::{self, FileId, NotRegular};
-use crate::replica::storage::{ReplicaPlace, StorageError};
+use crate::replica::storage::{Checkpoint, StorageError};
 
-/// A key as bytes to its record. Not as text, which redb would not check, and panic over.
+/// Table from a key as bytes to its record. Text keys would be unchecked, and redb would panic over
+/// an invalid one.
 pub(super) const STATE: TableDefinition<'_, &[u8], &[u8]> =
     TableDefinition::new("shizuku.replica.state");
-/// What is not of one key.
+/// Table of everything that does not belong to one key.
 pub(super) const ABOUT: TableDefinition<'_, &[u8], &[u8]> =
     TableDefinition::new("shizuku.replica.about");
 
-/// In [`ABOUT`]: the format of the tables.
+/// Key in [`ABOUT`] of the format of the tables.
 pub(super) const FORMAT: &[u8] = b"format";
-/// In [`ABOUT`]: the place, where there is one.
-pub(super) const PLACE: &[u8] = b"place";
+/// Key in [`ABOUT`] of the checkpoint, if one exists.
+pub(super) const CHECKPOINT: &[u8] = b"place";
 
 const THIS_FORMAT: &[u8] = &[1];
 
@@ -34,25 +35,25 @@ const THIS_FORMAT: &[u8] = &[1];
 type Opener = Box<dyn Fn() -> Result<(Database, Option<FileId>), Failure> + Send + Sync>;
 
 /// The database of a storage and its readers.
-pub(super) struct Shared {
+pub(super) struct SharedDatabase {
     path: PathBuf,
     opener: Opener,
     /// The first opened file; no other file is reopened in its place.
     file: Option<FileId>,
-    /// Its length after the last commit, in bytes. Only commits change it.
+    /// Length of the file in bytes after the last commit. Only commits change it.
     len: AtomicU64,
     state: RwLock<State>,
 }
 
 enum State {
     Open(Database),
-    /// It had to be closed, and whoever needs it next opens it.
+    /// The file had to be closed, and the next access reopens it.
     Interrupted,
     Closed,
 }
 
-impl Shared {
-    /// Opens the file at this path, or makes it. Blocks.
+impl SharedDatabase {
+    /// Opens the file at this path, or creates it. Blocks.
     pub(super) fn open(path: PathBuf, options: RedbOptions) -> Result<Self, StorageError> {
         let path = local_file::resolve(&path)
             .map_err(|source| opening_error(not_opened(&path, source), &path))?;
@@ -73,7 +74,7 @@ impl Shared {
         Self::over(path, Box::new(opener))
     }
 
-    /// Over what the opener opens.
+    /// Opens the database with an opener.
     pub(super) fn over(path: PathBuf, opener: Opener) -> Result<Self, StorageError> {
         let opened = opener().and_then(|(database, file)| Ok((prepare(database, &path)?, file)));
         let (database, file) = opened.map_err(|failure| opening_error(failure, &path))?;
@@ -83,13 +84,14 @@ impl Shared {
         Ok(shared)
     }
 
-    /// An error if another program has removed or replaced the file.
+    /// Returns an error if another program has removed or replaced the file.
     fn check_place(&self) -> Result<(), Failure> {
         let change = self.file.and_then(|file| local_file::place(&self.path, file).change());
         change.map_or(Ok(()), |what| Err(self.interfered(what)))
     }
 
-    /// The same, or if another program has truncated it since the last commit.
+    /// Returns an error if another program has removed, replaced or truncated the file since the
+    /// last commit.
     fn check_file(&self) -> Result<(), Failure> {
         self.check_place()?;
         let is_cut = self.found_len().is_some_and(|len| len < self.len.load(Ordering::Relaxed));
@@ -111,15 +113,15 @@ impl Shared {
         }
     }
 
-    /// Changes the database, if it is still the file that was opened. At most one call at a time.
+    /// Changes the database, if it is still the opened file. At most one call runs at a time.
     pub(super) fn change(
         &self,
         work: impl FnOnce(&Database) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         self.check_file()?;
         let changed = self.with(work);
-        // The length can be any after a commit, but a file that was removed meanwhile has not
-        // persisted it.
+        // A commit can change the length. But a commit to a file that was removed meanwhile has not
+        // persisted anything.
         self.check_place()?;
         self.note_len();
         changed
@@ -129,13 +131,13 @@ impl Shared {
         &self.path
     }
 
-    /// Does something with the database, which is opened before if it has to be.
+    /// Runs `work` on the database, and reopens it before if necessary.
     pub(super) fn with<T>(
         &self,
         work: impl FnOnce(&Database) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let is_interrupted = {
-            // Not held while it is opened, which needs it alone.
+            // Releases the lock before reopening, which needs it exclusively.
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             matches!(&*state, State::Interrupted)
         };
@@ -150,7 +152,7 @@ impl Shared {
         }
     }
 
-    /// Reads something.
+    /// Reads from the database.
     pub(super) fn read<T>(
         &self,
         work: impl FnOnce(&Database, &Path) -> Result<T, Failure>,
@@ -161,7 +163,7 @@ impl Shared {
 
     fn open_again(&self) -> Result<(), Failure> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        // Another may have been faster.
+        // Another thread may have reopened it.
         if let State::Interrupted = &*state {
             // Rejects another file at the path: it would lack entries that the replica considers
             // persisted.
@@ -175,17 +177,18 @@ impl Shared {
         Ok(())
     }
 
-    /// Closes the file, and opens it again when it is needed.
+    /// Closes the file, and reopens it at the next access.
     pub(super) fn close_until_needed(&self) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if let State::Open(_) = &*state {
-            // The old one is closed with the assignment; what it could say is known, or it would not be closed.
+            // The assignment closes the old file. An error of closing it is already known, because
+            // it is the reason for closing it.
             *state = State::Interrupted;
             self.note_len();
         }
     }
 
-    /// Closes the file for good. What reads from it gets an error from then on.
+    /// Closes the file permanently. Later reads return an error.
     pub(super) fn close(&self) -> Result<(), StorageError> {
         let state = std::mem::replace(
             &mut *self.state.write().unwrap_or_else(PoisonError::into_inner),
@@ -240,7 +243,8 @@ fn opening_error(failure: Failure, path: &Path) -> StorageError {
     }
 }
 
-/// Makes the tables in a new database; looks at those of another, so that nothing is done with what is not a replica's.
+/// Creates the tables in a new database. Checks the tables of an existing one, so that a foreign
+/// database is not changed.
 fn prepare(database: Database, path: &Path) -> Result<Database, Failure> {
     let reading = database.begin_read()?;
     if is_new(&database)? {
@@ -254,7 +258,7 @@ fn prepare(database: Database, path: &Path) -> Result<Database, Failure> {
     match about.get(FORMAT)? {
         Some(format) if format.value() == THIS_FORMAT => {}
         Some(format) => {
-            // At most a few bytes, and none of them of a value.
+            // Shows a few bytes only, none of them of a value.
             let found = format!("{:?}", format.value().iter().take(8).collect::<Vec<_>>());
             return Err(Failure::from(RedbFailure::OtherFormat { path: path.to_owned(), found }));
         }
@@ -269,31 +273,31 @@ fn prepare(database: Database, path: &Path) -> Result<Database, Failure> {
     Ok(database)
 }
 
-/// Whether nothing was ever put into it.
+/// Returns true if the database never had any content.
 fn is_new(database: &Database) -> Result<bool, Failure> {
     let reading = database.begin_read()?;
     Ok(reading.list_tables()?.next().is_none() && reading.list_multimap_tables()?.next().is_none())
 }
 
-/// The place that a transaction sees.
-pub(super) fn place(
+/// Returns the checkpoint that a transaction sees.
+pub(super) fn checkpoint(
     reading: &ReadTransaction,
     path: &Path,
-) -> Result<Option<ReplicaPlace>, Failure> {
-    match reading.open_table(ABOUT)?.get(PLACE)? {
+) -> Result<Option<Checkpoint>, Failure> {
+    match reading.open_table(ABOUT)?.get(CHECKPOINT)? {
         Some(bytes) => record::place_from_bytes(bytes.value(), path).map(Some),
         None => Ok(None),
     }
 }
 
-/// Makes a database under another name and gives it its own when it is whole: redb cannot open what it was making when
-/// the process was killed.
+/// Creates a database under another name and renames it when it is whole, because redb cannot open
+/// a database whose creation was interrupted.
 fn make(path: &Path, options: RedbOptions) -> Result<(), Failure> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{:016x}.new", fastrand::u64(..)));
     let new = path.with_file_name(name);
     let made = make_whole(&new, path, options);
-    // Where there is none, making it has failed or it has been renamed.
+    // The file is missing if its creation has failed or it has been renamed.
     let _ = fs::remove_file(&new);
     made
 }
@@ -302,9 +306,11 @@ fn make_whole(new: &Path, path: &Path, options: RedbOptions) -> Result<(), Failu
     let not_made = |source| Failure::from(RedbFailure::NotMade { path: path.to_owned(), source });
     let file = create_file(new).map_err(|source| not_opened(new, source))?;
     prepare(builder(options).create_with_backend(FileBackend::new(file)?)?, path)?.close()?;
-    // A link, because renaming would replace a file that was created at the path meanwhile; that
-    // file is opened. On file systems without links the database is created in its place.
+    // Uses a link, because renaming would replace a file that was created at the path meanwhile.
+    // Such a file is opened instead. On file systems without links the database is created in
+    // place.
     let _ = fs::hard_link(new, path);
-    // Else a loss of power can take the name away, and with it all that was synced to the file.
+    // Otherwise a loss of power can remove the name, and with it everything that was synced to the
+    // file.
     local_file::sync_directory(path).map_err(not_made)
 }

@@ -1,16 +1,16 @@
-//! What can be wrong with the database, and whether trying again can help.
+//! The errors of the database, and whether a retry can help.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::replica::storage::StorageError;
 
-/// What went wrong within a call.
+/// An error within a call.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// As redb says it.
+    /// An error of redb.
     Redb(RedbError),
-    /// What this storage found.
+    /// An error that this storage found.
     Ours(Box<RedbFailure>),
 }
 
@@ -29,7 +29,7 @@ impl From<RedbFailure> for Failure {
     }
 }
 
-/// All that redb returns comes down to its one error.
+/// Converts all errors of redb through its one combined error.
 macro_rules! from_redb {
     ($($error:ident),+) => {
         $(impl From<::redb::$error> for Failure {
@@ -48,7 +48,7 @@ from_redb!(
     TransactionError
 );
 
-/// redb's error, of which the I/O error within is the source.
+/// An error of redb. Its source is the I/O error within.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct RedbError(::redb::Error);
@@ -61,19 +61,19 @@ impl RedbError {
         }
     }
 
-    /// Whether the file is none of redb's. Says so only when it comes from opening one.
+    /// Returns true if the file is not a redb database. Valid only for errors of opening a file.
     pub(super) fn is_foreign_file(&self) -> bool {
         self.io().is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
     }
 
-    /// Whether there was no room on the disk.
+    /// Returns true if the disk had no room.
     pub(super) fn is_full(&self) -> bool {
         let kind = self.io().map(io::Error::kind);
         matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 }
 
-/// What is wrong with the file at a path.
+/// An error of the file at a path.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RedbFailure {
     #[error(
@@ -151,7 +151,7 @@ pub(super) enum RedbFailure {
 }
 
 impl RedbFailure {
-    /// What redb's error in this operation means for who uses the storage.
+    /// Translates redb's error in this operation for the user of the storage.
     pub(super) fn new(path: &Path, operation: &'static str, source: RedbError) -> Self {
         let path = path.to_owned();
         match &source.0 {
@@ -180,7 +180,7 @@ impl RedbFailure {
     }
 }
 
-/// Retryable is what time can mend without anybody opening the file again.
+/// An error is retryable if it can end without reopening the file.
 impl From<RedbFailure> for StorageError {
     fn from(failure: RedbFailure) -> Self {
         match failure {

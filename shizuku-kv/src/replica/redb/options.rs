@@ -1,32 +1,34 @@
-//! When commits become durable, and how much memory the database takes.
+//! Options for the durability of commits, and for the memory of the database.
 
 use std::time::Duration;
 
-/// When a commit of a [`RedbStorage`](super::RedbStorage) becomes durable.
+/// Time at which a commit of a [`RedbStorage`](super::RedbStorage) becomes durable.
 ///
-/// Whatever is set, what is there after a crash is what some commit left, with that commit's place: a replica goes on
-/// from there, and gets again what came since. Dropping or closing the storage makes everything durable.
+/// With every setting, the file has the state of some commit after a crash, with that commit's
+/// checkpoint. A replica resumes from there, and the store delivers later updates again. Dropping
+/// or closing the storage makes everything durable.
 ///
-/// Other than with a log, commits that are not durable yet are in the memory of this process: they do not survive its end
-/// by `kill -9`, a panic that aborts, or the lack of memory.
+/// Unlike a log, redb keeps commits that are not durable yet in the memory of this process. They do
+/// not survive its end by `kill -9`, a panic that aborts, or the lack of memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RedbSync {
-    /// Each commit is on the disk when it returns. Nothing is lost that was committed, neither when the process is killed
-    /// nor by a loss of power, as far as the disk keeps its word.
+    /// Each commit is on the disk when it returns. No commit is lost, neither when the process is
+    /// killed nor by a loss of power, provided that the disk honours syncs.
     #[default]
     EveryCheckpoint,
-    /// A commit is made durable when so much time has passed since the last one that was, and with it all before it. When
-    /// the process is killed or the power is lost, at least what was committed before that is there. Nothing happens by
-    /// itself: after the last commit of a burst, what is not durable waits for the next one.
+    /// A commit is made durable if this time has passed since the last durable one, together with
+    /// all earlier commits. A killed process or a loss of power loses only later commits. No timer
+    /// runs: after the last commit of a burst, commits that are not durable wait for the next
+    /// commit.
     Interval(Duration),
-    /// Commits become durable when the storage is closed, and not before. When the process is killed or the power is
-    /// lost, everything since it was opened is gone: for a first filling that can be begun anew.
+    /// Commits become durable only when the storage is closed. A killed process or a loss of power
+    /// loses everything since the storage was opened. For an initial fill that can be repeated.
     Never,
 }
 
 impl RedbSync {
-    /// Whether the commit that comes now is to be durable, `since_last` after the last one that was.
+    /// Returns true if the next commit must be durable, `since_last` after the last durable one.
     pub(super) fn is_due(self, since_last: Duration) -> bool {
         match self {
             Self::EveryCheckpoint => true,
@@ -46,26 +48,28 @@ pub struct RedbOptions {
 }
 
 impl RedbOptions {
-    /// Every commit durable, a cache of 64 MiB, no check.
+    /// Returns the defaults: every commit durable, a cache of 64 MiB, no check.
     pub fn new() -> Self {
         Self { sync: RedbSync::default(), cache_size: 64 << 20, checks: false }
     }
 
-    /// When commits become durable: [`RedbSync::EveryCheckpoint`] unless set.
+    /// Sets the time at which commits become durable. The default is [`RedbSync::EveryCheckpoint`].
     pub fn sync(mut self, sync: RedbSync) -> Self {
         self.sync = sync;
         self
     }
 
-    /// How many bytes of memory the cache may take, for reading and writing together: 64 MiB unless set. Any number
-    /// works; with a small one more is read from the file. A commit that is larger is written in parts.
+    /// Maximum number of bytes of memory for the cache, for reading and writing together. The
+    /// default is 64 MiB. Any number works, but a small cache reads more from the file. A larger
+    /// commit is written in parts.
     pub fn cache_size(mut self, bytes: usize) -> Self {
         self.cache_size = bytes;
         self
     }
 
-    /// Whether opening the file reads all of it and verifies its checksums: not unless set. It finds damage that no crash
-    /// can have done, as by a failing disk or another program, and takes as long as reading the file does.
+    /// Sets whether opening the file reads all of it and verifies its checksums. The default is not
+    /// to. The check finds damage that no crash can cause, such as by a failing disk or another
+    /// program. It takes as long as reading the file.
     pub fn check_when_opened(mut self, checks: bool) -> Self {
         self.checks = checks;
         self

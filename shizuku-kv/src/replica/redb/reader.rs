@@ -1,4 +1,4 @@
-//! Reading what is held while the replica runs.
+//! Reads the state while the replica runs.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,33 +6,33 @@ use std::sync::Arc;
 
 use ::redb::{OwnedRange, ReadableDatabase, ReadableTableMetadata};
 
-use super::database::{self, STATE, Shared};
+use super::database::{self, STATE, SharedDatabase};
 use super::error::Failure;
 use super::record;
-use crate::replica::storage::{ReplicaPlace, StorageError};
+use crate::replica::storage::{Checkpoint, StorageError};
 use crate::store::KvEntry;
 
-/// Reads what a [`RedbStorage`](super::RedbStorage) holds, also while a replica has the storage: neither waits for the
-/// other. A clone costs next to nothing.
+/// Reads the state of a [`RedbStorage`](super::RedbStorage), also while a replica has the storage.
+/// Neither waits for the other. A clone is cheap.
 ///
-/// Each call sees what one commit left, and no part of another. All of them block on the disk: in async code call them
-/// in [`spawn_blocking`](tokio::task::spawn_blocking), or wherever that does no harm.
+/// Each call sees the state of exactly one commit. All calls block on the disk: in async code call
+/// them in [`spawn_blocking`](tokio::task::spawn_blocking), or wherever blocking does no harm.
 ///
-/// When the storage is closed or dropped, every call is an error.
+/// After the storage was closed or dropped, every call returns an error.
 #[derive(Clone)]
 pub struct RedbReader {
-    shared: Arc<Shared>,
+    shared: Arc<SharedDatabase>,
 }
 
 impl RedbReader {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<SharedDatabase>) -> Self {
         Self { shared }
     }
 
-    /// The entry of a key; `None` where it is not held, or is no key at all.
+    /// Returns the entry of a key. Returns `None` if the key is not held or is not a valid key.
     ///
     /// # Errors
-    /// What is in the way, or that the record is damaged.
+    /// Returns the error of the storage, or an error if the record is damaged.
     pub fn get(&self, key: &str) -> Result<Option<KvEntry>, StorageError> {
         self.shared.read(|database, path| {
             let state = database.begin_read()?.open_table(STATE)?;
@@ -46,13 +46,15 @@ impl RedbReader {
         })
     }
 
-    /// The entries whose keys begin with this string, in the order of the keys' bytes; with the empty string all of them.
-    /// They are read one by one as they are asked for, as they were when this was called.
+    /// Returns the entries whose keys begin with this string, in the order of the keys' bytes, or
+    /// all entries for the empty string. The iterator reads them one by one, from the state at the
+    /// time of this call.
     ///
-    /// As long as it lives, the file keeps what is replaced or deleted meanwhile: finish or drop it.
+    /// While the iterator exists, the file keeps entries that are replaced or deleted meanwhile.
+    /// Finish or drop it.
     ///
     /// # Errors
-    /// What is in the way.
+    /// Returns the error of the storage.
     pub fn scan(&self, prefix: &str) -> Result<RedbScan, StorageError> {
         self.shared.read(|database, path| {
             let state = database.begin_read()?.open_table(STATE)?;
@@ -61,32 +63,34 @@ impl RedbReader {
         })
     }
 
-    /// How many keys are held. It is counted already: it costs as much as [`get`](Self::get).
+    /// Returns the number of held keys. The file stores the number, so this costs as much as
+    /// [`get`](Self::get).
     ///
     /// # Errors
-    /// What is in the way.
+    /// Returns the error of the storage.
     pub fn len(&self) -> Result<u64, StorageError> {
         self.shared.read(|database, _| Ok(database.begin_read()?.open_table(STATE)?.len()?))
     }
 
-    /// Whether no key is held.
+    /// Returns true if no key is held.
     ///
     /// # Errors
-    /// What is in the way.
+    /// Returns the error of the storage.
     pub fn is_empty(&self) -> Result<bool, StorageError> {
         Ok(self.len()? == 0)
     }
 
-    /// The place of the last commit; `None` where there was none, or where it was without a place.
+    /// Returns the checkpoint of the last commit. Returns `None` if nothing was committed, or the
+    /// last commit had no checkpoint.
     ///
     /// # Errors
-    /// What is in the way, or that the place is damaged.
-    pub fn place(&self) -> Result<Option<ReplicaPlace>, StorageError> {
-        self.shared.read(|database, path| database::place(&database.begin_read()?, path))
+    /// Returns the error of the storage, or an error if the checkpoint is damaged.
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, StorageError> {
+        self.shared.read(|database, path| database::checkpoint(&database.begin_read()?, path))
     }
 }
 
-/// The path, and no content.
+/// Shows the path, and no content.
 impl fmt::Debug for RedbReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedbReader").field("path", &self.shared.path()).finish_non_exhaustive()
@@ -95,10 +99,10 @@ impl fmt::Debug for RedbReader {
 
 /// The entries of a [`RedbReader::scan`]. Getting the next one blocks on the disk.
 ///
-/// An error is the last item: that the record is damaged, that the storage was closed meanwhile, or what else is in the
-/// way.
+/// An error is the last item: the record is damaged, the storage was closed meanwhile, or another
+/// error of the storage.
 pub struct RedbScan {
-    /// None after the last entry or an error, so that the file need not keep anything for it.
+    /// `None` after the last entry or an error, so that the file need not keep anything for it.
     range: Option<OwnedRange<&'static [u8], &'static [u8]>>,
     prefix: String,
     path: PathBuf,
@@ -132,7 +136,7 @@ impl Iterator for RedbScan {
 
 impl std::iter::FusedIterator for RedbScan {}
 
-/// The path and the prefix, and no content.
+/// Shows the path and the prefix, and no content.
 impl fmt::Debug for RedbScan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedbScan")

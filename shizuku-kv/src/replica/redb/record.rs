@@ -1,53 +1,54 @@
 //! An entry as bytes.
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
 //! | 1 | the format of the record: 1 |
 //! | 1 | the length of the version |
 //! | 1 to 17 | the version, as [`VersionToken::to_bytes`] |
-//! | 16 | when it was created: nanoseconds since 1970, little endian, signed |
+//! | 16 | the time of creation: nanoseconds since 1970, little endian, signed |
 //! | 4 | CRC-32 of the key, of everything before, and of the value; little endian |
 //! | the rest | the value |
 //!
-//! The checksum is our own, since redb verifies pages only after a crash: what a disk changed otherwise would come back
-//! as a value. The key is in it, so that a value is never taken for that of another key.
+//! The checksum is our own, because redb verifies pages only after a crash. Otherwise a change by
+//! the disk would come back as a value. The checksum includes the key, so that a value is never
+//! taken for that of another key.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::error::{Failure, RedbFailure};
-use crate::replica::storage::{Held, ReplicaPlace};
+use crate::replica::storage::{Checkpoint, StoredVersion};
 use crate::store::{Key, KvEntry, VersionToken};
 
 const FORMAT: u8 = 1;
 const CHECKSUM: usize = 4;
 const NANOS_IN_A_SECOND: u128 = 1_000_000_000;
 
-/// A record that was read: the value is still that of the file.
+/// A record that was read. The value is still in the file's memory.
 #[derive(Debug)]
 pub(super) struct Record<'a> {
     pub(super) key: Key,
-    pub(super) held: Held,
+    pub(super) held: StoredVersion,
     value: &'a [u8],
 }
 
 impl Record<'_> {
-    /// The entry, with a copy of the value.
+    /// Returns the entry, with a copy of the value.
     pub(super) fn into_entry(self) -> KvEntry {
         KvEntry::put(self.key, self.value.to_vec().into(), self.held.version, self.held.created)
     }
 }
 
-/// What is wrong with a record.
+/// Damage of a record.
 #[derive(Debug)]
 pub(super) struct Damage {
-    /// None where the key itself is.
+    /// `None` if the key itself is damaged.
     key: Option<Key>,
     what: &'static str,
 }
 
 impl Damage {
-    /// The error for it in the file at this path.
+    /// Returns the error for the damage in the file at this path.
     pub(super) fn at(self, path: &Path) -> Failure {
         let record = match self.key {
             Some(key) => format!("the record of the key {key}"),
@@ -57,7 +58,7 @@ impl Damage {
     }
 }
 
-/// Replaces what is in `out` by the record of an entry.
+/// Replaces the content of `out` by the record of an entry.
 pub(super) fn write(out: &mut Vec<u8>, entry: &KvEntry) {
     let version = entry.version.to_bytes();
     out.clear();
@@ -71,7 +72,7 @@ pub(super) fn write(out: &mut Vec<u8>, entry: &KvEntry) {
     out.extend_from_slice(&entry.value);
 }
 
-/// Reads what [`write`] wrote, under this key.
+/// Reads the output of [`write`] for this key.
 pub(super) fn read<'a>(key: &[u8], record: &'a [u8]) -> Result<Record<'a>, Damage> {
     let key = std::str::from_utf8(key).ok().and_then(|key| Key::new(key).ok());
     let Some(key) = key else {
@@ -84,7 +85,7 @@ pub(super) fn read<'a>(key: &[u8], record: &'a [u8]) -> Result<Record<'a>, Damag
     Ok(Record { key, held: parsed.0, value: parsed.1 })
 }
 
-fn parse<'a>(key: &[u8], record: &'a [u8]) -> Result<(Held, &'a [u8]), &'static str> {
+fn parse<'a>(key: &[u8], record: &'a [u8]) -> Result<(StoredVersion, &'a [u8]), &'static str> {
     const SHORT: &str = "it is too short";
     match record.first() {
         Some(&FORMAT) => {}
@@ -101,7 +102,7 @@ fn parse<'a>(key: &[u8], record: &'a [u8]) -> Result<(Held, &'a [u8]), &'static 
         head.get(2..).and_then(|head| head.split_last_chunk::<16>()).ok_or(SHORT)?;
     let version = VersionToken::from_bytes(version).map_err(|_| "its version is none")?;
     let created = time(i128::from_le_bytes(*created)).ok_or("its time is none")?;
-    Ok((Held::new(version, created), value))
+    Ok((StoredVersion::new(version, created), value))
 }
 
 fn checksum(key: &[u8], head: &[u8], value: &[u8]) -> [u8; CHECKSUM] {
@@ -128,19 +129,20 @@ fn time(nanos: i128) -> Option<SystemTime> {
     if nanos < 0 { UNIX_EPOCH.checked_sub(span) } else { UNIX_EPOCH.checked_add(span) }
 }
 
-/// A place with a checksum over all of it.
-pub(super) fn place_to_bytes(place: &ReplicaPlace) -> Vec<u8> {
-    let mut bytes = place.to_bytes().to_vec();
+/// Returns the bytes of a checkpoint with a checksum over all of it.
+pub(super) fn checkpoint_to_bytes(checkpoint: &Checkpoint) -> Vec<u8> {
+    let mut bytes = checkpoint.to_bytes().to_vec();
     bytes.extend_from_slice(&checksum(&[], &bytes, &[]));
     bytes
 }
 
-/// Reads what [`place_to_bytes`] wrote.
-pub(super) fn place_from_bytes(bytes: &[u8], path: &Path) -> Result<ReplicaPlace, Failure> {
-    let place = bytes.split_last_chunk::<CHECKSUM>();
-    let place = place.filter(|(place, found)| **found == checksum(&[], place, &[]));
-    let place = place.and_then(|(place, _)| ReplicaPlace::from_bytes(place).ok());
-    place.ok_or_else(|| {
+/// Reads the output of [`place_to_bytes`].
+pub(super) fn place_from_bytes(bytes: &[u8], path: &Path) -> Result<Checkpoint, Failure> {
+    let checkpoint = bytes.split_last_chunk::<CHECKSUM>();
+    let checkpoint =
+        checkpoint.filter(|(checkpoint, found)| **found == checksum(&[], checkpoint, &[]));
+    let checkpoint = checkpoint.and_then(|(checkpoint, _)| Checkpoint::from_bytes(checkpoint).ok());
+    checkpoint.ok_or_else(|| {
         Failure::from(RedbFailure::damaged(path, "the place of the replica".to_owned()))
     })
 }
@@ -214,9 +216,9 @@ mod tests {
     #[test]
     fn a_damaged_place_is_not_read() {
         let cursor = crate::store::WatchCursor::new([7; 16], 42, UNIX_EPOCH);
-        let place = ReplicaPlace::new(cursor, [9; 16]);
-        let bytes = place_to_bytes(&place);
-        assert_eq!(place_from_bytes(&bytes, Path::new("p")).unwrap(), place);
+        let checkpoint = Checkpoint::new(cursor, [9; 16]);
+        let bytes = checkpoint_to_bytes(&checkpoint);
+        assert_eq!(place_from_bytes(&bytes, Path::new("p")).unwrap(), checkpoint);
         for length in 0..bytes.len() {
             assert!(place_from_bytes(&bytes[..length], Path::new("p")).is_err());
         }

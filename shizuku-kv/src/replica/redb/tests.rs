@@ -1,4 +1,4 @@
-//! What the suite for storages does not see: errors, a disk without room, readers.
+//! Tests that the suite for storages does not cover: errors, a disk without room, readers.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests report by panicking")]
 
@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::store::{KvEntry, KvOperation, VersionToken, WatchCursor};
 
-/// In all values, so that it is found wherever one is shown.
+/// Part of all values, so that tests find it wherever a value is shown.
 const SECRET: &str = "tell-nobody";
 
 fn put(key: &str, number: u64) -> KvUpdate {
@@ -32,15 +32,15 @@ fn delete(key: &str, number: u64) -> KvUpdate {
     KvUpdate::Delete(KvEntry::tombstone(key, KvOperation::Delete, version, SystemTime::UNIX_EPOCH))
 }
 
-fn place(position: u64) -> ReplicaPlace {
-    ReplicaPlace::new(WatchCursor::new([7; 16], position, SystemTime::UNIX_EPOCH), [1; 16])
+fn checkpoint(position: u64) -> Checkpoint {
+    Checkpoint::new(WatchCursor::new([7; 16], position, SystemTime::UNIX_EPOCH), [1; 16])
 }
 
 async fn open(path: impl AsRef<Path>) -> RedbStorage {
     RedbStorage::open(path, RedbOptions::new()).await.unwrap()
 }
 
-/// Keys and versions, in order.
+/// Returns keys and versions, in order.
 fn content(reader: &RedbReader) -> Vec<(String, u64)> {
     let entries = reader.scan("").unwrap().map(|entry| entry.unwrap());
     entries.map(|entry| (entry.key.to_string(), entry.version.as_u64().unwrap())).collect()

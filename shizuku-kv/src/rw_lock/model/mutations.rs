@@ -1,9 +1,9 @@
-//! Decisions that are wrong, and which promise each of them breaks. The function that changes the record is not copied:
-//! what is wrong is done before or after it.
+//! Wrong decisions, and the promise that each of them breaks. The function that changes the record
+//! is not copied: the mutation acts before or after it.
 
 use std::time::Duration;
 
-use super::decisions::{Decisions, Driver, PRODUCTION};
+use super::decisions::{Decisions, PRODUCTION, TaskRules};
 use super::promises::{
     ALONE, BURIED, ENDS, FENCED, GONE, IN_ORDER, PROMPT, SERVED, SOUND, TOKENS, TOLD,
 };
@@ -11,18 +11,18 @@ use super::{
     ABANDONED, BROKEN, CRASHED, DRIFT, EDGE, ESTATE, FENCES, HOPES, LATE, LINE, PAUSED, REUSED,
     Scenario, TRIES, UNKNOWN,
 };
-use crate::rw_lock::course::{self, Sign};
+use crate::rw_lock::lease::{self, Sign};
 use crate::rw_lock::record::{Claim, Grant, LockMode, LockRecord};
 use crate::rw_lock::transition::{Change, Outcome};
 use crate::store::FencingToken;
 
-/// A decision that is wrong.
+/// A wrong decision.
 pub(super) struct Mutation {
     pub(super) name: &'static str,
     pub(super) decisions: Decisions,
-    /// Where it can do harm.
+    /// The scenario in which it does harm.
     pub(super) scenario: Scenario,
-    /// What it breaks there.
+    /// The promise that it breaks there.
     pub(super) breaks: &'static str,
 }
 
@@ -50,12 +50,12 @@ fn in_driver(
     name: &'static str,
     scenario: Scenario,
     breaks: &'static str,
-    mutate: impl FnOnce(&mut Driver),
+    mutate: impl FnOnce(&mut TaskRules),
 ) -> Mutation {
     mutation(name, scenario, breaks, |it| mutate(&mut it.driver))
 }
 
-/// All of them: of claims, of what lets go, of tokens, of time, of writes whose outcome is unknown, of the order of things.
+/// Returns all mutations: of claims, departures, tokens, times, unknown outcomes, and task rules.
 pub(super) fn all() -> Vec<Mutation> {
     [claims(), departures(), tokens(), times(), unknowns(), drivers()]
         .into_iter()
@@ -63,7 +63,7 @@ pub(super) fn all() -> Vec<Mutation> {
         .collect()
 }
 
-/// Grants a claim whatever is in its way.
+/// Grants a claim, whether or not the holders leave room.
 fn grant(record: &mut LockRecord, claim: &Claim) -> Outcome {
     record.fence += 1;
     let token = FencingToken::from_u64(record.fence);
@@ -184,7 +184,7 @@ fn tokens() -> Vec<Mutation> {
             |record, change| {
                 let fence = record.fence;
                 let outcome = keep_token(record, change);
-                // Its writes are taken for those of the holder before.
+                // Its writes count as those of the previous holder.
                 record.fence = fence.max(1);
                 record
                     .holders
@@ -195,7 +195,7 @@ fn tokens() -> Vec<Mutation> {
         ),
         in_apply("a broken lock moves no token", BROKEN, TOKENS, |record, change| match change {
             Change::Break { newest } => {
-                // One less than moves it.
+                // One less than the token that moves the fence.
                 let newest = FencingToken::from_u64(newest.as_u64().saturating_sub(1));
                 record.holders.clear();
                 record.apply(&Change::Break { newest })
@@ -218,7 +218,7 @@ fn tokens() -> Vec<Mutation> {
     ]
 }
 
-/// Makes the change, and has all who come in by it hold under the token of the last grant before.
+/// Applies the change, and lets all new holders hold under the token of the last grant before.
 fn keep_token(record: &mut LockRecord, change: &Change) -> Outcome {
     let before = record.clone();
     let outcome = record.apply(change);
@@ -242,7 +242,7 @@ fn times() -> Vec<Mutation> {
         }),
         mutation("patience is counted in whole seconds", DRIFT, ALONE, |it| {
             it.is_silent =
-                |since, lease| since >= Duration::from_secs(course::patience(lease).as_secs());
+                |since, lease| since >= Duration::from_secs(lease::patience(lease).as_secs());
         }),
         mutation("nobody is ever silent", CRASHED, SERVED, |it| it.is_silent = |_, _| false),
         in_driver("the lease is counted from the acknowledgement", PAUSED, ALONE, |it| {

@@ -1,5 +1,5 @@
-//! A process that wants a lock, as the coordinator, the session and the observer are together: what it knows, what it has
-//! sent, and what it does next.
+//! A process that uses a lock: the combination of coordinator, session and failure detector. It has
+//! known state, sent requests, and a next action.
 
 use std::sync::Arc;
 
@@ -12,37 +12,38 @@ use crate::rw_lock::transition::{Change, Outcome};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Status {
     Running,
-    /// Stopped for a while; its clock goes on.
+    /// Stopped for a while; its clock continues.
     Paused,
-    /// It knows that its session is over, and wants nothing any more.
+    /// The process knows that its session is over, and makes no more requests.
     Over,
     Crashed,
 }
 
-/// How far a claim has come.
+/// Progress of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Standing {
+pub(super) enum ClaimState {
     /// Not made yet.
     Idle,
     /// Made, and not known to be in the record.
     Claiming,
-    /// In line.
+    /// In the queue.
     Waiting,
-    /// It does not wait, but for the sessions in its way, which may be dead.
+    /// The claim does not wait, except for the sessions in its way, which may be dead.
     Hoping,
-    /// Its owner was told of the grant.
+    /// The owner was notified of the grant.
     Held(LockMode),
-    /// Its owner writes no more, and the record does not say so yet.
+    /// The owner writes no more, and the record does not show that yet.
     Downgrading,
-    /// Nobody wants it any more; it may be in the record. `believes` is set only where a release is told too early.
+    /// The claim is abandoned, and may be in the record. `believes` is set only if the release is
+    /// reported too early.
     Leaving { believes: Option<LockMode> },
-    /// Released, given up or refused.
+    /// Released, given up or rejected.
     Left,
-    /// The session was over first, or an operator broke it.
+    /// The session was over first, or an operator broke the lock.
     Lost,
 }
 
-impl Standing {
+impl ClaimState {
     pub(super) fn is_final(self) -> bool {
         matches!(self, Self::Left | Self::Lost)
     }
@@ -54,26 +55,26 @@ pub(super) struct Writing {
     pub(super) expected: u8,
     pub(super) record: Arc<LockRecord>,
     outcomes: Vec<Asked>,
-    /// Whether it has landed, on its way back.
+    /// Whether the write has landed. Set while the answer is on its way back.
     pub(super) answer: Option<bool>,
 }
 
-/// What was asked for a claim that stood like this, and what became of it.
-type Asked = (usize, Standing, Outcome);
+/// A claim, its state when the request was made, and the outcome.
+type Asked = (usize, ClaimState, Outcome);
 
 /// A renewal that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Renewal {
     pub(super) expected: u8,
-    /// How long ago.
+    /// Ticks since it was sent.
     pub(super) age: u8,
     pub(super) answer: Option<bool>,
 }
 
-/// What is known of another's session.
+/// The observed state of another process's session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Seen {
-    /// This version, first so long ago.
+pub(super) enum KnownSession {
+    /// The version, and the ticks since it was first seen.
     Version(u8, u8),
     Over,
 }
@@ -82,49 +83,49 @@ pub(super) enum Seen {
 pub(super) struct Process {
     pub(super) number: usize,
     pub(super) status: Status,
-    pub(super) claims: Vec<Standing>,
+    pub(super) claims: Vec<ClaimState>,
 
-    /// The version of its session's first entry; 0 where that is not there yet.
+    /// The version of its session's first entry; 0 if that does not exist yet.
     pub(super) first: u8,
-    /// How long ago the newest acknowledged renewal was sent.
+    /// Ticks since the newest acknowledged renewal was sent.
     pub(super) since_sent: u8,
-    /// How often it renews its session yet; none where it always does in time, as long as it runs.
+    /// Number of renewals left. `None` if the process always renews in time, as long as it runs.
     pub(super) renewals: Option<u8>,
     pub(super) renewing: Option<Renewal>,
-    /// Renewals that nobody waits for any more, by what they expect.
+    /// Renewals without a waiter for the answer, each by the version that it expects.
     pub(super) stray_renewals: Vec<u8>,
-    /// The version of its session; none where it has to be read.
+    /// The version of its session. `None` if it has to be read.
     pub(super) version: Option<u8>,
-    /// When the last renewal was sent. Only a broken driver wants to know.
+    /// Ticks since the last renewal was sent. Only a broken driver uses it.
     pub(super) last_sent: Option<u8>,
 
     /// The record as it was last seen.
     pub(super) known: Arc<LockRecord>,
     pub(super) known_version: u8,
-    /// Up to where the watch has come.
+    /// The version up to which the watch has delivered.
     pub(super) watched: u8,
-    /// Whether nothing was done since the record was read.
+    /// Whether the process has done nothing since it read the record.
     is_of_now: bool,
-    /// Whether all that is wanted was found to need no change.
+    /// Whether all requests were found to need no change.
     pub(super) is_settled: bool,
     pub(super) must_read: bool,
     pub(super) writing: Option<Writing>,
-    /// A write on this version was not answered.
+    /// Version that an unanswered write expects.
     pub(super) unsure: Option<u8>,
     pub(super) strays: Vec<Writing>,
 
-    pub(super) seen: Vec<Option<Seen>>,
-    /// On its way to what the lock protects.
+    pub(super) seen: Vec<Option<KnownSession>>,
+    /// A write under the lock, in flight to the protected resource.
     pub(super) fenced: Option<Written>,
 }
 
-/// What a step needs to know besides.
+/// Further inputs of a step.
 pub(super) struct Around<'a> {
     pub(super) decisions: &'a Decisions,
     pub(super) clock: Clock,
     pub(super) plan: &'a [Plan],
     pub(super) events: &'a Events,
-    /// Whether one who does not wait may wait for the dead.
+    /// Whether a claim that does not wait may wait for dead sessions.
     pub(super) hopes: bool,
 }
 
@@ -138,7 +139,7 @@ impl Process {
         Self {
             number,
             status: Status::Running,
-            claims: vec![Standing::Idle; claims],
+            claims: vec![ClaimState::Idle; claims],
             first: 1,
             since_sent: 0,
             renewals,
@@ -160,7 +161,7 @@ impl Process {
         }
     }
 
-    /// The same, with a session that is not there yet.
+    /// Returns the same process, with a session that does not exist yet.
     pub(super) fn without_session(self, most: u8) -> Self {
         Self { first: 0, since_sent: most, ..self }
     }
@@ -169,18 +170,18 @@ impl Process {
         self.status == Status::Running
     }
 
-    /// Whether it wants nothing any more.
+    /// Returns whether the process has no more requests.
     pub(super) fn is_done(&self) -> bool {
         self.claims.iter().all(|standing| standing.is_final())
     }
 
-    /// What it takes a claim to be granted for, if it does.
+    /// Returns the mode for which the process considers a claim to be granted, if it does.
     pub(super) fn believes(&self, claim: usize, around: &Around<'_>) -> Option<LockMode> {
         let mode = match self.claims[claim] {
-            Standing::Held(mode) => mode,
-            Standing::Downgrading if around.decisions.driver.stops_first => LockMode::Read,
-            Standing::Downgrading => LockMode::Write,
-            Standing::Leaving { believes: Some(mode) } => mode,
+            ClaimState::Held(mode) => mode,
+            ClaimState::Downgrading if around.decisions.driver.stops_first => LockMode::Read,
+            ClaimState::Downgrading => LockMode::Write,
+            ClaimState::Leaving { believes: Some(mode) } => mode,
             _ => return None,
         };
         let is_there = matches!(self.status, Status::Running | Status::Paused);
@@ -191,37 +192,37 @@ impl Process {
         self.known.claims().any(|known| known.id == claim_id(self.number, claim))
     }
 
-    /// Wants something of the record, from now on.
-    pub(super) fn want(&mut self, claim: usize, standing: Standing) {
+    /// Sets the wanted state of a claim, which then needs a write.
+    pub(super) fn want(&mut self, claim: usize, standing: ClaimState) {
         self.claims[claim] = standing;
         (self.is_of_now, self.is_settled) = (false, false);
     }
 
-    /// Nobody waits for a claim any more.
+    /// Abandons a claim.
     pub(super) fn abandon(&mut self, claim: usize, around: &Around<'_>) {
         if around.decisions.driver.takes_out_abandoned {
-            self.want(claim, Standing::Leaving { believes: None });
+            self.want(claim, ClaimState::Leaving { believes: None });
         } else {
-            self.claims[claim] = Standing::Left;
+            self.claims[claim] = ClaimState::Left;
         }
     }
 
     pub(super) fn release(&mut self, claim: usize, around: &Around<'_>) {
         let mode = match self.claims[claim] {
-            Standing::Held(mode) if !around.decisions.driver.stops_first => Some(mode),
+            ClaimState::Held(mode) if !around.decisions.driver.stops_first => Some(mode),
             _ => None,
         };
-        self.want(claim, Standing::Leaving { believes: mode });
+        self.want(claim, ClaimState::Leaving { believes: mode });
     }
 
-    /// What has to become of the record, and for which of its claims.
+    /// Returns the changes that the record needs, each with the claim that it is for.
     fn wishes(&self, around: &Around<'_>) -> Vec<(Change, Option<usize>)> {
         let mut wishes = Vec::new();
         let mut finds_dead = false;
         if self.waits() {
             for (other, seen) in self.seen.iter().enumerate() {
                 let is_known = || self.known.claims().any(|claim| process_of(claim.id) == other);
-                let is_over = *seen == Some(Seen::Over)
+                let is_over = *seen == Some(KnownSession::Over)
                     || !around.decisions.driver.kills_first && self.is_silent(other, around);
                 finds_dead |= is_over && is_known();
                 if is_over && is_known() {
@@ -237,12 +238,12 @@ impl Process {
                 waits,
             };
             match standing {
-                Standing::Claiming => wishes.push((claims(), Some(claim))),
-                Standing::Hoping if finds_dead || self.known.claims().next().is_none() => {
+                ClaimState::Claiming => wishes.push((claims(), Some(claim))),
+                ClaimState::Hoping if finds_dead || self.known.claims().next().is_none() => {
                     wishes.push((claims(), Some(claim)));
                 }
-                Standing::Downgrading => wishes.push((Change::Downgrade(id), Some(claim))),
-                Standing::Leaving { .. } => {
+                ClaimState::Downgrading => wishes.push((Change::Downgrade(id), Some(claim))),
+                ClaimState::Leaving { .. } => {
                     wishes.push((Change::Leave(id), Some(claim)));
                     // Behind its own leave, in one batch.
                     if !around.decisions.driver.forgets_abandoned && !self.is_known(claim) {
@@ -255,9 +256,9 @@ impl Process {
         wishes
     }
 
-    /// Whether it is in line, and so looks at who is before it.
+    /// Returns whether a claim is in the queue, so that the process observes the claims before it.
     pub(super) fn waits(&self) -> bool {
-        self.claims.contains(&Standing::Waiting) || self.claims.contains(&Standing::Hoping)
+        self.claims.contains(&ClaimState::Waiting) || self.claims.contains(&ClaimState::Hoping)
     }
 
     pub(super) fn has_work(&self, around: &Around<'_>) -> bool {
@@ -265,7 +266,7 @@ impl Process {
         self.is_running() && is_free && !self.wishes(around).is_empty()
     }
 
-    /// Applies what it wants to what it knows, and sends that, if it is anything new.
+    /// Applies the requests to the known record, and sends the result if it differs.
     pub(super) fn write(&mut self, around: &Around<'_>) {
         let mut record = LockRecord::clone(&self.known);
         let mut outcomes = Vec::new();
@@ -292,12 +293,12 @@ impl Process {
             }
             self.settle(outcomes, around);
         } else {
-            // What is known may be of long ago.
+            // The known record may be stale.
             self.must_read = true;
         }
     }
 
-    /// The answer to a write has come.
+    /// Handles the answer to a write.
     pub(super) fn hear(&mut self, around: &Around<'_>) {
         let Some(Writing { expected, record, outcomes, answer }) = self.writing.take() else {
             return;
@@ -312,7 +313,7 @@ impl Process {
         }
     }
 
-    /// No answer has come in time.
+    /// Handles a write without an answer in time.
     pub(super) fn lose_answer(&mut self) {
         if let Some(writing) = self.writing.take() {
             self.unsure = Some(writing.expected);
@@ -331,7 +332,7 @@ impl Process {
         }
     }
 
-    /// Reads the record, or what a replica has of it that is behind.
+    /// Reads the record, or the older one of a replica that is behind.
     pub(super) fn read(&mut self, server: &Server, is_behind: bool, around: &Around<'_>) {
         let old = server.previous.as_ref().filter(|_| is_behind);
         match old {
@@ -343,11 +344,11 @@ impl Process {
         self.compare(around);
     }
 
-    /// The watch of the record brings the newest.
+    /// Delivers the newest record through the watch.
     pub(super) fn watch(&mut self, server: &Server, around: &Around<'_>) {
         self.know(Arc::clone(&server.record), server.version);
         let waiting =
-            |process: &Self| process.claims.iter().filter(|it| **it == Standing::Waiting).count();
+            |process: &Self| process.claims.iter().filter(|it| **it == ClaimState::Waiting).count();
         let before = waiting(self);
         if around.decisions.driver.reads_watch {
             self.compare(around);
@@ -357,55 +358,55 @@ impl Process {
         }
     }
 
-    /// What became of what was asked, unless something else is wanted meanwhile.
+    /// Applies the outcomes to the claims that have not changed since the request.
     fn settle(&mut self, outcomes: Vec<Asked>, around: &Around<'_>) {
         for (claim, asked, outcome) in outcomes {
             if self.claims[claim] != asked {
                 continue;
             }
             self.claims[claim] = match (asked, outcome) {
-                (Standing::Claiming, Outcome::Granted(_)) => {
-                    Standing::Held(around.plan[claim].mode)
+                (ClaimState::Claiming, Outcome::Granted(_)) => {
+                    ClaimState::Held(around.plan[claim].mode)
                 }
-                (Standing::Claiming, Outcome::Queued) => Standing::Waiting,
-                (Standing::Hoping, Outcome::Granted(_)) => {
+                (ClaimState::Claiming, Outcome::Queued) => ClaimState::Waiting,
+                (ClaimState::Hoping, Outcome::Granted(_)) => {
                     around.events.happened(Event::OutlivedTheDead);
-                    Standing::Held(around.plan[claim].mode)
+                    ClaimState::Held(around.plan[claim].mode)
                 }
-                (Standing::Hoping, _) => Standing::Hoping,
-                (Standing::Claiming, Outcome::Busy) if around.hopes => Standing::Hoping,
-                (Standing::Claiming, _) => {
+                (ClaimState::Hoping, _) => ClaimState::Hoping,
+                (ClaimState::Claiming, Outcome::Busy) if around.hopes => ClaimState::Hoping,
+                (ClaimState::Claiming, _) => {
                     around.events.happened(Event::Refused);
-                    Standing::Left
+                    ClaimState::Left
                 }
-                (Standing::Downgrading, Outcome::Done) => Standing::Held(LockMode::Read),
-                (Standing::Downgrading, _) => Standing::Lost,
-                (Standing::Leaving { .. }, _) => Standing::Left,
+                (ClaimState::Downgrading, Outcome::Done) => ClaimState::Held(LockMode::Read),
+                (ClaimState::Downgrading, _) => ClaimState::Lost,
+                (ClaimState::Leaving { .. }, _) => ClaimState::Left,
                 (standing, _) => standing,
             };
         }
     }
 
-    /// What the record that is known says of claims that were in it before.
+    /// Compares the known record with the claims that were in it before.
     fn compare(&mut self, around: &Around<'_>) {
         for claim in 0..self.claims.len() {
             let grant =
                 self.known.grant(claim_id(self.number, claim)).map(|grant| grant.claim.mode);
             self.claims[claim] = match (self.claims[claim], grant) {
-                (Standing::Waiting, Some(mode)) => Standing::Held(mode),
-                (Standing::Waiting, None)
+                (ClaimState::Waiting, Some(mode)) => ClaimState::Held(mode),
+                (ClaimState::Waiting, None)
                     if !self.is_known(claim) && around.decisions.driver.claims_again =>
                 {
                     around.events.happened(Event::ClaimedAgain);
-                    Standing::Claiming
+                    ClaimState::Claiming
                 }
-                (Standing::Held(_), None) => Standing::Lost,
+                (ClaimState::Held(_), None) => ClaimState::Lost,
                 (standing, _) => standing,
             };
         }
     }
 
-    /// Its session is over, and it knows it.
+    /// Ends the process's part, because it knows that its session is over.
     pub(super) fn end(&mut self) {
         self.stop(Status::Over);
     }
@@ -420,12 +421,12 @@ impl Process {
         self.status = status;
         for standing in &mut self.claims {
             if !standing.is_final() {
-                *standing = Standing::Lost;
+                *standing = ClaimState::Lost;
             }
         }
     }
 
-    /// Forgets what makes no difference any more, so that the same states are seen to be the same.
+    /// Drops the state that makes no difference any more, so that equal states are recognized.
     pub(super) fn forget(&mut self, server: &Server, renewed: &[bool], most: u8) {
         self.strays.retain(|stray| stray.expected == server.version);
         let key = server.session(self.number);
@@ -433,7 +434,7 @@ impl Process {
         let looks = self.is_running() && self.waits();
         for (other, seen) in self.seen.iter_mut().enumerate() {
             let is_there = || self.known.claims().any(|claim| process_of(claim.id) == other);
-            let is_of_use = !renewed[other] || *seen == Some(Seen::Over);
+            let is_of_use = !renewed[other] || *seen == Some(KnownSession::Over);
             if !looks || other == self.number || !is_of_use || !is_there() {
                 *seen = None;
             }

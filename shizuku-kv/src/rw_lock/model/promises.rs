@@ -1,13 +1,13 @@
-//! What a lock promises, looked at in every state.
+//! The promises of a lock, checked in every state.
 
 use stateright::Property;
 
-use super::process::{Process, Standing};
+use super::process::{ClaimState, Process};
 use super::server::{claim_id, process_of};
 use super::world::{State, World};
 use crate::rw_lock::record::LockMode;
 
-// What always holds.
+// Promises that always hold.
 pub(super) const ALONE: &str = "a writer whose lease has not ended is alone";
 pub(super) const TOKENS: &str = "each grant has a larger token than all before";
 pub(super) const IN_ORDER: &str = "nobody who waits is overtaken";
@@ -18,7 +18,7 @@ pub(super) const FENCED: &str = "after a newer holder has written no older one d
 pub(super) const BURIED: &str = "who takes out a dead session takes out all of it";
 pub(super) const ENDS: &str = "what is wanted is not written again and again";
 
-// What holds when everything was delivered and done, and those who stopped were given up.
+// Promises that hold once everything was delivered and done, and stopped processes were given up.
 pub(super) const TOLD: &str = "who is granted a claim in the end knows it";
 pub(super) const SERVED: &str = "everybody alive was let in or has left in the end";
 pub(super) const GONE: &str = "nothing is left in the end of who is alive and wants nothing";
@@ -26,7 +26,7 @@ pub(super) const GONE: &str = "nothing is left in the end of who is alive and wa
 pub(super) const PROMISES: [&str; 11] =
     [ALONE, TOKENS, IN_ORDER, SOUND, PROMPT, FENCED, BURIED, ENDS, TOLD, SERVED, GONE];
 
-/// More than any world needs.
+/// More writes than any world needs.
 const MOST_WRITES: u8 = 16;
 
 pub(super) fn all() -> Vec<Property<World>> {
@@ -43,7 +43,7 @@ pub(super) fn all() -> Vec<Property<World>> {
             let knows = |process: &Process, claim: usize| {
                 !matches!(
                     process.claims[claim],
-                    Standing::Claiming | Standing::Waiting | Standing::Hoping
+                    ClaimState::Claiming | ClaimState::Waiting | ClaimState::Hoping
                 )
             };
             let is_told = state.server.record.holders.iter().all(|grant| {
@@ -70,14 +70,15 @@ pub(super) fn all() -> Vec<Property<World>> {
     ]
 }
 
-/// Whether nothing goes on by itself any more.
+/// Returns whether no action continues by itself.
 fn is_quiet(world: &World, state: &State) -> bool {
     let mut actions = Vec::new();
     world.goes_on(state, &mut actions);
     actions.is_empty()
 }
 
-/// By the holders' own clocks. From whom an operator took the lock does not count: its token protects from it.
+/// Counts by the holders' own clocks. Holders whose lock an operator broke do not count, because
+/// their tokens protect the resource from them.
 fn is_alone(world: &World, state: &State) -> bool {
     let (mut readers, mut writers) = (0, 0);
     for (number, process) in state.processes.iter().enumerate() {

@@ -1,17 +1,18 @@
-//! What the store has: the record of one lock, the keys of the sessions, and a register that is written to under the lock.
-//! Beside it stands the truth, which no process sees, and by which they are judged.
+//! The content of the store: the record of one lock, the keys of the sessions, and a register that
+//! is written under the lock. The truth is beside it: no process sees it, and the check judges them
+//! by it.
 
 use std::sync::Arc;
 
 use crate::rw_lock::record::{ClaimId, LockMode, LockRecord, SessionId};
 use crate::store::{FencingToken, VersionToken};
 
-/// The session of a process.
+/// Returns the session of a process.
 pub(super) fn session(process: usize) -> SessionId {
     SessionId::alone(process as u128)
 }
 
-/// What a process claims.
+/// Returns the id of a process's claim.
 pub(super) fn claim_id(process: usize, claim: usize) -> ClaimId {
     ClaimId { session: session(process), number: claim as u64 }
 }
@@ -20,7 +21,7 @@ pub(super) fn process_of(id: ClaimId) -> usize {
     id.session.number() as usize
 }
 
-/// Versions are counted; what is not there has none.
+/// Returns the token of a version number. Returns `None` for 0, which stands for no entry.
 pub(super) fn token(version: u8) -> Option<VersionToken> {
     (version > 0).then(|| VersionToken::from_u64(version.into()))
 }
@@ -33,7 +34,7 @@ pub(super) struct Server {
     pub(super) previous: Option<Arc<LockRecord>>,
     /// The keys of sessions.
     sessions: Vec<SessionKey>,
-    /// Which of them each process has, or takes over.
+    /// The index of the key that each process has, or takes over.
     keys: Vec<usize>,
     pub(super) register: Option<Written>,
     pub(super) truth: Truth,
@@ -42,15 +43,17 @@ pub(super) struct Server {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SessionKey {
     pub(super) version: u8,
-    /// Deleted, or of another process by now: no version that its process knows can be replaced any more.
+    /// Whether the key was deleted, or belongs to another process by now. No version that its
+    /// process knows can then be replaced any more.
     pub(super) is_over: bool,
-    /// Whose session it is.
+    /// The process whose session uses the key.
     owner: usize,
     /// The version of the tombstone before it, as long as a watch may be behind.
     pub(super) tombstone: Option<u8>,
 }
 
-/// A write to the register, with the token of the grant under which it was sent, and which grant that was.
+/// A write to the register, with the token of the grant under which it was sent, and the index of
+/// that grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Written {
     pub(super) token: FencingToken,
@@ -59,16 +62,16 @@ pub(super) struct Written {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Truth {
-    /// Every claim that was granted, in order. Kept only where something is written under the lock.
+    /// Every claim that was granted, in order. Stored only if writes under the lock are modelled.
     pub(super) grants: Vec<ClaimId>,
     /// The newest token that was given, to a grant or to an operator.
     newest: u64,
-    /// Those from whom an operator took the lock.
+    /// The claims whose lock an operator broke.
     pub(super) broken: Vec<ClaimId>,
     pub(super) faults: Faults,
 }
 
-/// What must not have happened.
+/// Events that must not have happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Faults {
     pub(super) token_came_back: bool,
@@ -78,7 +81,7 @@ pub(super) struct Faults {
     pub(super) dead_left_behind: bool,
 }
 
-/// What the world still needs to be remembered.
+/// The past state that the world still needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Memory {
     pub(super) previous: bool,
@@ -86,7 +89,8 @@ pub(super) struct Memory {
 }
 
 impl Server {
-    /// The session of each process has a key from the beginning, or takes over the key of another one.
+    /// Creates a server on which the session of each process has a key from the beginning, or takes
+    /// over the key of another one.
     pub(super) fn new(takes_over: &[Option<usize>]) -> Self {
         let keys: Vec<_> =
             takes_over.iter().enumerate().map(|(own, other)| other.unwrap_or(own)).collect();
@@ -102,7 +106,7 @@ impl Server {
         }
     }
 
-    /// A compare-and-swap of the record.
+    /// Compares and swaps the record.
     pub(super) fn swap(
         &mut self,
         by: usize,
@@ -118,7 +122,7 @@ impl Server {
         is_expected
     }
 
-    /// Who takes out something of a dead session takes out all of it.
+    /// Checks that a process that removes a claim of a dead session removes all of them.
     fn look_at_the_dead(&mut self, by: usize, new: &LockRecord) {
         let has = |record: &LockRecord, id: ClaimId| record.claims().any(|claim| claim.id == id);
         for process in 0..self.keys.len() {
@@ -131,9 +135,9 @@ impl Server {
         }
     }
 
-    /// An operator has broken the lock.
+    /// Replaces the record after an operator has broken the lock.
     pub(super) fn put_broken(&mut self, new: &Arc<LockRecord>, memory: Memory) {
-        // One token is moved past, whoever comes next.
+        // The break skips one token, even if no claim is granted next.
         self.truth.newest = self.record.fence + 1;
         let holders: Vec<_> = self.record.holders.iter().map(|grant| grant.claim.id).collect();
         self.truth.broken.retain(|id| !holders.contains(id));
@@ -149,7 +153,7 @@ impl Server {
         self.version += 1;
     }
 
-    /// A compare-and-swap of a session's key.
+    /// Compares and swaps a session's key.
     pub(super) fn renew(&mut self, process: usize, expected: u8) -> bool {
         let is_expected =
             !self.session(process).is_over && self.session(process).version == expected;
@@ -157,18 +161,19 @@ impl Server {
         is_expected
     }
 
-    /// The key of a process's session, as far as it is of that session.
+    /// Returns the key of a process's session, marked as over if it belongs to another session.
     pub(super) fn session(&self, process: usize) -> SessionKey {
         let key = self.sessions[self.keys[process]];
         SessionKey { is_over: key.is_over || key.owner != process, ..key }
     }
 
-    /// Whether the key that a process takes over is free.
+    /// Returns whether the key that a process takes over is free.
     pub(super) fn is_free(&self, process: usize) -> bool {
         self.sessions[self.keys[process]].is_over
     }
 
-    /// A session takes over a key whose session is over. Returns the version of its first entry.
+    /// Takes over a key whose session is over. Returns the version of the new session's first
+    /// entry.
     pub(super) fn open(&mut self, process: usize, remembers: bool) -> u8 {
         let key = &mut self.sessions[self.keys[process]];
         let tombstone = remembers.then_some(key.version);
@@ -176,19 +181,19 @@ impl Server {
         key.version
     }
 
-    /// A session is ended by a deletion of its key.
+    /// Ends a session by deleting its key.
     pub(super) fn end(&mut self, process: usize) {
         let key = &mut self.sessions[self.keys[process]];
         key.version += u8::from(!key.is_over);
         key.is_over = true;
     }
 
-    /// No watch is behind any more.
+    /// Drops the tombstones, because no watch is behind any more.
     pub(super) fn forget_tombstones(&mut self) {
         self.sessions.iter_mut().for_each(|key| key.tombstone = None);
     }
 
-    /// A write under the lock reaches what the lock protects. Whether it is taken.
+    /// Delivers a write under the lock to the register. Returns whether it is accepted.
     pub(super) fn write(&mut self, write: Written) -> bool {
         let newest = self.register.map(|newest| newest.token);
         let is_taken = write.token.refused_by(newest).is_none();
@@ -200,19 +205,19 @@ impl Server {
         is_taken
     }
 
-    /// Whether a process has something in the record.
+    /// Returns whether a process has a claim in the record.
     pub(super) fn has(&self, process: usize) -> bool {
         self.record.claims().any(|claim| process_of(claim.id) == process)
     }
 }
 
 impl Truth {
-    /// Whether a grant is the newest of its claim is told by its place.
+    /// Returns the index of a claim's newest grant.
     pub(super) fn grant_of(&self, id: ClaimId) -> usize {
         self.grants.iter().rposition(|granted| *granted == id).unwrap_or_default()
     }
 
-    /// Looks at a change of the record as somebody would who knows only what a lock is for.
+    /// Judges a change of the record only by the purpose of a lock.
     fn compare(&mut self, old: &LockRecord, new: &LockRecord, memory: Memory) {
         let waited = |id: ClaimId| old.queue.iter().position(|claim| claim.id == id);
         let waits = |id: ClaimId| new.queue.iter().any(|claim| claim.id == id);
@@ -221,7 +226,7 @@ impl Truth {
             let number = grant.token.as_u64();
             self.faults.token_came_back |= number <= self.newest;
             self.newest = self.newest.max(number);
-            // All who were in line before it, or all at all where it was not in line.
+            // All claims that were queued before it, or the whole queue if it was not queued.
             let before = &old.queue[..waited(id).unwrap_or(old.queue.len())];
             self.faults.was_overtaken |= before.iter().any(|claim| waits(claim.id));
             self.broken.retain(|broken| *broken != id);

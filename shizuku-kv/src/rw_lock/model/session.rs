@@ -1,12 +1,12 @@
-//! The session of a process, and what the process knows of the sessions of others.
+//! The session of a process, and its observations of other sessions.
 
-use super::process::{Around, Process, Renewal, Seen, Standing, Status};
+use super::process::{Around, ClaimState, KnownSession, Process, Renewal, Status};
 use super::server::Server;
 use super::world::Event;
-use crate::rw_lock::course::Sign;
+use crate::rw_lock::lease::Sign;
 
 impl Process {
-    /// By its own clock.
+    /// Returns whether the session holds, by the process's own clock.
     pub(super) fn holds(&self, around: &Around<'_>) -> bool {
         (around.decisions.holds)(around.clock.of_holder(self.since_sent), around.clock.lease)
     }
@@ -24,7 +24,7 @@ impl Process {
         let Some(renewal) = self.renewing.take() else { return };
         if renewal.answer == Some(true) {
             self.version = Some(renewal.expected + 1);
-            // Its age is that of its sending.
+            // The renewal counts from when it was sent.
             self.since_sent =
                 if around.decisions.driver.counts_from_sending { renewal.age } else { 0 };
         } else {
@@ -39,7 +39,7 @@ impl Process {
         }
     }
 
-    /// Looks at the key of its session, after a renewal that was not acknowledged.
+    /// Reads the key of its session, after a renewal that was not acknowledged.
     pub(super) fn read_session(&mut self, server: &Server) {
         let key = server.session(self.number);
         if key.is_over {
@@ -51,7 +51,7 @@ impl Process {
         }
     }
 
-    /// The process goes on after a pause.
+    /// Continues after a pause.
     pub(super) fn resume(&mut self, server: &mut Server, around: &Around<'_>) {
         self.status = Status::Running;
         if self.renewals.is_none() {
@@ -63,24 +63,24 @@ impl Process {
         }
     }
 
-    /// Whether its session is renewed without anything more having to happen.
+    /// Returns whether the session is renewed without a further event.
     pub(super) fn is_renewed(&self, server: &Server) -> bool {
         self.renewals.is_none() && self.is_running() && !server.session(self.number).is_over
     }
 
-    /// Whether nothing has been heard of another for so long that its session may be ended.
+    /// Returns whether another session has been silent for so long that it may be ended.
     pub(super) fn is_silent(&self, other: usize, around: &Around<'_>) -> bool {
-        matches!(self.seen[other], Some(Seen::Version(_, age))
+        matches!(self.seen[other], Some(KnownSession::Version(_, age))
             if (around.decisions.is_silent)(around.clock.of_observer(age), around.clock.lease))
     }
 
-    /// The session is there, and what it takes to be from before it is not of it.
+    /// Opens the session. Earlier entries of its key do not belong to it.
     pub(super) fn open(&mut self, first: u8) {
         (self.first, self.version) = (first, Some(first));
         self.since_sent = 0;
     }
 
-    /// The watch of the sessions brings the newest of another.
+    /// Delivers the newest entry of another session through the watch.
     pub(super) fn observe(
         &mut self,
         other: usize,
@@ -92,7 +92,7 @@ impl Process {
         self.take(other, first, key.version, !key.is_over, around);
     }
 
-    /// The watch of the sessions is behind, and brings the tombstone that the session of another has replaced.
+    /// Delivers, through a watch that is behind, the tombstone that another session has replaced.
     pub(super) fn observe_behind(
         &mut self,
         other: usize,
@@ -114,17 +114,17 @@ impl Process {
         around: &Around<'_>,
     ) {
         let driver = around.decisions.driver;
-        let hopes = self.claims.contains(&Standing::Hoping);
+        let hopes = self.claims.contains(&ClaimState::Hoping);
         let age = if hopes { driver.clock_of_tries_is_ahead } else { driver.clock_is_ahead };
         self.is_settled = false;
         match (around.decisions.sign)(Some(first.into()), Some(version.into()), is_its_own) {
             Sign::Older => around.events.happened(Event::SawOlder),
-            Sign::Life => self.seen[other] = Some(Seen::Version(version, age)),
-            Sign::Over => self.seen[other] = Some(Seen::Over),
+            Sign::Life => self.seen[other] = Some(KnownSession::Version(version, age)),
+            Sign::Over => self.seen[other] = Some(KnownSession::Over),
         }
     }
 
-    /// Ends the session of another, if it is as it was seen.
+    /// Ends another session, if it has the version that was seen.
     pub(super) fn kill(
         &mut self,
         other: usize,
@@ -132,7 +132,7 @@ impl Process {
         server: &mut Server,
         around: &Around<'_>,
     ) {
-        let Some(Seen::Version(version, _)) = self.seen[other] else { return };
+        let Some(KnownSession::Version(version, _)) = self.seen[other] else { return };
         if server.session(other).version == version || !around.decisions.driver.compares {
             server.end(other);
         } else {
@@ -141,7 +141,7 @@ impl Process {
         self.observe(other, first, server, around);
     }
 
-    /// Time passes. Whether that makes a difference.
+    /// Lets time pass. Returns whether that makes a difference.
     pub(super) fn grow_older(&mut self, server: &Server, most: u8) -> bool {
         let mut has_changed = false;
         let mut grow = |age: &mut u8| {
@@ -154,7 +154,7 @@ impl Process {
         self.renewing.iter_mut().for_each(|renewal| grow(&mut renewal.age));
         self.last_sent.iter_mut().for_each(&mut grow);
         for seen in self.seen.iter_mut().flatten() {
-            if let Seen::Version(_, age) = seen {
+            if let KnownSession::Version(_, age) = seen {
                 grow(age);
             }
         }

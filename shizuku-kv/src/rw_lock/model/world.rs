@@ -1,4 +1,4 @@
-//! Processes, a store and what happens to them, a limited number of times each.
+//! Processes, a store, and the events that happen to them, each a limited number of times.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,9 +7,9 @@ use std::time::Duration;
 use stateright::{Model, Property};
 
 use super::decisions::Decisions;
-use super::process::{Around, Process, Seen, Standing, Status};
+use super::process::{Around, ClaimState, KnownSession, Process, Status};
 use super::server::{Memory, Server, Written, claim_id, process_of};
-use crate::rw_lock::course;
+use crate::rw_lock::lease;
 use crate::rw_lock::record::{LockMode, LockRecord};
 use crate::rw_lock::transition::Change;
 use crate::store::FencingToken;
@@ -21,17 +21,18 @@ pub(super) struct Plan {
     pub(super) waits: bool,
 }
 
-/// What a process will want, and how it is with its session.
+/// The claims that a process will make, and the behaviour of its session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
     pub(super) claims: &'static [Plan],
-    /// How often it renews its session; none where it always does in time, as long as it runs.
+    /// Number of renewals of its session. `None` if it always renews in time, as long as it runs.
     pub(super) renewals: Option<u8>,
-    /// Whose key its session takes over once that is free; none where it has a key of its own from the beginning.
+    /// The process whose key its session takes over once that is free. `None` if it has a key of
+    /// its own from the beginning.
     pub(super) takes_over: Option<usize>,
 }
 
-/// How often what need not happen happens at most.
+/// Maximum number of each optional event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Budget {
     /// The answer to a write of the record is lost; the write may land later.
@@ -40,7 +41,7 @@ pub(super) struct Budget {
     pub(super) renewal_cuts: u8,
     /// A read is answered by a replica that is behind.
     pub(super) behind: u8,
-    /// Somebody gives up waiting.
+    /// A claimant gives up waiting.
     pub(super) abandons: u8,
     pub(super) downgrades: u8,
     /// An operator breaks the lock.
@@ -51,11 +52,13 @@ pub(super) struct Budget {
     pub(super) fenced: u8,
     /// The watch of a session is behind.
     pub(super) late: u8,
-    /// Whether those who do not wait may wait for the dead. When they do is up to a clock that may be wrong.
+    /// Whether claims that do not wait may wait for dead sessions. A clock that may be wrong
+    /// decides when they do.
     pub(super) hopes: bool,
 }
 
-/// Time in ticks of a second. A holder's clock is the slowest that there is, an observer's the fastest.
+/// Time in ticks of a second. A holder's clock is the slowest possible, a failure detector's the
+/// fastest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     pub(super) lease: Duration,
@@ -70,17 +73,17 @@ impl Clock {
         self.of_holder(ticks) * 9 / 8
     }
 
-    /// From here on more ticks make no difference.
+    /// Returns the number of ticks from which on more ticks make no difference.
     fn most(self) -> u8 {
         let is_over = |ticks: &u8| {
-            let holds = course::holds(self.of_holder(*ticks), self.lease);
-            !holds && course::is_silent(self.of_observer(*ticks), self.lease)
+            let holds = lease::holds(self.of_holder(*ticks), self.lease);
+            !holds && lease::is_silent(self.of_observer(*ticks), self.lease)
         };
         (0..u8::MAX).find(is_over).unwrap_or(u8::MAX)
     }
 }
 
-/// What has to be reached somewhere, or the rest says little.
+/// Events that have to be reached in some world. Otherwise the check says little.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
     HandedOver,
@@ -125,7 +128,8 @@ pub(super) const TO_REACH: [(Event, &str); 17] = [
     (Event::FencedOff, "a write of an old holder is refused"),
 ];
 
-/// The events that have happened in any course. They are no part of a state: what matters is that they can happen.
+/// The events that have happened in any schedule. They are not part of a state: only the
+/// possibility matters.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Events(Arc<AtomicU32>);
 
@@ -155,10 +159,10 @@ pub(super) struct State {
     pub(super) left: Budget,
 }
 
-/// The first number is that of a process.
+/// An action. The first number is that of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    // What goes on by itself.
+    // Actions that continue by themselves.
     Ask(usize, usize),
     Release(usize, usize),
     Write(usize),
@@ -169,17 +173,17 @@ pub(super) enum Action {
     RenewalLands(usize),
     HearRenewal(usize),
     ReadSession(usize),
-    /// It finds its lease over.
+    /// The process finds its lease over.
     Notice(usize),
     Resume(usize),
     Observe(usize, usize),
-    /// Its session takes over a key.
+    /// The session of the process takes over a key.
     Open(usize),
-    /// It does not wait for the dead any more.
+    /// The claim does not wait for dead sessions any more.
     GiveUp(usize, usize),
     Kill(usize, usize),
     Tick,
-    // What may happen.
+    // Actions that may happen.
     Renew(usize),
     Abandon(usize, usize),
     Downgrade(usize, usize),
@@ -194,7 +198,7 @@ pub(super) enum Action {
     Pause(usize),
     /// A write under the lock is sent.
     Send(usize, usize),
-    /// It arrives.
+    /// The write arrives.
     Arrive(usize),
 }
 
@@ -217,7 +221,8 @@ impl World {
         }
     }
 
-    /// Whatever goes on by itself. When there is nothing of it, everything was delivered and done.
+    /// Adds all actions that continue by themselves. Without any, everything was delivered and
+    /// done.
     pub(super) fn goes_on(&self, state: &State, actions: &mut Vec<Action>) {
         let server = &state.server;
         for (number, process) in state.processes.iter().enumerate() {
@@ -242,9 +247,9 @@ impl World {
             }
             for (claim, standing) in process.claims.iter().enumerate() {
                 match standing {
-                    Standing::Hoping => actions.push(Action::GiveUp(number, claim)),
-                    Standing::Idle => actions.push(Action::Ask(number, claim)),
-                    Standing::Held(_) => actions.push(Action::Release(number, claim)),
+                    ClaimState::Hoping => actions.push(Action::GiveUp(number, claim)),
+                    ClaimState::Idle => actions.push(Action::Ask(number, claim)),
+                    ClaimState::Held(_) => actions.push(Action::Release(number, claim)),
                     _ => {}
                 }
             }
@@ -268,7 +273,7 @@ impl World {
         actions.extend(grows.fold(false, |any, grows| any | grows).then_some(Action::Tick));
     }
 
-    /// Who waits looks at the sessions of those who are in the record.
+    /// Adds the observations of a waiting process: the sessions of the claims in the record.
     fn looks_around(&self, state: &State, number: usize, actions: &mut Vec<Action>) {
         let process = &state.processes[number];
         if !process.waits() {
@@ -282,8 +287,8 @@ impl World {
                 continue;
             }
             let is_news = match process.seen[other] {
-                Some(Seen::Over) => false,
-                Some(Seen::Version(version, _)) => key.is_over || version != key.version,
+                Some(KnownSession::Over) => false,
+                Some(KnownSession::Version(version, _)) => key.is_over || version != key.version,
                 None => true,
             };
             actions.extend(is_news.then_some(Action::Observe(number, other)));
@@ -318,10 +323,12 @@ impl World {
                 actions.push(Action::Renew(number));
             }
             for (claim, standing) in process.claims.iter().enumerate() {
-                if left.abandons > 0 && matches!(standing, Standing::Claiming | Standing::Waiting) {
+                if left.abandons > 0
+                    && matches!(standing, ClaimState::Claiming | ClaimState::Waiting)
+                {
                     actions.push(Action::Abandon(number, claim));
                 }
-                if *standing == Standing::Held(LockMode::Write) {
+                if *standing == ClaimState::Held(LockMode::Write) {
                     actions
                         .extend((left.downgrades > 0).then_some(Action::Downgrade(number, claim)));
                     let believes = process.believes(claim, &around).is_some();
@@ -354,7 +361,7 @@ impl World {
         let State { server, processes, left } = state;
         let around = |number| self.around(number);
         match action {
-            Action::Ask(p, claim) => processes[p].want(claim, Standing::Claiming),
+            Action::Ask(p, claim) => processes[p].want(claim, ClaimState::Claiming),
             Action::Release(p, claim) => processes[p].release(claim, &around(p)),
             Action::Write(p) => processes[p].write(&around(p)),
             Action::Land(p) => self.land(server, &mut processes[p], memory),
@@ -377,7 +384,10 @@ impl World {
             }
             Action::ReadSession(p) => processes[p].read_session(server),
             Action::Notice(p) => {
-                if processes[p].claims.iter().any(|standing| matches!(standing, Standing::Held(_)))
+                if processes[p]
+                    .claims
+                    .iter()
+                    .any(|standing| matches!(standing, ClaimState::Held(_)))
                 {
                     self.events.happened(Event::CameBackTooLate);
                 }
@@ -419,7 +429,7 @@ impl World {
             }
             Action::Downgrade(p, claim) => {
                 left.downgrades -= 1;
-                processes[p].want(claim, Standing::Downgrading);
+                processes[p].want(claim, ClaimState::Downgrading);
             }
             Action::Break => {
                 left.breaks -= 1;
@@ -488,7 +498,7 @@ impl World {
         if comes_in && old.holders.iter().any(|grant| was_over(grant.claim.id)) {
             self.events.happened(Event::Evicted);
         }
-        if comes_in && process.claims.contains(&Standing::Downgrading) {
+        if comes_in && process.claims.contains(&ClaimState::Downgrading) {
             self.events.happened(Event::LetReadersIn);
         }
     }

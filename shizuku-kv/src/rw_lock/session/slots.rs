@@ -1,11 +1,16 @@
 //! Selects the key of a new session.
 //!
 //! The key of an ended session serves the next one, whichever process opens it. An ended session
-//! therefore leaves nothing that lasts, even in a store whose tombstones never expire. Keys have
+//! therefore leaves no lasting entry, even in a store whose tombstones never expire. Keys have
 //! numbers. A new session reads a few of them in one request, and replaces a tombstone by
 //! compare-and-swap. It uses a new key only if it has read all keys with smaller numbers, and none
 //! of them was free. There are therefore no more keys than sessions were alive, or being opened, at
-//! once.
+//! once (ADR 0054).
+//!
+//! The names of keys contain a salt, which differs from that of a deleted store of the same name.
+//! Versions of the two stores may be the same. Without a salt, a renewal from before the deletion
+//! would replace the entry of a new session. A key is used for the first time only after the store
+//! has confirmed the salt. A key with an entry therefore proves it (ADR 0062).
 //!
 //! A process that ends without ending its session leaves its key as if it were alive. Such a
 //! session is found silent like any other: by a session that is opened later and lives for longer
@@ -17,10 +22,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Identity, Keeper, Stored, key_of, key_of_slot, lease_of, lock};
-use crate::rw_lock::course;
-use crate::rw_lock::record::{LockRecord, Place, SessionId};
-use crate::store::{Key, KvEntry, KvError, KvOperation, KvResult, Moment, VersionToken};
+use super::{Identity, KeepAlive, Stored, key_of, key_of_slot, lease_of, lock};
+use crate::rw_lock::lease;
+use crate::rw_lock::record::{LockRecord, SessionId, Slot, SlotUse};
+use crate::store::{
+    Key, KvEntry, KvError, KvOperation, KvResult, Store, SuspendAwareInstant, VersionToken,
+};
 
 /// Number of keys that are read in the first request.
 const FIRST_WINDOW: u32 = 8;
@@ -47,31 +54,44 @@ pub(super) struct Leftover {
 
 /// A key that no session uses.
 struct Free {
-    slot: u32,
+    slot: Slot,
     /// The version of its tombstone. `None` if the key was never used.
     tombstone: Option<VersionToken>,
 }
 
-/// The next numbers to be read: seven times as many as were read before.
+/// Returns the next numbers to be read: seven times as many as were read before.
 fn after(window: &Range<u32>) -> Range<u32> {
     let length = (7 * window.end).min(LARGEST_WINDOW);
     window.end..window.end.saturating_add(length).min(SLOTS)
 }
 
-impl Keeper {
+impl KeepAlive {
     /// Creates the key of the session. `record` is the key of a lock that is likely to be wanted
     /// next.
     pub(super) async fn open(&mut self, record: &Key) -> KvResult<(Identity, VersionToken)> {
         let mut window = 0..FIRST_WINDOW;
-        let mut is_first = true;
+        let (mut is_first, mut is_confirmed) = (true, false);
+        let mut salt = salt_of(&self.store);
         while !window.is_empty() {
-            let (free, found) = self.look(window.clone(), is_first.then_some(record)).await?;
+            let (free, found) = self.look(salt, window.clone(), is_first.then_some(record)).await?;
             let mut free = free;
             if free.is_empty() && is_first {
-                free = hinted(found.as_ref(), &window);
+                free = hinted(salt, found.as_ref(), &window);
             }
             *lock(&self.session.found) = found.or_else(|| lock(&self.session.found).take());
-            let has_free = free.iter().any(|free| window.contains(&free.slot));
+            let is_unused = |free: &Free| free.tombstone.is_none();
+            if !is_confirmed && free.iter().take(TRIES).any(is_unused) {
+                self.store.refresh().await?;
+                is_confirmed = true;
+                let confirmed = salt_of(&self.store);
+                if confirmed != salt {
+                    // The store was deleted and created again since the handle was opened.
+                    (salt, window, is_first) = (confirmed, 0..FIRST_WINDOW, true);
+                    self.leftovers.clear();
+                    continue;
+                }
+            }
+            let has_free = free.iter().any(|free| window.contains(&free.slot.number));
             for free in free.into_iter().take(TRIES) {
                 match self.take(free).await {
                     Ok(Some(opened)) => return Ok(opened),
@@ -95,20 +115,22 @@ impl Keeper {
     /// opened at the same time.
     async fn look(
         &mut self,
+        salt: Option<u32>,
         window: Range<u32>,
         record: Option<&Key>,
     ) -> KvResult<(Vec<Free>, Option<KvEntry>)> {
-        let mut keys = window.clone().map(key_of_slot).collect::<KvResult<Vec<_>>>()?;
+        let slots = window.map(|number| Slot { salt, number });
+        let mut keys = slots.clone().map(key_of_slot).collect::<KvResult<Vec<_>>>()?;
         keys.extend(record.cloned());
         let mut entries = self.store.entries(&keys).await?;
         let found = record.and_then(|_| entries.pop()).flatten();
         let seen = Instant::now();
         let mut free = Vec::new();
-        for (slot, entry) in window.zip(entries) {
+        for (slot, entry) in slots.zip(entries) {
             match entry {
                 None => free.push(Free { slot, tombstone: None }),
                 Some(entry) if entry.is_tombstone() => {
-                    // An expired entry is created anew, which asks the store whether entries stay
+                    // An expired entry is created again, which asks the store whether entries stay
                     // by now.
                     let stays = entry.operation != KvOperation::Expire;
                     free.push(Free { slot, tombstone: stays.then_some(entry.version) });
@@ -134,7 +156,7 @@ impl Keeper {
     }
 
     /// Acquires a free key. Returns `None`, and leaves the key free, if the versions of the store
-    /// are not numbers. Entries of the key could then not be told from older ones.
+    /// are not numbers. Entries of the key could then not be distinguished from older ones.
     async fn take(&self, free: Free) -> KvResult<Option<(Identity, VersionToken)>> {
         let Free { slot, tombstone } = free;
         let key = key_of_slot(slot)?;
@@ -144,7 +166,7 @@ impl Keeper {
             self.store.delete_with_version(&key, version).await?;
             return Ok(None);
         };
-        let id = SessionId::at(Place { slot, first }, nonce);
+        let id = SessionId::at(SlotUse { slot, first }, nonce);
         Ok(Some((Identity { id, key }, version)))
     }
 
@@ -164,7 +186,7 @@ impl Keeper {
         tombstone: Option<VersionToken>,
     ) -> KvResult<VersionToken> {
         let value = Stored::of_session(nonce, self.session.lease, 0).to_bytes(tombstone);
-        let sent = Moment::now();
+        let sent = SuspendAwareInstant::now();
         let written = match tombstone {
             Some(version) => self.store.update(key, value.clone(), version).await,
             None => self.store.create(key, value.clone()).await,
@@ -187,7 +209,7 @@ impl Keeper {
     /// by deleting exactly the version that was seen.
     pub(super) async fn collect(&mut self) {
         let is_due =
-            |leftover: &Leftover| course::is_silent(leftover.seen.elapsed(), leftover.lease);
+            |leftover: &Leftover| lease::is_silent(leftover.seen.elapsed(), leftover.lease);
         let due: Vec<_> = self.leftovers.extract_if(.., |leftover| is_due(leftover)).collect();
         if due.is_empty() {
             return;
@@ -207,20 +229,53 @@ impl Keeper {
 
 /// Returns a key that is likely to be free, by the record of a lock, although none in the window
 /// is. If many claims wait, the keys of their sessions are in use, and the next one is not.
-fn hinted(record: Option<&KvEntry>, window: &Range<u32>) -> Vec<Free> {
+fn hinted(salt: Option<u32>, record: Option<&KvEntry>, window: &Range<u32>) -> Vec<Free> {
     let record = record.filter(|entry| !entry.is_tombstone());
     let Some(record) = record.and_then(|entry| LockRecord::from_bytes(&entry.value).ok()) else {
         return Vec::new();
     };
     let places = record.claims().filter_map(|claim| claim.id.session.place());
     let taken: BTreeSet<_> = places.map(|place| place.slot).collect();
-    let free = (window.end..SLOTS).find(|slot| !taken.contains(slot));
+    let free =
+        (window.end..SLOTS).map(|number| Slot { salt, number }).find(|slot| !taken.contains(slot));
     free.map(|slot| Free { slot, tombstone: None }).into_iter().collect()
 }
 
+/// Returns the salt in the names of a store's session keys, derived from the newest known settings.
+/// It differs from the salt of a deleted store of the same name.
+pub(in super::super) fn salt_of(store: &Store) -> Option<u32> {
+    store.incarnation().map(|incarnation| {
+        let word = |part: &[u8]| part.iter().fold(0, |word, byte| (word << 8) | u32::from(*byte));
+        incarnation.chunks_exact(4).fold(0, |salt, part| salt ^ word(part))
+    })
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
     use super::*;
+
+    /// The hint is the next free key. Keys of another salt do not count.
+    #[test]
+    fn long_queue_hints_at_a_free_key_of_the_same_salt() {
+        let claims = (0..10).map(|number| {
+            let salt = if number < 9 { "0000002a." } else { "" };
+            format!(r#"{{"session":"{salt}{number}-1-000000000000000{number}","number":1,"mode":"read"}}"#)
+        });
+        let queue: Vec<_> = claims.collect();
+        let record =
+            format!(r#"{{"shizuku_lock":1,"fence":0,"holders":[],"queue":[{}]}}"#, queue.join(","));
+        let key = Key::new("rw_lock.r").unwrap();
+        let entry = KvEntry::put(
+            key,
+            record.into(),
+            VersionToken::from_u64(1),
+            std::time::SystemTime::UNIX_EPOCH,
+        );
+        let free = hinted(Some(42), Some(&entry), &(0..FIRST_WINDOW));
+        assert_eq!(free.len(), 1);
+        assert_eq!(free[0].slot, Slot { salt: Some(42), number: 9 });
+    }
 
     #[test]
     fn windows_grow_and_cover_all_slots() {

@@ -1,10 +1,10 @@
-//! What a writer writes is what is read.
+//! Tests that a reader returns what a writer has written.
 
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::super::{
-    SnapshotError, SnapshotOptions, SnapshotReader, SnapshotWriter, SyncPolicy, load,
+    EntryRecord, SnapshotError, SnapshotOptions, SnapshotReader, SnapshotWriter, SyncPolicy, load,
 };
 use super::fixture::*;
 use super::sim::SimDisk;
@@ -96,7 +96,7 @@ fn a_cursor_of_another_scope_is_not_given() {
     drop(writer);
     let (mut writer, state) = open_on(&disk, options().scope_tag([1; 16])).unwrap();
     assert_eq!((state.cursor, state.scope_tag), (Some(cursor(1)), [1; 16]));
-    // Compaction keeps it.
+    // Compaction keeps both.
     writer.compact().unwrap();
     let state = load_on(&disk).unwrap();
     assert_eq!((state.cursor, state.scope_tag), (Some(cursor(1)), [1; 16]));
@@ -173,15 +173,14 @@ fn a_replica_changes_what_was_loaded() {
     let mut entries = super::super::SnapshotEntries::default();
     let first = put("a", b"1", 1).into_entry().unwrap();
     let second = put("a", b"two", 2).into_entry().unwrap();
-    entries.insert(&first);
-    entries.insert(&second);
-    entries.insert(put("b", b"", 3).entry().unwrap());
+    assert!(entries.insert(EntryRecord::of(&first)).is_none());
+    assert!(entries.insert(EntryRecord::of(&second)).is_some());
+    assert!(entries.insert(EntryRecord::of(put("b", b"", 3).entry().unwrap())).is_none());
     assert_eq!(entries.get("a").unwrap(), second);
-    let mut keys = Vec::new();
-    entries.for_each_key(|key| keys.push(key.to_owned()));
+    let mut keys: Vec<_> = entries.iter().map(|entry| entry.key()).collect();
     keys.sort();
     assert_eq!(keys, ["a", "b"]);
-    assert!(entries.remove("a") && !entries.remove("a"));
+    assert!(entries.remove("a").is_some() && entries.remove("a").is_none());
     assert!(entries.get("a").is_none());
     assert_eq!(entries.len(), 1);
 }

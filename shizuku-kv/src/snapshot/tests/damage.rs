@@ -1,4 +1,4 @@
-//! Files that are cut, flipped, foreign or made up.
+//! Files that are truncated, have flipped bits, are foreign, or have made-up content.
 
 use std::path::Path;
 
@@ -46,7 +46,8 @@ fn a_log_that_was_cut_anywhere_can_be_gone_on_with() {
             apply(&mut expected.state, &update);
             expected.cursor = Some(cursor(99));
             assert_eq!(loaded(&whole).unwrap(), expected);
-            // What was appended is torn too, and is not taken for damage, though the file was longer once.
+            // The appended bytes are a torn tail too. They are not damage, although the file was
+            // longer before.
             whole[start..start + 8].fill(0);
             assert_eq!(loaded(&whole).unwrap(), log.at(len), "cut at {len}");
         }
@@ -58,12 +59,13 @@ fn each_flipped_bit_is_found_or_changes_nothing() {
     for log in logs() {
         let right = loaded(&log.content).unwrap();
         let mut content = log.content.clone();
-        // Of the larger logs one bit or two of each byte, where there is not much time.
+        // To save time, tests only one or two bits of each byte in the larger logs.
         let step = if is_long() || content.len() < 1000 { 1 } else { 7 };
         for bit in (0..content.len() * 8).step_by(step) {
             content[bit / 8] ^= 1 << (bit % 8);
             match loaded(&content) {
-                // One seal can be done without, and some bytes of the header say nothing.
+                // A log can be read without one of its seals, and some bytes of the header have no
+                // meaning.
                 Ok(point) => assert!(point == right && bit < 64 * 8, "bit {bit}"),
                 Err(SnapshotError::Damaged { offset, .. }) => {
                     assert!(offset <= bit as u64 / 8, "bit {bit} is before {offset}");
@@ -77,7 +79,7 @@ fn each_flipped_bit_is_found_or_changes_nothing() {
     }
 }
 
-/// Where the frames of a log begin, and where the last ends.
+/// Returns the offsets of the frames of a log, and the end of the last.
 fn frames(content: &[u8]) -> Vec<usize> {
     let mut at = 64;
     let mut found = vec![at];
@@ -102,7 +104,7 @@ fn frames_that_are_missing_doubled_or_in_another_order_are_found() {
                 pieces(&[before, first, first, second, after]),
                 pieces(&[before, second, first, after]),
             ] {
-                // What is left is shorter or longer than what was sealed: never is it another state.
+                // The rest is shorter or longer than the sealed length, and is never another state.
                 match loaded(&changed) {
                     Err(SnapshotError::Damaged { .. }) => {}
                     result => panic!("{result:?}"),
@@ -116,7 +118,7 @@ fn frames_that_are_missing_doubled_or_in_another_order_are_found() {
 fn a_frame_of_another_log_is_not_taken_for_one_of_this() {
     let (log, mut other) = (&logs()[1].content, logs()[1].content.clone());
     let last = frames(log)[frames(log).len() - 2];
-    // As a file system does that brings back a block of a file that was removed.
+    // Simulates a file system that brings back a block of a removed file.
     other[last..].copy_from_slice(&log[last..]);
     assert!(matches!(loaded(&other), Err(SnapshotError::Damaged { .. })));
 }
@@ -143,7 +145,7 @@ fn the_seals_take_turns() {
 fn a_flip_behind_the_seals_gives_an_earlier_checkpoint() {
     let log = &logs()[2];
     let mut content = log.content.clone();
-    // Both seals at the first checkpoint.
+    // Sets both seals to the first checkpoint.
     let (first, _) = log.points[0];
     let header =
         super::super::frame::FileHeader::from_bytes(content.first_chunk().unwrap()).unwrap();
@@ -151,14 +153,14 @@ fn a_flip_behind_the_seals_gives_an_earlier_checkpoint() {
     content[48..60].copy_from_slice(&header.seal(first as u64));
     for at in first..content.len() {
         content[at] ^= 1;
-        // The frame that it is in does not count, nor what follows.
+        // The frame with this byte is invalid, and so are all later frames.
         let whole = log.points.iter().rev().find(|(end, _)| *end <= at).unwrap();
         assert_eq!(loaded(&content).unwrap(), whole.1, "byte {at}");
         content[at] ^= 1;
     }
 }
 
-/// A file that was cut off, and then written to by a program that repairs the seals.
+/// A file that was truncated, and then written to by a program that repairs the seals.
 #[test]
 fn seal_amid_a_checkpoint_is_damage() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What the tests share: updates, a model of the state, and logs to try things on.
+//! Shared parts of the tests: updates, a model of the state, and logs to test with.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::store::{Key, KvEntry, KvOperation, KvUpdate, VersionToken, WatchCurso
 
 pub(super) const PATH: &str = "/state";
 
-/// A state as it should be: too simple to be wrong.
+/// An expected state, in a structure too simple to be wrong.
 pub(super) type Model = BTreeMap<String, KvEntry>;
 
 /// A checkpoint: the state and the cursor.
@@ -71,7 +71,7 @@ pub(super) fn apply(state: &mut Model, update: &KvUpdate) {
     }
 }
 
-/// Some updates of few keys, with values from empty to longer than a part.
+/// Returns some updates of few keys, with values from empty to longer than a part.
 pub(super) fn batch(random: &mut fastrand::Rng, version: &mut u64) -> Vec<KvUpdate> {
     let len = if random.u8(0..8) == 0 { random.usize(0..60) } else { random.usize(0..5) };
     let update = |_| {
@@ -99,19 +99,20 @@ pub(super) fn open_on(
     SnapshotWriter::open_on(disk.shared(), Path::new(PATH), options)
 }
 
-/// Never compacted unless asked.
+/// Options without automatic compaction.
 pub(super) fn options() -> SnapshotOptions {
     SnapshotOptions::new().compaction_threshold(u64::MAX)
 }
 
-/// A log that was written on a disk of its own, with every checkpoint: where it ends in the file, and what it is.
+/// A log that was written on a disk of its own, with every checkpoint and its end offset in the
+/// file.
 pub(super) struct Written {
     pub(super) content: Vec<u8>,
     pub(super) points: Vec<(usize, Point)>,
 }
 
 impl Written {
-    /// The position up to which the file had reached the disk.
+    /// Returns the length up to which the file had reached the disk.
     pub(super) fn sealed(&self) -> usize {
         FileHeader::from_bytes(self.content.first_chunk().unwrap()).unwrap().sealed() as usize
     }
@@ -131,7 +132,7 @@ impl Written {
         }
     }
 
-    /// The state that counts in the first `len` bytes.
+    /// Returns the valid state of the first `len` bytes.
     pub(super) fn at(&self, len: usize) -> Point {
         let whole = self.points.iter().rev().find(|(end, _)| *end <= len);
         whole.map_or_else(Point::empty, |(_, point)| point.clone())
@@ -155,7 +156,7 @@ fn written_with(
     for (index, batch) in batches.iter().enumerate() {
         if compact_before.contains(&index) {
             writer.compact().unwrap();
-            // What was before is in the file no more.
+            // The file no longer contains earlier checkpoints.
             points = vec![(writer.file_len() as usize, point.clone())];
         }
         for update in batch {
@@ -170,7 +171,8 @@ fn written_with(
     Written { content: disk.content(Path::new(PATH)), points }
 }
 
-/// Logs of every kind: small, with deletions, with parts, compacted, compacted in the middle.
+/// Returns logs of every kind: small, with deletions, with parts, compacted, compacted in the
+/// middle.
 pub(super) fn logs() -> Vec<Written> {
     let (small, parts) = histories();
     vec![
@@ -182,7 +184,7 @@ pub(super) fn logs() -> Vec<Written> {
     ]
 }
 
-/// Logs that are not sealed to their end, so that a crash can have cut them.
+/// Returns logs that are not sealed to their end, so that a crash can have truncated them.
 pub(super) fn unsealed_logs() -> Vec<Written> {
     let options = options().sync(SyncPolicy::Never);
     let (small, parts) = histories();
@@ -211,12 +213,13 @@ fn histories() -> (Vec<Vec<KvUpdate>>, Vec<Vec<KvUpdate>>) {
     (small, parts)
 }
 
-/// Whether tests may take minutes.
+/// Returns true if tests may take minutes.
 pub(super) fn is_long() -> bool {
     std::env::var("SHIZUKU_LONG").is_ok_and(|long| long == "1")
 }
 
-/// The seeds to try: the one of `SHIZUKU_SEED`, or some new ones, many with `SHIZUKU_LONG=1`.
+/// Returns the seeds to test: the seed of `SHIZUKU_SEED`, or some new ones, many with
+/// `SHIZUKU_LONG=1`.
 pub(super) fn seeds(few: u64, many: u64) -> Vec<u64> {
     match std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => vec![seed],
@@ -224,7 +227,7 @@ pub(super) fn seeds(few: u64, many: u64) -> Vec<u64> {
     }
 }
 
-/// Returns once it is so.
+/// Waits until `is_so` returns true.
 pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let limit = Instant::now() + Duration::from_secs(60);
     while !is_so() {
@@ -233,7 +236,7 @@ pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Runs `test` with each seed; a failure tells the seed.
+/// Runs `test` with each seed. A failure prints the seed.
 pub(super) fn with_seeds(few: u64, many: u64, test: impl Fn(u64, &mut fastrand::Rng)) {
     for seed in seeds(few, many) {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -1,4 +1,5 @@
-//! The log on a disk in memory, that fails and forgets; and on a real one, where that is what matters.
+//! Tests of the log on a disk in memory that fails and loses data, and on a real disk if that
+//! matters.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -6,6 +7,7 @@ mod basics;
 mod damage;
 mod faults;
 mod fixture;
+mod growth;
 mod model;
 #[cfg(unix)]
 mod places;

@@ -1,4 +1,4 @@
-//! Random histories against a plain map, and random bytes.
+//! Tests of random histories against a plain map, and of random bytes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use super::super::{SnapshotOptions, SyncPolicy};
 use super::fixture::*;
 use super::sim::{Plan, SimDisk};
 
-/// Checkpoints, compactions of both kinds, discards and reopenings, in any order: what is loaded is always the state at
-/// the last checkpoint.
+/// Checkpoints, compactions of both kinds, discards and reopenings, in any order. The loaded state
+/// is always the state at the last checkpoint.
 fn history(random: &mut fastrand::Rng, steps: usize) {
     let disk = SimDisk::default();
     let threshold = if random.bool() { u64::MAX } else { random.u64(0..5000) };
@@ -79,7 +79,8 @@ fn a_log_does_not_outgrow_what_lives_in_it() {
     for version in 0..500 {
         writer.append(&put(&format!("key.{}", version % 10), &[1; 20], version)).unwrap();
         writer.checkpoint(Some(&cursor(version))).unwrap();
-        // One that has begun is waited for, so that the length does not depend on the speed of a thread.
+        // Waits for a started compaction, so that the length does not depend on the speed of a
+        // thread.
         wait_until("the compaction", || !writer.is_compacting());
         longest = longest.max(writer.file_len());
     }
@@ -136,7 +137,7 @@ fn appends_go_on_while_the_log_is_compacted() {
         last = Some(write(&mut writer));
         meanwhile += 1;
     }
-    // What is still to come is in the new file too, parts of a checkpoint included.
+    // The new file also contains later frames, including parts of an unfinished checkpoint.
     assert_eq!(writer.last_compaction_error().map(ToString::to_string), None);
     assert!(writer.file_len() < before + meanwhile * 200, "{meanwhile} meanwhile");
     let last = last.unwrap_or_else(|| write(&mut writer));
@@ -196,7 +197,7 @@ fn what_a_crash_left_beside_the_log_is_removed() {
     }
 }
 
-/// Bytes that are right in some places, so that what comes after these is reached too.
+/// Makes bytes that are valid in some places, so that the code after these checks runs too.
 fn made_up(random: &mut fastrand::Rng, log: &[u8]) -> Vec<u8> {
     let mut content = match random.u8(0..3) {
         0 => log.to_vec(),
@@ -221,7 +222,7 @@ fn made_up(random: &mut fastrand::Rng, log: &[u8]) -> Vec<u8> {
     content
 }
 
-/// Makes all checksums right, whatever else is wrong.
+/// Makes all checksums valid, whatever else is invalid.
 fn right_checksums(content: &mut [u8]) {
     use super::super::frame::{FILE_HEADER, FRAME_HEADER, FileHeader, MAGIC, VERSION};
     let len = content.len() as u64;
@@ -280,7 +281,8 @@ fn no_bytes_make_it_panic() {
             }
         }
     });
-    // The checksums do their work so well that what they cover needs bytes with right ones.
+    // Random changes do not pass the checksums, so testing the checked content needs valid
+    // checksums.
     for content in [&logs[1].content, &logs[2].content] {
         for at in 64..content.len().min(600) {
             let mut content = content.clone();

@@ -1,4 +1,4 @@
-//! Foreign files at the path of a log, and other programs that touch a log while it is open: no
+//! Foreign files at the path of a log, and other programs that touch a log while it is open. No
 //! foreign file is replaced, and every change to the log is noticed.
 
 use std::fs::{self, File, OpenOptions};
@@ -41,7 +41,7 @@ fn errors(path: &Path) -> Vec<SnapshotError> {
     results.map(Result::unwrap_err).into()
 }
 
-/// The identity of the file at a path, without following links.
+/// Returns the identity of the file at a path, without following links.
 fn identity(path: &Path) -> (u64, u64, u32) {
     let found = fs::symlink_metadata(path).unwrap();
     (found.dev(), found.ino(), found.mode())
@@ -56,7 +56,7 @@ fn open_of_a_path_that_is_no_regular_file_leaves_it() {
     let _listener = UnixListener::bind(at("socket")).unwrap();
     symlink(at("nothing"), at("dangling")).unwrap();
     symlink(at("pipe"), at("link")).unwrap();
-    // Only root can make a device, and only root could replace the one that is there.
+    // Only root can make a device, and only root could replace an existing one.
     let device = if make("mknod", &["c", "1", "3"], &at("device")) {
         at("device")
     } else {
@@ -311,7 +311,7 @@ fn truncation_hidden_by_a_write_is_reported() {
     }
 }
 
-/// A foreign file at the name that a compaction uses.
+/// A foreign file with the name that a compaction uses.
 #[test]
 fn file_of_others_beside_the_log_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
@@ -356,7 +356,7 @@ fn file_shorter_than_its_seal_is_damaged() {
         ];
         for result in results {
             match result {
-                // It cannot be distinguished from a prepared file.
+                // The file cannot be distinguished from a prepared file.
                 Ok(()) => assert_eq!(len, 0),
                 Err(SnapshotError::Damaged { offset, .. }) => assert_eq!(offset, len as u64),
                 Err(error) => panic!("{len}: {error}"),

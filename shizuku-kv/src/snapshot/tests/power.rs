@@ -1,4 +1,4 @@
-//! The power is lost: of what was not synced any part may be gone, of writes and of names.
+//! Tests with power loss: any part of the unsynced writes and names may be gone.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use super::super::{SnapshotError, SnapshotOptions, SnapshotWriter, SyncPolicy};
 use super::fixture::*;
 use super::sim::{Fault, Plan, SimDisk};
 
-/// One life after the other on the same disk; between them the power is lost, or only the process ends.
+/// Runs one life after the other on the same disk. Between them the power is lost, or only the
+/// process ends.
 fn lives(seed: u64, random: &mut fastrand::Rng) {
     let policy = match seed % 3 {
         0 => SyncPolicy::EveryCheckpoint,
@@ -19,11 +20,11 @@ fn lives(seed: u64, random: &mut fastrand::Rng) {
     let options = SnapshotOptions::new().sync(policy).compaction_threshold(threshold);
     let mut disk = SimDisk::default();
     let mut version = 0;
-    // Every checkpoint there ever was, and from which on it must be.
+    // Every checkpoint so far, and the index of the first one that must survive.
     let mut points = vec![Point::empty()];
     let mut durable = 0;
     for life in 0..6 {
-        // A checkpoint that was begun when the power was lost.
+        // The found state may be a checkpoint that was begun when the power was lost.
         let (mut writer, state) = open_on(&disk, options)
             .unwrap_or_else(|error| panic!("life {life}, {policy:?}: {error}"));
         let found = Point::of(&state);
@@ -42,7 +43,7 @@ fn lives(seed: u64, random: &mut fastrand::Rng) {
         } else {
             durable = durable.min(place);
         }
-        // Some of them in the midst of something that fails.
+        // In some lives operations fail.
         if random.u8(0..3) == 0 {
             let fault =
                 if random.bool() { Fault::Short } else { Fault::Error(std::io::ErrorKind::Other) };
@@ -55,7 +56,7 @@ fn lives(seed: u64, random: &mut fastrand::Rng) {
         let at_end = write(&mut writer, random, &mut version, &mut points, &mut durable, policy);
         disk.plan(Plan::default());
         match random.u8(0..4) {
-            // Only the process ends: with a farewell, or killed.
+            // Only the process ends: regularly, or killed.
             0 if random.bool() => drop(writer),
             0 => writer.kill(),
             1 => {
@@ -71,7 +72,7 @@ fn lives(seed: u64, random: &mut fastrand::Rng) {
                 disk = disk.after_power_loss(random);
             }
             _ => {
-                // In the midst of a checkpoint of several parts.
+                // The power is lost within a checkpoint of several parts.
                 for update in batch(random, &mut version) {
                     let _ = writer.append(&update);
                 }
@@ -83,7 +84,7 @@ fn lives(seed: u64, random: &mut fastrand::Rng) {
     }
 }
 
-/// Writes until something goes wrong or it is enough; whether all went well.
+/// Writes until an error, or for some rounds. Returns true if no error occurred.
 fn write(
     writer: &mut SnapshotWriter,
     random: &mut fastrand::Rng,
@@ -96,13 +97,14 @@ fn write(
     for _ in 0..random.usize(0..12) {
         for update in batch(random, version) {
             if writer.append(&update).is_err() && writer.append(&update).is_err() {
-                // It is poisoned, or the test's fault lasts: nothing of this was acknowledged.
+                // The log is poisoned, or the fault of the test lasts. The checkpoint was not
+                // acknowledged.
                 return false;
             }
             apply(&mut next.state, &update);
         }
         next.cursor = Some(cursor(*version));
-        // Before it is acknowledged it may be there already.
+        // The log may have the checkpoint before it is acknowledged.
         points.push(next.clone());
         let written = match writer.checkpoint(next.cursor.as_ref()) {
             Err(SnapshotError::Io { .. }) => writer.checkpoint(next.cursor.as_ref()),
@@ -133,8 +135,8 @@ fn after_a_loss_of_power_there_is_a_checkpoint_and_none_that_was_durable_is_lost
     with_seeds(300, 30_000, lives);
 }
 
-/// The power is lost at each operation of creating a log, with an empty file or without a file; and
-/// again when the next process creates one from the remainder.
+/// The power is lost at each operation of creating a log, with an empty file or without a file. It
+/// is lost again when the next process creates one from the remainder.
 #[test]
 fn power_lost_while_a_log_is_made_leaves_what_can_be_opened() {
     with_seeds(20, 2000, |_, random| {
@@ -179,7 +181,7 @@ fn a_sync_on_time_comes_without_another_checkpoint() {
     let (mut writer, _) = open_on(&disk, options().sync(policy)).unwrap();
     writer.append(&put("a", b"1", 1)).unwrap();
     writer.checkpoint(None).unwrap();
-    // Only what was synced is there after this.
+    // Only the synced data is there after this.
     wait_until("a sync", || {
         load_on(&disk.with_only_what_is_synced()).is_ok_and(|state| state.entries.len() == 1)
     });
@@ -195,7 +197,7 @@ fn a_sync_on_time_that_fails_is_told_by_the_next_call() {
     disk.plan(Plan { at: Some(3), count: 1, fault: Some(Fault::Error(std::io::ErrorKind::Other)) });
     writer.checkpoint(None).unwrap();
     wait_until("the sync that fails", || disk.log().iter().any(|line| line.ends_with("FAILS")));
-    // Whoever syncs waits for the thread that does.
+    // This sync waits for the sync of the thread.
     let error = writer.sync().unwrap_err();
     assert!(matches!(error, SnapshotError::Poisoned { .. }), "{error}");
     assert!(matches!(writer.checkpoint(None), Err(SnapshotError::Poisoned { .. })));
@@ -234,8 +236,9 @@ fn an_explicit_sync_is_durable_whatever_the_policy() {
     assert_eq!(load_on(&after).unwrap().entries.len(), 1);
 }
 
-/// After a failed sync the system takes for clean what it has not written. Whoever opens the log again reads it all the
-/// same, and must not take it for durable because the next sync succeeds.
+/// After a failed sync the system considers the unwritten data clean. A process that opens the log
+/// again can still read it. The process must not consider it durable because the next sync
+/// succeeds.
 #[test]
 fn what_a_failed_sync_left_unwritten_is_not_taken_for_durable() {
     let disk = SimDisk::default();

@@ -1,4 +1,4 @@
-//! A disk in memory that fails when it is told to, and that forgets what was not synced.
+//! A disk in memory that fails on request, and that loses unsynced data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -7,23 +7,24 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use super::super::disk::{Access, Disk, DiskFile};
-use crate::local_file::Place;
+use crate::local_file::Identity;
 
-/// What an operation that is to fail does.
+/// Effect of a planned failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// Nothing is done.
+    /// The operation does nothing and returns the error.
     Error(io::ErrorKind),
-    /// A write does half of its work, and what follows is refused; anything else is refused at once.
+    /// A write does half of its work, and the next operation is rejected. Any other operation is
+    /// rejected at once.
     Short,
 }
 
-/// Which operations fail.
+/// The operations that fail.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Plan {
-    /// The operation that fails, counted from 0.
+    /// Index of the first failing operation, counted from 0.
     pub(super) at: Option<u64>,
-    /// How many fail from there on.
+    /// Number of failing operations from there on.
     pub(super) count: u64,
     pub(super) fault: Option<Fault>,
 }
@@ -93,7 +94,7 @@ struct State {
 }
 
 impl State {
-    /// Counts an operation; the fault that it is to have.
+    /// Counts an operation. Returns its fault.
     fn step(&mut self, what: &str, path: &str) -> Option<Fault> {
         if self.skipped == Some(what) {
             return None;
@@ -120,15 +121,22 @@ impl State {
     }
 }
 
-/// Where threads are made to wait: at the sync of a file.
+/// Points at which threads wait: at the sync of a file.
 #[derive(Default)]
 struct Gates {
     closed: BTreeSet<PathBuf>,
     reached: BTreeSet<PathBuf>,
 }
 
+/// Callback before each operation of a compaction.
+type Pace = Arc<dyn Fn() + Send + Sync>;
+
 #[derive(Clone, Default)]
-pub(super) struct SimDisk(Arc<Mutex<State>>, Arc<(Mutex<Gates>, Condvar)>);
+pub(super) struct SimDisk(
+    Arc<Mutex<State>>,
+    Arc<(Mutex<Gates>, Condvar)>,
+    Arc<Mutex<Option<Pace>>>,
+);
 
 impl SimDisk {
     pub(super) fn shared(&self) -> Arc<dyn Disk> {
@@ -139,7 +147,7 @@ impl SimDisk {
         act(&mut self.0.lock().unwrap())
     }
 
-    /// Lets operations fail from now on, counted from now.
+    /// Makes operations fail, counted from now.
     pub(super) fn plan(&self, plan: Plan) {
         self.with(|state| {
             state.plan = plan;
@@ -152,19 +160,19 @@ impl SimDisk {
         self.with(|state| state.operations)
     }
 
-    /// The next write does half of its work, beside what is planned.
+    /// Makes the next write do half of its work, in addition to the plan.
     pub(super) fn shorten_next_write(&self) {
         self.with(|state| state.shortens = true);
     }
 
-    /// Holds up the next to sync this file, or to lock it if the path ends in `.lock`.
+    /// Blocks the next thread that syncs this file, or locks it if the path ends in `.lock`.
     pub(super) fn close_gate(&self, path: &str) {
         let mut gates = self.1.0.lock().unwrap();
         gates.reached.remove(Path::new(path));
         gates.closed.insert(path.into());
     }
 
-    /// Returns once somebody waits at the gate.
+    /// Returns when a thread waits at the gate.
     pub(super) fn wait_for_gate(&self, path: &str) {
         let gates = self.1.0.lock().unwrap();
         let is_free = |gates: &mut Gates| !gates.reached.contains(Path::new(path));
@@ -178,6 +186,20 @@ impl SimDisk {
         self.1.1.notify_all();
     }
 
+    /// Installs a callback before each read and write of a compaction.
+    pub(super) fn slow_compaction(&self, pace: impl Fn() + Send + Sync + 'static) {
+        *self.2.lock().unwrap() = Some(Arc::new(pace));
+    }
+
+    fn pace(&self) {
+        let pace = self.2.lock().unwrap().clone();
+        if let Some(pace) = pace
+            && std::thread::current().name() == Some("snapshot-compact")
+        {
+            pace();
+        }
+    }
+
     fn pass_gate(&self, path: &Path) {
         let mut gates = self.1.0.lock().unwrap();
         if gates.closed.contains(path) && gates.reached.insert(path.to_owned()) {
@@ -186,12 +208,12 @@ impl SimDisk {
         }
     }
 
-    /// Operations of this kind neither count nor fail.
+    /// Makes operations of this kind neither count nor fail.
     pub(super) fn skip(&self, what: &'static str) {
         self.with(|state| state.skipped = Some(what));
     }
 
-    /// What was done since the plan was made.
+    /// Returns the operations since the plan was made.
     pub(super) fn log(&self) -> Vec<String> {
         self.with(|state| state.log.clone())
     }
@@ -204,7 +226,7 @@ impl SimDisk {
         self.with(|state| state.nodes[state.names[path]].now.clone())
     }
 
-    /// A file that is on the disk.
+    /// Puts a file on the disk.
     pub(super) fn put(&self, path: &Path, content: &[u8]) {
         self.with(|state| {
             let node = state.nodes.len();
@@ -220,10 +242,10 @@ impl SimDisk {
 
     fn of(nodes: Vec<Node>, names: BTreeMap<PathBuf, usize>) -> Self {
         let state = State { nodes, names_on_disk: names.clone(), names, ..State::default() };
-        Self(Arc::new(Mutex::new(state)), Arc::default())
+        Self(Arc::new(Mutex::new(state)), Arc::default(), Arc::default())
     }
 
-    /// What is there if nothing survives that was not synced.
+    /// Returns the disk without any unsynced data.
     pub(super) fn with_only_what_is_synced(&self) -> Self {
         self.with(|state| {
             let names = state.names_on_disk.clone();
@@ -236,12 +258,12 @@ impl SimDisk {
         })
     }
 
-    /// Whether new files are refused.
+    /// Sets whether the disk rejects new files.
     pub(super) fn refuse_to_create(&self, refuse: bool) {
         self.with(|state| state.creates_nothing = refuse);
     }
 
-    /// What is there after the power was lost: of what was not synced, any part.
+    /// Returns the disk after a power loss, with any part of the unsynced data.
     pub(super) fn after_power_loss(&self, random: &mut fastrand::Rng) -> Self {
         self.with(|state| {
             let mut names = state.names_on_disk.clone();
@@ -258,7 +280,7 @@ impl SimDisk {
 
 fn survived(node: &Node, random: &mut fastrand::Rng) -> Node {
     let mut content = node.on_disk.clone();
-    // Nothing, all, or each by itself.
+    // Keeps nothing, everything, or decides for each change.
     let mood = random.u8(0..4);
     for change in &node.unsynced {
         match (mood, change) {
@@ -272,9 +294,9 @@ fn survived(node: &Node, random: &mut fastrand::Rng) -> Node {
             (_, Change::Write { offset, bytes }) => match random.u8(0..4) {
                 0 => {}
                 1 => change.apply(&mut content),
-                // Only the length.
+                // Keeps only the length.
                 2 => content.resize(content.len().max(offset + bytes.len()), 0),
-                // Torn: some of its blocks.
+                // Keeps some blocks of a torn write.
                 _ => {
                     content.resize(content.len().max(offset + bytes.len()), 0);
                     let block = 1 << random.u8(0..8);
@@ -369,6 +391,7 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk.pace();
         self.disk.with(|state| {
             state.refuse("read", &self.path)?;
             let content = &state.nodes[self.node].now;
@@ -380,6 +403,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.disk.pace();
         self.disk.with(|state| {
             let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let len = match state.step("write", &name) {
@@ -407,12 +431,16 @@ impl DiskFile for SimFile {
         })
     }
 
-    fn place(&self, path: &Path) -> Place {
+    fn place(&self, path: &Path) -> Identity {
         self.disk.with(|state| match state.names.get(path) {
-            Some(node) if *node == self.node => Place::Kept,
-            Some(_) => Place::Replaced,
-            None => Place::Removed,
+            Some(node) if *node == self.node => Identity::Kept,
+            Some(_) => Identity::Replaced,
+            None => Identity::Removed,
         })
+    }
+
+    fn look(&self, path: &Path) -> io::Result<(u64, Identity)> {
+        Ok((self.len()?, self.place(path)))
     }
 
     fn copy_access(&self, _from: &Path) -> io::Result<()> {
@@ -436,8 +464,8 @@ impl DiskFile for SimFile {
             let result = state.refuse("sync", &self.path);
             let node = &mut state.nodes[self.node];
             let unsynced = std::mem::take(&mut node.unsynced);
-            // What a failed sync was to write is taken for clean, as by ext4 and XFS: it is read still, and no later sync
-            // writes it.
+            // After a failed sync the system considers the unwritten data clean, as ext4 and XFS
+            // do. A read returns it, and no later sync writes it.
             if result.is_ok() {
                 unsynced.iter().for_each(|change| change.apply(&mut node.on_disk));
             } else {

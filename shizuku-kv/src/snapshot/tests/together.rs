@@ -1,4 +1,4 @@
-//! What happens at the same time, with threads that are held up at chosen moments.
+//! Tests of concurrent operations, with threads that are blocked at chosen moments.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ fn appends_are_not_held_up_by_a_compaction_and_are_in_its_file() {
         write(&mut writer, &mut point, version);
     }
     let before = writer.file_len();
-    // It has copied everything there was, and is about to sync that.
+    // The compaction has copied everything, and is about to sync it.
     disk.close_gate(COMPACT);
     writer.compact_in_background().unwrap();
     disk.wait_for_gate(COMPACT);
@@ -41,7 +41,7 @@ fn appends_are_not_held_up_by_a_compaction_and_are_in_its_file() {
     wait_until("the compaction", || !writer.is_compacting());
     assert!(writer.last_compaction_error().is_none());
     assert!(writer.file_len() < before);
-    // All of it was acknowledged as durable, and is so in the new file.
+    // Everything was acknowledged as durable, and is durable in the new file.
     assert_eq!(Point::of(&load_on(&disk.with_only_what_is_synced()).unwrap()), point);
     in_parts.iter().for_each(|update| apply(&mut point.state, update));
     point.cursor = None;
@@ -52,7 +52,8 @@ fn appends_are_not_held_up_by_a_compaction_and_are_in_its_file() {
 #[test]
 fn a_sync_that_ends_after_the_file_was_replaced_says_nothing_about_the_new_one() {
     let disk = SimDisk::default();
-    // Once more, so that the gate knows the file by its name and not by the one that it was created with.
+    // Opens the log twice, so that the gate knows the file by its name and not by the name under
+    // which it was created.
     drop(open_on(&disk, options()).unwrap());
     let (mut writer, _) = open_on(&disk, options()).unwrap();
     let mut point = Point::empty();

@@ -1,4 +1,4 @@
-//! What a hostile look at the book has found, one by one.
+//! Cases that a hostile review of the subscriptions has found, one test each.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::book::{Book, Ended, FeedId, Interest, Opening, ReaderId};
 use super::mailbox::Mailbox;
+use super::subscriptions::{Ended, Interest, Opening, ReaderId, Subscriptions, UpstreamId};
 use crate::store::{
     Deadline, Key, KvEntry, KvError, KvUpdate, VersionToken, WatchCursor, WatchLink, WatchScope,
 };
 
 #[derive(Default)]
 struct Table {
-    book: Book,
+    subscriptions: Subscriptions,
     openings: Vec<Opening>,
     readers: usize,
 }
@@ -36,7 +36,7 @@ impl Table {
         self.readers += 1;
         let mailbox = Arc::new(Mailbox::new());
         let deadline = Deadline::after(Duration::from_secs(5));
-        let id = self.book.join(interest, deadline, Arc::clone(&mailbox));
+        let id = self.subscriptions.join(interest, deadline, Arc::clone(&mailbox));
         self.collect();
         (id, mailbox)
     }
@@ -46,40 +46,45 @@ impl Table {
     }
 
     fn collect(&mut self) {
-        self.openings.extend(self.book.take_due().1);
-        // All of it is looked at.
+        self.openings.extend(self.subscriptions.take_due().1);
+        // Checks everything, so only with few readers.
         if self.readers < 100 {
-            self.book.check();
+            self.subscriptions.check();
         }
     }
 
-    /// Opens the feed that has waited the longest, and gives its marker at a place.
+    /// Opens the upstream that has waited the longest, and delivers its marker at a position.
     fn catch_up(&mut self, incarnation: u8, position: u64) -> Opening {
         let opening = self.openings.remove(0);
-        self.book.begin(opening.feed);
-        self.book.opened(opening.feed, WatchLink::Up, opening.from.is_some());
-        self.book.receive(opening.feed, KvUpdate::CaughtUp, cursor(incarnation, position));
+        self.subscriptions.begin(opening.upstream);
+        self.subscriptions.opened(opening.upstream, WatchLink::Up, opening.from.is_some());
+        self.subscriptions.receive(
+            opening.upstream,
+            KvUpdate::CaughtUp,
+            cursor(incarnation, position),
+        );
         self.collect();
         opening
     }
 
-    fn put(&mut self, feed: FeedId, number: usize, position: u64) {
+    fn put(&mut self, upstream: UpstreamId, number: usize, position: u64) {
         let version = VersionToken::from_u64(position);
         let entry =
             KvEntry::put(key(number), Bytes::from("value"), version, SystemTime::UNIX_EPOCH);
-        self.book.receive(feed, KvUpdate::Put(entry), cursor(1, position));
+        self.subscriptions.receive(upstream, KvUpdate::Put(entry), cursor(1, position));
         self.collect();
     }
 
-    fn link(&mut self, feed: FeedId, is_up: bool) {
+    fn link(&mut self, upstream: UpstreamId, is_up: bool) {
         let link =
             if is_up { WatchLink::Up } else { WatchLink::down(SystemTime::UNIX_EPOCH, "away") };
-        self.book.relink(feed, &link);
+        self.subscriptions.relink(upstream, &link);
         self.collect();
     }
 }
 
-/// The positions of the updates that have come, 0 for the marker; then the error, if one has come.
+/// Returns the positions of the updates that have arrived, 0 for the marker, and the error if one
+/// has arrived.
 fn read(mailbox: &Mailbox) -> (Vec<u64>, Option<KvError>) {
     let mut positions = Vec::new();
     loop {
@@ -97,21 +102,21 @@ fn read(mailbox: &Mailbox) -> (Vec<u64>, Option<KvError>) {
 fn nobody_is_moved_to_a_feed_that_hears_nothing() {
     let mut table = Table::default();
     let (_first, _) = table.join_key(1);
-    let old = table.catch_up(1, 10).feed;
-    // While one is down, it is not listened to.
+    let old = table.catch_up(1, 10).upstream;
+    // While an upstream is down, new readers do not listen to it.
     table.link(old, false);
     let (_second, mailbox) = table.join_key(1);
-    let new = table.catch_up(1, 20).feed;
-    assert!(table.book.has(new) && mailbox.link().borrow().is_up());
-    // One that goes down before the marker is not moved to either.
+    let new = table.catch_up(1, 20).upstream;
+    assert!(table.subscriptions.has(new) && mailbox.link().borrow().is_up());
+    // An upstream that goes down before the marker is not moved to either.
     table.link(old, true);
     let (_third, mailbox) = table.join_key(1);
-    let third = table.openings[0].feed;
-    for feed in [old, new] {
-        table.link(feed, false);
+    let third = table.openings[0].upstream;
+    for upstream in [old, new] {
+        table.link(upstream, false);
     }
     table.catch_up(1, 30);
-    assert!(table.book.has(third) && mailbox.link().borrow().is_up());
+    assert!(table.subscriptions.has(third) && mailbox.link().borrow().is_up());
     table.put(third, 1, 40);
     assert_eq!(read(&mailbox).0, [0, 40]);
 }
@@ -128,7 +133,7 @@ fn an_opening_that_hangs_holds_up_nobody_else() {
     }
     let served = readers.iter().filter(|(_, mailbox)| read(mailbox).0 == [0]).count();
     assert_eq!(served, 19);
-    assert!(table.book.has(hanging.feed));
+    assert!(table.subscriptions.has(hanging.upstream));
 }
 
 #[test]
@@ -136,24 +141,24 @@ fn while_feeds_cannot_be_opened_one_is_tried_for_all_who_wait() {
     let mut table = Table::default();
     let (_, first) = table.join_key(0);
     let opening = table.openings.remove(0);
-    table.book.begin(opening.feed);
-    assert_eq!(table.book.end(opening.feed, &gone()), Ended::Trouble);
+    table.subscriptions.begin(opening.upstream);
+    assert_eq!(table.subscriptions.end(opening.upstream, &gone()), Ended::Trouble);
     assert!(matches!(read(&first).1, Some(KvError::StoreNotFound { .. })));
     let (_, second) = table.join_key(1);
     let waiting: Vec<_> = (2..5).map(|number| table.join_key(number).1).collect();
     assert_eq!(table.openings.len(), 1);
     let probe = table.openings.remove(0);
     assert!(probe.later);
-    table.book.begin(probe.feed);
-    // Who comes after the probe began cannot be told by it.
+    table.subscriptions.begin(probe.upstream);
+    // A probe says nothing about readers that came after it began.
     let (_, late) = table.join_key(5);
-    assert_eq!(table.book.end(probe.feed, &gone()), Ended::Nothing);
+    assert_eq!(table.subscriptions.end(probe.upstream, &gone()), Ended::Nothing);
     table.collect();
     assert!(read(&second).1.is_some() && waiting.iter().all(|mailbox| read(mailbox).1.is_some()));
     assert!(read(&late).1.is_none());
     table.catch_up(1, 10);
     assert_eq!(read(&late).0, [0]);
-    // It works again: for all at once.
+    // Openings succeed again, so all waiting interests are opened at once.
     for number in 6..10 {
         table.join_key(number);
     }
@@ -166,7 +171,7 @@ fn who_has_the_time_waits_for_another_feed() {
     let (_, mailbox) = table.join_key(0);
     let opening = table.openings.remove(0);
     let error = KvError::Unavailable { operation: "watch", reason: String::new(), source: None };
-    table.book.end(opening.feed, &error);
+    table.subscriptions.end(opening.upstream, &error);
     table.collect();
     table.catch_up(1, 10);
     let (positions, error) = read(&mailbox);
@@ -176,16 +181,16 @@ fn who_has_the_time_waits_for_another_feed() {
 #[test]
 fn a_replacement_goes_on_from_the_first_place_and_is_not_tried_again_for_an_earlier_store() {
     let mut table = Table::default();
-    let mut feeds = Vec::new();
+    let mut upstreams = Vec::new();
     for number in 0..4 {
         table.join_key(number);
-        feeds.push(table.catch_up(1, 10 + number as u64).feed);
+        upstreams.push(table.catch_up(1, 10 + number as u64).upstream);
     }
-    // The fifth is of the store that was made again: there is nothing to replace.
+    // The fifth is of the recreated store, so nothing can be replaced.
     table.join_key(4);
-    let other = table.catch_up(2, 1).feed;
+    let other = table.catch_up(2, 1).upstream;
     assert!(table.openings.is_empty());
-    // Four more of that one are, and only they.
+    // Four more upstreams of that store can be replaced, and only they.
     let mut readers = Vec::new();
     for number in 5..9 {
         readers.push(table.join_key(number).1);
@@ -193,7 +198,10 @@ fn a_replacement_goes_on_from_the_first_place_and_is_not_tried_again_for_an_earl
     }
     let replacement = table.catch_up(2, 9);
     assert_eq!(replacement.from.map(|from| (from.incarnation()[0], from.position())), Some((2, 1)));
-    assert!(feeds.iter().all(|feed| table.book.has(*feed)) && !table.book.has(other));
+    assert!(
+        upstreams.iter().all(|upstream| table.subscriptions.has(*upstream))
+            && !table.subscriptions.has(other)
+    );
     assert!(table.openings.is_empty());
     assert!(readers.iter().all(|mailbox| read(mailbox).0 == [0]));
 }
@@ -203,13 +211,16 @@ fn feeds_of_a_scope_that_missed_their_moment_become_one_when_they_are_back() {
     let mut table = Table::default();
     let scope = || Interest::Scope(WatchScope::prefix("key."));
     let (_, first) = table.join(scope());
-    let old = table.catch_up(1, 10).feed;
+    let old = table.catch_up(1, 10).upstream;
     table.link(old, false);
     let (_, second) = table.join(scope());
-    let new = table.catch_up(1, 20).feed;
-    assert!(table.book.has(old) && table.book.has(new));
+    let new = table.catch_up(1, 20).upstream;
+    assert!(table.subscriptions.has(old) && table.subscriptions.has(new));
     table.link(old, true);
-    assert!(table.book.has(old) && !table.book.has(new), "the one that is behind stays");
+    assert!(
+        table.subscriptions.has(old) && !table.subscriptions.has(new),
+        "the one that is behind stays"
+    );
     table.put(old, 1, 15);
     table.put(old, 1, 25);
     assert_eq!((read(&first).0, read(&second).0), (vec![0, 25], vec![0, 25]));
@@ -219,26 +230,30 @@ fn feeds_of_a_scope_that_missed_their_moment_become_one_when_they_are_back() {
 fn what_a_state_has_not_is_left_to_the_feed_that_told_of_it() {
     let mut table = Table::default();
     let readers: Vec<_> = (0..5).map(|number| table.join_key(number).1).collect();
-    let own = table.openings[0].feed;
+    let own = table.openings[0].upstream;
     for number in 0..5 {
         let opening = table.openings.remove(0);
-        table.book.opened(opening.feed, WatchLink::Up, false);
-        table.put(opening.feed, number, 1 + number as u64);
-        table.book.receive(opening.feed, KvUpdate::CaughtUp, cursor(1, 1 + number as u64));
+        table.subscriptions.opened(opening.upstream, WatchLink::Up, false);
+        table.put(opening.upstream, number, 1 + number as u64);
+        table.subscriptions.receive(
+            opening.upstream,
+            KvUpdate::CaughtUp,
+            cursor(1, 1 + number as u64),
+        );
         table.collect();
     }
-    // The replacement cannot go on from a cursor, and in its state key 0 is not there.
+    // The replacement cannot resume from a cursor, and key 0 is missing in its initial state.
     let replacement = table.openings.remove(0);
-    table.book.opened(replacement.feed, WatchLink::Up, false);
+    table.subscriptions.opened(replacement.upstream, WatchLink::Up, false);
     for number in 1..5 {
-        table.put(replacement.feed, number, 1 + number as u64);
+        table.put(replacement.upstream, number, 1 + number as u64);
     }
-    table.book.receive(replacement.feed, KvUpdate::CaughtUp, cursor(1, 9));
+    table.subscriptions.receive(replacement.upstream, KvUpdate::CaughtUp, cursor(1, 9));
     table.collect();
     let ended = readers.iter().filter(|mailbox| read(mailbox).1.is_some()).count();
     assert_eq!((ended, table.openings.len()), (0, 0));
-    // Its own feed is still there for it, and is not chosen again.
-    assert!(table.book.has(own));
+    // Its own upstream stays for it, and is not chosen again.
+    assert!(table.subscriptions.has(own));
     for number in 10..14 {
         table.join_key(number);
         table.catch_up(1, 10);
@@ -255,9 +270,9 @@ fn what_a_state_has_not_is_left_to_the_feed_that_told_of_it() {
 fn what_is_older_than_the_marker_is_not_told_by_a_feed_that_is_behind() {
     let mut table = Table::default();
     let (_first, _) = table.join_key(1);
-    let behind = table.catch_up(1, 3).feed;
+    let behind = table.catch_up(1, 3).upstream;
     let (_, mailbox) = table.join_key(1);
-    // It was written and deleted, and the tombstone is forgotten: there is nothing.
+    // The key was written and deleted, and the tombstone is forgotten: no entry exists.
     table.catch_up(1, 10);
     table.put(behind, 1, 5);
     table.put(behind, 1, 12);
@@ -276,19 +291,38 @@ fn a_feed_for_many_serves_those_whose_own_is_still_being_opened() {
         table.catch_up(1, 1200);
     }
     assert_eq!(table.openings.len(), 16);
-    table.book.opened(many.feed, WatchLink::Up, false);
+    table.subscriptions.opened(many.upstream, WatchLink::Up, false);
     for number in 0..1200 {
-        table.put(many.feed, number, 1 + number as u64);
+        table.put(many.upstream, number, 1 + number as u64);
     }
-    table.book.receive(many.feed, KvUpdate::CaughtUp, cursor(1, 1200));
+    table.subscriptions.receive(many.upstream, KvUpdate::CaughtUp, cursor(1, 1200));
     table.collect();
     let open = readers.iter().filter(|mailbox| mailbox.is_open()).count();
     let served = readers.iter().filter(|mailbox| read(mailbox).0.len() == 2).count();
-    // 1,025 were waiting when it was asked for.
+    // 1,025 were waiting when it was requested.
     assert_eq!((open, served), (16 + 1025, 1025));
     while !table.openings.is_empty() {
         table.catch_up(1, 1200);
     }
     assert!(readers.iter().all(|mailbox| mailbox.is_open()));
-    table.book.check();
+    table.subscriptions.check();
+}
+
+/// Openings hang, and readers retry. The turns of readers that have left are removed.
+#[test]
+fn turns_of_readers_that_left_are_removed() {
+    let mut table = Table::default();
+    for number in 0..16 {
+        table.join_key(number);
+    }
+    assert_eq!(table.openings.len(), 16);
+    let (_stays, _mailbox) = table.join_key(1000);
+    for round in 0..10_000 {
+        let (reader, _mailbox) = table.join_key(100 + round % 3);
+        table.subscriptions.leave(reader);
+    }
+    assert!(table.subscriptions.turns() < 40, "{} turns", table.subscriptions.turns());
+    // The reader that stayed still gets its turn.
+    table.catch_up(1, 10);
+    assert_eq!(table.openings.last().map(|opening| opening.scope.clone()), Some(key(1000).into()));
 }

@@ -1,4 +1,4 @@
-//! What has come for one reader and was not read yet.
+//! The updates that a reader has not read yet.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,8 +10,9 @@ use crate::store::{Key, KvError, KvUpdate, WatchCursor, WatchLink};
 
 type Item = (KvUpdate, WatchCursor);
 
-/// In the order in which it came; of each key only the newest, but for what the caught-up marker stands on. Bounded by
-/// the number of keys, however slow the reader is.
+/// The updates in the order in which they came. Only the newest of each key is kept, except for
+/// those that the caught-up marker depends on. Bounded by the number of keys, however slow the
+/// reader is.
 #[derive(Debug)]
 pub(super) struct Mailbox {
     contents: Mutex<Contents>,
@@ -21,10 +22,10 @@ pub(super) struct Mailbox {
 #[derive(Debug, Default)]
 struct Contents {
     items: BTreeMap<u64, Item>,
-    /// Where the newest of each key is.
+    /// Position of each key's newest item.
     newest: HashMap<Key, u64>,
     came: u64,
-    /// Where the caught-up marker is, until it is read.
+    /// Position of the caught-up marker, until it is read.
     marker: Option<u64>,
     opened: bool,
     end: Option<KvError>,
@@ -51,7 +52,8 @@ impl Mailbox {
         });
     }
 
-    /// The feed is there. Who has to be woken is returned, to be woken without a lock.
+    /// Marks the upstream as open. Returns a waker, which the caller wakes without holding the
+    /// mutex.
     #[must_use]
     pub(super) fn open(&self) -> Option<Waker> {
         let mut contents = self.lock();
@@ -76,7 +78,7 @@ impl Mailbox {
         contents.waker.take()
     }
 
-    /// Waits for the feed.
+    /// Waits until the upstream is open.
     pub(super) async fn opened(&self) -> Result<(), KvError> {
         std::future::poll_fn(|cx| {
             self.poll(cx, |contents| {
@@ -89,7 +91,7 @@ impl Mailbox {
         .await
     }
 
-    /// The oldest that is there; none after the error that ended the feed.
+    /// Returns the oldest item. Returns `None` after the error that ended the upstream.
     pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Result<Item, KvError>>> {
         self.poll(cx, |contents| match contents.pop() {
             Some(item) => Some(Some(Ok(item))),
@@ -98,8 +100,8 @@ impl Mailbox {
         })
     }
 
-    /// Looks for something, and leaves the waker where there is nothing. Wakers are cloned and dropped without the lock:
-    /// that is somebody else's code.
+    /// Calls `look`, and stores the waker if it finds nothing. Wakers are cloned and dropped
+    /// without the mutex, because they run code of an executor.
     fn poll<T>(&self, cx: &Context<'_>, look: impl Fn(&mut Contents) -> Option<T>) -> Poll<T> {
         let mut contents = self.lock();
         if let Some(found) = look(&mut contents) {
@@ -135,7 +137,7 @@ impl Contents {
         match update.entry() {
             Some(entry) => {
                 let key = entry.key.clone();
-                // What the marker stands on stays before it.
+                // The items before the marker stay, because the marker depends on them.
                 let superseded = self
                     .newest
                     .insert(key, place)
@@ -160,7 +162,7 @@ impl Contents {
             None => self.marker = None,
         }
         if self.items.is_empty() {
-            // The room that a slow moment took is given back.
+            // Frees the memory that a slow moment used.
             self.newest.shrink_to(32);
         }
         Some(item)
@@ -189,7 +191,7 @@ mod tests {
         assert!(mailbox.push(update, cursor).is_none(), "nobody waits");
     }
 
-    /// The position of each update, and 0 for the marker.
+    /// Returns the position of each update, and 0 for the marker.
     fn read(mailbox: &Mailbox) -> Vec<u64> {
         let mut read = Vec::new();
         while let Poll::Ready(Some(Ok((update, _)))) =

@@ -1,22 +1,26 @@
-//! One watch of the backend for many readers.
+//! One watch of the backend for many readers (ADR 0025).
 //!
-//! Values that stay current and typed watches ask for a watch of a scope here. What they get is a [`Watch`] like any
-//! other, fed from a *feed*: a task with a watch of the backend, whose updates go to all who asked for them.
+//! Live values and typed watches request a watch of a scope here. They receive a [`Watch`] like any
+//! other. An *upstream* feeds it: a task with a watch of the backend, whose updates go to all its
+//! subscribers.
 //!
-//! - A reader begins with a feed that was opened after it asked, so that it gets the state as it is, and nothing that
-//!   was acknowledged before is missing. Those who ask for the same meanwhile share the next.
-//! - Each reader has a mailbox. A reader that is slow finds the newest update of each key in it; it holds up nobody.
-//! - When there are many feeds of single keys they are replaced by one: it is opened beside them, where the first of them
-//!   is, its readers are fed by both meanwhile and take from each what is newer than what they have, and when it has
-//!   caught up the others end. Up to [`EXACT_KEYS`](scopes::EXACT_KEYS) keys the server is asked for exactly these;
-//!   beyond, for prefixes that cover them.
-//! - A reader of a key that such a feed has listens to it from the start, and the feed that brings its state ends at the
-//!   marker.
-//! - Feeds of the same prefixes become one when both have caught up.
+//! - A reader begins with an upstream that was opened after its request. It therefore gets the
+//!   current state, in which no acknowledged write is missing. Readers that request the same
+//!   meanwhile share the next upstream.
+//! - Each reader has a mailbox. A slow reader finds the newest update of each key in it, and blocks
+//!   no other reader.
+//! - Many upstreams of single keys are replaced by one. It is opened beside them, at the earliest
+//!   of their positions. Both feed the readers meanwhile, and a reader skips the updates that it
+//!   has already. When the replacement has caught up, the others end. Up to
+//!   [`EXACT_KEYS`](scopes::EXACT_KEYS) keys are requested by name; beyond, prefixes that cover
+//!   them.
+//! - A reader of a key that such an upstream covers listens to it from the start. The upstream that
+//!   brings the reader's initial state ends at the marker.
+//! - Upstreams of the same prefixes become one when both have caught up.
 //!
-//! [`book`] holds who is fed by what: plain data behind one lock, without tasks. This file runs the tasks.
+//! [`subscriptions`] records which upstream feeds which reader: plain data behind one mutex,
+//! without tasks. This file runs the tasks.
 
-mod book;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod cases;
@@ -25,6 +29,7 @@ mod mailbox;
 #[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod model;
 mod scopes;
+mod subscriptions;
 mod upkeep;
 
 use std::any::{Any, TypeId};
@@ -42,8 +47,8 @@ use futures_util::stream;
 use tokio::runtime;
 use tokio::sync::watch;
 
-use self::book::{Book, Ended, FeedId, Interest, Opening, ReaderId};
 use self::mailbox::Mailbox;
+use self::subscriptions::{Ended, Interest, Opening, ReaderId, Subscriptions, UpstreamId};
 pub(crate) use self::upkeep::{Follower, Following, Upkeep};
 use super::{
     Deadline, KvError, KvResult, KvStore, KvWatcher, Watch, WatchCursor, WatchLink, WatchScope,
@@ -51,10 +56,10 @@ use super::{
 
 const OPERATION: &str = "watch";
 
-/// How long opening the feed may take that replaces others.
+/// Timeout for opening an upstream that replaces others.
 const REPLACEMENT_LIMIT: Duration = Duration::from_secs(30);
 
-/// The pause before the next is opened after one that could not be, for all together.
+/// Pause before the next opening after one that failed, for all upstreams together.
 const REST: Duration = Duration::from_millis(100);
 
 /// State that a higher layer keeps for a handle and its clones.
@@ -85,26 +90,27 @@ impl Kept {
     }
 }
 
-/// The feeds of one store. Clones of a handle have them in common.
+/// The upstreams of one store, shared by the clones of a handle.
 #[derive(Default)]
-pub(super) struct Shared {
-    /// One for each runtime: a feed ends with the runtime that drives it, and stands still with it.
+pub(super) struct SharedWatches {
+    /// One for each runtime: an upstream ends with the runtime that drives it, and stands still
+    /// with it.
     hubs: Mutex<Vec<(runtime::Id, Weak<Hub>)>>,
     /// The upkeep of live values, one for each runtime and interval.
     upkeeps: Mutex<Vec<(runtime::Id, Weak<Upkeep>)>>,
-    /// The scopes of the watches that have one to themselves.
+    /// The scopes of the watches that do not share an upstream.
     alone: Mutex<HashSet<WatchScope>>,
-    /// What layers above keep for all clones of a handle, one of each type.
+    /// State of higher layers for all clones of a handle, one value of each type.
     attached: Mutex<HashMap<TypeId, Kept>>,
     /// Set when users have dropped the last clone of the handle.
     is_abandoned: watch::Sender<bool>,
 }
 
 /// The users' clones of a handle. Dropping the last one marks the store as abandoned.
-pub(super) struct User(Arc<Shared>);
+pub(super) struct User(Arc<SharedWatches>);
 
 impl User {
-    pub(super) fn of(shared: &Arc<Shared>) -> Self {
+    pub(super) fn of(shared: &Arc<SharedWatches>) -> Self {
         Self(Arc::clone(shared))
     }
 }
@@ -115,15 +121,16 @@ impl Drop for User {
     }
 }
 
-impl Shared {
+impl SharedWatches {
     /// Waits until users have dropped the last clone of the handle.
     pub(super) async fn abandoned(&self) {
         // The sender lives in `self`, so waiting does not fail.
         let _ = self.is_abandoned.subscribe().wait_for(|is_abandoned| *is_abandoned).await;
     }
 
-    /// A watch of a scope from its current state. The first of its prefixes is a watch of the backend itself, which
-    /// holds nothing; those that come while it is there share another one, and so do all of single keys.
+    /// Opens a watch of a scope from its current state. The first watch of a scope of several keys
+    /// is a watch of the backend itself, without a mailbox. Later ones of the same scope share an
+    /// upstream while the first is open. All watches of single keys share upstreams.
     pub(super) async fn watch(
         self: &Arc<Self>,
         backend: &Arc<dyn KvStore>,
@@ -151,7 +158,7 @@ impl Shared {
         Ok(Watch::new(updates).with_link(link))
     }
 
-    /// The upkeep of live values on the caller's runtime.
+    /// Returns the upkeep of live values on the caller's runtime.
     pub(super) fn upkeep(&self, backend: &Arc<dyn KvStore>, interval: Duration) -> Arc<Upkeep> {
         let id = runtime::Handle::current().id();
         let mut upkeeps = lock(&self.upkeeps);
@@ -166,11 +173,11 @@ impl Shared {
         })
     }
 
-    /// What a layer above keeps here; its default until then.
+    /// Returns the state that a higher layer keeps here, or its default at the first call.
     pub(super) fn attached<T: Attached>(&self) -> Arc<T> {
         let mut attached = lock(&self.attached);
         let kept = attached.entry(TypeId::of::<T>()).or_insert_with(Kept::new::<T>);
-        // What is kept for a type is of that type.
+        // The value of a type's slot has that type.
         Arc::clone(&kept.value).downcast().unwrap_or_default()
     }
 
@@ -187,25 +194,27 @@ impl Shared {
         closed
     }
 
-    /// The feeds of this runtime, on which the caller is.
+    /// Returns the upstreams of the caller's runtime.
     fn hub(&self, backend: &Arc<dyn KvStore>) -> Arc<Hub> {
         let id = runtime::Handle::current().id();
         let mut hubs = lock(&self.hubs);
-        hubs.retain(|(_, hub)| hub.upgrade().is_some_and(|hub| !lock(&hub.book).is_closed()));
+        hubs.retain(|(_, hub)| {
+            hub.upgrade().is_some_and(|hub| !lock(&hub.subscriptions).is_closed())
+        });
         if let Some(hub) = hubs.iter().find_map(|(of, hub)| hub.upgrade().filter(|_| *of == id)) {
             return hub;
         }
         let hub = Arc::new(Hub {
             backend: Arc::clone(backend),
             runtime: runtime::Handle::current(),
-            book: Mutex::default(),
+            subscriptions: Mutex::default(),
         });
         hubs.push((id, Arc::downgrade(&hub)));
         hub
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedWatches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").finish_non_exhaustive()
     }
@@ -226,12 +235,12 @@ async fn open(
 
 /// The right to be the only watch of a scope, until it is dropped.
 struct Alone {
-    shared: Arc<Shared>,
+    shared: Arc<SharedWatches>,
     scope: WatchScope,
 }
 
 impl Alone {
-    fn claim(shared: &Arc<Shared>, scope: &WatchScope) -> Option<Self> {
+    fn claim(shared: &Arc<SharedWatches>, scope: &WatchScope) -> Option<Self> {
         let is_first = lock(&shared.alone).insert(scope.clone());
         is_first.then(|| Self { shared: Arc::clone(shared), scope: scope.clone() })
     }
@@ -243,39 +252,41 @@ impl Drop for Alone {
     }
 }
 
-/// The feeds that one runtime drives. There as long as it has readers.
+/// The upstreams that one runtime drives. It exists as long as it has readers.
 struct Hub {
     backend: Arc<dyn KvStore>,
     runtime: runtime::Handle,
-    book: Mutex<Book>,
+    subscriptions: Mutex<Subscriptions>,
 }
 
 impl Hub {
     fn join(self: Arc<Self>, interest: Interest, deadline: Deadline) -> Subscription {
         let mailbox = Arc::new(Mailbox::new());
-        let reader = self.with(|book| book.join(interest, deadline, Arc::clone(&mailbox)));
+        let reader =
+            self.with(|subscriptions| subscriptions.join(interest, deadline, Arc::clone(&mailbox)));
         Subscription { hub: self, reader, mailbox }
     }
 
-    /// Changes the book, then does what follows: opens feeds, and wakes readers.
-    fn with<T>(self: &Arc<Self>, change: impl FnOnce(&mut Book) -> T) -> T {
-        let mut book = lock(&self.book);
-        let result = change(&mut book);
-        let (wakers, openings) = book.take_due();
-        drop(book);
+    /// Changes the subscriptions, then opens the due upstreams and wakes readers.
+    fn with<T>(self: &Arc<Self>, change: impl FnOnce(&mut Subscriptions) -> T) -> T {
+        let mut subscriptions = lock(&self.subscriptions);
+        let result = change(&mut subscriptions);
+        let (wakers, openings) = subscriptions.take_due();
+        drop(subscriptions);
         for opening in openings {
-            let feed = Feed { hub: Arc::clone(self), id: opening.feed, has_ended: false };
-            self.runtime.spawn(feed.run(opening));
+            let upstream =
+                Upstream { hub: Arc::clone(self), id: opening.upstream, has_ended: false };
+            self.runtime.spawn(upstream.run(opening));
         }
         for waker in wakers {
-            // Somebody else's code: what panics must not keep the others from being woken.
+            // A waker runs foreign code. Its panic must not keep the others from being woken.
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
         result
     }
 }
 
-/// What a reader has.
+/// The subscription of a reader.
 struct Subscription {
     hub: Arc<Hub>,
     reader: ReaderId,
@@ -284,28 +295,28 @@ struct Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.hub.with(|book| book.leave(self.reader));
+        self.hub.with(|subscriptions| subscriptions.leave(self.reader));
     }
 }
 
-/// The task of a feed.
-struct Feed {
+/// The task of an upstream.
+struct Upstream {
     hub: Arc<Hub>,
-    id: FeedId,
+    id: UpstreamId,
     has_ended: bool,
 }
 
-impl Feed {
+impl Upstream {
     async fn run(mut self, opening: Opening) {
         let stop = Arc::clone(&opening.stop);
-        let ended = match select(pin!(stop.notified()), pin!(self.feed(opening))).await {
+        let ended = match select(pin!(stop.notified()), pin!(self.upstream(opening))).await {
             Either::Left(_) => None,
             Either::Right((error, _)) => Some(error),
         };
         self.has_ended = true;
         let Some(error) = ended else { return };
         let store = self.hub.backend.name();
-        match self.hub.with(|book| book.end(self.id, &error)) {
+        match self.hub.with(|subscriptions| subscriptions.end(self.id, &error)) {
             Ended::Trouble => tracing::warn!(store, %error, "a watch cannot be opened"),
             Ended::Nothing => {
                 tracing::debug!(store, %error, "a watch cannot be opened, or was of no use")
@@ -316,13 +327,13 @@ impl Feed {
         }
     }
 
-    /// Passes on what the backend says, until that ends.
-    async fn feed(&self, opening: Opening) -> KvError {
+    /// Passes on the updates of the backend, until its watch ends. Returns the error.
+    async fn upstream(&self, opening: Opening) -> KvError {
         if opening.later {
             tokio::time::sleep(REST).await;
         }
-        self.hub.with(|book| book.begin(self.id));
-        // One that hangs holds up others of the same interest.
+        self.hub.with(|subscriptions| subscriptions.begin(self.id));
+        // An opening that hangs holds up others of the same interest.
         let limit = if opening.deadline.is_some() { Deadline::DEFAULT } else { REPLACEMENT_LIMIT };
         let deadline = opening.deadline.filter(|deadline| deadline.remaining() <= limit);
         let deadline = deadline.unwrap_or_else(|| Deadline::after(limit));
@@ -333,13 +344,13 @@ impl Feed {
             resumed = false;
             watch = open(backend, opening.scope, None, deadline).await;
         }
-        let mut watch = match watch {
+        let watch = match watch {
             Ok(watch) => watch,
             Err(error) => return error,
         };
         let mut links = watch.link_changes();
         let link = watch.link();
-        self.hub.with(|book| book.opened(self.id, link, resumed));
+        self.hub.with(|subscriptions| subscriptions.opened(self.id, link, resumed));
         loop {
             let update = match select(pin!(changed(&mut links)), pin!(watch.next())).await {
                 Either::Left(_) => None,
@@ -348,24 +359,25 @@ impl Feed {
             match update {
                 None => {
                     let link = watch.link();
-                    self.hub.with(|book| book.relink(self.id, &link));
+                    self.hub.with(|subscriptions| subscriptions.relink(self.id, &link));
                 }
                 Some(Some(Ok(update))) => {
                     let Some(cursor) = watch.cursor() else { continue };
-                    self.hub.with(|book| book.receive(self.id, update, cursor));
+                    self.hub.with(|subscriptions| subscriptions.receive(self.id, update, cursor));
                 }
                 Some(Some(Err(error))) => return error,
                 Some(None) => return KvError::Closed { operation: OPERATION },
             }
-            // A scope that changes all the time must not keep the thread from others, nor the task from being ended.
+            // A scope that changes all the time must not keep the thread from other tasks, nor this
+            // task from being ended.
             tokio::task::consume_budget().await;
         }
     }
 }
 
-impl Drop for Feed {
-    /// Where the task ends without a word, its runtime does: whoever reads elsewhere has to learn of it, and nothing more
-    /// can be opened here.
+impl Drop for Upstream {
+    /// Closes the hub if the task ends without a result, because its runtime has ended. Readers on
+    /// other runtimes get the error, and no upstream can be opened here any more.
     fn drop(&mut self) {
         if self.has_ended {
             return;
@@ -375,7 +387,7 @@ impl Drop for Feed {
             reason: "the runtime that drove the watch has ended".to_owned(),
             source: None,
         };
-        self.hub.with(|book| book.close(error));
+        self.hub.with(|subscriptions| subscriptions.close(error));
     }
 }
 
@@ -385,7 +397,7 @@ async fn changed(links: &mut Option<watch::Receiver<WatchLink>>) {
         None => false,
     };
     if !told {
-        // Nothing will ever be.
+        // The link never changes.
         std::future::pending().await
     }
 }

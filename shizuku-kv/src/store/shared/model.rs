@@ -1,4 +1,5 @@
-//! The book under random readers, writers and feeds of different speeds, compared with what was written.
+//! Tests the subscriptions with random readers, writers and upstreams of different speeds, and
+//! compares with the writes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -7,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::book::{Book, FeedId, Interest, Opening, ReaderId};
 use super::mailbox::Mailbox;
+use super::subscriptions::{Interest, Opening, ReaderId, Subscriptions, UpstreamId};
 use crate::store::{
     Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, VersionToken, WatchCursor, WatchLink,
     WatchScope,
@@ -18,7 +19,7 @@ use crate::store::{
 #[derive(Clone, Default)]
 struct Log {
     incarnation: u8,
-    /// The sequence of the first is 1. Whether it is a value.
+    /// The writes, from sequence 1 on, each with whether it is a value.
     writes: Vec<(Key, bool)>,
     newest: BTreeMap<Key, u64>,
 }
@@ -38,7 +39,7 @@ impl Log {
     }
 }
 
-/// A watch of the backend: at a place in the log, with keys of its state still to come.
+/// A watch of the backend: at a position in the log, with keys of its initial state still to come.
 struct SimulatedWatch {
     scope: WatchScope,
     log_at_start: u64,
@@ -48,7 +49,7 @@ struct SimulatedWatch {
     caught_up: bool,
     /// Whether the marker moves the cursor to the end that the log had.
     moves: bool,
-    /// Whether it hears nothing for now.
+    /// Whether it receives nothing for now.
     down: bool,
     /// Whether it began at a cursor.
     resumed: bool,
@@ -58,7 +59,7 @@ struct SimulatedReader {
     id: ReaderId,
     interest: Interest,
     mailbox: Arc<Mailbox>,
-    /// What was there when it joined.
+    /// The newest sequences when it joined.
     expected: BTreeMap<Key, u64>,
     joined: u8,
     seen: HashMap<Key, u64>,
@@ -75,7 +76,7 @@ impl SimulatedReader {
         }
     }
 
-    /// The newest of each key that it wants.
+    /// Returns the newest sequence of each key that it wants.
     fn wanted<'l>(&self, log: &'l Log) -> Vec<(&'l Key, &'l u64)> {
         match &self.interest {
             Interest::Key(key) => log.newest.get_key_value(key).into_iter().collect(),
@@ -85,7 +86,7 @@ impl SimulatedReader {
         }
     }
 
-    /// Takes one update, and says whether there was one.
+    /// Reads one update. Returns whether there was one.
     fn read(&mut self, log: &Log) -> bool {
         let Poll::Ready(next) = self.mailbox.poll_next(&Context::from_waker(Waker::noop())) else {
             return false;
@@ -122,7 +123,7 @@ impl SimulatedReader {
             }
         }
         if incarnation == log.incarnation && self.caught_up {
-            // Whoever goes on from this cursor misses nothing: what is not behind it was read.
+            // A watch that resumes from this cursor misses nothing: earlier updates were read.
             for (key, &newest) in self.wanted(log) {
                 let seen = self.seen.get(key).copied().unwrap_or_default();
                 assert!(
@@ -138,13 +139,13 @@ impl SimulatedReader {
 
 struct World {
     random: fastrand::Rng,
-    book: Book,
+    subscriptions: Subscriptions,
     log: Log,
     keys: Vec<Key>,
     openings: Vec<Opening>,
-    watches: BTreeMap<FeedId, SimulatedWatch>,
+    watches: BTreeMap<UpstreamId, SimulatedWatch>,
     readers: Vec<SimulatedReader>,
-    /// Whether feeds now and then cannot be opened.
+    /// Whether opening an upstream sometimes fails.
     fails: bool,
 }
 
@@ -155,7 +156,7 @@ impl World {
             .collect();
         Self {
             random: fastrand::Rng::with_seed(seed),
-            book: Book::default(),
+            subscriptions: Subscriptions::default(),
             log: Log::default(),
             keys,
             openings: Vec::new(),
@@ -166,15 +167,15 @@ impl World {
     }
 
     fn settle(&mut self) {
-        let (_, openings) = self.book.take_due();
+        let (_, openings) = self.subscriptions.take_due();
         self.openings.extend(openings);
-        // What nobody needs any more has been told so.
-        let book = &self.book;
-        self.watches.retain(|id, _| book.has(*id));
-        self.openings.retain(|opening| book.has(opening.feed));
-        // All of it is looked at, so that with a crowd it is done now and then.
+        // Upstreams without readers have been stopped.
+        let subscriptions = &self.subscriptions;
+        self.watches.retain(|id, _| subscriptions.has(*id));
+        self.openings.retain(|opening| subscriptions.has(opening.upstream));
+        // The check covers everything, so it runs only sometimes with a crowd.
         if self.readers.len() < 50 || self.random.u8(0..100) == 0 {
-            book.check();
+            subscriptions.check();
         }
     }
 
@@ -192,7 +193,7 @@ impl World {
         };
         let mailbox = Arc::new(Mailbox::new());
         let deadline = Deadline::after(Duration::from_secs(5));
-        let id = self.book.join(interest.clone(), deadline, Arc::clone(&mailbox));
+        let id = self.subscriptions.join(interest.clone(), deadline, Arc::clone(&mailbox));
         let mut reader = SimulatedReader {
             id,
             interest,
@@ -212,7 +213,7 @@ impl World {
     fn leave(&mut self) {
         if !self.readers.is_empty() {
             let reader = self.readers.swap_remove(self.random.usize(..self.readers.len()));
-            self.book.leave(reader.id);
+            self.subscriptions.leave(reader.id);
         }
     }
 
@@ -220,9 +221,9 @@ impl World {
         if self.openings.is_empty() {
             return;
         }
-        let Opening { feed, scope, from, .. } =
+        let Opening { upstream, scope, from, .. } =
             self.openings.swap_remove(self.random.usize(..self.openings.len()));
-        self.book.begin(feed);
+        self.subscriptions.begin(upstream);
         if self.fails && self.random.u8(0..20) == 0 {
             let error = match self.random.bool() {
                 true => KvError::Closed { operation: "test" },
@@ -230,10 +231,10 @@ impl World {
                     KvError::Unavailable { operation: "test", reason: String::new(), source: None }
                 }
             };
-            self.book.end(feed, &error);
+            self.subscriptions.end(upstream, &error);
             return;
         }
-        // Now and then a cursor has expired, and the state comes.
+        // Sometimes a cursor has expired, and the initial state comes.
         let from = from.filter(|from| {
             from.incarnation()[0] == self.log.incarnation && self.random.u8(0..4) > 0
         });
@@ -251,30 +252,30 @@ impl World {
             down: false,
             resumed: from.is_some(),
         };
-        self.watches.insert(feed, watch);
-        self.book.opened(feed, WatchLink::Up, from.is_some());
+        self.watches.insert(upstream, watch);
+        self.subscriptions.opened(upstream, WatchLink::Up, from.is_some());
     }
 
-    /// A watch loses its link, or has it again.
-    fn relink(&mut self, feed: FeedId, down: bool) {
-        let Some(watch) = self.watches.get_mut(&feed) else { return };
+    /// Sets whether a watch is down.
+    fn relink(&mut self, upstream: UpstreamId, down: bool) {
+        let Some(watch) = self.watches.get_mut(&upstream) else { return };
         if std::mem::replace(&mut watch.down, down) != down {
             let link =
                 if down { WatchLink::down(SystemTime::UNIX_EPOCH, "away") } else { WatchLink::Up };
-            self.book.relink(feed, &link);
+            self.subscriptions.relink(upstream, &link);
         }
     }
 
-    /// One watch delivers one update; whether it had one.
-    fn deliver(&mut self, feed: FeedId) -> bool {
-        let Some(watch) = self.watches.get_mut(&feed) else { return false };
+    /// Delivers one update of one watch. Returns whether it had one.
+    fn deliver(&mut self, upstream: UpstreamId) -> bool {
+        let Some(watch) = self.watches.get_mut(&upstream) else { return false };
         if watch.down {
             return false;
         }
         if watch.incarnation != self.log.incarnation {
-            self.watches.remove(&feed);
+            self.watches.remove(&upstream);
             let error = KvError::StoreNotFound { store: "test".to_owned() };
-            self.book.end(feed, &error);
+            self.subscriptions.end(upstream, &error);
             return true;
         }
         if watch.owed.is_empty() && !watch.caught_up {
@@ -282,7 +283,11 @@ impl World {
             if watch.moves {
                 watch.position = watch.position.max(watch.log_at_start);
             }
-            self.book.receive(feed, KvUpdate::CaughtUp, self.log.cursor(watch.position));
+            self.subscriptions.receive(
+                upstream,
+                KvUpdate::CaughtUp,
+                self.log.cursor(watch.position),
+            );
             return true;
         }
         while watch.position < self.log.writes.len() as u64 {
@@ -306,7 +311,11 @@ impl World {
                     SystemTime::UNIX_EPOCH,
                 )
             };
-            self.book.receive(feed, KvUpdate::from(entry), self.log.cursor(watch.position));
+            self.subscriptions.receive(
+                upstream,
+                KvUpdate::from(entry),
+                self.log.cursor(watch.position),
+            );
             return true;
         }
         false
@@ -319,17 +328,17 @@ impl World {
             30..35 => self.leave(),
             35..50 => self.open(),
             50..53 => {
-                let feeds: Vec<_> = self.watches.keys().copied().collect();
-                if !feeds.is_empty() {
-                    let (at, down) = (self.random.usize(..feeds.len()), self.random.bool());
-                    self.relink(feeds[at], down);
+                let upstreams: Vec<_> = self.watches.keys().copied().collect();
+                if !upstreams.is_empty() {
+                    let (at, down) = (self.random.usize(..upstreams.len()), self.random.bool());
+                    self.relink(upstreams[at], down);
                 }
             }
             53..75 => {
-                let feeds: Vec<_> = self.watches.keys().copied().collect();
-                if !feeds.is_empty() {
-                    let at = self.random.usize(..feeds.len());
-                    self.deliver(feeds[at]);
+                let upstreams: Vec<_> = self.watches.keys().copied().collect();
+                if !upstreams.is_empty() {
+                    let at = self.random.usize(..upstreams.len());
+                    self.deliver(upstreams[at]);
                 }
             }
             75..99 => {
@@ -347,7 +356,7 @@ impl World {
         self.settle();
     }
 
-    /// Everything that can happen happens, and what follows from it.
+    /// Performs everything that can happen, until nothing follows.
     fn quiet(&mut self) {
         loop {
             let mut busy = false;
@@ -356,10 +365,10 @@ impl World {
                 self.open();
                 self.settle();
             }
-            for feed in self.watches.keys().copied().collect::<Vec<_>>() {
-                self.relink(feed, false);
+            for upstream in self.watches.keys().copied().collect::<Vec<_>>() {
+                self.relink(upstream, false);
                 self.settle();
-                while self.deliver(feed) {
+                while self.deliver(upstream) {
                     busy = true;
                     self.settle();
                 }
@@ -407,24 +416,24 @@ fn run(seed: u64, keys: usize, steps: usize, crowd: usize) {
     }
     world.quiet();
     world.check();
-    // A feed that could not replace others is tried again when somebody comes.
+    // An upstream that could not replace others is tried again when another reader joins.
     world.fails = false;
     world.join();
     world.settle();
     world.quiet();
     world.check();
-    // The two scopes, four feeds of few keys, four of many, one of prefixes.
+    // The two scopes, four upstreams of few keys, four of many, one of prefixes.
     assert!(
         world.watches.len() <= 11,
         "{} feeds are left: {}",
         world.watches.len(),
-        world.book.summary()
+        world.subscriptions.summary()
     );
     while !world.readers.is_empty() {
         world.leave();
         world.settle();
     }
-    assert!(world.book.is_empty(), "something is left: {:?}", world.book);
+    assert!(world.subscriptions.is_empty(), "something is left: {:?}", world.subscriptions);
 }
 
 #[test]

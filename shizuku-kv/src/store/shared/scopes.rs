@@ -1,16 +1,17 @@
-//! From many keys to one scope.
+//! Scopes that cover many keys.
 
 use std::collections::BTreeSet;
 
 use crate::store::{Key, WatchScope};
 
-/// Up to so many keys are asked for one by one. The server's work for each message grows with the number.
+/// Maximum number of keys that are requested by name. The server's work for each message grows with
+/// the number (ADR 0026).
 pub(super) const EXACT_KEYS: usize = 64;
 
-/// With more prefixes than this a shorter one is taken.
+/// Maximum number of prefixes. With more, shorter ones are used.
 const MOST_PREFIXES: usize = 16;
 
-/// A scope with all of `keys`: these alone where they are few, else prefixes that cover them.
+/// Returns a scope that covers all of `keys`: exactly these if they are few, otherwise prefixes.
 pub(super) fn covering(keys: Vec<Key>) -> WatchScope {
     if let [one] = keys.as_slice() {
         return WatchScope::Key(one.clone());
@@ -26,7 +27,7 @@ pub(super) fn covering(keys: Vec<Key>) -> WatchScope {
         .map_or(WatchScope::All, WatchScope::prefixes)
 }
 
-/// The first `depth` tokens of a key that has more, with the dot behind them.
+/// Returns the first `depth` tokens of a key that has more, with the dot behind them.
 fn stem(key: &str, depth: usize) -> &str {
     key.match_indices('.').nth(depth - 1).map_or(key, |(dot, _)| &key[..=dot])
 }

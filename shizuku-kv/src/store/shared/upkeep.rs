@@ -1,7 +1,7 @@
 //! The shared tasks of the live values of one runtime, besides their watches: a sign of life, and
 //! the comparison with the store.
 //!
-//! One look at the store's figures each minute serves all of them. Their keys are looked up in
+//! One read of the store's figures each minute serves all of them. Their keys are looked up in
 //! batches only if the figures have changed. A key is read from the leader only if its watch does
 //! not deliver the found entry (ADR 0048).
 
@@ -21,8 +21,8 @@ use crate::store::{
     Deadline, Key, KvEntry, KvError, KvResult, KvStore, StoreFigures, VersionToken, WatchScope,
 };
 
-/// Maximum number of keys that are looked up for one look at the figures. The others follow at the
-/// next.
+/// Maximum number of keys that are looked up after one read of the figures. The others follow after
+/// the next.
 const MOST_KEYS: usize = 4096;
 
 /// Number of keys in one lookup.
@@ -54,7 +54,9 @@ impl Follower {
     }
 
     /// Waits until the store differs from the delivered value, so that the key has to be read
-    /// again. Cancel safe.
+    /// again.
+    ///
+    /// Cancel safe: a notification is kept for the next call.
     pub(crate) async fn differs(&self) {
         self.again.notified().await;
     }
@@ -75,18 +77,27 @@ pub(crate) struct Upkeep {
     pub(crate) pulse: Arc<Pulse>,
     interval: Duration,
     followers: Mutex<Followers>,
-    /// Aborted when it is dropped.
+    /// Aborted when the upkeep is dropped.
     tasks: [AbortHandle; 2],
 }
 
 #[derive(Debug, Default)]
 struct Followers {
     last: u64,
-    by_id: BTreeMap<u64, Arc<Follower>>,
-    /// Followers up to this id have been compared in this round.
+    by_id: BTreeMap<u64, Compared>,
+    /// The last follower that was compared. The next turn begins behind it.
     turn: u64,
-    /// The figures at which all followers were last compared.
-    agreed: Option<StoreFigures>,
+    /// Number of the round in which each follower is compared once.
+    round: u64,
+    /// The figures of the round.
+    figures: Option<StoreFigures>,
+}
+
+/// A follower, and the last round in which it was compared.
+#[derive(Debug)]
+struct Compared {
+    follower: Arc<Follower>,
+    round: u64,
 }
 
 /// Keeps a follower compared until it is dropped.
@@ -120,8 +131,7 @@ impl Upkeep {
         let mut followers = lock(&self.followers);
         followers.last += 1;
         let id = followers.last;
-        followers.by_id.insert(id, follower);
-        followers.agreed = None;
+        followers.by_id.insert(id, Compared { follower, round: 0 });
         drop(followers);
         Following { upkeep: Arc::clone(self), id }
     }
@@ -139,20 +149,14 @@ impl Upkeep {
             Err(KvError::Unsupported { .. }) => None,
             Err(error) => return Err(error),
         };
-        let (turn, is_all) = {
-            let mut followers = lock(&self.followers);
-            if figures.is_some() && followers.agreed == figures {
-                return Ok(());
-            }
-            followers.next_turn()
-        };
+        let (round, turn) = lock(&self.followers).next_turn(figures);
         let mut found = Vec::new();
         for page in turn.chunks(PAGE) {
-            let keys: Vec<_> = page.iter().map(|follower| follower.key.clone()).collect();
+            let keys: Vec<_> = page.iter().map(|(_, follower)| follower.key.clone()).collect();
             let deadline = Deadline::after(Deadline::DEFAULT);
             let entries =
                 deadline.bound("get_many", None, self.backend.entries(&keys, deadline)).await?;
-            for (follower, entry) in page.iter().zip(entries) {
+            for ((_, follower), entry) in page.iter().zip(entries) {
                 let before = follower.heard();
                 if before != Some(heard(entry.as_ref())) {
                     found.push((follower, before));
@@ -178,25 +182,36 @@ impl Upkeep {
                 follower.again.notify_one();
             }
         }
-        if is_all {
-            lock(&self.followers).agreed = figures;
-        }
+        lock(&self.followers).compared(round, &turn);
         Ok(())
     }
 }
 
 impl Followers {
-    /// The next followers to compare, and whether these are all.
-    fn next_turn(&mut self) -> (Vec<Arc<Follower>>, bool) {
-        let is_all = self.by_id.len() <= MOST_KEYS;
-        let from = if is_all { 0 } else { self.turn };
-        let behind = self.by_id.range((Bound::Excluded(from), Bound::Unbounded));
-        let before = self.by_id.range(..=from);
-        let turn =
-            behind.chain(before).take(MOST_KEYS).map(|(id, follower)| (*id, Arc::clone(follower)));
-        let turn: Vec<_> = turn.collect();
-        self.turn = turn.last().map_or(0, |(id, _)| *id);
-        (turn.into_iter().map(|(_, follower)| follower).collect(), is_all)
+    /// Returns the number of the round, and the next followers to compare in it. Figures that
+    /// differ from those of the round begin a new round, and so do unknown figures. While the
+    /// figures stay the same, each follower is compared once.
+    fn next_turn(&mut self, figures: Option<StoreFigures>) -> (u64, Vec<(u64, Arc<Follower>)>) {
+        if self.round == 0 || figures.is_none() || self.figures != figures {
+            self.round += 1;
+            self.figures = figures;
+        }
+        let behind = self.by_id.range((Bound::Excluded(self.turn), Bound::Unbounded));
+        let before = self.by_id.range(..=self.turn);
+        let due = behind.chain(before).filter(|(_, compared)| compared.round != self.round);
+        let due = due.map(|(id, compared)| (*id, Arc::clone(&compared.follower)));
+        let turn: Vec<_> = due.take(MOST_KEYS).collect();
+        (self.round, turn)
+    }
+
+    /// Records that a turn has been compared.
+    fn compared(&mut self, round: u64, turn: &[(u64, Arc<Follower>)]) {
+        for (id, _) in turn {
+            if let Some(compared) = self.by_id.get_mut(id) {
+                compared.round = round;
+            }
+        }
+        self.turn = turn.last().map_or(self.turn, |(id, _)| *id);
     }
 }
 
@@ -242,20 +257,51 @@ impl fmt::Debug for Upkeep {
 mod tests {
     use super::*;
 
-    #[test]
-    fn each_follower_has_its_turn() {
+    fn many() -> (Followers, usize) {
         let mut followers = Followers::default();
         let count = MOST_KEYS * 2 + 100;
         for id in 1..=count as u64 {
             let key = Key::new(format!("k{id}")).unwrap();
-            followers.by_id.insert(id, Arc::new(Follower::new(key, None)));
+            let follower = Arc::new(Follower::new(key, None));
+            followers.by_id.insert(id, Compared { follower, round: 0 });
         }
-        let mut seen = std::collections::HashSet::new();
-        for _ in 0..3 {
-            let (turn, is_all) = followers.next_turn();
-            assert!(!is_all && turn.len() == MOST_KEYS);
-            seen.extend(turn.iter().map(|follower| follower.key.clone()));
+        (followers, count)
+    }
+
+    fn figures(newest: u64) -> Option<StoreFigures> {
+        Some(StoreFigures::counted([0; 16], newest, 1))
+    }
+
+    #[test]
+    fn each_follower_has_its_turn_while_the_figures_change() {
+        for known in [true, false] {
+            let (mut followers, count) = many();
+            let mut seen = std::collections::HashSet::new();
+            for number in 0..3 {
+                let (round, turn) = followers.next_turn(figures(number).filter(|_| known));
+                assert_eq!(turn.len(), MOST_KEYS);
+                followers.compared(round, &turn);
+                seen.extend(turn.iter().map(|(id, _)| *id));
+            }
+            assert_eq!(seen.len(), count);
         }
-        assert_eq!(seen.len(), count);
+    }
+
+    #[test]
+    fn each_follower_is_compared_once_with_the_same_figures() {
+        let (mut followers, count) = many();
+        let mut compared = 0;
+        for _ in 0..10 {
+            let (round, turn) = followers.next_turn(figures(1));
+            followers.compared(round, &turn);
+            compared += turn.len();
+        }
+        assert_eq!(compared, count);
+        // A follower that is added later is compared, and again if its turn failed.
+        let key = Key::new("later").unwrap();
+        let follower = Arc::new(Follower::new(key, None));
+        followers.by_id.insert(count as u64 + 1, Compared { follower, round: 0 });
+        assert_eq!(followers.next_turn(figures(1)).1.len(), 1);
+        assert_eq!(followers.next_turn(figures(1)).1.len(), 1);
     }
 }

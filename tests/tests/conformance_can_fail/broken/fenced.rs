@@ -1,8 +1,11 @@
-//! Fenced writes that are broken.
+//! Broken fenced writes.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use shizuku_kv::{Deadline, FencingToken, Key, KvEntry, KvError, KvFenced, KvResult, VersionToken};
+use shizuku_kv::{
+    Deadline, FencingToken, Key, KvEntry, KvError, KvFenced, KvResult, VersionToken, Write,
+    WriteCondition, WriteOperation,
+};
 
 use super::reader::BrokenStore;
 use super::writer::step;
@@ -17,9 +20,9 @@ impl BrokenStore {
         self.inner.entry(key, deadline).await
     }
 
-    /// What refuses a write before the wrapped store is asked.
+    /// Rejects a write before the wrapped store receives it.
     async fn refuse(&self, key: &Key, token: FencingToken, deadline: Deadline) -> KvResult<()> {
-        let refused = |newest| Err(KvError::Fenced { key: key.clone(), token, newest });
+        let refused = |newest| Err(KvError::fenced(key.clone(), token, newest));
         match self.fault {
             Fault::FenceRefusesEqual => {
                 match self.newest(key, deadline).await?.and_then(|entry| entry.fence) {
@@ -37,7 +40,7 @@ impl BrokenStore {
         }
     }
 
-    /// The answer to a write, or a write without the token in the place of one that was refused for it.
+    /// Returns the result of a write, or repeats a rejected one without its token.
     async fn forced(
         &self,
         answer: KvResult<VersionToken>,
@@ -53,135 +56,91 @@ impl BrokenStore {
     async fn put_fenced(
         &self,
         key: &Key,
-        value: Bytes,
+        write: Write,
         token: FencingToken,
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
-        let (fenced, writer) = (self.fencing()?, self.writing()?);
+        let writer = self.writing()?;
+        let mut plain = write.clone();
+        plain.fence = None;
         match self.fault {
             Fault::FenceRaces => {
                 let before = self.newest(key, deadline).await?.and_then(|entry| entry.fence);
                 if let Some(newest) = before.filter(|newest| *newest > token) {
-                    return Err(KvError::Fenced { key: key.clone(), token, newest });
+                    return Err(KvError::fenced(key.clone(), token, newest));
                 }
                 step().await;
-                match fenced.put(key, value.clone(), token, deadline).await {
-                    Err(error) if error.is_fenced() => writer.put(key, value, deadline).await,
+                match writer.write(key, write, deadline).await {
+                    Err(error) if error.is_fenced() => writer.write(key, plain, deadline).await,
                     answer => answer,
                 }
             }
             Fault::FencedTriesOnce => {
                 let before = self.newest(key, deadline).await?;
                 step().await;
-                match before {
-                    Some(entry) => fenced.update(key, value, entry.version, token, deadline).await,
-                    None => fenced.create(key, value, token, deadline).await,
-                }
+                let mut once = write;
+                once.condition = before
+                    .map_or(WriteCondition::Absent, |entry| WriteCondition::Exactly(entry.version));
+                writer.write(key, once, deadline).await
             }
-            _ => fenced.put(key, value, token, deadline).await,
+            _ => writer.write(key, write, deadline).await,
         }
     }
 }
 
+impl BrokenStore {
+    pub(super) async fn write_fenced(
+        &self,
+        key: &Key,
+        mut write: Write,
+        token: FencingToken,
+        deadline: Deadline,
+    ) -> KvResult<VersionToken> {
+        let (key, writer) = (self.key(key)?, self.writing()?);
+        self.refuse(&key, token, deadline).await?;
+        if let WriteOperation::Put(value) = write.operation {
+            write.operation = WriteOperation::Put(self.value(value));
+        }
+        if let WriteCondition::Exactly(expected) = write.condition {
+            write.condition = WriteCondition::Exactly(self.expected(expected));
+        }
+        let mut plain = write.clone();
+        plain.fence = None;
+        let before = self.newest(&key, deadline).await?;
+        let is_live = before.as_ref().is_some_and(|entry| !entry.is_tombstone());
+        let found = before.map(|entry| entry.version);
+        let answer = match (self.fault, write.condition) {
+            (Fault::FencedDeleteForgets, _) if write.is_deletion() => {
+                writer.write(&key, plain.clone(), deadline).await
+            }
+            (Fault::FencedDeleteNeedsValue, _) if write.is_deletion() && !is_live => {
+                Err(KvError::backend("delete", "absent"))
+            }
+            (Fault::FencedSwapsIgnoreVersions, _) => {
+                write.condition = WriteCondition::Any;
+                writer.write(&key, write, deadline).await
+            }
+            (Fault::FencedCreateForgets, WriteCondition::Absent) if !is_live => {
+                writer.write(&key, plain.clone(), deadline).await
+            }
+            (Fault::FenceComparedLast, WriteCondition::Absent) if is_live => {
+                Err(KvError::already_exists(key.clone(), None))
+            }
+            (Fault::FenceComparedLast, WriteCondition::Exactly(expected))
+                if found != Some(expected) =>
+            {
+                Err(KvError::revision_mismatch(key.clone(), expected, found))
+            }
+            (_, WriteCondition::Any) if !write.is_deletion() => {
+                self.put_fenced(&key, write, token, deadline).await
+            }
+            _ => writer.write(&key, write, deadline).await,
+        };
+        self.forced(answer, writer.write(&key, plain, deadline)).await
+    }
+}
+
 impl KvFenced for BrokenStore {
-    fn put<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            let (key, value) = (self.key(key)?, self.value(value));
-            self.refuse(&key, token, deadline).await?;
-            let answer = self.put_fenced(&key, value.clone(), token, deadline).await;
-            self.forced(answer, self.writing()?.put(&key, value, deadline)).await
-        })
-    }
-
-    fn create<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            let (key, value) = (self.key(key)?, self.value(value));
-            self.refuse(&key, token, deadline).await?;
-            let (fenced, writer) = (self.fencing()?, self.writing()?);
-            let before = self.newest(&key, deadline).await?;
-            let is_live = before.as_ref().is_some_and(|entry| !entry.is_tombstone());
-            let answer = match self.fault {
-                Fault::FencedSwapsIgnoreVersions => {
-                    fenced.put(&key, value.clone(), token, deadline).await
-                }
-                Fault::FencedCreateForgets if !is_live => {
-                    writer.create(&key, value.clone(), deadline).await
-                }
-                Fault::FenceComparedLast if is_live => {
-                    Err(KvError::AlreadyExists { key: key.clone(), found: None })
-                }
-                _ => fenced.create(&key, value.clone(), token, deadline).await,
-            };
-            self.forced(answer, writer.create(&key, value, deadline)).await
-        })
-    }
-
-    fn update<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            let (key, value, expected) =
-                (self.key(key)?, self.value(value), self.expected(expected));
-            self.refuse(&key, token, deadline).await?;
-            let (fenced, writer) = (self.fencing()?, self.writing()?);
-            let found = self.newest(&key, deadline).await?.map(|entry| entry.version);
-            let answer = match self.fault {
-                Fault::FencedSwapsIgnoreVersions => {
-                    fenced.put(&key, value.clone(), token, deadline).await
-                }
-                Fault::FenceComparedLast if found != Some(expected) => {
-                    Err(KvError::RevisionMismatch { key: key.clone(), expected, found })
-                }
-                _ => fenced.update(&key, value.clone(), expected, token, deadline).await,
-            };
-            self.forced(answer, writer.update(&key, value, expected, deadline)).await
-        })
-    }
-
-    fn delete<'a>(
-        &'a self,
-        key: &'a Key,
-        token: FencingToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            let key = self.key(key)?;
-            self.refuse(&key, token, deadline).await?;
-            let (fenced, writer) = (self.fencing()?, self.writing()?);
-            let answer = match self.fault {
-                Fault::FencedDeleteForgets => writer.delete(&key, deadline).await,
-                Fault::FencedDeleteNeedsValue => match self.newest(&key, deadline).await? {
-                    Some(entry) if !entry.is_tombstone() => {
-                        fenced.delete(&key, token, deadline).await
-                    }
-                    _ => {
-                        let reason = "absent".to_owned();
-                        Err(KvError::Backend { operation: "fenced delete", reason, source: None })
-                    }
-                },
-                _ => fenced.delete(&key, token, deadline).await,
-            };
-            self.forced(answer, writer.delete(&key, deadline)).await
-        })
-    }
-
     fn raise<'a>(
         &'a self,
         key: &'a Key,
@@ -190,34 +149,30 @@ impl KvFenced for BrokenStore {
     ) -> BoxFuture<'a, KvResult<FencingToken>> {
         Box::pin(async move {
             let key = self.key(key)?;
-            let fenced = self.fencing()?;
+            let (fenced, writer) = (self.fencing()?, self.writing()?);
             let before = self.newest(&key, deadline).await?;
             let newest = before.as_ref().and_then(|entry| entry.fence);
             let value = before.filter(|entry| !entry.is_tombstone()).map(|entry| entry.value);
+            let is_live = value.is_some();
+            let is_raised = newest < Some(token);
+            let token = newest.max(Some(token)).unwrap_or(token);
+            let again = value.map_or_else(Write::delete, Write::put).with_fence(token);
             match self.fault {
                 Fault::RaiseDoesNothing => return Ok(token),
-                Fault::RaiseEmpties if newest < Some(token) => {
-                    fenced.put(&key, Bytes::new(), token, deadline).await?;
+                Fault::RaiseEmpties if is_raised => {
+                    let empty = Write::put(Bytes::new()).with_fence(token);
+                    writer.write(&key, empty, deadline).await?;
                 }
                 Fault::RaiseAlwaysWrites => {
-                    let token = newest.max(Some(token)).unwrap_or(token);
-                    match value {
-                        Some(value) => fenced.put(&key, value, token, deadline).await?,
-                        None => fenced.delete(&key, token, deadline).await?,
-                    };
+                    writer.write(&key, again, deadline).await?;
                     return Ok(token);
                 }
-                Fault::RaiseRaces if newest < Some(token) => {
+                Fault::RaiseRaces if is_raised => {
                     step().await;
-                    match value {
-                        Some(value) => fenced.put(&key, value, token, deadline).await?,
-                        None => fenced.delete(&key, token, deadline).await?,
-                    };
+                    writer.write(&key, again, deadline).await?;
                 }
-                Fault::RaiseForgetsLife => {
-                    if let Some(value) = value.filter(|_| newest < Some(token)) {
-                        fenced.put(&key, value, token, deadline).await?;
-                    }
+                Fault::RaiseForgetsLife if is_raised && is_live => {
+                    writer.write(&key, again, deadline).await?;
                 }
                 _ => {}
             }

@@ -1,4 +1,4 @@
-//! A store whose reads are broken; its writer and watcher are its neighbours.
+//! A store with broken reads. Its writer and watcher are in the sibling modules.
 
 use std::fmt;
 use std::future::Future;
@@ -26,7 +26,7 @@ pub(super) struct BrokenStore {
 }
 
 impl BrokenStore {
-    /// The key that the wrapped store is asked for.
+    /// Returns the key for the wrapped store.
     pub(super) fn key(&self, key: &Key) -> KvResult<Key> {
         match self.fault {
             Fault::IgnoresCase => Key::new(key.to_lowercase()),
@@ -36,7 +36,7 @@ impl BrokenStore {
         }
     }
 
-    /// An entry as this store shows it.
+    /// Returns an entry as this store shows it.
     pub(super) fn shown(&self, mut entry: KvEntry) -> Option<KvEntry> {
         match self.fault {
             Fault::ForgetsTombstones if entry.is_tombstone() => return None,
@@ -55,18 +55,15 @@ impl BrokenStore {
                     VersionToken::from_u64(entry.version.as_u64().unwrap_or(0) + 1_000_000);
             }
             Fault::FenceHidden => entry.fence = None,
+            Fault::MetadataDropped => entry.metadata = None,
             Fault::ExpiryForgotten if entry.operation == KvOperation::Expire => return None,
             _ => {}
         }
         Some(entry)
     }
 
-    /// Whether this store takes the key for one in scope.
+    /// Returns true if this store considers the key in scope.
     pub(super) fn selects(&self, scope: &WatchScope, key: &Key) -> bool {
-        let pattern = |prefix: &str| match prefix.find(['*', '>']) {
-            Some(at) => key.starts_with(&prefix[..at]),
-            None => key.starts_with(prefix),
-        };
         let token = |prefix: &str| {
             let prefix = prefix.trim_end_matches('.');
             let end = key.strip_prefix(prefix);
@@ -74,7 +71,6 @@ impl BrokenStore {
         };
         let any = |prefixes: &[String]| match self.fault {
             Fault::TokenPrefixes => prefixes.iter().any(|prefix| token(prefix)),
-            Fault::PatternPrefixes => prefixes.iter().any(|prefix| pattern(prefix)),
             _ => prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())),
         };
         match scope {
@@ -88,7 +84,7 @@ impl BrokenStore {
     }
 
     pub(super) fn breaks_scopes(&self) -> bool {
-        matches!(self.fault, Fault::TokenPrefixes | Fault::PatternPrefixes | Fault::KeyHasChildren)
+        matches!(self.fault, Fault::TokenPrefixes | Fault::KeyHasChildren)
     }
 
     fn gone<T>(&self, answer: KvResult<T>, empty: T) -> KvResult<T> {
@@ -190,7 +186,7 @@ impl BrokenStore {
     }
 }
 
-/// What was collected, item by item.
+/// Streams collected entries, item by item.
 fn flatten(
     all: impl Future<Output = KvResult<Vec<KvEntry>>> + Send + 'static,
 ) -> KvStream<KvEntry> {
@@ -201,7 +197,7 @@ fn flatten(
 }
 
 fn refused(reason: &str) -> KvError {
-    KvError::Backend { operation: "key", reason: reason.to_owned(), source: None }
+    KvError::backend("key", reason)
 }
 
 impl KvStore for BrokenStore {
@@ -233,6 +229,10 @@ impl KvStore for BrokenStore {
             Fault::LimitOfOpening => self.limit,
             _ => self.inner.max_value_size(),
         }
+    }
+
+    fn incarnation(&self) -> Option<[u8; 16]> {
+        if self.fault == Fault::IncarnationOfAll { Some([7; 16]) } else { self.inner.incarnation() }
     }
 
     fn writer(&self) -> Option<&dyn KvWriter> {

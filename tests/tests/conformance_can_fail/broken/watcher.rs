@@ -1,4 +1,4 @@
-//! Watches that are broken.
+//! Broken watches.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -19,9 +19,9 @@ use super::{Fault, unsupported};
 type Item = KvResult<(KvUpdate, WatchCursor)>;
 type Items = BoxStream<'static, Item>;
 
-/// The items of a watch, each with its cursor.
+/// Returns the items of a watch, each with its cursor.
 fn items(watch: Watch) -> Items {
-    stream::unfold(watch, |mut watch| async move {
+    stream::unfold(watch, |watch| async move {
         let update = watch.next().await?;
         let cursor = watch.cursor().unwrap_or_else(nowhere);
         Some((update.map(|update| (update, cursor)), watch))
@@ -33,7 +33,7 @@ fn nowhere() -> WatchCursor {
     WatchCursor::new([0; 16], 0, SystemTime::UNIX_EPOCH)
 }
 
-/// Puts other items in the place of each.
+/// Replaces each item by others.
 fn replace(items: Items, mut with: impl FnMut(Item) -> Vec<Item> + Send + 'static) -> Items {
     items.flat_map(move |item| stream::iter(with(item))).boxed()
 }
@@ -222,7 +222,7 @@ impl BrokenStore {
                 let mut memory = self.memory.lock().unwrap();
                 if memory.cursors.contains(&bytes) {
                     let store = self.inner.name().to_owned();
-                    return Err(KvError::CursorExpired { store, reason: "it was used" });
+                    return Err(KvError::cursor_expired(store, "it was used"));
                 }
                 memory.cursors.push(bytes);
                 resumed?
@@ -231,7 +231,7 @@ impl BrokenStore {
         })
     }
 
-    /// What is broken in all watches alike.
+    /// Applies the faults that are the same for all watches.
     fn deliver(&self, items: Items) -> Items {
         let mut count = 0_usize;
         let mut caught_up = false;
@@ -255,7 +255,8 @@ impl BrokenStore {
                 replace(items, move |item| {
                     let version =
                         entry(&item).and_then(|entry| entry.version.as_u64()).unwrap_or(0);
-                    // What is pending is counted wrong when what was pending is replaced.
+                    // Simulates a backend that miscounts its pending entries when pending ones are
+                    // replaced. A jump of the version shows that.
                     let jumped = newest != 0 && version > newest + 50;
                     newest = version;
                     let marker = is_marker(&item);
@@ -371,7 +372,7 @@ fn live_only(items: Items) -> Items {
     })
 }
 
-/// Loses the value that arrives after it was polled in vain.
+/// Loses a value that arrives after it was polled in vain.
 struct Forgetful {
     items: Items,
     polled: bool,
@@ -393,7 +394,7 @@ impl Stream for Forgetful {
     }
 }
 
-/// Keeps the newest twenty of the updates that are there.
+/// Keeps the newest twenty of the pending updates.
 struct Lossy {
     items: Items,
     buffer: VecDeque<Item>,

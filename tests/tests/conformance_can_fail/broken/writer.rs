@@ -1,10 +1,13 @@
-//! Writes that are broken.
+//! Broken writes.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
-use shizuku_kv::{Deadline, Key, KvError, KvResult, KvTtl, KvWriter, VersionToken, WatchScope};
+use shizuku_kv::{
+    Atomicity, Deadline, Key, KvError, KvResult, KvTtl, KvWriter, VersionToken, WatchScope, Write,
+    WriteCondition, WriteOperation,
+};
 
 use super::reader::BrokenStore;
 use super::{Fault, unsupported};
@@ -12,10 +15,6 @@ use super::{Fault, unsupported};
 impl BrokenStore {
     pub(super) fn writing(&self) -> KvResult<&dyn KvWriter> {
         self.inner.writer().ok_or_else(|| unsupported("write"))
-    }
-
-    fn expiring(&self) -> KvResult<&dyn KvTtl> {
-        self.inner.ttl().ok_or_else(|| unsupported("time to live"))
     }
 
     /// The value as it is stored.
@@ -32,7 +31,7 @@ impl BrokenStore {
         }
     }
 
-    /// The version as it is returned.
+    /// Returns the version as the caller receives it.
     pub(super) fn version(&self, version: KvResult<VersionToken>) -> KvResult<VersionToken> {
         if self.fault == Fault::OneVersion {
             version.map(|_| VersionToken::from_u64(1))
@@ -41,7 +40,7 @@ impl BrokenStore {
         }
     }
 
-    /// The version that is expected of the wrapped store.
+    /// Returns the expected version for the wrapped store.
     pub(super) fn expected(&self, version: VersionToken) -> VersionToken {
         match version.as_u64() {
             Some(number) if self.fault == Fault::ShiftedVersions && number > 1_000_000 => {
@@ -65,33 +64,34 @@ impl BrokenStore {
                 std::future::pending().await
             }
             Fault::TimedOutWriteLands if deadline.limit() < Duration::from_millis(10) => {
-                writer.put(&key, value, Deadline::after(Duration::from_secs(5))).await?;
+                writer
+                    .write(&key, Write::put(value), Deadline::after(Duration::from_secs(5)))
+                    .await?;
                 Err(deadline.timeout("put", Some(&key)))
             }
             Fault::PutTwice => {
-                writer.put(&key, value.clone(), deadline).await?;
-                writer.put(&key, value, deadline).await
+                writer.write(&key, Write::put(value.clone()), deadline).await?;
+                writer.write(&key, Write::put(value), deadline).await
             }
             Fault::PutKeepsOld => match before().await? {
                 Some(entry) if !entry.is_tombstone() => Ok(entry.version),
-                _ => writer.put(&key, value, deadline).await,
+                _ => writer.write(&key, Write::put(value), deadline).await,
             },
             Fault::OldVersionOfPut => {
                 let old = before().await?;
-                let new = writer.put(&key, value, deadline).await?;
+                let new = writer.write(&key, Write::put(value), deadline).await?;
                 Ok(old.map_or(new, |old| old.version))
             }
             Fault::FenceStays => {
-                match (before().await?.and_then(|entry| entry.fence), self.inner.fenced()) {
-                    (Some(token), Some(fenced)) => fenced.put(&key, value, token, deadline).await,
-                    _ => writer.put(&key, value, deadline).await,
-                }
+                let mut write = Write::put(value);
+                write.fence = before().await?.and_then(|entry| entry.fence);
+                writer.write(&key, write, deadline).await
             }
             Fault::EverythingExpires if self.inner.ttl().is_some() => {
-                let ttl = self.expiring()?;
-                ttl.put_with_ttl(&key, value, ttl.granularity(), deadline).await
+                let ttl = self.granularity();
+                writer.write(&key, Write::put(value).with_ttl(ttl), deadline).await
             }
-            _ => writer.put(&key, value, deadline).await,
+            _ => writer.write(&key, Write::put(value), deadline).await,
         }
     }
 
@@ -102,33 +102,38 @@ impl BrokenStore {
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
         let (key, value, writer) = (self.key(key)?, self.value(value), self.writing()?);
-        let exists = || KvError::AlreadyExists { key: key.clone(), found: None };
+        let exists = || KvError::already_exists(key.clone(), None);
         match self.fault {
             Fault::Modest => Err(unsupported("create")),
-            Fault::CreateOverwrites => writer.put(&key, value, deadline).await,
+            Fault::CreateOverwrites => writer.write(&key, Write::put(value), deadline).await,
             Fault::CreateRefusesTombstones => match self.inner.entry(&key, deadline).await? {
                 Some(_) => Err(exists()),
-                None => writer.create(&key, value, deadline).await,
+                None => writer.write(&key, Write::create(value), deadline).await,
             },
             Fault::CreateRaces => match self.inner.entry(&key, deadline).await? {
                 Some(entry) if !entry.is_tombstone() => Err(exists()),
                 _ => {
                     step().await;
-                    writer.put(&key, value, deadline).await
+                    writer.write(&key, Write::put(value), deadline).await
                 }
             },
             Fault::CreateTriesOnce => match self.inner.entry(&key, deadline).await? {
                 Some(entry) if entry.is_tombstone() => {
                     step().await;
-                    writer.update(&key, value, entry.version, deadline).await.map_err(|_| exists())
+                    writer
+                        .write(&key, Write::update(value, entry.version), deadline)
+                        .await
+                        .map_err(|_| exists())
                 }
-                _ => writer.create(&key, value, deadline).await,
+                _ => writer.write(&key, Write::create(value), deadline).await,
             },
             Fault::CreateOverEmpty => match self.inner.entry(&key, deadline).await? {
-                Some(entry) if entry.value.is_empty() => writer.put(&key, value, deadline).await,
-                _ => writer.create(&key, value, deadline).await,
+                Some(entry) if entry.value.is_empty() => {
+                    writer.write(&key, Write::put(value), deadline).await
+                }
+                _ => writer.write(&key, Write::create(value), deadline).await,
             },
-            _ => writer.create(&key, value, deadline).await,
+            _ => writer.write(&key, Write::create(value), deadline).await,
         }
     }
 
@@ -141,26 +146,24 @@ impl BrokenStore {
     ) -> KvResult<VersionToken> {
         let (key, value, writer) = (self.key(key)?, self.value(value), self.writing()?);
         let expected = self.expected(expected);
-        let swap = writer.update(&key, value.clone(), expected, deadline);
+        let swap = writer.write(&key, Write::update(value.clone(), expected), deadline);
         match self.fault {
             Fault::Modest => Err(unsupported("update")),
-            Fault::LostUpdate => writer.put(&key, value, deadline).await,
+            Fault::LostUpdate => writer.write(&key, Write::put(value), deadline).await,
             Fault::UpdateCreates => match self.inner.entry(&key, deadline).await? {
                 Some(entry) if !entry.is_tombstone() => swap.await,
-                _ => writer.put(&key, value, deadline).await,
+                _ => writer.write(&key, Write::put(value), deadline).await,
             },
             Fault::UpdateRefusesTombstones => match self.inner.entry(&key, deadline).await? {
-                Some(entry) if entry.is_tombstone() => Err(KvError::RevisionMismatch {
-                    key: key.clone(),
-                    expected,
-                    found: Some(entry.version),
-                }),
+                Some(entry) if entry.is_tombstone() => {
+                    Err(KvError::revision_mismatch(key.clone(), expected, Some(entry.version)))
+                }
                 _ => swap.await,
             },
             Fault::UpdateWritesAnyway => {
                 let answer = swap.await;
                 if answer.is_err() {
-                    writer.put(&key, value, deadline).await?;
+                    writer.write(&key, Write::put(value), deadline).await?;
                 }
                 answer
             }
@@ -173,46 +176,44 @@ impl BrokenStore {
         match self.fault {
             Fault::OldVersionOfDeletion => {
                 let old = self.inner.entry(&key, deadline).await?;
-                let new = writer.delete(&key, deadline).await?;
+                let new = writer.write(&key, Write::delete(), deadline).await?;
                 Ok(old.map_or(new, |old| old.version))
             }
             Fault::DeleteNeedsValue => match self.inner.entry(&key, deadline).await? {
-                Some(entry) if !entry.is_tombstone() => writer.delete(&key, deadline).await,
-                _ => Err(KvError::Backend {
-                    operation: "delete",
-                    reason: "absent".to_owned(),
-                    source: None,
-                }),
+                Some(entry) if !entry.is_tombstone() => {
+                    writer.write(&key, Write::delete(), deadline).await
+                }
+                _ => Err(KvError::backend("delete", "absent")),
             },
             Fault::DeleteDoesNothing => match self.inner.entry(&key, deadline).await? {
                 Some(entry) => Ok(entry.version),
-                None => writer.delete(&key, deadline).await,
+                None => writer.write(&key, Write::delete(), deadline).await,
             },
             Fault::WritesHang if deadline.limit() < Duration::from_millis(100) => {
                 std::future::pending().await
             }
-            _ => writer.delete(&key, deadline).await,
+            _ => writer.write(&key, Write::delete(), deadline).await,
         }
     }
 
     async fn purge_broken(&self, key: &Key, deadline: Deadline) -> KvResult<VersionToken> {
         let (key, writer) = (self.key(key)?, self.writing()?);
         match self.fault {
-            Fault::PurgeIsDelete => writer.delete(&key, deadline).await,
+            Fault::PurgeIsDelete => writer.write(&key, Write::delete(), deadline).await,
             Fault::PurgeTakesChildren => {
                 let children =
                     self.inner.keys(WatchScope::prefix(format!("{key}.")), deadline.limit());
                 for child in children.try_collect().await? {
-                    writer.purge(&child, deadline).await?;
+                    writer.write(&child, Write::purge(), deadline).await?;
                 }
-                writer.purge(&key, deadline).await
+                writer.write(&key, Write::purge(), deadline).await
             }
-            _ => writer.purge(&key, deadline).await,
+            _ => writer.write(&key, Write::purge(), deadline).await,
         }
     }
 }
 
-/// Lets others write in between.
+/// Lets other writers write in between.
 pub(super) async fn step() {
     for _ in 0..3 {
         tokio::task::yield_now().await;
@@ -220,78 +221,47 @@ pub(super) async fn step() {
 }
 
 impl KvWriter for BrokenStore {
-    fn put<'a>(
+    fn write<'a>(
         &'a self,
         key: &'a Key,
-        value: Bytes,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.version(self.put_broken(key, value, deadline).await) })
-    }
-
-    fn create<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.version(self.create_broken(key, value, deadline).await) })
-    }
-
-    fn update<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(
-            async move { self.version(self.update_broken(key, value, expected, deadline).await) },
-        )
-    }
-
-    fn delete<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.version(self.delete_broken(key, deadline).await) })
-    }
-
-    fn delete_with_version<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: VersionToken,
+        mut write: Write,
         deadline: Deadline,
     ) -> BoxFuture<'a, KvResult<VersionToken>> {
         Box::pin(async move {
-            let (key, writer) = (self.key(key)?, self.writing()?);
-            self.version(match self.fault {
-                Fault::Modest => Err(unsupported("delete_with_version")),
-                Fault::DeleteIgnoresVersion => writer.delete(&key, deadline).await,
-                Fault::DeleteNeverMatches => {
-                    Err(KvError::RevisionMismatch { key, expected, found: None })
-                }
-                _ => writer.delete_with_version(&key, self.expected(expected), deadline).await,
-            })
+            match self.fault {
+                Fault::CombinationsSimplified if write.is_deletion() => write.ttl = None,
+                _ => write.check()?,
+            }
+            if write.metadata.is_some() {
+                return self.version(self.writing()?.write(&self.key(key)?, write, deadline).await);
+            }
+            match (write.fence, write.ttl) {
+                (Some(token), _) => self.write_fenced(key, write, token, deadline).await,
+                (None, Some(ttl)) => self.write_expiring(key, write, ttl, deadline).await,
+                (None, None) => self.write_plain(key, write, deadline).await,
+            }
         })
     }
 
-    fn purge<'a>(
+    fn write_many<'a>(
         &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move { self.version(self.purge_broken(key, deadline).await) })
-    }
-
-    fn put_many<'a>(
-        &'a self,
-        mut items: Vec<(Key, Bytes)>,
+        mut items: Vec<(Key, Write)>,
+        atomicity: Atomicity,
         deadline: Duration,
     ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
         Box::pin(async move {
+            if self.fault != Fault::AllIsEach
+                && let Err(error) = atomicity.check_each()
+            {
+                return vec![Err(error); items.len()];
+            }
             match self.fault {
+                Fault::WriteManyIgnoresConditions => {
+                    for (_, write) in &mut items {
+                        write.condition = WriteCondition::Any;
+                    }
+                    self.put_all(items, deadline).await
+                }
                 Fault::PutManyShuffled => {
                     let mut answers = self.put_all(items, deadline).await;
                     answers.reverse();
@@ -314,25 +284,89 @@ impl KvWriter for BrokenStore {
 }
 
 impl BrokenStore {
+    async fn write_plain(
+        &self,
+        key: &Key,
+        write: Write,
+        deadline: Deadline,
+    ) -> KvResult<VersionToken> {
+        self.version(match (write.operation, write.condition) {
+            (WriteOperation::Put(value), WriteCondition::Any) => {
+                self.put_broken(key, value, deadline).await
+            }
+            (WriteOperation::Put(value), WriteCondition::Absent) => {
+                self.create_broken(key, value, deadline).await
+            }
+            (WriteOperation::Put(value), WriteCondition::Exactly(expected)) => {
+                self.update_broken(key, value, expected, deadline).await
+            }
+            (WriteOperation::Delete, WriteCondition::Exactly(expected)) => {
+                let (key, writer) = (self.key(key)?, self.writing()?);
+                let expected = self.expected(expected);
+                match self.fault {
+                    Fault::Modest => Err(unsupported("delete_with_version")),
+                    Fault::DeleteIgnoresVersion => {
+                        writer.write(&key, Write::delete(), deadline).await
+                    }
+                    Fault::DeleteNeverMatches => {
+                        Err(KvError::revision_mismatch(key, expected, None))
+                    }
+                    _ => writer.write(&key, Write::delete_with_version(expected), deadline).await,
+                }
+            }
+            (WriteOperation::Delete, _) => self.delete_broken(key, deadline).await,
+            (WriteOperation::Purge, _) => self.purge_broken(key, deadline).await,
+            (_, condition) => panic!("a write with an unknown condition {condition:?}"),
+        })
+    }
+
+    async fn write_expiring(
+        &self,
+        key: &Key,
+        mut write: Write,
+        ttl: Duration,
+        deadline: Deadline,
+    ) -> KvResult<VersionToken> {
+        match (self.fault, write.condition) {
+            (Fault::NeverExpires, _) | (Fault::RenewalForgetsTtl, WriteCondition::Exactly(_)) => {
+                write.ttl = None;
+                return self.write_plain(key, write, deadline).await;
+            }
+            (Fault::TtlIgnoresVersions, _) => write.condition = WriteCondition::Any,
+            (Fault::CreateRefusesTombstones, WriteCondition::Absent)
+                if self.inner.entry(key, deadline).await?.is_some() =>
+            {
+                return Err(KvError::already_exists(key.clone(), None));
+            }
+            (Fault::RenewalIgnored, WriteCondition::Exactly(expected)) => return Ok(expected),
+            (_, WriteCondition::Exactly(expected)) => {
+                write.condition = WriteCondition::Exactly(self.expected(expected));
+            }
+            _ => {}
+        }
+        write.ttl = Some(self.span(ttl));
+        self.writing()?.write(key, write, deadline).await
+    }
+
     async fn put_all(
         &self,
-        items: Vec<(Key, Bytes)>,
+        items: Vec<(Key, Write)>,
         deadline: Duration,
     ) -> Vec<KvResult<VersionToken>> {
         match self.fault {
-            // These hold for all writes alike.
+            // These apply to all writes alike.
             Fault::None
             | Fault::PutManyShuffled
             | Fault::PutManyStops
             | Fault::PutManyBackwards => match self.writing() {
-                Ok(writer) => writer.put_many(items, deadline).await,
+                Ok(writer) => writer.write_many(items, Atomicity::Each, deadline).await,
                 Err(error) => vec![Err(error); items.len()],
             },
             _ => {
-                let puts = items.into_iter().map(|(key, value)| async move {
-                    self.version(self.put_broken(&key, value, Deadline::after(deadline)).await)
+                let writes = items.into_iter().map(|(key, write)| async move {
+                    self.write(&key, write, Deadline::after(deadline)).await
                 });
-                join_all(puts).await
+                join_all(writes).await
             }
         }
     }
@@ -345,69 +379,6 @@ impl KvTtl for BrokenStore {
             _ => self.inner.ttl().map_or(Duration::from_secs(1), KvTtl::granularity),
         }
     }
-
-    fn put_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            match self.fault {
-                Fault::NeverExpires => self.put(key, value, deadline).await,
-                _ => self.expiring()?.put_with_ttl(key, value, self.span(ttl), deadline).await,
-            }
-        })
-    }
-
-    fn create_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            match self.fault {
-                Fault::NeverExpires => self.create(key, value, deadline).await,
-                Fault::TtlIgnoresVersions => {
-                    self.expiring()?.put_with_ttl(key, value, ttl, deadline).await
-                }
-                Fault::CreateRefusesTombstones
-                    if self.inner.entry(key, deadline).await?.is_some() =>
-                {
-                    Err(KvError::AlreadyExists { key: key.clone(), found: None })
-                }
-                _ => self.expiring()?.create_with_ttl(key, value, self.span(ttl), deadline).await,
-            }
-        })
-    }
-
-    fn update_with_ttl<'a>(
-        &'a self,
-        key: &'a Key,
-        value: Bytes,
-        expected: VersionToken,
-        ttl: Duration,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            match self.fault {
-                Fault::NeverExpires | Fault::RenewalForgetsTtl => {
-                    self.update(key, value, expected, deadline).await
-                }
-                Fault::RenewalIgnored => Ok(expected),
-                Fault::TtlIgnoresVersions => {
-                    self.expiring()?.put_with_ttl(key, value, ttl, deadline).await
-                }
-                _ => {
-                    let (ttl, expected) = (self.span(ttl), self.expected(expected));
-                    self.expiring()?.update_with_ttl(key, value, expected, ttl, deadline).await
-                }
-            }
-        })
-    }
 }
 
 impl BrokenStore {
@@ -415,7 +386,7 @@ impl BrokenStore {
         let step = self.inner.ttl().map_or(Duration::from_secs(1), KvTtl::granularity);
         match self.fault {
             Fault::TtlAnyLength => ttl.max(step),
-            // No store keeps less than its granularity: longer spans are cut.
+            // No store keeps less than its granularity, so longer spans are cut.
             Fault::TtlOverAge => ttl.min(Duration::from_secs(60)),
             Fault::ExpiresEarly => (ttl / 2).max(step),
             _ => ttl,

@@ -1,4 +1,4 @@
-//! `live_config`: a service over HTTP, and the commands that change what it follows.
+//! `live_config`: a service over HTTP, and the commands that change its configuration.
 
 mod service;
 
@@ -8,15 +8,15 @@ use shizuku_kv_tests::{NatsServer, unique};
 
 use crate::driver::{Example, demonstrate};
 
-/// What every bad value here contains, and nothing that is printed or answered may.
+/// Part of every bad value here. No output and no answer may contain it.
 const SECRET: &str = "hunter2";
 
-/// On a store of its own.
+/// Returns the example on a store of its own.
 fn example(server: &NatsServer) -> Example {
     Example::new("live_config", &server.url(), &unique("live-config"))
 }
 
-/// From the first start to the end, the server's death included.
+/// Runs from the first start to the end, including the server's death.
 #[test]
 fn a_service_follows_its_configuration() {
     let mut server = NatsServer::start();
@@ -29,7 +29,7 @@ fn a_service_follows_its_configuration() {
     service.until("/status", |status| status["status"]["state"] == "absent");
     assert_eq!(command(&["show"]).printed(), "no value");
 
-    // Another process changes it.
+    // Another process changes the configuration.
     let first = command(&["set", "pool_size=8", "features=beta,dark"]).version();
     let config = service.until("/config", |config| config["version"] == *first);
     assert_eq!((&config["pool_size"], &config["features"]), (&json!(8), &json!(["beta", "dark"])));
@@ -44,13 +44,14 @@ fn a_service_follows_its_configuration() {
     });
     assert!(command(&["show"]).printed().starts_with(&format!("version {first}: a pool of 8")));
 
-    // And only what it names.
+    // Only the named settings change.
     let good = command(&["set", "features=dark"]).version();
     let config = service.until("/config", |config| config["version"] == *good);
     assert_eq!((&config["pool_size"], &config["features"]), (&json!(8), &json!(["dark"])));
     assert_eq!(service.get("/feature/beta"), "off\n");
 
-    // What does not decode, and what breaks the rule: the last good value stays, and the service says why.
+    // Values that do not decode or break the rule: the last good value stays, and the service
+    // reports why.
     for (bad, why) in [
         (r#"{"pool_size": "hunter2"}"#, "cannot be decoded"),
         (r#"{"pool_size": 0, "features": ["hunter2"]}"#, "`pool_size` is 1 to 100"),
@@ -68,7 +69,7 @@ fn a_service_follows_its_configuration() {
         let config = service.get_json("/config");
         assert_eq!((&config["pool_size"], &config["version"]), (&json!(8), &json!(good)));
         assert_eq!(service.get("/feature/dark"), "on\n");
-        // Nor does anybody change what cannot be read without saying so.
+        // A command does not change an unreadable value without a message.
         for words in [&["show"][..], &["set", "pool_size=5"]] {
             let refused = command(words).refused();
             assert!(refused.contains(why) && !refused.contains(SECRET), "{refused}");
@@ -81,7 +82,7 @@ fn a_service_follows_its_configuration() {
     });
     service.until_printed(&format!("pool: 8 -> 6, features: none (version {good})"));
 
-    // Without its server the service goes on, and says since when it does.
+    // Without its server the service continues, and reports since when.
     server.kill();
     let status = service.until("/status", |status| status["status"]["state"] == "stale");
     assert!(
@@ -95,7 +96,7 @@ fn a_service_follows_its_configuration() {
     let good = command(&["set", "pool_size=7"]).version();
     service.until("/config", |config| config["version"] == *good && config["pool"]["free"] == 7);
 
-    // What is deleted stays in force too.
+    // A deleted value stays current too.
     command(&["delete"]).version();
     service.until("/status", |status| status["status"]["state"] == "absent");
     service.until_printed(&format!("status: absent; version {good} is in force"));
@@ -105,7 +106,8 @@ fn a_service_follows_its_configuration() {
     assert!(!printed.contains(SECRET) && printed.ends_with("\nstopped"), "{printed}");
 }
 
-/// The pool is not only a number: work has as many places as the configuration says, when it grows and when it shrinks.
+/// The pool is more than a number. It has as many permits as the configuration says, when it grows
+/// and when it shrinks.
 #[test]
 fn the_pool_is_as_large_as_the_configuration_says() {
     let example = example(NatsServer::shared());
@@ -121,7 +123,7 @@ fn the_pool_is_as_large_as_the_configuration_says() {
     }
 }
 
-/// What was there before the service, good or bad, and a name that it was given at the command line.
+/// Uses a value from before the service, good or bad, and a store name from the command line.
 #[test]
 fn a_service_begins_with_what_is_there() {
     let example = example(NatsServer::shared());
@@ -140,7 +142,7 @@ fn a_service_begins_with_what_is_there() {
     assert!(!service.terminate().contains(SECRET));
 }
 
-/// Mistakes are told on stderr, with an exit code, and before anything is written.
+/// Mistakes are reported on stderr, with an exit code, and before any write.
 #[test]
 fn a_mistake_is_told() {
     let example = example(NatsServer::shared());
@@ -153,7 +155,7 @@ fn a_mistake_is_told() {
     assert_eq!(told(&["set", "pool_size=many"]), "live_config: `pool_size` is a number");
     assert!(told(&["replace", "pool_size=0"]).contains("`pool_size` is 1 to 100"));
     assert_eq!(example.run(&["show"]).printed(), "no value");
-    // A URL that cannot be used is not repeated.
+    // An invalid URL is not repeated.
     let refused = Example::new("live_config", SECRET, "any").run(&["show"]).refused();
     assert!(refused.contains("no scheme") && !refused.contains(SECRET), "{refused}");
 }
@@ -163,7 +165,7 @@ fn the_demonstration_tells_its_story() {
     for url in ["memory:", &NatsServer::shared().url()] {
         let printed = demonstrate("live_config", url).printed();
         let mut lines = printed.lines();
-        // In this order, whatever is between.
+        // The output has these in this order, possibly with other lines between.
         for expected in [
             "open    store live-config-",
             r#"ask     {"features":[],"pool":{"free":4,"size":4}"#,
@@ -188,7 +190,7 @@ fn the_demonstration_tells_its_story() {
             );
         }
         assert_eq!(lines.next(), None);
-        // What the service says in between, for itself.
+        // The service's own output in between.
         for expected in [
             "pool: 4 -> 8, features: beta, dark (version 1)",
             "pool: 8 -> 6, features: none (version 4)",

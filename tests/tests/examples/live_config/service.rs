@@ -15,7 +15,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts it on a port that is free, and reads where that is.
+    /// Starts it on a free port, and reads its address.
     pub(crate) fn start(example: &Example) -> Self {
         let process = example.start(&["serve", "--listen", "127.0.0.1:0"]);
         let first = process.first_line();
@@ -23,7 +23,7 @@ impl Service {
         Self { process, address }
     }
 
-    /// The body of an answer that is 200.
+    /// Returns the body of an answer with status 200.
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> String {
         let (status, body) = get(&self.address, path);
@@ -36,7 +36,7 @@ impl Service {
         serde_json::from_str(&self.get(path)).unwrap()
     }
 
-    /// The answer as soon as it is as it should be.
+    /// Returns the answer as soon as it is as expected.
     #[track_caller]
     pub(crate) fn until(&self, path: &str, is_there: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
@@ -51,13 +51,13 @@ impl Service {
         panic!("{path} is still {last}; printed:\n{}", self.process.printed());
     }
 
-    /// Waits until it has printed this, somewhere.
+    /// Waits until its output contains this text.
     #[track_caller]
     pub(crate) fn until_printed(&self, text: &str) {
         self.process.until_printed(text);
     }
 
-    /// Asks for `many` jobs at the same time, again until the answers are as they should be.
+    /// Requests `many` jobs at the same time, and repeats until the answers are as expected.
     #[track_caller]
     pub(crate) fn until_jobs(&self, many: usize, is_there: impl Fn(&[u16]) -> bool) {
         until("the jobs are answered so", || {
@@ -70,14 +70,14 @@ impl Service {
         });
     }
 
-    /// Ends it with SIGTERM, and returns all that it has printed.
+    /// Ends it with SIGTERM, and returns its output.
     #[track_caller]
     pub(crate) fn terminate(self) -> String {
         self.process.terminate("stopped")
     }
 }
 
-/// The status and the body of an answer.
+/// Returns the status and the body of an answer.
 fn get(address: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("the service listens");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -1,4 +1,4 @@
-//! A good run passes, and each way to break it is found.
+//! Tests that a good run passes, and that each way to break it is found.
 
 use shizuku_kv::WatchScope;
 
@@ -20,7 +20,7 @@ fn seen(key: &str, version: u64, content: Content) -> Event {
     Event::Sight(sight(key, version, content))
 }
 
-/// What a run has to show.
+/// The observations of a run.
 #[derive(Clone, Debug)]
 struct Run {
     history: History,
@@ -61,7 +61,7 @@ fn good() -> Run {
         write("churn.1", Kind::Purge, Unknown, 100),
         write("plain.0", PUT, Refused, 110),
         write("count.0", Kind::Put { count: 4 }, Refused, 120),
-        // Nobody was told, and it did not.
+        // The outcome is unknown, and the write did not take effect.
         write("plain.1", PUT, Unknown, 130),
     ];
     let newest = [
@@ -129,7 +129,7 @@ fn found(run: &Run) -> Vec<Violation> {
     all(&run.history, &run.bucket, &run.logs)
 }
 
-/// Builds a log again from other events.
+/// Rebuilds a log from other events.
 fn edit(log: &mut Log, change: impl FnOnce(&mut Vec<Event>)) {
     let mut events = log.events.iter().map(|(_, event)| event.clone()).collect();
     change(&mut events);
@@ -143,7 +143,7 @@ fn a_good_run_passes() {
     assert_eq!(found(&good()), []);
 }
 
-/// How a run is broken, and what has to be said of it.
+/// A way to break a run, and the expected violation.
 type Break = (&'static str, fn(&mut Run));
 
 const BREAKS: &[Break] = &[
@@ -181,7 +181,7 @@ const BREAKS: &[Break] = &[
         edit(&mut run.logs[LATE], |events| events.swap(1, 2));
     }),
     ("caught up with version Some(2); when it began, at 76.000ms, there was version 3", |run| {
-        // Not what was acknowledged.
+        // An acknowledged write is missing.
         edit(&mut run.logs[LATE], |events| events.insert(1, seen("count.0", 2, Content::Value(6))));
         edit(&mut run.logs[LATE], |events| events.swap(2, 3));
         run.history.writes[7].outcome = Outcome::Unknown;
@@ -190,7 +190,7 @@ const BREAKS: &[Break] = &[
         edit(&mut run.logs[MOVED], |events| drop(events.remove(3)));
     }),
     ("caught up with version Some(2); when it began, at 1.004s, there was version 6", |run| {
-        // What the watch before it had.
+        // A delivery of the earlier watch is missing.
         edit(&mut run.logs[ANEW], |events| events[3..7].rotate_right(1));
     }),
     ("never caught up", |run| edit(&mut run.logs[LATE], |events| drop(events.pop()))),
@@ -215,7 +215,7 @@ const BREAKS: &[Break] = &[
         edit(&mut run.logs[ALL], |events| events[9] = seen("ttl.0", 10, Content::Deleted));
     }),
     ("it ended", |run| run.logs[ALL].trouble = Some("it ended".to_owned())),
-    // Only what was written, once, and as it was said.
+    // Only written values arrive, once, and as reported.
     ("which there is not", |run| {
         edit(&mut run.logs[ALL], |events| events[2] = seen("plain.0", 2, Content::Value(99)));
         run.history.writes[1].outcome = Outcome::Unknown;
@@ -304,7 +304,7 @@ fn a_resumed_watch_has_to_go_on_without_a_gap() {
     resumed.push(at(2000), Event::CaughtUp);
     let check = |log: &Log| [order(log), settled(&run.history, &run.bucket, log)].concat();
     assert_eq!(check(&resumed), []);
-    // One event less, whichever it is.
+    // Removes each event in turn.
     let events = resumed.events.clone();
     for left_out in 0..events.len() {
         let mut gap = run.logs[ALL].resumed_after(from);
@@ -312,12 +312,12 @@ fn a_resumed_watch_has_to_go_on_without_a_gap() {
         {
             gap.push(*at, event.clone());
         }
-        // What was superseded may be left out.
+        // A superseded entry may be left out.
         let superseded =
             matches!(&events[left_out].1, Event::Sight(sight) if run.bucket[&sight.key] != *sight);
         assert_eq!(check(&gap).is_empty(), superseded, "{:?}", events[left_out]);
     }
-    // And one that was there before.
+    // Repeats an earlier event.
     let mut again = run.logs[ALL].resumed_after(from);
     for (at, event) in run.logs[ALL].events[from - 1..].iter().chain(events.last()) {
         again.push(*at, event.clone());

@@ -1,4 +1,4 @@
-//! The process that keeps the replica.
+//! The process with the replica.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -9,9 +9,9 @@ use std::time::Duration;
 use shizuku_kv::replica::{Batch, LogStorage, Replica};
 use shizuku_kv::snapshot::{SnapshotOptions, SyncPolicy};
 use shizuku_kv::{BatchConfig, Connection, Store, StoreConfig, WatchScope, connect};
+use shizuku_kv_tests::Random;
 
 use super::journal;
-use crate::random::Random;
 
 pub(super) const LOG: &str = "replica.log";
 
@@ -21,7 +21,7 @@ const PLAN: &str = "SHIZUKU_REPLICA_PLAN";
 pub(super) struct Process(Child);
 
 impl Process {
-    /// Starts it: this very test binary, with the test below.
+    /// Starts it: this test binary, with the test below.
     pub(super) fn start(url: &str, bucket: &str, home: &Path, seed: u64) -> Self {
         let plan = [url, bucket, home.to_str().expect("a path"), &seed.to_string()].join("\n");
         let process = Command::new(std::env::current_exe().expect("a path"))
@@ -46,7 +46,7 @@ impl Drop for Process {
     }
 }
 
-/// Ends this process with the one that started it, however that ends: then the input does.
+/// Ends this process when its parent ends, however that ends, because the input then closes.
 fn end_with_the_parent() {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -70,7 +70,7 @@ async fn a_process_with_a_replica() {
         1 => SyncPolicy::Interval(Duration::from_millis(50)),
         _ => SyncPolicy::Never,
     };
-    // Compacted all the time.
+    // The log is compacted all the time.
     let options = SnapshotOptions::new().sync(sync).compaction_threshold(4096);
     let storage = LogStorage::open(home.join(LOG), options).await.expect("the log can be opened");
     let mut journal = OpenOptions::new()
@@ -95,7 +95,7 @@ async fn a_process_with_a_replica() {
     panic!("the replica has ended: {ended:?}");
 }
 
-/// The store, however long it takes to reach it.
+/// Opens the store, however long that takes.
 async fn store(url: &str, bucket: &str) -> Store {
     loop {
         if let Ok(connection) = connect(url).await

@@ -1,4 +1,4 @@
-//! What `apply` takes note of, and what the log may be after it.
+//! The journal of `apply`, and the permitted content of the log after it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,14 +11,14 @@ use shizuku_kv::replica::Batch;
 
 pub(super) const FILE: &str = "journal";
 
-/// What a replica holds: the version of each key, and the position of its cursor.
+/// The content of a replica: the version of each key, and the position of its cursor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Copy {
     pub(super) entries: BTreeMap<String, u64>,
     pub(super) cursor: Option<u64>,
 }
 
-/// A batch as text: a line for each update, and one that ends it, without which it does not count.
+/// Returns a batch as text: a line for each update, and a final line, without which it is invalid.
 pub(super) fn written(batch: &Batch, repaired: bool) -> String {
     let mut text = String::new();
     for update in batch.updates() {
@@ -36,23 +36,23 @@ pub(super) fn written(batch: &Batch, repaired: bool) -> String {
     text
 }
 
-/// The file, as far as it has been read.
+/// The journal file, and the part that has been read.
 pub(super) struct Journal {
     path: PathBuf,
     read: usize,
 }
 
-/// What one process has applied.
+/// The updates that one process has applied.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Run {
     pub(super) batches: Vec<Applied>,
-    /// Whether the state was taken anew.
+    /// True if the replica resynced.
     pub(super) repaired: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Applied {
-    /// A key with its version, and whether it lives.
+    /// A key with its version, and whether it is live.
     pub(super) updates: Vec<(String, u64, bool)>,
     pub(super) cursor: Option<u64>,
 }
@@ -62,7 +62,7 @@ impl Journal {
         Self { path: home.join(FILE), read: 0 }
     }
 
-    /// What was written since it was read last.
+    /// Reads the entries since the last call.
     pub(super) fn read_on(&mut self) -> Run {
         let mut text = String::new();
         if let Ok(mut file) = File::open(&self.path) {
@@ -87,7 +87,7 @@ impl Run {
                     run.repaired |= repaired == "true";
                 }
                 [sign @ ("+" | "-"), key, version] => {
-                    // The last line can have been cut off by the kill; then no end follows.
+                    // The kill can have truncated the last line. No final line follows then.
                     batch.updates.push((
                         key.to_owned(),
                         version.parse().unwrap_or_default(),
@@ -104,8 +104,9 @@ impl Run {
         self.batches.iter().map(|batch| batch.updates.len()).sum()
     }
 
-    /// Whether what is found is what was there before and all that was applied since, but for the last batch, which may not
-    /// have been kept; and whether no more was applied than had been missed.
+    /// Checks that the found content is the earlier one with all updates applied since. The last
+    /// batch may be missing, because it may not have been committed. Also checks that no more was
+    /// applied than had been missed.
     pub(super) fn explains(&self, before: &Copy, found: &Copy) -> Result<(), String> {
         let mut copy = before.clone();
         let mut previous = None;
@@ -170,7 +171,7 @@ mod tests {
         let wrong = [
             before.clone(),
             copy(&[("a", 5), ("b", 6), ("z", 1)], Some(6)),
-            // A cursor ahead of what was applied, one that is behind, and none.
+            // A cursor ahead of the applied updates, one behind them, and none.
             copy(&[("b", 6), ("z", 1)], Some(9)),
             copy(&[("b", 6), ("c", 8), ("z", 1)], Some(10)),
             copy(&[("b", 6), ("c", 8), ("z", 1)], Some(7)),

@@ -1,4 +1,5 @@
-//! The checker refuses logs that are wrong: else it would accept those of a broken lock too.
+//! Tests that the checker rejects incorrect logs. Otherwise it would accept those of a broken lock
+//! too.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use super::{Last, all};
 use crate::holds::{History, Violation};
 use crate::line::Line;
 
-/// Logs as text: a process's number, then its lines.
+/// Parses logs from text: the number of a process, then its lines.
 fn history(logs: &[(u64, &str)]) -> History {
     let parsed = logs.iter().map(|(process, text)| {
         let lines: Vec<Line> = text.lines().map(|line| line.trim().parse().unwrap()).collect();
@@ -74,7 +75,7 @@ fn a_reader_beside_a_writer_is_refused() {
     refused(&[(1, WRITER), (2, reader)], "at a time");
     let reader = "5 0 asks a read\n 39 0 entered a read 2 true 5\n 41 0 held true";
     refused(&[(1, WRITER), (2, reader)], "at a time");
-    // The one in the way is not the one before.
+    // The conflicting hold is not the previous one.
     let long = "5 0 asks a read\n 6 0 entered a read 2 true 5\n 100 0 held true";
     let short = "5 0 asks a read\n 7 0 entered a read 3 true 5\n 8 0 held true";
     refused(
@@ -122,7 +123,7 @@ fn what_nothing_explains_is_refused() {
     refused(&[(1, "1 0 asks a read\n 2 0 unexplained QueueFull")], "QueueFull");
 }
 
-/// A process that was paused amid its section, and writes at the end of it.
+/// A process that was paused within its section, and writes at the end of it.
 fn paused(outcome: &str) -> String {
     format!(
         "1 0 asks a write\n 2 0 entered a write 1 true 5\n 3 0 writes 1\n 4 0 accepted 100\n 90 0 held false\n 91 0 writes 2
@@ -154,7 +155,7 @@ fn a_stale_write_that_was_accepted_is_refused() {
         last(1, 1, 2),
         "after one with token 2",
     );
-    // By its version it came before; by time it cannot have.
+    // By its version it came before, but by time it cannot have.
     refused_with(
         &[(1, &paused("accepted 99")), (2, NEXT)],
         last(2, 2, 1),

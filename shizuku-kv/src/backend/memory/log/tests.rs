@@ -9,15 +9,12 @@ fn key(key: &str) -> Key {
     Key::new(key).unwrap()
 }
 
-fn put(value: &'static str) -> Change {
-    Change::Put { value: Bytes::from_static(value.as_bytes()), ttl: None }
+fn put(value: &'static str) -> Write {
+    Write::put(value)
 }
 
-fn living(value: &'static str, seconds: u64) -> Change {
-    Change::Put {
-        value: Bytes::from_static(value.as_bytes()),
-        ttl: Some(Duration::from_secs(seconds)),
-    }
+fn living(value: &'static str, seconds: u64) -> Write {
+    put(value).with_ttl(Duration::from_secs(seconds))
 }
 
 fn version(sequence: u64) -> VersionToken {
@@ -39,11 +36,11 @@ fn history_keeps_the_newest_versions() {
     let (mut log, now) = log(Limits { history: 3, ..LIMITS });
     let a = key("a");
     for value in ["1", "2", "3", "4"] {
-        log.write(&a, put(value), Condition::Any, now).unwrap();
+        log.write(&a, put(value), now).unwrap();
     }
     assert_eq!(values(&log.history("a")), ["2", "3", "4"]);
     assert_eq!(log.sequences(), [2, 3, 4]);
-    log.write(&a, Change::Delete, Condition::Any, now).unwrap();
+    log.write(&a, Write::delete(), now).unwrap();
     assert_eq!(values(&log.history("a")), ["3", "4", ""]);
     log.check();
 }
@@ -52,9 +49,9 @@ fn history_keeps_the_newest_versions() {
 fn shrinking_the_history_drops_the_oldest() {
     let (mut log, now) = log(Limits { history: 5, ..LIMITS });
     for value in ["1", "2", "3", "4"] {
-        log.write(&key("a"), put(value), Condition::Any, now).unwrap();
+        log.write(&key("a"), put(value), now).unwrap();
     }
-    log.write(&key("b"), put("5"), Condition::Any, now).unwrap();
+    log.write(&key("b"), put("5"), now).unwrap();
     log.set_limits(Limits { history: 2, ..LIMITS }, now);
     assert_eq!(values(&log.history("a")), ["3", "4"]);
     assert_eq!(values(&log.history("b")), ["5"]);
@@ -65,17 +62,17 @@ fn shrinking_the_history_drops_the_oldest() {
 fn an_update_needs_the_version_of_the_newest_entry() {
     let (mut log, now) = log(LIMITS);
     let a = key("a");
-    let mut update = |expected| log.write(&a, put("x"), Condition::Version(expected), now);
+    let mut update = |expected| log.write(&a, Write::update("x", expected), now);
     assert_eq!(update(version(1)), Err(Refusal::Mismatch(None)));
     assert_eq!(update(version(0)), Err(Refusal::Mismatch(None)));
-    assert_eq!(log.write(&a, put("1"), Condition::Any, now), Ok(version(1)));
-    let mut update = |expected| log.write(&a, put("x"), Condition::Version(expected), now);
+    assert_eq!(log.write(&a, put("1"), now), Ok(version(1)));
+    let mut update = |expected| log.write(&a, Write::update("x", expected), now);
     assert_eq!(update(version(0)), Err(Refusal::Mismatch(Some(version(1)))));
     let opaque = VersionToken::opaque(&1_u64.to_be_bytes()).unwrap();
     assert_eq!(update(opaque), Err(Refusal::Mismatch(Some(version(1)))));
     assert_eq!(update(version(1)), Ok(version(2)));
     assert_eq!(update(version(1)), Err(Refusal::Mismatch(Some(version(2)))));
-    let delete = log.write(&a, Change::Delete, Condition::Version(version(1)), now);
+    let delete = log.write(&a, Write::delete_with_version(version(1)), now);
     assert_eq!(delete, Err(Refusal::Mismatch(Some(version(2)))));
     assert_eq!(log.sequence(), 2);
 }
@@ -84,18 +81,18 @@ fn an_update_needs_the_version_of_the_newest_entry() {
 fn a_newer_token_refuses_older_ones_before_anything_else() {
     let (mut log, now) = log(LIMITS);
     let (a, [five, six]) = (key("a"), [5, 6].map(FencingToken::from_u64));
-    assert_eq!(log.write_with(&a, put("1"), Condition::Absent, Some(six), now), Ok(version(1)));
+    assert_eq!(log.write(&a, Write::create("1").with_fence(six), now), Ok(version(1)));
     let refused = Err(Refusal::Fenced { token: five, newest: six });
-    for condition in [Condition::Any, Condition::Absent, Condition::Version(version(9))] {
-        assert_eq!(log.write_with(&a, put("x"), condition, Some(five), now), refused);
+    for write in [put("x"), Write::create("x"), Write::update("x", version(9))] {
+        assert_eq!(log.write(&a, write.with_fence(five), now), refused);
     }
-    assert_eq!(log.write_with(&a, Change::Delete, Condition::Any, Some(six), now), Ok(version(2)));
-    assert_eq!(log.write_with(&a, put("x"), Condition::Absent, Some(five), now), refused);
+    assert_eq!(log.write(&a, Write::delete().with_fence(six), now), Ok(version(2)));
+    assert_eq!(log.write(&a, Write::create("x").with_fence(five), now), refused);
     assert_eq!(log.newest("a").unwrap().fence, Some(six));
     // A write without a token takes it away.
-    assert_eq!(log.write(&a, put("3"), Condition::Any, now), Ok(version(3)));
+    assert_eq!(log.write(&a, put("3"), now), Ok(version(3)));
     assert_eq!(log.newest("a").unwrap().fence, None);
-    assert_eq!(log.write_with(&a, put("4"), Condition::Any, Some(five), now), Ok(version(4)));
+    assert_eq!(log.write(&a, put("4").with_fence(five), now), Ok(version(4)));
     log.check();
 }
 
@@ -107,9 +104,9 @@ fn a_tombstone_with_a_token_is_never_forgotten() {
         if fenced == "after" {
             log.set_limits(Limits { forgets: true, ..LIMITS }, now);
         }
-        log.write_with(&key(fenced), Change::Delete, Condition::Any, token, now).unwrap();
+        log.write(&key(fenced), Write { fence: token, ..Write::delete() }, now).unwrap();
     }
-    log.write(&key("plain"), Change::Delete, Condition::Any, now).unwrap();
+    log.write(&key("plain"), Write::delete(), now).unwrap();
     log.expire(now + 1000 * MARKER_TTL);
     assert!(log.newest("plain").is_none());
     for fenced in ["before", "after"] {
@@ -126,45 +123,45 @@ fn a_tombstone_with_a_token_is_never_forgotten() {
 fn a_tombstone_has_a_version_like_any_other() {
     let (mut log, now) = log(LIMITS);
     let a = key("a");
-    log.write(&a, put("1"), Condition::Any, now).unwrap();
-    assert_eq!(log.write(&a, Change::Delete, Condition::Version(version(1)), now), Ok(version(2)));
-    let late = log.write(&a, put("2"), Condition::Version(version(1)), now);
+    log.write(&a, put("1"), now).unwrap();
+    assert_eq!(log.write(&a, Write::delete_with_version(version(1)), now), Ok(version(2)));
+    let late = log.write(&a, Write::update("2", version(1)), now);
     assert_eq!(late, Err(Refusal::Mismatch(Some(version(2)))));
-    assert_eq!(log.write(&a, put("2"), Condition::Version(version(2)), now), Ok(version(3)));
+    assert_eq!(log.write(&a, Write::update("2", version(2)), now), Ok(version(3)));
 }
 
 #[test]
 fn create_succeeds_over_every_kind_of_tombstone() {
     let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
     let a = key("a");
-    let created = log.write(&a, living("1", 1), Condition::Absent, now);
+    let created = log.write(&a, Write::create("1").with_ttl(SECOND), now);
     assert_eq!(created, Ok(version(1)));
-    assert_eq!(log.write(&a, put("2"), Condition::Absent, now), Err(Refusal::Exists(version(1))));
+    assert_eq!(log.write(&a, Write::create("2"), now), Err(Refusal::Exists(version(1))));
     // 2 is the tombstone of the expiry, applied by the write itself.
-    let over_expired = log.write(&a, put("3"), Condition::Absent, now + SECOND);
+    let over_expired = log.write(&a, Write::create("3"), now + SECOND);
     assert_eq!(over_expired, Ok(version(3)));
-    log.write(&a, Change::Delete, Condition::Any, now + SECOND).unwrap();
-    assert_eq!(log.write(&a, put("5"), Condition::Absent, now + SECOND), Ok(version(5)));
-    log.write(&a, Change::Purge, Condition::Any, now + SECOND).unwrap();
-    assert_eq!(log.write(&a, put("7"), Condition::Absent, now + SECOND), Ok(version(7)));
+    log.write(&a, Write::delete(), now + SECOND).unwrap();
+    assert_eq!(log.write(&a, Write::create("5"), now + SECOND), Ok(version(5)));
+    log.write(&a, Write::purge(), now + SECOND).unwrap();
+    assert_eq!(log.write(&a, Write::create("7"), now + SECOND), Ok(version(7)));
     log.check();
 }
 
 #[test]
 fn deleting_an_absent_key_leaves_a_tombstone() {
     let (mut log, now) = log(LIMITS);
-    assert_eq!(log.write(&key("a"), Change::Delete, Condition::Any, now), Ok(version(1)));
+    assert_eq!(log.write(&key("a"), Write::delete(), now), Ok(version(1)));
     assert_eq!(log.newest("a").unwrap().operation, KvOperation::Delete);
-    assert_eq!(log.write(&key("a"), Change::Delete, Condition::Any, now), Ok(version(2)));
+    assert_eq!(log.write(&key("a"), Write::delete(), now), Ok(version(2)));
 }
 
 #[test]
 fn purge_drops_the_history() {
     let (mut log, now) = log(Limits { history: 5, ..LIMITS });
     for value in ["1", "2"] {
-        log.write(&key("a"), put(value), Condition::Any, now).unwrap();
+        log.write(&key("a"), put(value), now).unwrap();
     }
-    log.write(&key("a"), Change::Purge, Condition::Any, now).unwrap();
+    log.write(&key("a"), Write::purge(), now).unwrap();
     let history = log.history("a");
     assert_eq!(history.len(), 1);
     assert_eq!(history[0].operation, KvOperation::Purge);
@@ -176,11 +173,11 @@ fn purge_drops_the_history() {
 #[test]
 fn values_expire_in_the_order_of_their_ends() {
     let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
-    log.write(&key("late"), living("1", 3), Condition::Any, now).unwrap();
-    log.write(&key("early"), living("2", 1), Condition::Any, now).unwrap();
-    log.write(&key("stays"), put("3"), Condition::Any, now).unwrap();
-    log.write(&key("renewed"), living("4", 1), Condition::Any, now).unwrap();
-    log.write(&key("renewed"), living("5", 9), Condition::Any, now).unwrap();
+    log.write(&key("late"), living("1", 3), now).unwrap();
+    log.write(&key("early"), living("2", 1), now).unwrap();
+    log.write(&key("stays"), put("3"), now).unwrap();
+    log.write(&key("renewed"), living("4", 1), now).unwrap();
+    log.write(&key("renewed"), living("5", 9), now).unwrap();
     assert_eq!(log.next_due(), Some(now + SECOND));
     log.expire(now + 2 * SECOND);
     assert_eq!(log.sequence(), 6);
@@ -197,9 +194,9 @@ fn values_expire_in_the_order_of_their_ends() {
 #[test]
 fn the_shorter_of_age_and_time_to_live_counts() {
     let (mut log, now) = log(Limits { max_age: Some(2 * SECOND), forgets: true, ..LIMITS });
-    log.write(&key("a"), living("1", 1), Condition::Any, now).unwrap();
-    log.write(&key("b"), living("2", 60), Condition::Any, now).unwrap();
-    log.write(&key("c"), put("3"), Condition::Any, now).unwrap();
+    log.write(&key("a"), living("1", 1), now).unwrap();
+    log.write(&key("b"), living("2", 60), now).unwrap();
+    log.write(&key("c"), put("3"), now).unwrap();
     log.expire(now + SECOND);
     assert!(log.newest("a").unwrap().is_tombstone());
     assert!(!log.newest("b").unwrap().is_tombstone());
@@ -211,17 +208,18 @@ fn the_shorter_of_age_and_time_to_live_counts() {
 #[test]
 fn a_new_maximum_age_counts_from_the_writing() {
     let (mut log, now) = log(LIMITS);
-    log.write(&key("old"), put("1"), Condition::Any, now).unwrap();
-    log.write(&key("lease"), living("2", 2), Condition::Any, now).unwrap();
-    log.write(&key("gone"), Change::Delete, Condition::Any, now).unwrap();
-    log.write(&key("young"), put("3"), Condition::Any, now + 3 * SECOND / 2).unwrap();
+    log.write(&key("old"), put("1"), now).unwrap();
+    log.write(&key("lease"), living("2", 2), now).unwrap();
+    log.write(&key("gone"), Write::delete(), now).unwrap();
+    log.write(&key("young"), put("3"), now + 3 * SECOND / 2).unwrap();
     let aged = |seconds: u32| Limits { max_age: Some(seconds * SECOND), forgets: true, ..LIMITS };
     let expired = |log: &Log, key| log.newest(key).unwrap().operation == KvOperation::Expire;
     log.set_limits(aged(1), now + 3 * SECOND / 2);
     log.check();
     log.set_limits(aged(3), now + 3 * SECOND / 2);
     log.check();
-    // The shorter counts, and the time to live was not forgotten over the age that was shorter for a while.
+    // The shorter counts, and the time to live was not forgotten over the age that was shorter for
+    // a while.
     assert_eq!(log.next_due(), Some(now + 2 * SECOND));
     log.expire(now + 2 * SECOND);
     assert!(expired(&log, "lease") && !expired(&log, "old") && !expired(&log, "young"));
@@ -238,8 +236,8 @@ fn a_new_maximum_age_counts_from_the_writing() {
 #[test]
 fn a_tombstone_is_held_no_longer_than_the_maximum_age() {
     let (mut log, now) = log(Limits { max_age: Some(2 * SECOND), forgets: true, ..LIMITS });
-    log.write(&key("deleted"), Change::Delete, Condition::Any, now).unwrap();
-    log.write(&key("expired"), put("1"), Condition::Any, now).unwrap();
+    log.write(&key("deleted"), Write::delete(), now).unwrap();
+    log.write(&key("expired"), put("1"), now).unwrap();
     log.expire(now + 2 * SECOND);
     assert_eq!(log.newest("deleted"), None);
     assert_eq!(log.newest("expired").unwrap().operation, KvOperation::Expire);
@@ -252,9 +250,9 @@ fn a_tombstone_is_held_no_longer_than_the_maximum_age() {
 fn the_tombstone_of_a_lock_is_never_forgotten() {
     let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
     for lock in ["rw_lock.job", "rw_lock_session.1", "rw_lock_leader.job"] {
-        log.write(&key(lock), Change::Purge, Condition::Any, now).unwrap();
+        log.write(&key(lock), Write::purge(), now).unwrap();
     }
-    log.write(&key("plain"), Change::Purge, Condition::Any, now).unwrap();
+    log.write(&key("plain"), Write::purge(), now).unwrap();
     assert_eq!(log.newest("plain").unwrap().operation, KvOperation::Delete);
     log.expire(now + 1000 * MARKER_TTL);
     assert_eq!(log.newest("plain"), None);
@@ -267,8 +265,7 @@ fn the_tombstone_of_a_lock_is_never_forgotten() {
 #[test]
 fn token_stays_after_the_maximum_age_is_removed() {
     let (mut log, now) = log(Limits { max_age: Some(5 * SECOND), forgets: true, ..LIMITS });
-    log.write_with(&key("a"), Change::Delete, Condition::Any, Some(FencingToken::from_u64(7)), now)
-        .unwrap();
+    log.write(&key("a"), Write::delete().with_fence(FencingToken::from_u64(7)), now).unwrap();
     log.set_limits(LIMITS, now + SECOND);
     log.expire(now + 1000 * MARKER_TTL);
     assert_eq!(log.newest("a").unwrap().fence, Some(FencingToken::from_u64(7)));
@@ -279,7 +276,7 @@ fn token_stays_after_the_maximum_age_is_removed() {
 fn a_storm_of_expiries_is_cut_into_pieces() {
     let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
     for number in 0..2 * EXPIRY + 1 {
-        log.write(&key(&format!("k.{number}")), living("", 1), Condition::Any, now).unwrap();
+        log.write(&key(&format!("k.{number}")), living("", 1), now).unwrap();
     }
     assert!(log.expire_some(now));
     let storm = (2 * EXPIRY + 1) as u64;
@@ -294,8 +291,8 @@ fn a_storm_of_expiries_is_cut_into_pieces() {
 fn older_versions_expire_without_a_trace() {
     let (mut log, now) =
         log(Limits { history: 5, max_age: Some(2 * SECOND), forgets: true, ..LIMITS });
-    log.write(&key("a"), put("1"), Condition::Any, now).unwrap();
-    log.write(&key("a"), put("2"), Condition::Any, now + SECOND).unwrap();
+    log.write(&key("a"), put("1"), now).unwrap();
+    log.write(&key("a"), put("2"), now + SECOND).unwrap();
     log.expire(now + 2 * SECOND);
     assert_eq!(values(&log.history("a")), ["2"]);
     log.expire(now + 3 * SECOND);
@@ -308,8 +305,8 @@ fn older_versions_expire_without_a_trace() {
 fn a_forgotten_tombstone_takes_the_history_with_it() {
     let day = Duration::from_secs(86_400);
     let (mut log, now) = log(Limits { history: 5, max_age: Some(day), forgets: true, ..LIMITS });
-    log.write(&key("a"), put("1"), Condition::Any, now).unwrap();
-    log.write(&key("a"), Change::Delete, Condition::Any, now).unwrap();
+    log.write(&key("a"), put("1"), now).unwrap();
+    log.write(&key("a"), Write::delete(), now).unwrap();
     log.expire(now + MARKER_TTL);
     assert_eq!(log.newest("a"), None);
     assert!(log.sequences().is_empty());
@@ -319,14 +316,14 @@ fn a_forgotten_tombstone_takes_the_history_with_it() {
 #[test]
 fn tombstones_are_held_for_ever_where_nothing_expires() {
     let (mut log, now) = log(LIMITS);
-    log.write(&key("a"), Change::Delete, Condition::Any, now).unwrap();
+    log.write(&key("a"), Write::delete(), now).unwrap();
     assert_eq!(log.next_due(), None);
 }
 
 #[test]
 fn an_expiry_that_is_noticed_late_is_still_to_be_seen() {
     let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
-    log.write(&key("a"), living("1", 1), Condition::Any, now).unwrap();
+    log.write(&key("a"), living("1", 1), now).unwrap();
     log.expire(now + 10 * MARKER_TTL);
     assert_eq!(log.newest("a").unwrap().operation, KvOperation::Expire);
 }
@@ -334,19 +331,16 @@ fn an_expiry_that_is_noticed_late_is_still_to_be_seen() {
 #[test]
 fn the_limit_counts_what_is_held_after_the_write() {
     let (mut log, now) = log(Limits { max_bytes: Some(10), ..LIMITS });
-    assert_eq!(log.write(&key("a"), put("12345678"), Condition::Any, now), Ok(version(1)));
-    assert_eq!(log.write(&key("b"), put("1"), Condition::Any, now), Err(Refusal::Full(10)));
-    assert_eq!(log.write(&key("a"), put("123456789"), Condition::Any, now), Ok(version(2)));
-    assert_eq!(
-        log.write(&key("a"), put("1234567890"), Condition::Any, now),
-        Err(Refusal::Full(10))
-    );
-    assert_eq!(log.write(&key("a"), Change::Delete, Condition::Any, now), Ok(version(3)));
-    assert_eq!(log.write(&key("b"), put("12345678"), Condition::Any, now), Ok(version(4)));
+    assert_eq!(log.write(&key("a"), put("12345678"), now), Ok(version(1)));
+    assert_eq!(log.write(&key("b"), put("1"), now), Err(Refusal::Full(10)));
+    assert_eq!(log.write(&key("a"), put("123456789"), now), Ok(version(2)));
+    assert_eq!(log.write(&key("a"), put("1234567890"), now), Err(Refusal::Full(10)));
+    assert_eq!(log.write(&key("a"), Write::delete(), now), Ok(version(3)));
+    assert_eq!(log.write(&key("b"), put("12345678"), now), Ok(version(4)));
     assert_eq!(log.bytes(), 10);
-    assert_eq!(log.write(&key("c"), Change::Delete, Condition::Any, now), Ok(version(5)));
+    assert_eq!(log.write(&key("c"), Write::delete(), now), Ok(version(5)));
     // Over the limit by a tombstone, what takes no more room than before is still taken.
-    assert_eq!(log.write(&key("b"), put("87654321"), Condition::Any, now), Ok(version(6)));
+    assert_eq!(log.write(&key("b"), put("87654321"), now), Ok(version(6)));
     log.check();
 }
 
@@ -355,13 +349,13 @@ fn a_cursor_is_honoured_only_without_a_gap() {
     let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
     assert_eq!(log.resume(0), Ok(()));
     assert!(log.resume(1).unwrap_err().contains("ahead"));
-    log.write(&key("a"), put("1"), Condition::Any, now).unwrap();
-    log.write(&key("b"), put("2"), Condition::Any, now).unwrap();
+    log.write(&key("a"), put("1"), now).unwrap();
+    log.write(&key("b"), put("2"), now).unwrap();
     assert_eq!(log.resume(0), Ok(()));
-    log.write(&key("a"), put("3"), Condition::Any, now).unwrap();
+    log.write(&key("a"), put("3"), now).unwrap();
     assert!(log.resume(0).unwrap_err().contains("no longer holds"));
     assert_eq!(log.resume(1), Ok(()));
-    log.write(&key("a"), Change::Delete, Condition::Any, now).unwrap();
+    log.write(&key("a"), Write::delete(), now).unwrap();
     assert_eq!(log.resume(1), Ok(()));
     log.expire(now + MARKER_TTL);
     // 2 is still the first that is held, but the deletion of `a` at 4 is not.
@@ -373,8 +367,8 @@ fn a_cursor_is_honoured_only_without_a_gap() {
 #[test]
 fn an_emptied_log_remembers_where_it_was() {
     let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
-    log.write(&key("a"), put("1"), Condition::Any, now).unwrap();
-    log.write(&key("a"), Change::Purge, Condition::Any, now).unwrap();
+    log.write(&key("a"), put("1"), now).unwrap();
+    log.write(&key("a"), Write::purge(), now).unwrap();
     log.expire(now + MARKER_TTL);
     assert!(log.sequences().is_empty());
     assert!(log.resume(1).is_err());
@@ -385,14 +379,14 @@ fn an_emptied_log_remembers_where_it_was() {
 fn a_walk_is_cut_into_pieces() {
     let (mut log, now) = log(LIMITS);
     for number in 0..WALK {
-        log.write(&key(&format!("other.{number}")), put(""), Condition::Any, now).unwrap();
+        log.write(&key(&format!("other.{number}")), put(""), now).unwrap();
     }
-    log.write(&key("mine"), put(""), Condition::Any, now).unwrap();
+    log.write(&key("mine"), put(""), now).unwrap();
     let scope = WatchScope::prefix("mine");
-    let Next::More(position) = log.next_after(0, 0, &scope) else { panic!("a piece") };
+    let Next::More(position) = log.next_in(0, 0, &scope) else { panic!("a piece") };
     assert_eq!(position, WALK as u64);
-    assert!(matches!(log.next_after(position, 0, &scope), Next::Entry(1025, _)));
-    assert_eq!(log.next_after(position + 1, 0, &scope), Next::End);
+    assert!(matches!(log.next_in(position, 0, &scope), Next::Entry(1025, _)));
+    assert_eq!(log.next_in(position + 1, 0, &scope), Next::End);
     let one = WatchScope::key("mine").unwrap();
-    assert!(matches!(log.next_after(0, 0, &one), Next::Entry(1025, _)));
+    assert!(matches!(log.next_in(0, 0, &one), Next::Entry(1025, _)));
 }

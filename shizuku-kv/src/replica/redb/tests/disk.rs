@@ -1,4 +1,4 @@
-//! A disk in memory that has no room, or fails, or loses what was not synced, when it is told to.
+//! A disk in memory that has no room, fails, or loses unsynced data, on request.
 
 use super::*;
 
@@ -7,19 +7,19 @@ use std::sync::{Mutex, MutexGuard};
 
 use ::redb::StorageBackend;
 
-/// What is on it stays when the database over it is dropped.
+/// The content stays when the database over it is dropped.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk(Arc<Mutex<Platter>>);
 
 #[derive(Debug, Default)]
 pub(super) struct Platter {
-    /// What is read.
+    /// The content for reads.
     bytes: Vec<u8>,
-    /// What a loss of power leaves.
+    /// The content after a loss of power.
     synced: Vec<u8>,
-    /// Operations until one fails, and all after it.
+    /// Number of operations until one fails, and all after it.
     pub(super) left: Option<u64>,
-    /// With what they fail.
+    /// Kind of the error of failing operations.
     pub(super) kind: Option<io::ErrorKind>,
     pub(super) operations: u64,
 }
@@ -29,18 +29,18 @@ impl Disk {
         self.0.lock().unwrap()
     }
 
-    /// From now on so many operations succeed, and the others fail in this way.
+    /// Lets this number of operations succeed, and makes all later ones fail with this error.
     pub(super) fn fail_after(&self, operations: u64, kind: io::ErrorKind) {
         let mut platter = self.platter();
         (platter.left, platter.kind) = (Some(operations), Some(kind));
     }
 
-    /// From now on all is well.
+    /// Lets all operations succeed again.
     pub(super) fn mend(&self) {
         self.platter().left = None;
     }
 
-    /// Takes the power away: what was not synced is gone.
+    /// Loses power, and with it all unsynced data.
     pub(super) fn lose_power(&self) {
         let mut platter = self.platter();
         platter.bytes = platter.synced.clone();
@@ -51,7 +51,7 @@ impl Disk {
         self.platter().bytes.clear();
     }
 
-    /// A storage on it.
+    /// Opens a storage on the disk.
     pub(super) fn open(&self, sync: RedbSync) -> Result<RedbStorage, StorageError> {
         let disk = self.clone();
         let opener = move || {
@@ -60,7 +60,7 @@ impl Disk {
                 None,
             ))
         };
-        Shared::over("/disk.redb".into(), Box::new(opener))
+        SharedDatabase::over("/disk.redb".into(), Box::new(opener))
             .map(|shared| RedbStorage::over(shared, sync))
     }
 

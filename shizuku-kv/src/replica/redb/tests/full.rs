@@ -1,4 +1,4 @@
-//! A disk that is full or fails, at each of the operations of a commit.
+//! Tests with a disk that is full or fails, at each of the operations of a commit.
 
 use std::io::ErrorKind;
 
@@ -12,14 +12,14 @@ fn batch(number: u64) -> Vec<KvUpdate> {
     changes
 }
 
-/// How many operations the third commit takes.
+/// Returns the number of operations of the third commit.
 fn operations_of_a_commit() -> u64 {
     let disk = Disk::default();
     let mut storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
-    storage.commit(&batch(1), Some(&place(1))).unwrap();
-    storage.commit(&batch(2), Some(&place(2))).unwrap();
+    storage.commit(&batch(1), Some(&checkpoint(1))).unwrap();
+    storage.commit(&batch(2), Some(&checkpoint(2))).unwrap();
     let before = disk.platter().operations;
-    storage.commit(&batch(3), Some(&place(3))).unwrap();
+    storage.commit(&batch(3), Some(&checkpoint(3))).unwrap();
     disk.platter().operations - before
 }
 
@@ -30,57 +30,58 @@ fn after_a_full_disk_the_same_commit_can_be_made_again() {
     for left in 0..operations {
         let disk = Disk::default();
         let mut storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
-        storage.commit(&batch(1), Some(&place(1))).unwrap();
-        storage.commit(&batch(2), Some(&place(2))).unwrap();
+        storage.commit(&batch(1), Some(&checkpoint(1))).unwrap();
+        storage.commit(&batch(2), Some(&checkpoint(2))).unwrap();
         let reader = storage.reader();
         let before = content(&reader);
         disk.fail_after(left, ErrorKind::StorageFull);
-        // It stays full for a while: also opening the file again fails.
+        // The disk stays full for a while, so that reopening the file fails too.
         for _ in 0..3 {
-            let error = storage.commit(&batch(3), Some(&place(3))).unwrap_err();
+            let error = storage.commit(&batch(3), Some(&checkpoint(3))).unwrap_err();
             is_in_order(&error, Path::new("/disk.redb"));
             assert!(error.is_retryable(), "{left} operations: {error}");
             assert!(error.to_string().contains("full"), "{error}");
         }
         disk.mend();
-        // Both are there or neither is. What the last step of a commit was about may be known only now.
-        let place_then = storage.place().unwrap();
+        // Either both are there or neither is. The outcome of the last step of a commit may be
+        // known only now.
+        let place_then = storage.checkpoint().unwrap();
         assert!(
-            place_then == Some(place(2)) && content(&reader) == before
-                || place_then == Some(place(3))
+            place_then == Some(checkpoint(2)) && content(&reader) == before
+                || place_then == Some(checkpoint(3))
         );
-        storage.commit(&batch(3), Some(&place(3))).unwrap();
-        assert_eq!(storage.place().unwrap(), Some(place(3)));
+        storage.commit(&batch(3), Some(&checkpoint(3))).unwrap();
+        assert_eq!(storage.checkpoint().unwrap(), Some(checkpoint(3)));
         assert_eq!(content(&reader).len(), 61, "after {left} operations");
-        storage.commit(&batch(4), Some(&place(4))).unwrap();
+        storage.commit(&batch(4), Some(&checkpoint(4))).unwrap();
         drop(storage);
         let storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
         assert_eq!(
-            (storage.place().unwrap(), content(&storage.reader()).len()),
-            (Some(place(4)), 81)
+            (storage.checkpoint().unwrap(), content(&storage.reader()).len()),
+            (Some(checkpoint(4)), 81)
         );
     }
 }
 
-/// What is not durable would be gone from a file that is opened again, and the replica would not know.
+/// A reopened file would lack commits that are not durable, and the replica would not know.
 #[test]
 fn a_full_disk_with_commits_that_are_not_durable_is_fatal() {
     let disk = Disk::default();
     let mut storage = disk.open(RedbSync::Never).unwrap();
-    storage.commit(&batch(1), Some(&place(1))).unwrap();
+    storage.commit(&batch(1), Some(&checkpoint(1))).unwrap();
     storage.sync = RedbSync::EveryCheckpoint;
     disk.fail_after(2, ErrorKind::StorageFull);
     for _ in 0..2 {
-        let error = storage.commit(&batch(2), Some(&place(2))).unwrap_err();
+        let error = storage.commit(&batch(2), Some(&checkpoint(2))).unwrap_err();
         is_in_order(&error, Path::new("/disk.redb"));
         assert!(!error.is_retryable(), "{error}");
         assert!(error.to_string().contains("open it again"), "{error}");
     }
     disk.mend();
-    assert!(!storage.commit(&batch(2), Some(&place(2))).unwrap_err().is_retryable());
+    assert!(!storage.commit(&batch(2), Some(&checkpoint(2))).unwrap_err().is_retryable());
     drop(storage);
     let storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
-    assert_eq!((storage.place().unwrap(), storage.is_empty().unwrap()), (None, true));
+    assert_eq!((storage.checkpoint().unwrap(), storage.is_empty().unwrap()), (None, true));
 }
 
 #[test]
@@ -88,39 +89,41 @@ fn a_failing_disk_is_fatal_and_leaves_what_a_commit_left() {
     for left in 0..operations_of_a_commit() {
         let disk = Disk::default();
         let mut storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
-        storage.commit(&batch(1), Some(&place(1))).unwrap();
-        storage.commit(&batch(2), Some(&place(2))).unwrap();
+        storage.commit(&batch(1), Some(&checkpoint(1))).unwrap();
+        storage.commit(&batch(2), Some(&checkpoint(2))).unwrap();
         disk.fail_after(left, ErrorKind::Other);
         for _ in 0..2 {
-            let error = storage.commit(&batch(3), Some(&place(3))).unwrap_err();
+            let error = storage.commit(&batch(3), Some(&checkpoint(3))).unwrap_err();
             is_in_order(&error, Path::new("/disk.redb"));
             assert!(!error.is_retryable(), "{error}");
         }
         disk.mend();
-        let error = storage.commit(&batch(3), Some(&place(3))).unwrap_err();
+        let error = storage.commit(&batch(3), Some(&checkpoint(3))).unwrap_err();
         assert!(error.to_string().contains("open it again"), "{error}");
         drop(storage);
         disk.lose_power();
         let storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
-        let expected = [(Some(place(2)), 41), (Some(place(3)), 61)];
-        let found = (storage.place().unwrap(), content(&storage.reader()).len());
+        let expected = [(Some(checkpoint(2)), 41), (Some(checkpoint(3)), 61)];
+        let found = (storage.checkpoint().unwrap(), content(&storage.reader()).len());
         assert!(expected.contains(&found), "{found:?} after {left} operations");
     }
 }
 
 #[test]
 fn durable_commits_survive_a_loss_of_power_and_others_may_not() {
-    for (sync, expected) in [(RedbSync::EveryCheckpoint, Some(place(2))), (RedbSync::Never, None)] {
+    for (sync, expected) in
+        [(RedbSync::EveryCheckpoint, Some(checkpoint(2))), (RedbSync::Never, None)]
+    {
         let disk = Disk::default();
         let mut storage = disk.open(sync).unwrap();
-        storage.commit(&batch(1), Some(&place(1))).unwrap();
-        storage.commit(&batch(2), Some(&place(2))).unwrap();
-        // Nothing that happens while it is dropped reaches the disk.
+        storage.commit(&batch(1), Some(&checkpoint(1))).unwrap();
+        storage.commit(&batch(2), Some(&checkpoint(2))).unwrap();
+        // The drop must not write anything to the disk.
         disk.fail_after(0, ErrorKind::Other);
         drop(storage);
         disk.mend();
         disk.lose_power();
-        assert_eq!(disk.open(sync).unwrap().place().unwrap(), expected, "{sync:?}");
+        assert_eq!(disk.open(sync).unwrap().checkpoint().unwrap(), expected, "{sync:?}");
     }
 }
 
@@ -129,7 +132,7 @@ fn closing_makes_everything_durable_or_says_that_it_did_not() {
     for fails in [false, true] {
         let disk = Disk::default();
         let mut storage = disk.open(RedbSync::Never).unwrap();
-        storage.commit(&batch(1), Some(&place(1))).unwrap();
+        storage.commit(&batch(1), Some(&checkpoint(1))).unwrap();
         if fails {
             disk.fail_after(0, ErrorKind::Other);
             let error = storage.close().unwrap_err();
@@ -139,23 +142,24 @@ fn closing_makes_everything_durable_or_says_that_it_did_not() {
         }
         disk.mend();
         disk.lose_power();
-        let found = disk.open(RedbSync::Never).unwrap().place().unwrap();
+        let found = disk.open(RedbSync::Never).unwrap().checkpoint().unwrap();
         assert_eq!(found.is_some(), !fails);
     }
 }
 
-/// Who deletes the file to make room makes the replica take the state anew, and not go on without what was in it.
+/// If an operator deletes the file to make room, the replica must resync, and not continue without
+/// the lost content.
 #[test]
 fn a_file_that_was_deleted_while_the_disk_was_full_is_not_gone_on_with() {
     let disk = Disk::default();
     let mut storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
-    storage.commit(&batch(1), Some(&place(1))).unwrap();
+    storage.commit(&batch(1), Some(&checkpoint(1))).unwrap();
     disk.fail_after(0, ErrorKind::StorageFull);
-    assert!(storage.commit(&batch(2), Some(&place(2))).unwrap_err().is_retryable());
+    assert!(storage.commit(&batch(2), Some(&checkpoint(2))).unwrap_err().is_retryable());
     disk.delete();
     disk.mend();
-    let again = storage.commit(&batch(2), Some(&place(2)));
-    let found = (storage.place().ok().flatten(), storage.reader().len().ok());
+    let again = storage.commit(&batch(2), Some(&checkpoint(2)));
+    let found = (storage.checkpoint().ok().flatten(), storage.reader().len().ok());
     assert!(again.is_err(), "kept: {found:?}: the place covers 21 keys that are gone");
     assert!(!again.unwrap_err().is_retryable());
 }

@@ -1,4 +1,4 @@
-//! Opening a file: what is none of ours is refused, and nothing is done to it.
+//! Tests of opening a file: a foreign file is rejected and not changed.
 
 use super::*;
 
@@ -18,12 +18,12 @@ async fn a_second_opening_is_refused_until_the_first_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("replica.redb");
     let mut first = open(&path).await;
-    first.commit(&[put("a", 1)], Some(&place(1))).unwrap();
+    first.commit(&[put("a", 1)], Some(&checkpoint(1))).unwrap();
     let error = refusal(RedbStorage::open(&path, RedbOptions::new()).await, &path);
     assert!(error.is_retryable(), "{error}");
     assert!(error.to_string().contains("open already"), "{error}");
     drop(first);
-    assert_eq!(open(&path).await.place().unwrap(), Some(place(1)));
+    assert_eq!(open(&path).await.checkpoint().unwrap(), Some(checkpoint(1)));
 }
 
 #[tokio::test]
@@ -157,12 +157,12 @@ async fn commit_and_close_tell_that_the_file_was_changed() {
             let path = directory.path().join("replica.redb");
             let mut storage =
                 RedbStorage::open(&path, RedbOptions::new().sync(sync)).await.unwrap();
-            storage.commit(&[put("a", 1)], Some(&place(1))).unwrap();
+            storage.commit(&[put("a", 1)], Some(&checkpoint(1))).unwrap();
             change(&path);
             let mut told = Vec::new();
             if commits {
-                told.push(storage.commit(&[put("b", 2)], Some(&place(2))));
-                told.push(storage.commit(&[put("b", 2)], Some(&place(2))));
+                told.push(storage.commit(&[put("b", 2)], Some(&checkpoint(2))));
+                told.push(storage.commit(&[put("b", 2)], Some(&checkpoint(2))));
             }
             told.push(storage.close());
             for result in told {
@@ -184,7 +184,7 @@ async fn making_a_database_leaves_one_file() {
     drop(storage);
 }
 
-/// Of those that make the same file at the same time one has it, and no other takes it away.
+/// One of several concurrent creators of the same file has it, and no other removes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_who_make_a_file_one_has_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -200,19 +200,20 @@ async fn of_many_who_make_a_file_one_has_it() {
             }
         }
         let [winner] = winners.as_mut_slice() else { panic!("{} have the file", winners.len()) };
-        winner.commit(&[put("a", 1)], Some(&place(1))).unwrap();
+        winner.commit(&[put("a", 1)], Some(&checkpoint(1))).unwrap();
         winners.clear();
-        assert_eq!(open(&path).await.place().unwrap(), Some(place(1)));
+        assert_eq!(open(&path).await.checkpoint().unwrap(), Some(checkpoint(1)));
     }
 }
 
-/// What a disk does to a closed file: it is found, at the latest where the check is asked for, and never a wrong value.
+/// A disk changes a closed file. The change is found, at the latest by the requested check, and
+/// never read as a wrong value.
 #[tokio::test]
 async fn a_changed_byte_of_a_value_is_damage_and_never_another_value() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("replica.redb");
     let mut storage = open(&path).await;
-    storage.commit(&[put("a", 1), put("b", 2)], Some(&place(2))).unwrap();
+    storage.commit(&[put("a", 1), put("b", 2)], Some(&checkpoint(2))).unwrap();
     drop(storage);
     let bytes = fs::read(&path).unwrap();
     let found =
@@ -220,7 +221,7 @@ async fn a_changed_byte_of_a_value_is_damage_and_never_another_value() {
     let places = found.map(|(index, _)| index).collect::<Vec<_>>();
     assert!(places.len() >= 2);
     let mut damaged = bytes.clone();
-    places.iter().for_each(|place| damaged[*place] ^= 0x20);
+    places.iter().for_each(|checkpoint| damaged[*checkpoint] ^= 0x20);
     fs::write(&path, &damaged).unwrap();
     let storage = open(&path).await;
     let reader = storage.reader();

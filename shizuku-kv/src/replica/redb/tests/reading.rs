@@ -1,4 +1,4 @@
-//! Readers beside a storage, and what `Debug` shows.
+//! Tests of readers beside a storage, and of the `Debug` output.
 
 use super::*;
 use bytes::Bytes;
@@ -8,14 +8,14 @@ async fn a_reader_sees_each_commit_whole() {
     let directory = tempfile::tempdir().unwrap();
     let mut storage = open(directory.path().join("replica.redb")).await;
     let reader = storage.reader();
-    assert_eq!((reader.len().unwrap(), reader.place().unwrap()), (0, None));
+    assert_eq!((reader.len().unwrap(), reader.checkpoint().unwrap()), (0, None));
     storage
-        .commit(&[put("b.1", 1), put("a", 2), put("b.2", 3), put("c", 4)], Some(&place(4)))
+        .commit(&[put("b.1", 1), put("a", 2), put("b.2", 3), put("c", 4)], Some(&checkpoint(4)))
         .unwrap();
     let scan = reader.scan("b.").unwrap();
     let all = reader.clone().scan("").unwrap();
     storage.commit(&[delete("b.1", 5), put("b.3", 6), put("a", 7)], None).unwrap();
-    // What was begun before goes on as it was.
+    // A scan that was begun earlier is not affected.
     let keys = scan.map(|entry| entry.unwrap().key.to_string()).collect::<Vec<_>>();
     assert_eq!(keys, ["b.1", "b.2"]);
     assert_eq!(
@@ -26,7 +26,7 @@ async fn a_reader_sees_each_commit_whole() {
         .map(|(key, version)| (key.to_owned(), version));
     assert_eq!(content(&reader), now);
     assert_eq!(
-        (reader.len().unwrap(), reader.is_empty().unwrap(), reader.place().unwrap()),
+        (reader.len().unwrap(), reader.is_empty().unwrap(), reader.checkpoint().unwrap()),
         (4, false, None)
     );
     let KvUpdate::Put(expected) = put("b.3", 6) else { panic!() };
@@ -38,7 +38,7 @@ async fn a_reader_sees_each_commit_whole() {
     assert_eq!(reader.scan("no key").unwrap().count(), 0);
 }
 
-/// Under writes that change two keys together nobody sees one without the other.
+/// Writes change two keys together, and no reader sees one without the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_next_to_commits_are_of_one_commit() {
     let directory = tempfile::tempdir().unwrap();
@@ -80,7 +80,7 @@ async fn readers_of_a_closed_storage_get_errors_and_hold_up_nobody() {
             SystemTime::UNIX_EPOCH,
         ))
     };
-    storage.commit(&(100..200).map(entry).collect::<Vec<_>>(), Some(&place(1))).unwrap();
+    storage.commit(&(100..200).map(entry).collect::<Vec<_>>(), Some(&checkpoint(1))).unwrap();
     storage.close().unwrap();
     let storage = RedbStorage::open(&path, RedbOptions::new().cache_size(0)).await.unwrap();
     let reader = storage.reader();
@@ -93,18 +93,18 @@ async fn readers_of_a_closed_storage_get_errors_and_hold_up_nobody() {
         is_in_order(&error, &path);
         assert!(error.to_string().contains("is closed"), "{error}");
     }
-    // It may have read ahead, but has an end, and says that it is not the last entry.
+    // The scan may have read ahead, but it ends with an error that says that entries are missing.
     let error = scan.find_map(Result::err).unwrap();
     assert!(error.to_string().contains("is closed"), "{error}");
     assert!(scan.next().is_none());
-    assert_eq!(open(&path).await.place().unwrap(), Some(place(1)));
+    assert_eq!(open(&path).await.checkpoint().unwrap(), Some(checkpoint(1)));
 }
 
 #[tokio::test]
 async fn debug_shows_no_value() {
     let directory = tempfile::tempdir().unwrap();
     let mut storage = open(directory.path().join("replica.redb")).await;
-    storage.commit(&[put("a", 1)], Some(&place(1))).unwrap();
+    storage.commit(&[put("a", 1)], Some(&checkpoint(1))).unwrap();
     let reader = storage.reader();
     let scan = reader.scan("").unwrap();
     let text = format!("{storage:?} {reader:?} {scan:?} {:?}", RedbOptions::new());

@@ -1,0 +1,370 @@
+//! Proof that a watch has delivered the initial state.
+//!
+//! While a consumer works through the newest message of each subject, others write. A message that
+//! is removed before its turn never comes. If it was superseded, its successor comes, behind the
+//! end that the stream had. If it was evicted or purged, no message comes. So neither the number of
+//! messages nor the old end of the stream shows that every key has been delivered. Neither does the
+//! server: "nothing pending" is wrong after such a removal (on every version from 2.10.26 to
+//! 2.15.1), and a consumer in a stream with a history stops there ([`OrderedConsumer::may_stall`]).
+//! These are the proofs:
+//!
+//! 1. **The consumer's own count.** The number of messages that wait for a consumer when it is
+//!    created is exact. If as many have come, all of them from before the end that the stream had,
+//!    none of them was removed. This proof costs nothing, and ends the state unless others write.
+//! 2. **The leader.** It has nothing newer in scope than the last message delivered, and the stream
+//!    is still the same one.
+//! 3. **The leader's list of subjects**, if others write all the time: each has been seen, or
+//!    arrives later, or has nothing newer at the leader. See [`StateSync::owed`].
+//! 4. From a cursor on, **a count of the subjects** behind it, if the store keeps one message of
+//!    each and never removes the newest by itself. The list of all subjects does not tell which of
+//!    them have changed since.
+//!
+//! A watch of a few keys reads its state by name, behind the creation of a consumer that begins at
+//! the end of the stream: see [`StateSync::was_read`] (ADR 0069).
+//!
+//! Without a proof the watch reads again, from its position on: see `watch` (ADR 0046).
+//!
+//! All of that holds for a consumer at the leader. A consumer elsewhere may have been created
+//! before acknowledged writes had arrived there: see `leader`. For such a consumer only the proof
+//! by the leader counts. If that does not succeed within a while, another consumer is due, until
+//! one is at the leader (ADR 0012).
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use hashbrown::hash_table::{Entry, HashTable};
+use tokio::time::Instant;
+
+use super::bucket::StreamInfo;
+use super::consumer::{OrderedConsumer, Spec, Start};
+use super::leader::{self, Lag};
+use super::store::StoreCore;
+use super::wire::DeliveryInfo;
+use crate::store::{Deadline, KvResult};
+
+/// The shortest time between two questions to the server.
+const REST: Duration = Duration::from_millis(10);
+
+/// Maximum time for which the leader may have more than was delivered, before another consumer is
+/// due.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The state of a scope on its way.
+#[derive(Debug)]
+pub(super) struct StateSync {
+    core: Arc<StoreCore>,
+    operation: &'static str,
+    filters: Vec<String>,
+    /// The incarnation of the stream that the present consumer was made in.
+    incarnation: [u8; 16],
+    /// Whether the watch began with the state, not from a cursor.
+    from_state: bool,
+    /// The end of the stream before the first consumer was made.
+    floor: u64,
+    /// The end of the stream before the present consumer was made.
+    bound: u64,
+    lag: Lag,
+    /// Whether every message of the present consumer was the newest of its subject when the watch
+    /// began, or later. Every message behind the floor was.
+    is_newest: bool,
+    /// Since when the leader is known to have more than has come.
+    behind: Option<Instant>,
+    /// Subjects delivered with a message at least as new as when the watch began.
+    seen: Subjects,
+    /// Subjects of the leader's list that have not been seen. Each leaves when it comes, or when
+    /// the leader has nothing of it behind the position.
+    owed: Option<HashSet<String>>,
+    /// The consumer whose count at its creation is the number of subjects behind the cursor.
+    counted: Option<Spec>,
+    round: Option<Round>,
+    rest: Instant,
+}
+
+/// A count that is still to be compared: the number of subjects, and the end of the stream a moment
+/// before.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    end: u64,
+    subjects: usize,
+}
+
+impl StateSync {
+    /// The state from `spec` on, of which the consumer is about to be made. `floor` is the end of
+    /// the stream just before.
+    pub(super) fn new(
+        core: Arc<StoreCore>,
+        operation: &'static str,
+        spec: &Spec,
+        floor: u64,
+    ) -> Self {
+        let from_state = spec.start == Start::LastPerSubject;
+        let settings = core.bucket.settings();
+        // With a longer history a subject has several messages behind a sequence. If the newest are
+        // removed, subjects that were seen leave the stream, and counting them would hide others.
+        let is_countable = !from_state && settings.history == 1 && !settings.forgets_newest();
+        drop(settings);
+        Self {
+            core,
+            operation,
+            filters: spec.filters.clone(),
+            incarnation: [0; 16],
+            from_state,
+            floor,
+            bound: floor,
+            lag: Lag::Unknown,
+            is_newest: false,
+            behind: None,
+            seen: Subjects::default(),
+            owed: None,
+            counted: is_countable.then(|| spec.clone()),
+            round: None,
+            rest: Instant::now(),
+        }
+    }
+
+    /// The state up to the floor was read by name. Subjects whose newest message is behind the
+    /// floor are owed: the consumer delivers them. Returns whether the state is complete.
+    pub(super) fn was_read(&mut self, owed: HashSet<String>) -> bool {
+        self.from_state = true;
+        self.owed.insert(owed).is_empty()
+    }
+
+    /// From now on what comes is from this consumer, which was made after a look at the stream.
+    pub(super) fn begin(&mut self, consumer: &OrderedConsumer, start: Start, before: &StreamInfo) {
+        self.lag = consumer.lag(before);
+        self.incarnation = before.incarnation(&self.core.bucket.stream);
+        self.bound = before.last_sequence();
+        let is_newest = start == Start::LastPerSubject || self.core.bucket.settings().history == 1;
+        self.is_newest = is_newest && self.lag == Lag::None;
+        self.behind = None;
+        self.round = None;
+    }
+
+    /// Whether what has been seen is at least as new as what was there at the beginning.
+    pub(super) fn is_level(&self) -> bool {
+        self.lag == Lag::None
+    }
+
+    /// Whether another consumer is due, because this one does not reach the leader's position: it
+    /// is idle, or another one has a proof that this one lacks.
+    pub(super) fn is_left_behind(&self, is_idle: bool) -> bool {
+        let is_needed = is_idle || self.lag != Lag::None || !self.from_state;
+        is_needed && self.behind.is_some_and(|since| since.elapsed() >= PATIENCE)
+    }
+
+    /// Whether the state is complete with a consumer that had nothing to deliver when it was made.
+    /// Everything up to `position` has been delivered.
+    pub(super) async fn is_empty(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+        Ok(self.lag == Lag::None || self.reaches_leader(position, deadline).await?)
+    }
+
+    /// Whether the leader has nothing newer than `position`, up to which everything was delivered.
+    pub(super) async fn reaches_leader(
+        &mut self,
+        position: u64,
+        deadline: Deadline,
+    ) -> KvResult<bool> {
+        let newest = leader::newest(&self.core, self.operation, &self.filters, deadline).await;
+        self.rest = Instant::now() + REST;
+        let newest = newest?;
+        if self.lag != Lag::None {
+            self.lag = Lag::Until(newest);
+        }
+        self.behind.get_or_insert(self.rest);
+        Ok(newest <= position && self.is_same_store(deadline).await?)
+    }
+
+    /// Whether the answers so far are of the stream that the consumer was made in. The sequences of
+    /// a recreated one start over.
+    async fn is_same_store(&self, deadline: Deadline) -> KvResult<bool> {
+        let info = self.core.info(self.operation, deadline).await?;
+        Ok(self.incarnation == info.incarnation(&self.core.bucket.stream))
+    }
+
+    /// Records a message. Returns whether the state is complete with it.
+    pub(super) async fn receive(
+        &mut self,
+        subject: &str,
+        place: &DeliveryInfo,
+        consumer: &OrderedConsumer,
+        deadline: Deadline,
+    ) -> bool {
+        let sequence = place.stream_sequence;
+        let was_complete = self.passes(|end| sequence > end);
+        if self.is_newest || sequence > self.floor {
+            self.seen.insert(subject);
+            self.owed.as_mut().map(|owed| owed.remove(subject));
+        }
+        let waiting = consumer.pending_at_start;
+        was_complete
+            || self.lag == Lag::None && completes(place, waiting, self.bound)
+            || self.passes(|end| sequence == end)
+            || self.owed.as_ref().is_some_and(HashSet::is_empty)
+            // If no answer arrives, a later message asks again.
+            || self.lag.may_end_with(place, waiting, self.bound)
+                && Box::pin(self.ask(sequence, deadline)).await.unwrap_or(false)
+    }
+
+    /// Whether the held count shows that every subject has been seen, once its end of the stream
+    /// has been reached. At that moment only subjects from before that end have been recorded, so
+    /// the count includes none that the server did not count.
+    fn passes(&mut self, reached: impl Fn(u64) -> bool) -> bool {
+        let round = self.round.take_if(|round| reached(round.end));
+        round.is_some_and(|round| self.seen.len() >= round.subjects)
+    }
+
+    /// Asks the server, once every initial entry has been delivered or removed. Asking takes a
+    /// fifth of the time at most, because each answer can be slow (`leader`), and messages wait for
+    /// it.
+    async fn ask(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+        let begun = Instant::now();
+        if self.round.is_some() || begun < self.rest {
+            return Ok(false);
+        }
+        let answer = self.ask_now(position, deadline).await;
+        self.rest = self.rest.max(Instant::now() + begun.elapsed() * 4);
+        answer
+    }
+
+    async fn ask_now(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+        if self.reaches_leader(position, deadline).await? {
+            return Ok(true);
+        }
+        if self.lag != Lag::None {
+            return Ok(false);
+        }
+        if self.from_state {
+            self.settle(position, deadline).await
+        } else {
+            self.count(deadline).await
+        }
+    }
+
+    /// Gets the leader's list of subjects, or checks whether some owed subjects were delivered long
+    /// ago.
+    async fn settle(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+        let (core, operation) = (&self.core, self.operation);
+        let Some(owed) = &self.owed else {
+            let mut subjects =
+                leader::subjects(core, operation, &self.filters, deadline.limit()).await?;
+            subjects.retain(|subject| !self.seen.contains(subject));
+            if !self.is_same_store(deadline).await? {
+                return Ok(false);
+            }
+            return Ok(self.owed.insert(subjects.into_iter().collect()).is_empty());
+        };
+        let some: Vec<_> = owed.iter().take(leader::IN_FLIGHT).cloned().collect();
+        let looks = stream::iter(some).map(|subject| async move {
+            let newest = leader::newest_of(core, operation, &subject, deadline).await?;
+            Ok((subject, newest.map_or(0, |message| message.sequence)))
+        });
+        let looks: Vec<(String, u64)> =
+            looks.buffer_unordered(leader::IN_FLIGHT).try_collect().await?;
+        if !self.is_same_store(deadline).await? {
+            return Ok(false);
+        }
+        let Some(owed) = &mut self.owed else { return Ok(false) };
+        for (subject, _) in looks.iter().filter(|(_, newest)| *newest <= position) {
+            owed.remove(subject);
+        }
+        Ok(owed.is_empty())
+    }
+
+    /// Counts the subjects behind the cursor.
+    async fn count(&mut self, deadline: Deadline) -> KvResult<bool> {
+        let Some(spec) = &self.counted else { return Ok(false) };
+        let core = &self.core;
+        let info = core.info(self.operation, deadline).await?;
+        let name = format!("shizuku-{}", core.link.next_id());
+        let link = Arc::clone(&core.link);
+        let counted = OrderedConsumer::create(link, self.operation, spec, name, deadline).await?;
+        let Ok(counted) = counted else { return Ok(false) };
+        if counted.lag(&info) != Lag::None || !self.is_same_store(deadline).await? {
+            return Ok(false);
+        }
+        let subjects = usize::try_from(counted.pending_at_start).unwrap_or(usize::MAX);
+        self.round = Some(Round { end: info.last_sequence(), subjects });
+        // Everything seen so far is from before the end.
+        Ok(self.seen.len() >= subjects && self.round.take().is_some())
+    }
+}
+
+/// Whether a message is the last one that was waiting for its consumer, and none was removed: as
+/// many have come as were waiting, none of them from behind `bound`, the end of the stream before
+/// the consumer was made.
+pub(super) fn completes(place: &DeliveryInfo, waiting: u64, bound: u64) -> bool {
+    place.consumer_sequence == waiting && place.stream_sequence <= bound
+}
+
+/// Subjects, as 128-bit hashes with keys of this process: what a listing or the state phase of a
+/// watch has delivered, at some 20 bytes each.
+#[derive(Debug, Default)]
+pub(super) struct Subjects {
+    keys: [RandomState; 2],
+    /// By the first half: it need not be hashed again.
+    hashes: HashTable<(u64, u64)>,
+}
+
+impl Subjects {
+    fn hash(&self, subject: &str) -> (u64, u64) {
+        (self.keys[0].hash_one(subject), self.keys[1].hash_one(subject))
+    }
+
+    /// Whether the subject is new.
+    pub(super) fn insert(&mut self, subject: &str) -> bool {
+        let hash = self.hash(subject);
+        match self.hashes.entry(hash.0, |seen| *seen == hash, |seen| seen.0) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(hash);
+                true
+            }
+        }
+    }
+
+    pub(super) fn contains(&self, subject: &str) -> bool {
+        let hash = self.hash(subject);
+        self.hashes.find(hash.0, |seen| *seen == hash).is_some()
+    }
+
+    fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_complete_only_when_nothing_of_it_can_be_missing() {
+        let place = |consumer_sequence, stream_sequence| DeliveryInfo {
+            stream_sequence,
+            consumer_sequence,
+            nanos: 0,
+            pending: 0,
+        };
+        // Three were waiting, the stream ended at 10.
+        assert!(completes(&place(3, 10), 3, 10));
+        // At the end, but one was superseded and is still to come from behind it, whatever the
+        // pending count is.
+        assert!(!completes(&place(2, 10), 3, 10));
+        assert!(!completes(&place(3, 11), 3, 10));
+    }
+
+    #[test]
+    fn different_subjects_are_distinguished() {
+        let mut subjects = Subjects::default();
+        assert!(subjects.insert("a"));
+        assert!(!subjects.insert("a"));
+        assert!(subjects.contains("a") && !subjects.contains("b"));
+        assert_eq!(subjects.len(), 1);
+    }
+}

@@ -1,0 +1,131 @@
+//! A reader that does not poll while its request for messages is filled. Until it polls again the
+//! server delivers nothing, and a deletion can end unseen.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, kv};
+use shizuku_kv::{KvError, KvUpdate, Store, Watch, WatchScope, connect};
+use shizuku_kv_tests::{NatsServer, eventually, unique};
+
+use super::next;
+
+/// Returns a bucket whose tombstones and markers live for a second.
+async fn short_lived() -> Option<(&'static NatsServer, Store)> {
+    let server = NatsServer::shared();
+    if !server.is_at_least(2, 11) {
+        println!("no limit markers on nats-server {}", server.version());
+        return None;
+    }
+    let name = unique("away");
+    let config = kv::Config {
+        bucket: name.clone(),
+        limit_markers: Some(Duration::from_secs(1)),
+        ..Default::default()
+    };
+    jetstream::new(server.client().await).create_key_value(config).await.unwrap();
+    Some((server, connect(&server.url()).await.unwrap().store(&name).await.unwrap()))
+}
+
+/// Deletes a key, and waits until neither its tombstone nor the marker after it exist.
+async fn delete_without_a_trace(store: &Store, key: &str) {
+    store.delete(key).await.unwrap();
+    eventually("nothing is left of the key", async || store.entry(key).await.unwrap().is_none())
+        .await;
+}
+
+/// Reads further, and fails if an entry after the deletion arrives without it.
+async fn learns_of_the_deletion(watch: &mut Watch, victim: &str, later: &str) {
+    loop {
+        match next(watch).await {
+            Ok(KvUpdate::Delete(entry)) if entry.key == victim => return,
+            Ok(update) => {
+                let key = update.into_entry().map(|entry| entry.key.to_string());
+                assert_ne!(key.as_deref(), Some(later), "the deletion was skipped");
+            }
+            Err(KvError::CursorExpired { .. }) => return,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+/// All requested bytes have arrived, and the reader has read all of them in time.
+#[tokio::test]
+async fn a_deletion_behind_a_filled_request_is_not_skipped() {
+    let Some((_, store)) = short_lived().await else { return };
+    store.put("victim", "value").await.unwrap();
+    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    while next(&mut watch).await.unwrap() != KvUpdate::CaughtUp {}
+    let blob = vec![b'x'; 900 * 1024];
+    for number in 0..12 {
+        store.put(format!("blob.{number:02}"), blob.clone()).await.unwrap();
+    }
+    // The number of messages that fit into one request.
+    for _ in 0..9 {
+        next(&mut watch).await.unwrap();
+    }
+    delete_without_a_trace(&store, "victim").await;
+    store.put("later", "value").await.unwrap();
+    learns_of_the_deletion(&mut watch, "victim", "later").await;
+}
+
+/// The same with a limit of the server on the number of messages.
+#[tokio::test]
+async fn a_deletion_behind_a_small_request_is_not_skipped() {
+    let storage = tempfile::tempdir().unwrap();
+    let config = format!(
+        "jetstream {{ store_dir: {:?}, limits: {{ max_request_batch: 1 }} }}",
+        storage.path()
+    );
+    let server = NatsServer::builder().jetstream(false).config(&config).start();
+    if !server.is_at_least(2, 11) {
+        return;
+    }
+    let config = kv::Config {
+        bucket: "b".to_owned(),
+        limit_markers: Some(Duration::from_secs(1)),
+        ..Default::default()
+    };
+    jetstream::new(server.client().await).create_key_value(config).await.unwrap();
+    let store = connect(&server.url()).await.unwrap().store("b").await.unwrap();
+    store.put("victim", "value").await.unwrap();
+    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    while next(&mut watch).await.unwrap() != KvUpdate::CaughtUp {}
+    store.put("filler", "value").await.unwrap();
+    assert_eq!(next(&mut watch).await.unwrap().into_entry().unwrap().key, "filler");
+    delete_without_a_trace(&store, "victim").await;
+    store.put("later", "value").await.unwrap();
+    learns_of_the_deletion(&mut watch, "victim", "later").await;
+}
+
+/// The reader waited for a message, and does not poll when it comes.
+#[tokio::test]
+async fn a_deletion_behind_a_neglected_wait_is_not_skipped() {
+    let Some((_, store)) = short_lived().await else { return };
+    store.put("victim", "value").await.unwrap();
+    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    while next(&mut watch).await.unwrap() != KvUpdate::CaughtUp {}
+    let nothing = tokio::time::timeout(Duration::from_millis(500), watch.next()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    let blob = vec![b'x'; 900 * 1024];
+    for number in 0..12 {
+        store.put(format!("blob.{number:02}"), blob.clone()).await.unwrap();
+    }
+    delete_without_a_trace(&store, "victim").await;
+    store.put("later", "value").await.unwrap();
+    learns_of_the_deletion(&mut watch, "victim", "later").await;
+}
+
+/// A reader that pauses for longer than tombstones live resumes if its request was open all the
+/// time.
+#[tokio::test]
+async fn a_pause_with_an_open_request_loses_nothing() {
+    let Some((_, store)) = short_lived().await else { return };
+    store.put("victim", "value").await.unwrap();
+    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    while next(&mut watch).await.unwrap() != KvUpdate::CaughtUp {}
+    // A heartbeat shows that the request is open.
+    assert!(tokio::time::timeout(Duration::from_secs(2), watch.next()).await.is_err());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    store.put("later", "value").await.unwrap();
+    assert_eq!(next(&mut watch).await.unwrap().into_entry().unwrap().key, "later");
+}

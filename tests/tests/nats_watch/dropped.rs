@@ -1,0 +1,158 @@
+//! Readers that end together with their connection leave nothing on the server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use shizuku_kv::replica::{Batch, Replica};
+use shizuku_kv::{
+    Connection, KeyValue, KeyValueRead, KvUpdate, LiveRead, LiveStatic, StaticKeyIndexedValue,
+    Store, WatchScope, connect,
+};
+use shizuku_kv_tests::{NatsServer, eventually, unique};
+
+use super::next;
+
+#[derive(Clone, Debug, Serialize, Deserialize, StaticKeyIndexedValue)]
+#[kv(key = "config.pool", codec = json)]
+struct Pool {
+    size: u32,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, KeyValue)]
+#[kv(key = "user.{id}", codec = json)]
+struct User {
+    id: u64,
+}
+
+/// Every kind of reader of one store, each with a consumer, until it is dropped.
+struct Readers(
+    #[allow(dead_code, reason = "held until it is dropped")] Vec<Box<dyn std::any::Any + Send>>,
+);
+
+impl Readers {
+    async fn open(store: &Store) -> Self {
+        let mut watch = store.watch(WatchScope::All).await.unwrap();
+        while next(&mut watch).await.unwrap() != KvUpdate::CaughtUp {}
+        let untouched = store.watch(WatchScope::prefix("user.")).await.unwrap();
+        let (scan, keys) = (store.scan(WatchScope::All), store.keys(WatchScope::All));
+        scan.next().await.unwrap().unwrap();
+        keys.next().await.unwrap().unwrap();
+        let store = &store.with_deadline(Duration::from_secs(60));
+        let pool = Pool::live(store).await.unwrap();
+        let users = User::live_map(store).await.unwrap();
+        let typed = User::watch_all(store).await.unwrap();
+        let mut replica = Replica::new(store, WatchScope::All);
+        let mut monitor = replica.monitor();
+        let task = tokio::spawn(async move {
+            replica.run(|_: Batch| std::future::ready(Ok::<_, std::convert::Infallible>(()))).await
+        });
+        assert!(monitor.current().await);
+        Self(vec![
+            Box::new(watch),
+            Box::new(untouched),
+            Box::new(scan),
+            Box::new(keys),
+            Box::new(pool),
+            Box::new(users),
+            Box::new(typed),
+            Box::new(AbortOnDrop(task.abort_handle())),
+        ])
+    }
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn filled() -> (String, Arc<dyn Connection>, Store) {
+    let server = NatsServer::shared();
+    let name = unique("dropped");
+    let connection = connect(&server.url()).await.unwrap();
+    let store = connection.store(&name).await.unwrap();
+    store.put("config.pool", r#"{"size":1}"#).await.unwrap();
+    // More than a listing reads ahead.
+    let items = (0..9_000).map(|id| (format!("user.{id}"), format!(r#"{{"id":{id}}}"#)));
+    assert!(store.put_many(items).await.iter().all(Result::is_ok));
+    (name, connection, store)
+}
+
+/// The server deletes consumers without a reader after 60 s; the tests wait for 20 s at most.
+async fn none_are_left(name: &str) {
+    let server = NatsServer::shared();
+    eventually("no consumer is left", async || server.consumers(name).await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn shutdown_deletes_the_consumers_of_open_readers() {
+    let (name, connection, store) = filled().await;
+    let readers = Readers::open(&store).await;
+    assert!(NatsServer::shared().consumers(&name).await.len() >= 6);
+    connection.shutdown().await.unwrap();
+    none_are_left(&name).await;
+    drop(readers);
+}
+
+#[tokio::test]
+async fn shutdown_deletes_the_consumers_of_readers_dropped_before() {
+    let (name, connection, store) = filled().await;
+    drop(Readers::open(&store).await);
+    connection.shutdown().await.unwrap();
+    none_are_left(&name).await;
+}
+
+#[tokio::test]
+async fn the_last_handle_deletes_the_consumers_dropped_with_it() {
+    let (name, connection, store) = filled().await;
+    let readers = Readers::open(&store).await;
+    drop((connection, store, readers));
+    none_are_left(&name).await;
+}
+
+/// No other reference keeps the client.
+#[tokio::test]
+async fn the_last_watch_deletes_its_consumer_with_the_connection() {
+    let (name, connection, store) = filled().await;
+    let mut watch = store.watch(WatchScope::All).await.unwrap();
+    next(&mut watch).await.unwrap();
+    drop((connection, store));
+    drop(watch);
+    none_are_left(&name).await;
+}
+
+/// The runtime ends right after the shutdown.
+#[test]
+fn shutdown_deletes_consumers_before_its_runtime_ends() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let name = runtime.block_on(async {
+        let (name, connection, store) = filled().await;
+        let mut watch = store.watch(WatchScope::All).await.unwrap();
+        next(&mut watch).await.unwrap();
+        let other = store.watch(WatchScope::All).await.unwrap();
+        drop(other);
+        connection.shutdown().await.unwrap();
+        drop(watch);
+        name
+    });
+    drop(runtime);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(none_are_left(&name));
+}
+
+/// A server that does not answer does not hold up a shutdown.
+#[tokio::test]
+async fn shutdown_is_bounded_while_the_server_is_paused() {
+    let mut server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let store = connection.store("b").await.unwrap();
+    let watch = store.watch(WatchScope::All).await.unwrap();
+    server.pause();
+    let ended = tokio::time::timeout(Duration::from_secs(18), connection.shutdown()).await;
+    assert!(ended.is_ok(), "shutdown hangs");
+    server.resume();
+    drop(watch);
+}
