@@ -24,7 +24,8 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::store::{KvError, Readers, Upkeep, VersionToken};
+use crate::store::{KvError, Readers, VersionToken};
+use crate::watch::Upkeep;
 
 use map::live_map;
 pub use map::{

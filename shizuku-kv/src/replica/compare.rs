@@ -14,10 +14,8 @@ use super::phase;
 use super::run::Run;
 use super::tally::Tally;
 use super::{ReplicaError, ReplicaStorage, StoredVersion};
-use crate::store::{
-    Doubt, DoubtResolution, Key, KeySet, KvError, NewestHeld, Recent, StoreFigures, WatchCursor,
-    WatchScope,
-};
+use crate::store::{Key, KeySet, KvError, StoreFigures, WatchCursor, WatchScope};
+use crate::watch::{Doubt, DoubtResolution, NewestHeld, Recent};
 
 /// Pause before another look if changes overtook the first one, or if it failed.
 const SOON: Duration = Duration::from_secs(1);
@@ -439,7 +437,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
     }
 
     /// Returns the result of a future. Returns `None` if the replica is stopped before.
-    async fn until_stopped<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn until_stopped<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
             () = self.tools.stop.cancelled() => None,

@@ -81,7 +81,8 @@ pub use storage::{Checkpoint, ReplicaStorage, StorageError, StoredVersion};
 
 use self::uncommitted::Uncommitted;
 use crate::record::{ByteDeserialize, KeyValue};
-use crate::store::{Pulse, Store, WatchCursor, WatchLink, WatchScope, in_runtime};
+use crate::store::{Store, WatchCursor, WatchLink, WatchScope, in_runtime};
+use crate::watch::Pulse;
 
 /// Follows a scope of a store and applies its changes, in batches, until it is stopped. This is the
 /// short form of [`Replica`], which has all settings.

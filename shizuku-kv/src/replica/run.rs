@@ -4,13 +4,13 @@
 use std::error::Error;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures_util::future::{Either, select};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::collect::{Collected, Collector, Event, size};
+use super::collect::{Action, Collected, Collector, size};
 use super::compare::{Compared, Comparison};
 use super::phase::{self, Next, Phase};
 use super::stage::{Done, Tools, Work, blocking, stage};
@@ -19,13 +19,9 @@ use super::{
     Batch, BatchConfig, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError,
 };
 use crate::store::{
-    KeySet, KvEntry, KvError, KvOperation, KvUpdate, Store, Watch, WatchCursor, WatchLink,
-    WatchScope, backoff,
+    KeySet, KvEntry, KvError, KvOperation, KvUpdate, Store, WatchCursor, WatchLink, WatchScope,
 };
-
-/// The pauses between two watches.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+use crate::watch::{Event, Follower};
 
 pub(super) async fn run<S, A, F, E>(
     replica: &mut Replica<S>,
@@ -107,7 +103,7 @@ pub(super) struct Run<'a, S> {
     phase: Phase,
     /// The cursor of the last commit.
     kept: Option<WatchCursor>,
-    /// Whether the watch that is followed has brought something that is kept.
+    /// Whether something was kept since the pauses between watches were reset.
     got_somewhere: bool,
     /// When it is time to compare with the store.
     compare_at: Option<Instant>,
@@ -148,7 +144,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
         let applied = self.kept;
         self.tools.progress.send_modify(|progress| progress.applied = applied);
-        let mut pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut follower = Follower::own(self.store, self.scope.clone(), from);
         loop {
             if self.phase == Phase::Repairing {
                 self.without_checkpoint();
@@ -158,37 +154,31 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 // Reading the whole state proves that no update was missed.
                 self.is_unproven = false;
             }
-            let left = match self.open(from).await {
+            let left = match self.until_stopped(opened(&mut follower)).await {
                 None => return Ok(()),
                 Some(Err(error)) => Left::Ended(error),
-                Some(Ok(watch)) => {
+                Some(Ok(())) => {
                     if self.phase == Phase::Repairing {
                         self.repairing();
                     }
-                    self.got_somewhere = false;
                     let left;
-                    (apply, left) = self.follow(watch, apply).await?;
-                    // Each watch that got somewhere is a new beginning.
-                    if self.got_somewhere {
-                        pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE);
-                    }
+                    (apply, left) = self.follow(&mut follower, apply).await?;
                     left
                 }
             };
-            let next = match &left {
+            let next = match left {
                 Left::Stopped => return Ok(()),
                 Left::Differs => Next::Afresh,
-                Left::Ended(error) => phase::after(error),
+                Left::Ended(error) => {
+                    let next = phase::after(&error);
+                    if next == Next::End {
+                        return Err(ReplicaError::Store(error));
+                    }
+                    let progress = &self.tools.progress;
+                    progress.send_if_modified(|progress| follower.update_link(&mut progress.link));
+                    next
+                }
             };
-            if let Left::Ended(error) = left {
-                if next == Next::End {
-                    return Err(ReplicaError::Store(error));
-                }
-                self.link_is_down(&error);
-                if self.tools.rest(pauses.next().unwrap_or_default()).await {
-                    return Ok(());
-                }
-            }
             let Some(holds) =
                 self.ask("looking up stored entries", |storage| Ok(!storage.is_empty()?)).await?
             else {
@@ -197,6 +187,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
             (self.phase, from) =
                 phase::go_on(next, self.phase, self.kept, holds || self.is_unsure());
             self.kept = from;
+            follower.reopen_from(from);
         }
     }
 
@@ -227,20 +218,6 @@ impl<S: ReplicaStorage> Run<'_, S> {
                     }
                 }
             }
-        }
-    }
-
-    /// Opens a watch; none when the replica was stopped.
-    async fn open(&self, from: Option<WatchCursor>) -> Option<Result<Watch, KvError>> {
-        let open = async {
-            match from {
-                Some(cursor) => self.store.watch_from(self.scope.clone(), cursor).await,
-                None => self.store.watch(self.scope.clone()).await,
-            }
-        };
-        match select(pin!(self.tools.stop.cancelled()), pin!(open)).await {
-            Either::Left(_) => None,
-            Either::Right((opened, _)) => Some(opened),
         }
     }
 
@@ -284,22 +261,11 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    fn link_is_down(&self, error: &KvError) {
-        tracing::debug!(store = self.store.name(), %error, "a replica lost its watch");
-        self.tools.progress.send_modify(|progress| {
-            let since = match progress.link {
-                WatchLink::Down { since, .. } => since,
-                WatchLink::Up => SystemTime::now(),
-            };
-            progress.link = WatchLink::down(since, error.to_string());
-        });
-    }
-
     /// Applies what a watch brings, until it ends or is not wanted any more. What had come by then
     /// has been applied.
     async fn follow<A, F, E>(
         &mut self,
-        watch: Watch,
+        follower: &mut Follower,
         mut apply: A,
     ) -> Result<(A, Left), ReplicaError>
     where
@@ -309,10 +275,10 @@ impl<S: ReplicaStorage> Run<'_, S> {
     {
         let stop = self.tools.stop.clone();
         let mut collector = Collector {
-            links: watch.link_changes(),
+            follower,
+            is_heard: false,
             cursor: self.kept,
             held_back: None,
-            watch,
             limits: self.limits,
             updates: Vec::new(),
             bytes: 0,
@@ -329,11 +295,13 @@ impl<S: ReplicaStorage> Run<'_, S> {
             stopped: Box::pin(stop.cancelled()),
             progress: self.tools.progress.clone(),
         };
-        collector.tell_link();
         loop {
-            let mut event = collector.next(true).await;
+            if std::mem::take(&mut self.got_somewhere) {
+                collector.follower.reset_pauses();
+            }
+            let mut action = collector.next(true).await;
             // While one batch is applied the next is collected.
-            while let Event::Due = event {
+            while let Action::Apply = action {
                 let (collected, cursor) = (collector.take(), collector.cursor);
                 let (work, kept) = self.work(collected, cursor, false);
                 let running =
@@ -342,19 +310,19 @@ impl<S: ReplicaStorage> Run<'_, S> {
                     match select(running, pin!(collector.next(false))).await {
                         Either::Left((done, _)) => (done, None),
                         // Whatever it is, it comes after what is being applied.
-                        Either::Right((event, running)) => (running.await, Some(event)),
+                        Either::Right((action, running)) => (running.await, Some(action)),
                     };
                 apply = lent;
                 if !self.staged(result?, kept) {
                     return Ok((apply, Left::Stopped));
                 }
-                event = match next {
-                    Some(event) => event,
+                action = match next {
+                    Some(action) => action,
                     None => collector.next(true).await,
                 };
             }
-            let left = match event {
-                Event::CaughtUp => {
+            let left = match action {
+                Action::Complete => {
                     let goes_on;
                     (apply, goes_on) = self.complete(&mut collector, apply).await?;
                     if goes_on {
@@ -362,17 +330,17 @@ impl<S: ReplicaStorage> Run<'_, S> {
                     }
                     return Ok((apply, Left::Stopped));
                 }
-                Event::Due | Event::Stopped => Left::Stopped,
-                Event::Ended(error) => Left::Ended(error),
-                event @ (Event::Compare | Event::Reached) => {
+                Action::Apply | Action::Stop => Left::Stopped,
+                Action::Reopen(error) => Left::Ended(error),
+                action @ (Action::Compare | Action::Judge) => {
                     let goes_on;
                     (apply, goes_on) = self.flush(&mut collector, apply).await?;
                     if !goes_on {
                         return Ok((apply, Left::Stopped));
                     }
                     self.lost_touch(&mut collector);
-                    let compared = match event {
-                        Event::Compare => self.compare(&mut collector).await?,
+                    let compared = match action {
+                        Action::Compare => self.compare(&mut collector).await?,
                         _ => self.reached(&mut collector).await?,
                     };
                     match compared {
@@ -545,6 +513,17 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 true
             }
             Done::GivenUp => false,
+        }
+    }
+}
+
+/// Waits until a watch is open. Returns the error if it cannot be opened.
+async fn opened(follower: &mut Follower) -> Result<(), KvError> {
+    loop {
+        match follower.next().await {
+            Event::Opened => return Ok(()),
+            Event::Lost(error) | Event::Closed(error) => return Err(error),
+            Event::Update(_) | Event::CaughtUp { .. } | Event::LinkChanged => {}
         }
     }
 }

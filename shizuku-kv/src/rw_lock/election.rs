@@ -10,7 +10,6 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::time::Instant;
 
 use super::error::{DistroRwLockError, LockLoss, WithLockProcessError};
-use super::following::{Event, Following};
 use super::guard::Hold;
 use super::inspect::{LockState, since_of};
 use super::lease::Sign;
@@ -18,11 +17,12 @@ use super::options::LockOptions;
 use super::processor::{Processor, run};
 use super::record::{ClaimId, Grant, LockMode};
 use super::session::{is_later, key_of, lease_of, sign_of};
-use super::{DistroRwLock, backoff_between_watches, lease};
+use super::{DistroRwLock, lease};
 use crate::store::{
-    Deadline, FencingToken, Key, KvEntry, KvError, KvResult, KvUpdate, Readers, Store,
-    VersionToken, Watch, WatchScope,
+    Deadline, FencingToken, Key, KvEntry, KvError, KvResult, Readers, Store, VersionToken,
+    WatchScope,
 };
+use crate::watch::{Event, Follower};
 
 /// Prefix of the keys of elections' records. It differs from that of locks, so that a lock may have
 /// the same name.
@@ -177,24 +177,18 @@ impl LeaderElection {
     /// # Errors
     /// Returns [`DistroRwLockError::Store`] if the store cannot be watched now.
     pub async fn observe(&self) -> Result<Leaders, DistroRwLockError> {
-        let watch = self.watch().await.map_err(|error| self.lock.store_error(error))?;
-        let observing = Observing {
-            election: self.clone(),
-            watch: Some(watch),
-            term: None,
-            told: None,
-            foreign: None,
-            begun: false,
-            is_over: false,
-        };
+        let scope = WatchScope::Key(self.lock.key.clone());
+        let mut watch = Follower::shared(&self.lock.store, scope);
+        if let Event::Lost(error) | Event::Closed(error) = watch.next().await {
+            return Err(self.lock.store_error(error));
+        }
+        let election = self.clone();
+        let observing =
+            Observing { election, watch, term: None, told: None, foreign: None, is_over: false };
         let leaders = stream::unfold(observing, |mut observing| async move {
             observing.next().await.map(|leader| (leader, observing))
         });
         Ok(Leaders(Readers::new(leaders.boxed())))
-    }
-
-    async fn watch(&self) -> Result<Watch, KvError> {
-        self.lock.store.shared_watch(WatchScope::Key(self.lock.key.clone())).await
     }
 }
 
@@ -289,56 +283,38 @@ impl fmt::Debug for Leaders {
 /// The state behind the stream of leaders.
 struct Observing {
     election: LeaderElection,
-    watch: Option<Watch>,
+    /// Follows the record.
+    watch: Follower,
     /// The term of the newest record.
     term: Option<Term>,
     /// The leader that was delivered last.
     told: Option<Option<Leader>>,
     /// The last reported reason for a value that is not a record.
     foreign: Option<String>,
-    /// Whether the watch has delivered the record.
-    begun: bool,
     is_over: bool,
 }
 
 impl Observing {
     async fn next(&mut self) -> Option<Result<Option<Leader>, DistroRwLockError>> {
-        let mut pauses = backoff_between_watches();
         while !self.is_over {
             let Self { election, watch, term, .. } = self;
-            let found = match watch {
-                Some(watch) => tokio::select! {
-                    biased;
-                    found = watch.next() => {
-                        found.unwrap_or(Err(KvError::Closed { operation: "observe" })).map(Some)
-                    }
-                    changed = of_term(term, &election.lock.store) => changed.map(|()| None),
-                },
-                None => match election.watch().await {
-                    Ok(watch) => {
-                        (self.watch, self.begun) = (Some(watch), false);
-                        continue;
-                    }
-                    Err(error) => Err(error),
-                },
+            let event = tokio::select! {
+                biased;
+                event = watch.next() => Ok(event),
+                changed = of_term(term, &election.lock.store) => Err(changed),
             };
-            let looked = match found {
-                Ok(None) => Ok(()),
-                Ok(Some(KvUpdate::CaughtUp)) if self.begun => continue,
-                Ok(Some(update)) => {
-                    self.begun = true;
-                    self.look(update.into_entry().as_ref())
-                }
-                // The store was recreated, or its upstream ended with another runtime. It is
-                // watched again.
-                Err(error)
-                    if error.is_retryable() || matches!(error, KvError::CursorExpired { .. }) =>
-                {
-                    self.watch = None;
-                    tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+            let looked = match event {
+                Err(changed) => changed.map_err(|error| self.election.lock.store_error(error)),
+                Ok(Event::Update(update)) => self.look(update.into_entry().as_ref()),
+                Ok(Event::CaughtUp { is_empty: true }) => self.look(None),
+                Ok(Event::Opened | Event::CaughtUp { is_empty: false } | Event::LinkChanged) => {
                     continue;
                 }
-                Err(error) => Err(self.election.lock.store_error(error)),
+                // The store was recreated, or its upstream ended with another runtime.
+                Ok(Event::Lost(error)) if error.is_resolved_by_reopening() => continue,
+                Ok(Event::Lost(error) | Event::Closed(error)) => {
+                    Err(self.election.lock.store_error(error))
+                }
             };
             match looked {
                 Ok(()) if self.foreign.is_some() => {}
@@ -397,9 +373,8 @@ struct Term {
     leader: Leader,
     id: ClaimId,
     key: Key,
-    watch: Following,
-    /// Whether the last opened watch has delivered the session.
-    is_delivered: bool,
+    /// Follows the session.
+    watch: Follower,
     /// Version of the newest renewal that was seen, and its moment.
     version: Option<VersionToken>,
     seen: Instant,
@@ -414,14 +389,12 @@ impl Term {
     fn new(store: &Store, grant: &Grant) -> Result<Self, KvError> {
         let id = grant.claim.id;
         let key = key_of(id.session)?;
-        let mut watch = Following::new(store, WatchScope::Key(key.clone()));
-        watch.start();
+        let watch = Follower::shared(store, WatchScope::Key(key.clone()));
         Ok(Self {
             leader: Leader::of(grant),
             id,
             key,
             watch,
-            is_delivered: false,
             version: None,
             seen: Instant::now(),
             lease: UNSEEN_LEASE,
@@ -454,16 +427,14 @@ impl Term {
             }
         };
         match event {
-            Event::Opened => self.is_delivered = false,
-            Event::Update(KvUpdate::CaughtUp) => self.is_gone |= !self.is_delivered,
+            Event::CaughtUp { is_empty } => self.is_gone |= is_empty,
             Event::Update(update) => {
                 if let Some(entry) = update.into_entry() {
-                    self.is_delivered = true;
                     self.take(&entry);
                 }
             }
             Event::Lost(error @ KvError::Unauthorized { .. }) => return Err(error),
-            Event::Lost(_) => {}
+            Event::Opened | Event::LinkChanged | Event::Lost(_) | Event::Closed(_) => {}
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! [`Store`] is the handle of users. A backend implements the traits in [`contract`].
 
+mod attached;
 mod backoff;
 mod capabilities;
 mod config;
@@ -21,16 +22,15 @@ mod key;
 mod key_set;
 mod metadata;
 mod open_stores;
-mod pulse;
 mod readers;
 mod serde_forms;
-mod shared;
 mod stream;
 mod suspend_aware_instant;
 pub(crate) mod timer;
 mod version;
 mod write;
 
+pub(crate) use attached::Attached;
 pub(crate) use backoff::backoff;
 pub use capabilities::ConnectionCapabilities;
 pub use config::{ReadConsistency, StorageType, StoreConfig, check_store_name};
@@ -42,7 +42,6 @@ pub use entry::{KvEntry, KvOperation, KvUpdate};
 pub use error::{ConfigDifference, ErrorSource, KvError, KvLimit};
 pub use fence::FencingToken;
 pub use figures::StoreFigures;
-pub(crate) use figures::{COMPARE_EVERY, Doubt, DoubtResolution, NewestHeld, Recent};
 pub(crate) use grammar::{MAX_KEY_LEN, check_key};
 pub use handle::Store;
 pub use handle_fenced::StoreFenced;
@@ -52,9 +51,7 @@ pub use key::{IntoKey, Key, WatchScope};
 pub(crate) use key_set::KeySet;
 pub use metadata::Metadata;
 pub use open_stores::OpenStores;
-pub(crate) use pulse::Pulse;
 pub(crate) use readers::Readers;
-pub(crate) use shared::{Attached, Follower, Following, Upkeep};
 pub use stream::{KvStream, Watch, WatchLink};
 pub(crate) use suspend_aware_instant::SuspendAwareInstant;
 pub use version::VersionToken;

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError, Weak};
 
 use futures_util::future::join_all;
 
-use super::shared::SharedWatches;
+use super::attached::Attachments;
 #[allow(unused_imports, reason = "named in the documentation")]
 use super::{Connection, KvError};
 use super::{Deadline, KvResult, Store};
@@ -17,7 +17,7 @@ use super::{Deadline, KvResult, Store};
 /// answer. A backend [adds](Self::add) each handle that it creates, and calls
 /// [`close`](Self::close) at the beginning of [`Connection::shutdown`].
 #[derive(Default)]
-pub struct OpenStores(Mutex<Vec<Weak<SharedWatches>>>);
+pub struct OpenStores(Mutex<Vec<Weak<Attachments>>>);
 
 impl OpenStores {
     /// Creates an empty list.
@@ -29,7 +29,7 @@ impl OpenStores {
     pub fn add(&self, store: &Store) {
         let mut stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         stores.retain(|store| store.strong_count() > 0);
-        stores.push(std::sync::Arc::downgrade(&store.shared));
+        stores.push(std::sync::Arc::downgrade(&store.attachments));
     }
 
     /// Releases the locks that are held through the handles, and waits until their stores have

@@ -10,12 +10,13 @@ use crate::{
 };
 
 /// The modules at the root of the library, each above those before it.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 14] = [
     "table",
     "local_file",
     "store",
     "backend",
     "connect",
+    "watch",
     "record",
     "snapshot",
     "replica",

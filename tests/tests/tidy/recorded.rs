@@ -57,7 +57,7 @@ pub(crate) const LONG_FILES: &[(&str, &str)] = &[
     ("shizuku-kv/src/rw_lock/session.rs", "to be split: sessions, and their renewal"),
     ("shizuku-kv/src/snapshot/writer.rs", "one writer"),
     ("shizuku-kv/src/store/handle.rs", "one public type, and its documentation"),
-    ("shizuku-kv/src/store/shared/subscriptions.rs", "one data structure with its invariants"),
+    ("shizuku-kv/src/watch/shared/subscriptions.rs", "one data structure with its invariants"),
     ("shizuku-kv/src/record/codec/bounded.rs", "one wrapper of a deserializer, method by method"),
     ("shizuku-kv/src/record/key_value.rs", "two traits, and their documentation"),
     ("tests/src/cluster.rs", "one helper of the harness"),

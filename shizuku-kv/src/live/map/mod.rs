@@ -32,7 +32,8 @@ use table::Table;
 use super::status::State;
 use super::{LiveSnapshot, LiveStream, Task, statuses};
 use crate::record::{RecordKey, store_key};
-use crate::store::{KvError, Upkeep};
+use crate::store::KvError;
+use crate::watch::Upkeep;
 
 /// The records of a type by key, as a map that stays current, from
 /// [`LiveRead::live_map`](crate::LiveRead::live_map). For a part of them it is from

@@ -53,7 +53,7 @@ impl<K: Ord + Clone, T> Table<K, T> {
     }
 
     /// Applies the result of an entry. Returns a rejection that is new.
-    pub(super) fn take(&mut self, finding: Finding<K, T>) -> Option<LiveRejection> {
+    pub(super) fn apply(&mut self, finding: Finding<K, T>) -> Option<LiveRejection> {
         match finding {
             Finding::Good { key, own, value } => {
                 self.rejections.remove_mut(&key);

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::{Deadline, KvError, KvStore, SuspendAwareInstant, WatchLink, WatchScope};
+use crate::store::{Deadline, KvError, KvStore, SuspendAwareInstant, WatchLink, WatchScope};
 
 /// Interval between signs of life.
 const BEAT: Duration = Duration::from_secs(1);
