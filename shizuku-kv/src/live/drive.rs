@@ -7,8 +7,8 @@ use arc_swap::ArcSwap;
 use futures_util::future::{Either, select};
 use tokio::sync::watch;
 
-use super::LiveSnapshot;
 use super::panics::{outliving, read};
+use super::snapshot::LiveSnapshot;
 use super::status::{LiveSyncState, State};
 use crate::record::{ByteDeserialize, KeyValue, KvReadError};
 use crate::store::{KvOperation, KvUpdate, VersionToken};

@@ -7,8 +7,10 @@ use tokio::sync::watch;
 use tokio::time::timeout_at;
 
 use super::drive::{Candidate, LiveTask, Policy, candidate};
+use super::snapshot::LiveSnapshot;
 use super::status::{LiveStatus, LiveSyncState, State};
-use super::{Live, LiveSnapshot, Task};
+use super::stream::TaskHandle;
+use super::value::Live;
 use crate::record::{ByteDeserialize, KeyValue, KvReadError, type_name};
 use crate::store::{Deadline, Key, KvError, Store, WatchScope, in_runtime};
 use crate::watch::{Event, Follower, upkeep};
@@ -185,6 +187,6 @@ impl Beginning {
         let task =
             LiveTask { follower, policy, value: Arc::clone(&value), states: sender, comparison };
         let task = tokio::spawn(task.run());
-        Live { value, states, seen: 0, task: Arc::new(Task(task.abort_handle())), upkeep }
+        Live { value, states, seen: 0, task: TaskHandle::new(task.abort_handle()), upkeep }
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::collect::{Action, Collected, Collector, size};
-use super::compare::{Compared, Comparison};
+use super::comparison::{Compared, Comparison};
 use super::phase::{self, Next, Phase};
 use super::stage::{Done, Tools, Work, blocking, stage};
 use super::storage::{Checkpoint, ScopeId, scope_id};

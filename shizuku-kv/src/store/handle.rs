@@ -7,8 +7,6 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::attached::{Attached, Attachments, User};
-use super::handle_fenced::StoreFenced;
-use super::handle_ttl::StoreTtl;
 use super::timer::timeout_at;
 use super::{
     Atomicity, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore,
@@ -450,19 +448,6 @@ impl Store {
     /// Returns the state that a higher layer keeps for this handle and its clones.
     pub(crate) fn attached<T: Attached>(&self) -> Arc<T> {
         self.attachments.get()
-    }
-
-    /// Returns the handle for times to live of single keys. Returns `None` if the store does not
-    /// have them (see [`StoreConfig::key_ttl`](crate::StoreConfig::key_ttl)).
-    pub fn ttl(&self) -> Option<StoreTtl<'_>> {
-        self.backend.ttl().map(|ttl| StoreTtl::new(self, ttl))
-    }
-
-    /// Returns the handle for writing under a lock, so that a holder whose lease has ended does no
-    /// harm. Returns `None` if the store does not have it. Stores whose values expire with age do
-    /// not, because their tokens would expire too.
-    pub fn fenced(&self) -> Option<StoreFenced<'_>> {
-        self.backend.fenced().map(|fenced| StoreFenced::new(self, fenced))
     }
 
     /// Makes one write: the only way from the handles of users to a backend's writer.

@@ -11,7 +11,8 @@ use futures_util::{Stream, StreamExt};
 
 use super::snapshot::LiveMapSnapshot;
 use super::table::{Table, Value, is_same};
-use crate::live::{LiveSnapshot, LiveStream, Task};
+use crate::live::snapshot::LiveSnapshot;
+use crate::live::stream::{LiveStream, TaskHandle};
 use crate::store::Readers;
 
 /// A change of a [`LiveMap`](crate::LiveMap): the value of a key that its reader knew, and the
@@ -65,14 +66,14 @@ struct Changes<K, T> {
     /// Wakes after possible changes. It ends when no change will come any more.
     wakes: LiveStream<()>,
     /// Keeps the task alive.
-    _task: Arc<Task>,
+    _task: Arc<TaskHandle>,
 }
 
 impl<K: Ord + Clone, T> LiveMapChanges<K, T> {
     pub(super) fn new(
         current: Arc<ArcSwap<Table<K, T>>>,
         wakes: LiveStream<()>,
-        task: Arc<Task>,
+        task: Arc<TaskHandle>,
     ) -> Self {
         let reader = Reader::new(&current.load());
         Self(Readers::new(Changes { reader, current, wakes, _task: task }))

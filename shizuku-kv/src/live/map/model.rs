@@ -15,7 +15,7 @@ use super::changes::Reader;
 use super::snapshot::LiveMapSnapshot;
 use super::status::LiveRejection;
 use super::table::{Finding, Table, Unseen};
-use crate::live::LiveSnapshot;
+use crate::live::snapshot::LiveSnapshot;
 use crate::record::KvReadError;
 use crate::store::{Key, KvError, VersionToken};
 

@@ -11,8 +11,8 @@ use super::compare::Comparison;
 use super::drive::{LiveMapTask, log_rejections, read_entry};
 use super::status::{LiveMapStatus, LiveMapSyncState};
 use super::table::Table;
-use crate::live::Task;
 use crate::live::status::State;
+use crate::live::stream::TaskHandle;
 use crate::record::{ByteDeserialize, KeyValue, KvReadError};
 use crate::store::{Deadline, KvError, KvResult, Store, WatchScope};
 use crate::watch::{Event, Follower, upkeep};
@@ -75,7 +75,7 @@ where
         comparison,
     };
     let task = tokio::spawn(task.run());
-    Ok(LiveMap { current, states, seen, task: Arc::new(Task(task.abort_handle())), upkeep })
+    Ok(LiveMap { current, states, seen, task: TaskHandle::new(task.abort_handle()), upkeep })
 }
 
 /// Reads everything that a watch delivers before its caught-up marker. Begins again if the store

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rpds::RedBlackTreeMapSync;
 
-use crate::live::LiveSnapshot;
+use crate::live::snapshot::LiveSnapshot;
 
 /// A [`LiveMap`](crate::LiveMap) as of one moment, ordered by key. It does not change.
 ///

@@ -8,7 +8,7 @@ use rpds::RedBlackTreeMapSync;
 
 use super::snapshot::LiveMapSnapshot;
 use super::status::LiveRejection;
-use crate::live::LiveSnapshot;
+use crate::live::snapshot::LiveSnapshot;
 use crate::store::Key;
 
 /// Maximum number of remembered changes. A reader that is further behind compares all keys, which
