@@ -1,4 +1,4 @@
-//! Collects what a watch brings, up to a batch.
+//! Collects the updates of a watch into batches.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use super::{BatchConfig, ReplicaProgress};
 use crate::store::{KeySet, KvError, KvUpdate, WatchCursor};
 use crate::watch::{Doubt, Event, Follower, Recent};
 
-/// So many updates are collected in one go, before others on the thread have their turn.
+/// Maximum number of updates that are collected before other tasks of the thread have their turn.
 const GO: usize = 1024;
 
 /// Timeout for reaching a position while no update comes: the change there may have left the store
@@ -38,11 +38,11 @@ pub(super) enum Action {
     Stop,
 }
 
-/// What has come and is to be applied together.
+/// Updates that are applied together.
 #[derive(Debug)]
 pub(super) struct Collected {
     pub(super) updates: Vec<KvUpdate>,
-    /// When the first of them came.
+    /// Time at which the first of them came.
     pub(super) since: SystemTime,
 }
 
@@ -52,17 +52,17 @@ pub(super) struct Collector<'a> {
     pub(super) is_heard: bool,
     /// Everything up to here has been collected.
     pub(super) cursor: Option<WatchCursor>,
-    /// An update from behind the target position.
+    /// An update after the target position.
     pub(super) held_back: Option<(KvUpdate, Option<WatchCursor>)>,
     pub(super) limits: BatchConfig,
     pub(super) updates: Vec<KvUpdate>,
     pub(super) bytes: usize,
     pub(super) since: SystemTime,
-    /// Ends with the window of what has been collected.
+    /// Ends with the window of the collected updates.
     pub(super) window: Pin<Box<Sleep>>,
-    /// The window has ended.
+    /// Whether the window has ended.
     pub(super) is_due: bool,
-    /// Which keys have come, while that matters.
+    /// The keys that have come, during a resync.
     pub(super) seen: Option<KeySet>,
     pub(super) compare: Option<Pin<Box<Sleep>>>,
     /// The target position, and the timeout between two updates while it is awaited.
@@ -84,7 +84,7 @@ impl Collector<'_> {
         poll_fn(|cx| self.poll(idle, cx)).await
     }
 
-    /// What has been collected so far.
+    /// Returns the collected updates.
     pub(super) fn take(&mut self) -> Collected {
         self.recent.extend(&self.updates);
         let room = self.updates.len().min(self.limits.max_updates);
@@ -93,7 +93,7 @@ impl Collector<'_> {
         Collected { updates, since: self.since }
     }
 
-    /// Notes the position, because the next server may have an older copy of the store.
+    /// Records the position, because the next server may have an older copy of the store.
     pub(super) fn lose_touch(&mut self) {
         if self.doubt.is_none()
             && let Some(cursor) = self.cursor
@@ -205,7 +205,7 @@ impl Collector<'_> {
     }
 }
 
-/// What an update counts for in a batch.
+/// Returns the size of an update, for the limits of a batch.
 pub(super) fn size(update: &KvUpdate) -> usize {
     update.entry().map_or(0, |entry| entry.key.len() + entry.value.len())
 }

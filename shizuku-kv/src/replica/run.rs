@@ -1,5 +1,5 @@
-//! The driver of a replica: watches, collects, and has each batch applied and kept while it
-//! collects the next one (ADR 0036).
+//! The driver of a replica: watches, collects, and applies and commits each batch while it collects
+//! the next one (ADR 0036).
 
 use std::error::Error;
 use std::pin::{Pin, pin};
@@ -52,13 +52,12 @@ where
         tools,
         phase: Phase::Filling,
         kept: None,
-        got_somewhere: false,
         compare_at: None,
     };
     let result = driver.run(apply).await;
     if let Err(error) = &result {
         let error = Arc::new(error.clone());
-        // With the end, so that it is not taken for one after which something is tried again.
+        // Together with the end, so that it does not look like an error that is retried.
         replica.progress.send_modify(|progress| {
             progress.last_error = Some(error);
             progress.end();
@@ -67,7 +66,7 @@ where
     result.map(|()| driver.kept)
 }
 
-/// Says that a replica runs, until it is dropped.
+/// Reports that a replica runs, until it is dropped.
 struct Running(watch::Sender<ReplicaProgress>);
 
 impl Running {
@@ -97,19 +96,17 @@ pub(super) struct Run<'a, S> {
     storage: &'a Arc<Mutex<S>>,
     limits: BatchConfig,
     pub(super) comparison: Comparison,
-    /// The changes while the replica was away are not known yet.
+    /// Whether no comparison has shown yet that the replica missed no change before this run.
     is_unproven: bool,
     pub(super) tools: Tools,
     phase: Phase,
     /// The cursor of the last commit.
     kept: Option<WatchCursor>,
-    /// Whether something was kept since the pauses between watches were reset.
-    got_somewhere: bool,
-    /// When it is time to compare with the store.
+    /// Time of the next comparison with the store.
     compare_at: Option<Instant>,
 }
 
-/// Why a watch is followed no longer.
+/// The reason why a watch is no longer followed.
 enum Left {
     /// The replica was stopped.
     Stopped,
@@ -191,12 +188,12 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    /// Whether `apply` may have what the storage has not.
+    /// Returns whether `apply` may have received updates that the storage does not have.
     fn is_unsure(&self) -> bool {
         !self.tools.uncommitted.left().is_empty()
     }
 
-    /// Asks the storage, however often that has to be tried; none when the replica is stopped.
+    /// Calls the storage, and retries as the policy says. Returns `None` if the replica was stopped.
     pub(super) async fn ask<R: Send + 'static>(
         &self,
         doing: &'static str,
@@ -221,28 +218,28 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    /// A repair is due: until it is through there is no place that says how far the replica is.
+    /// Begins a resync. Until its end, the replica has no checkpoint.
     fn without_checkpoint(&mut self) {
         self.kept = None;
         self.tools.progress.send_if_modified(|progress| {
-            let was_told = !progress.caught_up && progress.applied.is_none();
+            let is_known = !progress.caught_up && progress.applied.is_none();
             (progress.caught_up, progress.applied) = (false, None);
-            !was_told
+            !is_known
         });
     }
 
-    /// The watch of a repair is open.
+    /// Reports a resync whose watch is open.
     fn repairing(&self) {
-        tracing::info!(store = self.store.name(), "a replica takes the state anew");
+        tracing::info!(store = self.store.name(), "resyncing a replica");
         self.tools.progress.send_modify(|progress| progress.repairs += 1);
     }
 
-    /// Ends when the next comparison is due.
+    /// Returns a timer for the next comparison.
     fn compare_timer(&self) -> Option<Pin<Box<Sleep>>> {
         self.compare_at.map(|at| Box::pin(sleep_until(at)))
     }
 
-    /// Records a comparison, and when the next one is due.
+    /// Records the result of a comparison, and schedules the next one.
     fn compared(&mut self, compared: Compared, collector: &mut Collector<'_>) {
         if compared == Compared::Waits {
             return;
@@ -261,8 +258,8 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    /// Applies what a watch brings, until it ends or is not wanted any more. What had come by then
-    /// has been applied.
+    /// Applies the updates of a watch, until it ends, differs from the store, or the replica is
+    /// stopped. All updates that came before have then been applied.
     async fn follow<A, F, E>(
         &mut self,
         follower: &mut Follower,
@@ -286,7 +283,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
             window: Box::pin(sleep_until(Instant::now())),
             is_due: false,
             seen: self.phase.compares().then(KeySet::default),
-            // Not while the state is taken: one that takes longer than the interval would never be
+            // Not during the initial state: one that takes longer than the interval would never be
             // complete.
             compare: self.compare_timer().filter(|_| self.phase == Phase::Following),
             target: None,
@@ -296,11 +293,8 @@ impl<S: ReplicaStorage> Run<'_, S> {
             progress: self.tools.progress.clone(),
         };
         loop {
-            if std::mem::take(&mut self.got_somewhere) {
-                collector.follower.reset_pauses();
-            }
             let mut action = collector.next(true).await;
-            // While one batch is applied the next is collected.
+            // While one batch is applied, the next one is collected.
             while let Action::Apply = action {
                 let (collected, cursor) = (collector.take(), collector.cursor);
                 let (work, kept) = self.work(collected, cursor, false);
@@ -309,11 +303,11 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 let ((lent, result), next) =
                     match select(running, pin!(collector.next(false))).await {
                         Either::Left((done, _)) => (done, None),
-                        // Whatever it is, it comes after what is being applied.
+                        // Any action comes after the batch that is being applied.
                         Either::Right((action, running)) => (running.await, Some(action)),
                     };
                 apply = lent;
-                if !self.staged(result?, kept) {
+                if !self.staged(&mut collector, result?, kept) {
                     return Ok((apply, Left::Stopped));
                 }
                 action = match next {
@@ -364,8 +358,8 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    /// The state is complete: what is not in it is dropped where that has to be looked for, and
-    /// then the marker is applied. Whether to go on.
+    /// Completes the initial state. A resync applies the keys that it did not bring as deletions.
+    /// Then the caught-up marker is applied. Returns whether to continue.
     async fn complete<A, F, E>(
         &mut self,
         collector: &mut Collector<'_>,
@@ -401,7 +395,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 KvUpdate::Delete(KvEntry::tombstone(key, KvOperation::Vanished, version, created))
             });
             loop {
-                // As many as make a batch full.
+                // One full batch.
                 let mut bytes: usize = 0;
                 let mut updates = Vec::new();
                 while updates.len() < self.limits.max_updates
@@ -416,7 +410,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 }
                 let some = Collected { updates, since: SystemTime::now() };
                 let goes_on;
-                (apply, goes_on) = self.apply(some, cursor, false, apply).await?;
+                (apply, goes_on) = self.apply(collector, some, false, apply).await?;
                 if !goes_on {
                     return Ok((apply, false));
                 }
@@ -425,7 +419,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         let mut last = collector.take();
         last.updates.push(KvUpdate::CaughtUp);
         let goes_on;
-        (apply, goes_on) = self.apply(last, cursor, true, apply).await?;
+        (apply, goes_on) = self.apply(collector, last, true, apply).await?;
         if goes_on {
             // A replica that resumes after an outage is compared at its usual time. After reading
             // the state it is compared at once, because the store may count entries that no watch
@@ -443,7 +437,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         Ok((apply, goes_on))
     }
 
-    /// Applies what has been collected. Whether to go on.
+    /// Applies the collected updates. Returns whether to continue.
     async fn flush<A, F, E>(
         &mut self,
         collector: &mut Collector<'_>,
@@ -458,14 +452,14 @@ impl<S: ReplicaStorage> Run<'_, S> {
         if collected.updates.is_empty() {
             return Ok((apply, true));
         }
-        self.apply(collected, collector.cursor, false, apply).await
+        self.apply(collector, collected, false, apply).await
     }
 
-    /// Applies and keeps. Whether to go on.
+    /// Applies and commits a batch. Returns whether to continue.
     async fn apply<A, F, E>(
         &mut self,
+        collector: &mut Collector<'_>,
         collected: Collected,
-        cursor: Option<WatchCursor>,
         is_complete: bool,
         apply: A,
     ) -> Result<(A, bool), ReplicaError>
@@ -474,14 +468,14 @@ impl<S: ReplicaStorage> Run<'_, S> {
         F: Future<Output = Result<(), E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let (work, kept) = self.work(collected, cursor, is_complete);
+        let (work, kept) = self.work(collected, collector.cursor, is_complete);
         let (apply, result) =
             stage(apply, Arc::clone(self.storage), work, self.tools.clone()).await;
-        Ok((apply, self.staged(result?, kept)))
+        Ok((apply, self.staged(collector, result?, kept)))
     }
 
-    /// What is to be done with a batch that was collected up to a cursor, and the cursor that is
-    /// kept then.
+    /// Returns the work on a batch that was collected up to a cursor, and the cursor that is
+    /// committed with it.
     fn work(
         &mut self,
         collected: Collected,
@@ -496,7 +490,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         (Work { updates, checkpoint, phase: self.phase, since }, kept)
     }
 
-    /// Records a doubt whether the store is the same; an earlier one stays.
+    /// Records a doubt whether the store is the same. An earlier one stays.
     fn lost_touch(&mut self, collector: &mut Collector<'_>) {
         let doubt = collector.doubt.take();
         if self.comparison.doubt.is_none() {
@@ -504,11 +498,18 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    /// Takes note of what became of a batch. Whether to go on.
-    fn staged(&mut self, done: Done, kept: Option<WatchCursor>) -> bool {
+    /// Records the outcome of a batch. Returns whether to continue.
+    fn staged(
+        &mut self,
+        collector: &mut Collector<'_>,
+        done: Done,
+        kept: Option<WatchCursor>,
+    ) -> bool {
         match done {
             Done::Kept => {
-                self.got_somewhere |= kept.is_some();
+                if kept.is_some() {
+                    collector.follower.reset_pauses();
+                }
                 self.kept = kept;
                 true
             }

@@ -235,7 +235,7 @@ impl World {
 }
 
 #[test]
-fn readers_are_told_exactly_what_happened() {
+fn readers_receive_exactly_the_changes() {
     let seeds = match std::env::var("SHIZUKU_SEED") {
         Ok(seed) => seed.parse().map(|seed: u64| seed..seed + 1).unwrap(),
         Err(_) => 0..300,
@@ -248,7 +248,7 @@ fn readers_are_told_exactly_what_happened() {
 
 /// A key that changes all the time does not block the others.
 #[test]
-fn a_hot_key_does_not_keep_others_from_being_told() {
+fn hot_key_does_not_delay_changes_of_others() {
     let mut table = Table::remembering(REMEMBERED);
     let mut reader = Reader::new(&table);
     table.apply(good(2, (1, 0)));
@@ -262,7 +262,7 @@ fn a_hot_key_does_not_keep_others_from_being_told() {
 
 /// A rejected entry that comes repeatedly is reported once for each version.
 #[test]
-fn what_is_refused_is_new_once() {
+fn rejection_is_new_once() {
     let mut table = Table::new();
     assert!(table.apply(bad(1, (1, 0))).is_some());
     assert!(table.apply(bad(1, (1, 0))).is_none());

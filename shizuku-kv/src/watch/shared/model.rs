@@ -437,7 +437,7 @@ fn run(seed: u64, keys: usize, steps: usize, crowd: usize) {
 }
 
 #[test]
-fn every_reader_gets_everything_once_and_in_order_whatever_feeds_it() {
+fn every_reader_gets_each_update_once_and_in_order() {
     let (first, many): (u64, u64) =
         match std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok()) {
             Some(seed) => (seed, 1),
