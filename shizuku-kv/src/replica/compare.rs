@@ -188,7 +188,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         };
         match phase {
             DoubtResolution::Other => return Ok(self.differs("the store is an older copy")),
-            DoubtResolution::Untold => {
+            DoubtResolution::Unproven => {
                 return Ok(self.differs("no remembered entry is left for the comparison"));
             }
             // Updates that were written while the replica was away follow the checkpoint, and are
@@ -312,8 +312,8 @@ impl<S: ReplicaStorage> Run<'_, S> {
         // A failed listing has no result, so the next look may list again.
         self.comparison.not_before = Instant::now();
         self.tools.progress.send_if_modified(|progress| {
-            let told = progress.comparison_error.as_ref().map(ToString::to_string);
-            let is_new = told != Some(error.to_string());
+            let reported = progress.comparison_error.as_ref().map(ToString::to_string);
+            let is_new = reported != Some(error.to_string());
             progress.comparison_error = Some(Arc::new(error.clone()));
             is_new
         });

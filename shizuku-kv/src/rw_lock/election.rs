@@ -183,8 +183,14 @@ impl LeaderElection {
             return Err(self.lock.store_error(error));
         }
         let election = self.clone();
-        let observing =
-            Observing { election, watch, term: None, told: None, foreign: None, is_over: false };
+        let observing = Observing {
+            election,
+            watch,
+            term: None,
+            delivered: None,
+            foreign: None,
+            is_over: false,
+        };
         let leaders = stream::unfold(observing, |mut observing| async move {
             observing.next().await.map(|leader| (leader, observing))
         });
@@ -288,7 +294,7 @@ struct Observing {
     /// The term of the newest record.
     term: Option<Term>,
     /// The leader that was delivered last.
-    told: Option<Option<Leader>>,
+    delivered: Option<Option<Leader>>,
     /// The last reported reason for a value that is not a record.
     foreign: Option<String>,
     is_over: bool,
@@ -305,8 +311,8 @@ impl Observing {
             };
             let looked = match event {
                 Err(changed) => changed.map_err(|error| self.election.lock.store_error(error)),
-                Ok(Event::Update(update)) => self.look(update.into_entry().as_ref()),
-                Ok(Event::CaughtUp { is_empty: true }) => self.look(None),
+                Ok(Event::Update(update)) => self.record(update.into_entry().as_ref()),
+                Ok(Event::CaughtUp { is_empty: true }) => self.record(None),
                 Ok(Event::Opened | Event::CaughtUp { is_empty: false } | Event::LinkChanged) => {
                     continue;
                 }
@@ -320,14 +326,14 @@ impl Observing {
                 Ok(()) if self.foreign.is_some() => {}
                 Ok(()) => {
                     let leader = self.term.as_ref().and_then(Term::leader);
-                    if self.told.as_ref() != Some(&leader) {
-                        self.told = Some(leader.clone());
+                    if self.delivered.as_ref() != Some(&leader) {
+                        self.delivered = Some(leader.clone());
                         return Some(Ok(leader));
                     }
                 }
                 Err(DistroRwLockError::ForeignRecord { key, reason }) => {
                     // The leader is unknown, and is delivered again once it is known.
-                    (self.term, self.told) = (None, None);
+                    (self.term, self.delivered) = (None, None);
                     if self.foreign.as_ref() != Some(&reason) {
                         self.foreign = Some(reason.clone());
                         return Some(Err(DistroRwLockError::ForeignRecord { key, reason }));
@@ -343,7 +349,7 @@ impl Observing {
     }
 
     /// Records the newest record of the election.
-    fn look(&mut self, entry: Option<&KvEntry>) -> Result<(), DistroRwLockError> {
+    fn record(&mut self, entry: Option<&KvEntry>) -> Result<(), DistroRwLockError> {
         let lock = &self.election.lock;
         let record = lock.record_of(entry.filter(|entry| !entry.is_tombstone()))?;
         self.foreign = None;
@@ -420,7 +426,7 @@ impl Term {
                 // Updates that arrived while this process did not run may still be in flight here.
                 let store = store.with_deadline((self.lease / 3).min(Deadline::DEFAULT));
                 if let Ok(Some(entry)) = store.leader_entry(&self.key).await {
-                    self.take(&entry);
+                    self.record(&entry);
                 }
                 self.is_silent = lease::is_silent(self.seen.elapsed(), self.lease);
                 return Ok(());
@@ -430,7 +436,7 @@ impl Term {
             Event::CaughtUp { is_empty } => self.is_gone |= is_empty,
             Event::Update(update) => {
                 if let Some(entry) = update.into_entry() {
-                    self.take(&entry);
+                    self.record(&entry);
                 }
             }
             Event::Lost(error @ KvError::Unauthorized { .. }) => return Err(error),
@@ -439,7 +445,7 @@ impl Term {
         Ok(())
     }
 
-    fn take(&mut self, entry: &KvEntry) {
+    fn record(&mut self, entry: &KvEntry) {
         let sign = sign_of(self.id.session, entry);
         let is_known = self.version.is_some_and(|known| !is_later(entry.version, known));
         if is_known || sign == Sign::Older {

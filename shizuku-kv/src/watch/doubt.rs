@@ -124,9 +124,9 @@ pub(crate) enum DoubtResolution {
     /// passed.
     Other,
     /// All remembered keys have been overwritten, so that no proof is left.
-    Untold,
-    /// Like `Untold`, but the remembered deliveries are from before this process, and the store may
-    /// have changed as much meanwhile.
+    Unproven,
+    /// Like `Unproven`, but the remembered deliveries are from before this process, and the store
+    /// may have changed as much meanwhile.
     Unremembered,
 }
 
@@ -145,10 +145,10 @@ impl Doubt {
         let is_later =
             |version: VersionToken| version.as_u64().is_some_and(|number| number > position);
         let mut shown = None;
-        let untold = if self.recent.lacks_tombstones {
+        let unproven = if self.recent.lacks_tombstones {
             DoubtResolution::Unremembered
         } else {
-            DoubtResolution::Untold
+            DoubtResolution::Unproven
         };
         for known in self.recent.delivered.iter().rev() {
             match store.leader_entry(&known.key).await? {
@@ -161,15 +161,15 @@ impl Doubt {
                 _ => return Ok(DoubtResolution::Other),
             }
         }
-        let Some(shown) = shown else { return Ok(untold) };
-        let Some(number) = shown.version.as_u64() else { return Ok(untold) };
+        let Some(shown) = shown else { return Ok(unproven) };
+        let Some(number) = shown.version.as_u64() else { return Ok(unproven) };
         if number == position {
             return Ok(DoubtResolution::Same);
         }
         let from = WatchCursor::new(*self.cursor.incarnation(), number, shown.created);
         let watch = match store.watch_from(scope.clone(), from).await {
             Ok(watch) => watch,
-            Err(KvError::CursorExpired { .. }) => return Ok(untold),
+            Err(KvError::CursorExpired { .. }) => return Ok(unproven),
             Err(error) => return Err(error),
         };
         for _ in 0..MOST_REREAD {
@@ -179,7 +179,7 @@ impl Doubt {
             });
             let update = match update.await {
                 Ok(update) => update,
-                Err(KvError::CursorExpired { .. }) => return Ok(untold),
+                Err(KvError::CursorExpired { .. }) => return Ok(unproven),
                 Err(error) => return Err(error),
             };
             let Some(entry) = update.into_entry() else { return Ok(DoubtResolution::Same) };
@@ -192,7 +192,7 @@ impl Doubt {
                 return Ok(DoubtResolution::Other);
             }
         }
-        Ok(untold)
+        Ok(unproven)
     }
 }
 

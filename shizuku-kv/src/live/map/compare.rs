@@ -153,7 +153,7 @@ impl Comparison {
         }
         if let Some(doubt) = &self.doubt {
             match doubt.resolve(store, scope).await? {
-                DoubtResolution::Other | DoubtResolution::Untold => return Ok(Verdict::Differs),
+                DoubtResolution::Other | DoubtResolution::Unproven => return Ok(Verdict::Differs),
                 DoubtResolution::Same | DoubtResolution::Unremembered => self.doubt = None,
             }
         }

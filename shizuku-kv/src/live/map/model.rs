@@ -203,7 +203,7 @@ impl World {
             let bound = REMEMBERED.max(usize::from(KEYS) * 2);
             assert!(observer.reader.due.len() <= bound);
         }
-        assert_eq!(contents(&observer.reader.told), observer.own);
+        assert_eq!(contents(&observer.reader.known), observer.own);
     }
 
     fn check(&self) {
@@ -252,12 +252,15 @@ fn hot_key_does_not_delay_changes_of_others() {
     let mut table = Table::remembering(REMEMBERED);
     let mut reader = Reader::new(&table);
     table.apply(good(2, (1, 0)));
-    let mut told = Vec::new();
+    let mut changed = Vec::new();
     for version in 2..6 {
         table.apply(good(1, (version, 0)));
-        told.extend(reader.next(&table).map(|change| change.key));
+        changed.extend(reader.next(&table).map(|change| change.key));
     }
-    assert!(told.contains(&2) && told.iter().filter(|key| **key == 1).count() > 1, "{told:?}");
+    assert!(
+        changed.contains(&2) && changed.iter().filter(|key| **key == 1).count() > 1,
+        "{changed:?}"
+    );
 }
 
 /// A rejected entry that comes repeatedly is reported once for each version.

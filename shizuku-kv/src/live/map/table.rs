@@ -100,11 +100,11 @@ impl<K: Ord + Clone, T> Table<K, T> {
     }
 
     /// Returns the keys that can have changed between a generation and now, for a reader that knows
-    /// `told`.
+    /// `known`.
     pub(super) fn changed_since(
         &self,
         generation: u64,
-        told: &LiveMapSnapshot<K, T>,
+        known: &LiveMapSnapshot<K, T>,
     ) -> VecDeque<K> {
         let missed = self.generation.saturating_sub(generation);
         if missed <= self.recent.size() as u64 {
@@ -112,7 +112,7 @@ impl<K: Ord + Clone, T> Table<K, T> {
                 self.recent.range(generation.saturating_add(1)..).map(|(_, key)| key.clone());
             return keys.collect();
         }
-        different(told, &self.entries).cloned().collect()
+        different(known, &self.entries).cloned().collect()
     }
 
     fn remove(&mut self, key: &K) {

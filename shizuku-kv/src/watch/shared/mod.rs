@@ -328,11 +328,11 @@ impl Drop for Upstream {
 }
 
 async fn changed(links: &mut Option<watch::Receiver<WatchLink>>) {
-    let told = match links {
+    let changes = match links {
         Some(links) => links.changed().await.is_ok(),
         None => false,
     };
-    if !told {
+    if !changes {
         // The link never changes.
         std::future::pending().await
     }

@@ -134,7 +134,7 @@ impl Upkeep {
     }
 
     /// Reads the figures, and the keys if the figures have changed.
-    async fn look(&self) -> KvResult<()> {
+    async fn compare_keys(&self) -> KvResult<()> {
         if lock(&self.keys).by_id.is_empty() {
             return Ok(());
         }
@@ -230,7 +230,7 @@ async fn compare(upkeep: Weak<Upkeep>, interval: Duration) {
     loop {
         sleep(pause).await;
         let Some(upkeep) = upkeep.upgrade() else { return };
-        if let Err(error) = upkeep.look().await {
+        if let Err(error) = upkeep.compare_keys().await {
             tracing::debug!(store = upkeep.backend.name(), %error, "live values cannot be compared for now");
         }
         pause = interval;
