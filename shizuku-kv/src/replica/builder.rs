@@ -149,7 +149,7 @@ impl<S: ReplicaStorage> Replica<S> {
         let mut storage = self.into_storage().await;
         let close = move || {
             if let Err(error) = storage.close() {
-                tracing::warn!(%error, "what a replica's storage holds may not be on the disk");
+                tracing::warn!(%error, "cannot close a replica's storage, its last updates may not be durable");
             }
         };
         // If the runtime ends, that closes the storage.

@@ -14,23 +14,19 @@ pub(crate) const OPENERS: &[(&str, usize)] = &[
     ("shizuku-kv/src/backend", 59),
     ("shizuku-kv/src/conformance", 32),
     ("shizuku-kv/src/guide", 5),
-    ("shizuku-kv/src/live", 3),
     ("shizuku-kv/src/record", 13),
     ("shizuku-kv/src/replica", 28),
     ("shizuku-kv/src/rw_lock", 15),
     ("shizuku-kv/src/snapshot", 6),
-    ("shizuku-kv/src/store", 6),
     ("tests", 85),
 ];
 
 /// Number of test names of each room that are too long.
 pub(crate) const NAMES: &[(&str, usize)] = &[
     ("shizuku-kv/src/backend", 3),
-    ("shizuku-kv/src/live", 2),
     ("shizuku-kv/src/replica", 2),
     ("shizuku-kv/src/rw_lock", 3),
     ("shizuku-kv/src/snapshot", 5),
-    ("shizuku-kv/src/store", 7),
     ("tests", 81),
 ];
 
@@ -121,16 +117,6 @@ pub(crate) const CYCLES: &[&[&str]] = &[
         "conformance::storage::random",
         "conformance::storage::subject",
     ],
-    &[
-        "live",
-        "live::drive",
-        "live::map",
-        "live::map::changes",
-        "live::map::drive",
-        "live::map::open",
-        "live::map::snapshot",
-        "live::map::table",
-    ],
     &["record::codec::bounded", "record::codec::serde_message"],
     &[
         "record::entry",
@@ -145,14 +131,12 @@ pub(crate) const CYCLES: &[&[&str]] = &[
         "record::watch",
         "record::write",
     ],
-    &["replica", "replica::compare", "replica::run"],
     &[
         "rw_lock",
         "rw_lock::claims",
         "rw_lock::coordinator",
         "rw_lock::failure_detector",
         "rw_lock::failure_detector::way",
-        "rw_lock::following",
         "rw_lock::guard",
         "rw_lock::held",
         "rw_lock::inspect",
@@ -162,15 +146,4 @@ pub(crate) const CYCLES: &[&[&str]] = &[
         "rw_lock::session::slots",
     ],
     &["snapshot::compact", "snapshot::writer"],
-    &[
-        "store::contract",
-        "store::figures",
-        "store::handle",
-        "store::handle_fenced",
-        "store::handle_ttl",
-        "store::pulse",
-        "store::shared",
-        "store::shared::upkeep",
-    ],
-    &["store::error", "store::key", "store::version"],
 ];
