@@ -99,13 +99,20 @@ where
                 store = self.store.name(), r#type = type_name::<T>(), %error,
                 "a live map cannot be followed for now"
             );
-            // The map is outdated until the store was read again. No key has come yet.
-            self.unseen = Some(self.table.unseen());
+            self.begin_reading();
             self.states.send_modify(|state| {
                 self.follower.update_link(&mut state.status.link);
                 state.status.sync_state = LiveMapSyncState::Rereading;
             });
         }
+    }
+
+    /// Begins to read the store again. Until its end, the published map is outdated.
+    pub(super) fn begin_reading(&mut self) {
+        // Drops the updates of a reading that was interrupted.
+        self.table = Table::clone(&self.current.load());
+        self.rejected.clear();
+        self.unseen = Some(self.table.unseen());
     }
 
     /// Applies the next events, as many as are ready, and publishes the map. Returns an error that

@@ -118,7 +118,7 @@ async fn task() -> (LiveMapTask<Count>, Current, watch::Receiver<State<LiveMapSt
 /// Reads the store again, over a watch.
 fn reread(task: &mut LiveMapTask<Count>, watch: Watch) {
     task.follower = Follower::over(&task.store, watch);
-    task.unseen = Some(task.table.unseen());
+    task.begin_reading();
 }
 
 /// Applies events until the watch ends. Returns the error.
