@@ -1,6 +1,5 @@
 //! A watch that is reopened after each loss (ADR 0084).
 
-use std::fmt;
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
@@ -70,21 +69,13 @@ enum State {
 struct Open {
     watch: Watch,
     since: Instant,
-    delivered: Delivered,
+    /// Whether it has delivered an update.
+    has_delivered: bool,
     links: Option<watch::Receiver<WatchLink>>,
     /// Wakes this task when the connection state changes.
     wakes: Option<BoxFuture<'static, bool>>,
     /// An update that came in one poll with a change of the connection state.
     held_back: Option<Result<KvUpdate, KvError>>,
-}
-
-/// The part of the initial state that a watch has delivered.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Delivered {
-    Nothing,
-    Entries,
-    /// The caught-up marker.
-    All,
 }
 
 /// A change that a follower notices.
@@ -235,13 +226,13 @@ impl Follower {
                     // Until a watch has delivered something, the known state may be outdated.
                     return Poll::Ready(match ready!(open.poll_next(cx)) {
                         None => {
-                            if open.has_delivered() {
+                            if open.has_delivered {
                                 self.link = open.watch.link();
                             }
                             Event::LinkChanged
                         }
                         Some(Ok(update)) => {
-                            if !open.has_delivered() {
+                            if !open.has_delivered {
                                 self.link = open.watch.link();
                             }
                             if self.pauses.is_some() && open.since.elapsed() >= LASTING {
@@ -289,7 +280,7 @@ impl Open {
     fn new(watch: Watch) -> Self {
         Self {
             since: Instant::now(),
-            delivered: Delivered::Nothing,
+            has_delivered: false,
             links: watch.link_changes(),
             wakes: None,
             held_back: None,
@@ -326,10 +317,6 @@ impl Open {
         }
     }
 
-    fn has_delivered(&self) -> bool {
-        self.delivered != Delivered::Nothing
-    }
-
     fn link_has_changed(&mut self) -> bool {
         let Some(links) = &mut self.links else { return false };
         let has_changed = links.has_changed().unwrap_or(false);
@@ -340,15 +327,11 @@ impl Open {
     }
 
     fn deliver(&mut self, update: KvUpdate) -> Event {
-        if let KvUpdate::CaughtUp = update {
-            let is_empty = !self.has_delivered();
-            self.delivered = Delivered::All;
-            return Event::CaughtUp { is_empty };
+        let is_first = !std::mem::replace(&mut self.has_delivered, true);
+        match update {
+            KvUpdate::CaughtUp => Event::CaughtUp { is_empty: is_first },
+            update => Event::Update(update),
         }
-        if !self.has_delivered() {
-            self.delivered = Delivered::Entries;
-        }
-        Event::Update(update)
     }
 }
 
@@ -356,15 +339,6 @@ impl KvError {
     /// Returns whether another watch may succeed where one has ended with this error.
     pub(crate) fn is_resolved_by_reopening(&self) -> bool {
         self.is_retryable() || matches!(self, Self::CursorExpired { .. })
-    }
-}
-
-impl fmt::Debug for Follower {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follower")
-            .field("store", &self.store.name())
-            .field("scope", &self.scope)
-            .finish_non_exhaustive()
     }
 }
 
