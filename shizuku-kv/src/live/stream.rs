@@ -13,8 +13,8 @@ use tokio::task::AbortHandle;
 use super::status::State;
 use crate::store::Readers;
 
-/// Stream of the values or the statuses of a [`Live`](crate::Live) or a [`LiveMap`](crate::LiveMap), as they change. It ends
-/// when nothing follows the store any more.
+/// Stream of the values or the statuses of a [`Live`](crate::Live) or a
+/// [`LiveMap`](crate::LiveMap), as they change. It ends when nothing follows the store any more.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct LiveStream<I>(Readers<BoxStream<'static, I>>);
 

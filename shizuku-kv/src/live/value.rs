@@ -13,9 +13,8 @@ use super::stream::{LiveStream, TaskHandle, statuses};
 use crate::store::{KvError, VersionToken};
 use crate::watch::Upkeep;
 
-/// A value that stays current, from
-/// [`LiveStatic::live`](crate::LiveStatic::live) and its variants. For
-/// records with a key it is from [`LiveRead::live_at`](crate::LiveRead::live_at).
+/// A value that stays current, from [`LiveStatic::live`](crate::LiveStatic::live) and its variants.
+/// For records with a key it is from [`LiveRead::live_at`](crate::LiveRead::live_at).
 ///
 /// It holds the newest good value: one that decodes and that keeps the rule of its type. A rejected
 /// value never replaces a good one. It is reported once through `tracing`, without its content, and

@@ -142,6 +142,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         let applied = self.kept;
         self.tools.progress.send_modify(|progress| progress.applied = applied);
         let mut follower = Follower::own(self.store, self.scope.clone(), from);
+        self.publish_link(&follower);
         loop {
             if self.phase == Phase::Repairing {
                 self.without_checkpoint();
@@ -171,8 +172,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
                     if next == Next::End {
                         return Err(ReplicaError::Store(error));
                     }
-                    let progress = &self.tools.progress;
-                    progress.send_if_modified(|progress| follower.update_link(&mut progress.link));
+                    self.publish_link(&follower);
                     next
                 }
             };
@@ -188,12 +188,18 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
+    fn publish_link(&self, follower: &Follower) {
+        let progress = &self.tools.progress;
+        progress.send_if_modified(|progress| follower.update_link(&mut progress.link));
+    }
+
     /// Returns whether `apply` may have received updates that the storage does not have.
     fn is_unsure(&self) -> bool {
         !self.tools.uncommitted.left().is_empty()
     }
 
-    /// Calls the storage, and retries as the policy says. Returns `None` if the replica was stopped.
+    /// Calls the storage, and retries as the policy says. Returns `None` if the replica was
+    /// stopped.
     pub(super) async fn ask<R: Send + 'static>(
         &self,
         doing: &'static str,

@@ -3,12 +3,12 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use futures_core::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::{Deadline, KvResult};
+use super::{Deadline, KvResult, lock};
 
 /// State that a higher layer keeps for a handle and its clones.
 pub(crate) trait Attached: Default + Send + Sync + 'static {
@@ -53,7 +53,7 @@ pub(super) struct Attachments {
 impl Attachments {
     /// Returns the value of a type, which is its default at the first call.
     pub(super) fn get<T: Attached>(&self) -> Arc<T> {
-        let mut by_type = self.by_type.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_type = lock(&self.by_type);
         let attachment = by_type.entry(TypeId::of::<T>()).or_insert_with(Attachment::new::<T>);
         // The value of a type's slot has that type.
         Arc::clone(&attachment.value).downcast().unwrap_or_default()
@@ -62,7 +62,7 @@ impl Attachments {
     /// Releases the resources of higher layers in the store.
     pub(super) async fn close(&self, deadline: Deadline) -> KvResult<()> {
         let closing: Vec<_> = {
-            let by_type = self.by_type.lock().unwrap_or_else(PoisonError::into_inner);
+            let by_type = lock(&self.by_type);
             let all = by_type.values();
             all.map(|each| (each.close)(Arc::clone(&each.value), deadline)).collect()
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{KvError, KvResult};
+use super::KvError;
 
 /// Returns the reason that a store has no times to live for single keys, and the way out: a phrase
 /// whose subject is the store.
@@ -22,7 +22,7 @@ pub(crate) fn ttl_fault(history: Option<u8>) -> String {
 ///
 /// # Errors
 /// Returns [`KvError::InvalidConfig`] if it would.
-pub(crate) fn check_ttl(ttl: Duration, max_age: Option<Duration>) -> KvResult<()> {
+pub(crate) fn check_ttl(ttl: Duration, max_age: Option<Duration>) -> Result<(), KvError> {
     match max_age {
         Some(age) if ttl > age => Err(KvError::InvalidConfig {
             field: "time to live",

@@ -59,7 +59,9 @@ enum State {
     Opening(BoxFuture<'static, KvResult<Watch>>),
     /// Updates.
     Open(Box<Open>),
-    /// The end of the pause after a loss.
+    /// The next call, with which the pause begins. Until then, the owner may reset the pauses.
+    Lost,
+    /// The end of the pause.
     BackingOff(BoxFuture<'static, ()>),
     /// Nothing, because the connection is over.
     Closed,
@@ -177,8 +179,8 @@ impl Follower {
         }
     }
 
-    /// Records that the open watch has made progress, so that the next loss begins with the first
-    /// pause.
+    /// Records progress, so that the next pause is the first one. It also counts directly after a
+    /// loss.
     pub(crate) fn reset_pauses(&mut self) {
         self.pauses = None;
     }
@@ -205,6 +207,10 @@ impl Follower {
         loop {
             match &mut self.state {
                 State::Stopped | State::Closed => return Poll::Pending,
+                State::Lost => {
+                    let until = Instant::now() + self.next_pause();
+                    self.state = State::BackingOff(Box::pin(timer::sleep_until(until)));
+                }
                 State::BackingOff(pause) => {
                     // A timer needs a runtime.
                     if let Err(error) = in_runtime("watch") {
@@ -263,16 +269,19 @@ impl Follower {
             WatchLink::Up => SystemTime::now(),
         };
         self.link = WatchLink::down(since, error.to_string());
+        let (store, scope) = (self.store.name(), &self.scope);
+        tracing::debug!(store, ?scope, %error, "lost a watch, reopening it");
+        self.state = State::Lost;
+        Event::Lost(error)
+    }
+
+    fn next_pause(&mut self) -> Duration {
         let longest = match self.source {
             Source::Shared => LONGEST_SHARED_PAUSE,
             Source::Own(_) => LONGEST_PAUSE,
         };
         let pauses = self.pauses.get_or_insert_with(|| backoff(FIRST_PAUSE, longest));
-        let pause = pauses.next().unwrap_or(longest);
-        let (store, scope) = (self.store.name(), &self.scope);
-        tracing::debug!(store, ?scope, %error, ?pause, "lost a watch, reopening it");
-        self.state = State::BackingOff(Box::pin(timer::sleep_until(Instant::now() + pause)));
-        Event::Lost(error)
+        pauses.next().unwrap_or(longest)
     }
 }
 

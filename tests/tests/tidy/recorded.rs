@@ -15,9 +15,10 @@ pub(crate) const OPENERS: &[(&str, usize)] = &[
     ("shizuku-kv/src/conformance", 32),
     ("shizuku-kv/src/guide", 5),
     ("shizuku-kv/src/record", 13),
-    ("shizuku-kv/src/replica", 28),
+    ("shizuku-kv/src/replica", 19),
     ("shizuku-kv/src/rw_lock", 15),
     ("shizuku-kv/src/snapshot", 6),
+    ("shizuku-kv/src/store", 1),
     ("tests", 85),
 ];
 

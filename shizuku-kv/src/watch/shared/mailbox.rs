@@ -1,12 +1,12 @@
 //! The updates that a reader has not read yet.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use tokio::sync::watch;
 
-use crate::store::{Key, KvError, KvUpdate, WatchCursor, WatchLink};
+use crate::store::{Key, KvError, KvUpdate, WatchCursor, WatchLink, lock};
 
 type Item = (KvUpdate, WatchCursor);
 
@@ -126,7 +126,7 @@ impl Mailbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.contents)
     }
 }
 

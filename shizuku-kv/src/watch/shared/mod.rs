@@ -36,7 +36,7 @@ use std::collections::HashSet;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -49,7 +49,7 @@ use self::subscriptions::{Ended, Interest, Opening, ReaderId, Subscriptions, Ups
 pub(crate) use self::upkeep::{KeyComparison, Upkeep};
 use crate::store::{
     Attached, Deadline, KvError, KvResult, KvStore, KvWatcher, Store, Watch, WatchCursor,
-    WatchLink, WatchScope,
+    WatchLink, WatchScope, lock,
 };
 
 const OPERATION: &str = "watch";
@@ -336,8 +336,4 @@ async fn changed(links: &mut Option<watch::Receiver<WatchLink>>) {
         // The link never changes.
         std::future::pending().await
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

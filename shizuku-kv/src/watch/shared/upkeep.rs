@@ -15,9 +15,9 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::lock;
 use crate::store::{
     Deadline, Key, KvEntry, KvError, KvResult, KvStore, StoreFigures, VersionToken, WatchScope,
+    lock,
 };
 use crate::watch::pulse::Pulse;
 
