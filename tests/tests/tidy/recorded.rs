@@ -118,10 +118,8 @@ pub(crate) const CYCLES: &[&[&str]] = &[
         "conformance::storage::random",
         "conformance::storage::subject",
     ],
-    &["record::codec::bounded", "record::codec::serde_message"],
     &[
         "record::entry",
-        "record::error",
         "record::key",
         "record::key_value",
         "record::modify",
