@@ -20,6 +20,7 @@ mod record;
 pub mod replica;
 pub mod rw_lock;
 mod table;
+mod watch;
 
 #[cfg(feature = "memory")]
 pub use backend::memory::MemoryConnection;

@@ -1,6 +1,7 @@
 //! Methods of record types that open values which stay current.
 
-use super::{Live, LiveMap, live_map, open};
+use super::map::live_map;
+use super::{Live, LiveMap, open};
 use crate::record::{
     ByteDeserialize, KeyValueRead, KvReadError, StaticKeyIndexedValue, check_scope, own_store_key,
 };

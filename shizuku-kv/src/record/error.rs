@@ -1,6 +1,5 @@
 //! The errors of the typed layer.
 
-use super::key::NO_KEY;
 use super::{DecodeError, EncodeError, ValidationError};
 use crate::store::{Key, KvError, VersionToken};
 
@@ -285,6 +284,9 @@ impl KvWriteError {
         }
     }
 }
+
+/// Text in place of a record's own key that is not a valid key.
+pub(super) const NO_KEY: &str = "something that is no key";
 
 /// Formats a record's own key for a message: quoted, unless it is [`NO_KEY`].
 fn own_key(own: &str) -> String {

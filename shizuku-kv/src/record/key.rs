@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 use std::str::FromStr;
 
-use super::error::type_name;
+use super::error::{NO_KEY, type_name};
 use super::{KeyValue, KvReadError};
 use crate::store::{Key, KvError, WatchScope};
 
@@ -109,9 +109,6 @@ pub(super) fn prints_as(value: &impl Display, text: &str) -> bool {
     let mut rest = Rest(text);
     write!(rest, "{value}").is_ok() && rest.0.is_empty()
 }
-
-/// Text in place of a record's own key that is not a valid key.
-pub(super) const NO_KEY: &str = "something that is no key";
 
 /// Maximum number of shown characters of a record's own key.
 const LONGEST_OWN_KEY: usize = 80;

@@ -1,67 +1,68 @@
-//! Collects what a watch brings, up to a batch.
+//! Collects the updates of a watch into batches.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt;
-use futures_util::future::{Either, select};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFuture;
 
 use super::{BatchConfig, ReplicaProgress};
-use crate::store::{Doubt, KeySet, KvError, KvUpdate, Recent, Watch, WatchCursor, WatchLink};
+use crate::store::{KeySet, KvError, KvUpdate, WatchCursor};
+use crate::watch::{Doubt, Event, Follower, Recent};
 
-/// So many updates are collected in one go, before others on the thread have their turn.
+/// Maximum number of updates that are collected before other tasks of the thread have their turn.
 const GO: usize = 1024;
 
 /// Timeout for reaching a position while no update comes: the change there may have left the store
 /// before its turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What happens while a watch is followed.
+/// The next action of the driver.
 #[derive(Debug)]
-pub(super) enum Event {
-    /// What has been collected is to be applied.
-    Due,
-    /// The state is complete.
-    CaughtUp,
-    /// The watch has.
-    Ended(KvError),
-    /// It is time to compare with the store.
+pub(super) enum Action {
+    /// Apply the collected updates.
+    Apply,
+    /// Complete the initial state: its caught-up marker has come.
+    Complete,
+    /// Continue with another watch: this one was lost.
+    Reopen(KvError),
+    /// Compare the replica with the store.
     Compare,
-    /// Everything up to the target position has been collected, and no update behind it.
-    Reached,
-    /// The replica was.
-    Stopped,
+    /// Continue the comparison: everything up to its target position has been collected, and no
+    /// update behind it.
+    Judge,
+    /// End the run.
+    Stop,
 }
 
-/// What has come and is to be applied together.
+/// Updates that are applied together.
 #[derive(Debug)]
 pub(super) struct Collected {
     pub(super) updates: Vec<KvUpdate>,
-    /// When the first of them came.
+    /// Time at which the first of them came.
     pub(super) since: SystemTime,
 }
 
 pub(super) struct Collector<'a> {
-    pub(super) watch: Watch,
+    pub(super) follower: &'a mut Follower,
+    /// Whether the open watch has delivered an update.
+    pub(super) is_heard: bool,
     /// Everything up to here has been collected.
     pub(super) cursor: Option<WatchCursor>,
-    /// An update from behind the target position.
+    /// An update after the target position.
     pub(super) held_back: Option<(KvUpdate, Option<WatchCursor>)>,
-    pub(super) links: Option<watch::Receiver<WatchLink>>,
     pub(super) limits: BatchConfig,
     pub(super) updates: Vec<KvUpdate>,
     pub(super) bytes: usize,
     pub(super) since: SystemTime,
-    /// Ends with the window of what has been collected.
+    /// Ends with the window of the collected updates.
     pub(super) window: Pin<Box<Sleep>>,
-    /// The window has ended.
+    /// Whether the window has ended.
     pub(super) is_due: bool,
-    /// Which keys have come, while that matters.
+    /// The keys that have come, during a resync.
     pub(super) seen: Option<KeySet>,
     pub(super) compare: Option<Pin<Box<Sleep>>>,
     /// The target position, and the timeout between two updates while it is awaited.
@@ -75,28 +76,15 @@ pub(super) struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    /// What happens next. A batch is due only where `idle` says that none is being applied.
-    /// Dropping the future is safe: what has been collected stays.
-    pub(super) async fn next(&mut self, idle: bool) -> Event {
-        // A receiver of its own: the one that is kept has seen what was told.
-        while let Some(mut links) = self.links.clone() {
-            let changed = match select(
-                pin!(poll_fn(|cx| self.poll(idle, cx))),
-                pin!(links.changed()),
-            )
-            .await
-            {
-                Either::Left((event, _)) => return event,
-                Either::Right((changed, _)) => changed,
-            };
-            self.links = changed.is_ok().then_some(links);
-            self.lose_touch();
-            self.tell_link();
-        }
+    /// Returns the next action. `Apply` is returned only if `idle` says that no batch is being
+    /// applied.
+    ///
+    /// Cancel safe: the collected updates stay.
+    pub(super) async fn next(&mut self, idle: bool) -> Action {
         poll_fn(|cx| self.poll(idle, cx)).await
     }
 
-    /// What has been collected so far.
+    /// Returns the collected updates.
     pub(super) fn take(&mut self) -> Collected {
         self.recent.extend(&self.updates);
         let room = self.updates.len().min(self.limits.max_updates);
@@ -105,7 +93,7 @@ impl Collector<'_> {
         Collected { updates, since: self.since }
     }
 
-    /// Notes the position, because the next server may have an older copy of the store.
+    /// Records the position, because the next server may have an older copy of the store.
     pub(super) fn lose_touch(&mut self) {
         if self.doubt.is_none()
             && let Some(cursor) = self.cursor
@@ -123,29 +111,23 @@ impl Collector<'_> {
         reached
     }
 
-    /// Tells whether the store is heard from.
-    pub(super) fn tell_link(&self) {
-        let link = self.watch.link();
-        self.progress.send_if_modified(|progress| {
-            let is_new = progress.link != link;
-            progress.link = link;
-            is_new
-        });
+    fn publish_link(&self) {
+        self.progress.send_if_modified(|progress| self.follower.update_link(&mut progress.link));
     }
 
     fn is_full(&self) -> bool {
         self.updates.len() >= self.limits.max_updates || self.bytes >= self.limits.max_bytes
     }
 
-    fn poll(&mut self, idle: bool, cx: &mut Context<'_>) -> Poll<Event> {
+    fn poll(&mut self, idle: bool, cx: &mut Context<'_>) -> Poll<Action> {
         if self.stopped.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Event::Stopped);
+            return Poll::Ready(Action::Stop);
         }
         if let Some(compare) = &mut self.compare
             && compare.as_mut().poll(cx).is_ready()
         {
             self.compare = None;
-            return Poll::Ready(Event::Compare);
+            return Poll::Ready(Action::Compare);
         }
         let mut collected = 0;
         while !self.is_full() {
@@ -156,35 +138,39 @@ impl Collector<'_> {
             collected += 1;
             let (update, cursor) = match self.held_back.take() {
                 Some(held_back) => held_back,
-                None => match self.watch.poll_next_unpin(cx) {
-                    Poll::Ready(Some(Ok(update))) => (update, self.watch.cursor()),
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Event::Ended(error)),
-                    Poll::Ready(None) => {
-                        return Poll::Ready(Event::Ended(KvError::Closed { operation: "watch" }));
+                None => {
+                    let Poll::Ready(event) = self.follower.poll_next(cx) else { break };
+                    let update = match event {
+                        Event::Update(update) => update,
+                        Event::CaughtUp { .. } => KvUpdate::CaughtUp,
+                        Event::LinkChanged => {
+                            self.lose_touch();
+                            self.publish_link();
+                            continue;
+                        }
+                        Event::Opened => continue,
+                        Event::Lost(error) | Event::Closed(error) => {
+                            return Poll::Ready(Action::Reopen(error));
+                        }
+                    };
+                    if !self.is_heard {
+                        self.is_heard = true;
+                        self.publish_link();
                     }
-                    Poll::Pending => break,
-                },
+                    (update, self.follower.cursor())
+                }
             };
-            // A watch may have lost touch and resumed delivery in one poll: the loss came before
-            // this update.
-            if let Some(links) = &mut self.links
-                && links.has_changed().unwrap_or(false)
-            {
-                links.mark_unchanged();
-                self.lose_touch();
-                self.tell_link();
-            }
             if let Some((target, patience)) = &mut self.target {
                 if cursor.is_some_and(|cursor| cursor.position() > *target) {
                     self.held_back = Some((update, cursor));
                     self.target = None;
-                    return Poll::Ready(Event::Reached);
+                    return Poll::Ready(Action::Judge);
                 }
                 patience.as_mut().reset(Instant::now() + PATIENCE);
             }
             self.cursor = cursor;
             match update {
-                KvUpdate::CaughtUp => return Poll::Ready(Event::CaughtUp),
+                KvUpdate::CaughtUp => return Poll::Ready(Action::Complete),
                 update => self.push(update),
             }
         }
@@ -193,14 +179,14 @@ impl Collector<'_> {
                 || patience.as_mut().poll(cx).is_ready())
         {
             self.target = None;
-            return Poll::Ready(Event::Reached);
+            return Poll::Ready(Action::Judge);
         }
         if self.updates.is_empty() {
             return Poll::Pending;
         }
         self.is_due |= self.limits.window.is_zero() || self.window.as_mut().poll(cx).is_ready();
         if idle && (self.is_due || self.is_full()) {
-            Poll::Ready(Event::Due)
+            Poll::Ready(Action::Apply)
         } else {
             Poll::Pending
         }
@@ -219,7 +205,7 @@ impl Collector<'_> {
     }
 }
 
-/// What an update counts for in a batch.
+/// Returns the size of an update, for the limits of a batch.
 pub(super) fn size(update: &KvUpdate) -> usize {
     update.entry().map_or(0, |entry| entry.key.len() + entry.value.len())
 }

@@ -10,14 +10,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::collect::Collector;
+use super::comparison::Compared;
 use super::phase;
 use super::run::Run;
 use super::tally::Tally;
 use super::{ReplicaError, ReplicaStorage, StoredVersion};
-use crate::store::{
-    Doubt, DoubtResolution, Key, KeySet, KvError, NewestHeld, Recent, StoreFigures, WatchCursor,
-    WatchScope,
-};
+use crate::store::{Key, KeySet, KvError, StoreFigures, WatchCursor, WatchScope};
+use crate::watch::{DoubtResolution, NewestHeld};
 
 /// Pause before another look if changes overtook the first one, or if it failed.
 const SOON: Duration = Duration::from_secs(1);
@@ -30,103 +29,6 @@ const PAGE: usize = 1024;
 
 /// Maximum number of keys, missing on one side, that are looked up one by one.
 const MOST_SUSPECTS: usize = 64;
-
-/// Maximum number of intervals before the next listing, after listings without a difference.
-const LONGEST_PAUSE: u32 = 16;
-
-/// Outcome of a comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compared {
-    /// The replica agrees with the store.
-    Same,
-    /// Unknown, and not worth another listing yet.
-    Unknown,
-    /// The comparison follows when the collector has reached its target position.
-    Waits,
-    /// Another look is due soon.
-    Soon,
-    /// The store did not answer. The next look is due after a growing pause.
-    Failed,
-    /// The replica has to resync.
-    Differs,
-    Stopped,
-}
-
-/// State of the comparisons of one run.
-#[derive(Debug)]
-pub(super) struct Comparison {
-    pub(super) interval: Duration,
-    pub(super) tally: Tally,
-    /// The position of the replica when it lost touch with the store. `None` after a comparison has
-    /// shown that the store is the same.
-    pub(super) doubt: Option<Doubt>,
-    /// Updates from the watches of this run.
-    pub(super) recent: Recent,
-    /// The doubt is of an earlier run, so its deliveries have to be looked up in the storage.
-    unread: bool,
-    /// A look whose position has not been reached.
-    asked: Option<StoreFigures>,
-    /// The last figures that agreed.
-    agreed: Option<StoreFigures>,
-    /// The last figures.
-    seen: Option<StoreFigures>,
-    looks: u32,
-    /// Number of failed looks since the last one that succeeded.
-    pub(super) failures: u32,
-    /// The next listing starts no earlier than this.
-    not_before: Instant,
-    pause: Duration,
-}
-
-impl Comparison {
-    pub(super) fn new(interval: Duration) -> Self {
-        Self {
-            interval,
-            tally: Tally::default(),
-            doubt: None,
-            recent: Recent::default(),
-            unread: false,
-            asked: None,
-            agreed: None,
-            seen: None,
-            looks: 0,
-            failures: 0,
-            not_before: Instant::now(),
-            pause: interval,
-        }
-    }
-
-    /// Resumes from a checkpoint of an earlier run.
-    pub(super) fn resume(&mut self, cursor: WatchCursor, tombstones: Option<u64>) {
-        self.tally = Tally::resume(tombstones);
-        self.unread = true;
-        self.doubt = Some(Doubt { cursor, recent: Recent::default() });
-    }
-
-    /// Starts over, because the state is read from its beginning.
-    pub(super) fn afresh(&mut self) {
-        self.tally = Tally::afresh();
-        (self.doubt, self.asked, self.agreed, self.seen) = (None, None, None, None);
-        (self.recent, self.unread) = (Recent::default(), false);
-    }
-
-    /// Returns true if the keys may be listed now. If so, the next listing waits longer, unless
-    /// this one finds a difference.
-    fn may_list(&mut self) -> bool {
-        let now = Instant::now();
-        if now < self.not_before {
-            return false;
-        }
-        self.not_before = now.checked_add(self.pause).unwrap_or(now);
-        self.pause = self.pause.saturating_mul(2).min(self.interval.saturating_mul(LONGEST_PAUSE));
-        true
-    }
-
-    fn found(&mut self) {
-        self.pause = self.interval;
-        self.not_before = Instant::now();
-    }
-}
 
 impl<S: ReplicaStorage> Run<'_, S> {
     /// Compares the replica with the store. All collected updates have been applied and persisted.
@@ -286,7 +188,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         };
         match phase {
             DoubtResolution::Other => return Ok(self.differs("the store is an older copy")),
-            DoubtResolution::Untold => {
+            DoubtResolution::Unproven => {
                 return Ok(self.differs("no remembered entry is left for the comparison"));
             }
             // Updates that were written while the replica was away follow the checkpoint, and are
@@ -410,8 +312,8 @@ impl<S: ReplicaStorage> Run<'_, S> {
         // A failed listing has no result, so the next look may list again.
         self.comparison.not_before = Instant::now();
         self.tools.progress.send_if_modified(|progress| {
-            let told = progress.comparison_error.as_ref().map(ToString::to_string);
-            let is_new = told != Some(error.to_string());
+            let reported = progress.comparison_error.as_ref().map(ToString::to_string);
+            let is_new = reported != Some(error.to_string());
             progress.comparison_error = Some(Arc::new(error.clone()));
             is_new
         });
@@ -439,7 +341,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
     }
 
     /// Returns the result of a future. Returns `None` if the replica is stopped before.
-    async fn until_stopped<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn until_stopped<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
             () = self.tools.stop.cancelled() => None,

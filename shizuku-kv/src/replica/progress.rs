@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 use super::ReplicaError;
-use crate::store::{KvError, Pulse, WatchCursor, WatchLink};
+use crate::store::{KvError, WatchCursor, WatchLink};
+use crate::watch::Pulse;
 
 /// The progress of a replica.
 #[derive(Clone, Debug, Default)]

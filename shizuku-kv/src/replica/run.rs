@@ -1,17 +1,17 @@
-//! The driver of a replica: watches, collects, and has each batch applied and kept while it
-//! collects the next one (ADR 0036).
+//! The driver of a replica: watches, collects, and applies and commits each batch while it collects
+//! the next one (ADR 0036).
 
 use std::error::Error;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures_util::future::{Either, select};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::collect::{Collected, Collector, Event, size};
-use super::compare::{Compared, Comparison};
+use super::collect::{Action, Collected, Collector, size};
+use super::comparison::{Compared, Comparison};
 use super::phase::{self, Next, Phase};
 use super::stage::{Done, Tools, Work, blocking, stage};
 use super::storage::{Checkpoint, ScopeId, scope_id};
@@ -19,13 +19,9 @@ use super::{
     Batch, BatchConfig, Replica, ReplicaError, ReplicaProgress, ReplicaStorage, StorageError,
 };
 use crate::store::{
-    KeySet, KvEntry, KvError, KvOperation, KvUpdate, Store, Watch, WatchCursor, WatchLink,
-    WatchScope, backoff,
+    KeySet, KvEntry, KvError, KvOperation, KvUpdate, Store, WatchCursor, WatchLink, WatchScope,
 };
-
-/// The pauses between two watches.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+use crate::watch::{Event, Follower};
 
 pub(super) async fn run<S, A, F, E>(
     replica: &mut Replica<S>,
@@ -56,13 +52,12 @@ where
         tools,
         phase: Phase::Filling,
         kept: None,
-        got_somewhere: false,
         compare_at: None,
     };
     let result = driver.run(apply).await;
     if let Err(error) = &result {
         let error = Arc::new(error.clone());
-        // With the end, so that it is not taken for one after which something is tried again.
+        // Together with the end, so that it does not look like an error that is retried.
         replica.progress.send_modify(|progress| {
             progress.last_error = Some(error);
             progress.end();
@@ -71,7 +66,7 @@ where
     result.map(|()| driver.kept)
 }
 
-/// Says that a replica runs, until it is dropped.
+/// Reports that a replica runs, until it is dropped.
 struct Running(watch::Sender<ReplicaProgress>);
 
 impl Running {
@@ -101,19 +96,17 @@ pub(super) struct Run<'a, S> {
     storage: &'a Arc<Mutex<S>>,
     limits: BatchConfig,
     pub(super) comparison: Comparison,
-    /// The changes while the replica was away are not known yet.
+    /// Whether no comparison has shown yet that the replica missed no change before this run.
     is_unproven: bool,
     pub(super) tools: Tools,
     phase: Phase,
     /// The cursor of the last commit.
     kept: Option<WatchCursor>,
-    /// Whether the watch that is followed has brought something that is kept.
-    got_somewhere: bool,
-    /// When it is time to compare with the store.
+    /// Time of the next comparison with the store.
     compare_at: Option<Instant>,
 }
 
-/// Why a watch is followed no longer.
+/// The reason why a watch is no longer followed.
 enum Left {
     /// The replica was stopped.
     Stopped,
@@ -148,7 +141,8 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
         let applied = self.kept;
         self.tools.progress.send_modify(|progress| progress.applied = applied);
-        let mut pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut follower = Follower::own(self.store, self.scope.clone(), from);
+        self.publish_link(&follower);
         loop {
             if self.phase == Phase::Repairing {
                 self.without_checkpoint();
@@ -158,37 +152,30 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 // Reading the whole state proves that no update was missed.
                 self.is_unproven = false;
             }
-            let left = match self.open(from).await {
+            let left = match self.until_stopped(opened(&mut follower)).await {
                 None => return Ok(()),
                 Some(Err(error)) => Left::Ended(error),
-                Some(Ok(watch)) => {
+                Some(Ok(())) => {
                     if self.phase == Phase::Repairing {
                         self.repairing();
                     }
-                    self.got_somewhere = false;
                     let left;
-                    (apply, left) = self.follow(watch, apply).await?;
-                    // Each watch that got somewhere is a new beginning.
-                    if self.got_somewhere {
-                        pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE);
-                    }
+                    (apply, left) = self.follow(&mut follower, apply).await?;
                     left
                 }
             };
-            let next = match &left {
+            let next = match left {
                 Left::Stopped => return Ok(()),
                 Left::Differs => Next::Afresh,
-                Left::Ended(error) => phase::after(error),
+                Left::Ended(error) => {
+                    let next = phase::after(&error);
+                    if next == Next::End {
+                        return Err(ReplicaError::Store(error));
+                    }
+                    self.publish_link(&follower);
+                    next
+                }
             };
-            if let Left::Ended(error) = left {
-                if next == Next::End {
-                    return Err(ReplicaError::Store(error));
-                }
-                self.link_is_down(&error);
-                if self.tools.rest(pauses.next().unwrap_or_default()).await {
-                    return Ok(());
-                }
-            }
             let Some(holds) =
                 self.ask("looking up stored entries", |storage| Ok(!storage.is_empty()?)).await?
             else {
@@ -197,15 +184,22 @@ impl<S: ReplicaStorage> Run<'_, S> {
             (self.phase, from) =
                 phase::go_on(next, self.phase, self.kept, holds || self.is_unsure());
             self.kept = from;
+            follower.reopen_from(from);
         }
     }
 
-    /// Whether `apply` may have what the storage has not.
+    fn publish_link(&self, follower: &Follower) {
+        let progress = &self.tools.progress;
+        progress.send_if_modified(|progress| follower.update_link(&mut progress.link));
+    }
+
+    /// Returns whether `apply` may have received updates that the storage does not have.
     fn is_unsure(&self) -> bool {
         !self.tools.uncommitted.left().is_empty()
     }
 
-    /// Asks the storage, however often that has to be tried; none when the replica is stopped.
+    /// Calls the storage, and retries as the policy says. Returns `None` if the replica was
+    /// stopped.
     pub(super) async fn ask<R: Send + 'static>(
         &self,
         doing: &'static str,
@@ -230,42 +224,28 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    /// Opens a watch; none when the replica was stopped.
-    async fn open(&self, from: Option<WatchCursor>) -> Option<Result<Watch, KvError>> {
-        let open = async {
-            match from {
-                Some(cursor) => self.store.watch_from(self.scope.clone(), cursor).await,
-                None => self.store.watch(self.scope.clone()).await,
-            }
-        };
-        match select(pin!(self.tools.stop.cancelled()), pin!(open)).await {
-            Either::Left(_) => None,
-            Either::Right((opened, _)) => Some(opened),
-        }
-    }
-
-    /// A repair is due: until it is through there is no place that says how far the replica is.
+    /// Begins a resync. Until its end, the replica has no checkpoint.
     fn without_checkpoint(&mut self) {
         self.kept = None;
         self.tools.progress.send_if_modified(|progress| {
-            let was_told = !progress.caught_up && progress.applied.is_none();
+            let is_known = !progress.caught_up && progress.applied.is_none();
             (progress.caught_up, progress.applied) = (false, None);
-            !was_told
+            !is_known
         });
     }
 
-    /// The watch of a repair is open.
+    /// Reports a resync whose watch is open.
     fn repairing(&self) {
-        tracing::info!(store = self.store.name(), "a replica takes the state anew");
+        tracing::info!(store = self.store.name(), "resyncing a replica");
         self.tools.progress.send_modify(|progress| progress.repairs += 1);
     }
 
-    /// Ends when the next comparison is due.
+    /// Returns a timer for the next comparison.
     fn compare_timer(&self) -> Option<Pin<Box<Sleep>>> {
         self.compare_at.map(|at| Box::pin(sleep_until(at)))
     }
 
-    /// Records a comparison, and when the next one is due.
+    /// Records the result of a comparison, and schedules the next one.
     fn compared(&mut self, compared: Compared, collector: &mut Collector<'_>) {
         if compared == Compared::Waits {
             return;
@@ -284,22 +264,11 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    fn link_is_down(&self, error: &KvError) {
-        tracing::debug!(store = self.store.name(), %error, "a replica lost its watch");
-        self.tools.progress.send_modify(|progress| {
-            let since = match progress.link {
-                WatchLink::Down { since, .. } => since,
-                WatchLink::Up => SystemTime::now(),
-            };
-            progress.link = WatchLink::down(since, error.to_string());
-        });
-    }
-
-    /// Applies what a watch brings, until it ends or is not wanted any more. What had come by then
-    /// has been applied.
+    /// Applies the updates of a watch, until it ends, differs from the store, or the replica is
+    /// stopped. All updates that came before have then been applied.
     async fn follow<A, F, E>(
         &mut self,
-        watch: Watch,
+        follower: &mut Follower,
         mut apply: A,
     ) -> Result<(A, Left), ReplicaError>
     where
@@ -309,10 +278,10 @@ impl<S: ReplicaStorage> Run<'_, S> {
     {
         let stop = self.tools.stop.clone();
         let mut collector = Collector {
-            links: watch.link_changes(),
+            follower,
+            is_heard: false,
             cursor: self.kept,
             held_back: None,
-            watch,
             limits: self.limits,
             updates: Vec::new(),
             bytes: 0,
@@ -320,7 +289,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
             window: Box::pin(sleep_until(Instant::now())),
             is_due: false,
             seen: self.phase.compares().then(KeySet::default),
-            // Not while the state is taken: one that takes longer than the interval would never be
+            // Not during the initial state: one that takes longer than the interval would never be
             // complete.
             compare: self.compare_timer().filter(|_| self.phase == Phase::Following),
             target: None,
@@ -329,11 +298,10 @@ impl<S: ReplicaStorage> Run<'_, S> {
             stopped: Box::pin(stop.cancelled()),
             progress: self.tools.progress.clone(),
         };
-        collector.tell_link();
         loop {
-            let mut event = collector.next(true).await;
-            // While one batch is applied the next is collected.
-            while let Event::Due = event {
+            let mut action = collector.next(true).await;
+            // While one batch is applied, the next one is collected.
+            while let Action::Apply = action {
                 let (collected, cursor) = (collector.take(), collector.cursor);
                 let (work, kept) = self.work(collected, cursor, false);
                 let running =
@@ -341,20 +309,20 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 let ((lent, result), next) =
                     match select(running, pin!(collector.next(false))).await {
                         Either::Left((done, _)) => (done, None),
-                        // Whatever it is, it comes after what is being applied.
-                        Either::Right((event, running)) => (running.await, Some(event)),
+                        // Any action comes after the batch that is being applied.
+                        Either::Right((action, running)) => (running.await, Some(action)),
                     };
                 apply = lent;
-                if !self.staged(result?, kept) {
+                if !self.staged(&mut collector, result?, kept) {
                     return Ok((apply, Left::Stopped));
                 }
-                event = match next {
-                    Some(event) => event,
+                action = match next {
+                    Some(action) => action,
                     None => collector.next(true).await,
                 };
             }
-            let left = match event {
-                Event::CaughtUp => {
+            let left = match action {
+                Action::Complete => {
                     let goes_on;
                     (apply, goes_on) = self.complete(&mut collector, apply).await?;
                     if goes_on {
@@ -362,17 +330,17 @@ impl<S: ReplicaStorage> Run<'_, S> {
                     }
                     return Ok((apply, Left::Stopped));
                 }
-                Event::Due | Event::Stopped => Left::Stopped,
-                Event::Ended(error) => Left::Ended(error),
-                event @ (Event::Compare | Event::Reached) => {
+                Action::Apply | Action::Stop => Left::Stopped,
+                Action::Reopen(error) => Left::Ended(error),
+                action @ (Action::Compare | Action::Judge) => {
                     let goes_on;
                     (apply, goes_on) = self.flush(&mut collector, apply).await?;
                     if !goes_on {
                         return Ok((apply, Left::Stopped));
                     }
                     self.lost_touch(&mut collector);
-                    let compared = match event {
-                        Event::Compare => self.compare(&mut collector).await?,
+                    let compared = match action {
+                        Action::Compare => self.compare(&mut collector).await?,
                         _ => self.reached(&mut collector).await?,
                     };
                     match compared {
@@ -396,8 +364,8 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    /// The state is complete: what is not in it is dropped where that has to be looked for, and
-    /// then the marker is applied. Whether to go on.
+    /// Completes the initial state. A resync applies the keys that it did not bring as deletions.
+    /// Then the caught-up marker is applied. Returns whether to continue.
     async fn complete<A, F, E>(
         &mut self,
         collector: &mut Collector<'_>,
@@ -433,7 +401,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 KvUpdate::Delete(KvEntry::tombstone(key, KvOperation::Vanished, version, created))
             });
             loop {
-                // As many as make a batch full.
+                // One full batch.
                 let mut bytes: usize = 0;
                 let mut updates = Vec::new();
                 while updates.len() < self.limits.max_updates
@@ -448,7 +416,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
                 }
                 let some = Collected { updates, since: SystemTime::now() };
                 let goes_on;
-                (apply, goes_on) = self.apply(some, cursor, false, apply).await?;
+                (apply, goes_on) = self.apply(collector, some, false, apply).await?;
                 if !goes_on {
                     return Ok((apply, false));
                 }
@@ -457,7 +425,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         let mut last = collector.take();
         last.updates.push(KvUpdate::CaughtUp);
         let goes_on;
-        (apply, goes_on) = self.apply(last, cursor, true, apply).await?;
+        (apply, goes_on) = self.apply(collector, last, true, apply).await?;
         if goes_on {
             // A replica that resumes after an outage is compared at its usual time. After reading
             // the state it is compared at once, because the store may count entries that no watch
@@ -475,7 +443,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         Ok((apply, goes_on))
     }
 
-    /// Applies what has been collected. Whether to go on.
+    /// Applies the collected updates. Returns whether to continue.
     async fn flush<A, F, E>(
         &mut self,
         collector: &mut Collector<'_>,
@@ -490,14 +458,14 @@ impl<S: ReplicaStorage> Run<'_, S> {
         if collected.updates.is_empty() {
             return Ok((apply, true));
         }
-        self.apply(collected, collector.cursor, false, apply).await
+        self.apply(collector, collected, false, apply).await
     }
 
-    /// Applies and keeps. Whether to go on.
+    /// Applies and commits a batch. Returns whether to continue.
     async fn apply<A, F, E>(
         &mut self,
+        collector: &mut Collector<'_>,
         collected: Collected,
-        cursor: Option<WatchCursor>,
         is_complete: bool,
         apply: A,
     ) -> Result<(A, bool), ReplicaError>
@@ -506,14 +474,14 @@ impl<S: ReplicaStorage> Run<'_, S> {
         F: Future<Output = Result<(), E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let (work, kept) = self.work(collected, cursor, is_complete);
+        let (work, kept) = self.work(collected, collector.cursor, is_complete);
         let (apply, result) =
             stage(apply, Arc::clone(self.storage), work, self.tools.clone()).await;
-        Ok((apply, self.staged(result?, kept)))
+        Ok((apply, self.staged(collector, result?, kept)))
     }
 
-    /// What is to be done with a batch that was collected up to a cursor, and the cursor that is
-    /// kept then.
+    /// Returns the work on a batch that was collected up to a cursor, and the cursor that is
+    /// committed with it.
     fn work(
         &mut self,
         collected: Collected,
@@ -528,7 +496,7 @@ impl<S: ReplicaStorage> Run<'_, S> {
         (Work { updates, checkpoint, phase: self.phase, since }, kept)
     }
 
-    /// Records a doubt whether the store is the same; an earlier one stays.
+    /// Records a doubt whether the store is the same. An earlier one stays.
     fn lost_touch(&mut self, collector: &mut Collector<'_>) {
         let doubt = collector.doubt.take();
         if self.comparison.doubt.is_none() {
@@ -536,15 +504,33 @@ impl<S: ReplicaStorage> Run<'_, S> {
         }
     }
 
-    /// Takes note of what became of a batch. Whether to go on.
-    fn staged(&mut self, done: Done, kept: Option<WatchCursor>) -> bool {
+    /// Records the outcome of a batch. Returns whether to continue.
+    fn staged(
+        &mut self,
+        collector: &mut Collector<'_>,
+        done: Done,
+        kept: Option<WatchCursor>,
+    ) -> bool {
         match done {
             Done::Kept => {
-                self.got_somewhere |= kept.is_some();
+                if kept.is_some() {
+                    collector.follower.reset_pauses();
+                }
                 self.kept = kept;
                 true
             }
             Done::GivenUp => false,
+        }
+    }
+}
+
+/// Waits until a watch is open. Returns the error if it cannot be opened.
+async fn opened(follower: &mut Follower) -> Result<(), KvError> {
+    loop {
+        match follower.next().await {
+            Event::Opened => return Ok(()),
+            Event::Lost(error) | Event::Closed(error) => return Err(error),
+            Event::Update(_) | Event::CaughtUp { .. } | Event::LinkChanged => {}
         }
     }
 }

@@ -25,7 +25,6 @@ use tokio::time::Instant;
 use super::claims::{ClaimState, Command, Granted, Local, Pending, Refusal};
 use super::error::LockLoss;
 use super::failure_detector::{FailureDetector, Prospect};
-use super::following::Following;
 use super::lease;
 use super::lock_manager::{CoordinatorId, LockManager};
 use super::record::{ClaimId, GRANT_ROOM, LockRecord, SWAP_ROOM, SessionId};
@@ -33,6 +32,7 @@ use super::transition::{Change, Outcome};
 use crate::store::{
     Deadline, FencingToken, Key, KvEntry, KvError, Store, VersionToken, WatchScope, backoff,
 };
+use crate::watch::Follower;
 
 /// Time for which an idle coordinator keeps the record, so that the next claim takes one round
 /// trip.
@@ -87,7 +87,7 @@ pub(super) struct Coordinator {
     /// Time of the last lost swap. Others use the lock too, so their changes are watched for a
     /// while.
     contended: Option<Instant>,
-    watch: Following,
+    watch: Follower,
     /// The newest version that had been seen when the watch was opened.
     opened_at: Option<VersionToken>,
     /// The initial state that the watch has delivered so far, until it is complete.
@@ -111,7 +111,8 @@ impl Coordinator {
         store: Store,
         commands: mpsc::UnboundedReceiver<Command>,
     ) -> Self {
-        let watch = Following::new(&store, WatchScope::Key(place.1.clone()));
+        let mut watch = Follower::shared(&store, WatchScope::Key(place.1.clone()));
+        watch.stop();
         let failure_detector = FailureDetector::new(&store);
         Self {
             locks,

@@ -10,7 +10,6 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::time::Instant;
 
 use super::error::{DistroRwLockError, LockLoss, WithLockProcessError};
-use super::following::{Event, Following};
 use super::guard::Hold;
 use super::inspect::{LockState, since_of};
 use super::lease::Sign;
@@ -18,11 +17,12 @@ use super::options::LockOptions;
 use super::processor::{Processor, run};
 use super::record::{ClaimId, Grant, LockMode};
 use super::session::{is_later, key_of, lease_of, sign_of};
-use super::{DistroRwLock, backoff_between_watches, lease};
+use super::{DistroRwLock, lease};
 use crate::store::{
-    Deadline, FencingToken, Key, KvEntry, KvError, KvResult, KvUpdate, Readers, Store,
-    VersionToken, Watch, WatchScope,
+    Deadline, FencingToken, Key, KvEntry, KvError, KvResult, Readers, Store, VersionToken,
+    WatchScope,
 };
+use crate::watch::{Event, Follower};
 
 /// Prefix of the keys of elections' records. It differs from that of locks, so that a lock may have
 /// the same name.
@@ -177,24 +177,24 @@ impl LeaderElection {
     /// # Errors
     /// Returns [`DistroRwLockError::Store`] if the store cannot be watched now.
     pub async fn observe(&self) -> Result<Leaders, DistroRwLockError> {
-        let watch = self.watch().await.map_err(|error| self.lock.store_error(error))?;
+        let scope = WatchScope::Key(self.lock.key.clone());
+        let mut watch = Follower::shared(&self.lock.store, scope);
+        if let Event::Lost(error) | Event::Closed(error) = watch.next().await {
+            return Err(self.lock.store_error(error));
+        }
+        let election = self.clone();
         let observing = Observing {
-            election: self.clone(),
-            watch: Some(watch),
+            election,
+            watch,
             term: None,
-            told: None,
+            delivered: None,
             foreign: None,
-            begun: false,
             is_over: false,
         };
         let leaders = stream::unfold(observing, |mut observing| async move {
             observing.next().await.map(|leader| (leader, observing))
         });
         Ok(Leaders(Readers::new(leaders.boxed())))
-    }
-
-    async fn watch(&self) -> Result<Watch, KvError> {
-        self.lock.store.shared_watch(WatchScope::Key(self.lock.key.clone())).await
     }
 }
 
@@ -289,69 +289,51 @@ impl fmt::Debug for Leaders {
 /// The state behind the stream of leaders.
 struct Observing {
     election: LeaderElection,
-    watch: Option<Watch>,
+    /// Follows the record.
+    watch: Follower,
     /// The term of the newest record.
     term: Option<Term>,
     /// The leader that was delivered last.
-    told: Option<Option<Leader>>,
+    delivered: Option<Option<Leader>>,
     /// The last reported reason for a value that is not a record.
     foreign: Option<String>,
-    /// Whether the watch has delivered the record.
-    begun: bool,
     is_over: bool,
 }
 
 impl Observing {
     async fn next(&mut self) -> Option<Result<Option<Leader>, DistroRwLockError>> {
-        let mut pauses = backoff_between_watches();
         while !self.is_over {
             let Self { election, watch, term, .. } = self;
-            let found = match watch {
-                Some(watch) => tokio::select! {
-                    biased;
-                    found = watch.next() => {
-                        found.unwrap_or(Err(KvError::Closed { operation: "observe" })).map(Some)
-                    }
-                    changed = of_term(term, &election.lock.store) => changed.map(|()| None),
-                },
-                None => match election.watch().await {
-                    Ok(watch) => {
-                        (self.watch, self.begun) = (Some(watch), false);
-                        continue;
-                    }
-                    Err(error) => Err(error),
-                },
+            let event = tokio::select! {
+                biased;
+                event = watch.next() => Ok(event),
+                changed = of_term(term, &election.lock.store) => Err(changed),
             };
-            let looked = match found {
-                Ok(None) => Ok(()),
-                Ok(Some(KvUpdate::CaughtUp)) if self.begun => continue,
-                Ok(Some(update)) => {
-                    self.begun = true;
-                    self.look(update.into_entry().as_ref())
-                }
-                // The store was recreated, or its upstream ended with another runtime. It is
-                // watched again.
-                Err(error)
-                    if error.is_retryable() || matches!(error, KvError::CursorExpired { .. }) =>
-                {
-                    self.watch = None;
-                    tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+            let looked = match event {
+                Err(changed) => changed.map_err(|error| self.election.lock.store_error(error)),
+                Ok(Event::Update(update)) => self.record(update.into_entry().as_ref()),
+                Ok(Event::CaughtUp { is_empty: true }) => self.record(None),
+                Ok(Event::Opened | Event::CaughtUp { is_empty: false } | Event::LinkChanged) => {
                     continue;
                 }
-                Err(error) => Err(self.election.lock.store_error(error)),
+                // The store was recreated, or its upstream ended with another runtime.
+                Ok(Event::Lost(error)) if error.is_resolved_by_reopening() => continue,
+                Ok(Event::Lost(error) | Event::Closed(error)) => {
+                    Err(self.election.lock.store_error(error))
+                }
             };
             match looked {
                 Ok(()) if self.foreign.is_some() => {}
                 Ok(()) => {
                     let leader = self.term.as_ref().and_then(Term::leader);
-                    if self.told.as_ref() != Some(&leader) {
-                        self.told = Some(leader.clone());
+                    if self.delivered.as_ref() != Some(&leader) {
+                        self.delivered = Some(leader.clone());
                         return Some(Ok(leader));
                     }
                 }
                 Err(DistroRwLockError::ForeignRecord { key, reason }) => {
                     // The leader is unknown, and is delivered again once it is known.
-                    (self.term, self.told) = (None, None);
+                    (self.term, self.delivered) = (None, None);
                     if self.foreign.as_ref() != Some(&reason) {
                         self.foreign = Some(reason.clone());
                         return Some(Err(DistroRwLockError::ForeignRecord { key, reason }));
@@ -367,7 +349,7 @@ impl Observing {
     }
 
     /// Records the newest record of the election.
-    fn look(&mut self, entry: Option<&KvEntry>) -> Result<(), DistroRwLockError> {
+    fn record(&mut self, entry: Option<&KvEntry>) -> Result<(), DistroRwLockError> {
         let lock = &self.election.lock;
         let record = lock.record_of(entry.filter(|entry| !entry.is_tombstone()))?;
         self.foreign = None;
@@ -397,9 +379,8 @@ struct Term {
     leader: Leader,
     id: ClaimId,
     key: Key,
-    watch: Following,
-    /// Whether the last opened watch has delivered the session.
-    is_delivered: bool,
+    /// Follows the session.
+    watch: Follower,
     /// Version of the newest renewal that was seen, and its moment.
     version: Option<VersionToken>,
     seen: Instant,
@@ -414,14 +395,12 @@ impl Term {
     fn new(store: &Store, grant: &Grant) -> Result<Self, KvError> {
         let id = grant.claim.id;
         let key = key_of(id.session)?;
-        let mut watch = Following::new(store, WatchScope::Key(key.clone()));
-        watch.start();
+        let watch = Follower::shared(store, WatchScope::Key(key.clone()));
         Ok(Self {
             leader: Leader::of(grant),
             id,
             key,
             watch,
-            is_delivered: false,
             version: None,
             seen: Instant::now(),
             lease: UNSEEN_LEASE,
@@ -447,28 +426,26 @@ impl Term {
                 // Updates that arrived while this process did not run may still be in flight here.
                 let store = store.with_deadline((self.lease / 3).min(Deadline::DEFAULT));
                 if let Ok(Some(entry)) = store.leader_entry(&self.key).await {
-                    self.take(&entry);
+                    self.record(&entry);
                 }
                 self.is_silent = lease::is_silent(self.seen.elapsed(), self.lease);
                 return Ok(());
             }
         };
         match event {
-            Event::Opened => self.is_delivered = false,
-            Event::Update(KvUpdate::CaughtUp) => self.is_gone |= !self.is_delivered,
+            Event::CaughtUp { is_empty } => self.is_gone |= is_empty,
             Event::Update(update) => {
                 if let Some(entry) = update.into_entry() {
-                    self.is_delivered = true;
-                    self.take(&entry);
+                    self.record(&entry);
                 }
             }
             Event::Lost(error @ KvError::Unauthorized { .. }) => return Err(error),
-            Event::Lost(_) => {}
+            Event::Opened | Event::LinkChanged | Event::Lost(_) | Event::Closed(_) => {}
         }
         Ok(())
     }
 
-    fn take(&mut self, entry: &KvEntry) {
+    fn record(&mut self, entry: &KvEntry) {
         let sign = sign_of(self.id.session, entry);
         let is_known = self.version.is_some_and(|known| !is_later(entry.version, known));
         if is_known || sign == Sign::Older {

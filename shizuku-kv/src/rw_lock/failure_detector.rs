@@ -16,13 +16,13 @@ use futures_util::future::{join_all, select_all};
 use tokio::time::Instant;
 
 pub(super) use self::way::Prospect;
-use super::following::{Event, Following};
 use super::lease::{self, Sign};
 use super::record::{LockRecord, SessionId};
 use super::session::{Session, is_later, key_of, lease_of, salt_of, sign_of};
 use crate::store::{
-    Key, KvEntry, KvError, KvResult, KvUpdate, Store, SuspendAwareInstant, VersionToken, WatchScope,
+    Key, KvEntry, KvError, KvResult, Store, SuspendAwareInstant, VersionToken, WatchScope,
 };
+use crate::watch::{Event, Follower};
 
 /// Time after which ending a session is tried again.
 const REST: Duration = Duration::from_millis(500);
@@ -63,7 +63,7 @@ struct KnownSession {
 /// A watch of some keys, and the newest entry of each.
 struct KeyWatch {
     keys: Vec<Key>,
-    following: Following,
+    follower: Follower,
     /// Whether the initial state is complete. A key that is missing from it does not exist.
     is_complete: bool,
     newest: HashMap<Key, KvEntry>,
@@ -219,15 +219,9 @@ impl FailureDetector {
                 [key] => WatchScope::Key(key.clone()),
                 keys => WatchScope::Keys(keys.to_vec()),
             };
-            let mut following = Following::new(&self.store, scope);
-            following.start();
-            let keys = keys.to_vec();
-            self.watches.push(KeyWatch {
-                keys,
-                following,
-                is_complete: false,
-                newest: HashMap::new(),
-            });
+            let (keys, follower) = (keys.to_vec(), Follower::shared(&self.store, scope));
+            let newest = HashMap::new();
+            self.watches.push(KeyWatch { keys, follower, is_complete: false, newest });
         }
     }
 
@@ -274,7 +268,7 @@ impl FailureDetector {
         if self.watches.is_empty() {
             std::future::pending::<()>().await;
         }
-        let events = self.watches.iter_mut().map(|watch| Box::pin(watch.following.next()));
+        let events = self.watches.iter_mut().map(|watch| Box::pin(watch.follower.next()));
         let (event, index, _) = select_all(events).await;
         let watch = &mut self.watches[index];
         match event {
@@ -288,8 +282,9 @@ impl FailureDetector {
                 self.watches.swap_remove(index);
                 self.open_watches(Duration::ZERO);
             }
-            Event::Lost(_) => watch.is_complete = false,
-            Event::Update(KvUpdate::CaughtUp) => {
+            Event::Lost(_) | Event::Closed(_) => watch.is_complete = false,
+            Event::LinkChanged => {}
+            Event::CaughtUp { .. } => {
                 watch.is_complete = true;
                 self.note_newest();
             }

@@ -22,7 +22,6 @@ mod coordinator;
 mod election;
 mod error;
 mod failure_detector;
-mod following;
 mod guard;
 mod held;
 mod inspect;

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_newer_token_refuses() {
+    fn only_a_newer_token_rejects_a_write() {
         let [one, two] = [1, 2].map(FencingToken::from_u64);
         assert_eq!(one.refused_by(Some(two)), Some(two));
         assert_eq!(two.refused_by(Some(two)), None);

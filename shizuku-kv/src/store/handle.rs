@@ -6,14 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::handle_fenced::StoreFenced;
-use super::handle_ttl::StoreTtl;
-use super::shared::{Attached, SharedWatches, Upkeep, User};
+use super::attached::{Attached, Attachments, User};
 use super::timer::timeout_at;
 use super::{
-    Atomicity, COMPARE_EVERY, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError,
-    KvResult, KvStore, KvStream, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch,
-    WatchCursor, WatchScope, Write, in_runtime,
+    Atomicity, ConnectionCapabilities, Deadline, IntoKey, Key, KvEntry, KvError, KvResult, KvStore,
+    KvStream, KvWatcher, KvWriter, StoreFigures, VersionToken, Watch, WatchCursor, WatchScope,
+    Write, in_runtime,
 };
 
 /// Maximum time by which a write may exceed its deadline. The backend uses the whole deadline to
@@ -28,6 +26,9 @@ const WRITES_IN_FLIGHT: usize = 1024;
 /// Maximum size in bytes of the values of [`Store::put_many`] that are in flight within one
 /// deadline.
 const BYTES_IN_FLIGHT: usize = 32 * 1024 * 1024;
+
+/// Interval between two comparisons of a follower with its store.
+const COMPARE_EVERY: Duration = Duration::from_secs(60);
 
 /// Maximum number of keys that are read within one deadline.
 const GETS_TOGETHER: usize = 1024;
@@ -62,7 +63,7 @@ pub struct Store {
     backend: Arc<dyn KvStore>,
     deadline: Duration,
     compare_every: Duration,
-    pub(super) shared: Arc<SharedWatches>,
+    pub(super) attachments: Arc<Attachments>,
     /// Counts the handles of users. `None` in the handle of a background task.
     _user: Option<Arc<User>>,
 }
@@ -70,9 +71,9 @@ pub struct Store {
 impl Store {
     /// Creates a handle over a backend's store; for authors of backends.
     pub fn new(backend: Arc<dyn KvStore>, deadline: Duration) -> Self {
-        let shared = Arc::<SharedWatches>::default();
-        let _user = Some(Arc::new(User::of(&shared)));
-        Self { backend, deadline, compare_every: COMPARE_EVERY, shared, _user }
+        let attachments = Arc::<Attachments>::default();
+        let _user = Some(Arc::new(User::of(&attachments)));
+        Self { backend, deadline, compare_every: COMPARE_EVERY, attachments, _user }
     }
 
     /// Returns a handle for a background task, which ends when the users of the store have dropped
@@ -83,7 +84,7 @@ impl Store {
 
     /// Waits until users have dropped the last clone of this handle.
     pub(crate) async fn abandoned(&self) {
-        self.shared.abandoned().await;
+        self.attachments.abandoned().await;
     }
 
     /// Returns the store's name.
@@ -150,11 +151,6 @@ impl Store {
     /// Returns the interval between two comparisons of a follower with the store.
     pub(crate) fn compare_every(&self) -> Duration {
         self.compare_every
-    }
-
-    /// Returns the upkeep of live values on this runtime.
-    pub(crate) fn upkeep(&self) -> Arc<Upkeep> {
-        self.shared.upkeep(&self.backend, self.compare_every)
     }
 
     /// Returns the backend behind the handle, for code that wraps a store.
@@ -449,30 +445,9 @@ impl Store {
         deadline.bound(operation, None, watcher.watch(scope, from, deadline)).await
     }
 
-    /// Opens a watch that shares an upstream with other watches of the same handle and its clones.
-    /// A slow reader does not slow its source then, but finds the newest entry of each key.
-    pub(crate) async fn shared_watch(&self, scope: WatchScope) -> KvResult<Watch> {
-        scope.check_prefixes()?;
-        let deadline = self.deadline_of("watch", None)?;
-        self.shared.watch(&self.backend, scope, deadline).await
-    }
-
     /// Returns the state that a higher layer keeps for this handle and its clones.
     pub(crate) fn attached<T: Attached>(&self) -> Arc<T> {
-        self.shared.attached()
-    }
-
-    /// Returns the handle for times to live of single keys. Returns `None` if the store does not
-    /// have them (see [`StoreConfig::key_ttl`](crate::StoreConfig::key_ttl)).
-    pub fn ttl(&self) -> Option<StoreTtl<'_>> {
-        self.backend.ttl().map(|ttl| StoreTtl::new(self, ttl))
-    }
-
-    /// Returns the handle for writing under a lock, so that a holder whose lease has ended does no
-    /// harm. Returns `None` if the store does not have it. Stores whose values expire with age do
-    /// not, because their tokens would expire too.
-    pub fn fenced(&self) -> Option<StoreFenced<'_>> {
-        self.backend.fenced().map(|fenced| StoreFenced::new(self, fenced))
+        self.attachments.get()
     }
 
     /// Makes one write: the only way from the handles of users to a backend's writer.
@@ -585,7 +560,7 @@ impl Store {
     /// # Errors
     /// Returns [`KvError::Timeout`] if the deadline is zero, on every backend alike. Returns
     /// [`KvError::NoRuntime`] outside of a tokio runtime.
-    pub(super) fn deadline_of(
+    pub(crate) fn deadline_of(
         &self,
         operation: &'static str,
         key: Option<&Key>,

@@ -8,6 +8,15 @@ use bytes::Bytes;
 use super::KvError;
 use super::{FencingToken, IntoKey, KvFenced, KvResult, Store, VersionToken, Write};
 
+impl Store {
+    /// Returns the handle for writing under a lock, so that a holder whose lease has ended does no
+    /// harm. Returns `None` if the store does not have it. Stores whose values expire with age do
+    /// not, because their tokens would expire too.
+    pub fn fenced(&self) -> Option<StoreFenced<'_>> {
+        self.backend().fenced().map(|fenced| StoreFenced { store: self, fenced })
+    }
+}
+
 /// Writing under a lock, from [`Store::fenced`]. Each write carries a token, and is rejected once a
 /// newer token has written to the key.
 ///
@@ -53,11 +62,7 @@ pub struct StoreFenced<'a> {
     fenced: &'a dyn KvFenced,
 }
 
-impl<'a> StoreFenced<'a> {
-    pub(super) fn new(store: &'a Store, fenced: &'a dyn KvFenced) -> Self {
-        Self { store, fenced }
-    }
-
+impl StoreFenced<'_> {
     /// Stores a value like [`Store::put`], unless a newer token has written to the key.
     ///
     /// # Errors

@@ -7,33 +7,11 @@ use bytes::Bytes;
 
 use super::{IntoKey, KvError, KvResult, KvTtl, Store, VersionToken, Write};
 
-/// Returns the reason that a store has no times to live for single keys, and the way out: a phrase
-/// whose subject is the store.
-pub(crate) fn ttl_fault(history: Option<u8>) -> String {
-    match history.filter(|versions| *versions > 1) {
-        Some(versions) => format!(
-            "has history {versions}, with which an older value would come back when the newest expires: times to \
-             live need history 1; `StoreConfig::new().key_ttl(true).history(1).reconcile()` drops the older values"
-        ),
-        None => "has no times to live for single keys: open it with `StoreConfig::new().key_ttl(true)`, and \
-                 with `.reconcile()` if it was created without"
-            .to_owned(),
-    }
-}
-
-/// Rejects a time to live that the store's maximum age would cut short.
-///
-/// # Errors
-/// Returns [`KvError::InvalidConfig`] if it would.
-pub(crate) fn check_ttl(ttl: Duration, max_age: Option<Duration>) -> KvResult<()> {
-    match max_age {
-        Some(age) if ttl > age => Err(KvError::InvalidConfig {
-            field: "time to live",
-            reason: format!(
-                "{ttl:?} is longer than the store's maximum age, {age:?}; shorten it, or raise max_age"
-            ),
-        }),
-        _ => Ok(()),
+impl Store {
+    /// Returns the handle for times to live of single keys. Returns `None` if the store does not
+    /// have them (see [`StoreConfig::key_ttl`](crate::StoreConfig::key_ttl)).
+    pub fn ttl(&self) -> Option<StoreTtl<'_>> {
+        self.backend().ttl().map(|ttl| StoreTtl { store: self, ttl })
     }
 }
 
@@ -47,11 +25,7 @@ pub struct StoreTtl<'a> {
     ttl: &'a dyn KvTtl,
 }
 
-impl<'a> StoreTtl<'a> {
-    pub(super) fn new(store: &'a Store, ttl: &'a dyn KvTtl) -> Self {
-        Self { store, ttl }
-    }
-
+impl StoreTtl<'_> {
     /// Returns the shortest time to live, which is also the step of longer ones. A time to live
     /// that is not a multiple of it is rounded up.
     pub fn granularity(&self) -> Duration {

@@ -2,14 +2,14 @@
 //! (ADR 0056).
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::{Mutex, Weak};
 
 use futures_util::future::join_all;
 
-use super::shared::SharedWatches;
+use super::attached::Attachments;
 #[allow(unused_imports, reason = "named in the documentation")]
 use super::{Connection, KvError};
-use super::{Deadline, KvResult, Store};
+use super::{Deadline, KvResult, Store, lock};
 
 /// The handles that a connection has returned; for authors of backends.
 ///
@@ -17,7 +17,7 @@ use super::{Deadline, KvResult, Store};
 /// answer. A backend [adds](Self::add) each handle that it creates, and calls
 /// [`close`](Self::close) at the beginning of [`Connection::shutdown`].
 #[derive(Default)]
-pub struct OpenStores(Mutex<Vec<Weak<SharedWatches>>>);
+pub struct OpenStores(Mutex<Vec<Weak<Attachments>>>);
 
 impl OpenStores {
     /// Creates an empty list.
@@ -27,9 +27,9 @@ impl OpenStores {
 
     /// Adds a handle. Its clones count as the same handle.
     pub fn add(&self, store: &Store) {
-        let mut stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stores = lock(&self.0);
         stores.retain(|store| store.strong_count() > 0);
-        stores.push(std::sync::Arc::downgrade(&store.shared));
+        stores.push(std::sync::Arc::downgrade(&store.attachments));
     }
 
     /// Releases the locks that are held through the handles, and waits until their stores have
@@ -43,7 +43,7 @@ impl OpenStores {
     /// be released end with their leases.
     pub async fn close(&self, deadline: Deadline) -> KvResult<()> {
         let stores: Vec<_> = {
-            let stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let stores = lock(&self.0);
             stores.iter().filter_map(Weak::upgrade).collect()
         };
         let closed = join_all(stores.iter().map(|store| store.close(deadline))).await;

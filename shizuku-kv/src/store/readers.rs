@@ -2,11 +2,13 @@
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::stream::Fuse;
 use futures_util::{Stream, StreamExt};
+
+use super::lock;
 
 /// A stream whose `next` takes `&self`: each item goes to one of the waiting tasks.
 ///
@@ -164,10 +166,6 @@ impl Drop for Reader<'_> {
     fn drop(&mut self) {
         self.leave();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

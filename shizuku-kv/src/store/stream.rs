@@ -191,7 +191,7 @@ impl Watch {
     }
 
     /// Attaches a guard, which is dropped with the watch.
-    pub(super) fn with_guard(mut self, guard: impl Any + Send + Sync) -> Self {
+    pub(crate) fn with_guard(mut self, guard: impl Any + Send + Sync) -> Self {
         self.guard = Some(Box::new(guard));
         self
     }

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_busy_future_does_not_outlast_its_deadline() {
+    async fn busy_future_ends_at_its_deadline() {
         let busy = async {
             loop {
                 tokio::task::consume_budget().await;

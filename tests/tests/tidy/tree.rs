@@ -80,7 +80,7 @@ pub(crate) fn room(path: &str) -> &str {
 fn room_is_the_top_level_folder() {
     assert_eq!(room("README.md"), ".");
     assert_eq!(room("docs/adr/0001.md"), "docs");
-    assert_eq!(room("shizuku-kv/src/store/shared/mod.rs"), "shizuku-kv/src/store");
+    assert_eq!(room("shizuku-kv/src/watch/shared/mod.rs"), "shizuku-kv/src/watch");
     assert_eq!(room("shizuku-kv/src/lib.rs"), "shizuku-kv/src");
     assert_eq!(room("shizuku-kv/benches/live.rs"), "shizuku-kv");
 }

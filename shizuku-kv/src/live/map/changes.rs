@@ -11,7 +11,8 @@ use futures_util::{Stream, StreamExt};
 
 use super::snapshot::LiveMapSnapshot;
 use super::table::{Table, Value, is_same};
-use crate::live::{LiveSnapshot, LiveStream, Task};
+use crate::live::snapshot::LiveSnapshot;
+use crate::live::stream::{LiveStream, TaskHandle};
 use crate::store::Readers;
 
 /// A change of a [`LiveMap`](crate::LiveMap): the value of a key that its reader knew, and the
@@ -65,14 +66,14 @@ struct Changes<K, T> {
     /// Wakes after possible changes. It ends when no change will come any more.
     wakes: LiveStream<()>,
     /// Keeps the task alive.
-    _task: Arc<Task>,
+    _task: Arc<TaskHandle>,
 }
 
 impl<K: Ord + Clone, T> LiveMapChanges<K, T> {
     pub(super) fn new(
         current: Arc<ArcSwap<Table<K, T>>>,
         wakes: LiveStream<()>,
-        task: Arc<Task>,
+        task: Arc<TaskHandle>,
     ) -> Self {
         let reader = Reader::new(&current.load());
         Self(Readers::new(Changes { reader, current, wakes, _task: task }))
@@ -80,7 +81,7 @@ impl<K: Ord + Clone, T> LiveMapChanges<K, T> {
 
     /// Returns the map before the first change, with all delivered changes applied.
     pub fn snapshot(&self) -> LiveMapSnapshot<K, T> {
-        self.0.with(|changes| changes.reader.told.clone())
+        self.0.with(|changes| changes.reader.known.clone())
     }
 
     /// Returns the next change. Returns `None` when no change will come any more, because the
@@ -129,7 +130,7 @@ impl<K: Ord, T> fmt::Debug for LiveMapChanges<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.with(|changes| {
             f.debug_struct("LiveMapChanges")
-                .field("snapshot", &changes.reader.told)
+                .field("snapshot", &changes.reader.known)
                 .finish_non_exhaustive()
         })
     }
@@ -137,16 +138,16 @@ impl<K: Ord, T> fmt::Debug for LiveMapChanges<K, T> {
 
 /// The map that one reader knows, and the keys whose changes are due.
 pub(super) struct Reader<K, T> {
-    pub(super) told: LiveMapSnapshot<K, T>,
+    pub(super) known: LiveMapSnapshot<K, T>,
     /// Generation up to which changes were delivered or are due.
-    heard: u64,
+    generation: u64,
     /// Keys whose value may differ from the one that the reader knows.
     pub(super) due: VecDeque<K>,
 }
 
 impl<K: Ord + Clone, T> Reader<K, T> {
     pub(super) fn new(table: &Table<K, T>) -> Self {
-        Self { told: table.entries.clone(), heard: table.generation, due: VecDeque::new() }
+        Self { known: table.entries.clone(), generation: table.generation, due: VecDeque::new() }
     }
 
     /// Returns the next change, if there is one. New due keys are collected only after all earlier
@@ -155,27 +156,27 @@ impl<K: Ord + Clone, T> Reader<K, T> {
     pub(super) fn next(&mut self, table: &Table<K, T>) -> Option<LiveMapChange<K, T>> {
         loop {
             while let Some(key) = self.due.pop_front() {
-                if let Some(change) = self.tell(key, table) {
+                if let Some(change) = self.change_of(key, table) {
                     return Some(change);
                 }
             }
-            if self.heard == table.generation {
+            if self.generation == table.generation {
                 return None;
             }
-            self.due = table.changed_since(self.heard, &self.told);
-            self.heard = table.generation;
+            self.due = table.changed_since(self.generation, &self.known);
+            self.generation = table.generation;
         }
     }
 
-    fn tell(&mut self, key: K, table: &Table<K, T>) -> Option<LiveMapChange<K, T>> {
-        let old: Option<Value<T>> = self.told.get(&key).cloned();
+    fn change_of(&mut self, key: K, table: &Table<K, T>) -> Option<LiveMapChange<K, T>> {
+        let old: Option<Value<T>> = self.known.get(&key).cloned();
         let new = table.entries.get(&key).cloned();
         match (&old, &new) {
             (None, None) => return None,
             (Some(old), Some(new)) if is_same(old, new) => return None,
-            (_, Some(new)) => self.told.entries.insert_mut(key.clone(), Arc::clone(new)),
+            (_, Some(new)) => self.known.entries.insert_mut(key.clone(), Arc::clone(new)),
             (Some(_), None) => {
-                self.told.entries.remove_mut(&key);
+                self.known.entries.remove_mut(&key);
             }
         }
         Some(LiveMapChange { key, old, new })

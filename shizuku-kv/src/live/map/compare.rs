@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::store::{
-    Doubt, DoubtResolution, KeySet, KvEntry, KvError, KvResult, Recent, Store, StoreFigures,
-    WatchCursor, WatchScope,
+    KeySet, KvEntry, KvError, KvResult, Store, StoreFigures, WatchCursor, WatchScope,
 };
+use crate::watch::{Doubt, DoubtResolution, Recent};
 
 /// Pause before another look if changes overtook the first one, or if it failed.
 const SOON: Duration = Duration::from_secs(1);
@@ -84,7 +84,7 @@ impl Comparison {
     }
 
     /// Records an entry that arrived, or the caught-up marker.
-    pub(super) fn take(&mut self, entry: Option<&KvEntry>, cursor: Option<WatchCursor>) {
+    pub(super) fn record(&mut self, entry: Option<&KvEntry>, cursor: Option<WatchCursor>) {
         self.cursor = cursor;
         let Some(entry) = entry else { return };
         self.recent.push(entry);
@@ -119,7 +119,7 @@ impl Comparison {
     }
 
     /// Reads the figures if they are due.
-    pub(super) async fn look(&mut self, store: &Store, scope: &WatchScope) -> Verdict {
+    pub(super) async fn compare(&mut self, store: &Store, scope: &WatchScope) -> Verdict {
         if let Some((figures, _)) = self.asked.take() {
             // The change at that position does not arrive.
             return self.judge(figures);
@@ -153,7 +153,7 @@ impl Comparison {
         }
         if let Some(doubt) = &self.doubt {
             match doubt.resolve(store, scope).await? {
-                DoubtResolution::Other | DoubtResolution::Untold => return Ok(Verdict::Differs),
+                DoubtResolution::Other | DoubtResolution::Unproven => return Ok(Verdict::Differs),
                 DoubtResolution::Same | DoubtResolution::Unremembered => self.doubt = None,
             }
         }

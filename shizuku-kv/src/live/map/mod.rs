@@ -29,10 +29,12 @@ pub use snapshot::LiveMapSnapshot;
 pub use status::{LiveMapStatus, LiveMapSyncState, LiveRejection};
 use table::Table;
 
+use super::snapshot::LiveSnapshot;
 use super::status::State;
-use super::{LiveSnapshot, LiveStream, Task, statuses};
+use super::stream::{LiveStream, TaskHandle, statuses};
 use crate::record::{RecordKey, store_key};
-use crate::store::{KvError, Upkeep};
+use crate::store::KvError;
+use crate::watch::Upkeep;
 
 /// The records of a type by key, as a map that stays current, from
 /// [`LiveRead::live_map`](crate::LiveRead::live_map). For a part of them it is from
@@ -91,7 +93,7 @@ pub struct LiveMap<K, T> {
     states: watch::Receiver<State<LiveMapStatus>>,
     /// Generation of the last map that [`changed`](Self::changed) of this handle has returned.
     seen: u64,
-    task: Arc<Task>,
+    task: Arc<TaskHandle>,
     upkeep: Arc<Upkeep>,
 }
 
@@ -193,7 +195,7 @@ impl<K, T> LiveMap<K, T> {
     pub fn status(&self) -> LiveMapStatus {
         let state = self.states.borrow();
         // A task that has ended without a reason ended with its runtime.
-        let is_ended = state.status.is_ended() || self.task.0.is_finished();
+        let is_ended = state.status.is_ended() || self.task.is_finished();
         if is_ended {
             return state.status.clone().ended();
         }

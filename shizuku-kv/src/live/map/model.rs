@@ -15,7 +15,7 @@ use super::changes::Reader;
 use super::snapshot::LiveMapSnapshot;
 use super::status::LiveRejection;
 use super::table::{Finding, Table, Unseen};
-use crate::live::LiveSnapshot;
+use crate::live::snapshot::LiveSnapshot;
 use crate::record::KvReadError;
 use crate::store::{Key, KvError, VersionToken};
 
@@ -26,7 +26,7 @@ const REMEMBERED: usize = 16;
 type Entry = (u64, u64);
 
 /// A reader, and the map that it builds from the changes.
-struct Follower {
+struct Observer {
     reader: Reader<u8, Entry>,
     own: BTreeMap<u8, Entry>,
 }
@@ -43,7 +43,7 @@ struct World {
     gone: BTreeMap<u8, Entry>,
     /// The version and the incarnation of the store.
     now: Entry,
-    followers: Vec<Follower>,
+    observers: Vec<Observer>,
     kept: Vec<Kept>,
 }
 
@@ -78,8 +78,8 @@ fn contents(snapshot: &LiveMapSnapshot<u8, Entry>) -> BTreeMap<u8, Entry> {
 impl World {
     fn new(seed: u64) -> Self {
         let table = Table::remembering(REMEMBERED);
-        let follower = || Follower { reader: Reader::new(&table), own: BTreeMap::new() };
-        let followers = std::iter::repeat_with(follower).take(3).collect();
+        let observer = || Observer { reader: Reader::new(&table), own: BTreeMap::new() };
+        let observers = std::iter::repeat_with(observer).take(3).collect();
         Self {
             rng: Rng::with_seed(seed),
             table,
@@ -87,7 +87,7 @@ impl World {
             refused: BTreeMap::new(),
             gone: BTreeMap::new(),
             now: (0, 0),
-            followers,
+            observers,
             kept: Vec::new(),
         }
     }
@@ -128,7 +128,7 @@ impl World {
         if let Some(unseen) = unseen {
             unseen.see(&finding);
         }
-        self.table.take(finding);
+        self.table.apply(finding);
     }
 
     /// Reads the store again. Some keys are gone; in a recreated store, all versions differ.
@@ -154,12 +154,12 @@ impl World {
             }
             let finding = good(*key, *entry);
             unseen.see(&finding);
-            self.table.take(finding);
+            self.table.apply(finding);
         }
         for (key, entry) in &self.refused {
             let finding = bad(key.trim_start_matches("key.").parse().unwrap(), *entry);
             unseen.see(&finding);
-            self.table.take(finding);
+            self.table.apply(finding);
         }
         let mut unseen = Some(unseen);
         for _ in 0..self.rng.u8(..5) {
@@ -186,24 +186,24 @@ impl World {
 
     /// Reads some changes of a reader, or all of them.
     fn read(&mut self, place: usize, most: usize) {
-        let follower = &mut self.followers[place];
+        let observer = &mut self.observers[place];
         for _ in 0..most {
-            let Some(change) = follower.reader.next(&self.table) else {
-                assert_eq!(follower.own, self.model);
+            let Some(change) = observer.reader.next(&self.table) else {
+                assert_eq!(observer.own, self.model);
                 break;
             };
             let (old, new) = (change.old.map(|old| *old.value), change.new.map(|new| *new.value));
-            assert_eq!(old, follower.own.get(&change.key).copied());
+            assert_eq!(old, observer.own.get(&change.key).copied());
             assert_ne!(old, new);
             assert_eq!(new, self.model.get(&change.key).copied());
             match new {
-                Some(new) => follower.own.insert(change.key, new),
-                None => follower.own.remove(&change.key),
+                Some(new) => observer.own.insert(change.key, new),
+                None => observer.own.remove(&change.key),
             };
             let bound = REMEMBERED.max(usize::from(KEYS) * 2);
-            assert!(follower.reader.due.len() <= bound);
+            assert!(observer.reader.due.len() <= bound);
         }
-        assert_eq!(contents(&follower.reader.told), follower.own);
+        assert_eq!(contents(&observer.reader.known), observer.own);
     }
 
     fn check(&self) {
@@ -235,7 +235,7 @@ impl World {
 }
 
 #[test]
-fn readers_are_told_exactly_what_happened() {
+fn readers_receive_exactly_the_changes() {
     let seeds = match std::env::var("SHIZUKU_SEED") {
         Ok(seed) => seed.parse().map(|seed: u64| seed..seed + 1).unwrap(),
         Err(_) => 0..300,
@@ -248,25 +248,28 @@ fn readers_are_told_exactly_what_happened() {
 
 /// A key that changes all the time does not block the others.
 #[test]
-fn a_hot_key_does_not_keep_others_from_being_told() {
+fn hot_key_does_not_delay_changes_of_others() {
     let mut table = Table::remembering(REMEMBERED);
     let mut reader = Reader::new(&table);
-    table.take(good(2, (1, 0)));
-    let mut told = Vec::new();
+    table.apply(good(2, (1, 0)));
+    let mut changed = Vec::new();
     for version in 2..6 {
-        table.take(good(1, (version, 0)));
-        told.extend(reader.next(&table).map(|change| change.key));
+        table.apply(good(1, (version, 0)));
+        changed.extend(reader.next(&table).map(|change| change.key));
     }
-    assert!(told.contains(&2) && told.iter().filter(|key| **key == 1).count() > 1, "{told:?}");
+    assert!(
+        changed.contains(&2) && changed.iter().filter(|key| **key == 1).count() > 1,
+        "{changed:?}"
+    );
 }
 
 /// A rejected entry that comes repeatedly is reported once for each version.
 #[test]
-fn what_is_refused_is_new_once() {
+fn rejection_is_new_once() {
     let mut table = Table::new();
-    assert!(table.take(bad(1, (1, 0))).is_some());
-    assert!(table.take(bad(1, (1, 0))).is_none());
-    assert!(table.take(bad(1, (1, 1))).is_some());
-    assert!(table.take(bad(1, (2, 1))).is_some());
-    assert!(table.take(good(1, (3, 1))).is_none() && table.rejections.is_empty());
+    assert!(table.apply(bad(1, (1, 0))).is_some());
+    assert!(table.apply(bad(1, (1, 0))).is_none());
+    assert!(table.apply(bad(1, (1, 1))).is_some());
+    assert!(table.apply(bad(1, (2, 1))).is_some());
+    assert!(table.apply(good(1, (3, 1))).is_none() && table.rejections.is_empty());
 }

@@ -8,13 +8,14 @@ use tokio::time::timeout_at;
 
 use super::LiveMap;
 use super::compare::Comparison;
-use super::drive::{LiveMapTask, look, report};
+use super::drive::{LiveMapTask, log_rejections, read_entry};
 use super::status::{LiveMapStatus, LiveMapSyncState};
 use super::table::Table;
-use crate::live::Task;
 use crate::live::status::State;
+use crate::live::stream::TaskHandle;
 use crate::record::{ByteDeserialize, KeyValue, KvReadError};
-use crate::store::{Deadline, KvError, KvResult, Store, Watch, WatchScope};
+use crate::store::{Deadline, KvError, KvResult, Store, WatchScope};
+use crate::watch::{Event, Follower, upkeep};
 
 /// Deadline of the wait for the initial state. It measures progress, because the state grows with
 /// the store: each key that was not known before restarts it. Changes of known keys do not, so that
@@ -47,19 +48,11 @@ where
 {
     let mut progress = Progress::within(Deadline::after(store.deadline()));
     let mut comparison = Comparison::new(store.compare_every());
-    let (watch, table) = loop {
-        let mut watch = begin(&store, &scope).await?;
-        comparison.afresh();
-        match state::<T>(&mut watch, &mut comparison, &mut progress).await {
-            Ok(table) => break (watch, table),
-            // The store was recreated meanwhile.
-            Err(KvError::CursorExpired { .. }) if !progress.deadline.remaining().is_zero() => {}
-            Err(error) => return Err(error.into()),
-        }
-    };
-    report(table.rejections.values());
+    let mut follower = Follower::shared(&store, scope.clone());
+    let table = initial_state::<T>(&mut follower, &mut comparison, &mut progress).await?;
+    log_rejections(table.rejections.values());
     let status = LiveMapStatus {
-        link: watch.link(),
+        link: follower.link().clone(),
         sync_state: LiveMapSyncState::Current,
         rejected: table.rejections.size(),
     };
@@ -68,22 +61,27 @@ where
     let current = Arc::new(ArcSwap::from_pointee(table.clone()));
     // The wait is over. From here on, the watch has the time that it needs.
     let store = store.with_deadline(store.deadline().max(Deadline::DEFAULT));
-    let driver = LiveMapTask {
+    follower.set_store(store.clone());
+    let upkeep = upkeep(&store);
+    let task = LiveMapTask {
         store,
         scope,
+        follower,
         table,
+        unseen: None,
+        rejected: Vec::new(),
         current: Arc::clone(&current),
         states: sender,
         comparison,
     };
-    let upkeep = driver.store.upkeep();
-    let task = tokio::spawn(driver.run(watch));
-    Ok(LiveMap { current, states, seen, task: Arc::new(Task(task.abort_handle())), upkeep })
+    let task = tokio::spawn(task.run());
+    Ok(LiveMap { current, states, seen, task: TaskHandle::new(task.abort_handle()), upkeep })
 }
 
-/// Reads everything that a watch delivers before its caught-up marker.
-pub(super) async fn state<T>(
-    watch: &mut Watch,
+/// Reads everything that a watch delivers before its caught-up marker. Begins again if the store
+/// was recreated meanwhile.
+pub(super) async fn initial_state<T>(
+    follower: &mut Follower,
     comparison: &mut Comparison,
     progress: &mut Progress,
 ) -> KvResult<Table<T::Key, T>>
@@ -93,23 +91,30 @@ where
     let mut table = Table::new();
     loop {
         let deadline = progress.deadline;
-        let next = timeout_at(deadline.instant(), watch.next()).await;
+        let next = timeout_at(deadline.instant(), follower.next()).await;
         // A watch of keys that change all the time is always ready, so the deadline is checked too.
-        let Some(update) = next.ok().filter(|_| !deadline.remaining().is_zero()) else {
+        let Some(event) = next.ok().filter(|_| !deadline.remaining().is_zero()) else {
             return Err(deadline.timeout("live_map", None));
         };
-        let update = update.unwrap_or(Err(KvError::Closed { operation: "live_map" }))?;
-        comparison.take(update.entry(), watch.cursor());
-        progress.see(comparison.keys());
-        match update.into_entry() {
-            Some(entry) => drop(table.take(look::<T>(&entry))),
-            None => return Ok(table),
+        match event {
+            Event::Opened => {
+                comparison.afresh();
+                table = Table::new();
+            }
+            Event::Update(update) => {
+                comparison.record(update.entry(), follower.cursor());
+                progress.see(comparison.keys());
+                if let Some(entry) = update.into_entry() {
+                    drop(table.apply(read_entry::<T>(&entry)));
+                }
+            }
+            Event::CaughtUp { .. } => {
+                comparison.record(None, follower.cursor());
+                return Ok(table);
+            }
+            Event::LinkChanged | Event::Lost(KvError::CursorExpired { .. }) => {}
+            Event::Lost(error) | Event::Closed(error) => return Err(error),
         }
         tokio::task::consume_budget().await;
     }
-}
-
-/// Opens a watch for a live map, from the start of its scope.
-pub(super) async fn begin(store: &Store, scope: &WatchScope) -> KvResult<Watch> {
-    store.shared_watch(scope.clone()).await
 }

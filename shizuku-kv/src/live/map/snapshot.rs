@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rpds::RedBlackTreeMapSync;
 
-use crate::live::LiveSnapshot;
+use crate::live::snapshot::LiveSnapshot;
 
 /// A [`LiveMap`](crate::LiveMap) as of one moment, ordered by key. It does not change.
 ///
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_ordered_from_both_ends() {
+    fn snapshot_is_ordered_from_both_ends() {
         let snapshot = snapshot([3, 1, 2, 5]);
         assert!(snapshot.keys().copied().eq([1, 2, 3, 5]));
         assert!(snapshot.iter().rev().map(|(key, _)| *key).eq([5, 3, 2, 1]));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_what_it_says_and_no_range_panics() {
+    fn every_range_has_its_keys_and_does_not_panic() {
         let snapshot = snapshot(0..10);
         let keys = |range: (Bound<u32>, Bound<u32>)| {
             snapshot.range(range).map(|(key, _)| *key).collect::<Vec<_>>()

@@ -8,7 +8,7 @@ use rpds::RedBlackTreeMapSync;
 
 use super::snapshot::LiveMapSnapshot;
 use super::status::LiveRejection;
-use crate::live::LiveSnapshot;
+use crate::live::snapshot::LiveSnapshot;
 use crate::store::Key;
 
 /// Maximum number of remembered changes. A reader that is further behind compares all keys, which
@@ -53,7 +53,7 @@ impl<K: Ord + Clone, T> Table<K, T> {
     }
 
     /// Applies the result of an entry. Returns a rejection that is new.
-    pub(super) fn take(&mut self, finding: Finding<K, T>) -> Option<LiveRejection> {
+    pub(super) fn apply(&mut self, finding: Finding<K, T>) -> Option<LiveRejection> {
         match finding {
             Finding::Good { key, own, value } => {
                 self.rejections.remove_mut(&key);
@@ -100,11 +100,11 @@ impl<K: Ord + Clone, T> Table<K, T> {
     }
 
     /// Returns the keys that can have changed between a generation and now, for a reader that knows
-    /// `told`.
+    /// `known`.
     pub(super) fn changed_since(
         &self,
         generation: u64,
-        told: &LiveMapSnapshot<K, T>,
+        known: &LiveMapSnapshot<K, T>,
     ) -> VecDeque<K> {
         let missed = self.generation.saturating_sub(generation);
         if missed <= self.recent.size() as u64 {
@@ -112,7 +112,7 @@ impl<K: Ord + Clone, T> Table<K, T> {
                 self.recent.range(generation.saturating_add(1)..).map(|(_, key)| key.clone());
             return keys.collect();
         }
-        different(told, &self.entries).cloned().collect()
+        different(known, &self.entries).cloned().collect()
     }
 
     fn remove(&mut self, key: &K) {

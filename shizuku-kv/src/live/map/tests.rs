@@ -13,17 +13,17 @@ use tokio::sync::watch;
 
 use super::LiveMapStatus;
 use super::compare::Comparison;
-use super::drive::{LiveMapTask, look};
-use super::open::{Progress, state};
+use super::drive::{LiveMapTask, read_entry};
+use super::open::{Progress, initial_state};
 use super::status::LiveMapSyncState;
 use super::table::{Finding, Table};
-use crate::live::drive::pauses;
 use crate::live::status::State;
 use crate::record::{ByteDeserialize, Bytes, DecodeError, KeyValue};
 use crate::store::{
-    Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, VersionToken, Watch, WatchCursor,
-    WatchLink, WatchScope,
+    Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, Store, VersionToken, Watch,
+    WatchCursor, WatchLink, WatchScope,
 };
+use crate::watch::Follower;
 
 /// A record with a number as key and a number as value.
 struct Count(u64, Number);
@@ -86,26 +86,48 @@ fn comparison() -> Comparison {
     Comparison::new(std::time::Duration::from_secs(60))
 }
 
-async fn driver() -> (LiveMapTask<Count>, Current, watch::Receiver<State<LiveMapStatus>>) {
-    let store = crate::connect("memory:").await.unwrap().store("counts").await.unwrap();
+async fn store() -> Store {
+    crate::connect("memory:").await.unwrap().store("counts").await.unwrap()
+}
+
+/// Returns a task with ten values, which has read the store.
+async fn task() -> (LiveMapTask<Count>, Current, watch::Receiver<State<LiveMapStatus>>) {
+    let store = store().await;
     let mut table = Table::new();
     for key in 0..10 {
-        table.take(look::<Count>(&entry(&key.to_string(), key, Some("0"))));
+        table.apply(read_entry::<Count>(&entry(&key.to_string(), key, Some("0"))));
     }
     let current = Arc::new(ArcSwap::from_pointee(table.clone()));
     let status =
         LiveMapStatus { link: WatchLink::Up, sync_state: LiveMapSyncState::Rereading, rejected: 0 };
     let (states, status) = watch::channel(State { generation: table.generation, status });
-    let comparison = Comparison::new(store.compare_every());
-    let driver = LiveMapTask {
+    let task = LiveMapTask {
+        follower: Follower::shared(&store, WatchScope::All),
+        comparison: Comparison::new(store.compare_every()),
         store,
         scope: WatchScope::All,
         table,
+        unseen: None,
+        rejected: Vec::new(),
         current: Arc::clone(&current),
         states,
-        comparison,
     };
-    (driver, current, status)
+    (task, current, status)
+}
+
+/// Reads the store again, over a watch.
+fn reread(task: &mut LiveMapTask<Count>, watch: Watch) {
+    task.follower = Follower::over(&task.store, watch);
+    task.begin_reading();
+}
+
+/// Applies events until the watch ends. Returns the error.
+async fn to_the_end(task: &mut LiveMapTask<Count>) -> KvError {
+    loop {
+        if let Some(error) = task.step().await {
+            return error;
+        }
+    }
 }
 
 fn values(current: &Current) -> Vec<(u64, u64)> {
@@ -118,40 +140,39 @@ fn poll_to_rest(future: impl Future) {
 }
 
 #[tokio::test]
-async fn the_state_is_waited_for_until_its_marker_or_the_deadline() {
+async fn initial_state_ends_with_marker_or_deadline() {
+    let store = store().await;
     let brief = || Progress::within(Deadline::after(Duration::from_millis(50)));
-    let (items, mut some) = watch();
+    let (items, watch) = watch();
+    let mut follower = Follower::over(&store, watch);
     for key in 0..300 {
         items.send(Ok(put(key, key + 1, "1"))).unwrap();
     }
     // Without the marker, the state is not known to be complete.
-    let late = state::<Count>(&mut some, &mut comparison(), &mut brief()).await.err().unwrap();
+    let read = async |follower: &mut Follower| {
+        initial_state::<Count>(follower, &mut comparison(), &mut brief()).await
+    };
+    let late = read(&mut follower).await.err().unwrap();
     assert!(matches!(late, KvError::Timeout { operation: "live_map", .. }), "{late:?}");
     items.send(Ok(KvUpdate::CaughtUp)).unwrap();
-    assert_eq!(
-        state::<Count>(&mut some, &mut comparison(), &mut brief()).await.unwrap().entries.len(),
-        0
-    );
+    assert_eq!(read(&mut follower).await.unwrap().entries.len(), 0);
     // A key that changes all the time.
     let cursor = WatchCursor::new([0; 16], 0, UNIX_EPOCH);
     let updates = stream::iter(0..).map(move |version| Ok((put(1, version, "1"), cursor)));
-    let late = state::<Count>(&mut Watch::new(updates), &mut comparison(), &mut brief())
-        .await
-        .err()
-        .unwrap();
+    let late = read(&mut Follower::over(&store, Watch::new(updates))).await.err().unwrap();
     assert!(matches!(late, KvError::Timeout { .. }), "{late:?}");
     drop(items);
-    let ended = state::<Count>(&mut some, &mut comparison(), &mut brief()).await.err().unwrap();
+    let ended = read(&mut follower).await.err().unwrap();
     assert!(matches!(ended, KvError::Closed { .. }), "{ended:?}");
 }
 
 #[tokio::test]
-async fn until_all_is_read_again_the_map_stays_and_then_it_changes_once() {
-    let (mut driver, current, mut states) = driver().await;
+async fn map_being_read_again_changes_once_at_the_end() {
+    let (mut task, current, mut states) = task().await;
     let before = values(&current);
     let (items, watch) = watch();
-    let mut pauses = pauses();
-    let mut follow = Box::pin(driver.follow(watch, true, &mut pauses));
+    reread(&mut task, watch);
+    let mut follow = Box::pin(to_the_end(&mut task));
     for key in 5..15 {
         items.send(Ok(put(key, key, if key < 10 { "0" } else { "1" }))).unwrap();
         poll_to_rest(&mut follow);
@@ -173,14 +194,15 @@ async fn until_all_is_read_again_the_map_stays_and_then_it_changes_once() {
 }
 
 #[tokio::test]
-async fn a_reading_that_comes_to_no_end_changes_nothing() {
-    let (mut driver, current, _states) = driver().await;
+async fn interrupted_reading_changes_nothing() {
+    let (mut task, current, _states) = task().await;
     let before = values(&current);
     let (items, watch) = watch();
     items.send(Ok(put(3, 100, "7"))).unwrap();
     items.send(Ok(put(4, 101, "x"))).unwrap();
     items.send(Err(KvError::StoreNotFound { store: "counts".to_owned() })).unwrap();
-    let end = driver.follow(watch, true, &mut pauses()).await;
+    reread(&mut task, watch);
+    let end = to_the_end(&mut task).await;
     assert!(matches!(end, KvError::StoreNotFound { .. }));
     assert_eq!(values(&current), before);
     assert!(current.load().rejections.is_empty());
@@ -191,7 +213,8 @@ async fn a_reading_that_comes_to_no_end_changes_nothing() {
     }
     items.send(Ok(KvUpdate::CaughtUp)).unwrap();
     drop(items);
-    let end = driver.follow(watch, true, &mut pauses()).await;
+    reread(&mut task, watch);
+    let end = to_the_end(&mut task).await;
     assert!(matches!(end, KvError::Closed { .. }));
     assert_eq!(values(&current), before);
     assert_eq!((current.load().generation, current.load().rejections.size()), (10, 0));
@@ -228,8 +251,8 @@ impl tracing::Subscriber for Log {
 }
 
 #[tokio::test]
-async fn what_is_refused_is_reported_once_and_without_its_content() {
-    let (mut driver, _current, _states) = driver().await;
+async fn rejection_is_logged_once_without_the_value() {
+    let (mut task, _current, _states) = task().await;
     let log = Log::default();
     let _guard = tracing::subscriber::set_default(log.clone());
     for (version, reported) in [(100, 2), (100, 0), (101, 1)] {
@@ -238,7 +261,8 @@ async fn what_is_refused_is_reported_once_and_without_its_content() {
         items.send(Ok(entry("hidden", 7, Some("hunter2")).into())).unwrap();
         items.send(Ok(KvUpdate::CaughtUp)).unwrap();
         drop(items);
-        driver.follow(watch, true, &mut pauses()).await;
+        reread(&mut task, watch);
+        to_the_end(&mut task).await;
         let lines = std::mem::take(&mut *log.0.lock().unwrap());
         assert_eq!(lines.len(), reported, "{lines:?}");
         assert!(
@@ -249,11 +273,11 @@ async fn what_is_refused_is_reported_once_and_without_its_content() {
 }
 
 #[tokio::test]
-async fn what_is_ready_at_once_comes_into_force_together_also_before_the_end() {
-    let (mut driver, current, mut states) = driver().await;
+async fn ready_updates_are_published_together() {
+    let (mut task, current, mut states) = task().await;
     let (items, watch) = watch();
-    let mut pauses = pauses();
-    let mut follow = Box::pin(driver.follow(watch, false, &mut pauses));
+    task.follower = Follower::over(&task.store, watch);
+    let mut follow = Box::pin(to_the_end(&mut task));
     poll_to_rest(&mut follow);
     for version in 10..100 {
         items.send(Ok(put(version % 3, version, &version.to_string()))).unwrap();
@@ -284,8 +308,8 @@ async fn what_is_ready_at_once_comes_into_force_together_also_before_the_end() {
 
 /// `007` parses to the key 7, whose text differs. Changes of `007` do not affect 7.
 #[test]
-fn a_key_that_is_printed_otherwise_is_another_one() {
-    let finding = |key: &str, value| look::<Count>(&entry(key, 1, value));
+fn key_with_another_text_is_another_key() {
+    let finding = |key: &str, value| read_entry::<Count>(&entry(key, 1, value));
     assert!(matches!(finding("7", Some("1")), Finding::Good { own: 7, .. }));
     assert!(matches!(finding("7", Some("x")), Finding::Bad { own: Some(7), .. }));
     assert!(matches!(finding("7", Some("panic")), Finding::Bad { own: Some(7), .. }));

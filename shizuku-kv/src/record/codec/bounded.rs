@@ -40,6 +40,11 @@ pub(super) struct Bounds {
 
 type Declaration = (&'static str, &'static [&'static str]);
 
+/// Returns the words of a text.
+pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
+}
+
 impl Bounds {
     /// Returns the limits for a value of this many bytes.
     pub(super) fn new(input: usize) -> Self {
@@ -97,7 +102,6 @@ impl Bounds {
     /// Returns true if the failed types declare this word in a name: their own, a field's or a
     /// variant's.
     pub(super) fn is_declared(&self, word: &str) -> bool {
-        use super::serde_message::words;
         let declared = self.declared.borrow();
         let mut names = declared.iter().flat_map(|(name, parts)| parts.iter().chain([name]));
         names.any(|name| words(&name.to_lowercase()).any(|part| part == word))

@@ -6,7 +6,7 @@
 //! ([`Bounds`]). Its expectations can quote as well. So the kept part is also compared with the
 //! value, in the same way for every codec (ADR 0018).
 
-use super::bounded::Bounds;
+use super::bounded::{Bounds, words};
 
 /// Message for errors in which nothing may be quoted.
 pub(super) const OPAQUE: &str = "does not fit the type";
@@ -215,10 +215,6 @@ fn kept_from_type(kept: &str) -> &str {
             .find_map(|prefix| kept.strip_prefix(prefix))
             .unwrap_or(""),
     }
-}
-
-pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
 /// Returns true for words of the expectations of serde and the standard library, and for small

@@ -8,13 +8,13 @@ use tokio::time::Instant;
 use super::super::claims::{ClaimState, Local, Pending, Refusal};
 use super::super::error::LockLoss;
 use super::super::failure_detector::{Line, Prospect};
-use super::super::following::Event;
 use super::super::lease;
 use super::super::record::{LockRecord, SessionId};
 use super::super::session::{is_later, is_older};
 use super::super::transition::Change;
 use super::{CachedRecord, Coordinator, KEEP, LONG_HELD, STALE_READS};
-use crate::store::{KvEntry, KvError, KvOperation, KvResult, KvUpdate};
+use crate::store::{KvEntry, KvError, KvOperation, KvResult};
+use crate::watch::Event;
 
 impl Coordinator {
     /// Reads the record from the leader.
@@ -183,7 +183,8 @@ impl Coordinator {
     pub(super) fn follow_up(&mut self, event: Event) {
         match event {
             Event::Opened => self.state = Some(None),
-            Event::Update(KvUpdate::CaughtUp) => {
+            Event::LinkChanged => {}
+            Event::CaughtUp { .. } => {
                 self.verifies = None;
                 let Some(found) = self.state.take() else { return };
                 let version = found.as_ref().map(|entry| entry.version);
@@ -210,7 +211,7 @@ impl Coordinator {
                     self.learn(Some(entry));
                 }
             }
-            Event::Lost(error) => {
+            Event::Lost(error) | Event::Closed(error) => {
                 if matches!(error, KvError::Unauthorized { .. }) {
                     self.refuse_waiting(&error);
                 }

@@ -99,7 +99,7 @@ fn read(mailbox: &Mailbox) -> (Vec<u64>, Option<KvError>) {
 }
 
 #[test]
-fn nobody_is_moved_to_a_feed_that_hears_nothing() {
+fn replacement_that_is_down_takes_over_no_reader() {
     let mut table = Table::default();
     let (_first, _) = table.join_key(1);
     let old = table.catch_up(1, 10).upstream;
@@ -122,7 +122,7 @@ fn nobody_is_moved_to_a_feed_that_hears_nothing() {
 }
 
 #[test]
-fn an_opening_that_hangs_holds_up_nobody_else() {
+fn hanging_opening_delays_no_other_reader() {
     let mut table = Table::default();
     let readers: Vec<_> = (0..20).map(|number| table.join_key(number % 10)).collect();
     // Two for each of ten keys would be twenty.
@@ -137,7 +137,7 @@ fn an_opening_that_hangs_holds_up_nobody_else() {
 }
 
 #[test]
-fn while_feeds_cannot_be_opened_one_is_tried_for_all_who_wait() {
+fn failed_openings_are_retried_one_for_all_waiting_readers() {
     let mut table = Table::default();
     let (_, first) = table.join_key(0);
     let opening = table.openings.remove(0);
@@ -166,7 +166,7 @@ fn while_feeds_cannot_be_opened_one_is_tried_for_all_who_wait() {
 }
 
 #[test]
-fn who_has_the_time_waits_for_another_feed() {
+fn reader_with_time_left_waits_for_another_upstream() {
     let mut table = Table::default();
     let (_, mailbox) = table.join_key(0);
     let opening = table.openings.remove(0);
@@ -179,7 +179,7 @@ fn who_has_the_time_waits_for_another_feed() {
 }
 
 #[test]
-fn a_replacement_goes_on_from_the_first_place_and_is_not_tried_again_for_an_earlier_store() {
+fn replacement_resumes_at_the_earliest_position_of_one_store() {
     let mut table = Table::default();
     let mut upstreams = Vec::new();
     for number in 0..4 {
@@ -207,7 +207,7 @@ fn a_replacement_goes_on_from_the_first_place_and_is_not_tried_again_for_an_earl
 }
 
 #[test]
-fn feeds_of_a_scope_that_missed_their_moment_become_one_when_they_are_back() {
+fn upstreams_of_a_scope_merge_once_they_are_up_again() {
     let mut table = Table::default();
     let scope = || Interest::Scope(WatchScope::prefix("key."));
     let (_, first) = table.join(scope());
@@ -227,7 +227,7 @@ fn feeds_of_a_scope_that_missed_their_moment_become_one_when_they_are_back() {
 }
 
 #[test]
-fn what_a_state_has_not_is_left_to_the_feed_that_told_of_it() {
+fn key_missing_in_a_state_stays_with_its_upstream() {
     let mut table = Table::default();
     let readers: Vec<_> = (0..5).map(|number| table.join_key(number).1).collect();
     let own = table.openings[0].upstream;
@@ -267,7 +267,7 @@ fn what_a_state_has_not_is_left_to_the_feed_that_told_of_it() {
 }
 
 #[test]
-fn what_is_older_than_the_marker_is_not_told_by_a_feed_that_is_behind() {
+fn update_older_than_the_marker_is_not_delivered() {
     let mut table = Table::default();
     let (_first, _) = table.join_key(1);
     let behind = table.catch_up(1, 3).upstream;
@@ -280,7 +280,7 @@ fn what_is_older_than_the_marker_is_not_told_by_a_feed_that_is_behind() {
 }
 
 #[test]
-fn a_feed_for_many_serves_those_whose_own_is_still_being_opened() {
+fn upstream_of_many_keys_serves_readers_still_opening() {
     let mut table = Table::default();
     let readers: Vec<_> = (0..1200).map(|number| table.join_key(number).1).collect();
     let many =

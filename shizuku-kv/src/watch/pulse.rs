@@ -1,10 +1,10 @@
 //! Signs of life of the followers of a store. A task that does not run must not report the state of
 //! a value (ADR 0049).
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-use super::{Deadline, KvError, KvStore, SuspendAwareInstant, WatchLink, WatchScope};
+use crate::store::{Deadline, KvError, KvStore, SuspendAwareInstant, WatchLink, WatchScope, lock};
 
 /// Interval between signs of life.
 const BEAT: Duration = Duration::from_secs(1);
@@ -27,11 +27,11 @@ impl Default for Pulse {
 
 impl Pulse {
     fn last(&self) -> SuspendAwareInstant {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.last)
     }
 
     pub(crate) fn beat(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = SuspendAwareInstant::now();
+        *lock(&self.last) = SuspendAwareInstant::now();
     }
 
     /// Returns since when no task has run. Returns `None` if tasks run.

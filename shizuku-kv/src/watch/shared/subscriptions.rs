@@ -188,7 +188,7 @@ impl Upstream {
         }
     }
 
-    fn everybody(&self) -> Vec<ReaderId> {
+    fn readers(&self) -> Vec<ReaderId> {
         self.keys.values().flatten().chain(&self.whole).copied().collect()
     }
 
@@ -265,7 +265,7 @@ impl Subscriptions {
         let Some(opened) = self.upstreams.get_mut(&upstream) else { return };
         opened.phase = Phase::Syncing((!resumed).then(HashSet::new));
         opened.link = link;
-        for id in opened.everybody() {
+        for id in opened.readers() {
             let Some(reader) =
                 self.readers.get(&id).filter(|reader| reader.upstream == Some(upstream))
             else {
@@ -282,7 +282,7 @@ impl Subscriptions {
     pub(super) fn relink(&mut self, upstream: UpstreamId, link: &WatchLink) {
         let Some(changed) = self.upstreams.get_mut(&upstream) else { return };
         changed.link.clone_from(link);
-        for id in changed.everybody() {
+        for id in changed.readers() {
             if let Some(reader) =
                 self.readers.get(&id).filter(|reader| reader.upstream == Some(upstream))
             {
@@ -317,7 +317,7 @@ impl Subscriptions {
             entry.value = bytes::Bytes::copy_from_slice(&entry.value);
         }
         for reader in readers {
-            self.tell(reader, upstream, &update, cursor);
+            self.deliver(reader, upstream, &update, cursor);
         }
     }
 
@@ -333,8 +333,8 @@ impl Subscriptions {
         let was_opening = self.opening.remove(&upstream).is_some();
         let is_new = was_opening && !self.failing;
         self.failing |= was_opening;
-        let mut told = 0;
-        for id in ended.everybody() {
+        let mut count = 0;
+        for id in ended.readers() {
             let Some(reader) = self.readers.get_mut(&id) else { continue };
             if reader.upstream != Some(upstream) {
                 (reader.pending_upstream, reader.held) = (None, None);
@@ -345,7 +345,7 @@ impl Subscriptions {
                 self.wait(id, interest);
             } else {
                 self.end_reader(id, error);
-                told += 1;
+                count += 1;
             }
         }
         if was_opening && !error.is_retryable() {
@@ -359,11 +359,11 @@ impl Subscriptions {
         }
         self.sweep();
         self.open_waiting();
-        match told {
+        match count {
             _ if is_new => Ended::Trouble,
             _ if was_opening => Ended::Nothing,
             0 => Ended::Nothing,
-            told => Ended::Readers(told),
+            count => Ended::Readers(count),
         }
     }
 
@@ -500,7 +500,13 @@ impl Subscriptions {
         to.audience(&reader.interest).insert(id);
     }
 
-    fn tell(&mut self, id: ReaderId, upstream: UpstreamId, update: &KvUpdate, cursor: WatchCursor) {
+    fn deliver(
+        &mut self,
+        id: ReaderId,
+        upstream: UpstreamId,
+        update: &KvUpdate,
+        cursor: WatchCursor,
+    ) {
         let Some(reader) = self.readers.get_mut(&id) else { return };
         if reader.upstream == Some(upstream) {
             reader.incarnation.get_or_insert(*cursor.incarnation());
@@ -526,7 +532,7 @@ impl Subscriptions {
             return;
         };
         let position = current.position();
-        for id in current.everybody() {
+        for id in current.readers() {
             let Some(reader) = self.readers.get_mut(&id) else { continue };
             if reader.upstream == Some(upstream) {
                 self.make_ready(id, position, cursor);
@@ -539,15 +545,15 @@ impl Subscriptions {
                     self.move_or_stay(id, next);
                 }
                 if let Some((update, cursor)) = held {
-                    self.tell(id, next, &update, cursor);
+                    self.deliver(id, next, &update, cursor);
                 }
             } else if !reader.ready {
                 // The reader has been listening since before this upstream was opened, so its
                 // initial state includes the reader's.
                 let held = reader.held.take();
-                self.settle_in(id, upstream);
+                self.attach(id, upstream);
                 if let Some((update, cursor)) = held {
-                    self.tell(id, upstream, &update, cursor);
+                    self.deliver(id, upstream, &update, cursor);
                 }
                 self.make_ready(id, position, cursor);
             } else {
@@ -584,7 +590,7 @@ impl Subscriptions {
     }
 
     /// Makes an upstream that a reader listens to its only one.
-    fn settle_in(&mut self, id: ReaderId, upstream: UpstreamId) {
+    fn attach(&mut self, id: ReaderId, upstream: UpstreamId) {
         let Some(reader) = self.readers.get_mut(&id) else { return };
         let interest = reader.interest.clone();
         let previous = reader.upstream.replace(upstream);
@@ -614,7 +620,7 @@ impl Subscriptions {
         let incarnation = self.readers.get(&id).and_then(|reader| reader.incarnation);
         match self.upstreams.get(&next) {
             Some(upstream) if upstream.is_sound() && upstream.incarnation() == incarnation => {
-                self.settle_in(id, next)
+                self.attach(id, next)
             }
             _ => self.stay(id, next),
         }

@@ -32,16 +32,13 @@ mod scopes;
 mod subscriptions;
 mod upkeep;
 
-use std::any::{Any, TypeId};
-use std::collections::{HashMap, HashSet};
-use std::fmt;
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use futures_core::future::BoxFuture;
 use futures_util::future::{Either, select};
 use futures_util::stream;
 use tokio::runtime;
@@ -49,9 +46,10 @@ use tokio::sync::watch;
 
 use self::mailbox::Mailbox;
 use self::subscriptions::{Ended, Interest, Opening, ReaderId, Subscriptions, UpstreamId};
-pub(crate) use self::upkeep::{Follower, Following, Upkeep};
-use super::{
-    Deadline, KvError, KvResult, KvStore, KvWatcher, Watch, WatchCursor, WatchLink, WatchScope,
+pub(crate) use self::upkeep::{KeyComparison, Upkeep};
+use crate::store::{
+    Attached, Deadline, KvError, KvResult, KvStore, KvWatcher, Store, Watch, WatchCursor,
+    WatchLink, WatchScope, lock,
 };
 
 const OPERATION: &str = "watch";
@@ -62,37 +60,25 @@ const REPLACEMENT_LIMIT: Duration = Duration::from_secs(30);
 /// Pause before the next opening after one that failed, for all upstreams together.
 const REST: Duration = Duration::from_millis(100);
 
-/// State that a higher layer keeps for a handle and its clones.
-pub(crate) trait Attached: Default + Send + Sync + 'static {
-    /// Releases its resources in the store, before the connection is shut down.
-    fn close(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>>;
+/// Opens a watch that shares an upstream with other watches of the same handle and its clones. A
+/// slow reader does not slow its source then, but finds the newest entry of each key.
+///
+/// # Errors
+/// As for [`Store::watch`].
+pub(crate) async fn shared_watch(store: &Store, scope: WatchScope) -> KvResult<Watch> {
+    scope.check_prefixes()?;
+    let deadline = store.deadline_of(OPERATION, None)?;
+    store.attached::<SharedWatches>().watch(store.backend(), scope, deadline).await
 }
 
-/// Attached state, whose type is not known here.
-struct Kept {
-    value: Arc<dyn Any + Send + Sync>,
-    close: fn(Arc<dyn Any + Send + Sync>, Deadline) -> BoxFuture<'static, KvResult<()>>,
-}
-
-impl Kept {
-    fn new<T: Attached>() -> Self {
-        Self {
-            value: Arc::<T>::default(),
-            close: |value, deadline| {
-                Box::pin(async move {
-                    match value.downcast_ref::<T>() {
-                        Some(value) => value.close(deadline).await,
-                        None => Ok(()),
-                    }
-                })
-            },
-        }
-    }
+/// Returns the upkeep of the live values of a handle and its clones on this runtime.
+pub(crate) fn upkeep(store: &Store) -> Arc<Upkeep> {
+    store.attached::<SharedWatches>().upkeep(store.backend(), store.compare_every())
 }
 
 /// The upstreams of one store, shared by the clones of a handle.
 #[derive(Default)]
-pub(super) struct SharedWatches {
+struct SharedWatches {
     /// One for each runtime: an upstream ends with the runtime that drives it, and stands still
     /// with it.
     hubs: Mutex<Vec<(runtime::Id, Weak<Hub>)>>,
@@ -100,38 +86,15 @@ pub(super) struct SharedWatches {
     upkeeps: Mutex<Vec<(runtime::Id, Weak<Upkeep>)>>,
     /// The scopes of the watches that do not share an upstream.
     alone: Mutex<HashSet<WatchScope>>,
-    /// State of higher layers for all clones of a handle, one value of each type.
-    attached: Mutex<HashMap<TypeId, Kept>>,
-    /// Set when users have dropped the last clone of the handle.
-    is_abandoned: watch::Sender<bool>,
 }
 
-/// The users' clones of a handle. Dropping the last one marks the store as abandoned.
-pub(super) struct User(Arc<SharedWatches>);
-
-impl User {
-    pub(super) fn of(shared: &Arc<SharedWatches>) -> Self {
-        Self(Arc::clone(shared))
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        self.0.is_abandoned.send_replace(true);
-    }
-}
+impl Attached for SharedWatches {}
 
 impl SharedWatches {
-    /// Waits until users have dropped the last clone of the handle.
-    pub(super) async fn abandoned(&self) {
-        // The sender lives in `self`, so waiting does not fail.
-        let _ = self.is_abandoned.subscribe().wait_for(|is_abandoned| *is_abandoned).await;
-    }
-
     /// Opens a watch of a scope from its current state. The first watch of a scope of several keys
     /// is a watch of the backend itself, without a mailbox. Later ones of the same scope share an
     /// upstream while the first is open. All watches of single keys share upstreams.
-    pub(super) async fn watch(
+    async fn watch(
         self: &Arc<Self>,
         backend: &Arc<dyn KvStore>,
         scope: WatchScope,
@@ -159,7 +122,7 @@ impl SharedWatches {
     }
 
     /// Returns the upkeep of live values on the caller's runtime.
-    pub(super) fn upkeep(&self, backend: &Arc<dyn KvStore>, interval: Duration) -> Arc<Upkeep> {
+    fn upkeep(&self, backend: &Arc<dyn KvStore>, interval: Duration) -> Arc<Upkeep> {
         let id = runtime::Handle::current().id();
         let mut upkeeps = lock(&self.upkeeps);
         upkeeps.retain(|(_, upkeep)| upkeep.strong_count() > 0);
@@ -171,27 +134,6 @@ impl SharedWatches {
             upkeeps.push((id, Arc::downgrade(&upkeep)));
             upkeep
         })
-    }
-
-    /// Returns the state that a higher layer keeps here, or its default at the first call.
-    pub(super) fn attached<T: Attached>(&self) -> Arc<T> {
-        let mut attached = lock(&self.attached);
-        let kept = attached.entry(TypeId::of::<T>()).or_insert_with(Kept::new::<T>);
-        // The value of a type's slot has that type.
-        Arc::clone(&kept.value).downcast().unwrap_or_default()
-    }
-
-    /// Releases the resources of higher layers in the store.
-    pub(super) async fn close(&self, deadline: Deadline) -> KvResult<()> {
-        let closing: Vec<_> = {
-            let attached = lock(&self.attached);
-            attached.values().map(|kept| (kept.close)(Arc::clone(&kept.value), deadline)).collect()
-        };
-        let mut closed = Ok(());
-        for closing in closing {
-            closed = closing.await.and(closed);
-        }
-        closed
     }
 
     /// Returns the upstreams of the caller's runtime.
@@ -211,12 +153,6 @@ impl SharedWatches {
         });
         hubs.push((id, Arc::downgrade(&hub)));
         hub
-    }
-}
-
-impl fmt::Debug for SharedWatches {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 
@@ -392,16 +328,12 @@ impl Drop for Upstream {
 }
 
 async fn changed(links: &mut Option<watch::Receiver<WatchLink>>) {
-    let told = match links {
+    let changes = match links {
         Some(links) => links.changed().await.is_ok(),
         None => false,
     };
-    if !told {
+    if !changes {
         // The link never changes.
         std::future::pending().await
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -95,7 +95,7 @@ impl SimulatedReader {
             self.ended = true;
             return false;
         };
-        assert!(self.mailbox.is_open(), "nobody was told that the feed is there");
+        assert!(self.mailbox.is_open(), "the upstream is open");
         let incarnation = cursor.incarnation()[0];
         assert_eq!(
             *self.incarnation.get_or_insert(incarnation),
@@ -166,7 +166,7 @@ impl World {
         }
     }
 
-    fn settle(&mut self) {
+    fn run_until_idle(&mut self) {
         let (_, openings) = self.subscriptions.take_due();
         self.openings.extend(openings);
         // Upstreams without readers have been stopped.
@@ -353,7 +353,7 @@ impl World {
                 }
             }
         }
-        self.settle();
+        self.run_until_idle();
     }
 
     /// Performs everything that can happen, until nothing follows.
@@ -363,14 +363,14 @@ impl World {
             while !self.openings.is_empty() {
                 busy = true;
                 self.open();
-                self.settle();
+                self.run_until_idle();
             }
             for upstream in self.watches.keys().copied().collect::<Vec<_>>() {
                 self.relink(upstream, false);
-                self.settle();
+                self.run_until_idle();
                 while self.deliver(upstream) {
                     busy = true;
-                    self.settle();
+                    self.run_until_idle();
                 }
             }
             if !busy {
@@ -404,7 +404,7 @@ fn run(seed: u64, keys: usize, steps: usize, crowd: usize) {
     for _ in 0..crowd {
         world.write();
         world.join();
-        world.settle();
+        world.run_until_idle();
         if !at_once {
             for _ in 0..3 {
                 world.step();
@@ -419,7 +419,7 @@ fn run(seed: u64, keys: usize, steps: usize, crowd: usize) {
     // An upstream that could not replace others is tried again when another reader joins.
     world.fails = false;
     world.join();
-    world.settle();
+    world.run_until_idle();
     world.quiet();
     world.check();
     // The two scopes, four upstreams of few keys, four of many, one of prefixes.
@@ -431,13 +431,13 @@ fn run(seed: u64, keys: usize, steps: usize, crowd: usize) {
     );
     while !world.readers.is_empty() {
         world.leave();
-        world.settle();
+        world.run_until_idle();
     }
     assert!(world.subscriptions.is_empty(), "something is left: {:?}", world.subscriptions);
 }
 
 #[test]
-fn every_reader_gets_everything_once_and_in_order_whatever_feeds_it() {
+fn every_reader_gets_each_update_once_and_in_order() {
     let (first, many): (u64, u64) =
         match std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok()) {
             Some(seed) => (seed, 1),

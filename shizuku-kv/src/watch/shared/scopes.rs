@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn few_keys_are_asked_for_alone_and_many_by_their_longest_common_stems() {
+    fn few_keys_are_named_and_many_are_covered_by_prefixes() {
         let one = keys(["a.b".to_owned()]);
         assert_eq!(covering(one.clone()), WatchScope::Key(one[0].clone()));
         let few = keys((0..EXACT_KEYS).map(|n| format!("a.{n}")));
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_keys_are_the_scope_has_them_all() {
+    fn covering_scope_has_all_random_keys() {
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..200 {
             let mut names = BTreeSet::new();

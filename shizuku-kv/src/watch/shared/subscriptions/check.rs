@@ -43,7 +43,7 @@ impl Subscriptions {
             assert!(self.readers[id].upstream.is_none(), "reader {id} waits and has an upstream");
         }
         for (id, upstream) in &self.upstreams {
-            for reader in upstream.everybody() {
+            for reader in upstream.readers() {
                 let reader = &self.readers[&reader];
                 assert!(
                     reader.upstream == Some(*id) || reader.pending_upstream == Some(*id),
@@ -62,11 +62,11 @@ impl Subscriptions {
             );
             for upstream in reader.upstream.into_iter().chain(reader.pending_upstream) {
                 let upstream = &self.upstreams[&upstream];
-                let told = match &reader.interest {
+                let is_fed = match &reader.interest {
                     Interest::Key(key) => upstream.keys[key].contains(id),
                     Interest::Scope(_) => upstream.whole.contains(id),
                 };
-                assert!(told, "{reader:?} is not told by {upstream:?}");
+                assert!(is_fed, "{reader:?} is not fed by {upstream:?}");
             }
             if let (true, Some(upstream)) = (reader.ready, reader.upstream) {
                 assert_eq!(

@@ -1,12 +1,12 @@
 //! The updates that a reader has not read yet.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use tokio::sync::watch;
 
-use crate::store::{Key, KvError, KvUpdate, WatchCursor, WatchLink};
+use crate::store::{Key, KvError, KvUpdate, WatchCursor, WatchLink, lock};
 
 type Item = (KvUpdate, WatchCursor);
 
@@ -126,7 +126,7 @@ impl Mailbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.contents)
     }
 }
 
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_reader_finds_the_newest_of_each_key_in_the_order_of_the_changes() {
+    fn slow_reader_finds_the_newest_update_of_each_key_in_order() {
         let mailbox = Mailbox::new();
         for position in 1..=10_000 {
             put(&mailbox, ["a", "b", "c"][usize::try_from(position % 3).unwrap()], position);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_stays_before_its_marker() {
+    fn initial_state_stays_before_its_marker() {
         let mailbox = Mailbox::new();
         put(&mailbox, "a", 1);
         put(&mailbox, "b", 2);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_come_is_read_before_the_error_that_ended_it_and_nothing_after() {
+    fn error_is_read_after_all_updates_and_only_once() {
         let mailbox = Mailbox::new();
         put(&mailbox, "a", 1);
         for _ in 0..2 {

@@ -15,11 +15,11 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::lock;
-use crate::store::pulse::Pulse;
 use crate::store::{
     Deadline, Key, KvEntry, KvError, KvResult, KvStore, StoreFigures, VersionToken, WatchScope,
+    lock,
 };
+use crate::watch::pulse::Pulse;
 
 /// Maximum number of keys that are looked up after one read of the figures. The others follow after
 /// the next.
@@ -31,26 +31,40 @@ const PAGE: usize = 512;
 /// Timeout for a watch to deliver a found entry.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Version and time of the newest value that a follower knows; `None` if the key is absent.
-pub(crate) type Heard = Option<(VersionToken, SystemTime)>;
+/// Version and time of the newest value of a key; `None` if the key is absent.
+pub(crate) type KnownValue = Option<(VersionToken, SystemTime)>;
 
-/// A follower of one key.
+/// A key that is compared with the store.
 #[derive(Debug)]
-pub(crate) struct Follower {
+struct ComparedKey {
     key: Key,
-    /// `None` if the state of the key is unknown.
-    heard: Mutex<Option<Heard>>,
-    again: Notify,
+    /// The newest delivered value. `None` if the state of the key is unknown.
+    known: Mutex<Option<KnownValue>>,
+    differs: Notify,
 }
 
-impl Follower {
-    pub(crate) fn new(key: Key, heard: Option<Heard>) -> Self {
-        Self { key, heard: Mutex::new(heard), again: Notify::new() }
+impl ComparedKey {
+    fn known(&self) -> Option<KnownValue> {
+        *lock(&self.known)
     }
+}
 
+/// Converts an entry to the form in which it is compared.
+fn value_of(entry: Option<&KvEntry>) -> KnownValue {
+    entry.filter(|entry| !entry.is_tombstone()).map(|entry| (entry.version, entry.created))
+}
+
+/// The comparison of one key with the store, until it is dropped.
+pub(crate) struct KeyComparison {
+    upkeep: Arc<Upkeep>,
+    id: u64,
+    key: Arc<ComparedKey>,
+}
+
+impl KeyComparison {
     /// Records the newest delivered value.
-    pub(crate) fn hear(&self, heard: Heard) {
-        *lock(&self.heard) = Some(heard);
+    pub(crate) fn record(&self, known: KnownValue) {
+        *lock(&self.key.known) = Some(known);
     }
 
     /// Waits until the store differs from the delivered value, so that the key has to be read
@@ -58,17 +72,14 @@ impl Follower {
     ///
     /// Cancel safe: a notification is kept for the next call.
     pub(crate) async fn differs(&self) {
-        self.again.notified().await;
-    }
-
-    fn heard(&self) -> Option<Heard> {
-        *lock(&self.heard)
+        self.key.differs.notified().await;
     }
 }
 
-/// Converts an entry to the form in which followers compare it.
-fn heard(entry: Option<&KvEntry>) -> Heard {
-    entry.filter(|entry| !entry.is_tombstone()).map(|entry| (entry.version, entry.created))
+impl Drop for KeyComparison {
+    fn drop(&mut self) {
+        lock(&self.upkeep.keys).by_id.remove(&self.id);
+    }
 }
 
 /// The upkeep of one runtime's live values. Its tasks end with its last owner.
@@ -76,34 +87,22 @@ pub(crate) struct Upkeep {
     backend: Arc<dyn KvStore>,
     pub(crate) pulse: Arc<Pulse>,
     interval: Duration,
-    followers: Mutex<Followers>,
+    keys: Mutex<ComparedKeys>,
     /// Aborted when the upkeep is dropped.
     tasks: [AbortHandle; 2],
 }
 
 #[derive(Debug, Default)]
-struct Followers {
-    last: u64,
-    by_id: BTreeMap<u64, Compared>,
-    /// The last follower that was compared. The next turn begins behind it.
+struct ComparedKeys {
+    last_id: u64,
+    /// The keys, and the last round in which each was compared.
+    by_id: BTreeMap<u64, (Arc<ComparedKey>, u64)>,
+    /// The last key that was compared. The next turn begins behind it.
     turn: u64,
-    /// Number of the round in which each follower is compared once.
+    /// Number of the round in which each key is compared once.
     round: u64,
     /// The figures of the round.
     figures: Option<StoreFigures>,
-}
-
-/// A follower, and the last round in which it was compared.
-#[derive(Debug)]
-struct Compared {
-    follower: Arc<Follower>,
-    round: u64,
-}
-
-/// Keeps a follower compared until it is dropped.
-pub(crate) struct Following {
-    upkeep: Arc<Upkeep>,
-    id: u64,
 }
 
 impl Upkeep {
@@ -118,7 +117,7 @@ impl Upkeep {
             ],
             pulse,
             interval,
-            followers: Mutex::default(),
+            keys: Mutex::default(),
         })
     }
 
@@ -126,19 +125,17 @@ impl Upkeep {
         self.interval
     }
 
-    /// Compares a follower from now on.
-    pub(crate) fn follow(self: &Arc<Self>, follower: Arc<Follower>) -> Following {
-        let mut followers = lock(&self.followers);
-        followers.last += 1;
-        let id = followers.last;
-        followers.by_id.insert(id, Compared { follower, round: 0 });
-        drop(followers);
-        Following { upkeep: Arc::clone(self), id }
+    /// Compares a key from now on. `known` is its newest delivered value, `None` if its state is
+    /// unknown.
+    pub(crate) fn compare(self: &Arc<Self>, key: Key, known: Option<KnownValue>) -> KeyComparison {
+        let key = Arc::new(ComparedKey { key, known: Mutex::new(known), differs: Notify::new() });
+        let id = lock(&self.keys).insert(Arc::clone(&key));
+        KeyComparison { upkeep: Arc::clone(self), id, key }
     }
 
     /// Reads the figures, and the keys if the figures have changed.
-    async fn look(&self) -> KvResult<()> {
-        if lock(&self.followers).by_id.is_empty() {
+    async fn compare_keys(&self) -> KvResult<()> {
+        if lock(&self.keys).by_id.is_empty() {
             return Ok(());
         }
         let deadline = Deadline::after(Deadline::DEFAULT);
@@ -149,17 +146,17 @@ impl Upkeep {
             Err(KvError::Unsupported { .. }) => None,
             Err(error) => return Err(error),
         };
-        let (round, turn) = lock(&self.followers).next_turn(figures);
+        let (round, turn) = lock(&self.keys).next_turn(figures);
         let mut found = Vec::new();
         for page in turn.chunks(PAGE) {
-            let keys: Vec<_> = page.iter().map(|(_, follower)| follower.key.clone()).collect();
+            let keys: Vec<_> = page.iter().map(|(_, key)| key.key.clone()).collect();
             let deadline = Deadline::after(Deadline::DEFAULT);
             let entries =
                 deadline.bound("get_many", None, self.backend.entries(&keys, deadline)).await?;
-            for ((_, follower), entry) in page.iter().zip(entries) {
-                let before = follower.heard();
-                if before != Some(heard(entry.as_ref())) {
-                    found.push((follower, before));
+            for ((_, key), entry) in page.iter().zip(entries) {
+                let before = key.known();
+                if before != Some(value_of(entry.as_ref())) {
+                    found.push((key, before));
                 }
             }
         }
@@ -167,48 +164,54 @@ impl Upkeep {
             // Most found entries are already in flight to their watches.
             sleep(GRACE).await;
         }
-        for (follower, before) in found {
-            if follower.heard() != before {
+        for (key, before) in found {
+            if key.known() != before {
                 continue;
             }
             let deadline = Deadline::after(Deadline::DEFAULT);
-            let entry = self.backend.leader_entry(&follower.key, deadline);
-            let entry = deadline.bound("entry", Some(&follower.key), entry).await?;
-            if follower.heard() == before && before != Some(heard(entry.as_ref())) {
+            let entry = self.backend.leader_entry(&key.key, deadline);
+            let entry = deadline.bound("entry", Some(&key.key), entry).await?;
+            if key.known() == before && before != Some(value_of(entry.as_ref())) {
                 tracing::warn!(
-                    store = self.backend.name(), key = %follower.key,
+                    store = self.backend.name(), key = %key.key,
                     "a live value differs from its store, reading it again"
                 );
-                follower.again.notify_one();
+                key.differs.notify_one();
             }
         }
-        lock(&self.followers).compared(round, &turn);
+        lock(&self.keys).compared(round, &turn);
         Ok(())
     }
 }
 
-impl Followers {
-    /// Returns the number of the round, and the next followers to compare in it. Figures that
+impl ComparedKeys {
+    fn insert(&mut self, key: Arc<ComparedKey>) -> u64 {
+        self.last_id += 1;
+        self.by_id.insert(self.last_id, (key, 0));
+        self.last_id
+    }
+
+    /// Returns the number of the round, and the next keys to compare in it. Figures that
     /// differ from those of the round begin a new round, and so do unknown figures. While the
-    /// figures stay the same, each follower is compared once.
-    fn next_turn(&mut self, figures: Option<StoreFigures>) -> (u64, Vec<(u64, Arc<Follower>)>) {
+    /// figures stay the same, each key is compared once.
+    fn next_turn(&mut self, figures: Option<StoreFigures>) -> (u64, Vec<(u64, Arc<ComparedKey>)>) {
         if self.round == 0 || figures.is_none() || self.figures != figures {
             self.round += 1;
             self.figures = figures;
         }
         let behind = self.by_id.range((Bound::Excluded(self.turn), Bound::Unbounded));
         let before = self.by_id.range(..=self.turn);
-        let due = behind.chain(before).filter(|(_, compared)| compared.round != self.round);
-        let due = due.map(|(id, compared)| (*id, Arc::clone(&compared.follower)));
+        let due = behind.chain(before).filter(|(_, (_, round))| *round != self.round);
+        let due = due.map(|(id, (key, _))| (*id, Arc::clone(key)));
         let turn: Vec<_> = due.take(MOST_KEYS).collect();
         (self.round, turn)
     }
 
     /// Records that a turn has been compared.
-    fn compared(&mut self, round: u64, turn: &[(u64, Arc<Follower>)]) {
+    fn compared(&mut self, round: u64, turn: &[(u64, Arc<ComparedKey>)]) {
         for (id, _) in turn {
-            if let Some(compared) = self.by_id.get_mut(id) {
-                compared.round = round;
+            if let Some((_, compared_in)) = self.by_id.get_mut(id) {
+                *compared_in = round;
             }
         }
         self.turn = turn.last().map_or(self.turn, |(id, _)| *id);
@@ -227,7 +230,7 @@ async fn compare(upkeep: Weak<Upkeep>, interval: Duration) {
     loop {
         sleep(pause).await;
         let Some(upkeep) = upkeep.upgrade() else { return };
-        if let Err(error) = upkeep.look().await {
+        if let Err(error) = upkeep.compare_keys().await {
             tracing::debug!(store = upkeep.backend.name(), %error, "live values cannot be compared for now");
         }
         pause = interval;
@@ -237,12 +240,6 @@ async fn compare(upkeep: Weak<Upkeep>, interval: Duration) {
 impl Drop for Upkeep {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
-    }
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        lock(&self.upkeep.followers).by_id.remove(&self.id);
     }
 }
 
@@ -257,15 +254,18 @@ impl fmt::Debug for Upkeep {
 mod tests {
     use super::*;
 
-    fn many() -> (Followers, usize) {
-        let mut followers = Followers::default();
+    fn many() -> (ComparedKeys, usize) {
+        let mut keys = ComparedKeys::default();
         let count = MOST_KEYS * 2 + 100;
-        for id in 1..=count as u64 {
-            let key = Key::new(format!("k{id}")).unwrap();
-            let follower = Arc::new(Follower::new(key, None));
-            followers.by_id.insert(id, Compared { follower, round: 0 });
+        for id in 1..=count {
+            keys.insert(compared(&format!("k{id}")));
         }
-        (followers, count)
+        (keys, count)
+    }
+
+    fn compared(key: &str) -> Arc<ComparedKey> {
+        let (key, known) = (Key::new(key).unwrap(), Mutex::default());
+        Arc::new(ComparedKey { key, known, differs: Notify::new() })
     }
 
     fn figures(newest: u64) -> Option<StoreFigures> {
@@ -273,14 +273,14 @@ mod tests {
     }
 
     #[test]
-    fn each_follower_has_its_turn_while_the_figures_change() {
+    fn each_key_has_its_turn_while_the_figures_change() {
         for known in [true, false] {
-            let (mut followers, count) = many();
+            let (mut keys, count) = many();
             let mut seen = std::collections::HashSet::new();
             for number in 0..3 {
-                let (round, turn) = followers.next_turn(figures(number).filter(|_| known));
+                let (round, turn) = keys.next_turn(figures(number).filter(|_| known));
                 assert_eq!(turn.len(), MOST_KEYS);
-                followers.compared(round, &turn);
+                keys.compared(round, &turn);
                 seen.extend(turn.iter().map(|(id, _)| *id));
             }
             assert_eq!(seen.len(), count);
@@ -288,20 +288,18 @@ mod tests {
     }
 
     #[test]
-    fn each_follower_is_compared_once_with_the_same_figures() {
-        let (mut followers, count) = many();
+    fn each_key_is_compared_once_with_the_same_figures() {
+        let (mut keys, count) = many();
         let mut compared = 0;
         for _ in 0..10 {
-            let (round, turn) = followers.next_turn(figures(1));
-            followers.compared(round, &turn);
+            let (round, turn) = keys.next_turn(figures(1));
+            keys.compared(round, &turn);
             compared += turn.len();
         }
         assert_eq!(compared, count);
-        // A follower that is added later is compared, and again if its turn failed.
-        let key = Key::new("later").unwrap();
-        let follower = Arc::new(Follower::new(key, None));
-        followers.by_id.insert(count as u64 + 1, Compared { follower, round: 0 });
-        assert_eq!(followers.next_turn(figures(1)).1.len(), 1);
-        assert_eq!(followers.next_turn(figures(1)).1.len(), 1);
+        // A key that is added later is compared, and again if its turn failed.
+        keys.insert(self::compared("later"));
+        assert_eq!(keys.next_turn(figures(1)).1.len(), 1);
+        assert_eq!(keys.next_turn(figures(1)).1.len(), 1);
     }
 }

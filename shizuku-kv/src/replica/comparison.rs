@@ -1,0 +1,106 @@
+//! The state of a replica's comparisons with its store.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::tally::Tally;
+use crate::store::{StoreFigures, WatchCursor};
+use crate::watch::{Doubt, Recent};
+
+/// Maximum number of intervals before the next listing, after listings without a difference.
+const LONGEST_PAUSE: u32 = 16;
+
+/// Outcome of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compared {
+    /// The replica agrees with the store.
+    Same,
+    /// Unknown, and not worth another listing yet.
+    Unknown,
+    /// The comparison follows when the collector has reached its target position.
+    Waits,
+    /// Another look is due soon.
+    Soon,
+    /// The store did not answer. The next look is due after a growing pause.
+    Failed,
+    /// The replica has to resync.
+    Differs,
+    Stopped,
+}
+
+/// State of the comparisons of one run.
+#[derive(Debug)]
+pub(super) struct Comparison {
+    pub(super) interval: Duration,
+    pub(super) tally: Tally,
+    /// The position of the replica when it lost touch with the store. `None` after a comparison has
+    /// shown that the store is the same.
+    pub(super) doubt: Option<Doubt>,
+    /// Updates from the watches of this run.
+    pub(super) recent: Recent,
+    /// The doubt is of an earlier run, so its deliveries have to be looked up in the storage.
+    pub(super) unread: bool,
+    /// A look whose position has not been reached.
+    pub(super) asked: Option<StoreFigures>,
+    /// The last figures that agreed.
+    pub(super) agreed: Option<StoreFigures>,
+    /// The last figures.
+    pub(super) seen: Option<StoreFigures>,
+    pub(super) looks: u32,
+    /// Number of failed looks since the last one that succeeded.
+    pub(super) failures: u32,
+    /// The next listing starts no earlier than this.
+    pub(super) not_before: Instant,
+    pause: Duration,
+}
+
+impl Comparison {
+    pub(super) fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            tally: Tally::default(),
+            doubt: None,
+            recent: Recent::default(),
+            unread: false,
+            asked: None,
+            agreed: None,
+            seen: None,
+            looks: 0,
+            failures: 0,
+            not_before: Instant::now(),
+            pause: interval,
+        }
+    }
+
+    /// Resumes from a checkpoint of an earlier run.
+    pub(super) fn resume(&mut self, cursor: WatchCursor, tombstones: Option<u64>) {
+        self.tally = Tally::resume(tombstones);
+        self.unread = true;
+        self.doubt = Some(Doubt { cursor, recent: Recent::default() });
+    }
+
+    /// Starts over, because the state is read from its beginning.
+    pub(super) fn afresh(&mut self) {
+        self.tally = Tally::afresh();
+        (self.doubt, self.asked, self.agreed, self.seen) = (None, None, None, None);
+        (self.recent, self.unread) = (Recent::default(), false);
+    }
+
+    /// Returns true if the keys may be listed now. If so, the next listing waits longer, unless
+    /// this one finds a difference.
+    pub(super) fn may_list(&mut self) -> bool {
+        let now = Instant::now();
+        if now < self.not_before {
+            return false;
+        }
+        self.not_before = now.checked_add(self.pause).unwrap_or(now);
+        self.pause = self.pause.saturating_mul(2).min(self.interval.saturating_mul(LONGEST_PAUSE));
+        true
+    }
+
+    pub(super) fn found(&mut self) {
+        self.pause = self.interval;
+        self.not_before = Instant::now();
+    }
+}

@@ -1,0 +1,102 @@
+//! State that higher layers keep for a handle and its clones.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use futures_core::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::{Deadline, KvResult, lock};
+
+/// State that a higher layer keeps for a handle and its clones.
+pub(crate) trait Attached: Default + Send + Sync + 'static {
+    /// Releases its resources in the store, before the connection is shut down. By default it has
+    /// none.
+    fn close(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<()>> {
+        let _ = deadline;
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// Attached state, whose type is not known here.
+struct Attachment {
+    value: Arc<dyn Any + Send + Sync>,
+    close: fn(Arc<dyn Any + Send + Sync>, Deadline) -> BoxFuture<'static, KvResult<()>>,
+}
+
+impl Attachment {
+    fn new<T: Attached>() -> Self {
+        Self {
+            value: Arc::<T>::default(),
+            close: |value, deadline| {
+                Box::pin(async move {
+                    match value.downcast_ref::<T>() {
+                        Some(value) => value.close(deadline).await,
+                        None => Ok(()),
+                    }
+                })
+            },
+        }
+    }
+}
+
+/// The attached state of one handle and its clones, one value of each type.
+#[derive(Default)]
+pub(super) struct Attachments {
+    by_type: Mutex<HashMap<TypeId, Attachment>>,
+    /// Set when users have dropped the last clone of the handle.
+    is_abandoned: watch::Sender<bool>,
+}
+
+impl Attachments {
+    /// Returns the value of a type, which is its default at the first call.
+    pub(super) fn get<T: Attached>(&self) -> Arc<T> {
+        let mut by_type = lock(&self.by_type);
+        let attachment = by_type.entry(TypeId::of::<T>()).or_insert_with(Attachment::new::<T>);
+        // The value of a type's slot has that type.
+        Arc::clone(&attachment.value).downcast().unwrap_or_default()
+    }
+
+    /// Releases the resources of higher layers in the store.
+    pub(super) async fn close(&self, deadline: Deadline) -> KvResult<()> {
+        let closing: Vec<_> = {
+            let by_type = lock(&self.by_type);
+            let all = by_type.values();
+            all.map(|each| (each.close)(Arc::clone(&each.value), deadline)).collect()
+        };
+        let mut closed = Ok(());
+        for closing in closing {
+            closed = closing.await.and(closed);
+        }
+        closed
+    }
+
+    /// Waits until users have dropped the last clone of the handle.
+    pub(super) async fn abandoned(&self) {
+        // The sender lives in `self`, so waiting does not fail.
+        let _ = self.is_abandoned.subscribe().wait_for(|is_abandoned| *is_abandoned).await;
+    }
+}
+
+impl fmt::Debug for Attachments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attachments").finish_non_exhaustive()
+    }
+}
+
+/// The users' clones of a handle. Dropping the last one marks the handle as abandoned.
+pub(super) struct User(Arc<Attachments>);
+
+impl User {
+    pub(super) fn of(attachments: &Arc<Attachments>) -> Self {
+        Self(Arc::clone(attachments))
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.0.is_abandoned.send_replace(true);
+    }
+}
