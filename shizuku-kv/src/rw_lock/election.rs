@@ -10,15 +10,16 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::time::Instant;
 
 use super::error::{DistroRwLockError, LockLoss, WithLockProcessError};
-use super::following::{Event, Following};
+use super::following::{Event, Following, backoff_between_watches};
 use super::guard::Hold;
 use super::inspect::{LockState, since_of};
+use super::lease;
 use super::lease::Sign;
+use super::lock::DistroRwLock;
 use super::options::LockOptions;
 use super::processor::{Processor, run};
 use super::record::{ClaimId, Grant, LockMode};
 use super::session::{is_later, key_of, lease_of, sign_of};
-use super::{DistroRwLock, backoff_between_watches, lease};
 use crate::store::{
     Deadline, FencingToken, Key, KvEntry, KvError, KvResult, KvUpdate, Readers, Store,
     VersionToken, Watch, WatchScope,
@@ -108,7 +109,7 @@ impl LeaderElection {
     /// As for [`DistroRwLock::write`]. Returns [`DistroRwLockError::Timeout`] if others led for all
     /// of [`LockOptions::wait`].
     pub async fn campaign(&self) -> Result<Leadership, DistroRwLockError> {
-        Ok(self.leadership(self.lock.wait(LockMode::Write).await?))
+        Ok(self.leadership(self.lock.wait("campaign", LockMode::Write).await?))
     }
 
     /// Becomes the leader if no leader exists and no candidate waits.
@@ -118,7 +119,7 @@ impl LeaderElection {
     /// # Errors
     /// As for [`DistroRwLock::try_write`].
     pub async fn try_campaign(&self) -> Result<Leadership, DistroRwLockError> {
-        Ok(self.leadership(self.lock.attempt(LockMode::Write).await?))
+        Ok(self.leadership(self.lock.attempt("try_campaign", LockMode::Write).await?))
     }
 
     fn leadership(&self, hold: Hold) -> Leadership {
@@ -177,7 +178,7 @@ impl LeaderElection {
     /// # Errors
     /// Returns [`DistroRwLockError::Store`] if the store cannot be watched now.
     pub async fn observe(&self) -> Result<Leaders, DistroRwLockError> {
-        let watch = self.watch().await.map_err(|error| self.lock.store_error(error))?;
+        let watch = self.watch().await.map_err(|error| self.lock.name.store_error(error))?;
         let observing = Observing {
             election: self.clone(),
             watch: Some(watch),
@@ -194,7 +195,7 @@ impl LeaderElection {
     }
 
     async fn watch(&self) -> Result<Watch, KvError> {
-        self.lock.store.shared_watch(WatchScope::Key(self.lock.key.clone())).await
+        self.lock.store.shared_watch(WatchScope::Key(self.lock.name.key.clone())).await
     }
 }
 
@@ -338,7 +339,7 @@ impl Observing {
                     tokio::time::sleep(pauses.next().unwrap_or_default()).await;
                     continue;
                 }
-                Err(error) => Err(self.election.lock.store_error(error)),
+                Err(error) => Err(self.election.lock.name.store_error(error)),
             };
             match looked {
                 Ok(()) if self.foreign.is_some() => {}
@@ -378,7 +379,7 @@ impl Observing {
         let is_same = |term: &Term| (term.id, term.leader.token) == (grant.claim.id, grant.token);
         if !self.term.as_ref().is_some_and(is_same) {
             let term = Term::new(&lock.store, grant);
-            self.term = Some(term.map_err(|error| lock.store_error(error))?);
+            self.term = Some(term.map_err(|error| lock.name.store_error(error))?);
         }
         Ok(())
     }
@@ -516,8 +517,7 @@ impl<P, L: Borrow<Leadership>> LeaderGuardProcessor<P, L> {
     {
         let hold = &self.leadership.borrow().hold;
         if let Some(reason) = hold.loss() {
-            let resource = hold.resource.to_string();
-            return Err(DistroRwLockError::LeaseLost { resource, reason }.into());
+            return Err(hold.name.lost_error(reason).into());
         }
         run(hold, self.ends_when_lost, self.processor.process(input)).await
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::LockMode;
+use super::record::LockMode;
 use crate::store::{Key, KvError};
 
 /// Error of a lock.

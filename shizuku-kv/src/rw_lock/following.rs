@@ -1,11 +1,12 @@
 //! A watch that is open while it is wanted, and is reopened after it was lost.
 
+use std::time::Duration;
+
 use backon::ExponentialBackoff;
 use futures_core::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::backoff_between_watches;
-use crate::store::{KvError, KvResult, KvUpdate, Store, Watch, WatchScope};
+use crate::store::{KvError, KvResult, KvUpdate, Store, Watch, WatchScope, backoff};
 
 /// A watch of a scope. It may share its upstream with other watches.
 pub(super) struct Following {
@@ -94,4 +95,9 @@ impl Following {
             return Event::Lost(error);
         }
     }
+}
+
+/// Returns the pauses before a watch that has ended is reopened.
+pub(super) fn backoff_between_watches() -> ExponentialBackoff {
+    backoff(Duration::from_millis(50), Duration::from_secs(2))
 }

@@ -16,6 +16,7 @@
 mod broken_tasks;
 mod denied_watches;
 mod faults;
+mod left_behind;
 mod limits;
 mod lost_writes;
 mod sessions;

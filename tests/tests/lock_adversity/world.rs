@@ -15,6 +15,10 @@ use crate::store::FaultyStore;
 /// Minimum lease: a dead holder is evicted after little more.
 pub(crate) const LEASE: Duration = Duration::from_secs(1);
 
+/// Lease for tests in memory whose sessions must survive a stall of the machine. A session also
+/// counts the time of the real clock, which a paused one does not stop.
+pub(crate) const STEADY_LEASE: Duration = Duration::from_secs(600);
+
 /// Key of the lock's record.
 pub(crate) const RECORD: &str = "rw_lock.r";
 
@@ -148,13 +152,20 @@ impl Process {
     }
 
     pub(crate) fn starts_to_wait(&self) -> JoinHandle<Result<WriteGuard, DistroRwLockError>> {
-        let lock = self.lock();
+        self.starts_to_wait_for(LEASE)
+    }
+
+    pub(crate) fn starts_to_wait_for(
+        &self,
+        lease: Duration,
+    ) -> JoinHandle<Result<WriteGuard, DistroRwLockError>> {
+        let lock = self.lock_for(lease);
         tokio::spawn(async move { lock.write().await })
     }
 }
 
 pub(crate) fn lock_of(store: &Store, resource: &str, lease: Duration) -> DistroRwLock {
-    let options = LockOptions::new().lease(lease).wait(Duration::from_secs(60));
+    let options = LockOptions::new().lease(lease).wait(60 * lease);
     DistroRwLock::with_options(store, resource, options).unwrap()
 }
 
