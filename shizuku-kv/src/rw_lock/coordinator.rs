@@ -3,8 +3,8 @@
 //! A task for each store and resource collects the requests of callers, applies all of them to the
 //! cached record ([`record_cache`]), and writes the result ([`write`]). If it loses the swap, it
 //! reads and applies again. It does the same if the outcome is unknown: a claim that is already in
-//! the record is granted as it is. Callers send commands over channels, so that a caller that leaves
-//! midway leaves nothing half done (ADR 0044).
+//! the record is granted as it is. Callers send commands over channels, so that a caller that
+//! leaves midway leaves nothing half done (ADR 0044).
 //!
 //! While claims of this process wait, the task watches the record, in which a release grants the
 //! lock to the next waiter ([`follow`]). It also watches the sessions before those claims

@@ -238,7 +238,7 @@ impl Scenario {
 }
 
 #[test]
-fn a_lock_keeps_its_promises_whatever_happens() {
+fn protocol_keeps_its_promises_in_every_schedule() {
     let mut not_reached = Vec::from(TO_REACH);
     for mut scenario in ALL {
         if std::env::var_os("SHIZUKU_LONG").is_some() {
@@ -253,7 +253,7 @@ fn a_lock_keeps_its_promises_whatever_happens() {
 }
 
 #[test]
-fn each_wrong_decision_breaks_a_promise() {
+fn mutation_of_each_decision_breaks_a_promise() {
     let mut promises = BTreeSet::from(promises::PROMISES);
     let mut missed = Vec::new();
     for Mutation { name, decisions, scenario, breaks } in mutations::all() {

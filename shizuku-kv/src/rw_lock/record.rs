@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_read_as_it_was_written() {
+    fn record_is_decoded_as_encoded() {
         let mut record = LockRecord { fence: 3, ..LockRecord::default() };
         let token = FencingToken::from_u64(3);
         record.holders.push(Grant { claim: claim(1, LockMode::Write), token, since: None });
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_are_not_known_survive() {
+    fn unknown_fields_of_a_record_survive() {
         let id = r#""session":"00000000000000000000000000000007""#;
         let text = format!(
             r#"{{"shizuku_lock":1,"fence":3,"holders":[{{{id},"number":1,"mode":"read","token":3,"zone":[1]}}],"queue":[{{{id},"number":2,"mode":"write","zone":{{"a":null}},"since":1,"token":9}}],"more":-0.5}}"#
@@ -423,7 +423,7 @@ mod tests {
     /// Covers every transition without a new claim: a holder leaves and readers are granted, the
     /// numbers become longer.
     #[test]
-    fn a_record_never_grows_without_a_claim() {
+    fn record_without_new_claim_never_grows() {
         use super::super::transition::Change;
         let now = UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
         for fence in [0, 8, 98, 9_999_998] {
@@ -456,14 +456,14 @@ mod tests {
     }
 
     #[test]
-    fn digits_are_counted() {
+    fn digits_of_a_number_are_counted() {
         for (number, expected) in [(0, 1), (9, 1), (10, 2), (99, 2), (100, 3), (u64::MAX, DIGITS)] {
             assert_eq!(digits(number), expected, "{number}");
         }
     }
 
     #[test]
-    fn what_is_no_record_is_refused() {
+    fn foreign_value_is_rejected() {
         let refused = |text: &str| LockRecord::from_bytes(text.as_bytes()).unwrap_err();
         for other in ["", "x", "{}", "[]", r#"{"fence":1}"#, "\u{0}"] {
             assert!(refused(other).contains("not the record"), "{other}");
@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_never_the_same() {
+    fn session_ids_are_unique_and_parsed() {
         let drawn: std::collections::HashSet<_> =
             (0..10_000).map(|_| SessionId::random()).collect();
         assert_eq!(drawn.len(), 10_000);

@@ -8,7 +8,7 @@ use crate::world::{LEASE, World, goes_by, within};
 /// The next task would not know of the holds of the panicked one. Without the notification a holder
 /// would continue while another acquires the lock.
 #[tokio::test(start_paused = true)]
-async fn a_holder_is_told_when_the_task_of_its_lock_has_panicked() {
+async fn holder_is_notified_after_panic_of_coordinator() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     let _alive = one.stay_alive().await;
@@ -43,7 +43,7 @@ async fn a_holder_is_told_when_the_task_of_its_lock_has_panicked() {
 
 /// Otherwise the lease would not be renewed, and its holder would rely on it until it expires.
 #[tokio::test(start_paused = true)]
-async fn a_holder_is_told_when_the_task_of_its_session_has_panicked() {
+async fn holder_is_notified_after_panic_of_keep_alive() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     let held = one.lock().write().await.unwrap();

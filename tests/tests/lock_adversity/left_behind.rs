@@ -52,7 +52,8 @@ async fn rounds_of_all_outcomes_leave_no_task() {
             held.release().await.unwrap();
         }
     }
-    goes_by(STEADY_LEASE).await;
+    // The sessions end once they were unused for a lease, which each renewal checks.
+    goes_by(2 * STEADY_LEASE).await;
     tasks_return_to(before).await;
 }
 
@@ -96,7 +97,7 @@ async fn rejected_try_leaves_no_task_at_foreign_record() {
     let held = holder.lock().write().await.unwrap();
     assert!(trier.lock().try_write().await.is_err());
     goes_by(LEASE / 10).await;
-    world.around.put(RECORD, "of another program").await.unwrap();
+    world.around.put(RECORD, "no record").await.unwrap();
     within(5, "the holder is notified", held.lost()).await;
     drop(held);
     assert_eq!(requests_at_rest(&trier).await, 0);

@@ -11,7 +11,7 @@ use crate::world::{LEASE, STEADY_LEASE, World, lock_of, within};
 /// A clone of the handle that cannot wait makes the first request. Its deadline must not apply to
 /// requests of others, which would all fail before they are sent.
 #[tokio::test(start_paused = true)]
-async fn the_deadline_of_a_clone_is_its_own() {
+async fn deadline_of_a_clone_does_not_apply_to_others() {
     for has_session in [false, true] {
         for deadline in [Duration::ZERO, Duration::from_nanos(1)] {
             let world = World::in_memory().await;
@@ -29,7 +29,7 @@ async fn the_deadline_of_a_clone_is_its_own() {
 
 /// Twice the longest deadline must not panic.
 #[tokio::test(start_paused = true)]
-async fn the_longest_deadline_is_no_panic() {
+async fn longest_deadline_does_not_panic() {
     let world = World::in_memory().await;
     let store = world.around.with_deadline(Duration::MAX);
     let lock = DistroRwLock::with_options(

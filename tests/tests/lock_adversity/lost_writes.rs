@@ -13,7 +13,7 @@ fn passing() -> [Fate; 4] {
 
 /// Otherwise the waiter would watch a record that no other process changes, until its deadline.
 #[tokio::test(start_paused = true)]
-async fn a_waiter_whose_eviction_of_a_dead_holder_fails_tries_it_again() {
+async fn eviction_of_dead_holder_is_retried() {
     for fate in passing().into_iter().chain([Fate::Refused(full())]) {
         let world = World::in_memory().await;
         let [dead, waiter] = world.processes().await;
@@ -29,7 +29,7 @@ async fn a_waiter_whose_eviction_of_a_dead_holder_fails_tries_it_again() {
 
 /// Otherwise a request that failed once would leave a dead session in the way of all waiters.
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_cannot_end_a_dead_session_tries_it_again() {
+async fn ending_of_dead_session_is_retried() {
     for fate in passing().into_iter().chain([Fate::Refused(full())]) {
         let world = World::in_memory().await;
         let [dead, waiter] = world.processes().await;
@@ -44,7 +44,7 @@ async fn a_waiter_that_cannot_end_a_dead_session_tries_it_again() {
 /// A process may learn of a change that overtook its own from a watch; otherwise it has to read.
 /// One that only waited for the watch would not acquire the lock.
 #[tokio::test(start_paused = true)]
-async fn a_change_that_another_was_ahead_of_is_made_also_where_no_watch_tells() {
+async fn lost_swap_is_retried_without_watch() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     let first = one.lock().read().await.unwrap();
@@ -62,7 +62,7 @@ async fn a_change_that_another_was_ahead_of_is_made_also_where_no_watch_tells() 
 /// Otherwise the repeated break would revoke the lock from the next holder, while both believe that
 /// they hold it.
 #[tokio::test(start_paused = true)]
-async fn a_break_without_an_acknowledgement_breaks_once() {
+async fn break_without_acknowledgement_breaks_once() {
     let world = World::in_memory().await;
     let [holder, next, last, operator] = world.processes().await;
     let held = holder.lock().write().await.unwrap();
@@ -82,7 +82,7 @@ async fn a_break_without_an_acknowledgement_breaks_once() {
 
 /// Otherwise a live process without a guard would hold the lock for ever.
 #[tokio::test(start_paused = true)]
-async fn a_release_that_fails_once_is_made_all_the_same() {
+async fn failed_release_is_retried() {
     for fate in
         passing().into_iter().chain([Fate::Refused(full()), Fate::Refused(broken()), Fate::Late])
     {
@@ -110,7 +110,7 @@ async fn a_release_that_fails_once_is_made_all_the_same() {
 
 /// The same without a caller that waits for the release.
 #[tokio::test(start_paused = true)]
-async fn a_guard_that_is_dropped_lets_go_also_where_that_fails_once() {
+async fn failed_release_of_dropped_guard_is_retried() {
     for fate in passing().into_iter().chain([Fate::Refused(full()), Fate::Refused(broken())]) {
         let world = World::in_memory().await;
         let [holder, other] = world.processes().await;
@@ -126,7 +126,7 @@ async fn a_guard_that_is_dropped_lets_go_also_where_that_fails_once() {
 /// Otherwise a rejected claim would block all others, or a waiter would get the error of a fault
 /// that is over.
 #[tokio::test(start_paused = true)]
-async fn a_claim_whose_write_fails_once_is_granted_or_leaves_nothing() {
+async fn failed_claim_is_granted_or_leaves_no_trace() {
     for fate in passing().into_iter().chain([Fate::Refused(full()), Fate::Refused(broken())]) {
         let world = World::in_memory().await;
         let [one, other] = world.processes().await;
@@ -148,7 +148,7 @@ async fn a_claim_whose_write_fails_once_is_granted_or_leaves_nothing() {
 /// It is unknown whether the claim is in the record, and finding out fails permanently. Otherwise a
 /// rejected claim would hold the lock for a live process.
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_is_refused_after_an_unknown_write_leaves_nothing() {
+async fn rejected_claim_of_unknown_write_leaves_no_trace() {
     for fate in [Fate::Unanswered, Fate::Lost, Fate::Late] {
         let world = World::in_memory().await;
         let [one, other] = world.processes().await;
@@ -168,7 +168,7 @@ async fn a_claim_that_is_refused_after_an_unknown_write_leaves_nothing() {
 
 /// The same if the claim is dropped instead of rejected.
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_is_given_up_while_its_write_is_on_its_way_leaves_nothing() {
+async fn abandoned_claim_in_flight_leaves_no_trace() {
     for fate in [Fate::Unanswered, Fate::Lost, Fate::Late] {
         let world = World::in_memory().await;
         let [one, other] = world.processes().await;
@@ -186,7 +186,7 @@ async fn a_claim_that_is_given_up_while_its_write_is_on_its_way_leaves_nothing()
 
 /// Otherwise a writer that became a reader would be told that it holds nothing, and block readers.
 #[tokio::test(start_paused = true)]
-async fn a_downgrade_whose_write_fails_once_is_made() {
+async fn failed_downgrade_is_retried() {
     for fate in passing() {
         let world = World::in_memory().await;
         let [holder, other] = world.processes().await;

@@ -14,7 +14,7 @@ const LONG_LEASE: Duration = Duration::from_secs(60);
 /// The key exists when the waiter first looks, and is gone when it wants to end the session.
 /// Otherwise it would try for ever to delete a version that does not exist.
 #[tokio::test(start_paused = true)]
-async fn a_dead_session_whose_key_is_lost_without_a_trace_is_in_nobodys_way() {
+async fn dead_session_without_key_is_evicted() {
     let world = World::in_memory().await;
     let [dead, waiter] = world.processes().await;
     let _held = dead.lock().write().await.unwrap();
@@ -29,7 +29,7 @@ async fn a_dead_session_whose_key_is_lost_without_a_trace_is_in_nobodys_way() {
 
 /// The same on a server, from whose stream the key is purged by hand.
 #[tokio::test]
-async fn a_dead_session_that_was_purged_from_the_stream_is_in_nobodys_way() {
+async fn dead_session_purged_from_stream_is_evicted() {
     let world = World::on_nats().await;
     let [dead, waiter] = world.processes().await;
     let _held = dead.lock().write().await.unwrap();
@@ -47,7 +47,7 @@ async fn a_dead_session_that_was_purged_from_the_stream_is_in_nobodys_way() {
 
 /// Otherwise a process without a session key would continue until the end of its lease.
 #[tokio::test(start_paused = true)]
-async fn a_holder_whose_session_is_lost_without_a_trace_is_told_at_its_next_renewal() {
+async fn holder_of_lost_session_key_is_notified_at_renewal() {
     let world = World::in_memory().await;
     let [holder] = world.processes().await;
     let held = holder.lock_for(LONG_LEASE).write().await.unwrap();
@@ -63,7 +63,7 @@ async fn a_holder_whose_session_is_lost_without_a_trace_is_told_at_its_next_rene
 /// Otherwise it would be queued under an ended session, evicted and queued again repeatedly, or
 /// granted without a notification.
 #[tokio::test(start_paused = true)]
-async fn a_waiter_whose_session_an_operator_deletes_stands_in_line_anew_under_another() {
+async fn waiter_of_deleted_session_queues_under_another() {
     let world = World::in_memory().await;
     let [holder, waiter] = world.processes().await;
     let held = holder.lock().write().await.unwrap();
@@ -88,7 +88,7 @@ async fn a_waiter_whose_session_an_operator_deletes_stands_in_line_anew_under_an
 
 /// Otherwise it would believe for a third of its lease that it holds the lock, while another does.
 #[tokio::test(start_paused = true)]
-async fn a_holder_whose_session_an_operator_deletes_is_told_as_soon_as_another_is_let_in() {
+async fn holder_of_deleted_session_is_notified_at_next_grant() {
     let world = World::in_memory().await;
     let [holder, waiter] = world.processes().await;
     let held = holder.lock_for(LONG_LEASE).write().await.unwrap();
@@ -107,7 +107,7 @@ async fn a_holder_whose_session_an_operator_deletes_is_told_as_soon_as_another_i
 
 /// Otherwise it would not be notified before its lease expires.
 #[tokio::test(start_paused = true)]
-async fn a_holder_whose_session_an_operator_deletes_is_told_at_its_next_renewal() {
+async fn holder_of_deleted_session_is_notified_at_renewal() {
     let world = World::in_memory().await;
     let [holder, other] = world.processes().await;
     let held = holder.lock_for(LONG_LEASE).write().await.unwrap();
@@ -120,7 +120,7 @@ async fn a_holder_whose_session_an_operator_deletes_is_told_at_its_next_renewal(
 /// Answers that take up to half of the lease are no reason to lose it. Otherwise each renewal would
 /// be given up before its answer comes, and none would ever count.
 #[tokio::test(start_paused = true)]
-async fn a_holder_whose_renewals_are_answered_slowly_keeps_its_lock() {
+async fn holder_with_slow_renewals_keeps_its_lock() {
     let lease = 3 * LEASE;
     let holds = async |part: u32| {
         let world = World::in_memory().await;
@@ -135,7 +135,7 @@ async fn a_holder_whose_renewals_are_answered_slowly_keeps_its_lock() {
 
 /// Otherwise a process would lose its locks because of one lost answer in two.
 #[tokio::test(start_paused = true)]
-async fn a_holder_of_whose_renewals_every_answer_is_lost_keeps_its_lock() {
+async fn holder_without_acknowledgements_keeps_its_lock() {
     let world = World::in_memory().await;
     let [holder] = world.processes().await;
     let held = holder.lock_for(3 * LEASE).write().await.unwrap();
@@ -148,7 +148,7 @@ async fn a_holder_of_whose_renewals_every_answer_is_lost_keeps_its_lock() {
 /// A holder whose renewals never arrive is notified when its lease expires, and not when another
 /// acquires the lock.
 #[tokio::test(start_paused = true)]
-async fn a_holder_of_which_no_renewal_arrives_is_told_in_time() {
+async fn holder_without_renewals_is_notified_in_time() {
     let world = World::in_memory().await;
     let [holder, waiter] = world.processes().await;
     let held = holder.lock().write().await.unwrap();

@@ -29,7 +29,7 @@ async fn runs_until_it_gets_in(
 /// Otherwise each process would count from its own first look at the dead one, and end before the
 /// lease is over.
 #[tokio::test(start_paused = true)]
-async fn a_new_process_that_tries_gets_in_after_a_crash() {
+async fn try_of_new_process_succeeds_after_crash() {
     let world = World::in_memory().await;
     let [dead] = world.processes().await;
     let _held = dead.lock().write().await.unwrap();
@@ -41,7 +41,7 @@ async fn a_new_process_that_tries_gets_in_after_a_crash() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_process_that_waits_for_a_moment_gets_in_after_a_crash() {
+async fn short_wait_of_new_process_succeeds_after_crash() {
     let world = World::in_memory().await;
     let [dead] = world.processes().await;
     let _held = dead.lock().write().await.unwrap();
@@ -58,7 +58,7 @@ async fn a_new_process_that_waits_for_a_moment_gets_in_after_a_crash() {
 /// The clock of the store has been set, so that all earlier entries look old. No process loses a
 /// lock by that.
 #[tokio::test(start_paused = true)]
-async fn a_living_holder_that_looks_dead_by_the_store_keeps_its_lock() {
+async fn live_holder_presumed_dead_by_store_keeps_its_lock() {
     let world = World::in_memory().await;
     let [holder, trier] = world.processes().await;
     let held = holder.lock().write().await.unwrap();
@@ -78,7 +78,7 @@ async fn a_living_holder_that_looks_dead_by_the_store_keeps_its_lock() {
 
 /// `try_write` does not wait for a lock that a live process holds.
 #[tokio::test(start_paused = true)]
-async fn a_try_is_rejected_at_once_while_the_holder_lives() {
+async fn try_is_rejected_at_once_while_holder_lives() {
     let world = World::in_memory().await;
     let [holder, trier] = world.processes().await;
     let held = holder.lock().write().await.unwrap();
@@ -144,7 +144,7 @@ async fn dead_holder_and_dead_waiters_are_evicted_together() {
 
 /// Finding a key for the session, creating it, and the swap, however many are queued.
 #[tokio::test(start_paused = true)]
-async fn joining_a_long_line_takes_three_requests() {
+async fn claim_of_long_queue_takes_three_requests() {
     let world = World::in_memory().await;
     let [holder] = world.processes().await;
     // The test uses some real time, which counts too.
@@ -170,7 +170,7 @@ async fn joining_a_long_line_takes_three_requests() {
 /// Another session has the key by then. Otherwise requests in flight of the old holder would end
 /// that session, or keep a dead one alive.
 #[tokio::test(start_paused = true)]
-async fn a_late_renewal_does_not_disturb_the_session_that_has_the_key_now() {
+async fn late_renewal_does_not_affect_next_session_of_key() {
     let world = World::in_memory().await;
     let [late, other] = world.processes().await;
     let held = late.lock().write().await.unwrap();

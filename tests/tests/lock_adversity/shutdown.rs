@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// One held lock, and a waiting claim for another.
 #[tokio::test(start_paused = true)]
-async fn a_release_at_shutdown_is_repeated_until_it_is_known() {
+async fn failed_release_at_shutdown_is_retried() {
     let fates = [
         Fate::Refused(timeout()),
         Fate::Refused(unavailable()),
@@ -45,7 +45,7 @@ async fn a_release_at_shutdown_is_repeated_until_it_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_of_a_store_that_does_not_answer_ends() {
+async fn shutdown_of_unreachable_store_ends() {
     let world = World::in_memory().await;
     let [process] = world.processes().await;
     let handles = OpenStores::new();
@@ -59,7 +59,7 @@ async fn shutdown_of_a_store_that_does_not_answer_ends() {
 
 /// It has no lock to release.
 #[tokio::test(start_paused = true)]
-async fn shutdown_of_a_store_that_is_gone_ends_at_once() {
+async fn shutdown_of_deleted_store_ends_at_once() {
     let world = World::in_memory().await;
     let [process] = world.processes().await;
     let handles = OpenStores::new();
@@ -74,7 +74,7 @@ async fn shutdown_of_a_store_that_is_gone_ends_at_once() {
 /// The first claim needs a session that has yet to be created; the second has one, and is queued
 /// behind it.
 #[tokio::test(start_paused = true)]
-async fn a_claim_whose_session_fails_holds_up_no_other() {
+async fn claim_of_failed_session_blocks_no_other() {
     for fate in [Fate::Refused(broken()), Fate::Lost, Fate::Unanswered] {
         let world = World::in_memory().await;
         let [process] = world.processes().await;

@@ -9,7 +9,7 @@ use crate::world::{LEASE, RECORD, World, goes_by, within};
 
 /// Otherwise a process would miss its own grant, and notify its holder of a lost lock.
 #[tokio::test(start_paused = true)]
-async fn a_holder_is_not_told_that_it_lost_what_an_old_record_does_not_have() {
+async fn stale_record_does_not_revoke_a_grant() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     one.lock().read().await.unwrap().release().await.unwrap();
@@ -33,7 +33,7 @@ async fn a_holder_is_not_told_that_it_lost_what_an_old_record_does_not_have() {
 
 /// The same if every read is stale, because the watch delivers the current record.
 #[tokio::test(start_paused = true)]
-async fn a_holder_goes_on_also_where_all_reads_are_old() {
+async fn holder_keeps_its_lock_if_all_reads_are_stale() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     one.lock().read().await.unwrap().release().await.unwrap();
@@ -56,7 +56,7 @@ async fn a_holder_goes_on_also_where_all_reads_are_old() {
 /// Otherwise a releasing process would not find its grant, believe that others evicted it, and
 /// leave it behind.
 #[tokio::test(start_paused = true)]
-async fn a_release_over_an_old_record_takes_its_grant_out() {
+async fn release_after_stale_read_removes_its_grant() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     let _alive = one.stay_alive().await;
@@ -76,7 +76,7 @@ async fn a_release_over_an_old_record_takes_its_grant_out() {
 
 /// Otherwise a queued process would not find itself, and queue a second time.
 #[tokio::test(start_paused = true)]
-async fn a_waiter_stands_in_line_once_whatever_an_old_record_says() {
+async fn waiter_queues_once_despite_stale_record() {
     let world = World::in_memory().await;
     let [holder, waiter] = world.processes().await;
     let _alive = waiter.stay_alive().await;
@@ -101,7 +101,7 @@ async fn a_waiter_stands_in_line_once_whatever_an_old_record_says() {
 /// that the write replaces. The other version must not prove that the write cannot land any more.
 /// When it did, a live process would hold a lock that no guard there knows of.
 #[tokio::test(start_paused = true)]
-async fn a_write_that_can_still_land_is_not_taken_for_gone_by_an_old_record() {
+async fn stale_record_does_not_resolve_a_write_in_flight() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     let _alive = one.stay_alive().await;
@@ -121,7 +121,7 @@ async fn a_write_that_can_still_land_is_not_taken_for_gone_by_an_old_record() {
 /// Otherwise an operator would be told that a lock is broken whose newest grant the old record does
 /// not have.
 #[tokio::test(start_paused = true)]
-async fn a_break_after_an_old_read_breaks_what_is_there() {
+async fn break_after_stale_read_revokes_present_holders() {
     let world = World::in_memory().await;
     let [holder, operator] = world.processes().await;
     operator.lock().write().await.unwrap().release().await.unwrap();
@@ -153,7 +153,7 @@ async fn a_break_after_an_old_read_breaks_what_is_there() {
 
 /// Otherwise the caller would be told that a lock is broken that is held as before.
 #[tokio::test(start_paused = true)]
-async fn a_break_is_not_said_to_be_made_that_was_not_made() {
+async fn break_is_not_reported_unless_made() {
     let world = World::in_memory().await;
     let [holder, operator] = world.processes().await;
     operator.lock().write().await.unwrap().release().await.unwrap();
@@ -194,12 +194,12 @@ async fn is_held_after_an_old_read_of_its_session(is_known: bool) {
 
 /// Otherwise a process would attribute its own entry to another, and give up all of its locks.
 #[tokio::test(start_paused = true)]
-async fn a_session_is_not_taken_for_ended_by_an_old_renewal() {
+async fn stale_renewal_does_not_end_a_session() {
     is_held_after_an_old_read_of_its_session(true).await;
 }
 
 /// Otherwise a process would consider its session removed, and give up all of its locks.
 #[tokio::test(start_paused = true)]
-async fn a_session_is_not_taken_for_ended_where_it_is_not_known_yet() {
+async fn missing_renewal_on_replica_does_not_end_a_session() {
     is_held_after_an_old_read_of_its_session(false).await;
 }

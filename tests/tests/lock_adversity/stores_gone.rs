@@ -28,7 +28,7 @@ fn says_so(error: &DistroRwLockError, is_shut_down: bool) -> bool {
 /// Otherwise a task with nothing to wait for would send requests without end, while the lock is
 /// held or after all handles are gone.
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_gone_is_not_asked_without_end() {
+async fn holder_sends_few_requests_to_deleted_store() {
     for is_shut_down in [false, true] {
         let world = World::in_memory().await;
         let [holder] = world.processes().await;
@@ -53,7 +53,7 @@ async fn a_store_that_is_gone_is_not_asked_without_end() {
 /// Otherwise it would wait until its deadline for a store that does not come back, and send
 /// requests all the time.
 #[tokio::test(start_paused = true)]
-async fn a_waiter_is_told_that_the_store_is_gone() {
+async fn waiter_is_notified_of_deleted_store() {
     for is_shut_down in [false, true] {
         let world = World::in_memory().await;
         let [holder, waiter] = world.processes().await;
@@ -72,7 +72,7 @@ async fn a_waiter_is_told_that_the_store_is_gone() {
 
 /// Otherwise it would not end.
 #[tokio::test(start_paused = true)]
-async fn claims_and_questions_about_a_store_that_is_gone_are_refused() {
+async fn calls_for_deleted_store_are_rejected() {
     for is_shut_down in [false, true] {
         let world = World::in_memory().await;
         let [one] = world.processes().await;

@@ -20,7 +20,7 @@ async fn use_it(process: &Process) {
 
 /// Otherwise a process would wait for a version that never comes, or hold a lock under a session
 /// that does not exist.
-async fn a_free_lock_is_granted(mut world: World, is_on_nats: bool) {
+async fn free_lock_is_granted(mut world: World, is_on_nats: bool) {
     let [one] = world.processes().await;
     use_it(&one).await;
     make_again(&mut world, &[&one], is_on_nats).await;
@@ -49,18 +49,18 @@ async fn a_free_lock_is_granted(mut world: World, is_on_nats: bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_free_lock_of_a_store_that_is_made_again_is_granted_in_memory() {
-    a_free_lock_is_granted(World::in_memory().await, false).await;
+async fn free_lock_of_recreated_store_is_granted_in_memory() {
+    free_lock_is_granted(World::in_memory().await, false).await;
 }
 
 #[tokio::test]
-async fn a_free_lock_of_a_store_that_is_made_again_is_granted_on_nats() {
-    a_free_lock_is_granted(World::on_nats().await, true).await;
+async fn free_lock_of_recreated_store_is_granted_on_nats() {
+    free_lock_is_granted(World::on_nats().await, true).await;
 }
 
 /// Otherwise a process that considers the new record old would not see its holder, or would wait
 /// for ever.
-async fn a_lock_that_another_holds_is_not_granted(mut world: World, is_on_nats: bool) {
+async fn held_lock_is_waited_for(mut world: World, is_on_nats: bool) {
     let [one] = world.processes().await;
     use_it(&one).await;
     make_again(&mut world, &[&one], is_on_nats).await;
@@ -78,18 +78,18 @@ async fn a_lock_that_another_holds_is_not_granted(mut world: World, is_on_nats: 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lock_that_another_holds_in_a_store_that_is_made_again_is_waited_for_in_memory() {
-    a_lock_that_another_holds_is_not_granted(World::in_memory().await, false).await;
+async fn held_lock_of_recreated_store_is_waited_for_in_memory() {
+    held_lock_is_waited_for(World::in_memory().await, false).await;
 }
 
 #[tokio::test]
-async fn a_lock_that_another_holds_in_a_store_that_is_made_again_is_waited_for_on_nats() {
-    a_lock_that_another_holds_is_not_granted(World::on_nats().await, true).await;
+async fn held_lock_of_recreated_store_is_waited_for_on_nats() {
+    held_lock_is_waited_for(World::on_nats().await, true).await;
 }
 
 /// Otherwise a holder in the old store would rely on its lock, or release another's lock in the new
 /// one.
-async fn what_was_held_is_lost(mut world: World, is_on_nats: bool) {
+async fn held_lock_is_lost(mut world: World, is_on_nats: bool) {
     let [one, other] = world.processes().await;
     use_it(&one).await;
     let held = one.lock().write().await.unwrap();
@@ -112,13 +112,13 @@ async fn what_was_held_is_lost(mut world: World, is_on_nats: bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_held_in_a_store_that_is_made_again_is_lost_in_memory() {
-    what_was_held_is_lost(World::in_memory().await, false).await;
+async fn lock_of_deleted_store_is_lost_in_memory() {
+    held_lock_is_lost(World::in_memory().await, false).await;
 }
 
 #[tokio::test]
-async fn what_was_held_in_a_store_that_is_made_again_is_lost_on_nats() {
-    what_was_held_is_lost(World::on_nats().await, true).await;
+async fn lock_of_deleted_store_is_lost_on_nats() {
+    held_lock_is_lost(World::on_nats().await, true).await;
 }
 
 /// Stores live sessions under all keys that a new session could use, except one.

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_read_as_it_was_written() {
+    fn line_is_decoded_as_encoded() {
         let resource = || "a".to_owned();
         let why = || "its lease was not renewed in time".to_owned();
         let events = [

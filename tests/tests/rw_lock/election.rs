@@ -13,7 +13,7 @@ use shizuku_kv_tests::{NatsServer, TcpProxy, unique};
 use crate::handles;
 
 #[tokio::test]
-async fn candidates_lead_one_after_the_other_and_everybody_sees_it() {
+async fn candidates_lead_in_turn_and_are_observed() {
     for stores in handles(3).await {
         let [one, two] =
             [0, 1].map(|n| LeaderElection::new(&stores[n], "job", format!("node-{n}")).unwrap());
@@ -53,7 +53,7 @@ async fn candidates_lead_one_after_the_other_and_everybody_sees_it() {
 }
 
 #[tokio::test]
-async fn an_operator_ends_a_term() {
+async fn operator_ends_a_term() {
     for stores in handles(2).await {
         let [one, two] = [0, 1].map(|n| LeaderElection::new(&stores[n], "job", "me").unwrap());
         let leadership = one.campaign().await.unwrap();
@@ -66,7 +66,7 @@ async fn an_operator_ends_a_term() {
 }
 
 #[tokio::test]
-async fn only_a_leader_does_the_work() {
+async fn leader_processor_runs_only_for_leader() {
     for stores in handles(2).await {
         let election = LeaderElection::new(&stores[0], "job", "me").unwrap();
         let leadership = Arc::new(election.campaign().await.unwrap());

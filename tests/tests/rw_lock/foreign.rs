@@ -91,7 +91,7 @@ async fn unknown_fields_survive_a_rewrite() {
 }
 
 #[tokio::test]
-async fn a_record_of_an_unknown_format_is_named_and_left_alone() {
+async fn record_of_unknown_format_is_named_and_unchanged() {
     for stores in handles(2).await {
         let foreign = r#"{"shizuku_lock":7,"fence":3,"holders":[],"queue":[]}"#;
         let written = stores[1].put("rw_lock.r", foreign).await.unwrap();

@@ -30,7 +30,7 @@ async fn next(leaders: &mut Leaders) -> Option<String> {
 }
 
 #[tokio::test]
-async fn inspect_shows_since_when_lease_and_renewal() {
+async fn inspect_shows_grant_lease_and_renewal() {
     for stores in handles(2).await {
         let before = SystemTime::now();
         let lock = DistroRwLock::with_options(&stores[0], "r", options()).unwrap();
@@ -68,7 +68,7 @@ async fn inspect_shows_since_when_lease_and_renewal() {
 
 /// A process that dies leads a term, holds one lock, and waits for another.
 #[test]
-fn a_dead_process_is_presumed_dead_and_does_not_lead() {
+fn dead_process_is_presumed_dead_and_not_leader() {
     let living = runtime();
     for stores in living.block_on(handles(3)) {
         let dying = runtime();
@@ -128,7 +128,7 @@ fn a_dead_process_is_presumed_dead_and_does_not_lead() {
 
 /// An operator deleted the session key of a leader that did not resign.
 #[tokio::test]
-async fn a_leader_without_a_session_does_not_lead() {
+async fn leader_without_session_is_not_reported() {
     for stores in handles(2).await {
         let long = LockOptions::new().lease(Duration::from_secs(60));
         let term = LeaderElection::with_options(&stores[0], "job", "me", long).unwrap();

@@ -25,7 +25,7 @@ async fn is_free(lock: &DistroRwLock) {
 }
 
 #[tokio::test]
-async fn the_lock_is_held_during_the_work_and_let_go_of_after_it_whatever_becomes_of_it() {
+async fn lock_is_held_during_work_and_released_after_it() {
     for stores in handles(2).await {
         let other = DistroRwLock::new(&stores[1], "r").unwrap();
         let work = processor_fn({
@@ -80,7 +80,7 @@ async fn the_lock_is_held_during_the_work_and_let_go_of_after_it_whatever_become
 }
 
 #[tokio::test]
-async fn work_whose_lock_is_lost_goes_on_or_ends_as_was_asked_for() {
+async fn work_without_lock_continues_or_ends_as_configured() {
     for stores in handles(2).await {
         let other = DistroRwLock::new(&stores[1], "r").unwrap();
         let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
@@ -119,7 +119,7 @@ async fn work_whose_lock_is_lost_goes_on_or_ends_as_was_asked_for() {
 }
 
 #[tokio::test]
-async fn who_does_not_get_the_lock_does_not_work() {
+async fn processor_without_lock_does_not_run() {
     for stores in handles(2).await {
         let held = DistroRwLock::new(&stores[1], "r").unwrap().write().await.unwrap();
         let work = Arc::new(processor_fn(|()| async { panic!("it was not to be done") }));

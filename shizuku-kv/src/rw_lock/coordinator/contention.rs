@@ -5,7 +5,6 @@ use std::time::Duration;
 use backon::ExponentialBackoff;
 use tokio::time::Instant;
 
-use super::KEEP;
 use crate::store::backoff;
 
 #[derive(Debug, Default)]
@@ -33,9 +32,9 @@ impl Contention {
         self.pauses = None;
     }
 
-    /// Returns whether others use the lock too.
-    pub(super) fn is_recent(&self) -> bool {
-        self.last_conflict.is_some_and(|last| last.elapsed() < KEEP)
+    /// Returns whether others have used the lock within this time.
+    pub(super) fn was_within(&self, time: Duration) -> bool {
+        self.last_conflict.is_some_and(|last| last.elapsed() < time)
     }
 
     /// Returns whether more than one swap was lost in a row.
@@ -46,7 +45,7 @@ impl Contention {
     /// Returns the number of changes of others to wait for before the next swap.
     ///
     /// If many processes claim at once, each swap that succeeds makes all others fail. So a process
-    /// that has lost lets some changes of the others pass, the more the more often it has lost.
+    /// that has lost lets changes of the others pass: the more, the more often it has lost.
     pub(super) fn passes(&self) -> u32 {
         fastrand::u32(0..=self.conflicts.min(7))
     }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::claims::{ClaimState, LocalClaim};
 use super::record_cache::{CachedRecord, CaughtUp, News};
-use super::{Coordinator, LONG_HELD};
+use super::{Coordinator, KEEP, LONG_HELD};
 use crate::rw_lock::command::Rejection;
 use crate::rw_lock::error::LockLoss;
 use crate::rw_lock::failure_detector::{OwnClaims, Prospect};
@@ -141,7 +141,7 @@ impl Coordinator {
         }
         self.update_waits();
         let matters = self.claims.any(is_watched) || self.failure_detector.is_needed();
-        if matters || self.contention.is_recent() {
+        if matters || self.contention.was_within(KEEP) {
             self.start_watch();
         }
     }

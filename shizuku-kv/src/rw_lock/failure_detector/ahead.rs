@@ -1,5 +1,5 @@
-//! Determines which sessions are ahead of a claim, and which of them it watches. Pure functions of a
-//! record and of the liveness of its sessions.
+//! Determines which sessions are ahead of a claim, and which of them it watches. Pure functions of
+//! a record and of the liveness of its sessions.
 //!
 //! Each waiting claim watches the few sessions before it; claims at the front of the queue watch
 //! the holders. The number of messages for *n* holders and *m* waiters therefore grows with *n +
@@ -163,7 +163,7 @@ mod tests {
     fn prospect_depends_on_the_liveliest_session_ahead() {
         let record = line(3);
         let of = |own: &[SessionId], liveness: [Liveness; 2]| {
-            prospect(&record, 2, own, |of| liveness[usize::from(of == session(1))])
+            prospect(&record, 1, own, |of| liveness[usize::from(of == session(1))])
         };
         use Liveness::{Alive, MayBeDead, Over, Stuck, Unknown};
         assert_eq!(of(&[], [Over, Over]), Prospect::Free);

@@ -100,8 +100,8 @@ pub(super) fn key_of_slot(slot: Slot) -> KvResult<Key> {
     Key::new(format!("{PREFIX}{slot}"))
 }
 
-/// Returns a marker for the key of an absent session. While it is in place, no process can renew the
-/// session.
+/// Returns a marker for the key of an absent session. While it is in place, no process can renew
+/// the session.
 pub(in crate::rw_lock) fn marker() -> Vec<u8> {
     SessionEntry::of_session(None, SHORTEST_LEASE, 0).to_bytes(None)
 }

@@ -37,7 +37,7 @@ const WRITER: &str = "10 0 asks a write
     45 0 released";
 
 #[test]
-fn logs_that_are_right_are_accepted() {
+fn correct_logs_are_accepted() {
     let readers = "12 0 asks a read
         50 0 entered a read 2 true 5
         70 0 held true
@@ -61,7 +61,7 @@ fn logs_that_are_right_are_accepted() {
 }
 
 #[test]
-fn a_writer_beside_another_is_refused() {
+fn two_writers_are_rejected() {
     let other = "5 0 asks a write\n 35 0 entered a write 2 true 5\n 36 0 held true";
     refused(&[(1, WRITER), (2, other)], "at a time");
     // It held at one moment only, which is enough.
@@ -70,7 +70,7 @@ fn a_writer_beside_another_is_refused() {
 }
 
 #[test]
-fn a_reader_beside_a_writer_is_refused() {
+fn reader_beside_a_writer_is_rejected() {
     let reader = "5 0 asks a read\n 15 0 entered a read 2 true 5\n 21 0 held true";
     refused(&[(1, WRITER), (2, reader)], "at a time");
     let reader = "5 0 asks a read\n 39 0 entered a read 2 true 5\n 41 0 held true";
@@ -85,7 +85,7 @@ fn a_reader_beside_a_writer_is_refused() {
 }
 
 #[test]
-fn who_has_lost_it_is_in_nobodys_way() {
+fn overlap_with_a_lost_hold_is_accepted() {
     let other = "5 0 asks a write\n 35 0 entered a write 2 true 5\n 36 0 held true";
     let lost = WRITER
         .replace("30 0 held true", "30 0 held false")
@@ -95,14 +95,14 @@ fn who_has_lost_it_is_in_nobodys_way() {
 }
 
 #[test]
-fn a_downgraded_writer_beside_a_writer_is_refused() {
+fn downgraded_writer_beside_a_writer_is_rejected() {
     let downgraded =
         "1 0 asks a write\n 2 0 entered a write 1 true 5\n 5 0 downgraded true\n 25 0 held true";
     refused(&[(1, downgraded), (2, &WRITER.replace("write 1", "write 2"))], "at a time");
 }
 
 #[test]
-fn tokens_that_go_back_or_repeat_are_refused() {
+fn repeated_or_smaller_token_is_rejected() {
     let later = "5 0 asks a write\n 50 0 entered a write 1 true 5\n 51 0 held true";
     refused(&[(1, &WRITER.replace("write 1", "write 2")), (2, later)], "go back");
     let reader = later.replace("write", "read");
@@ -111,7 +111,7 @@ fn tokens_that_go_back_or_repeat_are_refused() {
 }
 
 #[test]
-fn a_lock_that_comes_back_is_refused() {
+fn lost_lock_that_is_held_again_is_rejected() {
     let back = WRITER.replace("30 0 held true", "30 0 held false");
     refused(&[(1, &back)], "held again");
     let lost = back.replace("leaving true", "leaving false");
@@ -119,7 +119,7 @@ fn a_lock_that_comes_back_is_refused() {
 }
 
 #[test]
-fn what_nothing_explains_is_refused() {
+fn unexplained_loss_is_rejected() {
     refused(&[(1, "1 0 asks a read\n 2 0 unexplained QueueFull")], "QueueFull");
 }
 
@@ -143,13 +143,13 @@ fn last(process: u64, token: u64, number: u64) -> Option<Last> {
 }
 
 #[test]
-fn a_stale_write_that_was_refused_is_as_it_should_be() {
+fn rejected_stale_write_is_accepted() {
     assert_eq!(check(&[(1, &paused("refused 2")), (2, NEXT)], last(2, 2, 1)), []);
     assert_eq!(check(&[(1, &paused("unknown no acknowledgement")), (2, NEXT)], last(2, 2, 1)), []);
 }
 
 #[test]
-fn a_stale_write_that_was_accepted_is_refused() {
+fn accepted_stale_write_is_rejected() {
     refused_with(
         &[(1, &paused("accepted 102")), (2, NEXT)],
         last(1, 1, 2),
@@ -164,7 +164,7 @@ fn a_stale_write_that_was_accepted_is_refused() {
 }
 
 #[test]
-fn a_write_that_was_refused_for_nothing_is_refused() {
+fn unfounded_rejection_of_a_write_is_rejected() {
     refused_with(&[(1, &paused("refused 7")), (2, NEXT)], last(2, 2, 1), "nobody has written");
     refused_with(&[(1, &paused("refused 1")), (2, NEXT)], last(2, 2, 1), "not newer");
     let held = NEXT.replace("accepted 101", "refused 3");
@@ -174,7 +174,7 @@ fn a_write_that_was_refused_for_nothing_is_refused() {
 }
 
 #[test]
-fn a_last_value_that_cannot_be_is_refused() {
+fn impossible_last_value_is_rejected() {
     let stale = paused("refused 2");
     let logs = [(1, stale.as_str()), (2, NEXT)];
     refused_with(&logs, None, "which is nothing");
