@@ -157,8 +157,8 @@ macro_rules! locked_processor {
         pub struct $name<P>(Locked<P>);
 
         impl<P> $name<P> {
-            /// Work under the lock of a resource of a store, which is owned or borrowed, with the
-            /// options that are the default.
+            /// Creates work under the lock of a resource, with the default options. `store` is owned
+            /// or borrowed.
             pub fn new(
                 processor: Arc<P>,
                 store: impl AsRef<Store>,
@@ -193,10 +193,10 @@ macro_rules! locked_processor {
             /// background.
             ///
             /// # Errors
-            /// [`WithLockProcessError::Lock`] where the lock was not granted: the name or the lease
-            /// is none, the store has no locks or does not answer, the wait was too long;
-            /// [`WithLockProcessError::LeaseLost`] where it was lost while the work went on;
-            /// [`WithLockProcessError::Process`] with the error of the work.
+            /// Returns [`WithLockProcessError::Lock`] if the lock was not granted: the name or the
+            /// lease is invalid, the store has no locks or does not answer, or the wait was too
+            /// long. Returns [`WithLockProcessError::LeaseLost`] if the lock was lost during the
+            /// work. Returns [`WithLockProcessError::Process`] if the work fails, with its error.
             pub async fn process<I>(
                 &self,
                 input: I,

@@ -296,19 +296,19 @@ impl LockRecord {
         }
         let wrong = |reason: &str| Err(reason.to_owned());
         let Ok(format) = serde_json::from_slice::<Format>(bytes) else {
-            return wrong("it is not the record of a lock");
+            return wrong("it is not a lock record");
         };
         if format.shizuku_lock != FORMAT {
             return Err(format!(
-                "it is the record of a lock in format {}, this version knows format {FORMAT}",
+                "it is a lock record of format {}, and this version knows format {FORMAT}",
                 format.shizuku_lock
             ));
         }
         let Ok(stored) = serde_json::from_slice::<Stored<'_>>(bytes) else {
-            return wrong("it is a damaged record of a lock");
+            return wrong("it is a damaged lock record");
         };
         if stored.fence > MOST_FENCE {
-            return wrong("its fencing token is beyond what can be counted");
+            return wrong("its fencing token exceeds the maximum of 2^53");
         }
         let mut record = Self {
             fence: stored.fence,
@@ -317,7 +317,7 @@ impl LockRecord {
             extra: stored.extra.into_owned(),
         };
         if !record.is_sound() {
-            return wrong("it breaks the rules of a lock");
+            return wrong("it violates the invariants of a lock record");
         }
         // Fields of a grant have no meaning in a claim, and would be duplicated once it is granted.
         for claim in &mut record.queue {
@@ -464,23 +464,23 @@ mod tests {
 
     #[test]
     fn foreign_value_is_rejected() {
-        let refused = |text: &str| LockRecord::from_bytes(text.as_bytes()).unwrap_err();
+        let rejected = |text: &str| LockRecord::from_bytes(text.as_bytes()).unwrap_err();
         for other in ["", "x", "{}", "[]", r#"{"fence":1}"#, "\u{0}"] {
-            assert!(refused(other).contains("not the record"), "{other}");
+            assert!(rejected(other).contains("not a lock record"), "{other}");
         }
         assert!(
-            refused(r#"{"shizuku_lock":2,"new":1}"#)
-                .contains("format 2, this version knows format 1")
+            rejected(r#"{"shizuku_lock":2,"new":1}"#)
+                .contains("format 2, and this version knows format 1")
         );
-        assert!(refused(r#"{"shizuku_lock":1,"fence":1}"#).contains("damaged"));
+        assert!(rejected(r#"{"shizuku_lock":1,"fence":1}"#).contains("damaged"));
         assert!(
-            refused(r#"{"shizuku_lock":1,"fence":18446744073709551615,"holders":[],"queue":[]}"#)
-                .contains("beyond")
+            rejected(r#"{"shizuku_lock":1,"fence":18446744073709551615,"holders":[],"queue":[]}"#)
+                .contains("exceeds")
         );
         let one =
             r#"{"session":"00000000000000000000000000000007","number":1,"mode":"write","token":1}"#;
         let twice = format!(r#"{{"shizuku_lock":1,"fence":1,"holders":[{one},{one}],"queue":[]}}"#);
-        assert!(refused(&twice).contains("rules"));
+        assert!(rejected(&twice).contains("invariants"));
     }
 
     #[test]

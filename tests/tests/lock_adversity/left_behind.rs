@@ -6,7 +6,7 @@ use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::world::{LEASE, Process, RECORD, STEADY_LEASE, World, goes_by, lock_of, within};
+use crate::world::{LEASE, Process, RECORD, STEADY_LEASE, World, lock_of, pass, within};
 
 /// Time after which an unused lock has ended its tasks, except for its session.
 const IDLE: Duration = Duration::from_secs(15);
@@ -16,7 +16,7 @@ async fn tasks_return_to(number: usize) {
     let tasks = Handle::current().metrics();
     within(60, "the tasks end", async {
         while tasks.num_alive_tasks() > number {
-            goes_by(LEASE).await;
+            pass(LEASE).await;
         }
     })
     .await;
@@ -24,9 +24,9 @@ async fn tasks_return_to(number: usize) {
 
 /// Counts the requests of a process that does not use locks any more.
 async fn requests_at_rest(process: &Process) -> usize {
-    goes_by(4 * IDLE).await;
+    pass(4 * IDLE).await;
     let before = process.faults.requests();
-    goes_by(4 * IDLE).await;
+    pass(4 * IDLE).await;
     process.faults.requests() - before
 }
 
@@ -53,7 +53,7 @@ async fn rounds_of_all_outcomes_leave_no_task() {
         }
     }
     // The sessions end once they were unused for a lease, which each renewal checks.
-    goes_by(2 * STEADY_LEASE).await;
+    pass(2 * STEADY_LEASE).await;
     tasks_return_to(before).await;
 }
 
@@ -79,9 +79,9 @@ async fn waiter_leaves_no_task_in_deleted_store() {
     let [holder, waiter] = world.processes().await;
     let before = Handle::current().metrics().num_alive_tasks();
     let held = holder.lock().write().await.unwrap();
-    let waiting = waiter.starts_to_wait();
+    let waiting = waiter.start_waiting();
     world.in_line(1).await;
-    goes_by(LEASE).await;
+    pass(LEASE).await;
     world.connection.delete_store(&world.name).await.unwrap();
     within(5, "the waiter is notified", waiting).await.unwrap().unwrap_err();
     drop(held);
@@ -96,7 +96,7 @@ async fn rejected_try_leaves_no_task_at_foreign_record() {
     let before = Handle::current().metrics().num_alive_tasks();
     let held = holder.lock().write().await.unwrap();
     assert!(trier.lock().try_write().await.is_err());
-    goes_by(LEASE / 10).await;
+    pass(LEASE / 10).await;
     world.around.put(RECORD, "no record").await.unwrap();
     within(5, "the holder is notified", held.lost()).await;
     drop(held);
@@ -114,9 +114,9 @@ async fn lost_lock_without_guard_leaves_no_task() {
     DistroRwLock::acquire_write(&holder.store, "r").await.unwrap();
     let key = world.key_of_holder().await;
     drop(holder.store);
-    goes_by(4 * IDLE).await;
+    pass(4 * IDLE).await;
     assert_eq!(world.state().await.holders.len(), 1);
     world.around.delete(key).await.unwrap();
-    goes_by(4 * IDLE).await;
+    pass(4 * IDLE).await;
     tasks_return_to(before).await;
 }

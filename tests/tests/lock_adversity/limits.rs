@@ -77,7 +77,7 @@ async fn queue_is_full_without_room_for_its_grants() {
     held.release().await.unwrap();
     // All of them hold at the same time: none releases before the last has acquired.
     let number = waiting.len();
-    let granted = within(5, "all get in", waiting.join_all()).await;
+    let granted = within(5, "all are granted", waiting.join_all()).await;
     let granted: Vec<_> = granted.into_iter().map(|wait| wait.unwrap().unwrap()).collect();
     assert_eq!(world.state().await.holders.len(), number);
     for guard in granted {

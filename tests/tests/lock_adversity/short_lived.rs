@@ -6,7 +6,7 @@ use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions, WriteGua
 use tokio::time::Instant;
 
 use crate::faults::{Fate, Kind};
-use crate::world::{LEASE, Process, STEADY_LEASE, World, goes_by, lock_of, within};
+use crate::world::{LEASE, Process, STEADY_LEASE, World, lock_of, pass, within};
 
 /// Starts processes one after the other, as a cron job does, until one of them acquires the lock.
 /// Returns the number of rejected ones.
@@ -21,7 +21,7 @@ async fn runs_until_it_gets_in(
             return rejected;
         }
         process.faults.crash();
-        goes_by(LEASE * 3 / 4).await;
+        pass(LEASE * 3 / 4).await;
     }
     panic!("six of six processes are rejected");
 }
@@ -70,7 +70,7 @@ async fn live_holder_presumed_dead_by_store_keeps_its_lock() {
         assert!(matches!(error, DistroRwLockError::WouldBlock { .. }), "{error:?}");
         // It waits at most for one renewal.
         assert!(begin.elapsed() < LEASE, "{:?}", begin.elapsed());
-        goes_by(LEASE).await;
+        pass(LEASE).await;
         assert!(held.is_held());
     }
     held.release().await.unwrap();
@@ -82,7 +82,7 @@ async fn try_is_rejected_at_once_while_holder_lives() {
     let world = World::in_memory().await;
     let [holder, trier] = world.processes().await;
     let held = holder.lock().write().await.unwrap();
-    goes_by(5 * LEASE).await;
+    pass(5 * LEASE).await;
     let begin = Instant::now();
     assert!(trier.lock().try_write().await.is_err());
     assert_eq!(begin.elapsed(), Duration::ZERO);
@@ -95,13 +95,13 @@ async fn queue_behind(
     dying: &[Process],
 ) -> (Process, tokio::task::JoinHandle<Result<WriteGuard, DistroRwLockError>>) {
     for (number, process) in dying.iter().enumerate() {
-        process.starts_to_wait_for(STEADY_LEASE);
+        process.start_waiting_for(STEADY_LEASE);
         world.in_line(number + 1).await;
     }
     let [last] = world.processes().await;
-    let waiting = last.starts_to_wait_for(STEADY_LEASE);
+    let waiting = last.start_waiting_for(STEADY_LEASE);
     world.in_line(dying.len() + 1).await;
-    goes_by(2 * STEADY_LEASE).await;
+    pass(2 * STEADY_LEASE).await;
     (last, waiting)
 }
 
@@ -120,13 +120,13 @@ async fn dead_waiters_are_evicted_together() {
     dying.iter().for_each(|process| process.faults.crash());
     within(DETECTION.as_secs(), "all of them are evicted", async {
         while world.state().await.waiting.len() > 1 {
-            goes_by(LEASE).await;
+            pass(LEASE).await;
         }
     })
     .await;
     assert!(held.is_held());
     held.release().await.unwrap();
-    within(1, "it gets in", waiting).await.unwrap().unwrap().release().await.unwrap();
+    within(1, "it is granted", waiting).await.unwrap().unwrap().release().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +138,7 @@ async fn dead_holder_and_dead_waiters_are_evicted_together() {
     let (_last, waiting) = queue_behind(&world, &dying).await;
     holder.faults.crash();
     dying.iter().for_each(|process| process.faults.crash());
-    let guard = within(DETECTION.as_secs(), "it gets in", waiting).await.unwrap().unwrap();
+    let guard = within(DETECTION.as_secs(), "it is granted", waiting).await.unwrap().unwrap();
     guard.release().await.unwrap();
 }
 
@@ -176,10 +176,10 @@ async fn late_renewal_does_not_affect_next_session_of_key() {
     let held = late.lock().write().await.unwrap();
     let key = world.key_of_holder().await;
     late.faults.each(Kind::Renewal, Fate::Late);
-    let guard = within(5, "the other gets in", other.lock().write()).await.unwrap();
+    let guard = within(5, "the other is granted", other.lock().write()).await.unwrap();
     assert!(!held.is_held());
     while world.around.get(&*key).await.unwrap().is_some() {
-        goes_by(LEASE / 10).await;
+        pass(LEASE / 10).await;
     }
     let [heir] = world.processes().await;
     let theirs = lock_of(&heir.store, "another", LEASE).write().await.unwrap();
@@ -189,7 +189,7 @@ async fn late_renewal_does_not_affect_next_session_of_key() {
         assert!(outcome.unwrap_err().is_conflict());
     }
     drop(held);
-    goes_by(5 * LEASE).await;
+    pass(5 * LEASE).await;
     assert!(guard.is_held() && theirs.is_held());
     // The old claim is not attributed to the session that has its key.
     guard.release().await.unwrap();

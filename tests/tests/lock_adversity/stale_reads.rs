@@ -5,7 +5,7 @@ use shizuku_kv::rw_lock::DistroRwLockError;
 use tokio::time::timeout;
 
 use crate::faults::{Fate, Kind, unavailable};
-use crate::world::{LEASE, RECORD, World, goes_by, within};
+use crate::world::{LEASE, RECORD, World, pass, within};
 
 /// Otherwise a process would miss its own grant, and notify its holder of a lost lock.
 #[tokio::test(start_paused = true)]
@@ -20,7 +20,7 @@ async fn stale_record_does_not_revoke_a_grant() {
     one.faults.fall_behind(RECORD, before);
     let second = one.lock();
     let second = tokio::spawn(async move { second.read().await });
-    goes_by(3 * LEASE).await;
+    pass(3 * LEASE).await;
     assert!(held.is_held());
     one.faults.catch_up();
     let second = within(5, "the second claim is granted", second).await.unwrap().unwrap();
@@ -66,7 +66,7 @@ async fn release_after_stale_read_removes_its_grant() {
     let theirs = other.lock().read().await.unwrap();
     one.faults.fall_behind(RECORD, before);
     let (released, ()) = tokio::join!(held.release(), async {
-        goes_by(LEASE).await;
+        pass(LEASE).await;
         one.faults.catch_up();
     });
     released.unwrap();
@@ -83,7 +83,7 @@ async fn waiter_queues_once_despite_stale_record() {
     waiter.lock().write().await.unwrap().release().await.unwrap();
     let before = world.record().await;
     let held = holder.lock().write().await.unwrap();
-    let waiting = waiter.starts_to_wait();
+    let waiting = waiter.start_waiting();
     world.in_line(1).await;
     waiter.faults.fall_behind(RECORD, before);
     for _ in 0..3 {
@@ -93,7 +93,7 @@ async fn waiter_queues_once_despite_stale_record() {
     assert_eq!(world.state().await.waiting.len(), 1);
     waiter.faults.catch_up();
     held.release().await.unwrap();
-    within(5, "it gets in", waiting).await.unwrap().unwrap().release().await.unwrap();
+    within(5, "it is granted", waiting).await.unwrap().unwrap().release().await.unwrap();
     world.held_by(0).await;
 }
 
@@ -111,10 +111,10 @@ async fn stale_record_does_not_resolve_a_write_in_flight() {
     one.faults.fall_behind(RECORD, before);
     one.faults.next(Kind::Record, Fate::Late);
     assert!(timeout(LEASE / 10, one.lock().write()).await.is_err());
-    goes_by(2 * LEASE).await;
+    pass(2 * LEASE).await;
     one.backend.arrive().await;
     one.faults.catch_up();
-    other.gets_in("the write has landed").await;
+    other.is_granted("the write has landed").await;
     world.held_by(0).await;
 }
 
@@ -135,7 +135,7 @@ async fn break_after_stale_read_revokes_present_holders() {
         process.faults.fall_behind(RECORD, before.clone());
         let lock = process.lock();
         let (is_broken, ()) = tokio::join!(lock.break_lock(), async {
-            goes_by(LEASE / 2).await;
+            pass(LEASE / 2).await;
             process.faults.catch_up();
         });
         is_broken.unwrap();
@@ -171,7 +171,7 @@ async fn break_is_not_reported_unless_made() {
     operator.faults.catch_up();
     operator.lock().break_lock().await.unwrap();
     assert_eq!(world.state().await.holders, []);
-    within(5, "the holder is told", held.lost()).await;
+    within(5, "the holder is notified", held.lost()).await;
 }
 
 /// A renewal fails once, and the answering server then has an old one, or does not know the session
@@ -183,10 +183,10 @@ async fn is_held_after_an_old_read_of_its_session(is_known: bool) {
     let session = format!("rw_lock_session.{}", world.state().await.holders[0].claim.session);
     let first = world.around.entry(&*session).await.unwrap();
     assert!(first.is_some());
-    goes_by(LEASE).await;
+    pass(LEASE).await;
     holder.faults.fall_behind(&session, first.filter(|_| is_known));
-    holder.faults.next(Kind::Renewal, Fate::Refused(unavailable()));
-    goes_by(2 * LEASE).await;
+    holder.faults.next(Kind::Renewal, Fate::Rejected(unavailable()));
+    pass(2 * LEASE).await;
     assert!(holder.faults.are_over());
     assert!(held.is_held(), "{}", held.lost().await);
     held.release().await.unwrap();

@@ -111,5 +111,5 @@ fn store_without_compared_deletions_is_found() {
 
 #[test]
 fn store_with_stopped_watches_is_found() {
-    is_found(Broken::WatchesStop, "does not get in");
+    is_found(Broken::WatchesStop, "is not granted");
 }

@@ -21,7 +21,7 @@ async fn comes_back(seed: u64) -> bool {
     let rates = Rates {
         lost: never,
         late: never,
-        refused: never,
+        rejected: never,
         stale: never,
         lagging: never,
         slowest: 100,

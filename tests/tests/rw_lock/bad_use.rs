@@ -107,13 +107,13 @@ async fn foreign_value_is_left_unchanged() {
         {
             let written = store.put("rw_lock.r", foreign).await.unwrap();
             let lock = DistroRwLock::new(&stores[1], "r").unwrap();
-            let refused = [
+            let rejected = [
                 lock.write().await.map(drop).unwrap_err(),
                 lock.try_read().await.map(drop).unwrap_err(),
                 lock.inspect().await.map(drop).unwrap_err(),
                 lock.break_lock().await.unwrap_err(),
             ];
-            for error in refused {
+            for error in rejected {
                 assert!(
                     matches!(error, DistroRwLockError::ForeignRecord { .. }),
                     "{foreign}: {error:?}"
@@ -134,7 +134,7 @@ async fn foreign_value_is_left_unchanged() {
         let lock = DistroRwLock::new(&stores[1], "r").unwrap();
         let held = lock.write().await.unwrap();
         store.put("rw_lock.r", "theirs").await.unwrap();
-        tokio::time::timeout(Duration::from_secs(20), held.lost()).await.expect("it is told");
+        tokio::time::timeout(Duration::from_secs(20), held.lost()).await.expect("it is notified");
         store.delete("rw_lock.r").await.unwrap();
         lock.write().await.unwrap().release().await.unwrap();
     }

@@ -114,7 +114,7 @@ async fn an_observer_of_a_store_that_is_gone_is_told_and_ends() {
         let leaders = election.observe().await.unwrap();
         assert_eq!(within(leaders.next()).await.unwrap().unwrap().unwrap().candidate, "me");
         connection.delete_store(&name).await.unwrap();
-        let error = within(leaders.next()).await.expect("it is told").unwrap_err();
+        let error = within(leaders.next()).await.expect("it is notified").unwrap_err();
         let is_gone = matches!(
             &error,
             DistroRwLockError::Store { source: KvError::StoreNotFound { store, .. }, .. }
@@ -141,11 +141,11 @@ async fn an_observer_outlives_a_store_that_is_made_again_before_it_notices() {
     let behind = connect(&proxy.url()).await.unwrap().store("b").await.unwrap();
     let leaders = LeaderElection::new(&behind, "job", "").unwrap().observe().await.unwrap();
     assert_eq!(within(leaders.next()).await.unwrap().unwrap().unwrap().candidate, "first");
-    proxy.refuse(true);
+    proxy.reject(true);
     proxy.cut();
     around.delete_store("b").await.unwrap();
     let store = around.store("b").await.unwrap();
-    proxy.refuse(false);
+    proxy.reject(false);
     // The new store has no leader until one is elected, whose term is the first.
     assert_eq!(within(leaders.next()).await.unwrap().unwrap(), None);
     let second = LeaderElection::new(&store, "job", "second").unwrap();

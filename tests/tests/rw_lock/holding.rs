@@ -13,10 +13,10 @@ async fn readers_share_and_writer_is_exclusive() {
             stores.iter().map(|store| DistroRwLock::new(store, "r").unwrap()).collect();
         let one = locks[0].read().await.unwrap();
         let other = locks[1].read().await.unwrap();
-        let refused = locks[2].try_write().await.unwrap_err();
+        let rejected = locks[2].try_write().await.unwrap_err();
         assert!(
-            matches!(refused, DistroRwLockError::WouldBlock { mode: LockMode::Write, .. }),
-            "{refused:?}"
+            matches!(rejected, DistroRwLockError::WouldBlock { mode: LockMode::Write, .. }),
+            "{rejected:?}"
         );
         assert!(other.fencing_token() > one.fencing_token());
         one.release().await.unwrap();
@@ -187,6 +187,6 @@ async fn many_waiters_are_all_granted() {
             }
         })
         .await
-        .expect("everybody gets in");
+        .expect("all are granted");
     }
 }

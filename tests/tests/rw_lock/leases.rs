@@ -57,13 +57,13 @@ fn try_is_granted_lock_of_dead_process() {
         dies_holding(&stores);
         living.block_on(async {
             let lock = lock(&stores[1]);
-            let gets_in = async {
+            let is_granted = async {
                 while let Err(error) = lock.try_write().await {
                     assert!(matches!(error, DistroRwLockError::WouldBlock { .. }), "{error:?}");
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
-            tokio::time::timeout(Duration::from_secs(20), gets_in).await.expect("it gets in");
+            tokio::time::timeout(Duration::from_secs(20), is_granted).await.expect("it is granted");
         });
     }
 }
@@ -90,7 +90,7 @@ async fn holder_cut_off_is_notified_before_next_grant() {
     let around = connect(&server.url()).await.unwrap().store("b").await.unwrap();
     let held = lock(&behind).write().await.unwrap();
     let token = held.fencing_token();
-    proxy.refuse(true);
+    proxy.reject(true);
     proxy.cut();
     let next = lock(&around);
     let next = async {
@@ -101,7 +101,7 @@ async fn holder_cut_off_is_notified_before_next_grant() {
     let (next, loss) = tokio::join!(next, held.lost());
     assert_eq!(loss, LockLoss::Expired);
     assert!(next.fencing_token() > token);
-    proxy.refuse(false);
+    proxy.reject(false);
     let error = held.release().await.unwrap_err();
     assert!(matches!(error, DistroRwLockError::LeaseLost { .. }), "{error:?}");
     assert!(next.is_held());

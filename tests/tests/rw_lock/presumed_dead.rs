@@ -25,7 +25,7 @@ fn runtime() -> Runtime {
 
 async fn next(leaders: &mut Leaders) -> Option<String> {
     let next = tokio::time::timeout(Duration::from_secs(20), leaders.next()).await;
-    let next = next.expect("it is told").expect("the stream goes on").unwrap();
+    let next = next.expect("it is notified").expect("the stream goes on").unwrap();
     next.map(|leader| leader.candidate)
 }
 
@@ -162,10 +162,10 @@ async fn an_observer_that_was_cut_off_hears_of_the_leader_again() {
     assert_eq!(next(&mut leaders).await.as_deref(), Some("me"));
     // While it renews, no update is delivered.
     assert!(tokio::time::timeout(2 * LEASE, leaders.next()).await.is_err());
-    proxy.refuse(true);
+    proxy.reject(true);
     proxy.cut();
     assert_eq!(next(&mut leaders).await, None);
-    proxy.refuse(false);
+    proxy.reject(false);
     assert_eq!(next(&mut leaders).await.as_deref(), Some("me"));
     assert!(term.is_leader());
 }
