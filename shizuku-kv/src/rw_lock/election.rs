@@ -12,12 +12,13 @@ use tokio::time::Instant;
 use super::error::{DistroRwLockError, LockLoss, WithLockProcessError};
 use super::guard::Hold;
 use super::inspect::{LockState, since_of};
+use super::lease;
 use super::lease::Sign;
+use super::lock::DistroRwLock;
 use super::options::LockOptions;
 use super::processor::{Processor, run};
 use super::record::{ClaimId, Grant, LockMode};
 use super::session::{is_later, key_of, lease_of, sign_of};
-use super::{DistroRwLock, lease};
 use crate::store::{
     Deadline, FencingToken, Key, KvEntry, KvError, KvResult, Readers, Store, VersionToken,
     WatchScope,
@@ -108,7 +109,7 @@ impl LeaderElection {
     /// As for [`DistroRwLock::write`]. Returns [`DistroRwLockError::Timeout`] if others led for all
     /// of [`LockOptions::wait`].
     pub async fn campaign(&self) -> Result<Leadership, DistroRwLockError> {
-        Ok(self.leadership(self.lock.wait(LockMode::Write).await?))
+        Ok(self.leadership(self.lock.wait("campaign", LockMode::Write).await?))
     }
 
     /// Becomes the leader if no leader exists and no candidate waits.
@@ -118,7 +119,7 @@ impl LeaderElection {
     /// # Errors
     /// As for [`DistroRwLock::try_write`].
     pub async fn try_campaign(&self) -> Result<Leadership, DistroRwLockError> {
-        Ok(self.leadership(self.lock.attempt(LockMode::Write).await?))
+        Ok(self.leadership(self.lock.attempt("try_campaign", LockMode::Write).await?))
     }
 
     fn leadership(&self, hold: Hold) -> Leadership {
@@ -177,10 +178,10 @@ impl LeaderElection {
     /// # Errors
     /// Returns [`DistroRwLockError::Store`] if the store cannot be watched now.
     pub async fn observe(&self) -> Result<Leaders, DistroRwLockError> {
-        let scope = WatchScope::Key(self.lock.key.clone());
+        let scope = WatchScope::Key(self.lock.name.key.clone());
         let mut watch = Follower::shared(&self.lock.store, scope);
         if let Event::Lost(error) | Event::Closed(error) = watch.next().await {
-            return Err(self.lock.store_error(error));
+            return Err(self.lock.name.store_error(error));
         }
         let election = self.clone();
         let observing = Observing {
@@ -310,7 +311,7 @@ impl Observing {
                 changed = of_term(term, &election.lock.store) => Err(changed),
             };
             let looked = match event {
-                Err(changed) => changed.map_err(|error| self.election.lock.store_error(error)),
+                Err(changed) => changed.map_err(|error| self.election.lock.name.store_error(error)),
                 Ok(Event::Update(update)) => self.record(update.into_entry().as_ref()),
                 Ok(Event::CaughtUp { is_empty: true }) => self.record(None),
                 Ok(Event::Opened | Event::CaughtUp { is_empty: false } | Event::LinkChanged) => {
@@ -319,7 +320,7 @@ impl Observing {
                 // The store was recreated, or its upstream ended with another runtime.
                 Ok(Event::Lost(error)) if error.is_resolved_by_reopening() => continue,
                 Ok(Event::Lost(error) | Event::Closed(error)) => {
-                    Err(self.election.lock.store_error(error))
+                    Err(self.election.lock.name.store_error(error))
                 }
             };
             match looked {
@@ -360,7 +361,7 @@ impl Observing {
         let is_same = |term: &Term| (term.id, term.leader.token) == (grant.claim.id, grant.token);
         if !self.term.as_ref().is_some_and(is_same) {
             let term = Term::new(&lock.store, grant);
-            self.term = Some(term.map_err(|error| lock.store_error(error))?);
+            self.term = Some(term.map_err(|error| lock.name.store_error(error))?);
         }
         Ok(())
     }
@@ -493,8 +494,7 @@ impl<P, L: Borrow<Leadership>> LeaderGuardProcessor<P, L> {
     {
         let hold = &self.leadership.borrow().hold;
         if let Some(reason) = hold.loss() {
-            let resource = hold.resource.to_string();
-            return Err(DistroRwLockError::LeaseLost { resource, reason }.into());
+            return Err(hold.name.lost_error(reason).into());
         }
         run(hold, self.ends_when_lost, self.processor.process(input)).await
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::LockMode;
+use super::record::LockMode;
 use crate::store::{Key, KvError};
 
 /// Error of a lock.
@@ -12,7 +12,7 @@ use crate::store::{Key, KvError};
 #[non_exhaustive]
 pub enum DistroRwLockError {
     /// A request that the lock needs has failed in the store.
-    #[error("lock of {resource:?}: {source}")]
+    #[error("cannot use the lock of {resource:?}: {source}")]
     #[non_exhaustive]
     Store {
         /// Name of the resource.
@@ -22,7 +22,7 @@ pub enum DistroRwLockError {
     },
 
     /// The resource's name is not a key, or is too long. Nothing was sent.
-    #[error("{resource:?} cannot be locked, its name has to be a key: {source}")]
+    #[error("cannot lock {resource:?}: its name is not a key of the store: {source}")]
     #[non_exhaustive]
     InvalidResource {
         /// The name, cut after 80 characters.
@@ -32,7 +32,7 @@ pub enum DistroRwLockError {
     },
 
     /// The lease is out of range. Nothing was sent.
-    #[error("a lease of {lease:?} cannot be kept: it has to be from {shortest:?} to {longest:?}")]
+    #[error("cannot use a lease of {lease:?}: it has to be from {shortest:?} to {longest:?}")]
     #[non_exhaustive]
     InvalidLease {
         /// The requested lease.
@@ -46,7 +46,7 @@ pub enum DistroRwLockError {
     /// The store lacks an ability that a lock needs: compare-and-swap and watches, and no
     /// [`max_age`](crate::StoreConfig::max_age()). Use a separate store for locks, or remove the
     /// maximum age.
-    #[error("store {store:?} has no locks: {reason}")]
+    #[error("cannot lock resources in store {store:?}: {reason}")]
     #[non_exhaustive]
     Unsupported {
         /// Name of the store.
@@ -57,7 +57,7 @@ pub enum DistroRwLockError {
 
     /// Another claim holds the resource, or waits for it, and the caller does not wait.
     #[error(
-        "{resource:?} cannot be locked for {mode} at once: it is held, or others wait for it; wait for it too, or try later"
+        "cannot lock {resource:?} for {mode} at once: it is held, or others wait for it; wait for it, or try again later"
     )]
     #[non_exhaustive]
     WouldBlock {
@@ -71,7 +71,7 @@ pub enum DistroRwLockError {
     /// its process ends without [`Connection::shutdown`](crate::Connection::shutdown), its claim
     /// may stay in the queue until others find that its session has ended.
     #[error(
-        "{resource:?} could not be locked for {mode} within {waited:?}: others hold it, which `inspect` shows, or the store did not answer"
+        "cannot lock {resource:?} for {mode} within {waited:?}: others hold it, or the store did not answer; call inspect() to see its holders"
     )]
     #[non_exhaustive]
     Timeout {
@@ -85,7 +85,7 @@ pub enum DistroRwLockError {
 
     /// The queue is full: 4,096 claims wait, or as many as fit into a value of the store.
     #[error(
-        "{resource:?} cannot be locked: its record has no room for another waiter; try later, or split the resource"
+        "cannot lock {resource:?}: its record has no room for another waiter; try again later, or split the resource"
     )]
     #[non_exhaustive]
     QueueFull {
@@ -95,7 +95,7 @@ pub enum DistroRwLockError {
 
     /// No such lock is held through this handle of the store or a clone of it.
     #[error(
-        "{resource:?} is not locked for {mode} through this handle of the store or a clone of it: nothing to release"
+        "cannot release {resource:?}: it is not locked for {mode} through this handle of the store or a clone of it"
     )]
     #[non_exhaustive]
     NotHeld {
@@ -108,7 +108,7 @@ pub enum DistroRwLockError {
     /// The lock was lost before it was released, so that others may have held it since. Check the
     /// work done under it, unless all of it was written with the fencing token.
     #[error(
-        "the lock of {resource:?} was lost: {reason}; check the work done under it, and acquire it again"
+        "lost the lock of {resource:?}: {reason}; check the work done under it, and acquire it again"
     )]
     #[non_exhaustive]
     LeaseLost {
@@ -120,7 +120,7 @@ pub enum DistroRwLockError {
 
     /// A processor under a lock acquired the same lock again, and would wait for itself.
     #[error(
-        "{resource:?} is already locked by this task, which would wait for itself; release it first"
+        "cannot lock {resource:?}: this task holds it already, and would wait for itself; release it first"
     )]
     #[non_exhaustive]
     Reentrant {
@@ -131,7 +131,7 @@ pub enum DistroRwLockError {
     /// The value under the lock's key was written by another program, or by a later version in an
     /// unknown format; `reason` names the cause. The value is left unchanged: no lock is acquired,
     /// and no record is rewritten.
-    #[error("key {key} holds no lock that this version knows: {reason}; nothing was changed")]
+    #[error("cannot use key {key} for a lock: {reason}; nothing was changed")]
     #[non_exhaustive]
     ForeignRecord {
         /// The key of the lock's record.
@@ -141,7 +141,9 @@ pub enum DistroRwLockError {
     },
 
     /// The runtime on which the lock was acquired has ended.
-    #[error("lock of {resource:?}: its runtime has ended; acquire it in a running runtime")]
+    #[error(
+        "cannot use the lock of {resource:?}: its runtime has ended; acquire it in a running runtime"
+    )]
     #[non_exhaustive]
     RuntimeEnded {
         /// Name of the resource.
@@ -181,18 +183,18 @@ pub enum LockLoss {
     #[error("its lease was not renewed in time")]
     Expired,
     /// Other processes saw no renewal of this process for longer than its lease.
-    #[error("others found this process silent for longer than its lease")]
+    #[error("other processes saw no renewal for longer than its lease")]
     Evicted,
     /// An operator broke it ([`DistroRwLock::break_lock`](super::DistroRwLock::break_lock)), or its
     /// record was removed.
-    #[error("it was broken by an operator, or its record was removed")]
+    #[error("an operator broke it, or its record was removed")]
     Broken,
     /// The store is gone, or its connection was shut down.
-    #[error("the store is gone or its connection was shut down")]
+    #[error("the store is gone, or its connection was shut down")]
     StoreGone,
     /// The task that kept it alive has ended, because its runtime has ended or a function that it
     /// called has panicked.
-    #[error("the task that watched over it has ended")]
+    #[error("the task that kept it alive has ended")]
     TaskEnded,
 }
 
@@ -206,7 +208,9 @@ pub enum WithLockProcessError<E> {
     Lock(#[from] DistroRwLockError),
     /// The lock was lost during the work. The work was ended then, or continued to its end, as
     /// configured. Its output is dropped, because others may have held the resource meanwhile.
-    #[error("the lock of {resource:?} was lost while the work went on: {reason}")]
+    #[error(
+        "lost the lock of {resource:?} during the work: {reason}; check the work, and run it again"
+    )]
     #[non_exhaustive]
     LeaseLost {
         /// Name of the resource.

@@ -2,15 +2,14 @@
 
 use std::fmt;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::claims::{Command, Refusal};
+use super::command::{Command, Rejection};
 use super::error::{DistroRwLockError, LockLoss};
-use super::lock_manager::{CoordinatorId, LockManager};
+use super::name::LockName;
 use super::record::{ClaimId, LockMode};
 use super::session::SessionUse;
 use super::transition::Outcome;
@@ -21,16 +20,42 @@ pub(super) const GRACE: Duration = Duration::from_millis(500);
 
 /// A claim that was made. Dropping it leaves the lock.
 pub(super) struct Ticket {
-    pub(super) locks: Arc<LockManager>,
-    pub(super) place: CoordinatorId,
-    pub(super) id: ClaimId,
-    pub(super) is_over: bool,
+    /// The coordinator that has the claim. It runs for as long as it has the claim. If it has ended
+    /// nevertheless, so has its runtime, and the lease ends the lock.
+    coordinator: mpsc::UnboundedSender<Command>,
+    id: ClaimId,
+    is_over: bool,
+}
+
+impl Ticket {
+    pub(super) fn new(coordinator: mpsc::UnboundedSender<Command>, id: ClaimId) -> Self {
+        Self { coordinator, id, is_over: false }
+    }
+
+    /// Notes that the record has no such claim.
+    pub(super) fn end(mut self) {
+        self.is_over = true;
+    }
+
+    /// Leaves the lock. Returns the channel for the answer.
+    pub(super) fn leave(&mut self) -> oneshot::Receiver<Result<Outcome, Rejection>> {
+        let (reply, answer) = oneshot::channel();
+        self.is_over = true;
+        let _ = self.coordinator.send(Command::Leave { id: self.id, reply: Some(reply) });
+        answer
+    }
+
+    fn downgrade(&self) -> oneshot::Receiver<Result<Outcome, Rejection>> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.coordinator.send(Command::Downgrade { id: self.id, reply });
+        answer
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.is_over {
-            self.locks.tell(&self.place, Command::Leave { id: self.id, reply: None });
+            let _ = self.coordinator.send(Command::Leave { id: self.id, reply: None });
         }
     }
 }
@@ -40,8 +65,8 @@ pub(super) struct Hold {
     pub(super) ticket: Ticket,
     pub(super) session: SessionUse,
     pub(super) token: FencingToken,
-    pub(super) broken: watch::Receiver<Option<LockLoss>>,
-    pub(super) resource: Arc<str>,
+    pub(super) revoked: watch::Receiver<Option<LockLoss>>,
+    pub(super) name: LockName,
     pub(super) mode: LockMode,
     /// Timeout for a change of the record.
     pub(super) deadline: Duration,
@@ -51,52 +76,41 @@ impl Hold {
     /// Returns how the lock was lost, by the clocks of this machine at this moment. Returns `None`
     /// if it is held.
     pub(super) fn loss(&self) -> Option<LockLoss> {
-        let broken = *self.broken.borrow();
+        let revoked = *self.revoked.borrow();
         // The session ends with the connection, and does not know the cause.
-        let closed = broken.filter(|loss| *loss == LockLoss::StoreGone);
-        closed.or_else(|| self.session.loss()).or(broken).or_else(|| {
+        let closed = revoked.filter(|loss| *loss == LockLoss::StoreGone);
+        closed.or_else(|| self.session.loss()).or(revoked).or_else(|| {
             // The next coordinator treats its claims as orphans.
-            self.broken.has_changed().is_err().then_some(LockLoss::TaskEnded)
+            self.revoked.has_changed().is_err().then_some(LockLoss::TaskEnded)
         })
     }
 
     pub(super) async fn lost(&self) -> LockLoss {
-        let mut broken = self.broken.clone();
-        let is_broken = async {
-            let _ = broken.wait_for(Option::is_some).await;
+        let mut revoked = self.revoked.clone();
+        let is_revoked = async {
+            let _ = revoked.wait_for(Option::is_some).await;
         };
-        match select(pin!(is_broken), pin!(self.session.lost())).await {
+        match select(pin!(is_revoked), pin!(self.session.lost())).await {
             Either::Left(_) => self.loss().unwrap_or(LockLoss::Broken),
             Either::Right((loss, _)) => loss,
         }
     }
 
-    pub(super) fn lost_error(&self, reason: LockLoss) -> DistroRwLockError {
-        DistroRwLockError::LeaseLost { resource: self.resource.to_string(), reason }
-    }
-
     pub(super) async fn release(mut self) -> Result<(), DistroRwLockError> {
         // Read before the release.
         let loss = self.loss();
-        let (reply, answer) = oneshot::channel();
-        self.ticket.is_over = true;
-        self.ticket
-            .locks
-            .tell(&self.ticket.place, Command::Leave { id: self.ticket.id, reply: Some(reply) });
+        let answer = self.ticket.leave();
         if let Some(loss) = loss {
-            return Err(self.lost_error(loss));
+            return Err(self.name.lost_error(loss));
         }
         self.answer("release", answer).await
     }
 
     async fn downgrade(mut self) -> Result<Self, DistroRwLockError> {
         if let Some(loss) = self.loss() {
-            return Err(self.lost_error(loss));
+            return Err(self.name.lost_error(loss));
         }
-        let (reply, answer) = oneshot::channel();
-        self.ticket
-            .locks
-            .tell(&self.ticket.place, Command::Downgrade { id: self.ticket.id, reply });
+        let answer = self.ticket.downgrade();
         self.answer("downgrade", answer).await?;
         self.mode = LockMode::Read;
         Ok(self)
@@ -105,24 +119,20 @@ impl Hold {
     async fn answer(
         &self,
         operation: &'static str,
-        answer: oneshot::Receiver<Result<Outcome, Refusal>>,
+        answer: oneshot::Receiver<Result<Outcome, Rejection>>,
     ) -> Result<(), DistroRwLockError> {
-        let resource = || self.resource.to_string();
-        in_runtime(operation)
-            .map_err(|source| DistroRwLockError::Store { resource: resource(), source })?;
+        in_runtime(operation).map_err(|source| self.name.store_error(source))?;
         let answer = tokio::time::timeout(self.deadline.saturating_add(GRACE), answer).await;
         match answer {
             Ok(Ok(Ok(Outcome::NotThere))) => {
-                Err(self.lost_error(self.loss().unwrap_or(LockLoss::Broken)))
+                Err(self.name.lost_error(self.loss().unwrap_or(LockLoss::Broken)))
             }
             Ok(Ok(Ok(_))) => Ok(()),
-            Ok(Ok(Err(refusal))) => {
-                Err(refusal.into_error(&self.resource, self.mode, &self.ticket.place.1))
-            }
-            Ok(Err(_)) => Err(DistroRwLockError::RuntimeEnded { resource: resource() }),
+            Ok(Ok(Err(rejection))) => Err(self.name.rejected(rejection, self.mode)),
+            Ok(Err(_)) => Err(self.name.runtime_ended()),
             Err(_) => {
                 let source = KvError::Timeout { operation, key: None, limit: self.deadline };
-                Err(DistroRwLockError::Store { resource: resource(), source })
+                Err(self.name.store_error(source))
             }
         }
     }
@@ -131,7 +141,7 @@ impl Hold {
 impl fmt::Debug for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hold")
-            .field("resource", &self.resource)
+            .field("resource", &self.name.resource)
             .field("mode", &self.mode)
             .field("token", &self.token)
             .finish_non_exhaustive()
@@ -181,7 +191,7 @@ macro_rules! guard {
 
             /// Returns the name of the resource.
             pub fn resource(&self) -> &str {
-                &self.0.resource
+                &self.0.name.resource
             }
 
             /// Releases the lock, and waits until the store has recorded it.
@@ -221,25 +231,5 @@ impl WriteGuard {
     /// As for [`release`](Self::release). The lock is released in that case.
     pub async fn downgrade(self) -> Result<ReadGuard, DistroRwLockError> {
         self.0.downgrade().await.map(ReadGuard)
-    }
-}
-
-impl Refusal {
-    pub(super) fn into_error(
-        self,
-        resource: &str,
-        mode: LockMode,
-        key: &crate::store::Key,
-    ) -> DistroRwLockError {
-        let resource = resource.to_owned();
-        match self {
-            Self::Busy => DistroRwLockError::WouldBlock { resource, mode },
-            Self::Full => DistroRwLockError::QueueFull { resource },
-            Self::SessionOver => {
-                DistroRwLockError::LeaseLost { resource, reason: LockLoss::Expired }
-            }
-            Self::Foreign(reason) => DistroRwLockError::ForeignRecord { key: key.clone(), reason },
-            Self::Store(source) => DistroRwLockError::Store { resource, source },
-        }
     }
 }

@@ -71,15 +71,15 @@ pub struct LockClaim {
 
 /// The sessions in a record, as one read of the store returned them.
 #[derive(Debug, Default)]
-pub(super) struct Look {
+pub(super) struct SessionStates {
     /// Time of the store's clock.
     now: Option<SystemTime>,
     /// Lease and last renewal of each session that has not ended.
     sessions: HashMap<SessionId, (Duration, SystemTime)>,
 }
 
-impl Look {
-    pub(super) async fn at(store: &Store, record: &LockRecord) -> KvResult<Self> {
+impl SessionStates {
+    pub(super) async fn read(store: &Store, record: &LockRecord) -> KvResult<Self> {
         let sessions: BTreeSet<_> = record.claims().map(|claim| claim.id.session).collect();
         if sessions.is_empty() {
             return Ok(Self::default());
@@ -88,11 +88,11 @@ impl Look {
         let sessions = sessions.collect::<KvResult<Vec<(SessionId, Key)>>>()?;
         let found = store.get_many(sessions.iter().map(|(_, key)| key)).await?;
         let now = store.time().await?;
-        let mut look = Self { now, sessions: HashMap::new() };
+        let mut states = Self { now, sessions: HashMap::new() };
         let mut doubtful = Vec::new();
         for ((session, key), entry) in sessions.into_iter().zip(found) {
-            look.note(session, entry.as_ref());
-            if look.presumes_dead(session) {
+            states.note(session, entry.as_ref());
+            if states.presumes_dead(session) {
                 doubtful.push((session, key));
             }
         }
@@ -104,9 +104,9 @@ impl Look {
             .buffer_unordered(IN_FLIGHT);
         let asked: Vec<_> = asked.try_collect().await?;
         for (session, entry) in asked {
-            look.note(session, entry.as_ref());
+            states.note(session, entry.as_ref());
         }
-        Ok(look)
+        Ok(states)
     }
 
     fn note(&mut self, session: SessionId, entry: Option<&KvEntry>) {
@@ -124,20 +124,20 @@ impl Look {
 }
 
 impl LockState {
-    pub(super) fn of(record: LockRecord, look: &Look) -> Self {
+    pub(super) fn of(record: LockRecord, states: &SessionStates) -> Self {
         let newest = (record.fence > 0).then(|| FencingToken::from_u64(record.fence));
         Self {
             newest,
-            holders: record.holders.into_iter().map(|grant| LockGrant::of(grant, look)).collect(),
-            waiting: record.queue.into_iter().map(|claim| LockClaim::of(claim, look)).collect(),
+            holders: record.holders.into_iter().map(|grant| LockGrant::of(grant, states)).collect(),
+            waiting: record.queue.into_iter().map(|claim| LockClaim::of(claim, states)).collect(),
         }
     }
 }
 
 impl LockGrant {
-    fn of(grant: Grant, look: &Look) -> Self {
+    fn of(grant: Grant, states: &SessionStates) -> Self {
         let since = since_of(&grant);
-        Self { claim: LockClaim::of(grant.claim, look), token: grant.token, since }
+        Self { claim: LockClaim::of(grant.claim, states), token: grant.token, since }
     }
 }
 
@@ -147,16 +147,16 @@ pub(super) fn since_of(grant: &Grant) -> Option<SystemTime> {
 }
 
 impl LockClaim {
-    fn of(claim: Claim, look: &Look) -> Self {
+    fn of(claim: Claim, states: &SessionStates) -> Self {
         let session = claim.id.session;
-        let (lease, renewed) = look.sessions.get(&session).copied().unzip();
+        let (lease, renewed) = states.sessions.get(&session).copied().unzip();
         Self {
             mode: claim.mode,
             label: claim.label,
             session: session.to_string(),
             lease,
             renewed,
-            presumed_dead: look.presumes_dead(session),
+            presumed_dead: states.presumes_dead(session),
         }
     }
 }

@@ -90,7 +90,7 @@ mod tests {
     /// Clocks that differ by an eighth: the holder's lease ends before the detector's patience
     /// does.
     #[test]
-    fn a_lease_is_over_before_patience_is() {
+    fn lease_ends_before_patience_does() {
         for lease in [1, 7, 8, 999, 1000, 10_000_000_001].map(Duration::from_nanos) {
             let patience = patience(lease);
             assert!(!holds(lease, lease) && holds(lease - Duration::from_nanos(1), lease));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_of_another_session_is_an_end_unless_it_is_older() {
+    fn entry_of_another_session_ends_it_unless_older() {
         assert_eq!(sign(Some(5), Some(4), false), Sign::Older);
         assert_eq!(sign(Some(5), Some(5), true), Sign::Life);
         assert_eq!(sign(Some(5), Some(6), false), Sign::Over);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_lands_on_what_it_expects_only() {
+    fn write_lands_only_on_its_expected_version() {
         let version = |number| Some(VersionToken::from_u64(number));
         assert!(may_land(None, None) && may_land(version(3), version(3)));
         assert!(!may_land(None, version(1)) && !may_land(version(3), version(4)));

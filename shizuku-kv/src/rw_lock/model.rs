@@ -52,13 +52,13 @@ const TRIES_TO_WRITE: Plan = Plan { mode: LockMode::Write, waits: false };
 const READER: Part = Part { claims: &[READS], renewals: None, takes_over: None };
 const WRITER: Part = Part { claims: &[WRITES], renewals: None, takes_over: None };
 const WRITER_AND_READER: Part = Part { claims: &[WRITES, READS], renewals: None, takes_over: None };
-const WRITER_WHO_TRIES: Part =
+const WRITER_AND_TRIER: Part =
     Part { claims: &[WRITES, TRIES_TO_READ], renewals: None, takes_over: None };
 const TRIER: Part = Part { claims: &[TRIES_TO_WRITE], renewals: None, takes_over: None };
 /// A process whose session takes over the key of the first process.
 const HEIR: Part = Part { takes_over: Some(0), ..WRITER };
 /// A process whose session is renewed only explicitly, and once.
-const BY_ITSELF: Part = Part { claims: &[WRITES], renewals: Some(1), takes_over: None };
+const RENEWED_ONCE: Part = Part { claims: &[WRITES], renewals: Some(1), takes_over: None };
 
 const NOTHING: Budget = Budget {
     cuts: 0,
@@ -90,7 +90,7 @@ const LINE: Scenario = Scenario {
 /// A claim does not wait, and its process also has one that waits.
 const TRIES: Scenario = Scenario {
     name: "tries",
-    parts: &[WRITER_WHO_TRIES, WRITER],
+    parts: &[WRITER_AND_TRIER, WRITER],
     budget: Budget { behind: 1, ..NOTHING },
     lease: LEASE,
     more: |it| (it.budget.cuts, it.budget.behind) = (1, 2),
@@ -144,7 +144,7 @@ const ESTATE: Scenario = Scenario {
 /// A holder stops for a while, and its renewals are late.
 const PAUSED: Scenario = Scenario {
     name: "paused",
-    parts: &[BY_ITSELF, WRITER],
+    parts: &[RENEWED_ONCE, WRITER],
     budget: Budget { pauses: 1, ..NOTHING },
     lease: LEASE,
     more: |it| it.budget = Budget { cuts: 1, renewal_cuts: 1, fenced: 2, ..it.budget },
@@ -162,7 +162,7 @@ const FENCES: Scenario = Scenario {
 /// A process is granted the lock while it is stopped, or while its session ends.
 const LATE: Scenario = Scenario {
     name: "late",
-    parts: &[WRITER, Part { renewals: Some(0), ..BY_ITSELF }, READER],
+    parts: &[WRITER, Part { renewals: Some(0), ..RENEWED_ONCE }, READER],
     budget: NOTHING,
     lease: Duration::from_secs(1),
     more: |it| it.budget.pauses = 1,
@@ -171,7 +171,7 @@ const LATE: Scenario = Scenario {
 /// Renewals are not acknowledged.
 const DRIFT: Scenario = Scenario {
     name: "drift",
-    parts: &[Part { renewals: Some(2), ..BY_ITSELF }, WRITER],
+    parts: &[Part { renewals: Some(2), ..RENEWED_ONCE }, WRITER],
     budget: Budget { renewal_cuts: 1, ..NOTHING },
     lease: LEASE,
     more: |it| (it.budget.renewal_cuts, it.budget.pauses) = (2, 1),
@@ -180,10 +180,10 @@ const DRIFT: Scenario = Scenario {
 /// The lease is a whole tick: the times of holder and failure detector end in the same moment.
 const EDGE: Scenario = Scenario {
     name: "edge",
-    parts: &[BY_ITSELF, READER],
+    parts: &[RENEWED_ONCE, READER],
     budget: Budget { pauses: 1, ..NOTHING },
     lease: Duration::from_secs(1),
-    more: |it| it.parts = &[BY_ITSELF, READER, WRITER],
+    more: |it| it.parts = &[RENEWED_ONCE, READER, WRITER],
 };
 
 /// A session takes over the key of one that is over, and a watch of that key is behind.
@@ -198,10 +198,10 @@ const REUSED: Scenario = Scenario {
 /// A claim that does not wait finds a holder that may be dead, by a clock that may be wrong.
 const HOPES: Scenario = Scenario {
     name: "hopes",
-    parts: &[BY_ITSELF, TRIER],
+    parts: &[RENEWED_ONCE, TRIER],
     budget: Budget { pauses: 1, crashes: 1, hopes: true, ..NOTHING },
     lease: LEASE,
-    more: |it| (it.parts, it.budget.cuts) = (&[BY_ITSELF, TRIER, WRITER], 1),
+    more: |it| (it.parts, it.budget.cuts) = (&[RENEWED_ONCE, TRIER, WRITER], 1),
 };
 
 const ALL: [Scenario; 14] = [
@@ -238,7 +238,7 @@ impl Scenario {
 }
 
 #[test]
-fn a_lock_keeps_its_promises_whatever_happens() {
+fn protocol_keeps_its_promises_in_every_schedule() {
     let mut not_reached = Vec::from(TO_REACH);
     for mut scenario in ALL {
         if std::env::var_os("SHIZUKU_LONG").is_some() {
@@ -253,7 +253,7 @@ fn a_lock_keeps_its_promises_whatever_happens() {
 }
 
 #[test]
-fn each_wrong_decision_breaks_a_promise() {
+fn mutation_of_each_decision_breaks_a_promise() {
     let mut promises = BTreeSet::from(promises::PROMISES);
     let mut missed = Vec::new();
     for Mutation { name, decisions, scenario, breaks } in mutations::all() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::DistroRwLockError;
+use super::error::DistroRwLockError;
 
 /// Minimum lease. Renewals have to succeed within two thirds of it, also while a cluster elects a
 /// leader.

@@ -9,9 +9,10 @@ use futures_util::future::{Either, select};
 
 use super::error::{DistroRwLockError, LockLoss, WithLockProcessError};
 use super::guard::Hold;
+use super::lock::DistroRwLock;
 use super::options::LockOptions;
 use super::record::LockMode;
-use super::{DistroRwLock, reentry};
+use super::reentry;
 use crate::store::Store;
 
 /// An operation on an input.
@@ -106,7 +107,7 @@ impl<P> Locked<P> {
         P: Processor<I>,
     {
         let lock = DistroRwLock::with_options(&self.store, &self.resource, self.options.clone())?;
-        let hold = lock.wait(mode).await?;
+        let hold = lock.wait("process", mode).await?;
         let output = run(&hold, self.ends_when_lost, self.processor.process(input)).await?;
         match hold.release().await {
             Ok(()) => Ok(output),
@@ -115,7 +116,7 @@ impl<P> Locked<P> {
             }
             // The work was done under the lock, whose release continues in the background.
             Err(error) => {
-                tracing::debug!(resource = self.resource, %error, "a lock is not let go of yet");
+                tracing::debug!(resource = self.resource, %error, "failed to release a lock");
                 Ok(output)
             }
         }
@@ -129,7 +130,7 @@ pub(super) async fn run<O, E>(
     work: impl Future<Output = Result<O, E>>,
 ) -> Result<O, WithLockProcessError<E>> {
     let lost = |reason: LockLoss| {
-        let resource = hold.resource.to_string();
+        let resource = hold.name.resource.to_string();
         Err(WithLockProcessError::LeaseLost { resource, reason })
     };
     let work = reentry::within(hold, work);
@@ -156,8 +157,8 @@ macro_rules! locked_processor {
         pub struct $name<P>(Locked<P>);
 
         impl<P> $name<P> {
-            /// Work under the lock of a resource of a store, which is owned or borrowed, with the
-            /// options that are the default.
+            /// Creates work under the lock of a resource, with the default options. `store` is owned
+            /// or borrowed.
             pub fn new(
                 processor: Arc<P>,
                 store: impl AsRef<Store>,
@@ -192,10 +193,10 @@ macro_rules! locked_processor {
             /// background.
             ///
             /// # Errors
-            /// [`WithLockProcessError::Lock`] where the lock was not granted: the name or the lease
-            /// is none, the store has no locks or does not answer, the wait was too long;
-            /// [`WithLockProcessError::LeaseLost`] where it was lost while the work went on;
-            /// [`WithLockProcessError::Process`] with the error of the work.
+            /// Returns [`WithLockProcessError::Lock`] if the lock was not granted: the name or the
+            /// lease is invalid, the store has no locks or does not answer, or the wait was too
+            /// long. Returns [`WithLockProcessError::LeaseLost`] if the lock was lost during the
+            /// work. Returns [`WithLockProcessError::Process`] if the work fails, with its error.
             pub async fn process<I>(
                 &self,
                 input: I,

@@ -296,19 +296,19 @@ impl LockRecord {
         }
         let wrong = |reason: &str| Err(reason.to_owned());
         let Ok(format) = serde_json::from_slice::<Format>(bytes) else {
-            return wrong("it is not the record of a lock");
+            return wrong("it is not a lock record");
         };
         if format.shizuku_lock != FORMAT {
             return Err(format!(
-                "it is the record of a lock in format {}, this version knows format {FORMAT}",
+                "it is a lock record of format {}, and this version knows format {FORMAT}",
                 format.shizuku_lock
             ));
         }
         let Ok(stored) = serde_json::from_slice::<Stored<'_>>(bytes) else {
-            return wrong("it is a damaged record of a lock");
+            return wrong("it is a damaged lock record");
         };
         if stored.fence > MOST_FENCE {
-            return wrong("its fencing token is beyond what can be counted");
+            return wrong("its fencing token exceeds the maximum of 2^53");
         }
         let mut record = Self {
             fence: stored.fence,
@@ -317,7 +317,7 @@ impl LockRecord {
             extra: stored.extra.into_owned(),
         };
         if !record.is_sound() {
-            return wrong("it breaks the rules of a lock");
+            return wrong("it violates the invariants of a lock record");
         }
         // Fields of a grant have no meaning in a claim, and would be duplicated once it is granted.
         for claim in &mut record.queue {
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_read_as_it_was_written() {
+    fn record_is_decoded_as_encoded() {
         let mut record = LockRecord { fence: 3, ..LockRecord::default() };
         let token = FencingToken::from_u64(3);
         record.holders.push(Grant { claim: claim(1, LockMode::Write), token, since: None });
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_are_not_known_survive() {
+    fn unknown_fields_of_a_record_survive() {
         let id = r#""session":"00000000000000000000000000000007""#;
         let text = format!(
             r#"{{"shizuku_lock":1,"fence":3,"holders":[{{{id},"number":1,"mode":"read","token":3,"zone":[1]}}],"queue":[{{{id},"number":2,"mode":"write","zone":{{"a":null}},"since":1,"token":9}}],"more":-0.5}}"#
@@ -423,7 +423,7 @@ mod tests {
     /// Covers every transition without a new claim: a holder leaves and readers are granted, the
     /// numbers become longer.
     #[test]
-    fn a_record_never_grows_without_a_claim() {
+    fn record_without_new_claim_never_grows() {
         use super::super::transition::Change;
         let now = UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
         for fence in [0, 8, 98, 9_999_998] {
@@ -456,35 +456,35 @@ mod tests {
     }
 
     #[test]
-    fn digits_are_counted() {
+    fn digits_of_a_number_are_counted() {
         for (number, expected) in [(0, 1), (9, 1), (10, 2), (99, 2), (100, 3), (u64::MAX, DIGITS)] {
             assert_eq!(digits(number), expected, "{number}");
         }
     }
 
     #[test]
-    fn what_is_no_record_is_refused() {
-        let refused = |text: &str| LockRecord::from_bytes(text.as_bytes()).unwrap_err();
+    fn foreign_value_is_rejected() {
+        let rejected = |text: &str| LockRecord::from_bytes(text.as_bytes()).unwrap_err();
         for other in ["", "x", "{}", "[]", r#"{"fence":1}"#, "\u{0}"] {
-            assert!(refused(other).contains("not the record"), "{other}");
+            assert!(rejected(other).contains("not a lock record"), "{other}");
         }
         assert!(
-            refused(r#"{"shizuku_lock":2,"new":1}"#)
-                .contains("format 2, this version knows format 1")
+            rejected(r#"{"shizuku_lock":2,"new":1}"#)
+                .contains("format 2, and this version knows format 1")
         );
-        assert!(refused(r#"{"shizuku_lock":1,"fence":1}"#).contains("damaged"));
+        assert!(rejected(r#"{"shizuku_lock":1,"fence":1}"#).contains("damaged"));
         assert!(
-            refused(r#"{"shizuku_lock":1,"fence":18446744073709551615,"holders":[],"queue":[]}"#)
-                .contains("beyond")
+            rejected(r#"{"shizuku_lock":1,"fence":18446744073709551615,"holders":[],"queue":[]}"#)
+                .contains("exceeds")
         );
         let one =
             r#"{"session":"00000000000000000000000000000007","number":1,"mode":"write","token":1}"#;
         let twice = format!(r#"{{"shizuku_lock":1,"fence":1,"holders":[{one},{one}],"queue":[]}}"#);
-        assert!(refused(&twice).contains("rules"));
+        assert!(rejected(&twice).contains("invariants"));
     }
 
     #[test]
-    fn sessions_are_never_the_same() {
+    fn session_ids_are_unique_and_parsed() {
         let drawn: std::collections::HashSet<_> =
             (0..10_000).map(|_| SessionId::random()).collect();
         assert_eq!(drawn.len(), 10_000);

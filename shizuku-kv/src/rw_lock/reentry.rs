@@ -4,29 +4,20 @@
 //! Only a processor's work is known to stay in one task. A guard can be moved to another task, so a
 //! wait for it may well end (ADR 0045).
 
-use std::sync::Arc;
-
+use super::error::DistroRwLockError;
 use super::guard::Hold;
-use super::lock_manager::LockManager;
-use super::{DistroRwLock, DistroRwLockError};
-use crate::store::{FencingToken, Key};
+use super::name::LockName;
+use crate::store::FencingToken;
 
 tokio::task_local! {
-    /// The innermost hold is last.
-    static HELD: Vec<TaskHold>;
+    /// The innermost lock is last.
+    static LOCKS_OF_TASK: Vec<LockOfTask>;
 }
 
 #[derive(Clone)]
-struct TaskHold {
-    /// Address of one handle and its clones. Another handle to the same store cannot be
-    /// distinguished from a handle to another store.
-    handle: usize,
-    key: Key,
+struct LockOfTask {
+    name: LockName,
     token: FencingToken,
-}
-
-fn address(locks: &Arc<LockManager>) -> usize {
-    Arc::as_ptr(locks).addr()
 }
 
 /// Returns the token of the lock, or of the leader's term, under which the calling task runs. This
@@ -38,22 +29,21 @@ fn address(locks: &Arc<LockManager>) -> usize {
 /// Returns `None` if the task runs no such work. Tasks that the work has spawned are such tasks:
 /// pass the token to them.
 pub fn current_fencing_token() -> Option<FencingToken> {
-    HELD.try_with(|held| held.last().map(|held| held.token)).ok().flatten()
+    LOCKS_OF_TASK.try_with(|locks| locks.last().map(|lock| lock.token)).ok().flatten()
 }
 
 /// Runs work under a lock.
 pub(super) async fn within<O>(hold: &Hold, work: impl Future<Output = O>) -> O {
-    let mut held = HELD.try_with(Clone::clone).unwrap_or_default();
-    let (handle, key) = (address(&hold.ticket.locks), hold.ticket.place.1.clone());
-    held.push(TaskHold { handle, key, token: hold.token });
-    HELD.scope(held, work).await
+    let mut locks = LOCKS_OF_TASK.try_with(Clone::clone).unwrap_or_default();
+    locks.push(LockOfTask { name: hold.name.clone(), token: hold.token });
+    LOCKS_OF_TASK.scope(locks, work).await
 }
 
 /// Returns an error if this task would wait for itself.
-pub(super) fn check(lock: &DistroRwLock) -> Result<(), DistroRwLockError> {
-    let is_this = |held: &TaskHold| held.handle == address(&lock.locks) && held.key == lock.key;
-    if HELD.try_with(|held| held.iter().any(is_this)).unwrap_or(false) {
-        return Err(DistroRwLockError::Reentrant { resource: lock.resource.to_string() });
+pub(super) fn check(name: &LockName) -> Result<(), DistroRwLockError> {
+    let is_this = |lock: &LockOfTask| lock.name.is_same_lock(name);
+    if LOCKS_OF_TASK.try_with(|locks| locks.iter().any(is_this)).unwrap_or(false) {
+        return Err(DistroRwLockError::Reentrant { resource: name.resource.to_string() });
     }
     Ok(())
 }

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_share_and_a_writer_is_alone() {
+    fn readers_share_and_writer_is_exclusive() {
         let mut lock = LockRecord::default();
         assert_eq!(lock.apply(&claim(1, Read)), granted(1));
         assert_eq!(lock.apply(&claim(2, Read)), granted(2));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiting_writer_is_not_overtaken_and_those_behind_it_come_together() {
+    fn waiting_writer_is_not_overtaken_by_readers() {
         let mut lock = LockRecord::default();
         lock.apply(&claim(1, Read));
         lock.apply(&claim(2, Write));
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn asking_again_changes_nothing() {
+    fn repeated_change_has_no_effect() {
         let mut lock = LockRecord::default();
         lock.apply(&claim(1, Write));
         lock.apply(&claim(2, Write));
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_goes_on_as_a_reader_lets_readers_in_under_its_token() {
+    fn downgrade_grants_readers_under_the_same_token() {
         let mut lock = LockRecord::default();
         lock.apply(&claim(1, Write));
         lock.apply(&claim(2, Read));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_is_over_leaves_nothing_behind() {
+    fn eviction_removes_all_claims_of_a_session() {
         let mut lock = LockRecord::default();
         for change in [claim(10, Read), claim(20, Write), claim(11, Write), claim(21, Read)] {
             lock.apply(&change);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_lock_is_handed_over_under_a_token_beyond_the_one_that_moved() {
+    fn break_grants_next_waiter_beyond_returned_token() {
         let mut lock = LockRecord::default();
         lock.apply(&claim(1, Write));
         lock.apply(&claim(2, Write));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_an_end() {
+    fn claim_of_a_full_queue_is_rejected() {
         let mut lock = LockRecord::default();
         lock.apply(&claim(0, Write));
         for number in 1..=u64::try_from(LONGEST_QUEUE).unwrap_or_default() {

@@ -3,12 +3,12 @@
 use shizuku_kv::rw_lock::LockLoss;
 
 use crate::faults::{Fate, Kind};
-use crate::world::{LEASE, World, goes_by, within};
+use crate::world::{LEASE, World, pass, within};
 
 /// The next task would not know of the holds of the panicked one. Without the notification a holder
 /// would continue while another acquires the lock.
 #[tokio::test(start_paused = true)]
-async fn a_holder_is_told_when_the_task_of_its_lock_has_panicked() {
+async fn holder_is_notified_after_panic_of_coordinator() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     let _alive = one.stay_alive().await;
@@ -16,7 +16,7 @@ async fn a_holder_is_told_when_the_task_of_its_lock_has_panicked() {
     one.faults.next(Kind::Record, Fate::Panics);
     let claim = one.lock();
     let claim = tokio::spawn(async move { claim.write().await });
-    assert_eq!(within(1, "it is told", held.lost()).await, LockLoss::TaskEnded);
+    assert_eq!(within(1, "it is notified", held.lost()).await, LockLoss::TaskEnded);
     assert!(!held.is_held() && one.faults.are_over());
     // The claim is notified as well, or granted by the task that replaces the panicked one.
     if let Ok(guard) = within(5, "the claim ends", claim).await.unwrap() {
@@ -34,8 +34,8 @@ async fn a_holder_is_told_when_the_task_of_its_lock_has_panicked() {
             guard.release().await.unwrap();
         }
     };
-    let ((), guard) = within(5, "the other gets in", async { tokio::join!(look, guard) }).await;
-    goes_by(2 * LEASE).await;
+    let ((), guard) = within(5, "the other is granted", async { tokio::join!(look, guard) }).await;
+    pass(2 * LEASE).await;
     assert!(guard.is_held() && held.release().await.is_err());
     guard.release().await.unwrap();
     world.held_by(0).await;
@@ -43,17 +43,17 @@ async fn a_holder_is_told_when_the_task_of_its_lock_has_panicked() {
 
 /// Otherwise the lease would not be renewed, and its holder would rely on it until it expires.
 #[tokio::test(start_paused = true)]
-async fn a_holder_is_told_when_the_task_of_its_session_has_panicked() {
+async fn holder_is_notified_after_panic_of_keep_alive() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     let held = one.lock().write().await.unwrap();
     one.faults.next(Kind::Renewal, Fate::Panics);
-    assert_eq!(within(1, "it is told", held.lost()).await, LockLoss::TaskEnded);
-    let guard = within(5, "the other gets in", other.lock().write()).await.unwrap();
+    assert_eq!(within(1, "it is notified", held.lost()).await, LockLoss::TaskEnded);
+    let guard = within(5, "the other is granted", other.lock().write()).await.unwrap();
     assert!(guard.is_held() && !held.is_held());
     guard.release().await.unwrap();
     // The next claim has a session of its own.
-    let held = within(5, "it gets in again", one.lock().write()).await.unwrap();
-    goes_by(3 * LEASE).await;
+    let held = within(5, "it is granted again", one.lock().write()).await.unwrap();
+    pass(3 * LEASE).await;
     assert!(held.is_held());
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shizuku_kv::KvError;
 use shizuku_kv::rw_lock::DistroRwLockError;
 
-use crate::world::{LEASE, World, goes_by, lock_of, within};
+use crate::world::{LEASE, World, lock_of, pass, within};
 
 /// A lock that is held for long is watched. If that is denied, each new request costs the server a
 /// denial and the holder a read of the record.
@@ -16,7 +16,7 @@ async fn denied_watch_of_held_lock_is_requested_rarely() {
     holder.faults.deny_watches(true);
     let guard = holder.lock().write().await.unwrap();
     let before = holder.faults.requests();
-    goes_by(Duration::from_secs(60)).await;
+    pass(Duration::from_secs(60)).await;
     let requests = holder.faults.requests() - before;
     assert!((20..120).contains(&requests), "{requests} requests in a minute");
     assert!(guard.is_held());

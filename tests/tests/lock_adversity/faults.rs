@@ -15,7 +15,7 @@ const BUSY: usize = 10_000;
 #[derive(Clone, Debug)]
 pub(crate) enum Fate {
     /// It does not take effect, and the process gets this error.
-    Refused(KvError),
+    Rejected(KvError),
     /// It does not take effect, and the process gets an unknown outcome.
     Lost,
     /// It takes effect, and a moment later the process gets an unknown outcome.
@@ -83,7 +83,7 @@ pub(crate) struct Faults {
     plans: Mutex<Vec<Plan>>,
     /// Results of reads of keys for which a replica that is behind answers.
     behind: Mutex<HashMap<Key, Option<KvEntry>>>,
-    refused_read: Mutex<Option<KvError>>,
+    rejected_read: Mutex<Option<KvError>>,
     vanished: Mutex<HashSet<Key>>,
     is_crashed: AtomicBool,
     is_unheard: AtomicBool,
@@ -143,12 +143,12 @@ impl Faults {
     /// nothing.
     pub(crate) fn are_over(&self) -> bool {
         self.plans.lock().unwrap().iter().all(|plan| plan.times == 0)
-            && self.refused_read.lock().unwrap().is_none()
+            && self.rejected_read.lock().unwrap().is_none()
     }
 
     /// Makes the next read of a record fail.
-    pub(crate) fn refuse_read(&self, error: KvError) {
-        *self.refused_read.lock().unwrap() = Some(error);
+    pub(crate) fn reject_read(&self, error: KvError) {
+        *self.rejected_read.lock().unwrap() = Some(error);
     }
 
     /// Makes reads of the key return this from now on, as if a replica that is behind answered.
@@ -225,7 +225,7 @@ impl Faults {
             std::future::pending::<()>().await;
         }
         if is_record(key)
-            && let Some(error) = self.refused_read.lock().unwrap().take()
+            && let Some(error) = self.rejected_read.lock().unwrap().take()
         {
             return Some(Err(error));
         }

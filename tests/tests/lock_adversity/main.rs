@@ -16,13 +16,14 @@
 mod broken_tasks;
 mod denied_watches;
 mod faults;
+mod left_behind;
 mod limits;
 mod lost_writes;
+mod recreated_stores;
 mod sessions;
 mod short_lived;
 mod shutdown;
 mod stale_reads;
 mod store;
 mod stores_gone;
-mod stores_made_again;
 mod world;

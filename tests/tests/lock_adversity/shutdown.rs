@@ -12,11 +12,11 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// One held lock, and a waiting claim for another.
 #[tokio::test(start_paused = true)]
-async fn a_release_at_shutdown_is_repeated_until_it_is_known() {
+async fn failed_release_at_shutdown_is_retried() {
     let fates = [
-        Fate::Refused(timeout()),
-        Fate::Refused(unavailable()),
-        Fate::Refused(full()),
+        Fate::Rejected(timeout()),
+        Fate::Rejected(unavailable()),
+        Fate::Rejected(full()),
         Fate::Lost,
         Fate::Unanswered,
         Fate::Late,
@@ -32,7 +32,7 @@ async fn a_release_at_shutdown_is_repeated_until_it_is_known() {
         assert!(process.faults.are_over(), "{fate:?}");
         assert_eq!(held.lost().await, LockLoss::StoreGone);
         assert!(world.state().await.holders.is_empty(), "{fate:?}");
-        other.gets_in(&format!("{fate:?}")).await;
+        other.is_granted(&format!("{fate:?}")).await;
         // A write that arrives late changes nothing.
         process.backend.arrive().await;
         assert!(world.state().await.holders.is_empty(), "{fate:?}");
@@ -45,13 +45,13 @@ async fn a_release_at_shutdown_is_repeated_until_it_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_of_a_store_that_does_not_answer_ends() {
+async fn shutdown_of_unreachable_store_ends() {
     let world = World::in_memory().await;
     let [process] = world.processes().await;
     let handles = OpenStores::new();
     handles.add(&process.store);
     let held = process.lock_for(Duration::from_secs(60)).write().await.unwrap();
-    process.faults.each(Kind::Record, Fate::Refused(timeout()));
+    process.faults.each(Kind::Record, Fate::Rejected(timeout()));
     let error = within(6, "it ends", handles.close(Deadline::after(LIMIT))).await.unwrap_err();
     assert!(matches!(error, KvError::Timeout { operation: "shutdown", .. }), "{error:?}");
     assert!(!held.is_held());
@@ -59,14 +59,14 @@ async fn shutdown_of_a_store_that_does_not_answer_ends() {
 
 /// It has no lock to release.
 #[tokio::test(start_paused = true)]
-async fn shutdown_of_a_store_that_is_gone_ends_at_once() {
+async fn shutdown_of_deleted_store_ends_at_once() {
     let world = World::in_memory().await;
     let [process] = world.processes().await;
     let handles = OpenStores::new();
     handles.add(&process.store);
     let held = process.lock_for(Duration::from_secs(60)).write().await.unwrap();
     let gone = KvError::store_not_found("locks");
-    process.faults.each(Kind::Record, Fate::Refused(gone));
+    process.faults.each(Kind::Record, Fate::Rejected(gone));
     within(1, "it ends", handles.close(Deadline::after(LIMIT))).await.unwrap();
     assert!(!held.is_held());
 }
@@ -74,8 +74,8 @@ async fn shutdown_of_a_store_that_is_gone_ends_at_once() {
 /// The first claim needs a session that has yet to be created; the second has one, and is queued
 /// behind it.
 #[tokio::test(start_paused = true)]
-async fn a_claim_whose_session_fails_holds_up_no_other() {
-    for fate in [Fate::Refused(broken()), Fate::Lost, Fate::Unanswered] {
+async fn claim_of_failed_session_blocks_no_other() {
+    for fate in [Fate::Rejected(broken()), Fate::Lost, Fate::Unanswered] {
         let world = World::in_memory().await;
         let [process] = world.processes().await;
         let _alive = process.stay_alive().await;
@@ -83,10 +83,10 @@ async fn a_claim_whose_session_fails_holds_up_no_other() {
         let claims = [process.lock_for(2 * LEASE), process.lock()]
             .map(|lock| tokio::spawn(async move { lock.write().await?.release().await }));
         let [first, second] = claims;
-        within(3, "the second gets in", second).await.unwrap().unwrap();
+        within(3, "the second is granted", second).await.unwrap().unwrap();
         // It fails, or is queued again under another session.
         let first = within(3, "the first has an answer", first).await.unwrap();
-        assert_eq!(first.is_err(), matches!(fate, Fate::Refused(_)), "{first:?}");
+        assert_eq!(first.is_err(), matches!(fate, Fate::Rejected(_)), "{first:?}");
         assert!(process.faults.are_over(), "{fate:?}");
     }
 }

@@ -5,11 +5,11 @@ use shizuku_kv::rw_lock::DistroRwLockError;
 use tokio::time::timeout;
 
 use crate::faults::{Fate, Kind, unavailable};
-use crate::world::{LEASE, RECORD, World, goes_by, within};
+use crate::world::{LEASE, RECORD, World, pass, within};
 
 /// Otherwise a process would miss its own grant, and notify its holder of a lost lock.
 #[tokio::test(start_paused = true)]
-async fn a_holder_is_not_told_that_it_lost_what_an_old_record_does_not_have() {
+async fn stale_record_does_not_revoke_a_grant() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     one.lock().read().await.unwrap().release().await.unwrap();
@@ -20,7 +20,7 @@ async fn a_holder_is_not_told_that_it_lost_what_an_old_record_does_not_have() {
     one.faults.fall_behind(RECORD, before);
     let second = one.lock();
     let second = tokio::spawn(async move { second.read().await });
-    goes_by(3 * LEASE).await;
+    pass(3 * LEASE).await;
     assert!(held.is_held());
     one.faults.catch_up();
     let second = within(5, "the second claim is granted", second).await.unwrap().unwrap();
@@ -33,7 +33,7 @@ async fn a_holder_is_not_told_that_it_lost_what_an_old_record_does_not_have() {
 
 /// The same if every read is stale, because the watch delivers the current record.
 #[tokio::test(start_paused = true)]
-async fn a_holder_goes_on_also_where_all_reads_are_old() {
+async fn holder_keeps_its_lock_if_all_reads_are_stale() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     one.lock().read().await.unwrap().release().await.unwrap();
@@ -56,7 +56,7 @@ async fn a_holder_goes_on_also_where_all_reads_are_old() {
 /// Otherwise a releasing process would not find its grant, believe that others evicted it, and
 /// leave it behind.
 #[tokio::test(start_paused = true)]
-async fn a_release_over_an_old_record_takes_its_grant_out() {
+async fn release_after_stale_read_removes_its_grant() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     let _alive = one.stay_alive().await;
@@ -66,7 +66,7 @@ async fn a_release_over_an_old_record_takes_its_grant_out() {
     let theirs = other.lock().read().await.unwrap();
     one.faults.fall_behind(RECORD, before);
     let (released, ()) = tokio::join!(held.release(), async {
-        goes_by(LEASE).await;
+        pass(LEASE).await;
         one.faults.catch_up();
     });
     released.unwrap();
@@ -76,14 +76,14 @@ async fn a_release_over_an_old_record_takes_its_grant_out() {
 
 /// Otherwise a queued process would not find itself, and queue a second time.
 #[tokio::test(start_paused = true)]
-async fn a_waiter_stands_in_line_once_whatever_an_old_record_says() {
+async fn waiter_queues_once_despite_stale_record() {
     let world = World::in_memory().await;
     let [holder, waiter] = world.processes().await;
     let _alive = waiter.stay_alive().await;
     waiter.lock().write().await.unwrap().release().await.unwrap();
     let before = world.record().await;
     let held = holder.lock().write().await.unwrap();
-    let waiting = waiter.starts_to_wait();
+    let waiting = waiter.start_waiting();
     world.in_line(1).await;
     waiter.faults.fall_behind(RECORD, before);
     for _ in 0..3 {
@@ -93,7 +93,7 @@ async fn a_waiter_stands_in_line_once_whatever_an_old_record_says() {
     assert_eq!(world.state().await.waiting.len(), 1);
     waiter.faults.catch_up();
     held.release().await.unwrap();
-    within(5, "it gets in", waiting).await.unwrap().unwrap().release().await.unwrap();
+    within(5, "it is granted", waiting).await.unwrap().unwrap().release().await.unwrap();
     world.held_by(0).await;
 }
 
@@ -101,7 +101,7 @@ async fn a_waiter_stands_in_line_once_whatever_an_old_record_says() {
 /// that the write replaces. The other version must not prove that the write cannot land any more.
 /// When it did, a live process would hold a lock that no guard there knows of.
 #[tokio::test(start_paused = true)]
-async fn a_write_that_can_still_land_is_not_taken_for_gone_by_an_old_record() {
+async fn stale_record_does_not_resolve_a_write_in_flight() {
     let world = World::in_memory().await;
     let [one, other] = world.processes().await;
     let _alive = one.stay_alive().await;
@@ -111,17 +111,17 @@ async fn a_write_that_can_still_land_is_not_taken_for_gone_by_an_old_record() {
     one.faults.fall_behind(RECORD, before);
     one.faults.next(Kind::Record, Fate::Late);
     assert!(timeout(LEASE / 10, one.lock().write()).await.is_err());
-    goes_by(2 * LEASE).await;
+    pass(2 * LEASE).await;
     one.backend.arrive().await;
     one.faults.catch_up();
-    other.gets_in("the write has landed").await;
+    other.is_granted("the write has landed").await;
     world.held_by(0).await;
 }
 
 /// Otherwise an operator would be told that a lock is broken whose newest grant the old record does
 /// not have.
 #[tokio::test(start_paused = true)]
-async fn a_break_after_an_old_read_breaks_what_is_there() {
+async fn break_after_stale_read_revokes_present_holders() {
     let world = World::in_memory().await;
     let [holder, operator] = world.processes().await;
     operator.lock().write().await.unwrap().release().await.unwrap();
@@ -135,7 +135,7 @@ async fn a_break_after_an_old_read_breaks_what_is_there() {
         process.faults.fall_behind(RECORD, before.clone());
         let lock = process.lock();
         let (is_broken, ()) = tokio::join!(lock.break_lock(), async {
-            goes_by(LEASE / 2).await;
+            pass(LEASE / 2).await;
             process.faults.catch_up();
         });
         is_broken.unwrap();
@@ -153,7 +153,7 @@ async fn a_break_after_an_old_read_breaks_what_is_there() {
 
 /// Otherwise the caller would be told that a lock is broken that is held as before.
 #[tokio::test(start_paused = true)]
-async fn a_break_is_not_said_to_be_made_that_was_not_made() {
+async fn break_is_not_reported_unless_made() {
     let world = World::in_memory().await;
     let [holder, operator] = world.processes().await;
     operator.lock().write().await.unwrap().release().await.unwrap();
@@ -171,7 +171,7 @@ async fn a_break_is_not_said_to_be_made_that_was_not_made() {
     operator.faults.catch_up();
     operator.lock().break_lock().await.unwrap();
     assert_eq!(world.state().await.holders, []);
-    within(5, "the holder is told", held.lost()).await;
+    within(5, "the holder is notified", held.lost()).await;
 }
 
 /// A renewal fails once, and the answering server then has an old one, or does not know the session
@@ -183,10 +183,10 @@ async fn is_held_after_an_old_read_of_its_session(is_known: bool) {
     let session = format!("rw_lock_session.{}", world.state().await.holders[0].claim.session);
     let first = world.around.entry(&*session).await.unwrap();
     assert!(first.is_some());
-    goes_by(LEASE).await;
+    pass(LEASE).await;
     holder.faults.fall_behind(&session, first.filter(|_| is_known));
-    holder.faults.next(Kind::Renewal, Fate::Refused(unavailable()));
-    goes_by(2 * LEASE).await;
+    holder.faults.next(Kind::Renewal, Fate::Rejected(unavailable()));
+    pass(2 * LEASE).await;
     assert!(holder.faults.are_over());
     assert!(held.is_held(), "{}", held.lost().await);
     held.release().await.unwrap();
@@ -194,12 +194,12 @@ async fn is_held_after_an_old_read_of_its_session(is_known: bool) {
 
 /// Otherwise a process would attribute its own entry to another, and give up all of its locks.
 #[tokio::test(start_paused = true)]
-async fn a_session_is_not_taken_for_ended_by_an_old_renewal() {
+async fn stale_renewal_does_not_end_a_session() {
     is_held_after_an_old_read_of_its_session(true).await;
 }
 
 /// Otherwise a process would consider its session removed, and give up all of its locks.
 #[tokio::test(start_paused = true)]
-async fn a_session_is_not_taken_for_ended_where_it_is_not_known_yet() {
+async fn missing_renewal_on_replica_does_not_end_a_session() {
     is_held_after_an_old_read_of_its_session(false).await;
 }

@@ -42,7 +42,7 @@ impl FaultyStore {
     }
 
     /// Replaces the store by the recreated one of the same name.
-    pub(crate) fn goes_on_with(&self, store: &Store) {
+    pub(crate) fn switch_to(&self, store: &Store) {
         *self.now.lock().unwrap() = Arc::clone(store.backend());
     }
 
@@ -68,7 +68,7 @@ impl FaultyStore {
             return self.apply(key, write, deadline).await;
         };
         match fate {
-            Fate::Refused(error) => return Err(error),
+            Fate::Rejected(error) => return Err(error),
             Fate::Panics => panic!("a backend panics, as it was told to"),
             Fate::Slow(by) => {
                 let result = self.apply(key, write, deadline).await;
@@ -99,7 +99,7 @@ impl FaultyStore {
             WriteCondition::Exactly(expected) if self.faults.is_lost(key) => {
                 return Err(other_version(key, expected));
             }
-            // What was there is out of the way.
+            // The lost entry no longer exists.
             WriteCondition::Any | WriteCondition::Absent
                 if !write.is_deletion() && self.faults.find_key(key) =>
             {

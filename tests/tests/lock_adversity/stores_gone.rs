@@ -3,7 +3,7 @@
 use shizuku_kv::rw_lock::{DistroRwLockError, LockLoss};
 use shizuku_kv::{Connection, KvError};
 
-use crate::world::{LEASE, World, goes_by, within};
+use crate::world::{LEASE, World, pass, within};
 
 /// Maximum number of requests per second that it takes to find out that a store is gone.
 const FEW: usize = 20;
@@ -28,24 +28,24 @@ fn says_so(error: &DistroRwLockError, is_shut_down: bool) -> bool {
 /// Otherwise a task with nothing to wait for would send requests without end, while the lock is
 /// held or after all handles are gone.
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_gone_is_not_asked_without_end() {
+async fn holder_sends_few_requests_to_deleted_store() {
     for is_shut_down in [false, true] {
         let world = World::in_memory().await;
         let [holder] = world.processes().await;
         let held = holder.lock().write().await.unwrap();
         // Its record is watched by then.
-        goes_by(2 * LEASE).await;
+        pass(2 * LEASE).await;
         let before = holder.faults.requests();
         end(&world, is_shut_down).await;
-        assert_eq!(within(1, "the holder is told", held.lost()).await, LockLoss::StoreGone);
-        goes_by(10 * LEASE).await;
+        assert_eq!(within(1, "the holder is notified", held.lost()).await, LockLoss::StoreGone);
+        pass(10 * LEASE).await;
         let asked = holder.faults.requests() - before;
         assert!(asked < 10 * FEW, "{asked} requests in ten seconds");
         drop(held);
-        goes_by(10 * LEASE).await;
+        pass(10 * LEASE).await;
         // Its task has ended by now.
         let before = holder.faults.requests();
-        goes_by(60 * LEASE).await;
+        pass(60 * LEASE).await;
         assert_eq!(holder.faults.requests(), before);
     }
 }
@@ -53,17 +53,18 @@ async fn a_store_that_is_gone_is_not_asked_without_end() {
 /// Otherwise it would wait until its deadline for a store that does not come back, and send
 /// requests all the time.
 #[tokio::test(start_paused = true)]
-async fn a_waiter_is_told_that_the_store_is_gone() {
+async fn waiter_is_notified_of_deleted_store() {
     for is_shut_down in [false, true] {
         let world = World::in_memory().await;
         let [holder, waiter] = world.processes().await;
         let held = holder.lock().write().await.unwrap();
-        let waiting = waiter.starts_to_wait();
+        let waiting = waiter.start_waiting();
         world.in_line(1).await;
-        goes_by(2 * LEASE).await;
+        pass(2 * LEASE).await;
         let before = waiter.faults.requests();
         end(&world, is_shut_down).await;
-        let error = within(2, "the waiter is told", waiting).await.unwrap().map(drop).unwrap_err();
+        let error =
+            within(2, "the waiter is notified", waiting).await.unwrap().map(drop).unwrap_err();
         assert!(says_so(&error, is_shut_down), "{error:?}");
         assert!(waiter.faults.requests() - before < 2 * FEW);
         assert!(held.release().await.is_err());
@@ -72,14 +73,14 @@ async fn a_waiter_is_told_that_the_store_is_gone() {
 
 /// Otherwise it would not end.
 #[tokio::test(start_paused = true)]
-async fn claims_and_questions_about_a_store_that_is_gone_are_refused() {
+async fn calls_for_deleted_store_are_rejected() {
     for is_shut_down in [false, true] {
         let world = World::in_memory().await;
         let [one] = world.processes().await;
         one.lock().write().await.unwrap().release().await.unwrap();
         end(&world, is_shut_down).await;
         let lock = one.lock();
-        let refused = within(3, "all are refused", async {
+        let rejected = within(3, "all are rejected", async {
             [
                 lock.write().await.map(drop),
                 lock.try_read().await.map(drop),
@@ -87,8 +88,8 @@ async fn claims_and_questions_about_a_store_that_is_gone_are_refused() {
                 lock.inspect().await.map(drop),
             ]
         });
-        for refused in refused.await {
-            let error = refused.unwrap_err();
+        for rejected in rejected.await {
+            let error = rejected.unwrap_err();
             assert!(says_so(&error, is_shut_down), "{error:?}");
         }
     }

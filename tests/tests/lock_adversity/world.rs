@@ -15,6 +15,10 @@ use crate::store::FaultyStore;
 /// Minimum lease: a dead holder is evicted after little more.
 pub(crate) const LEASE: Duration = Duration::from_secs(1);
 
+/// Lease for tests in memory whose sessions must survive a stall of the machine. A session also
+/// counts the time of the real clock, which a paused one does not stop.
+pub(crate) const STEADY_LEASE: Duration = Duration::from_secs(600);
+
 /// Key of the lock's record.
 pub(crate) const RECORD: &str = "rw_lock.r";
 
@@ -79,12 +83,12 @@ impl World {
 
     /// Waits until this many are queued.
     pub(crate) async fn in_line(&self, number: usize) {
-        self.until("they are in line", |state| state.waiting.len() == number).await;
+        self.until("they are queued", |state| state.waiting.len() == number).await;
     }
 
     /// Waits until this many hold the lock, and none waits.
     pub(crate) async fn held_by(&self, number: usize) {
-        self.until("nobody else is left", |state| {
+        self.until("no other claim is left", |state| {
             (state.holders.len(), state.waiting.len()) == (number, 0)
         })
         .await;
@@ -102,11 +106,11 @@ impl World {
     }
 
     /// Deletes and recreates the store. The processes continue with it under its name.
-    pub(crate) async fn make_again(&mut self, processes: &[&Process]) {
+    pub(crate) async fn recreate(&mut self, processes: &[&Process]) {
         self.connection.delete_store(&self.name).await.unwrap();
         self.around = self.connection.store(&self.name).await.unwrap();
         for process in processes {
-            process.backend.goes_on_with(&self.around);
+            process.backend.switch_to(&self.around);
         }
     }
 }
@@ -140,21 +144,28 @@ impl Process {
     }
 
     /// Acquires the lock before long, and releases it.
-    pub(crate) async fn gets_in(&self, after: &str) {
+    pub(crate) async fn is_granted(&self, after: &str) {
         let guard =
-            within(5, &format!("it gets in after {after}"), self.lock().write()).await.unwrap();
+            within(5, &format!("it is granted after {after}"), self.lock().write()).await.unwrap();
         assert!(guard.is_held());
         guard.release().await.unwrap();
     }
 
-    pub(crate) fn starts_to_wait(&self) -> JoinHandle<Result<WriteGuard, DistroRwLockError>> {
-        let lock = self.lock();
+    pub(crate) fn start_waiting(&self) -> JoinHandle<Result<WriteGuard, DistroRwLockError>> {
+        self.start_waiting_for(LEASE)
+    }
+
+    pub(crate) fn start_waiting_for(
+        &self,
+        lease: Duration,
+    ) -> JoinHandle<Result<WriteGuard, DistroRwLockError>> {
+        let lock = self.lock_for(lease);
         tokio::spawn(async move { lock.write().await })
     }
 }
 
 pub(crate) fn lock_of(store: &Store, resource: &str, lease: Duration) -> DistroRwLock {
-    let options = LockOptions::new().lease(lease).wait(Duration::from_secs(60));
+    let options = LockOptions::new().lease(lease).wait(60 * lease);
     DistroRwLock::with_options(store, resource, options).unwrap()
 }
 
@@ -167,6 +178,6 @@ pub(crate) async fn within<T>(seconds: u64, what: &str, future: impl Future<Outp
 }
 
 /// Advances the clock, which otherwise stands still.
-pub(crate) async fn goes_by(time: Duration) {
+pub(crate) async fn pass(time: Duration) {
     sleep(time).await;
 }

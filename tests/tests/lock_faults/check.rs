@@ -36,7 +36,7 @@ pub(crate) fn all(history: &History, last: &BTreeMap<String, Last>) -> Vec<Viola
         let writes: Vec<_> =
             history.writes.iter().filter(|write| write.resource == resource).collect();
         found.extend(stale(&writes));
-        found.extend(refused_wrongly(&writes));
+        found.extend(rejected_wrongly(&writes));
         found.extend(last_is_wrong(resource, &writes, last.get(resource)));
     }
     found.sort_by_key(|violation| violation.at);
@@ -116,7 +116,7 @@ fn between(one: &Hold, other: &Hold, what: &str) -> Violation {
         )
     };
     Violation {
-        what: format!("of {}: {} and {} {what}", one.resource, told(one), told(other)),
+        what: format!("{}: {} and {} {what}", one.resource, told(one), told(other)),
         at: other.from,
         processes: vec![one.process, other.process],
     }
@@ -180,7 +180,7 @@ fn too_late(newest: &Write, write: &Write) -> Violation {
 
 /// Checks that a rejected writer was overtaken: a larger token was used for a write, and the
 /// rejected one does not hold the lock any more.
-fn refused_wrongly(writes: &[&Write]) -> Vec<Violation> {
+fn rejected_wrongly(writes: &[&Write]) -> Vec<Violation> {
     let mut first: HashMap<u64, u64> = HashMap::new();
     for write in writes {
         let began = first.entry(write.token).or_insert(write.began);
@@ -188,18 +188,18 @@ fn refused_wrongly(writes: &[&Write]) -> Vec<Violation> {
     }
     let mut found = Vec::new();
     for write in writes {
-        let Outcome::Refused(newest) = write.outcome else { continue };
+        let Outcome::Rejected(newest) = write.outcome else { continue };
         let was_written = first.get(&newest).is_some_and(|began| *began < write.ended);
         let still_held = write.held_until > write.ended;
         let why = match (newest > write.token, was_written, still_held) {
             (false, _, _) => "which is not newer",
-            (true, false, _) => "with which nobody has written",
+            (true, false, _) => "with which no process has written",
             (true, true, true) => "while it holds the lock",
             (true, true, false) => continue,
         };
         let Write { resource, token, process, .. } = write;
         let what = format!(
-            "a write to what {resource} guards with token {token} of process {process} was refused for token {newest}, {why}"
+            "a write under {resource} with token {token} of process {process} was rejected for token {newest}, {why}"
         );
         found.push(Violation { what, at: write.ended, processes: vec![*process] });
     }
@@ -217,7 +217,7 @@ fn last_is_wrong(resource: &str, writes: &[&Write], last: Option<&Last>) -> Opti
         let at = newest.map_or(u64::MAX, |write| write.ended);
         let processes = newest.iter().map(|write| write.process).collect();
         let what = format!(
-            "what {resource} guards is in the end {last:?}, {why}; the last accepted is {newest:?}"
+            "the last value under {resource} is {last:?}, {why}; the last accepted is {newest:?}"
         );
         Some(Violation { what, at, processes })
     };
@@ -228,7 +228,7 @@ fn last_is_wrong(resource: &str, writes: &[&Write], last: Option<&Last>) -> Opti
         (write.process, write.worker, write.number) == (last.process, last.worker, last.number)
     };
     let Some(write) = writes.iter().find(is_it) else {
-        return wrong("which nobody wrote".to_owned());
+        return wrong("which no process wrote".to_owned());
     };
     let is_newest = newest.is_some_and(|newest| std::ptr::eq(newest, *write));
     match write.outcome {

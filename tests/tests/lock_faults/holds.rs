@@ -30,7 +30,7 @@ pub(crate) struct Grant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Accepted(u64),
-    Refused(u64),
+    Rejected(u64),
     NotWritten,
     Unknown,
 }
@@ -140,7 +140,7 @@ impl History {
                 None => self.wrong(process, at, "a write without a lock"),
             },
             Event::Accepted { version } => self.wrote(at, Outcome::Accepted(*version)),
-            Event::Refused { newest } => self.wrote(at, Outcome::Refused(*newest)),
+            Event::Rejected { newest } => self.wrote(at, Outcome::Rejected(*newest)),
             Event::NotWritten(_) => self.wrote(at, Outcome::NotWritten),
             Event::Unknown(_) => self.wrote(at, Outcome::Unknown),
             Event::Released if section.is_lost => {
@@ -169,7 +169,7 @@ impl History {
             self.wrong(process, at, "a lock that was lost is held again");
         }
         let Some(Grant { resource, mode, token, .. }) = section.grant.clone() else {
-            self.wrong(process, at, "what was not granted is held");
+            self.wrong(process, at, "a lock is held that was not granted");
             return;
         };
         let new = Hold { process, worker, resource, mode, token, from: at, until: at };

@@ -41,7 +41,7 @@ pub(crate) enum Event {
         version: u64,
     },
     /// A write with this token came before.
-    Refused {
+    Rejected {
         newest: u64,
     },
     /// It was not written.
@@ -115,7 +115,7 @@ impl fmt::Display for Event {
             Self::Held(held) => write!(f, "held {held}"),
             Self::Writes { number } => write!(f, "writes {number}"),
             Self::Accepted { version } => write!(f, "accepted {version}"),
-            Self::Refused { newest } => write!(f, "refused {newest}"),
+            Self::Rejected { newest } => write!(f, "rejected {newest}"),
             Self::NotWritten(why) => write!(f, "not-written {why}"),
             Self::Unknown(why) => write!(f, "unknown {why}"),
             Self::Downgraded { held } => write!(f, "downgraded {held}"),
@@ -150,7 +150,7 @@ impl FromStr for Event {
             "held" => Self::Held(parsed(rest)?),
             "writes" => Self::Writes { number: parsed(rest)? },
             "accepted" => Self::Accepted { version: parsed(rest)? },
-            "refused" => Self::Refused { newest: parsed(rest)? },
+            "rejected" => Self::Rejected { newest: parsed(rest)? },
             "not-written" => Self::NotWritten(rest.to_owned()),
             "unknown" => Self::Unknown(rest.to_owned()),
             "downgraded" => Self::Downgraded { held: parsed(rest)? },
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_read_as_it_was_written() {
+    fn line_is_decoded_as_encoded() {
         let resource = || "a".to_owned();
         let why = || "its lease was not renewed in time".to_owned();
         let events = [
@@ -209,7 +209,7 @@ mod tests {
             Event::Held(true),
             Event::Writes { number: 2 },
             Event::Accepted { version: 12 },
-            Event::Refused { newest: 9 },
+            Event::Rejected { newest: 9 },
             Event::NotWritten(why()),
             Event::Unknown(why()),
             Event::Downgraded { held: false },

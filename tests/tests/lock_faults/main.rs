@@ -34,12 +34,12 @@ use shizuku_kv_tests::NatsServer;
 const LENGTH: Duration = Duration::from_secs(25);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn locks_on_a_single_server_outlive_faults_and_crashes() {
+async fn locks_on_single_server_survive_faults_and_crashes() {
     passes(Plan { seed: 11, nodes: 1, length: LENGTH, acquisitions: 100 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn locks_on_a_cluster_outlive_faults_and_crashes() {
+async fn locks_on_cluster_survive_faults_and_crashes() {
     if is_a_cluster_possible() {
         passes(Plan { seed: 12, nodes: 3, length: LENGTH, acquisitions: 100 }).await;
     }
@@ -47,7 +47,7 @@ async fn locks_on_a_cluster_outlive_faults_and_crashes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: scripts/test --long"]
-async fn ten_thousand_acquisitions_on_a_cluster_outlive_faults_and_crashes() {
+async fn ten_thousand_locks_on_cluster_survive_faults_and_crashes() {
     if is_a_cluster_possible() {
         passes(Plan { seed: 13, nodes: 3, length: Duration::from_secs(180), acquisitions: 10_000 })
             .await;

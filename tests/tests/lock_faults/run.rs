@@ -163,7 +163,7 @@ impl Run {
             if Instant::now() > deadline {
                 let reached = self.grants().await;
                 self.wrong(format!(
-                    "hardly anybody gets in within {PATIENCE:?} after {after}: {reached}/{goal}"
+                    "too few are granted within {PATIENCE:?} after {after}: {reached}/{goal}"
                 ))
                 .await;
                 return;
@@ -251,7 +251,7 @@ impl<'a> Fleet<'a> {
     async fn disturb(&mut self) {
         while self.run.goes_on().await {
             let progress = 1 + self.random.below(80);
-            self.run.progress(progress, "what was done to processes").await;
+            self.run.progress(progress, "faults of processes").await;
             self.look_for_dead().await;
             let index = self.anybody();
             match self.random.below(6) {
@@ -354,7 +354,7 @@ impl<'a> Fleet<'a> {
         for process in left {
             let last = format!("{:?}", self.run.journal.lock().await.last(process.number));
             let what = format!(
-                "process {} does not get in within {PATIENCE:?}; its last lines are {last}",
+                "process {} is not granted within {PATIENCE:?}; its last lines are {last}",
                 process.number
             );
             self.run.wrong(what).await;

@@ -39,7 +39,7 @@ pub(crate) struct Summary {
     pub(crate) lost: u64,
     pub(crate) not_granted: u64,
     pub(crate) accepted: u64,
-    pub(crate) refused: u64,
+    pub(crate) rejected: u64,
     pub(crate) unknown: u64,
     pub(crate) longest_wait: Duration,
     /// Time from the last fault until all processes had acquired a lock.
@@ -61,7 +61,7 @@ impl Summary {
         for write in &history.writes {
             match write.outcome {
                 Outcome::Accepted(_) => self.accepted += 1,
-                Outcome::Refused(_) => self.refused += 1,
+                Outcome::Rejected(_) => self.rejected += 1,
                 Outcome::Unknown => self.unknown += 1,
                 Outcome::NotWritten => {}
             }
@@ -134,12 +134,12 @@ impl fmt::Display for Summary {
         )?;
         writeln!(
             f,
-            "fenced writes: {} accepted, {} refused, {} unknown",
-            self.accepted, self.refused, self.unknown
+            "fenced writes: {} accepted, {} rejected, {} unknown",
+            self.accepted, self.rejected, self.unknown
         )?;
         write!(
             f,
-            "everybody got in within {:.1?} after the last fault; {} violations",
+            "all were granted within {:.1?} after the last fault; {} violations",
             self.settling,
             self.violations.len()
         )

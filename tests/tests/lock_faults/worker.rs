@@ -222,7 +222,7 @@ impl Worker {
         let fenced = self.store.fenced().expect("the store has fenced writes");
         let event = match fenced.put(guarded(resource), value, token).await {
             Ok(version) => Event::Accepted { version: version.as_u64().expect("a number") },
-            Err(KvError::Fenced { newest, .. }) => Event::Refused { newest: newest.as_u64() },
+            Err(KvError::Fenced { newest, .. }) => Event::Rejected { newest: newest.as_u64() },
             Err(error @ KvError::OutcomeUnknown { .. }) => Event::Unknown(error.to_string()),
             Err(error) if error.is_retryable() => Event::NotWritten(error.to_string()),
             Err(error) => Event::Unexplained(format!("{error:?}")),

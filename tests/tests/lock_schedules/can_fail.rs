@@ -36,7 +36,7 @@ fn found(book: &Book<Fake>, what: &str) {
 }
 
 #[test]
-fn what_is_right_is_not_found_wrong() {
+fn correct_history_is_accepted() {
     let book = Book::new();
     let first = book.enter("one", "a", Read, 1, Fake::new());
     book.enter("two", "a", Read, 3, Fake::new());
@@ -48,7 +48,7 @@ fn what_is_right_is_not_found_wrong() {
 }
 
 #[test]
-fn a_writer_beside_others_is_found() {
+fn writer_beside_others_is_found() {
     for (one, other) in [(Write, Write), (Read, Write), (Write, Read)] {
         let book = Book::new();
         book.enter("one", "a", one, 1, Fake::new());
@@ -58,7 +58,7 @@ fn a_writer_beside_others_is_found() {
 }
 
 #[test]
-fn one_who_has_lost_it_is_in_nobodys_way() {
+fn overlap_with_lost_hold_is_accepted() {
     let book = Book::new();
     book.enter("one", "a", Write, 1, Fake::lost());
     book.enter("two", "a", Write, 2, Fake::new());
@@ -66,7 +66,7 @@ fn one_who_has_lost_it_is_in_nobodys_way() {
 }
 
 #[test]
-fn tokens_that_repeat_or_go_back_are_found() {
+fn repeated_or_smaller_token_is_found() {
     let book = Book::new();
     book.enter("one", "a", Read, 1, Fake::new());
     book.enter("two", "a", Read, 1, Fake::new());
@@ -79,7 +79,7 @@ fn tokens_that_repeat_or_go_back_are_found() {
 }
 
 #[test]
-fn a_lock_that_comes_back_is_found() {
+fn lost_lock_that_is_held_again_is_found() {
     let book = Book::new();
     let fake = Fake::new();
     book.enter("one", "a", Write, 1, fake.clone());
@@ -100,16 +100,16 @@ fn is_found(broken: Broken, what: &str) {
 }
 
 #[test]
-fn a_store_whose_updates_do_not_compare_is_found() {
+fn store_without_compared_updates_is_found() {
     is_found(Broken::UpdatesDoNotCompare, "given twice");
 }
 
 #[test]
-fn a_store_whose_deletions_do_not_compare_is_found() {
+fn store_without_compared_deletions_is_found() {
     is_found(Broken::DeletionsDoNotCompare, "at a time");
 }
 
 #[test]
-fn a_store_whose_watches_stop_is_found() {
-    is_found(Broken::WatchesStop, "does not get in");
+fn store_with_stopped_watches_is_found() {
+    is_found(Broken::WatchesStop, "is not granted");
 }

@@ -21,7 +21,7 @@ async fn comes_back(seed: u64) -> bool {
     let rates = Rates {
         lost: never,
         late: never,
-        refused: never,
+        rejected: never,
         stale: never,
         lagging: never,
         slowest: 100,
@@ -48,7 +48,7 @@ async fn comes_back(seed: u64) -> bool {
 }
 
 #[test]
-fn a_lock_that_was_lost_stays_lost() {
+fn lost_lock_stays_lost() {
     let comes_back = |seed: &u64| {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();

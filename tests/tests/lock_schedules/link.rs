@@ -44,7 +44,7 @@ const REFUSED_IN_QUIET: u64 = 8;
 pub(crate) struct Rates {
     pub(crate) lost: u64,
     pub(crate) late: u64,
-    pub(crate) refused: u64,
+    pub(crate) rejected: u64,
     pub(crate) stale: u64,
     pub(crate) lagging: u64,
     /// Maximum delay of a round trip in each direction, in milliseconds.
@@ -83,7 +83,7 @@ impl Link {
 
     /// Returns a quiet link.
     pub(crate) fn sound() -> Arc<Self> {
-        let rates = Rates { lost: 1, late: 1, refused: 1, stale: 1, lagging: 1, slowest: 1 };
+        let rates = Rates { lost: 1, late: 1, rejected: 1, stale: 1, lagging: 1, slowest: 1 };
         let link = Self::new(Random::new(0, "sound"), rates);
         link.calm();
         link
@@ -142,7 +142,7 @@ impl Link {
     /// Decides whether a single change of a lock's record is rejected.
     async fn admits(&self, operation: &'static str, key: &Key, deadline: Deadline) -> KvResult<()> {
         let is_quiet = self.is(State::Quiet);
-        let rate = if is_quiet { REFUSED_IN_QUIET } else { self.rates.refused };
+        let rate = if is_quiet { REFUSED_IN_QUIET } else { self.rates.rejected };
         let draw = |times| self.random.lock().unwrap().once_in(times);
         if !key.starts_with("rw_lock.") || !draw(rate) {
             return Ok(());
@@ -248,7 +248,7 @@ impl LinkedStore {
             let healed = timeout_at(deadline.instant(), self.link.arrives()).await;
             healed.map_err(|_| deadline.timeout(operation, None))?;
         }
-        if self.link.once_in(self.link.rates.refused) {
+        if self.link.once_in(self.link.rates.rejected) {
             sleep(self.link.way()).await;
             let reason = "it was so decided";
             return Err(KvError::unavailable(operation, reason));

@@ -34,7 +34,7 @@ impl Tally {
     fn count(&mut self, seen: Seen) {
         self.seen.granted += seen.granted;
         self.seen.lost += seen.lost;
-        self.seen.refused += seen.refused;
+        self.seen.rejected += seen.rejected;
         self.seen.left += seen.left;
     }
 
@@ -42,7 +42,7 @@ impl Tally {
     pub(crate) fn assert_that_enough_has_happened(&self, schedules: u64) {
         assert!(self.seen.granted > 8 * schedules, "too few locks were granted: {self}");
         if schedules >= 1000 {
-            let least = self.seen.lost.min(self.seen.refused).min(self.seen.left);
+            let least = self.seen.lost.min(self.seen.rejected).min(self.seen.left);
             assert!(
                 least.min(self.crashes).min(self.cuts) > schedules / 10,
                 "something hardly happened: {self}"
@@ -53,10 +53,10 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Seen { granted, lost, refused, left } = self.seen;
+        let Seen { granted, lost, rejected, left } = self.seen;
         write!(
             f,
-            "{granted} locks granted, {lost} of them lost; {refused} refused, {left} not waited for; {} crashes, {} cuts",
+            "{granted} locks granted, {lost} of them lost; {rejected} rejected, {left} not waited for; {} crashes, {} cuts",
             self.crashes, self.cuts
         )
     }
@@ -104,7 +104,7 @@ impl Schedule {
         let rates = Rates {
             lost: often,
             late: often,
-            refused: often,
+            rejected: often,
             stale: often,
             lagging: often,
             slowest: [2, 20, 120][usize::try_from(random.below(3)).expect("an index")],
@@ -255,7 +255,7 @@ impl Schedule {
                 let token = guard.token();
                 let number = self.book.enter("the last", resource, LockMode::Write, token, guard);
                 if let Err(error) = self.book.leave(number).release().await {
-                    self.book.wrong(format!("the last cannot let go of {resource}: {error}"));
+                    self.book.wrong(format!("the last cannot release {resource}: {error}"));
                 }
             }
             Err(error) => {
@@ -266,7 +266,7 @@ impl Schedule {
         }
         let state = lock.inspect().await.expect("a record");
         if !state.holders.is_empty() || !state.waiting.is_empty() {
-            self.book.wrong(format!("somebody is left behind in {resource}: {state:?}"));
+            self.book.wrong(format!("a claim is left behind in {resource}: {state:?}"));
         }
     }
 }

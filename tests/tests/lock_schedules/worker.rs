@@ -33,7 +33,7 @@ pub(crate) struct Worker {
 pub(crate) struct Seen {
     pub(crate) granted: u64,
     pub(crate) lost: u64,
-    pub(crate) refused: u64,
+    pub(crate) rejected: u64,
     pub(crate) left: u64,
 }
 
@@ -81,7 +81,7 @@ impl Worker {
             Ok(guard) => self.hold(resource, guard, seen).await,
             Err(error) => {
                 self.judge(resource, &error);
-                seen.refused += 1;
+                seen.rejected += 1;
             }
         }
     }
@@ -154,7 +154,7 @@ impl Worker {
             Err(_) => {
                 let state = lock.inspect().await;
                 self.book
-                    .wrong(format!("{} does not get in to {mode} {resource}: {state:?}", self.who));
+                    .wrong(format!("{} is not granted {resource} to {mode}: {state:?}", self.who));
             }
         }
     }

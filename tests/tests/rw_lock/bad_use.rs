@@ -14,7 +14,7 @@ use crate::handles;
 use crate::readonly::ReadOnly;
 
 #[tokio::test]
-async fn a_name_that_is_no_key_is_refused_before_anything_is_sent() {
+async fn invalid_name_is_rejected_without_a_request() {
     let store = connect("memory:").await.unwrap().store("s").await.unwrap();
     for (name, wrong_at, rule) in [
         ("", 0, "at least one token"),
@@ -47,7 +47,7 @@ async fn a_name_that_is_no_key_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn a_lease_that_cannot_be_kept_is_refused() {
+async fn lease_out_of_range_is_rejected() {
     let store = connect("memory:").await.unwrap().store("s").await.unwrap();
     for lease in
         [Duration::ZERO, Duration::from_millis(999), Duration::from_secs(3601), Duration::MAX]
@@ -64,7 +64,7 @@ async fn a_lease_that_cannot_be_kept_is_refused() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_written_has_no_locks() {
+async fn read_only_store_has_no_locks() {
     let store = connect("memory:").await.unwrap().store("s").await.unwrap();
     let store = Store::new(Arc::new(ReadOnly(Arc::clone(store.backend()))), store.deadline());
     let error = DistroRwLock::new(&store, "r").unwrap_err();
@@ -79,7 +79,7 @@ async fn a_store_that_cannot_be_written_has_no_locks() {
 
 /// The record of a held lock would expire like other values.
 #[tokio::test]
-async fn a_store_whose_values_expire_has_no_locks() {
+async fn store_with_max_age_has_no_locks() {
     for url in ["memory:".to_owned(), NatsServer::shared().url()] {
         let connection = connect(&url).await.unwrap();
         let config = StoreConfig::new().max_age(Duration::from_secs(60));
@@ -99,7 +99,7 @@ async fn a_store_whose_values_expire_has_no_locks() {
 }
 
 #[tokio::test]
-async fn what_was_written_by_something_else_is_left_alone() {
+async fn foreign_value_is_left_unchanged() {
     for stores in handles(2).await {
         let store = &stores[0];
         for foreign in
@@ -107,13 +107,13 @@ async fn what_was_written_by_something_else_is_left_alone() {
         {
             let written = store.put("rw_lock.r", foreign).await.unwrap();
             let lock = DistroRwLock::new(&stores[1], "r").unwrap();
-            let refused = [
+            let rejected = [
                 lock.write().await.map(drop).unwrap_err(),
                 lock.try_read().await.map(drop).unwrap_err(),
                 lock.inspect().await.map(drop).unwrap_err(),
                 lock.break_lock().await.unwrap_err(),
             ];
-            for error in refused {
+            for error in rejected {
                 assert!(
                     matches!(error, DistroRwLockError::ForeignRecord { .. }),
                     "{foreign}: {error:?}"
@@ -134,14 +134,14 @@ async fn what_was_written_by_something_else_is_left_alone() {
         let lock = DistroRwLock::new(&stores[1], "r").unwrap();
         let held = lock.write().await.unwrap();
         store.put("rw_lock.r", "theirs").await.unwrap();
-        tokio::time::timeout(Duration::from_secs(20), held.lost()).await.expect("it is told");
+        tokio::time::timeout(Duration::from_secs(20), held.lost()).await.expect("it is notified");
         store.delete("rw_lock.r").await.unwrap();
         lock.write().await.unwrap().release().await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn who_would_wait_for_itself_is_told() {
+async fn reentrant_claim_is_rejected() {
     for stores in handles(2).await {
         let [store, other] = [stores[0].clone(), stores[1].clone()];
         let inner = processor_fn({

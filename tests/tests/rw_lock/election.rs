@@ -13,7 +13,7 @@ use shizuku_kv_tests::{NatsServer, TcpProxy, unique};
 use crate::handles;
 
 #[tokio::test]
-async fn candidates_lead_one_after_the_other_and_everybody_sees_it() {
+async fn candidates_lead_in_turn_and_are_observed() {
     for stores in handles(3).await {
         let [one, two] =
             [0, 1].map(|n| LeaderElection::new(&stores[n], "job", format!("node-{n}")).unwrap());
@@ -53,7 +53,7 @@ async fn candidates_lead_one_after_the_other_and_everybody_sees_it() {
 }
 
 #[tokio::test]
-async fn an_operator_ends_a_term() {
+async fn operator_ends_a_term() {
     for stores in handles(2).await {
         let [one, two] = [0, 1].map(|n| LeaderElection::new(&stores[n], "job", "me").unwrap());
         let leadership = one.campaign().await.unwrap();
@@ -66,7 +66,7 @@ async fn an_operator_ends_a_term() {
 }
 
 #[tokio::test]
-async fn only_a_leader_does_the_work() {
+async fn leader_processor_runs_only_for_leader() {
     for stores in handles(2).await {
         let election = LeaderElection::new(&stores[0], "job", "me").unwrap();
         let leadership = Arc::new(election.campaign().await.unwrap());
@@ -114,7 +114,7 @@ async fn an_observer_of_a_store_that_is_gone_is_told_and_ends() {
         let leaders = election.observe().await.unwrap();
         assert_eq!(within(leaders.next()).await.unwrap().unwrap().unwrap().candidate, "me");
         connection.delete_store(&name).await.unwrap();
-        let error = within(leaders.next()).await.expect("it is told").unwrap_err();
+        let error = within(leaders.next()).await.expect("it is notified").unwrap_err();
         let is_gone = matches!(
             &error,
             DistroRwLockError::Store { source: KvError::StoreNotFound { store, .. }, .. }
@@ -141,11 +141,11 @@ async fn an_observer_outlives_a_store_that_is_made_again_before_it_notices() {
     let behind = connect(&proxy.url()).await.unwrap().store("b").await.unwrap();
     let leaders = LeaderElection::new(&behind, "job", "").unwrap().observe().await.unwrap();
     assert_eq!(within(leaders.next()).await.unwrap().unwrap().unwrap().candidate, "first");
-    proxy.refuse(true);
+    proxy.reject(true);
     proxy.cut();
     around.delete_store("b").await.unwrap();
     let store = around.store("b").await.unwrap();
-    proxy.refuse(false);
+    proxy.reject(false);
     // The new store has no leader until one is elected, whose term is the first.
     assert_eq!(within(leaders.next()).await.unwrap().unwrap(), None);
     let second = LeaderElection::new(&store, "job", "second").unwrap();

@@ -14,7 +14,7 @@ async fn record(store: &Store, key: &str) -> Value {
 
 async fn next(leaders: &mut Leaders) -> Result<Option<String>, DistroRwLockError> {
     let next = tokio::time::timeout(Duration::from_secs(20), leaders.next()).await;
-    let next = next.expect("it is told").expect("the stream goes on");
+    let next = next.expect("it is notified").expect("the stream goes on");
     next.map(|leader| leader.map(|leader| leader.candidate))
 }
 
@@ -34,7 +34,7 @@ async fn observe_continues_after_a_foreign_value() {
             assert!(matches!(error, DistroRwLockError::ForeignRecord { .. }), "{error:?}");
             tokio::time::timeout(Duration::from_secs(20), leadership.lost())
                 .await
-                .expect("it is told");
+                .expect("it is notified");
             stores[1].delete(key).await.unwrap();
             assert_eq!(next(&mut leaders).await.unwrap(), None);
         }
@@ -91,18 +91,18 @@ async fn unknown_fields_survive_a_rewrite() {
 }
 
 #[tokio::test]
-async fn a_record_of_an_unknown_format_is_named_and_left_alone() {
+async fn record_of_unknown_format_is_named_and_unchanged() {
     for stores in handles(2).await {
         let foreign = r#"{"shizuku_lock":7,"fence":3,"holders":[],"queue":[]}"#;
         let written = stores[1].put("rw_lock.r", foreign).await.unwrap();
         let lock = DistroRwLock::new(&stores[0], "r").unwrap();
-        let refused = [
+        let rejected = [
             lock.write().await.map(drop).unwrap_err(),
             lock.try_write().await.map(drop).unwrap_err(),
             lock.inspect().await.map(drop).unwrap_err(),
             lock.break_lock().await.map(drop).unwrap_err(),
         ];
-        for error in refused {
+        for error in rejected {
             assert!(matches!(error, DistroRwLockError::ForeignRecord { .. }), "{error:?}");
             let text = error.to_string();
             assert!(text.contains("format 7") && text.contains("format 1"), "{text}");

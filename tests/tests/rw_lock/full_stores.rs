@@ -111,12 +111,12 @@ async fn a_full_store_costs_no_holder_its_lock(connection: Arc<dyn Connection>, 
 }
 
 #[tokio::test]
-async fn a_full_store_in_memory_costs_no_holder_its_lock() {
+async fn holders_keep_locks_in_full_store_in_memory() {
     a_full_store_costs_no_holder_its_lock(connect("memory:").await.unwrap(), 0).await;
 }
 
 #[tokio::test]
-async fn a_full_bucket_costs_no_holder_its_lock() {
+async fn holders_keep_locks_in_full_bucket() {
     let server = NatsServer::shared();
     // Older servers reject an overwrite of the same size if there is no room for the message as
     // well.

@@ -7,16 +7,16 @@ use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockLoss, LockMode, L
 use crate::{handles, in_line};
 
 #[tokio::test]
-async fn readers_share_and_a_writer_is_alone() {
+async fn readers_share_and_writer_is_exclusive() {
     for stores in handles(3).await {
         let locks: Vec<_> =
             stores.iter().map(|store| DistroRwLock::new(store, "r").unwrap()).collect();
         let one = locks[0].read().await.unwrap();
         let other = locks[1].read().await.unwrap();
-        let refused = locks[2].try_write().await.unwrap_err();
+        let rejected = locks[2].try_write().await.unwrap_err();
         assert!(
-            matches!(refused, DistroRwLockError::WouldBlock { mode: LockMode::Write, .. }),
-            "{refused:?}"
+            matches!(rejected, DistroRwLockError::WouldBlock { mode: LockMode::Write, .. }),
+            "{rejected:?}"
         );
         assert!(other.fencing_token() > one.fencing_token());
         one.release().await.unwrap();
@@ -30,7 +30,7 @@ async fn readers_share_and_a_writer_is_alone() {
 }
 
 #[tokio::test]
-async fn a_second_writer_comes_when_the_first_lets_go() {
+async fn release_grants_the_next_writer() {
     for stores in handles(2).await {
         let [first, second] = [0, 1].map(|n| DistroRwLock::new(&stores[n], "r").unwrap());
         let held = first.write().await.unwrap();
@@ -48,7 +48,7 @@ async fn a_second_writer_comes_when_the_first_lets_go() {
 }
 
 #[tokio::test]
-async fn a_waiting_writer_keeps_new_readers_out_and_they_come_after_it() {
+async fn waiting_writer_precedes_later_readers() {
     for stores in handles(3).await {
         let locks: Vec<_> =
             stores.iter().map(|store| DistroRwLock::new(store, "r").unwrap()).collect();
@@ -74,7 +74,7 @@ async fn a_waiting_writer_keeps_new_readers_out_and_they_come_after_it() {
 }
 
 #[tokio::test]
-async fn who_does_not_wait_any_more_is_out_of_the_line() {
+async fn abandoned_wait_leaves_the_queue() {
     for stores in handles(2).await {
         let options = LockOptions::new().wait(Duration::from_millis(200));
         let first = DistroRwLock::new(&stores[0], "r").unwrap();
@@ -90,7 +90,7 @@ async fn who_does_not_wait_any_more_is_out_of_the_line() {
 }
 
 #[tokio::test]
-async fn a_writer_goes_on_as_a_reader() {
+async fn writer_is_downgraded_to_reader() {
     for stores in handles(2).await {
         let [first, second] = [0, 1].map(|n| DistroRwLock::new(&stores[n], "r").unwrap());
         let writer = first.write().await.unwrap();
@@ -105,7 +105,7 @@ async fn a_writer_goes_on_as_a_reader() {
 }
 
 #[tokio::test]
-async fn a_broken_lock_is_handed_over_and_its_holder_is_told() {
+async fn break_grants_next_waiter_and_notifies_holder() {
     for stores in handles(2).await {
         let [first, second] = [0, 1].map(|n| DistroRwLock::new(&stores[n], "r").unwrap());
         let held = first.write().await.unwrap();
@@ -131,7 +131,7 @@ async fn a_broken_lock_is_handed_over_and_its_holder_is_told() {
 }
 
 #[tokio::test]
-async fn functions_without_guards_belong_to_the_process() {
+async fn locks_without_guards_belong_to_the_process() {
     for stores in handles(2).await {
         let [here, there] = [&stores[0], &stores[1]];
         let not_held = |error: DistroRwLockError| {
@@ -155,7 +155,7 @@ async fn functions_without_guards_belong_to_the_process() {
 }
 
 #[tokio::test]
-async fn everybody_of_many_gets_in() {
+async fn many_waiters_are_all_granted() {
     for stores in handles(4).await {
         let mut tasks = tokio::task::JoinSet::new();
         let inside = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(0));
@@ -187,6 +187,6 @@ async fn everybody_of_many_gets_in() {
             }
         })
         .await
-        .expect("everybody gets in");
+        .expect("all are granted");
     }
 }

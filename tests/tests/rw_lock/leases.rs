@@ -30,7 +30,7 @@ fn dies_holding(stores: &[Store]) {
 }
 
 #[test]
-fn whoever_waits_gets_what_a_dead_process_held() {
+fn waiter_is_granted_lock_of_dead_process() {
     let living = runtime();
     for stores in living.block_on(handles(3)) {
         dies_holding(&stores);
@@ -51,25 +51,25 @@ fn whoever_waits_gets_what_a_dead_process_held() {
 }
 
 #[test]
-fn who_only_tries_gets_in_too_a_while_after_a_crash() {
+fn try_is_granted_lock_of_dead_process() {
     let living = runtime();
     for stores in living.block_on(handles(2)) {
         dies_holding(&stores);
         living.block_on(async {
             let lock = lock(&stores[1]);
-            let gets_in = async {
+            let is_granted = async {
                 while let Err(error) = lock.try_write().await {
                     assert!(matches!(error, DistroRwLockError::WouldBlock { .. }), "{error:?}");
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
-            tokio::time::timeout(Duration::from_secs(20), gets_in).await.expect("it gets in");
+            tokio::time::timeout(Duration::from_secs(20), is_granted).await.expect("it is granted");
         });
     }
 }
 
 #[tokio::test]
-async fn a_holder_that_lives_keeps_what_it_holds_however_long_others_wait() {
+async fn live_holder_keeps_its_lock_while_others_wait() {
     for stores in handles(2).await {
         let held = lock(&stores[0]).write().await.unwrap();
         let options = LockOptions::new().lease(LEASE).wait(3 * LEASE);
@@ -83,14 +83,14 @@ async fn a_holder_that_lives_keeps_what_it_holds_however_long_others_wait() {
 
 /// Its lease is over before another process acquires the lock. When it is back it knows.
 #[tokio::test]
-async fn a_holder_that_is_cut_off_knows_before_others_get_in() {
+async fn holder_cut_off_is_notified_before_next_grant() {
     let server = NatsServer::start();
     let proxy = TcpProxy::start(server.port()).await;
     let behind = connect(&proxy.url()).await.unwrap().store("b").await.unwrap();
     let around = connect(&server.url()).await.unwrap().store("b").await.unwrap();
     let held = lock(&behind).write().await.unwrap();
     let token = held.fencing_token();
-    proxy.refuse(true);
+    proxy.reject(true);
     proxy.cut();
     let next = lock(&around);
     let next = async {
@@ -101,7 +101,7 @@ async fn a_holder_that_is_cut_off_knows_before_others_get_in() {
     let (next, loss) = tokio::join!(next, held.lost());
     assert_eq!(loss, LockLoss::Expired);
     assert!(next.fencing_token() > token);
-    proxy.refuse(false);
+    proxy.reject(false);
     let error = held.release().await.unwrap_err();
     assert!(matches!(error, DistroRwLockError::LeaseLost { .. }), "{error:?}");
     assert!(next.is_held());
@@ -112,7 +112,7 @@ async fn a_holder_that_is_cut_off_knows_before_others_get_in() {
 
 /// A wait that is given up leaves nothing, even if it was granted at this moment.
 #[tokio::test]
-async fn waits_that_are_dropped_leave_nothing() {
+async fn dropped_waits_leave_no_claim() {
     for stores in handles(3).await {
         let (one, other) = (lock(&stores[0]), lock(&stores[1]));
         for round in 0..100_u64 {
@@ -131,7 +131,7 @@ async fn waits_that_are_dropped_leave_nothing() {
 
 /// An unused session ends.
 #[tokio::test]
-async fn a_process_that_holds_nothing_leaves_no_session_behind() {
+async fn session_without_locks_ends() {
     let connection = connect(&NatsServer::shared().url()).await.unwrap();
     let store = connection.store(&unique("idle")).await.unwrap();
     lock(&store).write().await.unwrap().release().await.unwrap();

@@ -51,5 +51,5 @@ async fn in_line(lock: &DistroRwLock, number: usize) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), look).await.expect("they come to be in line");
+    tokio::time::timeout(Duration::from_secs(20), look).await.expect("they are queued");
 }

@@ -25,12 +25,12 @@ fn runtime() -> Runtime {
 
 async fn next(leaders: &mut Leaders) -> Option<String> {
     let next = tokio::time::timeout(Duration::from_secs(20), leaders.next()).await;
-    let next = next.expect("it is told").expect("the stream goes on").unwrap();
+    let next = next.expect("it is notified").expect("the stream goes on").unwrap();
     next.map(|leader| leader.candidate)
 }
 
 #[tokio::test]
-async fn inspect_shows_since_when_lease_and_renewal() {
+async fn inspect_shows_grant_lease_and_renewal() {
     for stores in handles(2).await {
         let before = SystemTime::now();
         let lock = DistroRwLock::with_options(&stores[0], "r", options()).unwrap();
@@ -68,7 +68,7 @@ async fn inspect_shows_since_when_lease_and_renewal() {
 
 /// A process that dies leads a term, holds one lock, and waits for another.
 #[test]
-fn a_dead_process_is_presumed_dead_and_does_not_lead() {
+fn dead_process_is_presumed_dead_and_not_leader() {
     let living = runtime();
     for stores in living.block_on(handles(3)) {
         let dying = runtime();
@@ -128,7 +128,7 @@ fn a_dead_process_is_presumed_dead_and_does_not_lead() {
 
 /// An operator deleted the session key of a leader that did not resign.
 #[tokio::test]
-async fn a_leader_without_a_session_does_not_lead() {
+async fn leader_without_session_is_not_reported() {
     for stores in handles(2).await {
         let long = LockOptions::new().lease(Duration::from_secs(60));
         let term = LeaderElection::with_options(&stores[0], "job", "me", long).unwrap();
@@ -162,10 +162,10 @@ async fn an_observer_that_was_cut_off_hears_of_the_leader_again() {
     assert_eq!(next(&mut leaders).await.as_deref(), Some("me"));
     // While it renews, no update is delivered.
     assert!(tokio::time::timeout(2 * LEASE, leaders.next()).await.is_err());
-    proxy.refuse(true);
+    proxy.reject(true);
     proxy.cut();
     assert_eq!(next(&mut leaders).await, None);
-    proxy.refuse(false);
+    proxy.reject(false);
     assert_eq!(next(&mut leaders).await.as_deref(), Some("me"));
     assert!(term.is_leader());
 }

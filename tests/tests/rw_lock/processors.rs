@@ -21,11 +21,11 @@ async fn is_free(lock: &DistroRwLock) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), free).await.expect("the lock is let go of");
+    tokio::time::timeout(Duration::from_secs(10), free).await.expect("the lock is released");
 }
 
 #[tokio::test]
-async fn the_lock_is_held_during_the_work_and_let_go_of_after_it_whatever_becomes_of_it() {
+async fn lock_is_held_during_work_and_released_after_it() {
     for stores in handles(2).await {
         let other = DistroRwLock::new(&stores[1], "r").unwrap();
         let work = processor_fn({
@@ -33,7 +33,7 @@ async fn the_lock_is_held_during_the_work_and_let_go_of_after_it_whatever_become
             move |what: &'static str| {
                 let other = other.clone();
                 async move {
-                    assert!(other.try_write().await.is_err(), "nobody else writes");
+                    assert!(other.try_write().await.is_err(), "no other claim writes");
                     let read = other.try_read().await.map(drop).is_ok();
                     let held = other.inspect().await.unwrap().holders[0].token;
                     assert_eq!(current_fencing_token(), Some(held));
@@ -54,7 +54,7 @@ async fn the_lock_is_held_during_the_work_and_let_go_of_after_it_whatever_become
         let writing = Arc::new(LockedResourceWriteProcessor::new(work, stores[0].clone(), "r"));
         assert!(reading.process("").await.unwrap(), "others read too");
         is_free(&other).await;
-        assert!(!writing.process("").await.unwrap(), "nobody reads");
+        assert!(!writing.process("").await.unwrap(), "no reader holds it");
         is_free(&other).await;
         let failed = writing.process("fail").await.unwrap_err();
         assert!(matches!(failed, WithLockProcessError::Process("it failed")), "{failed:?}");
@@ -80,7 +80,7 @@ async fn the_lock_is_held_during_the_work_and_let_go_of_after_it_whatever_become
 }
 
 #[tokio::test]
-async fn work_whose_lock_is_lost_goes_on_or_ends_as_was_asked_for() {
+async fn work_without_lock_continues_or_ends_as_configured() {
     for stores in handles(2).await {
         let other = DistroRwLock::new(&stores[1], "r").unwrap();
         let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
@@ -119,17 +119,17 @@ async fn work_whose_lock_is_lost_goes_on_or_ends_as_was_asked_for() {
 }
 
 #[tokio::test]
-async fn who_does_not_get_the_lock_does_not_work() {
+async fn processor_without_lock_does_not_run() {
     for stores in handles(2).await {
         let held = DistroRwLock::new(&stores[1], "r").unwrap().write().await.unwrap();
         let work = Arc::new(processor_fn(|()| async { panic!("it was not to be done") }));
         let short = LockOptions::new().wait(Duration::from_millis(100));
         let waiting = LockedResourceReadProcessor::<_>::new(work, &stores[0], "r").options(short);
-        let refused: Result<(), WithLockProcessError<std::convert::Infallible>> =
+        let rejected: Result<(), WithLockProcessError<std::convert::Infallible>> =
             waiting.process(()).await;
-        assert!(matches!(refused, Err(WithLockProcessError::Lock(_))), "{refused:?}");
-        let refused = refused.unwrap_err();
-        assert_eq!((refused.loss(), refused.is_retryable()), (None, true));
+        assert!(matches!(rejected, Err(WithLockProcessError::Lock(_))), "{rejected:?}");
+        let rejected = rejected.unwrap_err();
+        assert_eq!((rejected.loss(), rejected.is_retryable()), (None, true));
         held.release().await.unwrap();
     }
 }

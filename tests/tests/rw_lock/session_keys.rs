@@ -105,14 +105,14 @@ async fn sessions_come_and_go(connection: &dyn Connection, name: &str) -> Store 
 /// Otherwise a store without times to live would fill with tombstones, one for each process that
 /// ever existed.
 #[tokio::test]
-async fn sessions_that_come_and_go_leave_one_key_in_memory() {
+async fn successive_sessions_leave_one_key_in_memory() {
     let connection = connect("memory:").await.unwrap();
     let store = sessions_come_and_go(&*connection, "locks").await;
     assert_eq!(left(&store).await, 1);
 }
 
 #[tokio::test]
-async fn sessions_that_come_and_go_leave_one_key_on_nats() {
+async fn successive_sessions_leave_one_key_on_nats() {
     let server = NatsServer::shared();
     let connection = connect(&server.url()).await.unwrap();
     let name = unique("locks");
@@ -127,7 +127,7 @@ async fn sessions_that_come_and_go_leave_one_key_on_nats() {
 
 /// There are no more keys than sessions were alive at once.
 #[tokio::test]
-async fn many_sessions_at_once_share_no_key_and_leave_their_number() {
+async fn concurrent_sessions_have_separate_keys() {
     let connection = connect("memory:").await.unwrap();
     let around = connection.store("locks").await.unwrap();
     for _ in 0..3 {
@@ -161,7 +161,7 @@ async fn dropping_the_last_handle_ends_the_session() {
 
 /// Otherwise others would wait for as long as the lease.
 #[tokio::test]
-async fn shutting_a_connection_down_ends_its_sessions() {
+async fn shutdown_ends_sessions() {
     let server = NatsServer::shared();
     let (one, other) =
         (connect(&server.url()).await.unwrap(), connect(&server.url()).await.unwrap());
@@ -207,7 +207,7 @@ fn is_rejected(claimed: Result<WriteGuard, DistroRwLockError>) -> bool {
 
 /// Each attempt is by a process of its own, which ends when it is rejected.
 #[test]
-fn processes_that_only_try_get_in_after_a_crash() {
+fn tries_of_short_processes_succeed_after_crash() {
     let living = runtime();
     for url in ["memory:".to_owned(), NatsServer::shared().url()] {
         let (connection, name) = (living.block_on(connect(&url)).unwrap(), unique("locks"));
@@ -237,7 +237,7 @@ fn processes_that_only_try_get_in_after_a_crash() {
 
 /// Keys that no session reuses, for example of an earlier version of the library, are not read.
 #[tokio::test]
-async fn a_takeover_does_not_read_old_sessions() {
+async fn takeover_reads_no_old_sessions() {
     const OLD: usize = 2000;
     let server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
@@ -304,7 +304,7 @@ async fn many_holders_and_waiters_send_few_messages() {
 /// Successive processes open a handle, lock, hand over, are elected, and end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: scripts/test --long"]
-async fn ten_thousand_sessions_leave_as_much_as_a_hundred() {
+async fn ten_thousand_sessions_leave_as_much_as_hundred() {
     const FIRST: usize = 100;
     const ROUNDS: usize = 10_000;
     let server = NatsServer::start();

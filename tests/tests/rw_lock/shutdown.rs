@@ -8,7 +8,7 @@ use shizuku_kv_tests::{NatsServer, TcpProxy, unique};
 
 /// Live guards, guards that were just dropped, functions without guards, terms, and waiting claims.
 #[tokio::test]
-async fn shutdown_releases_what_is_held_on_nats() {
+async fn shutdown_releases_locks_on_nats() {
     let server = NatsServer::shared();
     let name = unique("shutdown");
     let other = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
@@ -53,7 +53,7 @@ async fn shutdown_releases_what_is_held_on_nats() {
 
 /// A program that ends: its runtime ends right after the shutdown.
 #[test]
-fn a_guard_of_a_finished_program_is_released_by_shutdown() {
+fn shutdown_releases_guard_of_ended_runtime() {
     let server = NatsServer::shared();
     let name = unique("program");
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -69,7 +69,7 @@ fn a_guard_of_a_finished_program_is_released_by_shutdown() {
 }
 
 #[tokio::test]
-async fn shutdown_ends_what_is_held_in_memory() {
+async fn shutdown_releases_locks_in_memory() {
     let connection = connect("memory:").await.unwrap();
     let store = connection.store("s").await.unwrap();
     let guard = DistroRwLock::new(&store, "r").unwrap().write().await.unwrap();
@@ -104,7 +104,7 @@ async fn shutdown_without_a_server_ends_within_its_deadline() {
     let options = LockOptions::new().lease(Duration::from_secs(60));
     let lock = DistroRwLock::with_options(&store, "r", options).unwrap();
     let guard = lock.write().await.unwrap();
-    proxy.refuse(true);
+    proxy.reject(true);
     proxy.cut();
     let ended = tokio::time::timeout(Duration::from_secs(15), connection.shutdown()).await;
     ended.expect("it ends").unwrap_err();

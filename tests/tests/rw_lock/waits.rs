@@ -12,7 +12,7 @@ use crate::{handles, in_line};
 
 /// The wait applies to other holders; the store has its own deadline.
 #[tokio::test]
-async fn a_free_lock_is_acquired_however_short_the_wait() {
+async fn free_lock_is_acquired_with_any_wait() {
     for wait in [Duration::ZERO, Duration::from_nanos(1), Duration::from_micros(50)] {
         for stores in handles(2).await {
             let options = LockOptions::new().wait(wait);

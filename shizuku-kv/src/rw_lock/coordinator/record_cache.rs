@@ -1,223 +1,357 @@
-//! The coordinator's cached record of its lock, from reads and from the watch. It never goes back
-//! to before the newest version seen.
-
-use std::time::Duration;
+//! The cached record of a lock, from reads, from this process's own writes and from the watch. It
+//! never goes back to before the newest version seen, unless the store is proven to be another one.
+//!
+//! Plain data: the coordinator reads, writes and watches, and reports the results here.
 
 use tokio::time::Instant;
 
-use super::super::claims::{ClaimState, Local, Pending, Refusal};
-use super::super::error::LockLoss;
-use super::super::failure_detector::{Line, Prospect};
-use super::super::lease;
-use super::super::record::{LockRecord, SessionId};
-use super::super::session::{is_later, is_older};
-use super::super::transition::Change;
-use super::{CachedRecord, Coordinator, KEEP, LONG_HELD, STALE_READS};
-use crate::store::{KvEntry, KvError, KvOperation, KvResult};
-use crate::watch::Event;
+use crate::rw_lock::lease;
+use crate::rw_lock::record::LockRecord;
+use crate::rw_lock::session::{is_later, is_older};
+use crate::store::{Deadline, KvEntry, KvOperation, VersionToken};
 
-impl Coordinator {
-    /// Reads the record from the leader.
-    pub(super) async fn read(&mut self) -> KvResult<()> {
-        let mut found = self.store.leader_entry(self.key()).await?;
-        let mut version = found.as_ref().map(|entry| entry.version);
-        for _ in 0..STALE_READS {
-            if !is_older(version, self.newest) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(2..20))).await;
-            found = self.store.leader_entry(self.key()).await?;
-            version = found.as_ref().map(|entry| entry.version);
+/// A record with the version under which it can be replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CachedRecord {
+    pub(super) record: LockRecord,
+    /// `None` if no entry exists.
+    pub(super) version: Option<VersionToken>,
+    /// Whether the entry has expired, because the store was given a maximum age. Creating another
+    /// entry asks the store whether that is over.
+    pub(super) has_expired: bool,
+}
+
+/// State of the cache.
+#[derive(Debug)]
+pub(super) enum Cached {
+    /// No record is known, or a later one may exist.
+    Unknown,
+    /// The newest entry is not a lock record of this version. It is read again for the next
+    /// request.
+    Foreign,
+    /// Reads return an older version than the newest seen. Either a replaced leader does not know
+    /// yet that it was replaced, or the store was recreated and its versions count from the start.
+    /// The initial state of a watch that was opened since then decides, because it contains all
+    /// acknowledged writes.
+    Contradicted { since: Instant },
+    /// The newest record seen.
+    Known(CachedRecord),
+}
+
+/// The initial state of the watch of the record.
+#[derive(Debug)]
+enum InitialState {
+    /// The watch is not open. Once it opens, its initial state is at least as new as `floor`, the
+    /// newest version that had been seen before, unless the store was recreated.
+    Awaited {
+        floor: Option<VersionToken>,
+    },
+    /// The watch has delivered the initial state up to `found`.
+    Arriving {
+        floor: Option<VersionToken>,
+        found: Option<KvEntry>,
+    },
+    Complete,
+}
+
+/// News from a read or from the watch.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// No later record.
+    Nothing,
+    Record,
+    /// The entry is not a lock record, for this reason.
+    Foreign(String),
+}
+
+/// The result of a complete initial state.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct CaughtUp {
+    /// Whether the store was recreated. It has no session of this process.
+    pub(super) is_recreated: bool,
+    pub(super) news: News,
+}
+
+/// A write of unknown outcome. It may still land until another write has replaced the version that
+/// it expects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Unresolved {
+    expected: Option<VersionToken>,
+}
+
+#[derive(Debug)]
+pub(super) struct RecordCache {
+    state: Cached,
+    /// The newest version of the record that was seen.
+    newest: Option<VersionToken>,
+    unresolved: Option<Unresolved>,
+    initial: InitialState,
+}
+
+impl RecordCache {
+    pub(super) fn new() -> Self {
+        Self {
+            state: Cached::Unknown,
+            newest: None,
+            unresolved: None,
+            initial: InitialState::Awaited { floor: None },
         }
-        if is_older(version, self.newest) {
-            // Either a replaced leader does not know yet that it was replaced, or the store was
-            // recreated and its versions count from the start. A watch that is opened now delivers
-            // all acknowledged writes.
-            self.watch.stop();
-            self.start_watch();
-            self.verifies = Some(Instant::now());
-            let reason = "the answer is older than what was seen".to_owned();
-            return Err(KvError::Unavailable { operation: "read a lock", reason, source: None });
-        }
-        (self.pauses, self.looks) = (None, false);
-        self.newest = version;
-        self.learn(found);
-        Ok(())
     }
 
-    pub(super) fn start_watch(&mut self) {
-        if !self.watch.is_started() {
-            (self.opened_at, self.state) = (self.newest, None);
-            self.watch.start();
+    pub(super) fn state(&self) -> &Cached {
+        &self.state
+    }
+
+    /// Returns the record, if one is known.
+    pub(super) fn known(&self) -> Option<&CachedRecord> {
+        match &self.state {
+            Cached::Known(known) => Some(known),
+            Cached::Unknown | Cached::Foreign | Cached::Contradicted { .. } => None,
         }
     }
 
-    /// Uses a record that was read elsewhere, unless one was already seen. It may be stale.
-    pub(super) fn find(&mut self, entry: KvEntry) {
-        if self.newest.is_none() {
-            self.newest = Some(entry.version);
-            self.learn(Some(entry));
+    /// Returns the time until which the watch has to decide which version is the newest.
+    pub(super) fn contradicted_until(&self) -> Option<Instant> {
+        match self.state {
+            Cached::Contradicted { since } => Some(since + Deadline::DEFAULT),
+            _ => None,
         }
     }
 
-    /// Caches the record of an entry, and compares it with the claims of this process.
-    fn learn(&mut self, entry: Option<KvEntry>) {
+    /// Returns whether the record has to be written even if no request changes it, because a write
+    /// of unknown outcome may still land.
+    pub(super) fn has_unresolved(&self, known: &CachedRecord) -> bool {
+        self.unresolved.is_some_and(|write| lease::may_land(write.expected, known.version))
+    }
+
+    /// Notes that the record may have changed unseen.
+    pub(super) fn invalidate(&mut self) {
+        self.state = Cached::Unknown;
+    }
+
+    /// Returns whether an entry from a read is older than the newest one seen.
+    pub(super) fn is_stale(&self, found: Option<&KvEntry>) -> bool {
+        is_older(found.map(|entry| entry.version), self.newest)
+    }
+
+    /// Notes that reads return stale entries only, and that the watch is opened again.
+    pub(super) fn contradicted(&mut self) {
+        self.watch_started();
+        self.state = Cached::Contradicted { since: Instant::now() };
+    }
+
+    /// Uses the entry that the leader has returned.
+    pub(super) fn read(&mut self, found: Option<KvEntry>) -> News {
+        self.newest = found.as_ref().map(|entry| entry.version);
+        self.learn(found)
+    }
+
+    /// Uses an entry that was read elsewhere, unless one was already seen. It may be stale.
+    pub(super) fn prefetched(&mut self, entry: KvEntry) -> News {
+        if self.newest.is_some() {
+            return News::Nothing;
+        }
+        self.read(Some(entry))
+    }
+
+    /// Notes the acknowledgement of a write.
+    pub(super) fn written(&mut self, record: LockRecord, version: VersionToken) {
+        self.unresolved = None;
+        self.newest = Some(version);
+        let version = Some(version);
+        self.state = Cached::Known(CachedRecord { record, version, has_expired: false });
+    }
+
+    /// Notes that the outcome of a write is unknown.
+    pub(super) fn outcome_unknown(&mut self, expected: Option<VersionToken>) {
+        self.unresolved = Some(Unresolved { expected });
+        self.invalidate();
+    }
+
+    /// Notes that the watch is to be opened.
+    pub(super) fn watch_started(&mut self) {
+        self.initial = InitialState::Awaited { floor: self.newest };
+    }
+
+    /// Notes that the watch is open.
+    pub(super) fn watch_opened(&mut self) {
+        if let InitialState::Awaited { floor } = self.initial {
+            self.initial = InitialState::Arriving { floor, found: None };
+        }
+    }
+
+    /// Notes that the watch was lost, so that the record may change unseen. It is opened again.
+    pub(super) fn watch_lost(&mut self) {
+        self.watch_started();
+        self.invalidate();
+    }
+
+    /// Uses an entry that the watch has delivered.
+    pub(super) fn delivered(&mut self, entry: KvEntry) -> News {
+        if let InitialState::Arriving { found, .. } = &mut self.initial {
+            *found = Some(entry.clone());
+        }
+        if self.newest.is_some_and(|newest| !is_later(entry.version, newest)) {
+            return News::Nothing;
+        }
+        self.read(Some(entry))
+    }
+
+    /// Notes that the initial state is complete.
+    pub(super) fn caught_up(&mut self) -> CaughtUp {
+        let initial = std::mem::replace(&mut self.initial, InitialState::Complete);
+        let needs_record = matches!(self.state, Cached::Unknown | Cached::Contradicted { .. });
+        if needs_record {
+            self.invalidate();
+        }
+        let InitialState::Arriving { floor, found } = initial else {
+            return CaughtUp { is_recreated: false, news: News::Nothing };
+        };
+        // An initial state that is older than the newest version seen before belongs to another
+        // store.
+        let is_recreated = is_older(found.as_ref().map(|entry| entry.version), floor);
+        if is_recreated {
+            self.unresolved = None;
+        }
+        let news = if is_recreated || needs_record && !self.is_stale(found.as_ref()) {
+            self.read(found)
+        } else {
+            News::Nothing
+        };
+        CaughtUp { is_recreated, news }
+    }
+
+    fn learn(&mut self, entry: Option<KvEntry>) -> News {
         let version = entry.as_ref().map(|entry| entry.version);
-        if let Some(expected) = self.unsure {
-            let is_tombstone = entry.as_ref().is_some_and(KvEntry::is_tombstone);
-            self.unsure = match expected {
-                // A write that expects no entry lands over a tombstone too.
-                None if is_tombstone => Some(version),
-                _ => Some(expected).filter(|expected| lease::may_land(*expected, version)),
-            };
-        }
+        let is_tombstone = entry.as_ref().is_some_and(KvEntry::is_tombstone);
+        self.unresolved = match self.unresolved {
+            // A write that expects no entry lands over a tombstone too.
+            Some(Unresolved { expected: None }) if is_tombstone => {
+                Some(Unresolved { expected: version })
+            }
+            unresolved => unresolved.filter(|write| lease::may_land(write.expected, version)),
+        };
         let has_expired =
             entry.as_ref().is_some_and(|entry| entry.operation == KvOperation::Expire);
         let record = match entry.filter(|entry| !entry.is_tombstone()) {
-            None => LockRecord::default(),
-            Some(entry) => match LockRecord::from_bytes(&entry.value) {
-                Ok(record) => record,
-                Err(reason) => return self.find_foreign(reason),
-            },
+            None => Ok(LockRecord::default()),
+            Some(entry) => LockRecord::from_bytes(&entry.value),
         };
-        self.known = Some(CachedRecord { record, version, has_expired });
-        self.compare();
-    }
-
-    /// Rejects all requests, because the entry is not a lock record. The entry is left as it is.
-    fn find_foreign(&mut self, reason: String) {
-        self.known = None;
-        for (_, local) in self.locals.drain() {
-            local.refuse(Refusal::Foreign(reason.clone()));
-        }
-        for pending in self.pending.drain(..) {
-            pending.answer(Err(Refusal::Foreign(reason.clone())));
-        }
-    }
-
-    /// Compares the record with the claims of this process: grants, revokes, or claims again.
-    pub(super) fn compare(&mut self) {
-        let Some(CachedRecord { record, .. }) = &self.known else { return };
-        let mut granted = Vec::new();
-        let mut gone = Vec::new();
-        for (id, local) in &mut self.locals {
-            let grant = record.grant(*id);
-            let is_waiting = || record.queue.iter().any(|claim| claim.id == *id);
-            match (&local.state, grant) {
-                (ClaimState::Waiting(_), Some(grant)) => granted.push((*id, grant.token)),
-                // The record was removed, or written by a client that does not follow the protocol.
-                (ClaimState::Waiting(_), None) if !is_waiting() => local.claim_again(),
-                (ClaimState::Held { .. }, None) => gone.push(*id),
-                _ => {}
+        match record {
+            Ok(record) => {
+                self.state = Cached::Known(CachedRecord { record, version, has_expired });
+                News::Record
             }
-        }
-        for (id, token) in granted {
-            self.grant(id, token);
-        }
-        for id in gone {
-            if let Some(local) = self.locals.remove(&id) {
-                local.refuse(Refusal::SessionOver);
+            Err(reason) => {
+                self.state = Cached::Foreign;
+                News::Foreign(reason)
             }
         }
     }
+}
 
-    /// Watches the record while its changes matter, and the sessions before the waiting claims.
-    pub(super) fn follow(&mut self) {
-        let now = Instant::now();
-        let is_wanted = self.locals.values().any(|local| match &local.state {
-            ClaimState::Held { since, .. } => *since + LONG_HELD <= now,
-            ClaimState::Claiming { .. } | ClaimState::Waiting(_) => true,
-        });
-        let own = self.own();
-        if let Some(known) = &self.known {
-            let hopes = self.locals.values().any(Local::is_hoping);
-            let waits = |local: &Local| matches!(local.state, ClaimState::Waiting(_));
-            let is_hasty = |local: &Local| waits(local) && local.hope.is_hasty;
-            let line = Line {
-                waits: self.locals.values().any(waits),
-                hopes,
-                is_hasty: hopes || self.locals.values().any(is_hasty),
-            };
-            self.failure_detector.look_at(&known.record, &own, line);
-        }
-        self.hope(&own);
-        let is_contended = self.contended.is_some_and(|since| since.elapsed() < KEEP);
-        if is_wanted || is_contended || self.failure_detector.is_needed() {
-            self.start_watch();
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+mod tests {
+    use super::*;
+    use crate::store::Key;
+    use std::time::SystemTime;
+
+    /// An entry whose record has its version as its fence.
+    fn entry(version: u64) -> KvEntry {
+        let record = LockRecord { fence: version, ..LockRecord::default() };
+        let (key, version) = (Key::new("rw_lock.r").unwrap(), VersionToken::from_u64(version));
+        KvEntry::put(key, record.to_bytes(None).into(), version, SystemTime::UNIX_EPOCH)
+    }
+
+    fn fence(cache: &RecordCache) -> Option<u64> {
+        cache.known().map(|known| known.record.fence)
+    }
+
+    fn opened_after(version: u64) -> RecordCache {
+        let mut cache = RecordCache::new();
+        assert_eq!(cache.read(Some(entry(version))), News::Record);
+        cache.watch_started();
+        cache.watch_opened();
+        cache
+    }
+
+    #[test]
+    fn older_entry_never_replaces_a_newer_one() {
+        let mut cache = opened_after(5);
+        assert_eq!(cache.delivered(entry(4)), News::Nothing);
+        assert_eq!(cache.prefetched(entry(4)), News::Nothing);
+        assert!(cache.is_stale(Some(&entry(4))) && cache.is_stale(None));
+        assert_eq!(fence(&cache), Some(5));
+        cache.invalidate();
+        assert_eq!(cache.delivered(entry(5)), News::Nothing);
+        assert_eq!(fence(&cache), None);
+        assert_eq!(cache.delivered(entry(6)), News::Record);
+        assert_eq!(fence(&cache), Some(6));
+    }
+
+    /// Reads that stay stale, because a replaced leader answers them, need no further read: the
+    /// watch proves the newest version.
+    #[test]
+    fn contradiction_ends_with_a_complete_initial_state() {
+        let mut cache = opened_after(5);
+        cache.contradicted();
+        cache.watch_opened();
+        assert_eq!(cache.delivered(entry(5)), News::Nothing);
+        assert!(cache.contradicted_until().is_some() && cache.known().is_none());
+        let news = News::Record;
+        assert_eq!(cache.caught_up(), CaughtUp { is_recreated: false, news });
+        assert_eq!(fence(&cache), Some(5));
+    }
+
+    #[test]
+    fn initial_state_before_the_floor_is_of_a_recreated_store() {
+        for found in [Some(3), None] {
+            let mut cache = opened_after(5);
+            cache.outcome_unknown(Some(VersionToken::from_u64(3)));
+            cache.contradicted();
+            cache.watch_opened();
+            if let Some(found) = found {
+                assert_eq!(cache.delivered(entry(found)), News::Nothing);
+            }
+            let news = News::Record;
+            assert_eq!(cache.caught_up(), CaughtUp { is_recreated: true, news });
+            assert_eq!(fence(&cache), Some(found.unwrap_or_default()));
+            assert!(!cache.has_unresolved(cache.known().unwrap()));
         }
     }
 
-    /// Notifies claimants whether the sessions in their way may be dead.
-    fn hope(&mut self, own: &[SessionId]) {
-        let Some(CachedRecord { record, .. }) = &self.known else {
-            self.looks |= self.locals.values().any(Local::is_hoping);
-            return;
-        };
-        let mut alive = Vec::new();
-        for (id, local) in &mut self.locals {
-            let index = record.queue.iter().position(|claim| claim.id == *id);
-            let is_waiting = matches!(local.state, ClaimState::Waiting(_));
-            if !local.is_hoping() && !is_waiting {
-                continue;
-            }
-            match self.failure_detector.prospect(record, index.unwrap_or(record.queue.len()), own) {
-                Prospect::Free if !is_waiting => local.set_hoping(false),
-                Prospect::Free | Prospect::MayBeDead => local.tell_hope(true),
-                Prospect::Unknown(_) | Prospect::Alive if is_waiting => local.tell_hope(false),
-                Prospect::Unknown(_) | Prospect::Alive => alive.push(*id),
-            }
-        }
-        for id in alive {
-            if let Some(local) = self.locals.remove(&id) {
-                // The claim may still be in the record if the outcome of a write with it is
-                // unknown.
-                if local.was_sent() {
-                    let session = Some(local.session.clone());
-                    self.pending.push(Pending { session, ..Pending::of(Change::Leave(id), None) });
-                }
-                local.refuse(Refusal::Busy);
-            }
-        }
+    /// A write may be acknowledged after the watch was opened, and before its initial state, which
+    /// does not contain it, is complete.
+    #[test]
+    fn initial_state_before_an_own_write_is_not_used() {
+        let mut cache = opened_after(5);
+        assert_eq!(cache.delivered(entry(5)), News::Nothing);
+        let record = LockRecord { fence: 6, ..LockRecord::default() };
+        cache.written(record, VersionToken::from_u64(6));
+        cache.invalidate();
+        let news = News::Nothing;
+        assert_eq!(cache.caught_up(), CaughtUp { is_recreated: false, news });
+        assert_eq!(fence(&cache), None);
     }
 
-    pub(super) fn follow_up(&mut self, event: Event) {
-        match event {
-            Event::Opened => self.state = Some(None),
-            Event::LinkChanged => {}
-            Event::CaughtUp { .. } => {
-                self.verifies = None;
-                let Some(found) = self.state.take() else { return };
-                let version = found.as_ref().map(|entry| entry.version);
-                if is_older(version, self.opened_at) {
-                    // The initial state is older than the newest version seen before the watch was
-                    // opened. So this is another store, which has no session of this process
-                    // either.
-                    tracing::debug!(store = self.store.name(), key = %self.key(), "the store was made again");
-                    for session in self.locks.sessions.of_runtime(self.place.0) {
-                        self.locks.sessions.end(session, LockLoss::StoreGone);
-                    }
-                    self.failure_detector.forget();
-                    (self.newest, self.unsure, self.looks) = (version, None, false);
-                    self.learn(found);
-                }
-            }
-            Event::Update(update) => {
-                let Some(entry) = update.into_entry() else { return };
-                if let Some(state) = &mut self.state {
-                    *state = Some(entry.clone());
-                }
-                if self.newest.is_none_or(|newest| is_later(entry.version, newest)) {
-                    self.newest = Some(entry.version);
-                    self.learn(Some(entry));
-                }
-            }
-            Event::Lost(error) | Event::Closed(error) => {
-                if matches!(error, KvError::Unauthorized { .. }) {
-                    self.refuse_waiting(&error);
-                }
-                (self.opened_at, self.state, self.verifies) = (self.newest, None, None);
-                (self.known, self.looks) = (None, true);
-            }
-        }
+    #[test]
+    fn unresolved_write_is_resolved_by_another_version() {
+        let mut cache = opened_after(5);
+        let expected = Some(VersionToken::from_u64(5));
+        cache.outcome_unknown(expected);
+        assert_eq!(cache.read(Some(entry(5))), News::Record);
+        assert!(cache.has_unresolved(cache.known().unwrap()));
+        assert_eq!(cache.read(Some(entry(6))), News::Record);
+        assert!(!cache.has_unresolved(cache.known().unwrap()));
+    }
+
+    #[test]
+    fn foreign_entry_is_replaced_by_a_later_record() {
+        let mut cache = opened_after(5);
+        let foreign = KvEntry { value: "x".into(), ..entry(6) };
+        assert!(matches!(cache.delivered(foreign), News::Foreign(_)));
+        assert!(matches!(cache.state(), Cached::Foreign));
+        assert_eq!(cache.delivered(entry(7)), News::Record);
     }
 }

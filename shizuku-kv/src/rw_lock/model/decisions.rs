@@ -32,7 +32,7 @@ pub(super) struct TaskRules {
     /// A session is ended by deleting the version that was seen.
     pub(super) compares: bool,
     /// A session is ended before its claims are removed.
-    pub(super) kills_first: bool,
+    pub(super) ends_session_first: bool,
     /// Age of a newly seen write, by a clock that is compared with another one. Production has no
     /// such comparison.
     pub(super) clock_is_ahead: u8,
@@ -46,11 +46,11 @@ pub(super) struct TaskRules {
     /// An older version than the known one is ignored.
     pub(super) keeps_newest: bool,
     /// An abandoned claim is removed, even if its place is unknown.
-    pub(super) takes_out_abandoned: bool,
+    pub(super) removes_abandoned: bool,
     /// An abandoned claim is not requested again.
     pub(super) forgets_abandoned: bool,
     /// A process whose session does not hold makes no request.
-    pub(super) looks_before_asking: bool,
+    pub(super) checks_session_first: bool,
     /// A waiting claim that is missing from the record is requested again.
     pub(super) claims_again: bool,
 }
@@ -65,15 +65,15 @@ pub(super) const PRODUCTION: Decisions = Decisions {
         counts_from_sending: true,
         trusts_acknowledgements_only: true,
         compares: true,
-        kills_first: true,
+        ends_session_first: true,
         clock_is_ahead: 0,
         clock_of_tries_is_ahead: 0,
         reads_watch: true,
         stops_first: true,
         keeps_newest: true,
-        takes_out_abandoned: true,
+        removes_abandoned: true,
         forgets_abandoned: true,
-        looks_before_asking: true,
+        checks_session_first: true,
         claims_again: true,
     },
 };

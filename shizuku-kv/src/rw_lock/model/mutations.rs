@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::decisions::{Decisions, PRODUCTION, TaskRules};
 use super::promises::{
-    ALONE, BURIED, ENDS, FENCED, GONE, IN_ORDER, PROMPT, SERVED, SOUND, TOKENS, TOLD,
+    ALONE, EVICTED, FENCED, IN_ORDER, NO_LOOP, NO_TRACE, NOTIFIED, PROMPT, SERVED, SOUND, TOKENS,
 };
 use super::{
     ABANDONED, BROKEN, CRASHED, DRIFT, EDGE, ESTATE, FENCES, HOPES, LATE, LINE, PAUSED, REUSED,
@@ -78,8 +78,11 @@ fn has_readers_only(record: &LockRecord) -> bool {
 
 fn claims() -> Vec<Mutation> {
     vec![
-        in_apply("a reader is let in past a waiting writer", LINE, IN_ORDER, |record, change| {
-            match change {
+        in_apply(
+            "a reader is granted before a waiting writer",
+            LINE,
+            IN_ORDER,
+            |record, change| match change {
                 Change::Claim { claim, .. }
                     if claim.mode == LockMode::Read
                         && has_readers_only(record)
@@ -88,9 +91,9 @@ fn claims() -> Vec<Mutation> {
                     grant(record, claim)
                 }
                 _ => record.apply(change),
-            }
-        }),
-        in_apply("a newcomer stands before those who wait", LINE, IN_ORDER, |record, change| {
+            },
+        ),
+        in_apply("a new claim queues before earlier ones", LINE, IN_ORDER, |record, change| {
             let waiting = record.queue.len();
             let outcome = record.apply(change);
             if record.queue.len() > waiting {
@@ -98,26 +101,27 @@ fn claims() -> Vec<Mutation> {
             }
             outcome
         }),
-        in_apply("a claim that is held is granted again", UNKNOWN, SOUND, |record, change| {
-            match change {
+        in_apply(
+            "a granted claim is granted again",
+            UNKNOWN,
+            SOUND,
+            |record, change| match change {
                 Change::Claim { claim, .. } if record.grant(claim.id).is_some() => {
                     grant(record, claim)
                 }
                 _ => record.apply(change),
+            },
+        ),
+        in_apply("a queued claim queues again", UNKNOWN, SOUND, |record, change| match change {
+            Change::Claim { claim, .. }
+                if record.queue.iter().any(|waiting| waiting.id == claim.id) =>
+            {
+                record.queue.push(claim.clone());
+                Outcome::Queued
             }
+            _ => record.apply(change),
         }),
-        in_apply("a claim that waits stands in line again", UNKNOWN, SOUND, |record, change| {
-            match change {
-                Change::Claim { claim, .. }
-                    if record.queue.iter().any(|waiting| waiting.id == claim.id) =>
-                {
-                    record.queue.push(claim.clone());
-                    Outcome::Queued
-                }
-                _ => record.apply(change),
-            }
-        }),
-        in_apply("who does not wait is put in line", TRIES, GONE, |record, change| match change {
+        in_apply("a try joins the queue", TRIES, NO_TRACE, |record, change| match change {
             Change::Claim { claim, waits: false } => {
                 let waits = record.apply(&Change::Claim { claim: claim.clone(), waits: true });
                 if waits == Outcome::Queued { Outcome::Busy } else { waits }
@@ -129,7 +133,7 @@ fn claims() -> Vec<Mutation> {
 
 fn departures() -> Vec<Mutation> {
     vec![
-        in_apply("who leaves hands nothing over", LINE, PROMPT, |record, change| match change {
+        in_apply("a release grants no waiter", LINE, PROMPT, |record, change| match change {
             Change::Leave(id) => {
                 record.holders.retain(|grant| grant.claim.id != *id);
                 record.queue.retain(|claim| claim.id != *id);
@@ -137,11 +141,11 @@ fn departures() -> Vec<Mutation> {
             }
             _ => record.apply(change),
         }),
-        in_apply("nobody who waits can leave", ABANDONED, GONE, |record, change| match change {
+        in_apply("a waiter cannot leave", ABANDONED, NO_TRACE, |record, change| match change {
             Change::Leave(id) if record.grant(*id).is_none() => Outcome::NotThere,
             _ => record.apply(change),
         }),
-        in_apply("a writer is let in beside readers", LINE, ALONE, |record, change| {
+        in_apply("a writer is granted beside readers", LINE, ALONE, |record, change| {
             let outcome = record.apply(change);
             if let (Change::Leave(_), Some(next)) = (change, record.queue.first().cloned())
                 && has_readers_only(record)
@@ -150,35 +154,32 @@ fn departures() -> Vec<Mutation> {
             }
             outcome
         }),
-        in_apply(
-            "a writer that goes on as a reader lets nobody in",
-            BROKEN,
-            PROMPT,
-            |record, change| {
-                let Change::Downgrade(id) = change else { return record.apply(change) };
-                let held = record.holders.iter_mut().find(|grant| grant.claim.id == *id);
-                held.into_iter().for_each(|grant| grant.claim.mode = LockMode::Read);
-                Outcome::Done
-            },
-        ),
-        in_apply("who is dead stays in line", ESTATE, BURIED, |record, change| {
+        in_apply("a downgrade grants no reader", BROKEN, PROMPT, |record, change| {
+            let Change::Downgrade(id) = change else { return record.apply(change) };
+            let held = record.holders.iter_mut().find(|grant| grant.claim.id == *id);
+            held.into_iter().for_each(|grant| grant.claim.mode = LockMode::Read);
+            Outcome::Done
+        }),
+        in_apply("an eviction leaves waiters of the session", ESTATE, EVICTED, |record, change| {
             let Change::Evict(session) = change else { return record.apply(change) };
             let held =
                 record.holders.iter().map(|grant| grant.claim.id).find(|id| id.session == *session);
             held.map_or(Outcome::NotThere, |id| record.apply(&Change::Leave(id)))
         }),
-        in_apply("who is dead goes on holding", CRASHED, SERVED, |record, change| match change {
-            Change::Evict(_) => Outcome::NotThere,
-            _ => record.apply(change),
+        in_apply("an eviction leaves holders of the session", CRASHED, SERVED, |record, change| {
+            match change {
+                Change::Evict(_) => Outcome::NotThere,
+                _ => record.apply(change),
+            }
         }),
     ]
 }
 
 fn tokens() -> Vec<Mutation> {
     vec![
-        in_apply("a grant moves no token", LINE, TOKENS, keep_token),
+        in_apply("a grant keeps the last token", LINE, TOKENS, keep_token),
         in_apply(
-            "a grant moves no token, and somebody writes",
+            "a grant keeps the last token, and its holder writes",
             FENCES,
             FENCED,
             |record, change| {
@@ -193,7 +194,7 @@ fn tokens() -> Vec<Mutation> {
                 outcome
             },
         ),
-        in_apply("a broken lock moves no token", BROKEN, TOKENS, |record, change| match change {
+        in_apply("a break keeps the last token", BROKEN, TOKENS, |record, change| match change {
             Change::Break { newest } => {
                 // One less than the token that moves the fence.
                 let newest = FencingToken::from_u64(newest.as_u64().saturating_sub(1));
@@ -202,7 +203,7 @@ fn tokens() -> Vec<Mutation> {
             }
             _ => record.apply(change),
         }),
-        in_apply("the token of a dead holder is given again", CRASHED, TOKENS, |record, change| {
+        in_apply("the token of a dead holder is reused", CRASHED, TOKENS, |record, change| {
             match change {
                 Change::Evict(session) => {
                     record.fence -= record
@@ -244,20 +245,15 @@ fn times() -> Vec<Mutation> {
             it.is_silent =
                 |since, lease| since >= Duration::from_secs(lease::patience(lease).as_secs());
         }),
-        mutation("nobody is ever silent", CRASHED, SERVED, |it| it.is_silent = |_, _| false),
+        mutation("no session is ever silent", CRASHED, SERVED, |it| it.is_silent = |_, _| false),
         in_driver("the lease is counted from the acknowledgement", PAUSED, ALONE, |it| {
             it.counts_from_sending = false;
         }),
+        in_driver("a rejected renewal counts if an earlier one has landed", DRIFT, ALONE, |it| {
+            it.trusts_acknowledgements_only = false;
+        }),
         in_driver(
-            "a renewal that was refused counts where an earlier one landed",
-            DRIFT,
-            ALONE,
-            |it| {
-                it.trusts_acknowledgements_only = false;
-            },
-        ),
-        in_driver(
-            "silence is counted from when it was written, by another's clock",
+            "silence is counted from the write, by the clock of its writer",
             PAUSED,
             ALONE,
             |it| {
@@ -267,27 +263,27 @@ fn times() -> Vec<Mutation> {
         in_driver("a try counts silence by the clock of the store", HOPES, ALONE, |it| {
             it.clock_of_tries_is_ahead = 1;
         }),
-        mutation("what was there before a session is taken for its end", REUSED, ALONE, |it| {
+        mutation("an entry from before a session counts as its end", REUSED, ALONE, |it| {
             it.sign = |_, _, is_its_own| if is_its_own { Sign::Life } else { Sign::Over };
         }),
         in_driver("a session is ended whatever its version", PAUSED, ALONE, |it| {
             it.compares = false
         }),
-        in_driver("a silent holder is taken out without ending its session", PAUSED, ALONE, |it| {
-            it.kills_first = false;
+        in_driver("a silent holder is evicted without ending its session", PAUSED, ALONE, |it| {
+            it.ends_session_first = false;
         }),
     ]
 }
 
 fn unknowns() -> Vec<Mutation> {
     vec![
-        mutation("an unknown outcome is taken for a refusal", ABANDONED, GONE, |it| {
+        mutation("an unknown outcome counts as a rejection", ABANDONED, NO_TRACE, |it| {
             it.may_land = |_, _| false;
         }),
-        in_driver("a claim that is given up is not taken out", ABANDONED, GONE, |it| {
-            it.takes_out_abandoned = false;
+        in_driver("an abandoned claim is not removed", ABANDONED, NO_TRACE, |it| {
+            it.removes_abandoned = false;
         }),
-        in_driver("a claim is asked for behind its own leave", ABANDONED, GONE, |it| {
+        in_driver("a claim is requested after its own release", ABANDONED, NO_TRACE, |it| {
             it.forgets_abandoned = false;
         }),
     ]
@@ -295,17 +291,19 @@ fn unknowns() -> Vec<Mutation> {
 
 fn drivers() -> Vec<Mutation> {
     vec![
-        in_driver("who waits is not told by the watch", LINE, TOLD, |it| it.reads_watch = false),
-        in_driver("who lets go stops when that is acknowledged", LINE, ALONE, |it| {
+        in_driver("a waiter is not notified by its watch", LINE, NOTIFIED, |it| {
+            it.reads_watch = false
+        }),
+        in_driver("a holder stops after its release is acknowledged", LINE, ALONE, |it| {
             it.stops_first = false
         }),
-        in_driver("what is older than what is known is taken", TRIES, GONE, |it| {
+        in_driver("an older version replaces a newer one", TRIES, NO_TRACE, |it| {
             it.keeps_newest = false
         }),
-        in_driver("who was taken out claims again, and is taken out again", LATE, ENDS, |it| {
-            it.looks_before_asking = false;
+        in_driver("an evicted waiter claims again without a session", LATE, NO_LOOP, |it| {
+            it.checks_session_first = false;
         }),
-        in_driver("a grant that was broken unseen is waited for", BROKEN, SERVED, |it| {
+        in_driver("a waiter waits for a grant that was broken unseen", BROKEN, SERVED, |it| {
             it.claims_again = false
         }),
     ]

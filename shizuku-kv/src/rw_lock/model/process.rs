@@ -25,13 +25,13 @@ pub(super) enum ClaimState {
     /// Not made yet.
     Idle,
     /// Made, and not known to be in the record.
-    Claiming,
+    Requested,
     /// In the queue.
-    Waiting,
+    Queued,
     /// The claim does not wait, except for the sessions in its way, which may be dead.
-    Hoping,
+    Deferred,
     /// The owner was notified of the grant.
-    Held(LockMode),
+    Granted(LockMode),
     /// The owner writes no more, and the record does not show that yet.
     Downgrading,
     /// The claim is abandoned, and may be in the record. `believes` is set only if the release is
@@ -73,8 +73,8 @@ pub(super) struct Renewal {
 
 /// The observed state of another process's session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum KnownSession {
-    /// The version, and the ticks since it was first seen.
+pub(super) enum Observation {
+    /// The version, and the ticks since it was first observed.
     Version(u8, u8),
     Over,
 }
@@ -99,7 +99,7 @@ pub(super) struct Process {
     /// Ticks since the last renewal was sent. Only a broken driver uses it.
     pub(super) last_sent: Option<u8>,
 
-    /// The record as it was last seen.
+    /// The record as it was last observed.
     pub(super) known: Arc<LockRecord>,
     pub(super) known_version: u8,
     /// The version up to which the watch has delivered.
@@ -107,14 +107,14 @@ pub(super) struct Process {
     /// Whether the process has done nothing since it read the record.
     is_of_now: bool,
     /// Whether all requests were found to need no change.
-    pub(super) is_settled: bool,
+    pub(super) needs_no_change: bool,
     pub(super) must_read: bool,
     pub(super) writing: Option<Writing>,
     /// Version that an unanswered write expects.
     pub(super) unsure: Option<u8>,
     pub(super) strays: Vec<Writing>,
 
-    pub(super) seen: Vec<Option<KnownSession>>,
+    pub(super) observed: Vec<Option<Observation>>,
     /// A write under the lock, in flight to the protected resource.
     pub(super) fenced: Option<Written>,
 }
@@ -151,12 +151,12 @@ impl Process {
             known_version: 0,
             watched: 0,
             is_of_now: false,
-            is_settled: false,
+            needs_no_change: false,
             must_read: false,
             writing: None,
             unsure: None,
             strays: Vec::new(),
-            seen: vec![None; processes],
+            observed: vec![None; processes],
             fenced: None,
         }
     }
@@ -178,7 +178,7 @@ impl Process {
     /// Returns the mode for which the process considers a claim to be granted, if it does.
     pub(super) fn believes(&self, claim: usize, around: &Around<'_>) -> Option<LockMode> {
         let mode = match self.claims[claim] {
-            ClaimState::Held(mode) => mode,
+            ClaimState::Granted(mode) => mode,
             ClaimState::Downgrading if around.decisions.driver.stops_first => LockMode::Read,
             ClaimState::Downgrading => LockMode::Write,
             ClaimState::Leaving { believes: Some(mode) } => mode,
@@ -195,12 +195,12 @@ impl Process {
     /// Sets the wanted state of a claim, which then needs a write.
     pub(super) fn want(&mut self, claim: usize, standing: ClaimState) {
         self.claims[claim] = standing;
-        (self.is_of_now, self.is_settled) = (false, false);
+        (self.is_of_now, self.needs_no_change) = (false, false);
     }
 
     /// Abandons a claim.
     pub(super) fn abandon(&mut self, claim: usize, around: &Around<'_>) {
-        if around.decisions.driver.takes_out_abandoned {
+        if around.decisions.driver.removes_abandoned {
             self.want(claim, ClaimState::Leaving { believes: None });
         } else {
             self.claims[claim] = ClaimState::Left;
@@ -209,7 +209,7 @@ impl Process {
 
     pub(super) fn release(&mut self, claim: usize, around: &Around<'_>) {
         let mode = match self.claims[claim] {
-            ClaimState::Held(mode) if !around.decisions.driver.stops_first => Some(mode),
+            ClaimState::Granted(mode) if !around.decisions.driver.stops_first => Some(mode),
             _ => None,
         };
         self.want(claim, ClaimState::Leaving { believes: mode });
@@ -218,13 +218,13 @@ impl Process {
     /// Returns the changes that the record needs, each with the claim that it is for.
     fn wishes(&self, around: &Around<'_>) -> Vec<(Change, Option<usize>)> {
         let mut wishes = Vec::new();
-        let mut finds_dead = false;
+        let mut found_over = false;
         if self.waits() {
-            for (other, seen) in self.seen.iter().enumerate() {
+            for (other, observed) in self.observed.iter().enumerate() {
                 let is_known = || self.known.claims().any(|claim| process_of(claim.id) == other);
-                let is_over = *seen == Some(KnownSession::Over)
-                    || !around.decisions.driver.kills_first && self.is_silent(other, around);
-                finds_dead |= is_over && is_known();
+                let is_over = *observed == Some(Observation::Over)
+                    || !around.decisions.driver.ends_session_first && self.is_silent(other, around);
+                found_over |= is_over && is_known();
                 if is_over && is_known() {
                     wishes.push((Change::Evict(session(other)), None));
                 }
@@ -238,8 +238,8 @@ impl Process {
                 waits,
             };
             match standing {
-                ClaimState::Claiming => wishes.push((claims(), Some(claim))),
-                ClaimState::Hoping if finds_dead || self.known.claims().next().is_none() => {
+                ClaimState::Requested => wishes.push((claims(), Some(claim))),
+                ClaimState::Deferred if found_over || self.known.claims().next().is_none() => {
                     wishes.push((claims(), Some(claim)));
                 }
                 ClaimState::Downgrading => wishes.push((Change::Downgrade(id), Some(claim))),
@@ -258,11 +258,11 @@ impl Process {
 
     /// Returns whether a claim is in the queue, so that the process observes the claims before it.
     pub(super) fn waits(&self) -> bool {
-        self.claims.contains(&ClaimState::Waiting) || self.claims.contains(&ClaimState::Hoping)
+        self.claims.contains(&ClaimState::Queued) || self.claims.contains(&ClaimState::Deferred)
     }
 
     pub(super) fn has_work(&self, around: &Around<'_>) -> bool {
-        let is_free = self.writing.is_none() && !self.must_read && !self.is_settled;
+        let is_free = self.writing.is_none() && !self.must_read && !self.needs_no_change;
         self.is_running() && is_free && !self.wishes(around).is_empty()
     }
 
@@ -287,11 +287,11 @@ impl Process {
             self.writing =
                 Some(Writing { expected, record: Arc::new(record), outcomes, answer: None });
         } else if self.is_of_now {
-            self.is_settled = true;
+            self.needs_no_change = true;
             if outcomes.iter().any(|(_, _, outcome)| matches!(outcome, Outcome::Granted(_))) {
                 around.events.happened(Event::FoundItsGrant);
             }
-            self.settle(outcomes, around);
+            self.apply_outcomes(outcomes, around);
         } else {
             // The known record may be stale.
             self.must_read = true;
@@ -299,14 +299,14 @@ impl Process {
     }
 
     /// Handles the answer to a write.
-    pub(super) fn hear(&mut self, around: &Around<'_>) {
+    pub(super) fn handle_answer(&mut self, around: &Around<'_>) {
         let Some(Writing { expected, record, outcomes, answer }) = self.writing.take() else {
             return;
         };
         if answer == Some(true) {
             self.unsure = None;
             self.know(record, expected + 1);
-            self.settle(outcomes, around);
+            self.apply_outcomes(outcomes, around);
             self.compare(around);
         } else {
             self.must_read = true;
@@ -325,7 +325,7 @@ impl Process {
     fn know(&mut self, record: Arc<LockRecord>, version: u8) {
         self.known = record;
         self.known_version = version;
-        self.is_settled = false;
+        self.needs_no_change = false;
         self.watched = self.watched.max(version);
         if self.unsure.is_some_and(|expected| expected != version) {
             self.unsure = None;
@@ -348,38 +348,38 @@ impl Process {
     pub(super) fn watch(&mut self, server: &Server, around: &Around<'_>) {
         self.know(Arc::clone(&server.record), server.version);
         let waiting =
-            |process: &Self| process.claims.iter().filter(|it| **it == ClaimState::Waiting).count();
+            |process: &Self| process.claims.iter().filter(|it| **it == ClaimState::Queued).count();
         let before = waiting(self);
         if around.decisions.driver.reads_watch {
             self.compare(around);
         }
         if waiting(self) < before {
-            around.events.happened(Event::HandedOver);
+            around.events.happened(Event::GrantedByRelease);
         }
     }
 
     /// Applies the outcomes to the claims that have not changed since the request.
-    fn settle(&mut self, outcomes: Vec<Asked>, around: &Around<'_>) {
+    fn apply_outcomes(&mut self, outcomes: Vec<Asked>, around: &Around<'_>) {
         for (claim, asked, outcome) in outcomes {
             if self.claims[claim] != asked {
                 continue;
             }
             self.claims[claim] = match (asked, outcome) {
-                (ClaimState::Claiming, Outcome::Granted(_)) => {
-                    ClaimState::Held(around.plan[claim].mode)
+                (ClaimState::Requested, Outcome::Granted(_)) => {
+                    ClaimState::Granted(around.plan[claim].mode)
                 }
-                (ClaimState::Claiming, Outcome::Queued) => ClaimState::Waiting,
-                (ClaimState::Hoping, Outcome::Granted(_)) => {
-                    around.events.happened(Event::OutlivedTheDead);
-                    ClaimState::Held(around.plan[claim].mode)
+                (ClaimState::Requested, Outcome::Queued) => ClaimState::Queued,
+                (ClaimState::Deferred, Outcome::Granted(_)) => {
+                    around.events.happened(Event::TriedAfterCrash);
+                    ClaimState::Granted(around.plan[claim].mode)
                 }
-                (ClaimState::Hoping, _) => ClaimState::Hoping,
-                (ClaimState::Claiming, Outcome::Busy) if around.hopes => ClaimState::Hoping,
-                (ClaimState::Claiming, _) => {
-                    around.events.happened(Event::Refused);
+                (ClaimState::Deferred, _) => ClaimState::Deferred,
+                (ClaimState::Requested, Outcome::Busy) if around.hopes => ClaimState::Deferred,
+                (ClaimState::Requested, _) => {
+                    around.events.happened(Event::RejectedTry);
                     ClaimState::Left
                 }
-                (ClaimState::Downgrading, Outcome::Done) => ClaimState::Held(LockMode::Read),
+                (ClaimState::Downgrading, Outcome::Done) => ClaimState::Granted(LockMode::Read),
                 (ClaimState::Downgrading, _) => ClaimState::Lost,
                 (ClaimState::Leaving { .. }, _) => ClaimState::Left,
                 (standing, _) => standing,
@@ -393,14 +393,14 @@ impl Process {
             let grant =
                 self.known.grant(claim_id(self.number, claim)).map(|grant| grant.claim.mode);
             self.claims[claim] = match (self.claims[claim], grant) {
-                (ClaimState::Waiting, Some(mode)) => ClaimState::Held(mode),
-                (ClaimState::Waiting, None)
+                (ClaimState::Queued, Some(mode)) => ClaimState::Granted(mode),
+                (ClaimState::Queued, None)
                     if !self.is_known(claim) && around.decisions.driver.claims_again =>
                 {
                     around.events.happened(Event::ClaimedAgain);
-                    ClaimState::Claiming
+                    ClaimState::Requested
                 }
-                (ClaimState::Held(_), None) => ClaimState::Lost,
+                (ClaimState::Granted(_), None) => ClaimState::Lost,
                 (standing, _) => standing,
             };
         }
@@ -432,17 +432,17 @@ impl Process {
         let key = server.session(self.number);
         self.stray_renewals.retain(|expected| !key.is_over && *expected == key.version);
         let looks = self.is_running() && self.waits();
-        for (other, seen) in self.seen.iter_mut().enumerate() {
+        for (other, observed) in self.observed.iter_mut().enumerate() {
             let is_there = || self.known.claims().any(|claim| process_of(claim.id) == other);
-            let is_of_use = !renewed[other] || *seen == Some(KnownSession::Over);
+            let is_of_use = !renewed[other] || *observed == Some(Observation::Over);
             if !looks || other == self.number || !is_of_use || !is_there() {
-                *seen = None;
+                *observed = None;
             }
         }
         if self.is_done() && self.writing.is_none() {
             self.known = Arc::default();
             (self.known_version, self.watched) = (0, 0);
-            (self.must_read, self.is_of_now, self.is_settled) = (false, false, false);
+            (self.must_read, self.is_of_now, self.needs_no_change) = (false, false, false);
             self.unsure = None;
             self.since_sent = most;
             self.renewals = self.renewals.map(|_| 0);

@@ -9,22 +9,23 @@ use crate::rw_lock::record::LockMode;
 
 // Promises that always hold.
 pub(super) const ALONE: &str = "a writer whose lease has not ended is alone";
-pub(super) const TOKENS: &str = "each grant has a larger token than all before";
-pub(super) const IN_ORDER: &str = "nobody who waits is overtaken";
-pub(super) const SOUND: &str = "the record keeps its rules";
-pub(super) const PROMPT: &str = "nobody waits for what nobody holds";
-pub(super) const FENCED: &str = "after a newer holder has written no older one does";
+pub(super) const TOKENS: &str = "each grant has a larger token than all earlier ones";
+pub(super) const IN_ORDER: &str = "no waiter is overtaken";
+pub(super) const SOUND: &str = "the record keeps its invariants";
+pub(super) const PROMPT: &str = "no waiter waits for a free lock";
+pub(super) const FENCED: &str =
+    "no write of an earlier holder is accepted after one of a later holder";
 
-pub(super) const BURIED: &str = "who takes out a dead session takes out all of it";
-pub(super) const ENDS: &str = "what is wanted is not written again and again";
+pub(super) const EVICTED: &str = "an eviction removes all claims of a session";
+pub(super) const NO_LOOP: &str = "no request is written endlessly";
 
 // Promises that hold once everything was delivered and done, and stopped processes were given up.
-pub(super) const TOLD: &str = "who is granted a claim in the end knows it";
-pub(super) const SERVED: &str = "everybody alive was let in or has left in the end";
-pub(super) const GONE: &str = "nothing is left in the end of who is alive and wants nothing";
+pub(super) const NOTIFIED: &str = "a granted claimant is notified";
+pub(super) const SERVED: &str = "each live claim is granted or leaves";
+pub(super) const NO_TRACE: &str = "an abandoned claim of a live process leaves no trace";
 
 pub(super) const PROMISES: [&str; 11] =
-    [ALONE, TOKENS, IN_ORDER, SOUND, PROMPT, FENCED, BURIED, ENDS, TOLD, SERVED, GONE];
+    [ALONE, TOKENS, IN_ORDER, SOUND, PROMPT, FENCED, EVICTED, NO_LOOP, NOTIFIED, SERVED, NO_TRACE];
 
 /// More writes than any world needs.
 const MOST_WRITES: u8 = 16;
@@ -32,18 +33,24 @@ const MOST_WRITES: u8 = 16;
 pub(super) fn all() -> Vec<Property<World>> {
     vec![
         Property::always(ALONE, is_alone),
-        Property::always(TOKENS, |_, state: &State| !state.server.truth.faults.token_came_back),
+        Property::always(TOKENS, |_, state: &State| !state.server.truth.faults.token_was_reused),
         Property::always(IN_ORDER, |_, state: &State| !state.server.truth.faults.was_overtaken),
         Property::always(SOUND, |_, state: &State| state.server.record.is_sound()),
-        Property::always(PROMPT, |_, state: &State| !state.server.truth.faults.place_left_empty),
-        Property::always(FENCED, |_, state: &State| !state.server.truth.faults.old_write_was_taken),
-        Property::always(BURIED, |_, state: &State| !state.server.truth.faults.dead_left_behind),
-        Property::always(ENDS, |_, state: &State| state.server.version < MOST_WRITES),
-        Property::always(TOLD, |world: &World, state: &State| {
+        Property::always(PROMPT, |_, state: &State| {
+            !state.server.truth.faults.free_lock_was_waited_for
+        }),
+        Property::always(FENCED, |_, state: &State| {
+            !state.server.truth.faults.old_write_was_accepted
+        }),
+        Property::always(EVICTED, |_, state: &State| {
+            !state.server.truth.faults.eviction_left_claims
+        }),
+        Property::always(NO_LOOP, |_, state: &State| state.server.version < MOST_WRITES),
+        Property::always(NOTIFIED, |world: &World, state: &State| {
             let knows = |process: &Process, claim: usize| {
                 !matches!(
                     process.claims[claim],
-                    ClaimState::Claiming | ClaimState::Waiting | ClaimState::Hoping
+                    ClaimState::Requested | ClaimState::Queued | ClaimState::Deferred
                 )
             };
             let is_told = state.server.record.holders.iter().all(|grant| {
@@ -59,7 +66,7 @@ pub(super) fn all() -> Vec<Property<World>> {
             };
             state.processes.iter().all(is_served) || !is_quiet(world, state)
         }),
-        Property::always(GONE, |world: &World, state: &State| {
+        Property::always(NO_TRACE, |world: &World, state: &State| {
             let stays = |process: usize| {
                 let is_alive =
                     state.processes[process].is_running() && !state.server.session(process).is_over;

@@ -74,11 +74,11 @@ pub(super) struct Truth {
 /// Events that must not have happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Faults {
-    pub(super) token_came_back: bool,
+    pub(super) token_was_reused: bool,
     pub(super) was_overtaken: bool,
-    pub(super) place_left_empty: bool,
-    pub(super) old_write_was_taken: bool,
-    pub(super) dead_left_behind: bool,
+    pub(super) free_lock_was_waited_for: bool,
+    pub(super) old_write_was_accepted: bool,
+    pub(super) eviction_left_claims: bool,
 }
 
 /// The past state that the world still needs.
@@ -131,7 +131,8 @@ impl Server {
                 self.record.claims().map(|claim| claim.id).filter(|id| process_of(*id) == process)
             };
             let is_evicted = key.is_over && by != process && its_own().any(|id| !has(new, id));
-            self.truth.faults.dead_left_behind |= is_evicted && its_own().any(|id| has(new, id));
+            self.truth.faults.eviction_left_claims |=
+                is_evicted && its_own().any(|id| has(new, id));
         }
     }
 
@@ -199,7 +200,7 @@ impl Server {
         let is_taken = write.token.refused_by(newest).is_none();
         if is_taken {
             let is_old = self.register.is_some_and(|newest| write.grant < newest.grant);
-            self.truth.faults.old_write_was_taken |= is_old;
+            self.truth.faults.old_write_was_accepted |= is_old;
             self.register = Some(write);
         }
         is_taken
@@ -224,7 +225,7 @@ impl Truth {
         for grant in new.holders.iter().filter(|grant| old.grant(grant.claim.id).is_none()) {
             let id = grant.claim.id;
             let number = grant.token.as_u64();
-            self.faults.token_came_back |= number <= self.newest;
+            self.faults.token_was_reused |= number <= self.newest;
             self.newest = self.newest.max(number);
             // All claims that were queued before it, or the whole queue if it was not queued.
             let before = &old.queue[..waited(id).unwrap_or(old.queue.len())];
@@ -238,9 +239,10 @@ impl Truth {
         let is_in_order = stayed.zip(&new.queue).all(|(old, new)| old.id == new.id);
         self.faults.was_overtaken |= !is_in_order;
         let is_shared = new.holders.iter().all(|grant| grant.claim.mode == LockMode::Read);
-        self.faults.place_left_empty |= new.queue.first().is_some_and(|next| match next.mode {
-            LockMode::Read => is_shared,
-            LockMode::Write => new.holders.is_empty(),
-        });
+        self.faults.free_lock_was_waited_for |=
+            new.queue.first().is_some_and(|next| match next.mode {
+                LockMode::Read => is_shared,
+                LockMode::Write => new.holders.is_empty(),
+            });
     }
 }

@@ -1,6 +1,6 @@
 //! The session of a process, and its observations of other sessions.
 
-use super::process::{Around, ClaimState, KnownSession, Process, Renewal, Status};
+use super::process::{Around, ClaimState, Observation, Process, Renewal, Status};
 use super::server::Server;
 use super::world::Event;
 use crate::rw_lock::lease::Sign;
@@ -70,7 +70,7 @@ impl Process {
 
     /// Returns whether another session has been silent for so long that it may be ended.
     pub(super) fn is_silent(&self, other: usize, around: &Around<'_>) -> bool {
-        matches!(self.seen[other], Some(KnownSession::Version(_, age))
+        matches!(self.observed[other], Some(Observation::Version(_, age))
             if (around.decisions.is_silent)(around.clock.of_observer(age), around.clock.lease))
     }
 
@@ -114,13 +114,13 @@ impl Process {
         around: &Around<'_>,
     ) {
         let driver = around.decisions.driver;
-        let hopes = self.claims.contains(&ClaimState::Hoping);
+        let hopes = self.claims.contains(&ClaimState::Deferred);
         let age = if hopes { driver.clock_of_tries_is_ahead } else { driver.clock_is_ahead };
-        self.is_settled = false;
+        self.needs_no_change = false;
         match (around.decisions.sign)(Some(first.into()), Some(version.into()), is_its_own) {
-            Sign::Older => around.events.happened(Event::SawOlder),
-            Sign::Life => self.seen[other] = Some(KnownSession::Version(version, age)),
-            Sign::Over => self.seen[other] = Some(KnownSession::Over),
+            Sign::Older => around.events.happened(Event::SawEarlierEntry),
+            Sign::Life => self.observed[other] = Some(Observation::Version(version, age)),
+            Sign::Over => self.observed[other] = Some(Observation::Over),
         }
     }
 
@@ -132,11 +132,11 @@ impl Process {
         server: &mut Server,
         around: &Around<'_>,
     ) {
-        let Some(KnownSession::Version(version, _)) = self.seen[other] else { return };
+        let Some(Observation::Version(version, _)) = self.observed[other] else { return };
         if server.session(other).version == version || !around.decisions.driver.compares {
             server.end(other);
         } else {
-            around.events.happened(Event::KillRefused);
+            around.events.happened(Event::EndRejected);
         }
         self.observe(other, first, server, around);
     }
@@ -153,8 +153,8 @@ impl Process {
         }
         self.renewing.iter_mut().for_each(|renewal| grow(&mut renewal.age));
         self.last_sent.iter_mut().for_each(&mut grow);
-        for seen in self.seen.iter_mut().flatten() {
-            if let KnownSession::Version(_, age) = seen {
+        for seen in self.observed.iter_mut().flatten() {
+            if let Observation::Version(_, age) = seen {
                 grow(age);
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use stateright::{Model, Property};
 
 use super::decisions::Decisions;
-use super::process::{Around, ClaimState, KnownSession, Process, Status};
+use super::process::{Around, ClaimState, Observation, Process, Status};
 use super::server::{Memory, Server, Written, claim_id, process_of};
 use crate::rw_lock::lease;
 use crate::rw_lock::record::{LockMode, LockRecord};
@@ -86,46 +86,43 @@ impl Clock {
 /// Events that have to be reached in some world. Otherwise the check says little.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
-    HandedOver,
-    Refused,
+    GrantedByRelease,
+    RejectedTry,
     FoundItsGrant,
     StrayLanded,
     WroteTheSame,
     ClaimedAgain,
-    GaveBackAGrant,
-    LetReadersIn,
+    ReturnedGrant,
+    GrantedReaders,
     Evicted,
-    KillRefused,
+    EndRejected,
     RenewedTooLate,
     RenewedInTime,
-    CameBackTooLate,
+    ResumedTooLate,
     FencedOff,
     TookOver,
-    SawOlder,
-    OutlivedTheDead,
+    SawEarlierEntry,
+    TriedAfterCrash,
 }
 
 pub(super) const TO_REACH: [(Event, &str); 17] = [
     (Event::TookOver, "a session takes over the key of one that is over"),
-    (Event::SawOlder, "a watch brings what was there before a session"),
-    (Event::OutlivedTheDead, "one who does not wait is let in after a crash"),
-    (Event::HandedOver, "a release hands over, and the watch tells"),
-    (Event::Refused, "who does not wait is refused"),
+    (Event::SawEarlierEntry, "a watch delivers an entry from before a session"),
+    (Event::TriedAfterCrash, "a try is granted after a crash"),
+    (Event::GrantedByRelease, "a release grants a waiter, and its watch notifies it"),
+    (Event::RejectedTry, "a try is rejected"),
     (Event::FoundItsGrant, "a claim whose acknowledgement was lost is found granted"),
-    (Event::StrayLanded, "a write lands that nobody waits for any more"),
-    (
-        Event::WroteTheSame,
-        "something is written for nothing but that another write cannot land any more",
-    ),
-    (Event::ClaimedAgain, "a grant is broken before its owner learns of it"),
-    (Event::GaveBackAGrant, "a claim is granted that was given up"),
-    (Event::LetReadersIn, "a writer goes on as a reader, and others come in"),
-    (Event::Evicted, "what a dead session had is taken out, and somebody else is let in"),
-    (Event::KillRefused, "a session is to be ended that was renewed meanwhile"),
+    (Event::StrayLanded, "a write lands after its sender has given up"),
+    (Event::WroteTheSame, "an unchanged record is written so that another write cannot land"),
+    (Event::ClaimedAgain, "a grant is broken before its claimant is notified"),
+    (Event::ReturnedGrant, "an abandoned claim is granted"),
+    (Event::GrantedReaders, "a writer is downgraded, and readers are granted"),
+    (Event::Evicted, "a dead session is evicted, and another claim is granted"),
+    (Event::EndRejected, "the end of a session is rejected because it was renewed"),
     (Event::RenewedTooLate, "a renewal arrives after the session was ended"),
-    (Event::RenewedInTime, "a renewal is acknowledged after the lease that it renews was over"),
-    (Event::CameBackTooLate, "a holder comes back and finds its lease over"),
-    (Event::FencedOff, "a write of an old holder is refused"),
+    (Event::RenewedInTime, "a renewal is acknowledged after the end of its lease"),
+    (Event::ResumedTooLate, "a holder resumes after the end of its lease"),
+    (Event::FencedOff, "a write of an earlier holder is rejected"),
 ];
 
 /// The events that have happened in any schedule. They are not part of a state: only the
@@ -247,13 +244,13 @@ impl World {
             }
             for (claim, standing) in process.claims.iter().enumerate() {
                 match standing {
-                    ClaimState::Hoping => actions.push(Action::GiveUp(number, claim)),
+                    ClaimState::Deferred => actions.push(Action::GiveUp(number, claim)),
                     ClaimState::Idle => actions.push(Action::Ask(number, claim)),
-                    ClaimState::Held(_) => actions.push(Action::Release(number, claim)),
+                    ClaimState::Granted(_) => actions.push(Action::Release(number, claim)),
                     _ => {}
                 }
             }
-            let may_ask = process.holds(&around) || !self.decisions.driver.looks_before_asking;
+            let may_ask = process.holds(&around) || !self.decisions.driver.checks_session_first;
             let asks = may_ask && process.has_work(&around);
             actions.extend(asks.then_some(Action::Write(number)));
             actions.extend(process.must_read.then_some(Action::Read(number)));
@@ -286,13 +283,13 @@ impl World {
             if other == number || !is_there || state.processes[other].is_renewed(&state.server) {
                 continue;
             }
-            let is_news = match process.seen[other] {
-                Some(KnownSession::Over) => false,
-                Some(KnownSession::Version(version, _)) => key.is_over || version != key.version,
+            let is_news = match process.observed[other] {
+                Some(Observation::Over) => false,
+                Some(Observation::Version(version, _)) => key.is_over || version != key.version,
                 None => true,
             };
             actions.extend(is_news.then_some(Action::Observe(number, other)));
-            if self.decisions.driver.kills_first && process.is_silent(other, &around) {
+            if self.decisions.driver.ends_session_first && process.is_silent(other, &around) {
                 actions.push(Action::Kill(number, other));
             }
         }
@@ -310,7 +307,7 @@ impl World {
             if !process.is_running() || process.is_done() || process.first == 0 {
                 continue;
             }
-            for (other, seen) in process.seen.iter().enumerate() {
+            for (other, seen) in process.observed.iter().enumerate() {
                 let is_there = || process.known.claims().any(|claim| process_of(claim.id) == other);
                 let is_behind = seen.is_none() && server.session(other).tombstone.is_some();
                 if left.late > 0 && is_behind && process.waits() && other != number && is_there() {
@@ -324,11 +321,11 @@ impl World {
             }
             for (claim, standing) in process.claims.iter().enumerate() {
                 if left.abandons > 0
-                    && matches!(standing, ClaimState::Claiming | ClaimState::Waiting)
+                    && matches!(standing, ClaimState::Requested | ClaimState::Queued)
                 {
                     actions.push(Action::Abandon(number, claim));
                 }
-                if *standing == ClaimState::Held(LockMode::Write) {
+                if *standing == ClaimState::Granted(LockMode::Write) {
                     actions
                         .extend((left.downgrades > 0).then_some(Action::Downgrade(number, claim)));
                     let believes = process.believes(claim, &around).is_some();
@@ -361,11 +358,11 @@ impl World {
         let State { server, processes, left } = state;
         let around = |number| self.around(number);
         match action {
-            Action::Ask(p, claim) => processes[p].want(claim, ClaimState::Claiming),
+            Action::Ask(p, claim) => processes[p].want(claim, ClaimState::Requested),
             Action::Release(p, claim) => processes[p].release(claim, &around(p)),
             Action::Write(p) => processes[p].write(&around(p)),
             Action::Land(p) => self.land(server, &mut processes[p], memory),
-            Action::Hear(p) => processes[p].hear(&around(p)),
+            Action::Hear(p) => processes[p].handle_answer(&around(p)),
             Action::Read(p) => processes[p].read(server, false, &around(p)),
             Action::Watch(p) => processes[p].watch(server, &around(p)),
             Action::RenewalLands(p) => {
@@ -387,9 +384,9 @@ impl World {
                 if processes[p]
                     .claims
                     .iter()
-                    .any(|standing| matches!(standing, ClaimState::Held(_)))
+                    .any(|standing| matches!(standing, ClaimState::Granted(_)))
                 {
-                    self.events.happened(Event::CameBackTooLate);
+                    self.events.happened(Event::ResumedTooLate);
                 }
                 processes[p].end();
             }
@@ -423,7 +420,7 @@ impl World {
             Action::Abandon(p, claim) => {
                 left.abandons -= 1;
                 if server.record.grant(claim_id(p, claim)).is_some() {
-                    self.events.happened(Event::GaveBackAGrant);
+                    self.events.happened(Event::ReturnedGrant);
                 }
                 processes[p].abandon(claim, &around(p));
             }
@@ -499,7 +496,7 @@ impl World {
             self.events.happened(Event::Evicted);
         }
         if comes_in && process.claims.contains(&ClaimState::Downgrading) {
-            self.events.happened(Event::LetReadersIn);
+            self.events.happened(Event::GrantedReaders);
         }
     }
 }

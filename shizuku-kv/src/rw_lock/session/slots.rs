@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Identity, KeepAlive, Stored, key_of, key_of_slot, lease_of, lock};
+use super::entry::{SessionEntry, key_of, key_of_slot, lease_of};
 use crate::rw_lock::lease;
 use crate::rw_lock::record::{LockRecord, SessionId, Slot, SlotUse};
 use crate::store::{
@@ -44,8 +44,32 @@ const TRIES: usize = 3;
 /// Maximum number of keys of other sessions that are checked again later.
 const MOST_LEFTOVERS: usize = 64;
 
+/// The keys of a store from which a new session selects one.
+pub(super) struct Slots {
+    store: Store,
+    /// Length of the new session's lease.
+    lease: Duration,
+    /// Key of the session that was evicted last. It is used only if no other key is free, because
+    /// an operator may have deleted it. The operator then sees this process under another key.
+    evicted: Option<Key>,
+    /// Keys that appeared to be in use. Those of crashed processes are deleted later.
+    leftovers: Vec<Leftover>,
+}
+
+/// A new session.
+pub(super) struct Opened {
+    pub(super) id: SessionId,
+    pub(super) key: Key,
+    /// Version of its first entry.
+    pub(super) version: VersionToken,
+    /// Time at which that entry was sent.
+    pub(super) sent: SuspendAwareInstant,
+    /// Record of the lock that is likely to be wanted next, if it was found.
+    pub(super) record: Option<KvEntry>,
+}
+
 /// A key that appeared to be in use.
-pub(super) struct Leftover {
+struct Leftover {
     key: Key,
     version: VersionToken,
     lease: Duration,
@@ -65,20 +89,25 @@ fn after(window: &Range<u32>) -> Range<u32> {
     window.end..window.end.saturating_add(length).min(SLOTS)
 }
 
-impl KeepAlive {
-    /// Creates the key of the session. `record` is the key of a lock that is likely to be wanted
+impl Slots {
+    pub(super) fn new(store: Store, lease: Duration, evicted: Option<Key>) -> Self {
+        Self { store, lease, evicted, leftovers: Vec::new() }
+    }
+
+    /// Creates the key of a session. `record` is the key of a lock that is likely to be wanted
     /// next.
-    pub(super) async fn open(&mut self, record: &Key) -> KvResult<(Identity, VersionToken)> {
+    pub(super) async fn open(&mut self, record: &Key) -> KvResult<Opened> {
         let mut window = 0..FIRST_WINDOW;
         let (mut is_first, mut is_confirmed) = (true, false);
         let mut salt = salt_of(&self.store);
+        let mut found = None;
         while !window.is_empty() {
-            let (free, found) = self.look(salt, window.clone(), is_first.then_some(record)).await?;
-            let mut free = free;
+            let wanted = is_first.then_some(record);
+            let (mut free, entry) = self.read(salt, window.clone(), wanted).await?;
             if free.is_empty() && is_first {
-                free = hinted(salt, found.as_ref(), &window);
+                free = hinted(salt, entry.as_ref(), &window);
             }
-            *lock(&self.session.found) = found.or_else(|| lock(&self.session.found).take());
+            found = entry.or(found);
             let is_unused = |free: &Free| free.tombstone.is_none();
             if !is_confirmed && free.iter().take(TRIES).any(is_unused) {
                 self.store.refresh().await?;
@@ -93,10 +122,10 @@ impl KeepAlive {
             }
             let has_free = free.iter().any(|free| window.contains(&free.slot.number));
             for free in free.into_iter().take(TRIES) {
-                match self.take(free).await {
-                    Ok(Some(opened)) => return Ok(opened),
+                match self.acquire(free).await {
+                    Ok(Some(opened)) => return Ok(Opened { record: found, ..opened }),
                     // Versions of this store are not numbers.
-                    Ok(None) => return self.take_alone().await,
+                    Ok(None) => return self.create_single_use(found).await,
                     Err(error) if error.is_conflict() => {}
                     Err(error) => return Err(error),
                 }
@@ -107,13 +136,13 @@ impl KeepAlive {
             }
             is_first = false;
         }
-        self.take_alone().await
+        self.create_single_use(found).await
     }
 
     /// Reads the keys with these numbers, together with the record of a lock. Returns the free
     /// ones: first those with a tombstone. Each kind is in random order, because other sessions are
     /// opened at the same time.
-    async fn look(
+    async fn read(
         &mut self,
         salt: Option<u32>,
         window: Range<u32>,
@@ -147,45 +176,45 @@ impl KeepAlive {
             }
         }
         fastrand::shuffle(&mut free);
-        // The key that was lost last comes last, because an operator may have deleted it. The
-        // operator then sees this process under another key, if one is free.
-        let lost = lock(&self.sessions.lost).clone();
-        let is_lost = |free: &Free| lost.is_some() && key_of_slot(free.slot).ok() == lost;
-        free.sort_by_key(|free| (is_lost(free), free.tombstone.is_none()));
+        let evicted = self.evicted.as_ref();
+        let is_evicted =
+            |free: &Free| evicted.is_some() && key_of_slot(free.slot).ok().as_ref() == evicted;
+        free.sort_by_key(|free| (is_evicted(free), free.tombstone.is_none()));
         Ok((free, found))
     }
 
     /// Acquires a free key. Returns `None`, and leaves the key free, if the versions of the store
     /// are not numbers. Entries of the key could then not be distinguished from older ones.
-    async fn take(&self, free: Free) -> KvResult<Option<(Identity, VersionToken)>> {
+    async fn acquire(&self, free: Free) -> KvResult<Option<Opened>> {
         let Free { slot, tombstone } = free;
         let key = key_of_slot(slot)?;
         let nonce = SessionId::nonce();
-        let version = self.write(&key, Some(nonce), tombstone).await?;
+        let (version, sent) = self.write(&key, Some(nonce), tombstone).await?;
         let Some(first) = version.as_u64() else {
             self.store.delete_with_version(&key, version).await?;
             return Ok(None);
         };
         let id = SessionId::at(SlotUse { slot, first }, nonce);
-        Ok(Some((Identity { id, key }, version)))
+        Ok(Some(Opened { id, key, version, sent, record: None }))
     }
 
     /// Creates a key that no other session will use.
-    async fn take_alone(&self) -> KvResult<(Identity, VersionToken)> {
+    async fn create_single_use(&self, record: Option<KvEntry>) -> KvResult<Opened> {
         let id = SessionId::random();
         let key = key_of(id)?;
-        let version = self.write(&key, None, None).await?;
-        Ok((Identity { id, key }, version))
+        let (version, sent) = self.write(&key, None, None).await?;
+        Ok(Opened { id, key, version, sent, record })
     }
 
     /// Writes the first entry of the session over a tombstone, or under a key without an entry.
+    /// Returns its version, and the time at which it was sent.
     async fn write(
         &self,
         key: &Key,
         nonce: Option<u64>,
         tombstone: Option<VersionToken>,
-    ) -> KvResult<VersionToken> {
-        let value = Stored::of_session(nonce, self.session.lease, 0).to_bytes(tombstone);
+    ) -> KvResult<(VersionToken, SuspendAwareInstant)> {
+        let value = SessionEntry::of_session(nonce, self.lease, 0).to_bytes(tombstone);
         let sent = SuspendAwareInstant::now();
         let written = match tombstone {
             Some(version) => self.store.update(key, value.clone(), version).await,
@@ -200,14 +229,13 @@ impl KeepAlive {
             }
             written => written?,
         };
-        *lock(&self.session.proof) = sent;
-        Ok(version)
+        Ok((version, sent))
     }
 
     /// Deletes keys that appeared to be in use when this session was opened, and have not been
     /// renewed for longer than their lease since. Like any silent session, such a session is ended
     /// by deleting exactly the version that was seen.
-    pub(super) async fn collect(&mut self) {
+    pub(super) async fn end_silent(&mut self) {
         let is_due =
             |leftover: &Leftover| lease::is_silent(leftover.seen.elapsed(), leftover.lease);
         let due: Vec<_> = self.leftovers.extract_if(.., |leftover| is_due(leftover)).collect();
@@ -221,7 +249,7 @@ impl KeepAlive {
             if is_unchanged
                 && self.store.delete_with_version(&leftover.key, leftover.version).await.is_ok()
             {
-                tracing::debug!(store = self.store.name(), key = %leftover.key, "deleted a silent session");
+                tracing::debug!(store = self.store.name(), key = %leftover.key, "deleted the key of a silent lock session");
             }
         }
     }
@@ -235,15 +263,15 @@ fn hinted(salt: Option<u32>, record: Option<&KvEntry>, window: &Range<u32>) -> V
         return Vec::new();
     };
     let places = record.claims().filter_map(|claim| claim.id.session.place());
-    let taken: BTreeSet<_> = places.map(|place| place.slot).collect();
+    let used: BTreeSet<_> = places.map(|place| place.slot).collect();
     let free =
-        (window.end..SLOTS).map(|number| Slot { salt, number }).find(|slot| !taken.contains(slot));
+        (window.end..SLOTS).map(|number| Slot { salt, number }).find(|slot| !used.contains(slot));
     free.map(|slot| Free { slot, tombstone: None }).into_iter().collect()
 }
 
 /// Returns the salt in the names of a store's session keys, derived from the newest known settings.
 /// It differs from the salt of a deleted store of the same name.
-pub(in super::super) fn salt_of(store: &Store) -> Option<u32> {
+pub(in crate::rw_lock) fn salt_of(store: &Store) -> Option<u32> {
     store.incarnation().map(|incarnation| {
         let word = |part: &[u8]| part.iter().fold(0, |word, byte| (word << 8) | u32::from(*byte));
         incarnation.chunks_exact(4).fold(0, |salt, part| salt ^ word(part))

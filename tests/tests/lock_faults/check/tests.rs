@@ -21,11 +21,11 @@ fn check(logs: &[(u64, &str)], last: Option<Last>) -> Vec<Violation> {
     all(&history(logs), &last)
 }
 
-fn refused(logs: &[(u64, &str)], why: &str) {
-    refused_with(logs, None, why);
+fn rejected(logs: &[(u64, &str)], why: &str) {
+    rejected_with(logs, None, why);
 }
 
-fn refused_with(logs: &[(u64, &str)], last: Option<Last>, why: &str) {
+fn rejected_with(logs: &[(u64, &str)], last: Option<Last>, why: &str) {
     let found = check(logs, last);
     assert!(found.iter().any(|violation| violation.what.contains(why)), "{found:#?}");
 }
@@ -37,7 +37,7 @@ const WRITER: &str = "10 0 asks a write
     45 0 released";
 
 #[test]
-fn logs_that_are_right_are_accepted() {
+fn correct_logs_are_accepted() {
     let readers = "12 0 asks a read
         50 0 entered a read 2 true 5
         70 0 held true
@@ -61,31 +61,31 @@ fn logs_that_are_right_are_accepted() {
 }
 
 #[test]
-fn a_writer_beside_another_is_refused() {
+fn two_writers_are_rejected() {
     let other = "5 0 asks a write\n 35 0 entered a write 2 true 5\n 36 0 held true";
-    refused(&[(1, WRITER), (2, other)], "at a time");
+    rejected(&[(1, WRITER), (2, other)], "at a time");
     // It held at one moment only, which is enough.
     let other = "5 0 asks a write\n 35 0 entered a write 2 true 5\n 36 0 held false";
-    refused(&[(1, WRITER), (2, other)], "at a time");
+    rejected(&[(1, WRITER), (2, other)], "at a time");
 }
 
 #[test]
-fn a_reader_beside_a_writer_is_refused() {
+fn reader_beside_a_writer_is_rejected() {
     let reader = "5 0 asks a read\n 15 0 entered a read 2 true 5\n 21 0 held true";
-    refused(&[(1, WRITER), (2, reader)], "at a time");
+    rejected(&[(1, WRITER), (2, reader)], "at a time");
     let reader = "5 0 asks a read\n 39 0 entered a read 2 true 5\n 41 0 held true";
-    refused(&[(1, WRITER), (2, reader)], "at a time");
+    rejected(&[(1, WRITER), (2, reader)], "at a time");
     // The conflicting hold is not the previous one.
     let long = "5 0 asks a read\n 6 0 entered a read 2 true 5\n 100 0 held true";
     let short = "5 0 asks a read\n 7 0 entered a read 3 true 5\n 8 0 held true";
-    refused(
+    rejected(
         &[(1, WRITER), (2, long), (3, short)],
         "process 2, worker 0 (read, token 2, from 6 to 100) and process 1",
     );
 }
 
 #[test]
-fn who_has_lost_it_is_in_nobodys_way() {
+fn overlap_with_a_lost_hold_is_accepted() {
     let other = "5 0 asks a write\n 35 0 entered a write 2 true 5\n 36 0 held true";
     let lost = WRITER
         .replace("30 0 held true", "30 0 held false")
@@ -95,32 +95,32 @@ fn who_has_lost_it_is_in_nobodys_way() {
 }
 
 #[test]
-fn a_downgraded_writer_beside_a_writer_is_refused() {
+fn downgraded_writer_beside_a_writer_is_rejected() {
     let downgraded =
         "1 0 asks a write\n 2 0 entered a write 1 true 5\n 5 0 downgraded true\n 25 0 held true";
-    refused(&[(1, downgraded), (2, &WRITER.replace("write 1", "write 2"))], "at a time");
+    rejected(&[(1, downgraded), (2, &WRITER.replace("write 1", "write 2"))], "at a time");
 }
 
 #[test]
-fn tokens_that_go_back_or_repeat_are_refused() {
+fn repeated_or_smaller_token_is_rejected() {
     let later = "5 0 asks a write\n 50 0 entered a write 1 true 5\n 51 0 held true";
-    refused(&[(1, &WRITER.replace("write 1", "write 2")), (2, later)], "go back");
+    rejected(&[(1, &WRITER.replace("write 1", "write 2")), (2, later)], "go back");
     let reader = later.replace("write", "read");
-    refused(&[(1, &WRITER.replace("write 1", "write 2")), (2, &reader)], "go back");
-    refused(&[(1, WRITER), (2, later)], "was given to process 1 and to process 2");
+    rejected(&[(1, &WRITER.replace("write 1", "write 2")), (2, &reader)], "go back");
+    rejected(&[(1, WRITER), (2, later)], "was given to process 1 and to process 2");
 }
 
 #[test]
-fn a_lock_that_comes_back_is_refused() {
+fn lost_lock_that_is_held_again_is_rejected() {
     let back = WRITER.replace("30 0 held true", "30 0 held false");
-    refused(&[(1, &back)], "held again");
+    rejected(&[(1, &back)], "held again");
     let lost = back.replace("leaving true", "leaving false");
-    refused(&[(1, &lost)], "as if it had been held");
+    rejected(&[(1, &lost)], "as if it had been held");
 }
 
 #[test]
-fn what_nothing_explains_is_refused() {
-    refused(&[(1, "1 0 asks a read\n 2 0 unexplained QueueFull")], "QueueFull");
+fn unexplained_loss_is_rejected() {
+    rejected(&[(1, "1 0 asks a read\n 2 0 unexplained QueueFull")], "QueueFull");
 }
 
 /// A process that was paused within its section, and writes at the end of it.
@@ -143,20 +143,20 @@ fn last(process: u64, token: u64, number: u64) -> Option<Last> {
 }
 
 #[test]
-fn a_stale_write_that_was_refused_is_as_it_should_be() {
-    assert_eq!(check(&[(1, &paused("refused 2")), (2, NEXT)], last(2, 2, 1)), []);
+fn rejected_stale_write_is_accepted() {
+    assert_eq!(check(&[(1, &paused("rejected 2")), (2, NEXT)], last(2, 2, 1)), []);
     assert_eq!(check(&[(1, &paused("unknown no acknowledgement")), (2, NEXT)], last(2, 2, 1)), []);
 }
 
 #[test]
-fn a_stale_write_that_was_accepted_is_refused() {
-    refused_with(
+fn accepted_stale_write_is_rejected() {
+    rejected_with(
         &[(1, &paused("accepted 102")), (2, NEXT)],
         last(1, 1, 2),
         "after one with token 2",
     );
     // By its version it came before, but by time it cannot have.
-    refused_with(
+    rejected_with(
         &[(1, &paused("accepted 99")), (2, NEXT)],
         last(2, 2, 1),
         "after one with token 2",
@@ -164,24 +164,28 @@ fn a_stale_write_that_was_accepted_is_refused() {
 }
 
 #[test]
-fn a_write_that_was_refused_for_nothing_is_refused() {
-    refused_with(&[(1, &paused("refused 7")), (2, NEXT)], last(2, 2, 1), "nobody has written");
-    refused_with(&[(1, &paused("refused 1")), (2, NEXT)], last(2, 2, 1), "not newer");
-    let held = NEXT.replace("accepted 101", "refused 3");
+fn unfounded_rejection_of_a_write_is_rejected() {
+    rejected_with(
+        &[(1, &paused("rejected 7")), (2, NEXT)],
+        last(2, 2, 1),
+        "no process has written",
+    );
+    rejected_with(&[(1, &paused("rejected 1")), (2, NEXT)], last(2, 2, 1), "not newer");
+    let held = NEXT.replace("accepted 101", "rejected 3");
     let newer =
         "1 0 asks a write\n 20 0 entered a write 3 false 5\n 21 0 writes 1\n 22 0 accepted 4";
-    refused_with(&[(2, &held), (3, newer)], last(3, 3, 1), "while it holds");
+    rejected_with(&[(2, &held), (3, newer)], last(3, 3, 1), "while it holds");
 }
 
 #[test]
-fn a_last_value_that_cannot_be_is_refused() {
-    let stale = paused("refused 2");
+fn impossible_last_value_is_rejected() {
+    let stale = paused("rejected 2");
     let logs = [(1, stale.as_str()), (2, NEXT)];
-    refused_with(&logs, None, "which is nothing");
-    refused_with(&logs, last(1, 1, 1), "whose outcome was Accepted(100)");
-    refused_with(&logs, last(1, 1, 2), "whose outcome was Refused(2)");
-    refused_with(&logs, last(9, 9, 9), "which nobody wrote");
-    refused_with(&logs, last(2, 1, 1), "with another token");
+    rejected_with(&logs, None, "which is nothing");
+    rejected_with(&logs, last(1, 1, 1), "whose outcome was Accepted(100)");
+    rejected_with(&logs, last(1, 1, 2), "whose outcome was Rejected(2)");
+    rejected_with(&logs, last(9, 9, 9), "which no process wrote");
+    rejected_with(&logs, last(2, 1, 1), "with another token");
     let unknown = paused("unknown no acknowledgement");
-    refused_with(&[(1, &unknown), (2, NEXT)], last(1, 1, 2), "whose outcome was Unknown");
+    rejected_with(&[(1, &unknown), (2, NEXT)], last(1, 1, 2), "whose outcome was Unknown");
 }

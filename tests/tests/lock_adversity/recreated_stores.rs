@@ -3,12 +3,12 @@
 
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions};
 
-use crate::world::{LEASE, Process, RECORD, World, goes_by, lock_of, within};
+use crate::world::{LEASE, Process, RECORD, World, lock_of, pass, within};
 
 /// Recreates the store. On a server the existing handles continue with it; in memory the test's
 /// stores behave as if they did.
-async fn make_again(world: &mut World, processes: &[&Process], is_on_nats: bool) {
-    world.make_again(if is_on_nats { &[] } else { processes }).await;
+async fn recreate(world: &mut World, processes: &[&Process], is_on_nats: bool) {
+    world.recreate(if is_on_nats { &[] } else { processes }).await;
 }
 
 /// Makes changes, so that the versions of a new store are far lower.
@@ -20,10 +20,10 @@ async fn use_it(process: &Process) {
 
 /// Otherwise a process would wait for a version that never comes, or hold a lock under a session
 /// that does not exist.
-async fn a_free_lock_is_granted(mut world: World, is_on_nats: bool) {
+async fn free_lock_is_granted(mut world: World, is_on_nats: bool) {
     let [one] = world.processes().await;
     use_it(&one).await;
-    make_again(&mut world, &[&one], is_on_nats).await;
+    recreate(&mut world, &[&one], is_on_nats).await;
     // The first attempts may use the session of the old store, whose loss is detected at its next
     // renewal.
     let guard = within(5, "it is granted under a session of the new store", async {
@@ -37,66 +37,66 @@ async fn a_free_lock_is_granted(mut world: World, is_on_nats: bool) {
                 break guard;
             }
             guard.release().await.ok();
-            goes_by(LEASE / 10).await;
+            pass(LEASE / 10).await;
         }
     });
     let guard = guard.await;
     assert_eq!(world.state().await.holders.len(), 1);
-    goes_by(3 * LEASE).await;
+    pass(3 * LEASE).await;
     assert!(guard.is_held());
     guard.release().await.unwrap();
     world.held_by(0).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_free_lock_of_a_store_that_is_made_again_is_granted_in_memory() {
-    a_free_lock_is_granted(World::in_memory().await, false).await;
+async fn free_lock_of_recreated_store_is_granted_in_memory() {
+    free_lock_is_granted(World::in_memory().await, false).await;
 }
 
 #[tokio::test]
-async fn a_free_lock_of_a_store_that_is_made_again_is_granted_on_nats() {
-    a_free_lock_is_granted(World::on_nats().await, true).await;
+async fn free_lock_of_recreated_store_is_granted_on_nats() {
+    free_lock_is_granted(World::on_nats().await, true).await;
 }
 
 /// Otherwise a process that considers the new record old would not see its holder, or would wait
 /// for ever.
-async fn a_lock_that_another_holds_is_not_granted(mut world: World, is_on_nats: bool) {
+async fn held_lock_is_waited_for(mut world: World, is_on_nats: bool) {
     let [one] = world.processes().await;
     use_it(&one).await;
-    make_again(&mut world, &[&one], is_on_nats).await;
+    recreate(&mut world, &[&one], is_on_nats).await;
     let [other] = world.processes().await;
     let theirs = other.lock().write().await.unwrap();
-    let waiting = one.starts_to_wait();
-    within(10, "it stands in line", world.in_line(1)).await;
-    let refused = one.lock().try_write().await.map(drop).unwrap_err();
-    assert!(matches!(refused, DistroRwLockError::WouldBlock { .. }), "{refused:?}");
+    let waiting = one.start_waiting();
+    within(10, "it is queued", world.in_line(1)).await;
+    let rejected = one.lock().try_write().await.map(drop).unwrap_err();
+    assert!(matches!(rejected, DistroRwLockError::WouldBlock { .. }), "{rejected:?}");
     assert!(theirs.is_held() && !waiting.is_finished());
     theirs.release().await.unwrap();
-    let guard = within(5, "it gets in", waiting).await.unwrap().unwrap();
-    goes_by(3 * LEASE).await;
+    let guard = within(5, "it is granted", waiting).await.unwrap().unwrap();
+    pass(3 * LEASE).await;
     assert!(guard.is_held());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lock_that_another_holds_in_a_store_that_is_made_again_is_waited_for_in_memory() {
-    a_lock_that_another_holds_is_not_granted(World::in_memory().await, false).await;
+async fn held_lock_of_recreated_store_is_waited_for_in_memory() {
+    held_lock_is_waited_for(World::in_memory().await, false).await;
 }
 
 #[tokio::test]
-async fn a_lock_that_another_holds_in_a_store_that_is_made_again_is_waited_for_on_nats() {
-    a_lock_that_another_holds_is_not_granted(World::on_nats().await, true).await;
+async fn held_lock_of_recreated_store_is_waited_for_on_nats() {
+    held_lock_is_waited_for(World::on_nats().await, true).await;
 }
 
 /// Otherwise a holder in the old store would rely on its lock, or release another's lock in the new
 /// one.
-async fn what_was_held_is_lost(mut world: World, is_on_nats: bool) {
+async fn held_lock_is_lost(mut world: World, is_on_nats: bool) {
     let [one, other] = world.processes().await;
     use_it(&one).await;
     let held = one.lock().write().await.unwrap();
-    let waiting = other.starts_to_wait();
+    let waiting = other.start_waiting();
     world.in_line(1).await;
-    make_again(&mut world, &[&one, &other], is_on_nats).await;
-    within(5, "the holder is told", held.lost()).await;
+    recreate(&mut world, &[&one, &other], is_on_nats).await;
+    within(5, "the holder is notified", held.lost()).await;
     let error = held.release().await.unwrap_err();
     assert!(matches!(error, DistroRwLockError::LeaseLost { .. }), "{error:?}");
     // The waiter continues in the new store, or is told that the old one is gone.
@@ -106,19 +106,19 @@ async fn what_was_held_is_lost(mut world: World, is_on_nats: bool) {
         Err(error) => panic!("{error:?}"),
     }
     let guard = within(5, "it is free", other.lock().write()).await.unwrap();
-    goes_by(3 * LEASE).await;
+    pass(3 * LEASE).await;
     assert!(guard.is_held());
     assert_eq!(world.state().await.holders.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_held_in_a_store_that_is_made_again_is_lost_in_memory() {
-    what_was_held_is_lost(World::in_memory().await, false).await;
+async fn lock_of_deleted_store_is_lost_in_memory() {
+    held_lock_is_lost(World::in_memory().await, false).await;
 }
 
 #[tokio::test]
-async fn what_was_held_in_a_store_that_is_made_again_is_lost_on_nats() {
-    what_was_held_is_lost(World::on_nats().await, true).await;
+async fn lock_of_deleted_store_is_lost_on_nats() {
+    held_lock_is_lost(World::on_nats().await, true).await;
 }
 
 /// Stores live sessions under all keys that a new session could use, except one.
@@ -141,7 +141,7 @@ async fn holder_survives_writes_from_deleted_store(mut world: World, is_on_nats:
     let old = one.lock_for(3 * LEASE).write().await.unwrap();
     let (key, record) = (world.key_of_holder().await, world.record().await.unwrap());
     let session = world.around.entry(&*key).await.unwrap().unwrap();
-    make_again(&mut world, &[&one], is_on_nats).await;
+    recreate(&mut world, &[&one], is_on_nats).await;
     occupy_all_but(&world, &key).await;
     let [other] = world.processes().await;
     let held = other.lock_for(3 * LEASE).write().await.unwrap();
@@ -149,7 +149,7 @@ async fn holder_survives_writes_from_deleted_store(mut world: World, is_on_nats:
     let new = world.around.entry(world.key_of_holder().await).await.unwrap().unwrap();
     assert_eq!(new.version, session.version);
     within(5, "the old holder is notified", old.lost()).await;
-    goes_by(6 * LEASE).await;
+    pass(6 * LEASE).await;
     assert!(held.is_held(), "{:?}", held.lost().await);
     assert_eq!(world.state().await.holders.len(), 1);
     held.release().await.unwrap();
@@ -171,11 +171,11 @@ async fn old_handle_uses_session_keys_of_new_store(mut world: World, is_on_nats:
     drop(one.lock().write().await.unwrap());
     within(5, "its session ends", async {
         while !world.sessions().await.is_empty() {
-            goes_by(LEASE / 10).await;
+            pass(LEASE / 10).await;
         }
     })
     .await;
-    make_again(&mut world, &[&one], is_on_nats).await;
+    recreate(&mut world, &[&one], is_on_nats).await;
     let [other] = world.processes().await;
     // The handle of the deleted store is the first to open a session.
     let held =
@@ -184,7 +184,7 @@ async fn old_handle_uses_session_keys_of_new_store(mut world: World, is_on_nats:
     let keys = world.sessions().await;
     let part = |key: &String| key.split('.').nth(1).map(str::to_owned);
     assert!(keys.len() == 2 && part(&keys[0]) == part(&keys[1]), "{keys:?}");
-    goes_by(3 * LEASE).await;
+    pass(3 * LEASE).await;
     assert!(held.is_held() && theirs.is_held());
 }
 
@@ -207,13 +207,13 @@ async fn claim_of_deleted_store_is_evicted_without_a_key() {
     let _held = one.lock().write().await.unwrap();
     let (key, record) = (world.key_of_holder().await, world.record().await.unwrap());
     one.faults.crash();
-    world.make_again(&[]).await;
+    world.recreate(&[]).await;
     world.around.put(RECORD, record.value).await.unwrap();
     let [other] = world.processes().await;
     let options = LockOptions::new().lease(LEASE).wait(200 * LEASE);
     let lock = DistroRwLock::with_options(&other.store, "r", options).unwrap();
     // A session without a key is considered alive for a minute.
-    let guard = within(90, "it gets in", lock.write()).await.unwrap();
+    let guard = within(90, "it is granted", lock.write()).await.unwrap();
     assert!(guard.is_held());
     assert_eq!(world.around.entry(&*key).await.unwrap(), None);
 }

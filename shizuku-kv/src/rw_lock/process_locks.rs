@@ -1,4 +1,4 @@
-//! Locks held by the functions without guards. They belong to the process and not to a value.
+//! Locks that were acquired without a guard. They belong to the process and not to a value.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,33 +7,31 @@ use super::guard::Hold;
 use super::record::LockMode;
 use crate::store::Key;
 
-/// The holds of each lock in each mode, the newest last.
+/// The holds of each lock in each mode, the newest last. A hold uses its session, whose task keeps
+/// this value alive even if all handles of the store are dropped.
 #[derive(Debug, Default)]
-pub(super) struct HeldLocks(Mutex<HashMap<(Key, LockMode), Vec<Hold>>>);
+pub(super) struct ProcessLocks(Mutex<HashMap<(Key, LockMode), Vec<Hold>>>);
 
-impl HeldLocks {
+impl ProcessLocks {
     /// Adds a hold, and drops the lost ones of the same lock and mode, because they need no release
     /// any more.
-    pub(super) fn put(&self, key: &Key, mode: LockMode, hold: Hold) {
-        let mut held = self.lock();
-        let holds = held.entry((key.clone(), mode)).or_default();
-        let lost: Vec<_> = holds.extract_if(.., |hold| hold.loss().is_some()).collect();
+    pub(super) fn add(&self, hold: Hold) {
+        let mut locks = self.lock();
+        let holds = locks.entry((hold.name.key.clone(), hold.mode)).or_default();
+        holds.retain(|hold| hold.loss().is_none());
         holds.push(hold);
-        drop(held);
-        // Dropping a hold leaves its coordinator, which acquires another mutex.
-        drop(lost);
     }
 
     /// Removes the oldest hold that is not lost, otherwise the oldest, so that a lost hold never
     /// prevents the release of a live one.
-    pub(super) fn take(&self, key: &Key, mode: LockMode) -> Option<Hold> {
-        let mut held = self.lock();
+    pub(super) fn remove(&self, key: &Key, mode: LockMode) -> Option<Hold> {
+        let mut locks = self.lock();
         let place = (key.clone(), mode);
-        let holds = held.get_mut(&place)?;
+        let holds = locks.get_mut(&place)?;
         let live = holds.iter().position(|hold| hold.loss().is_none()).unwrap_or(0);
         let hold = (live < holds.len()).then(|| holds.remove(live));
         if holds.is_empty() {
-            held.remove(&place);
+            locks.remove(&place);
         }
         hold
     }

@@ -1,0 +1,181 @@
+//! The reads and the watch of the record, and their effect on the claims of this process.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::claims::{ClaimState, LocalClaim};
+use super::record_cache::{CachedRecord, CaughtUp, News};
+use super::{Coordinator, KEEP, LONG_HELD};
+use crate::rw_lock::command::Rejection;
+use crate::rw_lock::error::LockLoss;
+use crate::rw_lock::failure_detector::{OwnClaims, Prospect};
+use crate::store::{KvError, KvResult};
+use crate::watch::Event;
+
+/// Maximum number of repeats of a read that is older than the newest version seen. Afterwards a
+/// watch decides.
+const STALE_READS: u32 = 4;
+
+impl Coordinator {
+    /// Reads the record from the leader.
+    pub(super) async fn read(&mut self) -> KvResult<()> {
+        let mut found = self.env.store.leader_entry(self.key()).await?;
+        for _ in 0..STALE_READS {
+            if !self.cache.is_stale(found.as_ref()) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(2..20))).await;
+            found = self.env.store.leader_entry(self.key()).await?;
+        }
+        if self.cache.is_stale(found.as_ref()) {
+            self.watch.stop();
+            self.watch.start();
+            self.cache.contradicted();
+            let reason = "the answer is older than what was seen".to_owned();
+            return Err(KvError::Unavailable { operation: "read a lock", reason, source: None });
+        }
+        self.contention.read();
+        let news = self.cache.read(found);
+        self.apply(news);
+        Ok(())
+    }
+
+    pub(super) fn start_watch(&mut self) {
+        if !self.watch.is_started() {
+            self.cache.watch_started();
+            self.watch.start();
+        }
+    }
+
+    /// Handles a change of the watch.
+    pub(super) fn handle(&mut self, event: Event) {
+        match event {
+            Event::Opened => self.cache.watch_opened(),
+            Event::LinkChanged => {}
+            Event::CaughtUp { .. } => {
+                let CaughtUp { is_recreated, news } = self.cache.caught_up();
+                if is_recreated {
+                    self.leave_deleted_store();
+                }
+                self.apply(news);
+            }
+            Event::Update(update) => {
+                if let Some(entry) = update.into_entry() {
+                    let news = self.cache.delivered(entry);
+                    self.apply(news);
+                }
+            }
+            Event::Lost(error) | Event::Closed(error) => {
+                if matches!(error, KvError::Unauthorized { .. }) {
+                    self.reject_waiting(&error);
+                }
+                self.cache.watch_lost();
+            }
+        }
+    }
+
+    /// Ends the sessions of this process, because they belong to a deleted store.
+    fn leave_deleted_store(&mut self) {
+        let (store, key) = (self.env.store.name(), self.key());
+        tracing::debug!(store, %key, "detected a recreated store, ending the lock sessions of the old one");
+        for session in self.env.sessions.of_runtime(self.env.id.0) {
+            self.env.sessions.end(session, LockLoss::StoreGone);
+        }
+        self.failure_detector.forget();
+    }
+
+    /// Applies news about the record to the claims of this process.
+    pub(super) fn apply(&mut self, news: News) {
+        match news {
+            News::Nothing => {}
+            News::Record => self.compare(),
+            // The entry is left as it is.
+            News::Foreign(reason) => {
+                let rejection = Rejection::Foreign(reason);
+                self.claims.drain().for_each(|local| local.reject(rejection.clone()));
+                let pending = self.pending.drain(..);
+                pending.for_each(|pending| pending.answer(Err(rejection.clone())));
+                self.failure_detector.stand_down();
+            }
+        }
+    }
+
+    /// Compares the record with the claims of this process: grants, revokes, or claims again.
+    pub(super) fn compare(&mut self) {
+        let Some(CachedRecord { record, .. }) = self.cache.known() else { return };
+        let mut revoked = Vec::new();
+        for local in self.claims.iter_mut() {
+            let id = local.claim.id;
+            let is_queued = || record.queue.iter().any(|claim| claim.id == id);
+            match (&local.state, record.grant(id)) {
+                (ClaimState::Queued(_), Some(grant)) => local.grant(grant.token),
+                // The record was removed, or written by a client that does not follow the protocol.
+                (ClaimState::Queued(_), None) if !is_queued() => local.request_again(),
+                (ClaimState::Granted { .. }, None) => revoked.push(id),
+                _ => {}
+            }
+        }
+        for id in revoked {
+            self.end_claim(id, Rejection::SessionOver);
+        }
+    }
+
+    /// Watches the record while its changes matter, and the sessions ahead of the waiting claims.
+    pub(super) fn follow(&mut self) {
+        let now = Instant::now();
+        let is_watched = |local: &LocalClaim| match &local.state {
+            ClaimState::Granted { since, .. } => *since + LONG_HELD <= now,
+            ClaimState::Requested { .. } | ClaimState::Deferred { .. } | ClaimState::Queued(_) => {
+                true
+            }
+        };
+        if let Some(CachedRecord { record, .. }) = self.cache.known() {
+            let has_deferred = self.claims.any(LocalClaim::is_deferred);
+            let is_hasty = |local: &LocalClaim| local.is_queued() && local.wait.is_hasty;
+            let claims = OwnClaims {
+                has_queued: self.claims.any(LocalClaim::is_queued),
+                has_deferred,
+                is_hasty: has_deferred || self.claims.any(is_hasty),
+            };
+            self.failure_detector.update(record, &self.claims.sessions(), claims);
+        }
+        self.update_waits();
+        let matters = self.claims.any(is_watched) || self.failure_detector.is_needed();
+        if matters || self.contention.was_within(KEEP) {
+            self.start_watch();
+        }
+    }
+
+    /// Extends the waits of callers while the sessions ahead of them may be dead. Rejects deferred
+    /// claims that a live session is ahead of.
+    fn update_waits(&mut self) {
+        let own = self.claims.sessions();
+        let Some(CachedRecord { record, .. }) = self.cache.known() else { return };
+        let mut blocked = Vec::new();
+        for local in self.claims.iter_mut() {
+            let is_queued = local.is_queued();
+            if !local.is_deferred() && !is_queued {
+                continue;
+            }
+            let index = record.queue.iter().position(|claim| claim.id == local.claim.id);
+            let index = index.unwrap_or(record.queue.len());
+            match self.failure_detector.prospect(record, index, &own) {
+                Prospect::Free if !is_queued => local.resume(),
+                Prospect::Free | Prospect::MayBeDead => local.wait.extend(true),
+                Prospect::Unknown(_) | Prospect::Alive if is_queued => local.wait.extend(false),
+                Prospect::Unknown(_) | Prospect::Alive => blocked.push(local.claim.id),
+            }
+        }
+        for id in blocked {
+            self.reject(id, Rejection::Busy);
+        }
+    }
+
+    /// Ends the wait of every claim, because this user may not watch the record or the sessions.
+    pub(super) fn reject_waiting(&mut self, error: &KvError) {
+        for id in self.claims.ids(|local| local.is_deferred() || local.is_queued()) {
+            self.reject(id, Rejection::Store(error.clone()));
+        }
+    }
+}

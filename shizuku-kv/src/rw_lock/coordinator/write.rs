@@ -1,0 +1,269 @@
+//! The write of all requested changes, and the answers to their callers.
+
+use std::time::{Duration, SystemTime};
+
+use super::Coordinator;
+use super::claims::ClaimState;
+use super::record_cache::CachedRecord;
+use crate::rw_lock::command::Rejection;
+use crate::rw_lock::failure_detector::Prospect;
+use crate::rw_lock::record::{ClaimId, GRANT_ROOM, LockRecord, SWAP_ROOM};
+use crate::rw_lock::transition::{Change, Outcome};
+use crate::store::{FencingToken, KvError};
+
+/// Maximum time that the watch may take, after a lost swap, to deliver the change that won. The
+/// change is already on its way.
+const NEWS: Duration = Duration::from_millis(20);
+
+/// Maximum time to wait for each further change of another process, if others claim too.
+const PASS: Duration = Duration::from_millis(1);
+
+/// A record with all requested changes applied.
+struct Batch {
+    record: LockRecord,
+    /// Outcomes of the pending changes, in their order.
+    pending: Vec<Outcome>,
+    claims: Vec<(ClaimId, Outcome)>,
+}
+
+impl Coordinator {
+    /// Tries once to write all requested changes.
+    pub(super) async fn write(&mut self) {
+        let mut was_read = false;
+        loop {
+            if self.cache.known().is_none() {
+                if let Err(error) = self.read().await {
+                    return self.handle_failure(error).await;
+                }
+                was_read = true;
+            }
+            // The entry may be foreign.
+            let Some(known) = self.cache.known().cloned() else { return };
+            let batch = self.batch(&known.record);
+            if batch.record != known.record || self.cache.has_unresolved(&known) {
+                return self.swap(batch, &known).await;
+            }
+            if was_read {
+                return self.conclude(batch).await;
+            }
+            // The cached record may be stale.
+            self.cache.invalidate();
+        }
+    }
+
+    /// Applies the requested changes to a record.
+    fn batch(&mut self, known: &LockRecord) -> Batch {
+        let mut record = known.clone();
+        // A break that was sent may have landed, and does not extend to later holders.
+        let newest = FencingToken::from_u64(record.fence);
+        for pending in self.pending.iter_mut().filter(|pending| !pending.sent) {
+            if let Change::Break { newest: of_old } = &mut pending.change {
+                *of_old = newest;
+            }
+        }
+        let removals = self.removals(&record);
+        if !removals.is_empty() {
+            // The same write may make room.
+            let deferred = self.claims.iter_mut().filter(|local| local.is_deferred());
+            deferred.for_each(|local| local.resume());
+        }
+        for change in removals {
+            record.apply(&change);
+        }
+        let pending = self.pending.iter().map(|pending| record.apply(&pending.change)).collect();
+        let claims = self.claims.requested().into_iter().map(|local| {
+            let waits = matches!(local.state, ClaimState::Requested { waits: true, .. });
+            let change = Change::Claim { claim: local.claim.clone(), waits };
+            (local.claim.id, record.apply(&change))
+        });
+        let claims = claims.collect();
+        Batch { record, pending, claims }
+    }
+
+    /// Replaces the known record.
+    async fn swap(&mut self, mut batch: Batch, known: &CachedRecord) {
+        batch.record.stamp(known.record.fence, SystemTime::now());
+        let (expected, has_claims) = (known.version, !batch.claims.is_empty());
+        let value = batch.record.to_bytes(expected);
+        // Each waiter gets a token eventually, and needs room for it. Waiting readers already have
+        // that room; of the writers, only one at a time needs it.
+        let room = value.len() + GRANT_ROOM + SWAP_ROOM;
+        if has_claims && room > self.env.store.max_value_size() {
+            return self.reject_requested(&Rejection::Full);
+        }
+        for (id, _) in &batch.claims {
+            if let Some(local) = self.claims.get_mut(*id) {
+                local.note_sent();
+            }
+        }
+        let written = match expected {
+            Some(version) if !known.has_expired => {
+                self.env.store.update(self.key(), value, version).await
+            }
+            _ => self.env.store.create(self.key(), value).await,
+        };
+        match written {
+            Ok(version) => {
+                self.contention.wrote();
+                self.cache.written(batch.record.clone(), version);
+                self.conclude(batch).await;
+            }
+            Err(error) if error.is_conflict() => {
+                self.cache.invalidate();
+                self.handle_conflict().await;
+            }
+            // Claims need room; leaving does not.
+            Err(error @ KvError::StoreFull { .. }) if has_claims => {
+                self.reject_requested(&Rejection::Store(error));
+            }
+            Err(error @ KvError::OutcomeUnknown { .. }) => {
+                self.cache.outcome_unknown(expected);
+                self.pending.iter_mut().for_each(|pending| pending.sent = true);
+                self.handle_failure(error).await;
+            }
+            Err(error) => {
+                self.cache.invalidate();
+                self.handle_failure(error).await;
+            }
+        }
+    }
+
+    /// Reports each outcome to its caller. A claim that does not wait for long is given more time
+    /// if sessions ahead of it may be dead.
+    async fn conclude(&mut self, batch: Batch) {
+        if batch.claims.iter().any(|(_, outcome)| *outcome == Outcome::Busy) {
+            self.read_sessions_ahead(None).await;
+        }
+        self.answer(batch);
+        let hasty = self.claims.iter().find(|local| local.wait.is_hasty && local.is_queued());
+        if let Some(id) = hasty.map(|local| local.claim.id) {
+            self.read_sessions_ahead(Some(id)).await;
+        }
+    }
+
+    /// Reads the unknown sessions ahead of a queued claim, or of a claim that arrives now, as long
+    /// as none of the others is alive.
+    async fn read_sessions_ahead(&mut self, claim: Option<ClaimId>) {
+        let own = self.claims.sessions();
+        while let Some(CachedRecord { record, .. }) = self.cache.known() {
+            let index = record.queue.iter().position(|queued| Some(queued.id) == claim);
+            let index = index.unwrap_or(record.queue.len());
+            let Prospect::Unknown(sessions) = self.failure_detector.prospect(record, index, &own)
+            else {
+                return;
+            };
+            // The entry of a session that has ended shows a time as well.
+            if self.failure_detector.read(&sessions, own.first().copied()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Answers the callers, and updates the claims of this process.
+    fn answer(&mut self, batch: Batch) {
+        let pending = std::mem::take(&mut self.pending);
+        for (pending, outcome) in pending.into_iter().zip(batch.pending) {
+            if let Change::Leave(id) = pending.change {
+                self.claims.remove(id);
+            }
+            pending.answer(Ok(outcome));
+        }
+        for (id, outcome) in batch.claims {
+            let Some(local) = self.claims.get_mut(id) else { continue };
+            match outcome {
+                Outcome::Granted(token) => local.grant(token),
+                Outcome::Queued => local.queue(),
+                Outcome::Busy => self.defer_or_reject(id),
+                Outcome::Full => {
+                    self.failure_detector.expect_claim();
+                    self.end_claim(id, Rejection::Full);
+                }
+                Outcome::Done | Outcome::Broken(_) | Outcome::NotThere => {}
+            }
+        }
+        self.compare();
+    }
+
+    /// Defers a claim that does not wait if the sessions ahead of it may be dead.
+    fn defer_or_reject(&mut self, id: ClaimId) {
+        self.failure_detector.expect_claim();
+        let own = self.claims.sessions();
+        let prospect = self.cache.known().map(|CachedRecord { record, .. }| {
+            self.failure_detector.prospect(record, record.queue.len(), &own)
+        });
+        if prospect != Some(Prospect::MayBeDead) {
+            self.end_claim(id, Rejection::Busy);
+        } else if let Some(local) = self.claims.get_mut(id) {
+            local.defer();
+        }
+    }
+
+    /// Rejects a claim that is not in the record.
+    pub(super) fn end_claim(&mut self, id: ClaimId, rejection: Rejection) {
+        if let Some(local) = self.claims.remove(id) {
+            local.reject(rejection);
+        }
+    }
+
+    /// Handles a lost swap: another process was first. The watch, if one is open, delivers the new
+    /// record sooner than a read would. A pending release does not wait for further changes.
+    async fn handle_conflict(&mut self) {
+        self.contention.lost_swap();
+        // While a replica is behind, a read may return the version that the swap expected. A watch
+        // delivers more.
+        if self.contention.is_repeated() {
+            self.start_watch();
+        }
+        let passes = if self.pending.is_empty() { self.contention.passes() } else { 0 };
+        for number in 0..=passes {
+            if !self.watch.is_started() {
+                break;
+            }
+            let news = async {
+                let event = self.watch.next().await;
+                self.handle(event);
+                while self.cache.known().is_none() && self.watch.is_started() {
+                    let event = self.watch.next().await;
+                    self.handle(event);
+                }
+            };
+            let limit = if number == 0 { NEWS } else { PASS };
+            if tokio::time::timeout(limit, news).await.is_err() {
+                break;
+            }
+        }
+        let pause = self.contention.pause_before_read();
+        if self.cache.known().is_none() && !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Handles a failed request: answers the callers if a retry cannot help, then backs off.
+    async fn handle_failure(&mut self, error: KvError) {
+        let (store, key) = (self.env.store.name(), self.key());
+        tracing::debug!(store, %key, %error, "failed to change a lock record");
+        if !error.is_retryable() && !matches!(error, KvError::OutcomeUnknown { .. }) {
+            let is_gone = matches!(error, KvError::Closed { .. } | KvError::StoreNotFound { .. });
+            let rejection = Rejection::Store(error);
+            // Otherwise this task would read the record of a deleted store for ever.
+            self.failure_detector.stand_down();
+            self.reject_requested(&rejection);
+            self.pending.iter_mut().for_each(|pending| pending.reject(&rejection));
+            if is_gone && self.shutdown.is_some() {
+                // Nothing is left to release.
+                self.pending.clear();
+            }
+        }
+        self.claims.iter().for_each(|local| local.wait.extend(false));
+        self.pending.retain(|pending| pending.is_retried());
+        let pause = self.contention.pause_after_failure();
+        tokio::time::sleep(pause).await;
+    }
+
+    /// Rejects the claims of the next write, and those that are deferred.
+    fn reject_requested(&mut self, rejection: &Rejection) {
+        for id in self.claims.ids(|local| local.is_requested() || local.is_deferred()) {
+            self.reject(id, rejection.clone());
+        }
+    }
+}

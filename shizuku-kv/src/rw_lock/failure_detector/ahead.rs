@@ -1,0 +1,176 @@
+//! Determines which sessions are ahead of a claim, and which of them it watches. Pure functions of
+//! a record and of the liveness of its sessions.
+//!
+//! Each waiting claim watches the few sessions before it; claims at the front of the queue watch
+//! the holders. The number of messages for *n* holders and *m* waiters therefore grows with *n +
+//! m*. A session that may be dead does not count: the one before it is watched too. All dead
+//! sessions in a queue are therefore detected at the same time.
+
+use std::collections::BTreeSet;
+
+use crate::rw_lock::record::{LockRecord, SessionId};
+
+/// Number of places before a claim that the claim watches. The holders are one place.
+const REACH: usize = 2;
+
+/// A session of another process that is ahead of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ahead {
+    pub(super) session: SessionId,
+    /// Whether the session is directly before the claim.
+    pub(super) is_next: bool,
+}
+
+/// Liveness of a session, as far as this process knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Liveness {
+    /// Its key was not read yet.
+    Unknown,
+    Alive,
+    /// It has not been renewed for so long that waiting until it is silent can be useful.
+    MayBeDead,
+    /// It may be dead, and could not be ended for a long time.
+    Stuck,
+    /// It has ended.
+    Over,
+}
+
+/// Whether a claim may be granted once dead sessions are out of its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::rw_lock) enum Prospect {
+    /// No session is ahead of it.
+    Free,
+    /// All sessions ahead of it may be dead. They are found dead once they have been silent for
+    /// long enough.
+    MayBeDead,
+    /// These sessions are unknown so far, and none of the others is alive.
+    Unknown(Vec<SessionId>),
+    /// A session ahead of it is alive.
+    Alive,
+}
+
+/// Returns the places before one in the queue, the nearest first. The holders are the last.
+fn places(record: &LockRecord, index: usize) -> impl Iterator<Item = Vec<SessionId>> {
+    let line = record.queue[..index.min(record.queue.len())].iter().rev();
+    let holders: BTreeSet<_> = record.holders.iter().map(|grant| grant.claim.id.session).collect();
+    line.map(|claim| vec![claim.id.session]).chain(std::iter::once(holders.into_iter().collect()))
+}
+
+/// Returns the sessions that are watched: those ahead of the waiting claims of the sessions `own`,
+/// and, if `expects_claim` is set, of a claim that arrives now.
+pub(super) fn ahead_of(
+    record: &LockRecord,
+    own: &[SessionId],
+    expects_claim: bool,
+    liveness: impl Fn(SessionId) -> Liveness,
+) -> Vec<Ahead> {
+    let in_line = record.queue.iter().enumerate();
+    let mut indexes: Vec<_> = in_line
+        .filter(|(_, claim)| own.contains(&claim.id.session))
+        .map(|(index, _)| index)
+        .collect();
+    indexes.extend(expects_claim.then_some(record.queue.len()));
+    let mut found: Vec<Ahead> = Vec::new();
+    for index in indexes {
+        let mut reach = 0;
+        for place in places(record, index) {
+            let others: Vec<_> =
+                place.into_iter().filter(|session| !own.contains(session)).collect();
+            let may_live = |session: &SessionId| {
+                matches!(liveness(*session), Liveness::Unknown | Liveness::Alive)
+            };
+            let counts = others.iter().any(may_live);
+            for session in others {
+                let is_next = reach == 0;
+                match found.iter_mut().find(|ahead| ahead.session == session) {
+                    Some(ahead) => ahead.is_next |= is_next,
+                    None => found.push(Ahead { session, is_next }),
+                }
+            }
+            reach += usize::from(counts);
+            if reach == REACH {
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// Returns whether a claim at this place in the queue may be granted soon, although others are
+/// before it. A session that is stuck is no longer waited for.
+pub(super) fn prospect(
+    record: &LockRecord,
+    index: usize,
+    own: &[SessionId],
+    liveness: impl Fn(SessionId) -> Liveness,
+) -> Prospect {
+    let mut unknown = Vec::new();
+    let mut prospect = Prospect::Free;
+    for session in places(record, index).flatten() {
+        if own.contains(&session) {
+            return Prospect::Alive;
+        }
+        match liveness(session) {
+            Liveness::Unknown => unknown.push(session),
+            Liveness::Over => {}
+            Liveness::MayBeDead => prospect = Prospect::MayBeDead,
+            Liveness::Alive | Liveness::Stuck => return Prospect::Alive,
+        }
+    }
+    if unknown.is_empty() { prospect } else { Prospect::Unknown(unknown) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rw_lock::record::{Claim, ClaimId, Extra, LockMode};
+    use crate::rw_lock::transition::Change;
+
+    fn session(number: u128) -> SessionId {
+        SessionId::alone(number)
+    }
+
+    /// A record with a writer and a queue of writers, each of its own session.
+    fn line(claims: u128) -> LockRecord {
+        let mut record = LockRecord::default();
+        for number in 0..claims {
+            let id = ClaimId { session: session(number), number: 0 };
+            let claim = Claim { id, mode: LockMode::Write, label: None, extra: Extra::new() };
+            record.apply(&Change::Claim { claim, waits: true });
+        }
+        record
+    }
+
+    fn watched(record: &LockRecord, own: u128, dead: &[u128]) -> Vec<u128> {
+        let is_dead = |of: SessionId| dead.contains(&of.number());
+        let liveness = |of| if is_dead(of) { Liveness::MayBeDead } else { Liveness::Alive };
+        let ahead = ahead_of(record, &[session(own)], false, liveness);
+        assert!(ahead.first().is_none_or(|ahead| ahead.is_next));
+        ahead.into_iter().map(|ahead| ahead.session.number()).collect()
+    }
+
+    /// Dead sessions extend the reach, so that all of them are found at the same time.
+    #[test]
+    fn waiter_watches_two_live_places_and_all_dead_before_them() {
+        let record = line(8);
+        assert_eq!(watched(&record, 7, &[]), [6, 5]);
+        assert_eq!(watched(&record, 7, &[6, 4, 3]), [6, 5, 4, 3, 2]);
+        assert_eq!(watched(&record, 1, &[]), [0]);
+        assert_eq!(watched(&record, 0, &[]), [] as [u128; 0]);
+    }
+
+    #[test]
+    fn prospect_depends_on_the_liveliest_session_ahead() {
+        let record = line(3);
+        let of = |own: &[SessionId], liveness: [Liveness; 2]| {
+            prospect(&record, 1, own, |of| liveness[usize::from(of == session(1))])
+        };
+        use Liveness::{Alive, MayBeDead, Over, Stuck, Unknown};
+        assert_eq!(of(&[], [Over, Over]), Prospect::Free);
+        assert_eq!(of(&[], [Over, MayBeDead]), Prospect::MayBeDead);
+        assert_eq!(of(&[], [Unknown, MayBeDead]), Prospect::Unknown(vec![session(0)]));
+        assert_eq!(of(&[], [Unknown, Alive]), Prospect::Alive);
+        assert_eq!(of(&[], [MayBeDead, Stuck]), Prospect::Alive);
+        assert_eq!(of(&[session(1)], [MayBeDead, MayBeDead]), Prospect::Alive);
+    }
+}

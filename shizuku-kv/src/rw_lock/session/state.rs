@@ -1,0 +1,268 @@
+//! A session as its claims see it: whether it holds, until when, and how it ended.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::rw_lock::error::LockLoss;
+use crate::rw_lock::lease;
+use crate::rw_lock::record::{ClaimId, SessionId};
+use crate::store::{Key, KvEntry, KvError, SuspendAwareInstant};
+
+#[derive(Clone, Debug)]
+pub(super) enum State {
+    Opening,
+    Live,
+    Over(LockLoss),
+    Failed(KvError),
+}
+
+/// The session of a process with one length of lease.
+#[derive(Debug)]
+pub(in crate::rw_lock) struct Session {
+    /// Set once the key exists.
+    id: OnceLock<SessionId>,
+    pub(super) lease: Duration,
+    claims: AtomicU64,
+    /// Time at which the newest acknowledged renewal was sent.
+    proof: Mutex<SuspendAwareInstant>,
+    state: watch::Sender<State>,
+    use_: Mutex<Use>,
+    /// Reason for ending the session, if it has to end.
+    end_request: Mutex<Option<LockLoss>>,
+    /// Wakes the keep-alive task of the session.
+    pub(super) wake: Notify,
+    /// Set when that task has ended. If the store was reachable, the key is deleted by then.
+    is_gone: watch::Sender<bool>,
+    /// Record of a lock, read together with the keys of sessions.
+    prefetched: Mutex<Option<KvEntry>>,
+}
+
+/// The number of users of a session, and the time of its last change.
+#[derive(Debug)]
+struct Use {
+    users: usize,
+    since: Instant,
+}
+
+impl Session {
+    pub(super) fn new(lease: Duration) -> Self {
+        Self {
+            id: OnceLock::new(),
+            lease,
+            claims: AtomicU64::new(0),
+            proof: Mutex::new(SuspendAwareInstant::now()),
+            state: watch::Sender::new(State::Opening),
+            use_: Mutex::new(Use { users: 0, since: Instant::now() }),
+            end_request: Mutex::new(None),
+            wake: Notify::new(),
+            is_gone: watch::Sender::new(false),
+            prefetched: Mutex::new(None),
+        }
+    }
+
+    /// Begins the session. `sent` is the time at which its first entry was sent, `prefetched` the
+    /// record of a lock that was read on the way.
+    pub(super) fn begin(
+        &self,
+        id: SessionId,
+        sent: SuspendAwareInstant,
+        prefetched: Option<KvEntry>,
+    ) {
+        *lock(&self.proof) = sent;
+        *lock(&self.prefetched) = prefetched;
+        // A session begins only once.
+        let _ = self.id.set(id);
+        self.state.send_replace(State::Live);
+    }
+
+    /// Ends a session that could not be opened.
+    pub(super) fn fail(&self, error: KvError) {
+        self.state.send_replace(State::Failed(error));
+    }
+
+    pub(in crate::rw_lock) fn holds(&self) -> bool {
+        matches!(*self.state.borrow(), State::Live)
+            && lease::holds(lock(&self.proof).elapsed(), self.lease)
+    }
+
+    /// Extends the session from the moment at which the renewal was sent. Returns false if the
+    /// session had expired before the acknowledgement came. A lost session stays lost, because
+    /// another process may have acted on the loss.
+    pub(super) fn prolong(&self, sent: SuspendAwareInstant) -> bool {
+        let mut proof = lock(&self.proof);
+        let holds = lease::holds(proof.elapsed(), self.lease);
+        if holds {
+            *proof = sent;
+        }
+        drop(proof);
+        // Wakes the tasks that wait for the end, so that they compute it again.
+        self.state.send_if_modified(|state| holds && matches!(state, State::Live));
+        holds
+    }
+
+    /// Ends the session. The first reason counts.
+    pub(super) fn finish(&self, loss: LockLoss) {
+        self.state.send_if_modified(|state| {
+            let is_open = matches!(state, State::Opening | State::Live);
+            if is_open {
+                *state = State::Over(loss);
+            }
+            is_open
+        });
+    }
+
+    /// Returns why the session does not hold any more. Returns `None` if it holds.
+    pub(in crate::rw_lock) fn loss(&self) -> Option<LockLoss> {
+        match &*self.state.borrow() {
+            State::Over(loss) => Some(*loss),
+            State::Failed(_) => Some(LockLoss::StoreGone),
+            State::Live if !lease::holds(lock(&self.proof).elapsed(), self.lease) => {
+                Some(LockLoss::Expired)
+            }
+            State::Opening | State::Live => None,
+        }
+    }
+
+    /// Returns the time at which the next renewal is due.
+    pub(super) fn next_renewal(&self) -> Instant {
+        lock(&self.proof).instant() + self.lease / 3
+    }
+
+    /// Returns the time until which the session holds if it is not renewed.
+    pub(in crate::rw_lock) fn end(&self) -> Instant {
+        lock(&self.proof).instant() + self.lease
+    }
+
+    /// Waits until the session does not hold any more.
+    pub(in crate::rw_lock) async fn lost(&self) -> LockLoss {
+        let mut states = self.state.subscribe();
+        loop {
+            if let Some(loss) = self.loss() {
+                return loss;
+            }
+            // The end of a session changes the state. The end of the lease is computed again after
+            // each renewal that was due.
+            let _ = tokio::time::timeout_at(self.end(), states.changed()).await;
+        }
+    }
+
+    /// Waits until the session is open.
+    async fn opened(&self) -> Result<SessionId, KvError> {
+        let mut states = self.state.subscribe();
+        let state = states.wait_for(|state| !matches!(state, State::Opening)).await;
+        if let Ok(State::Failed(error)) = state.as_deref() {
+            return Err(error.clone());
+        }
+        // A claim detects a session that has already ended.
+        self.id().ok_or_else(|| KvError::Unavailable {
+            operation: "open a lock session",
+            reason: "its task has ended".to_owned(),
+            source: None,
+        })
+    }
+
+    pub(super) fn id(&self) -> Option<SessionId> {
+        self.id.get().copied()
+    }
+
+    /// Requests that the keep-alive task end the session.
+    pub(super) fn request_end(&self, loss: LockLoss) {
+        lock(&self.end_request).get_or_insert(loss);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn requested_end(&self) -> Option<LockLoss> {
+        *lock(&self.end_request)
+    }
+
+    /// Returns whether the session has had no user for this long.
+    pub(super) fn is_unused_for(&self, time: Duration) -> bool {
+        let use_ = lock(&self.use_);
+        use_.users == 0 && use_.since.elapsed() >= time
+    }
+
+    /// Notes that the keep-alive task has ended.
+    pub(super) fn mark_gone(&self) {
+        self.is_gone.send_replace(true);
+    }
+
+    /// Waits until the keep-alive task has ended.
+    pub(super) async fn gone(&self) {
+        // The sender lives in `self`, so waiting does not fail.
+        let _ = self.is_gone.subscribe().wait_for(|is_gone| *is_gone).await;
+    }
+}
+
+/// Counts the users of a session.
+#[derive(Debug)]
+pub(super) struct InUse(Arc<Session>);
+
+impl InUse {
+    pub(super) fn new(session: &Arc<Session>) -> Self {
+        lock(&session.use_).users += 1;
+        Self(Arc::clone(session))
+    }
+
+    pub(super) fn session(&self) -> &Arc<Session> {
+        &self.0
+    }
+
+    /// Waits until the session is open.
+    pub(super) async fn opened(self) -> Result<SessionUse, KvError> {
+        let id = self.0.opened().await?;
+        Ok(SessionUse { in_use: self, id })
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut use_ = lock(&self.0.use_);
+        use_.users -= 1;
+        use_.since = Instant::now();
+        if use_.users == 0 {
+            self.0.wake.notify_one();
+        }
+    }
+}
+
+/// Prevents a session from ending because it is unused. Clones count too.
+#[derive(Debug)]
+pub(in crate::rw_lock) struct SessionUse {
+    in_use: InUse,
+    id: SessionId,
+}
+
+impl SessionUse {
+    /// Returns the id of a new claim.
+    pub(in crate::rw_lock) fn next_claim(&self) -> ClaimId {
+        ClaimId { session: self.id, number: self.claims.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Removes and returns the record of this lock, if it was read when the session was opened.
+    pub(in crate::rw_lock) fn take_prefetched(&self, key: &Key) -> Option<KvEntry> {
+        lock(&self.prefetched).take_if(|entry| entry.key == *key)
+    }
+}
+
+impl Deref for SessionUse {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.in_use.0
+    }
+}
+
+impl Clone for SessionUse {
+    fn clone(&self) -> Self {
+        Self { in_use: InUse::new(&self.in_use.0), id: self.id }
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
