@@ -11,7 +11,7 @@ use super::panics::{outliving, read};
 use super::snapshot::LiveSnapshot;
 use super::status::{LiveSyncState, State};
 use crate::record::{ByteDeserialize, KeyValue, KvReadError};
-use crate::store::{KvOperation, KvUpdate, VersionToken};
+use crate::store::{KvError, KvOperation, KvUpdate, VersionToken};
 use crate::watch::{Event, Follower, KeyComparison};
 
 /// Conversion of a record, or of its absence, to the current value.
@@ -71,13 +71,13 @@ where
         let end = |error| {
             states.send_modify(|state| state.status.sync_state = LiveSyncState::Ended { error })
         };
-        outliving::<T>("live", self.follow(), end).await;
+        outliving::<T>("live", async { end(self.follow().await) }, end).await;
     }
 
-    /// Applies the changes of the record, until the connection is closed. A key that is missing in
-    /// an initial state is absent. After a loss, the current value may be outdated until the next
-    /// watch has delivered the record, and the link is down.
-    async fn follow(&mut self) {
+    /// Applies the changes of the record, until the connection is closed. Returns the reason. A key
+    /// that is missing in an initial state is absent. After a loss, the current value may be
+    /// outdated until the next watch has delivered the record, and the link is down.
+    async fn follow(&mut self) -> KvError {
         loop {
             self.states.send_if_modified(|state| self.follower.update_link(&mut state.status.link));
             let event =
@@ -103,12 +103,7 @@ where
                 | Event::CaughtUp { is_empty: false }
                 | Event::LinkChanged
                 | Event::Lost(_) => {}
-                Event::Closed(error) => {
-                    self.states.send_modify(|state| {
-                        state.status.sync_state = LiveSyncState::Ended { error };
-                    });
-                    return;
-                }
+                Event::Closed(error) => return error,
             }
             // A key that changes all the time must not keep the thread from other tasks, nor this
             // task from being ended.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::mailbox::Mailbox;
-use super::subscriptions::{Ended, Interest, Opening, ReaderId, Subscriptions, UpstreamId};
+use super::subscriptions::{Ended, Interest, Opening, SubscriberId, Subscriptions, UpstreamId};
 use crate::store::{
     Deadline, Key, KvEntry, KvError, KvUpdate, VersionToken, WatchCursor, WatchLink, WatchScope,
 };
@@ -16,7 +16,7 @@ use crate::store::{
 struct Table {
     subscriptions: Subscriptions,
     openings: Vec<Opening>,
-    readers: usize,
+    subscribers: usize,
 }
 
 fn key(number: usize) -> Key {
@@ -32,8 +32,8 @@ fn gone() -> KvError {
 }
 
 impl Table {
-    fn join(&mut self, interest: Interest) -> (ReaderId, Arc<Mailbox>) {
-        self.readers += 1;
+    fn join(&mut self, interest: Interest) -> (SubscriberId, Arc<Mailbox>) {
+        self.subscribers += 1;
         let mailbox = Arc::new(Mailbox::new());
         let deadline = Deadline::after(Duration::from_secs(5));
         let id = self.subscriptions.join(interest, deadline, Arc::clone(&mailbox));
@@ -41,14 +41,14 @@ impl Table {
         (id, mailbox)
     }
 
-    fn join_key(&mut self, number: usize) -> (ReaderId, Arc<Mailbox>) {
+    fn join_key(&mut self, number: usize) -> (SubscriberId, Arc<Mailbox>) {
         self.join(Interest::Key(key(number)))
     }
 
     fn collect(&mut self) {
         self.openings.extend(self.subscriptions.take_due().1);
-        // Checks everything, so only with few readers.
-        if self.readers < 100 {
+        // Checks everything, so only with few subscribers.
+        if self.subscribers < 100 {
             self.subscriptions.check();
         }
     }
@@ -99,11 +99,11 @@ fn read(mailbox: &Mailbox) -> (Vec<u64>, Option<KvError>) {
 }
 
 #[test]
-fn replacement_that_is_down_takes_over_no_reader() {
+fn replacement_that_is_down_takes_over_no_subscriber() {
     let mut table = Table::default();
     let (_first, _) = table.join_key(1);
     let old = table.catch_up(1, 10).upstream;
-    // While an upstream is down, new readers do not listen to it.
+    // While an upstream is down, new subscribers do not listen to it.
     table.link(old, false);
     let (_second, mailbox) = table.join_key(1);
     let new = table.catch_up(1, 20).upstream;
@@ -122,22 +122,22 @@ fn replacement_that_is_down_takes_over_no_reader() {
 }
 
 #[test]
-fn hanging_opening_delays_no_other_reader() {
+fn hanging_opening_delays_no_other_subscriber() {
     let mut table = Table::default();
-    let readers: Vec<_> = (0..20).map(|number| table.join_key(number % 10)).collect();
+    let subscribers: Vec<_> = (0..20).map(|number| table.join_key(number % 10)).collect();
     // Two for each of ten keys would be twenty.
     assert_eq!(table.openings.len(), 16);
     let hanging = table.openings.remove(0);
     while !table.openings.is_empty() {
         table.catch_up(1, 10);
     }
-    let served = readers.iter().filter(|(_, mailbox)| read(mailbox).0 == [0]).count();
+    let served = subscribers.iter().filter(|(_, mailbox)| read(mailbox).0 == [0]).count();
     assert_eq!(served, 19);
     assert!(table.subscriptions.has(hanging.upstream));
 }
 
 #[test]
-fn failed_openings_are_retried_one_for_all_waiting_readers() {
+fn failed_openings_are_retried_one_for_all_waiting_subscribers() {
     let mut table = Table::default();
     let (_, first) = table.join_key(0);
     let opening = table.openings.remove(0);
@@ -150,7 +150,7 @@ fn failed_openings_are_retried_one_for_all_waiting_readers() {
     let probe = table.openings.remove(0);
     assert!(probe.later);
     table.subscriptions.begin(probe.upstream);
-    // A probe says nothing about readers that came after it began.
+    // A probe says nothing about subscribers that came after it began.
     let (_, late) = table.join_key(5);
     assert_eq!(table.subscriptions.end(probe.upstream, &gone()), Ended::Nothing);
     table.collect();
@@ -166,7 +166,7 @@ fn failed_openings_are_retried_one_for_all_waiting_readers() {
 }
 
 #[test]
-fn reader_with_time_left_waits_for_another_upstream() {
+fn subscriber_with_time_left_waits_for_another_upstream() {
     let mut table = Table::default();
     let (_, mailbox) = table.join_key(0);
     let opening = table.openings.remove(0);
@@ -191,9 +191,9 @@ fn replacement_resumes_at_the_earliest_position_of_one_store() {
     let other = table.catch_up(2, 1).upstream;
     assert!(table.openings.is_empty());
     // Four more upstreams of that store can be replaced, and only they.
-    let mut readers = Vec::new();
+    let mut subscribers = Vec::new();
     for number in 5..9 {
-        readers.push(table.join_key(number).1);
+        subscribers.push(table.join_key(number).1);
         table.catch_up(2, number as u64);
     }
     let replacement = table.catch_up(2, 9);
@@ -203,7 +203,7 @@ fn replacement_resumes_at_the_earliest_position_of_one_store() {
             && !table.subscriptions.has(other)
     );
     assert!(table.openings.is_empty());
-    assert!(readers.iter().all(|mailbox| read(mailbox).0 == [0]));
+    assert!(subscribers.iter().all(|mailbox| read(mailbox).0 == [0]));
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn upstreams_of_a_scope_merge_once_they_are_up_again() {
 #[test]
 fn key_missing_in_a_state_stays_with_its_upstream() {
     let mut table = Table::default();
-    let readers: Vec<_> = (0..5).map(|number| table.join_key(number).1).collect();
+    let subscribers: Vec<_> = (0..5).map(|number| table.join_key(number).1).collect();
     let own = table.openings[0].upstream;
     for number in 0..5 {
         let opening = table.openings.remove(0);
@@ -250,7 +250,7 @@ fn key_missing_in_a_state_stays_with_its_upstream() {
     }
     table.subscriptions.receive(replacement.upstream, KvUpdate::CaughtUp, cursor(1, 9));
     table.collect();
-    let ended = readers.iter().filter(|mailbox| read(mailbox).1.is_some()).count();
+    let ended = subscribers.iter().filter(|mailbox| read(mailbox).1.is_some()).count();
     assert_eq!((ended, table.openings.len()), (0, 0));
     // Its own upstream stays for it, and is not chosen again.
     assert!(table.subscriptions.has(own));
@@ -280,9 +280,9 @@ fn update_older_than_the_marker_is_not_delivered() {
 }
 
 #[test]
-fn upstream_of_many_keys_serves_readers_still_opening() {
+fn upstream_of_many_keys_serves_subscribers_still_opening() {
     let mut table = Table::default();
-    let readers: Vec<_> = (0..1200).map(|number| table.join_key(number).1).collect();
+    let subscribers: Vec<_> = (0..1200).map(|number| table.join_key(number).1).collect();
     let many =
         table.openings.iter().position(|opening| matches!(opening.scope, WatchScope::Prefixes(_)));
     let many = table.openings.remove(many.unwrap());
@@ -297,20 +297,20 @@ fn upstream_of_many_keys_serves_readers_still_opening() {
     }
     table.subscriptions.receive(many.upstream, KvUpdate::CaughtUp, cursor(1, 1200));
     table.collect();
-    let open = readers.iter().filter(|mailbox| mailbox.is_open()).count();
-    let served = readers.iter().filter(|mailbox| read(mailbox).0.len() == 2).count();
+    let open = subscribers.iter().filter(|mailbox| mailbox.is_open()).count();
+    let served = subscribers.iter().filter(|mailbox| read(mailbox).0.len() == 2).count();
     // 1,025 were waiting when it was requested.
     assert_eq!((open, served), (16 + 1025, 1025));
     while !table.openings.is_empty() {
         table.catch_up(1, 1200);
     }
-    assert!(readers.iter().all(|mailbox| mailbox.is_open()));
+    assert!(subscribers.iter().all(|mailbox| mailbox.is_open()));
     table.subscriptions.check();
 }
 
-/// Openings hang, and readers retry. The turns of readers that have left are removed.
+/// Openings hang, and subscribers retry. The turns of subscribers that have left are removed.
 #[test]
-fn turns_of_readers_that_left_are_removed() {
+fn turns_of_subscribers_that_left_are_removed() {
     let mut table = Table::default();
     for number in 0..16 {
         table.join_key(number);
@@ -318,11 +318,11 @@ fn turns_of_readers_that_left_are_removed() {
     assert_eq!(table.openings.len(), 16);
     let (_stays, _mailbox) = table.join_key(1000);
     for round in 0..10_000 {
-        let (reader, _mailbox) = table.join_key(100 + round % 3);
-        table.subscriptions.leave(reader);
+        let (subscriber, _mailbox) = table.join_key(100 + round % 3);
+        table.subscriptions.leave(subscriber);
     }
     assert!(table.subscriptions.turns() < 40, "{} turns", table.subscriptions.turns());
-    // The reader that stayed still gets its turn.
+    // The subscriber that stayed still gets its turn.
     table.catch_up(1, 10);
     assert_eq!(table.openings.last().map(|opening| opening.scope.clone()), Some(key(1000).into()));
 }

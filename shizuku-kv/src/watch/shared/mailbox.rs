@@ -1,4 +1,4 @@
-//! The updates that a reader has not read yet.
+//! The updates that a subscriber has not read yet.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
@@ -12,7 +12,7 @@ type Item = (KvUpdate, WatchCursor);
 
 /// The updates in the order in which they came. Only the newest of each key is kept, except for
 /// those that the caught-up marker depends on. Bounded by the number of keys, however slow the
-/// reader is.
+/// subscriber is.
 #[derive(Debug)]
 pub(super) struct Mailbox {
     contents: Mutex<Contents>,
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_reader_finds_the_newest_update_of_each_key_in_order() {
+    fn slow_subscriber_finds_the_newest_update_of_each_key_in_order() {
         let mailbox = Mailbox::new();
         for position in 1..=10_000 {
             put(&mailbox, ["a", "b", "c"][usize::try_from(position % 3).unwrap()], position);

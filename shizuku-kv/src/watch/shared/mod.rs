@@ -1,24 +1,24 @@
-//! One watch of the backend for many readers (ADR 0025).
+//! One watch of the backend for many subscribers (ADR 0025).
 //!
 //! Live values and typed watches request a watch of a scope here. They receive a [`Watch`] like any
 //! other. An *upstream* feeds it: a task with a watch of the backend, whose updates go to all its
 //! subscribers.
 //!
-//! - A reader begins with an upstream that was opened after its request. It therefore gets the
-//!   current state, in which no acknowledged write is missing. Readers that request the same
+//! - A subscriber begins with an upstream that was opened after its request. It therefore gets the
+//!   current state, in which no acknowledged write is missing. Subscribers that request the same
 //!   meanwhile share the next upstream.
-//! - Each reader has a mailbox. A slow reader finds the newest update of each key in it, and blocks
-//!   no other reader.
+//! - Each subscriber has a mailbox. A slow subscriber finds the newest update of each key in it,
+//!   and blocks no other subscriber.
 //! - Many upstreams of single keys are replaced by one. It is opened beside them, at the earliest
-//!   of their positions. Both feed the readers meanwhile, and a reader skips the updates that it
-//!   has already. When the replacement has caught up, the others end. Up to
+//!   of their positions. Both feed the subscribers meanwhile, and a subscriber skips the updates
+//!   that it has already. When the replacement has caught up, the others end. Up to
 //!   [`EXACT_KEYS`](scopes::EXACT_KEYS) keys are requested by name; beyond, prefixes that cover
 //!   them.
-//! - A reader of a key that such an upstream covers listens to it from the start. The upstream that
-//!   brings the reader's initial state ends at the marker.
+//! - A subscriber of a key that such an upstream covers listens to it from the start. The upstream
+//!   that brings the subscriber's initial state ends at the marker.
 //! - Upstreams of the same prefixes become one when both have caught up.
 //!
-//! [`subscriptions`] records which upstream feeds which reader: plain data behind one mutex,
+//! [`subscriptions`] records which upstream feeds which subscriber: plain data behind one mutex,
 //! without tasks. This file runs the tasks.
 
 #[cfg(test)]
@@ -45,7 +45,7 @@ use tokio::runtime;
 use tokio::sync::watch;
 
 use self::mailbox::Mailbox;
-use self::subscriptions::{Ended, Interest, Opening, ReaderId, Subscriptions, UpstreamId};
+use self::subscriptions::{Ended, Interest, Opening, SubscriberId, Subscriptions, UpstreamId};
 pub(crate) use self::upkeep::{KeyComparison, Upkeep};
 use crate::store::{
     Attached, Deadline, KvError, KvResult, KvStore, KvWatcher, Store, Watch, WatchCursor,
@@ -61,7 +61,7 @@ const REPLACEMENT_LIMIT: Duration = Duration::from_secs(30);
 const REST: Duration = Duration::from_millis(100);
 
 /// Opens a watch that shares an upstream with other watches of the same handle and its clones. A
-/// slow reader does not slow its source then, but finds the newest entry of each key.
+/// slow subscriber does not slow its source then, but finds the newest entry of each key.
 ///
 /// # Errors
 /// As for [`Store::watch`].
@@ -188,7 +188,7 @@ impl Drop for Alone {
     }
 }
 
-/// The upstreams that one runtime drives. It exists as long as it has readers.
+/// The upstreams that one runtime drives. It exists as long as it has subscribers.
 struct Hub {
     backend: Arc<dyn KvStore>,
     runtime: runtime::Handle,
@@ -198,12 +198,12 @@ struct Hub {
 impl Hub {
     fn join(self: Arc<Self>, interest: Interest, deadline: Deadline) -> Subscription {
         let mailbox = Arc::new(Mailbox::new());
-        let reader =
+        let subscriber =
             self.with(|subscriptions| subscriptions.join(interest, deadline, Arc::clone(&mailbox)));
-        Subscription { hub: self, reader, mailbox }
+        Subscription { hub: self, subscriber, mailbox }
     }
 
-    /// Changes the subscriptions, then opens the due upstreams and wakes readers.
+    /// Changes the subscriptions, then opens the due upstreams and wakes subscribers.
     fn with<T>(self: &Arc<Self>, change: impl FnOnce(&mut Subscriptions) -> T) -> T {
         let mut subscriptions = lock(&self.subscriptions);
         let result = change(&mut subscriptions);
@@ -222,16 +222,16 @@ impl Hub {
     }
 }
 
-/// The subscription of a reader.
+/// The subscription of a subscriber.
 struct Subscription {
     hub: Arc<Hub>,
-    reader: ReaderId,
+    subscriber: SubscriberId,
     mailbox: Arc<Mailbox>,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.hub.with(|subscriptions| subscriptions.leave(self.reader));
+        self.hub.with(|subscriptions| subscriptions.leave(self.subscriber));
     }
 }
 
@@ -257,8 +257,8 @@ impl Upstream {
             Ended::Nothing => {
                 tracing::debug!(store, %error, "a watch cannot be opened, or was of no use")
             }
-            Ended::Readers(readers) => {
-                tracing::warn!(store, readers, %error, "a shared watch has ended")
+            Ended::Subscribers(subscribers) => {
+                tracing::warn!(store, subscribers, %error, "a shared watch has ended")
             }
         }
     }
@@ -312,8 +312,8 @@ impl Upstream {
 }
 
 impl Drop for Upstream {
-    /// Closes the hub if the task ends without a result, because its runtime has ended. Readers on
-    /// other runtimes get the error, and no upstream can be opened here any more.
+    /// Closes the hub if the task ends without a result, because its runtime has ended. Subscribers
+    /// on other runtimes get the error, and no upstream can be opened here any more.
     fn drop(&mut self) {
         if self.has_ended {
             return;

@@ -1,4 +1,4 @@
-//! Tests the subscriptions with random readers, writers and upstreams of different speeds, and
+//! Tests the subscriptions with random subscribers, writers and upstreams of different speeds, and
 //! compares with the writes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::mailbox::Mailbox;
-use super::subscriptions::{Interest, Opening, ReaderId, Subscriptions, UpstreamId};
+use super::subscriptions::{Interest, Opening, SubscriberId, Subscriptions, UpstreamId};
 use crate::store::{
     Deadline, Key, KvEntry, KvError, KvOperation, KvUpdate, VersionToken, WatchCursor, WatchLink,
     WatchScope,
@@ -55,8 +55,8 @@ struct SimulatedWatch {
     resumed: bool,
 }
 
-struct SimulatedReader {
-    id: ReaderId,
+struct SimulatedSubscriber {
+    id: SubscriberId,
     interest: Interest,
     mailbox: Arc<Mailbox>,
     /// The newest sequences when it joined.
@@ -68,7 +68,7 @@ struct SimulatedReader {
     ended: bool,
 }
 
-impl SimulatedReader {
+impl SimulatedSubscriber {
     fn wants(&self, key: &Key) -> bool {
         match &self.interest {
             Interest::Key(one) => one == key,
@@ -144,7 +144,7 @@ struct World {
     keys: Vec<Key>,
     openings: Vec<Opening>,
     watches: BTreeMap<UpstreamId, SimulatedWatch>,
-    readers: Vec<SimulatedReader>,
+    subscribers: Vec<SimulatedSubscriber>,
     /// Whether opening an upstream sometimes fails.
     fails: bool,
 }
@@ -161,7 +161,7 @@ impl World {
             keys,
             openings: Vec::new(),
             watches: BTreeMap::new(),
-            readers: Vec::new(),
+            subscribers: Vec::new(),
             fails: true,
         }
     }
@@ -169,12 +169,12 @@ impl World {
     fn run_until_idle(&mut self) {
         let (_, openings) = self.subscriptions.take_due();
         self.openings.extend(openings);
-        // Upstreams without readers have been stopped.
+        // Upstreams without subscribers have been stopped.
         let subscriptions = &self.subscriptions;
         self.watches.retain(|id, _| subscriptions.has(*id));
         self.openings.retain(|opening| subscriptions.has(opening.upstream));
         // The check covers everything, so it runs only sometimes with a crowd.
-        if self.readers.len() < 50 || self.random.u8(0..100) == 0 {
+        if self.subscribers.len() < 50 || self.random.u8(0..100) == 0 {
             subscriptions.check();
         }
     }
@@ -194,7 +194,7 @@ impl World {
         let mailbox = Arc::new(Mailbox::new());
         let deadline = Deadline::after(Duration::from_secs(5));
         let id = self.subscriptions.join(interest.clone(), deadline, Arc::clone(&mailbox));
-        let mut reader = SimulatedReader {
+        let mut subscriber = SimulatedSubscriber {
             id,
             interest,
             mailbox,
@@ -206,14 +206,15 @@ impl World {
             ended: false,
         };
         let newest = self.log.newest.iter().map(|(key, sequence)| (key.clone(), *sequence));
-        reader.expected = newest.filter(|(key, _)| reader.wants(key)).collect();
-        self.readers.push(reader);
+        subscriber.expected = newest.filter(|(key, _)| subscriber.wants(key)).collect();
+        self.subscribers.push(subscriber);
     }
 
     fn leave(&mut self) {
-        if !self.readers.is_empty() {
-            let reader = self.readers.swap_remove(self.random.usize(..self.readers.len()));
-            self.subscriptions.leave(reader.id);
+        if !self.subscribers.is_empty() {
+            let subscriber =
+                self.subscribers.swap_remove(self.random.usize(..self.subscribers.len()));
+            self.subscriptions.leave(subscriber.id);
         }
     }
 
@@ -342,9 +343,9 @@ impl World {
                 }
             }
             75..99 => {
-                if !self.readers.is_empty() {
-                    let at = self.random.usize(..self.readers.len());
-                    self.readers[at].read(&self.log);
+                if !self.subscribers.is_empty() {
+                    let at = self.random.usize(..self.subscribers.len());
+                    self.subscribers[at].read(&self.log);
                 }
             }
             _ => {
@@ -377,27 +378,27 @@ impl World {
                 break;
             }
         }
-        for reader in &mut self.readers {
-            while reader.read(&self.log) {}
+        for subscriber in &mut self.subscribers {
+            while subscriber.read(&self.log) {}
         }
     }
 
     fn check(&self) {
-        for reader in self.readers.iter().filter(|reader| !reader.ended) {
-            assert!(reader.caught_up, "{:?} never caught up", reader.interest);
-            for key in self.log.newest.keys().filter(|key| reader.wants(key)) {
+        for subscriber in self.subscribers.iter().filter(|subscriber| !subscriber.ended) {
+            assert!(subscriber.caught_up, "{:?} never caught up", subscriber.interest);
+            for key in self.log.newest.keys().filter(|key| subscriber.wants(key)) {
                 assert_eq!(
-                    reader.seen.get(key).copied(),
+                    subscriber.seen.get(key).copied(),
                     self.log.newest(key),
                     "{key} of {:?}",
-                    reader.interest
+                    subscriber.interest
                 );
             }
         }
     }
 }
 
-/// Begins with a crowd of readers, all at once or one after the other.
+/// Begins with a crowd of subscribers, all at once or one after the other.
 fn run(seed: u64, keys: usize, steps: usize, crowd: usize) {
     let mut world = World::new(seed, keys);
     let at_once = seed.is_multiple_of(16);
@@ -416,7 +417,7 @@ fn run(seed: u64, keys: usize, steps: usize, crowd: usize) {
     }
     world.quiet();
     world.check();
-    // An upstream that could not replace others is tried again when another reader joins.
+    // An upstream that could not replace others is tried again when another subscriber joins.
     world.fails = false;
     world.join();
     world.run_until_idle();
@@ -429,7 +430,7 @@ fn run(seed: u64, keys: usize, steps: usize, crowd: usize) {
         world.watches.len(),
         world.subscriptions.summary()
     );
-    while !world.readers.is_empty() {
+    while !world.subscribers.is_empty() {
         world.leave();
         world.run_until_idle();
     }
@@ -437,7 +438,7 @@ fn run(seed: u64, keys: usize, steps: usize, crowd: usize) {
 }
 
 #[test]
-fn every_reader_gets_each_update_once_and_in_order() {
+fn every_subscriber_gets_each_update_once_and_in_order() {
     let (first, many): (u64, u64) =
         match std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok()) {
             Some(seed) => (seed, 1),

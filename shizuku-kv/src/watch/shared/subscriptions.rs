@@ -1,5 +1,5 @@
-//! The table of upstreams and their readers. It is plain data without a task. The caller that holds
-//! the mutex performs the due actions.
+//! The table of upstreams and their subscribers. It is plain data without a task. The caller that
+//! holds the mutex performs the due actions.
 
 #[cfg(test)]
 mod check;
@@ -18,13 +18,13 @@ use super::scopes::covering;
 use crate::store::{Deadline, Key, KvError, KvUpdate, WatchCursor, WatchLink, WatchScope};
 
 pub(super) type UpstreamId = u64;
-pub(super) type ReaderId = u64;
+pub(super) type SubscriberId = u64;
 
 /// Maximum number of upstreams that are opened at a time. While openings fail, it is one.
 const MOST_OPENINGS: usize = 16;
 
 /// Maximum number of openings for the same interest, so that one that hangs does not hold up all
-/// its readers.
+/// its subscribers.
 const MOST_ALIKE: usize = 2;
 
 /// Number of waiting keys beyond which an additional upstream of prefixes is opened for all of
@@ -38,7 +38,7 @@ const DENIED: Duration = Duration::from_secs(60);
 /// into.
 const SMALL_VALUE: usize = 4096;
 
-/// The keys that a reader follows.
+/// The keys that a subscriber follows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Interest {
     /// One key. Upstreams of single keys are replaced by others as their number grows and shrinks.
@@ -54,11 +54,11 @@ pub(super) struct Opening {
     pub(super) scope: WatchScope,
     /// The cursor from which it resumes, if that is possible.
     pub(super) from: Option<WatchCursor>,
-    /// The latest deadline of its waiting readers. `None` if no reader waits for it.
+    /// The latest deadline of its waiting subscribers. `None` if no subscriber waits for it.
     pub(super) deadline: Option<Deadline>,
     /// Whether to open it a moment later, because the last openings failed.
     pub(super) later: bool,
-    /// Notified when no reader needs it any more.
+    /// Notified when no subscriber needs it any more.
     pub(super) stop: Arc<Notify>,
 }
 
@@ -67,39 +67,39 @@ pub(super) struct Opening {
 pub(super) enum Ended {
     /// It could not be opened, for the first time.
     Trouble,
-    /// It could not be opened again, or it had no readers.
+    /// It could not be opened again, or it had no subscribers.
     Nothing,
-    /// This number of readers has to subscribe again.
-    Readers(usize),
+    /// This number of subscribers has to subscribe again.
+    Subscribers(usize),
 }
 
 #[derive(Debug)]
 struct Upstream {
     scope: WatchScope,
-    /// Whether its readers follow single keys.
+    /// Whether its subscribers follow single keys.
     of_keys: bool,
     phase: Phase,
-    /// Position up to which its readers have received everything.
+    /// Position up to which its subscribers have received everything.
     cursor: Option<WatchCursor>,
     link: WatchLink,
-    /// Whether some of its readers could not be moved to another upstream.
+    /// Whether some of its subscribers could not be moved to another upstream.
     stays: bool,
-    keys: HashMap<Key, HashSet<ReaderId>>,
-    whole: HashSet<ReaderId>,
+    keys: HashMap<Key, HashSet<SubscriberId>>,
+    whole: HashSet<SubscriberId>,
     stop: Arc<Notify>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
     Opening,
-    /// The initial state is arriving. The set has the keys of readers for which an entry has come.
-    /// `None` if the upstream resumes from a cursor, so that no initial state comes.
+    /// The initial state is arriving. The set has the keys of subscribers for which an entry has
+    /// come. `None` if the upstream resumes from a cursor, so that no initial state comes.
     Syncing(Option<HashSet<Key>>),
     Current,
 }
 
 #[derive(Debug)]
-struct Reader {
+struct Subscriber {
     interest: Interest,
     deadline: Deadline,
     mailbox: Arc<Mailbox>,
@@ -114,28 +114,28 @@ struct Reader {
     /// Whether it has its initial state.
     ready: bool,
     incarnation: Option<[u8; 16]>,
-    /// Highest position delivered to this reader; older updates are skipped.
+    /// Highest position delivered to this subscriber; older updates are skipped.
     delivered_through: Option<u64>,
     /// Whether the last delivered update is a value. Used for single keys only.
     live: bool,
-    /// The upstream whose opening began after this reader began to wait, while openings failed.
+    /// The upstream whose opening began after this subscriber began to wait, while openings failed.
     probe: Option<UpstreamId>,
 }
 
-/// The upstreams and the readers of one hub.
+/// The upstreams and the subscribers of one hub.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     upstreams: HashMap<UpstreamId, Upstream>,
-    readers: HashMap<ReaderId, Reader>,
+    subscribers: HashMap<SubscriberId, Subscriber>,
     ids: u64,
-    /// The waiting readers, and the interests in the order of their turns.
-    waiting: HashMap<Interest, HashSet<ReaderId>>,
+    /// The waiting subscribers, and the interests in the order of their turns.
+    waiting: HashMap<Interest, HashSet<SubscriberId>>,
     turns: VecDeque<Interest>,
-    /// The upstreams that are being opened for waiting readers.
+    /// The upstreams that are being opened for waiting subscribers.
     opening: HashMap<UpstreamId, Interest>,
     /// Whether the last opening failed.
     failing: bool,
-    /// The upstream that is to take over the readers of others.
+    /// The upstream that is to take over the subscribers of others.
     replacement: Option<UpstreamId>,
     /// Time until which none is opened, because this user may not watch several keys at once. The
     /// permission can change under an open connection.
@@ -180,15 +180,15 @@ impl Upstream {
         self.is_current() && self.link.is_up()
     }
 
-    /// Returns its readers of an interest.
-    fn audience(&mut self, interest: &Interest) -> &mut HashSet<ReaderId> {
+    /// Returns its subscribers of an interest.
+    fn audience(&mut self, interest: &Interest) -> &mut HashSet<SubscriberId> {
         match interest {
             Interest::Key(key) => self.keys.entry(key.clone()).or_default(),
             Interest::Scope(_) => &mut self.whole,
         }
     }
 
-    fn readers(&self) -> Vec<ReaderId> {
+    fn subscribers(&self) -> Vec<SubscriberId> {
         self.keys.values().flatten().chain(&self.whole).copied().collect()
     }
 
@@ -212,22 +212,22 @@ impl Subscriptions {
         interest: Interest,
         deadline: Deadline,
         mailbox: Arc<Mailbox>,
-    ) -> ReaderId {
+    ) -> SubscriberId {
         let id = self.new_id();
         if let Some(error) = &self.closed {
             self.wakers.extend(mailbox.end(error));
             return id;
         }
         // An upstream that covers this key already becomes the pending upstream, so that the one
-        // that brings the initial state can end. The reader listens to it from now on, because the
-        // other one begins later.
+        // that brings the initial state can end. The subscriber listens to it from now on, because
+        // the other one begins later.
         let next = interest.key().and_then(|key| {
             let covers = |upstream: &Upstream| {
                 upstream.of_keys && upstream.is_sound() && upstream.scope.matches(key)
             };
             self.upstreams.iter().find(|(_, upstream)| covers(upstream)).map(|(id, _)| *id)
         });
-        let reader = Reader {
+        let subscriber = Subscriber {
             interest: interest.clone(),
             deadline,
             mailbox,
@@ -240,7 +240,7 @@ impl Subscriptions {
             live: false,
             probe: None,
         };
-        self.readers.insert(id, reader);
+        self.subscribers.insert(id, subscriber);
         if let Some(next) = next {
             self.listen(id, next);
         }
@@ -249,12 +249,12 @@ impl Subscriptions {
         id
     }
 
-    /// Notes that the opening begins. It also answers for the readers that wait by now.
+    /// Notes that the opening begins. It also answers for the subscribers that wait by now.
     pub(super) fn begin(&mut self, upstream: UpstreamId) {
         if self.failing && self.opening.contains_key(&upstream) {
             for id in self.waiting.values().flatten() {
-                if let Some(reader) = self.readers.get_mut(id) {
-                    reader.probe = Some(upstream);
+                if let Some(subscriber) = self.subscribers.get_mut(id) {
+                    subscriber.probe = Some(upstream);
                 }
             }
         }
@@ -265,14 +265,16 @@ impl Subscriptions {
         let Some(opened) = self.upstreams.get_mut(&upstream) else { return };
         opened.phase = Phase::Syncing((!resumed).then(HashSet::new));
         opened.link = link;
-        for id in opened.readers() {
-            let Some(reader) =
-                self.readers.get(&id).filter(|reader| reader.upstream == Some(upstream))
+        for id in opened.subscribers() {
+            let Some(subscriber) = self
+                .subscribers
+                .get(&id)
+                .filter(|subscriber| subscriber.upstream == Some(upstream))
             else {
                 continue;
             };
-            reader.mailbox.relink(&opened.link);
-            self.wakers.extend(reader.mailbox.open());
+            subscriber.mailbox.relink(&opened.link);
+            self.wakers.extend(subscriber.mailbox.open());
         }
         self.failing = false;
         self.opening.remove(&upstream);
@@ -282,11 +284,11 @@ impl Subscriptions {
     pub(super) fn relink(&mut self, upstream: UpstreamId, link: &WatchLink) {
         let Some(changed) = self.upstreams.get_mut(&upstream) else { return };
         changed.link.clone_from(link);
-        for id in changed.readers() {
-            if let Some(reader) =
-                self.readers.get(&id).filter(|reader| reader.upstream == Some(upstream))
+        for id in changed.subscribers() {
+            if let Some(subscriber) =
+                self.subscribers.get(&id).filter(|subscriber| subscriber.upstream == Some(upstream))
             {
-                reader.mailbox.relink(link);
+                subscriber.mailbox.relink(link);
             }
         }
         if link.is_up() {
@@ -312,16 +314,17 @@ impl Subscriptions {
         if let (Phase::Syncing(Some(mentioned)), Some(_)) = (&mut from.phase, to_key) {
             mentioned.insert(entry.key.clone());
         }
-        let readers: Vec<_> = to_key.into_iter().flatten().chain(&from.whole).copied().collect();
-        if !readers.is_empty() && entry.value.len() <= SMALL_VALUE {
+        let subscribers: Vec<_> =
+            to_key.into_iter().flatten().chain(&from.whole).copied().collect();
+        if !subscribers.is_empty() && entry.value.len() <= SMALL_VALUE {
             entry.value = bytes::Bytes::copy_from_slice(&entry.value);
         }
-        for reader in readers {
-            self.deliver(reader, upstream, &update, cursor);
+        for subscriber in subscribers {
+            self.deliver(subscriber, upstream, &update, cursor);
         }
     }
 
-    /// Ends an upstream, or an opening that failed. Its readers get the error, except for those
+    /// Ends an upstream, or an opening that failed. Its subscribers get the error, except for those
     /// that have the time to wait for another.
     pub(super) fn end(&mut self, upstream: UpstreamId, error: &KvError) -> Ended {
         let Some(ended) = self.upstreams.remove(&upstream) else { return Ended::Nothing };
@@ -334,27 +337,31 @@ impl Subscriptions {
         let is_new = was_opening && !self.failing;
         self.failing |= was_opening;
         let mut count = 0;
-        for id in ended.readers() {
-            let Some(reader) = self.readers.get_mut(&id) else { continue };
-            if reader.upstream != Some(upstream) {
-                (reader.pending_upstream, reader.held) = (None, None);
-            } else if was_opening && error.is_retryable() && !reader.deadline.remaining().is_zero()
+        for id in ended.subscribers() {
+            let Some(subscriber) = self.subscribers.get_mut(&id) else { continue };
+            if subscriber.upstream != Some(upstream) {
+                (subscriber.pending_upstream, subscriber.held) = (None, None);
+            } else if was_opening
+                && error.is_retryable()
+                && !subscriber.deadline.remaining().is_zero()
             {
-                reader.upstream = None;
-                let interest = reader.interest.clone();
+                subscriber.upstream = None;
+                let interest = subscriber.interest.clone();
                 self.wait(id, interest);
             } else {
-                self.end_reader(id, error);
+                self.end_subscriber(id, error);
                 count += 1;
             }
         }
         if was_opening && !error.is_retryable() {
-            let probed = |id: &ReaderId| {
-                self.readers.get(id).is_some_and(|reader| reader.probe == Some(upstream))
+            let probed = |id: &SubscriberId| {
+                self.subscribers
+                    .get(id)
+                    .is_some_and(|subscriber| subscriber.probe == Some(upstream))
             };
             let probed: Vec<_> = self.waiting.values().flatten().copied().filter(probed).collect();
             for id in probed {
-                self.end_reader(id, error);
+                self.end_subscriber(id, error);
             }
         }
         self.sweep();
@@ -363,15 +370,15 @@ impl Subscriptions {
             _ if is_new => Ended::Trouble,
             _ if was_opening => Ended::Nothing,
             0 => Ended::Nothing,
-            count => Ended::Readers(count),
+            count => Ended::Subscribers(count),
         }
     }
 
-    /// Ends all readers with the error, because no task drives the upstreams any more. Later
-    /// readers get it too.
+    /// Ends all subscribers with the error, because no task drives the upstreams any more. Later
+    /// subscribers get it too.
     pub(super) fn close(&mut self, error: KvError) {
-        for reader in std::mem::take(&mut self.readers).into_values() {
-            self.wakers.extend(reader.mailbox.end(&error));
+        for subscriber in std::mem::take(&mut self.subscribers).into_values() {
+            self.wakers.extend(subscriber.mailbox.end(&error));
         }
         for upstream in self.upstreams.values() {
             upstream.stop.notify_one();
@@ -384,8 +391,8 @@ impl Subscriptions {
         self.closed.is_some()
     }
 
-    pub(super) fn leave(&mut self, reader: ReaderId) {
-        self.forget(reader);
+    pub(super) fn leave(&mut self, subscriber: SubscriberId) {
+        self.forget(subscriber);
         self.sweep();
         self.replace();
         self.open_waiting();
@@ -421,7 +428,7 @@ impl Subscriptions {
         id
     }
 
-    fn wait(&mut self, id: ReaderId, interest: Interest) {
+    fn wait(&mut self, id: SubscriberId, interest: Interest) {
         let waiting = self.waiting.entry(interest.clone()).or_default();
         if waiting.is_empty() {
             self.turns.push_back(interest);
@@ -429,8 +436,8 @@ impl Subscriptions {
         waiting.insert(id);
     }
 
-    /// Opens upstreams for waiting readers, each for all of one interest. A reader that comes
-    /// during an opening waits for the next, because the opening may have begun already.
+    /// Opens upstreams for waiting subscribers, each for all of one interest. A subscriber that
+    /// comes during an opening waits for the next, because the opening may have begun already.
     fn open_waiting(&mut self) {
         let most = if self.failing { 1 } else { MOST_OPENINGS };
         for _ in 0..self.turns.len() {
@@ -442,25 +449,26 @@ impl Subscriptions {
                 self.turns.push_back(interest);
                 continue;
             }
-            let Some(readers) = self.waiting.remove(&interest) else { continue };
-            let deadlines = readers.iter().filter_map(|id| Some(self.readers.get(id)?.deadline));
+            let Some(subscribers) = self.waiting.remove(&interest) else { continue };
+            let deadlines =
+                subscribers.iter().filter_map(|id| Some(self.subscribers.get(id)?.deadline));
             let deadline = deadlines.max_by_key(Deadline::instant);
             let upstream =
                 self.register(interest.scope(), interest.key().is_some(), None, deadline);
-            for id in &readers {
-                if let Some(reader) = self.readers.get_mut(id) {
-                    (reader.upstream, reader.probe) = (Some(upstream), None);
+            for id in &subscribers {
+                if let Some(subscriber) = self.subscribers.get_mut(id) {
+                    (subscriber.upstream, subscriber.probe) = (Some(upstream), None);
                 }
             }
             if let Some(upstream) = self.upstreams.get_mut(&upstream) {
-                upstream.audience(&interest).extend(readers);
+                upstream.audience(&interest).extend(subscribers);
             }
             self.opening.insert(upstream, interest);
         }
         self.open_for_many();
     }
 
-    /// Returns whether an upstream may be opened that takes over the readers of others.
+    /// Returns whether an upstream may be opened that takes over the subscribers of others.
     fn may_replace(&self) -> bool {
         self.replacement.is_none()
             && self.no_replacement_until.is_none_or(|until| Instant::now() >= until)
@@ -475,16 +483,17 @@ impl Subscriptions {
         let keys: Vec<_> =
             self.waiting.keys().filter_map(|interest| interest.key().cloned()).collect();
         let waiting = self.waiting.iter().filter(|(interest, _)| interest.key().is_some());
-        let readers: Vec<_> = waiting.flat_map(|(_, readers)| readers).copied().collect();
+        let subscribers: Vec<_> =
+            waiting.flat_map(|(_, subscribers)| subscribers).copied().collect();
         let upstream = self.register(covering(keys), true, None, None);
         self.replacement = Some(upstream);
-        for id in readers {
+        for id in subscribers {
             // The pending upstream is not needed: the new one delivers the same updates, and the
             // initial state.
-            if let Some(reader) = self.readers.get_mut(&id) {
-                reader.held = None;
-                let interest = reader.interest.clone();
-                if let Some(next) = reader.pending_upstream.take() {
+            if let Some(subscriber) = self.subscribers.get_mut(&id) {
+                subscriber.held = None;
+                let interest = subscriber.interest.clone();
+                if let Some(next) = subscriber.pending_upstream.take() {
                     self.detach(id, &interest, next);
                 }
             }
@@ -492,37 +501,37 @@ impl Subscriptions {
         }
     }
 
-    /// Lets a reader listen to a second upstream.
-    fn listen(&mut self, id: ReaderId, upstream: UpstreamId) {
-        let Some(reader) = self.readers.get_mut(&id) else { return };
+    /// Lets a subscriber listen to a second upstream.
+    fn listen(&mut self, id: SubscriberId, upstream: UpstreamId) {
+        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
         let Some(to) = self.upstreams.get_mut(&upstream) else { return };
-        reader.pending_upstream = Some(upstream);
-        to.audience(&reader.interest).insert(id);
+        subscriber.pending_upstream = Some(upstream);
+        to.audience(&subscriber.interest).insert(id);
     }
 
     fn deliver(
         &mut self,
-        id: ReaderId,
+        id: SubscriberId,
         upstream: UpstreamId,
         update: &KvUpdate,
         cursor: WatchCursor,
     ) {
-        let Some(reader) = self.readers.get_mut(&id) else { return };
-        if reader.upstream == Some(upstream) {
-            reader.incarnation.get_or_insert(*cursor.incarnation());
-        } else if !reader.ready {
-            reader.held = Some((update.clone(), cursor));
+        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
+        if subscriber.upstream == Some(upstream) {
+            subscriber.incarnation.get_or_insert(*cursor.incarnation());
+        } else if !subscriber.ready {
+            subscriber.held = Some((update.clone(), cursor));
             return;
         }
-        let is_new = reader.delivered_through.is_none_or(|through| cursor.position() > through);
-        if !is_new || reader.incarnation != Some(*cursor.incarnation()) {
+        let is_new = subscriber.delivered_through.is_none_or(|through| cursor.position() > through);
+        if !is_new || subscriber.incarnation != Some(*cursor.incarnation()) {
             return;
         }
-        if reader.interest.key().is_some() {
-            reader.delivered_through = Some(cursor.position());
-            reader.live = matches!(update, KvUpdate::Put(_));
+        if subscriber.interest.key().is_some() {
+            subscriber.delivered_through = Some(cursor.position());
+            subscriber.live = matches!(update, KvUpdate::Put(_));
         }
-        self.wakers.extend(reader.mailbox.push(update.clone(), cursor));
+        self.wakers.extend(subscriber.mailbox.push(update.clone(), cursor));
     }
 
     fn caught_up(&mut self, upstream: UpstreamId, cursor: WatchCursor) {
@@ -532,38 +541,38 @@ impl Subscriptions {
             return;
         };
         let position = current.position();
-        for id in current.readers() {
-            let Some(reader) = self.readers.get_mut(&id) else { continue };
-            if reader.upstream == Some(upstream) {
+        for id in current.subscribers() {
+            let Some(subscriber) = self.subscribers.get_mut(&id) else { continue };
+            if subscriber.upstream == Some(upstream) {
                 self.make_ready(id, position, cursor);
-                let Some(reader) = self.readers.get_mut(&id) else { continue };
-                let held = reader.held.take();
-                let Some(next) = reader.pending_upstream else { continue };
-                // An upstream that is not current yet will take the reader when it is.
+                let Some(subscriber) = self.subscribers.get_mut(&id) else { continue };
+                let held = subscriber.held.take();
+                let Some(next) = subscriber.pending_upstream else { continue };
+                // An upstream that is not current yet will take the subscriber when it is.
                 if self.upstreams.get(&next).is_some_and(Upstream::is_current) {
-                    reader.pending_upstream = None;
+                    subscriber.pending_upstream = None;
                     self.move_or_stay(id, next);
                 }
                 if let Some((update, cursor)) = held {
                     self.deliver(id, next, &update, cursor);
                 }
-            } else if !reader.ready {
-                // The reader has been listening since before this upstream was opened, so its
-                // initial state includes the reader's.
-                let held = reader.held.take();
+            } else if !subscriber.ready {
+                // The subscriber has been listening since before this upstream was opened, so its
+                // initial state includes the subscriber's.
+                let held = subscriber.held.take();
                 self.attach(id, upstream);
                 if let Some((update, cursor)) = held {
                     self.deliver(id, upstream, &update, cursor);
                 }
                 self.make_ready(id, position, cursor);
             } else {
-                reader.pending_upstream = None;
+                subscriber.pending_upstream = None;
                 // A key that is missing in an initial state is gone, and the first upstream has not
                 // delivered that yet. It will handle it.
                 let unclear = mentioned.as_ref().is_some_and(|mentioned| {
-                    reader.live
-                        && reader.delivered_through.is_some_and(|through| through <= position)
-                        && reader.interest.key().is_some_and(|key| !mentioned.contains(key))
+                    subscriber.live
+                        && subscriber.delivered_through.is_some_and(|through| through <= position)
+                        && subscriber.interest.key().is_some_and(|key| !mentioned.contains(key))
                 });
                 if unclear {
                     self.stay(id, upstream);
@@ -576,37 +585,37 @@ impl Subscriptions {
         self.tidy(upstream);
     }
 
-    /// Delivers the caught-up marker, because the reader has the initial state.
-    fn make_ready(&mut self, id: ReaderId, position: u64, cursor: WatchCursor) {
-        let Some(reader) = self.readers.get_mut(&id) else { return };
-        if std::mem::replace(&mut reader.ready, true) {
+    /// Delivers the caught-up marker, because the subscriber has the initial state.
+    fn make_ready(&mut self, id: SubscriberId, position: u64, cursor: WatchCursor) {
+        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
+        if std::mem::replace(&mut subscriber.ready, true) {
             return;
         }
-        reader.incarnation.get_or_insert(*cursor.incarnation());
-        if reader.interest.key().is_some() {
-            reader.delivered_through = reader.delivered_through.max(Some(position));
+        subscriber.incarnation.get_or_insert(*cursor.incarnation());
+        if subscriber.interest.key().is_some() {
+            subscriber.delivered_through = subscriber.delivered_through.max(Some(position));
         }
-        self.wakers.extend(reader.mailbox.push(KvUpdate::CaughtUp, cursor));
+        self.wakers.extend(subscriber.mailbox.push(KvUpdate::CaughtUp, cursor));
     }
 
-    /// Makes an upstream that a reader listens to its only one.
-    fn attach(&mut self, id: ReaderId, upstream: UpstreamId) {
-        let Some(reader) = self.readers.get_mut(&id) else { return };
-        let interest = reader.interest.clone();
-        let previous = reader.upstream.replace(upstream);
-        reader.pending_upstream = None;
+    /// Makes an upstream that a subscriber listens to its only one.
+    fn attach(&mut self, id: SubscriberId, upstream: UpstreamId) {
+        let Some(subscriber) = self.subscribers.get_mut(&id) else { return };
+        let interest = subscriber.interest.clone();
+        let previous = subscriber.upstream.replace(upstream);
+        subscriber.pending_upstream = None;
         // The old upstream may still have to be opened.
-        self.wakers.extend(reader.mailbox.open());
+        self.wakers.extend(subscriber.mailbox.open());
         if let Some(to) = self.upstreams.get(&upstream) {
-            reader.mailbox.relink(&to.link);
+            subscriber.mailbox.relink(&to.link);
         }
         let position = previous.and_then(|id| self.upstreams.get(&id)).map(Upstream::position);
         match previous {
             Some(previous) => {
                 // The old upstream has delivered everything up to its position, if it had delivered
                 // anything.
-                if reader.ready && interest.key().is_some() {
-                    reader.delivered_through = reader.delivered_through.max(position);
+                if subscriber.ready && interest.key().is_some() {
+                    subscriber.delivered_through = subscriber.delivered_through.max(position);
                 }
                 self.detach(id, &interest, previous);
             }
@@ -614,10 +623,10 @@ impl Subscriptions {
         }
     }
 
-    /// Makes `next` the upstream of a reader that has been listening to it, if it is sound and of
-    /// the same store.
-    fn move_or_stay(&mut self, id: ReaderId, next: UpstreamId) {
-        let incarnation = self.readers.get(&id).and_then(|reader| reader.incarnation);
+    /// Makes `next` the upstream of a subscriber that has been listening to it, if it is sound and
+    /// of the same store.
+    fn move_or_stay(&mut self, id: SubscriberId, next: UpstreamId) {
+        let incarnation = self.subscribers.get(&id).and_then(|subscriber| subscriber.incarnation);
         match self.upstreams.get(&next) {
             Some(upstream) if upstream.is_sound() && upstream.incarnation() == incarnation => {
                 self.attach(id, next)
@@ -626,10 +635,10 @@ impl Subscriptions {
         }
     }
 
-    /// Leaves a reader at its upstream, which then stays too.
-    fn stay(&mut self, id: ReaderId, next: UpstreamId) {
-        let Some(reader) = self.readers.get(&id) else { return };
-        let (interest, upstream) = (reader.interest.clone(), reader.upstream);
+    /// Leaves a subscriber at its upstream, which then stays too.
+    fn stay(&mut self, id: SubscriberId, next: UpstreamId) {
+        let Some(subscriber) = self.subscribers.get(&id) else { return };
+        let (interest, upstream) = (subscriber.interest.clone(), subscriber.upstream);
         self.detach(id, &interest, next);
         if self.replacement == Some(next)
             && let Some(upstream) = upstream.and_then(|id| self.upstreams.get_mut(&id))
@@ -638,7 +647,7 @@ impl Subscriptions {
         }
     }
 
-    fn detach(&mut self, id: ReaderId, interest: &Interest, upstream: UpstreamId) {
+    fn detach(&mut self, id: SubscriberId, interest: &Interest, upstream: UpstreamId) {
         let Some(upstream) = self.upstreams.get_mut(&upstream) else { return };
         let audience = upstream.audience(interest);
         audience.remove(&id);
@@ -649,7 +658,7 @@ impl Subscriptions {
         }
     }
 
-    fn stop_waiting(&mut self, id: ReaderId, interest: &Interest) {
+    fn stop_waiting(&mut self, id: SubscriberId, interest: &Interest) {
         if let Some(waiting) = self.waiting.get_mut(interest) {
             waiting.remove(&id);
             if waiting.is_empty() {
@@ -660,7 +669,7 @@ impl Subscriptions {
     }
 
     /// Bounds the number of turns by the number of waiting interests. While openings hang, no turn
-    /// is used, and each retry of a reader would add one.
+    /// is used, and each retry of a subscriber would add one.
     fn drop_stale_turns(&mut self) {
         if self.turns.len() > 2 * self.waiting.len() + MOST_OPENINGS {
             let mut kept = HashSet::with_capacity(self.waiting.len());
@@ -668,20 +677,20 @@ impl Subscriptions {
         }
     }
 
-    fn forget(&mut self, id: ReaderId) -> Option<Reader> {
-        let reader = self.readers.remove(&id)?;
-        for upstream in reader.upstream.into_iter().chain(reader.pending_upstream) {
-            self.detach(id, &reader.interest, upstream);
+    fn forget(&mut self, id: SubscriberId) -> Option<Subscriber> {
+        let subscriber = self.subscribers.remove(&id)?;
+        for upstream in subscriber.upstream.into_iter().chain(subscriber.pending_upstream) {
+            self.detach(id, &subscriber.interest, upstream);
         }
-        if reader.upstream.is_none() {
-            self.stop_waiting(id, &reader.interest);
+        if subscriber.upstream.is_none() {
+            self.stop_waiting(id, &subscriber.interest);
         }
-        Some(reader)
+        Some(subscriber)
     }
 
-    /// Ends a reader with an error.
-    fn end_reader(&mut self, id: ReaderId, error: &KvError) {
-        let reader = self.forget(id);
-        self.wakers.extend(reader.and_then(|reader| reader.mailbox.end(error)));
+    /// Ends a subscriber with an error.
+    fn end_subscriber(&mut self, id: SubscriberId, error: &KvError) {
+        let subscriber = self.forget(id);
+        self.wakers.extend(subscriber.and_then(|subscriber| subscriber.mailbox.end(error)));
     }
 }

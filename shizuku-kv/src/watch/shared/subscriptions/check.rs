@@ -31,7 +31,7 @@ impl Subscriptions {
 
     pub(in super::super) fn is_empty(&self) -> bool {
         self.upstreams.is_empty()
-            && self.readers.is_empty()
+            && self.subscribers.is_empty()
             && self.waiting.is_empty()
             && self.opening.is_empty()
             && self.replacement.is_none()
@@ -40,39 +40,42 @@ impl Subscriptions {
     /// Panics if an unneeded item is kept, or if a reference is dangling.
     pub(in super::super) fn check(&self) {
         for id in self.waiting.values().flatten() {
-            assert!(self.readers[id].upstream.is_none(), "reader {id} waits and has an upstream");
+            assert!(
+                self.subscribers[id].upstream.is_none(),
+                "subscriber {id} waits and has an upstream"
+            );
         }
         for (id, upstream) in &self.upstreams {
-            for reader in upstream.readers() {
-                let reader = &self.readers[&reader];
+            for subscriber in upstream.subscribers() {
+                let subscriber = &self.subscribers[&subscriber];
                 assert!(
-                    reader.upstream == Some(*id) || reader.pending_upstream == Some(*id),
-                    "{reader:?} does not know of feed {id}"
+                    subscriber.upstream == Some(*id) || subscriber.pending_upstream == Some(*id),
+                    "{subscriber:?} does not know of feed {id}"
                 );
             }
             assert!(
-                upstream.keys.values().all(|readers| !readers.is_empty()),
-                "keys without readers"
+                upstream.keys.values().all(|subscribers| !subscribers.is_empty()),
+                "keys without subscribers"
             );
         }
-        for (id, reader) in &self.readers {
+        for (id, subscriber) in &self.subscribers {
             assert!(
-                reader.upstream.is_some() || self.waiting[&reader.interest].contains(id),
-                "{reader:?} does not wait"
+                subscriber.upstream.is_some() || self.waiting[&subscriber.interest].contains(id),
+                "{subscriber:?} does not wait"
             );
-            for upstream in reader.upstream.into_iter().chain(reader.pending_upstream) {
+            for upstream in subscriber.upstream.into_iter().chain(subscriber.pending_upstream) {
                 let upstream = &self.upstreams[&upstream];
-                let is_fed = match &reader.interest {
+                let is_fed = match &subscriber.interest {
                     Interest::Key(key) => upstream.keys[key].contains(id),
                     Interest::Scope(_) => upstream.whole.contains(id),
                 };
-                assert!(is_fed, "{reader:?} is not fed by {upstream:?}");
+                assert!(is_fed, "{subscriber:?} is not fed by {upstream:?}");
             }
-            if let (true, Some(upstream)) = (reader.ready, reader.upstream) {
+            if let (true, Some(upstream)) = (subscriber.ready, subscriber.upstream) {
                 assert_eq!(
-                    *reader.mailbox.link().borrow(),
+                    *subscriber.mailbox.link().borrow(),
                     self.upstreams[&upstream].link,
-                    "{reader:?}"
+                    "{subscriber:?}"
                 );
             }
         }

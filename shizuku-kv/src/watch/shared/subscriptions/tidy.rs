@@ -1,10 +1,10 @@
-//! Reduces the number of upstreams: ends those without readers, unites equal ones, and replaces
+//! Reduces the number of upstreams: ends those without subscribers, unites equal ones, and replaces
 //! many of single keys.
 
 use std::collections::HashSet;
 
 use super::super::scopes::{EXACT_KEYS, covering};
-use super::{MANY_WAITING, ReaderId, Subscriptions, Upstream, UpstreamId};
+use super::{MANY_WAITING, SubscriberId, Subscriptions, Upstream, UpstreamId};
 use crate::store::WatchCursor;
 
 /// Maximum number of keys of a small upstream: two of them fit into one.
@@ -22,9 +22,9 @@ impl Subscriptions {
         self.replace();
     }
 
-    /// Unites two upstreams of the same prefixes. The readers of the one that is ahead move to the
-    /// one that is behind, and skip the updates that they know already. So no update is missing,
-    /// whatever is in flight.
+    /// Unites two upstreams of the same prefixes. The subscribers of the one that is ahead move to
+    /// the one that is behind, and skip the updates that they know already. So no update is
+    /// missing, whatever is in flight.
     fn unite(&mut self, upstream: UpstreamId) -> bool {
         let Some(new) = self.upstreams.get(&upstream).filter(|new| !new.of_keys && new.is_sound())
         else {
@@ -50,9 +50,9 @@ impl Subscriptions {
         let Some(ahead) = self.upstreams.get_mut(&ahead) else { return false };
         let (moving, position) = (std::mem::take(&mut ahead.whole), ahead.position());
         for id in &moving {
-            let Some(reader) = self.readers.get_mut(id) else { continue };
-            reader.upstream = Some(behind);
-            reader.delivered_through = reader.delivered_through.max(Some(position));
+            let Some(subscriber) = self.subscribers.get_mut(id) else { continue };
+            subscriber.upstream = Some(behind);
+            subscriber.delivered_through = subscriber.delivered_through.max(Some(position));
         }
         if let Some(behind) = self.upstreams.get_mut(&behind) {
             behind.whole.extend(moving);
@@ -60,7 +60,7 @@ impl Subscriptions {
         true
     }
 
-    /// Ends the upstreams without readers.
+    /// Ends the upstreams without subscribers.
     pub(super) fn sweep(&mut self) {
         let deserted = self.upstreams.iter().filter(|(_, upstream)| upstream.is_deserted());
         for id in deserted.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -76,7 +76,7 @@ impl Subscriptions {
     /// resumes at the earliest of their positions, so that it need not bring their initial state
     /// again.
     pub(super) fn replace(&mut self) {
-        // Waiting readers come first.
+        // Waiting subscribers come first.
         if !self.may_replace() || self.waiting.len() > MANY_WAITING {
             return;
         }
@@ -84,24 +84,26 @@ impl Subscriptions {
         let upstreams = || chosen.iter().filter_map(|id| self.upstreams.get(id));
         let from =
             upstreams().filter_map(|upstream| upstream.cursor).min_by_key(WatchCursor::position);
-        // Readers that already listen to a second upstream continue unchanged.
-        let moves = |id: &ReaderId| {
-            let reader = self.readers.get(id);
-            reader.is_some_and(|reader| reader.ready && reader.pending_upstream.is_none())
+        // Subscribers that already listen to a second upstream continue unchanged.
+        let moves = |id: &SubscriberId| {
+            let subscriber = self.subscribers.get(id);
+            subscriber
+                .is_some_and(|subscriber| subscriber.ready && subscriber.pending_upstream.is_none())
         };
-        let readers: Vec<_> = upstreams()
+        let subscribers: Vec<_> = upstreams()
             .flat_map(|upstream| upstream.keys.values().flatten())
             .copied()
             .filter(moves)
             .collect();
-        let keys = readers.iter().filter_map(|id| self.readers.get(id)?.interest.key().cloned());
+        let keys =
+            subscribers.iter().filter_map(|id| self.subscribers.get(id)?.interest.key().cloned());
         let keys: HashSet<_> = keys.collect();
         if keys.is_empty() {
             return;
         }
         let upstream = self.register(covering(keys.into_iter().collect()), true, from, None);
         self.replacement = Some(upstream);
-        for id in readers {
+        for id in subscribers {
             self.listen(id, upstream);
         }
     }
