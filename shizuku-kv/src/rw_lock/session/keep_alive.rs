@@ -97,7 +97,8 @@ impl KeepAlive {
                 tracing::warn!(store, %loss, "lost the lock session of this process");
                 return loss;
             }
-            slots.end_silent().await;
+            // Until the next renewal is due, which a slow store must not delay.
+            let _ = tokio::time::timeout_at(session.next_renewal(), slots.end_silent()).await;
         }
     }
 
