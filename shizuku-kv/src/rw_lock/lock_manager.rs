@@ -87,8 +87,8 @@ impl LockManager {
     ///
     /// # Errors
     /// Returns [`KvError::Timeout`](crate::KvError::Timeout) if the store did not answer by the
-    /// deadline, and the error of the store if a session ended before a release was recorded. Leases
-    /// then end the locks that were not released.
+    /// deadline, and the error of the store if a session ended before a release was recorded.
+    /// Leases then end the locks that were not released.
     async fn release_all(&self, deadline: Deadline) -> KvResult<()> {
         let answers: Vec<_> = self
             .channels
