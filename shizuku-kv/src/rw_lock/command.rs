@@ -36,9 +36,10 @@ pub(super) enum Command {
         reply: Reply<Outcome>,
     },
     /// The connection is about to be shut down. Everything is released, and later claims are
-    /// rejected.
+    /// rejected. The answer is an error if a release was given up, because its session had ended
+    /// before the store recorded it.
     Close {
-        reply: oneshot::Sender<()>,
+        reply: Reply<()>,
     },
 }
 
@@ -56,7 +57,7 @@ impl Command {
                     let _ = reply.send(Err(Rejection::closed()));
                 }
             }
-            Self::Close { reply } => drop(reply.send(())),
+            Self::Close { reply } => drop(reply.send(Ok(()))),
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Applies this process's requests for one lock, one compare-and-swap at a time.
 //!
 //! A task for each store and resource collects the requests of callers, applies all of them to the
-//! cached record ([`record_cache`]), and writes the result ([`write`]). If it loses the swap, it
+//! cached record ([`record_cache`]), and writes the result (`write.rs`). If it loses the swap, it
 //! reads and applies again. It does the same if the outcome is unknown: a claim that is already in
 //! the record is granted as it is. Callers send commands over channels, so that a caller that
 //! leaves midway leaves nothing half done (ADR 0044).
 //!
 //! While claims of this process wait, the task watches the record, in which a release grants the
-//! lock to the next waiter ([`follow`]). It also watches the sessions before those claims
+//! lock to the next waiter (`follow.rs`). It also watches the sessions before those claims
 //! ([`super::failure_detector`]).
 
 mod claims;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::claims::{ClaimState, LocalClaims, Pending};
@@ -33,7 +33,7 @@ use super::failure_detector::FailureDetector;
 use super::record::{ClaimId, LockRecord};
 use super::session::Registry;
 use super::transition::{Change, Outcome};
-use crate::store::{FencingToken, Key, Store, WatchScope};
+use crate::store::{FencingToken, Key, KvError, Store, WatchScope};
 use crate::watch::Follower;
 
 /// Time for which an idle coordinator keeps the record, so that the next claim takes one round
@@ -57,9 +57,8 @@ pub(super) struct Coordinator {
     env: Environment,
     pending: Vec<Pending>,
     claims: LocalClaims,
-    /// Set once the connection is shut down: the callers that are notified when everything is
-    /// released.
-    shutdown: Option<Vec<oneshot::Sender<()>>>,
+    /// Set once the connection is shut down.
+    shutdown: Option<Shutdown>,
     cache: RecordCache,
     watch: Follower,
     contention: Contention,
@@ -68,6 +67,15 @@ pub(super) struct Coordinator {
     busy_since: Instant,
     /// Dropped last: once a sender finds this closed, the claims are over too.
     commands: mpsc::UnboundedReceiver<Command>,
+}
+
+/// The release of everything before the connection is shut down.
+#[derive(Default)]
+struct Shutdown {
+    /// Notified when no release is pending any more.
+    callers: Vec<Reply<()>>,
+    /// Error of a release that was given up.
+    failure: Option<KvError>,
 }
 
 impl Coordinator {
@@ -101,11 +109,12 @@ impl Coordinator {
             }
             self.leave_with_ended_sessions();
             if self.pending.is_empty()
-                && let Some(callers) = &mut self.shutdown
+                && let Some(Shutdown { callers, failure }) = &mut self.shutdown
             {
+                let released = failure.clone().map_or(Ok(()), |error| Err(Rejection::Store(error)));
                 for reply in callers.drain(..) {
                     // A caller that is gone needs no answer.
-                    let _ = reply.send(());
+                    let _ = reply.send(released.clone());
                 }
                 if self.retire() {
                     return;
@@ -169,7 +178,7 @@ impl Coordinator {
                 self.pending.push(Pending::new(Change::Break { newest }, Some(reply)));
             }
             Command::Close { reply } => {
-                self.shutdown.get_or_insert_default().push(reply);
+                self.shutdown.get_or_insert_default().callers.push(reply);
                 // Holders and waiters are notified before their claims are released.
                 for id in self.claims.ids(|_| true) {
                     self.reject(id, Rejection::closed());

@@ -9,7 +9,7 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::channels::{Channels, CoordinatorId};
-use super::command::Command;
+use super::command::{Command, Rejection};
 use super::coordinator::{Coordinator, Environment};
 use super::name::HandleId;
 use super::process_locks::ProcessLocks;
@@ -87,7 +87,8 @@ impl LockManager {
     ///
     /// # Errors
     /// Returns [`KvError::Timeout`](crate::KvError::Timeout) if the store did not answer by the
-    /// deadline. Leases then end the locks that were not released.
+    /// deadline, and the error of the store if a session ended before a release was recorded.
+    /// Leases then end the locks that were not released.
     async fn release_all(&self, deadline: Deadline) -> KvResult<()> {
         let answers: Vec<_> = self
             .channels
@@ -100,15 +101,18 @@ impl LockManager {
                 sender.send(Command::Close { reply }).ok().map(|()| answer)
             })
             .collect();
+        let mut released = Ok(());
         for answer in answers {
-            // The end of the coordinator answers too.
             let answer = async {
-                let _ = answer.await;
-                Ok(())
+                match answer.await {
+                    Ok(Err(Rejection::Store(error))) => Err(error),
+                    // The end of the coordinator answers too.
+                    Ok(_) | Err(_) => Ok(()),
+                }
             };
-            deadline.bound("shutdown", None, answer).await?;
+            released = released.and(deadline.bound("shutdown", None, answer).await);
         }
-        Ok(())
+        released
     }
 }
 

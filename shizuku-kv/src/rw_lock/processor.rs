@@ -157,8 +157,8 @@ macro_rules! locked_processor {
         pub struct $name<P>(Locked<P>);
 
         impl<P> $name<P> {
-            /// Creates work under the lock of a resource, with the default options. `store` is owned
-            /// or borrowed.
+            /// Creates work under the lock of a resource, with the default options. `store` is
+            /// owned or borrowed.
             pub fn new(
                 processor: Arc<P>,
                 store: impl AsRef<Store>,

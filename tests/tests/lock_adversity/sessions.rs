@@ -7,7 +7,7 @@ use shizuku_kv::rw_lock::LockLoss;
 use tokio::time::sleep;
 
 use crate::faults::{Fate, Kind};
-use crate::world::{LEASE, World, pass, within};
+use crate::world::{LEASE, Process, World, lock_of, pass, within};
 
 const LONG_LEASE: Duration = Duration::from_secs(60);
 
@@ -164,4 +164,27 @@ async fn holder_without_renewals_is_notified_in_time() {
     assert_eq!(loss, LockLoss::Expired);
     sleep(LEASE).await;
     assert!(!held.is_held());
+}
+
+/// A new session deletes the keys of many crashed processes, in a store that takes long to answer.
+/// Together that takes longer than its own lease.
+#[tokio::test(start_paused = true)]
+async fn slow_deletion_of_dead_sessions_delays_no_renewal() {
+    let world = World::in_memory().await;
+    let dead: [Process; 40] = world.processes().await;
+    for (number, process) in dead.iter().enumerate() {
+        let lock = lock_of(&process.store, &format!("dead.{number}"), LONG_LEASE);
+        std::mem::forget(lock.write().await.unwrap());
+    }
+    dead.iter().for_each(|process| process.faults.crash());
+    let [holder] = world.processes().await;
+    let held = holder.lock_for(LONG_LEASE).write().await.unwrap();
+    holder.faults.each(Kind::Ending, Fate::Slow(Duration::from_secs(4)));
+    within(30 * LONG_LEASE.as_secs(), "they are deleted", async {
+        while world.sessions().await.len() > 1 {
+            pass(LONG_LEASE).await;
+        }
+    })
+    .await;
+    assert!(held.is_held(), "{}", held.lost().await);
 }

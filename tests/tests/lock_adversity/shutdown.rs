@@ -57,6 +57,23 @@ async fn shutdown_of_unreachable_store_ends() {
     assert!(!held.is_held());
 }
 
+/// The lease ends before the deadline of the shutdown does. Otherwise the caller would rely on a
+/// release that no other process sees.
+#[tokio::test(start_paused = true)]
+async fn shutdown_reports_release_that_was_given_up() {
+    let world = World::in_memory().await;
+    let [process] = world.processes().await;
+    let handles = OpenStores::new();
+    handles.add(&process.store);
+    let held = process.lock().write().await.unwrap();
+    process.faults.each(Kind::Record, Fate::Rejected(unavailable()));
+    process.faults.each(Kind::Renewal, Fate::Rejected(unavailable()));
+    let error = within(6, "it ends", handles.close(Deadline::after(LIMIT))).await.unwrap_err();
+    assert!(matches!(error, KvError::Unavailable { .. }), "{error:?}");
+    assert!(!held.is_held());
+    assert_eq!(world.state().await.holders.len(), 1);
+}
+
 /// It has no lock to release.
 #[tokio::test(start_paused = true)]
 async fn shutdown_of_deleted_store_ends_at_once() {

@@ -1,13 +1,13 @@
 //! The claims of this process for one lock, and the changes that it has requested.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::rw_lock::command::{Granted, Rejection, Reply, Wait};
 use crate::rw_lock::error::LockLoss;
-use crate::rw_lock::record::{Claim, ClaimId, SessionId};
+use crate::rw_lock::record::{Claim, ClaimId, LockRecord, SessionId};
 use crate::rw_lock::session::SessionUse;
 use crate::rw_lock::transition::{Change, Outcome};
 use crate::store::{FencingToken, KvError};
@@ -39,15 +39,17 @@ impl Pending {
 
     pub(super) fn answer(self, outcome: Result<Outcome, Rejection>) {
         let outcome = match outcome {
-            Ok(Outcome::NotThere) if self.sent && matches!(self.change, Change::Leave(_)) => {
-                Ok(Outcome::Done)
-            }
+            Ok(Outcome::NotThere) if self.sent && self.leaves() => Ok(Outcome::Done),
             outcome => outcome,
         };
         if let Some(reply) = self.reply {
             // A caller that is gone needs no answer.
             let _ = reply.send(outcome);
         }
+    }
+
+    pub(super) fn leaves(&self) -> bool {
+        matches!(self.change, Change::Leave(_))
     }
 
     /// Rejects the request of the caller. The change is still made.
@@ -62,8 +64,7 @@ impl Pending {
     /// leaves is retried while its session holds, and ends with its session otherwise.
     pub(super) fn is_retried(&self) -> bool {
         let has_caller = self.reply.as_ref().is_some_and(|reply| !reply.is_closed());
-        let leaves = matches!(self.change, Change::Leave(_));
-        has_caller || leaves && self.session.as_ref().is_some_and(|session| session.holds())
+        has_caller || self.leaves() && self.session.as_ref().is_some_and(|session| session.holds())
     }
 }
 
@@ -267,8 +268,15 @@ impl LocalClaims {
         claims
     }
 
-    /// Returns the sessions of the claims.
+    /// Returns the sessions of the claims, each once.
     pub(super) fn sessions(&self) -> Vec<SessionId> {
-        self.claims.keys().map(|id| id.session).collect()
+        let sessions: HashSet<_> = self.claims.keys().map(|id| id.session).collect();
+        sessions.into_iter().collect()
+    }
+
+    /// Returns the places of the claims that are in the queue of a record.
+    pub(super) fn places_in(&self, record: &LockRecord) -> HashMap<ClaimId, usize> {
+        let queue = record.queue.iter().enumerate().map(|(place, claim)| (claim.id, place));
+        queue.filter(|(id, _)| self.claims.contains_key(id)).collect()
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::Coordinator;
-use super::claims::ClaimState;
+use super::claims::{ClaimState, Pending};
 use super::record_cache::CachedRecord;
 use crate::rw_lock::command::Rejection;
 use crate::rw_lock::failure_detector::Prospect;
@@ -244,7 +244,7 @@ impl Coordinator {
         tracing::debug!(store, %key, %error, "failed to change a lock record");
         if !error.is_retryable() && !matches!(error, KvError::OutcomeUnknown { .. }) {
             let is_gone = matches!(error, KvError::Closed { .. } | KvError::StoreNotFound { .. });
-            let rejection = Rejection::Store(error);
+            let rejection = Rejection::Store(error.clone());
             // Otherwise this task would read the record of a deleted store for ever.
             self.failure_detector.stand_down();
             self.reject_requested(&rejection);
@@ -255,7 +255,12 @@ impl Coordinator {
             }
         }
         self.claims.iter().for_each(|local| local.wait.extend(false));
-        self.pending.retain(|pending| pending.is_retried());
+        let is_given_up = |pending: &Pending| pending.leaves() && !pending.is_retried();
+        let gives_up = self.pending.iter().any(is_given_up);
+        if let Some(shutdown) = self.shutdown.as_mut().filter(|_| gives_up) {
+            shutdown.failure = Some(error);
+        }
+        self.pending.retain(Pending::is_retried);
         let pause = self.contention.pause_after_failure();
         tokio::time::sleep(pause).await;
     }

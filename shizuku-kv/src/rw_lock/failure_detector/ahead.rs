@@ -52,8 +52,11 @@ pub(in crate::rw_lock) enum Prospect {
 /// Returns the places before one in the queue, the nearest first. The holders are the last.
 fn places(record: &LockRecord, index: usize) -> impl Iterator<Item = Vec<SessionId>> {
     let line = record.queue[..index.min(record.queue.len())].iter().rev();
-    let holders: BTreeSet<_> = record.holders.iter().map(|grant| grant.claim.id.session).collect();
-    line.map(|claim| vec![claim.id.session]).chain(std::iter::once(holders.into_iter().collect()))
+    let holders = || {
+        let sessions = record.holders.iter().map(|grant| grant.claim.id.session);
+        sessions.collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    line.map(|claim| vec![claim.id.session]).chain(std::iter::once_with(holders))
 }
 
 /// Returns the sessions that are watched: those ahead of the waiting claims of the sessions `own`,
@@ -64,12 +67,12 @@ pub(super) fn ahead_of(
     expects_claim: bool,
     liveness: impl Fn(SessionId) -> Liveness,
 ) -> Vec<Ahead> {
-    let in_line = record.queue.iter().enumerate();
-    let mut indexes: Vec<_> = in_line
-        .filter(|(_, claim)| own.contains(&claim.id.session))
-        .map(|(index, _)| index)
-        .collect();
-    indexes.extend(expects_claim.then_some(record.queue.len()));
+    let is_own =
+        |index: usize| record.queue.get(index).is_some_and(|claim| own.contains(&claim.id.session));
+    let in_line = (0..record.queue.len()).filter(|index| is_own(*index));
+    let indexes = in_line.chain(expects_claim.then_some(record.queue.len()));
+    // A claim directly behind another one of this process has the same sessions ahead of it.
+    let indexes = indexes.filter(|index| index.checked_sub(1).is_none_or(|before| !is_own(before)));
     let mut found: Vec<Ahead> = Vec::new();
     for index in indexes {
         let mut reach = 0;
@@ -141,10 +144,11 @@ mod tests {
         record
     }
 
-    fn watched(record: &LockRecord, own: u128, dead: &[u128]) -> Vec<u128> {
+    fn watched(record: &LockRecord, own: &[u128], dead: &[u128]) -> Vec<u128> {
         let is_dead = |of: SessionId| dead.contains(&of.number());
         let liveness = |of| if is_dead(of) { Liveness::MayBeDead } else { Liveness::Alive };
-        let ahead = ahead_of(record, &[session(own)], false, liveness);
+        let own: Vec<_> = own.iter().map(|number| session(*number)).collect();
+        let ahead = ahead_of(record, &own, false, liveness);
         assert!(ahead.first().is_none_or(|ahead| ahead.is_next));
         ahead.into_iter().map(|ahead| ahead.session.number()).collect()
     }
@@ -153,10 +157,19 @@ mod tests {
     #[test]
     fn waiter_watches_two_live_places_and_all_dead_before_them() {
         let record = line(8);
-        assert_eq!(watched(&record, 7, &[]), [6, 5]);
-        assert_eq!(watched(&record, 7, &[6, 4, 3]), [6, 5, 4, 3, 2]);
-        assert_eq!(watched(&record, 1, &[]), [0]);
-        assert_eq!(watched(&record, 0, &[]), [] as [u128; 0]);
+        assert_eq!(watched(&record, &[7], &[]), [6, 5]);
+        assert_eq!(watched(&record, &[7], &[6, 4, 3]), [6, 5, 4, 3, 2]);
+        assert_eq!(watched(&record, &[1], &[]), [0]);
+        assert_eq!(watched(&record, &[0], &[]), [] as [u128; 0]);
+    }
+
+    /// A claim directly behind another one of its process adds no session.
+    #[test]
+    fn claims_of_one_process_watch_the_places_before_all_of_them() {
+        let record = line(8);
+        assert_eq!(watched(&record, &[6, 7], &[]), [5, 4]);
+        assert_eq!(watched(&record, &[3, 7], &[]), [2, 1, 6, 5]);
+        assert_eq!(watched(&record, &[0, 1, 2], &[]), [] as [u128; 0]);
     }
 
     #[test]

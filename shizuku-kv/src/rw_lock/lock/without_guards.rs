@@ -96,3 +96,34 @@ impl DistroRwLock {
         }
     }
 }
+
+#[cfg(all(test, feature = "memory"))]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::rw_lock::lock_manager::LockManager;
+    use crate::store::WatchScope;
+
+    /// The lock is held although all handles were dropped. Once it is lost, its manager does not
+    /// stay in memory until a release that never comes.
+    #[tokio::test(start_paused = true)]
+    async fn lock_without_guard_keeps_its_manager_until_lost() {
+        let connection = crate::connect("memory:").await.unwrap();
+        let store = connection.store("app").await.unwrap();
+        DistroRwLock::acquire_write(&store, "r").await.unwrap();
+        let manager = Arc::downgrade(&store.attached::<LockManager>());
+        drop(store);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(manager.upgrade().is_some());
+        let store = connection.store("app").await.unwrap();
+        let sessions = store.keys(WatchScope::prefix("rw_lock_session.")).try_collect().await;
+        for session in sessions.unwrap() {
+            store.delete(session).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(manager.upgrade().is_none());
+    }
+}

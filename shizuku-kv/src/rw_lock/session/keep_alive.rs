@@ -97,7 +97,9 @@ impl KeepAlive {
                 tracing::warn!(store, %loss, "lost the lock session of this process");
                 return loss;
             }
-            slots.end_silent().await;
+            // A slow store must delay neither the next renewal nor a shutdown.
+            let until = session.next_renewal().min(Instant::now() + Deadline::DEFAULT);
+            let _ = tokio::time::timeout_at(until, slots.end_silent()).await;
         }
     }
 

@@ -235,22 +235,27 @@ impl Slots {
     /// Deletes keys that appeared to be in use when this session was opened, and have not been
     /// renewed for longer than their lease since. Like any silent session, such a session is ended
     /// by deleting exactly the version that was seen.
+    ///
+    /// Cancel safe: the next call continues.
     pub(super) async fn end_silent(&mut self) {
         let is_due =
-            |leftover: &Leftover| lease::is_silent(leftover.seen.elapsed(), leftover.lease);
-        let due: Vec<_> = self.leftovers.extract_if(.., |leftover| is_due(leftover)).collect();
-        if due.is_empty() {
+            |leftover: &&Leftover| lease::is_silent(leftover.seen.elapsed(), leftover.lease);
+        let due = self.leftovers.iter().filter(is_due);
+        let keys: Vec<_> = due.map(|leftover| leftover.key.clone()).collect();
+        if keys.is_empty() {
             return;
         }
-        let keys: Vec<_> = due.iter().map(|leftover| leftover.key.clone()).collect();
         let Ok(entries) = self.store.entries(&keys).await else { return };
-        for (leftover, entry) in due.into_iter().zip(entries) {
-            let is_unchanged = entry.is_some_and(|entry| entry.version == leftover.version);
-            if is_unchanged
-                && self.store.delete_with_version(&leftover.key, leftover.version).await.is_ok()
-            {
-                tracing::debug!(store = self.store.name(), key = %leftover.key, "deleted the key of a silent lock session");
+        for (key, entry) in keys.into_iter().zip(entries) {
+            let place = self.leftovers.iter().position(|leftover| leftover.key == key);
+            let Some(place) = place else { continue };
+            let version = self.leftovers[place].version;
+            let is_unchanged = entry.is_some_and(|entry| entry.version == version);
+            if is_unchanged && self.store.delete_with_version(&key, version).await.is_ok() {
+                let store = self.store.name();
+                tracing::debug!(store, %key, "deleted the key of a silent lock session");
             }
+            self.leftovers.swap_remove(place);
         }
     }
 }
