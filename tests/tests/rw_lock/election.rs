@@ -141,11 +141,11 @@ async fn an_observer_outlives_a_store_that_is_made_again_before_it_notices() {
     let behind = connect(&proxy.url()).await.unwrap().store("b").await.unwrap();
     let leaders = LeaderElection::new(&behind, "job", "").unwrap().observe().await.unwrap();
     assert_eq!(within(leaders.next()).await.unwrap().unwrap().unwrap().candidate, "first");
-    proxy.reject(true);
+    proxy.refuse(true);
     proxy.cut();
     around.delete_store("b").await.unwrap();
     let store = around.store("b").await.unwrap();
-    proxy.reject(false);
+    proxy.refuse(false);
     // The new store has no leader until one is elected, whose term is the first.
     assert_eq!(within(leaders.next()).await.unwrap().unwrap(), None);
     let second = LeaderElection::new(&store, "job", "second").unwrap();

@@ -90,7 +90,7 @@ async fn holder_cut_off_is_notified_before_next_grant() {
     let around = connect(&server.url()).await.unwrap().store("b").await.unwrap();
     let held = lock(&behind).write().await.unwrap();
     let token = held.fencing_token();
-    proxy.reject(true);
+    proxy.refuse(true);
     proxy.cut();
     let next = lock(&around);
     let next = async {
@@ -101,7 +101,7 @@ async fn holder_cut_off_is_notified_before_next_grant() {
     let (next, loss) = tokio::join!(next, held.lost());
     assert_eq!(loss, LockLoss::Expired);
     assert!(next.fencing_token() > token);
-    proxy.reject(false);
+    proxy.refuse(false);
     let error = held.release().await.unwrap_err();
     assert!(matches!(error, DistroRwLockError::LeaseLost { .. }), "{error:?}");
     assert!(next.is_held());

@@ -162,10 +162,10 @@ async fn an_observer_that_was_cut_off_hears_of_the_leader_again() {
     assert_eq!(next(&mut leaders).await.as_deref(), Some("me"));
     // While it renews, no update is delivered.
     assert!(tokio::time::timeout(2 * LEASE, leaders.next()).await.is_err());
-    proxy.reject(true);
+    proxy.refuse(true);
     proxy.cut();
     assert_eq!(next(&mut leaders).await, None);
-    proxy.reject(false);
+    proxy.refuse(false);
     assert_eq!(next(&mut leaders).await.as_deref(), Some("me"));
     assert!(term.is_leader());
 }

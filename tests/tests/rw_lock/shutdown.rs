@@ -104,7 +104,7 @@ async fn shutdown_without_a_server_ends_within_its_deadline() {
     let options = LockOptions::new().lease(Duration::from_secs(60));
     let lock = DistroRwLock::with_options(&store, "r", options).unwrap();
     let guard = lock.write().await.unwrap();
-    proxy.reject(true);
+    proxy.refuse(true);
     proxy.cut();
     let ended = tokio::time::timeout(Duration::from_secs(15), connection.shutdown()).await;
     ended.expect("it ends").unwrap_err();
