@@ -113,18 +113,4 @@ pub(crate) const CYCLES: &[&[&str]] = &[
         "record::watch",
         "record::write",
     ],
-    &[
-        "rw_lock",
-        "rw_lock::claims",
-        "rw_lock::coordinator",
-        "rw_lock::failure_detector",
-        "rw_lock::failure_detector::way",
-        "rw_lock::guard",
-        "rw_lock::held",
-        "rw_lock::inspect",
-        "rw_lock::lock_manager",
-        "rw_lock::reentry",
-        "rw_lock::session",
-        "rw_lock::session::slots",
-    ],
 ];
