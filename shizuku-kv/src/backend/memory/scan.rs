@@ -1,7 +1,8 @@
 //! Scans: the live entries of a scope, page by page, in the order of the keys.
 //!
-//! A scan goes on after the last key that it looked at. A key that lives throughout is in the order
-//! throughout, so that it is met exactly once, whatever is written meanwhile.
+//! A scan continues after the last key that it has visited. A key that lives throughout the scan is
+//! in that order throughout. The scan therefore delivers it exactly once, whatever is written
+//! meanwhile.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -12,15 +13,15 @@ use std::vec;
 use futures_util::stream;
 
 use super::selector::{Range, Selector};
-use super::share;
 use super::shared::{Call, StoreState};
+use super::turns::share;
 use crate::store::{Deadline, Key, KvEntry, KvResult, KvStream, WatchScope};
 
-/// How many keys are looked at under one lock.
+/// Maximum number of keys that are visited while the lock is held once.
 pub(super) const PAGE: usize = 256;
 
-/// The live entries in scope, each seen through `project`, so that a listing of keys does not hold
-/// the values.
+/// Returns the live entries in scope, each passed through `project`, so that a listing of keys does
+/// not hold the values.
 pub(super) fn scan<T: Send + 'static>(
     shared: Arc<StoreState>,
     operation: &'static str,
@@ -38,11 +39,11 @@ pub(super) fn scan<T: Send + 'static>(
 struct Scan<T> {
     shared: Arc<StoreState>,
     operation: &'static str,
-    /// The longest that an item may take.
+    /// Maximum time for an item.
     limit: Duration,
-    /// What is still to be looked at; the first in part.
+    /// The ranges that remain; a part of the first may have been visited.
     ranges: VecDeque<Range>,
-    /// The last key of the first range that was looked at.
+    /// The last visited key of the first range.
     after: Option<Key>,
     page: vec::IntoIter<T>,
     project: fn(&KvEntry) -> T,
@@ -50,8 +51,8 @@ struct Scan<T> {
 
 impl<T> Scan<T> {
     async fn next(&mut self) -> KvResult<Option<T>> {
-        // However many there are, and however many pages of tombstones in a row, other tasks get to
-        // run.
+        // Other tasks get their turn, however many items the scan has, and however many pages of
+        // tombstones in a row.
         share().await;
         loop {
             if let Some(item) = self.page.next() {
@@ -60,35 +61,38 @@ impl<T> Scan<T> {
             if self.ranges.is_empty() {
                 return Ok(None);
             }
-            self.turn().await?;
+            if self.after.is_some() {
+                self.shared.give_way().await;
+            }
+            self.load_page().await?;
         }
     }
 
-    /// Takes the next page of the first range.
-    async fn turn(&mut self) -> KvResult<()> {
+    /// Loads the next page of the first range.
+    async fn load_page(&mut self) -> KvResult<()> {
         let Some(range) = self.ranges.front() else { return Ok(()) };
         let from = match &self.after {
             Some(key) => Bound::Excluded(key.as_str()),
             None => Bound::Included(range.start()),
         };
         let call = Call::new(self.operation).by(Deadline::after(self.limit));
-        let turn = self.shared.with(call, |contents| {
+        let load = self.shared.with(call, |contents| {
             let mut page = Vec::new();
-            let mut looked_at = 0;
+            let mut visited = 0;
             let mut last = None;
             let in_range =
                 contents.log.newest_from(from).take_while(|entry| range.contains(&entry.key));
             for entry in in_range.take(PAGE) {
-                looked_at += 1;
+                visited += 1;
                 last = Some(&entry.key);
                 if !entry.is_tombstone() {
                     page.push((self.project)(entry));
                 }
             }
             // A page that is not full is the last of its range.
-            Ok((page, last.filter(|_| looked_at == PAGE).cloned()))
+            Ok((page, last.filter(|_| visited == PAGE).cloned()))
         });
-        let (page, after) = turn.await?;
+        let (page, after) = load.await?;
         if after.is_none() {
             self.ranges.pop_front();
         }

@@ -1,8 +1,8 @@
-//! Watches: a place in the log that moves on as it is polled.
+//! Watches: a position in the log that advances as the watch is polled.
 //!
-//! There is no queue between the writers and a watch. The reader pulls from the log, so that a slow
-//! one skips what was superseded and costs nothing meanwhile; it waits only for the bell, and for
-//! the next end of life, which nobody else may be there to notice.
+//! There is no queue between the writers and a watch. The reader pulls from the log. A slow reader
+//! therefore skips superseded entries, and costs nothing meanwhile. It waits only for the bell, and
+//! for the next expiry, because no other operation may notice that one.
 
 use std::mem;
 use std::sync::Arc;
@@ -11,58 +11,60 @@ use std::time::SystemTime;
 use futures_util::stream;
 use tokio::time::Instant;
 
-use super::log::{Next, Owed};
+use super::log::follow::{Next, Owed};
 use super::selector::Selector;
 use super::shared::{Call, StoreState};
-use super::yield_once;
 use crate::store::timer::timeout_at;
 use crate::store::{Deadline, KvError, KvResult, KvUpdate, Watch, WatchCursor, WatchScope};
 
 /// Opens a watch.
 ///
 /// # Errors
-/// [`KvError::CursorExpired`] where the cursor cannot be honoured; [`KvError::StoreNotFound`],
-/// [`KvError::Closed`].
+/// Returns [`KvError::CursorExpired`] if the watch cannot resume at the cursor. Returns
+/// [`KvError::StoreNotFound`] or [`KvError::Closed`] if the store has ended.
 pub(super) async fn watch(
     shared: Arc<StoreState>,
     scope: WatchScope,
     from: Option<WatchCursor>,
     deadline: Deadline,
 ) -> KvResult<Watch> {
-    let place = WatchPosition::new(&shared, scope, from, deadline).await?;
-    Ok(Watch::new(stream::try_unfold((shared, place), |(shared, mut place)| async move {
-        let item = place.next(&shared).await?;
-        Ok(Some((item, (shared, place))))
+    let position = WatchPosition::new(&shared, scope, from, deadline).await?;
+    Ok(Watch::new(stream::try_unfold((shared, position), |(shared, mut position)| async move {
+        let item = position.next(&shared).await?;
+        Ok(Some((item, (shared, position))))
     })))
 }
 
 /// Position of a watch.
 struct WatchPosition {
     selector: Selector,
-    /// Everything in scope up to this sequence number was delivered, or superseded before it could
-    /// be.
+    /// Highest sequence number up to which everything in scope was delivered, or was superseded
+    /// before its delivery.
     position: u64,
-    /// Up to this sequence number the watch delivers state, only what is the newest of its key;
-    /// beyond it, everything that is held. From a cursor on there is no state.
+    /// Sequence number up to which the watch delivers the initial state: only the newest entry of
+    /// each key. Beyond it, the watch delivers all held entries. 0 for a watch that resumes at a
+    /// cursor, which has no initial state.
     state: u64,
-    /// What the caught-up marker waits for; none once it was delivered.
+    /// Condition for the caught-up marker; `None` after its delivery.
     target: Option<Target>,
 }
 
-/// What has to be delivered before the watch has caught up.
+/// Entries that have to be delivered before the watch has caught up.
 struct Target {
-    /// The last entry of the store at the moment when the watch began.
+    /// Sequence number of the last entry of the store when the watch began.
     sequence: u64,
+    /// Time of that entry.
     written: SystemTime,
-    /// Asked for once the watch has come to that entry: the keys that were written again before the
-    /// watch came to them. Without waiting for what they have now, the state would lack keys that
-    /// were there all the time. Only keys are held, and no more than the store has.
+    /// The keys that were written again before the watch reached them. `None` until the watch has
+    /// reached `sequence`. The marker waits for their newest entries. The initial state would
+    /// otherwise lack keys that were live all the time. The set holds only keys, at most as many as
+    /// the store.
     owed: Option<Owed>,
 }
 
 impl Target {
-    /// Whether the watch, which has come to the entry, still has to find out which keys are owed.
-    fn is_asking(&self) -> bool {
+    /// Returns whether the watch has reached `sequence`, but does not know all owed keys yet.
+    fn is_searching(&self) -> bool {
         matches!(self.owed, Some(Owed::UpTo(..)))
     }
 
@@ -71,12 +73,12 @@ impl Target {
     }
 }
 
-/// What a look at the log gave.
+/// The result of a pull from the log.
 enum Pulled {
     Item(KvUpdate, WatchCursor),
-    /// There is more to look at.
+    /// The pull has visited as many entries as one may, and found none to deliver.
     More,
-    /// Nothing, until the bell rings or this moment comes.
+    /// The log has no entry to deliver until the bell rings, or until this moment.
     Wait(Option<Instant>),
 }
 
@@ -96,7 +98,8 @@ impl WatchPosition {
                 return Ok(Self { selector, position: 0, state, target: Some(target) });
             };
             if cursor.incarnation() != &shared.incarnation {
-                let reason = "the cursor belongs to another store, or to one that was deleted and made again";
+                let reason =
+                    "the cursor belongs to another store, or to one that was deleted and recreated";
                 return Err(expired(shared, reason));
             }
             let position = cursor.position();
@@ -108,14 +111,14 @@ impl WatchPosition {
 
     async fn next(&mut self, shared: &StoreState) -> KvResult<(KvUpdate, WatchCursor)> {
         loop {
-            // Listening begins before looking: what is written in between rings this bell.
+            // Created before the pull, so that a write in between rings this bell.
             let bell = shared.bell.notified();
             match self.pull(shared).await? {
                 Pulled::Item(update, cursor) => return Ok((update, cursor)),
-                Pulled::More => yield_once().await,
+                Pulled::More => shared.give_way().await,
                 Pulled::Wait(None) => bell.await,
                 Pulled::Wait(Some(due)) => {
-                    // Both ways it is time to look again.
+                    // After either of the two, the next pull finds the reason.
                     let _ = timeout_at(due, bell).await;
                 }
             }
@@ -124,16 +127,16 @@ impl WatchPosition {
 
     async fn pull(&mut self, shared: &StoreState) -> KvResult<Pulled> {
         let mut reached_target = None;
-        let look = shared.with(Call::new("watch"), |contents| {
+        let pull = shared.with(Call::new("watch"), |contents| {
             let log = &contents.log;
-            // A reader that was away for so long that a deletion was forgotten would show the value
-            // for ever. One that has seen nothing yet misses nothing.
+            // A reader that has missed a forgotten deletion would show the deleted value forever. A
+            // reader that has received nothing yet misses nothing.
             if self.position > 0 {
                 log.remembers(self.position).map_err(|reason| expired(shared, reason))?;
             }
             let selector = &self.selector;
-            if let Some(target) = self.target.as_mut().filter(|target| target.is_asking()) {
-                // The watch stands still meanwhile.
+            if let Some(target) = self.target.as_mut().filter(|target| target.is_searching()) {
+                // The position stays the same during the search.
                 if let Some(Owed::UpTo(after, owed)) = mem::take(&mut target.owed) {
                     let start = target.sequence;
                     let owed =
@@ -155,7 +158,7 @@ impl WatchPosition {
             {
                 let (start, position) = (target.sequence, self.position);
                 target.owed.get_or_insert_with(|| log.superseded(start, position, selector));
-                if target.is_asking() {
+                if target.is_searching() {
                     return Ok(Pulled::More);
                 }
             }
@@ -179,8 +182,8 @@ impl WatchPosition {
                 Next::End => Pulled::Wait(log.next_due()),
             })
         });
-        let pulled = look.await;
-        // Not under the lock: it may have many keys.
+        let pulled = pull.await;
+        // Dropped without the lock, because it may have many keys.
         drop(reached_target);
         pulled
     }
