@@ -12,9 +12,8 @@
 //!   other task.
 //! - No operation holds the lock of a store for long, however large the store is. Work on many
 //!   entries is done in pieces, between which other operations run, also those of other threads
-//!   (ADR 0077). Expired entries or new settings
-//!   may not have been applied to all entries yet. An operation that finds such work applies the
-//!   rest first, so that no partial result is visible.
+//!   (ADR 0077). Expired entries or new settings may not have been applied to all entries yet. An
+//!   operation that finds such work applies the rest first, so that no partial result is visible.
 //! - Every operation first applies what has expired by tokio's clock, in the order in which it fell
 //!   due. A waiting watch wakes up for it by itself. If a test pauses the time, values expire when
 //!   the test moves the clock.
@@ -37,6 +36,7 @@ mod log_model;
 mod scan;
 mod selector;
 mod shared;
+mod source;
 mod store;
 #[cfg(test)]
 mod tests;

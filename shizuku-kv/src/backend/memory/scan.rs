@@ -10,11 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::vec;
 
-use futures_util::stream;
-
 use super::selector::{Range, Selector};
 use super::shared::{Call, StoreState};
-use super::turns::share;
+use super::source::{Source, items};
 use crate::store::{Deadline, Key, KvEntry, KvResult, KvStream, WatchScope};
 
 /// Maximum number of keys that are visited while the lock is held once.
@@ -31,9 +29,7 @@ pub(super) fn scan<T: Send + 'static>(
 ) -> KvStream<T> {
     let (ranges, page) = (Selector::new(scope).into_ranges().into(), Vec::new().into_iter());
     let scan = Scan { shared, operation, limit, ranges, after: None, page, project };
-    KvStream::with_progress(stream::try_unfold(scan, |mut scan| async move {
-        Ok(scan.next().await?.map(|item| (item, scan)))
-    }))
+    KvStream::with_progress(items(scan))
 }
 
 struct Scan<T> {
@@ -49,11 +45,14 @@ struct Scan<T> {
     project: fn(&KvEntry) -> T,
 }
 
-impl<T> Scan<T> {
+impl<T: Send + 'static> Source for Scan<T> {
+    type Item = T;
+
+    fn next_at_once(&mut self) -> KvResult<Option<T>> {
+        Ok(self.page.next())
+    }
+
     async fn next(&mut self) -> KvResult<Option<T>> {
-        // Other tasks get their turn, however many items the scan has, and however many pages of
-        // tombstones in a row.
-        share().await;
         loop {
             if let Some(item) = self.page.next() {
                 return Ok(Some(item));
@@ -67,7 +66,9 @@ impl<T> Scan<T> {
             self.load_page().await?;
         }
     }
+}
 
+impl<T> Scan<T> {
     /// Loads the next page of the first range.
     async fn load_page(&mut self) -> KvResult<()> {
         let Some(range) = self.ranges.front() else { return Ok(()) };

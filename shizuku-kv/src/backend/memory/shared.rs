@@ -167,11 +167,17 @@ impl StoreState {
     /// lock. Called between two pieces of work on many entries.
     pub(super) async fn give_way(&self) {
         yield_once().await;
+        self.give_way_to_threads();
+    }
+
+    /// Lets a thread that waits for the lock go first, after a piece of work.
+    pub(super) fn give_way_to_threads(&self) {
         self.state.give_way();
     }
 
-    /// Does the work, or a part of the expiries that come before it.
-    fn attempt<T, W: FnOnce(&mut Contents) -> KvResult<T>>(
+    /// Does the work, or a part of the expiries that come before it, for a caller that then
+    /// [gives way](Self::give_way).
+    pub(super) fn attempt<T, W: FnOnce(&mut Contents) -> KvResult<T>>(
         &self,
         operation: &'static str,
         work: W,

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::mem;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 /// Number of answers in a row after which a task yields.
 const BUDGET: u32 = 64;
@@ -17,11 +17,25 @@ thread_local! {
 /// Counts an answer without a wait, and yields after many of them. An operation that is always
 /// ready would otherwise keep its thread for as long as it is called in a loop.
 pub(super) async fn share() {
-    let answers = ANSWERS.get() + 1;
-    ANSWERS.set(answers % BUDGET);
-    if answers == BUDGET {
+    if is_turn_over() {
         yield_once().await;
     }
+}
+
+/// Does the same as [`share`] for a caller that polls again after `Pending`.
+pub(super) fn poll_share(context: &Context<'_>) -> Poll<()> {
+    if !is_turn_over() {
+        return Poll::Ready(());
+    }
+    context.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// Counts an answer. Returns whether it was the last one of a turn.
+fn is_turn_over() -> bool {
+    let answers = ANSWERS.get() + 1;
+    ANSWERS.set(answers % BUDGET);
+    answers == BUDGET
 }
 
 /// Lets other tasks run before continuing.

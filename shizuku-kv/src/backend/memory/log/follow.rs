@@ -1,6 +1,7 @@
 //! Reads of a log for watches, which follow it from one sequence number to the next.
 
 use std::collections::BTreeSet;
+use std::hint::black_box;
 use std::ops::Bound;
 
 use super::{Log, StoredEntry, Versions};
@@ -10,6 +11,12 @@ use crate::store::{Key, KvEntry};
 /// Maximum number of entries that [`Log::next_after`] and [`Log::superseded`] visit in one call, so
 /// that the lock around it is held for a short time whatever the scope.
 pub(crate) const WALK: usize = 1024;
+
+/// Number of entries that [`Log::look_ahead`] looks up.
+const AHEAD: usize = 32;
+
+/// Number of entries of a log that may not fit into the caches of a processor.
+const LARGE: usize = 16 * 1024;
 
 /// The result of [`Log::next_after`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +69,26 @@ impl Log {
             }
         }
         Next::End
+    }
+
+    /// Looks up the selected keys of the next entries after `position`, so that the following calls of
+    /// [`next_after`](Self::next_after) find them in the caches of the processor. Returns the
+    /// sequence number of the last one.
+    ///
+    /// The keys of adjacent entries are far apart in the table. A processor waits for the memory of
+    /// several lookups at once if nothing comes between them (ADR 0078).
+    pub(crate) fn look_ahead(&self, position: u64, selector: &Selector) -> u64 {
+        if self.order.len() < LARGE {
+            return u64::MAX;
+        }
+        let ahead = self.order.range((Bound::Excluded(position), Bound::Unbounded)).take(AHEAD);
+        ahead.fold(position, |last, (&sequence, key)| {
+            if selector.contains(key) {
+                // The lookup must not be optimized away.
+                black_box(self.versions(key).map(|versions| versions.newest.sequence));
+            }
+            last.max(sequence)
+        })
     }
 
     /// Returns the selected keys that had an entry at the sequence number `start`, and whose newest
