@@ -3,13 +3,14 @@
 //! A future of the memory backend holds no lock between two polls, because its guards cannot cross
 //! an `await`. So its longest poll is at least as long as its longest hold of a lock. The poll is
 //! measured in time of its thread on a core, because other processes add milliseconds to the time
-//! of a clock.
+//! of a clock. Pauses of a virtual machine by its host are in both times. A long poll during which
+//! `/proc/stat` shows such a pause therefore does not count.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -90,35 +91,59 @@ pub(crate) trait Subject: Send + Sync + 'static {
     fn prepare(&mut self, what: Heavy, keys: usize) -> impl Future<Output = ()>;
 
     /// Runs an operation and returns its longest poll in time on a core.
-    fn run(&mut self, what: Heavy, keys: usize) -> impl Future<Output = Duration>;
+    fn run(&mut self, what: Heavy, keys: usize) -> impl Future<Output = Longest>;
 
     /// Reads a key repeatedly until it is stopped, and returns the longest poll by the clock.
-    fn reads(&self, stop: Arc<AtomicBool>) -> impl Future<Output = Duration> + Send + 'static;
+    fn reads(&self, stop: Arc<AtomicBool>) -> impl Future<Output = Longest> + Send + 'static;
 }
 
-/// The longest polls of several futures.
+/// The polls of several futures.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Longest {
+    /// The longest poll.
+    pub(crate) poll: Duration,
+    /// Number of long polls that do not count, because the host paused the machine meanwhile.
+    pub(crate) discarded: usize,
+    /// The longest of these.
+    pub(crate) longest_discarded: Duration,
+}
+
+/// Measures the polls of several futures.
 struct Polls {
     now: fn() -> Duration,
-    longest: Duration,
+    longest: Longest,
+    /// The pauses by the host until a moment before the present poll.
+    paused: u64,
+    paused_read: Instant,
 }
+
+/// Duration of a poll from which on it is long: pauses by the host are looked for.
+const LONG: Duration = Duration::from_millis(1);
+
+/// Maximum age of the earlier figure of these pauses, one tick of the kernel's accounting. Reading
+/// it before each poll would take longer than most polls.
+const TICK: Duration = Duration::from_millis(10);
 
 impl Polls {
     /// Measures the time of the thread on a core.
     fn on_core() -> Self {
-        let now = || {
+        Self::by(|| {
             let time = clock_gettime(ClockId::ThreadCPUTime);
             Duration::try_from(time).expect("a time after the start of the thread")
-        };
-        Self { now, longest: Duration::ZERO }
+        })
     }
 
     /// Measures the time of a clock.
     fn by_clock() -> Self {
-        let now = || {
+        Self::by(|| {
             let time = clock_gettime(ClockId::Monotonic);
             Duration::try_from(time).expect("a time after the start of the machine")
-        };
-        Self { now, longest: Duration::ZERO }
+        })
+    }
+
+    fn by(now: fn() -> Duration) -> Self {
+        let (paused, paused_read) = (pauses(), Instant::now());
+        Self { now, longest: Longest::default(), paused, paused_read }
     }
 
     async fn of<T>(&mut self, future: impl Future<Output = T>) -> T {
@@ -128,11 +153,28 @@ impl Polls {
     }
 
     fn now<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        if self.paused_read.elapsed() > TICK {
+            (self.paused, self.paused_read) = (pauses(), Instant::now());
+        }
         let start = (self.now)();
         let done = work();
-        self.longest = self.longest.max((self.now)().saturating_sub(start));
+        let took = (self.now)().saturating_sub(start);
+        if took >= LONG && pauses() != self.paused {
+            self.longest.discarded += 1;
+            self.longest.longest_discarded = self.longest.longest_discarded.max(took);
+        } else {
+            self.longest.poll = self.longest.poll.max(took);
+        }
         done
     }
+}
+
+/// Returns the time for which the host has not let the virtual machine run, in ticks on all cores.
+/// 0 if the kernel does not tell.
+fn pauses() -> u64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let cores = stat.lines().next().unwrap_or_default();
+    cores.split_whitespace().nth(8).and_then(|steal| steal.parse().ok()).unwrap_or(0)
 }
 
 macro_rules! subject {
@@ -151,7 +193,7 @@ macro_rules! subject {
                 Connection, KvUpdate, Store, StoreConfig, Watch, WatchCursor, WatchScope, connect,
             };
 
-            use super::{Heavy, Polls, Subject};
+            use super::{Heavy, Longest, Polls, Subject};
             use crate::subject::{VALUE, key};
 
             const NAME: &str = "store";
@@ -270,7 +312,7 @@ macro_rules! subject {
                     }
                 }
 
-                async fn run(&mut self, what: Heavy, keys: usize) -> Duration {
+                async fn run(&mut self, what: Heavy, keys: usize) -> Longest {
                     let mut polls = Polls::on_core();
                     let store = &self.store;
                     match what {
@@ -364,7 +406,7 @@ macro_rules! subject {
                 fn reads(
                     &self,
                     stop: Arc<AtomicBool>,
-                ) -> impl Future<Output = Duration> + Send + 'static {
+                ) -> impl Future<Output = Longest> + Send + 'static {
                     let store = self.store.clone();
                     async move {
                         let mut polls = Polls::by_clock();

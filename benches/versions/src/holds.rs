@@ -4,7 +4,8 @@
 //! lock from above (see `heavy.rs`). It includes all other work of the operation. The longest poll
 //! of a `get` on another thread meanwhile, by the clock, is the effect on others: its wait for the
 //! lock, and its own work. It can wait for several holds in a row, because the lock is not fair. It
-//! also contains delays of the operating system, which the row `no store` shows.
+//! also contains delays of the operating system, which the row `no store` shows. Long polls during
+//! which the host paused the machine are discarded and counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,17 +15,21 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::Arguments;
-use crate::heavy::{After, Before, Heavy, Subject};
+use crate::heavy::{After, Before, Heavy, Longest, Subject};
 use crate::report::spread;
 
 /// Maximum time for which an operation may hold the lock, in milliseconds.
 const TARGET: f64 = 5.0;
 
-/// The longest poll of an operation, and that of a `get` meanwhile, in milliseconds.
-type Longest = (f64, f64);
+/// The polls of an operation, and of a `get` meanwhile.
+type Round = (Longest, Longest);
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
 
 /// Runs all operations on a new store.
-async fn round<S: Subject>(keys: usize, selects: impl Fn(Heavy) -> bool) -> Vec<Longest> {
+async fn round<S: Subject>(keys: usize, selects: impl Fn(Heavy) -> bool) -> Vec<Round> {
     let mut side = S::open().await;
     let mut all = Vec::new();
     for what in Heavy::ALL {
@@ -38,8 +43,7 @@ async fn round<S: Subject>(keys: usize, selects: impl Fn(Heavy) -> bool) -> Vec<
         let longest = side.run(what, keys).await;
         stop.store(true, Ordering::Relaxed);
         let wait = reader.join().expect("the reading thread");
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        all.push((ms(longest), ms(wait)));
+        all.push((longest, wait));
     }
     all
 }
@@ -70,25 +74,33 @@ async fn measure_at(keys: usize, rounds: usize, arguments: &Arguments) {
         "\n{keys} keys in memory, {rounds} rounds: the longest of each round in ms, middle (least to most) of the rounds"
     );
     println!(
-        "operation | keys | poll after | poll before | get meanwhile after | get meanwhile before | target | met"
+        "operation | keys | poll after | poll before | get meanwhile after | get meanwhile before | discarded after | discarded before | target | met"
     );
     for (at, what) in Heavy::ALL.into_iter().filter(|what| selects(*what)).enumerate() {
-        let of = |rounds: &[Vec<Longest>], figure: fn(&Longest) -> f64| {
-            spread(rounds.iter().map(|round| figure(&round[at])))
+        let of = |rounds: &[Vec<Round>], part: fn(&Round) -> Longest| {
+            spread(rounds.iter().map(|round| ms(part(&round[at]).poll)))
         };
         let shown = |(middle, least, most): (f64, f64, f64)| {
             format!("{middle:.3} ({least:.3} to {most:.3})")
         };
-        let (poll, wait) = (of(&after, |longest| longest.0), of(&after, |longest| longest.1));
+        let discarded = |rounds: &[Vec<Round>]| {
+            let all = || rounds.iter().flat_map(|round| [round[at].0, round[at].1]);
+            let number: usize = all().map(|longest| longest.discarded).sum();
+            let longest = all().map(|longest| longest.longest_discarded).max().unwrap_or_default();
+            format!("{number} (to {:.3})", ms(longest))
+        };
+        let (poll, wait) = (of(&after, |round| round.0), of(&after, |round| round.1));
         // Each of the two bounds the longest hold, because a read comes at any moment.
         let met = poll.2.min(wait.2) <= TARGET;
         println!(
-            "{} | {keys} | {} | {} | {} | {} | <= {TARGET} ms | {}",
+            "{} | {keys} | {} | {} | {} | {} | {} | {} | <= {TARGET} ms | {}",
             what.name(),
             shown(poll),
-            shown(of(&before, |longest| longest.0)),
+            shown(of(&before, |round| round.0)),
             shown(wait),
-            shown(of(&before, |longest| longest.1)),
+            shown(of(&before, |round| round.1)),
+            discarded(&after),
+            discarded(&before),
             if met { "yes" } else { "NO" },
         );
     }

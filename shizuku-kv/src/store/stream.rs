@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use futures_core::stream::BoxStream;
@@ -63,7 +63,9 @@ impl<T> KvStream<T> {
     where
         T: Send + 'static,
     {
-        let measures_progress = self.measures_progress;
+        if self.measures_progress {
+            return self.of_operation(operation);
+        }
         let items = stream::unfold(Some(self.items.into_inner()), move |items| {
             let (deadline, key) = (deadline(), key.clone());
             async move {
@@ -71,10 +73,7 @@ impl<T> KvStream<T> {
                 if let Err(error) = in_runtime(operation) {
                     return Some((Err(error), None));
                 }
-                let next = match measures_progress {
-                    true => Some(items.next().await),
-                    false => timeout_at(deadline.instant_and(ITEM_GRACE), items.next()).await,
-                };
+                let next = timeout_at(deadline.instant_and(ITEM_GRACE), items.next()).await;
                 match next {
                     Some(Some(Ok(item))) => Some((Ok(item), Some(items))),
                     Some(Some(Err(error))) => Some((Err(error.of_operation(operation)), None)),
@@ -84,6 +83,27 @@ impl<T> KvStream<T> {
             }
         });
         Self::new(items)
+    }
+
+    /// Names `operation` in every error, and ends the stream with the first. Uses neither a timer nor
+    /// a clock, because both take longer than most items (ADR 0078).
+    fn of_operation(self, operation: &'static str) -> Self
+    where
+        T: Send + 'static,
+    {
+        let mut items = Some(self.items.into_inner());
+        Self::new(stream::poll_fn(move |cx| {
+            let Some(stream) = &mut items else { return Poll::Ready(None) };
+            let item = match in_runtime(operation) {
+                Ok(()) => ready!(stream.poll_next_unpin(cx)),
+                Err(error) => Some(Err(error)),
+            };
+            let item = item.map(|item| item.map_err(|error| error.of_operation(operation)));
+            if !matches!(item, Some(Ok(_))) {
+                items = None;
+            }
+            Poll::Ready(item)
+        }))
     }
 
     /// Returns the next item. Returns `None` after the last.

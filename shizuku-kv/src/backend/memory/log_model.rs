@@ -1,7 +1,7 @@
-//! The log against a model that is too simple to be wrong: one list, searched from end to end for
-//! every question.
+//! A comparison of the log with a model that is too simple to be wrong: one list, searched from end
+//! to end for every answer.
 //!
-//! `SHIZUKU_SEED=n` repeats a run; the seed of each is printed.
+//! `SHIZUKU_SEED=n` repeats a run; each run prints its seed.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,7 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::log::{Limits, Log, MARKER_TTL, Next, Refusal};
+use super::log::follow::Next;
+use super::log::limits::{Limits, MARKER_TTL};
+use super::log::{Log, Refusal};
 use crate::store::{
     FencingToken, Key, KvEntry, KvOperation, VersionToken, WatchScope, Write, WriteCondition,
     WriteOperation,
@@ -29,7 +31,7 @@ struct Line {
     fence: Option<FencingToken>,
 }
 
-/// Lifetime of the tombstone of a write; `None` if it is held for ever.
+/// Lifetime of the tombstone of a write; `None` if it is held forever.
 fn life(limits: &Limits, key: &str, fence: Option<FencingToken>) -> Option<Duration> {
     let forgets = limits.forgets && !never_forgets(limits, key, fence);
     forgets.then(|| limits.max_age.into_iter().fold(MARKER_TTL, Duration::min))
@@ -193,7 +195,7 @@ fn seed() -> u64 {
 }
 
 #[test]
-fn the_log_does_what_the_model_does() {
+fn log_equals_the_model() {
     let seed = seed();
     println!("SHIZUKU_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);

@@ -10,10 +10,10 @@
 //! - Nothing runs in the background. If many calls are answered in a row, or if many entries have
 //!   expired at once, the task yields now and then. A loop around an operation therefore starves no
 //!   other task.
-//! - No operation holds the mutex of a store for long, however large the store is. Work on many
-//!   entries is done in pieces, between which other operations run. Expired entries or new settings
-//!   may not have been applied to all entries yet. An operation that finds such work applies the
-//!   rest first, so that no partial result is visible.
+//! - No operation holds the lock of a store for long, however large the store is. Work on many
+//!   entries is done in pieces, between which other operations run, also those of other threads
+//!   (ADR 0077). Expired entries or new settings may not have been applied to all entries yet. An
+//!   operation that finds such work applies the rest first, so that no partial result is visible.
 //! - Every operation first applies what has expired by tokio's clock, in the order in which it fell
 //!   due. A waiting watch wakes up for it by itself. If a test pauses the time, values expire when
 //!   the test moves the clock.
@@ -29,50 +29,34 @@
 //!   a deletion.
 //! - Storage and replicas are recorded and compared, without an effect.
 
+mod lock;
 mod log;
 #[cfg(test)]
 mod log_model;
 mod scan;
 mod selector;
 mod shared;
+mod source;
 mod store;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod watch;
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::poll_fn;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 
 use futures_core::future::BoxFuture;
 use futures_util::stream;
 
 use self::shared::{End, StoreState};
-use self::store::MemoryStore;
+use self::store::{CAPABILITIES, MemoryStore};
 use crate::store::{
     Connection, ConnectionCapabilities, Deadline, KvError, KvResult, KvStream, OpenStores, Store,
     StoreConfig, check_store_name, in_runtime,
-};
-
-const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
-    write: true,
-    compare_and_swap: true,
-    atomic_writes: false,
-    watch: true,
-    watch_resume: true,
-    max_history: 64,
-    max_age: true,
-    key_ttl: true,
-    fenced_writes: true,
-    expiry_events: true,
-    leader_reads: true,
-    persistent: false,
-    shared: false,
 };
 
 /// Stores in the memory of this process.
@@ -235,36 +219,4 @@ impl Connection for MemoryConnection {
             released
         })
     }
-}
-
-/// Number of answers in a row after which a task yields.
-const BUDGET: u32 = 64;
-
-thread_local! {
-    /// Number of answers that this thread has given since it last yielded, for any of its tasks. No
-    /// task gets more than its share, and some yield a little early.
-    static ANSWERS: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Counts an answer without a wait, and yields after many of them. An operation that is always
-/// ready would otherwise keep its thread for as long as it is called in a loop.
-async fn share() {
-    let answers = ANSWERS.get() + 1;
-    ANSWERS.set(answers % BUDGET);
-    if answers == BUDGET {
-        yield_once().await;
-    }
-}
-
-/// Lets other tasks run before continuing.
-async fn yield_once() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

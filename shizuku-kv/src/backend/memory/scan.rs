@@ -1,7 +1,8 @@
 //! Scans: the live entries of a scope, page by page, in the order of the keys.
 //!
-//! A scan goes on after the last key that it looked at. A key that lives throughout is in the order
-//! throughout, so that it is met exactly once, whatever is written meanwhile.
+//! A scan continues after the last key that it has visited. A key that lives throughout the scan is
+//! in that order throughout. The scan therefore delivers it exactly once, whatever is written
+//! meanwhile.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -9,18 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::vec;
 
-use futures_util::stream;
-
 use super::selector::{Range, Selector};
-use super::share;
 use super::shared::{Call, StoreState};
+use super::source::{Source, items};
 use crate::store::{Deadline, Key, KvEntry, KvResult, KvStream, WatchScope};
 
-/// How many keys are looked at under one lock.
+/// Maximum number of keys that are visited while the lock is held once.
 pub(super) const PAGE: usize = 256;
 
-/// The live entries in scope, each seen through `project`, so that a listing of keys does not hold
-/// the values.
+/// Returns the live entries in scope, each passed through `project`, so that a listing of keys does
+/// not hold the values.
 pub(super) fn scan<T: Send + 'static>(
     shared: Arc<StoreState>,
     operation: &'static str,
@@ -30,29 +29,30 @@ pub(super) fn scan<T: Send + 'static>(
 ) -> KvStream<T> {
     let (ranges, page) = (Selector::new(scope).into_ranges().into(), Vec::new().into_iter());
     let scan = Scan { shared, operation, limit, ranges, after: None, page, project };
-    KvStream::with_progress(stream::try_unfold(scan, |mut scan| async move {
-        Ok(scan.next().await?.map(|item| (item, scan)))
-    }))
+    KvStream::with_progress(items(scan))
 }
 
 struct Scan<T> {
     shared: Arc<StoreState>,
     operation: &'static str,
-    /// The longest that an item may take.
+    /// Maximum time for an item.
     limit: Duration,
-    /// What is still to be looked at; the first in part.
+    /// The ranges that remain; a part of the first may have been visited.
     ranges: VecDeque<Range>,
-    /// The last key of the first range that was looked at.
+    /// The last visited key of the first range.
     after: Option<Key>,
     page: vec::IntoIter<T>,
     project: fn(&KvEntry) -> T,
 }
 
-impl<T> Scan<T> {
+impl<T: Send + 'static> Source for Scan<T> {
+    type Item = T;
+
+    fn next_at_once(&mut self) -> KvResult<Option<T>> {
+        Ok(self.page.next())
+    }
+
     async fn next(&mut self) -> KvResult<Option<T>> {
-        // However many there are, and however many pages of tombstones in a row, other tasks get to
-        // run.
-        share().await;
         loop {
             if let Some(item) = self.page.next() {
                 return Ok(Some(item));
@@ -60,35 +60,40 @@ impl<T> Scan<T> {
             if self.ranges.is_empty() {
                 return Ok(None);
             }
-            self.turn().await?;
+            if self.after.is_some() {
+                self.shared.give_way().await;
+            }
+            self.load_page().await?;
         }
     }
+}
 
-    /// Takes the next page of the first range.
-    async fn turn(&mut self) -> KvResult<()> {
+impl<T> Scan<T> {
+    /// Loads the next page of the first range.
+    async fn load_page(&mut self) -> KvResult<()> {
         let Some(range) = self.ranges.front() else { return Ok(()) };
         let from = match &self.after {
             Some(key) => Bound::Excluded(key.as_str()),
             None => Bound::Included(range.start()),
         };
         let call = Call::new(self.operation).by(Deadline::after(self.limit));
-        let turn = self.shared.with(call, |contents| {
+        let load = self.shared.with(call, |contents| {
             let mut page = Vec::new();
-            let mut looked_at = 0;
+            let mut visited = 0;
             let mut last = None;
             let in_range =
                 contents.log.newest_from(from).take_while(|entry| range.contains(&entry.key));
             for entry in in_range.take(PAGE) {
-                looked_at += 1;
+                visited += 1;
                 last = Some(&entry.key);
                 if !entry.is_tombstone() {
                     page.push((self.project)(entry));
                 }
             }
             // A page that is not full is the last of its range.
-            Ok((page, last.filter(|_| looked_at == PAGE).cloned()))
+            Ok((page, last.filter(|_| visited == PAGE).cloned()))
         });
-        let (page, after) = turn.await?;
+        let (page, after) = load.await?;
         if after.is_none() {
             self.ranges.pop_front();
         }

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_are_taken_once_and_in_order() {
+    fn prefixes_become_ordered_ranges_without_overlap() {
         let prefix = |prefix: &str| Range::Prefix(prefix.to_owned());
         let ranges = |scope: WatchScope| Selector::new(&scope).into_ranges();
         assert_eq!(

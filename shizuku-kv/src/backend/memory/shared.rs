@@ -1,18 +1,21 @@
-//! A store behind its handles: the mutex, the end of the store, and the bell for its watches.
+//! A store behind its handles: the lock, the end of the store, and the bell for its watches.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::mem;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::log::{Limits, Log, WALK};
-use super::{share, yield_once};
+use super::lock::Lock;
+use super::log::Log;
+use super::log::follow::WALK;
+use super::log::limits::Limits;
+use super::turns::{share, yield_once};
 use crate::store::{ConfigDifference, Deadline, Key, KvError, KvResult, StorageType, StoreConfig};
 
 /// Default maximum size of a value: the default limit of a NATS server. A program therefore does
@@ -25,10 +28,10 @@ pub(super) struct StoreState {
     pub(super) name: String,
     /// Distinguishes this store from every other, and from every other of its name.
     pub(super) incarnation: [u8; 16],
-    state: Mutex<State>,
+    state: Lock<State>,
     /// Notified after each event for which a watch may wait: a new entry, or the end of the store.
     pub(super) bell: Notify,
-    /// Settings that are known without the mutex, because every write reads the first, also after
+    /// Settings that are known without the lock, because every write reads the first, also after
     /// the store is gone.
     max_value_size: AtomicUsize,
     key_ttl: AtomicBool,
@@ -121,10 +124,10 @@ impl StoreState {
             key_ttl: AtomicBool::new(false),
             keeps_fences: AtomicBool::new(false),
             closed,
-            state: Mutex::new(State::Deleted),
+            state: Lock::new(State::Deleted),
         };
         shared.publish(&config);
-        *shared.lock() = State::Open(Box::new(Contents { config, log, now: None }));
+        *shared.state.acquire() = State::Open(Box::new(Contents { config, log, now: None }));
         shared
     }
 
@@ -151,7 +154,7 @@ impl StoreState {
                 }
                 ControlFlow::Continue(not_yet) => work = not_yet,
             }
-            yield_once().await;
+            self.give_way().await;
             if let Some(deadline) = call.deadline
                 && deadline.remaining().is_zero()
             {
@@ -160,13 +163,26 @@ impl StoreState {
         }
     }
 
-    /// Does the work, or a part of the expiries that come before it.
-    fn attempt<T, W: FnOnce(&mut Contents) -> KvResult<T>>(
+    /// Lets other work on the store go first: tasks of this thread, and a thread that waits for the
+    /// lock. Called between two pieces of work on many entries.
+    pub(super) async fn give_way(&self) {
+        yield_once().await;
+        self.give_way_to_threads();
+    }
+
+    /// Lets a thread that waits for the lock go first, after a piece of work.
+    pub(super) fn give_way_to_threads(&self) {
+        self.state.give_way();
+    }
+
+    /// Does the work, or a part of the expiries that come before it, for a caller that then
+    /// [gives way](Self::give_way).
+    pub(super) fn attempt<T, W: FnOnce(&mut Contents) -> KvResult<T>>(
         &self,
         operation: &'static str,
         work: W,
     ) -> ControlFlow<KvResult<T>, W> {
-        let mut state = self.lock();
+        let mut state = self.state.acquire();
         let contents = match &mut *state {
             State::Open(contents) => contents,
             State::Deleted if !self.closed.load(Ordering::Acquire) => {
@@ -234,7 +250,7 @@ impl StoreState {
             End::Deleted => State::Deleted,
             End::Closed => State::Closed,
         };
-        let state = mem::replace(&mut *self.lock(), ended);
+        let state = mem::replace(&mut *self.state.acquire(), ended);
         self.bell.notify_waiters();
         Ended(state)
     }
@@ -261,12 +277,6 @@ impl StoreState {
             .store(config.max_value_size.flatten().unwrap_or(MAX_VALUE_SIZE), Ordering::Relaxed);
         self.key_ttl.store(config.key_ttl == Some(true), Ordering::Relaxed);
         self.keeps_fences.store(config.max_age.flatten().is_none(), Ordering::Relaxed);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // The work under this mutex does not panic. If it did, rejecting everything from then on
-        // would not help.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

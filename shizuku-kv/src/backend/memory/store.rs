@@ -1,4 +1,4 @@
-//! The traits of the contract, over the shared store.
+//! The traits of the contract, implemented by a handle on a shared store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,19 +10,35 @@ use futures_util::{TryStreamExt, stream};
 use super::log::Refusal;
 use super::scan::{PAGE, scan};
 use super::shared::{Call, Contents, StoreState};
-use super::{CAPABILITIES, watch, yield_once};
+use super::watch::watch;
 use crate::store::{
     Atomicity, ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvFenced,
     KvReader, KvResult, KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken,
     Watch, WatchCursor, WatchScope, Write, WriteCondition, check_ttl, ttl_fault,
 };
 
-/// As on NATS, so that what a program does with it works there too.
+pub(super) const CAPABILITIES: ConnectionCapabilities = ConnectionCapabilities {
+    write: true,
+    compare_and_swap: true,
+    atomic_writes: false,
+    watch: true,
+    watch_resume: true,
+    max_history: 64,
+    max_age: true,
+    key_ttl: true,
+    fenced_writes: true,
+    expiry_events: true,
+    leader_reads: true,
+    persistent: false,
+    shared: false,
+};
+
+/// Shortest time to live, as on NATS, so that a program that works here works there too.
 const TTL_GRANULARITY: Duration = Duration::from_secs(1);
 
 /// A handle on a store.
 ///
-/// Nothing here waits for anything but its turn, and for what has expired to be applied.
+/// Its operations wait only for their turn, and until due expiries have been applied.
 pub(super) struct MemoryStore {
     shared: Arc<StoreState>,
 }
@@ -213,8 +229,8 @@ impl KvReader for MemoryStore {
                 });
                 read.await?;
                 if page.len() == PAGE {
-                    // It was as much as many single reads.
-                    yield_once().await;
+                    // The page was as much work as many single reads.
+                    self.shared.give_way().await;
                 }
             }
             Ok(entries)
@@ -276,7 +292,7 @@ impl KvWatcher for MemoryStore {
         from: Option<WatchCursor>,
         deadline: Deadline,
     ) -> BoxFuture<'_, KvResult<Watch>> {
-        Box::pin(async move { watch::watch(Arc::clone(&self.shared), scope, from, deadline).await })
+        Box::pin(async move { watch(Arc::clone(&self.shared), scope, from, deadline).await })
     }
 }
 

@@ -1,68 +1,126 @@
-//! Watches: a place in the log that moves on as it is polled.
+//! Watches: a position in the log that advances as the watch is polled.
 //!
-//! There is no queue between the writers and a watch. The reader pulls from the log, so that a slow
-//! one skips what was superseded and costs nothing meanwhile; it waits only for the bell, and for
-//! the next end of life, which nobody else may be there to notice.
+//! There is no queue between the writers and a watch. The reader pulls from the log. A slow reader
+//! therefore skips superseded entries, and costs nothing meanwhile. It waits only for the bell, and
+//! for the next expiry, because no other operation may notice that one.
 
 use std::mem;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use futures_util::stream;
 use tokio::time::Instant;
 
-use super::log::{Next, Owed};
+use super::log::follow::{Next, Owed};
 use super::selector::Selector;
-use super::shared::{Call, StoreState};
-use super::yield_once;
+use super::shared::{Call, Contents, StoreState};
+use super::source::{Source, items};
 use crate::store::timer::timeout_at;
 use crate::store::{Deadline, KvError, KvResult, KvUpdate, Watch, WatchCursor, WatchScope};
+
+/// Name of the operation in errors.
+const OPERATION: &str = "watch";
+
+/// Number of entries that take longer to visit than a waiting thread spins. A shorter walk leaves
+/// the lock free for that thread often enough.
+const LONG_WALK: u64 = 16;
 
 /// Opens a watch.
 ///
 /// # Errors
-/// [`KvError::CursorExpired`] where the cursor cannot be honoured; [`KvError::StoreNotFound`],
-/// [`KvError::Closed`].
+/// Returns [`KvError::CursorExpired`] if the watch cannot resume at the cursor. Returns
+/// [`KvError::StoreNotFound`] or [`KvError::Closed`] if the store has ended.
 pub(super) async fn watch(
     shared: Arc<StoreState>,
     scope: WatchScope,
     from: Option<WatchCursor>,
     deadline: Deadline,
 ) -> KvResult<Watch> {
-    let place = WatchPosition::new(&shared, scope, from, deadline).await?;
-    Ok(Watch::new(stream::try_unfold((shared, place), |(shared, mut place)| async move {
-        let item = place.next(&shared).await?;
-        Ok(Some((item, (shared, place))))
-    })))
+    let position = WatchPosition::new(&shared, scope, from, deadline).await?;
+    Ok(Watch::new(items(Updates { shared, position })))
+}
+
+/// The updates of a watch.
+struct Updates {
+    shared: Arc<StoreState>,
+    position: WatchPosition,
+}
+
+impl Source for Updates {
+    type Item = (KvUpdate, WatchCursor);
+
+    fn next_at_once(&mut self) -> KvResult<Option<Self::Item>> {
+        let Self { shared, position } = self;
+        let (before, mut done) = (position.position, None);
+        match shared.attempt(OPERATION, |contents| position.pull(shared, contents, &mut done)) {
+            ControlFlow::Break(Ok(Pulled::Item(update, cursor))) => {
+                // Few entries in scope among many others: each item was a piece of work.
+                if position.position.saturating_sub(before) > LONG_WALK {
+                    shared.give_way_to_threads();
+                }
+                Ok(Some((update, cursor)))
+            }
+            ControlFlow::Break(Err(error)) => Err(error),
+            ControlFlow::Break(Ok(Pulled::Wait(_))) => Ok(None),
+            ControlFlow::Break(Ok(Pulled::More)) | ControlFlow::Continue(_) => {
+                shared.give_way_to_threads();
+                Ok(None)
+            }
+        }
+    }
+
+    async fn next(&mut self) -> KvResult<Option<Self::Item>> {
+        let Self { shared, position } = self;
+        loop {
+            // Created before the pull, so that a write in between rings this bell.
+            let bell = shared.bell.notified();
+            let mut done = None;
+            let pull = |contents: &mut Contents| position.pull(shared, contents, &mut done);
+            match shared.with(Call::new(OPERATION), pull).await? {
+                Pulled::Item(update, cursor) => return Ok(Some((update, cursor))),
+                Pulled::More => shared.give_way().await,
+                Pulled::Wait(None) => bell.await,
+                Pulled::Wait(Some(due)) => {
+                    // After either of the two, the next pull finds the reason.
+                    let _ = timeout_at(due, bell).await;
+                }
+            }
+        }
+    }
 }
 
 /// Position of a watch.
 struct WatchPosition {
     selector: Selector,
-    /// Everything in scope up to this sequence number was delivered, or superseded before it could
-    /// be.
+    /// Highest sequence number up to which everything in scope was delivered, or was superseded
+    /// before its delivery.
     position: u64,
-    /// Up to this sequence number the watch delivers state, only what is the newest of its key;
-    /// beyond it, everything that is held. From a cursor on there is no state.
+    /// Sequence number up to which the watch delivers the initial state: only the newest entry of
+    /// each key. Beyond it, the watch delivers all held entries. 0 for a watch that resumes at a
+    /// cursor, which has no initial state.
     state: u64,
-    /// What the caught-up marker waits for; none once it was delivered.
+    /// Sequence number up to which the keys of the initial state have been looked up ahead.
+    looked_ahead: u64,
+    /// Condition for the caught-up marker; `None` after its delivery.
     target: Option<Target>,
 }
 
-/// What has to be delivered before the watch has caught up.
+/// Entries that have to be delivered before the watch has caught up.
 struct Target {
-    /// The last entry of the store at the moment when the watch began.
+    /// Sequence number of the last entry of the store when the watch began.
     sequence: u64,
+    /// Time of that entry.
     written: SystemTime,
-    /// Asked for once the watch has come to that entry: the keys that were written again before the
-    /// watch came to them. Without waiting for what they have now, the state would lack keys that
-    /// were there all the time. Only keys are held, and no more than the store has.
+    /// The keys that were written again before the watch reached them. `None` until the watch has
+    /// reached `sequence`. The marker waits for their newest entries. The initial state would
+    /// otherwise lack keys that were live all the time. The set holds only keys, at most as many as
+    /// the store.
     owed: Option<Owed>,
 }
 
 impl Target {
-    /// Whether the watch, which has come to the entry, still has to find out which keys are owed.
-    fn is_asking(&self) -> bool {
+    /// Returns whether the watch has reached `sequence`, but does not know all owed keys yet.
+    fn is_searching(&self) -> bool {
         matches!(self.owed, Some(Owed::UpTo(..)))
     }
 
@@ -71,12 +129,12 @@ impl Target {
     }
 }
 
-/// What a look at the log gave.
+/// The result of a pull from the log.
 enum Pulled {
     Item(KvUpdate, WatchCursor),
-    /// There is more to look at.
+    /// The pull has visited as many entries as one may, and found none to deliver.
     More,
-    /// Nothing, until the bell rings or this moment comes.
+    /// The log has no entry to deliver until the bell rings, or until this moment.
     Wait(Option<Instant>),
 }
 
@@ -88,101 +146,95 @@ impl WatchPosition {
         deadline: Deadline,
     ) -> KvResult<Self> {
         let selector = Selector::new(&scope);
-        let begin = shared.with(Call::new("watch").by(deadline), |contents| {
+        let begin = shared.with(Call::new(OPERATION).by(deadline), |contents| {
             let log = &contents.log;
             let target = Target { sequence: log.sequence(), written: log.written(), owed: None };
             let Some(cursor) = from else {
-                let state = target.sequence;
-                return Ok(Self { selector, position: 0, state, target: Some(target) });
+                return Ok(Self {
+                    selector,
+                    position: 0,
+                    state: target.sequence,
+                    looked_ahead: 0,
+                    target: Some(target),
+                });
             };
             if cursor.incarnation() != &shared.incarnation {
-                let reason = "the cursor belongs to another store, or to one that was deleted and made again";
+                let reason =
+                    "the cursor belongs to another store, or to one that was deleted and recreated";
                 return Err(expired(shared, reason));
             }
             let position = cursor.position();
             log.resume(position).map_err(|reason| expired(shared, reason))?;
-            Ok(Self { selector, position, state: 0, target: Some(target) })
+            Ok(Self { selector, position, state: 0, looked_ahead: 0, target: Some(target) })
         });
         begin.await
     }
 
-    async fn next(&mut self, shared: &StoreState) -> KvResult<(KvUpdate, WatchCursor)> {
-        loop {
-            // Listening begins before looking: what is written in between rings this bell.
-            let bell = shared.bell.notified();
-            match self.pull(shared).await? {
-                Pulled::Item(update, cursor) => return Ok((update, cursor)),
-                Pulled::More => yield_once().await,
-                Pulled::Wait(None) => bell.await,
-                Pulled::Wait(Some(due)) => {
-                    // Both ways it is time to look again.
-                    let _ = timeout_at(due, bell).await;
-                }
-            }
+    /// Pulls the next update from the log. Moves a target that was reached to `done`, to be dropped
+    /// without the lock, because it may have many keys.
+    fn pull(
+        &mut self,
+        shared: &StoreState,
+        contents: &Contents,
+        done: &mut Option<Target>,
+    ) -> KvResult<Pulled> {
+        let log = &contents.log;
+        // A reader that has missed a forgotten deletion would show the deleted value forever. A
+        // reader that has received nothing yet misses nothing.
+        if self.position > 0 {
+            log.remembers(self.position).map_err(|reason| expired(shared, reason))?;
         }
-    }
-
-    async fn pull(&mut self, shared: &StoreState) -> KvResult<Pulled> {
-        let mut reached_target = None;
-        let look = shared.with(Call::new("watch"), |contents| {
-            let log = &contents.log;
-            // A reader that was away for so long that a deletion was forgotten would show the value
-            // for ever. One that has seen nothing yet misses nothing.
-            if self.position > 0 {
-                log.remembers(self.position).map_err(|reason| expired(shared, reason))?;
+        let selector = &self.selector;
+        if let Some(target) = self.target.as_mut().filter(|target| target.is_searching()) {
+            // The position stays the same during the search.
+            if let Some(Owed::UpTo(after, owed)) = mem::take(&mut target.owed) {
+                let start = target.sequence;
+                let owed =
+                    log.superseded_more(start, self.position, selector, after.as_ref(), owed);
+                target.owed = Some(owed);
             }
-            let selector = &self.selector;
-            if let Some(target) = self.target.as_mut().filter(|target| target.is_asking()) {
-                // The watch stands still meanwhile.
-                if let Some(Owed::UpTo(after, owed)) = mem::take(&mut target.owed) {
-                    let start = target.sequence;
-                    let owed =
-                        log.superseded_more(start, self.position, selector, after.as_ref(), owed);
-                    target.owed = Some(owed);
-                }
+            return Ok(Pulled::More);
+        }
+        let is_catching_up = self.target.is_some() && selector.only_key().is_none();
+        if is_catching_up && self.position >= self.looked_ahead {
+            self.looked_ahead = log.look_ahead(self.position, selector);
+        }
+        let next = log.next_after(self.position, self.state, selector);
+        let reached = match &next {
+            Next::Entry(sequence, _) => sequence.saturating_sub(1),
+            Next::More(sequence) => *sequence,
+            Next::End => log.sequence(),
+        };
+        self.position = self.position.max(reached);
+        let is_at_end = matches!(next, Next::End);
+        if let Some(target) =
+            self.target.as_mut().filter(|target| !is_at_end && target.sequence <= reached)
+        {
+            let (start, position) = (target.sequence, self.position);
+            target.owed.get_or_insert_with(|| log.superseded(start, position, selector));
+            if target.is_searching() {
                 return Ok(Pulled::More);
             }
-            let next = log.next_after(self.position, self.state, selector);
-            let reached = match &next {
-                Next::Entry(sequence, _) => sequence.saturating_sub(1),
-                Next::More(sequence) => *sequence,
-                Next::End => log.sequence(),
-            };
-            self.position = self.position.max(reached);
-            let is_at_end = matches!(next, Next::End);
-            if let Some(target) =
-                self.target.as_mut().filter(|target| !is_at_end && target.sequence <= reached)
-            {
-                let (start, position) = (target.sequence, self.position);
-                target.owed.get_or_insert_with(|| log.superseded(start, position, selector));
-                if target.is_asking() {
-                    return Ok(Pulled::More);
+        }
+        if let Some(target) = self.target.take_if(|target| is_at_end || target.owes_nothing()) {
+            let cursor = WatchCursor::new(shared.incarnation, self.position, target.written);
+            *done = Some(target);
+            return Ok(Pulled::Item(KvUpdate::CaughtUp, cursor));
+        }
+        Ok(match next {
+            Next::Entry(sequence, entry) => {
+                self.position = sequence;
+                if let Some(Owed::Known(owed)) =
+                    self.target.as_mut().and_then(|target| target.owed.as_mut())
+                {
+                    owed.remove(&entry.key);
                 }
+                let cursor = WatchCursor::new(shared.incarnation, sequence, entry.created);
+                Pulled::Item(KvUpdate::from(entry), cursor)
             }
-            if let Some(target) = self.target.take_if(|target| is_at_end || target.owes_nothing()) {
-                let cursor = WatchCursor::new(shared.incarnation, self.position, target.written);
-                reached_target = Some(target);
-                return Ok(Pulled::Item(KvUpdate::CaughtUp, cursor));
-            }
-            Ok(match next {
-                Next::Entry(sequence, entry) => {
-                    self.position = sequence;
-                    if let Some(Owed::Known(owed)) =
-                        self.target.as_mut().and_then(|target| target.owed.as_mut())
-                    {
-                        owed.remove(&entry.key);
-                    }
-                    let cursor = WatchCursor::new(shared.incarnation, sequence, entry.created);
-                    Pulled::Item(KvUpdate::from(entry), cursor)
-                }
-                Next::More(_) => Pulled::More,
-                Next::End => Pulled::Wait(log.next_due()),
-            })
-        });
-        let pulled = look.await;
-        // Not under the lock: it may have many keys.
-        drop(reached_target);
-        pulled
+            Next::More(_) => Pulled::More,
+            Next::End => Pulled::Wait(log.next_due()),
+        })
     }
 }
 

@@ -1,6 +1,48 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use super::follow::{Next, WALK};
+use super::limits::MARKER_TTL;
 use super::*;
+use crate::backend::memory::selector::Selector;
+use crate::store::WatchScope;
+
+impl Log {
+    /// [`next_after`](Self::next_after) in a scope.
+    pub(crate) fn next_in(&self, position: u64, state: u64, scope: &WatchScope) -> Next {
+        self.next_after(position, state, &Selector::new(scope))
+    }
+
+    /// Returns the sequence numbers of all entries, in order.
+    pub(crate) fn sequences(&self) -> Vec<u64> {
+        self.order.keys().copied().collect()
+    }
+
+    /// Returns the size of all entries, as the limit counts it.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Asserts that the indexes agree with the entries.
+    pub(crate) fn check(&self) {
+        let held: Vec<_> = self.keys.iter().flat_map(Versions::iter).collect();
+        assert!(self.settling.is_none());
+        assert_eq!(held.len(), self.order.len());
+        assert_eq!(held.iter().map(|held| held.size()).sum::<u64>(), self.bytes);
+        assert_eq!(held.iter().filter(|held| held.due.is_some()).count(), self.due.len());
+        for held in &held {
+            assert_eq!(self.order.get(&held.sequence), Some(&held.entry.key));
+            assert!(held.due.is_none_or(|due| self.due.contains(&(due, held.sequence))));
+        }
+        let sorted: BTreeSet<_> =
+            self.keys.iter().map(|held| held.newest.entry.key.clone()).collect();
+        assert_eq!(sorted.len(), self.keys.len());
+        assert_eq!(sorted, self.sorted);
+        for versions in self.keys.iter() {
+            assert!(versions.older.len() < self.limits.history);
+            assert!(versions.iter().is_sorted_by_key(|held| held.sequence));
+        }
+    }
+}
 
 const LIMITS: Limits = Limits { history: 1, max_bytes: None, max_age: None, forgets: false };
 const SECOND: Duration = Duration::from_secs(1);
@@ -21,7 +63,7 @@ fn version(sequence: u64) -> VersionToken {
     VersionToken::from_u64(sequence)
 }
 
-/// A log and the moment at which it was made.
+/// Returns an empty log and the moment of its creation.
 fn log(limits: Limits) -> (Log, Instant) {
     let now = Instant::now();
     (Log::new(limits, now), now)
@@ -59,7 +101,7 @@ fn shrinking_the_history_drops_the_oldest() {
 }
 
 #[test]
-fn an_update_needs_the_version_of_the_newest_entry() {
+fn update_needs_the_version_of_the_newest_entry() {
     let (mut log, now) = log(LIMITS);
     let a = key("a");
     let mut update = |expected| log.write(&a, Write::update("x", expected), now);
@@ -78,7 +120,7 @@ fn an_update_needs_the_version_of_the_newest_entry() {
 }
 
 #[test]
-fn a_newer_token_refuses_older_ones_before_anything_else() {
+fn newer_token_rejects_older_ones_before_anything_else() {
     let (mut log, now) = log(LIMITS);
     let (a, [five, six]) = (key("a"), [5, 6].map(FencingToken::from_u64));
     assert_eq!(log.write(&a, Write::create("1").with_fence(six), now), Ok(version(1)));
@@ -89,7 +131,7 @@ fn a_newer_token_refuses_older_ones_before_anything_else() {
     assert_eq!(log.write(&a, Write::delete().with_fence(six), now), Ok(version(2)));
     assert_eq!(log.write(&a, Write::create("x").with_fence(five), now), refused);
     assert_eq!(log.newest("a").unwrap().fence, Some(six));
-    // A write without a token takes it away.
+    // A write without a token removes it.
     assert_eq!(log.write(&a, put("3"), now), Ok(version(3)));
     assert_eq!(log.newest("a").unwrap().fence, None);
     assert_eq!(log.write(&a, put("4").with_fence(five), now), Ok(version(4)));
@@ -97,7 +139,7 @@ fn a_newer_token_refuses_older_ones_before_anything_else() {
 }
 
 #[test]
-fn a_tombstone_with_a_token_is_never_forgotten() {
+fn tombstone_with_a_token_is_never_forgotten() {
     let (mut log, now) = log(LIMITS);
     let token = Some(FencingToken::from_u64(7));
     for fenced in ["before", "after"] {
@@ -112,7 +154,7 @@ fn a_tombstone_with_a_token_is_never_forgotten() {
     for fenced in ["before", "after"] {
         assert_eq!(log.newest(fenced).unwrap().fence, token);
     }
-    // Where values age there are no fenced writes, and nothing has to be remembered for them.
+    // If values age there are no fenced writes, and no token has to be remembered.
     log.set_limits(Limits { forgets: true, max_age: Some(SECOND), ..LIMITS }, now);
     log.expire(now + MARKER_TTL);
     assert!(log.newest("before").is_none());
@@ -120,7 +162,7 @@ fn a_tombstone_with_a_token_is_never_forgotten() {
 }
 
 #[test]
-fn a_tombstone_has_a_version_like_any_other() {
+fn tombstone_has_a_version_like_any_other_entry() {
     let (mut log, now) = log(LIMITS);
     let a = key("a");
     log.write(&a, put("1"), now).unwrap();
@@ -171,7 +213,7 @@ fn purge_drops_the_history() {
 }
 
 #[test]
-fn values_expire_in_the_order_of_their_ends() {
+fn values_expire_in_the_order_of_their_expiries() {
     let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
     log.write(&key("late"), living("1", 3), now).unwrap();
     log.write(&key("early"), living("2", 1), now).unwrap();
@@ -192,7 +234,7 @@ fn values_expire_in_the_order_of_their_ends() {
 }
 
 #[test]
-fn the_shorter_of_age_and_time_to_live_counts() {
+fn value_expires_after_the_shorter_of_age_and_ttl() {
     let (mut log, now) = log(Limits { max_age: Some(2 * SECOND), forgets: true, ..LIMITS });
     log.write(&key("a"), living("1", 1), now).unwrap();
     log.write(&key("b"), living("2", 60), now).unwrap();
@@ -206,7 +248,7 @@ fn the_shorter_of_age_and_time_to_live_counts() {
 }
 
 #[test]
-fn a_new_maximum_age_counts_from_the_writing() {
+fn new_maximum_age_counts_from_the_write() {
     let (mut log, now) = log(LIMITS);
     log.write(&key("old"), put("1"), now).unwrap();
     log.write(&key("lease"), living("2", 2), now).unwrap();
@@ -218,8 +260,8 @@ fn a_new_maximum_age_counts_from_the_writing() {
     log.check();
     log.set_limits(aged(3), now + 3 * SECOND / 2);
     log.check();
-    // The shorter counts, and the time to live was not forgotten over the age that was shorter for
-    // a while.
+    // The shorter one counts. The time to live is still known after the time in which the age was
+    // shorter.
     assert_eq!(log.next_due(), Some(now + 2 * SECOND));
     log.expire(now + 2 * SECOND);
     assert!(expired(&log, "lease") && !expired(&log, "old") && !expired(&log, "young"));
@@ -228,13 +270,13 @@ fn a_new_maximum_age_counts_from_the_writing() {
     log.set_limits(aged(1), now + 3 * SECOND);
     log.expire(now + 3 * SECOND);
     assert!(expired(&log, "young"));
-    // Tombstones are held for the same time, counted from the moment when the age was set.
+    // Tombstones are held for the same time, counted from the change of the age.
     assert_eq!(log.newest("gone"), None);
     log.check();
 }
 
 #[test]
-fn a_tombstone_is_held_no_longer_than_the_maximum_age() {
+fn tombstone_is_held_no_longer_than_the_maximum_age() {
     let (mut log, now) = log(Limits { max_age: Some(2 * SECOND), forgets: true, ..LIMITS });
     log.write(&key("deleted"), Write::delete(), now).unwrap();
     log.write(&key("expired"), put("1"), now).unwrap();
@@ -247,7 +289,7 @@ fn a_tombstone_is_held_no_longer_than_the_maximum_age() {
 }
 
 #[test]
-fn the_tombstone_of_a_lock_is_never_forgotten() {
+fn tombstone_of_a_lock_is_never_forgotten() {
     let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
     for lock in ["rw_lock.job", "rw_lock_session.1", "rw_lock_leader.job"] {
         log.write(&key(lock), Write::purge(), now).unwrap();
@@ -273,22 +315,22 @@ fn token_stays_after_the_maximum_age_is_removed() {
 }
 
 #[test]
-fn a_storm_of_expiries_is_cut_into_pieces() {
+fn many_expiries_are_applied_in_pieces() {
     let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
     for number in 0..2 * EXPIRY + 1 {
         log.write(&key(&format!("k.{number}")), living("", 1), now).unwrap();
     }
     assert!(log.expire_some(now));
-    let storm = (2 * EXPIRY + 1) as u64;
-    for (done, expired) in [(false, EXPIRY as u64), (false, 2 * EXPIRY as u64), (true, storm)] {
+    let due = (2 * EXPIRY + 1) as u64;
+    for (done, expired) in [(false, EXPIRY as u64), (false, 2 * EXPIRY as u64), (true, due)] {
         assert_eq!(log.expire_some(now + SECOND), done);
-        assert_eq!(log.sequence(), storm + expired);
+        assert_eq!(log.sequence(), due + expired);
     }
     log.check();
 }
 
 #[test]
-fn older_versions_expire_without_a_trace() {
+fn older_versions_expire_without_a_tombstone() {
     let (mut log, now) =
         log(Limits { history: 5, max_age: Some(2 * SECOND), forgets: true, ..LIMITS });
     log.write(&key("a"), put("1"), now).unwrap();
@@ -302,7 +344,7 @@ fn older_versions_expire_without_a_trace() {
 }
 
 #[test]
-fn a_forgotten_tombstone_takes_the_history_with_it() {
+fn forgotten_tombstone_drops_the_history() {
     let day = Duration::from_secs(86_400);
     let (mut log, now) = log(Limits { history: 5, max_age: Some(day), forgets: true, ..LIMITS });
     log.write(&key("a"), put("1"), now).unwrap();
@@ -314,14 +356,14 @@ fn a_forgotten_tombstone_takes_the_history_with_it() {
 }
 
 #[test]
-fn tombstones_are_held_for_ever_where_nothing_expires() {
+fn tombstones_are_held_forever_if_nothing_expires() {
     let (mut log, now) = log(LIMITS);
     log.write(&key("a"), Write::delete(), now).unwrap();
     assert_eq!(log.next_due(), None);
 }
 
 #[test]
-fn an_expiry_that_is_noticed_late_is_still_to_be_seen() {
+fn expiry_noticed_late_is_still_visible() {
     let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
     log.write(&key("a"), living("1", 1), now).unwrap();
     log.expire(now + 10 * MARKER_TTL);
@@ -329,7 +371,7 @@ fn an_expiry_that_is_noticed_late_is_still_to_be_seen() {
 }
 
 #[test]
-fn the_limit_counts_what_is_held_after_the_write() {
+fn limit_counts_the_bytes_held_after_the_write() {
     let (mut log, now) = log(Limits { max_bytes: Some(10), ..LIMITS });
     assert_eq!(log.write(&key("a"), put("12345678"), now), Ok(version(1)));
     assert_eq!(log.write(&key("b"), put("1"), now), Err(Refusal::Full(10)));
@@ -339,13 +381,13 @@ fn the_limit_counts_what_is_held_after_the_write() {
     assert_eq!(log.write(&key("b"), put("12345678"), now), Ok(version(4)));
     assert_eq!(log.bytes(), 10);
     assert_eq!(log.write(&key("c"), Write::delete(), now), Ok(version(5)));
-    // Over the limit by a tombstone, what takes no more room than before is still taken.
+    // A tombstone has exceeded the limit. A value of the same size is still accepted.
     assert_eq!(log.write(&key("b"), put("87654321"), now), Ok(version(6)));
     log.check();
 }
 
 #[test]
-fn a_cursor_is_honoured_only_without_a_gap() {
+fn cursor_resumes_only_without_a_gap() {
     let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
     assert_eq!(log.resume(0), Ok(()));
     assert!(log.resume(1).unwrap_err().contains("ahead"));
@@ -365,7 +407,7 @@ fn a_cursor_is_honoured_only_without_a_gap() {
 }
 
 #[test]
-fn an_emptied_log_remembers_where_it_was() {
+fn emptied_log_remembers_its_position() {
     let (mut log, now) = log(Limits { forgets: true, ..LIMITS });
     log.write(&key("a"), put("1"), now).unwrap();
     log.write(&key("a"), Write::purge(), now).unwrap();
@@ -376,7 +418,7 @@ fn an_emptied_log_remembers_where_it_was() {
 }
 
 #[test]
-fn a_walk_is_cut_into_pieces() {
+fn long_walk_is_cut_into_pieces() {
     let (mut log, now) = log(LIMITS);
     for number in 0..WALK {
         log.write(&key(&format!("other.{number}")), put(""), now).unwrap();

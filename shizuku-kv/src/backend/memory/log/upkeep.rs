@@ -1,37 +1,31 @@
-//! Changes of a log without a write: ends of life, and new settings. Both can concern all entries
-//! at once, so they are applied in pieces. Every operation on the store applies the rest of them
-//! first.
+//! Changes of a log without a write: expiries and new settings.
+//!
+//! Both can concern all entries at once, so they are applied in pieces. Every operation on the store
+//! applies the rest of them first.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
 
 use tokio::time::Instant;
 
-use super::{EXPIRY, Limits, Log};
+use super::limits::Limits;
+use super::{EXPIRY, Log, Settling, StoredEntry};
 use crate::store::{Key, KvEntry, KvOperation};
 
-/// New settings that have been applied to some keys.
-pub(super) struct Settling {
-    /// The last of these keys, in order.
-    after: Option<Key>,
-    /// When the settings were made.
-    since: Instant,
-}
-
 impl Log {
-    /// Applies every end of life that is due by `now`.
-    pub(in super::super) fn expire(&mut self, now: Instant) {
+    /// Applies every expiry that is due by `now`.
+    pub(crate) fn expire(&mut self, now: Instant) {
         while !self.expire_some(now) {}
     }
 
-    /// Applies new settings, and then the next ends of life that are due by `now`, in the order in
+    /// Applies new settings, and then the next expiries that are due by `now`, in the order in
     /// which they fall due, to about [`EXPIRY`] entries. Returns whether none is left. Until then
-    /// the log shows as living what is not.
+    /// the log shows expired entries as live.
     ///
-    /// A value that is the newest of its key gives way to a tombstone, an older one is dropped. A
-    /// tombstone that is the newest of its key is forgotten together with what is left of the key's
-    /// history, which would otherwise come back to life.
-    pub(in super::super) fn expire_some(&mut self, now: Instant) -> bool {
+    /// A tombstone supersedes a value that is the newest entry of its key; an older value is
+    /// dropped. A tombstone that is the newest entry of its key is forgotten together with the rest
+    /// of the key's history, which would otherwise come back to life.
+    pub(crate) fn expire_some(&mut self, now: Instant) -> bool {
         let mut left = EXPIRY;
         if !self.settle_some(&mut left) {
             return false;
@@ -42,14 +36,14 @@ impl Log {
                 return true;
             };
             self.due.pop_first();
-            let effort = self.end_life(due, sequence, now);
+            let effort = self.expire_entry(due, sequence, now);
             left = left.saturating_sub(effort.max(1));
         }
         self.next_due().is_none_or(|due| due > now)
     }
 
-    /// Ends the life of an entry that was due. Returns the effort.
-    fn end_life(&mut self, due: Instant, sequence: u64, now: Instant) -> usize {
+    /// Expires an entry that was due. Returns the effort.
+    fn expire_entry(&mut self, due: Instant, sequence: u64, now: Instant) -> usize {
         let Some(key) = self.order.get(&sequence).cloned() else { return 0 };
         let Some(versions) = self.keys.get_mut(key.as_bytes()) else { return 0 };
         if versions.newest.sequence != sequence {
@@ -62,8 +56,8 @@ impl Log {
             return self.drop_key(&key);
         }
         let effort = versions.newest.effort();
-        // The tombstone says when the value's life ended, and is held from when anyone can see it:
-        // however late that is, no watch misses it.
+        // The tombstone has the time of the expiry. Its lifetime begins when it becomes visible, so
+        // that no watch misses it, however late that is.
         let created = self.clock.system(due);
         let forget = self.limits.marker_ttl(&key, None).and_then(|ttl| now.checked_add(ttl));
         let version = self.next_version();
@@ -75,7 +69,7 @@ impl Log {
     /// next calls of [`expire_some`](Self::expire_some). A maximum age counts from the write of a
     /// value; a value that is older expires then. A tombstone with a longer lifetime is held for
     /// the new lifetime, counted from `now`.
-    pub(in super::super) fn set_limits(&mut self, limits: Limits, now: Instant) {
+    pub(crate) fn set_limits(&mut self, limits: Limits, now: Instant) {
         self.limits = limits;
         self.settling = Some(Settling { after: None, since: now });
         let mut left = EXPIRY;
@@ -87,7 +81,7 @@ impl Log {
     fn settle_some(&mut self, left: &mut usize) -> bool {
         let Some(Settling { mut after, since }) = self.settling.take() else { return true };
         let from = after.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_str()));
-        // Each takes an effort of 1 at least.
+        // Each key takes an effort of at least 1.
         let most = *left;
         let keys: Vec<_> =
             self.sorted.range::<str, _>((from, Bound::Unbounded)).take(most).cloned().collect();
@@ -107,7 +101,7 @@ impl Log {
         is_last_page
     }
 
-    /// Applies the settings to what is held of a key. Returns the effort.
+    /// Applies the settings to the entries of a key. Returns the effort.
     fn settle(&mut self, key: &Key, since: Instant) -> usize {
         let limits = self.limits;
         let Some(versions) = self.keys.get_mut(key.as_bytes()) else { return 1 };
@@ -120,7 +114,7 @@ impl Log {
         for held in versions.older.iter_mut().chain(std::iter::once(&mut versions.newest)) {
             effort += 1;
             let due = if held.entry.is_tombstone() {
-                limits.due_of_held(held, since)
+                due_of_tombstone(&limits, held, since)
             } else {
                 let written = self.clock.instant(held.entry.created);
                 limits.life(held.ttl).and_then(|life| written.checked_add(life))
@@ -136,4 +130,14 @@ impl Log {
         }
         effort + dropped.iter().map(|held| self.release(held)).sum::<usize>()
     }
+}
+
+/// Returns the expiry of a tombstone that exists when these limits come into force.
+fn due_of_tombstone(limits: &Limits, held: &StoredEntry, now: Instant) -> Option<Instant> {
+    let (key, fence) = (&held.entry.key, held.entry.fence);
+    if limits.never_forgets(key, fence) {
+        return None;
+    }
+    let due = limits.marker_ttl(key, fence).and_then(|life| now.checked_add(life));
+    [held.due, due].into_iter().flatten().min()
 }

@@ -1,0 +1,52 @@
+//! Turns of tasks: an operation that never waits yields to other tasks all the same.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::mem;
+use std::task::{Context, Poll};
+
+/// Number of answers in a row after which a task yields.
+const BUDGET: u32 = 64;
+
+thread_local! {
+    /// Number of answers that this thread has given since it last yielded, for any of its tasks. No
+    /// task gets more than its share, and some yield a little early.
+    static ANSWERS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Counts an answer without a wait, and yields after many of them. An operation that is always
+/// ready would otherwise keep its thread for as long as it is called in a loop.
+pub(super) async fn share() {
+    if is_turn_over() {
+        yield_once().await;
+    }
+}
+
+/// Does the same as [`share`] for a caller that polls again after `Pending`.
+pub(super) fn poll_share(context: &Context<'_>) -> Poll<()> {
+    if !is_turn_over() {
+        return Poll::Ready(());
+    }
+    context.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// Counts an answer. Returns whether it was the last one of a turn.
+fn is_turn_over() -> bool {
+    let answers = ANSWERS.get() + 1;
+    ANSWERS.set(answers % BUDGET);
+    answers == BUDGET
+}
+
+/// Lets other tasks run before continuing.
+pub(super) async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
