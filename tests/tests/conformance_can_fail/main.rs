@@ -10,13 +10,13 @@
 
 mod broken;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use broken::{Broken, Fault};
+use broken::{Fault, broken};
 use shizuku_kv::conformance::{Outcome, Report, Suite, checks};
-use shizuku_kv::{Connection, connect};
+use shizuku_kv::connect;
+use shizuku_kv_tests::missed;
 
 /// Each fault, and checks that must fail on it.
 const FAULTS: &[(Fault, &[&str])] = &[
@@ -387,7 +387,7 @@ const DEADLINE: Duration = Duration::from_secs(6);
 async fn run(fault: Fault, names: &[&str]) -> Report {
     let wrapped = move || async move {
         let inner = connect("memory:").await?;
-        Ok(Arc::new(Broken::new(inner, fault)) as Arc<dyn Connection>)
+        Ok(broken(inner, fault))
     };
     // Most failing checks fail by hanging, so all of them run at the same time.
     let suite = Suite::connecting(wrapped).deadline(DEADLINE).concurrency(500);
@@ -408,7 +408,7 @@ async fn without_a_fault_everything_passes() {
 }
 
 #[tokio::test]
-async fn what_is_not_claimed_and_refused_is_not_applicable() {
+async fn unclaimed_rejected_capability_is_not_applicable() {
     let report = run(Fault::Modest, &[]).await;
     assert!(report.is_ok(), "{report}");
     for name in
@@ -428,35 +428,17 @@ async fn every_fault_is_found_and_every_check_finds_one() {
         let run = async { run(*fault, &families(expected)).await };
         (*fault, tokio::spawn(run))
     });
-    let runs = runs.collect::<Vec<_>>();
-    let mut reports = BTreeMap::new();
-    for (fault, run) in runs {
-        reports.insert(format!("{fault:?}"), run.await.expect("the suite itself does not panic"));
+    let mut reports = Vec::new();
+    for ((fault, run), (_, expected)) in runs.collect::<Vec<_>>().into_iter().zip(FAULTS) {
+        reports.push((fault, *expected, run.await.expect("the suite itself does not panic")));
     }
-    let mut wrong = String::new();
-    let mut found = BTreeSet::new();
-    for (fault, expected) in FAULTS {
-        let report = &reports[&format!("{fault:?}")];
-        let failed = report.failures().map(|check| check.name.as_str()).collect::<BTreeSet<_>>();
-        for name in expected.iter().filter(|name| !failed.contains(**name)) {
-            let outcome = report.outcome(name);
-            wrong += &format!(
-                "{fault:?} is not found by {name}: {outcome:?}; it is found by {failed:?}\n"
-            );
-        }
-        found.extend(failed.into_iter().map(str::to_owned));
-    }
-    for check in checks().filter(|check| !found.contains(check.name)) {
-        if !UNBREAKABLE.contains(&check.name) {
-            wrong += &format!("no fault is found by {}\n", check.name);
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong}");
+    let missed = missed(&reports, checks().map(|check| check.name), &UNBREAKABLE);
+    assert!(missed.is_empty(), "{missed}");
 }
 
 #[tokio::test]
 async fn a_check_that_hangs_says_where_it_stood() {
-    let connection = Arc::new(Broken::new(connect("memory:").await.unwrap(), Fault::WatchHangs));
+    let connection = broken(connect("memory:").await.unwrap(), Fault::WatchHangs);
     let suite = Suite::new(connection).deadline(Duration::from_millis(300));
     let report = suite.only("an_empty_store_is_caught_up").run().await;
     let Some(Outcome::Failed(failure)) = report.outcome("an_empty_store_is_caught_up") else {
@@ -469,7 +451,7 @@ async fn a_check_that_hangs_says_where_it_stood() {
 
 #[tokio::test]
 async fn a_panic_is_a_failure_of_its_check_alone() {
-    let connection = Arc::new(Broken::new(connect("memory:").await.unwrap(), Fault::Panics));
+    let connection = broken(connect("memory:").await.unwrap(), Fault::Panics);
     let report =
         Suite::new(connection).only("put_then_get").only("create_makes_an_absent_key").run().await;
     let text = report.to_string();

@@ -7,11 +7,11 @@ use shizuku_kv::rw_lock::{
     DistroRwLock, DistroRwLockError, LeaderElection, LockOptions, LockedResourceReadProcessor,
     LockedResourceWriteProcessor, WithLockProcessError, processor_fn,
 };
-use shizuku_kv::{Connection, KvError, Store, StoreConfig, connect};
+use shizuku_kv::{Connection, KvError, StoreConfig, connect};
+use shizuku_kv_tests::faulty::{FaultyStore, ReadOnly};
 use shizuku_kv_tests::{NatsServer, unique};
 
 use crate::handles;
-use crate::readonly::ReadOnly;
 
 #[tokio::test]
 async fn invalid_name_is_rejected_without_a_request() {
@@ -66,7 +66,7 @@ async fn lease_out_of_range_is_rejected() {
 #[tokio::test]
 async fn read_only_store_has_no_locks() {
     let store = connect("memory:").await.unwrap().store("s").await.unwrap();
-    let store = Store::new(Arc::new(ReadOnly(Arc::clone(store.backend()))), store.deadline());
+    let store = FaultyStore::over(&store, &Arc::new(ReadOnly));
     let error = DistroRwLock::new(&store, "r").unwrap_err();
     assert!(
         matches!(&error, DistroRwLockError::Unsupported { reason, .. } if reason.contains("compare and swap"))
