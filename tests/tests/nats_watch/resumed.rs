@@ -115,7 +115,7 @@ async fn a_listing_of_a_store_that_was_made_again_is_an_error() {
         put(&again, KEYS..2 * KEYS).await;
         let error = scan.try_collect().await.unwrap_err();
         assert!(matches!(error, KvError::Unavailable { .. }) && error.is_retryable(), "{error:?}");
-        assert!(error.to_string().contains("made again"), "{error}");
+        assert!(error.to_string().contains("recreated"), "{error}");
     }
 }
 

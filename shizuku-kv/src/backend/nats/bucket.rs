@@ -9,7 +9,9 @@ use futures_util::future::{Either, select};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::link::{ApiError, Link, first_patience};
+use super::api::ApiError;
+use super::link::Link;
+use super::retry::first_patience;
 use super::shape;
 use super::wire::{HEADER_RESERVE, parse_time, stream_name, subject_prefix};
 use crate::store::timer::sleep;
@@ -267,6 +269,8 @@ pub(super) struct Settings {
     pub(super) incarnation: [u8; 16],
     /// The last sequence of the stream.
     pub(super) end: u64,
+    /// Server's time of the message there.
+    pub(super) end_time: SystemTime,
     pub(super) history: u8,
     /// Whether the server counts a message that replaces a value together with that value: with a
     /// history it keeps both, and from 2.12 on replicas count first and replace afterwards.
@@ -359,6 +363,7 @@ impl Settings {
             created: parse_time(&info.created),
             incarnation: info.incarnation(info.name()),
             end: info.last_sequence(),
+            end_time: info.last_time(),
             history,
             counts_replaced: history != 1 || info.number("num_replicas") > 1,
             allow_direct: info.flag("allow_direct"),
@@ -611,9 +616,9 @@ async fn update(
     };
     match ordered(link, operation, name, request, has_happened, deadline).await? {
         Ok(changed) => Ok(changed),
-        Err(error) if error.err_code == ApiError::STREAM_UPDATE_REFUSED => {
+        Err(error) if error.err_code == ApiError::STREAM_UPDATE_REJECTED => {
             let differences = differences(config, &found);
-            tracing::debug!(reason = %error.description, "the server refused to change the stream");
+            tracing::debug!(reason = %error.description, "server rejected a change of the stream");
             Err(KvError::ConfigMismatch { store: name.to_owned(), differences })
         }
         Err(error) => Err(error.into_error(operation, name)),

@@ -11,9 +11,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::link::{Interruption, first_patience};
-use super::refusals::Way;
-use super::store::{StoreCore, status_of};
+use super::core::{StoreCore, status_of};
+use super::denials::Form;
+use super::link::Interruption;
+use super::retry::first_patience;
 use super::wire::StreamMessage;
 use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, ReadConsistency};
 
@@ -122,7 +123,7 @@ impl StoreCore {
             && self.bucket.settings().allow_direct
             && part >= BATCH_MIN
             && self.link.server_is_at_least(2, 11);
-        let is_closed = || self.link.is_closed_way(Way::Batch, &self.bucket.stream);
+        let is_closed = || self.link.is_denied(Form::Batch, &self.bucket.stream);
         let mut denied = None;
         if !can_batch || is_closed() {
             let some = left.split_off(left.len().saturating_sub(GETS_IN_FLIGHT));
@@ -130,7 +131,7 @@ impl StoreCore {
                 // Rights may have changed since the batch was denied.
                 Err(error @ KvError::Unauthorized { .. }) if can_batch => {
                     left.extend(some);
-                    self.link.open_way(Way::Batch, &self.bucket.stream);
+                    self.link.allow(Form::Batch, &self.bucket.stream);
                     denied = Some(error);
                 }
                 found => {
@@ -235,8 +236,8 @@ impl StoreCore {
                 biased;
                 message = answers.next() => message,
                 interruption = self.link.interrupted(mark, [subject.as_str(), inbox.as_str()]) => {
-                    if matches!(interruption, Interruption::Refused(_)) {
-                        self.link.close_way(Way::Batch, &self.bucket.stream);
+                    if matches!(interruption, Interruption::Denied(_)) {
+                        self.link.deny(Form::Batch, &self.bucket.stream);
                     }
                     break BatchEnd::Cut;
                 }
@@ -271,7 +272,7 @@ impl StoreCore {
                     self.look(operation, deadline).await?;
                     break BatchEnd::Cut;
                 }
-                // 413 and what else a server may refuse: one by one works everywhere.
+                // 413 or another rejection: single requests work on every server.
                 Some(_) => break BatchEnd::Cut,
             }
         };

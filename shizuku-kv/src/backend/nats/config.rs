@@ -64,22 +64,6 @@ impl NatsConnectionConfig {
         }
     }
 
-    /// The configuration that a URL says:
-    /// `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT][,HOST[:PORT]…][?OPTION=VALUE&…]`, or `tls://` to
-    /// insist on TLS.
-    ///
-    /// Options: `domain` and `api_prefix` (see [`domain`](Self::domain()) and
-    /// [`api_prefix`](Self::api_prefix())), `creds` (a credentials file), `nkey` (a file with an
-    /// NKey seed), `tls_ca`, `tls_cert`, `tls_key` (PEM files), `tls_first` (`true`: TLS before the
-    /// server's greeting), `name`, `inbox_prefix`, `connect_timeout_ms`, `deadline_ms`. Values are
-    /// percent-decoded.
-    ///
-    /// # Errors
-    /// [`KvError::InvalidUrl`], which says what is wrong and never repeats the userinfo.
-    pub fn from_url(url: &str) -> Result<Self, KvError> {
-        super::url::parse(url)
-    }
-
     /// How to authenticate; not at all unless set.
     pub fn auth(mut self, auth: NatsAuth) -> Self {
         self.auth = auth;

@@ -10,8 +10,11 @@ use futures_core::future::BoxFuture;
 use super::bucket;
 use super::config::{NatsAuth, NatsConnectionConfig, without_userinfo};
 use super::credentials::{Source, read_file};
-use super::link::{Link, LinkEvents, details_of, parse_version, refusal_in};
-use super::refusals::check_inbox_prefix;
+use super::denials::check_inbox_prefix;
+use super::first_answer;
+use super::link::{Link, parse_version};
+use super::link_events::LinkEvents;
+use super::server_errors::{credentials_error, details_of};
 use super::space::ApiSpace;
 use super::store::NatsStore;
 use crate::store::backoff;
@@ -108,11 +111,13 @@ async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
     if parse_version(&version) < parse_version(OLDEST_SERVER) {
         return Err(KvError::ServerTooOld { found: version, needed: OLDEST_SERVER });
     }
-    let link = Link::open(client, events, space).await.map_err(|error| KvError::Unavailable {
-        operation: OPERATION,
-        reason: "the connection ended at once".to_owned(),
-        source: Some(Arc::new(error)),
-    })?;
+    let link =
+        Link::open(client, events.clone(), space).await.map_err(|error| KvError::Unavailable {
+            operation: OPERATION,
+            reason: "the connection ended at once".to_owned(),
+            source: Some(Arc::new(error)),
+        })?;
+    first_answer::start(&link, events);
     link.first_answer(OPERATION).await?;
     Ok(NatsConnection { link, config: Arc::new(config), handles: Arc::default() })
 }
@@ -219,11 +224,11 @@ fn connect_error(error: &async_nats::ConnectError, config: &NatsConnectionConfig
     // The client library's errors are kept out of the source where they could quote an address.
     let text = error.to_string();
     // Credentials that have just expired arrive as an error of the stream.
-    if let Some(refusal) = refusal_in(&text) {
+    if let Some(rejection) = credentials_error(&text) {
         // The reason why a file could not be used is our own text.
         let reason = match text.split_once("failed signing nonce: ") {
             Some((_, ours)) => ours.to_owned(),
-            None => rejected_credentials(&addresses, refusal, &config.auth),
+            None => rejected_credentials(&addresses, rejection, &config.auth),
         };
         return KvError::Unauthorized { operation: OPERATION, reason };
     }
@@ -242,7 +247,7 @@ fn connect_error(error: &async_nats::ConnectError, config: &NatsConnectionConfig
 }
 
 /// Returns the reason and the way out after a server has rejected credentials of this kind.
-fn rejected_credentials(addresses: &str, refusal: &str, auth: &NatsAuth) -> String {
+fn rejected_credentials(addresses: &str, rejection: &str, auth: &NatsAuth) -> String {
     const ENCODE: &str = "in a URL, percent-encode characters other than letters and digits";
     let way_out = match auth {
         NatsAuth::None => {
@@ -260,7 +265,7 @@ fn rejected_credentials(addresses: &str, refusal: &str, auth: &NatsAuth) -> Stri
               nor revoked"
             .to_owned(),
     };
-    format!("{addresses} rejected the credentials{}; {way_out}", details_of(refusal))
+    format!("{addresses} rejected the credentials{}; {way_out}", details_of(rejection))
 }
 
 fn is_about_tls(error: &async_nats::ConnectError) -> bool {
@@ -338,7 +343,8 @@ impl Connection for NatsConnection {
                 self.link.up(operation, deadline).await?;
                 let flush = self.link.client().flush();
                 // A flush only shows that bytes were written; an answer shows that the server
-                // lives. The API refuses nobody this question about a stream that need not exist.
+                // lives. Every user may send this
+                // request.
                 deadline
                     .bound(operation, None, async {
                         flush.await.map_err(|e| flush_error(operation, e))
@@ -349,11 +355,11 @@ impl Connection for NatsConnection {
             answered.await.map_err(|error| {
                 // Other operations return a retryable error, because credentials are read again at
                 // each attempt to connect.
-                let refusal = self
+                let rejection = self
                     .link
                     .trouble()
-                    .filter(|trouble| trouble.is_refusal && error.is_retryable());
-                refusal.map_or(error, |trouble| trouble.into_error(operation))
+                    .filter(|trouble| trouble.is_about_credentials && error.is_retryable());
+                rejection.map_or(error, |trouble| trouble.into_error(operation))
             })
         })
     }

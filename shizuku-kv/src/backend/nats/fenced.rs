@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 
-use super::store::{NatsStore, StoreCore};
+use super::core::StoreCore;
+use super::store::NatsStore;
 use super::wire::StreamMessage;
 use super::write::WriteMessage;
 use crate::store::backoff;

@@ -40,8 +40,9 @@ use tokio::time::Instant;
 
 use super::bucket::StreamInfo;
 use super::consumer::{OrderedConsumer, Spec, Start};
-use super::leader::{self, Lag};
-use super::store::StoreCore;
+use super::core::StoreCore;
+use super::lag::Lag;
+use super::leader;
 use super::wire::DeliveryInfo;
 use crate::store::{Deadline, KvResult};
 
@@ -141,6 +142,17 @@ impl StateSync {
         self.is_newest = is_newest && self.lag == Lag::None;
         self.behind = None;
         self.round = None;
+    }
+
+    /// Does the same for the consumer of a single key, which was created before the look.
+    ///
+    /// Its first message is the newest one of the key, whenever that was written.
+    pub(super) fn begin_key(&mut self, lag: Lag, look: &StreamInfo) {
+        self.lag = lag;
+        self.incarnation = look.incarnation(&self.core.bucket.stream);
+        self.bound = u64::MAX;
+        self.is_newest = lag == Lag::None;
+        (self.behind, self.round) = (None, None);
     }
 
     /// Whether what has been seen is at least as new as what was there at the beginning.

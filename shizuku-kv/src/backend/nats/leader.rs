@@ -23,8 +23,9 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::consumer::{Delivery, INACTIVE, OrderedConsumer, Spec, Start};
-use super::refusals::Way;
-use super::store::{StoreCore, pause};
+use super::core::{StoreCore, pause};
+use super::denials::Form;
+use super::lag::Lag;
 use super::wire::{DeliveryInfo, RawMessage, StreamMessage, examined};
 use crate::store::{Deadline, Key, KvError, KvResult, backoff};
 
@@ -33,39 +34,6 @@ pub(super) const IN_FLIGHT: usize = 64;
 
 /// Number of subjects by which a page of a list begins earlier, if it had a gap to the one before.
 const OVERLAP: usize = 1_000;
-
-/// How far behind a consumer may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lag {
-    /// It began with all that was there.
-    None,
-    /// It may be behind.
-    Unknown,
-    /// The leader had a message here that had not come.
-    Until(u64),
-}
-
-impl Lag {
-    /// Of a consumer made after a look at the stream, by the servers that answered.
-    pub(super) fn of(consumer: Option<&str>, leader: Option<&str>) -> Self {
-        // Without a cluster, a consumer is nowhere else.
-        if consumer.is_none_or(|server| Some(server) == leader) {
-            Self::None
-        } else {
-            Self::Unknown
-        }
-    }
-
-    /// Whether the state may be complete with this message, so that it is worth asking. `floor` is
-    /// the end of the stream at the look, `waiting` what waited for the consumer.
-    pub(super) fn may_end_with(self, place: &DeliveryInfo, waiting: u64, floor: u64) -> bool {
-        match self {
-            Self::None => place.stream_sequence >= floor,
-            Self::Unknown => place.stream_sequence >= floor || place.consumer_sequence >= waiting,
-            Self::Until(end) => place.stream_sequence >= end,
-        }
-    }
-}
 
 /// The sequence of the newest message under any of the filters, from the leader; 0 where there is
 /// none.
@@ -200,10 +168,10 @@ where
 {
     let stream = &core.bucket.stream;
     let mut denied = None;
-    if !core.link.is_closed_way(Way::LeaderMessage, stream) {
+    if !core.link.is_denied(Form::LeaderMessage, stream) {
         match core.leader_answer(operation, query, deadline).await {
             Err(error @ KvError::Unauthorized { .. }) if core.link.is_hearing() => {
-                core.link.close_way(Way::LeaderMessage, stream);
+                core.link.deny(Form::LeaderMessage, stream);
                 denied = Some(error);
             }
             found => return found.map(Either::Left),
@@ -214,7 +182,7 @@ where
         (Err(KvError::Unauthorized { .. }), Some(denied)) => Err(denied),
         (Err(KvError::Unauthorized { .. }), None) => {
             let found = core.leader_answer(operation, query, deadline).await?;
-            core.link.open_way(Way::LeaderMessage, stream);
+            core.link.allow(Form::LeaderMessage, stream);
             Ok(Either::Left(found))
         }
         (found, _) => found.map(Either::Right),
@@ -248,7 +216,7 @@ async fn by_consumer(
             consumer.one_at_a_time();
             match deadline.bound(operation, None, async { Ok(consumer.next().await) }).await? {
                 Delivery::Message(message, place) => return Ok(Some((message, place))),
-                Delivery::Refused(refusal) => return Err(refusal.error(operation)),
+                Delivery::Denied(denial) => return Err(denial.error(operation)),
                 // It was removed meanwhile, or the consumer was.
                 Delivery::Idle | Delivery::Lost(_) => {}
             }
@@ -400,35 +368,6 @@ impl Last {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_consumer_is_level_only_where_the_leader_was_looked_at() {
-        assert_eq!(Lag::of(Some("a"), Some("a")), Lag::None);
-        assert_eq!(Lag::of(Some("b"), Some("a")), Lag::Unknown);
-        assert_eq!(Lag::of(Some("b"), None), Lag::Unknown);
-        // A server without a cluster names itself for streams only.
-        assert_eq!(Lag::of(None, Some("a")), Lag::None);
-        assert_eq!(Lag::of(None, None), Lag::None);
-    }
-
-    #[test]
-    fn when_to_ask() {
-        let place = |consumer_sequence, stream_sequence| DeliveryInfo {
-            stream_sequence,
-            consumer_sequence,
-            nanos: 0,
-            pending: 0,
-        };
-        // Three were waiting, the floor is at 10.
-        assert!(!Lag::None.may_end_with(&place(3, 9), 3, 10));
-        assert!(Lag::None.may_end_with(&place(1, 10), 3, 10));
-        // The floor can be out of scope, and what was waiting can be less than there is.
-        assert!(!Lag::Unknown.may_end_with(&place(2, 9), 3, 10));
-        assert!(Lag::Unknown.may_end_with(&place(3, 9), 3, 10));
-        assert!(Lag::Unknown.may_end_with(&place(1, 10), 3, 10));
-        assert!(!Lag::Until(12).may_end_with(&place(5, 11), 3, 10));
-        assert!(Lag::Until(12).may_end_with(&place(5, 12), 3, 10));
-    }
 
     #[test]
     fn a_list_may_be_empty() {

@@ -1,4 +1,4 @@
-//! What may come in the place of a message: the end of the connection, a refusal, or nothing at
+//! What may come in the place of a message: the end of the connection, a denial, or nothing at
 //! all.
 //!
 //! Kept from one message to the next. A timer and a listener that are made anew for each cost more

@@ -10,10 +10,12 @@ use tokio::time::Instant;
 
 use super::bucket::StreamInfo;
 use super::by_name::{BATCH_KEYS, Trust};
-use super::consumer::{Delivery, INACTIVE, OrderedConsumer, Spec, Start, filters_for};
+use super::consumer::{Delivery, INACTIVE, OrderedConsumer, Spec, Start};
+use super::core::{StoreCore, pause};
+use super::filters::filters_for;
 use super::initial_sync::{Subjects, completes};
-use super::leader::{self, Lag, Last, Listing, MessageAt};
-use super::store::{StoreCore, pause};
+use super::lag::Lag;
+use super::leader::{self, Last, Listing, MessageAt};
 use super::wire::{DeliveryInfo, StreamMessage, delivered, key_of};
 use crate::store::backoff;
 use crate::store::timer::sleep;
@@ -190,7 +192,7 @@ impl Scan {
                 // for.
                 Delivery::Message(..) => Ok(Step::Nothing),
                 Delivery::Idle => Box::pin(self.leave_idle(deadline)).await,
-                Delivery::Refused(refusal) => Err(refusal.error(self.operation)),
+                Delivery::Denied(denial) => Err(denial.error(self.operation)),
                 Delivery::Lost(reason) => {
                     let store = &self.core.bucket.name;
                     tracing::debug!(%store, reason, "a listing lost its consumer");
@@ -368,7 +370,7 @@ impl Scan {
             return Ok(());
         }
         let reason = format!(
-            "store {:?} was deleted and made again during the listing; list it again",
+            "store {:?} was deleted and recreated during the listing; list it again",
             self.core.bucket.name
         );
         Err(KvError::Unavailable { operation: self.operation, reason, source: None })
@@ -424,7 +426,7 @@ impl Scan {
                         && consumer.lag(&info) != Lag::None => {}
                 Ok(consumer) => {
                     if self.last.sequence > 0 {
-                        // The store can have been made again between the look and the consumer.
+                        // The store can have been recreated between the look and the consumer.
                         self.check_store(&self.core.info(self.operation, deadline).await?)?;
                     }
                     self.lag = consumer.lag(&info);

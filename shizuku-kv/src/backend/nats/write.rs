@@ -17,13 +17,15 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use super::api::ApiError;
 use super::bucket;
-use super::link::{ApiError, Interruption, Mark, first_patience, has_no_responders};
+use super::core::{StoreCore, pause};
+use super::denials::Denial;
+use super::link::{CROWD, Interruption, Mark};
 use super::outcome::{Evidence, Expect, Outcome, decide};
-use super::refusals::Refusal;
+use super::pending::PendingAnswer;
 use super::rejections::Rejected;
-use super::requests::Waiting;
-use super::store::{StoreCore, pause};
+use super::retry::{first_patience, has_no_responders};
 use super::wire::{
     AUTHOR, EXPECTED_SEQUENCE, EXPECTED_STREAM, FENCE, KV_OPERATION, OPERATION_ID, REASON, ROLLUP,
     StreamMessage, TTL, size_of,
@@ -246,7 +248,7 @@ pub(super) struct Sent {
     mark: Mark,
     subject: String,
     /// It is listened to again while the write is searched for.
-    acknowledgement: Waiting,
+    acknowledgement: PendingAnswer,
 }
 
 impl Sent {
@@ -265,7 +267,7 @@ enum Verdict {
     Conflict(Option<u64>),
     /// Nobody took it: there is no such stream, or no leader at the moment.
     NobodyThere,
-    Refused(KvError),
+    Rejected(KvError),
     /// The server has rejected the write because of its load.
     Busy(KvError),
     /// The store has reached its limit in bytes. A smaller message may have room.
@@ -332,7 +334,7 @@ impl StoreCore {
         subject: &str,
         id: &str,
         deadline: Deadline,
-    ) -> KvResult<(Mark, Waiting, bool)> {
+    ) -> KvResult<(Mark, PendingAnswer, bool)> {
         let operation = write.operation;
         let (headers, has_id) = match self.fitting_headers(write, id) {
             Ok(fitting) => fitting,
@@ -425,7 +427,7 @@ impl StoreCore {
                 Verdict::Conflict(found) if !sent.repeated => {
                     return Err(sent.write.mismatch(found));
                 }
-                Verdict::Refused(error) if !sent.repeated => return Err(error),
+                Verdict::Rejected(error) if !sent.repeated => return Err(error),
                 Verdict::Busy(error) if !sent.repeated => {
                     let rests = rests.get_or_insert_with(|| {
                         backoff(Duration::from_millis(1), Duration::from_millis(500))
@@ -480,7 +482,7 @@ impl StoreCore {
                 Verdict::Conflict(_) | Verdict::NobodyThere | Verdict::TooLarge | Verdict::Late => {
                     None
                 }
-                Verdict::Refused(error)
+                Verdict::Rejected(error)
                 | Verdict::Busy(error)
                 | Verdict::TooLong(error)
                 | Verdict::Oversized(error) => Some(Arc::new(error) as ErrorSource),
@@ -604,7 +606,7 @@ impl StoreCore {
         tokio::select! {
             biased;
             answer = &mut sent.acknowledgement => return self.verdict(&sent.write, answer),
-            interruption = self.link.interrupted_or_crowded(sent.mark, [sent.subject.as_str()]) => {
+            interruption = self.link.interrupted_within(sent.mark, [sent.subject.as_str()], CROWD) => {
                 if let Some(interruption) = interruption {
                     return self.interruption(sent, interruption);
                 }
@@ -613,14 +615,14 @@ impl StoreCore {
         }
         // Boxed, since it is rare.
         let (link, subject) = (&self.link, sent.subject.as_str());
-        let refused = Box::pin(self.refused_in_crowd(sent.write.operation, subject));
+        let denied = Box::pin(self.denied_in_crowd(sent.write.operation, subject));
         tokio::select! {
             biased;
             answer = &mut sent.acknowledgement => self.verdict(&sent.write, answer),
             interruption = link.interrupted(sent.mark, [subject]) => {
                 self.interruption(sent, interruption)
             }
-            Some(refusal) = refused => Verdict::Refused(refusal.error(sent.write.operation)),
+            Some(denial) = denied => Verdict::Rejected(denial.error(sent.write.operation)),
             () = tokio::time::sleep(patience(sent.searched, deadline)) => Verdict::Late,
         }
     }
@@ -638,23 +640,19 @@ impl StoreCore {
                     ),
                 },
             },
-            Interruption::Refused(refusal) if refusal.names(&[sent.subject.as_str()]) => {
-                Verdict::Refused(refusal.error(operation))
+            Interruption::Denied(denial) if denial.names(&[sent.subject.as_str()]) => {
+                Verdict::Rejected(denial.error(operation))
             }
             // Only its acknowledgement cannot arrive.
-            Interruption::Refused(refusal) => {
-                Verdict::Silence(Some(Arc::new(refusal.error(operation))))
+            Interruption::Denied(denial) => {
+                Verdict::Silence(Some(Arc::new(denial.error(operation))))
             }
         }
     }
 
-    /// The refusal of a write whose event may have been lost among many others. Asks with a message
+    /// The denial of a write whose event may have been lost among many others. Asks with a message
     /// that each stream rejects, because a copy of the write could take effect a second time.
-    async fn refused_in_crowd(
-        &self,
-        operation: &'static str,
-        subject: &str,
-    ) -> Option<Arc<Refusal>> {
+    async fn denied_in_crowd(&self, operation: &'static str, subject: &str) -> Option<Arc<Denial>> {
         let _turn = self.link.turn_in_crowd().await;
         let mark = self.link.mark(operation).ok()?;
         let mut headers = HeaderMap::new();
@@ -665,8 +663,8 @@ impl StoreCore {
             biased;
             _ = answer => None,
             interruption = self.link.interrupted(mark, [subject]) => match interruption {
-                Interruption::Refused(refusal) => {
-                    Some(refusal).filter(|refusal| refusal.names(&[subject]))
+                Interruption::Denied(denial) => {
+                    Some(denial).filter(|denial| denial.names(&[subject]))
                 }
                 Interruption::Lost => None,
             },
@@ -694,7 +692,7 @@ impl StoreCore {
         } else if rejection.is_full_of_bytes() {
             Verdict::FullOfBytes(rejection)
         } else {
-            Verdict::Refused(self.rejection(write, rejection))
+            Verdict::Rejected(self.rejection(write, rejection))
         }
     }
 
@@ -747,7 +745,7 @@ impl StoreCore {
     async fn late_answer(
         &self,
         write: &WriteMessage,
-        acknowledgement: &mut Waiting,
+        acknowledgement: &mut PendingAnswer,
         repeated: bool,
     ) -> Option<Verdict> {
         match self.verdict(write, acknowledgement.await) {

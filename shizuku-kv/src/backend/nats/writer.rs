@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 
-use super::store::{NatsStore, StoreCore};
+use super::core::StoreCore;
+use super::store::NatsStore;
 use super::write::{Sent, WriteMessage};
 use crate::store::{
     Atomicity, Deadline, Key, KvError, KvOperation, KvResult, KvTtl, KvWriter, VersionToken, Write,
