@@ -30,10 +30,6 @@ use crate::store::{Deadline, KvError, KvResult, SuspendAwareInstant};
 /// Messages asked for at a time. More are asked for when half of them have come.
 const PULL: usize = 8 * 1024;
 
-/// Bytes asked for at a time. With one message larger than this, the server's limit on messages is
-/// used instead.
-const PULL_BYTES: usize = 8 * 1024 * 1024;
-
 /// How often an idle consumer tells that it is there. After some of these without a word it counts
 /// as lost.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -106,6 +102,14 @@ pub(super) struct OrderedConsumer {
     /// The most that may be asked for at a time: ours, or what the server allows.
     batch: usize,
     bytes: usize,
+    /// The last request had no room for the next message, which is requested alone.
+    is_next_large: bool,
+    /// The last message at the last request.
+    requested_after: u64,
+    /// Number of messages that the server had to deliver after the last one, as far as it said.
+    pending: u64,
+    /// The connection that it was created on.
+    epoch: u64,
     expires: Option<Duration>,
     /// When the server was last asked for messages, and how long that request stays open.
     asked: (SuspendAwareInstant, Duration),
@@ -202,8 +206,11 @@ impl OrderedConsumer {
             pulls: 0,
             outstanding: 0,
             batch: PULL,
-            // A limit below one message would be rejected over and over.
-            bytes: PULL_BYTES.max(link.max_payload() + 64 * 1024),
+            bytes: link.pull_size.bytes(link.max_payload()),
+            is_next_large: false,
+            requested_after: 0,
+            pending: 0,
+            epoch: mark.epoch(),
             expires: None,
             asked: (SuspendAwareInstant::now(), Duration::ZERO),
             // Its position is the one of its creation, which is later.
@@ -224,6 +231,7 @@ impl OrderedConsumer {
                 Err(rejected) => return Ok(Err(rejected)),
             };
         consumer.pending_at_start = created.num_pending;
+        consumer.pending = created.num_pending;
         consumer.farewell.exists = true;
         consumer.server = created.cluster.and_then(|cluster| cluster.leader);
         // The server has said so before it answered.
@@ -261,7 +269,7 @@ impl OrderedConsumer {
     /// The next thing that happens. Asks for more messages when few are left to come.
     pub(super) async fn next(&mut self) -> Delivery {
         loop {
-            if self.outstanding <= self.batch / 2 && self.pull().await.is_err() {
+            if self.is_request_due() && self.pull().await.is_err() {
                 return Delivery::Lost("the request for messages could not be sent");
             }
             // Gives way to other tasks here. The queue below must not, or a message in it would
@@ -283,6 +291,7 @@ impl OrderedConsumer {
                         trouble = self.liveness.trouble(patience) => {
                             return match trouble {
                                 Trouble::Interrupted(Interruption::Lost) => {
+                                    self.reduce_if_filling();
                                     Delivery::Lost("disconnected")
                                 }
                                 Trouble::Interrupted(Interruption::Denied(text)) => {
@@ -311,6 +320,11 @@ impl OrderedConsumer {
         }
     }
 
+    /// Whether few of the requested messages are left to arrive.
+    fn is_request_due(&self) -> bool {
+        self.outstanding <= if self.is_next_large { 0 } else { self.batch / 2 }
+    }
+
     fn receive(&mut self, message: Message) -> Option<Delivery> {
         // What is stored has its place in the reply subject, whatever status another client gave
         // it; what the server says has none.
@@ -320,6 +334,7 @@ impl OrderedConsumer {
                 return Some(Delivery::Lost("a message is missing"));
             }
             self.last_sequence = place.consumer_sequence;
+            (self.pending, self.is_next_large) = (place.pending, false);
             return Some(Delivery::Message(message, place));
         }
         let Some(status) = message.status else {
@@ -340,15 +355,19 @@ impl OrderedConsumer {
         // Every other status ends one request for messages.
         let description = message.description.as_deref().unwrap_or_default();
         match status.as_u16() {
-            // 404: nothing there, 408: expired, 409 of these kinds: as much as was asked for.
-            404 | 408 => {}
-            409 if description.contains("MaxBytes") || description.contains("Batch Completed") => {}
-            // The server allows less at a time than was asked for, and says how much.
+            // The server allows less at a time than was requested, and says how much.
             409 if description.contains("MaxRequest") => {
                 self.adopt(description);
                 self.outstanding = 0;
                 return None;
             }
+            // The request has no room for the next message, or was filled.
+            409 if description.contains("MaxBytes") => {
+                self.is_next_large = self.last_sequence == self.requested_after;
+            }
+            // 404: no message, 408: expired, 409 of this kind: filled.
+            404 | 408 => {}
+            409 if description.contains("Batch Completed") => {}
             503 => return Some(Delivery::Lost("the consumer is gone")),
             _ => {
                 tracing::debug!(%status, description, "the server ended a consumer");
@@ -409,17 +428,29 @@ impl OrderedConsumer {
         }
     }
 
+    /// Requests less at a time on the next connection if this one broke while the server was filling
+    /// a request.
+    fn reduce_if_filling(&self) {
+        if self.outstanding > 0 && self.pending > 0 {
+            self.link.pull_size.reduce(self.epoch, self.bytes);
+        }
+    }
+
     async fn pull(&mut self) -> Result<(), async_nats::PublishError> {
         let batch = self.batch.saturating_sub(self.outstanding).max(1);
         let expires = self.heartbeat * PULL_EXPIRES;
         let expires = self.expires.map_or(expires, |most| most.min(expires));
-        let request = json!({
+        let batch = if self.is_next_large { 1 } else { batch };
+        let mut request = json!({
             "batch": batch,
-            "max_bytes": self.bytes,
             "expires": nanos(expires),
             // The server takes at most half of it.
             "idle_heartbeat": nanos(self.heartbeat.min(expires / 2)),
         });
+        if !self.is_next_large {
+            request["max_bytes"] = json!(self.bytes);
+        }
+        self.requested_after = self.last_sequence;
         self.pulls += 1;
         let reply = format!("{}.{}", self.inbox, self.pulls);
         let payload = request.to_string().into();
