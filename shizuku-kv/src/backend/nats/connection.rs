@@ -7,7 +7,6 @@ use std::time::Duration;
 use async_nats::{ConnectErrorKind, ConnectOptions};
 use futures_core::future::BoxFuture;
 
-use super::bucket;
 use super::config::{NatsAuth, NatsConnectionConfig, without_userinfo};
 use super::credentials::{Source, read_file};
 use super::denials::check_inbox_prefix;
@@ -17,6 +16,7 @@ use super::link_events::LinkEvents;
 use super::server_errors::{credentials_error, details_of};
 use super::space::ApiSpace;
 use super::store::NatsStore;
+use super::{bucket, streams};
 use crate::store::backoff;
 use crate::store::{
     Connection, ConnectionCapabilities, Deadline, KvError, KvLimit, KvResult, KvStream, OpenStores,
@@ -293,7 +293,7 @@ impl NatsConnection {
     ) -> KvResult<Store> {
         check_store_name(name)?;
         config.validate()?;
-        let bucket = bucket::open(&self.link, operation, name, &config, self.deadline()).await?;
+        let bucket = streams::open(&self.link, operation, name, &config, self.deadline()).await?;
         let deadline = config.operation_deadline();
         let store = NatsStore::new(Arc::clone(&self.link), bucket, config.consistency);
         let store = Store::new(Arc::new(store), deadline);
@@ -326,13 +326,13 @@ impl Connection for NatsConnection {
     }
 
     fn list_stores(&self) -> KvStream<String> {
-        bucket::list(Arc::clone(&self.link), self.config.deadline)
+        streams::list(Arc::clone(&self.link), self.config.deadline)
     }
 
     fn delete_store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<()>> {
         Box::pin(async move {
             check_store_name(name)?;
-            bucket::delete(&self.link, name, self.deadline()).await
+            streams::delete(&self.link, name, self.deadline()).await
         })
     }
 
@@ -350,7 +350,7 @@ impl Connection for NatsConnection {
                         flush.await.map_err(|e| flush_error(operation, e))
                     })
                     .await?;
-                bucket::probe(&self.link, operation, deadline).await
+                streams::probe(&self.link, operation, deadline).await
             };
             answered.await.map_err(|error| {
                 // Other operations return a retryable error, because credentials are read again at

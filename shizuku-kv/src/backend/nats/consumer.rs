@@ -18,12 +18,12 @@ use serde_json::{Value, json};
 use tokio::task::unconstrained;
 
 use super::api::ApiError;
-use super::bucket::{Cluster, StreamInfo};
 use super::denials::{Denial, Form};
 use super::farewell::Farewell;
 use super::lag::Lag;
 use super::link::{Interruption, Link};
 use super::liveness::{Liveness, Trouble};
+use super::stream_info::{Cluster, StreamInfo};
 use super::wire::DeliveryInfo;
 use crate::store::{Deadline, KvError, KvResult, SuspendAwareInstant};
 

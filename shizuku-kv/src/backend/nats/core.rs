@@ -12,9 +12,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::api::ApiError;
-use super::bucket::{self, Bucket, Settings, StreamInfo};
+use super::bucket::Bucket;
 use super::link::Link;
 use super::retry::{Answer, Request, first_patience};
+use super::settings::Settings;
+use super::stream_info::StreamInfo;
+use super::streams;
 use super::wire::{RawMessage, StreamMessage, parse_direct};
 use crate::store::timer::sleep;
 use crate::store::{Deadline, Key, KvError, KvResult, ReadConsistency};
@@ -226,7 +229,7 @@ impl StoreCore {
         operation: &'static str,
         deadline: Deadline,
     ) -> KvResult<StreamInfo> {
-        let info = bucket::info(&self.link, operation, &self.bucket.name, deadline).await?;
+        let info = streams::info(&self.link, operation, &self.bucket.name, deadline).await?;
         self.learn(&info);
         Ok(info)
     }

@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::api::ApiError;
-use super::bucket::StreamInfo;
 use super::core::StoreCore;
 use super::filters::{Counting, filters};
 use super::leader;
+use super::stream_info::StreamInfo;
 use super::wire::subject_prefix;
 use crate::store::{Deadline, KvError, KvResult, StoreFigures, WatchScope};
 

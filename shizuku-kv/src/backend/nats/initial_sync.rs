@@ -38,11 +38,11 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use hashbrown::hash_table::{Entry, HashTable};
 use tokio::time::Instant;
 
-use super::bucket::StreamInfo;
 use super::consumer::{OrderedConsumer, Spec, Start};
 use super::core::StoreCore;
 use super::lag::Lag;
 use super::leader;
+use super::stream_info::StreamInfo;
 use super::wire::DeliveryInfo;
 use crate::store::{Deadline, KvResult};
 

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::bucket::StreamInfo;
+use super::stream_info::StreamInfo;
 use super::wire::DeliveryInfo;
 
 /// Time for which a leader must have led before a creation, so that it had certainly taken over the

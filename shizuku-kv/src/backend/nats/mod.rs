@@ -23,7 +23,9 @@
 //! | `rejections` | the mapping of the server's error codes to `KvError` |
 //! | `requests`, `pending` | sending requests, and routing their answers |
 //! | `wire` | subjects, headers and messages, as pure functions |
-//! | `bucket` | a store's configuration as a stream's, and back |
+//! | `bucket`, `settings` | a bucket and its newest known settings |
+//! | `stream_info` | the server's description of a stream |
+//! | `streams` | opens, creates, changes, deletes and lists the streams of buckets |
 //! | `shape` | streams that cannot be a store |
 //! | `store` | the store: the traits of the contract |
 //! | `core` | the parts that reads, writes and watches share |
@@ -80,9 +82,12 @@ mod retry;
 mod scan;
 mod server_errors;
 mod session;
+mod settings;
 mod shape;
 mod space;
 mod store;
+mod stream_info;
+mod streams;
 mod url;
 mod watch;
 mod wire;

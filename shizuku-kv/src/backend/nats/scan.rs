@@ -8,7 +8,6 @@ use backon::ExponentialBackoff;
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::bucket::StreamInfo;
 use super::by_name::{BATCH_KEYS, Trust};
 use super::consumer::{Delivery, INACTIVE, OrderedConsumer, Spec, Start};
 use super::core::{StoreCore, pause};
@@ -16,6 +15,7 @@ use super::filters::filters_for;
 use super::initial_sync::{Subjects, completes};
 use super::lag::Lag;
 use super::leader::{self, Last, Listing, MessageAt};
+use super::stream_info::StreamInfo;
 use super::wire::{DeliveryInfo, StreamMessage, delivered, key_of};
 use crate::store::backoff;
 use crate::store::timer::sleep;

@@ -135,7 +135,7 @@ impl StoreCore {
     }
 
     /// Gives a tombstone a time to live if its end cannot bring back an older value: see
-    /// [`Settings::tombstone_ttl`](super::bucket::Settings::tombstone_ttl).
+    /// [`Settings::tombstone_ttl`](super::settings::Settings::tombstone_ttl).
     async fn ending(&self, message: WriteMessage, deadline: Deadline) -> KvResult<WriteMessage> {
         let (operation, key) = (message.operation(), message.key());
         if self.bucket.settings().tombstone_ttl.is_none() || key.is_of_locks() {

@@ -2,12 +2,12 @@
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::super::bucket::Settings;
 use super::super::census::{Census, Change};
 use super::super::consumer::HEARTBEAT;
 use super::super::expiry::Expiry;
 use super::super::figures::scope_keys;
 use super::super::leader;
+use super::super::settings::Settings;
 use super::{NatsWatch, OPERATION};
 use crate::store::{Deadline, Key, KvError, KvResult, SuspendAwareInstant};
 

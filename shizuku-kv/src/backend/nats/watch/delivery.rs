@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use async_nats::Message;
 
-use super::super::bucket::SHORTEST_TTL;
 use super::super::consumer::HEARTBEAT;
 use super::super::expiry::Expiry;
 use super::super::leader::{self, Found, MessageAt};
+use super::super::settings::SHORTEST_TTL;
 use super::super::wire::{DeliveryInfo, StreamMessage, delivered};
 use super::comparison::Comparison;
 use super::{Floor, Item, NatsWatch, OPERATION, State, ends_a_watch};

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::super::api::ApiError;
-use super::super::bucket::{SHORTEST_TTL, Settings, StreamInfo};
 use super::super::census::{Census, Change};
 use super::super::consumer::{INACTIVE, OrderedConsumer, Spec, Start};
 use super::super::denials::Form;
@@ -19,6 +18,8 @@ use super::super::filters::MOST_FILTERS;
 use super::super::initial_sync::StateSync;
 use super::super::lag::Lag;
 use super::super::leader::{self, MessageAt};
+use super::super::settings::{SHORTEST_TTL, Settings};
+use super::super::stream_info::StreamInfo;
 use super::super::wire::StreamMessage;
 use super::{Floor, NatsWatch, OPERATION};
 use crate::store::{Deadline, Key, KvError, KvResult, SuspendAwareInstant, WatchScope};
