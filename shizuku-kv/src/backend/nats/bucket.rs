@@ -45,7 +45,7 @@ impl Bucket {
         self.settings.load()
     }
 
-    /// The newest known settings, shared, to be held for longer than a moment.
+    /// The newest known settings, shared, for longer use.
     pub(super) fn settings_arc(&self) -> Arc<Settings> {
         self.settings.load_full()
     }
@@ -73,7 +73,7 @@ impl Bucket {
     }
 }
 
-/// What the server of this connection can do.
+/// Returns the capabilities of the server of this connection.
 pub(super) fn capabilities(link: &Link) -> ConnectionCapabilities {
     let markers = link.server_is_at_least(2, 11);
     ConnectionCapabilities {

@@ -33,10 +33,10 @@ const BATCH_FRAME: usize = 80;
 /// Maximum bytes in the answer to one batch request, apart from its last message.
 const ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
-/// Fewer keys than this are asked for one by one: a batch costs a subscription.
+/// Fewer keys than this are requested one by one, because a batch costs a subscription.
 const BATCH_MIN: usize = 4;
 
-/// The answers that count.
+/// The answers that count as proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
     /// Those of any replica.
@@ -69,7 +69,7 @@ struct Batch {
 enum BatchEnd {
     /// Every key that is there was answered.
     Complete,
-    /// The answer broke off; what is missing has to be asked for again.
+    /// The answer broke off, so that the missing keys have to be requested again.
     Cut,
     /// A mirror may have answered, so the leader has to be asked for the missing keys.
     Unknown,
@@ -108,7 +108,7 @@ impl StoreCore {
         Ok(found)
     }
 
-    /// Reads some of the keys, as many as memory for one answer allows, and takes them from `left`.
+    /// Reads some of the keys, as many as one answer may contain, and removes them from `left`.
     /// Returns the newest messages of those that have one, in no order.
     pub(super) async fn read_some(
         &self,
@@ -244,7 +244,7 @@ impl StoreCore {
                 }
                 () = tokio::time::sleep_until(silence) => {
                     // Direct gets may have been turned off.
-                    self.look(operation, deadline).await?;
+                    self.diagnose(operation, deadline).await?;
                     break BatchEnd::Cut;
                 }
             };
@@ -270,7 +270,7 @@ impl StoreCore {
                 }
                 Some(StatusCode::NOT_FOUND) => break BatchEnd::Unknown,
                 Some(StatusCode::NO_RESPONDERS) => {
-                    self.look(operation, deadline).await?;
+                    self.diagnose(operation, deadline).await?;
                     break BatchEnd::Cut;
                 }
                 // 413 or another rejection: single requests work on every server.

@@ -1,4 +1,4 @@
-//! What a connection needs to know, and what of it may be shown.
+//! The configuration of a connection, and the parts of it that may be shown.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ pub struct NatsConnectionConfig {
 }
 
 impl NatsConnectionConfig {
-    /// These servers, nothing else set.
+    /// Returns a configuration with these servers and default settings.
     pub fn new<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Self {
         Self {
             servers: servers.into_iter().map(Into::into).collect(),
@@ -145,7 +145,7 @@ impl fmt::Debug for NatsConnectionConfig {
     }
 }
 
-/// A server's address as it may be shown: whatever stands before an `@` is left out.
+/// Returns a server's address as it may be shown, without the part before an `@`.
 pub(super) fn without_userinfo(server: &str) -> String {
     match (server.find("://"), server.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => {
@@ -156,11 +156,11 @@ pub(super) fn without_userinfo(server: &str) -> String {
     }
 }
 
-/// How to authenticate. `Debug` names the way, never the secret.
+/// Authentication. `Debug` names the kind, never the secret.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum NatsAuth {
-    /// Not at all.
+    /// No authentication.
     #[default]
     None,
     /// User name and password.
@@ -191,16 +191,16 @@ impl NatsAuth {
     /// # Errors
     /// [`KvError::InvalidConfig`] if it is no base64 of a text.
     pub fn credentials_base64(encoded: &str) -> Result<Self, KvError> {
-        let refuse = |reason: &str| KvError::InvalidConfig {
+        let reject = |reason: &str| KvError::InvalidConfig {
             field: "credentials",
             reason: reason.to_owned(),
         };
         let compact: String = encoded.chars().filter(|c| !c.is_whitespace()).collect();
         let bytes = STANDARD
             .decode(compact)
-            .map_err(|_| refuse("not base64; encode the whole content of the .creds file"))?;
+            .map_err(|_| reject("not base64; encode the whole content of the .creds file"))?;
         let text =
-            String::from_utf8(bytes).map_err(|_| refuse("base64 of something that is no text"))?;
+            String::from_utf8(bytes).map_err(|_| reject("base64 of something that is no text"))?;
         Ok(Self::Credentials(text))
     }
 }
@@ -234,7 +234,7 @@ pub struct NatsTls {
 }
 
 impl NatsTls {
-    /// Nothing set.
+    /// Returns the default settings.
     pub fn new() -> Self {
         Self::default()
     }

@@ -377,7 +377,7 @@ impl Connection for NatsConnection {
                 };
                 return deadline.bound(operation, None, closed).await;
             }
-            // Also where this future is dropped half-way.
+            // Also if this future is dropped before its end.
             let ends = CloseOnDrop(&self.link);
             if let Some(error) = self.link.over(operation) {
                 // Unsent data is lost.
@@ -386,7 +386,7 @@ impl Connection for NatsConnection {
             let client = self.link.client();
             let flushed = if self.link.is_connected() {
                 let flush = async {
-                    // Writes that are on their way get their acknowledgements first.
+                    // Writes in flight get their acknowledgements first.
                     self.link.requests().writes_are_over().await;
                     self.link.consumers().delete_all(client).await;
                     client.flush().await.map_err(|e| flush_error(operation, e))
@@ -395,7 +395,7 @@ impl Connection for NatsConnection {
             } else {
                 Err(KvError::Unavailable {
                     operation,
-                    reason: "not connected: what was not yet sent is lost".to_owned(),
+                    reason: "not connected, so that unsent data is lost".to_owned(),
                     source: None,
                 })
             };
@@ -407,7 +407,7 @@ impl Connection for NatsConnection {
     }
 }
 
-/// Ends what is still on its way.
+/// Ends the operations in flight.
 struct CloseOnDrop<'a>(&'a Link);
 
 impl Drop for CloseOnDrop<'_> {

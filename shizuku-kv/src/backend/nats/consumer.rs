@@ -1,58 +1,58 @@
-//! An ordered pull consumer: every message once and in order, or the word that it was lost.
+//! An ordered pull consumer: delivers each message once and in order, or reports that it was lost.
 //!
-//! Pull rather than push, because what is asked for is what can arrive: a reader that does not read
-//! asks for nothing, so that memory stays bounded without the server having to guess. The consumer
-//! acknowledges nothing and lives in the server's memory; when it is lost, whoever reads from it
-//! makes another one from where it stands (the ordered consumer of ADR-17, on pull as ADR-37
+//! Pull rather than push, because only requested messages can arrive. A reader that does not poll
+//! requests nothing, so that memory stays bounded, and the server needs no estimate of the reader's
+//! speed. The consumer acknowledges nothing and is in the server's memory. If it is lost, its
+//! reader recreates it at its own position (the ordered consumer of ADR-17, on pull as ADR-37
 //! recommends, ADR 0007).
 
-use std::future::poll_fn;
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Wake, Waker};
+mod creation;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::{FutureExt, StreamExt};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::unconstrained;
 
-use super::api::ApiError;
-use super::denials::{Denial, Form};
+use super::arrival::arrival;
+use super::denials::Denial;
 use super::farewell::Farewell;
 use super::lag::Lag;
-use super::link::{Interruption, Link};
+use super::link::{Interruption, Link, Mark};
 use super::liveness::{Liveness, Trouble};
-use super::stream_info::{Cluster, StreamInfo};
+use super::stream_info::StreamInfo;
 use super::wire::DeliveryInfo;
-use crate::store::{Deadline, KvError, KvResult, SuspendAwareInstant};
+use crate::store::{KvError, KvResult, SuspendAwareInstant};
 
-/// Messages asked for at a time. More are asked for when half of them have come.
+/// Maximum number of messages requested at a time. More are requested when half of them have
+/// arrived.
 const PULL: usize = 8 * 1024;
 
-/// How often an idle consumer tells that it is there. After some of these without a word it counts
+/// Interval of the heartbeats of an idle consumer. After two of these without a message it counts
 /// as lost.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// The same where the end of what is there is waited for, which the first heartbeat shows.
+/// The same while the end of the existing messages is awaited, which the first heartbeat shows.
 pub(super) const SHORT_HEARTBEAT: Duration = Duration::from_millis(250);
 
-/// How long one request for messages stays open on the server, in heartbeats.
+/// Number of heartbeats for which a request for messages stays open on the server.
 const PULL_EXPIRES: u32 = 6;
 
-/// How long nothing may be heard: two heartbeats, and what a loaded machine may add.
+/// Timeout for a message: two heartbeats, and the delay of a loaded machine.
 fn patience(heartbeat: Duration) -> Duration {
     heartbeat * 2 + Duration::from_secs(1)
 }
 
-/// How long the server keeps a consumer that nobody asks for messages: bounds what a client that
-/// vanished leaves behind.
+/// Time for which the server keeps a consumer without a request: bounds the consumers that a
+/// vanished client leaves behind.
 pub(super) const INACTIVE: Duration = Duration::from_secs(60);
 
 /// Minimum time between the arrival of a message and the next poll for the message to count as old.
 const LATE: Duration = Duration::from_secs(1);
 
-/// What a consumer delivers.
+/// The messages that a consumer delivers.
 #[derive(Clone, Debug)]
 pub(super) struct Spec {
     pub(super) stream: String,
@@ -60,32 +60,32 @@ pub(super) struct Spec {
     pub(super) filters: Vec<String>,
     pub(super) start: Start,
     pub(super) headers_only: bool,
-    /// How long the server keeps the consumer if no request arrives: [`INACTIVE`], or what the
-    /// stream allows.
+    /// Time for which the server keeps the consumer without a request: [`INACTIVE`], or the maximum
+    /// of the stream.
     pub(super) inactive: Duration,
 }
 
-/// Where a consumer begins.
+/// The first message of a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
-    /// The newest message of each subject, then what follows.
+    /// The newest message of each subject, then the later messages.
     LastPerSubject,
-    /// The newest message, then what follows.
+    /// The newest message, then the later messages.
     Last,
     /// Every message from this stream sequence on.
     Sequence(u64),
 }
 
-/// One thing that happened.
+/// An event of a consumer.
 #[derive(Debug)]
 pub(super) enum Delivery {
     Message(Message, DeliveryInfo),
     /// The consumer is alive and delivers nothing at the moment. That does not show that nothing is
     /// left to deliver.
     Idle,
-    /// The consumer is gone, or something that it sent is. Make another one.
+    /// The consumer or one of its messages is gone, so that the reader has to recreate it.
     Lost(&'static str),
-    /// The server does not let this client read from consumers.
+    /// The user has no right to read from consumers.
     Denied(Arc<Denial>),
 }
 
@@ -99,7 +99,7 @@ pub(super) struct OrderedConsumer {
     pull_subject: String,
     pulls: u64,
     outstanding: usize,
-    /// The most that may be asked for at a time: ours, or what the server allows.
+    /// Maximum number of messages requested at a time: ours, or that of the server.
     batch: usize,
     bytes: usize,
     /// The last request had no room for the next message, which is requested alone.
@@ -108,10 +108,10 @@ pub(super) struct OrderedConsumer {
     requested_after: u64,
     /// Number of messages that the server had to deliver after the last one, as far as it said.
     pending: u64,
-    /// The connection that it was created on.
-    epoch: u64,
+    /// The moment before its creation.
+    mark: Mark,
     expires: Option<Duration>,
-    /// When the server was last asked for messages, and how long that request stays open.
+    /// The moment of the last request for messages, and the time for which it stays open.
     asked: (SuspendAwareInstant, Duration),
     /// When the server last had a request that was neither filled nor expired, as far as is known.
     served: SuspendAwareInstant,
@@ -119,130 +119,20 @@ pub(super) struct OrderedConsumer {
     unasked: Duration,
     last_sequence: u64,
     heartbeat: Duration,
-    /// Whether the last delivery was waited for, and so is of this moment; else it may have been
-    /// lying there.
+    /// The last delivery was waited for, and so is of this moment. Otherwise it may have arrived
+    /// long before.
     fresh: bool,
     /// Whether it began with the newest message of each subject.
     has_list: bool,
     /// Number of messages that were waiting when it was created. It is exact at that moment, and
     /// only then.
     pub(super) pending_at_start: u64,
-    /// The server that has it; none where there is no cluster.
+    /// The server that has it; `None` without a cluster.
     server: Option<String>,
 }
 
 impl OrderedConsumer {
-    /// Creates the consumer `name`. Creating it twice with the same specification is harmless, so
-    /// that a creation whose answer was lost can be repeated and leaves one consumer at most.
-    ///
-    /// A cluster may place it on a server that has just died, which never answers, however often
-    /// the request is repeated. So after a quarter of the deadline another consumer is created, and
-    /// the first is deleted.
-    pub(super) async fn create(
-        link: Arc<Link>,
-        operation: &'static str,
-        spec: &Spec,
-        name: String,
-        deadline: Deadline,
-    ) -> KvResult<Result<Self, ApiError>> {
-        let mut others = 0_u32;
-        loop {
-            let name = if others == 0 { name.clone() } else { format!("{name}-{others}") };
-            let share = deadline.at_most((deadline.limit() / 4).min(HEARTBEAT));
-            match Self::create_one(Arc::clone(&link), operation, spec, name, share).await {
-                Err(KvError::Timeout { .. }) if !deadline.remaining().is_zero() => others += 1,
-                created => return created,
-            }
-        }
-    }
-
-    async fn create_one(
-        link: Arc<Link>,
-        operation: &'static str,
-        spec: &Spec,
-        name: String,
-        deadline: Deadline,
-    ) -> KvResult<Result<Self, ApiError>> {
-        let mut config = json!({
-            "name": name,
-            "ack_policy": "none",
-            "max_deliver": 1,
-            "replay_policy": "instant",
-            "mem_storage": true,
-            "num_replicas": 1,
-            "inactive_threshold": nanos(spec.inactive),
-            "headers_only": spec.headers_only,
-        });
-        match spec.filters.as_slice() {
-            [] => {}
-            [one] => config["filter_subject"] = json!(one),
-            many => config["filter_subjects"] = json!(many),
-        }
-        match spec.start {
-            Start::LastPerSubject => config["deliver_policy"] = json!("last_per_subject"),
-            Start::Last => config["deliver_policy"] = json!("last"),
-            Start::Sequence(sequence) => {
-                config["deliver_policy"] = json!("by_start_sequence");
-                config["opt_start_seq"] = json!(sequence.max(1));
-            }
-        }
-        let mark = link.up(operation, deadline).await?;
-        let inbox = link.client().new_inbox();
-        let deliveries = format!("{inbox}.*");
-        let messages = link.subscribe(operation, deliveries.clone()).await?;
-        let request = json!({ "stream_name": spec.stream, "config": config });
-        let pull_subject = link.space().api(&format!("CONSUMER.MSG.NEXT.{}.{name}", spec.stream));
-        let mut consumer = Self {
-            liveness: Liveness::new(
-                Arc::clone(&link),
-                mark,
-                [pull_subject.clone(), deliveries.clone()],
-            ),
-            pull_subject,
-            link: Arc::clone(&link),
-            farewell: Farewell::new(&link, &spec.stream, &name),
-            inbox,
-            messages,
-            pulls: 0,
-            outstanding: 0,
-            batch: PULL,
-            bytes: link.pull_size.bytes(link.max_payload()),
-            is_next_large: false,
-            requested_after: 0,
-            pending: 0,
-            epoch: mark.epoch(),
-            expires: None,
-            asked: (SuspendAwareInstant::now(), Duration::ZERO),
-            // Its position is the one of its creation, which is later.
-            served: SuspendAwareInstant::now(),
-            unasked: Duration::ZERO,
-            fresh: true,
-            last_sequence: 0,
-            heartbeat: SHORT_HEARTBEAT,
-            has_list: spec.start == Start::LastPerSubject,
-            pending_at_start: 0,
-            server: None,
-        };
-        // From here on the consumer may exist, so that dropping this future has to delete it:
-        // `farewell` does.
-        let created =
-            match request_creation(&link, operation, spec, &name, &request, deadline).await? {
-                Ok(created) => created,
-                Err(rejected) => return Ok(Err(rejected)),
-            };
-        consumer.pending_at_start = created.num_pending;
-        consumer.pending = created.num_pending;
-        consumer.farewell.exists = true;
-        consumer.server = created.cluster.and_then(|cluster| cluster.leader);
-        // The server has said so before it answered.
-        if let Some(denial) = link.denied(mark, &[&deliveries]) {
-            return Err(denial.error(operation));
-        }
-        link.ensure_subscribed(operation, mark)?;
-        Ok(Ok(consumer))
-    }
-
-    /// Asks for one message at a time from now on.
+    /// Requests one message at a time from now on.
     pub(super) fn one_at_a_time(&mut self) {
         self.batch = 1;
     }
@@ -258,15 +148,41 @@ impl OrderedConsumer {
         Lag::before(self.server.as_deref(), look, since)
     }
 
-    /// Asks for the first messages, which arrive while the caller does something else. A request
+    /// Awaits a request while the connection of the consumer exists.
+    ///
+    /// The client subscribes again when it reconnects, and the server then continues to fill the
+    /// open request for messages. If it broke the connection because of that, it would do so again
+    /// before it answers another request.
+    ///
+    /// # Errors
+    /// Returns [`KvError::Unavailable`] if the connection broke.
+    pub(super) async fn while_connected<T>(
+        &self,
+        operation: &'static str,
+        request: impl Future<Output = KvResult<T>>,
+    ) -> KvResult<T> {
+        tokio::select! {
+            biased;
+            () = self.link.broken(self.mark) => {}
+            result = request => return result,
+        }
+        self.reduce_if_filling();
+        Err(self.link.over(operation).unwrap_or_else(|| KvError::Unavailable {
+            operation,
+            reason: "the connection broke before the consumer was ready".to_owned(),
+            source: None,
+        }))
+    }
+
+    /// Requests the first messages, which arrive while the caller does something else. A request
     /// that cannot be sent is sent again by [`next`](Self::next).
-    pub(super) async fn ask(&mut self) {
+    pub(super) async fn request_first(&mut self) {
         if self.outstanding == 0 {
             let _ = self.pull().await;
         }
     }
 
-    /// The next thing that happens. Asks for more messages when few are left to come.
+    /// Waits for the next event. Requests more messages if few are left to arrive.
     pub(super) async fn next(&mut self) -> Delivery {
         loop {
             if self.is_request_due() && self.pull().await.is_err() {
@@ -326,8 +242,8 @@ impl OrderedConsumer {
     }
 
     fn receive(&mut self, message: Message) -> Option<Delivery> {
-        // What is stored has its place in the reply subject, whatever status another client gave
-        // it; what the server says has none.
+        // A stored message has its position in the reply subject, even if another client gave it a
+        // status. A message of the server has none.
         if let Some(place) = message.reply.as_deref().and_then(DeliveryInfo::parse) {
             self.outstanding = self.outstanding.saturating_sub(1);
             if place.consumer_sequence != self.last_sequence + 1 {
@@ -338,7 +254,7 @@ impl OrderedConsumer {
             return Some(Delivery::Message(message, place));
         }
         let Some(status) = message.status else {
-            return Some(Delivery::Lost("a message without its place"));
+            return Some(Delivery::Lost("a message has no position"));
         };
         let header = |name: &str| {
             let value = message.headers.as_ref().and_then(|headers| headers.get(name));
@@ -370,7 +286,7 @@ impl OrderedConsumer {
             409 if description.contains("Batch Completed") => {}
             503 => return Some(Delivery::Lost("the consumer is gone")),
             _ => {
-                tracing::debug!(%status, description, "the server ended a consumer");
+                tracing::debug!(%status, description, "server ended a consumer");
                 return Some(Delivery::Lost("the server ended the consumer"));
             }
         }
@@ -379,8 +295,7 @@ impl OrderedConsumer {
         (status.as_u16() == 408).then_some(Delivery::Idle)
     }
 
-    /// From the next request for messages on, heartbeats come as seldom as for a consumer that
-    /// lives long.
+    /// Uses the interval of long-lived consumers for heartbeats, from the next request on.
     pub(super) fn use_long_heartbeat(&mut self) {
         self.heartbeat = HEARTBEAT;
     }
@@ -392,7 +307,7 @@ impl OrderedConsumer {
         self.has_list && self.last_sequence < self.pending_at_start
     }
 
-    /// Takes over a limit that the server names, as in "Exceeded MaxRequestBatch of 100".
+    /// Adopts a limit that the server names, as in "Exceeded MaxRequestBatch of 100".
     fn adopt(&mut self, description: &str) {
         let limit = description.rsplit(' ').next().and_then(|limit| limit.parse::<usize>().ok());
         if description.contains("MaxRequestBatch") {
@@ -405,7 +320,7 @@ impl OrderedConsumer {
         }
     }
 
-    /// Whether the last delivery is of this moment: it was waited for. What was lying there may be
+    /// Whether the last delivery is of this moment, because it was waited for. Otherwise it may be
     /// old.
     pub(super) fn is_fresh(&self) -> bool {
         self.fresh
@@ -428,11 +343,11 @@ impl OrderedConsumer {
         }
     }
 
-    /// Requests less at a time on the next connection if this one broke while the server was filling
-    /// a request.
+    /// Requests less at a time on the next connection if this one broke while the server was
+    /// filling a request.
     fn reduce_if_filling(&self) {
         if self.outstanding > 0 && self.pending > 0 {
-            self.link.pull_size.reduce(self.epoch, self.bytes);
+            self.link.pull_size.reduce(self.mark.epoch(), self.bytes);
         }
     }
 
@@ -460,90 +375,6 @@ impl OrderedConsumer {
         self.link.client().publish_with_reply(self.pull_subject.clone(), reply, payload).await?;
         self.outstanding += batch;
         Ok(())
-    }
-}
-
-/// The server's description of a new consumer.
-#[derive(Deserialize)]
-struct Created {
-    num_pending: u64,
-    #[serde(default)]
-    cluster: Option<Cluster>,
-}
-
-/// Requests a consumer, in the form that the user has a right to.
-///
-/// The server compares a filter with the user's rights only if the subject contains it. A user may
-/// instead have the right to any consumer of the bucket, and not to the longer subject. So a denied
-/// form is replaced by the other one, also if the other one was denied before: a reload of the
-/// server's configuration changes rights on an open connection.
-async fn request_creation(
-    link: &Link,
-    operation: &'static str,
-    spec: &Spec,
-    name: &str,
-    request: &Value,
-    deadline: Deadline,
-) -> KvResult<Result<Created, ApiError>> {
-    let plain = format!("CONSUMER.CREATE.{}.{name}", spec.stream);
-    let [filter] = spec.filters.as_slice() else {
-        return link.api(operation, &plain, request, deadline).await;
-    };
-    let with_filter = format!("{plain}.{filter}");
-    let is_closed = link.is_denied(Form::FilterInSubject, &spec.stream);
-    let (usual, other) = if is_closed { (&plain, &with_filter) } else { (&with_filter, &plain) };
-    let denied = match link.api(operation, usual, request, deadline).await {
-        Err(denied @ KvError::Unauthorized { .. }) => denied,
-        created => return created,
-    };
-    match link.api(operation, other, request, deadline).await {
-        // The longer subject is the smaller right.
-        Err(also @ KvError::Unauthorized { .. }) => Err(if is_closed { also } else { denied }),
-        created => {
-            match created {
-                Err(_) => {}
-                Ok(_) if is_closed => link.allow(Form::FilterInSubject, &spec.stream),
-                Ok(_) => link.deny(Form::FilterInSubject, &spec.stream),
-            }
-            created
-        }
-    }
-}
-
-/// Waits for a message. Returns it with the moment of its arrival, because the reader may not have
-/// polled since.
-async fn arrival(messages: &mut Subscriber) -> (Option<Message>, SuspendAwareInstant) {
-    let mut bell: Option<Arc<Bell>> = None;
-    poll_fn(|context| {
-        let rung = bell.as_ref().and_then(|bell| bell.rung.get().copied());
-        let bell = match &mut bell {
-            Some(bell) if rung.is_none() && bell.waker.will_wake(context.waker()) => bell,
-            bell => {
-                let waker = context.waker().clone();
-                bell.insert(Arc::new(Bell { waker, rung: OnceLock::new() }))
-            }
-        };
-        let waker = Waker::from(Arc::clone(bell));
-        let message = messages.poll_next_unpin(&mut Context::from_waker(&waker));
-        message.map(|message| (message, rung.unwrap_or_else(SuspendAwareInstant::now)))
-    })
-    .await
-}
-
-/// A waker that notes when it is woken first.
-struct Bell {
-    waker: Waker,
-    rung: OnceLock<SuspendAwareInstant>,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.get_or_init(SuspendAwareInstant::now);
-        self.waker.wake_by_ref();
     }
 }
 

@@ -25,7 +25,7 @@ use crate::store::{Deadline, Key, KvError, KvResult, ReadConsistency};
 /// Maximum age of the settings that a write with a time to live relies on.
 const RECENT: Duration = Duration::from_secs(1);
 
-/// What reads, writes and watches have in common.
+/// The parts of a bucket that reads, writes and watches share.
 #[derive(Debug)]
 pub(super) struct StoreCore {
     pub(super) link: Arc<Link>,
@@ -55,7 +55,7 @@ impl StoreCore {
         self.link.space().write(self.subject(key))
     }
 
-    /// The newest message of a key, as the store's consistency asks.
+    /// Returns the newest message of a key, with the consistency of the store.
     pub(super) async fn newest(
         &self,
         operation: &'static str,
@@ -70,7 +70,7 @@ impl StoreCore {
         let mut request = self.link.request(operation, &subject, Bytes::new(), deadline);
         let answer = match request.attempt(first_patience(deadline)).await? {
             Some(Answer::Message(message)) => self.direct_answer(operation, message)?,
-            // No replica answers, or an operator has turned direct gets off: the leader knows.
+            // No replica answers, or an operator has turned off direct gets: the leader answers.
             Some(Answer::NoResponders) => None,
             None => return Box::pin(self.newest_unanswered(request, key, deadline)).await,
         };
@@ -202,8 +202,7 @@ impl StoreCore {
         }
     }
 
-    /// What the leader answers where it is asked for one message; none where there is no such
-    /// message.
+    /// Requests one message from the leader. Returns `None` if no such message exists.
     pub(super) async fn leader_answer(
         &self,
         operation: &'static str,
@@ -234,7 +233,7 @@ impl StoreCore {
         Ok(info)
     }
 
-    /// Takes over what an answer of the server says of the bucket's stream.
+    /// Adopts the state of the bucket's stream from an answer of the server.
     pub(super) fn learn(&self, info: &StreamInfo) {
         let before = self.bucket.settings().created;
         self.bucket.learn(info);
@@ -272,12 +271,16 @@ impl StoreCore {
         }
     }
 
-    /// Looks for the reason why no server answers, for a part of the deadline.
+    /// Searches for the reason why no server answers, for a part of the deadline.
     ///
     /// # Errors
     /// Returns the reason if no server will answer later either, for example because the store was
     /// deleted. A stream without a leader is not an error.
-    pub(super) async fn look(&self, operation: &'static str, deadline: Deadline) -> KvResult<()> {
+    pub(super) async fn diagnose(
+        &self,
+        operation: &'static str,
+        deadline: Deadline,
+    ) -> KvResult<()> {
         match self.info(operation, deadline.at_most(first_patience(deadline))).await {
             Err(error) if !error.is_retryable() => Err(error),
             Ok(_) | Err(_) => Ok(()),
@@ -285,8 +288,8 @@ impl StoreCore {
     }
 }
 
-/// The server's status; none for a stored message, which names its stream, whatever status another
-/// client gave it.
+/// Returns the status of a message of the server. Returns `None` for a stored message, which names
+/// its stream, even if another client gave it a status.
 pub(super) fn status_of(message: &Message) -> Option<StatusCode> {
     let stored =
         message.headers.as_ref().is_some_and(|headers| headers.get("Nats-Stream").is_some());
@@ -303,7 +306,7 @@ fn stream_of(message: &Message) -> Option<&str> {
         .map(HeaderValue::as_str)
 }
 
-/// Waits a little before the next try, or ends at the deadline.
+/// Waits before the next attempt, or ends at the deadline.
 pub(super) async fn pause(
     pauses: &mut impl Iterator<Item = Duration>,
     operation: &'static str,

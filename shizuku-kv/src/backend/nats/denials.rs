@@ -177,8 +177,8 @@ pub(super) enum Form {
     Batch,
 }
 
-/// The forms that the server has denied for a stream, each with the epoch of the connection in which
-/// it was tried.
+/// The forms that the server has denied for a stream, each with the epoch of the connection in
+/// which it was tried.
 ///
 /// Rights may change with a new epoch, and also within one: a server that reloads its configuration
 /// keeps its connections. So after a denial of the other form the denied one is tried again.

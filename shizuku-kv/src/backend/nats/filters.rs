@@ -4,15 +4,15 @@ use super::link::Link;
 use super::wire::subject_prefix;
 use crate::store::{Key, WatchScope};
 
-/// With more prefixes or keys than this it costs less to filter here than to have the server
-/// compare with each.
+/// Maximum number of prefixes or keys that the server filters. With more, it costs less to filter
+/// here than to let the server compare with each.
 pub(super) const MOST_FILTERS: usize = 64;
 
-/// What a server can count for a consumer with several filters.
+/// Filters whose waiting messages a server counts correctly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counting {
     Right,
-    /// Before 2.11 what is waiting is counted wrong where one filter is another and more tokens.
+    /// Before 2.11 the count is wrong if one filter is another one with more tokens.
     NotParents,
 }
 
@@ -42,7 +42,8 @@ pub(super) fn filters(bucket: &str, scope: &WatchScope, server: Counting) -> Vec
     let everything = || vec![format!("{prefix}>")];
     // The part of a string prefix up to its last dot is whole tokens, which the server can match.
     let covering = |key_prefix: &str| match key_prefix.rfind('.') {
-        // What is no key would be a pattern or an error there: it is left to the local filter.
+        // Text that is not a key would be a pattern or an error on the server, and is filtered
+        // here.
         Some(dot) if Key::new(&key_prefix[..dot]).is_ok() => {
             Some(format!("{prefix}{}.>", &key_prefix[..dot]))
         }
@@ -73,8 +74,8 @@ pub(super) fn filters(bucket: &str, scope: &WatchScope, server: Counting) -> Vec
                 let Some(filter) = covering(key_prefix) else { return everything() };
                 stems.push(filter.trim_end_matches('>').to_owned());
             }
-            // The server refuses filters that overlap: one that another covers is left out. Sorted,
-            // what a stem covers follows it.
+            // The server rejects overlapping filters, so that a covered one is left out. After
+            // sorting, the covered stems follow the one that covers them.
             stems.sort();
             stems.dedup_by(|later, kept| later.starts_with(kept.as_str()));
             if stems.is_empty() || stems.len() > MOST_FILTERS {
@@ -86,10 +87,10 @@ pub(super) fn filters(bucket: &str, scope: &WatchScope, server: Counting) -> Vec
     }
 }
 
-/// Before the key in a subject that stands beside others. A stream has one bucket, so that it
-/// selects the same; but a consumer that has exactly the subject that is purged goes on behind the
-/// purge, before 2.15 also past what waits of its other subjects (nats-server #8571). One that has
-/// more than what is purged does not (ADR 0011).
+/// Returns the prefix of a key in one of several filters. A stream has one bucket, so that it
+/// selects the same messages. But a consumer with exactly the purged subject moves behind the
+/// purge, before 2.15 also past waiting messages of its other subjects (nats-server #8571). A
+/// consumer with a broader filter does not (ADR 0011).
 fn any_bucket_prefix() -> String {
     subject_prefix("*")
 }
@@ -109,7 +110,8 @@ mod tests {
         assert_eq!(prefix("config."), ["$KV.b.config.>"]);
         assert_eq!(prefix("config.da"), ["$KV.b.config.>"]);
         assert_eq!(prefix("a.b.c"), ["$KV.b.a.b.>"]);
-        // What is no key is not given to the server, where it would be a pattern or be refused.
+        // Text that is not a key is not sent to the server, where it would be a pattern or an
+        // error.
         for odd in ["*.a", "a.*.b", ">.a", ".a", "a b.c", "a..b", "a..", "ä.b"] {
             assert_eq!(prefix(odd), ["$KV.b.>"], "{odd}");
         }

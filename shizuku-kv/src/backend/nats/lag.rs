@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_consumer_is_level_only_where_the_leader_was_looked_at() {
+    fn consumer_is_level_only_at_the_leader() {
         assert_eq!(Lag::of(Some("a"), Some("a")), Lag::None);
         assert_eq!(Lag::of(Some("b"), Some("a")), Lag::Unknown);
         assert_eq!(Lag::of(Some("b"), None), Lag::Unknown);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn when_to_ask() {
+    fn leader_is_asked_when_the_state_may_be_complete() {
         let place = |consumer_sequence, stream_sequence| DeliveryInfo {
             stream_sequence,
             consumer_sequence,

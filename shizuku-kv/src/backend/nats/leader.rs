@@ -1,11 +1,10 @@
-//! What the leader of a bucket's stream has, and a consumer elsewhere may not.
+//! Requests to the leader of a bucket's stream, which has every acknowledged message.
 //!
-//! In a cluster the server places a consumer on any replica, also on one that is behind. What waits
-//! for such a consumer is what its replica has, so that "all of it has come" tells nothing of what
-//! was acknowledged before. The server that answers a look at the stream is the leader, which has
-//! everything: a consumer made there afterwards is not behind that look. Of one that was made
-//! elsewhere it is known only by asking the leader whether there is anything newer. It is asked
-//! where the state seems to be complete, and not before: mostly once (ADR 0012).
+//! In a cluster the server places a consumer on any replica, also on one that is behind
+//! ([`lag`](super::lag)). The server that answers a look at the stream is the leader: a consumer
+//! that was created there afterwards is not behind that look. For another consumer, only the
+//! leader's answer shows whether a newer message exists. The leader is asked when the state seems
+//! to be complete, so that one request is enough in most cases (ADR 0012).
 //!
 //! A user with rights to a part of a bucket may not ask the leader for messages: the request names
 //! the stream, and the subject only in its payload. Then a consumer at the leader answers, whose
@@ -35,15 +34,15 @@ pub(super) const IN_FLIGHT: usize = 64;
 /// Number of subjects by which a page of a list begins earlier, if it had a gap to the one before.
 const OVERLAP: usize = 1_000;
 
-/// The sequence of the newest message under any of the filters, from the leader; 0 where there is
-/// none.
+/// Returns the sequence of the newest message under any of the filters, from the leader; 0 if there
+/// is none.
 pub(super) async fn newest(
     core: &StoreCore,
     operation: &'static str,
     filters: &[String],
     deadline: Deadline,
 ) -> KvResult<u64> {
-    // The subject of this question may have wildcards.
+    // The subject of this request may have wildcards.
     stream::iter(filters.to_vec())
         .map(|filter| async move {
             let found = newest_of(core, operation, &filter, deadline).await?;
@@ -77,7 +76,7 @@ pub(super) async fn newest_of(
     let query = json!({ "last_by_subj": filter });
     let other =
         || by_consumer(core, operation, vec![filter.to_owned()], Start::Last, true, deadline);
-    Ok(match asked(core, operation, &query, other, deadline).await? {
+    Ok(match leader_or(core, operation, &query, other, deadline).await? {
         Either::Left(found) => {
             found.map(|found| Found { sequence: found.sequence(), time: found.time() })
         }
@@ -88,7 +87,7 @@ pub(super) async fn newest_of(
 /// The message at a stream sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MessageAt {
-    /// It is there. The server's time of its arrival.
+    /// It exists. The server's time of its arrival.
     Time(SystemTime),
     /// It was removed.
     Gone,
@@ -106,7 +105,7 @@ pub(super) async fn message_at(
 ) -> KvResult<MessageAt> {
     let (query, start) = (json!({ "seq": sequence }), Start::Sequence(sequence));
     let other = || by_consumer(core, operation, filters.to_vec(), start, true, deadline);
-    Ok(match asked(core, operation, &query, other, deadline).await? {
+    Ok(match leader_or(core, operation, &query, other, deadline).await? {
         Either::Left(found) => {
             found.map_or(MessageAt::Gone, |message| MessageAt::Time(message.time()))
         }
@@ -118,7 +117,8 @@ pub(super) async fn message_at(
 }
 
 impl StoreCore {
-    /// The newest message of a key: of the leader, or of whoever proves that it is the leader's.
+    /// Returns the newest message of a key: from the leader, or with a proof that it is the
+    /// leader's.
     pub(super) async fn newest_proven(
         &self,
         operation: &'static str,
@@ -128,14 +128,14 @@ impl StoreCore {
         let subject = self.subject(key);
         let query = json!({ "last_by_subj": subject });
         let other = move || async move {
-            // One request, which also those may send who may not create consumers.
+            // One request, for which no right to create consumers is needed.
             let subject = vec![subject];
             if subjects(self, operation, &subject, deadline.remaining()).await?.is_empty() {
                 return Ok(None);
             }
             by_consumer(self, operation, subject, Start::Last, false, deadline).await
         };
-        match asked(self, operation, &query, other, deadline).await? {
+        match leader_or(self, operation, &query, other, deadline).await? {
             Either::Left(found) => {
                 let parsed = found.map(|message| message.parse(&self.bucket.prefix)).transpose();
                 parsed.map_err(|reason| KvError::Backend {
@@ -151,12 +151,12 @@ impl StoreCore {
     }
 }
 
-/// Asks the leader for a message, or does the other thing if the user may not ask. If that is
-/// denied too, the leader is asked again: rights may have changed since it was not allowed.
+/// Requests a message from the leader, or does the other thing if the user has no right to that. If
+/// that is denied too, the request is sent again: rights may have changed since its denial.
 ///
 /// # Errors
-/// Returns the denial of the question if both are denied, because it names the usual right.
-async fn asked<T, F>(
+/// Returns the denial of the request if both are denied, because it names the usual right.
+async fn leader_or<T, F>(
     core: &StoreCore,
     operation: &'static str,
     query: &Value,

@@ -129,7 +129,7 @@ impl Link {
     /// Returns an id that no other operation of any client has.
     pub(super) fn next_id(&self) -> String {
         let number = self.operations.fetch_add(1, Ordering::Relaxed);
-        // Of constant width: the server counts headers, so a full bucket accepts a value of the
+        // Constant width: the server counts headers, so a full bucket accepts a value of the
         // same size only if the headers have not become longer.
         format!("{:016x}{number:08x}", self.operation_prefix)
     }
@@ -368,6 +368,13 @@ impl Link {
             Some(denial) => Some(Interruption::Denied(denial)),
             None => is_lost(&state).then_some(Interruption::Lost),
         }
+    }
+
+    /// Waits until the connection has broken or ended since `mark`.
+    pub(super) async fn broken(&self, mark: Mark) {
+        let is_broken = |state: &LinkState| state.epoch != mark.epoch || state.over.is_some();
+        // The sender lives in this struct, so that waiting does not fail.
+        let _ = self.events.subscribe().wait_for(is_broken).await;
     }
 
     /// Waits for a turn to check a right after a crowd of denials.

@@ -1,12 +1,11 @@
 //! The NATS JetStream backend: a store is a bucket in the layout of ADR-8, shared with every other
 //! NATS client.
 //!
-//! async-nats carries the bytes: connecting, authenticating, reconnecting, subscriptions. What the
-//! contract needs beyond that is here:
+//! async-nats connects, authenticates, reconnects and subscribes. The rest of the contract is here:
 //!
 //! | file | idea |
 //! |---|---|
-//! | `config` | what a connection needs to know, and what of it may be shown |
+//! | `config` | the configuration of a connection, and the parts that may be shown |
 //! | `url` | the same, read from a URL |
 //! | `connection` | the public connection: opening, health, shutdown |
 //! | `link` | the state of a connection, and interruptions of requests |
@@ -31,10 +30,10 @@
 //! | `core` | the parts that reads, writes and watches share |
 //! | `by_name` | reading of many keys, in batches |
 //! | `writer`, `write` | writing: the operations, and one write on its way |
-//! | `fenced` | writing under a lock: a look at the newest token, and a swap |
+//! | `fenced` | writing under a lock: a read of the newest token, and a swap |
 //! | `figures` | how many keys have an entry, from the leader |
 //! | `outcome` | the outcome of a write whose acknowledgement was lost |
-//! | `consumer` | an ordered pull consumer: every message once and in order, or the word that it was lost |
+//! | `consumer`, `arrival` | an ordered pull consumer: each message once and in order |
 //! | `pull_size` | number of bytes that a consumer requests at a time |
 //! | `filters` | the subjects that cover a scope |
 //! | `open_consumers`, `farewell` | the deletion of consumers whose reader was dropped |
@@ -48,6 +47,7 @@
 //! | `census` | detection of entries that left the stream without a message |
 
 mod api;
+mod arrival;
 mod bucket;
 mod by_name;
 mod census;

@@ -121,8 +121,8 @@ impl PendingRequests {
         (in_flight.chain(entries.abandoned.map(|(_, size)| size)).max(), entries.sizes)
     }
 
-    /// Delivers an answer to the request whose number is the last token of the subject, unless it was
-    /// abandoned.
+    /// Delivers an answer to the request whose number is the last token of the subject, unless it
+    /// was abandoned.
     pub(super) fn answer(&self, message: Message) {
         let number = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
         let waiter = number.and_then(|number: u64| self.lock().answered(number));

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn longer_is_what_forgets_less() {
+    fn longer_life_is_recognized() {
         let [one, two] = [1, 2].map(|seconds| Some(Duration::from_secs(seconds)));
         assert!(lives_longer(one, two) && lives_longer(one, None));
         assert!(!lives_longer(two, one) && !lives_longer(None, one) && !lives_longer(one, one));

@@ -18,7 +18,7 @@ pub(super) const KEY_TTL_NOTE: &str = "shizuku-kv.key-ttl";
 /// tombstones lived shorter at that time than the settings show.
 pub(super) const CURSORS_NOTE: &str = "shizuku-kv.cursors-from";
 
-/// What the server says of a stream.
+/// The server's description of a stream.
 #[derive(Debug, Deserialize)]
 pub(super) struct StreamInfo {
     pub(super) config: Value,
@@ -31,7 +31,7 @@ pub(super) struct StreamInfo {
     ts: String,
 }
 
-/// Who leads a stream, or has a consumer.
+/// The server that leads a stream, or has a consumer.
 #[derive(Debug, Deserialize)]
 pub(super) struct Cluster {
     #[serde(default)]
@@ -111,8 +111,8 @@ impl StreamInfo {
         parse_time(&self.ts)
     }
 
-    /// What tells this stream from every other, and from an earlier one of the same name: when it
-    /// was created, to the nanosecond, and its name.
+    /// Identifies the stream among all others, and among earlier ones of the same name: by the time
+    /// of its creation, to the nanosecond, and its name.
     pub(super) fn incarnation(&self, stream: &str) -> [u8; 16] {
         let nanos = parse_time(&self.created)
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -152,7 +152,7 @@ impl StreamInfo {
         usize::try_from(self.number("max_msg_size")).ok().filter(|size| *size > 0)
     }
 
-    /// The stream's configuration as a store's, every field that has a value filled in.
+    /// Returns the stream's configuration as a store's, with each field that has a value.
     pub(super) fn store_config(&self) -> StoreConfig {
         let positive = |field| u64::try_from(self.number(field)).ok().filter(|n| *n > 0);
         let mut config = StoreConfig::new();

@@ -28,7 +28,7 @@ use crate::store::{
 /// where values expire. Long enough for a watch or a replica to come back and see it.
 const MARKER_TTL: Duration = Duration::from_secs(3600);
 
-/// What the server says of the bucket's stream.
+/// Requests the server's description of the bucket's stream.
 pub(super) async fn info(
     link: &Link,
     operation: &'static str,
@@ -50,7 +50,7 @@ pub(super) async fn described(
     link.api(operation, &subject, &json!({}), deadline).await
 }
 
-/// Opens a bucket, creates it where there is none, changes it where that was asked for.
+/// Opens a bucket. Creates it if it does not exist, and changes it if that was requested.
 pub(super) async fn open(
     link: &Link,
     operation: &'static str,
@@ -74,7 +74,7 @@ pub(super) async fn open(
             Err(KvError::StoreNotFound { .. }) if !config.must_exist => {
                 match create(link, operation, name, config, deadline).await? {
                     Some(created) => return Ok(Bucket::new(name, &created, config)),
-                    // Another client was faster: look at what it made. The stream can be gone
+                    // Another client was faster, so that its stream is read. The stream can be gone
                     // again, or be known to one server of a cluster only.
                     None => {
                         pause(&mut pauses, operation, name, deadline).await?;
@@ -171,7 +171,7 @@ async fn update(
         Ok(changed) => differences(config, &changed).is_empty().then_some(Ok(changed)),
         Err(error) => (!error.is_retryable()).then_some(Err(error)),
     };
-    match ordered(link, operation, name, request, has_happened, deadline).await? {
+    match execute_once(link, operation, name, request, has_happened, deadline).await? {
         Ok(changed) => Ok(changed),
         Err(error) if error.err_code == ApiError::STREAM_UPDATE_REJECTED => {
             let differences = differences(config, &found);
@@ -182,7 +182,7 @@ async fn update(
     }
 }
 
-/// Writes the settings that were made into a stream's configuration.
+/// Writes the given settings into a stream's configuration.
 fn apply(link: &Link, stream: &mut Value, config: &StoreConfig) {
     let asked_before = asks_for_ttl(stream);
     let mut set = |field: &str, value: Value| stream[field] = value;
@@ -253,7 +253,7 @@ pub(super) async fn delete(link: &Link, name: &str, deadline: Deadline) -> KvRes
         Err(error) if !error.is_retryable() => Some(Err(error)),
         Ok(_) | Err(_) => None,
     };
-    match ordered(link, OPERATION, name, request, has_happened, deadline).await? {
+    match execute_once(link, OPERATION, name, request, has_happened, deadline).await? {
         Ok(_) => Ok(()),
         Err(error) => Err(error.into_error(OPERATION, name)),
     }
@@ -262,7 +262,7 @@ pub(super) async fn delete(link: &Link, name: &str, deadline: Deadline) -> KvRes
 /// The answer to a command for a stream. It is sent once, because a late copy could undo changes
 /// that others made meanwhile. If no answer arrives, the stream shows whether the command was
 /// executed.
-async fn ordered<T>(
+async fn execute_once<T>(
     link: &Link,
     operation: &'static str,
     name: &str,
@@ -270,7 +270,7 @@ async fn ordered<T>(
     has_happened: impl Fn(KvResult<StreamInfo>) -> Option<KvResult<T>>,
     deadline: Deadline,
 ) -> KvResult<Result<T, ApiError>> {
-    let looks = async {
+    let reads = async {
         loop {
             tokio::time::sleep(first_patience(deadline)).await;
             if let Some(outcome) = has_happened(info(link, operation, name, deadline).await) {
@@ -278,7 +278,7 @@ async fn ordered<T>(
             }
         }
     };
-    match select(pin!(request), pin!(looks)).await {
+    match select(pin!(request), pin!(reads)).await {
         Either::Left((Err(error @ KvError::Unavailable { .. }), _)) => {
             match has_happened(info(link, operation, name, deadline).await) {
                 Some(outcome) => outcome.map(Ok),

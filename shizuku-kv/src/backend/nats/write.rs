@@ -49,7 +49,7 @@ impl StoreCore {
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
         let sent = self.send(write, deadline).await?;
-        self.settle(sent, deadline).await
+        self.resolve(sent, deadline).await
     }
 
     /// Sends a write. An error means that it was not sent.
@@ -152,8 +152,8 @@ impl StoreCore {
         KvError::ValueTooLarge { key: write.key.clone(), size: write.value.len(), limit }
     }
 
-    /// Waits for what becomes of a write, up to the deadline.
-    pub(super) async fn settle(
+    /// Waits for the outcome of a write, up to the deadline.
+    pub(super) async fn resolve(
         &self,
         mut sent: Sent,
         deadline: Deadline,
@@ -207,10 +207,10 @@ impl StoreCore {
                     }
                     return Err(self.rejection(&sent.write, rejection));
                 }
-                Verdict::NobodyThere if !sent.repeated => {
+                Verdict::NoResponders if !sent.repeated => {
                     let reason = Box::pin(self.no_listener(sent.write.operation, deadline)).await?;
                     if sent.write.pipelined {
-                        return Err(reason.unwrap_or_else(|| sent.write.not_taken()));
+                        return Err(reason.unwrap_or_else(|| sent.write.not_accepted()));
                     }
                     let paused = pause(&mut pauses, sent.write.operation, deadline).await;
                     paused.map_err(|error| reason.unwrap_or(error))?;
@@ -229,9 +229,10 @@ impl StoreCore {
                     self.publish_anew(&mut sent, deadline).await?;
                     continue;
                 }
-                Verdict::Conflict(_) | Verdict::NobodyThere | Verdict::TooLarge | Verdict::Late => {
-                    None
-                }
+                Verdict::Conflict(_)
+                | Verdict::NoResponders
+                | Verdict::TooLarge
+                | Verdict::Late => None,
                 Verdict::Rejected(error)
                 | Verdict::Busy(error)
                 | Verdict::TooLong(error)
@@ -271,7 +272,9 @@ impl StoreCore {
                 }
                 // Another copy would make the server end the connection again.
                 Ok(Outcome::NotYet) if is_too_long => return Err(sent.write.unknown(silence)),
-                Ok(Outcome::NotYet) if sent.write.pipelined => return Err(sent.write.not_taken()),
+                Ok(Outcome::NotYet) if sent.write.pipelined => {
+                    return Err(sent.write.not_accepted());
+                }
                 Ok(Outcome::NotYet) => {}
                 // The write may be in flight.
                 Ok(Outcome::Unknown) if is_late && !is_last(deadline) => {
@@ -311,8 +314,8 @@ impl StoreCore {
         }
     }
 
-    /// Looks for the reason why no server receives a write, for a part of the deadline. Returns a
-    /// reason that may pass, or `None` if the stream has no leader at the moment.
+    /// Searches for the reason why no server receives a write, for a part of the deadline. Returns
+    /// a reason that may pass, or `None` if the stream has no leader at the moment.
     ///
     /// # Errors
     /// Returns the reason if no server will receive the write later either: the store was deleted,

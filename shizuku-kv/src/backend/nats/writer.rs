@@ -57,7 +57,7 @@ impl KvWriter for NatsStore {
                     _ => Deadline::after(deadline),
                 };
                 if !is_single_message(&write) {
-                    answers.extend(self.settle_all(&mut in_flight).await);
+                    answers.extend(self.resolve_all(&mut in_flight).await);
                     answers.push(self.0.apply(&key, write, deadline).await);
                     continue;
                 }
@@ -65,10 +65,10 @@ impl KvWriter for NatsStore {
                 waited = matches!(sent, Err(KvError::Unavailable { .. })).then_some(deadline);
                 in_flight.push_back((sent, deadline));
                 if in_flight.len() >= WRITES_IN_FLIGHT {
-                    answers.extend(self.settle_first(&mut in_flight).await);
+                    answers.extend(self.resolve_first(&mut in_flight).await);
                 }
             }
-            answers.extend(self.settle_all(&mut in_flight).await);
+            answers.extend(self.resolve_all(&mut in_flight).await);
             answers
         })
     }
@@ -196,18 +196,18 @@ impl StoreCore {
 type InFlight = VecDeque<(KvResult<Sent>, Deadline)>;
 
 impl NatsStore {
-    async fn settle_first(&self, in_flight: &mut InFlight) -> Option<KvResult<VersionToken>> {
+    async fn resolve_first(&self, in_flight: &mut InFlight) -> Option<KvResult<VersionToken>> {
         Some(match in_flight.pop_front()? {
-            (Ok(sent), deadline) => self.0.settle(sent, deadline).await,
+            (Ok(sent), deadline) => self.0.resolve(sent, deadline).await,
             (Err(error), _) => Err(error),
         })
     }
 
     /// Acknowledgements arrive whether or not they are waited for, so that waiting for one after
     /// the other costs nothing.
-    async fn settle_all(&self, in_flight: &mut InFlight) -> Vec<KvResult<VersionToken>> {
+    async fn resolve_all(&self, in_flight: &mut InFlight) -> Vec<KvResult<VersionToken>> {
         let mut answers = Vec::with_capacity(in_flight.len());
-        while let Some(answer) = self.settle_first(in_flight).await {
+        while let Some(answer) = self.resolve_first(in_flight).await {
             answers.push(answer);
         }
         answers

@@ -70,8 +70,9 @@ impl NatsWatch {
         let spec = self.spec(Start::LastPerSubject, &known);
         let Ok(mut consumer) = self.create(&spec, deadline).await? else { return Ok(None) };
         // Its messages arrive during the look.
-        consumer.ask().await;
-        let look = core.info(OPERATION, deadline).await?;
+        consumer.request_first().await;
+        let look = core.info(OPERATION, deadline);
+        let look = consumer.while_connected(OPERATION, look).await?;
         if look.incarnation(&core.bucket.stream) != known.incarnation {
             return Ok(None);
         }
@@ -130,9 +131,10 @@ impl NatsWatch {
             self.count_keys(&consumer);
         }
         // Its messages arrive during the second look.
-        consumer.ask().await;
+        consumer.request_first().await;
         // The store can have been recreated between the look and the creation.
-        let again = core.info(OPERATION, deadline).await?;
+        let again = core.info(OPERATION, deadline);
+        let again = consumer.while_connected(OPERATION, again).await?;
         if self.incarnation != Some(again.incarnation(&core.bucket.stream)) {
             return Err(self.recreated());
         }

@@ -170,10 +170,10 @@ impl WriteMessage {
         headers
     }
 
-    pub(super) fn not_taken(&self) -> KvError {
+    pub(super) fn not_accepted(&self) -> KvError {
         KvError::Unavailable {
             operation: self.operation,
-            reason: "the store had no leader to take the write".to_owned(),
+            reason: "the store had no leader that accepted the write".to_owned(),
             source: None,
         }
     }

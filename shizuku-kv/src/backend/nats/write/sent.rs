@@ -21,7 +21,7 @@ pub(in super::super) struct Sent {
     /// When the write was last searched for, or sent.
     pub(super) searched: Instant,
     /// The last sequence of the stream before the write, and when that stream was created.
-    known: u64,
+    pub(super) known: u64,
     pub(super) created: SystemTime,
     /// Whether it was sent more than once, so that a rejection may concern one copy of several.
     pub(super) repeated: bool,

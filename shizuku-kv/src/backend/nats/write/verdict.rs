@@ -27,14 +27,14 @@ fn patience(since: Instant, deadline: Deadline) -> Duration {
     share.saturating_sub(since.elapsed()).min(left - left / 3)
 }
 
-/// What the server said to one copy of a write.
+/// The server's answer to one copy of a write.
 #[derive(Debug)]
 pub(super) enum Verdict {
     Taken(u64),
-    /// The expected sequence is not the newest; the newest, where the server told.
+    /// The expected sequence is not the newest one, which the server may name.
     Conflict(Option<u64>),
-    /// Nobody took it: there is no such stream, or no leader at the moment.
-    NobodyThere,
+    /// No responders: the stream does not exist, or has no leader at the moment.
+    NoResponders,
     Rejected(KvError),
     /// The server has rejected the write because of its load.
     Busy(KvError),
@@ -47,7 +47,7 @@ pub(super) enum Verdict {
     TooLong(KvError),
     /// The server has ended the connection because a message was too large, possibly this write.
     Oversized(KvError),
-    /// No answer, and none will come.
+    /// No answer arrived, and none can arrive.
     Silence(Option<ErrorSource>),
     /// No answer yet.
     Late,
@@ -128,7 +128,7 @@ impl StoreCore {
     pub(super) fn verdict(&self, write: &WriteMessage, answer: Option<Message>) -> Verdict {
         let rejection = match answer {
             None => return Verdict::Silence(None),
-            Some(message) if has_no_responders(&message) => return Verdict::NobodyThere,
+            Some(message) if has_no_responders(&message) => return Verdict::NoResponders,
             Some(message) => match acknowledged(&message) {
                 Ok(Ok(sequence)) => return Verdict::Taken(sequence),
                 Ok(Err(error)) => error,
@@ -162,7 +162,7 @@ impl StoreCore {
     }
 }
 
-/// What the server answered to a write: the sequence under which it was taken, or why it was not.
+/// Reads the server's answer to a write: its sequence, or the reason why it was rejected.
 fn acknowledged(message: &Message) -> Result<Result<u64, ApiError>, serde_json::Error> {
     // Not an enum of the two, which would be read twice. Beside an error there may be a sequence
     // of 0.
