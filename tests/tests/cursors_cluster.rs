@@ -144,6 +144,6 @@ async fn a_cursor_from_before_the_bucket_was_made_again_has_expired() {
     let mut reasons = fleet.expiries("b", cursor).await;
     reasons.push(refusal(&store, cursor).await);
     for reason in reasons {
-        assert!(reason.contains("made again"), "{reason}");
+        assert!(reason.contains("recreated"), "{reason}");
     }
 }

@@ -97,7 +97,7 @@ async fn a_cursor_from_before_the_bucket_was_made_again_has_expired() {
         again.put(format!("key.{n}"), "new").await.unwrap();
     }
     for store in [&store, &again] {
-        assert!(expiry(store, cursor).await.contains("made again"));
+        assert!(expiry(store, cursor).await.contains("recreated"));
     }
 }
 

@@ -18,6 +18,8 @@ mod dropped;
 mod limits;
 #[path = "nats_watch/mirrors.rs"]
 mod mirrors;
+#[path = "nats_watch/opening.rs"]
+mod opening;
 #[path = "nats_watch/purged.rs"]
 mod purged;
 #[path = "nats_watch/recreated.rs"]

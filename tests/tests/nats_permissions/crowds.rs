@@ -3,9 +3,9 @@
 //! their right.
 
 use futures_util::future::join_all;
-use shizuku_kv::{KvError, KvResult};
+use shizuku_kv::{Connection, KvError, KvResult, Store, StoreConfig};
 
-use super::rights::{PATIENCE, Rights, assert_names, at_once, open};
+use super::rights::{PATIENCE, Rights, assert_names, at_once, connect_as, open};
 
 const CROWD: usize = 2000;
 
@@ -85,4 +85,43 @@ async fn every_read_of_a_refused_crowd_is_unauthorized() {
         assert!(matches!(error, KvError::Unauthorized { .. }), "{error:?}");
         assert!(error.to_string().contains("this user may not publish to"), "{error}");
     }
+}
+
+/// Sends denied writes, and with the first ones the command.
+async fn in_crowd<T>(app: &Store, command: impl Future<Output = T>) -> T {
+    let puts = || join_all((0..CROWD / 2).map(|number| app.put(format!("secret.k{number}"), "x")));
+    let (_, done, _) = at_once("a command", async { tokio::join!(puts(), command, puts()) }).await;
+    done
+}
+
+/// A command is sent once, so that its right is checked with a request that is not one.
+#[tokio::test]
+async fn denied_commands_in_a_crowd_are_unauthorized() {
+    let denied = ["$KV.b.secret.>", "$JS.API.STREAM.DELETE.KV_b", "$JS.API.STREAM.UPDATE.KV_b"];
+    let server = Rights::all_but(denied).start();
+    let (admin, app) = open(&server, "b").await;
+    admin.put("key", "value").await.unwrap();
+    let connection = connect_as(&server, "app").await;
+    let store = connection.store("b").await.unwrap();
+    let error = in_crowd(&store, connection.delete_store("b")).await.unwrap_err();
+    assert_names(&error, "$JS.API.STREAM.DELETE.KV_b");
+    let config = StoreConfig::new().history(5).reconcile();
+    let error = in_crowd(&store, connection.store_with_config("b", config)).await.unwrap_err();
+    assert_names(&error, "$JS.API.STREAM.UPDATE.KV_b");
+    assert!(app.get("key").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn allowed_commands_in_a_crowd_are_executed() {
+    let server = Rights::all_but(["$KV.b.secret.>"]).start();
+    let (admin, _app) = open(&server, "b").await;
+    admin.put("key", "value").await.unwrap();
+    let connection = connect_as(&server, "app").await;
+    let store = connection.store("b").await.unwrap();
+    let config = StoreConfig::new().history(5).reconcile();
+    in_crowd(&store, connection.store_with_config("b", config)).await.unwrap();
+    assert!(admin.get("key").await.unwrap().is_some());
+    in_crowd(&store, connection.delete_store("b")).await.unwrap();
+    let error = admin.get("key").await.unwrap_err();
+    assert!(matches!(error, KvError::StoreNotFound { .. }), "{error}");
 }

@@ -115,7 +115,7 @@ async fn a_listing_of_a_store_that_was_made_again_is_an_error() {
         put(&again, KEYS..2 * KEYS).await;
         let error = scan.try_collect().await.unwrap_err();
         assert!(matches!(error, KvError::Unavailable { .. }) && error.is_retryable(), "{error:?}");
-        assert!(error.to_string().contains("made again"), "{error}");
+        assert!(error.to_string().contains("recreated"), "{error}");
     }
 }
 
@@ -162,4 +162,71 @@ fn copy_all(from: &std::path::Path, to: &std::path::Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// Returns the number of messages that the server has sent to the connection named `reader`.
+async fn sent_to_reader(server: &NatsServer) -> u64 {
+    let page = server.page("/connz").await.unwrap();
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    let connections = page["connections"].as_array().unwrap();
+    let reader = connections.iter().find(|connection| connection["name"] == "reader").unwrap();
+    reader["out_msgs"].as_u64().unwrap()
+}
+
+/// Delivered messages are not delivered again, and few others are sent.
+#[tokio::test]
+async fn listing_that_lost_its_consumer_halfway_is_not_repeated() {
+    const KEYS: usize = 2_000;
+    let limits = "limits: { max_request_batch: 100 }";
+    let server = NatsServer::builder().jetstream_config(limits).start();
+    for history in [1, 5] {
+        let config = StoreConfig::new().history(history);
+        let connection = connect(&server.url()).await.unwrap();
+        let admin = connection.store_with_config(&unique("halfway"), config).await.unwrap();
+        for _ in 0..2 {
+            put(&admin, 0..KEYS).await;
+        }
+        let reader = connect(&format!("{}?name=reader", server.url())).await.unwrap();
+        let store = reader.store(admin.name()).await.unwrap();
+        let before = sent_to_reader(&server).await;
+        let scan = store.scan(WatchScope::All);
+        let mut found = BTreeSet::new();
+        for _ in 0..KEYS / 2 {
+            found.insert(scan.next().await.unwrap().unwrap().key);
+        }
+        delete_consumers(&server, &admin).await;
+        found.extend(scan.try_collect().await.unwrap().into_iter().map(|entry| entry.key));
+        assert_eq!(found.len(), KEYS);
+        let sent = sent_to_reader(&server).await - before;
+        assert!(sent < KEYS as u64 * 11 / 10, "history {history}: {sent} messages");
+        reader.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn history_that_lost_its_consumer_halfway_is_not_repeated() {
+    const VERSIONS: usize = 60;
+    let limits = "limits: { max_request_batch: 10 }";
+    let server = NatsServer::builder().jetstream_config(limits).start();
+    let config = StoreConfig::new().history(64);
+    let connection = connect(&server.url()).await.unwrap();
+    let admin = connection.store_with_config("b", config).await.unwrap();
+    for number in 0..VERSIONS {
+        admin.put("key", number.to_string()).await.unwrap();
+    }
+    let reader = connect(&format!("{}?name=reader", server.url())).await.unwrap();
+    let store = reader.store("b").await.unwrap();
+    let before = sent_to_reader(&server).await;
+    let history = store.history("key").unwrap();
+    let mut found = Vec::new();
+    for _ in 0..VERSIONS / 2 {
+        found.push(history.next().await.unwrap().unwrap().value);
+    }
+    delete_consumers(&server, &admin).await;
+    found.extend(history.try_collect().await.unwrap().into_iter().map(|entry| entry.value));
+    let expected: Vec<_> = (0..VERSIONS).map(|number| number.to_string()).collect();
+    assert_eq!(found, expected);
+    // Less than the first half once more: the others are statuses and answers.
+    let sent = sent_to_reader(&server).await - before;
+    assert!(sent < (VERSIONS + VERSIONS / 2) as u64, "{sent} messages");
 }

@@ -18,13 +18,8 @@ pub(crate) const NAMES: &[(&str, usize)] =
 
 /// Files that may have more lines than others, each with the reason.
 pub(crate) const LONG_FILES: &[(&str, &str)] = &[
-    ("shizuku-kv/src/backend/nats/bucket.rs", "to be split: settings, and opening of streams"),
     ("shizuku-kv/src/backend/nats/consumer.rs", "one protocol, and its tests"),
-    ("shizuku-kv/src/backend/nats/link.rs", "to be split: connection state, requests, errors"),
-    ("shizuku-kv/src/backend/nats/requests.rs", "one table of requests, and its tests"),
     ("shizuku-kv/src/backend/nats/url.rs", "one grammar, and its tests"),
-    ("shizuku-kv/src/backend/nats/watch.rs", "to be split: one function for each state"),
-    ("shizuku-kv/src/backend/nats/write.rs", "to be split: sending, and resolving outcomes"),
     ("shizuku-kv/src/conformance/expiry.rs", "the checks of one family"),
     ("shizuku-kv/src/conformance/fenced.rs", "the checks of one family"),
     ("shizuku-kv/src/conformance/writes.rs", "the checks of one family"),
@@ -58,27 +53,6 @@ pub(crate) const UPWARD: &[(&str, &str)] = &[];
 
 /// Modules that import each other, directly or through others of the same line.
 pub(crate) const CYCLES: &[&[&str]] = &[
-    &[
-        "backend::nats::by_name",
-        "backend::nats::consumer",
-        "backend::nats::figures",
-        "backend::nats::initial_sync",
-        "backend::nats::leader",
-        "backend::nats::scan",
-        "backend::nats::store",
-    ],
-    &[
-        "backend::nats::config",
-        "backend::nats::refusals",
-        "backend::nats::space",
-        "backend::nats::url",
-    ],
-    &[
-        "backend::nats::farewell",
-        "backend::nats::link",
-        "backend::nats::requests",
-        "backend::nats::session",
-    ],
     &["conformance", "conformance::suite"],
     &["conformance::capability", "conformance::check", "conformance::fixture"],
     &[

@@ -11,9 +11,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::link::{Interruption, first_patience};
-use super::refusals::Way;
-use super::store::{StoreCore, status_of};
+use super::core::{StoreCore, status_of};
+use super::denials::Form;
+use super::link::Interruption;
+use super::retry::first_patience;
 use super::wire::StreamMessage;
 use crate::store::{Deadline, Key, KvEntry, KvError, KvResult, ReadConsistency};
 
@@ -32,10 +33,10 @@ const BATCH_FRAME: usize = 80;
 /// Maximum bytes in the answer to one batch request, apart from its last message.
 const ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
-/// Fewer keys than this are asked for one by one: a batch costs a subscription.
+/// Fewer keys than this are requested one by one, because a batch costs a subscription.
 const BATCH_MIN: usize = 4;
 
-/// The answers that count.
+/// The answers that count as proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
     /// Those of any replica.
@@ -68,7 +69,7 @@ struct Batch {
 enum BatchEnd {
     /// Every key that is there was answered.
     Complete,
-    /// The answer broke off; what is missing has to be asked for again.
+    /// The answer broke off, so that the missing keys have to be requested again.
     Cut,
     /// A mirror may have answered, so the leader has to be asked for the missing keys.
     Unknown,
@@ -107,7 +108,7 @@ impl StoreCore {
         Ok(found)
     }
 
-    /// Reads some of the keys, as many as memory for one answer allows, and takes them from `left`.
+    /// Reads some of the keys, as many as one answer may contain, and removes them from `left`.
     /// Returns the newest messages of those that have one, in no order.
     pub(super) async fn read_some(
         &self,
@@ -122,7 +123,7 @@ impl StoreCore {
             && self.bucket.settings().allow_direct
             && part >= BATCH_MIN
             && self.link.server_is_at_least(2, 11);
-        let is_closed = || self.link.is_closed_way(Way::Batch, &self.bucket.stream);
+        let is_closed = || self.link.is_denied(Form::Batch, &self.bucket.stream);
         let mut denied = None;
         if !can_batch || is_closed() {
             let some = left.split_off(left.len().saturating_sub(GETS_IN_FLIGHT));
@@ -130,7 +131,7 @@ impl StoreCore {
                 // Rights may have changed since the batch was denied.
                 Err(error @ KvError::Unauthorized { .. }) if can_batch => {
                     left.extend(some);
-                    self.link.open_way(Way::Batch, &self.bucket.stream);
+                    self.link.allow(Form::Batch, &self.bucket.stream);
                     denied = Some(error);
                 }
                 found => {
@@ -217,8 +218,8 @@ impl StoreCore {
         let inbox = client.new_inbox();
         let mut answers = self.link.subscribe(operation, inbox.clone()).await?;
         let subjects: Vec<_> = keys.iter().map(|key| self.subject(key)).collect();
-        let query =
-            json!({ "multi_last": subjects, "batch": subjects.len(), "max_bytes": ANSWER_BYTES });
+        let bytes = ANSWER_BYTES.min(self.link.pull_size.bytes(self.link.max_payload()));
+        let query = json!({ "multi_last": subjects, "batch": subjects.len(), "max_bytes": bytes });
         let subject = self.link.space().api(&format!("DIRECT.GET.{}", self.bucket.stream));
         let query = Bytes::from(query.to_string());
         let _in_flight = self.link.requests().other(&query);
@@ -235,14 +236,15 @@ impl StoreCore {
                 biased;
                 message = answers.next() => message,
                 interruption = self.link.interrupted(mark, [subject.as_str(), inbox.as_str()]) => {
-                    if matches!(interruption, Interruption::Refused(_)) {
-                        self.link.close_way(Way::Batch, &self.bucket.stream);
+                    match interruption {
+                        Interruption::Denied(_) => self.link.deny(Form::Batch, &self.bucket.stream),
+                        Interruption::Lost => self.link.pull_size.reduce(mark.epoch(), bytes),
                     }
                     break BatchEnd::Cut;
                 }
                 () = tokio::time::sleep_until(silence) => {
                     // Direct gets may have been turned off.
-                    self.look(operation, deadline).await?;
+                    self.diagnose(operation, deadline).await?;
                     break BatchEnd::Cut;
                 }
             };
@@ -268,10 +270,10 @@ impl StoreCore {
                 }
                 Some(StatusCode::NOT_FOUND) => break BatchEnd::Unknown,
                 Some(StatusCode::NO_RESPONDERS) => {
-                    self.look(operation, deadline).await?;
+                    self.diagnose(operation, deadline).await?;
                     break BatchEnd::Cut;
                 }
-                // 413 and what else a server may refuse: one by one works everywhere.
+                // 413 or another rejection: single requests work on every server.
                 Some(_) => break BatchEnd::Cut,
             }
         };

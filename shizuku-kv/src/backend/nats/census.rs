@@ -5,7 +5,7 @@
 //! next, unless it was removed without a successor. So a smaller number of subjects proves a loss,
 //! unless expired tombstones explain it (ADR 0064).
 
-use super::bucket::StreamInfo;
+use super::stream_info::StreamInfo;
 
 /// Figures of the stream at one moment, read from its leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What a connection needs to know, and what of it may be shown.
+//! The configuration of a connection, and the parts of it that may be shown.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ pub struct NatsConnectionConfig {
 }
 
 impl NatsConnectionConfig {
-    /// These servers, nothing else set.
+    /// Returns a configuration with these servers and default settings.
     pub fn new<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Self {
         Self {
             servers: servers.into_iter().map(Into::into).collect(),
@@ -62,22 +62,6 @@ impl NatsConnectionConfig {
             domain: None,
             api_prefix: None,
         }
-    }
-
-    /// The configuration that a URL says:
-    /// `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT][,HOST[:PORT]…][?OPTION=VALUE&…]`, or `tls://` to
-    /// insist on TLS.
-    ///
-    /// Options: `domain` and `api_prefix` (see [`domain`](Self::domain()) and
-    /// [`api_prefix`](Self::api_prefix())), `creds` (a credentials file), `nkey` (a file with an
-    /// NKey seed), `tls_ca`, `tls_cert`, `tls_key` (PEM files), `tls_first` (`true`: TLS before the
-    /// server's greeting), `name`, `inbox_prefix`, `connect_timeout_ms`, `deadline_ms`. Values are
-    /// percent-decoded.
-    ///
-    /// # Errors
-    /// [`KvError::InvalidUrl`], which says what is wrong and never repeats the userinfo.
-    pub fn from_url(url: &str) -> Result<Self, KvError> {
-        super::url::parse(url)
     }
 
     /// How to authenticate; not at all unless set.
@@ -161,7 +145,7 @@ impl fmt::Debug for NatsConnectionConfig {
     }
 }
 
-/// A server's address as it may be shown: whatever stands before an `@` is left out.
+/// Returns a server's address as it may be shown, without the part before an `@`.
 pub(super) fn without_userinfo(server: &str) -> String {
     match (server.find("://"), server.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => {
@@ -172,11 +156,11 @@ pub(super) fn without_userinfo(server: &str) -> String {
     }
 }
 
-/// How to authenticate. `Debug` names the way, never the secret.
+/// Authentication. `Debug` names the kind, never the secret.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum NatsAuth {
-    /// Not at all.
+    /// No authentication.
     #[default]
     None,
     /// User name and password.
@@ -207,16 +191,16 @@ impl NatsAuth {
     /// # Errors
     /// [`KvError::InvalidConfig`] if it is no base64 of a text.
     pub fn credentials_base64(encoded: &str) -> Result<Self, KvError> {
-        let refuse = |reason: &str| KvError::InvalidConfig {
+        let reject = |reason: &str| KvError::InvalidConfig {
             field: "credentials",
             reason: reason.to_owned(),
         };
         let compact: String = encoded.chars().filter(|c| !c.is_whitespace()).collect();
         let bytes = STANDARD
             .decode(compact)
-            .map_err(|_| refuse("not base64; encode the whole content of the .creds file"))?;
+            .map_err(|_| reject("not base64; encode the whole content of the .creds file"))?;
         let text =
-            String::from_utf8(bytes).map_err(|_| refuse("base64 of something that is no text"))?;
+            String::from_utf8(bytes).map_err(|_| reject("base64 of something that is no text"))?;
         Ok(Self::Credentials(text))
     }
 }
@@ -250,7 +234,7 @@ pub struct NatsTls {
 }
 
 impl NatsTls {
-    /// Nothing set.
+    /// Returns the default settings.
     pub fn new() -> Self {
         Self::default()
     }

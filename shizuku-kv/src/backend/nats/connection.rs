@@ -7,13 +7,16 @@ use std::time::Duration;
 use async_nats::{ConnectErrorKind, ConnectOptions};
 use futures_core::future::BoxFuture;
 
-use super::bucket;
 use super::config::{NatsAuth, NatsConnectionConfig, without_userinfo};
 use super::credentials::{Source, read_file};
-use super::link::{Link, LinkEvents, details_of, parse_version, refusal_in};
-use super::refusals::check_inbox_prefix;
+use super::denials::check_inbox_prefix;
+use super::first_answer;
+use super::link::{Link, parse_version};
+use super::link_events::LinkEvents;
+use super::server_errors::{credentials_error, details_of};
 use super::space::ApiSpace;
 use super::store::NatsStore;
+use super::{bucket, streams};
 use crate::store::backoff;
 use crate::store::{
     Connection, ConnectionCapabilities, Deadline, KvError, KvLimit, KvResult, KvStream, OpenStores,
@@ -108,11 +111,13 @@ async fn open(config: NatsConnectionConfig) -> KvResult<NatsConnection> {
     if parse_version(&version) < parse_version(OLDEST_SERVER) {
         return Err(KvError::ServerTooOld { found: version, needed: OLDEST_SERVER });
     }
-    let link = Link::open(client, events, space).await.map_err(|error| KvError::Unavailable {
-        operation: OPERATION,
-        reason: "the connection ended at once".to_owned(),
-        source: Some(Arc::new(error)),
-    })?;
+    let link =
+        Link::open(client, events.clone(), space).await.map_err(|error| KvError::Unavailable {
+            operation: OPERATION,
+            reason: "the connection ended at once".to_owned(),
+            source: Some(Arc::new(error)),
+        })?;
+    first_answer::start(&link, events);
     link.first_answer(OPERATION).await?;
     Ok(NatsConnection { link, config: Arc::new(config), handles: Arc::default() })
 }
@@ -219,11 +224,11 @@ fn connect_error(error: &async_nats::ConnectError, config: &NatsConnectionConfig
     // The client library's errors are kept out of the source where they could quote an address.
     let text = error.to_string();
     // Credentials that have just expired arrive as an error of the stream.
-    if let Some(refusal) = refusal_in(&text) {
+    if let Some(rejection) = credentials_error(&text) {
         // The reason why a file could not be used is our own text.
         let reason = match text.split_once("failed signing nonce: ") {
             Some((_, ours)) => ours.to_owned(),
-            None => rejected_credentials(&addresses, refusal, &config.auth),
+            None => rejected_credentials(&addresses, rejection, &config.auth),
         };
         return KvError::Unauthorized { operation: OPERATION, reason };
     }
@@ -242,7 +247,7 @@ fn connect_error(error: &async_nats::ConnectError, config: &NatsConnectionConfig
 }
 
 /// Returns the reason and the way out after a server has rejected credentials of this kind.
-fn rejected_credentials(addresses: &str, refusal: &str, auth: &NatsAuth) -> String {
+fn rejected_credentials(addresses: &str, rejection: &str, auth: &NatsAuth) -> String {
     const ENCODE: &str = "in a URL, percent-encode characters other than letters and digits";
     let way_out = match auth {
         NatsAuth::None => {
@@ -260,7 +265,7 @@ fn rejected_credentials(addresses: &str, refusal: &str, auth: &NatsAuth) -> Stri
               nor revoked"
             .to_owned(),
     };
-    format!("{addresses} rejected the credentials{}; {way_out}", details_of(refusal))
+    format!("{addresses} rejected the credentials{}; {way_out}", details_of(rejection))
 }
 
 fn is_about_tls(error: &async_nats::ConnectError) -> bool {
@@ -288,7 +293,7 @@ impl NatsConnection {
     ) -> KvResult<Store> {
         check_store_name(name)?;
         config.validate()?;
-        let bucket = bucket::open(&self.link, operation, name, &config, self.deadline()).await?;
+        let bucket = streams::open(&self.link, operation, name, &config, self.deadline()).await?;
         let deadline = config.operation_deadline();
         let store = NatsStore::new(Arc::clone(&self.link), bucket, config.consistency);
         let store = Store::new(Arc::new(store), deadline);
@@ -321,13 +326,13 @@ impl Connection for NatsConnection {
     }
 
     fn list_stores(&self) -> KvStream<String> {
-        bucket::list(Arc::clone(&self.link), self.config.deadline)
+        streams::list(Arc::clone(&self.link), self.config.deadline)
     }
 
     fn delete_store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<()>> {
         Box::pin(async move {
             check_store_name(name)?;
-            bucket::delete(&self.link, name, self.deadline()).await
+            streams::delete(&self.link, name, self.deadline()).await
         })
     }
 
@@ -338,22 +343,23 @@ impl Connection for NatsConnection {
                 self.link.up(operation, deadline).await?;
                 let flush = self.link.client().flush();
                 // A flush only shows that bytes were written; an answer shows that the server
-                // lives. The API refuses nobody this question about a stream that need not exist.
+                // lives. Every user may send this
+                // request.
                 deadline
                     .bound(operation, None, async {
                         flush.await.map_err(|e| flush_error(operation, e))
                     })
                     .await?;
-                bucket::probe(&self.link, operation, deadline).await
+                streams::probe(&self.link, operation, deadline).await
             };
             answered.await.map_err(|error| {
                 // Other operations return a retryable error, because credentials are read again at
                 // each attempt to connect.
-                let refusal = self
+                let rejection = self
                     .link
                     .trouble()
-                    .filter(|trouble| trouble.is_refusal && error.is_retryable());
-                refusal.map_or(error, |trouble| trouble.into_error(operation))
+                    .filter(|trouble| trouble.is_about_credentials && error.is_retryable());
+                rejection.map_or(error, |trouble| trouble.into_error(operation))
             })
         })
     }
@@ -371,7 +377,7 @@ impl Connection for NatsConnection {
                 };
                 return deadline.bound(operation, None, closed).await;
             }
-            // Also where this future is dropped half-way.
+            // Also if this future is dropped before its end.
             let ends = CloseOnDrop(&self.link);
             if let Some(error) = self.link.over(operation) {
                 // Unsent data is lost.
@@ -380,7 +386,7 @@ impl Connection for NatsConnection {
             let client = self.link.client();
             let flushed = if self.link.is_connected() {
                 let flush = async {
-                    // Writes that are on their way get their acknowledgements first.
+                    // Writes in flight get their acknowledgements first.
                     self.link.requests().writes_are_over().await;
                     self.link.consumers().delete_all(client).await;
                     client.flush().await.map_err(|e| flush_error(operation, e))
@@ -389,7 +395,7 @@ impl Connection for NatsConnection {
             } else {
                 Err(KvError::Unavailable {
                     operation,
-                    reason: "not connected: what was not yet sent is lost".to_owned(),
+                    reason: "not connected, so that unsent data is lost".to_owned(),
                     source: None,
                 })
             };
@@ -401,7 +407,7 @@ impl Connection for NatsConnection {
     }
 }
 
-/// Ends what is still on its way.
+/// Ends the operations in flight.
 struct CloseOnDrop<'a>(&'a Link);
 
 impl Drop for CloseOnDrop<'_> {

@@ -1,61 +1,58 @@
-//! An ordered pull consumer: every message once and in order, or the word that it was lost.
+//! An ordered pull consumer: delivers each message once and in order, or reports that it was lost.
 //!
-//! Pull rather than push, because what is asked for is what can arrive: a reader that does not read
-//! asks for nothing, so that memory stays bounded without the server having to guess. The consumer
-//! acknowledges nothing and lives in the server's memory; when it is lost, whoever reads from it
-//! makes another one from where it stands (the ordered consumer of ADR-17, on pull as ADR-37
+//! Pull rather than push, because only requested messages can arrive. A reader that does not poll
+//! requests nothing, so that memory stays bounded, and the server needs no estimate of the reader's
+//! speed. The consumer acknowledges nothing and is in the server's memory. If it is lost, its
+//! reader recreates it at its own position (the ordered consumer of ADR-17, on pull as ADR-37
 //! recommends, ADR 0007).
 
-use std::future::poll_fn;
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Wake, Waker};
+mod creation;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::{FutureExt, StreamExt};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::unconstrained;
 
-use super::bucket::{Cluster, StreamInfo};
+use super::arrival::arrival;
+use super::denials::Denial;
 use super::farewell::Farewell;
-use super::leader::Lag;
-use super::link::{ApiError, Interruption, Link};
+use super::lag::Lag;
+use super::link::{Interruption, Link, Mark};
 use super::liveness::{Liveness, Trouble};
-use super::refusals::{Refusal, Way};
-use super::wire::{DeliveryInfo, subject_prefix};
-use crate::store::{Deadline, Key, KvError, KvResult, SuspendAwareInstant, WatchScope};
+use super::stream_info::StreamInfo;
+use super::wire::DeliveryInfo;
+use crate::store::{KvError, KvResult, SuspendAwareInstant};
 
-/// Messages asked for at a time. More are asked for when half of them have come.
+/// Maximum number of messages requested at a time. More are requested when half of them have
+/// arrived.
 const PULL: usize = 8 * 1024;
 
-/// Bytes asked for at a time. With one message larger than this, the server's limit on messages is
-/// used instead.
-const PULL_BYTES: usize = 8 * 1024 * 1024;
-
-/// How often an idle consumer tells that it is there. After some of these without a word it counts
+/// Interval of the heartbeats of an idle consumer. After two of these without a message it counts
 /// as lost.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// The same where the end of what is there is waited for, which the first heartbeat shows.
+/// The same while the end of the existing messages is awaited, which the first heartbeat shows.
 pub(super) const SHORT_HEARTBEAT: Duration = Duration::from_millis(250);
 
-/// How long one request for messages stays open on the server, in heartbeats.
+/// Number of heartbeats for which a request for messages stays open on the server.
 const PULL_EXPIRES: u32 = 6;
 
-/// How long nothing may be heard: two heartbeats, and what a loaded machine may add.
+/// Timeout for a message: two heartbeats, and the delay of a loaded machine.
 fn patience(heartbeat: Duration) -> Duration {
     heartbeat * 2 + Duration::from_secs(1)
 }
 
-/// How long the server keeps a consumer that nobody asks for messages: bounds what a client that
-/// vanished leaves behind.
+/// Time for which the server keeps a consumer without a request: bounds the consumers that a
+/// vanished client leaves behind.
 pub(super) const INACTIVE: Duration = Duration::from_secs(60);
 
 /// Minimum time between the arrival of a message and the next poll for the message to count as old.
 const LATE: Duration = Duration::from_secs(1);
 
-/// What a consumer delivers.
+/// The messages that a consumer delivers.
 #[derive(Clone, Debug)]
 pub(super) struct Spec {
     pub(super) stream: String,
@@ -63,33 +60,33 @@ pub(super) struct Spec {
     pub(super) filters: Vec<String>,
     pub(super) start: Start,
     pub(super) headers_only: bool,
-    /// How long the server keeps the consumer if no request arrives: [`INACTIVE`], or what the
-    /// stream allows.
+    /// Time for which the server keeps the consumer without a request: [`INACTIVE`], or the maximum
+    /// of the stream.
     pub(super) inactive: Duration,
 }
 
-/// Where a consumer begins.
+/// The first message of a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
-    /// The newest message of each subject, then what follows.
+    /// The newest message of each subject, then the later messages.
     LastPerSubject,
-    /// The newest message, then what follows.
+    /// The newest message, then the later messages.
     Last,
     /// Every message from this stream sequence on.
     Sequence(u64),
 }
 
-/// One thing that happened.
+/// An event of a consumer.
 #[derive(Debug)]
 pub(super) enum Delivery {
     Message(Message, DeliveryInfo),
     /// The consumer is alive and delivers nothing at the moment. That does not show that nothing is
     /// left to deliver.
     Idle,
-    /// The consumer is gone, or something that it sent is. Make another one.
+    /// The consumer or one of its messages is gone, so that the reader has to recreate it.
     Lost(&'static str),
-    /// The server does not let this client read from consumers.
-    Refused(Arc<Refusal>),
+    /// The user has no right to read from consumers.
+    Denied(Arc<Denial>),
 }
 
 #[derive(Debug)]
@@ -102,11 +99,19 @@ pub(super) struct OrderedConsumer {
     pull_subject: String,
     pulls: u64,
     outstanding: usize,
-    /// The most that may be asked for at a time: ours, or what the server allows.
+    /// Maximum number of messages requested at a time: ours, or that of the server.
     batch: usize,
     bytes: usize,
+    /// The last request had no room for the next message, which is requested alone.
+    is_next_large: bool,
+    /// The last message at the last request.
+    requested_after: u64,
+    /// Number of messages that the server had to deliver after the last one, as far as it said.
+    pending: u64,
+    /// The moment before its creation.
+    mark: Mark,
     expires: Option<Duration>,
-    /// When the server was last asked for messages, and how long that request stays open.
+    /// The moment of the last request for messages, and the time for which it stays open.
     asked: (SuspendAwareInstant, Duration),
     /// When the server last had a request that was neither filled nor expired, as far as is known.
     served: SuspendAwareInstant,
@@ -114,147 +119,73 @@ pub(super) struct OrderedConsumer {
     unasked: Duration,
     last_sequence: u64,
     heartbeat: Duration,
-    /// Whether the last delivery was waited for, and so is of this moment; else it may have been
-    /// lying there.
+    /// The last delivery was waited for, and so is of this moment. Otherwise it may have arrived
+    /// long before.
     fresh: bool,
     /// Whether it began with the newest message of each subject.
     has_list: bool,
     /// Number of messages that were waiting when it was created. It is exact at that moment, and
     /// only then.
     pub(super) pending_at_start: u64,
-    /// The server that has it; none where there is no cluster.
+    /// The server that has it; `None` without a cluster.
     server: Option<String>,
 }
 
 impl OrderedConsumer {
-    /// Creates the consumer `name`. Creating it twice with the same specification is harmless, so
-    /// that a creation whose answer was lost can be repeated and leaves one consumer at most.
-    ///
-    /// A cluster may place it on a server that has just died, which never answers, however often
-    /// the request is repeated. So after a quarter of the deadline another consumer is created, and
-    /// the first is deleted.
-    pub(super) async fn create(
-        link: Arc<Link>,
-        operation: &'static str,
-        spec: &Spec,
-        name: String,
-        deadline: Deadline,
-    ) -> KvResult<Result<Self, ApiError>> {
-        let mut others = 0_u32;
-        loop {
-            let name = if others == 0 { name.clone() } else { format!("{name}-{others}") };
-            let share = deadline.at_most((deadline.limit() / 4).min(HEARTBEAT));
-            match Self::create_one(Arc::clone(&link), operation, spec, name, share).await {
-                Err(KvError::Timeout { .. }) if !deadline.remaining().is_zero() => others += 1,
-                created => return created,
-            }
-        }
-    }
-
-    async fn create_one(
-        link: Arc<Link>,
-        operation: &'static str,
-        spec: &Spec,
-        name: String,
-        deadline: Deadline,
-    ) -> KvResult<Result<Self, ApiError>> {
-        let mut config = json!({
-            "name": name,
-            "ack_policy": "none",
-            "max_deliver": 1,
-            "replay_policy": "instant",
-            "mem_storage": true,
-            "num_replicas": 1,
-            "inactive_threshold": nanos(spec.inactive),
-            "headers_only": spec.headers_only,
-        });
-        match spec.filters.as_slice() {
-            [] => {}
-            [one] => config["filter_subject"] = json!(one),
-            many => config["filter_subjects"] = json!(many),
-        }
-        match spec.start {
-            Start::LastPerSubject => config["deliver_policy"] = json!("last_per_subject"),
-            Start::Last => config["deliver_policy"] = json!("last"),
-            Start::Sequence(sequence) => {
-                config["deliver_policy"] = json!("by_start_sequence");
-                config["opt_start_seq"] = json!(sequence.max(1));
-            }
-        }
-        let mark = link.up(operation, deadline).await?;
-        let inbox = link.client().new_inbox();
-        let deliveries = format!("{inbox}.*");
-        let messages = link.subscribe(operation, deliveries.clone()).await?;
-        let request = json!({ "stream_name": spec.stream, "config": config });
-        let pull_subject = link.space().api(&format!("CONSUMER.MSG.NEXT.{}.{name}", spec.stream));
-        let mut consumer = Self {
-            liveness: Liveness::new(
-                Arc::clone(&link),
-                mark,
-                [pull_subject.clone(), deliveries.clone()],
-            ),
-            pull_subject,
-            link: Arc::clone(&link),
-            farewell: Farewell::new(&link, &spec.stream, &name),
-            inbox,
-            messages,
-            pulls: 0,
-            outstanding: 0,
-            batch: PULL,
-            // A limit below one message would be refused over and over.
-            bytes: PULL_BYTES.max(link.max_payload() + 64 * 1024),
-            expires: None,
-            asked: (SuspendAwareInstant::now(), Duration::ZERO),
-            // Its position is the one of its creation, which is later.
-            served: SuspendAwareInstant::now(),
-            unasked: Duration::ZERO,
-            fresh: true,
-            last_sequence: 0,
-            heartbeat: SHORT_HEARTBEAT,
-            has_list: spec.start == Start::LastPerSubject,
-            pending_at_start: 0,
-            server: None,
-        };
-        // From here on the consumer may exist, so that dropping this future has to delete it:
-        // `farewell` does.
-        let created =
-            match request_creation(&link, operation, spec, &name, &request, deadline).await? {
-                Ok(created) => created,
-                Err(rejected) => return Ok(Err(rejected)),
-            };
-        consumer.pending_at_start = created.num_pending;
-        consumer.farewell.exists = true;
-        consumer.server = created.cluster.and_then(|cluster| cluster.leader);
-        // The server has said so before it answered.
-        if let Some(refusal) = link.refused(mark, &[&deliveries]) {
-            return Err(refusal.error(operation));
-        }
-        link.ensure_subscribed(operation, mark)?;
-        Ok(Ok(consumer))
-    }
-
-    /// Asks for one message at a time from now on.
+    /// Requests one message at a time from now on.
     pub(super) fn one_at_a_time(&mut self) {
         self.batch = 1;
     }
 
-    /// How far behind it may be, where it was made after a look at the stream.
+    /// Returns how far behind it may be, if it was created after this look at the stream.
     pub(super) fn lag(&self, before: &StreamInfo) -> Lag {
         Lag::of(self.server.as_deref(), before.leader())
     }
 
-    /// Asks for the first messages, which arrive while the caller does something else. A request
+    /// Returns how far behind it may be, if its creation was requested `since` before this look at
+    /// the stream.
+    pub(super) fn lag_before(&self, look: &StreamInfo, since: Duration) -> Lag {
+        Lag::before(self.server.as_deref(), look, since)
+    }
+
+    /// Awaits a request while the connection of the consumer exists.
+    ///
+    /// The client subscribes again when it reconnects, and the server then continues to fill the
+    /// open request for messages. If it broke the connection because of that, it would do so again
+    /// before it answers another request.
+    ///
+    /// # Errors
+    /// Returns [`KvError::Unavailable`] if the connection broke.
+    pub(super) async fn while_connected<T>(
+        &self,
+        operation: &'static str,
+        request: impl Future<Output = KvResult<T>>,
+    ) -> KvResult<T> {
+        tokio::select! {
+            biased;
+            () = self.link.broken(self.mark) => {}
+            result = request => return result,
+        }
+        self.reduce_if_filling();
+        Err(self.link.over(operation).unwrap_or_else(|| KvError::Unavailable {
+            operation,
+            reason: "the connection broke before the consumer was ready".to_owned(),
+            source: None,
+        }))
+    }
+
+    /// Requests the first messages, which arrive while the caller does something else. A request
     /// that cannot be sent is sent again by [`next`](Self::next).
-    pub(super) async fn ask(&mut self) {
+    pub(super) async fn request_first(&mut self) {
         if self.outstanding == 0 {
             let _ = self.pull().await;
         }
     }
 
-    /// The next thing that happens. Asks for more messages when few are left to come.
+    /// Waits for the next event. Requests more messages if few are left to arrive.
     pub(super) async fn next(&mut self) -> Delivery {
         loop {
-            if self.outstanding <= self.batch / 2 && self.pull().await.is_err() {
+            if self.is_request_due() && self.pull().await.is_err() {
                 return Delivery::Lost("the request for messages could not be sent");
             }
             // Gives way to other tasks here. The queue below must not, or a message in it would
@@ -276,10 +207,11 @@ impl OrderedConsumer {
                         trouble = self.liveness.trouble(patience) => {
                             return match trouble {
                                 Trouble::Interrupted(Interruption::Lost) => {
+                                    self.reduce_if_filling();
                                     Delivery::Lost("disconnected")
                                 }
-                                Trouble::Interrupted(Interruption::Refused(text)) => {
-                                    Delivery::Refused(text)
+                                Trouble::Interrupted(Interruption::Denied(text)) => {
+                                    Delivery::Denied(text)
                                 }
                                 Trouble::Silence => Delivery::Lost("no heartbeat"),
                             };
@@ -304,19 +236,25 @@ impl OrderedConsumer {
         }
     }
 
+    /// Whether few of the requested messages are left to arrive.
+    fn is_request_due(&self) -> bool {
+        self.outstanding <= if self.is_next_large { 0 } else { self.batch / 2 }
+    }
+
     fn receive(&mut self, message: Message) -> Option<Delivery> {
-        // What is stored has its place in the reply subject, whatever status another client gave
-        // it; what the server says has none.
+        // A stored message has its position in the reply subject, even if another client gave it a
+        // status. A message of the server has none.
         if let Some(place) = message.reply.as_deref().and_then(DeliveryInfo::parse) {
             self.outstanding = self.outstanding.saturating_sub(1);
             if place.consumer_sequence != self.last_sequence + 1 {
                 return Some(Delivery::Lost("a message is missing"));
             }
             self.last_sequence = place.consumer_sequence;
+            (self.pending, self.is_next_large) = (place.pending, false);
             return Some(Delivery::Message(message, place));
         }
         let Some(status) = message.status else {
-            return Some(Delivery::Lost("a message without its place"));
+            return Some(Delivery::Lost("a message has no position"));
         };
         let header = |name: &str| {
             let value = message.headers.as_ref().and_then(|headers| headers.get(name));
@@ -333,18 +271,22 @@ impl OrderedConsumer {
         // Every other status ends one request for messages.
         let description = message.description.as_deref().unwrap_or_default();
         match status.as_u16() {
-            // 404: nothing there, 408: expired, 409 of these kinds: as much as was asked for.
-            404 | 408 => {}
-            409 if description.contains("MaxBytes") || description.contains("Batch Completed") => {}
-            // The server allows less at a time than was asked for, and says how much.
+            // The server allows less at a time than was requested, and says how much.
             409 if description.contains("MaxRequest") => {
                 self.adopt(description);
                 self.outstanding = 0;
                 return None;
             }
+            // The request has no room for the next message, or was filled.
+            409 if description.contains("MaxBytes") => {
+                self.is_next_large = self.last_sequence == self.requested_after;
+            }
+            // 404: no message, 408: expired, 409 of this kind: filled.
+            404 | 408 => {}
+            409 if description.contains("Batch Completed") => {}
             503 => return Some(Delivery::Lost("the consumer is gone")),
             _ => {
-                tracing::debug!(%status, description, "the server ended a consumer");
+                tracing::debug!(%status, description, "server ended a consumer");
                 return Some(Delivery::Lost("the server ended the consumer"));
             }
         }
@@ -353,9 +295,8 @@ impl OrderedConsumer {
         (status.as_u16() == 408).then_some(Delivery::Idle)
     }
 
-    /// From the next request for messages on, heartbeats come as seldom as for a consumer that
-    /// lives long.
-    pub(super) fn settle(&mut self) {
+    /// Uses the interval of long-lived consumers for heartbeats, from the next request on.
+    pub(super) fn use_long_heartbeat(&mut self) {
         self.heartbeat = HEARTBEAT;
     }
 
@@ -366,7 +307,7 @@ impl OrderedConsumer {
         self.has_list && self.last_sequence < self.pending_at_start
     }
 
-    /// Takes over a limit that the server names, as in "Exceeded MaxRequestBatch of 100".
+    /// Adopts a limit that the server names, as in "Exceeded MaxRequestBatch of 100".
     fn adopt(&mut self, description: &str) {
         let limit = description.rsplit(' ').next().and_then(|limit| limit.parse::<usize>().ok());
         if description.contains("MaxRequestBatch") {
@@ -379,7 +320,7 @@ impl OrderedConsumer {
         }
     }
 
-    /// Whether the last delivery is of this moment: it was waited for. What was lying there may be
+    /// Whether the last delivery is of this moment, because it was waited for. Otherwise it may be
     /// old.
     pub(super) fn is_fresh(&self) -> bool {
         self.fresh
@@ -402,17 +343,29 @@ impl OrderedConsumer {
         }
     }
 
+    /// Requests less at a time on the next connection if this one broke while the server was
+    /// filling a request.
+    fn reduce_if_filling(&self) {
+        if self.outstanding > 0 && self.pending > 0 {
+            self.link.pull_size.reduce(self.mark.epoch(), self.bytes);
+        }
+    }
+
     async fn pull(&mut self) -> Result<(), async_nats::PublishError> {
         let batch = self.batch.saturating_sub(self.outstanding).max(1);
         let expires = self.heartbeat * PULL_EXPIRES;
         let expires = self.expires.map_or(expires, |most| most.min(expires));
-        let request = json!({
+        let batch = if self.is_next_large { 1 } else { batch };
+        let mut request = json!({
             "batch": batch,
-            "max_bytes": self.bytes,
             "expires": nanos(expires),
             // The server takes at most half of it.
             "idle_heartbeat": nanos(self.heartbeat.min(expires / 2)),
         });
+        if !self.is_next_large {
+            request["max_bytes"] = json!(self.bytes);
+        }
+        self.requested_after = self.last_sequence;
         self.pulls += 1;
         let reply = format!("{}.{}", self.inbox, self.pulls);
         let payload = request.to_string().into();
@@ -425,223 +378,6 @@ impl OrderedConsumer {
     }
 }
 
-/// The server's description of a new consumer.
-#[derive(Deserialize)]
-struct Created {
-    num_pending: u64,
-    #[serde(default)]
-    cluster: Option<Cluster>,
-}
-
-/// Requests a consumer, in the form that the user has a right to.
-///
-/// The server compares a filter with the user's rights only if the subject contains it. A user may
-/// instead have the right to any consumer of the bucket, and not to the longer subject. So a denied
-/// form is replaced by the other one, also if the other one was denied before: a reload of the
-/// server's configuration changes rights on an open connection.
-async fn request_creation(
-    link: &Link,
-    operation: &'static str,
-    spec: &Spec,
-    name: &str,
-    request: &Value,
-    deadline: Deadline,
-) -> KvResult<Result<Created, ApiError>> {
-    let plain = format!("CONSUMER.CREATE.{}.{name}", spec.stream);
-    let [filter] = spec.filters.as_slice() else {
-        return link.api(operation, &plain, request, deadline).await;
-    };
-    let with_filter = format!("{plain}.{filter}");
-    let is_closed = link.is_closed_way(Way::FilterInSubject, &spec.stream);
-    let (usual, other) = if is_closed { (&plain, &with_filter) } else { (&with_filter, &plain) };
-    let denied = match link.api(operation, usual, request, deadline).await {
-        Err(denied @ KvError::Unauthorized { .. }) => denied,
-        created => return created,
-    };
-    match link.api(operation, other, request, deadline).await {
-        // The longer subject is the smaller right.
-        Err(also @ KvError::Unauthorized { .. }) => Err(if is_closed { also } else { denied }),
-        created => {
-            match created {
-                Err(_) => {}
-                Ok(_) if is_closed => link.open_way(Way::FilterInSubject, &spec.stream),
-                Ok(_) => link.close_way(Way::FilterInSubject, &spec.stream),
-            }
-            created
-        }
-    }
-}
-
-/// Waits for a message. Returns it with the moment of its arrival, because the reader may not have
-/// polled since.
-async fn arrival(messages: &mut Subscriber) -> (Option<Message>, SuspendAwareInstant) {
-    let mut bell: Option<Arc<Bell>> = None;
-    poll_fn(|context| {
-        let rung = bell.as_ref().and_then(|bell| bell.rung.get().copied());
-        let bell = match &mut bell {
-            Some(bell) if rung.is_none() && bell.waker.will_wake(context.waker()) => bell,
-            bell => {
-                let waker = context.waker().clone();
-                bell.insert(Arc::new(Bell { waker, rung: OnceLock::new() }))
-            }
-        };
-        let waker = Waker::from(Arc::clone(bell));
-        let message = messages.poll_next_unpin(&mut Context::from_waker(&waker));
-        message.map(|message| (message, rung.unwrap_or_else(SuspendAwareInstant::now)))
-    })
-    .await
-}
-
-/// A waker that notes when it is woken first.
-struct Bell {
-    waker: Waker,
-    rung: OnceLock<SuspendAwareInstant>,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.get_or_init(SuspendAwareInstant::now);
-        self.waker.wake_by_ref();
-    }
-}
-
-/// With more prefixes or keys than this it costs less to filter here than to have the server
-/// compare with each.
-pub(super) const MOST_FILTERS: usize = 64;
-
-/// What a server can count for a consumer with several filters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Counting {
-    Right,
-    /// Before 2.11 what is waiting is counted wrong where one filter is another and more tokens.
-    NotParents,
-}
-
-impl Counting {
-    pub(super) fn of(link: &Link) -> Self {
-        if link.server_is_at_least(2, 11) { Self::Right } else { Self::NotParents }
-    }
-}
-
-/// Bytes of a request for a consumer beside its filters.
-const CREATE_FRAME: usize = 512;
-
-/// The subjects that cover a scope, and fit into one request to this server.
-pub(super) fn filters_for(link: &Link, bucket: &str, scope: &WatchScope) -> Vec<String> {
-    let filters = filters(bucket, scope, Counting::of(link));
-    let bytes: usize = filters.iter().map(|filter| filter.len() + 3).sum();
-    if bytes + CREATE_FRAME > link.max_payload() {
-        return vec![format!("{}>", subject_prefix(bucket))];
-    }
-    filters
-}
-
-/// The subjects that cover a scope, for the server to filter: not overlapping, and never less than
-/// the scope.
-pub(super) fn filters(bucket: &str, scope: &WatchScope, server: Counting) -> Vec<String> {
-    let prefix = subject_prefix(bucket);
-    let everything = || vec![format!("{prefix}>")];
-    // The part of a string prefix up to its last dot is whole tokens, which the server can match.
-    let covering = |key_prefix: &str| match key_prefix.rfind('.') {
-        // What is no key would be a pattern or an error there: it is left to the local filter.
-        Some(dot) if Key::new(&key_prefix[..dot]).is_ok() => {
-            Some(format!("{prefix}{}.>", &key_prefix[..dot]))
-        }
-        _ => None,
-    };
-    match scope {
-        WatchScope::Key(key) => vec![format!("{prefix}{key}")],
-        WatchScope::Keys(keys) if (1..=MOST_FILTERS).contains(&keys.len()) => {
-            let mut keys: Vec<_> = keys.iter().map(Key::as_str).collect();
-            keys.sort_unstable();
-            keys.dedup();
-            let is_child = |parent: &str, child: &str| {
-                child.strip_prefix(parent).is_some_and(|rest| rest.starts_with('.'))
-            };
-            let parents = keys.iter().any(|one| keys.iter().any(|other| is_child(one, other)));
-            match keys[..] {
-                _ if parents && server == Counting::NotParents => everything(),
-                [key] => vec![format!("{prefix}{key}")],
-                _ => keys.iter().map(|key| format!("{}{key}", any_bucket_prefix())).collect(),
-            }
-        }
-        WatchScope::Prefix(key_prefix) => {
-            covering(key_prefix).map_or_else(everything, |one| vec![one])
-        }
-        WatchScope::Prefixes(prefixes) => {
-            let mut stems = Vec::new();
-            for key_prefix in prefixes {
-                let Some(filter) = covering(key_prefix) else { return everything() };
-                stems.push(filter.trim_end_matches('>').to_owned());
-            }
-            // The server refuses filters that overlap: one that another covers is left out. Sorted,
-            // what a stem covers follows it.
-            stems.sort();
-            stems.dedup_by(|later, kept| later.starts_with(kept.as_str()));
-            if stems.is_empty() || stems.len() > MOST_FILTERS {
-                return everything();
-            }
-            stems.iter().map(|stem| format!("{stem}>")).collect()
-        }
-        _ => everything(),
-    }
-}
-
-/// Before the key in a subject that stands beside others. A stream has one bucket, so that it
-/// selects the same; but a consumer that has exactly the subject that is purged goes on behind the
-/// purge, before 2.15 also past what waits of its other subjects (nats-server #8571). One that has
-/// more than what is purged does not (ADR 0011).
-fn any_bucket_prefix() -> String {
-    subject_prefix("*")
-}
-
 fn nanos(duration: Duration) -> Value {
     json!(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filters_cover_the_scope() {
-        let filters = |bucket: &str, scope: &WatchScope| filters(bucket, scope, Counting::Right);
-        let prefix = |p: &str| filters("b", &WatchScope::prefix(p));
-        assert_eq!(filters("b", &WatchScope::All), ["$KV.b.>"]);
-        assert_eq!(prefix(""), ["$KV.b.>"]);
-        assert_eq!(prefix("config"), ["$KV.b.>"]);
-        assert_eq!(prefix("config."), ["$KV.b.config.>"]);
-        assert_eq!(prefix("config.da"), ["$KV.b.config.>"]);
-        assert_eq!(prefix("a.b.c"), ["$KV.b.a.b.>"]);
-        // What is no key is not given to the server, where it would be a pattern or be refused.
-        for odd in ["*.a", "a.*.b", ">.a", ".a", "a b.c", "a..b", "a..", "ä.b"] {
-            assert_eq!(prefix(odd), ["$KV.b.>"], "{odd}");
-        }
-        let keys = |keys: &[&str]| filters("b", &WatchScope::keys(keys.iter().copied()).unwrap());
-        assert_eq!(keys(&["a.b", "a", "a.b"]), ["$KV.*.a", "$KV.*.a.b"]);
-        assert_eq!(keys(&["a.b", "a.b"]), ["$KV.b.a.b"]);
-        assert_eq!(keys(&[]), ["$KV.b.>"]);
-        let old = |keys: &[&str]| {
-            super::filters(
-                "b",
-                &WatchScope::keys(keys.iter().copied()).unwrap(),
-                Counting::NotParents,
-            )
-        };
-        assert_eq!(old(&["a.b", "a-b", "a.bc"]), ["$KV.*.a-b", "$KV.*.a.b", "$KV.*.a.bc"]);
-        assert_eq!(old(&["a.b.c", "a-b", "a.b"]), ["$KV.b.>"]);
-        let prefixes = |p: &[&str]| filters("b", &WatchScope::prefixes(p.iter().copied()));
-        assert_eq!(prefixes(&["a.b.", "a.", "c.x"]), ["$KV.b.a.>", "$KV.b.c.>"]);
-        assert_eq!(prefixes(&["a.", "b"]), ["$KV.b.>"]);
-        assert_eq!(prefixes(&["ab.", "a."]), ["$KV.b.a.>", "$KV.b.ab.>"]);
-        assert_eq!(prefixes(&["a.1.", "a.", "a.-.", "a"]), ["$KV.b.>"]);
-        assert_eq!(prefixes(&["a.1.", "a.", "a.-.x"]), ["$KV.b.a.>"]);
-        let many: Vec<_> = (0..10_000).map(|n| format!("p{n}.")).collect();
-        assert_eq!(filters("b", &WatchScope::prefixes(many)), ["$KV.b.>"]);
-    }
 }

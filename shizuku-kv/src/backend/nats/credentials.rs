@@ -9,7 +9,7 @@ use nkeys::{KeyPair, KeyPairType};
 use super::config::NatsAuth;
 use crate::store::{KvError, KvResult};
 
-/// Where a user's key, and JWT if there is one, comes from.
+/// Source of a user's key, and of the JWT if there is one.
 #[derive(Clone)]
 pub(super) enum Source {
     Seed(String),

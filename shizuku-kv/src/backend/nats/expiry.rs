@@ -35,7 +35,7 @@ pub(super) struct Retained {
 /// Reason why a watch cannot resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expiry {
-    MadeAgain,
+    Recreated,
     Lost,
     Compacted,
     Gone,
@@ -46,8 +46,8 @@ pub(super) enum Expiry {
 impl Expiry {
     pub(super) fn reason(self) -> &'static str {
         match self {
-            Self::MadeAgain => {
-                "it belongs to another store, or to one that was deleted and made again"
+            Self::Recreated => {
+                "it belongs to another store, or to one that was deleted and recreated"
             }
             Self::Lost => {
                 "the server has lost acknowledged writes, or an operator has removed them"
@@ -73,7 +73,7 @@ pub(super) fn expiry(standing: &CursorState, stream: &Retained) -> Option<Expiry
         return None;
     }
     if !standing.same_incarnation {
-        return Some(Expiry::MadeAgain);
+        return Some(Expiry::Recreated);
     }
     if standing.position > stream.last || standing.rewritten {
         return Some(Expiry::Lost);
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(expiry(&STANDING, &STREAM), None);
         assert_eq!(
             expiry(&CursorState { same_incarnation: false, ..STANDING }, &STREAM),
-            Some(Expiry::MadeAgain)
+            Some(Expiry::Recreated)
         );
         assert_eq!(expiry(&CursorState { position: 21, ..STANDING }, &STREAM), Some(Expiry::Lost));
         assert_eq!(

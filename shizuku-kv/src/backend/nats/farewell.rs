@@ -6,12 +6,10 @@
 //! holds the client until it is written, and a shutdown deletes all consumers before it ends (ADR
 //! 0007).
 
-use std::collections::HashSet;
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
@@ -24,24 +22,6 @@ const WRITTEN: Duration = Duration::from_secs(5);
 
 /// Maximum time for an abandoned creation to take effect.
 const LATE_CREATION: Duration = Duration::from_secs(2);
-
-/// Consumers of a connection that may exist, each as the subject of its deletion.
-#[derive(Debug, Default)]
-pub(super) struct Consumers(Mutex<HashSet<String>>);
-
-impl Consumers {
-    fn with<T>(&self, change: impl FnOnce(&mut HashSet<String>) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Sends the deletions of all consumers. The next flush writes them.
-    pub(super) async fn delete_all(&self, client: &Client) {
-        for subject in self.with(mem::take) {
-            // An error means that the client's task has ended.
-            let _ = client.publish(subject, Bytes::new()).await;
-        }
-    }
-}
 
 /// Deletes a consumer when it is dropped, without waiting.
 ///
@@ -60,14 +40,14 @@ impl Farewell {
     /// Registers the consumer. To be called before its creation is sent.
     pub(super) fn new(link: &Arc<Link>, stream: &str, name: &str) -> Self {
         let subject = link.space().api(&format!("CONSUMER.DELETE.{stream}.{name}"));
-        link.consumers().with(|consumers| consumers.insert(subject.clone()));
+        link.consumers().add(subject.clone());
         Self { link: Arc::clone(link), subject, exists: false }
     }
 }
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        self.link.consumers().with(|consumers| consumers.remove(&self.subject));
+        self.link.consumers().remove(&self.subject);
         if self.link.is_over() {
             return;
         }

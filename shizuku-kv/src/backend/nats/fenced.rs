@@ -1,9 +1,8 @@
-//! Writing under a lock: a look at the token of the newest message, and a compare-and-swap on it.
+//! Writing under a lock: a read of the newest message with its token, and a compare-and-swap on it.
 //!
-//! The server knows nothing of tokens. But it knows whether the message that was looked at is still
-//! the newest, and takes the write only then. So what was compared holds at the moment of the
-//! write, also where a leader answered that is none any more. Where somebody wrote in between, it
-//! begins again (ADR 0004).
+//! The server does not know tokens. But it accepts the write only if the message that was read is
+//! still the newest. So the comparison holds at the moment of the write, even if a deposed leader
+//! answered the read. If another client wrote in between, the read is repeated (ADR 0004).
 //!
 //! A missing entry proves nothing by itself: a maximum age that another client has just set may
 //! have removed it together with its token. So a read that finds nothing, or the marker of an
@@ -17,7 +16,8 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 
-use super::store::{NatsStore, StoreCore};
+use super::core::StoreCore;
+use super::store::NatsStore;
 use super::wire::StreamMessage;
 use super::write::WriteMessage;
 use crate::store::backoff;
@@ -44,10 +44,10 @@ impl From<&StreamMessage> for Newest {
     }
 }
 
-/// What follows for a write from the newest message of its key.
+/// Decision about a write, from the newest message of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Admission {
-    /// It may take the place of the message with this sequence; zero where there is none.
+    /// It may supersede the message with this sequence; zero if there is none.
     Over(u64),
     /// This newer token has written to the key.
     Fenced(FencingToken),
@@ -57,8 +57,8 @@ enum Admission {
     Mismatch { expected: VersionToken, found: Option<u64> },
 }
 
-/// The decision. The token comes first: whoever has lost the lock is told so, whatever else has
-/// changed (ADR 0006).
+/// Decides about a write. The token comes first, so that the error of a lost lock precedes all
+/// others (ADR 0006).
 fn admit(condition: WriteCondition, token: FencingToken, newest: Option<Newest>) -> Admission {
     if let Some(newer) = token.refused_by(newest.and_then(|newest| newest.fence)) {
         return Admission::Fenced(newer);
@@ -81,7 +81,7 @@ impl Admission {
     /// The sequence to expect.
     ///
     /// # Errors
-    /// Why the write is refused.
+    /// Returns the reason if the write is rejected.
     fn sequence(self, key: &Key, token: FencingToken) -> KvResult<u64> {
         let key = || key.clone();
         match self {
@@ -134,7 +134,7 @@ impl StoreCore {
             let sequence = admission.sequence(key, token)?;
             Ok(ControlFlow::<Infallible, WriteMessage>::Continue(write.clone().over(sequence)))
         };
-        match self.look_and_swap(operation, key, decide, deadline).await? {
+        match self.read_and_swap(operation, key, decide, deadline).await? {
             ControlFlow::Continue(version) => Ok(version),
             ControlFlow::Break(never) => match never {},
         }
@@ -142,7 +142,7 @@ impl StoreCore {
 
     /// Reads the newest message of a key, and writes its successor over exactly that message;
     /// retries if another message came in between. Breaks if nothing is to be written.
-    async fn look_and_swap<T>(
+    async fn read_and_swap<T>(
         &self,
         operation: &'static str,
         key: &Key,
@@ -151,13 +151,13 @@ impl StoreCore {
     ) -> KvResult<ControlFlow<T, VersionToken>> {
         let mut pauses = backoff(Duration::from_millis(1), Duration::from_millis(100));
         loop {
-            let look = self.newest_of_kept(operation, key, deadline);
-            let not_yet = match deadline.bound(operation, Some(key), look).await {
+            let read = self.newest_of_kept(operation, key, deadline);
+            let not_yet = match deadline.bound(operation, Some(key), read).await {
                 Ok(newest) => match decide(newest)? {
                     ControlFlow::Break(nothing) => return Ok(ControlFlow::Break(nothing)),
                     ControlFlow::Continue(write) => match self.write(write, deadline).await {
-                        // Somebody wrote in between. Whether that was a newer holder is for the
-                        // next look to tell.
+                        // Another client wrote in between. The next read shows whether that was a
+                        // newer holder.
                         Err(KvError::RevisionMismatch { .. } | KvError::AlreadyExists { .. }) => {
                             deadline.timeout(operation, Some(key))
                         }
@@ -208,7 +208,7 @@ impl KvFenced for NatsStore {
             Ok(ControlFlow::Continue(write.by(metadata).under(token).over(sequence)))
         };
         Box::pin(async move {
-            match self.0.look_and_swap(OPERATION, key, decide, deadline).await? {
+            match self.0.read_and_swap(OPERATION, key, decide, deadline).await? {
                 ControlFlow::Break(fence) => Ok(fence),
                 ControlFlow::Continue(_) => Ok(token),
             }
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_token_refuses_whatever_is_wanted() {
+    fn newer_token_rejects_every_condition() {
         for condition in [WriteCondition::Any, WriteCondition::Absent, version(3), version(4)] {
             for is_deletion in [false, true] {
                 let admission = admit(condition, TOKEN, newest(3, is_deletion, Some(8)));
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_admitted_takes_the_place_of_what_was_looked_at() {
+    fn admitted_write_supersedes_the_message_that_was_read() {
         for fence in [None, Some(6), Some(7)] {
             for is_deletion in [false, true] {
                 let newest = newest(3, is_deletion, fence);
@@ -273,7 +273,7 @@ mod tests {
         };
         assert_eq!(admit(version(2), TOKEN, newest(3, false, Some(7))), mismatch(2, Some(3)));
         assert_eq!(admit(version(4), TOKEN, newest(3, true, None)), mismatch(4, Some(3)));
-        // Nothing at all is no version, whatever number stands for it on the wire.
+        // An absent key has no version, not even zero.
         assert_eq!(admit(version(0), TOKEN, None), mismatch(0, None));
     }
 }

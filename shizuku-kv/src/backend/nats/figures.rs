@@ -7,11 +7,11 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use super::bucket::StreamInfo;
-use super::consumer::{Counting, filters};
+use super::api::ApiError;
+use super::core::StoreCore;
+use super::filters::{Counting, filters};
 use super::leader;
-use super::link::ApiError;
-use super::store::StoreCore;
+use super::stream_info::StreamInfo;
 use super::wire::subject_prefix;
 use crate::store::{Deadline, KvError, KvResult, StoreFigures, WatchScope};
 

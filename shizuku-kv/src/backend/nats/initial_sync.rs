@@ -38,48 +38,50 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use hashbrown::hash_table::{Entry, HashTable};
 use tokio::time::Instant;
 
-use super::bucket::StreamInfo;
 use super::consumer::{OrderedConsumer, Spec, Start};
-use super::leader::{self, Lag};
-use super::store::StoreCore;
+use super::core::StoreCore;
+use super::lag::Lag;
+use super::leader;
+use super::stream_info::StreamInfo;
 use super::wire::DeliveryInfo;
 use crate::store::{Deadline, KvResult};
 
-/// The shortest time between two questions to the server.
+/// Minimum time between two requests for a proof.
 const REST: Duration = Duration::from_millis(10);
 
 /// Maximum time for which the leader may have more than was delivered, before another consumer is
 /// due.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The state of a scope on its way.
+/// The initial state of a scope that is being delivered.
 #[derive(Debug)]
 pub(super) struct StateSync {
     core: Arc<StoreCore>,
     operation: &'static str,
     filters: Vec<String>,
-    /// The incarnation of the stream that the present consumer was made in.
+    /// Incarnation of the stream in which the present consumer was created.
     incarnation: [u8; 16],
     /// Whether the watch began with the state, not from a cursor.
     from_state: bool,
-    /// The end of the stream before the first consumer was made.
+    /// The end of the stream before the first consumer was created.
     floor: u64,
-    /// The end of the stream before the present consumer was made.
+    /// The end of the stream before the present consumer was created.
     bound: u64,
     lag: Lag,
     /// Whether every message of the present consumer was the newest of its subject when the watch
     /// began, or later. Every message behind the floor was.
     is_newest: bool,
-    /// Since when the leader is known to have more than has come.
+    /// Since when the leader is known to have more messages than were delivered.
     behind: Option<Instant>,
     /// Subjects delivered with a message at least as new as when the watch began.
-    seen: Subjects,
-    /// Subjects of the leader's list that have not been seen. Each leaves when it comes, or when
-    /// the leader has nothing of it behind the position.
+    delivered: Subjects,
+    /// Subjects of the leader's list that have not been delivered. Each leaves when it is
+    /// delivered, or if the leader has no message of it after the position.
     owed: Option<HashSet<String>>,
-    /// The consumer whose count at its creation is the number of subjects behind the cursor.
+    /// The consumer whose count at its creation is the number of subjects after the cursor.
     counted: Option<Spec>,
     round: Option<Round>,
+    /// No proof is requested before this moment.
     rest: Instant,
 }
 
@@ -92,8 +94,8 @@ struct Round {
 }
 
 impl StateSync {
-    /// The state from `spec` on, of which the consumer is about to be made. `floor` is the end of
-    /// the stream just before.
+    /// Returns the state that begins with `spec`. `floor` is the end of the stream just before its
+    /// consumer is created.
     pub(super) fn new(
         core: Arc<StoreCore>,
         operation: &'static str,
@@ -117,7 +119,7 @@ impl StateSync {
             lag: Lag::Unknown,
             is_newest: false,
             behind: None,
-            seen: Subjects::default(),
+            delivered: Subjects::default(),
             owed: None,
             counted: is_countable.then(|| spec.clone()),
             round: None,
@@ -132,7 +134,7 @@ impl StateSync {
         self.owed.insert(owed).is_empty()
     }
 
-    /// From now on what comes is from this consumer, which was made after a look at the stream.
+    /// Records that messages are from this consumer, which was created after a look at the stream.
     pub(super) fn begin(&mut self, consumer: &OrderedConsumer, start: Start, before: &StreamInfo) {
         self.lag = consumer.lag(before);
         self.incarnation = before.incarnation(&self.core.bucket.stream);
@@ -143,7 +145,18 @@ impl StateSync {
         self.round = None;
     }
 
-    /// Whether what has been seen is at least as new as what was there at the beginning.
+    /// Does the same for the consumer of a single key, which was created before the look.
+    ///
+    /// Its first message is the newest one of the key, whenever that was written.
+    pub(super) fn begin_key(&mut self, lag: Lag, look: &StreamInfo) {
+        self.lag = lag;
+        self.incarnation = look.incarnation(&self.core.bucket.stream);
+        self.bound = u64::MAX;
+        self.is_newest = lag == Lag::None;
+        (self.behind, self.round) = (None, None);
+    }
+
+    /// Whether the delivered messages are at least as new as those at the beginning.
     pub(super) fn is_level(&self) -> bool {
         self.lag == Lag::None
     }
@@ -177,8 +190,8 @@ impl StateSync {
         Ok(newest <= position && self.is_same_store(deadline).await?)
     }
 
-    /// Whether the answers so far are of the stream that the consumer was made in. The sequences of
-    /// a recreated one start over.
+    /// Whether the answers so far are of the stream in which the consumer was created. The
+    /// sequences of a recreated one start over.
     async fn is_same_store(&self, deadline: Deadline) -> KvResult<bool> {
         let info = self.core.info(self.operation, deadline).await?;
         Ok(self.incarnation == info.incarnation(&self.core.bucket.stream))
@@ -195,7 +208,7 @@ impl StateSync {
         let sequence = place.stream_sequence;
         let was_complete = self.passes(|end| sequence > end);
         if self.is_newest || sequence > self.floor {
-            self.seen.insert(subject);
+            self.delivered.insert(subject);
             self.owed.as_mut().map(|owed| owed.remove(subject));
         }
         let waiting = consumer.pending_at_start;
@@ -205,31 +218,31 @@ impl StateSync {
             || self.owed.as_ref().is_some_and(HashSet::is_empty)
             // If no answer arrives, a later message asks again.
             || self.lag.may_end_with(place, waiting, self.bound)
-                && Box::pin(self.ask(sequence, deadline)).await.unwrap_or(false)
+                && Box::pin(self.prove(sequence, deadline)).await.unwrap_or(false)
     }
 
-    /// Whether the held count shows that every subject has been seen, once its end of the stream
+    /// Whether the count shows that every subject has been delivered, once its end of the stream
     /// has been reached. At that moment only subjects from before that end have been recorded, so
     /// the count includes none that the server did not count.
     fn passes(&mut self, reached: impl Fn(u64) -> bool) -> bool {
         let round = self.round.take_if(|round| reached(round.end));
-        round.is_some_and(|round| self.seen.len() >= round.subjects)
+        round.is_some_and(|round| self.delivered.len() >= round.subjects)
     }
 
-    /// Asks the server, once every initial entry has been delivered or removed. Asking takes a
+    /// Requests a proof, once every initial entry has been delivered or removed. Requests take a
     /// fifth of the time at most, because each answer can be slow (`leader`), and messages wait for
     /// it.
-    async fn ask(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+    async fn prove(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         let begun = Instant::now();
         if self.round.is_some() || begun < self.rest {
             return Ok(false);
         }
-        let answer = self.ask_now(position, deadline).await;
+        let answer = self.prove_now(position, deadline).await;
         self.rest = self.rest.max(Instant::now() + begun.elapsed() * 4);
         answer
     }
 
-    async fn ask_now(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+    async fn prove_now(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         if self.reaches_leader(position, deadline).await? {
             return Ok(true);
         }
@@ -237,43 +250,43 @@ impl StateSync {
             return Ok(false);
         }
         if self.from_state {
-            self.settle(position, deadline).await
+            self.compare_subjects(position, deadline).await
         } else {
             self.count(deadline).await
         }
     }
 
-    /// Gets the leader's list of subjects, or checks whether some owed subjects were delivered long
-    /// ago.
-    async fn settle(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
+    /// Requests the leader's list of subjects, or checks whether some owed subjects were delivered
+    /// long ago.
+    async fn compare_subjects(&mut self, position: u64, deadline: Deadline) -> KvResult<bool> {
         let (core, operation) = (&self.core, self.operation);
         let Some(owed) = &self.owed else {
             let mut subjects =
                 leader::subjects(core, operation, &self.filters, deadline.limit()).await?;
-            subjects.retain(|subject| !self.seen.contains(subject));
+            subjects.retain(|subject| !self.delivered.contains(subject));
             if !self.is_same_store(deadline).await? {
                 return Ok(false);
             }
             return Ok(self.owed.insert(subjects.into_iter().collect()).is_empty());
         };
         let some: Vec<_> = owed.iter().take(leader::IN_FLIGHT).cloned().collect();
-        let looks = stream::iter(some).map(|subject| async move {
+        let newest = stream::iter(some).map(|subject| async move {
             let newest = leader::newest_of(core, operation, &subject, deadline).await?;
             Ok((subject, newest.map_or(0, |message| message.sequence)))
         });
-        let looks: Vec<(String, u64)> =
-            looks.buffer_unordered(leader::IN_FLIGHT).try_collect().await?;
+        let newest: Vec<(String, u64)> =
+            newest.buffer_unordered(leader::IN_FLIGHT).try_collect().await?;
         if !self.is_same_store(deadline).await? {
             return Ok(false);
         }
         let Some(owed) = &mut self.owed else { return Ok(false) };
-        for (subject, _) in looks.iter().filter(|(_, newest)| *newest <= position) {
+        for (subject, _) in newest.iter().filter(|(_, newest)| *newest <= position) {
             owed.remove(subject);
         }
         Ok(owed.is_empty())
     }
 
-    /// Counts the subjects behind the cursor.
+    /// Counts the subjects after the cursor.
     async fn count(&mut self, deadline: Deadline) -> KvResult<bool> {
         let Some(spec) = &self.counted else { return Ok(false) };
         let core = &self.core;
@@ -287,8 +300,8 @@ impl StateSync {
         }
         let subjects = usize::try_from(counted.pending_at_start).unwrap_or(usize::MAX);
         self.round = Some(Round { end: info.last_sequence(), subjects });
-        // Everything seen so far is from before the end.
-        Ok(self.seen.len() >= subjects && self.round.take().is_some())
+        // All messages so far are from before the end.
+        Ok(self.delivered.len() >= subjects && self.round.take().is_some())
     }
 }
 
@@ -299,8 +312,8 @@ pub(super) fn completes(place: &DeliveryInfo, waiting: u64, bound: u64) -> bool 
     place.consumer_sequence == waiting && place.stream_sequence <= bound
 }
 
-/// Subjects, as 128-bit hashes with keys of this process: what a listing or the state phase of a
-/// watch has delivered, at some 20 bytes each.
+/// The subjects that a listing or the initial state of a watch has delivered, as 128-bit hashes
+/// with keys of this process, at some 20 bytes each.
 #[derive(Debug, Default)]
 pub(super) struct Subjects {
     keys: [RandomState; 2],
@@ -344,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_state_is_complete_only_when_nothing_of_it_can_be_missing() {
+    fn state_is_complete_only_if_no_message_can_be_missing() {
         let place = |consumer_sequence, stream_sequence| DeliveryInfo {
             stream_sequence,
             consumer_sequence,

@@ -1,11 +1,10 @@
-//! What the leader of a bucket's stream has, and a consumer elsewhere may not.
+//! Requests to the leader of a bucket's stream, which has every acknowledged message.
 //!
-//! In a cluster the server places a consumer on any replica, also on one that is behind. What waits
-//! for such a consumer is what its replica has, so that "all of it has come" tells nothing of what
-//! was acknowledged before. The server that answers a look at the stream is the leader, which has
-//! everything: a consumer made there afterwards is not behind that look. Of one that was made
-//! elsewhere it is known only by asking the leader whether there is anything newer. It is asked
-//! where the state seems to be complete, and not before: mostly once (ADR 0012).
+//! In a cluster the server places a consumer on any replica, also on one that is behind
+//! ([`lag`](super::lag)). The server that answers a look at the stream is the leader: a consumer
+//! that was created there afterwards is not behind that look. For another consumer, only the
+//! leader's answer shows whether a newer message exists. The leader is asked when the state seems
+//! to be complete, so that one request is enough in most cases (ADR 0012).
 //!
 //! A user with rights to a part of a bucket may not ask the leader for messages: the request names
 //! the stream, and the subject only in its payload. Then a consumer at the leader answers, whose
@@ -23,8 +22,9 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::consumer::{Delivery, INACTIVE, OrderedConsumer, Spec, Start};
-use super::refusals::Way;
-use super::store::{StoreCore, pause};
+use super::core::{StoreCore, pause};
+use super::denials::Form;
+use super::lag::Lag;
 use super::wire::{DeliveryInfo, RawMessage, StreamMessage, examined};
 use crate::store::{Deadline, Key, KvError, KvResult, backoff};
 
@@ -34,48 +34,15 @@ pub(super) const IN_FLIGHT: usize = 64;
 /// Number of subjects by which a page of a list begins earlier, if it had a gap to the one before.
 const OVERLAP: usize = 1_000;
 
-/// How far behind a consumer may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lag {
-    /// It began with all that was there.
-    None,
-    /// It may be behind.
-    Unknown,
-    /// The leader had a message here that had not come.
-    Until(u64),
-}
-
-impl Lag {
-    /// Of a consumer made after a look at the stream, by the servers that answered.
-    pub(super) fn of(consumer: Option<&str>, leader: Option<&str>) -> Self {
-        // Without a cluster, a consumer is nowhere else.
-        if consumer.is_none_or(|server| Some(server) == leader) {
-            Self::None
-        } else {
-            Self::Unknown
-        }
-    }
-
-    /// Whether the state may be complete with this message, so that it is worth asking. `floor` is
-    /// the end of the stream at the look, `waiting` what waited for the consumer.
-    pub(super) fn may_end_with(self, place: &DeliveryInfo, waiting: u64, floor: u64) -> bool {
-        match self {
-            Self::None => place.stream_sequence >= floor,
-            Self::Unknown => place.stream_sequence >= floor || place.consumer_sequence >= waiting,
-            Self::Until(end) => place.stream_sequence >= end,
-        }
-    }
-}
-
-/// The sequence of the newest message under any of the filters, from the leader; 0 where there is
-/// none.
+/// Returns the sequence of the newest message under any of the filters, from the leader; 0 if there
+/// is none.
 pub(super) async fn newest(
     core: &StoreCore,
     operation: &'static str,
     filters: &[String],
     deadline: Deadline,
 ) -> KvResult<u64> {
-    // The subject of this question may have wildcards.
+    // The subject of this request may have wildcards.
     stream::iter(filters.to_vec())
         .map(|filter| async move {
             let found = newest_of(core, operation, &filter, deadline).await?;
@@ -109,7 +76,7 @@ pub(super) async fn newest_of(
     let query = json!({ "last_by_subj": filter });
     let other =
         || by_consumer(core, operation, vec![filter.to_owned()], Start::Last, true, deadline);
-    Ok(match asked(core, operation, &query, other, deadline).await? {
+    Ok(match leader_or(core, operation, &query, other, deadline).await? {
         Either::Left(found) => {
             found.map(|found| Found { sequence: found.sequence(), time: found.time() })
         }
@@ -120,7 +87,7 @@ pub(super) async fn newest_of(
 /// The message at a stream sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MessageAt {
-    /// It is there. The server's time of its arrival.
+    /// It exists. The server's time of its arrival.
     Time(SystemTime),
     /// It was removed.
     Gone,
@@ -138,7 +105,7 @@ pub(super) async fn message_at(
 ) -> KvResult<MessageAt> {
     let (query, start) = (json!({ "seq": sequence }), Start::Sequence(sequence));
     let other = || by_consumer(core, operation, filters.to_vec(), start, true, deadline);
-    Ok(match asked(core, operation, &query, other, deadline).await? {
+    Ok(match leader_or(core, operation, &query, other, deadline).await? {
         Either::Left(found) => {
             found.map_or(MessageAt::Gone, |message| MessageAt::Time(message.time()))
         }
@@ -150,7 +117,8 @@ pub(super) async fn message_at(
 }
 
 impl StoreCore {
-    /// The newest message of a key: of the leader, or of whoever proves that it is the leader's.
+    /// Returns the newest message of a key: from the leader, or with a proof that it is the
+    /// leader's.
     pub(super) async fn newest_proven(
         &self,
         operation: &'static str,
@@ -160,14 +128,14 @@ impl StoreCore {
         let subject = self.subject(key);
         let query = json!({ "last_by_subj": subject });
         let other = move || async move {
-            // One request, which also those may send who may not create consumers.
+            // One request, for which no right to create consumers is needed.
             let subject = vec![subject];
             if subjects(self, operation, &subject, deadline.remaining()).await?.is_empty() {
                 return Ok(None);
             }
             by_consumer(self, operation, subject, Start::Last, false, deadline).await
         };
-        match asked(self, operation, &query, other, deadline).await? {
+        match leader_or(self, operation, &query, other, deadline).await? {
             Either::Left(found) => {
                 let parsed = found.map(|message| message.parse(&self.bucket.prefix)).transpose();
                 parsed.map_err(|reason| KvError::Backend {
@@ -183,12 +151,12 @@ impl StoreCore {
     }
 }
 
-/// Asks the leader for a message, or does the other thing if the user may not ask. If that is
-/// denied too, the leader is asked again: rights may have changed since it was not allowed.
+/// Requests a message from the leader, or does the other thing if the user has no right to that. If
+/// that is denied too, the request is sent again: rights may have changed since its denial.
 ///
 /// # Errors
-/// Returns the denial of the question if both are denied, because it names the usual right.
-async fn asked<T, F>(
+/// Returns the denial of the request if both are denied, because it names the usual right.
+async fn leader_or<T, F>(
     core: &StoreCore,
     operation: &'static str,
     query: &Value,
@@ -200,10 +168,10 @@ where
 {
     let stream = &core.bucket.stream;
     let mut denied = None;
-    if !core.link.is_closed_way(Way::LeaderMessage, stream) {
+    if !core.link.is_denied(Form::LeaderMessage, stream) {
         match core.leader_answer(operation, query, deadline).await {
             Err(error @ KvError::Unauthorized { .. }) if core.link.is_hearing() => {
-                core.link.close_way(Way::LeaderMessage, stream);
+                core.link.deny(Form::LeaderMessage, stream);
                 denied = Some(error);
             }
             found => return found.map(Either::Left),
@@ -214,7 +182,7 @@ where
         (Err(KvError::Unauthorized { .. }), Some(denied)) => Err(denied),
         (Err(KvError::Unauthorized { .. }), None) => {
             let found = core.leader_answer(operation, query, deadline).await?;
-            core.link.open_way(Way::LeaderMessage, stream);
+            core.link.allow(Form::LeaderMessage, stream);
             Ok(Either::Left(found))
         }
         (found, _) => found.map(Either::Right),
@@ -248,7 +216,7 @@ async fn by_consumer(
             consumer.one_at_a_time();
             match deadline.bound(operation, None, async { Ok(consumer.next().await) }).await? {
                 Delivery::Message(message, place) => return Ok(Some((message, place))),
-                Delivery::Refused(refusal) => return Err(refusal.error(operation)),
+                Delivery::Denied(denial) => return Err(denial.error(operation)),
                 // It was removed meanwhile, or the consumer was.
                 Delivery::Idle | Delivery::Lost(_) => {}
             }
@@ -400,35 +368,6 @@ impl Last {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_consumer_is_level_only_where_the_leader_was_looked_at() {
-        assert_eq!(Lag::of(Some("a"), Some("a")), Lag::None);
-        assert_eq!(Lag::of(Some("b"), Some("a")), Lag::Unknown);
-        assert_eq!(Lag::of(Some("b"), None), Lag::Unknown);
-        // A server without a cluster names itself for streams only.
-        assert_eq!(Lag::of(None, Some("a")), Lag::None);
-        assert_eq!(Lag::of(None, None), Lag::None);
-    }
-
-    #[test]
-    fn when_to_ask() {
-        let place = |consumer_sequence, stream_sequence| DeliveryInfo {
-            stream_sequence,
-            consumer_sequence,
-            nanos: 0,
-            pending: 0,
-        };
-        // Three were waiting, the floor is at 10.
-        assert!(!Lag::None.may_end_with(&place(3, 9), 3, 10));
-        assert!(Lag::None.may_end_with(&place(1, 10), 3, 10));
-        // The floor can be out of scope, and what was waiting can be less than there is.
-        assert!(!Lag::Unknown.may_end_with(&place(2, 9), 3, 10));
-        assert!(Lag::Unknown.may_end_with(&place(3, 9), 3, 10));
-        assert!(Lag::Unknown.may_end_with(&place(1, 10), 3, 10));
-        assert!(!Lag::Until(12).may_end_with(&place(5, 11), 3, 10));
-        assert!(Lag::Until(12).may_end_with(&place(5, 12), 3, 10));
-    }
 
     #[test]
     fn a_list_may_be_empty() {

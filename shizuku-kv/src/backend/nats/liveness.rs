@@ -1,8 +1,7 @@
-//! What may come in the place of a message: the end of the connection, a refusal, or nothing at
-//! all.
+//! Events in place of a message: the end of the connection, a denial, or silence.
 //!
-//! Kept from one message to the next. A timer and a listener that are made anew for each cost more
-//! than the message does.
+//! The timer and the listener stay from one message to the next, because creating them for each
+//! message costs more than the message does.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -20,9 +19,9 @@ use crate::store::timer::current_runtime;
 
 pub(super) struct Liveness {
     interruption: Fuse<Pin<Box<dyn Future<Output = Interruption> + Send + Sync>>>,
-    /// Goes off now and then, and is put off where it is not time yet.
+    /// Expires from time to time, and is reset if the timeout has not passed.
     silence: Pin<Box<Sleep>>,
-    /// Whose timer that is.
+    /// The runtime of that timer.
     runtime: Option<runtime::Id>,
 }
 
@@ -46,8 +45,8 @@ impl Liveness {
         }
     }
 
-    /// Waits for trouble. So long nothing may be heard from now on, not from the last word: whoever
-    /// did not ask has heard nothing either. Dropping the future is safe.
+    /// Waits for trouble. The timeout counts from now, not from the last message, because a reader
+    /// that did not poll has received nothing either. Cancel safe.
     pub(super) async fn trouble(&mut self, patience: Duration) -> Trouble {
         let due = Instant::now() + patience;
         loop {
@@ -75,6 +74,6 @@ impl Liveness {
 
 impl fmt::Debug for Liveness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lookout").finish_non_exhaustive()
+        f.debug_struct("Liveness").finish_non_exhaustive()
     }
 }

@@ -1,66 +1,93 @@
 //! The NATS JetStream backend: a store is a bucket in the layout of ADR-8, shared with every other
 //! NATS client.
 //!
-//! async-nats carries the bytes: connecting, authenticating, reconnecting, subscriptions. What the
-//! contract needs beyond that is here:
+//! async-nats connects, authenticates, reconnects and subscribes. The rest of the contract is here:
 //!
 //! | file | idea |
 //! |---|---|
-//! | `config` | what a connection needs to know, and what of it may be shown |
+//! | `config` | the configuration of a connection, and the parts that may be shown |
 //! | `url` | the same, read from a URL |
 //! | `connection` | the public connection: opening, health, shutdown |
-//! | `link` | requests that end: deadlines, reconnection, the server's errors |
-//! | `session` | the first answer on a connection, with which it counts as up, and the log of an outage |
+//! | `link` | the state of a connection, and interruptions of requests |
+//! | `link_events` | the state that the client's events report |
+//! | `session`, `first_answer` | the first answer on a connection, with which it counts as up |
+//! | `outage` | the log of an outage |
+//! | `server_errors` | the texts of errors that the server sends beside its answers |
+//! | `limits` | limits that the server does not announce |
+//! | `retry` | a request that is sent until it is answered |
+//! | `api` | requests to the JetStream API |
 //! | `credentials` | credentials that are read again at each connection |
 //! | `space` | the JetStream of a connection: its domain or API prefix |
-//! | `refusals` | requests that the server denies, and the missing right |
+//! | `denials` | requests that the server denies, and the missing right |
 //! | `rejections` | the mapping of the server's error codes to `KvError` |
-//! | `requests` | who waits for which answer, for as long as it is waited for |
+//! | `requests`, `pending` | sending requests, and routing their answers |
 //! | `wire` | subjects, headers and messages, as pure functions |
-//! | `bucket` | a store's configuration as a stream's, and back |
+//! | `bucket`, `settings` | a bucket and its newest known settings |
+//! | `stream_info` | the server's description of a stream |
+//! | `streams` | opens, creates, changes, deletes and lists the streams of buckets |
 //! | `shape` | streams that cannot be a store |
-//! | `store` | reading |
+//! | `store` | the store: the traits of the contract |
+//! | `core` | the parts that reads, writes and watches share |
 //! | `by_name` | reading of many keys, in batches |
 //! | `writer`, `write` | writing: the operations, and one write on its way |
-//! | `fenced` | writing under a lock: a look at the newest token, and a swap |
+//! | `fenced` | writing under a lock: a read of the newest token, and a swap |
 //! | `figures` | how many keys have an entry, from the leader |
-//! | `fate` | what became of a write whose acknowledgement was lost |
-//! | `consumer` | an ordered pull consumer: every message once and in order, or the word that it was lost |
-//! | `farewell` | the deletion of consumers whose reader was dropped |
-//! | `lookout` | what may come to it in the place of a message |
-//! | `leader` | what the leader has, and a consumer on another replica may not |
-//! | `state` | knowing when the state that was there has been delivered |
+//! | `outcome` | the outcome of a write whose acknowledgement was lost |
+//! | `consumer`, `arrival` | an ordered pull consumer: each message once and in order |
+//! | `pull_size` | number of bytes that a consumer requests at a time |
+//! | `filters` | the subjects that cover a scope |
+//! | `open_consumers`, `farewell` | the deletion of consumers whose reader was dropped |
+//! | `liveness` | the end of a connection, and its silence |
+//! | `leader`, `lag` | requests to the leader; consumers on replicas that are behind |
+//! | `initial_sync` | the proof that the initial state has been delivered |
 //! | `scan` | listings over it |
-//! | `watch` | watches over it: the state machine that heals |
+//! | `watch` | watches over it: opening, delivery, comparison with the leader |
 //! | `expiry` | the decision whether a watch can resume at a position |
 //! | `deleted` | the deletions that a watch has delivered |
 //! | `census` | detection of entries that left the stream without a message |
 
+mod api;
+mod arrival;
 mod bucket;
 mod by_name;
 mod census;
 mod config;
 mod connection;
 mod consumer;
+mod core;
 mod credentials;
 mod deleted;
+mod denials;
 mod expiry;
 mod farewell;
 mod fenced;
 mod figures;
+mod filters;
+mod first_answer;
 mod initial_sync;
+mod lag;
 mod leader;
+mod limits;
 mod link;
+mod link_events;
 mod liveness;
+mod open_consumers;
+mod outage;
 mod outcome;
-mod refusals;
+mod pending;
+mod pull_size;
 mod rejections;
 mod requests;
+mod retry;
 mod scan;
+mod server_errors;
 mod session;
+mod settings;
 mod shape;
 mod space;
 mod store;
+mod stream_info;
+mod streams;
 mod url;
 mod watch;
 mod wire;

@@ -1,6 +1,6 @@
 //! Determines the outcome of a write without an acknowledgement, without I/O (ADR 0002).
 
-/// What a write expects the newest stream sequence of its key to be.
+/// The newest stream sequence that a write expects of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expect {
     Anything,
@@ -20,7 +20,7 @@ pub(super) enum Outcome {
     Unknown,
 }
 
-/// What the stream shows of a key after a write was not acknowledged, none of it being that write.
+/// State of a key in the stream after a write without an acknowledgement, which is not in it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Evidence {
     /// The newest sequence of the key; 0 where there is no message.
@@ -37,7 +37,7 @@ pub(super) struct Evidence {
     pub(super) known: u64,
 }
 
-/// The decision, without which a lost acknowledgement would be a guess.
+/// Decides about the outcome of a write from the state of its key.
 ///
 /// A compare-and-swap whose expected sequence is still the newest has not taken effect, and
 /// repeating it is safe: at most one of its copies takes effect, however late the first arrives. If
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(decide(Expect::Exactly(0), &evidence(0)), Outcome::NotYet);
         let aged = |newest| Evidence { may_have_aged: true, ..evidence(newest) };
         assert_eq!(decide(Expect::Exactly(0), &aged(0)), Outcome::Unknown);
-        // What is expected is older than the write, and still there.
+        // The expected message is older than the write, and still exists.
         assert_eq!(decide(Expect::Exactly(7), &aged(7)), Outcome::NotYet);
     }
 

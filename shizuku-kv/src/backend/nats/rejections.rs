@@ -4,7 +4,7 @@
 //! `docs/errors.md` has the same table with a test for each limit; codes of requests that this
 //! library never sends are left out of both.
 
-use super::link::ApiError;
+use super::api::ApiError;
 use crate::store::{KvError, KvLimit};
 
 /// Codes for "no room": of the account (10002), of the server (10023), of its memory (10028) or its
@@ -27,13 +27,6 @@ pub(super) enum Rejected {
 }
 
 impl ApiError {
-    /// Whether the server rejected the request because of its load or an election, without
-    /// executing it: the same request may succeed in a moment.
-    pub(super) fn is_passing(&self) -> bool {
-        // 10167, 10210 and 10211 are "too many"; the others are "temporarily unavailable".
-        self.code == 429 || matches!(self.err_code, Self::NO_META_LEADER | 10009 | 10163)
-    }
-
     fn said(&self) -> String {
         let Self { code, err_code, description } = self;
         format!("the server answered {code}: {description} ({err_code})")

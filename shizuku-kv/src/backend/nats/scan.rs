@@ -8,12 +8,14 @@ use backon::ExponentialBackoff;
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::bucket::StreamInfo;
 use super::by_name::{BATCH_KEYS, Trust};
-use super::consumer::{Delivery, INACTIVE, OrderedConsumer, Spec, Start, filters_for};
+use super::consumer::{Delivery, INACTIVE, OrderedConsumer, Spec, Start};
+use super::core::{StoreCore, pause};
+use super::filters::filters_for;
 use super::initial_sync::{Subjects, completes};
-use super::leader::{self, Lag, Last, Listing, MessageAt};
-use super::store::{StoreCore, pause};
+use super::lag::Lag;
+use super::leader::{self, Last, Listing, MessageAt};
+use super::stream_info::StreamInfo;
 use super::wire::{DeliveryInfo, StreamMessage, delivered, key_of};
 use crate::store::backoff;
 use crate::store::timer::sleep;
@@ -40,20 +42,20 @@ pub(super) fn keys(core: Arc<StoreCore>, scope: WatchScope, limit: Duration) -> 
     KvStream::with_progress(scan.into_stream().map(|item| item.map(|message| message.key)))
 }
 
-/// What is held of one key.
+/// The retained entries of one key.
 pub(super) fn history(core: Arc<StoreCore>, key: Key, limit: Duration) -> KvStream<KvEntry> {
     let mut scan = Scan::new("history", core, WatchScope::Key(key), false, limit);
     (scan.newest, scan.source) = (false, Source::None);
     KvStream::new(scan.into_stream().map(|item| item.map(StreamMessage::into_entry)))
 }
 
-/// A listing on its way.
+/// A listing in progress.
 ///
 /// Exact keys are read by name. Other scopes are read from a consumer, which ends at a proof: the
-/// consumer's own count, or the leader's answer that nothing newer exists (see `state`). Messages
-/// that are removed before their turn prevent the first proof, and writers the second. Then the
-/// leader lists the existing subjects, and the missing ones are read by name. A key that lives
-/// throughout has been delivered, or is in that list.
+/// consumer's own count, or the leader's answer that nothing newer exists (see `initial_sync`).
+/// Messages that are removed before their turn prevent the first proof, and writers the second.
+/// Then the leader lists the existing subjects, and the missing ones are read by name. A key that
+/// lives throughout has been delivered, or is in that list.
 ///
 /// If the consumer is lost, because the reader paused or the connection broke, the listing resumes
 /// behind its last message: with another consumer if the stream has one message of each key,
@@ -69,14 +71,14 @@ struct Scan {
     source: Source,
     /// The store that the listing began with.
     incarnation: Option<[u8; 16]>,
-    /// The end of the stream before the consumer was made, and how far the consumer may be behind
-    /// that.
+    /// The end of the stream before the consumer was created, and how far the consumer may be
+    /// behind it.
     bound: u64,
     lag: Lag,
-    /// The newest of each key is asked for; else everything that is there.
+    /// The newest entry of each key is requested, otherwise all existing entries.
     newest: bool,
     /// Subjects that were delivered.
-    seen: Subjects,
+    delivered: Subjects,
     /// The last message of a consumer.
     last: Last,
     /// Entries of a history that may still come; known from the first consumer on.
@@ -87,10 +89,10 @@ struct Scan {
 
 /// The next messages come from here.
 enum Source {
-    /// A consumer that is still to be made.
+    /// A consumer that is still to be created.
     None,
     Consumer(Box<OrderedConsumer>),
-    /// The list of subjects, on its way.
+    /// The list of subjects, in progress.
     Names(Listing),
     /// Reads by name: the keys that are left, and messages that were read.
     Keys(Vec<Key>, Vec<StreamMessage>),
@@ -141,7 +143,7 @@ impl Scan {
             bound: 0,
             lag: Lag::Unknown,
             newest: true,
-            seen: Subjects::default(),
+            delivered: Subjects::default(),
             last: Last::default(),
             entries_left: None,
             rest: Instant::now(),
@@ -182,7 +184,7 @@ impl Scan {
                     {
                         self.source = Source::Done;
                     } else if self.lag.may_end_with(&place, waiting, self.bound) {
-                        Box::pin(self.settle(deadline)).await?;
+                        Box::pin(self.find_end(deadline)).await?;
                     }
                     Ok(step)
                 }
@@ -190,10 +192,10 @@ impl Scan {
                 // for.
                 Delivery::Message(..) => Ok(Step::Nothing),
                 Delivery::Idle => Box::pin(self.leave_idle(deadline)).await,
-                Delivery::Refused(refusal) => Err(refusal.error(self.operation)),
+                Delivery::Denied(denial) => Err(denial.error(self.operation)),
                 Delivery::Lost(reason) => {
                     let store = &self.core.bucket.name;
-                    tracing::debug!(%store, reason, "a listing lost its consumer");
+                    tracing::debug!(%store, reason, "lost the consumer of a listing");
                     Box::pin(self.restart()).await;
                     Ok(Step::Nothing)
                 }
@@ -287,7 +289,7 @@ impl Scan {
         Ok(Step::Nothing)
     }
 
-    /// Has another consumer made, after a pause.
+    /// Has the consumer recreated, after a pause.
     async fn restart(&mut self) {
         self.source = Source::None;
         let pause = self.pauses.next().unwrap_or_default();
@@ -307,11 +309,11 @@ impl Scan {
             // A replica that is behind may not have the value that followed (ADR 0012).
             return false;
         }
-        self.seen.insert(subject) && is_in_scope && !is_deletion
+        self.delivered.insert(subject) && is_in_scope && !is_deletion
     }
 
-    /// Looks for the end once every initial entry has been delivered or removed.
-    async fn settle(&mut self, deadline: Deadline) -> KvResult<()> {
+    /// Searches for the end once every initial entry has been delivered or removed.
+    async fn find_end(&mut self, deadline: Deadline) -> KvResult<()> {
         if Instant::now() < self.rest {
             return Ok(());
         }
@@ -343,7 +345,7 @@ impl Scan {
         Ok(true)
     }
 
-    /// Reads by name from now on whatever has not been delivered yet.
+    /// Reads by name from now on the keys that have not been delivered yet.
     fn read_rest(&mut self) {
         self.source = Source::Names(Listing::new(&self.spec.filters));
     }
@@ -352,7 +354,7 @@ impl Scan {
     fn unseen(&self, listing: Listing) -> Vec<Key> {
         let unseen = |subject: String| {
             let key = key_of(&subject, &self.core.bucket.prefix)?;
-            (self.scope.matches(&key) && !self.seen.contains(&subject)).then_some(key)
+            (self.scope.matches(&key) && !self.delivered.contains(&subject)).then_some(key)
         };
         listing.into_subjects().into_iter().filter_map(unseen).collect()
     }
@@ -361,14 +363,14 @@ impl Scan {
     /// Returns [`KvError::Unavailable`] if the store is not the one that the listing began with.
     fn check_store(&mut self, info: &StreamInfo) -> KvResult<()> {
         let found = info.incarnation(&self.core.bucket.stream);
-        if self.last.sequence == 0 && self.seen.is_empty() {
+        if self.last.sequence == 0 && self.delivered.is_empty() {
             self.incarnation.get_or_insert(found);
         }
         if self.incarnation == Some(found) {
             return Ok(());
         }
         let reason = format!(
-            "store {:?} was deleted and made again during the listing; list it again",
+            "store {:?} was deleted and recreated during the listing; list it again",
             self.core.bucket.name
         );
         Err(KvError::Unavailable { operation: self.operation, reason, source: None })
@@ -388,7 +390,7 @@ impl Scan {
         Ok(!is_other && !last.is_lost(core, operation, deadline).await?)
     }
 
-    /// Makes the consumer, or another one that resumes behind the last message.
+    /// Creates the consumer, or another one that resumes after the last message.
     async fn start(&mut self, deadline: Deadline) -> KvResult<()> {
         let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
         loop {
@@ -424,7 +426,7 @@ impl Scan {
                         && consumer.lag(&info) != Lag::None => {}
                 Ok(consumer) => {
                     if self.last.sequence > 0 {
-                        // The store can have been made again between the look and the consumer.
+                        // The store can have been recreated between the look and the consumer.
                         self.check_store(&self.core.info(self.operation, deadline).await?)?;
                     }
                     self.lag = consumer.lag(&info);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 
 use super::config::{NatsAuth, NatsConnectionConfig, NatsTls};
-use super::refusals::check_inbox_prefix;
+use super::denials::check_inbox_prefix;
 use crate::backend::around;
 use crate::store::KvError;
 
@@ -43,23 +43,41 @@ const ALIASES: [(&str, &str); 10] = [
     ("timeout", "connect_timeout_ms"),
 ];
 
-fn refuse<T>(reason: impl Into<String>) -> Result<T, KvError> {
+impl NatsConnectionConfig {
+    /// The configuration that a URL says:
+    /// `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT][,HOST[:PORT]…][?OPTION=VALUE&…]`, or `tls://` to
+    /// insist on TLS.
+    ///
+    /// Options: `domain` and `api_prefix` (see [`domain`](Self::domain()) and
+    /// [`api_prefix`](Self::api_prefix())), `creds` (a credentials file), `nkey` (a file with an
+    /// NKey seed), `tls_ca`, `tls_cert`, `tls_key` (PEM files), `tls_first` (`true`: TLS before the
+    /// server's greeting), `name`, `inbox_prefix`, `connect_timeout_ms`, `deadline_ms`. Values are
+    /// percent-decoded.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidUrl`], which says what is wrong and never repeats the userinfo.
+    pub fn from_url(url: &str) -> Result<Self, KvError> {
+        parse(url)
+    }
+}
+
+fn reject<T>(reason: impl Into<String>) -> Result<T, KvError> {
     Err(KvError::InvalidUrl { reason: reason.into() })
 }
 
 /// See [`NatsConnectionConfig::from_url`].
 pub(super) fn parse(url: &str) -> Result<NatsConnectionConfig, KvError> {
     if let Some(reason) = around(url) {
-        return refuse(reason);
+        return reject(reason);
     }
     let Some((scheme, rest)) = url.split_once("://") else {
-        return refuse("it has no scheme; write nats://HOST:PORT or tls://HOST:PORT");
+        return reject("it has no scheme; write nats://HOST:PORT or tls://HOST:PORT");
     };
     let lower = scheme.to_ascii_lowercase();
     let tls_required = match lower.as_str() {
         "nats" => false,
         "tls" => true,
-        _ => return refuse("its scheme is not nats or tls"),
+        _ => return reject("its scheme is not nats or tls"),
     };
     // The query is cut off before the userinfo, so that an `@` in a file's name is no userinfo; a
     // `?` in a password has to be written as %3F.
@@ -69,7 +87,7 @@ pub(super) fn parse(url: &str) -> Result<NatsConnectionConfig, KvError> {
     };
     let authority = authority.strip_suffix('/').unwrap_or(authority);
     if !authority.contains('@') && query.is_some_and(|query| query.contains('@')) {
-        return refuse(
+        return reject(
             "an @ stands after a ?; write a ? in a password as %3F, an @ in an option as %40",
         );
     }
@@ -78,18 +96,18 @@ pub(super) fn parse(url: &str) -> Result<NatsConnectionConfig, KvError> {
     let mut servers = Vec::new();
     for part in authority.split(',') {
         if userinfo.is_none() && !servers.is_empty() && part.contains('@') {
-            return refuse(
+            return reject(
                 "userinfo stands before the first host; write a comma in a password as %2C",
             );
         }
         // Each further host may repeat the scheme and the userinfo, as other clients write it.
         let part = match scheme_of(part) {
             Some((_, _)) if servers.is_empty() => {
-                return refuse("it has two schemes; write one, as in nats://HOST:PORT");
+                return reject("it has two schemes; write one, as in nats://HOST:PORT");
             }
             Some((own, part)) if own.eq_ignore_ascii_case(&lower) => part,
             Some((_, _)) => {
-                return refuse(
+                return reject(
                     "its hosts have different schemes; one connection has TLS to all of them or to none: write tls:// \
                      once, before the first",
                 );
@@ -103,7 +121,7 @@ pub(super) fn parse(url: &str) -> Result<NatsConnectionConfig, KvError> {
         if let Some(own) = own {
             check_userinfo(own)?;
             if userinfo.replace(own).is_some_and(|before| before != own) {
-                return refuse(
+                return reject(
                     "the hosts have different users; all servers get the same credentials",
                 );
             }
@@ -113,7 +131,7 @@ pub(super) fn parse(url: &str) -> Result<NatsConnectionConfig, KvError> {
             true => "; percent-encode the userinfo, a comma as %2C",
             false => "",
         };
-        check_host(host).or_else(|reason| refuse(format!("{reason}{hint}")))?;
+        check_host(host).or_else(|reason| reject(format!("{reason}{hint}")))?;
         servers.push(format!("{lower}://{host}"));
     }
 
@@ -140,13 +158,13 @@ fn scheme_of(part: &str) -> Option<(&str, &str)> {
 fn check_userinfo(userinfo: &str) -> Result<(), KvError> {
     for (character, encoded) in [('/', "%2F"), ('#', "%23"), ('@', "%40")] {
         if userinfo.contains(character) {
-            return refuse(format!(
+            return reject(format!(
                 "the user name or password contains an unescaped {character}; percent-encode it as {encoded}"
             ));
         }
     }
     if userinfo.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return refuse(
+        return reject(
             "the user name or password contains white space; percent-encode it, a space as %20",
         );
     }
@@ -256,7 +274,7 @@ fn parse_userinfo(userinfo: &str) -> Result<NatsAuth, KvError> {
         Some((user, password)) => {
             NatsAuth::UserPassword { user: decode(user)?, password: decode(password)? }
         }
-        None if userinfo.is_empty() => return refuse("the userinfo before the @ is empty"),
+        None if userinfo.is_empty() => return reject("the userinfo before the @ is empty"),
         None => NatsAuth::Token(decode(userinfo)?),
     })
 }
@@ -267,11 +285,11 @@ fn decode(text: &str) -> Result<String, KvError> {
         digits.len() >= 2 && digits[..2].iter().all(u8::is_ascii_hexdigit)
     };
     if !text.split('%').skip(1).all(is_encoded) {
-        return refuse("a % is not followed by two hexadecimal digits; write a % itself as %25");
+        return reject("a % is not followed by two hexadecimal digits; write a % itself as %25");
     }
     match percent_decode_str(text).decode_utf8() {
         Ok(text) => Ok(text.into_owned()),
-        Err(_) => refuse("a percent-encoded part is not UTF-8"),
+        Err(_) => reject("a percent-encoded part is not UTF-8"),
     }
 }
 
@@ -312,7 +330,7 @@ fn apply_options(
     let mut seen = Vec::new();
     for option in query.split('&').filter(|option| !option.is_empty()) {
         let Some((name, value)) = option.split_once('=') else {
-            return refuse("an option has no value; write ?OPTION=VALUE");
+            return reject("an option has no value; write ?OPTION=VALUE");
         };
         // An unknown name is not repeated where there is userinfo: it may be a part of a password.
         if !OPTIONS.contains(&name) {
@@ -320,10 +338,10 @@ fn apply_options(
             let similar = similar(name)
                 .map_or_else(String::new, |option| format!("; did you mean {option:?}?"));
             let all = OPTIONS.join(", ");
-            return refuse(format!("unknown option{shown}{similar}; there are {all}"));
+            return reject(format!("unknown option{shown}{similar}; there are {all}"));
         }
         if seen.contains(&name) {
-            return refuse(format!("option {name:?} is given twice"));
+            return reject(format!("option {name:?} is given twice"));
         }
         seen.push(name);
         let value = decode(value)?;
@@ -336,12 +354,12 @@ fn apply_options(
             "tls_first" => match value.as_str() {
                 "true" => config.tls = std::mem::take::<NatsTls>(&mut config.tls).first(),
                 "false" => config.tls.first = false,
-                _ => return refuse("option \"tls_first\" is true or false"),
+                _ => return reject("option \"tls_first\" is true or false"),
             },
             "name" => config.name = Some(value),
             "inbox_prefix" => {
                 if let Err(reason) = check_inbox_prefix(&value) {
-                    return refuse(format!("option \"inbox_prefix\": {reason}"));
+                    return reject(format!("option \"inbox_prefix\": {reason}"));
                 }
                 config.inbox_prefix = Some(value);
             }
@@ -349,21 +367,21 @@ fn apply_options(
             "deadline_ms" => config.deadline = milliseconds(name, &value)?,
             "domain" => config.domain = Some(value),
             "api_prefix" => config.api_prefix = Some(value),
-            // Refused above.
+            // Rejected above.
             _ => {}
         }
     }
     match (certificate, key) {
         (Some(certificate), Some(key)) => config.tls.client_certificate = Some((certificate, key)),
         (None, None) => {}
-        _ => return refuse("options \"tls_cert\" and \"tls_key\" are only useful together"),
+        _ => return reject("options \"tls_cert\" and \"tls_key\" are only useful together"),
     }
     Ok(())
 }
 
 fn authenticate(config: &mut NatsConnectionConfig, auth: NatsAuth) -> Result<(), KvError> {
     if !matches!(config.auth, NatsAuth::None) {
-        return refuse("it has more than one kind of credentials; give userinfo, creds or nkey");
+        return reject("it has more than one kind of credentials; give userinfo, creds or nkey");
     }
     config.auth = auth;
     Ok(())
@@ -372,7 +390,7 @@ fn authenticate(config: &mut NatsConnectionConfig, auth: NatsAuth) -> Result<(),
 fn milliseconds(name: &str, value: &str) -> Result<Duration, KvError> {
     match value.parse::<u64>() {
         Ok(value) if value > 0 => Ok(Duration::from_millis(value)),
-        _ => refuse(format!("option {name:?} is a number of milliseconds, at least 1")),
+        _ => reject(format!("option {name:?} is a number of milliseconds, at least 1")),
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn stream_name(bucket: &str) -> String {
     format!("KV_{bucket}")
 }
 
-/// What stands before the key in the subjects of a bucket.
+/// Returns the part before the key in the subjects of a bucket.
 pub(super) fn subject_prefix(bucket: &str) -> String {
     format!("$KV.{bucket}.")
 }
@@ -161,12 +161,12 @@ impl<'a> Marks<'a> {
     }
 }
 
-/// A time in the server's notation; the epoch where it is none.
+/// Reads a time in the server's notation. Returns the epoch if it is not one.
 pub(super) fn parse_time(text: &str) -> SystemTime {
     parse_rfc3339(text).map_or(UNIX_EPOCH, SystemTime::from)
 }
 
-/// Why an answer could not be read; says nothing about its content.
+/// Reason why an answer could not be read, without its content.
 pub(super) type Malformed = &'static str;
 
 /// The answer to a direct get: the message with its place in headers. Others may have stored
@@ -193,7 +193,7 @@ pub(super) fn parse_direct(message: Message, prefix: &str) -> Result<StreamMessa
     })
 }
 
-/// The key of a subject; none for what is no key of the bucket (ADR-8 reserves `_kv`).
+/// Returns the key of a subject, or `None` if it is not a key of the bucket (ADR-8 reserves `_kv`).
 pub(super) fn key_of(subject: &str, prefix: &str) -> Option<Key> {
     subject.strip_prefix(prefix).and_then(|key| Key::new(key).ok())
 }
@@ -220,7 +220,7 @@ impl RawMessage {
     }
 
     pub(super) fn parse(self, prefix: &str) -> Result<StreamMessage, Malformed> {
-        let decode = |text: &str| STANDARD.decode(text).map_err(|_| "an answer that is no base64");
+        let decode = |text: &str| STANDARD.decode(text).map_err(|_| "an answer that is not base64");
         let headers = decode(&self.hdrs)?;
         let headers = String::from_utf8_lossy(&headers);
         let lines = headers.split("\r\n").filter_map(|line| line.split_once(':'));
@@ -239,7 +239,7 @@ impl RawMessage {
     }
 }
 
-/// Where a message delivered by a consumer stands, from its reply subject (ADR-15):
+/// Position of a message that a consumer has delivered, from its reply subject (ADR-15):
 /// `$JS.ACK.STREAM.CONSUMER.DELIVERED.SSEQ.CSEQ.TIME.PENDING`, in the newer form with domain and
 /// account before the stream and a random token at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -385,7 +385,7 @@ mod tests {
         let fence = format!("{FENCE}: {}\r\n", u64::MAX).len();
         let id = format!("{OPERATION_ID}: {:016x}{:x}\r\n", u64::MAX, u64::MAX).len();
         let expected = format!("{EXPECTED_SEQUENCE}: {}\r\n", u64::MAX).len();
-        // What has a token has no time to live.
+        // A write with a token has no time to live.
         let put = "NATS/1.0\r\n\r\n".len() + expected + id + fence;
         assert!(put <= HEADER_RESERVE, "{put}");
         // A deletion has no value, whose room it may use. Where that is a single byte, it fits all

@@ -1,47 +1,38 @@
-//! Writing, and finding out what became of a write whose acknowledgement was lost.
+//! Writing, and finding the outcome of a write whose acknowledgement was lost.
 //!
-//! Every write carries an id of its own in a header. When the connection breaks before the
-//! acknowledgement came, the id is looked for in the stream: found, the write took effect. Not
-//! found, what else is there tells whether it can still have happened (see [`decide`]). A message
-//! id for the server's own duplicate detection would not do: a repeated compare-and-swap is refused
-//! for its sequence before it is recognised as a duplicate (ADR 0002).
+//! Each write carries an id of its own in a header. If the connection breaks before the
+//! acknowledgement arrives, the stream is searched for the id. If it is found, the write took
+//! effect. Otherwise the other messages show whether it can still have happened (see
+//! [`decide`](super::outcome::decide)). A message id for the server's own duplicate detection would
+//! not be enough: the server rejects a repeated compare-and-swap for its sequence before it
+//! recognizes the duplicate (ADR 0002).
+
+mod message;
+mod search;
+mod sent;
+mod verdict;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::client::PublishErrorKind;
-use async_nats::{HeaderMap, Message};
 use backon::ExponentialBackoff;
-use bytes::Bytes;
-use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::bucket;
-use super::link::{ApiError, Interruption, Mark, first_patience, has_no_responders};
-use super::outcome::{Evidence, Expect, Outcome, decide};
-use super::refusals::Refusal;
-use super::rejections::Rejected;
-use super::requests::Waiting;
-use super::store::{StoreCore, pause};
-use super::wire::{
-    AUTHOR, EXPECTED_SEQUENCE, EXPECTED_STREAM, FENCE, KV_OPERATION, OPERATION_ID, REASON, ROLLUP,
-    StreamMessage, TTL, size_of,
-};
-use crate::store::backoff;
-use crate::store::{
-    Deadline, ErrorSource, FencingToken, Key, KvError, KvLimit, KvOperation, KvResult, Metadata,
-    VersionToken,
-};
-
-/// End of the wait for an acknowledgement before the write is searched for, on a connection that
-/// seems to be alive: a quarter of the deadline from `since` on. So a lost copy costs only a part
-/// of the deadline, and the rest is enough to search once more.
-fn patience(since: Instant, deadline: Deadline) -> Duration {
-    let share = (deadline.limit() / 4).clamp(Duration::from_millis(100), Duration::from_secs(5));
-    let left = deadline.remaining();
-    share.saturating_sub(since.elapsed()).min(left - left / 3)
-}
+pub(super) use self::message::WriteMessage;
+use self::search::Found;
+pub(super) use self::sent::Sent;
+use self::verdict::Verdict;
+use super::core::{StoreCore, pause};
+use super::link::Mark;
+use super::outcome::{Expect, Outcome};
+use super::pending::PendingAnswer;
+use super::retry::first_patience;
+use super::streams;
+use super::wire::{StreamMessage, size_of};
+use crate::store::{Deadline, ErrorSource, KvError, KvLimit, KvResult, VersionToken, backoff};
 
 /// An id with the width of all ids.
 const ANY_ID: &str = "000000000000000000000000";
@@ -51,245 +42,6 @@ fn is_last(deadline: Deadline) -> bool {
     deadline.remaining() <= deadline.limit() / 8
 }
 
-/// One write, as a message for the server.
-#[derive(Clone, Debug)]
-pub(super) struct WriteMessage {
-    operation: &'static str,
-    key: Key,
-    value: Bytes,
-    kind: KvOperation,
-    expect: Expect,
-    ttl: Option<Duration>,
-    fence: Option<FencingToken>,
-    metadata: Option<Arc<Metadata>>,
-    /// Others of the same key may have been sent behind it, which it must not overtake by being
-    /// sent again.
-    pipelined: bool,
-    /// No later write of the same key was sent with it, so that sending it again after a rejection
-    /// overwrites no later one.
-    is_last: bool,
-    /// Its message has no operation id, to make it smaller.
-    is_bare: bool,
-}
-
-impl WriteMessage {
-    pub(super) fn put(operation: &'static str, key: &Key, value: Bytes) -> Self {
-        Self {
-            operation,
-            key: key.clone(),
-            value,
-            kind: KvOperation::Put,
-            expect: Expect::Anything,
-            ttl: None,
-            fence: None,
-            metadata: None,
-            pipelined: false,
-            is_last: true,
-            is_bare: false,
-        }
-    }
-
-    pub(super) fn deletion(operation: &'static str, key: &Key, kind: KvOperation) -> Self {
-        Self { kind, ..Self::put(operation, key, Bytes::new()) }
-    }
-
-    /// The same with a time to live, in whole seconds.
-    pub(super) fn expiring(self, ttl: Duration) -> Self {
-        Self { ttl: Some(ttl), ..self }
-    }
-
-    /// The deletion of a key whose history is not removed.
-    pub(super) fn without_rollup(self) -> Self {
-        Self { kind: KvOperation::Delete, ..self }
-    }
-
-    /// Marks a write that is sent without waiting for the one before. `is_last`: no later write has
-    /// its key.
-    pub(super) fn pipelined(self, is_last: bool) -> Self {
-        Self { pipelined: true, is_last, ..self }
-    }
-
-    pub(super) fn is_deletion(&self) -> bool {
-        self.kind != KvOperation::Put
-    }
-
-    fn rejected(&self) -> Rejected {
-        match self.expect {
-            _ if !self.is_deletion() => Rejected::Put,
-            Expect::Exactly(_) if self.fence.is_none() => Rejected::DeletionOfVersion,
-            _ => Rejected::Deletion,
-        }
-    }
-
-    fn can_be_smaller(&self) -> bool {
-        self.is_deletion() && !self.is_bare
-    }
-
-    /// Removes the optional headers of a deletion. With a history of 1 a purge becomes a deletion,
-    /// whose headers are shorter.
-    fn make_smaller(&mut self, history: u8) {
-        self.is_bare = true;
-        self.metadata = None;
-        if history == 1 {
-            self.kind = KvOperation::Delete;
-        }
-    }
-
-    /// The same with an author and a reason, which its message then has.
-    pub(super) fn by(self, metadata: Option<Arc<Metadata>>) -> Self {
-        Self { metadata, ..self }
-    }
-
-    /// The same with a fencing token, which its message then has.
-    pub(super) fn under(self, token: FencingToken) -> Self {
-        Self { fence: Some(token), ..self }
-    }
-
-    /// The same where the newest message of the key has this sequence; zero for none at all.
-    pub(super) fn over(self, sequence: u64) -> Self {
-        Self { expect: Expect::Exactly(sequence), ..self }
-    }
-
-    pub(super) fn operation(&self) -> &'static str {
-        self.operation
-    }
-
-    pub(super) fn key(&self) -> &Key {
-        &self.key
-    }
-
-    /// The same with an expected version. One that this backend cannot have given out never
-    /// matches.
-    pub(super) fn expecting(mut self, expected: VersionToken) -> KvResult<Self> {
-        match expected.as_u64() {
-            Some(sequence) if sequence > 0 => {
-                self.expect = Expect::Exactly(sequence);
-                Ok(self)
-            }
-            _ => Err(KvError::RevisionMismatch { key: self.key, expected, found: None }),
-        }
-    }
-
-    fn headers(&self, id: Option<&str>) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        if let Some(id) = id {
-            headers.insert(OPERATION_ID, id);
-        }
-        match self.kind {
-            KvOperation::Delete => headers.insert(KV_OPERATION, "DEL"),
-            KvOperation::Purge => {
-                headers.insert(KV_OPERATION, "PURGE");
-                headers.insert(ROLLUP, "sub");
-            }
-            _ => {}
-        }
-        if let Expect::Exactly(sequence) = self.expect {
-            headers.insert(EXPECTED_SEQUENCE, sequence.to_string());
-        }
-        if let Some(token) = self.fence {
-            headers.insert(FENCE, token.to_string());
-        }
-        if let Some(metadata) = &self.metadata {
-            for (name, text) in [(AUTHOR, metadata.author()), (REASON, metadata.reason())] {
-                if let Some(text) = text {
-                    headers.insert(name, text);
-                }
-            }
-        }
-        if let Some(ttl) = self.ttl {
-            headers.insert(TTL, format!("{}s", ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)));
-        }
-        headers
-    }
-
-    fn not_taken(&self) -> KvError {
-        KvError::Unavailable {
-            operation: self.operation,
-            reason: "the store had no leader to take the write".to_owned(),
-            source: None,
-        }
-    }
-
-    fn unknown(&self, source: Option<ErrorSource>) -> KvError {
-        KvError::OutcomeUnknown { operation: self.operation, key: self.key.clone(), source }
-    }
-
-    fn mismatch(&self, found: Option<u64>) -> KvError {
-        let found = found.filter(|sequence| *sequence > 0).map(VersionToken::from_u64);
-        match self.expect {
-            Expect::Exactly(expected) if expected > 0 => KvError::RevisionMismatch {
-                key: self.key.clone(),
-                expected: VersionToken::from_u64(expected),
-                found,
-            },
-            _ => KvError::AlreadyExists { key: self.key.clone(), found },
-        }
-    }
-}
-
-/// A write on its way.
-pub(super) struct Sent {
-    write: WriteMessage,
-    id: String,
-    /// Whether every copy carries the id in a header.
-    has_id: bool,
-    since: Instant,
-    /// When the last copy was sent.
-    last: Instant,
-    /// When the write was last searched for, or sent.
-    searched: Instant,
-    /// The last sequence of the stream before the write, and when that stream was created.
-    known: u64,
-    created: SystemTime,
-    /// Whether it was sent more than once, so that a rejection may concern one copy of several.
-    repeated: bool,
-    mark: Mark,
-    subject: String,
-    /// It is listened to again while the write is searched for.
-    acknowledgement: Waiting,
-}
-
-impl Sent {
-    /// Size in bytes of the last copy.
-    fn message_size(&self) -> usize {
-        let id = self.has_id.then_some(self.id.as_str());
-        size_of(&self.write.headers(id)) + self.write.value.len()
-    }
-}
-
-/// What the server said to one copy of a write.
-#[derive(Debug)]
-enum Verdict {
-    Taken(u64),
-    /// The expected sequence is not the newest; the newest, where the server told.
-    Conflict(Option<u64>),
-    /// Nobody took it: there is no such stream, or no leader at the moment.
-    NobodyThere,
-    Refused(KvError),
-    /// The server has rejected the write because of its load.
-    Busy(KvError),
-    /// The store has reached its limit in bytes. A smaller message may have room.
-    FullOfBytes(ApiError),
-    /// The value is larger than the server accepts.
-    TooLarge,
-    /// The server has ended the connection because a protocol line was too long, possibly the line
-    /// of this write.
-    TooLong(KvError),
-    /// The server has ended the connection because a message was too large, possibly this write.
-    Oversized(KvError),
-    /// No answer, and none will come.
-    Silence(Option<ErrorSource>),
-    /// No answer yet.
-    Late,
-}
-
-/// Result of the search for a write without an acknowledgement.
-enum Found {
-    Outcome(Outcome),
-    /// The server's late answer.
-    Answer(Verdict),
-}
-
 impl StoreCore {
     pub(super) async fn write(
         &self,
@@ -297,7 +49,7 @@ impl StoreCore {
         deadline: Deadline,
     ) -> KvResult<VersionToken> {
         let sent = self.send(write, deadline).await?;
-        self.settle(sent, deadline).await
+        self.resolve(sent, deadline).await
     }
 
     /// Sends a write. An error means that it was not sent.
@@ -332,7 +84,7 @@ impl StoreCore {
         subject: &str,
         id: &str,
         deadline: Deadline,
-    ) -> KvResult<(Mark, Waiting, bool)> {
+    ) -> KvResult<(Mark, PendingAnswer, bool)> {
         let operation = write.operation;
         let (headers, has_id) = match self.fitting_headers(write, id) {
             Ok(fitting) => fitting,
@@ -400,8 +152,8 @@ impl StoreCore {
         KvError::ValueTooLarge { key: write.key.clone(), size: write.value.len(), limit }
     }
 
-    /// Waits for what becomes of a write, up to the deadline.
-    pub(super) async fn settle(
+    /// Waits for the outcome of a write, up to the deadline.
+    pub(super) async fn resolve(
         &self,
         mut sent: Sent,
         deadline: Deadline,
@@ -425,7 +177,7 @@ impl StoreCore {
                 Verdict::Conflict(found) if !sent.repeated => {
                     return Err(sent.write.mismatch(found));
                 }
-                Verdict::Refused(error) if !sent.repeated => return Err(error),
+                Verdict::Rejected(error) if !sent.repeated => return Err(error),
                 Verdict::Busy(error) if !sent.repeated => {
                     let rests = rests.get_or_insert_with(|| {
                         backoff(Duration::from_millis(1), Duration::from_millis(500))
@@ -455,10 +207,10 @@ impl StoreCore {
                     }
                     return Err(self.rejection(&sent.write, rejection));
                 }
-                Verdict::NobodyThere if !sent.repeated => {
+                Verdict::NoResponders if !sent.repeated => {
                     let reason = Box::pin(self.no_listener(sent.write.operation, deadline)).await?;
                     if sent.write.pipelined {
-                        return Err(reason.unwrap_or_else(|| sent.write.not_taken()));
+                        return Err(reason.unwrap_or_else(|| sent.write.not_accepted()));
                     }
                     let paused = pause(&mut pauses, sent.write.operation, deadline).await;
                     paused.map_err(|error| reason.unwrap_or(error))?;
@@ -477,10 +229,11 @@ impl StoreCore {
                     self.publish_anew(&mut sent, deadline).await?;
                     continue;
                 }
-                Verdict::Conflict(_) | Verdict::NobodyThere | Verdict::TooLarge | Verdict::Late => {
-                    None
-                }
-                Verdict::Refused(error)
+                Verdict::Conflict(_)
+                | Verdict::NoResponders
+                | Verdict::TooLarge
+                | Verdict::Late => None,
+                Verdict::Rejected(error)
                 | Verdict::Busy(error)
                 | Verdict::TooLong(error)
                 | Verdict::Oversized(error) => Some(Arc::new(error) as ErrorSource),
@@ -519,7 +272,9 @@ impl StoreCore {
                 }
                 // Another copy would make the server end the connection again.
                 Ok(Outcome::NotYet) if is_too_long => return Err(sent.write.unknown(silence)),
-                Ok(Outcome::NotYet) if sent.write.pipelined => return Err(sent.write.not_taken()),
+                Ok(Outcome::NotYet) if sent.write.pipelined => {
+                    return Err(sent.write.not_accepted());
+                }
                 Ok(Outcome::NotYet) => {}
                 // The write may be in flight.
                 Ok(Outcome::Unknown) if is_late && !is_last(deadline) => {
@@ -559,8 +314,8 @@ impl StoreCore {
         }
     }
 
-    /// Looks for the reason why no server receives a write, for a part of the deadline. Returns a
-    /// reason that may pass, or `None` if the stream has no leader at the moment.
+    /// Searches for the reason why no server receives a write, for a part of the deadline. Returns
+    /// a reason that may pass, or `None` if the stream has no leader at the moment.
     ///
     /// # Errors
     /// Returns the reason if no server will receive the write later either: the store was deleted,
@@ -571,7 +326,7 @@ impl StoreCore {
         deadline: Deadline,
     ) -> KvResult<Option<KvError>> {
         let (name, deadline) = (&self.bucket.name, deadline.at_most(first_patience(deadline)));
-        match bucket::described(&self.link, operation, name, deadline).await {
+        match streams::described(&self.link, operation, name, deadline).await {
             Ok(Ok(info)) => {
                 self.learn(&info);
                 info.takes_no_writes(name)
@@ -596,254 +351,6 @@ impl StoreCore {
         sent.last = Instant::now();
         sent.searched = sent.last;
         Ok(())
-    }
-
-    /// Waits for the acknowledgement, until the connection breaks or its share of the deadline has
-    /// passed.
-    async fn await_verdict(&self, sent: &mut Sent, deadline: Deadline) -> Verdict {
-        tokio::select! {
-            biased;
-            answer = &mut sent.acknowledgement => return self.verdict(&sent.write, answer),
-            interruption = self.link.interrupted_or_crowded(sent.mark, [sent.subject.as_str()]) => {
-                if let Some(interruption) = interruption {
-                    return self.interruption(sent, interruption);
-                }
-            }
-            () = tokio::time::sleep(patience(sent.searched, deadline)) => return Verdict::Late,
-        }
-        // Boxed, since it is rare.
-        let (link, subject) = (&self.link, sent.subject.as_str());
-        let refused = Box::pin(self.refused_in_crowd(sent.write.operation, subject));
-        tokio::select! {
-            biased;
-            answer = &mut sent.acknowledgement => self.verdict(&sent.write, answer),
-            interruption = link.interrupted(sent.mark, [subject]) => {
-                self.interruption(sent, interruption)
-            }
-            Some(refusal) = refused => Verdict::Refused(refusal.error(sent.write.operation)),
-            () = tokio::time::sleep(patience(sent.searched, deadline)) => Verdict::Late,
-        }
-    }
-
-    fn interruption(&self, sent: &Sent, interruption: Interruption) -> Verdict {
-        let operation = sent.write.operation;
-        match interruption {
-            Interruption::Lost => match self.link.too_long(operation, &sent.subject, sent.mark) {
-                Some(error) => Verdict::TooLong(error),
-                None => match self.link.oversized(operation, sent.mark) {
-                    Some(error) => Verdict::Oversized(error),
-                    // Answers may not arrive any more.
-                    None => Verdict::Silence(
-                        self.link.mark(operation).err().map(|error| Arc::new(error) as _),
-                    ),
-                },
-            },
-            Interruption::Refused(refusal) if refusal.names(&[sent.subject.as_str()]) => {
-                Verdict::Refused(refusal.error(operation))
-            }
-            // Only its acknowledgement cannot arrive.
-            Interruption::Refused(refusal) => {
-                Verdict::Silence(Some(Arc::new(refusal.error(operation))))
-            }
-        }
-    }
-
-    /// The refusal of a write whose event may have been lost among many others. Asks with a message
-    /// that each stream rejects, because a copy of the write could take effect a second time.
-    async fn refused_in_crowd(
-        &self,
-        operation: &'static str,
-        subject: &str,
-    ) -> Option<Arc<Refusal>> {
-        let _turn = self.link.turn_in_crowd().await;
-        let mark = self.link.mark(operation).ok()?;
-        let mut headers = HeaderMap::new();
-        headers.insert(EXPECTED_STREAM, "none");
-        let answer =
-            self.link.requests().write(subject.to_owned(), headers, Bytes::new()).await.ok()?;
-        tokio::select! {
-            biased;
-            _ = answer => None,
-            interruption = self.link.interrupted(mark, [subject]) => match interruption {
-                Interruption::Refused(refusal) => {
-                    Some(refusal).filter(|refusal| refusal.names(&[subject]))
-                }
-                Interruption::Lost => None,
-            },
-        }
-    }
-
-    fn verdict(&self, write: &WriteMessage, answer: Option<Message>) -> Verdict {
-        let rejection = match answer {
-            None => return Verdict::Silence(None),
-            Some(message) if has_no_responders(&message) => return Verdict::NobodyThere,
-            Some(message) => match acknowledged(&message) {
-                Ok(Ok(sequence)) => return Verdict::Taken(sequence),
-                Ok(Err(error)) => error,
-                Err(malformed) => return Verdict::Silence(Some(Arc::new(malformed))),
-            },
-        };
-        match rejection.err_code {
-            // The newest sequence stands at the end of "wrong last sequence: N".
-            10071 | 10164 => return Verdict::Conflict(newest_in(&rejection.description)),
-            10054 => return Verdict::TooLarge,
-            _ => {}
-        }
-        if rejection.is_passing() {
-            Verdict::Busy(self.rejection(write, rejection))
-        } else if rejection.is_full_of_bytes() {
-            Verdict::FullOfBytes(rejection)
-        } else {
-            Verdict::Refused(self.rejection(write, rejection))
-        }
-    }
-
-    /// The error of a rejected write, by the newest known settings.
-    fn rejection(&self, write: &WriteMessage, rejection: ApiError) -> KvError {
-        let counts_replaced = self.bucket.settings().counts_replaced;
-        rejection.into_write_error(
-            write.operation,
-            &self.bucket.name,
-            write.rejected(),
-            counts_replaced,
-        )
-    }
-
-    /// Finds out what became of a write, while still listening for its acknowledgement.
-    async fn find_out(
-        &self,
-        sent: &mut Sent,
-        is_late: bool,
-        deadline: Deadline,
-    ) -> KvResult<Found> {
-        let Sent {
-            write,
-            id,
-            has_id,
-            since,
-            last,
-            known,
-            created,
-            mark,
-            acknowledgement,
-            repeated,
-            ..
-        } = sent;
-        let may_be_given_up = is_late && write.expect == Expect::Anything;
-        let last = may_be_given_up.then_some((*last, *mark, *created));
-        let search = self.search(write, has_id.then_some(id), *since, last, *known, deadline);
-        tokio::pin!(search);
-        tokio::select! {
-            biased;
-            Some(verdict) = self.late_answer(write, acknowledgement, *repeated) => {
-                Ok(Found::Answer(verdict))
-            }
-            outcome = &mut search => outcome.map(Found::Outcome),
-        }
-    }
-
-    /// Returns the server's answer to a write that is being searched for, or `None` if it proves
-    /// nothing. The rejection of one of several copies proves nothing.
-    async fn late_answer(
-        &self,
-        write: &WriteMessage,
-        acknowledgement: &mut Waiting,
-        repeated: bool,
-    ) -> Option<Verdict> {
-        match self.verdict(write, acknowledgement.await) {
-            Verdict::Silence(_) => None,
-            verdict => (!repeated || matches!(verdict, Verdict::Taken(_))).then_some(verdict),
-        }
-    }
-
-    /// Whether no copy of a write that was sent at that moment can take effect any more, unless it
-    /// already has: the stream has had another leader since.
-    ///
-    /// On an unbroken connection the server has passed on everything that was sent before this
-    /// request. The replicas reject a copy that it passed on to a replaced leader. A copy that it
-    /// passed on to the new leader arrived before the request. Only a newer message of the key
-    /// removes a value.
-    async fn is_given_up(
-        &self,
-        operation: &'static str,
-        (last, mark, created): (Instant, Mark, SystemTime),
-        deadline: Deadline,
-    ) -> KvResult<bool> {
-        let since = last.elapsed();
-        let info = match self.info(operation, deadline).await {
-            Ok(info) => info,
-            Err(error) if error.is_retryable() => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        let settings = self.bucket.settings();
-        Ok(info.led_for().is_some_and(|led| led < since)
-            && settings.created == created
-            && !settings.loses_newest
-            && self.link.is_unbroken(mark))
-    }
-
-    /// Searches for the write by its id, if every copy has one. `last` is the time at which the
-    /// last copy was sent, if the caller needs to know whether that copy is lost.
-    async fn search(
-        &self,
-        write: &WriteMessage,
-        id: Option<&str>,
-        since: Instant,
-        last: Option<(Instant, Mark, SystemTime)>,
-        known: u64,
-        deadline: Deadline,
-    ) -> KvResult<Outcome> {
-        let operation = write.operation;
-        // Before the read of the key, so that the same leader or a later one answers that read.
-        let is_given_up = match last {
-            Some(last) => self.is_given_up(operation, last, deadline).await?,
-            None => false,
-        };
-        let is_ours =
-            |message: &StreamMessage| id.is_some() && message.operation_id.as_deref() == id;
-        let mut pauses = backoff(Duration::from_millis(20), Duration::from_millis(500));
-        let newest = loop {
-            match self.newest_proven(operation, &write.key, deadline).await {
-                Ok(newest) => break newest,
-                // A server that comes back may need a moment.
-                Err(error) if error.is_retryable() => {
-                    pause(&mut pauses, operation, deadline).await?
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        let life = self.bucket.settings().tombstone_life.into_iter().chain(write.ttl).min();
-        let may_have_aged = life.is_some_and(|life| since.elapsed() >= life);
-        let Some(newest) = newest else {
-            let evidence =
-                Evidence { newest: 0, complete: false, may_have_aged, is_given_up, known };
-            return Ok(decide(write.expect, &evidence));
-        };
-        if is_ours(&newest) {
-            return Ok(Outcome::Landed(newest.sequence));
-        }
-        // With a longer history, what was written since may still be there: for certain, where the
-        // expected message is, since the oldest go first.
-        let mut complete = false;
-        if self.bucket.settings().history > 1 && id.is_some() {
-            let expected = match write.expect {
-                Expect::Exactly(expected) => expected,
-                Expect::Anything => 0,
-            };
-            let mut next = expected.max(1);
-            while let Some(message) =
-                self.next_of_leader(operation, &write.key, next, deadline).await?
-            {
-                if is_ours(&message) {
-                    return Ok(Outcome::Landed(message.sequence));
-                }
-                complete |= message.sequence == expected;
-                next = message.sequence + 1;
-            }
-        }
-        let evidence =
-            Evidence { newest: newest.sequence, complete, may_have_aged, is_given_up, known };
-        Ok(decide(write.expect, &evidence))
     }
 
     /// Returns the message that the leader has just named as the newest of a key, or otherwise the
@@ -900,39 +407,5 @@ impl StoreCore {
             }
             write = try_this;
         }
-    }
-}
-
-/// What the server answered to a write: the sequence under which it was taken, or why it was not.
-fn acknowledged(message: &Message) -> Result<Result<u64, ApiError>, serde_json::Error> {
-    // Not an enum of the two, which would be read twice. Beside an error there may be a sequence
-    // of 0.
-    #[derive(Deserialize)]
-    struct Acknowledgement {
-        error: Option<ApiError>,
-        seq: Option<u64>,
-    }
-    let Acknowledgement { error, seq } = serde_json::from_slice(&message.payload)?;
-    match (error, seq) {
-        (Some(error), _) => Ok(Err(error)),
-        (None, Some(sequence)) => Ok(Ok(sequence)),
-        (None, None) => Err(serde::de::Error::missing_field("seq")),
-    }
-}
-
-/// The sequence at the end of a message like "wrong last sequence: 7".
-fn newest_in(description: &str) -> Option<u64> {
-    let after = description.split("wrong last sequence: ").nth(1)?;
-    after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_newest_sequence_is_read_from_the_error() {
-        assert_eq!(newest_in("wrong last sequence: 17 (code 400)"), Some(17));
-        assert_eq!(newest_in("wrong last sequence"), None);
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 
-use super::store::{NatsStore, StoreCore};
+use super::core::StoreCore;
+use super::store::NatsStore;
 use super::write::{Sent, WriteMessage};
 use crate::store::{
     Atomicity, Deadline, Key, KvError, KvOperation, KvResult, KvTtl, KvWriter, VersionToken, Write,
@@ -56,7 +57,7 @@ impl KvWriter for NatsStore {
                     _ => Deadline::after(deadline),
                 };
                 if !is_single_message(&write) {
-                    answers.extend(self.settle_all(&mut in_flight).await);
+                    answers.extend(self.resolve_all(&mut in_flight).await);
                     answers.push(self.0.apply(&key, write, deadline).await);
                     continue;
                 }
@@ -64,10 +65,10 @@ impl KvWriter for NatsStore {
                 waited = matches!(sent, Err(KvError::Unavailable { .. })).then_some(deadline);
                 in_flight.push_back((sent, deadline));
                 if in_flight.len() >= WRITES_IN_FLIGHT {
-                    answers.extend(self.settle_first(&mut in_flight).await);
+                    answers.extend(self.resolve_first(&mut in_flight).await);
                 }
             }
-            answers.extend(self.settle_all(&mut in_flight).await);
+            answers.extend(self.resolve_all(&mut in_flight).await);
             answers
         })
     }
@@ -134,7 +135,7 @@ impl StoreCore {
     }
 
     /// Gives a tombstone a time to live if its end cannot bring back an older value: see
-    /// [`Settings::tombstone_ttl`](super::bucket::Settings::tombstone_ttl).
+    /// [`Settings::tombstone_ttl`](super::settings::Settings::tombstone_ttl).
     async fn ending(&self, message: WriteMessage, deadline: Deadline) -> KvResult<WriteMessage> {
         let (operation, key) = (message.operation(), message.key());
         if self.bucket.settings().tombstone_ttl.is_none() || key.is_of_locks() {
@@ -195,18 +196,18 @@ impl StoreCore {
 type InFlight = VecDeque<(KvResult<Sent>, Deadline)>;
 
 impl NatsStore {
-    async fn settle_first(&self, in_flight: &mut InFlight) -> Option<KvResult<VersionToken>> {
+    async fn resolve_first(&self, in_flight: &mut InFlight) -> Option<KvResult<VersionToken>> {
         Some(match in_flight.pop_front()? {
-            (Ok(sent), deadline) => self.0.settle(sent, deadline).await,
+            (Ok(sent), deadline) => self.0.resolve(sent, deadline).await,
             (Err(error), _) => Err(error),
         })
     }
 
     /// Acknowledgements arrive whether or not they are waited for, so that waiting for one after
     /// the other costs nothing.
-    async fn settle_all(&self, in_flight: &mut InFlight) -> Vec<KvResult<VersionToken>> {
+    async fn resolve_all(&self, in_flight: &mut InFlight) -> Vec<KvResult<VersionToken>> {
         let mut answers = Vec::with_capacity(in_flight.len());
-        while let Some(answer) = self.settle_first(in_flight).await {
+        while let Some(answer) = self.resolve_first(in_flight).await {
             answers.push(answer);
         }
         answers

@@ -1,0 +1,134 @@
+//! Requests to the JetStream API, and the errors in its answers.
+
+use std::time::Duration;
+
+use backon::ExponentialBackoff;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::link::Link;
+use super::retry::Answer;
+use crate::store::timer::sleep;
+use crate::store::{Deadline, KvError, KvResult, backoff};
+
+/// An error of the JetStream API.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct ApiError {
+    pub(super) code: u16,
+    #[serde(default)]
+    pub(super) err_code: u64,
+    #[serde(default)]
+    pub(super) description: String,
+}
+
+impl ApiError {
+    pub(super) const NO_META_LEADER: u64 = 10008;
+    pub(super) const MESSAGE_NOT_FOUND: u64 = 10037;
+    pub(super) const STREAM_NOT_FOUND: u64 = 10059;
+    pub(super) const STREAM_NAME_IN_USE: u64 = 10058;
+    pub(super) const STREAM_UPDATE_REJECTED: u64 = 10052;
+
+    /// Whether JetStream is not enabled, for the account or for the server.
+    pub(super) fn is_not_enabled(&self) -> bool {
+        matches!(self.err_code, 10039 | 10076)
+    }
+
+    /// Whether the server rejected the request because of its load or an election, without
+    /// executing it: the same request may succeed in a moment.
+    pub(super) fn is_passing(&self) -> bool {
+        // 10167, 10210 and 10211 are "too many"; the others are "temporarily unavailable".
+        self.code == 429 || matches!(self.err_code, Self::NO_META_LEADER | 10009 | 10163)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ApiAnswer<T> {
+    Rejected { error: ApiError },
+    Granted(T),
+}
+
+impl Link {
+    /// Sends a request to the JetStream API that may be repeated, with the API prefix before the
+    /// subject. Ends by the deadline.
+    pub(super) async fn api<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        payload: &impl Serialize,
+        deadline: Deadline,
+    ) -> KvResult<Result<T, ApiError>> {
+        self.send_api(operation, subject, payload, deadline, false).await
+    }
+
+    /// Does the same with a command whose late copy would do harm: no copy is sent while another
+    /// may be in flight.
+    pub(super) async fn api_once<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        payload: &impl Serialize,
+        deadline: Deadline,
+    ) -> KvResult<Result<T, ApiError>> {
+        self.send_api(operation, subject, payload, deadline, true).await
+    }
+
+    async fn send_api<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        payload: &impl Serialize,
+        deadline: Deadline,
+        is_single: bool,
+    ) -> KvResult<Result<T, ApiError>> {
+        let malformed = |source: serde_json::Error| KvError::Backend {
+            operation,
+            reason: format!(
+                "the answer to {subject} cannot be read: {:?} at line {} column {}",
+                source.classify(),
+                source.line(),
+                source.column()
+            ),
+            source: None,
+        };
+        let payload = serde_json::to_vec(payload).map_err(malformed)?;
+        let subject = self.space().api(subject);
+        let mut request =
+            self.request(operation, &subject, payload.into(), deadline).single(is_single);
+        let mut pauses: Option<ExponentialBackoff> = None;
+        loop {
+            let answer = request.answer().await;
+            if matches!(answer, Err(KvError::Timeout { .. }))
+                && !self.client().server_info().jetstream
+            {
+                // While a client subscribes to everything, the server does not report "no
+                // responders".
+                return Err(self.no_jetstream(operation));
+            }
+            let error = match answer? {
+                Answer::Message(message) => {
+                    match serde_json::from_slice(&message.payload).map_err(malformed)? {
+                        ApiAnswer::Granted(answer) => return Ok(Ok(answer)),
+                        ApiAnswer::Rejected { error } => error,
+                    }
+                }
+                Answer::NoResponders => return Err(self.no_jetstream(operation)),
+            };
+            let pauses = pauses.get_or_insert_with(|| {
+                backoff(Duration::from_millis(50), Duration::from_millis(500))
+            });
+            let pause = pauses.next().unwrap_or_default();
+            if !error.is_passing() || deadline.remaining() <= pause {
+                return Ok(Err(error));
+            }
+            // The cluster is electing its meta leader, or the server is overloaded.
+            sleep(pause).await;
+            request.renew();
+        }
+    }
+
+    /// Returns the error of a request that no JetStream has received.
+    fn no_jetstream(&self, operation: &'static str) -> KvError {
+        KvError::Unavailable { operation, reason: self.space().no_answer(), source: None }
+    }
+}

@@ -1,0 +1,175 @@
+//! The creation of a consumer, in the form that the user has a right to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::super::api::ApiError;
+use super::super::denials::Form;
+use super::super::farewell::Farewell;
+use super::super::link::Link;
+use super::super::liveness::Liveness;
+use super::super::stream_info::Cluster;
+use super::{HEARTBEAT, OrderedConsumer, PULL, SHORT_HEARTBEAT, Spec, Start, nanos};
+use crate::store::{Deadline, KvError, KvResult, SuspendAwareInstant};
+
+impl OrderedConsumer {
+    /// Creates the consumer `name`. Creating it twice with the same specification is harmless, so
+    /// that a creation whose answer was lost can be repeated and leaves one consumer at most.
+    ///
+    /// A cluster may place it on a server that has just died, which never answers, however often
+    /// the request is repeated. So after a quarter of the deadline another consumer is created, and
+    /// the first is deleted.
+    pub(in super::super) async fn create(
+        link: Arc<Link>,
+        operation: &'static str,
+        spec: &Spec,
+        name: String,
+        deadline: Deadline,
+    ) -> KvResult<Result<Self, ApiError>> {
+        let mut others = 0_u32;
+        loop {
+            let name = if others == 0 { name.clone() } else { format!("{name}-{others}") };
+            let share = deadline.at_most((deadline.limit() / 4).min(HEARTBEAT));
+            match Self::create_one(Arc::clone(&link), operation, spec, name, share).await {
+                Err(KvError::Timeout { .. }) if !deadline.remaining().is_zero() => others += 1,
+                created => return created,
+            }
+        }
+    }
+
+    async fn create_one(
+        link: Arc<Link>,
+        operation: &'static str,
+        spec: &Spec,
+        name: String,
+        deadline: Deadline,
+    ) -> KvResult<Result<Self, ApiError>> {
+        let mut config = json!({
+            "name": name,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "replay_policy": "instant",
+            "mem_storage": true,
+            "num_replicas": 1,
+            "inactive_threshold": nanos(spec.inactive),
+            "headers_only": spec.headers_only,
+        });
+        match spec.filters.as_slice() {
+            [] => {}
+            [one] => config["filter_subject"] = json!(one),
+            many => config["filter_subjects"] = json!(many),
+        }
+        match spec.start {
+            Start::LastPerSubject => config["deliver_policy"] = json!("last_per_subject"),
+            Start::Last => config["deliver_policy"] = json!("last"),
+            Start::Sequence(sequence) => {
+                config["deliver_policy"] = json!("by_start_sequence");
+                config["opt_start_seq"] = json!(sequence.max(1));
+            }
+        }
+        let mark = link.up(operation, deadline).await?;
+        let inbox = link.client().new_inbox();
+        let deliveries = format!("{inbox}.*");
+        let messages = link.subscribe(operation, deliveries.clone()).await?;
+        let request = json!({ "stream_name": spec.stream, "config": config });
+        let pull_subject = link.space().api(&format!("CONSUMER.MSG.NEXT.{}.{name}", spec.stream));
+        let mut consumer = Self {
+            liveness: Liveness::new(
+                Arc::clone(&link),
+                mark,
+                [pull_subject.clone(), deliveries.clone()],
+            ),
+            pull_subject,
+            link: Arc::clone(&link),
+            farewell: Farewell::new(&link, &spec.stream, &name),
+            inbox,
+            messages,
+            pulls: 0,
+            outstanding: 0,
+            batch: PULL,
+            bytes: link.pull_size.bytes(link.max_payload()),
+            is_next_large: false,
+            requested_after: 0,
+            pending: 0,
+            mark,
+            expires: None,
+            asked: (SuspendAwareInstant::now(), Duration::ZERO),
+            // Its position is the one of its creation, which is later.
+            served: SuspendAwareInstant::now(),
+            unasked: Duration::ZERO,
+            fresh: true,
+            last_sequence: 0,
+            heartbeat: SHORT_HEARTBEAT,
+            has_list: spec.start == Start::LastPerSubject,
+            pending_at_start: 0,
+            server: None,
+        };
+        // From here on the consumer may exist, so that dropping this future has to delete it:
+        // `farewell` does.
+        let created =
+            match request_creation(&link, operation, spec, &name, &request, deadline).await? {
+                Ok(created) => created,
+                Err(rejected) => return Ok(Err(rejected)),
+            };
+        consumer.pending_at_start = created.num_pending;
+        consumer.pending = created.num_pending;
+        consumer.farewell.exists = true;
+        consumer.server = created.cluster.and_then(|cluster| cluster.leader);
+        // The server has said so before it answered.
+        if let Some(denial) = link.denied(mark, &[&deliveries]) {
+            return Err(denial.error(operation));
+        }
+        link.ensure_subscribed(operation, mark)?;
+        Ok(Ok(consumer))
+    }
+}
+
+/// The server's description of a new consumer.
+#[derive(Deserialize)]
+struct Created {
+    num_pending: u64,
+    #[serde(default)]
+    cluster: Option<Cluster>,
+}
+
+/// Requests a consumer, in the form that the user has a right to.
+///
+/// The server compares a filter with the user's rights only if the subject contains it. A user may
+/// instead have the right to any consumer of the bucket, and not to the longer subject. So a denied
+/// form is replaced by the other one, also if the other one was denied before: a reload of the
+/// server's configuration changes rights on an open connection.
+async fn request_creation(
+    link: &Link,
+    operation: &'static str,
+    spec: &Spec,
+    name: &str,
+    request: &Value,
+    deadline: Deadline,
+) -> KvResult<Result<Created, ApiError>> {
+    let plain = format!("CONSUMER.CREATE.{}.{name}", spec.stream);
+    let [filter] = spec.filters.as_slice() else {
+        return link.api(operation, &plain, request, deadline).await;
+    };
+    let with_filter = format!("{plain}.{filter}");
+    let is_closed = link.is_denied(Form::FilterInSubject, &spec.stream);
+    let (usual, other) = if is_closed { (&plain, &with_filter) } else { (&with_filter, &plain) };
+    let denied = match link.api(operation, usual, request, deadline).await {
+        Err(denied @ KvError::Unauthorized { .. }) => denied,
+        created => return created,
+    };
+    match link.api(operation, other, request, deadline).await {
+        // The longer subject is the smaller right.
+        Err(also @ KvError::Unauthorized { .. }) => Err(if is_closed { also } else { denied }),
+        created => {
+            match created {
+                Err(_) => {}
+                Ok(_) if is_closed => link.allow(Form::FilterInSubject, &spec.stream),
+                Ok(_) => link.deny(Form::FilterInSubject, &spec.stream),
+            }
+            created
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! How far a consumer may be behind the leader of its stream (ADR 0012).
+//!
+//! In a cluster the server places a consumer on any replica, also on one that is behind. The
+//! messages that wait for such a consumer are those of its replica, so that receiving all of them
+//! says nothing about messages that were acknowledged before.
+
+use std::time::Duration;
+
+use super::stream_info::StreamInfo;
+use super::wire::DeliveryInfo;
+
+/// Time for which a leader must have led before a creation, so that it had certainly taken over the
+/// messages of the last leader by then.
+const TAKEN_OVER: Duration = Duration::from_secs(10);
+
+/// How far behind the leader a consumer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lag {
+    /// It began with all messages of the leader.
+    None,
+    /// It may be behind.
+    Unknown,
+    /// The leader had a message with this sequence that the consumer had not delivered.
+    Until(u64),
+}
+
+impl Lag {
+    /// Returns the lag of a consumer that was created after a look at the stream, by the servers
+    /// that answered.
+    pub(super) fn of(consumer: Option<&str>, leader: Option<&str>) -> Self {
+        // Without a cluster, all consumers are on one server.
+        if consumer.is_none_or(|server| Some(server) == leader) {
+            Self::None
+        } else {
+            Self::Unknown
+        }
+    }
+
+    /// Returns the lag of a consumer whose creation was requested `since` before a look at the
+    /// stream. The server that has the consumer may have become the leader in between.
+    pub(super) fn before(consumer: Option<&str>, look: &StreamInfo, since: Duration) -> Self {
+        let has_led = || look.led_for().is_some_and(|led| led >= since + TAKEN_OVER);
+        match Self::of(consumer, look.leader()) {
+            Self::None if consumer.is_none() || has_led() => Self::None,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Whether the state may be complete with this message, so that it is worth asking the leader.
+    /// `floor` is the end of the stream at the look, `waiting` the number of messages that waited
+    /// for the consumer.
+    pub(super) fn may_end_with(self, place: &DeliveryInfo, waiting: u64, floor: u64) -> bool {
+        match self {
+            Self::None => place.stream_sequence >= floor,
+            Self::Unknown => place.stream_sequence >= floor || place.consumer_sequence >= waiting,
+            Self::Until(end) => place.stream_sequence >= end,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consumer_is_level_only_at_the_leader() {
+        assert_eq!(Lag::of(Some("a"), Some("a")), Lag::None);
+        assert_eq!(Lag::of(Some("b"), Some("a")), Lag::Unknown);
+        assert_eq!(Lag::of(Some("b"), None), Lag::Unknown);
+        // A server without a cluster names itself for streams only.
+        assert_eq!(Lag::of(None, Some("a")), Lag::None);
+        assert_eq!(Lag::of(None, None), Lag::None);
+    }
+
+    #[test]
+    fn leader_is_asked_when_the_state_may_be_complete() {
+        let place = |consumer_sequence, stream_sequence| DeliveryInfo {
+            stream_sequence,
+            consumer_sequence,
+            nanos: 0,
+            pending: 0,
+        };
+        // Three were waiting, the floor is at 10.
+        assert!(!Lag::None.may_end_with(&place(3, 9), 3, 10));
+        assert!(Lag::None.may_end_with(&place(1, 10), 3, 10));
+        // The floor can be out of scope, and what was waiting can be less than there is.
+        assert!(!Lag::Unknown.may_end_with(&place(2, 9), 3, 10));
+        assert!(Lag::Unknown.may_end_with(&place(3, 9), 3, 10));
+        assert!(Lag::Unknown.may_end_with(&place(1, 10), 3, 10));
+        assert!(!Lag::Until(12).may_end_with(&place(5, 11), 3, 10));
+        assert!(Lag::Until(12).may_end_with(&place(5, 12), 3, 10));
+    }
+}

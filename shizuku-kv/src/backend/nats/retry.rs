@@ -1,0 +1,220 @@
+//! A request that is sent until it is answered, and ends by its deadline (ADR 0059).
+
+use std::time::Duration;
+
+use async_nats::{Message, PublishError, StatusCode};
+use backon::ExponentialBackoff;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::link::{CROWD, Interruption, Link, Mark};
+use super::pending::Copies;
+use crate::store::timer::sleep_until;
+use crate::store::{Deadline, KvError, KvResult, backoff, in_runtime};
+
+/// Timeout for the answer to the first copy of a request, before another is sent: an eighth of the
+/// deadline, so that the deadline has room for several.
+///
+/// A stream without a leader never answers a request, not even once it has one (5 to 8 s after a
+/// leader was killed) (ADR 0059).
+pub(super) fn first_patience(deadline: Deadline) -> Duration {
+    (deadline.limit() / 8).clamp(Duration::from_millis(100), Duration::from_secs(1))
+}
+
+/// Timeout for the answer to later copies of a request. Jittered, because all clients lost the
+/// leader at the same moment.
+fn later_patience(deadline: Deadline) -> ExponentialBackoff {
+    let first = first_patience(deadline) * 2;
+    backoff(first, (deadline.limit() / 4).clamp(first, Duration::from_secs(2)))
+}
+
+/// Time by which a request outlives its deadline, so that its caller, which knows the key, times
+/// out first.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// Payload with which the server rejects every command of the JetStream API. The rejection shows
+/// that the user has the right to send the command.
+const NOT_A_COMMAND: Bytes = Bytes::from_static(b"?");
+
+/// The answer to a request.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Message(Message),
+    /// No responders: the stream does not exist, or has no leader at the moment.
+    NoResponders,
+}
+
+/// A request in flight, in as many copies as are needed to get an answer. Dropping it abandons the
+/// request.
+pub(super) struct Request<'a> {
+    link: &'a Link,
+    operation: &'static str,
+    subject: &'a str,
+    payload: Bytes,
+    deadline: Deadline,
+    copies: Copies,
+    /// Its late copy would do harm: no copy is sent while another may be in flight.
+    is_single: bool,
+}
+
+impl Link {
+    /// Returns a request that may be repeated, because it changes nothing or is idempotent.
+    pub(super) fn request<'a>(
+        &'a self,
+        operation: &'static str,
+        subject: &'a str,
+        payload: Bytes,
+        deadline: Deadline,
+    ) -> Request<'a> {
+        let copies = Copies::default();
+        Request { link: self, operation, subject, payload, deadline, copies, is_single: false }
+    }
+}
+
+impl Request<'_> {
+    /// Sends no second copy while a first may be in flight.
+    pub(super) fn single(self, is_single: bool) -> Self {
+        Self { is_single, ..self }
+    }
+
+    pub(super) fn operation(&self) -> &'static str {
+        self.operation
+    }
+
+    /// Lets the next attempt send the request again: the answer shows that the server has rejected
+    /// it.
+    pub(super) fn renew(&mut self) {
+        self.copies = Copies::default();
+    }
+
+    /// Sends copies until one is answered, each after the one before has had a part of the
+    /// deadline.
+    ///
+    /// # Errors
+    /// Returns [`KvError::Timeout`] if the deadline passed.
+    pub(super) async fn answer(&mut self) -> KvResult<Answer> {
+        let mut patience = if self.is_single {
+            self.deadline.remaining() + GRACE
+        } else {
+            first_patience(self.deadline)
+        };
+        let mut later: Option<ExponentialBackoff> = None;
+        loop {
+            if let Some(answer) = self.attempt(patience).await? {
+                return Ok(answer);
+            }
+            if self.deadline.remaining().is_zero() {
+                return Err(self.deadline.timeout(self.operation, None));
+            }
+            let later = later.get_or_insert_with(|| later_patience(self.deadline));
+            patience = later.next().unwrap_or(patience);
+        }
+    }
+
+    /// Sends one copy, again if the connection breaks, and waits for an answer to any of them.
+    /// Returns `None` if the time has passed.
+    pub(super) async fn attempt(&mut self, patience: Duration) -> KvResult<Option<Answer>> {
+        let Self { link, operation, subject, ref payload, deadline, ref mut copies, is_single } =
+            *self;
+        in_runtime(operation)?;
+        let received = |answer: Option<Message>| match answer {
+            Some(message) if has_no_responders(&message) => Ok(Some(Answer::NoResponders)),
+            Some(message) => Ok(Some(Answer::Message(message))),
+            None => Err(link.over(operation).unwrap_or_else(|| {
+                unavailable(operation, "the connection ended before the answer arrived")
+            })),
+        };
+        let broken = || {
+            link.over(operation).unwrap_or_else(|| {
+                let reason = "the connection broke before the answer arrived, so that the command \
+                              may have been executed";
+                unavailable(operation, reason)
+            })
+        };
+        let until = |patience| (Instant::now() + patience).min(deadline.instant() + GRACE);
+        let mut silence = until(patience);
+        // A copy that checks the right after a crowd of denials, and the turn to send it.
+        let (mut check, mut turn) = (Copies::default(), None);
+        let (mut crowd, mut sent): (_, Option<Mark>) = (CROWD, None);
+        loop {
+            let mark = link.up(operation, deadline).await?;
+            if link.bound().is_some_and(|bound| payload.len() >= bound) {
+                return Err(link.request_too_large(operation));
+            }
+            let is_sent = is_single && sent.is_some();
+            if is_sent && sent.is_some_and(|sent| !sent.is_of_connection(mark)) {
+                return Err(broken());
+            }
+            sent.get_or_insert(mark);
+            let ask = async {
+                let subject = subject.to_owned();
+                if turn.is_some() {
+                    let payload = if is_single { NOT_A_COMMAND } else { payload.clone() };
+                    link.requests().send(&mut check, subject, payload).await?;
+                } else if !is_sent {
+                    link.requests().send(copies, subject, payload.clone()).await?;
+                }
+                Ok::<_, PublishError>(tokio::select! {
+                    biased;
+                    answer = copies.answer() => Some(answer),
+                    answer = check.answer() => (!is_single).then_some(answer),
+                })
+            };
+            tokio::select! {
+                biased;
+                answer = ask => match answer {
+                    Ok(Some(answer)) => return received(answer),
+                    // The user has the right, so that the command is answered.
+                    Ok(None) => (check, turn, crowd) = (Copies::default(), None, u64::MAX),
+                    Err(error) => {
+                        return Err(link.not_sent(operation, "the request could not be sent", error));
+                    }
+                },
+                interruption = link.interrupted_within(mark, [subject], crowd) => {
+                    if let Some(Interruption::Denied(denial)) = interruption {
+                        return Err(denial.error(operation));
+                    }
+                    if interruption.is_none() {
+                        // The client may not have received the denial, so that silence proves
+                        // nothing before the turn.
+                        drop(turn.take());
+                        check = Copies::default();
+                        // Boxed, because it is rare.
+                        let next = Box::pin(async {
+                            tokio::select! {
+                                biased;
+                                answer = copies.answer() => Err(received(answer)),
+                                next = link.turn_in_crowd() => Ok(next),
+                                () = sleep_until(deadline.instant() + GRACE) => Err(Ok(None)),
+                            }
+                        });
+                        match next.await {
+                            Ok(next) => turn = next,
+                            Err(done) => return done,
+                        }
+                        silence = until(patience);
+                        continue;
+                    }
+                    if let Some(error) = link.too_long(operation, subject, mark) {
+                        return Err(error);
+                    }
+                    if is_single {
+                        return Err(broken());
+                    }
+                    // No earlier copy can be answered.
+                    (*copies, check, turn) = (Copies::default(), Copies::default(), None);
+                }
+                () = sleep_until(silence) => return Ok(None),
+            }
+        }
+    }
+}
+
+fn unavailable(operation: &'static str, reason: &str) -> KvError {
+    KvError::Unavailable { operation, reason: reason.to_owned(), source: None }
+}
+
+/// Whether no server subscribes to the subject of a request.
+pub(super) fn has_no_responders(answer: &Message) -> bool {
+    answer.status == Some(StatusCode::NO_RESPONDERS)
+}

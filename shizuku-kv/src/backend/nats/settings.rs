@@ -1,0 +1,183 @@
+//! The settings of a bucket that promises depend on (ADR 0060).
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::stream_info::{
+    CURSORS_NOTE, StreamInfo, asks_for_ttl, duration, marker_ttl, note, tombstone_life,
+};
+use super::wire::{HEADER_RESERVE, parse_time};
+use crate::store::{KvError, KvResult, ttl_fault};
+
+/// Minimum time to live that the server accepts for a message.
+pub(super) const SHORTEST_TTL: Duration = Duration::from_secs(1);
+
+/// The settings that promises depend on, from one answer of the server.
+///
+/// Another client or an operator may change them while handles are open.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    /// The server's clock when it answered.
+    pub(super) as_of: SystemTime,
+    /// When the answer arrived.
+    learned: Instant,
+    /// Distinguishes the stream from an earlier one of the same name.
+    pub(super) created: SystemTime,
+    /// The same, as in cursors.
+    pub(super) incarnation: [u8; 16],
+    /// The last sequence of the stream.
+    pub(super) end: u64,
+    /// Server's time of the message there.
+    pub(super) end_time: SystemTime,
+    pub(super) history: u8,
+    /// Whether the server counts a message that replaces a value together with that value: with a
+    /// history it keeps both, and from 2.12 on replicas count first and replace afterwards.
+    pub(super) counts_replaced: bool,
+    pub(super) allow_direct: bool,
+    pub(super) max_message_size: Option<usize>,
+    /// Whether values can have times to live. Settings that are not those of a [`Bucket`] do not
+    /// know of its handle's request.
+    pub(super) key_ttl: bool,
+    /// Whether they can have them if the handle asks.
+    offers_ttl: bool,
+    pub(super) expiry_events: bool,
+    pub(super) loses_newest: bool,
+    pub(super) max_age: Option<Duration>,
+    /// The time to live of a tombstone that we write; `None` if it stays for ever.
+    ///
+    /// Its end must not bring back an older value, with or without a crash. So it needs a history
+    /// of 1, and markers: without them a server that is killed afterwards brings back the deleted
+    /// value (nats-server #8505, ADR 0061).
+    pub(super) tombstone_ttl: Option<Duration>,
+    pub(super) tombstone_life: Option<Duration>,
+    /// Whether other clients can write tombstones with a time to live whose end leaves no marker.
+    pub(super) tombstones_vanish: bool,
+    /// No cursor before this stream sequence can be honoured.
+    pub(super) cursors_from: u64,
+    /// Longest time that the stream allows a consumer without a request; `None` if it sets no
+    /// limit.
+    max_inactive: Option<Duration>,
+}
+
+impl StreamInfo {
+    /// Returns the settings that promises depend on, from this answer.
+    pub(super) fn settings(&self) -> Settings {
+        Settings::new(self)
+    }
+}
+
+/// Whether tombstones live longer than before.
+pub(super) fn lives_longer(before: Option<Duration>, after: Option<Duration>) -> bool {
+    before.is_some_and(|before| after.is_none_or(|after| after > before))
+}
+
+impl Settings {
+    fn new(info: &StreamInfo) -> Self {
+        let config = info.store_config();
+        let history = config.history.unwrap_or(1);
+        let marker_ttl = marker_ttl(&info.config);
+        Self {
+            as_of: info.now(),
+            learned: Instant::now(),
+            created: parse_time(&info.created),
+            incarnation: info.incarnation(info.name()),
+            end: info.last_sequence(),
+            end_time: info.last_time(),
+            history,
+            counts_replaced: history != 1 || info.number("num_replicas") > 1,
+            allow_direct: info.flag("allow_direct"),
+            max_message_size: info.max_message_size(),
+            // With a longer history the value before would come back when the newest expires
+            // (ADR-48).
+            key_ttl: asks_for_ttl(&info.config) == Some(true) && history == 1,
+            offers_ttl: marker_ttl.is_some() && history == 1,
+            // With a longer history, a value of another client that has a time to live ends without
+            // a marker: the value before comes back (ADR-48). Markers still tell of the maximum
+            // age.
+            expiry_events: marker_ttl.is_some()
+                && (history == 1 || info.duration("max_age").is_some()),
+            loses_newest: info.loses_newest(),
+            max_age: info.duration("max_age"),
+            tombstone_ttl: marker_ttl.filter(|_| history == 1),
+            tombstone_life: tombstone_life(&info.config),
+            tombstones_vanish: info.flag("allow_msg_ttl") && marker_ttl.is_none(),
+            cursors_from: note(&info.config, CURSORS_NOTE)
+                .and_then(|from| from.parse().ok())
+                .unwrap_or(0),
+            max_inactive: info
+                .config
+                .get("consumer_limits")
+                .and_then(|limits| duration(limits, "inactive_threshold")),
+        }
+    }
+
+    /// These settings for a handle that asks for times to live, or does not.
+    pub(super) fn for_handle(mut self, asks_for_ttl: bool) -> Self {
+        self.key_ttl |= asks_for_ttl && self.offers_ttl;
+        self
+    }
+
+    /// The reason that single keys cannot have times to live, and the way out.
+    pub(super) fn ttl_fault(&self) -> String {
+        ttl_fault(Some(self.history))
+    }
+
+    /// How long a consumer can be without a request: `wanted`, or as long as the stream allows.
+    pub(super) fn longest_inactive(&self, wanted: Duration) -> Duration {
+        self.max_inactive.map_or(wanted, |most| most.min(wanted))
+    }
+
+    /// Age of these settings: the time since the server reported them.
+    pub(super) fn age(&self) -> Duration {
+        self.learned.elapsed()
+    }
+
+    /// Whether fencing tokens are sure to stay and have room, beside an operation id: without that
+    /// a lost acknowledgement could not be told from a lost lock.
+    pub(super) fn keeps_fences(&self) -> bool {
+        self.max_message_size.is_none_or(|size| size > HEADER_RESERVE) && !self.loses_newest
+    }
+
+    /// Rejects an operation that requires entries to stay, if the store can lose them.
+    pub(super) fn ensure_newest_stay(&self, operation: &'static str, store: &str) -> KvResult<()> {
+        if self.keeps_fences() {
+            return Ok(());
+        }
+        Err(KvError::Unsupported {
+            operation,
+            reason: format!(
+                "entries of store {store:?} can now expire or be evicted: fencing tokens and locks would be lost; use a \
+                 store without max_age and with discard: new"
+            ),
+        })
+    }
+
+    /// Whether the newest message of a key may be removed without a request of a client.
+    pub(super) fn forgets_newest(&self) -> bool {
+        self.loses_newest || self.tombstone_life.is_some()
+    }
+
+    /// The largest value that fits, where a message may have `max_payload` bytes. The store's own
+    /// limit leaves no room for headers: other clients set, and fill, the same number.
+    pub(super) fn max_value_size(&self, max_payload: usize) -> usize {
+        let most = max_payload.saturating_sub(HEADER_RESERVE);
+        self.max_message_size.map_or(most, |size| size.min(most))
+    }
+
+    /// The largest message, headers included.
+    pub(super) fn max_message_size(&self, max_payload: usize) -> usize {
+        self.max_message_size.map_or(max_payload, |size| size.min(max_payload))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longer_life_is_recognized() {
+        let [one, two] = [1, 2].map(|seconds| Some(Duration::from_secs(seconds)));
+        assert!(lives_longer(one, two) && lives_longer(one, None));
+        assert!(!lives_longer(two, one) && !lives_longer(None, one) && !lives_longer(one, one));
+        assert!(!lives_longer(None, None));
+    }
+}

@@ -1,0 +1,234 @@
+//! Messages and heartbeats of the consumer of a watch, and the caught-up marker.
+
+use std::time::Duration;
+
+use async_nats::Message;
+
+use super::super::consumer::HEARTBEAT;
+use super::super::expiry::Expiry;
+use super::super::leader::{self, Found, MessageAt};
+use super::super::settings::SHORTEST_TTL;
+use super::super::wire::{DeliveryInfo, StreamMessage, delivered};
+use super::comparison::Comparison;
+use super::{Floor, Item, NatsWatch, OPERATION, State, ends_a_watch};
+use crate::store::{Deadline, KvResult, KvUpdate, SuspendAwareInstant, WatchCursor, WatchScope};
+
+/// Interval between two comparisons of a watch that is never idle.
+const COMPARE_BUSY: Duration = Duration::from_secs(30);
+
+/// Minimum lifetime of tombstones: servers reject a shorter maximum age.
+const SHORTEST_LIFE: Duration = Duration::from_millis(100);
+
+impl NatsWatch {
+    /// Records a message after the position.
+    ///
+    /// # Errors
+    /// Returns errors that end the watch.
+    pub(super) async fn receive(
+        &mut self,
+        mut message: Message,
+        place: &DeliveryInfo,
+    ) -> KvResult<Option<Item>> {
+        let State::Reading(consumer) = &mut self.state else { return Ok(None) };
+        (self.quiet, self.missing) = (0, false);
+        let complete = match &mut self.state_sync {
+            Some(state) => {
+                let deadline = Deadline::after(HEARTBEAT);
+                state.receive(&message.subject, place, consumer, deadline).await
+            }
+            None => false,
+        };
+        if self.caught_up || complete {
+            consumer.use_long_heartbeat();
+        }
+        let stalls = self.has_list && consumer.may_stall();
+        let fresh = consumer.is_fresh();
+        let now = self.alive(fresh);
+        if complete && stalls {
+            self.leave_list();
+        } else if !complete {
+            self.leave_behind(false);
+        }
+        let behind = self.behind(place, &now);
+        if behind >= SHORTEST_TTL {
+            self.learn(&now).await;
+        }
+        if self.caught_up && now.since(&self.compared) >= COMPARE_BUSY {
+            self.compared = now;
+            if Box::pin(self.has_lost(Deadline::after(HEARTBEAT))).await {
+                return Err(self.expired(Expiry::Vanished));
+            }
+        }
+        // Tombstones before this message may have been forgotten before their turn.
+        let life = self.core.bucket.settings().tombstone_life;
+        if life.is_some_and(|life| behind >= life) {
+            return Err(self.expired(Expiry::TombstonesForgotten));
+        }
+        let delivered = delivered(&mut message, place, &self.core.bucket.prefix);
+        let is_deletion = delivered.as_ref().is_some_and(|message| message.operation.is_deletion());
+        self.last.get_or_insert_default().remember(&message.subject, place.into(), is_deletion);
+        let update = delivered.and_then(|message| self.news(message));
+        Ok(self.advance(update, place, complete).await)
+    }
+
+    /// Records a heartbeat.
+    ///
+    /// # Errors
+    /// Returns errors that end the watch.
+    pub(super) async fn idle(&mut self) -> KvResult<Option<Item>> {
+        let State::Reading(consumer) = &mut self.state else { return Ok(None) };
+        let stalls = self.has_list && consumer.may_stall();
+        let complete = match &mut self.state_sync {
+            Some(state) => state.reaches_leader(self.position, Deadline::after(HEARTBEAT)).await,
+            None => Ok(false),
+        };
+        if self.caught_up || complete.as_ref().is_ok_and(|complete| *complete) {
+            consumer.use_long_heartbeat();
+        }
+        let fresh = consumer.is_fresh();
+        self.alive(fresh);
+        if fresh && self.caught_up {
+            match self.compare().await {
+                Comparison::Alike => {}
+                Comparison::LeftOut => {
+                    self.cut_off("the consumer does not deliver all existing messages");
+                    self.state = State::Starting { pause: self.pause() };
+                    return Ok(None);
+                }
+                Comparison::Expired(expiry) => return Err(self.expired(expiry)),
+            }
+        }
+        if stalls && complete.is_ok() {
+            self.leave_list();
+        }
+        match complete {
+            Ok(true) => return Ok(Some(self.catch_up().await)),
+            Err(error) if ends_a_watch(&error) => return Err(error),
+            // A leader that does not answer is asked again at the next heartbeat.
+            Ok(false) | Err(_) => self.leave_behind(true),
+        }
+        Ok(None)
+    }
+
+    /// Returns the update of a message, or `None` if it is out of scope or known.
+    fn news(&mut self, message: StreamMessage) -> Option<KvUpdate> {
+        let life = self.core.bucket.settings().tombstone_ttl;
+        let is_news = self.scope.matches(&message.key) && self.deleted.is_news(&message, life);
+        is_news.then(|| KvUpdate::from(message.into_entry()))
+    }
+
+    /// Returns the item of a message that was read by name. Older ones were delivered before.
+    pub(super) fn deliver_initial(&mut self, message: StreamMessage) -> Option<Item> {
+        let found = Found { sequence: message.sequence, time: message.time };
+        let subject = self.core.subject(&message.key);
+        let is_deletion = message.operation.is_deletion();
+        self.last.get_or_insert_default().remember(&subject, found, is_deletion);
+        let incarnation = self.incarnation.unwrap_or_default();
+        let cursor = WatchCursor::new(incarnation, found.sequence, found.time);
+        self.news(message).map(|update| (update, cursor))
+    }
+
+    /// Replaces a consumer that has stopped in its list, or may stop there. The watch resumes at
+    /// its position, because newer messages are in no list. Before the first message there is no
+    /// position, and the state is read again.
+    fn leave_list(&mut self) {
+        tracing::debug!(store = %self.core.bucket.name, "replacing a consumer that has stopped");
+        self.state = State::Starting { pause: self.pause() };
+    }
+
+    /// Replaces a consumer that does not reach the leader's position.
+    fn leave_behind(&mut self, is_idle: bool) {
+        if matches!(self.state, State::Reading(_))
+            && self.state_sync.as_ref().is_some_and(|state| state.is_left_behind(is_idle))
+        {
+            let store = &self.core.bucket.name;
+            tracing::debug!(%store, "replacing a consumer on a replica that is behind");
+            self.state = State::Starting { pause: self.pause() };
+        }
+    }
+
+    /// How far the watch is behind with this message: the time since it was sent, or since the
+    /// watch last received something new, whichever is shorter.
+    fn behind(&self, place: &DeliveryInfo, now: &SuspendAwareInstant) -> Duration {
+        let unheard = now.since(&self.current);
+        if unheard < SHORTEST_LIFE {
+            return unheard;
+        }
+        // The age of the message by the server's clock, which is extrapolated from the last start.
+        let age = self
+            .clock
+            .and_then(|(then, at)| (then + now.since(&at)).duration_since(place.time()).ok());
+        age.unwrap_or_default().min(unheard)
+    }
+
+    /// Requests the settings periodically while the reader is behind, because tombstones may live
+    /// shorter by now. A leader that does not answer is asked again later.
+    async fn learn(&mut self, now: &SuspendAwareInstant) {
+        let is_due = |last: Duration| last >= SHORTEST_TTL;
+        if self.asked.is_none_or(|asked| is_due(now.since(&asked)))
+            && is_due(self.core.bucket.settings().age())
+        {
+            self.asked = Some(*now);
+            let _ = Box::pin(self.core.info(OPERATION, Deadline::after(SHORTEST_TTL))).await;
+        }
+    }
+
+    /// Moves the position to a message. Returns the item to deliver.
+    async fn advance(
+        &mut self,
+        update: Option<KvUpdate>,
+        place: &DeliveryInfo,
+        complete: bool,
+    ) -> Option<Item> {
+        (self.position, self.as_of) = (place.stream_sequence, place.time());
+        self.from_state = false;
+        let item = update.map(|update| (update, self.cursor()));
+        let marker = if complete { Some(Box::pin(self.catch_up()).await) } else { None };
+        let mut due = [item, marker].into_iter().flatten();
+        let first = due.next();
+        self.queued = due.next();
+        first
+    }
+
+    /// Returns the caught-up marker.
+    ///
+    /// Its cursor is as new as possible: the floor, if the last message in scope is older.
+    pub(super) async fn catch_up(&mut self) -> Item {
+        self.caught_up = true;
+        self.state_sync = None;
+        self.from_state = false;
+        if let Some(floor) = self.floor
+            && (floor.sequence > self.position || self.position == 0)
+        {
+            if floor.is_covered || self.covers_floor().await {
+                // If its message is gone, the cursor is of a later moment: see
+                // `CursorState::is_gone`. A watch of everything would have delivered it.
+                let is_gone =
+                    floor.is_empty || self.scope == WatchScope::All && self.is_gone(&floor).await;
+                (self.position, self.as_of) =
+                    (floor.sequence, if is_gone { floor.told } else { floor.time });
+            } else if self.position == 0 {
+                // Everything in scope is still to be delivered.
+                self.as_of = floor.told;
+            }
+        }
+        (KvUpdate::CaughtUp, self.cursor())
+    }
+
+    /// Whether the leader has nothing in scope after the position, and so had nothing up to the
+    /// floor, which is older than this answer. Without an answer it may have.
+    async fn covers_floor(&self) -> bool {
+        let deadline = Deadline::after(HEARTBEAT);
+        let newest = leader::newest(&self.core, OPERATION, &self.filters, deadline).await;
+        newest.is_ok_and(|newest| newest <= self.position)
+    }
+
+    /// Whether the message at the floor was removed. Without an answer it counts as existing.
+    async fn is_gone(&self, floor: &Floor) -> bool {
+        let deadline = Deadline::after(HEARTBEAT);
+        let found =
+            leader::message_at(&self.core, OPERATION, floor.sequence, &self.filters, deadline)
+                .await;
+        found.is_ok_and(|found| found == MessageAt::Gone)
+    }
+}

@@ -1,0 +1,331 @@
+//! Opening a watch, or resuming it: the creation of its consumer, with the proof that the watch
+//! can begin there without a gap.
+
+use std::cmp::Reverse;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::super::api::ApiError;
+use super::super::census::{Census, Change};
+use super::super::consumer::{INACTIVE, OrderedConsumer, Spec, Start};
+use super::super::denials::Form;
+use super::super::expiry::{CursorState, Expiry, Retained, expiry};
+use super::super::figures::exact_filter;
+use super::super::filters::MOST_FILTERS;
+use super::super::initial_sync::StateSync;
+use super::super::lag::Lag;
+use super::super::leader::{self, MessageAt};
+use super::super::settings::{SHORTEST_TTL, Settings};
+use super::super::stream_info::StreamInfo;
+use super::super::wire::StreamMessage;
+use super::{Floor, NatsWatch, OPERATION};
+use crate::store::{Deadline, Key, KvError, KvResult, SuspendAwareInstant, WatchScope};
+
+impl NatsWatch {
+    /// Creates a consumer at the position of the watch.
+    pub(super) async fn start(&mut self, deadline: Deadline) -> KvResult<OrderedConsumer> {
+        if self.can_start_at_once()
+            && let Some(consumer) = self.start_at_once(deadline).await?
+        {
+            return Ok(consumer);
+        }
+        self.start_after_look(deadline).await
+    }
+
+    /// Whether the watch reads the state of one key from the consumer.
+    ///
+    /// A user without the right to leader reads takes the other way, because it needs several
+    /// requests to ask the leader for a message.
+    fn can_start_at_once(&self) -> bool {
+        self.from_state
+            && matches!(self.scope, WatchScope::Key(_))
+            && self.has_exact_filter()
+            && !self.core.link.is_denied(Form::LeaderMessage, &self.core.bucket.stream)
+    }
+
+    /// Whether the server delivers the keys in scope and no others.
+    fn has_exact_filter(&self) -> bool {
+        exact_filter(&self.core, &self.scope).as_slice() == self.filters
+    }
+
+    /// Creates the consumer of one key before the look at the stream, which saves a round trip
+    /// (ADR 0080). Returns `None` if the creation is rejected, or the store was recreated since
+    /// this handle last saw it.
+    ///
+    /// - **Complete state.** The consumer begins with the newest message of the key. If that is
+    ///   superseded before its turn, its successor arrives. So the first message completes the
+    ///   state, wherever the stream ended. With several keys another key could take the place of a
+    ///   removed one.
+    /// - **Incarnation.** The stream is the same before and after the creation, so that the
+    ///   consumer is in it.
+    /// - **Cursor of the marker.** The last message of the stream is the same before and after the
+    ///   creation, so that the state includes everything up to it. Otherwise the leader is asked,
+    ///   once the state is complete: see [`Floor::is_covered`].
+    async fn start_at_once(&mut self, deadline: Deadline) -> KvResult<Option<OrderedConsumer>> {
+        let core = Arc::clone(&self.core);
+        let (known, sent) = (core.bucket.settings_arc(), Instant::now());
+        let spec = self.spec(Start::LastPerSubject, &known);
+        let Ok(mut consumer) = self.create(&spec, deadline).await? else { return Ok(None) };
+        // Its messages arrive during the look.
+        consumer.request_first().await;
+        let look = core.info(OPERATION, deadline);
+        let look = consumer.while_connected(OPERATION, look).await?;
+        if look.incarnation(&core.bucket.stream) != known.incarnation {
+            return Ok(None);
+        }
+        self.check(&look, false, false)?;
+        self.count_keys(&consumer);
+        let lag = consumer.lag_before(&look, sent.elapsed());
+        let is_unchanged = known.end == look.last_sequence() && known.end_time == look.last_time();
+        // A state without a level consumer is complete when the leader has nothing newer.
+        self.set_floor(&look, is_unchanged || lag != Lag::None);
+        let mut state = self.level_state(&spec, &look);
+        state.begin_key(lag, &look);
+        self.sync_state(state, &consumer, None, deadline).await?;
+        self.started(&look);
+        Ok(Some(consumer))
+    }
+
+    /// Looks at the stream, and creates a consumer at the position of the watch.
+    async fn start_after_look(&mut self, deadline: Deadline) -> KvResult<OrderedConsumer> {
+        let core = Arc::clone(&self.core);
+        let by_name = few_keys(&self.scope).filter(|_| self.from_state);
+        let mut look = core.info(OPERATION, deadline).await?;
+        // A server that was restored with less than it had acknowledged assigns sequences again
+        // that this watch has seen with other messages.
+        let (mut rewritten, mut is_gone) = (false, false);
+        if !self.from_state && (1..=look.last_sequence()).contains(&self.position) {
+            let found =
+                leader::message_at(&core, OPERATION, self.position, &self.filters, deadline)
+                    .await?;
+            rewritten = matches!(found, MessageAt::Time(time) if time != self.as_of)
+                || self.is_set_back(deadline).await?;
+            let was_gone =
+                look.last_time() > SystemTime::UNIX_EPOCH && self.as_of > look.last_time();
+            is_gone = found == MessageAt::Gone && !was_gone;
+            if is_gone && self.position == look.last_sequence() {
+                // A write between the two requests may have superseded it.
+                look = core.info(OPERATION, deadline).await?;
+            }
+        }
+        self.check(&look, rewritten, is_gone)?;
+        let life = look.settings().tombstone_life;
+        let start = match (self.from_state, &by_name) {
+            (true, None) => Start::LastPerSubject,
+            (true, Some(_)) => Start::Sequence(look.last_sequence() + 1),
+            (false, _) => Start::Sequence(self.position + 1),
+        };
+        let spec = self.spec(start, &look.settings());
+        let read = async {
+            // The consumer delivers the messages that are written after the look.
+            let Some(keys) = by_name else { return Ok(None) };
+            core.many_as_of(OPERATION, keys, look.last_sequence(), deadline).await.map(Some)
+        };
+        let (created, read) = tokio::try_join!(self.create(&spec, deadline), read)?;
+        let mut consumer =
+            created.map_err(|error| error.into_error(OPERATION, &core.bucket.name))?;
+        if spec.start == Start::LastPerSubject && self.has_exact_filter() {
+            self.count_keys(&consumer);
+        }
+        // Its messages arrive during the second look.
+        consumer.request_first().await;
+        // The store can have been recreated between the look and the creation.
+        let again = core.info(OPERATION, deadline);
+        let again = consumer.while_connected(OPERATION, again).await?;
+        if self.incarnation != Some(again.incarnation(&core.bucket.stream)) {
+            return Err(self.recreated());
+        }
+        // If the lifetime of tombstones was shortened between the two, it is also unknown what the
+        // consumer missed.
+        if again.settings().tombstone_life != life {
+            let reason = "the settings of the store were changed meanwhile".to_owned();
+            return Err(KvError::Unavailable { operation: OPERATION, reason, source: None });
+        }
+        self.set_floor(&look, true);
+        let owed = read.map(|read| self.read_by_name(read, &look));
+        if !self.caught_up {
+            let mut state = self.level_state(&spec, &look);
+            state.begin(&consumer, spec.start, &look);
+            self.sync_state(state, &consumer, owed, deadline).await?;
+        }
+        self.started(&look);
+        Ok(consumer)
+    }
+
+    fn spec(&self, start: Start, settings: &Settings) -> Spec {
+        Spec {
+            stream: self.core.bucket.stream.clone(),
+            filters: self.filters.clone(),
+            start,
+            headers_only: false,
+            inactive: settings.longest_inactive(INACTIVE),
+        }
+    }
+
+    async fn create(
+        &mut self,
+        spec: &Spec,
+        deadline: Deadline,
+    ) -> KvResult<Result<OrderedConsumer, ApiError>> {
+        // The same name until it exists, so that a creation whose answer was lost leaves one
+        // consumer, not two.
+        let name = format!("shizuku-{}-{}", self.id, self.consumers);
+        let link = Arc::clone(&self.core.link);
+        let created = OrderedConsumer::create(link, OPERATION, spec, name, deadline).await?;
+        self.consumers += u64::from(created.is_ok());
+        Ok(created)
+    }
+
+    /// Adopts the number of keys that the consumer delivers first. A purge of one of them is
+    /// noticed from here on.
+    fn count_keys(&mut self, consumer: &OrderedConsumer) {
+        self.census = self.census.map(|census| census.or_keys(consumer.pending_at_start));
+    }
+
+    /// Records the end of the stream, unless the watch has delivered something since the first
+    /// record.
+    fn set_floor(&mut self, look: &StreamInfo, is_covered: bool) {
+        if self.from_state || self.floor.is_none() {
+            self.floor = Some(Floor {
+                sequence: look.last_sequence(),
+                time: look.last_time(),
+                told: look.now(),
+                is_empty: look.messages() == 0,
+                is_covered,
+            });
+        }
+    }
+
+    /// Returns the state of the last consumer if that was level with the leader, or otherwise a new
+    /// one: the messages of a replica that may be behind count only as far as its position.
+    fn level_state(&mut self, spec: &Spec, look: &StreamInfo) -> StateSync {
+        self.state_sync.take().filter(StateSync::is_level).unwrap_or_else(|| {
+            StateSync::new(Arc::clone(&self.core), OPERATION, spec, look.last_sequence())
+        })
+    }
+
+    /// Queues the caught-up marker if the state is complete already. `owed` has the subjects that a
+    /// read by name left to the consumer.
+    async fn sync_state(
+        &mut self,
+        state: StateSync,
+        consumer: &OrderedConsumer,
+        owed: Option<HashSet<String>>,
+        deadline: Deadline,
+    ) -> KvResult<()> {
+        let position = self.position;
+        let state = self.state_sync.insert(state);
+        let is_complete = match owed {
+            Some(owed) => state.was_read(owed),
+            // Nothing was waiting: the consumer may not get anything to deliver.
+            None if consumer.pending_at_start == 0 => state.is_empty(position, deadline).await?,
+            None => false,
+        };
+        if is_complete {
+            self.queued = Some(self.catch_up().await);
+        }
+        Ok(())
+    }
+
+    /// Records that the watch reads from a consumer that was created around this look.
+    fn started(&mut self, look: &StreamInfo) {
+        // With one message for each subject the server goes through the stream.
+        self.has_list = self.core.bucket.settings().history != 1;
+        self.unchecked_cursor = false;
+        self.life = look.settings().tombstone_life;
+        self.unasked = Duration::ZERO;
+        self.current = SuspendAwareInstant::now();
+        self.clock = Some((look.now(), SuspendAwareInstant::now()));
+    }
+
+    /// Adopts a state that was read by name up to the end of the stream at a look. Returns the
+    /// subjects that have a newer message.
+    fn read_by_name(&mut self, mut read: Vec<StreamMessage>, look: &StreamInfo) -> HashSet<String> {
+        let end = look.last_sequence();
+        let later = read.extract_if(.., |message| message.sequence > end);
+        let owed = later.map(|message| self.core.subject(&message.key)).collect();
+        read.sort_unstable_by_key(|message| Reverse(message.sequence));
+        self.initial = read;
+        self.position = end;
+        self.as_of = if look.messages() == 0 { look.now() } else { look.last_time() };
+        self.from_state = false;
+        owed
+    }
+
+    /// Checks that the watch can resume without a gap.
+    fn check(&mut self, info: &StreamInfo, rewritten: bool, is_gone: bool) -> KvResult<()> {
+        let found = info.incarnation(&self.core.bucket.stream);
+        if self.from_state {
+            self.incarnation = Some(found);
+        }
+        // By the server's clock since the last message, or since the watch last received something
+        // new, whichever is later.
+        let age = info.now().duration_since(self.as_of).unwrap_or_default();
+        let heard = self.current.elapsed().max(self.unasked);
+        let age = if self.unchecked_cursor { age } else { age.min(heard) };
+        let standing = CursorState {
+            same_incarnation: self.incarnation == Some(found),
+            position: self.position,
+            rewritten,
+            is_gone,
+            age,
+            given_by_user: self.unchecked_cursor,
+            fresh: self.from_state,
+        };
+        let (settings, known) = (info.settings(), self.core.bucket.settings_arc());
+        // The shortest lifetime of three: by the current settings, by those of the last start of
+        // the watch, and by the last known ones.
+        let life =
+            [settings.tombstone_life, self.life, known.tombstone_life].into_iter().flatten().min();
+        // If other clients can write tombstones that end without a trace, only a stream without
+        // gaps is a proof.
+        let vanishes = settings.tombstones_vanish && self.unchecked_cursor && !info.is_gapless();
+        let stream = Retained {
+            first: info.first_sequence(),
+            last: info.last_sequence(),
+            cursors_from: settings.cursors_from.max(known.cursors_from),
+            tombstone_life: life.into_iter().chain(vanishes.then_some(SHORTEST_TTL)).min(),
+        };
+        if let Some(expiry) = expiry(&standing, &stream) {
+            return Err(self.expired(expiry));
+        }
+        if self.from_state {
+            self.census = None;
+        }
+        let keys = (self.scope == WatchScope::All).then(|| info.subjects());
+        let census = Census::new(info, keys);
+        // Before the watch has caught up, entries may leave that were not delivered. They are
+        // compared afterwards, with the first census.
+        if self.caught_up || self.census.is_none() {
+            let before = self.census;
+            match self.compare_census(census, &settings) {
+                Change::None => {}
+                Change::Lost => return Err(self.expired(Expiry::Vanished)),
+                // The next comparison asks for the tombstones.
+                Change::Fewer(_) => self.census = before,
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the error of a start that has found two incarnations of the store. A watch that
+    /// begins with the state may retry with the later one.
+    fn recreated(&self) -> KvError {
+        if !self.from_state {
+            return self.expired(Expiry::Recreated);
+        }
+        let reason = "the store was deleted and recreated meanwhile".to_owned();
+        KvError::Unavailable { operation: OPERATION, reason, source: None }
+    }
+}
+
+/// Returns the keys of a scope whose state is read by name: a server takes long to find the newest
+/// messages of several subjects among many others.
+fn few_keys(scope: &WatchScope) -> Option<Vec<Key>> {
+    let WatchScope::Keys(keys) = scope else { return None };
+    let keys: HashSet<&Key> = keys.iter().collect();
+    (2..=MOST_FILTERS).contains(&keys.len()).then(|| keys.into_iter().cloned().collect())
+}

@@ -1,0 +1,185 @@
+//! Opening a watch of one key, which creates its consumer before it looks at the stream (ADR 0080).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shizuku_kv::{
+    Connection, KvEntry, KvUpdate, Store, StoreConfig, Watch, WatchCursor, WatchScope, connect,
+};
+use shizuku_kv_tests::{NatsServer, TcpProxy, eventually};
+
+use super::next;
+
+const KEY: &str = "key";
+
+/// A server with the store `b`, which is opened through a proxy and without it.
+struct World {
+    server: NatsServer,
+    proxy: TcpProxy,
+    connection: Arc<dyn Connection>,
+    /// Through the proxy.
+    store: Store,
+    around: Store,
+}
+
+impl World {
+    async fn new(history: u8) -> Self {
+        let server = NatsServer::start();
+        let proxy = TcpProxy::start(server.port()).await;
+        let connection = connect(&server.url()).await.unwrap();
+        let config = StoreConfig::new().history(history);
+        let around = connection.store_with_config("b", config).await.unwrap();
+        // No second copy of a request is sent while the answers are held back.
+        let patient = StoreConfig::new().deadline(Duration::from_secs(60));
+        let through = connect(&proxy.url()).await.unwrap();
+        let store = through.store_with_config("b", patient).await.unwrap();
+        Self { server, proxy, connection, store, around }
+    }
+
+    /// Opens a watch of the key. Changes the store once the consumer exists, before the client is
+    /// told so.
+    async fn watch_around(&self, change: impl AsyncFnOnce()) -> Watch {
+        self.proxy.hold_answers(true);
+        let store = self.store.clone();
+        let opening = tokio::spawn(async move { store.watch(WatchScope::key(KEY).unwrap()).await });
+        eventually("the consumer exists", async || !self.server.consumers("b").await.is_empty())
+            .await;
+        change().await;
+        self.proxy.hold_answers(false);
+        opening.await.unwrap().unwrap()
+    }
+}
+
+/// Returns the values up to the marker, and the cursor of the marker.
+async fn state_of(watch: &mut Watch) -> (Vec<KvEntry>, WatchCursor) {
+    let mut state = Vec::new();
+    loop {
+        match next(watch).await.unwrap() {
+            KvUpdate::CaughtUp => return (state, watch.cursor().unwrap()),
+            update => state.extend(update.into_entry()),
+        }
+    }
+}
+
+fn values(entries: &[KvEntry]) -> Vec<&[u8]> {
+    entries.iter().map(|entry| entry.value.as_ref()).collect()
+}
+
+/// Two round trips: the creation, then the first request for messages together with the look.
+#[tokio::test]
+async fn watch_of_one_key_opens_in_two_round_trips() {
+    let world = World::new(1).await;
+    world.around.put(KEY, "value").await.unwrap();
+    world.store.refresh().await.unwrap();
+    let client = world.server.client().await;
+    let mut sent = client.subscribe("$JS.API.>").await.unwrap();
+    // The answer shows that the server knows the subscription.
+    client.request("$JS.API.INFO", "".into()).await.unwrap();
+    let mut watch = world.store.watch(WatchScope::key(KEY).unwrap()).await.unwrap();
+    let (state, _) = state_of(&mut watch).await;
+    assert_eq!(values(&state), [b"value"]);
+    client.publish("$JS.API.END", "".into()).await.unwrap();
+    let mut kinds = Vec::new();
+    loop {
+        let request = futures_util::StreamExt::next(&mut sent).await.unwrap();
+        let kind = request.subject.trim_start_matches("$JS.API.").split(".KV_b").next().unwrap();
+        match kind {
+            "END" => break,
+            "INFO" => {}
+            _ => kinds.push(kind.to_owned()),
+        }
+    }
+    kinds[1..].sort_unstable();
+    assert_eq!(kinds, ["CONSUMER.CREATE", "CONSUMER.MSG.NEXT", "STREAM.INFO"]);
+}
+
+/// A write after the creation of the consumer may follow the marker. A watch that resumes at the
+/// marker then delivers it.
+#[tokio::test]
+async fn write_during_opening_comes_after_the_marker_cursor() {
+    for (history, is_present) in [(1, false), (1, true), (5, false), (5, true)] {
+        let world = World::new(history).await;
+        if is_present {
+            world.around.put(KEY, "old").await.unwrap();
+        }
+        let change = async || {
+            world.around.put(KEY, "new").await.unwrap();
+            world.around.put("other", "value").await.unwrap();
+        };
+        let mut watch = world.watch_around(change).await;
+        let (state, marker) = state_of(&mut watch).await;
+        let case = format!("history {history}, present: {is_present}, {state:?}");
+        // The newest value at the creation, or the one that superseded it.
+        assert_eq!(state.len(), usize::from(is_present), "{case}");
+        let has_new = values(&state).contains(&b"new".as_slice());
+        if !has_new {
+            assert_eq!(next(&mut watch).await.unwrap().into_entry().unwrap().value, "new");
+        }
+        let mut resumed =
+            world.store.watch_from(WatchScope::key(KEY).unwrap(), marker).await.unwrap();
+        let (rest, _) = state_of(&mut resumed).await;
+        assert_eq!(values(&rest).contains(&b"new".as_slice()), !has_new, "{case}");
+    }
+}
+
+/// Writes of other keys after the creation do not make the cursor of the marker older.
+#[tokio::test]
+async fn marker_cursor_of_a_quiet_key_is_at_the_end() {
+    for is_present in [false, true] {
+        let world = World::new(1).await;
+        if is_present {
+            world.around.put(KEY, "value").await.unwrap();
+        }
+        let change = async || {
+            for _ in 0..10 {
+                world.around.put("other", "value").await.unwrap();
+            }
+        };
+        let mut watch = world.watch_around(change).await;
+        let (state, marker) = state_of(&mut watch).await;
+        assert_eq!(state.len(), usize::from(is_present));
+        // The stream no longer has all messages after the key.
+        world.around.purge(KEY).await.unwrap();
+        let mut resumed =
+            world.store.watch_from(WatchScope::key(KEY).unwrap(), marker).await.unwrap();
+        let (rest, _) = state_of(&mut resumed).await;
+        assert_eq!(rest.len(), 1, "{rest:?}");
+        assert!(rest[0].operation.is_deletion());
+    }
+}
+
+#[tokio::test]
+async fn tombstone_and_empty_value_precede_the_marker() {
+    let world = World::new(1).await;
+    world.around.put(KEY, "").await.unwrap();
+    let mut watch = world.watch_around(async || ()).await;
+    assert_eq!(values(&state_of(&mut watch).await.0), [b"".as_slice()]);
+    drop(watch);
+    world.around.delete(KEY).await.unwrap();
+    let mut watch = world.store.watch(WatchScope::key(KEY).unwrap()).await.unwrap();
+    let (state, _) = state_of(&mut watch).await;
+    assert!(state.len() == 1 && state[0].operation.is_deletion(), "{state:?}");
+}
+
+/// The consumer is in the deleted store, and the look is at the new one.
+#[tokio::test]
+async fn store_recreated_during_opening_is_watched_anew() {
+    for has_key in [false, true] {
+        let world = World::new(1).await;
+        world.around.put(KEY, "old").await.unwrap();
+        let change = async || {
+            world.connection.delete_store("b").await.unwrap();
+            let recreated = world.connection.store("b").await.unwrap();
+            recreated.put("other", "value").await.unwrap();
+            if has_key {
+                recreated.put(KEY, "new").await.unwrap();
+            }
+        };
+        let mut watch = world.watch_around(change).await;
+        let (state, marker) = state_of(&mut watch).await;
+        assert_eq!(values(&state), if has_key { vec![b"new".as_slice()] } else { Vec::new() });
+        let mut resumed =
+            world.store.watch_from(WatchScope::key(KEY).unwrap(), marker).await.unwrap();
+        assert_eq!(next(&mut resumed).await.unwrap(), KvUpdate::CaughtUp);
+    }
+}
