@@ -9,7 +9,8 @@ use std::sync::Arc;
 /// starting with `_kv`.
 ///
 /// A `Key` proves that the string was checked; cloning it is cheap. Every function with a key as
-/// parameter accepts any [`IntoKey`], strings included, and checks it before it sends anything.
+/// parameter accepts any [`IntoKey`](crate::IntoKey), strings included, and checks it before it
+/// sends anything.
 ///
 /// ```
 /// use shizuku_kv::{Key, KvError};
