@@ -171,7 +171,7 @@ async fn initial_state_ends_with_marker_or_deadline() {
 async fn read_slowly(
     updates: impl Iterator<Item = KvUpdate> + Send + 'static,
 ) -> Result<usize, KvError> {
-    let (items, mut watch) = watch();
+    let (items, watch) = watch();
     let writer = tokio::spawn(async move {
         for update in updates.chain([KvUpdate::CaughtUp]) {
             tokio::time::sleep(Duration::from_millis(40)).await;
@@ -181,7 +181,8 @@ async fn read_slowly(
         items
     });
     let mut progress = Progress::within(Deadline::after(Duration::from_millis(50)));
-    let table = state::<Count>(&mut watch, &mut comparison(), &mut progress).await;
+    let mut follower = Follower::over(&store().await, watch);
+    let table = initial_state::<Count>(&mut follower, &mut comparison(), &mut progress).await;
     drop(writer.await.unwrap());
     Ok(table?.entries.len())
 }
