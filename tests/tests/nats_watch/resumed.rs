@@ -167,7 +167,6 @@ fn copy_all(from: &std::path::Path, to: &std::path::Path) {
 /// Returns the number of messages that the server has sent to the connection named `reader`.
 async fn sent_to_reader(server: &NatsServer) -> u64 {
     let page = server.page("/connz").await.unwrap();
-    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
     let connections = page["connections"].as_array().unwrap();
     let reader = connections.iter().find(|connection| connection["name"] == "reader").unwrap();
     reader["out_msgs"].as_u64().unwrap()
