@@ -15,8 +15,9 @@ pub(crate) const WALK: usize = 1024;
 /// Number of entries that [`Log::look_ahead`] looks up.
 const AHEAD: usize = 32;
 
-/// Number of entries of a log that may not fit into the caches of a processor.
-const LARGE: usize = 16 * 1024;
+/// Number of entries of a log that may not fit into the caches of a processor. A few in tests, so
+/// that small logs look ahead.
+const LARGE: usize = if cfg!(test) { 4 } else { 16 * 1024 };
 
 /// The result of [`Log::next_after`].
 #[derive(Clone, Debug, PartialEq, Eq)]
