@@ -72,9 +72,9 @@ impl Log {
         Next::End
     }
 
-    /// Looks up the selected keys of the next entries after `position`, so that the following calls of
-    /// [`next_after`](Self::next_after) find them in the caches of the processor. Returns the
-    /// sequence number of the last one.
+    /// Looks up the selected keys of the next entries after `position`, so that the following calls
+    /// of [`next_after`](Self::next_after) find them in the caches of the processor. Returns the
+    /// sequence number of the last of these entries, or the highest one for a small log.
     ///
     /// The keys of adjacent entries are far apart in the table. A processor waits for the memory of
     /// several lookups at once if nothing comes between them (ADR 0078).
