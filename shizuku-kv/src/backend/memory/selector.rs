@@ -54,6 +54,10 @@ impl Selector {
 
     /// Returns whether a key is in the scope.
     pub(super) fn contains(&self, key: &str) -> bool {
+        // Most scopes have one range, and a watch asks for each entry of its store.
+        if let [range] = self.0.as_slice() {
+            return range.contains(key);
+        }
         // Each key between a prefix and a key with that prefix has the prefix too.
         let behind = self.0.partition_point(|range| range.start() <= key);
         behind

@@ -1,7 +1,7 @@
 //! Streams of items that are usually there at once.
 //!
-//! A stream made of an `async` function builds a future for each item, with timers that most items do
-//! not need (ADR 0078).
+//! A stream made of an `async` function builds a future for each item, with timers that most items
+//! do not need (ADR 0078).
 
 use std::task::{Poll, ready};
 

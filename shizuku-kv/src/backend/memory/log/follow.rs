@@ -15,8 +15,9 @@ pub(crate) const WALK: usize = 1024;
 /// Number of entries that [`Log::look_ahead`] looks up.
 const AHEAD: usize = 32;
 
-/// Number of entries of a log that may not fit into the caches of a processor.
-const LARGE: usize = 16 * 1024;
+/// Number of entries of a log that may not fit into the caches of a processor. A few in tests, so
+/// that small logs look ahead.
+const LARGE: usize = if cfg!(test) { 4 } else { 16 * 1024 };
 
 /// The result of [`Log::next_after`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,9 +72,9 @@ impl Log {
         Next::End
     }
 
-    /// Looks up the selected keys of the next entries after `position`, so that the following calls of
-    /// [`next_after`](Self::next_after) find them in the caches of the processor. Returns the
-    /// sequence number of the last one.
+    /// Looks up the selected keys of the next entries after `position`, so that the following calls
+    /// of [`next_after`](Self::next_after) find them in the caches of the processor. Returns the
+    /// sequence number of the last of these entries, or the highest one for a small log.
     ///
     /// The keys of adjacent entries are far apart in the table. A processor waits for the memory of
     /// several lookups at once if nothing comes between them (ADR 0078).

@@ -1,7 +1,7 @@
 //! Changes of a log without a write: expiries and new settings.
 //!
-//! Both can concern all entries at once, so they are applied in pieces. Every operation on the store
-//! applies the rest of them first.
+//! Both can concern all entries at once, so they are applied in pieces. Every operation on the
+//! store applies the rest of them first.
 
 use std::collections::VecDeque;
 use std::ops::Bound;

@@ -1,5 +1,10 @@
 //! Work on many entries, which is done in pieces.
 
+use std::sync::Mutex;
+use std::thread::{self, ThreadId};
+
+use bytes::Bytes;
+
 use super::super::lock::tests::GAVE_WAY;
 use super::super::scan::PAGE;
 use super::*;
@@ -146,18 +151,34 @@ async fn catching_up_with_many_rewritten_keys_lets_other_tasks_run() {
     assert_eq!(rest.len(), count + 1);
 }
 
+/// A value that tells which thread has freed it.
+struct Freed(Arc<Mutex<Option<ThreadId>>>);
+
+impl AsRef<[u8]> for Freed {
+    fn as_ref(&self) -> &[u8] {
+        b"value"
+    }
+}
+
+impl Drop for Freed {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap() = Some(thread::current().id());
+    }
+}
+
 #[tokio::test]
-async fn deleting_a_store_of_many_keys_does_not_block_the_thread() {
+async fn deleting_a_store_of_many_keys_frees_them_on_another_thread() {
     let connection = MemoryConnection::new();
     let store = connection.store("test").await.unwrap();
     for number in 0..=WALK {
         store.put(format!("k.{number}"), "1").await.unwrap();
     }
-    let mut deleting = Box::pin(connection.delete_store("test"));
-    // Another thread frees the entries.
-    assert!(poll_once(deleting.as_mut()).await.is_pending());
+    let freed_by = Arc::new(Mutex::new(None));
+    store.put("last", Bytes::from_owner(Freed(Arc::clone(&freed_by)))).await.unwrap();
+    connection.delete_store("test").await.unwrap();
     assert!(matches!(store.get("k.1").await, Err(KvError::StoreNotFound { .. })));
-    deleting.await.unwrap();
+    let freed_by = freed_by.lock().unwrap().unwrap();
+    assert_ne!(freed_by, thread::current().id());
 }
 
 #[tokio::test(start_paused = true)]
