@@ -2,8 +2,8 @@
 //!
 //! Each module has `run`, which accepts any bytes and panics if a guarantee is broken, and
 //! `examples`, with which a search begins. `fuzz_targets/` passes them to libFuzzer.
-//! `tests/tests/fuzz_targets.rs` compiles the same files and runs each for a moment in every test
-//! run.
+//! `tests/tests/memory/fuzz_targets.rs` compiles the same files and runs each for a moment in every
+//! test run.
 
 pub mod cursor;
 pub mod key;

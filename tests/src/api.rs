@@ -2,8 +2,7 @@
 //! server has them.
 
 use async_nats::Client;
-
-use crate::json;
+use serde_json::{Value, json};
 
 /// Sends a request to JetStream's API. Returns an error with the server's text if it answers with
 /// one.
@@ -11,17 +10,16 @@ pub(crate) async fn request(
     client: &Client,
     subject: String,
     payload: String,
-) -> Result<String, String> {
+) -> Result<Value, String> {
     let answer = client
         .request(subject.clone(), payload.into())
         .await
         .map_err(|error| format!("no answer to {subject}: {error}"))?;
-    let answer = String::from_utf8_lossy(&answer.payload).into_owned();
-    match json::field(&answer, "description") {
-        Some(why) if answer.contains("\"error\":") => {
-            Err(format!("the answer to {subject} is: {why}"))
-        }
-        _ => Ok(answer),
+    let answer: Value = serde_json::from_slice(&answer.payload)
+        .map_err(|error| format!("the answer to {subject} is not JSON: {error}"))?;
+    match answer["error"]["description"].as_str() {
+        Some(why) => Err(format!("the answer to {subject} is: {why}")),
+        None => Ok(answer),
     }
 }
 
@@ -30,13 +28,14 @@ pub(crate) async fn consumers(client: &Client, bucket: &str) -> Result<Vec<Strin
     let mut names = Vec::new();
     loop {
         let subject = format!("$JS.API.CONSUMER.NAMES.KV_{bucket}");
-        let asked = format!("{{\"offset\":{}}}", names.len());
+        let asked = json!({ "offset": names.len() }).to_string();
         let answer = request(client, subject, asked).await?;
-        let page = json::strings(&answer, "consumers");
-        let all_there = page.is_empty();
-        names.extend(page);
-        let total = json::field(&answer, "total").and_then(|total| total.parse().ok()).unwrap_or(0);
-        if all_there || names.len() >= total {
+        // The server has `null` for an empty page.
+        let page = answer["consumers"].as_array().into_iter().flatten();
+        let before = names.len();
+        names.extend(page.filter_map(Value::as_str).map(str::to_owned));
+        let is_whole = answer["total"].as_u64().unwrap_or(0) <= names.len() as u64;
+        if names.len() == before || is_whole {
             return Ok(names);
         }
     }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use async_nats::jetstream;
+use serde_json::Value;
 
 use crate::config::ClusterPlace;
-use crate::{NatsServer, NatsServerBuilder, TcpProxy, api, json, monitor, unique};
+use crate::{NatsServer, NatsServerBuilder, TcpProxy, api, monitor, unique};
 
 /// Timeout for a cluster. An election takes four to nine seconds, and can fail.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -262,20 +263,21 @@ impl NatsCluster {
                 return node.healthy().await;
             }
             let page = node.page("/jsz").await?;
-            let (_, meta) = page.split_once("\"meta_cluster\":").ok_or("no meta group yet")?;
-            let named = json::field(meta, "leader").unwrap_or_default();
+            let meta = page.get("meta_cluster").ok_or("no meta group yet")?;
+            let named = meta["leader"].as_str().unwrap_or_default();
             if named.is_empty() {
                 return Err(format!("{} knows no leader", node.name));
             }
             if leader.get_or_insert_with(|| named.to_owned()) != named {
                 return Err(format!("{} and others know different leaders", node.name));
             }
-            let size = json::field(meta, "cluster_size").unwrap_or_default();
-            if size != self.nodes.len().to_string() {
+            let size = &meta["cluster_size"];
+            if *size != self.nodes.len() {
                 return Err(format!("{} takes it for a cluster of {size}", node.name));
             }
             if named == node.name {
-                followers = meta.matches("\"current\": true").count();
+                let replicas = meta["replicas"].as_array().into_iter().flatten();
+                followers = replicas.filter(|replica| replica["current"] == true).count();
             }
         }
         if followers + 1 < self.nodes.iter().filter(|node| node.is_reachable()).count() {
@@ -316,8 +318,8 @@ impl NatsCluster {
                 .find(|node| node.is_reachable())
                 .ok_or("no node can be reached")?;
             let page = node.page("/jsz").await?;
-            let (_, meta) = page.split_once("\"meta_cluster\":").ok_or("no meta group yet")?;
-            self.index_of(json::field(meta, "leader").unwrap_or_default())
+            let meta = page.get("meta_cluster").ok_or("no meta group yet")?;
+            self.index_of(meta["leader"].as_str().unwrap_or_default())
         })
         .await
     }
@@ -644,24 +646,24 @@ impl ClusterNode {
         self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn page(&self, path: &str) -> Result<String, String> {
+    async fn page(&self, path: &str) -> Result<Value, String> {
         let port = self.server().ports().monitoring;
         monitor::page(port, path).await.ok_or_else(|| format!("{} does not answer", self.name))
     }
 
     async fn healthy(&self) -> Result<(), String> {
         let page = self.page("/healthz").await?;
-        match json::field(&page, "status") {
-            Some("ok") => Ok(()),
-            _ => Err(format!("{} says {page}", self.name)),
-        }
+        if page["status"] == "ok" { Ok(()) } else { Err(format!("{} says {page}", self.name)) }
     }
 
     /// Returns the position of this server in the stream of a bucket.
     async fn last_sequence(&self, bucket: &str) -> Result<u64, String> {
         let page = self.page("/jsz?streams=true").await?;
-        page.split_once(&format!("\"name\": \"KV_{bucket}\""))
-            .and_then(|(_, stream)| json::field(stream, "last_seq")?.parse().ok())
+        let accounts = page["account_details"].as_array().into_iter().flatten();
+        accounts
+            .flat_map(|account| account["stream_detail"].as_array().into_iter().flatten())
+            .find(|stream| stream["name"] == format!("KV_{bucket}"))
+            .and_then(|stream| stream["state"]["last_seq"].as_u64())
             .ok_or_else(|| format!("{} has no replica of the bucket {bucket}", self.name))
     }
 }

@@ -8,6 +8,8 @@
 //! and silences the bytes that pass through it. [`NatsCluster`] has three servers or more, of which
 //! each can be killed, paused and cut off. [`Faults`] draws such faults from a seed.
 //!
+//! [`faulty`] puts faults of a test between a store and its user.
+//!
 //! The harness never skips a test. If no server can be found, the test fails and says how to get
 //! one.
 
@@ -23,10 +25,11 @@ mod binary;
 mod cluster;
 mod config;
 mod faults;
-mod json;
+pub mod faulty;
 mod monitor;
 mod proxy;
 mod random;
+mod rerun;
 mod server;
 mod silence;
 mod supervisor;
@@ -39,6 +42,7 @@ pub use config::NatsServerBuilder;
 pub use faults::{Fault, Faults, Injection, Victim};
 pub use proxy::TcpProxy;
 pub use random::Random;
+pub use rerun::rerun;
 pub use server::NatsServer;
 pub use silence::TcpSilence;
 pub use tls::{Identity, TestCerts};

@@ -3,21 +3,20 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::json;
-
-/// Returns the body of a page such as `/connz`, whatever its status. Returns `None` if the server
-/// does not answer at once.
-pub(crate) async fn page(port: u16, path: &str) -> Option<String> {
+/// Returns a page such as `/connz`, whatever its status. Returns `None` if the server does not
+/// answer at once, or not with JSON.
+pub(crate) async fn page(port: u16, path: &str) -> Option<Value> {
     let ask = async {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;
         // With version 1.0 the body comes in one piece and ends with the connection.
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
-        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
     };
     tokio::time::timeout(Duration::from_secs(2), ask).await.ok()?
 }
@@ -25,6 +24,6 @@ pub(crate) async fn page(port: u16, path: &str) -> Option<String> {
 pub(crate) async fn connections(port: u16) -> usize {
     let page =
         page(port, "/connz?limit=1").await.expect("the server answers on its monitoring port");
-    let total = json::field(&page, "total").and_then(|total| total.parse().ok());
+    let total = page["total"].as_u64().and_then(|total| total.try_into().ok());
     total.unwrap_or_else(|| panic!("the server does not say how many connections it has: {page}"))
 }

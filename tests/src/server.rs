@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::NatsServerBuilder;
@@ -172,7 +173,7 @@ impl NatsServer {
 
     /// Returns a page of the server's monitoring, such as `/jsz?consumers=true`. Returns `None` if
     /// it does not answer at once.
-    pub async fn page(&self, path: &str) -> Option<String> {
+    pub async fn page(&self, path: &str) -> Option<Value> {
         monitor::page(self.ports.monitoring, path).await
     }
 

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{self, kv};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use shizuku_kv::rw_lock::{DistroRwLock, LockOptions};
 use shizuku_kv::{
     Connection, FencingToken, KeyValue, KeyValueWrite, KvError, KvOperation, KvResult, Store,
@@ -463,7 +462,6 @@ impl Fixture {
     async fn answered(&self) -> u64 {
         let page =
             self.server.page("/varz").await.expect("the server answers on its monitoring port");
-        let page: Value = serde_json::from_str(&page).unwrap();
         page["out_msgs"].as_u64().unwrap()
     }
 

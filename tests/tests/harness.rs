@@ -14,7 +14,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use async_nats::{ConnectOptions, jetstream};
-use shizuku_kv_tests::{NatsServer, TcpSilence, TestCerts, eventually, unique};
+use shizuku_kv_tests::{NatsServer, TcpSilence, TestCerts, eventually, rerun, unique};
 
 /// Time for a peer to send something, far longer than a running server needs.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -28,11 +28,8 @@ fn is_child() -> bool {
 
 /// Returns a command that runs one test of this file in a process of its own.
 fn child(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(CHILD, "1")
-        .stdin(Stdio::null());
+    let mut command = rerun(module_path!(), test);
+    command.env(CHILD, "1");
     command
 }
 

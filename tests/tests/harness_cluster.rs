@@ -8,14 +8,13 @@
 )]
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer, kv};
 use futures_util::StreamExt;
 use shizuku_kv_tests::{
-    Fault, Faults, Injection, NatsCluster, NatsServer, TcpProxy, Victim, eventually, unique,
+    Fault, Faults, Injection, NatsCluster, NatsServer, TcpProxy, Victim, eventually, rerun, unique,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -441,12 +440,8 @@ const CHILD: &str = "SHIZUKU_HARNESS_CHILD";
 
 /// Returns the faults of a child of this process, with this seed in its environment.
 fn decisions(seed: Option<&str>) -> Vec<String> {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", "the_same_seed_makes_the_same_faults", "--nocapture", "--test-threads=1"])
-        .env(CHILD, "1")
-        .env_remove("SHIZUKU_SEED")
-        .stdin(Stdio::null());
+    let mut command = rerun(module_path!(), "the_same_seed_makes_the_same_faults");
+    command.env(CHILD, "1").env_remove("SHIZUKU_SEED");
     if let Some(seed) = seed {
         command.env("SHIZUKU_SEED", seed);
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use shizuku_kv::snapshot::{
     Snapshot, SnapshotOptions, SnapshotReader, SnapshotWriter, SyncPolicy, load,
 };
 use shizuku_kv::{Key, KvEntry, KvUpdate, VersionToken, WatchCursor};
-use shizuku_kv_tests::Random;
+use shizuku_kv_tests::{Random, rerun};
 
 const PATH: &str = "SHIZUKU_TEST_SNAPSHOT";
 const POLICY: &str = "SHIZUKU_TEST_SNAPSHOT_POLICY";
@@ -122,12 +122,10 @@ fn process_that_is_killed() {
 }
 
 fn start(path: &Path, policy: &str, compacts: bool) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "process_that_is_killed", "--nocapture"])
+    rerun(module_path!(), "process_that_is_killed")
         .env(PATH, path)
         .env(POLICY, policy)
         .env(COMPACTS, compacts.to_string())
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap()

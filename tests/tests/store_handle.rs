@@ -11,10 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use shizuku_kv::{
-    Atomicity, ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvReader, KvResult,
-    KvStore, KvStream, KvTtl, KvWatcher, KvWriter, Store, VersionToken, Watch, WatchCursor,
-    WatchScope, Write, connect,
+    Connection, Key, KvEntry, KvError, KvResult, KvStream, MemoryConnection, Store, VersionToken,
+    WatchCursor, WatchScope, connect,
 };
+use shizuku_kv_tests::faulty::{Abilities, Answer, Call, FaultyStore, Hook, Next, Operation};
 use tokio::time::Instant;
 
 const LIMIT: Duration = Duration::from_secs(2);
@@ -53,25 +53,43 @@ impl Backend {
     }
 
     fn store(self: &Arc<Self>) -> Store {
-        Store::new(Arc::clone(self) as Arc<dyn KvStore>, LIMIT)
+        let memory = MemoryConnection::new();
+        let store = memory.store("faulty").now_or_never().unwrap().unwrap();
+        FaultyStore::over(&store, self).with_deadline(LIMIT)
     }
 
-    fn answer<T: Send + 'static>(&self, answer: T) -> BoxFuture<'static, T> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        match self.manner {
-            Manner::Silent => pending().boxed(),
-            Manner::Prompt | Manner::ReadOnly => async move { answer }.boxed(),
-        }
-    }
-
-    /// One item, and then what the manner is.
+    /// Returns one item, and then what the manner is.
     fn items<T: Send + 'static>(&self, item: T) -> KvStream<T> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
         let first = stream::once(async move { Ok(item) });
         match self.manner {
             Manner::Silent => KvStream::new(first.chain(stream::pending())),
             Manner::Prompt | Manner::ReadOnly => KvStream::new(first),
         }
+    }
+}
+
+impl Hook for Backend {
+    async fn call(self: &Arc<Self>, call: Call, next: &Next) -> KvResult<Answer> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        match call.operation {
+            Operation::History(_) | Operation::Scan(_) => Ok(self.items(entry()).into()),
+            Operation::Keys(_) => Ok(self.items(key()).into()),
+            _ if self.manner == Manner::Silent => pending().await,
+            Operation::Write(_, write) => {
+                self.ttls.lock().unwrap().extend(write.ttl);
+                Ok(VersionToken::from_u64(1).into())
+            }
+            Operation::WriteMany(writes, _) => {
+                Ok(vec![Ok(VersionToken::from_u64(1)); writes.len()].into())
+            }
+            _ => next.call(call).await,
+        }
+    }
+
+    fn abilities(&self, abilities: Abilities) -> Abilities {
+        let granularity = Some(self.granularity);
+        let abilities = Abilities { max_value_size: 8, granularity, ..abilities };
+        if self.manner == Manner::ReadOnly { abilities.read_only() } else { abilities }
     }
 }
 
@@ -83,103 +101,9 @@ fn entry() -> KvEntry {
     KvEntry::put(key(), Bytes::new(), VersionToken::from_u64(1), std::time::SystemTime::UNIX_EPOCH)
 }
 
-impl KvStore for Backend {
-    fn name(&self) -> &str {
-        "handwritten"
-    }
+type Method<'a> = (&'static str, BoxFuture<'a, KvResult<()>>);
 
-    fn capabilities(&self) -> ConnectionCapabilities {
-        ConnectionCapabilities::default()
-    }
-
-    fn max_value_size(&self) -> usize {
-        8
-    }
-
-    fn writer(&self) -> Option<&dyn KvWriter> {
-        (self.manner != Manner::ReadOnly).then_some(self)
-    }
-
-    fn watcher(&self) -> Option<&dyn KvWatcher> {
-        (self.manner != Manner::ReadOnly).then_some(self)
-    }
-
-    fn ttl(&self) -> Option<&dyn KvTtl> {
-        (self.manner != Manner::ReadOnly).then_some(self)
-    }
-}
-
-impl KvReader for Backend {
-    fn entry<'a>(
-        &'a self,
-        _key: &'a Key,
-        _deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
-        self.answer(Ok(None))
-    }
-
-    fn entries<'a>(
-        &'a self,
-        keys: &'a [Key],
-        _deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
-        self.answer(Ok(vec![None; keys.len()]))
-    }
-
-    fn history(&self, _key: Key, _deadline: Deadline) -> KvStream<KvEntry> {
-        self.items(entry())
-    }
-
-    fn scan(&self, _scope: WatchScope, _deadline: Duration) -> KvStream<KvEntry> {
-        self.items(entry())
-    }
-
-    fn keys(&self, _scope: WatchScope, _deadline: Duration) -> KvStream<Key> {
-        self.items(key())
-    }
-}
-
-impl KvWriter for Backend {
-    fn write<'a>(
-        &'a self,
-        _: &'a Key,
-        write: Write,
-        _: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        self.ttls.lock().unwrap().extend(write.ttl);
-        self.answer(Ok(VersionToken::from_u64(1)))
-    }
-
-    fn write_many<'a>(
-        &'a self,
-        writes: Vec<(Key, Write)>,
-        _: Atomicity,
-        _: Duration,
-    ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
-        self.answer(writes.iter().map(|_| Ok(VersionToken::from_u64(1))).collect())
-    }
-}
-
-impl KvWatcher for Backend {
-    fn watch(
-        &self,
-        _: WatchScope,
-        _: Option<WatchCursor>,
-        _: Deadline,
-    ) -> BoxFuture<'_, KvResult<Watch>> {
-        self.answer(Ok(Watch::new(stream::pending())))
-    }
-}
-
-impl KvTtl for Backend {
-    fn granularity(&self) -> Duration {
-        self.granularity
-    }
-}
-
-type Operation<'a> = (&'static str, BoxFuture<'a, KvResult<()>>);
-
-fn reads(store: &Store) -> Vec<Operation<'_>> {
+fn reads(store: &Store) -> Vec<Method<'_>> {
     vec![
         ("get", async { store.get("key").await.map(drop) }.boxed()),
         ("entry", async { store.entry("key").await.map(drop) }.boxed()),
@@ -190,7 +114,7 @@ fn reads(store: &Store) -> Vec<Operation<'_>> {
     ]
 }
 
-fn watches(store: &Store) -> Vec<Operation<'_>> {
+fn watches(store: &Store) -> Vec<Method<'_>> {
     let cursor = WatchCursor::new([0; 16], 1, std::time::SystemTime::UNIX_EPOCH);
     vec![
         ("watch", async { store.watch(WatchScope::All).await.map(drop) }.boxed()),
@@ -201,7 +125,7 @@ fn watches(store: &Store) -> Vec<Operation<'_>> {
     ]
 }
 
-fn writes(store: &Store) -> Vec<Operation<'_>> {
+fn writes(store: &Store) -> Vec<Method<'_>> {
     let version = VersionToken::from_u64(1);
     vec![
         ("put", async { store.put("key", "value").await.map(drop) }.boxed()),
@@ -216,7 +140,7 @@ fn writes(store: &Store) -> Vec<Operation<'_>> {
     ]
 }
 
-fn ttl_writes(store: &Store) -> Vec<Operation<'_>> {
+fn ttl_writes(store: &Store) -> Vec<Method<'_>> {
     let (ttl, version) = (store.ttl().unwrap(), VersionToken::from_u64(1));
     vec![
         ("put_with_ttl", async move { ttl.put("key", "value", SECOND).await.map(drop) }.boxed()),
@@ -456,7 +380,7 @@ async fn a_read_only_backend_refuses_every_write() {
             match operation.await {
                 Err(KvError::Unsupported { operation, reason, .. }) => {
                     assert_eq!(operation, name);
-                    assert!(reason.contains("handwritten"), "{reason}");
+                    assert!(reason.contains("faulty"), "{reason}");
                 }
                 other => panic!("{name}: {other:?}"),
             }

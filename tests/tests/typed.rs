@@ -16,17 +16,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
-    Atomicity, ByteDeserialize, ByteSerialize, ConnectionCapabilities, Deadline, DecodeError,
-    EncodeError, JsonByteDes, JsonByteSer, Key, KeyValue, KeyValueRead, KeyValueWrite, KvEntry,
-    KvError, KvOperation, KvReadError, KvReader, KvResult, KvStore, KvStream, KvWriteError,
-    KvWriter, LiveRead, Modify, ModifyAsync, StaticKeyIndexedValue, Store, StoreConfig, TypedEntry,
-    TypedUpdate, TypedWatch, VersionToken, WatchScope, Write,
+    ByteDeserialize, ByteSerialize, DecodeError, EncodeError, JsonByteDes, JsonByteSer, Key,
+    KeyValue, KeyValueRead, KeyValueWrite, KvError, KvOperation, KvReadError, KvWriteError,
+    LiveRead, Modify, ModifyAsync, StaticKeyIndexedValue, Store, StoreConfig, TypedEntry,
+    TypedUpdate, TypedWatch, WatchScope,
 };
+use shizuku_kv_tests::faulty::{Fault, FaultyStore, On, Plan};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -878,110 +877,15 @@ async fn modify_gives_up_when_it_always_loses() -> Outcome {
     Ok(())
 }
 
-/// A slow store.
-#[derive(Debug)]
-struct Slow {
-    inner: Store,
-    read: Duration,
-    write: Duration,
-    writes: AtomicU32,
-}
-
-impl Slow {
-    async fn over(inner: &Store, read: u64, write: u64) -> (Arc<Self>, Store) {
-        let slow = Arc::new(Self {
-            inner: inner.clone(),
-            read: Duration::from_millis(read),
-            write: Duration::from_millis(write),
-            writes: AtomicU32::new(0),
-        });
-        (Arc::clone(&slow), Store::new(slow, Duration::from_secs(1)))
+/// Returns a store with slow reads and writes, and the plan that counts them.
+fn slow(inner: &Store, read: u64, write: u64) -> (Arc<Plan>, Store) {
+    let plan = Arc::new(Plan::default());
+    plan.add(On::call("entry"), Fault::delay(Duration::from_millis(read)));
+    for name in ["create", "update"] {
+        plan.add(On::call(name), Fault::delay(Duration::from_millis(write)));
     }
-
-    fn writer(&self) -> &dyn KvWriter {
-        self.inner.backend().writer().unwrap()
-    }
-}
-
-impl KvStore for Slow {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn capabilities(&self) -> ConnectionCapabilities {
-        self.inner.capabilities()
-    }
-
-    fn max_value_size(&self) -> usize {
-        self.inner.max_value_size()
-    }
-
-    fn writer(&self) -> Option<&dyn KvWriter> {
-        Some(self)
-    }
-}
-
-impl KvReader for Slow {
-    fn entry<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
-        async move {
-            tokio::time::sleep(self.read).await;
-            self.inner.backend().entry(key, deadline).await
-        }
-        .boxed()
-    }
-
-    fn entries<'a>(
-        &'a self,
-        keys: &'a [Key],
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
-        self.inner.backend().entries(keys, deadline)
-    }
-
-    fn history(&self, key: Key, deadline: Deadline) -> KvStream<KvEntry> {
-        self.inner.backend().history(key, deadline)
-    }
-
-    fn scan(&self, scope: WatchScope, deadline: Duration) -> KvStream<KvEntry> {
-        self.inner.backend().scan(scope, deadline)
-    }
-
-    fn keys(&self, scope: WatchScope, deadline: Duration) -> KvStream<Key> {
-        self.inner.backend().keys(scope, deadline)
-    }
-}
-
-impl KvWriter for Slow {
-    fn write<'a>(
-        &'a self,
-        key: &'a Key,
-        write: Write,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        if write.is_deletion() {
-            return self.writer().write(key, write, deadline);
-        }
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        let operation = write.name();
-        let late = async move {
-            tokio::time::sleep(self.write).await;
-            self.writer().write(key, write, deadline).await
-        };
-        async move { deadline.bound(operation, Some(key), late).await }.boxed()
-    }
-
-    fn write_many<'a>(
-        &'a self,
-        writes: Vec<(Key, Write)>,
-        atomicity: Atomicity,
-        deadline: Duration,
-    ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
-        self.writer().write_many(writes, atomicity, deadline)
-    }
+    let store = FaultyStore::over(inner, &plan).with_deadline(Duration::from_secs(1));
+    (plan, store)
 }
 
 /// The deadline covers the whole: reading and writing share it, and the error names the configured
@@ -996,7 +900,7 @@ async fn modify_has_one_deadline_for_reading_and_writing() -> Outcome {
             if exists {
                 counter("a", 1).write_to_anyway(&inner).await?;
             }
-            let (slow, store) = Slow::over(&inner, read, write).await;
+            let (plan, store) = slow(&inner, read, write);
             let start = tokio::time::Instant::now();
             let error = Counter::modify(&store, "a", |found| Some(increment("a", found)))
                 .await
@@ -1008,12 +912,13 @@ async fn modify_has_one_deadline_for_reading_and_writing() -> Outcome {
                 "{read} {write}: {text}"
             );
             assert!(took <= Duration::from_millis(1_010), "{read} {write}: {took:?}");
-            assert_eq!(slow.writes.load(Ordering::Relaxed), writes, "{read} {write}");
+            let begun = plan.calls("create") + plan.calls("update");
+            assert_eq!(begun, writes, "{read} {write}");
             let found = Counter::read_from(&inner, "a").await?;
             assert_eq!(found, exists.then(|| counter("a", 1)), "{read} {write}");
         }
     }
-    let (_, store) = Slow::over(&inner, 400, 400).await;
+    let (_, store) = slow(&inner, 400, 400);
     assert_eq!(
         Counter::modify(&store, "a", |found| Some(increment("a", found))).await?.unwrap().count.0,
         2

@@ -2,10 +2,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
-use std::process::{Command, Stdio};
 
 use shizuku_kv::{KvError, URL_VARIABLE, connect, connect_from_env};
-use shizuku_kv_tests::NatsServer;
+use shizuku_kv_tests::{NatsServer, rerun};
 
 use super::{SECRET, shown};
 
@@ -147,12 +146,8 @@ const CHILD: &str = "SHIZUKU_BAD_INPUT_CHILD";
 
 /// Returns the output of `connect_from_env` in a process with this value of its variable.
 fn from_env(value: Option<&OsStr>) -> String {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let test = "urls::the_variable_is_read_and_its_faults_are_named";
-    command
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(CHILD, "1")
-        .stdin(Stdio::null());
+    let mut command = rerun(module_path!(), "the_variable_is_read_and_its_faults_are_named");
+    command.env(CHILD, "1");
     match value {
         Some(value) => command.env(URL_VARIABLE, value),
         None => command.env_remove(URL_VARIABLE),

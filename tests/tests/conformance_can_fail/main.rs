@@ -11,12 +11,11 @@
 mod broken;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
-use broken::{Broken, Fault};
+use broken::{Fault, broken};
 use shizuku_kv::conformance::{Outcome, Report, Suite, checks};
-use shizuku_kv::{Connection, connect};
+use shizuku_kv::connect;
 
 /// Each fault, and checks that must fail on it.
 const FAULTS: &[(Fault, &[&str])] = &[
@@ -387,7 +386,7 @@ const DEADLINE: Duration = Duration::from_secs(6);
 async fn run(fault: Fault, names: &[&str]) -> Report {
     let wrapped = move || async move {
         let inner = connect("memory:").await?;
-        Ok(Arc::new(Broken::new(inner, fault)) as Arc<dyn Connection>)
+        Ok(broken(inner, fault))
     };
     // Most failing checks fail by hanging, so all of them run at the same time.
     let suite = Suite::connecting(wrapped).deadline(DEADLINE).concurrency(500);
@@ -456,7 +455,7 @@ async fn every_fault_is_found_and_every_check_finds_one() {
 
 #[tokio::test]
 async fn a_check_that_hangs_says_where_it_stood() {
-    let connection = Arc::new(Broken::new(connect("memory:").await.unwrap(), Fault::WatchHangs));
+    let connection = broken(connect("memory:").await.unwrap(), Fault::WatchHangs);
     let suite = Suite::new(connection).deadline(Duration::from_millis(300));
     let report = suite.only("an_empty_store_is_caught_up").run().await;
     let Some(Outcome::Failed(failure)) = report.outcome("an_empty_store_is_caught_up") else {
@@ -469,7 +468,7 @@ async fn a_check_that_hangs_says_where_it_stood() {
 
 #[tokio::test]
 async fn a_panic_is_a_failure_of_its_check_alone() {
-    let connection = Arc::new(Broken::new(connect("memory:").await.unwrap(), Fault::Panics));
+    let connection = broken(connect("memory:").await.unwrap(), Fault::Panics);
     let report =
         Suite::new(connection).only("put_then_get").only("create_makes_an_absent_key").run().await;
     let text = report.to_string();

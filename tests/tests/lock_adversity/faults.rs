@@ -1,15 +1,19 @@
 //! The faults of single requests: a test plans them, and [`crate::store`] applies them.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shizuku_kv::{Deadline, Key, KvEntry, KvError, VersionToken};
+use shizuku_kv_tests::faulty::{Fault, On, Operation, Plan};
 
 /// Number of requests after which a process is considered to loop. It gets no answers from then on,
 /// so that the test fails instead of hanging.
 const BUSY: usize = 10_000;
+
+/// Time for which a process waits for an answer that does not come.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The fate of a write.
 #[derive(Clone, Debug)]
@@ -49,38 +53,26 @@ impl Kind {
             _ => Self::Other,
         }
     }
+
+    fn on(self) -> On {
+        On::matching(move |call| match &call.operation {
+            Operation::Write(key, write) => Self::of(write.name(), key) == self,
+            _ => false,
+        })
+    }
 }
 
 fn is_record(key: &Key) -> bool {
     key.starts_with("rw_lock.")
 }
 
-/// The planned fate of some writes of a kind.
-#[derive(Debug)]
-struct Plan {
-    kind: Kind,
-    /// Number of writes that succeed first.
-    before: usize,
-    times: usize,
-    fate: Fate,
-}
-
-impl Plan {
-    /// Returns the fate of a write of this kind. Returns `None` if it succeeds normally.
-    fn next(&mut self) -> Option<Fate> {
-        if self.before > 0 {
-            self.before -= 1;
-            return None;
-        }
-        self.times = self.times.checked_sub(1)?;
-        Some(self.fate.clone())
-    }
-}
-
 /// The planned faults of one process's requests.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
-    plans: Mutex<Vec<Plan>>,
+    /// The fates of writes.
+    pub(crate) plan: Arc<Plan>,
+    /// Writes in transit.
+    late: Arc<Mutex<Vec<Operation>>>,
     /// Results of reads of keys for which a replica that is behind answers.
     behind: Mutex<HashMap<Key, Option<KvEntry>>>,
     refused_read: Mutex<Option<KvError>>,
@@ -122,28 +114,45 @@ impl Faults {
 
     /// Plans the fate of the next write of a kind.
     pub(crate) fn next(&self, kind: Kind, fate: Fate) {
-        self.plan(Plan { kind, before: 0, times: 1, fate });
+        self.after(0, kind, fate);
     }
 
     /// Plans the fate of the write of a kind after this many others of it.
     pub(crate) fn after(&self, before: usize, kind: Kind, fate: Fate) {
-        self.plan(Plan { kind, before, times: 1, fate });
+        self.plan.add(kind.on().after(before).times(1), self.fault(fate));
     }
 
     /// Plans the fate of each write of a kind from now on.
     pub(crate) fn each(&self, kind: Kind, fate: Fate) {
-        self.plan(Plan { kind, before: 0, times: usize::MAX, fate });
+        self.plan.add(kind.on(), self.fault(fate));
     }
 
-    fn plan(&self, plan: Plan) {
-        self.plans.lock().unwrap().push(plan);
+    fn fault(&self, fate: Fate) -> Fault {
+        match fate {
+            Fate::Refused(error) => Fault::fail(error),
+            Fate::Lost => Fault::lose_request(PATIENCE),
+            Fate::Unanswered => Fault::lose_answer(PATIENCE),
+            Fate::Slow(by) => Fault::delay_answer(by),
+            Fate::Panics => Fault::panic("a backend panics, as it was told to"),
+            Fate::Late => {
+                let late = Arc::clone(&self.late);
+                Fault::new(move |call, next| {
+                    late.lock().unwrap().push(call.operation.clone());
+                    async move { Fault::lose_request(PATIENCE).apply(call, &next).await }
+                })
+            }
+        }
+    }
+
+    /// Returns the writes in transit, which are no longer in transit.
+    pub(crate) fn take_late(&self) -> Vec<Operation> {
+        std::mem::take(&mut *self.late.lock().unwrap())
     }
 
     /// Returns true if all single planned faults have happened. Otherwise a test would prove
     /// nothing.
     pub(crate) fn are_over(&self) -> bool {
-        self.plans.lock().unwrap().iter().all(|plan| plan.times == 0)
-            && self.refused_read.lock().unwrap().is_none()
+        self.plan.is_over() && self.refused_read.lock().unwrap().is_none()
     }
 
     /// Makes the next read of a record fail.
@@ -210,13 +219,11 @@ impl Faults {
         }
     }
 
-    /// Counts a write, and returns its fate. Returns `None` if it succeeds normally.
-    pub(crate) async fn fate(&self, kind: Kind) -> Option<Fate> {
+    /// Counts a write.
+    pub(crate) async fn writing(&self, kind: Kind) {
         if kind == Kind::Record && self.record_writes.fetch_add(1, SeqCst) >= BUSY {
             std::future::pending::<()>().await;
         }
-        let mut plans = self.plans.lock().unwrap();
-        plans.iter_mut().filter(|plan| plan.kind == kind).find_map(Plan::next)
     }
 
     /// Counts a read, and returns its planned result. Returns `None` if it reads normally.
@@ -229,10 +236,7 @@ impl Faults {
         {
             return Some(Err(error));
         }
-        if let Some(entry) = self.behind.lock().unwrap().get(key) {
-            return Some(Ok(entry.clone()));
-        }
-        self.is_lost(key).then_some(Ok(None))
+        self.behind.lock().unwrap().get(key).map(|entry| Ok(entry.clone()))
     }
 
     pub(crate) fn is_lost(&self, key: &Key) -> bool {
@@ -263,10 +267,6 @@ pub(crate) fn full() -> KvError {
 
 pub(crate) fn broken() -> KvError {
     KvError::backend("entry", "the answer is no answer")
-}
-
-pub(crate) fn unknown(operation: &'static str, key: &Key) -> KvError {
-    KvError::outcome_unknown(operation, key.clone())
 }
 
 pub(crate) fn other_version(key: &Key, expected: VersionToken) -> KvError {

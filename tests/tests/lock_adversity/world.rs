@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LockOptions, LockState, WriteGuard};
-use shizuku_kv::{Connection, KvEntry, KvStore, Store, StoreConfig, WatchScope, connect};
+use shizuku_kv::{Connection, KvEntry, Store, StoreConfig, WatchScope, connect};
+use shizuku_kv_tests::faulty::FaultyStore;
 use shizuku_kv_tests::{NatsServer, unique};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::faults::Faults;
-use crate::store::FaultyStore;
+use crate::store::Backend;
 
 /// Minimum lease: a dead holder is evicted after little more.
 pub(crate) const LEASE: Duration = Duration::from_secs(1);
@@ -114,14 +115,14 @@ impl World {
 pub(crate) struct Process {
     pub(crate) store: Store,
     pub(crate) faults: Arc<Faults>,
-    pub(crate) backend: Arc<FaultyStore>,
+    pub(crate) backend: Arc<Backend>,
 }
 
 impl Process {
     fn over(store: &Store) -> Self {
         let faults = Arc::<Faults>::default();
-        let backend = FaultyStore::over(store, &faults);
-        let handle = Store::new(Arc::clone(&backend) as Arc<dyn KvStore>, Duration::from_secs(2));
+        let backend = Backend::over(store, &faults);
+        let handle = FaultyStore::over(store, &backend).with_deadline(Duration::from_secs(2));
         Self { store: handle, faults, backend }
     }
 

@@ -14,6 +14,9 @@ use crate::worker::Worker;
 
 pub(crate) const PLAN: &str = "SHIZUKU_LOCKS_PLAN";
 
+/// The path of the test below.
+pub(crate) const MODULE: &str = module_path!();
+
 const WORKERS: u64 = 2;
 
 /// The log. Each line is one write to the end of a file, so that a killed process leaves whole

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use shizuku_kv_tests::rerun;
+
 use crate::child;
 
 /// The process, which does not outlive the test.
@@ -19,8 +21,7 @@ impl Process {
     pub(crate) fn start(url: &str, bucket: &str, log: &Path, number: u64, seed: u64) -> Self {
         let log = log.to_str().expect("a path");
         let plan = [url, bucket, log, &number.to_string(), &seed.to_string()].join("\n");
-        let child = Command::new(std::env::current_exe().expect("a path"))
-            .args(["--ignored", "--exact", "child::a_process_that_wants_locks", "--nocapture"])
+        let child = rerun(child::MODULE, "a_process_that_wants_locks")
             .env(child::PLAN, plan)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -1,14 +1,13 @@
 //! A lost lock stays lost, even if a renewal that was sent in time is acknowledged too late.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use shizuku_kv::rw_lock::{DistroRwLock, LockOptions};
-use shizuku_kv::{Connection, Store, connect};
+use shizuku_kv::{Connection, connect};
 use shizuku_kv_tests::Random;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::link::{Broken, Link, LinkedStore, Rates};
+use crate::link::{Broken, Link, Rates, linked};
 
 const LEASE: Duration = Duration::from_secs(1);
 
@@ -27,8 +26,7 @@ async fn comes_back(seed: u64) -> bool {
         slowest: 100,
     };
     let link = Link::new(Random::new(seed, "link"), rates);
-    let linked = LinkedStore::new(store.backend(), &link, Broken::Nothing);
-    let store = Store::new(Arc::new(linked), Duration::from_secs(5));
+    let store = linked(&store, &link, Broken::Nothing).with_deadline(Duration::from_secs(5));
     let lock =
         DistroRwLock::with_options(&store, "a", LockOptions::new().lease(LEASE)).expect("a lock");
     let guard = lock.write().await.expect("it is free");

@@ -1,17 +1,14 @@
 //! A store as one process reaches it: late, not at all, or with lost acknowledgements.
 
-use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt};
-use futures_util::stream;
-use shizuku_kv::{
-    Atomicity, ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvReader,
-    KvResult, KvStore, KvStream, KvUpdate, KvWatcher, KvWriter, VersionToken, Watch, WatchCursor,
-    WatchScope, Write, WriteCondition,
-};
+use futures_util::{FutureExt, StreamExt, stream};
+use shizuku_kv::{Deadline, Key, KvEntry, KvError, KvResult, KvStream, Store, WriteCondition};
 use shizuku_kv_tests::Random;
+use shizuku_kv_tests::faulty::{
+    Abilities, Answer, Call, FaultyStore, Hook, Next, Operation, Update, Updates,
+};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -182,50 +179,89 @@ impl Link {
     }
 }
 
-/// The store at the other end of a link.
-#[derive(Clone)]
-pub(crate) struct LinkedStore {
-    inner: Arc<dyn KvStore>,
+/// Returns the store at the other end of a link.
+pub(crate) fn linked(store: &Store, link: &Arc<Link>, broken: Broken) -> Store {
+    FaultyStore::over(store, &Arc::new(Far { link: Arc::clone(link), broken }))
+}
+
+/// The way between a process and the store, and the store's own faults.
+#[derive(Debug)]
+struct Far {
     link: Arc<Link>,
     broken: Broken,
 }
 
-impl LinkedStore {
-    pub(crate) fn new(inner: &Arc<dyn KvStore>, link: &Arc<Link>, broken: Broken) -> Self {
-        Self { inner: Arc::clone(inner), link: Arc::clone(link), broken }
+impl Hook for Far {
+    async fn call(self: &Arc<Self>, call: Call, next: &Next) -> KvResult<Answer> {
+        let deadline = call.deadline;
+        match &call.operation {
+            Operation::Write(key, _) => {
+                let name = call.operation.name();
+                self.sent(name, deadline).await?;
+                self.link.admits(name, key, deadline).await?;
+                self.send(call, next).await
+            }
+            Operation::Entry(key) | Operation::LeaderEntry(key) => {
+                self.sent("get", deadline).await?;
+                self.read(key.clone(), next).await
+            }
+            Operation::Watch(..) => {
+                self.sent("watch", deadline).await?;
+                sleep(self.link.way()).await;
+                self.link.answers().await;
+                let stops = self.broken == Broken::WatchesStop;
+                let link = Arc::clone(&self.link);
+                let answer = next.call(call).await?;
+                Ok(answer.map_updates(|inner| {
+                    let watching = Watching { inner, link, pending: None, stops };
+                    let updates = stream::unfold(watching, |mut watching| async move {
+                        Some((watching.next().await?, watching))
+                    });
+                    updates.boxed()
+                }))
+            }
+            _ => next.call(call).await,
+        }
     }
 
-    async fn send(&self, key: &Key, write: Write, deadline: Deadline) -> KvResult<VersionToken> {
-        let operation = write.name();
-        self.sent(operation, deadline).await?;
-        self.link.admits(operation, key, deadline).await?;
+    /// No lock here writes with times to live.
+    fn abilities(&self, abilities: Abilities) -> Abilities {
+        Abilities { granularity: None, ..abilities }
+    }
+}
+
+impl Far {
+    async fn send(&self, mut call: Call, next: &Next) -> KvResult<Answer> {
         let course = self.link.course();
         let (answer, answered) = oneshot::channel();
-        let (this, the_key) = (self.clone(), key.clone());
+        let (original, next, link) = (call.clone(), next.clone(), Arc::clone(&self.link));
+        self.break_comparison(&mut call.operation);
+        call.deadline = Deadline::after(LONG);
         // Runs in a task of its own, so that it continues after its caller is gone.
         tokio::spawn(async move {
             sleep(course.there).await;
-            this.link.arrives().await;
+            link.arrives().await;
             if course.loses_request {
                 return;
             }
-            let result = this.apply(&the_key, write).await;
+            let result = next.call(call).await;
             sleep(course.back).await;
-            this.link.answers().await;
+            link.answers().await;
             if !course.loses_answer {
                 let _ = answer.send(result);
             }
         });
         // Backends may take a little longer to find out the outcome of a write.
         let overrun = Duration::from_millis(self.link.random.lock().unwrap().below(250));
-        let patience = (deadline.instant() + overrun).min(Instant::now() + course.gives_up);
-        match timeout_at(patience, answered).await {
+        let deadline = original.deadline.instant() + overrun;
+        match timeout_at(deadline.min(Instant::now() + course.gives_up), answered).await {
             Ok(Ok(result)) => result,
-            _ => Err(KvError::outcome_unknown(operation, key.clone())),
+            _ => original.lost(),
         }
     }
 
-    async fn apply(&self, key: &Key, mut write: Write) -> KvResult<VersionToken> {
+    fn break_comparison(&self, operation: &mut Operation) {
+        let Operation::Write(_, write) = operation else { return };
         let broken = if write.is_deletion() {
             Broken::DeletionsDoNotCompare
         } else {
@@ -234,8 +270,6 @@ impl LinkedStore {
         if self.broken == broken && matches!(write.condition, WriteCondition::Exactly(_)) {
             write.condition = WriteCondition::Any;
         }
-        let writer = self.inner.writer().expect("memory can be written");
-        writer.write(key, write, Deadline::after(LONG)).await
     }
 
     /// Decides whether a request leaves the process at all.
@@ -257,17 +291,18 @@ impl LinkedStore {
     }
 
     /// Reads an entry that existed at some time since the request, unless the replica is behind.
-    async fn read(&self, key: &Key, deadline: Deadline) -> KvResult<Option<KvEntry>> {
-        self.sent("get", deadline).await?;
+    async fn read(&self, key: Key, next: &Next) -> KvResult<Answer> {
         sleep(self.link.way()).await;
         self.link.arrives().await;
+        let deadline = Deadline::after(LONG);
         let entry = if self.link.once_in(self.link.rates.stale) {
-            let history =
-                self.inner.history(key.clone(), Deadline::after(LONG)).try_collect().await?;
+            let history = next.call(Call { operation: Operation::History(key), deadline }).await?;
+            let history = KvStream::<KvEntry>::try_from(history)?.try_collect().await?;
             let behind = 2 + self.link.random.lock().unwrap().below(3);
-            history.into_iter().rev().nth(usize::try_from(behind).expect("a small number") - 1)
+            let behind = usize::try_from(behind).expect("a small number");
+            Answer::Entry(history.into_iter().rev().nth(behind - 1))
         } else {
-            self.inner.entry(key, Deadline::after(LONG)).await?
+            next.call(Call { operation: Operation::Entry(key), deadline }).await?
         };
         sleep(self.link.way()).await;
         self.link.answers().await;
@@ -275,117 +310,21 @@ impl LinkedStore {
     }
 }
 
-impl fmt::Debug for LinkedStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LinkedStore").finish_non_exhaustive()
-    }
-}
-
-impl KvStore for LinkedStore {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn capabilities(&self) -> ConnectionCapabilities {
-        self.inner.capabilities()
-    }
-
-    fn max_value_size(&self) -> usize {
-        self.inner.max_value_size()
-    }
-
-    fn incarnation(&self) -> Option<[u8; 16]> {
-        self.inner.incarnation()
-    }
-
-    fn writer(&self) -> Option<&dyn KvWriter> {
-        Some(self)
-    }
-
-    fn watcher(&self) -> Option<&dyn KvWatcher> {
-        Some(self)
-    }
-
-    /// No lock here writes with tokens. The ability only shows that the store forgets no entry.
-    fn fenced(&self) -> Option<&dyn KvFenced> {
-        self.inner.fenced()
-    }
-}
-
-impl KvReader for LinkedStore {
-    fn entry<'a>(
-        &'a self,
-        key: &'a Key,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
-        Box::pin(self.read(key, deadline))
-    }
-
-    fn entries<'a>(
-        &'a self,
-        keys: &'a [Key],
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
-        self.inner.entries(keys, deadline)
-    }
-
-    fn history(&self, key: Key, deadline: Deadline) -> KvStream<KvEntry> {
-        self.inner.history(key, deadline)
-    }
-
-    fn scan(&self, scope: WatchScope, deadline: Duration) -> KvStream<KvEntry> {
-        self.inner.scan(scope, deadline)
-    }
-
-    fn keys(&self, scope: WatchScope, deadline: Duration) -> KvStream<Key> {
-        self.inner.keys(scope, deadline)
-    }
-}
-
-impl KvWriter for LinkedStore {
-    fn write<'a>(
-        &'a self,
-        key: &'a Key,
-        write: Write,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(self.send(key, write, deadline))
-    }
-
-    fn write_many<'a>(
-        &'a self,
-        writes: Vec<(Key, Write)>,
-        atomicity: Atomicity,
-        deadline: Duration,
-    ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
-        self.inner.writer().expect("memory can be written").write_many(writes, atomicity, deadline)
-    }
-}
-
-type Item = KvResult<(KvUpdate, WatchCursor)>;
-
 /// A watch through the link: each update is late, and one that was superseded meanwhile may be left
 /// out.
 struct Watching {
-    inner: Watch,
+    inner: Updates,
     link: Arc<Link>,
     /// Taken from `inner` already.
-    pending: Option<Item>,
+    pending: Option<Update>,
     stops: bool,
 }
 
 impl Watching {
-    async fn take(&mut self) -> Option<Item> {
-        let update = self.inner.next().await?;
-        let nowhere = WatchCursor::new([0; 16], 0, SystemTime::UNIX_EPOCH);
-        let cursor = self.inner.cursor().unwrap_or(nowhere);
-        Some(update.map(|update| (update, cursor)))
-    }
-
-    async fn next(&mut self) -> Option<Item> {
+    async fn next(&mut self) -> Option<Update> {
         let mut item = match self.pending.take() {
             Some(item) => item,
-            None => self.take().await?,
+            None => self.inner.next().await?,
         };
         sleep(self.link.way()).await;
         if self.link.once_in(self.link.rates.lagging) {
@@ -396,7 +335,7 @@ impl Watching {
         if self.stops && key_of(&item).is_some() {
             std::future::pending::<()>().await;
         }
-        while let Some(Some(next)) = self.take().now_or_never() {
+        while let Some(Some(next)) = self.inner.next().now_or_never() {
             if key_of(&item).is_none() || key_of(&item) != key_of(&next) || self.link.once_in(2) {
                 self.pending = Some(next);
                 break;
@@ -407,32 +346,6 @@ impl Watching {
     }
 }
 
-fn key_of(item: &Item) -> Option<&Key> {
-    Some(&item.as_ref().ok()?.0.entry()?.key)
-}
-
-impl KvWatcher for LinkedStore {
-    fn watch(
-        &self,
-        scope: WatchScope,
-        from: Option<WatchCursor>,
-        deadline: Deadline,
-    ) -> BoxFuture<'_, KvResult<Watch>> {
-        Box::pin(async move {
-            self.sent("watch", deadline).await?;
-            sleep(self.link.way()).await;
-            self.link.answers().await;
-            let inner = self
-                .inner
-                .watcher()
-                .expect("memory can be watched")
-                .watch(scope, from, deadline)
-                .await?;
-            let stops = self.broken == Broken::WatchesStop;
-            let watching = Watching { inner, link: Arc::clone(&self.link), pending: None, stops };
-            Ok(Watch::new(stream::unfold(watching, |mut watching| async move {
-                Some((watching.next().await?, watching))
-            })))
-        })
-    }
+fn key_of(update: &Update) -> Option<&Key> {
+    Some(&update.as_ref().ok()?.0.entry()?.key)
 }

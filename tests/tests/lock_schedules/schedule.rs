@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shizuku_kv::rw_lock::LockMode;
-use shizuku_kv::{Connection, KvStore, Store, StoreConfig, connect};
+use shizuku_kv::{Connection, Store, StoreConfig, connect};
 use shizuku_kv_tests::Random;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::book::Book;
-use crate::link::{Broken, Link, LinkedStore, Rates};
+use crate::link::{Broken, Link, Rates, linked};
 use crate::worker::{PATIENCE, RESOURCES, Seen, Worker, claim};
 
 /// The events of a schedule, or of many.
@@ -79,7 +79,7 @@ struct Process {
 struct Schedule {
     random: Random,
     seed: u64,
-    store: Arc<dyn KvStore>,
+    store: Store,
     broken: Broken,
     rates: Rates,
     lease: Duration,
@@ -111,7 +111,7 @@ impl Schedule {
         };
         let mut schedule = Self {
             seed,
-            store: Arc::clone(store.backend()),
+            store,
             broken,
             rates,
             lease: Duration::from_millis(1000 + 500 * random.below(3)),
@@ -139,8 +139,7 @@ impl Schedule {
         self.started += 1;
         let name = format!("process {}", self.started);
         let link = Link::new(Random::new(self.seed, &format!("link of {name}")), self.rates);
-        let store =
-            Store::new(Arc::new(LinkedStore::new(&self.store, &link, self.broken)), self.deadline);
+        let store = linked(&self.store, &link, self.broken).with_deadline(self.deadline);
         let mut workers = Vec::new();
         for number in 0..1 + self.random.below(2) {
             let who = format!("{name}.{number}");
@@ -236,10 +235,8 @@ impl Schedule {
             self.book.wrong("not all workers have come to an end");
             return;
         }
-        let store = Store::new(
-            Arc::new(LinkedStore::new(&self.store, &Link::sound(), self.broken)),
-            Duration::from_secs(5),
-        );
+        let store = linked(&self.store, &Link::sound(), self.broken);
+        let store = store.with_deadline(Duration::from_secs(5));
         for resource in RESOURCES {
             self.bury(&store, resource).await;
         }

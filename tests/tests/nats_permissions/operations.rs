@@ -121,10 +121,6 @@ async fn manage(admin: &NatsConnection, app: &NatsConnection, operation: &str) -
 }
 
 /// Returns true if a page of the server's monitoring shows a consumer.
-fn has_consumers(page: &str) -> bool {
-    page.split("\"consumers\":").nth(1).is_some_and(|number| !number.trim_start().starts_with('0'))
-}
-
 async fn use_store(
     server: &NatsServer,
     app: &NatsConnection,
@@ -168,9 +164,8 @@ async fn use_store(
         "clean up" => {
             // Without the right to watch there is nothing to clean up.
             let _ = watched(store, part(), 4).await;
-            let look = async || {
-                server.page("/jsz?streams=true").await.is_some_and(|page| !has_consumers(&page))
-            };
+            let look =
+                async || server.page("/jsz").await.is_some_and(|page| page["consumers"] == 0);
             let gone = tokio::time::timeout(Duration::from_secs(5), async {
                 while !look().await {
                     tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,23 +1,21 @@
 //! A backend whose watches deliver what a test wants.
 
-use std::fmt;
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::BoxFuture;
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use shizuku_kv::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvOperation, KvReader, KvResult,
-    KvStore, KvStream, KvUpdate, KvWatcher, Store, StoreFigures, VersionToken, Watch, WatchCursor,
-    WatchLink, WatchScope,
+    Connection, Key, KvEntry, KvError, KvOperation, KvResult, KvStream, KvUpdate, MemoryConnection,
+    Store, StoreFigures, VersionToken, Watch, WatchCursor, WatchLink, WatchScope,
+};
+use shizuku_kv_tests::faulty::{
+    Abilities, Answer, Call, FaultyStore, Hook, Next, Operation, Update,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::support::real;
-
-type Item = KvResult<(KvUpdate, WatchCursor)>;
 
 /// A request for a watch.
 pub(crate) struct Opening {
@@ -28,7 +26,7 @@ pub(crate) struct Opening {
 
 impl Opening {
     pub(crate) fn accept(self) -> Feed {
-        let (items, receiver) = mpsc::unbounded_channel::<Item>();
+        let (items, receiver) = mpsc::unbounded_channel::<Update>();
         let pulled = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&pulled);
         let updates = stream::unfold(receiver, move |mut receiver| {
@@ -59,13 +57,13 @@ impl Opening {
 
 /// The server's side of an open watch.
 pub(crate) struct Feed {
-    items: mpsc::UnboundedSender<Item>,
+    items: mpsc::UnboundedSender<Update>,
     pulled: Arc<AtomicUsize>,
     link: watch::Sender<WatchLink>,
 }
 
 impl Feed {
-    fn item(&self, item: Item) -> &Self {
+    fn item(&self, item: Update) -> &Self {
         // The watch may have been dropped.
         let _ = self.items.send(item);
         self
@@ -173,18 +171,34 @@ impl Contents {
         let entries = self.entries.iter();
         entries.filter_map(|(position, word)| update(*position, word).into_entry()).collect()
     }
+
+    fn figures(&mut self) -> KvResult<StoreFigures> {
+        self.looks += 1;
+        if self.refuses_figures {
+            return Err(KvError::unauthorized("figures", "no permission for figures"));
+        }
+        Ok(match self.figures {
+            Some((newest, keys)) => StoreFigures::counted([1; 16], newest, keys),
+            None => StoreFigures::told([1; 16], 0),
+        })
+    }
+
+    fn keys(&mut self, scope: &WatchScope) -> KvStream<Key> {
+        self.listings += 1;
+        let live = self.newest().into_iter().filter(|entry| !entry.is_tombstone());
+        let keys = live.map(|entry| entry.key).filter(|key| scope.matches(key));
+        KvStream::new(stream::iter(keys.map(Ok).collect::<Vec<_>>()))
+    }
 }
 
 impl Script {
     pub(crate) fn new() -> Self {
         let (sender, openings) = mpsc::unbounded_channel();
         let contents = Arc::<Mutex<Contents>>::default();
-        let scripted = Scripted(sender, Arc::clone(&contents));
-        Self {
-            store: Store::new(Arc::new(scripted), Duration::from_secs(3600)),
-            contents,
-            openings,
-        }
+        let memory = MemoryConnection::new();
+        let store = memory.store("script").now_or_never().expect("memory answers at once").unwrap();
+        let store = FaultyStore::over(&store, &Arc::new(Scripted(sender, Arc::clone(&contents))));
+        Self { store: store.with_deadline(Duration::from_secs(3600)), contents, openings }
     }
 
     /// Returns the next requested watch.
@@ -205,102 +219,33 @@ impl Script {
     }
 }
 
+#[derive(Debug)]
 struct Scripted(mpsc::UnboundedSender<Opening>, Arc<Mutex<Contents>>);
 
 pub(crate) fn lock(contents: &Mutex<Contents>) -> std::sync::MutexGuard<'_, Contents> {
     contents.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl fmt::Debug for Scripted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Scripted")
-    }
-}
-
-const UNREAD: &str = "the script can only be watched";
-
-impl KvReader for Scripted {
-    fn entry<'a>(&'a self, key: &'a Key, _: Deadline) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
-        let found = lock(&self.1).newest().into_iter().find(|entry| entry.key == *key);
-        Box::pin(std::future::ready(Ok(found)))
-    }
-
-    fn figures<'a>(
-        &'a self,
-        _: &'a WatchScope,
-        _: Deadline,
-    ) -> BoxFuture<'a, KvResult<StoreFigures>> {
-        let mut contents = lock(&self.1);
-        contents.looks += 1;
-        if contents.refuses_figures {
-            let error = KvError::unauthorized("figures", "no permission for figures");
-            return Box::pin(std::future::ready(Err(error)));
+impl Hook for Scripted {
+    async fn call(self: &Arc<Self>, call: Call, _: &Next) -> KvResult<Answer> {
+        match call.operation {
+            Operation::Entry(key) | Operation::LeaderEntry(key) => {
+                let entries = lock(&self.1).newest();
+                Ok(entries.into_iter().find(|entry| entry.key == key).into())
+            }
+            Operation::Figures(_) => lock(&self.1).figures().map(Answer::from),
+            Operation::Keys(scope) => Ok(lock(&self.1).keys(&scope).into()),
+            Operation::Watch(scope, from) => {
+                let (answer, answered) = oneshot::channel();
+                let _ = self.0.send(Opening { scope, from, answer });
+                let watch = answered.await.unwrap_or_else(|_| Err(KvError::closed("watch")));
+                watch.map(Answer::from)
+            }
+            other => panic!("the script does not answer {}", other.name()),
         }
-        let figures = match contents.figures {
-            Some((newest, keys)) => StoreFigures::counted([1; 16], newest, keys),
-            None => StoreFigures::told([1; 16], 0),
-        };
-        Box::pin(std::future::ready(Ok(figures)))
     }
 
-    fn entries<'a>(
-        &'a self,
-        _: &'a [Key],
-        _: Deadline,
-    ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
-        unimplemented_by(UNREAD)
-    }
-
-    fn history(&self, _: Key, _: Deadline) -> KvStream<KvEntry> {
-        unimplemented_by(UNREAD)
-    }
-
-    fn scan(&self, _: WatchScope, _: Duration) -> KvStream<KvEntry> {
-        unimplemented_by(UNREAD)
-    }
-
-    fn keys(&self, scope: WatchScope, _: Duration) -> KvStream<Key> {
-        let mut contents = lock(&self.1);
-        contents.listings += 1;
-        let live = contents.newest().into_iter().filter(|entry| !entry.is_tombstone());
-        let keys = live.map(|entry| entry.key).filter(|key| scope.matches(key));
-        KvStream::new(stream::iter(keys.map(Ok).collect::<Vec<_>>()))
-    }
-}
-
-fn unimplemented_by(why: &str) -> ! {
-    panic!("{why}")
-}
-
-impl KvStore for Scripted {
-    fn name(&self) -> &str {
-        "script"
-    }
-
-    fn capabilities(&self) -> ConnectionCapabilities {
-        ConnectionCapabilities::default()
-    }
-
-    fn max_value_size(&self) -> usize {
-        1 << 20
-    }
-
-    fn watcher(&self) -> Option<&dyn KvWatcher> {
-        Some(self)
-    }
-}
-
-impl KvWatcher for Scripted {
-    fn watch(
-        &self,
-        scope: WatchScope,
-        from: Option<WatchCursor>,
-        _: Deadline,
-    ) -> BoxFuture<'_, KvResult<Watch>> {
-        Box::pin(async move {
-            let (answer, answered) = oneshot::channel();
-            let _ = self.0.send(Opening { scope, from, answer });
-            answered.await.unwrap_or_else(|_| Err(KvError::closed("watch")))
-        })
+    fn abilities(&self, abilities: Abilities) -> Abilities {
+        Abilities { watches: true, incarnation: None, ..abilities.read_only() }
     }
 }

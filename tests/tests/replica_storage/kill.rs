@@ -9,16 +9,15 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime};
 
 use shizuku_kv::replica::{Checkpoint, RedbOptions, RedbStorage, RedbSync, ReplicaStorage};
 use shizuku_kv::{Key, KvEntry, KvOperation, KvUpdate, VersionToken, WatchCursor};
-use shizuku_kv_tests::Random;
+use shizuku_kv_tests::{Random, rerun};
 
 const PATH: &str = "SHIZUKU_KILLED_PATH";
 const INTERVAL: &str = "SHIZUKU_KILLED_INTERVAL";
-const CHILD: &str = "kill::the_child_commits_batches";
 
 /// Returns the checkpoint after a batch.
 fn checkpoint(batch: u64) -> Checkpoint {
@@ -99,13 +98,13 @@ fn say(line: &str) {
 }
 
 fn start(path: &Path, interval: Option<u64>) -> Child {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", CHILD, "--nocapture", "--test-threads=1"]).env(PATH, path);
+    let mut command = rerun(module_path!(), "the_child_commits_batches");
+    command.env(PATH, path);
     match interval {
         Some(millis) => command.env(INTERVAL, millis.to_string()),
         None => command.env_remove(INTERVAL),
     };
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// Kills a child after this many batches, or while it opens the file. Returns the last acknowledged

@@ -7,11 +7,11 @@ use shizuku_kv::rw_lock::{
     DistroRwLock, DistroRwLockError, LeaderElection, LockOptions, LockedResourceReadProcessor,
     LockedResourceWriteProcessor, WithLockProcessError, processor_fn,
 };
-use shizuku_kv::{Connection, KvError, Store, StoreConfig, connect};
+use shizuku_kv::{Connection, KvError, StoreConfig, connect};
+use shizuku_kv_tests::faulty::{FaultyStore, ReadOnly};
 use shizuku_kv_tests::{NatsServer, unique};
 
 use crate::handles;
-use crate::readonly::ReadOnly;
 
 #[tokio::test]
 async fn a_name_that_is_no_key_is_refused_before_anything_is_sent() {
@@ -66,7 +66,7 @@ async fn a_lease_that_cannot_be_kept_is_refused() {
 #[tokio::test]
 async fn a_store_that_cannot_be_written_has_no_locks() {
     let store = connect("memory:").await.unwrap().store("s").await.unwrap();
-    let store = Store::new(Arc::new(ReadOnly(Arc::clone(store.backend()))), store.deadline());
+    let store = FaultyStore::over(&store, &Arc::new(ReadOnly));
     let error = DistroRwLock::new(&store, "r").unwrap_err();
     assert!(
         matches!(&error, DistroRwLockError::Unsupported { reason, .. } if reason.contains("compare and swap"))

@@ -18,7 +18,6 @@ mod leases;
 mod lost_holds;
 mod presumed_dead;
 mod processors;
-mod readonly;
 mod session_keys;
 mod shutdown;
 mod waits;

@@ -62,7 +62,7 @@ pub(crate) const LONG_FILES: &[(&str, &str)] = &[
     ("shizuku-kv/src/record/key_value.rs", "two traits, and their documentation"),
     ("tests/src/cluster.rs", "one helper of the harness"),
     ("tests/tests/codecs.rs", "the tests of one subject"),
-    ("tests/tests/conformance_can_fail/broken.rs", "one wrapper with all its faults"),
+    ("tests/tests/conformance_can_fail/broken/mod.rs", "one wrapper with all its faults"),
     ("tests/tests/differential/run.rs", "one run of both backends"),
     ("tests/tests/examples/edge_replica.rs", "the tests of one example"),
     ("tests/tests/faults/check.rs", "the checks of one history, and their tests"),

@@ -1,7 +1,6 @@
 //! Broken fenced writes.
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use shizuku_kv::{
     Deadline, FencingToken, Key, KvEntry, KvError, KvFenced, KvResult, VersionToken, Write,
     WriteCondition, WriteOperation,
@@ -138,45 +137,41 @@ impl BrokenStore {
         };
         self.forced(answer, writer.write(&key, plain, deadline)).await
     }
-}
 
-impl KvFenced for BrokenStore {
-    fn raise<'a>(
-        &'a self,
-        key: &'a Key,
+    pub(super) async fn raise(
+        &self,
+        key: &Key,
         token: FencingToken,
         deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<FencingToken>> {
-        Box::pin(async move {
-            let key = self.key(key)?;
-            let (fenced, writer) = (self.fencing()?, self.writing()?);
-            let before = self.newest(&key, deadline).await?;
-            let newest = before.as_ref().and_then(|entry| entry.fence);
-            let value = before.filter(|entry| !entry.is_tombstone()).map(|entry| entry.value);
-            let is_live = value.is_some();
-            let is_raised = newest < Some(token);
-            let token = newest.max(Some(token)).unwrap_or(token);
-            let again = value.map_or_else(Write::delete, Write::put).with_fence(token);
-            match self.fault {
-                Fault::RaiseDoesNothing => return Ok(token),
-                Fault::RaiseEmpties if is_raised => {
-                    let empty = Write::put(Bytes::new()).with_fence(token);
-                    writer.write(&key, empty, deadline).await?;
-                }
-                Fault::RaiseAlwaysWrites => {
-                    writer.write(&key, again, deadline).await?;
-                    return Ok(token);
-                }
-                Fault::RaiseRaces if is_raised => {
-                    step().await;
-                    writer.write(&key, again, deadline).await?;
-                }
-                Fault::RaiseForgetsLife if is_raised && is_live => {
-                    writer.write(&key, again, deadline).await?;
-                }
-                _ => {}
+    ) -> KvResult<FencingToken> {
+        let key = self.key(key)?;
+        let (fenced, writer) = (self.fencing()?, self.writing()?);
+        let before = self.newest(&key, deadline).await?;
+        let newest = before.as_ref().and_then(|entry| entry.fence);
+        let value = before.filter(|entry| !entry.is_tombstone()).map(|entry| entry.value);
+        let is_live = value.is_some();
+        let is_raised = newest < Some(token);
+        let token = newest.max(Some(token)).unwrap_or(token);
+        let again = value.map_or_else(Write::delete, Write::put).with_fence(token);
+        match self.fault {
+            Fault::RaiseDoesNothing => return Ok(token),
+            Fault::RaiseEmpties if is_raised => {
+                let empty = Write::put(Bytes::new()).with_fence(token);
+                writer.write(&key, empty, deadline).await?;
             }
-            fenced.raise(&key, token, deadline).await
-        })
+            Fault::RaiseAlwaysWrites => {
+                writer.write(&key, again, deadline).await?;
+                return Ok(token);
+            }
+            Fault::RaiseRaces if is_raised => {
+                step().await;
+                writer.write(&key, again, deadline).await?;
+            }
+            Fault::RaiseForgetsLife if is_raised && is_live => {
+                writer.write(&key, again, deadline).await?;
+            }
+            _ => {}
+        }
+        fenced.raise(&key, token, deadline).await
     }
 }

@@ -1,4 +1,4 @@
-//! A store with broken reads. Its writer and watcher are in the sibling modules.
+//! A store with broken reads. Its writes and watches are in the sibling modules.
 
 use std::fmt;
 use std::future::Future;
@@ -6,21 +6,19 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use shizuku_kv::{
-    ConnectionCapabilities, Deadline, Key, KvEntry, KvError, KvFenced, KvOperation, KvReader,
-    KvResult, KvStore, KvStream, KvTtl, KvWatcher, KvWriter, StoreFigures, VersionToken,
-    WatchScope,
+    Deadline, Key, KvEntry, KvError, KvOperation, KvResult, KvStore, KvStream, StoreFigures,
+    VersionToken, WatchScope,
 };
+use shizuku_kv_tests::faulty::{Abilities, Answer, Call, Hook, Next, Operation};
 
 use super::{Fault, Memory, modest};
 
-#[derive(Clone)]
 pub(super) struct BrokenStore {
     pub(super) inner: Arc<dyn KvStore>,
     pub(super) fault: Fault,
-    pub(super) memory: Arc<Mutex<Memory>>,
+    pub(super) memory: Mutex<Memory>,
     /// Maximum size of a value when the store was opened.
     pub(super) limit: usize,
 }
@@ -116,8 +114,8 @@ impl BrokenStore {
         !matches!(now, Ok(Some(now)) if now.version == entry.version)
     }
 
-    fn scan_broken(&self, scope: WatchScope, deadline: Duration) -> KvStream<KvEntry> {
-        let this = self.clone();
+    fn scan_broken(self: &Arc<Self>, scope: WatchScope, deadline: Duration) -> KvStream<KvEntry> {
+        let this = Arc::clone(self);
         let all = self.inner.scan(scope.clone(), deadline);
         match self.fault {
             _ if self.breaks_scopes() => {
@@ -144,7 +142,7 @@ impl BrokenStore {
                 KvStream::new(
                     begun
                         .then(move |item| {
-                            let this = this.clone();
+                            let this = Arc::clone(&this);
                             async move {
                                 match item {
                                     Ok(entry) if this.overwritten(&entry).await => {
@@ -160,7 +158,7 @@ impl BrokenStore {
             }
             Fault::ScanEndsAtRemoved => {
                 let is_held = move |item: &KvResult<KvEntry>| {
-                    let (this, entry) = (this.clone(), item.as_ref().ok().cloned());
+                    let (this, entry) = (Arc::clone(&this), item.as_ref().ok().cloned());
                     async move {
                         let Some(entry) = entry else { return true };
                         let deadline = Deadline::after(Duration::from_secs(5));
@@ -200,166 +198,132 @@ fn refused(reason: &str) -> KvError {
     KvError::backend("key", reason)
 }
 
-impl KvStore for BrokenStore {
-    fn name(&self) -> &str {
-        self.inner.name()
+impl Hook for BrokenStore {
+    async fn call(self: &Arc<Self>, call: Call, next: &Next) -> KvResult<Answer> {
+        let deadline = call.deadline;
+        match call.operation {
+            Operation::Entry(key) => self.read(&key, deadline).await.map(Answer::from),
+            Operation::LeaderEntry(key) => self.read(&key, deadline).await.map(Answer::from),
+            Operation::Entries(keys) => self.read_all(keys, deadline).await.map(Answer::from),
+            Operation::History(key) => self.read_history(key, deadline).await.map(Answer::from),
+            Operation::Scan(scope) => Ok(self.scan(scope, deadline.limit()).into()),
+            Operation::Keys(scope) => {
+                let keys = self.scan(scope, deadline.limit()).map_ok(|entry| entry.key);
+                Ok(KvStream::new(keys).into())
+            }
+            Operation::Figures(ref scope) => {
+                let scope = scope.clone();
+                let mut figures = StoreFigures::try_from(next.call(call).await?)?;
+                if self.fault == Fault::FiguresWithoutTombstones {
+                    let live = self.inner.keys(scope, deadline.limit()).try_collect().await?;
+                    figures.keys = Some(live.len() as u64);
+                }
+                Ok(figures.into())
+            }
+            Operation::Time if self.fault == Fault::SlowClock => {
+                let time = Option::<SystemTime>::try_from(next.call(call).await?)?;
+                Ok(time.and_then(|time| time.checked_sub(Duration::from_secs(3600))).into())
+            }
+            Operation::Write(key, write) => {
+                self.write(&key, write, deadline).await.map(Answer::from)
+            }
+            Operation::WriteMany(writes, atomicity) => {
+                Ok(self.write_many(writes, atomicity, deadline.limit()).await.into())
+            }
+            Operation::Raise(key, token) => {
+                self.raise(&key, token, deadline).await.map(Answer::from)
+            }
+            Operation::Watch(scope, from) => {
+                self.watch(scope, from, deadline).await.map(Answer::from)
+            }
+            _ => next.call(call).await,
+        }
     }
 
-    fn capabilities(&self) -> ConnectionCapabilities {
-        let all = self.inner.capabilities();
+    fn abilities(&self, mut abilities: Abilities) -> Abilities {
         match self.fault {
-            Fault::Modest | Fault::FalselyModest => modest(all),
-            Fault::HistoryIsCut => {
-                let mut cut = all;
-                cut.max_history = 4;
-                cut
+            Fault::Modest | Fault::FalselyModest => {
+                abilities.capabilities = modest(abilities.capabilities);
             }
+            Fault::HistoryIsCut => abilities.capabilities.max_history = 4,
             Fault::FencesAnywhere => {
-                let mut more = all;
-                more.fenced_writes = true;
-                more
+                abilities.capabilities.fenced_writes = true;
+                abilities.fences = true;
             }
-            _ => all,
+            Fault::FencesMissing => abilities.fences = false,
+            Fault::LimitLies => {
+                abilities.max_value_size = abilities.max_value_size.saturating_mul(2);
+            }
+            Fault::LimitOfOpening => abilities.max_value_size = self.limit,
+            Fault::IncarnationOfAll => abilities.incarnation = Some([7; 16]),
+            Fault::TtlAnyLength => {
+                abilities.granularity = abilities.granularity.map(|_| Duration::ZERO);
+            }
+            _ => {}
         }
-    }
-
-    fn max_value_size(&self) -> usize {
-        match self.fault {
-            Fault::LimitLies => self.inner.max_value_size().saturating_mul(2),
-            Fault::LimitOfOpening => self.limit,
-            _ => self.inner.max_value_size(),
+        if self.fault == Fault::Modest {
+            (abilities.watches, abilities.fences) = (false, false);
         }
-    }
-
-    fn incarnation(&self) -> Option<[u8; 16]> {
-        if self.fault == Fault::IncarnationOfAll { Some([7; 16]) } else { self.inner.incarnation() }
-    }
-
-    fn writer(&self) -> Option<&dyn KvWriter> {
-        Some(self)
-    }
-
-    fn watcher(&self) -> Option<&dyn KvWatcher> {
-        (self.fault != Fault::Modest).then_some(self)
-    }
-
-    fn ttl(&self) -> Option<&dyn KvTtl> {
-        self.inner.ttl().map(|_| self as &dyn KvTtl)
-    }
-
-    fn fenced(&self) -> Option<&dyn KvFenced> {
-        match self.fault {
-            Fault::Modest | Fault::FencesMissing => None,
-            Fault::FencesAnywhere => Some(self),
-            _ => self.inner.fenced().map(|_| self as &dyn KvFenced),
-        }
+        abilities
     }
 }
 
-impl KvReader for BrokenStore {
-    fn entry<'a>(
-        &'a self,
-        key: &'a Key,
+impl BrokenStore {
+    async fn read_all(
+        &self,
+        mut keys: Vec<Key>,
         deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<Option<KvEntry>>> {
-        Box::pin(self.read(key, deadline))
+    ) -> KvResult<Vec<Option<KvEntry>>> {
+        if self.fault == Fault::GetManySorted {
+            keys.sort();
+        }
+        if self.fault == Fault::GetManyShort {
+            keys.truncate(1000);
+        }
+        let mut entries = Vec::new();
+        for key in &keys {
+            entries.push(self.read(key, deadline).await?);
+        }
+        Ok(entries)
     }
 
-    fn time(&self, deadline: Deadline) -> BoxFuture<'_, KvResult<Option<SystemTime>>> {
-        Box::pin(async move {
-            let time = self.inner.time(deadline).await?;
-            let late = if self.fault == Fault::SlowClock {
-                Duration::from_secs(3600)
-            } else {
-                Duration::ZERO
-            };
-            Ok(time.and_then(|time| time.checked_sub(late)))
-        })
-    }
-
-    fn figures<'a>(
-        &'a self,
-        scope: &'a WatchScope,
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<StoreFigures>> {
-        Box::pin(async move {
-            let mut figures = self.inner.figures(scope, deadline).await?;
-            if self.fault == Fault::FiguresWithoutTombstones {
-                let live = self.inner.keys(scope.clone(), deadline.limit()).try_collect().await?;
-                figures.keys = Some(live.len() as u64);
-            }
-            Ok(figures)
-        })
-    }
-
-    fn entries<'a>(
-        &'a self,
-        keys: &'a [Key],
-        deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<Vec<Option<KvEntry>>>> {
-        Box::pin(async move {
-            let mut keys = keys.to_vec();
-            if self.fault == Fault::GetManySorted {
-                keys.sort();
-            }
-            if self.fault == Fault::GetManyShort {
-                keys.truncate(1000);
-            }
-            let mut entries = Vec::new();
-            for key in &keys {
-                entries.push(self.read(key, deadline).await?);
-            }
-            Ok(entries)
-        })
-    }
-
-    fn history(&self, key: Key, deadline: Deadline) -> KvStream<KvEntry> {
-        let key = match self.key(&key) {
-            Ok(key) => key,
-            Err(error) => return KvStream::error(error),
-        };
-        let this = self.clone();
-        flatten(async move {
-            let mut entries = this.inner.history(key.clone(), deadline).try_collect().await;
-            entries = this.gone(entries, Vec::new());
-            let mut entries: Vec<_> =
-                entries?.into_iter().filter_map(|entry| this.shown(entry)).collect();
-            match this.fault {
-                Fault::HistoryBackwards => entries.reverse(),
-                Fault::HistoryIsOne => entries = entries.pop().into_iter().collect(),
-                Fault::HistoryOfChildren => {
-                    let children =
-                        this.inner.keys(WatchScope::prefix(format!("{key}.")), deadline.limit());
-                    for child in children.try_collect().await? {
-                        entries.extend(this.inner.history(child, deadline).try_collect().await?);
-                    }
+    async fn read_history(&self, key: Key, deadline: Deadline) -> KvResult<KvStream<KvEntry>> {
+        let key = self.key(&key)?;
+        let entries = self.inner.history(key.clone(), deadline).try_collect().await;
+        let entries = self.gone(entries, Vec::new())?.into_iter();
+        let mut entries = entries.filter_map(|entry| self.shown(entry)).collect::<Vec<_>>();
+        match self.fault {
+            Fault::HistoryBackwards => entries.reverse(),
+            Fault::HistoryIsOne => entries = entries.pop().into_iter().collect(),
+            Fault::HistoryOfChildren => {
+                let children =
+                    self.inner.keys(WatchScope::prefix(format!("{key}.")), deadline.limit());
+                for child in children.try_collect().await? {
+                    entries.extend(self.inner.history(child, deadline).try_collect().await?);
                 }
-                _ => {}
             }
-            Ok(entries)
-        })
+            _ => {}
+        }
+        Ok(KvStream::new(stream::iter(entries.into_iter().map(Ok))))
     }
 
-    fn scan(&self, scope: WatchScope, deadline: Duration) -> KvStream<KvEntry> {
-        let this = self.clone();
+    fn scan(self: &Arc<Self>, scope: WatchScope, deadline: Duration) -> KvStream<KvEntry> {
+        let this = Arc::clone(self);
         let shown = move |entry| {
             let entry = this.shown(entry).filter(|entry| !entry.is_tombstone());
             std::future::ready(Ok(entry))
         };
         KvStream::new(self.scan_broken(scope, deadline).try_filter_map(shown))
     }
-
-    fn keys(&self, scope: WatchScope, deadline: Duration) -> KvStream<Key> {
-        KvStream::new(self.scan(scope, deadline).map_ok(|entry| entry.key))
-    }
 }
 
+/// Shows only what the fault says: `Debug` of a store shows its hook.
 impl fmt::Debug for BrokenStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("BrokenStore");
         if self.fault == Fault::ShowsValues {
             debug.field("value", &self.memory.lock().unwrap().last_value);
         }
-        debug.field("inner", &self.inner).finish()
+        debug.finish_non_exhaustive()
     }
 }

@@ -2,97 +2,76 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use shizuku_kv::{
-    Deadline, KvEntry, KvError, KvOperation, KvResult, KvUpdate, KvWatcher, Watch, WatchCursor,
-    WatchScope,
+    Deadline, KvEntry, KvError, KvOperation, KvResult, KvUpdate, Watch, WatchCursor, WatchScope,
 };
+use shizuku_kv_tests::faulty::{Answer, Update, Updates, updates};
 
 use super::reader::BrokenStore;
 use super::{Fault, unsupported};
-
-type Item = KvResult<(KvUpdate, WatchCursor)>;
-type Items = BoxStream<'static, Item>;
-
-/// Returns the items of a watch, each with its cursor.
-fn items(watch: Watch) -> Items {
-    stream::unfold(watch, |watch| async move {
-        let update = watch.next().await?;
-        let cursor = watch.cursor().unwrap_or_else(nowhere);
-        Some((update.map(|update| (update, cursor)), watch))
-    })
-    .boxed()
-}
 
 fn nowhere() -> WatchCursor {
     WatchCursor::new([0; 16], 0, SystemTime::UNIX_EPOCH)
 }
 
 /// Replaces each item by others.
-fn replace(items: Items, mut with: impl FnMut(Item) -> Vec<Item> + Send + 'static) -> Items {
+fn replace(
+    items: Updates,
+    mut with: impl FnMut(Update) -> Vec<Update> + Send + 'static,
+) -> Updates {
     items.flat_map(move |item| stream::iter(with(item))).boxed()
 }
 
-fn is_marker(item: &Item) -> bool {
+fn is_marker(item: &Update) -> bool {
     matches!(item, Ok((KvUpdate::CaughtUp, _)))
 }
 
-fn entry(item: &Item) -> Option<&KvEntry> {
+fn entry(item: &Update) -> Option<&KvEntry> {
     item.as_ref().ok()?.0.entry()
 }
 
-impl KvWatcher for BrokenStore {
-    fn watch(
-        &self,
-        scope: WatchScope,
-        from: Option<WatchCursor>,
-        deadline: Deadline,
-    ) -> BoxFuture<'_, KvResult<Watch>> {
-        Box::pin(async move {
-            let items = match from {
-                None => self.begin(scope, deadline).await?,
-                Some(cursor) => self.resume(scope, cursor, deadline).await?,
-            };
-            let this = self.clone();
-            let shown = replace(items, move |item| match item {
-                Ok((KvUpdate::CaughtUp, _)) | Err(_) => vec![item],
-                Ok((update, cursor)) => {
-                    let shown = update.into_entry().and_then(|entry| this.shown(entry));
-                    shown.map(|entry| Ok((entry.into(), cursor))).into_iter().collect()
-                }
-            });
-            Ok(Watch::new(self.deliver(shown)))
-        })
-    }
-}
-
 impl BrokenStore {
-    async fn inner_watch(
-        &self,
+    pub(super) async fn watch(
+        self: &Arc<Self>,
         scope: WatchScope,
         from: Option<WatchCursor>,
         deadline: Deadline,
-    ) -> KvResult<Items> {
+    ) -> KvResult<Watch> {
+        let updates = match from {
+            None => self.begin(scope, deadline).await?,
+            Some(cursor) => self.resume(scope, cursor, deadline).await?,
+        };
+        let this = Arc::clone(self);
+        let shown = Answer::from(Watch::new(updates)).map_entries(move |entry| this.shown(entry));
+        shown.map_updates(|updates| self.deliver(updates)).try_into()
+    }
+
+    async fn inner_watch(
+        self: &Arc<Self>,
+        scope: WatchScope,
+        from: Option<WatchCursor>,
+        deadline: Deadline,
+    ) -> KvResult<Updates> {
         let watcher = self.inner.watcher().ok_or_else(|| unsupported("watch"))?;
         if !self.breaks_scopes() {
-            return Ok(items(watcher.watch(scope, from, deadline).await?));
+            return Ok(updates(watcher.watch(scope, from, deadline).await?));
         }
         let (this, all) =
-            (self.clone(), items(watcher.watch(WatchScope::All, from, deadline).await?));
+            (Arc::clone(self), updates(watcher.watch(WatchScope::All, from, deadline).await?));
         Ok(replace(all, move |item| {
             let out = entry(&item).is_some_and(|entry| !this.selects(&scope, &entry.key));
             if out { Vec::new() } else { vec![item] }
         }))
     }
 
-    async fn begin(&self, scope: WatchScope, deadline: Deadline) -> KvResult<Items> {
+    async fn begin(self: &Arc<Self>, scope: WatchScope, deadline: Deadline) -> KvResult<Updates> {
         let items = self.inner_watch(scope.clone(), None, deadline).await?;
-        let this = self.clone();
+        let this = Arc::clone(self);
         Ok(match self.fault {
             Fault::OverlapsTwice => match scope {
                 WatchScope::Prefixes(prefixes) => {
@@ -119,7 +98,7 @@ impl BrokenStore {
                 all
             }
             Fault::StateIsHistory => {
-                let mut before: Vec<Item> = Vec::new();
+                let mut before: Vec<Update> = Vec::new();
                 for key in self.inner.keys(scope, Duration::from_secs(5)).try_collect().await? {
                     let history = self.inner.history(key, deadline).try_collect().await?;
                     let older = history.len().saturating_sub(1);
@@ -188,11 +167,11 @@ impl BrokenStore {
     }
 
     async fn resume(
-        &self,
+        self: &Arc<Self>,
         scope: WatchScope,
         cursor: WatchCursor,
         deadline: Deadline,
-    ) -> KvResult<Items> {
+    ) -> KvResult<Updates> {
         let resumed = self.inner_watch(scope.clone(), Some(cursor), deadline).await;
         Ok(match self.fault {
             Fault::ForgetsIncarnation => match resumed {
@@ -232,7 +211,7 @@ impl BrokenStore {
     }
 
     /// Applies the faults that are the same for all watches.
-    fn deliver(&self, items: Items) -> Items {
+    fn deliver(&self, items: Updates) -> Updates {
         let mut count = 0_usize;
         let mut caught_up = false;
         let fault = self.fault;
@@ -364,7 +343,7 @@ fn caught_up_at(count: &mut usize, every: usize) -> bool {
     count.is_multiple_of(every)
 }
 
-fn live_only(items: Items) -> Items {
+fn live_only(items: Updates) -> Updates {
     let mut live = false;
     replace(items, move |item| {
         live |= is_marker(&item);
@@ -374,14 +353,14 @@ fn live_only(items: Items) -> Items {
 
 /// Loses a value that arrives after it was polled in vain.
 struct Forgetful {
-    items: Items,
+    items: Updates,
     polled: bool,
 }
 
 impl Stream for Forgetful {
-    type Item = Item;
+    type Item = Update;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Update>> {
         let polled = self.items.poll_next_unpin(cx);
         if polled.is_pending() {
             self.polled = true;
@@ -396,14 +375,14 @@ impl Stream for Forgetful {
 
 /// Keeps the newest twenty of the pending updates.
 struct Lossy {
-    items: Items,
-    buffer: VecDeque<Item>,
+    items: Updates,
+    buffer: VecDeque<Update>,
 }
 
 impl Stream for Lossy {
-    type Item = Item;
+    type Item = Update;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Update>> {
         while let Some(Some(item)) = self.items.next().now_or_never() {
             self.buffer.push_back(item);
             if self.buffer.len() > 20 {

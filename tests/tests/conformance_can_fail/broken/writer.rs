@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use shizuku_kv::{
     Atomicity, Deadline, Key, KvError, KvResult, KvTtl, KvWriter, VersionToken, WatchScope, Write,
     WriteCondition, WriteOperation,
@@ -88,7 +88,7 @@ impl BrokenStore {
                 writer.write(&key, write, deadline).await
             }
             Fault::EverythingExpires if self.inner.ttl().is_some() => {
-                let ttl = self.granularity();
+                let ttl = self.step();
                 writer.write(&key, Write::put(value).with_ttl(ttl), deadline).await
             }
             _ => writer.write(&key, Write::put(value), deadline).await,
@@ -220,70 +220,64 @@ pub(super) async fn step() {
     }
 }
 
-impl KvWriter for BrokenStore {
-    fn write<'a>(
-        &'a self,
-        key: &'a Key,
+impl BrokenStore {
+    pub(super) async fn write(
+        &self,
+        key: &Key,
         mut write: Write,
         deadline: Deadline,
-    ) -> BoxFuture<'a, KvResult<VersionToken>> {
-        Box::pin(async move {
-            match self.fault {
-                Fault::CombinationsSimplified if write.is_deletion() => write.ttl = None,
-                _ => write.check()?,
-            }
-            if write.metadata.is_some() {
-                return self.version(self.writing()?.write(&self.key(key)?, write, deadline).await);
-            }
-            match (write.fence, write.ttl) {
-                (Some(token), _) => self.write_fenced(key, write, token, deadline).await,
-                (None, Some(ttl)) => self.write_expiring(key, write, ttl, deadline).await,
-                (None, None) => self.write_plain(key, write, deadline).await,
-            }
-        })
+    ) -> KvResult<VersionToken> {
+        match self.fault {
+            Fault::CombinationsSimplified if write.is_deletion() => write.ttl = None,
+            _ => write.check()?,
+        }
+        if write.metadata.is_some() {
+            return self.version(self.writing()?.write(&self.key(key)?, write, deadline).await);
+        }
+        match (write.fence, write.ttl) {
+            (Some(token), _) => self.write_fenced(key, write, token, deadline).await,
+            (None, Some(ttl)) => self.write_expiring(key, write, ttl, deadline).await,
+            (None, None) => self.write_plain(key, write, deadline).await,
+        }
     }
 
-    fn write_many<'a>(
-        &'a self,
+    pub(super) async fn write_many(
+        &self,
         mut items: Vec<(Key, Write)>,
         atomicity: Atomicity,
         deadline: Duration,
-    ) -> BoxFuture<'a, Vec<KvResult<VersionToken>>> {
-        Box::pin(async move {
-            if self.fault != Fault::AllIsEach
-                && let Err(error) = atomicity.check_each()
-            {
-                return vec![Err(error); items.len()];
+    ) -> Vec<KvResult<VersionToken>> {
+        if self.fault != Fault::AllIsEach
+            && let Err(error) = atomicity.check_each()
+        {
+            return vec![Err(error); items.len()];
+        }
+        match self.fault {
+            Fault::WriteManyIgnoresConditions => {
+                for (_, write) in &mut items {
+                    write.condition = WriteCondition::Any;
+                }
+                self.put_all(items, deadline).await
             }
-            match self.fault {
-                Fault::WriteManyIgnoresConditions => {
-                    for (_, write) in &mut items {
-                        write.condition = WriteCondition::Any;
-                    }
-                    self.put_all(items, deadline).await
-                }
-                Fault::PutManyShuffled => {
-                    let mut answers = self.put_all(items, deadline).await;
-                    answers.reverse();
-                    answers
-                }
-                Fault::PutManyStops => {
-                    items.truncate(2);
-                    self.put_all(items, deadline).await
-                }
-                Fault::PutManyBackwards => {
-                    items.reverse();
-                    let mut answers = self.put_all(items, deadline).await;
-                    answers.reverse();
-                    answers
-                }
-                _ => self.put_all(items, deadline).await,
+            Fault::PutManyShuffled => {
+                let mut answers = self.put_all(items, deadline).await;
+                answers.reverse();
+                answers
             }
-        })
+            Fault::PutManyStops => {
+                items.truncate(2);
+                self.put_all(items, deadline).await
+            }
+            Fault::PutManyBackwards => {
+                items.reverse();
+                let mut answers = self.put_all(items, deadline).await;
+                answers.reverse();
+                answers
+            }
+            _ => self.put_all(items, deadline).await,
+        }
     }
-}
 
-impl BrokenStore {
     async fn write_plain(
         &self,
         key: &Key,
@@ -370,20 +364,13 @@ impl BrokenStore {
             }
         }
     }
-}
 
-impl KvTtl for BrokenStore {
-    fn granularity(&self) -> Duration {
-        match self.fault {
-            Fault::TtlAnyLength => Duration::ZERO,
-            _ => self.inner.ttl().map_or(Duration::from_secs(1), KvTtl::granularity),
-        }
+    fn step(&self) -> Duration {
+        self.inner.ttl().map_or(Duration::from_secs(1), KvTtl::granularity)
     }
-}
 
-impl BrokenStore {
     fn span(&self, ttl: Duration) -> Duration {
-        let step = self.inner.ttl().map_or(Duration::from_secs(1), KvTtl::granularity);
+        let step = self.step();
         match self.fault {
             Fault::TtlAnyLength => ttl.max(step),
             // No store keeps less than its granularity, so longer spans are cut.

@@ -3,13 +3,13 @@
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use shizuku_kv::replica::{Batch, LogStorage, Replica};
 use shizuku_kv::snapshot::{SnapshotOptions, SyncPolicy};
 use shizuku_kv::{BatchConfig, Connection, Store, StoreConfig, WatchScope, connect};
-use shizuku_kv_tests::Random;
+use shizuku_kv_tests::{Random, rerun};
 
 use super::journal;
 
@@ -24,8 +24,7 @@ impl Process {
     /// Starts it: this test binary, with the test below.
     pub(super) fn start(url: &str, bucket: &str, home: &Path, seed: u64) -> Self {
         let plan = [url, bucket, home.to_str().expect("a path"), &seed.to_string()].join("\n");
-        let process = Command::new(std::env::current_exe().expect("a path"))
-            .args(["--ignored", "--exact", "replica::child::a_process_with_a_replica"])
+        let process = rerun(module_path!(), "a_process_with_a_replica")
             .env(PLAN, plan)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

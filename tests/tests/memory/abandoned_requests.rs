@@ -1,40 +1,17 @@
-//! Requests that are never answered, and callers that stop waiting. Runs in a process of its own,
-//! whose allocator counts the memory of the client.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test reports by panicking"
-)]
+//! Requests that are never answered, and callers that stop waiting.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use peak_alloc::PeakAlloc;
 use shizuku_kv::{Connection, KvError, Store, connect};
 use shizuku_kv_tests::{NatsServer, TcpProxy, eventually};
 
-#[global_allocator]
-static MEMORY: PeakAlloc = PeakAlloc;
+use super::{ALONE, REST, allocated};
 
 /// Number of concurrent operations in a round.
 const OPERATIONS: usize = 1000;
 
 const ROUNDS: usize = 12;
-
-/// Returns the memory that the process has allocated while idle: the minimum, after it has not
-/// fallen for a while.
-async fn allocated() -> usize {
-    let (mut least, mut same) = (usize::MAX, 0);
-    while same < 100 {
-        let now = MEMORY.current_usage();
-        same = if now < least { 0 } else { same + 1 };
-        least = least.min(now);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    least
-}
 
 /// Starts operations on a connection that is silent and then breaks. A third ends by the deadline,
 /// and a third is dropped before. Each of the writes has also looked up its outcome.
@@ -64,6 +41,7 @@ async fn give_up(store: &Store, proxy: &TcpProxy) {
 
 #[tokio::test]
 async fn requests_that_are_given_up_leave_nothing_behind() {
+    let _alone = ALONE.lock().await;
     let server = NatsServer::start();
     let proxy = TcpProxy::start(server.port()).await;
     let connection = connect(&proxy.url()).await.unwrap();
@@ -74,11 +52,11 @@ async fn requests_that_are_given_up_leave_nothing_behind() {
     for _ in 0..3 {
         give_up(&store, &proxy).await;
     }
-    let before = allocated().await;
+    let before = allocated(REST).await;
     for _ in 0..ROUNDS {
         give_up(&store, &proxy).await;
     }
-    let after = allocated().await;
+    let after = allocated(REST).await;
     let given_up = ROUNDS * OPERATIONS;
     println!("before {before} bytes, after {given_up} operations that were given up {after}");
     assert!(after < before + given_up * 8, "before {before}, after {after}: {given_up} operations");

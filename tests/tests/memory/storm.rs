@@ -1,12 +1,4 @@
-//! Many watches over one connection, and a server that restarts repeatedly. Runs in a process of
-//! its own, whose allocator counts the memory of the client.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test reports by panicking"
-)]
+//! Many watches over one connection, and a server that restarts repeatedly.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -15,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use peak_alloc::PeakAlloc;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::{
     Connection, KeyValue, KeyValueRead, KvUpdate, Live, LiveRead, Store, TypedEntry, TypedUpdate,
@@ -24,8 +15,7 @@ use shizuku_kv::{
 use shizuku_kv_tests::NatsServer;
 use tokio::task::JoinSet;
 
-#[global_allocator]
-static MEMORY: PeakAlloc = PeakAlloc;
+use super::{ALONE, MEMORY, REST, allocated};
 
 const KEYS: u64 = 50;
 
@@ -215,7 +205,6 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> Result<(), String
 /// Returns the number of consumers of the server, by its monitoring.
 async fn consumers(server: &NatsServer) -> usize {
     let page = server.page("/jsz").await.expect("the server answers");
-    let page: serde_json::Value = serde_json::from_str(&page).expect("a page of JSON");
     page["consumers"].as_u64().expect("a number of consumers").try_into().unwrap()
 }
 
@@ -223,7 +212,6 @@ async fn consumers(server: &NatsServer) -> usize {
 /// has no reader.
 async fn requests(server: &NatsServer) -> Vec<u64> {
     let page = server.page("/jsz?consumers=true").await.expect("the server answers");
-    let page: serde_json::Value = serde_json::from_str(&page).expect("a page of JSON");
     let accounts = page["account_details"].as_array().into_iter().flatten();
     let streams =
         accounts.flat_map(|account| account["stream_detail"].as_array().into_iter().flatten());
@@ -232,19 +220,6 @@ async fn requests(server: &NatsServer) -> Vec<u64> {
     consumers
         .map(|consumer| consumer["num_waiting"].as_u64().expect("a number of requests"))
         .collect()
-}
-
-/// Returns the memory that the process has allocated while idle: the minimum, after it has not
-/// fallen for a while.
-async fn allocated() -> usize {
-    let (mut least, mut same) = (usize::MAX, 0);
-    while same < 100 {
-        let now = MEMORY.current_usage();
-        same = if now < least { 0 } else { same + 1 };
-        least = least.min(now);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    least
 }
 
 /// Returns the memory that the system has given to the process, if it reports that.
@@ -343,7 +318,7 @@ impl Storm {
             Err(format!("there are {consumers}, {unread} without a reader"))
         })
         .await;
-        Rest { allocated: allocated().await, consumers }
+        Rest { allocated: allocated(REST).await, consumers }
     }
 }
 
@@ -352,12 +327,13 @@ impl Storm {
 /// are dropped nothing is left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_restarts_leaves_nothing_behind() {
+    let _alone = ALONE.lock().await;
     let restarts = if std::env::var_os("SHIZUKU_LONG").is_some() { 250 } else { 20 };
     let server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
     let store = connection.store("storm").await.unwrap();
     let mut storm = Storm { server, store: store.clone(), restarts: 0, most: 0 };
-    let alone = allocated().await;
+    let alone = allocated(REST).await;
     for id in 0..KEYS {
         Record { id, text: "first".to_owned() }.write_to_anyway(&store).await.unwrap();
     }
@@ -389,5 +365,5 @@ async fn a_storm_of_restarts_leaves_nothing_behind() {
 
     drop(readers);
     let gone = until("no consumer is left", async || storm.sample(0..=0).await).await;
-    println!("none {gone:.1?} after the watches were dropped, and {} bytes", allocated().await);
+    println!("none {gone:.1?} after the watches were dropped, and {} bytes", allocated(REST).await);
 }

@@ -2,31 +2,25 @@
 //! `scripts/fuzz` needs: on arbitrary bytes, and on modified examples. `SHIZUKU_SEED` makes the
 //! same inputs again, `SHIZUKU_LONG=1` makes a hundred times as many.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test reports by panicking"
-)]
-
-#[path = "../../fuzz/src/lib.rs"]
+// The fuzz targets are a workspace of their own, which needs libFuzzer.
+#[path = "../../../fuzz/src/lib.rs"]
 #[allow(unreachable_pub, reason = "it is a crate of its own too")]
 mod targets;
 
 use std::panic::catch_unwind;
 
-use peak_alloc::PeakAlloc;
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
-#[global_allocator]
-static MEMORY: PeakAlloc = PeakAlloc;
+use super::{ALONE, MEMORY};
 
 /// Maximum memory of all the targets together at any time, in MiB.
 const MOST_MEMORY: f32 = 64.0;
 
 /// Runs a target on its examples, and on this many inputs.
 fn run(target: fn(&[u8]), examples: Vec<Vec<u8>>, inputs: usize) {
+    let _alone = ALONE.blocking_lock();
+    MEMORY.reset_peak_usage();
     let given = std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
     let seed = given.unwrap_or(1);
     println!("SHIZUKU_SEED={seed}");

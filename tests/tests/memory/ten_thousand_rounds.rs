@@ -1,12 +1,8 @@
 //! Ten thousand rounds of short-lived keys, watches, stores and handles leave no memory allocated.
-//! The tests run in a process of their own, whose allocator counts the allocated bytes.
-
-#![allow(clippy::unwrap_used, reason = "a test reports by panicking")]
 
 use std::convert::Infallible;
 use std::time::Duration;
 
-use peak_alloc::PeakAlloc;
 use serde::{Deserialize, Serialize};
 use shizuku_kv::replica::{MemoryStorage, Replica};
 use shizuku_kv::rw_lock::DistroRwLock;
@@ -14,15 +10,13 @@ use shizuku_kv::{
     Connection, KeyValue, KvUpdate, LiveStatic, MemoryConnection, StaticKeyIndexedValue, Store,
     StoreConfig, WatchScope,
 };
-use tokio::sync::Mutex;
 
-#[global_allocator]
-static MEMORY: PeakAlloc = PeakAlloc;
-
-/// Locked by each test, because the allocator counts for the whole process.
-static ALONE: Mutex<()> = Mutex::const_new(());
+use super::{ALONE, allocated};
 
 const ROUNDS: usize = 10_000;
+
+/// Time after which the tasks of a round have freed what they held.
+const REST: Duration = Duration::from_millis(100);
 
 /// Maximum number of bytes that may remain of all rounds together: tables that have grown once, and
 /// blocks of channels.
@@ -34,28 +28,15 @@ struct Name {
     name: String,
 }
 
-/// Returns the number of allocated bytes at rest: the minimum, once it has not decreased for a
-/// while.
-async fn held() -> usize {
-    let (mut least, mut same) = (usize::MAX, 0);
-    while same < 20 {
-        let now = MEMORY.current_usage();
-        same = if now < least { 0 } else { same + 1 };
-        least = least.min(now);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    least
-}
-
 async fn rounds(what: &str, round: impl AsyncFn(usize)) {
     for number in 0..ROUNDS / 10 {
         round(number).await;
     }
-    let before = held().await;
+    let before = allocated(REST).await;
     for number in 0..ROUNDS {
         round(number).await;
     }
-    let after = held().await;
+    let after = allocated(REST).await;
     println!("{what}: {before} bytes before, {after} after");
     assert!(after < before + LEFT, "{what}: {before} bytes before, {after} after");
 }

@@ -1,25 +1,24 @@
 //! Backends that break the contract, each in one way, to test the conformance suite.
 //!
-//! [`Broken`] wraps any connection, and with [`Fault::None`] it behaves like the wrapped one.
+//! [`broken`] wraps any connection, and with [`Fault::None`] it behaves like the wrapped one.
 
 use std::collections::HashMap;
-use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::StreamExt;
 use shizuku_kv::{
-    Connection, ConnectionCapabilities, FencingToken, Key, KvEntry, KvError, KvResult, KvStream,
-    ReadConsistency, Store, StoreConfig,
+    Connection, ConnectionCapabilities, Deadline, FencingToken, Key, KvEntry, KvError, KvResult,
+    KvStream, ReadConsistency, Store, StoreConfig,
+};
+use shizuku_kv_tests::faulty::{
+    Answer, Call, FaultyConnection, FaultyStore, Hook, Next, Operation,
 };
 
-#[path = "broken/fenced.rs"]
 mod fenced;
-#[path = "broken/reader.rs"]
 mod reader;
-#[path = "broken/watcher.rs"]
 mod watcher;
-#[path = "broken/writer.rs"]
 mod writer;
 
 /// A way to break the contract.
@@ -351,42 +350,43 @@ struct Memory {
     cursors: Vec<Vec<u8>>,
     last_value: Option<String>,
     watches: usize,
-    shut_down: bool,
     newest_token: Option<FencingToken>,
 }
 
 /// A connection with one [`Fault`].
-#[derive(Clone)]
-pub(crate) struct Broken {
-    inner: Arc<dyn Connection>,
+#[derive(Debug)]
+struct Broken {
     fault: Fault,
-    memory: Arc<Mutex<Memory>>,
+    is_shut_down: AtomicBool,
+}
+
+/// Breaks a connection.
+pub(crate) fn broken(connection: Arc<dyn Connection>, fault: Fault) -> Arc<dyn Connection> {
+    let hook = Broken { fault, is_shut_down: AtomicBool::new(false) };
+    FaultyConnection::over(connection, &Arc::new(hook))
 }
 
 impl Broken {
-    /// Wraps a connection.
-    pub(crate) fn new(inner: Arc<dyn Connection>, fault: Fault) -> Self {
-        Self { inner, fault, memory: Arc::default() }
-    }
-
-    fn is_modest(&self) -> bool {
-        matches!(self.fault, Fault::Modest | Fault::FalselyModest)
-    }
-
-    async fn open(&self, name: &str, mut config: StoreConfig) -> KvResult<Store> {
+    async fn open(
+        &self,
+        mut name: String,
+        mut config: StoreConfig,
+        next: &Next,
+    ) -> KvResult<Store> {
         let fault = self.fault;
-        let mut name = name.to_owned();
         let deadline = config.operation_deadline();
         if fault == Fault::Modest {
             self.refuse_unclaimed(&config)?;
         }
         match fault {
             Fault::StoreIsFresh => {
-                self.inner.delete_store(&name).await.ok();
+                let operation = Operation::DeleteStore(name.clone());
+                let deadline = Deadline::after(Deadline::DEFAULT);
+                next.call(Call { operation, deadline }).await.ok();
             }
             Fault::OneStore => {
                 if config != StoreConfig::new() || config.must_exist {
-                    return self.open_as_it_is(&name, config).await;
+                    return self.open_as_it_is(&name, config, next).await;
                 }
                 name = "conformance-the-one-store".to_owned();
             }
@@ -430,14 +430,14 @@ impl Broken {
             Fault::NeverFull if config.validate().is_ok() => config.max_bytes = None,
             _ => {}
         }
-        let mut opened = self.open_as_it_is(&name, config.clone()).await;
+        let mut opened = self.open_as_it_is(&name, config.clone(), next).await;
         if fault == Fault::ConfigNotCompared
             && matches!(opened, Err(KvError::ConfigMismatch { .. }))
         {
-            opened = self.open_as_it_is(&name, StoreConfig::new().deadline(deadline)).await;
+            opened = self.open_as_it_is(&name, StoreConfig::new().deadline(deadline), next).await;
         }
         if fault == Fault::HistoryWithTtl && matches!(opened, Err(KvError::InvalidConfig { .. })) {
-            opened = self.open_as_it_is(&name, StoreConfig::new().deadline(deadline)).await;
+            opened = self.open_as_it_is(&name, StoreConfig::new().deadline(deadline), next).await;
         }
         let store = opened?;
         if fault == Fault::WritesAtOpening {
@@ -450,15 +450,17 @@ impl Broken {
         })
     }
 
-    async fn open_as_it_is(&self, name: &str, config: StoreConfig) -> KvResult<Store> {
-        let store = self.inner.store_with_config(name, config).await?;
+    async fn open_as_it_is(&self, name: &str, config: StoreConfig, next: &Next) -> KvResult<Store> {
+        let operation = Operation::Open(name.to_owned(), config);
+        let deadline = Deadline::after(Deadline::DEFAULT);
+        let store = Store::try_from(next.call(Call { operation, deadline }).await?)?;
         let broken = reader::BrokenStore {
             inner: Arc::clone(store.backend()),
             fault: self.fault,
-            memory: Arc::default(),
+            memory: Mutex::default(),
             limit: store.max_value_size(),
         };
-        Ok(Store::new(Arc::new(broken), store.deadline()))
+        Ok(FaultyStore::over(&store, &Arc::new(broken)))
     }
 
     fn refuse_unclaimed(&self, config: &StoreConfig) -> KvResult<()> {
@@ -483,87 +485,54 @@ fn modest(all: ConnectionCapabilities) -> ConnectionCapabilities {
     claimed
 }
 
-impl Connection for Broken {
-    fn capabilities(&self) -> ConnectionCapabilities {
-        let mut all = self.inner.capabilities();
-        match self.fault {
-            _ if self.is_modest() => modest(all),
-            Fault::StoreClaimsMore => {
-                all.leader_reads = false;
-                all
+impl Hook for Broken {
+    async fn call(self: &Arc<Self>, call: Call, next: &Next) -> KvResult<Answer> {
+        let operation = call.operation.clone();
+        match operation {
+            Operation::Open(name, config) => self.open(name, config, next).await.map(Answer::from),
+            Operation::ListStores if self.fault == Fault::ListForgets => {
+                let all = KvStream::<String>::try_from(next.call(call).await?)?;
+                let is_kept = |name: &KvResult<String>| {
+                    std::future::ready(!matches!(name, Ok(name) if name.ends_with("-0")))
+                };
+                Ok(KvStream::new(all.filter(is_kept)).into())
             }
-            Fault::HistoryIsCut => {
-                all.max_history = 4;
-                all
-            }
-            Fault::ClaimsToLast => {
-                all.persistent = true;
-                all.shared = true;
-                all
-            }
-            _ => all,
-        }
-    }
-
-    fn store_with_config<'a>(
-        &'a self,
-        name: &'a str,
-        config: StoreConfig,
-    ) -> BoxFuture<'a, KvResult<Store>> {
-        Box::pin(self.open(name, config))
-    }
-
-    fn list_stores(&self) -> KvStream<String> {
-        use futures_util::StreamExt;
-        let all = self.inner.list_stores();
-        let end = (self.fault == Fault::ListForgets).then_some("-0");
-        KvStream::new(all.filter(move |name| {
-            let kept = !matches!((name, end), (Ok(name), Some(end)) if name.ends_with(end));
-            std::future::ready(kept)
-        }))
-    }
-
-    fn delete_store<'a>(&'a self, name: &'a str) -> BoxFuture<'a, KvResult<()>> {
-        match self.fault {
-            Fault::DeleteStoreDoesNothing => Box::pin(std::future::ready(Ok(()))),
-            Fault::DeleteStoreForgives => Box::pin(async move {
-                match self.inner.delete_store(name).await {
-                    Err(KvError::StoreNotFound { .. }) => Ok(()),
+            Operation::DeleteStore(name) => match self.fault {
+                Fault::DeleteStoreDoesNothing => Ok(().into()),
+                fault => match next.call(call).await {
+                    Err(KvError::StoreNotFound { .. }) if fault == Fault::DeleteStoreForgives => {
+                        Ok(().into())
+                    }
+                    Err(KvError::InvalidStoreName { .. }) if fault == Fault::AnyName => {
+                        Err(KvError::store_not_found(name))
+                    }
                     result => result,
-                }
-            }),
-            Fault::AnyName => Box::pin(async move {
-                match self.inner.delete_store(name).await {
-                    Err(KvError::InvalidStoreName { .. }) => Err(KvError::store_not_found(name)),
-                    result => result,
-                }
-            }),
-            _ => self.inner.delete_store(name),
-        }
-    }
-
-    fn health(&self) -> BoxFuture<'_, KvResult<()>> {
-        if self.fault == Fault::NeverHealthy {
-            let error = KvError::unavailable("health", "not today");
-            return Box::pin(std::future::ready(Err(error)));
-        }
-        self.inner.health()
-    }
-
-    fn shutdown(&self) -> BoxFuture<'_, KvResult<()>> {
-        let again = std::mem::replace(&mut self.memory.lock().unwrap().shut_down, true);
-        match self.fault {
-            Fault::ShutdownDoesNothing => Box::pin(std::future::ready(Ok(()))),
-            Fault::ShutdownOnce if again => {
-                Box::pin(std::future::ready(Err(KvError::closed("shutdown"))))
+                },
+            },
+            Operation::Health if self.fault == Fault::NeverHealthy => {
+                Err(KvError::unavailable("health", "not today"))
             }
-            _ => self.inner.shutdown(),
+            Operation::Shutdown => {
+                let again = self.is_shut_down.swap(true, Ordering::SeqCst);
+                match self.fault {
+                    Fault::ShutdownDoesNothing => Ok(().into()),
+                    Fault::ShutdownOnce if again => Err(KvError::closed("shutdown")),
+                    _ => next.call(call).await,
+                }
+            }
+            _ => next.call(call).await,
         }
     }
-}
 
-impl fmt::Debug for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Broken").field("fault", &self.fault).field("inner", &self.inner).finish()
+    fn capabilities(&self, all: ConnectionCapabilities) -> ConnectionCapabilities {
+        let mut claimed = all;
+        match self.fault {
+            Fault::Modest | Fault::FalselyModest => claimed = modest(all),
+            Fault::StoreClaimsMore => claimed.leader_reads = false,
+            Fault::HistoryIsCut => claimed.max_history = 4,
+            Fault::ClaimsToLast => (claimed.persistent, claimed.shared) = (true, true),
+            _ => {}
+        }
+        claimed
     }
 }
