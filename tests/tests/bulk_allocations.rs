@@ -152,7 +152,7 @@ fn entries_in_memory_are_read_without_an_allocation_for_each() {
 }
 
 #[test]
-fn entries_from_nats_need_no_more_than_with_the_client_library_alone() {
+fn entries_from_nats_allocate_as_with_client_alone() {
     let runtime = runtime();
     let url = NatsServer::shared().url();
     let (_connection, store) = runtime.block_on(filled(&url));

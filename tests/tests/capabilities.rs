@@ -38,7 +38,7 @@ fn has_batches() -> bool {
 // Capabilities.
 
 #[tokio::test]
-async fn every_supported_server_can_do_the_whole_contract_but_times_to_live() {
+async fn every_server_has_all_capabilities_except_key_ttl() {
     let capabilities = connection().await.capabilities();
     assert!(capabilities.write && capabilities.compare_and_swap);
     assert!(capabilities.watch && capabilities.watch_resume);
@@ -94,7 +94,7 @@ async fn a_store_has_times_to_live_only_where_that_was_configured() {
 }
 
 #[tokio::test]
-async fn a_store_with_a_maximum_age_tells_of_expiry_where_the_server_can() {
+async fn store_with_maximum_age_delivers_expiry_if_server_can() {
     let config = StoreConfig::new().max_age(Duration::from_secs(1));
     let store = connection().await.store_with_config(&unique("age"), config).await.unwrap();
     assert_eq!(store.capabilities().expiry_events, has_markers());
@@ -115,7 +115,7 @@ async fn a_store_with_a_maximum_age_tells_of_expiry_where_the_server_can() {
 }
 
 #[tokio::test]
-async fn what_a_store_can_do_is_what_its_connection_can_at_most() {
+async fn store_claims_at_most_capabilities_of_connection() {
     let connection = connection().await;
     let whole = connection.capabilities();
     let mut configs = vec![
@@ -147,7 +147,7 @@ async fn what_a_store_can_do_is_what_its_connection_can_at_most() {
 }
 
 #[tokio::test]
-async fn what_is_turned_on_later_is_there_when_the_store_is_opened_again() {
+async fn setting_added_later_applies_after_reopening() {
     let connection = connection().await;
     let name = unique("later");
     let before = connection.store(&name).await.unwrap();

@@ -359,7 +359,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn what_goes_in_comes_out(record in records()) {
+    fn encoded_value_decodes_to_itself(record in records()) {
         round_trips::<Json>(&record);
         round_trips::<MessagePack>(&record);
         round_trips::<Postcard>(&record);

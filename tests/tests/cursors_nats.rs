@@ -142,7 +142,7 @@ async fn a_cursor_outlives_client_and_server() {
 /// A server comes back without entries that it had acknowledged, and stores other writes at the
 /// same sequences.
 #[tokio::test]
-async fn what_a_server_lost_is_not_skipped() {
+async fn cursor_beyond_lost_messages_skips_none() {
     let mut server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
     let store = open(&*connection).await;

@@ -265,7 +265,7 @@ async fn no_time_at_all_is_a_timeout(connection: Arc<dyn Connection>) {
 // In memory.
 
 #[tokio::test]
-async fn a_store_that_is_given_a_maximum_age_has_no_fenced_writes_any_more() {
+async fn store_given_maximum_age_has_no_fenced_writes() {
     let connection = connect("memory:").await.unwrap();
     let store = connection.store("jobs").await.unwrap();
     let before = store.fenced().unwrap();
@@ -382,7 +382,7 @@ async fn another_client_reads_what_is_fenced_and_takes_the_token_away() {
 }
 
 #[tokio::test]
-async fn buckets_of_others_have_fenced_writes_where_tokens_stay_and_have_room() {
+async fn foreign_bucket_has_fenced_writes_if_tokens_stay() {
     let server = NatsServer::shared();
     let context = context(server).await;
     let connection = connect(&server.url()).await.unwrap();
@@ -546,7 +546,7 @@ fn version(result: KvResult<VersionToken>) -> u64 {
 
 /// It reads, is paused, and writes after the next holder has written.
 #[tokio::test]
-async fn a_holder_that_is_paused_between_its_look_and_its_write_is_refused() {
+async fn holder_paused_between_read_and_write_is_fenced() {
     let f = fixture(1).await;
     let fenced = f.behind.fenced().unwrap();
     let newer = async || {
@@ -646,7 +646,7 @@ async fn a_fenced_write_that_was_lost_on_its_way_is_repeated_once() {
 }
 
 #[tokio::test]
-async fn a_fenced_write_that_was_lost_and_overtaken_by_the_next_holder_is_refused() {
+async fn lost_fenced_write_overtaken_by_next_holder_is_fenced() {
     let f = fixture(5).await;
     let fenced = f.behind.fenced().unwrap();
     fenced.put("key", "first", token(1)).await.unwrap();
@@ -660,7 +660,7 @@ async fn a_fenced_write_that_was_lost_and_overtaken_by_the_next_holder_is_refuse
 
 /// The write landed, and was replaced before any reader could see it.
 #[tokio::test]
-async fn what_cannot_be_known_of_a_fenced_write_is_said_to_be_unknown() {
+async fn fenced_write_without_proof_has_unknown_outcome() {
     let f = fixture(1).await;
     let fenced = f.behind.fenced().unwrap();
     let newer = async {
@@ -676,7 +676,7 @@ async fn what_cannot_be_known_of_a_fenced_write_is_said_to_be_unknown() {
 }
 
 #[tokio::test]
-async fn others_that_write_without_a_pause_hold_up_no_longer_than_the_deadline() {
+async fn fenced_write_among_busy_writers_ends_by_its_deadline() {
     let f = fixture(1).await;
     let behind = f.behind.with_deadline(Duration::from_millis(400));
     let fenced = behind.fenced().unwrap();

@@ -94,7 +94,7 @@ fn assert_no_way_around(cluster: &NatsCluster) {
 }
 
 #[tokio::test]
-async fn what_is_written_through_one_node_is_read_from_another() {
+async fn write_through_one_node_is_read_from_another() {
     let cluster = NatsCluster::start().await;
     assert_eq!(cluster.url().split(',').count(), 3);
     assert!(cluster.node(1).name().ends_with("-1"));
@@ -167,7 +167,7 @@ async fn a_paused_node_is_silent_and_catches_up_when_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn a_partitioned_leader_is_replaced_and_catches_up_when_it_is_back() {
+async fn partitioned_leader_is_replaced_and_catches_up_later() {
     let cluster = NatsCluster::start().await;
     bucket(&cluster, cluster.client().await).await;
     let old = cluster.leader_of("b").await;

@@ -127,7 +127,7 @@ async fn a_live_record_has_its_key() -> Outcome {
 }
 
 #[tokio::test]
-async fn what_is_bad_never_takes_the_place_of_what_is_good() -> Outcome {
+async fn rejected_value_never_replaces_current_value() -> Outcome {
     for (_connection, store) in stores().await {
         put(&store, 1).await;
         let mut live = Pool::live(&store).await?;
@@ -187,7 +187,7 @@ async fn a_deletion_leaves_the_last_value_or_none() -> Outcome {
 }
 
 #[tokio::test]
-async fn what_is_waited_for() -> Outcome {
+async fn opening_without_good_value_is_as_its_method_says() -> Outcome {
     for (_connection, store) in stores().await {
         let brief = store.with_deadline(Duration::from_millis(200));
         // The store has no value, then a bad one.

@@ -242,7 +242,7 @@ async fn a_slow_reader_is_told_of_what_is_left() -> Outcome {
 }
 
 #[tokio::test]
-async fn what_is_bad_never_takes_the_place_of_what_is_good() -> Outcome {
+async fn rejected_value_never_replaces_current_value() -> Outcome {
     for (_connection, store) in stores().await {
         put(&store, 1, 10).await;
         store.put("user.settings", "hunter2").await?;

@@ -157,7 +157,7 @@ async fn a_write_without_expectation_is_never_repeated() {
 
 /// The bucket is not the one whose sequences the client has seen.
 #[tokio::test]
-async fn a_bucket_that_was_made_again_misleads_nobody() {
+async fn recreated_bucket_does_not_prove_a_lost_write() {
     let f = fixture(1).await;
     for _ in 0..50 {
         f.behind.put("other", "x").await.unwrap();
@@ -199,7 +199,7 @@ async fn a_value_that_aged_before_it_was_found_is_not_written_again() {
 }
 
 #[tokio::test]
-async fn a_lost_swap_that_another_overtook_is_a_conflict_where_history_shows_it() {
+async fn lost_swap_overtaken_is_conflict_if_history_shows_it() {
     let f = fixture(5).await;
     let first = f.behind.put("key", "one").await.unwrap();
     let others = async {
@@ -225,7 +225,7 @@ async fn a_swap_that_landed_and_was_replaced_is_found_in_the_history() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_known_is_said_to_be_unknown() {
+async fn write_without_proof_has_unknown_outcome() {
     let f = fixture(1).await;
     let first = f.behind.put("key", "one").await.unwrap();
     let replace = async || {
@@ -242,7 +242,7 @@ async fn what_cannot_be_known_is_said_to_be_unknown() {
 }
 
 #[tokio::test]
-async fn a_server_that_stays_away_leaves_the_outcome_unknown_within_the_deadline() {
+async fn write_to_absent_server_is_unknown_by_its_deadline() {
     let mut f = fixture(1).await;
     let behind = f.behind.with_deadline(Duration::from_millis(600));
     f.proxy.hold_answers(true);

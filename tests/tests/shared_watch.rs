@@ -91,7 +91,7 @@ fn present(users: impl IntoIterator<Item = User>) -> Vec<Option<User>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_live_values_have_a_few_consumers_and_each_its_own_record() {
+async fn live_values_of_many_keys_share_few_consumers() {
     const MANY: u32 = 2_000;
     let (server, (_connection, store)) = (NatsServer::shared(), store().await);
     let users: Vec<_> = (0..MANY).map(|id| user(id, 1)).collect();
@@ -213,7 +213,7 @@ async fn stored(store: &Store) -> BTreeMap<u32, User> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_watches_of_a_prefix_have_three_consumers_at_most_and_a_slow_one_finds_the_newest() {
+async fn watches_of_a_prefix_share_three_consumers_with_a_slow_one() {
     const USERS: u32 = 40;
     const ROUNDS: u64 = 60;
     let (server, (_connection, store)) = (NatsServer::shared(), store().await);
@@ -268,7 +268,7 @@ async fn fifty_watches_of_a_prefix_have_three_consumers_at_most_and_a_slow_one_f
 
 /// Holds whatever is shared already, and whatever others write and open meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_before_is_never_missed() {
+async fn acknowledged_write_before_watch_is_never_missed() {
     const ROUNDS: u64 = 300;
     const WRITERS: u32 = 6;
     let (_connection, store) = store().await;
@@ -372,7 +372,7 @@ async fn a_bucket_that_is_made_again_is_followed_by_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_live_values_are_current_again_after_their_server_was_killed() {
+async fn live_values_are_current_again_after_server_was_killed() {
     const MANY: u32 = 500;
     let mut server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();

@@ -206,7 +206,7 @@ fn a_killed_writer_leaves_its_last_checkpoint() {
 }
 
 #[test]
-fn a_writer_that_is_killed_while_it_compacts_leaves_its_last_checkpoint() {
+fn writer_killed_in_compaction_leaves_last_checkpoint() {
     let (checkpoints, compactions) = kill_again_and_again(true);
     assert!(checkpoints >= 10);
     // In a few rounds, chance may miss every compaction.

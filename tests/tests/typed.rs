@@ -244,7 +244,7 @@ async fn types_can_be_read_only_or_write_only() -> Outcome {
 }
 
 #[tokio::test]
-async fn what_does_not_decode_is_an_error_that_says_where_and_not_what() -> Outcome {
+async fn decode_error_names_position_and_no_content() -> Outcome {
     let store = store().await;
     let text =
         format!("{{\n\"url\": \"\", \"password\": \"{SECRET}\", \"connections\": \"{SECRET}\"\n}}");

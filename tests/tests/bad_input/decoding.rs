@@ -14,7 +14,7 @@ use shizuku_kv_tests::unique;
 use super::{SECRET, new_store, on_both_backends, shown};
 
 on_both_backends! {
-    a_value_that_does_not_decode_is_a_typed_error_without_its_content,
+    undecodable_value_is_typed_error_without_content,
     a_value_that_does_not_decode_hides_none_of_the_others,
     a_value_that_does_not_decode_does_not_stop_a_watch,
     a_value_that_does_not_decode_is_not_modified,
@@ -103,9 +103,7 @@ fn assert_decode_error(error: &KvReadError, version: VersionToken, wanted_line: 
     assert!(!error.is_retryable());
 }
 
-async fn a_value_that_does_not_decode_is_a_typed_error_without_its_content(
-    connection: Arc<dyn Connection>,
-) {
+async fn undecodable_value_is_typed_error_without_content(connection: Arc<dyn Connection>) {
     let config = StoreConfig::new().history(2);
     let store = connection.store_with_config(&unique("bad-input"), config).await.unwrap();
     for (value, line) in bad_values() {

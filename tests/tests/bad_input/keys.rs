@@ -17,7 +17,7 @@ use super::{Note, new_store, on_both_backends, store_error};
 on_both_backends! {
     an_invalid_key_is_refused_by_every_operation,
     an_invalid_key_is_refused_by_every_typed_operation,
-    one_invalid_key_among_many_refuses_the_read_and_only_its_own_write,
+    invalid_key_among_many_fails_the_read_and_its_own_write,
     the_longest_key_works,
     a_prefix_of_no_key_is_rejected_with_the_way_out,
 }
@@ -169,9 +169,7 @@ async fn an_invalid_key_is_refused_by_every_typed_operation(connection: Arc<dyn 
     assert_eq!(store.keys(WatchScope::All).try_collect().await.unwrap(), ["good"]);
 }
 
-async fn one_invalid_key_among_many_refuses_the_read_and_only_its_own_write(
-    connection: Arc<dyn Connection>,
-) {
+async fn invalid_key_among_many_fails_the_read_and_its_own_write(connection: Arc<dyn Connection>) {
     let store = new_store(&connection).await;
     let invalid = invalid_keys();
     let items = invalid.iter().enumerate().flat_map(|(i, case)| [format!("k{i}"), case.0.clone()]);

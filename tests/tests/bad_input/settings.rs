@@ -224,7 +224,7 @@ async fn a_deadline_without_end_is_a_deadline(connection: Arc<dyn Connection>) {
 }
 
 #[tokio::test]
-async fn more_replicas_than_servers_are_refused_with_the_servers_reason() {
+async fn more_replicas_than_servers_are_rejected_with_reason() {
     let connection = connect(&NatsServer::shared().url()).await.unwrap();
     let error = connection
         .store_with_config(&unique("bad-input"), StoreConfig::new().replicas(3))

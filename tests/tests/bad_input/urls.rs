@@ -46,7 +46,7 @@ async fn a_url_with_an_unknown_scheme_is_told_the_known_ones() {
 }
 
 #[tokio::test]
-async fn what_stands_where_a_scheme_belongs_is_shown_only_if_it_looks_like_one() {
+async fn unknown_scheme_is_shown_only_if_it_looks_like_one() {
     for url in [
         "hunter2@nats://host",
         "app:hunter2@nats://host",

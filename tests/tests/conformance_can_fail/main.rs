@@ -407,7 +407,7 @@ async fn without_a_fault_everything_passes() {
 }
 
 #[tokio::test]
-async fn what_is_not_claimed_and_refused_is_not_applicable() {
+async fn unclaimed_rejected_capability_is_not_applicable() {
     let report = run(Fault::Modest, &[]).await;
     assert!(report.is_ok(), "{report}");
     for name in

@@ -446,7 +446,7 @@ mod every_form {
 /// Many records with a time to live are bounded together. The server may still get those that were
 /// sent.
 #[tokio::test]
-async fn writing_many_that_expire_ends_when_nobody_answers() -> Outcome {
+async fn expiring_write_many_without_answer_ends() -> Outcome {
     let server = NatsServer::start();
     if !server.is_at_least(2, 11) {
         return Ok(());

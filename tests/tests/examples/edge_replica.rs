@@ -177,7 +177,7 @@ fn a_restart_after_a_kill_costs_what_was_missed() {
 
 /// Kills the node at any moment: during the start, the first state, a batch, or a write to the log.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_killed_over_and_over_has_the_right_routes_in_the_end() {
+async fn node_killed_repeatedly_ends_with_the_right_routes() {
     let node = Node::new(NatsServer::shared());
     let mut random = seeded();
     let rounds = if std::env::var_os("SHIZUKU_LONG").is_some() { 60 } else { 8 };
@@ -297,7 +297,7 @@ fn a_damaged_log_is_refused_and_a_node_without_one_begins_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_that_was_made_again_takes_away_what_it_does_not_have() {
+async fn recreated_bucket_removes_routes_that_it_lacks() {
     let server = NatsServer::shared();
     let node = Node::new(server);
     for host in ["a.example", "b.example", "c.example"] {

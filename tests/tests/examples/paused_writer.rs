@@ -5,7 +5,7 @@ use shizuku_kv_tests::NatsServer;
 use crate::driver::demonstrate;
 
 #[test]
-fn what_is_sold_is_lost_without_the_token_and_kept_with_it() {
+fn paused_writer_loses_sale_without_token_only() {
     for url in ["memory:".to_owned(), NatsServer::shared().url()] {
         let printed = demonstrate("paused_writer", &url).printed();
         let (plain, fenced) = printed.split_once("with the lock's fencing token").unwrap();

@@ -83,7 +83,7 @@ async fn a_watch_on_a_replica_that_is_behind_is_not_caught_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_that_goes_on_at_a_replica_that_is_behind_does_not_go_back() {
+async fn watch_resumed_at_stale_replica_does_not_go_back() {
     let cluster = NatsCluster::start().await;
     let (store, last, cursor) = behind(&cluster).await;
     let (start, mut watches) = (Instant::now(), Vec::new());

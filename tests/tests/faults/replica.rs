@@ -25,13 +25,13 @@ const POLL: Duration = Duration::from_millis(10);
 const LIFE: u64 = 1500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_is_killed_over_and_over_outlives_the_faults_of_its_server() {
+async fn replica_killed_repeatedly_survives_server_faults() {
     run(NatsCluster::of(NatsServer::start()).await, 3, Duration::from_secs(20)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute: scripts/test --long"]
-async fn a_replica_that_is_killed_over_and_over_outlives_the_faults_of_a_cluster() {
+async fn replica_killed_repeatedly_survives_cluster_faults() {
     if NatsServer::shared().is_at_least(2, 11) {
         run(NatsCluster::builder().nodes(3).start().await, 4, Duration::from_secs(60)).await;
     }

@@ -53,7 +53,7 @@ async fn a_bucket_deleted_by_the_other_client_is_gone_for_us() {
 }
 
 #[tokio::test]
-async fn a_mirror_is_refused_or_read_but_never_taken_for_an_empty_store() {
+async fn mirror_is_rejected_or_read_and_never_empty() {
     let (world, _ours, theirs) = World::made_by_them(kv::Config::default()).await;
     theirs.put("k", "origin".into()).await.unwrap();
     let mirror = unique("mirror");

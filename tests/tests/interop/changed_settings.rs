@@ -283,7 +283,7 @@ async fn a_history_that_another_client_makes_longer_is_listed_whole() {
 
 /// Observations of a store do not apply to one that is recreated under its name.
 #[tokio::test]
-async fn cursors_of_a_store_that_was_made_again_do_not_expire_with_those_before() {
+async fn new_cursors_of_recreated_store_do_not_expire() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;

@@ -86,7 +86,7 @@ async fn a_bucket_made_by_us_is_as_one_made_by_the_other_client() {
 }
 
 #[tokio::test]
-async fn a_bucket_with_times_to_live_made_by_us_is_one_for_the_other_client() {
+async fn bucket_with_key_ttl_has_it_for_other_client() {
     let world = World::new().await;
     if !has_ttl(&world).await {
         return;
@@ -199,7 +199,7 @@ async fn reconciling_a_maximum_age_keeps_the_window_for_duplicates() {
 }
 
 #[tokio::test]
-async fn reconciling_something_else_leaves_a_bucket_with_a_maximum_age_as_it_is() {
+async fn reconcile_of_other_setting_keeps_maximum_age() {
     let config = kv::Config { max_age: Duration::from_secs(3600), ..kv::Config::default() };
     let (world, ..) = World::made_by_them(config).await;
     let before = world.raw_config().await;
@@ -226,7 +226,7 @@ async fn reconciling_keeps_the_age_of_markers_that_others_chose() {
 }
 
 #[tokio::test]
-async fn what_fits_a_bucket_of_small_values_is_written() {
+async fn value_that_fits_bucket_of_small_values_is_written() {
     for limit in [128, 300, 1000] {
         let config = kv::Config { max_value_size: limit, ..kv::Config::default() };
         let (_world, ours, theirs) = World::made_by_them(config).await;

@@ -11,7 +11,7 @@ use shizuku_kv::StoreConfig;
 use super::{World, names, next_of_theirs, revision, scanned};
 
 #[tokio::test]
-async fn what_we_write_is_read_by_the_other_client() {
+async fn our_write_is_read_by_other_client() {
     let (_world, ours, theirs) = World::made_by_us(StoreConfig::new().history(5)).await;
     let one = ours.create("plain", "one").await.unwrap();
     let two = ours.update("plain", "two", one).await.unwrap();
@@ -34,7 +34,7 @@ async fn what_we_write_is_read_by_the_other_client() {
 }
 
 #[tokio::test]
-async fn what_we_delete_is_deleted_for_the_other_client() {
+async fn our_deletion_is_a_deletion_for_other_client() {
     let (_world, ours, theirs) = World::made_by_us(StoreConfig::new().history(5)).await;
     for key in ["deleted", "swapped", "purged"] {
         ours.put(key, "one").await.unwrap();
@@ -68,7 +68,7 @@ async fn what_we_delete_is_deleted_for_the_other_client() {
 }
 
 #[tokio::test]
-async fn what_we_write_is_listed_with_its_history_by_the_other_client() {
+async fn our_writes_are_listed_with_history_by_other_client() {
     let (_world, ours, theirs) = World::made_by_us(StoreConfig::new().history(3)).await;
     let mut versions = Vec::new();
     for number in 0..5 {
@@ -95,7 +95,7 @@ async fn what_we_write_is_listed_with_its_history_by_the_other_client() {
 }
 
 #[tokio::test]
-async fn what_we_write_is_watched_by_the_other_client() {
+async fn our_writes_are_watched_by_other_client() {
     let (_world, ours, theirs) = World::made_by_us(StoreConfig::new()).await;
     let first = ours.put("k", "first").await.unwrap();
     let mut watch = theirs.watch_with_history(">").await.unwrap();

@@ -12,7 +12,7 @@ use shizuku_kv::{KvEntry, KvError, KvOperation, KvUpdate, WatchScope};
 use super::{World, history_of, listed, names, next, next_entry, revision, scanned, state};
 
 #[tokio::test]
-async fn what_the_other_client_writes_is_read_by_us() {
+async fn write_of_other_client_is_read() {
     let (world, ours, theirs) =
         World::made_by_them(kv::Config { history: 5, ..kv::Config::default() }).await;
     let one = theirs.put("plain", "one".into()).await.unwrap();
@@ -64,7 +64,7 @@ async fn what_the_other_client_writes_is_read_by_us() {
 }
 
 #[tokio::test]
-async fn what_the_other_client_writes_is_listed_with_its_history_by_us() {
+async fn writes_of_other_client_are_listed_with_history() {
     let (_world, ours, theirs) =
         World::made_by_them(kv::Config { history: 3, ..kv::Config::default() }).await;
     let mut revisions = Vec::new();
@@ -103,7 +103,7 @@ async fn what_the_other_client_writes_is_listed_with_its_history_by_us() {
 }
 
 #[tokio::test]
-async fn what_the_other_client_writes_is_watched_by_us() {
+async fn writes_of_other_client_are_watched() {
     let (_world, ours, theirs) = World::made_by_them(kv::Config::default()).await;
     let one = theirs.put("k", "one".into()).await.unwrap();
     theirs.put("empty", Bytes::new()).await.unwrap();

@@ -16,7 +16,7 @@ const BUCKET: &str = "cut-off";
 /// nodes elect a leader, which still has the value that both writes expected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes ten seconds, most of it an election: scripts/test --long"]
-async fn a_leader_that_is_cut_off_refuses_because_of_writes_that_are_lost() {
+async fn leader_cut_off_rejects_because_of_lost_writes() {
     if !NatsServer::shared().is_at_least(2, 11) {
         println!("not with nats-server {}", NatsServer::shared().version());
         return;

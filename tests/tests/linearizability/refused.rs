@@ -252,7 +252,7 @@ fn versions_that_go_back() {
 }
 
 #[test]
-fn what_nobody_knows_of_may_happen_late_or_never() {
+fn unacknowledged_write_may_happen_late_or_never() {
     // It never takes effect.
     created().open(0, swap(1, 0, 1)).call(1, swap(1, 0, 2), Written(2)).always_accepted();
     // It takes effect at once.
@@ -283,7 +283,7 @@ fn what_nobody_knows_of_may_happen_late_or_never() {
 }
 
 #[test]
-fn what_was_said_not_to_have_happened_did_not() {
+fn rejected_write_did_not_happen() {
     created().not_done(0, swap(1, 0, 1)).call(1, swap(1, 0, 2), Written(2)).always_accepted();
     created().not_done(0, swap(1, 0, 1)).call(1, Read, Found(Some(known(2, 1)))).always_refused();
     created()

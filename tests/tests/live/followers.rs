@@ -339,7 +339,7 @@ async fn followers_of_a_stream_purged_during_an_outage_converge() {
 
 /// A watch cannot tell a purge of one key from the write of another.
 #[tokio::test]
-async fn followers_of_a_stream_purged_during_an_outage_converge_by_their_watches() {
+async fn followers_of_stream_purged_in_outage_converge() {
     purge_during_outage(NatsServer::shared(), &unique("purged"), RARELY, None).await;
 }
 

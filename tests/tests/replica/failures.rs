@@ -150,7 +150,7 @@ async fn pauses_grow_and_begin_anew_with_each_batch() {
 }
 
 #[tokio::test]
-async fn what_a_storage_fails_at_is_tried_again() {
+async fn failed_storage_call_is_retried() {
     for method in ["place", "is_empty", "held", "for_each_key", "commit"] {
         let mut script = Script::new();
         let disk = without_checkpoint(&mut script).await;
@@ -263,7 +263,7 @@ async fn a_commit_that_failed_is_made_again_without_applying_again() {
 
 /// The retried lookup finds nothing to apply.
 #[tokio::test]
-async fn a_failure_that_has_passed_is_forgotten_though_nothing_is_kept() {
+async fn past_failure_is_forgotten_without_a_commit() {
     let mut script = Script::new();
     let disk = without_checkpoint(&mut script).await;
     disk.fail("held", 3, StorageError::retryable);

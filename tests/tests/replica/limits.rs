@@ -95,7 +95,7 @@ async fn one_update_alone_can_have_more_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_update_of_a_batch_waits_for_others_as_long_as_the_window() {
+async fn first_update_of_batch_waits_for_its_window() {
     let mut script = Script::new();
     let window = Duration::from_secs(10);
     let (mut follower, feed) = following(&mut script, BatchConfig::new().window(window)).await;
@@ -245,7 +245,7 @@ async fn a_source_without_a_pause_can_be_stopped() {
 
 /// Vanished keys are split into batches like other updates.
 #[tokio::test]
-async fn what_has_vanished_comes_in_batches_within_the_limits() {
+async fn vanished_keys_come_in_batches_within_the_limits() {
     for (batch, most) in [(an_hour().max_updates(4), 4), (an_hour().max_bytes(6), 3)] {
         let mut script = Script::new();
         let disk = Disk::new();

@@ -77,7 +77,7 @@ async fn changed_tells_what_this_handle_has_not_seen() {
 }
 
 #[tokio::test]
-async fn what_waits_is_told_with_how_long_it_has() {
+async fn monitor_shows_number_and_age_of_waiting_updates() {
     let mut script = Script::new();
     let replica =
         Replica::new(&script.store, WatchScope::All).batch(BatchConfig::new().max_updates(3));

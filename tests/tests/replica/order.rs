@@ -31,7 +31,7 @@ async fn the_state_comes_first_then_the_marker_then_every_change() {
 }
 
 #[tokio::test]
-async fn an_empty_scope_has_a_marker_and_nothing_outside_the_scope_comes() {
+async fn empty_scope_has_marker_and_no_other_update() {
     for (_connection, store) in stores().await {
         write(&store, &["out.a=1"]).await;
         let mut follower = Follower::start(Replica::new(&store, WatchScope::prefix("in.")));
@@ -60,7 +60,7 @@ async fn the_marker_ends_its_batch() {
 }
 
 #[tokio::test]
-async fn what_is_kept_is_what_was_applied_with_its_cursor() {
+async fn commit_has_applied_batch_and_its_cursor() {
     for (_connection, store) in stores().await {
         write(&store, &["a=1", "b=1"]).await;
         let disk = Disk::new();
@@ -123,7 +123,7 @@ async fn the_short_form_does_the_same() {
 
 /// Uses the storage that keeps no values.
 #[tokio::test]
-async fn a_batch_is_cheap_to_clone_and_the_entries_are_those_of_the_store() {
+async fn batch_clone_shares_the_entries_of_the_store() {
     for (_connection, store) in stores().await {
         let version = store.put("a", "1").await.unwrap();
         let entry = store.get("a").await.unwrap().unwrap();

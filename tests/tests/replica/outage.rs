@@ -57,7 +57,7 @@ async fn it_ends_when_the_connection_is_shut_down() {
 
 /// Collected updates are applied and committed first.
 #[tokio::test]
-async fn what_had_come_before_the_end_is_applied() {
+async fn updates_before_end_of_watch_are_applied() {
     let mut script = Script::new();
     let disk = Disk::new();
     let mut follower =
@@ -74,7 +74,7 @@ async fn what_had_come_before_the_end_is_applied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_pass_ends_it_and_what_can_does_not() {
+async fn permanent_error_ends_run_and_transient_one_does_not() {
     let refused = KvError::unauthorized("watch", "no permission to subscribe");
     let unsupported = KvError::unsupported("watch", "not here");
     for error in [refused, unsupported] {
@@ -185,7 +185,7 @@ async fn it_tells_whether_the_store_is_heard_from() {
 }
 
 #[tokio::test]
-async fn a_server_that_was_killed_is_waited_for_and_nothing_is_missed_or_told_twice() {
+async fn killed_server_is_awaited_and_no_update_is_lost() {
     let mut server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
     let store = connection.store("b").await.unwrap();

@@ -32,7 +32,7 @@ async fn repairing(script: &mut Script, replica: Replica<Disk>) -> (Follower<Dis
 }
 
 #[tokio::test]
-async fn what_has_vanished_is_told_before_the_marker_and_before_what_comes_later() {
+async fn vanished_keys_come_before_marker_and_later_updates() {
     let mut script = Script::new();
     let disk = Disk::new();
     let replica = holding(&mut script, &disk, &["a=1", "b=1", "c=1", "d=1"]).await;
@@ -71,7 +71,7 @@ async fn what_has_vanished_is_told_before_the_marker_and_before_what_comes_later
 }
 
 #[tokio::test]
-async fn of_what_is_known_nothing_is_told() {
+async fn resync_delivers_no_known_entry() {
     let mut script = Script::new();
     let disk = Disk::new();
     let replica = holding(&mut script, &disk, &["a=1", "b=1"]).await;
@@ -107,7 +107,7 @@ async fn the_same_version_of_another_time_is_news() {
 
 /// A server that is behind may show an older value before the held one.
 #[tokio::test]
-async fn what_is_held_is_told_again_after_something_older() {
+async fn held_entry_is_delivered_again_after_older_one() {
     for max in [1, 100] {
         let mut script = Script::new();
         let disk = Disk::new();
@@ -328,7 +328,7 @@ async fn a_replica_with_its_storage_in_memory_repairs_itself() {
 
 /// `apply` has these keys, and the storage never had them.
 #[tokio::test]
-async fn what_was_applied_and_not_kept_vanishes_too() {
+async fn applied_but_uncommitted_key_vanishes_too() {
     let mut script = Script::new();
     let disk = Disk::new();
     let mut follower = Follower::start(

@@ -49,7 +49,7 @@ async fn a_bucket_that_was_made_again_is_taken_anew() {
 }
 
 #[tokio::test]
-async fn of_a_compacted_bucket_only_what_changed_comes() {
+async fn resync_of_compacted_bucket_delivers_changes_only() {
     for (_connection, _, store) in stores().await {
         let disk = Disk::new();
         write(&store, &["a=1", "b=1", "key=1"]).await;
@@ -93,7 +93,7 @@ async fn a_purged_history_and_a_deleted_key_are_told() {
 
 /// The same while the replica follows the store.
 #[tokio::test]
-async fn what_is_missing_from_a_bucket_made_again_vanishes_before_it_comes_anew() {
+async fn keys_missing_in_recreated_bucket_vanish_first() {
     for (connection, name, store) in stores().await {
         let disk = Disk::new();
         write(&store, &["a=1", "b=1"]).await;

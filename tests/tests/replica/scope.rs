@@ -7,7 +7,7 @@ use crate::disk::Disk;
 use crate::support::{Follower, sorted, stores, write};
 
 #[tokio::test]
-async fn what_is_out_of_scope_vanishes_and_what_is_new_comes() {
+async fn changed_scope_vanishes_old_keys_and_delivers_new_ones() {
     for (_connection, store) in stores().await {
         write(&store, &["in.a=1", "in.b=1", "out.a=1", "on.a=1"]).await;
         let disk = Disk::new();

@@ -27,7 +27,7 @@ async fn refused(with: impl FnOnce(Replica) -> Replica) -> String {
 }
 
 #[tokio::test]
-async fn what_cannot_work_is_named() {
+async fn invalid_setting_is_named() {
     let batch = |batch: BatchConfig| refused(move |replica| replica.batch(batch));
     let nothing = Duration::ZERO;
     assert_eq!(batch(BatchConfig::new().max_updates(0)).await, "max_updates must be at least 1");

@@ -26,7 +26,7 @@ async fn silent(age: Duration) -> (String, Store) {
 }
 
 #[tokio::test]
-async fn what_expires_in_silence_vanishes() {
+async fn key_expired_without_message_vanishes() {
     let (_, store) = silent(Duration::from_secs(2)).await;
     let disk = Disk::new();
     write(&store, &["a=1", "b=1"]).await;
@@ -51,7 +51,7 @@ async fn what_expires_in_silence_vanishes() {
 }
 
 #[tokio::test]
-async fn what_an_operator_takes_out_by_hand_vanishes() {
+async fn key_removed_by_operator_vanishes() {
     let (name, store) = silent(LONG).await;
     let disk = Disk::new();
     write(&store, &["a=1", "b=1", "c=1"]).await;

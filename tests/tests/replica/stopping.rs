@@ -16,7 +16,7 @@ fn an_hour() -> BatchConfig {
 }
 
 #[tokio::test]
-async fn what_has_come_is_applied_and_kept() {
+async fn stop_applies_and_commits_delivered_updates() {
     for (_connection, store) in stores().await {
         let disk = Disk::new();
         let replica = Replica::new(&store, WatchScope::All).storage(disk.clone()).batch(an_hour());
@@ -31,7 +31,7 @@ async fn what_has_come_is_applied_and_kept() {
 }
 
 #[tokio::test]
-async fn what_waits_for_its_window_is_applied_at_once() {
+async fn stop_applies_batch_in_its_window_at_once() {
     let mut script = Script::new();
     let disk = Disk::new();
     let replica =
@@ -47,7 +47,7 @@ async fn what_waits_for_its_window_is_applied_at_once() {
 }
 
 #[tokio::test]
-async fn what_came_while_apply_worked_is_applied_too() {
+async fn stop_applies_updates_that_came_during_apply() {
     let mut script = Script::new();
     let disk = Disk::new();
     let replica = Replica::new(&script.store, WatchScope::All).storage(disk.clone());

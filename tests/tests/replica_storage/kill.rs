@@ -200,11 +200,11 @@ fn number_of_rounds() -> u64 {
 }
 
 #[tokio::test]
-async fn what_was_committed_survives_a_kill() {
+async fn committed_batches_survive_a_kill() {
     rounds(None, number_of_rounds()).await;
 }
 
 #[tokio::test]
-async fn what_a_kill_leaves_is_what_some_commit_left() {
+async fn killed_storage_has_the_state_of_one_commit() {
     rounds(Some(5), number_of_rounds()).await;
 }
