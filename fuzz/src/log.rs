@@ -63,7 +63,7 @@ pub fn examples() -> Vec<Vec<u8>> {
         [&[1, 0, 0, 0, 0, 0, 2][..], &(record.len() as u16).to_le_bytes(), &record].concat();
     fs::write(&path, forge(&mut Input(&forged[1..])).0).unwrap();
     let loaded = load(&path).unwrap();
-    assert_eq!(loaded.entries.get("a").unwrap().value, "v", "what is forged is no log any more");
+    assert_eq!(loaded.entries.get("a").unwrap().value, "v", "the forged bytes are not a log");
 
     let steps =
         [250, 0, 90, 0, 16, 0, 1, 3, 0, 2, 9, 3, 1, 1, 0, 4, 5, 0, 2, 2, 2, 6, 3, 0, 8, 1, 7, 1];
@@ -122,7 +122,7 @@ fn reads(path: &Path, file: &[u8]) {
                     "{error}"
                 );
             }
-            assert_eq!(fs::read(path).unwrap(), file, "what cannot be read was changed");
+            assert_eq!(fs::read(path).unwrap(), file, "an unreadable file was changed");
         }
         (loaded, read, opened) => panic!(
             "loading, reading and opening do not agree: {:?}, {:?}, {:?}",

@@ -126,8 +126,8 @@ async fn load(effort: Effort) -> String {
     line
 }
 
-/// From a plain put until a watch has it. Who writes has a connection of its own: on that of one of
-/// the watches, the acknowledgement and the update would come with one read.
+/// Measures from a plain put until a watch has it. The writer has its own connection: on that of
+/// one of the watches, the acknowledgement and the update would come with one read.
 async fn put_until_seen(
     connection: &Arc<dyn Connection>,
     context: &jetstream::Context,
@@ -292,7 +292,7 @@ async fn many(connection: &Arc<dyn Connection>, context: &jetstream::Context, ef
     );
 }
 
-/// What the process holds in memory, in KB; 0 where that is not known.
+/// Resident memory of the process in KB; 0 if it is unknown.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

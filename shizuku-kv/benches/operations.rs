@@ -33,7 +33,7 @@ use shizuku_kv::{
 };
 use support::{Comparison, Server, Unit, cores, median, met, p50, per_item, sorted};
 
-/// What a service keeps in a store: 180 bytes of JSON.
+/// A typical configuration record: 180 bytes of JSON.
 #[derive(
     Debug, PartialEq, Serialize, Deserialize, JsonByteSer, JsonByteDes, StaticKeyIndexedValue,
 )]
@@ -68,7 +68,7 @@ const OUR_KEY: &str = "config.database";
 /// The key of the other side's record, of the same length as ours.
 const OTHER_KEY: &str = "config.datahoard";
 
-/// What the target of every comparison with async-nats is: at most this many times its time.
+/// Target of every comparison with async-nats: the highest ratio of the times.
 const TARGET: f64 = 1.05;
 
 /// How much is measured.
@@ -118,7 +118,7 @@ async fn run(effort: Effort) {
     let mut lines = vec![memory_read(effort).await];
     println!();
     lines.push(typed_read(&world, OUR_KEY, effort).await.line("typed read", Unit::Each, TARGET));
-    // What the other side reads here has no header, which the server answers faster.
+    // The value that the other side reads here has no header, so the server answers faster.
     let other = typed_read(&world, OTHER_KEY, effort).await;
     lines.push(other.line("typed read, other of its own value", Unit::Each, TARGET));
     lines.push(typed_write(&world, effort).await.line("typed write", Unit::Each, TARGET));

@@ -25,7 +25,7 @@ use shizuku_kv::replica::{Batch, MemoryStorage, ReplicaStorage};
 use shizuku_kv::{BatchConfig, Connection, KvUpdate, Store, WatchScope, connect, watch_applied};
 use support::{Comparison, Server, Unit, cores};
 
-/// Of plain async-nats's time; the rate is to be 0.9 of its.
+/// Highest ratio to the time of plain async-nats, which is 0.9 of its rate.
 const TARGET: f64 = 1.11;
 
 #[derive(Clone, Copy)]

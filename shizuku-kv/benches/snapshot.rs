@@ -274,7 +274,7 @@ fn held_up(directory: &Path, count: usize) {
     assert!(writer.last_compaction_error().is_none());
 }
 
-/// What the process holds in memory, in KB; 0 where that is not known.
+/// Resident memory of the process in KB; 0 if it is unknown.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

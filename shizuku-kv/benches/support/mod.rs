@@ -1,4 +1,4 @@
-//! What the benchmarks share: comparing two sides, and a server.
+//! The comparison of two sides, and a server, for all benchmarks.
 
 #![allow(dead_code, reason = "not every benchmark uses all of it")]
 
@@ -25,7 +25,7 @@ pub(crate) struct Round {
 /// All rounds of a case.
 pub(crate) struct Comparison(pub(crate) Vec<Round>);
 
-/// What a time is of.
+/// The thing that a time measures.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Unit {
     /// The median of the operations of a round.

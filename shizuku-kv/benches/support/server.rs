@@ -72,7 +72,7 @@ fn greeting(port: u16) -> Option<String> {
     Some(line)
 }
 
-/// Where the tests find it too: `NATS_SERVER`, what `scripts/test` fetched, `PATH`.
+/// Returns the server of the tests: `NATS_SERVER`, the one of `scripts/test`, or one in `PATH`.
 fn binary() -> PathBuf {
     if let Some(named) = std::env::var_os("NATS_SERVER").filter(|named| !named.is_empty()) {
         return named.into();

@@ -175,7 +175,7 @@ pub async fn resuming_keeps_to_the_scope(fixture: &Fixture) -> CheckResult {
     ensure_eq!(newest_of(&observer.state().await?), inside, "the last writes in scope");
     let mut outside =
         Observer::resume(fixture, &store, WatchScope::prefix("nothing."), *cursor).await?;
-    ensure_eq!(outside.state().await?, [], "what came after the cursor in an empty scope");
+    ensure_eq!(outside.state().await?, [], "updates after the cursor in an empty scope");
     let version = store.put("nothing.now", "value").await?;
     outside.reach("nothing.now", version).await?;
     Ok(())
@@ -188,16 +188,16 @@ pub async fn an_idle_store_is_caught_up_at_once(fixture: &Fixture) -> CheckResul
     observer.state().await?;
     let empty = observer.cursor()?;
     let mut resumed = Observer::resume(fixture, &store, WatchScope::All, empty).await?;
-    ensure_eq!(resumed.state().await?, [], "what came after the cursor of an empty store");
+    ensure_eq!(resumed.state().await?, [], "updates after the cursor of an empty store");
     let version = store.put("key", "value").await?;
     resumed.reach("key", version).await?;
     let mut resumed = Observer::resume(fixture, &store, WatchScope::All, resumed.cursor()?).await?;
-    ensure_eq!(resumed.state().await?, [], "what came after the cursor of an idle store");
+    ensure_eq!(resumed.state().await?, [], "updates after the cursor of an idle store");
     // The key was written after the cursor of the empty store.
     let mut resumed = Observer::resume(fixture, &store, WatchScope::All, empty).await?;
     let found = resumed.state().await?;
     let found = found.iter().map(|entry| (entry.key.as_str(), entry.version)).collect::<Vec<_>>();
-    ensure_eq!(found, [("key", version)], "what came after the cursor of an empty store");
+    ensure_eq!(found, [("key", version)], "updates after the cursor of an empty store");
     Ok(())
 }
 
@@ -218,7 +218,7 @@ pub async fn cursors_can_be_chained(fixture: &Fixture) -> CheckResult {
         };
         let key = format!("new.{number}");
         log.note(&key, store.put(&key, "live").await)?;
-        seen.push(observer.entry("what came after the cursor").await?);
+        seen.push(observer.entry("updates after the cursor").await?);
         cursor = Some(observer.cursor()?);
     }
     if let Some(cursor) = cursor {
@@ -227,7 +227,7 @@ pub async fn cursors_can_be_chained(fixture: &Fixture) -> CheckResult {
         );
     }
     ensure_in_order(&seen, &log)?;
-    ensure_eq!(newest_of(&seen), log.newest(), "what all watches together delivered");
+    ensure_eq!(newest_of(&seen), log.newest(), "newest values that all watches delivered");
     ensure_eq!(seen.len(), 35, "updates of all watches together");
     Ok(())
 }
@@ -248,7 +248,7 @@ pub async fn cursors_can_be_stored(fixture: &Fixture) -> CheckResult {
     ensure_eq!(
         newest_of(&observer.state().await?),
         after.newest(),
-        "what came after the stored cursor"
+        "updates after the stored cursor"
     );
     for bit in 0..bytes.len() * 8 {
         let mut damaged = bytes;

@@ -371,7 +371,7 @@ pub async fn an_expired_key_can_be_created(fixture: &Fixture) -> CheckResult {
         };
         ensure!(created != version, "a key has a version again that it had before it expired");
         let found = store.get(key).await?.map(|entry| (entry.value, entry.version));
-        ensure_eq!(found, Some(("new".into(), created)), "what was created over an expired value");
+        ensure_eq!(found, Some(("new".into(), created)), "the value created over an expired one");
     }
     Ok(())
 }

@@ -136,7 +136,7 @@ pub async fn fenced_writes_are_there(fixture: &Fixture) -> CheckResult {
     ensure_eq!(
         value,
         Some((b"value".to_vec(), version, Some(token(1)))),
-        "what a fenced put leaves"
+        "the entry after a fenced put"
     );
     Ok(())
 }
@@ -217,7 +217,7 @@ pub async fn equal_and_newer_tokens_are_accepted(fixture: &Fixture) -> CheckResu
         ensure_eq!(
             value,
             Some((b"updated".to_vec(), version, Some(holder))),
-            "what token {number} wrote"
+            "the entry written with token {number}"
         );
     }
     Ok(())
@@ -307,7 +307,7 @@ pub async fn fenced_swaps_compare(fixture: &Fixture) -> CheckResult {
     ensure_eq!(
         value,
         Some((b"3".to_vec(), third, Some(token(6)))),
-        "what was swapped in for a tombstone"
+        "the entry swapped in for a tombstone"
     );
     Ok(())
 }
@@ -432,24 +432,24 @@ pub async fn reads_show_the_token(fixture: &Fixture) -> CheckResult {
     }
 
     let newest = written.last().cloned();
-    ensure_eq!(store.get("key").await?.as_ref().map(shape), newest, "what get finds");
-    ensure_eq!(found(&store, "key").await?, newest, "what entry finds");
+    ensure_eq!(store.get("key").await?.as_ref().map(shape), newest, "the result of get");
+    ensure_eq!(found(&store, "key").await?, newest, "the result of entry");
     let tombstone = found(&store, "deleted").await?.and_then(|(_, _, fence)| fence);
     ensure_eq!(tombstone, Some(token(5)), "the token of a tombstone");
     // Requests as many as a backend may fetch at once.
     let many = store.get_many(vec!["key"; 6]).await?;
     for entry in many {
-        ensure_eq!(entry.as_ref().map(shape), newest, "what get_many finds");
+        ensure_eq!(entry.as_ref().map(shape), newest, "the result of get_many");
     }
     let shown = store.history("key")?.try_collect().await?;
     let shown = shown.iter().map(shape).collect::<Vec<_>>();
     let kept = written.get(written.len() - usize::from(history.max(1))..).unwrap_or_default();
     ensure_eq!(shown, kept, "the history");
     let scan = store.scan(WatchScope::key("key")?).try_collect().await?;
-    ensure_eq!(scan.first().map(shape), newest, "what a scan of the key finds");
+    ensure_eq!(scan.first().map(shape), newest, "the result of a scan of the key");
     let scan = store.scan(WatchScope::All).try_collect().await?;
     let scan = scan.iter().find(|entry| entry.key == "key").map(shape);
-    ensure_eq!(scan, newest, "what a scan of everything finds");
+    ensure_eq!(scan, newest, "the result of a scan of everything");
     Ok(())
 }
 
@@ -495,7 +495,7 @@ pub async fn raise_rejects_smaller_tokens(fixture: &Fixture) -> CheckResult {
         ("purged", None),
         ("never", None),
     ] {
-        ensure_eq!(fenced.raise(key, token(7)).await?, token(7), "what raise of {key} returns");
+        ensure_eq!(fenced.raise(key, token(7)).await?, token(7), "the result of raise of {key}");
         let raised = store.entry(key).await?;
         let Some(raised) = raised else {
             return Err(CheckFailure::new(format!("key {key} has no entry after raise")));
@@ -526,7 +526,7 @@ pub async fn raise_writes_nothing_over_a_newer_token(fixture: &Fixture) -> Check
             ensure_eq!(
                 fenced.raise(key, token(number)).await?,
                 token(9),
-                "what raise to {number} returns"
+                "the result of raise to {number}"
             );
             ensure_eq!(found(&store, key).await?, before, "the entry after raise to {number}");
         }
@@ -549,8 +549,8 @@ pub async fn raise_is_a_write(fixture: &Fixture) -> CheckResult {
         };
         ensure!(raised.version != first, "raise has not given the key a new version");
         let live = observer.reach(key, raised.version).await?;
-        ensure_eq!(shape(&live), shape(&raised), "what arrives at the watch for {key}");
-        ensure_eq!(live.operation, raised.operation, "what arrives at the watch for {key}");
+        ensure_eq!(shape(&live), shape(&raised), "the update of {key} in the watch");
+        ensure_eq!(live.operation, raised.operation, "the update of {key} in the watch");
     }
     let late = fenced.update("key", "late", first, token(2)).await;
     ensure_error!(
@@ -621,7 +621,7 @@ pub async fn raise_of_a_value_that_expires_is_rejected(fixture: &Fixture) -> Che
     ensure_eq!(
         fenced.raise("lasting", token(2)).await?,
         token(2),
-        "what raise of a lasting value returns"
+        "the result of raise of a lasting value"
     );
     Ok(())
 }

@@ -155,7 +155,7 @@ async fn ensure_usable(store: &Store, keys: &[String]) -> CheckResult {
         ensure_eq!(
             found,
             Some((key.as_str(), key.as_bytes(), version)),
-            "what get finds under the key"
+            "the result of get of the key"
         );
     }
     let mut found = store.keys(WatchScope::All).try_collect().await?;

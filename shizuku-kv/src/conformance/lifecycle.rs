@@ -167,7 +167,7 @@ pub async fn cursors_survive_the_connection(fixture: &Fixture) -> CheckResult {
     let mut observer = Observer::resume(fixture, &again, WatchScope::All, cursor).await?;
     let found = observer.state().await?;
     let found = found.iter().map(|entry| (entry.key.as_str(), entry.version)).collect::<Vec<_>>();
-    ensure_eq!(found, [("after", version)], "what came after the cursor");
+    ensure_eq!(found, [("after", version)], "updates after the cursor");
     let version = again.put("live", "value").await?;
     observer.reach("live", version).await?;
     connection.shutdown().await?;

@@ -47,7 +47,7 @@ pub async fn the_clock_is_that_of_the_entries(fixture: &Fixture) -> CheckResult 
         store.put("key", "value").await?;
         let entry = store.entry("key").await?;
         let created =
-            entry.ok_or_else(|| CheckFailure::new("what was written is not there"))?.created;
+            entry.ok_or_else(|| CheckFailure::new("the written entry is missing"))?.created;
         ensure!(
             earlier.is_none_or(|earlier| earlier <= created),
             "an entry is older than the clock before it"
@@ -110,7 +110,7 @@ pub async fn get_many_takes_many_keys(fixture: &Fixture) -> CheckResult {
     for (number, (key, found)) in keys.iter().zip(&found).enumerate() {
         let expected = (number % 7 == 0).then_some(key.as_bytes());
         let value = found.as_ref().map(|entry| entry.value.as_ref());
-        ensure_eq!(value, expected, "what get_many finds of key {key}");
+        ensure_eq!(value, expected, "the result of get_many for key {key}");
     }
     Ok(())
 }

@@ -93,7 +93,11 @@ pub async fn an_empty_value_arrives_at_a_watch(fixture: &Fixture) -> CheckResult
     ensure_eq!(found, [(KvOperation::Put, first)], "the state with an empty value");
     let second = store.put("empty", "").await?;
     let entry = observer.reach("empty", second).await?;
-    ensure_eq!(entry.operation, KvOperation::Put, "what a live update to an empty value is");
+    ensure_eq!(
+        entry.operation,
+        KvOperation::Put,
+        "the operation of a live update to an empty value"
+    );
     Ok(())
 }
 

@@ -65,7 +65,7 @@ async fn ensure_value(store: &Store, key: &str, value: &str, version: VersionTok
     ensure_eq!(
         found,
         Some((KvOperation::Put, value.as_bytes(), version)),
-        "what get finds of key {key}"
+        "the result of get of key {key}"
     );
     Ok(())
 }

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written() {
+    fn escaped_forms_match() {
         for (text, token) in [
             ("", "="),
             ("=", "=3D"),
@@ -143,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_in_parts_is_the_same() {
+    fn text_written_in_parts_is_the_same() {
         assert_eq!(Escaped(format_args!("{}{}{}", "_", "k", "v.")).to_string(), "=5Fkv=2E");
         assert_eq!(Escaped(format_args!("{}{}", "", "")).to_string(), "=");
     }
 
     #[test]
-    fn what_is_not_written_is_refused() {
+    fn forms_that_are_never_written_are_rejected() {
         for token in [
             "", "==", "=4", "=41", "=2e", "=2", "a=", "=FF", "=C3", "_kv", "_kvs", "a.b", "é",
             "=ZZ", "=+5", "=5F",

@@ -46,7 +46,7 @@ fn an_empty_storage_holds_nothing(fixture: &StorageFixture) -> CheckResult {
     ensure_eq!(
         storage.held(&[key_of("a")?, key_of("b")?])?,
         [None, None],
-        "what it holds of two keys"
+        "the versions held of two keys"
     );
     subject.verify("before anything was committed")
 }
@@ -158,7 +158,7 @@ fn the_last_change_of_a_key_counts(fixture: &StorageFixture) -> CheckResult {
     ensure_eq!(
         subject.keys().map(|key| key.as_str()).collect::<Vec<_>>(),
         expected,
-        "what the check expects"
+        "the keys in the storage"
     );
     Ok(())
 }

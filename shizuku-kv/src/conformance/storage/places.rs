@@ -118,7 +118,7 @@ fn what_was_deleted_stays_deleted(fixture: &StorageFixture) -> CheckResult {
     subject.reopen()?;
     ensure!(
         subject.storage()?.is_empty()?,
-        "what was emptied is not empty when it is opened again"
+        "the emptied storage is not empty after it was reopened"
     );
     subject.takes([put("a", 1)?], Some(checkpoint(10, 1)), "a put of what was deleted before")?;
     subject.reopen()

@@ -10,7 +10,7 @@ use crate::store::{KvEntry, KvUpdate, VersionToken};
 
 pub(super) const CHECKS: &[StorageCheck] = storage_checks! {
     random_histories_end_as_in_a_map []
-        "Whatever is committed, and whenever the storage is reopened, it holds what a map would.",
+        "After any commits and reopenings, the storage holds the same as a map.",
 };
 
 fn random_histories_end_as_in_a_map(fixture: &StorageFixture) -> CheckResult {

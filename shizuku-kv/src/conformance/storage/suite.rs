@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_storage_is_not_given_for_is_not_applicable() {
+    async fn unclaimed_property_is_not_applicable() {
         let report = memory().not_durable().run().await;
         assert!(report.is_ok(), "{report}");
         let mut left_out = 0;

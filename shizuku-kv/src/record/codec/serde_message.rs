@@ -284,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_type_says_is_kept() {
+    fn message_of_the_type_is_kept() {
         for (message, kept) in [
             (
                 "invalid type: string \"hunter2\", expected u16",
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_no_grammar_is_dropped() {
+    fn message_without_grammar_is_dropped() {
         for message in [
             "",
             "hunter2",
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_the_type() {
+    fn remaining_words_of_the_type() {
         for (kept, from_type) in [
             ("invalid type: string, expected struct Config", "struct Config"),
             ("invalid value: string", "string"),

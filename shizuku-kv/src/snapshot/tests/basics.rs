@@ -122,7 +122,7 @@ fn a_compacted_log_can_be_read_by_nobody_who_could_not_before() {
 }
 
 #[test]
-fn what_is_discarded_does_not_count() {
+fn discarded_changes_do_not_count() {
     let disk = SimDisk::default();
     let (mut writer, _) = open_on(&disk, options()).unwrap();
     writer.append(&put("a", b"1", 1)).unwrap();

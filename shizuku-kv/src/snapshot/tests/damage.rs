@@ -13,7 +13,7 @@ fn loaded(content: &[u8]) -> Result<Point, SnapshotError> {
 }
 
 #[test]
-fn a_log_that_is_cut_anywhere_has_the_last_checkpoint_that_is_whole() {
+fn truncated_log_has_its_last_whole_checkpoint() {
     for log in logs().into_iter().chain(unsealed_logs()) {
         for len in 0..=log.content.len() {
             log.must_be(len, loaded(&log.content[..len]));
@@ -91,7 +91,7 @@ fn frames(content: &[u8]) -> Vec<usize> {
 }
 
 #[test]
-fn frames_that_are_missing_doubled_or_in_another_order_are_found() {
+fn missing_doubled_or_reordered_frames_are_detected() {
     for log in &logs()[1..] {
         let content = &log.content;
         for frame in frames(content).windows(3) {
@@ -190,7 +190,7 @@ fn seal_amid_a_checkpoint_is_damage() {
 }
 
 #[test]
-fn what_is_no_snapshot_is_refused_and_left_alone() {
+fn foreign_file_is_rejected_and_left_alone() {
     for content in [&b"x"[..], b"{\"a\": 1}", &[0; 64], &[0; 4096], b"\x89SKVLOG\r"] {
         let disk = SimDisk::default();
         disk.put(Path::new(PATH), content);

@@ -180,7 +180,7 @@ fn a_compaction_of_nothing_is_none() {
 }
 
 #[test]
-fn what_a_crash_left_beside_the_log_is_removed() {
+fn files_left_by_a_crash_are_removed() {
     let beside = format!("{PATH}.compact");
     let marked = [&MARK[..], b"half of something"].concat();
     for left in [&marked[..], b"", &[0; 8], &MARK[..3]] {

@@ -131,7 +131,7 @@ fn write(
 }
 
 #[test]
-fn after_a_loss_of_power_there_is_a_checkpoint_and_none_that_was_durable_is_lost() {
+fn power_loss_keeps_durable_checkpoints() {
     with_seeds(300, 30_000, lives);
 }
 
@@ -240,7 +240,7 @@ fn an_explicit_sync_is_durable_whatever_the_policy() {
 /// again can still read it. The process must not consider it durable because the next sync
 /// succeeds.
 #[test]
-fn what_a_failed_sync_left_unwritten_is_not_taken_for_durable() {
+fn changes_of_a_failed_sync_are_not_durable() {
     let disk = SimDisk::default();
     let (mut writer, _) = open_on(&disk, options()).unwrap();
     writer.append(&put("a", b"1", 1)).unwrap();
@@ -258,9 +258,13 @@ fn what_a_failed_sync_left_unwritten_is_not_taken_for_durable() {
     let (mut writer, state) = open_on(&disk, options()).unwrap();
     assert_eq!(state.entries.len(), 2);
     let after = disk.with_only_what_is_synced();
-    assert_eq!(load_on(&after).unwrap().entries.len(), 2, "what open returned is on the disk");
+    assert_eq!(
+        load_on(&after).unwrap().entries.len(),
+        2,
+        "the state that open returned is on the disk"
+    );
     writer.append(&put("c", b"3", 3)).unwrap();
     writer.checkpoint(Some(&cursor(3))).unwrap();
     let after = disk.with_only_what_is_synced();
-    assert_eq!(load_on(&after).unwrap().entries.len(), 3, "what was acknowledged is on the disk");
+    assert_eq!(load_on(&after).unwrap().entries.len(), 3, "acknowledged changes are on the disk");
 }

@@ -50,7 +50,7 @@ fn appends_are_not_held_up_by_a_compaction_and_are_in_its_file() {
 }
 
 #[test]
-fn a_sync_that_ends_after_the_file_was_replaced_says_nothing_about_the_new_one() {
+fn sync_of_a_replaced_file_proves_nothing_about_the_new_one() {
     let disk = SimDisk::default();
     // Opens the log twice, so that the gate knows the file by its name and not by the name under
     // which it was created.
@@ -141,7 +141,7 @@ fn many_openers_of_a_new_log_only_one_succeeds() {
 }
 
 #[test]
-fn a_writer_that_is_dropped_while_it_compacts_leaves_the_log_alone() {
+fn writer_dropped_during_compaction_leaves_the_log_alone() {
     let disk = SimDisk::default();
     let (mut writer, _) = open_on(&disk, options()).unwrap();
     let mut point = Point::empty();

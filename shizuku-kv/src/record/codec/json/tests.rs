@@ -54,7 +54,7 @@ fn assert_bare(shown: &str, json: &str) {
 }
 
 #[test]
-fn what_the_type_says_is_kept_and_the_position_too() {
+fn message_of_type_and_position_are_kept() {
     for (json, expected) in [
         (r#"{"port": 1}"#, "missing field `url` at line 1, column 11"),
         (
@@ -110,7 +110,7 @@ fn what_the_type_says_is_kept_and_the_position_too() {
 
 /// A type's own message is not shown, whatever it imitates.
 #[test]
-fn what_a_type_says_by_itself_is_not_shown() {
+fn own_words_of_a_type_are_not_shown() {
     for imitation in [
         "hunter2",
         "hunter2 at line 1 column 2",
@@ -348,7 +348,7 @@ fn secrets_never_show() {
 }
 
 #[test]
-fn what_cannot_be_json_says_so_without_its_content() {
+fn value_that_cannot_be_json_is_named_without_content() {
     struct Refuses;
     impl Serialize for Refuses {
         fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {

@@ -66,7 +66,7 @@ fn message_of<T: DeserializeOwned>(value: &serde_json::Value) -> String {
 
 /// Names are shown, even if they are keys of the value, as they usually are.
 #[test]
-fn what_the_type_says_is_kept_and_the_position_too() {
+fn message_of_type_and_position_are_kept() {
     for (value, expected) in [
         (serde_json::json!({ "port": 1 }), "missing field `url` at byte 7"),
         (serde_json::json!({ "port": "hunter2" }), "invalid type: string, expected u16 at byte 7"),
@@ -172,7 +172,7 @@ fn every_first_byte_has_a_kind_that_is_no_number() {
 
 /// A type's own message is not shown, whatever it imitates.
 #[test]
-fn what_a_type_says_by_itself_is_not_shown() {
+fn own_words_of_a_type_are_not_shown() {
     for imitation in [
         "hunter2",
         "missing field `hunter2`",
@@ -259,7 +259,7 @@ fn secrets_never_show() {
 }
 
 #[test]
-fn what_refuses_to_be_encoded_says_so_without_its_content() {
+fn failed_encoding_is_reported_without_content() {
     struct Refuses;
     impl Serialize for Refuses {
         fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {

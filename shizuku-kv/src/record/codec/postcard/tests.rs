@@ -53,7 +53,7 @@ fn errors_say_what_and_where() {
 }
 
 #[test]
-fn what_cannot_be_encoded_says_so_without_its_content() {
+fn failed_encoding_is_reported_without_content() {
     struct Refuses;
     impl Serialize for Refuses {
         fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
