@@ -10,12 +10,13 @@
 
 mod broken;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use broken::{Fault, broken};
 use shizuku_kv::conformance::{Outcome, Report, Suite, checks};
 use shizuku_kv::connect;
+use shizuku_kv_tests::missed;
 
 /// Each fault, and checks that must fail on it.
 const FAULTS: &[(Fault, &[&str])] = &[
@@ -427,30 +428,12 @@ async fn every_fault_is_found_and_every_check_finds_one() {
         let run = async { run(*fault, &families(expected)).await };
         (*fault, tokio::spawn(run))
     });
-    let runs = runs.collect::<Vec<_>>();
-    let mut reports = BTreeMap::new();
-    for (fault, run) in runs {
-        reports.insert(format!("{fault:?}"), run.await.expect("the suite itself does not panic"));
+    let mut reports = Vec::new();
+    for ((fault, run), (_, expected)) in runs.collect::<Vec<_>>().into_iter().zip(FAULTS) {
+        reports.push((fault, *expected, run.await.expect("the suite itself does not panic")));
     }
-    let mut wrong = String::new();
-    let mut found = BTreeSet::new();
-    for (fault, expected) in FAULTS {
-        let report = &reports[&format!("{fault:?}")];
-        let failed = report.failures().map(|check| check.name.as_str()).collect::<BTreeSet<_>>();
-        for name in expected.iter().filter(|name| !failed.contains(**name)) {
-            let outcome = report.outcome(name);
-            wrong += &format!(
-                "{fault:?} is not found by {name}: {outcome:?}; it is found by {failed:?}\n"
-            );
-        }
-        found.extend(failed.into_iter().map(str::to_owned));
-    }
-    for check in checks().filter(|check| !found.contains(check.name)) {
-        if !UNBREAKABLE.contains(&check.name) {
-            wrong += &format!("no fault is found by {}\n", check.name);
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong}");
+    let missed = missed(&reports, checks().map(|check| check.name), &UNBREAKABLE);
+    assert!(missed.is_empty(), "{missed}");
 }
 
 #[tokio::test]
