@@ -290,7 +290,7 @@ impl NatsCluster {
         Ok(())
     }
 
-    /// Returns the node that leads the stream of a bucket, as soon as one does. Requests go around
+    /// Returns the node that leads the stream of a bucket, as soon as one does. Requests bypass
     /// [partitions](Self::partition), so the result is never an old leader behind one.
     ///
     /// # Panics
@@ -398,7 +398,7 @@ impl NatsCluster {
     }
 
     /// Cuts a node off from the other nodes and from clients, as a network does that loses every
-    /// packet: connections stay open and are silent. The harness's own requests go around it.
+    /// packet: connections stay open and are silent. The harness's own requests bypass it.
     pub fn partition(&self, index: usize) {
         self.nodes[index].cut_off.store(true, Ordering::SeqCst);
         self.nodes[index].proxy.stall();
@@ -468,7 +468,7 @@ impl NatsCluster {
         found.ok_or_else(|| format!("no node is called {name:?}"))
     }
 
-    /// Asks until there is an answer, and panics with the last reason if there is none.
+    /// Asks until an answer comes. Panics with the last reason if none comes in time.
     async fn until<T, F>(&self, what: &str, ask: impl Fn() -> F) -> T
     where
         F: Future<Output = Result<T, String>>,
@@ -479,7 +479,7 @@ impl NatsCluster {
         })
     }
 
-    /// Asks until there is an answer. Returns the last reason if there is none.
+    /// Asks until an answer comes. Returns the last reason if none comes in time.
     async fn attempt<T, F>(&self, ask: impl Fn() -> F) -> Result<T, String>
     where
         // Not an `AsyncFn`, because the compiler cannot tell yet that its futures are `Send`.

@@ -5,8 +5,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::NatsCluster;
-use crate::Random;
+use crate::{NatsCluster, Random, number};
 
 /// A fault of a [`NatsCluster`]. Unless its description says otherwise, a fault lasts for a while
 /// and is then undone.
@@ -111,12 +110,7 @@ impl Faults {
     ///
     /// If `SHIZUKU_SEED` is not a number.
     pub fn new(seed: u64) -> Self {
-        let seed = match std::env::var("SHIZUKU_SEED") {
-            Ok(text) if !text.is_empty() => text
-                .parse()
-                .unwrap_or_else(|_| panic!("SHIZUKU_SEED is {text:?}, which is not a number")),
-            _ => seed,
-        };
+        let seed = number("SHIZUKU_SEED").unwrap_or(seed);
         println!("seed {seed}");
         Self {
             seed,

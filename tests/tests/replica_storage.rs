@@ -23,10 +23,11 @@ use shizuku_kv::replica::{
     LogStorage, MemoryStorage, RedbOptions, RedbStorage, RedbSync, StorageError,
 };
 use shizuku_kv::snapshot::{SnapshotOptions, SyncPolicy};
+use shizuku_kv_tests::is_long;
 
 /// Returns the number of random histories that a storage has to pass.
 fn histories() -> usize {
-    if std::env::var_os("SHIZUKU_LONG").is_some() { 300 } else { 4 }
+    if is_long() { 300 } else { 4 }
 }
 
 #[tokio::test]

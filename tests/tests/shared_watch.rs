@@ -479,7 +479,7 @@ fn live_values_of_one_runtime_outlive_another() {
         drop(more);
         // Consumers of the other runtime may stay on the server, until no request has come for a
         // minute.
-        eventually("what is read from here has ended", async || {
+        eventually("the watches from here have ended", async || {
             let left = server.consumers(store.name()).await;
             left.len() < before.len() && left.iter().all(|name| before.contains(name))
         })

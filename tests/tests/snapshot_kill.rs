@@ -17,7 +17,7 @@ use shizuku_kv::snapshot::{
     Snapshot, SnapshotOptions, SnapshotReader, SnapshotWriter, SyncPolicy, load,
 };
 use shizuku_kv::{Key, KvEntry, KvUpdate, VersionToken, WatchCursor};
-use shizuku_kv_tests::{Random, rerun};
+use shizuku_kv_tests::{Random, is_long, rerun, seed};
 
 const PATH: &str = "SHIZUKU_TEST_SNAPSHOT";
 const POLICY: &str = "SHIZUKU_TEST_SNAPSHOT_POLICY";
@@ -154,17 +154,9 @@ fn killed_after(mut child: Child, acknowledgements: u64) -> Option<u64> {
     acknowledged
 }
 
-fn is_long() -> bool {
-    std::env::var("SHIZUKU_LONG").is_ok_and(|long| long == "1")
-}
-
 /// Returns the number of checkpoints, and the number of kills during a compaction.
 fn kill_again_and_again(compacts: bool) -> (u64, u64) {
-    let seed = std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let seed = seed.unwrap_or(now.as_nanos() as u64);
-    println!("SHIZUKU_SEED={seed}");
-    let mut random = Random::from_seed(seed);
+    let mut random = Random::from_seed(seed());
     let directory = tempfile::tempdir().unwrap();
     let mut path = directory.path().join("state");
     let mut model = Model::default();

@@ -39,7 +39,7 @@ impl Hidden {
     }
 
     fn version(&self) -> &'static str {
-        "of the record"
+        "own method"
     }
 
     fn created(&self) -> Option<SystemTime> {
@@ -51,19 +51,19 @@ impl Hidden {
     }
 
     fn map(&self) -> &'static str {
-        "of the record"
+        "own method"
     }
 
     fn decode(&self) -> &'static str {
-        "of the record"
+        "own method"
     }
 
     fn into_value(&self) -> &'static str {
-        "of the record"
+        "own method"
     }
 
     fn into_entry(&self) -> &'static str {
-        "of the record"
+        "own method"
     }
 }
 
@@ -97,11 +97,11 @@ async fn methods_and_fields_of_an_entry_are_the_records() -> Outcome {
     record().create_write(&store).await?;
     let mut entry = Hidden::atomic_read_from(&store, 1).await?.ok_or("it is absent")?;
     assert_eq!((entry.value, entry.version, entry.generation), (2, None, 3));
-    assert_eq!((entry.value(), *entry.value_mut(), entry.version()), (2, 2, "of the record"));
+    assert_eq!((entry.value(), *entry.value_mut(), entry.version()), (2, 2, "own method"));
     assert_eq!((entry.created(), entry.generation()), (record().created, 3));
     assert_eq!(
         [entry.map(), entry.decode(), entry.into_value(), entry.into_entry()],
-        ["of the record"; 4]
+        ["own method"; 4]
     );
 
     Pair("a".to_owned(), "b".to_owned()).create_write(&store).await?;
@@ -123,17 +123,17 @@ async fn methods_and_fields_of_a_live_value_are_the_records() -> Outcome {
     let of_map = map.get(&HiddenKey { id: 1 }).ok_or("it is absent")?;
     for snapshot in [live.snapshot(), Arc::clone(&of_map)] {
         assert_eq!((snapshot.value, snapshot.version, snapshot.generation), (2, None, 3));
-        assert_eq!((snapshot.value(), snapshot.version()), (2, "of the record"));
+        assert_eq!((snapshot.value(), snapshot.version()), (2, "own method"));
         assert_eq!((snapshot.created(), snapshot.generation()), (record().created, 3));
-        assert_eq!((snapshot.created, snapshot.map()), (record().created, "of the record"));
+        assert_eq!((snapshot.created, snapshot.map()), (record().created, "own method"));
         assert_eq!(
             [snapshot.into_value(), snapshot.into_entry(), snapshot.decode()],
-            ["of the record"; 3]
+            ["own method"; 3]
         );
     }
     let live = live.load();
     assert_eq!((live.value, live.version, live.generation), (2, None, 3));
-    assert_eq!((live.value(), live.version(), live.map()), (2, "of the record", "of the record"));
+    assert_eq!((live.value(), live.version(), live.map()), (2, "own method", "own method"));
     Ok(())
 }
 

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use run::{LARGEST, Plan, Run};
 use shizuku_kv::{ReadConsistency, StoreConfig, connect};
-use shizuku_kv_tests::{NatsCluster, NatsServer, unique};
+use shizuku_kv_tests::{NatsCluster, NatsServer, is_long, number, unique};
 
 /// Number of seeds by default, on a single server and on a cluster.
 const SEEDS: (u64, u64) = (48, 8);
@@ -44,17 +44,11 @@ const AT_ONCE: u64 = 4;
 /// Number of failed seeds that are reported.
 const REPORTED: usize = 3;
 
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
-
 fn seeds(few: u64, many: u64) -> Range<u64> {
     if let Some(seed) = number("SHIZUKU_SEED") {
         return seed..seed + 1;
     }
-    let is_long = std::env::var("SHIZUKU_LONG").is_ok_and(|long| long == "1");
-    0..number("SHIZUKU_SEEDS").unwrap_or(if is_long { many } else { few })
+    0..number("SHIZUKU_SEEDS").unwrap_or(if is_long() { many } else { few })
 }
 
 /// Runs every seed against the servers at `url`.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use shizuku_kv::snapshot::{self, SnapshotError};
 use shizuku_kv::{Connection, Store, connect};
-use shizuku_kv_tests::{NatsServer, Random, unique};
+use shizuku_kv_tests::{NatsServer, Random, is_long, seed, unique};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -179,8 +179,8 @@ fn a_restart_after_a_kill_costs_what_was_missed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn node_killed_repeatedly_ends_with_the_right_routes() {
     let node = Node::new(NatsServer::shared());
-    let mut random = seeded();
-    let rounds = if std::env::var_os("SHIZUKU_LONG").is_some() { 60 } else { 8 };
+    let mut random = Random::from_seed(seed());
+    let rounds = if is_long() { 60 } else { 8 };
     let writer = Writer::start(&node, Random::from_seed(random.number())).await;
     let at_last = tokio::task::block_in_place(|| {
         let (mut kept, mut at_last) = (0, None);
@@ -216,8 +216,8 @@ async fn node_killed_repeatedly_ends_with_the_right_routes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_told_to_end_keeps_everything_first() {
     let node = Node::new(NatsServer::shared());
-    let mut random = seeded();
-    let rounds = if std::env::var_os("SHIZUKU_LONG").is_some() { 40 } else { 8 };
+    let mut random = Random::from_seed(seed());
+    let rounds = if is_long() { 40 } else { 8 };
     let writer = Writer::start(&node, Random::from_seed(random.number())).await;
     tokio::task::block_in_place(|| {
         let mut told = BTreeMap::new();
@@ -522,12 +522,4 @@ async fn write(
         writes.fetch_add(1, Ordering::Relaxed);
     }
     (routes, last.unwrap())
-}
-
-/// Starts with the seed in `SHIZUKU_SEED`, or with a new one each time.
-fn seeded() -> Random {
-    let clock = || std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into();
-    let seed = std::env::var("SHIZUKU_SEED").map_or_else(|_| clock(), |seed| seed.parse().unwrap());
-    println!("SHIZUKU_SEED={seed} makes the same decisions");
-    Random::from_seed(seed)
 }

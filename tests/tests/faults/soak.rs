@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use shizuku_kv_tests::number;
+
 use crate::run::{self, Plan};
 use crate::summary::Summary;
 
@@ -14,8 +16,8 @@ const LENGTH: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: scripts/soak, or scripts/test --long"]
 async fn soak() {
-    let minutes: f64 = variable("SHIZUKU_SOAK_MINUTES").unwrap_or(1.0);
-    let seed: u64 = variable("SHIZUKU_SOAK_SEED").unwrap_or(1);
+    let minutes: f64 = number("SHIZUKU_SOAK_MINUTES").unwrap_or(1.0);
+    let seed: u64 = number("SHIZUKU_SOAK_SEED").unwrap_or(1);
     let length = Duration::from_secs_f64(minutes * 60.0);
     let each = LENGTH.min(length / 2);
     let start = Instant::now();
@@ -65,9 +67,4 @@ async fn soak() {
         std::fs::write(path, &report).expect("write the report");
     }
     assert_eq!(violations, 0, "{}", soak.violations.join("\n"));
-}
-
-fn variable<T: std::str::FromStr>(name: &str) -> Option<T> {
-    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}, which is not a number")))
 }

@@ -15,7 +15,7 @@ use super::{World, has_ttl, names, scanned, with_markers};
 #[tokio::test]
 async fn a_bucket_with_other_settings_opens_without_any() {
     let (world, ours, theirs) = World::made_by_them(kv::Config {
-        description: "of the others".to_owned(),
+        description: "for other clients".to_owned(),
         history: 8,
         max_age: Duration::from_secs(3600),
         max_bytes: 1 << 20,
@@ -31,7 +31,7 @@ async fn a_bucket_with_other_settings_opens_without_any() {
     assert_eq!(theirs.get("k").await.unwrap().unwrap(), "ours");
 
     let same = StoreConfig::new()
-        .description("of the others")
+        .description("for other clients")
         .history(8)
         .max_age(Duration::from_secs(3600))
         .max_bytes(1 << 20)
@@ -127,7 +127,7 @@ async fn a_bucket_without_direct_gets_is_read() {
 async fn reconciling_keeps_the_settings_of_others() {
     let server = NatsServer::shared();
     let (world, ours) = World::made_as_stream(|config| {
-        config["description"] = json!("of the others");
+        config["description"] = json!("for other clients");
         config["metadata"] = json!({ "owner": "billing", "tier": "gold" });
         config["compression"] = json!("s2");
         config["republish"] = json!({ "src": ">", "dest": "audit.>" });

@@ -50,7 +50,7 @@ async fn swaps_are_linearizable_for_long() {
 }
 
 async fn cluster_passes(seed: u64, length: Duration) {
-    // Clusters of 2.10 do not outlive these faults: see `tests/faults/main.rs`.
+    // Clusters of 2.10 do not outlive these faults: see `tests/tests/faults/main.rs`.
     if !NatsServer::shared().is_at_least(2, 11) {
         println!("not with nats-server {}", NatsServer::shared().version());
         return;

@@ -11,6 +11,7 @@ use std::panic::catch_unwind;
 
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
+use shizuku_kv_tests::{is_long, number};
 
 use super::{ALONE, MEMORY};
 
@@ -21,14 +22,13 @@ const MOST_MEMORY: f32 = 64.0;
 fn run(target: fn(&[u8]), examples: Vec<Vec<u8>>, inputs: usize) {
     let _alone = ALONE.blocking_lock();
     MEMORY.reset_peak_usage();
-    let given = std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
-    let seed = given.unwrap_or(1);
+    let seed: u64 = number("SHIZUKU_SEED").unwrap_or(1);
     println!("SHIZUKU_SEED={seed}");
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
 
-    let inputs = if std::env::var_os("SHIZUKU_LONG").is_some() { inputs * 100 } else { inputs };
+    let inputs = if is_long() { inputs * 100 } else { inputs };
     let made = (0..inputs).map(|_| input(&mut random, &examples)).collect::<Vec<_>>();
     for input in examples.iter().chain(&made) {
         if catch_unwind(|| target(input)).is_err() {

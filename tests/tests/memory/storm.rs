@@ -12,7 +12,7 @@ use shizuku_kv::{
     Connection, KeyValue, KeyValueRead, KvUpdate, Live, LiveRead, Store, TypedEntry, TypedUpdate,
     TypedWatch, VersionToken, Watch, WatchScope, connect,
 };
-use shizuku_kv_tests::NatsServer;
+use shizuku_kv_tests::{NatsServer, is_long};
 use tokio::task::JoinSet;
 
 use super::{ALONE, MEMORY, REST, allocated};
@@ -328,7 +328,7 @@ impl Storm {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_restarts_leaves_nothing_behind() {
     let _alone = ALONE.lock().await;
-    let restarts = if std::env::var_os("SHIZUKU_LONG").is_some() { 250 } else { 20 };
+    let restarts = if is_long() { 250 } else { 20 };
     let server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
     let store = connection.store("storm").await.unwrap();

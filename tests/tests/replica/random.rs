@@ -15,7 +15,7 @@ use shizuku_kv::replica::{
 use shizuku_kv::{
     BatchConfig, Connection, Key, KvError, KvOperation, KvUpdate, Store, WatchScope, connect,
 };
-use shizuku_kv_tests::Random;
+use shizuku_kv_tests::{Random, is_long, number, seed};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::support::Refused;
@@ -333,17 +333,14 @@ async fn made_again(connection: &dyn Connection, store: &mut Store, world: &Mute
 
 #[tokio::test]
 async fn at_random() {
-    let given = std::env::var("SHIZUKU_SEED").ok().filter(|seed| !seed.is_empty());
-    let is_long = std::env::var_os("SHIZUKU_LONG").is_some();
-    let seeds: Vec<u64> = match given {
-        Some(seed) => vec![seed.parse().expect("SHIZUKU_SEED is a number")],
-        None => {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-            let first = u64::try_from(now.as_nanos() & 0xffff_ffff).unwrap();
-            (0..if is_long { 500 } else { 8 }).map(|n| first.wrapping_add(n)).collect()
-        }
+    let first = seed();
+    // A given seed is repeated alone.
+    let rounds = match number::<u64>("SHIZUKU_SEED") {
+        Some(_) => 1,
+        None if is_long() => 500,
+        None => 8,
     };
-    for seed in seeds {
+    for seed in first..first + rounds {
         println!("seed {seed}");
         round(seed, 15).await;
     }

@@ -379,7 +379,7 @@ async fn tombstone_that_ended_is_no_reason_to_read_again() {
         settle().await;
         feed.link(WatchLink::Up);
         let opening = script.opening().await;
-        assert_eq!(opening.from, Some(cursor(1)), "what followed it is read again, and not all");
+        assert_eq!(opening.from, Some(cursor(1)), "the watch resumes after the cursor");
         let again = opening.accept();
         marker.map(|(position, word)| again.say(position, word));
         again.say(6, "c=2").say(6, ".");

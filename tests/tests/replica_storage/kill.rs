@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use shizuku_kv::replica::{Checkpoint, RedbOptions, RedbStorage, RedbSync, ReplicaStorage};
 use shizuku_kv::{Key, KvEntry, KvOperation, KvUpdate, VersionToken, WatchCursor};
-use shizuku_kv_tests::{Random, rerun};
+use shizuku_kv_tests::{Random, is_long, rerun, seed};
 
 const PATH: &str = "SHIZUKU_KILLED_PATH";
 const INTERVAL: &str = "SHIZUKU_KILLED_INTERVAL";
@@ -150,11 +150,7 @@ fn apply(state: &mut BTreeMap<Key, KvEntry>, batch: u64) {
 }
 
 async fn rounds(interval: Option<u64>, rounds: u64) {
-    let given = std::env::var("SHIZUKU_SEED").ok().and_then(|seed| seed.parse().ok());
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let seed = given.unwrap_or(now.as_nanos() as u64);
-    println!("SHIZUKU_SEED={seed}");
-    let mut random = Random::from_seed(seed);
+    let mut random = Random::from_seed(seed());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("replica.redb");
     let (mut state, mut reached) = (BTreeMap::new(), 0);
@@ -196,7 +192,7 @@ async fn rounds(interval: Option<u64>, rounds: u64) {
 }
 
 fn number_of_rounds() -> u64 {
-    if std::env::var_os("SHIZUKU_LONG").is_some() { 50 } else { 4 }
+    if is_long() { 50 } else { 4 }
 }
 
 #[tokio::test]
