@@ -370,6 +370,7 @@ pub(super) fn list(link: Arc<Link>, deadline: Duration) -> KvStream<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stream_info::marker_ttl;
     use super::*;
 
     const HOUR: u64 = 3_600_000_000_000;
