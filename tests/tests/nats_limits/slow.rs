@@ -79,7 +79,7 @@ async fn max_pending_below_a_request_delivers_everything() {
             let connection = connect(&server.url()).await.unwrap();
             connection.store_with_config("s", config()).await.unwrap()
         };
-        let mut watch = within("opening", store().await.watch(WatchScope::All)).await.unwrap();
+        let watch = within("opening", store().await.watch(WatchScope::All)).await.unwrap();
         let mut delivered = 0;
         while within("a watch", watch.next()).await.unwrap().unwrap() != KvUpdate::CaughtUp {
             delivered += 1;

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn subject_that_a_server_names_is_the_sent_one_or_the_mapped_one() {
+    fn subject_named_by_a_server_is_the_sent_or_mapped_one() {
         let own = ApiSpace::default();
         for subject in ["$JS.API.INFO", "$KV.b.k", "$JS.hub.API.INFO", "_INBOX.x"] {
             assert_eq!(own.sent(subject), subject);

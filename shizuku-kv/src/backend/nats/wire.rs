@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_marker_means() {
+    fn marker_reason_tells_the_operation() {
         let with =
             |pairs: &[(&'static str, &'static str)]| Marks::read(pairs.iter().copied()).operation();
         assert_eq!(with(&[]), KvOperation::Put);
