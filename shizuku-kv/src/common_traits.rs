@@ -14,6 +14,8 @@ fn is_sendable<T: Send + Sync + Unpin>() {}
 
 fn is_value<T: Clone + PartialEq + Send + Sync + Unpin>() {}
 
+fn is_cloned<T: Clone + Send + Sync + Unpin>() {}
+
 #[derive(Clone, Debug, PartialEq)]
 struct Record(String, String);
 
@@ -104,6 +106,7 @@ fn value_types_are_cloned_and_compared() {
     is_value::<ReplicaProgress>();
     is_value::<Leader>();
     is_value::<LockState>();
+    is_cloned::<LiveMapChange<String, Record>>();
 }
 
 #[test]

@@ -10,6 +10,7 @@
 )]
 
 mod commits;
+mod errors;
 mod files;
 mod floors;
 mod lex;
@@ -58,6 +59,12 @@ fn text_opens_with_a_verb_or_the_thing() {
 #[test]
 fn test_names_fit_the_limit() {
     check("test names have at most 60 characters", names::findings, "NAMES", recorded::NAMES);
+}
+
+#[test]
+fn error_variants_can_get_more_fields() {
+    let rule = "error variants with named fields are #[non_exhaustive]";
+    check(rule, errors::findings, "ERRORS", &[]);
 }
 
 #[test]
