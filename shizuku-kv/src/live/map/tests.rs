@@ -145,6 +145,41 @@ async fn the_state_is_waited_for_until_its_marker_or_the_deadline() {
     assert!(matches!(ended, KvError::Closed { .. }), "{ended:?}");
 }
 
+/// Returns the outcome of a reading whose updates, each 40 ms after the one before, precede the
+/// caught-up marker. The deadline is 50 ms.
+async fn read_slowly(
+    updates: impl Iterator<Item = KvUpdate> + Send + 'static,
+) -> Result<usize, KvError> {
+    let (items, mut watch) = watch();
+    let writer = tokio::spawn(async move {
+        for update in updates.chain([KvUpdate::CaughtUp]) {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            // The reading may have ended.
+            let _ = items.send(Ok(update));
+        }
+        items
+    });
+    let mut progress = Progress::within(Deadline::after(Duration::from_millis(50)));
+    let table = state::<Count>(&mut watch, &mut comparison(), &mut progress).await;
+    drop(writer.await.unwrap());
+    Ok(table?.entries.len())
+}
+
+/// Each new key restarts the deadline, so that a large state can take longer.
+#[tokio::test(start_paused = true)]
+async fn state_that_grows_may_take_longer_than_the_deadline() {
+    let read = read_slowly((0..10).map(|key| put(key, key + 1, "1"))).await;
+    // The marker is 40 ms after the last key.
+    assert_eq!(read.unwrap(), 10);
+}
+
+/// Writers cannot extend the wait without end.
+#[tokio::test(start_paused = true)]
+async fn changes_of_known_keys_do_not_extend_the_deadline() {
+    let read = read_slowly((0..10).map(|version| put(7, version + 1, "1"))).await;
+    assert!(matches!(read, Err(KvError::Timeout { operation: "live_map", .. })), "{read:?}");
+}
+
 #[tokio::test]
 async fn until_all_is_read_again_the_map_stays_and_then_it_changes_once() {
     let (mut driver, current, mut states) = driver().await;
