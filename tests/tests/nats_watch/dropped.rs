@@ -113,15 +113,21 @@ async fn the_last_handle_deletes_the_consumers_dropped_with_it() {
     none_are_left(&name).await;
 }
 
-/// No other reference keeps the client.
-#[tokio::test]
+/// No other reference keeps the client. The client's own task, on another thread, may find the
+/// client gone before it has written anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_watch_deletes_its_consumer_with_the_connection() {
     let (name, connection, store) = filled().await;
-    let mut watch = store.watch(WatchScope::All).await.unwrap();
-    next(&mut watch).await.unwrap();
-    drop((connection, store));
-    drop(watch);
+    let mut watches = Vec::new();
+    for _ in 0..50 {
+        let store = connect(&NatsServer::shared().url()).await.unwrap().store(&name).await.unwrap();
+        let mut watch = store.watch(WatchScope::All).await.unwrap();
+        next(&mut watch).await.unwrap();
+        watches.push(watch);
+    }
+    drop(watches);
     none_are_left(&name).await;
+    drop((connection, store));
 }
 
 /// The runtime ends right after the shutdown.
