@@ -174,7 +174,7 @@ async fn the_cursor_of_an_empty_bucket_whose_values_expire_is_good() {
 }
 
 #[tokio::test]
-async fn a_history_is_no_longer_than_the_store_keeps_also_while_it_is_written() {
+async fn history_is_bounded_while_the_key_is_written() {
     let server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
     let store = connection.store_with_config("b", StoreConfig::new().history(2)).await.unwrap();
@@ -243,7 +243,7 @@ async fn a_watch_that_was_away_longer_than_tombstones_live_says_so() {
 
 /// Messages in the watch's queue do not prove that it was connected.
 #[tokio::test]
-async fn an_old_message_in_the_queue_does_not_hide_that_a_watch_was_away() {
+async fn old_queued_message_does_not_hide_the_absence_of_a_watch() {
     away_longer_than_tombstones_live(true).await;
 }
 

@@ -181,7 +181,7 @@ fn each_wrong_decision_breaks_a_promise() {
 /// A known limit: an update was applied and not committed, and its key vanished without a trace
 /// before the next run. No committed data names the key.
 #[test]
-fn what_was_applied_and_not_kept_can_stay_where_no_tombstone_does() {
+fn uncommitted_update_can_stay_if_its_key_leaves_no_tombstone() {
     let forgets =
         Scenario { budget: Budget { writes: 3, forgets: 1, stops: 1, ..NOTHING }, ..STOPS };
     let made_again =

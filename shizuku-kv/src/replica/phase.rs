@@ -1,30 +1,30 @@
 //! The decisions on which the correctness of a replica rests, as pure functions: the driver
 //! ([`super::run`]) and the exhaustive model ([`super::model`]) call the same (ADR 0033).
 //!
-//! What has to hold:
-//! - A place is kept only when everything up to it was applied. What comes after it will come
-//!   again.
-//! - After a repair nothing is held that the bucket does not have.
-//! - `apply` learns of a key that vanished before it learns of a later value of that key.
+//! Invariants:
+//! - A checkpoint is committed only after everything before its position was applied. Later entries
+//!   are delivered again.
+//! - After a resync, the storage holds no key that the store does not have.
+//! - `apply` gets the deletion of a vanished key before a later value of that key.
 
 use super::storage::{Checkpoint, ScopeId, StoredVersion};
 use crate::store::{KvEntry, KvError, WatchCursor};
 
-/// In what a replica is.
+/// Phase of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Phase {
-    /// It goes on from a cursor: each update is news. Its cursors count.
+    /// It has resumed from a cursor, so every update is new. Its cursors are committed.
     Following,
-    /// It holds nothing, so that there is nothing that can have vanished, and takes the state. Its
-    /// cursors count: from one in the middle of the state a watch brings the rest of it.
+    /// It reads the initial state and held nothing before, so no key can have vanished. Its cursors
+    /// are committed, because a watch from a cursor within the state delivers the rest of it.
     Filling,
-    /// It holds something, and has no place from which it could go on: it takes the state anew, and
-    /// in the end drops what that did not have. Until then no cursor counts: from one in the middle
-    /// nobody would learn of what has vanished.
+    /// It resyncs: it holds keys and has no position to resume from. It reads the initial state
+    /// again, and at the end drops the keys that were not in it. No cursor is committed until then,
+    /// because after a resume from it the vanished keys would not be found.
     Repairing,
 }
 
-/// How a replica begins: with which cursor it watches, and in what it is.
+/// Returns the first phase of a replica, and the cursor of its first watch.
 pub(crate) fn begin(
     checkpoint: Option<Checkpoint>,
     scope: ScopeId,
@@ -36,15 +36,15 @@ pub(crate) fn begin(
     }
 }
 
-/// In what it is without a place to go on from.
+/// Returns the phase of a replica that has no position to resume from.
 pub(crate) fn without_checkpoint(holds: bool) -> Phase {
     if holds { Phase::Repairing } else { Phase::Filling }
 }
 
 impl Phase {
-    /// Whether an entry that comes has to be applied, `held` being what the storage has of its key.
-    /// What is known already need not be; deletions always are: a crash can have come between
-    /// applying and keeping, and then something of the caller's may hold what the storage does not.
+    /// Returns whether a delivered entry has to be applied. `held` is the version of its key in the
+    /// storage. A known version need not be. Deletions always are: after a crash between applying
+    /// and committing, the caller's own state may hold a key that the storage does not.
     pub(crate) fn is_news(self, entry: &KvEntry, held: Option<StoredVersion>) -> bool {
         match self {
             Self::Following | Self::Filling => true,
@@ -55,18 +55,19 @@ impl Phase {
         }
     }
 
-    /// Whether what is held has to be known before a batch is applied, and which keys have come.
+    /// Returns whether the held versions are read before a batch is applied, and the delivered keys
+    /// are recorded.
     pub(crate) fn compares(self) -> bool {
         self == Self::Repairing
     }
 
-    /// Whether what is held and has not come has to be dropped when the state is complete.
+    /// Returns whether held keys that were not delivered are dropped once the state is complete.
     pub(crate) fn drops_the_rest(self) -> bool {
         self == Self::Repairing
     }
 
-    /// Whether the cursor of the last update in a batch is kept with it. The marker comes last in
-    /// its batch.
+    /// Returns whether the cursor of the last update in a batch is committed with it. The caught-up
+    /// marker is the last item of its batch.
     pub(crate) fn keeps_cursor(self, is_complete: bool) -> bool {
         match self {
             Self::Following | Self::Filling => true,
@@ -74,40 +75,40 @@ impl Phase {
         }
     }
 
-    /// In what it is when the state is complete, and what is not in it was dropped.
+    /// Returns the phase after the state is complete, and the keys that were not in it are dropped.
     pub(crate) fn completed(self) -> Self {
         Self::Following
     }
 }
 
-/// Whether figures of the store agree with a replica at the same position: `held` values, and at
-/// most `tombstones` tombstones beside them.
+/// Returns whether figures of the store agree with a replica at the same position, which holds
+/// `held` values and knows of at most `tombstones` tombstones.
 ///
-/// Every key with an entry is a held one, one that is known to have a tombstone, or one that an
-/// unnamed tombstone stands for. So if the numbers are equal, each of them has an entry.
+/// Every key with an entry is held, is known to have a tombstone, or has one of the tombstones that
+/// are only counted. So if the numbers are equal, each of them has an entry.
 pub(crate) fn agrees(held: u64, tombstones: Option<u64>, keys: u64) -> bool {
     tombstones.and_then(|tombstones| held.checked_add(tombstones)) == Some(keys)
 }
 
-/// Whether a key that is held has to be dropped when the state is complete.
+/// Returns whether a held key has to be dropped once the state is complete.
 pub(crate) fn has_vanished(has_come: bool) -> bool {
     !has_come
 }
 
-/// What to do when a watch has ended, or could not be opened.
+/// The reaction to a watch that has ended, or could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Watch again from where the replica stands.
+    /// Resume from the last committed position.
     Again,
-    /// Take the state anew.
+    /// Resync.
     Afresh,
-    /// Nothing will mend it.
+    /// End the replica, because a retry cannot succeed.
     End,
 }
 
-/// How a replica goes on after a watch: in what it is then, and with which cursor it watches.
-/// `kept` is the cursor of the last commit. What of a repair has been done counts for nothing: what
-/// has vanished is found by a whole state only.
+/// Returns the phase of a replica after a watch, and the cursor of the next watch. `kept` is the
+/// cursor of the last commit. An interrupted resync begins again, because only a complete state
+/// shows the vanished keys.
 pub(crate) fn go_on(
     next: Next,
     phase: Phase,
@@ -122,7 +123,7 @@ pub(crate) fn go_on(
     }
 }
 
-/// What follows from why a watch ended.
+/// Returns the reaction to the error with which a watch ended.
 pub(crate) fn after(error: &KvError) -> Next {
     match error {
         KvError::CursorExpired { .. } => Next::Afresh,

@@ -110,7 +110,7 @@ impl Hook for LostKeys {
                 WriteCondition::Exactly(expected) if self.0.is_lost(key) => {
                     return Err(other_version(key, expected));
                 }
-                // What was there is out of the way.
+                // The lost entry no longer exists.
                 WriteCondition::Any | WriteCondition::Absent
                     if !write.is_deletion() && self.0.find_key(key) =>
                 {

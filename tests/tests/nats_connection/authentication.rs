@@ -90,7 +90,7 @@ async fn the_right_nkey_is_let_in_and_no_other() {
 }
 
 #[tokio::test]
-async fn what_is_no_nkey_seed_is_refused_without_being_shown() {
+async fn invalid_nkey_seed_is_rejected_without_being_shown() {
     let seed = KeyPair::new_user().seed().unwrap();
     for bad in [
         String::new(),
@@ -236,7 +236,7 @@ pub(super) struct Credentials {
 }
 
 #[tokio::test]
-async fn the_right_credentials_are_let_in_from_a_file_from_text_and_from_base64() {
+async fn credentials_of_a_file_of_text_and_of_base64_are_accepted() {
     let operator = Operator::new();
     let server = operator.server();
     let credentials = operator.credentials();
@@ -267,7 +267,7 @@ async fn the_right_credentials_are_let_in_from_a_file_from_text_and_from_base64(
 }
 
 #[tokio::test]
-async fn what_are_no_credentials_is_refused_without_being_shown() {
+async fn invalid_credentials_are_rejected_without_being_shown() {
     let credentials = Operator::new().credentials();
     let url = format!("nats://127.0.0.1:{}", closed_port());
     for bad in [

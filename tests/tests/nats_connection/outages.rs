@@ -34,7 +34,7 @@ async fn health_is_what_the_server_is() {
 }
 
 #[tokio::test]
-async fn after_a_restart_the_same_handles_work_again_and_a_watch_goes_on() {
+async fn handles_and_watches_resume_after_a_restart() {
     let mut server = NatsServer::builder().user("app", "hunter2").start();
     let connection = connect(&server.url_as("app:hunter2")).await.unwrap();
     let store = connection.store("config").await.unwrap();
@@ -91,7 +91,7 @@ async fn an_operation_waits_for_a_server_that_comes_back_in_time() {
 }
 
 #[tokio::test]
-async fn while_no_server_is_there_every_operation_ends_by_its_deadline() {
+async fn operations_without_a_server_end_by_their_deadline() {
     let mut server = NatsServer::start();
     let connection = nats_connect(config(&server.url()).deadline(SHORT)).await.unwrap();
     let store =
@@ -121,7 +121,7 @@ async fn while_no_server_is_there_every_operation_ends_by_its_deadline() {
 }
 
 #[tokio::test]
-async fn while_no_server_is_there_many_writes_end_by_their_deadline_too() {
+async fn many_writes_without_a_server_end_by_their_deadline() {
     let mut server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
     let store =
@@ -206,12 +206,12 @@ async fn ends_by_its_deadline_while_the_server_is_paused(consistency: ReadConsis
 }
 
 #[tokio::test]
-async fn while_the_server_does_not_answer_every_operation_ends_by_its_deadline() {
+async fn operations_on_a_silent_server_end_by_their_deadline() {
     ends_by_its_deadline_while_the_server_is_paused(ReadConsistency::Any).await;
 }
 
 #[tokio::test]
-async fn while_the_server_does_not_answer_leader_reads_end_by_their_deadline_too() {
+async fn leader_reads_of_a_silent_server_end_by_their_deadline() {
     ends_by_its_deadline_while_the_server_is_paused(ReadConsistency::Leader).await;
 }
 

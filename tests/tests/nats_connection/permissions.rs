@@ -10,7 +10,7 @@ use shizuku_kv_tests::{NatsServer, unique};
 use super::{SHORT, config, lets_in, within};
 
 #[tokio::test]
-async fn an_operation_that_the_server_does_not_allow_is_refused_at_once() {
+async fn denied_operation_is_rejected_at_once() {
     let server = NatsServer::builder()
         .config(
             "authorization { users: [

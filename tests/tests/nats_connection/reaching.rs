@@ -112,7 +112,7 @@ async fn a_host_that_has_no_address_is_unavailable_and_named() {
 }
 
 #[tokio::test]
-async fn a_server_that_accepts_and_never_answers_is_given_up_within_the_timeout() {
+async fn silent_server_is_given_up_within_the_timeout() {
     let silence = TcpSilence::start();
     let port = silence.port();
     let tries = [
@@ -138,7 +138,7 @@ async fn a_server_that_accepts_and_never_answers_is_given_up_within_the_timeout(
 }
 
 #[tokio::test]
-async fn what_is_no_nats_server_is_unavailable() {
+async fn server_of_another_protocol_is_unavailable() {
     let half = r#"INFO {"server_id":"FAKE","version":"2.15.1","max_payload":1048576}"#;
     let greetings = [
         "HTTP/1.1 400 Bad Request\r\n\r\n".to_owned(),
@@ -215,7 +215,7 @@ async fn a_connection_that_is_dropped_or_shut_down_is_closed() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_does_not_keep_the_others_from_being_used() {
+async fn server_that_is_down_does_not_hide_the_others() {
     let server = NatsServer::shared();
     for _ in 0..8 {
         // The client library tries them in an order of its own.
@@ -225,7 +225,7 @@ async fn a_server_that_is_down_does_not_keep_the_others_from_being_used() {
 }
 
 #[tokio::test]
-async fn a_server_that_never_answers_does_not_keep_the_others_from_being_used() {
+async fn silent_server_does_not_hide_the_others() {
     let (silence, server) = (TcpSilence::start(), NatsServer::shared());
     let url = format!("nats://127.0.0.1:{},127.0.0.1:{}", silence.port(), server.port());
     let timeout = Duration::from_secs(2);
@@ -236,7 +236,7 @@ async fn a_server_that_never_answers_does_not_keep_the_others_from_being_used() 
 }
 
 #[tokio::test]
-async fn settings_that_cannot_work_are_refused_before_anything_is_tried() {
+async fn impossible_settings_are_rejected_before_any_attempt() {
     let silence = TcpSilence::start();
     for (field, config) in [
         ("servers", NatsConnectionConfig::new(Vec::<String>::new())),

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::{SHORT, caught_up, config, operations, within};
 
 #[tokio::test]
-async fn shutdown_flushes_what_was_written_and_then_everything_is_closed() {
+async fn shutdown_flushes_writes_and_closes_everything() {
     const WRITES: usize = 300;
     let server = NatsServer::shared();
     let (name, connection) = (unique("shutdown"), connect(&server.url()).await.unwrap());
@@ -55,7 +55,7 @@ async fn shutdown_flushes_what_was_written_and_then_everything_is_closed() {
 }
 
 #[tokio::test]
-async fn a_write_during_the_shutdown_happened_or_is_told_that_it_did_not() {
+async fn write_during_shutdown_lands_or_fails() {
     const WRITES: usize = 1000;
     let server = NatsServer::shared();
     let (name, connection) = (unique("shutdown"), connect(&server.url()).await.unwrap());
@@ -78,11 +78,11 @@ async fn a_write_during_the_shutdown_happened_or_is_told_that_it_did_not() {
             Err(error) => panic!("write {i}: {error:?}"),
         }
     }
-    assert_eq!(unknown, 0, "of {WRITES} writes, on a connection that was fine all the time");
+    assert_eq!(unknown, 0, "unknown outcomes of {WRITES} writes, on an unbroken connection");
 }
 
 #[tokio::test]
-async fn a_scan_that_is_under_way_at_the_shutdown_is_complete_or_fails() {
+async fn scan_during_shutdown_is_complete_or_fails() {
     const KEYS: usize = 3000;
     let connection = connect(&NatsServer::shared().url()).await.unwrap();
     let store = connection.store(&unique("shutdown")).await.unwrap();
@@ -108,7 +108,7 @@ async fn a_scan_that_is_under_way_at_the_shutdown_is_complete_or_fails() {
 }
 
 #[tokio::test]
-async fn a_waiting_operation_and_a_waiting_watch_end_with_the_shutdown() {
+async fn waiting_operation_and_watch_end_with_shutdown() {
     let mut server = NatsServer::start();
     let connection = connect(&server.url()).await.unwrap();
     let store = connection.store("config").await.unwrap().with_deadline(Duration::from_secs(60));

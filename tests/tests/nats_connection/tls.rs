@@ -12,7 +12,7 @@ fn trusting(url: &str, ca: &Path) -> NatsConnectionConfig {
 }
 
 #[tokio::test]
-async fn a_server_with_a_certificate_of_our_own_root_is_trusted_and_no_other() {
+async fn only_a_certificate_of_the_given_root_is_trusted() {
     let (certs, others) = (TestCerts::generate(), TestCerts::generate());
     let server = NatsServer::builder().tls(&certs.server().cert, &certs.server().key).start();
     assert!(server.url().starts_with("tls://"));

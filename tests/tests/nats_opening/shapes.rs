@@ -95,7 +95,7 @@ async fn opening_a_stream_never_found_is_bounded() {
         .config(r#"mappings { "$JS.API.STREAM.INFO.KV_raced": "$JS.API.STREAM.INFO.KV_absent" }"#)
         .start();
     let mut config = bucket("raced");
-    config["description"] = json!("of another client");
+    config["description"] = json!("made by another client");
     create_stream(&server, &config).await;
     let connection = connect(&format!("{}?deadline_ms=1500", server.url())).await.unwrap();
     let received = async || -> u64 {

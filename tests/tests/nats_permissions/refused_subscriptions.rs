@@ -65,7 +65,7 @@ async fn invalid_inbox_prefix_is_rejected_before_connecting() {
 
 /// The rights of a user change while it is away.
 #[tokio::test]
-async fn subscription_that_is_refused_after_a_reconnect_is_unauthorized() {
+async fn subscription_rejected_after_a_reconnect_is_unauthorized() {
     let rights = Rights::publish([">"]).subscribe([">"]);
     let mut server = rights.start();
     let app = at_once("connect", nats_connect(config_of(&server, "app"))).await.unwrap();

@@ -132,7 +132,7 @@ async fn an_observer_of_a_store_that_is_gone_is_told_and_ends() {
 
 /// The observer is cut off meanwhile, so that it never sees the missing store.
 #[tokio::test]
-async fn an_observer_outlives_a_store_that_is_made_again_before_it_notices() {
+async fn observer_outlives_a_store_recreated_before_it_notices() {
     let server = NatsServer::start();
     let proxy = TcpProxy::start(server.port()).await;
     let around = connect(&server.url()).await.unwrap();

@@ -171,11 +171,7 @@ async fn initial_state_ends_with_marker_or_deadline() {
 async fn read_slowly(
     updates: impl Iterator<Item = KvUpdate> + Send + 'static,
 ) -> Result<usize, KvError> {
-<<<<<<< HEAD
     let (items, watch) = watch();
-=======
-    let (items, mut watch) = watch();
->>>>>>> w/table
     let writer = tokio::spawn(async move {
         for update in updates.chain([KvUpdate::CaughtUp]) {
             tokio::time::sleep(Duration::from_millis(40)).await;
@@ -185,12 +181,8 @@ async fn read_slowly(
         items
     });
     let mut progress = Progress::within(Deadline::after(Duration::from_millis(50)));
-<<<<<<< HEAD
     let mut follower = Follower::over(&store().await, watch);
     let table = initial_state::<Count>(&mut follower, &mut comparison(), &mut progress).await;
-=======
-    let table = state::<Count>(&mut watch, &mut comparison(), &mut progress).await;
->>>>>>> w/table
     drop(writer.await.unwrap());
     Ok(table?.entries.len())
 }

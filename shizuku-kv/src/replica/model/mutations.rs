@@ -47,19 +47,19 @@ pub(super) fn all() -> Vec<Mutation> {
 
 fn begins() -> Vec<Mutation> {
     vec![
-        mutation("what is held is ignored at the beginning", SCOPES, COVERS, |it| {
+        mutation("held keys are ignored at the start", SCOPES, COVERS, |it| {
             it.begin = |checkpoint, scope, _| phase::begin(checkpoint, scope, false);
         }),
-        mutation("the place of another scope is taken", SCOPES, COVERS, |it| {
+        mutation("the checkpoint of another scope is used", SCOPES, COVERS, |it| {
             it.begin = |checkpoint, _, holds| match checkpoint {
                 Some(checkpoint) => (Phase::Following, Some(checkpoint.cursor())),
                 None => (phase::without_checkpoint(holds), None),
             };
         }),
-        mutation("what is held is ignored where the cursor has expired", CRASHES, COVERS, |it| {
+        mutation("held keys are ignored after the cursor has expired", CRASHES, COVERS, |it| {
             it.go_on = |next, phase, kept, _| phase::go_on(next, phase, kept, false);
         }),
-        mutation("following goes on where the cursor has expired", CRASHES, COVERS, |it| {
+        mutation("the phase stays following after the cursor has expired", CRASHES, COVERS, |it| {
             it.go_on = |next, phase, kept, holds| {
                 let (_, from) = phase::go_on(next, phase, kept, holds);
                 (Phase::Following, from)
@@ -76,7 +76,7 @@ fn entries() -> Vec<Mutation> {
                 phase != Phase::Repairing || entry.is_tombstone() || version != Some(entry.version)
             };
         }),
-        mutation("a smaller version is no news", MADE_AGAIN, COVERS, |it| {
+        mutation("a smaller version is skipped", MADE_AGAIN, COVERS, |it| {
             it.is_news = |phase, entry, held| {
                 let number = |version: VersionToken| version.as_u64();
                 let is_smaller =
@@ -84,43 +84,45 @@ fn entries() -> Vec<Mutation> {
                 phase.is_news(entry, held) && !is_smaller
             };
         }),
-        mutation("deletions are no news to a repair", CRASHES, COVERS, |it| {
+        mutation("a resync skips deletions", CRASHES, COVERS, |it| {
             it.is_news = |phase, entry, held| {
                 phase.is_news(entry, held) && !(phase == Phase::Repairing && entry.is_tombstone())
             };
         }),
-        mutation("deletions of what is not held are no news", STOPS, COVERS, |it| {
+        mutation("deletions of keys that are not held are skipped", STOPS, COVERS, |it| {
             it.is_news = |phase, entry, held| {
                 phase.is_news(entry, held)
                     && !(phase == Phase::Repairing && entry.is_tombstone() && held.is_none())
             };
         }),
-        mutation("a repair takes everything for known that is held", CRASHES, COVERS, |it| {
+        mutation("a resync regards every held key as known", CRASHES, COVERS, |it| {
             it.is_news = |phase, entry, held| {
                 phase != Phase::Repairing || held.is_none() || entry.is_tombstone()
             };
         }),
-        mutation("what is known is applied again", CRASHES, IN_ORDER, |it| it.compares = |_| false),
+        mutation("known versions are applied again", CRASHES, IN_ORDER, |it| {
+            it.compares = |_| false
+        }),
     ]
 }
 
 fn completions() -> Vec<Mutation> {
     vec![
-        mutation("nothing is dropped at the end of a repair", CRASHES, COVERS, |it| {
+        mutation("nothing is dropped at the end of a resync", CRASHES, COVERS, |it| {
             it.drops_the_rest = |_| false;
         }),
         mutation("nothing has ever vanished", CRASHES, COVERS, |it| it.has_vanished = |_| false),
-        mutation("what has come has vanished", CRASHES, COVERS, |it| {
+        mutation("delivered keys have vanished", CRASHES, COVERS, |it| {
             it.has_vanished = |has_come| has_come
         }),
-        mutation("the cursors of a repair are kept", CRASHES, COVERS, |it| {
+        mutation("the cursors of a resync are committed", CRASHES, COVERS, |it| {
             it.keeps_cursor = |_, _| true
         }),
-        mutation("no cursor is kept but with the marker", CRASHES, RIGHT, |it| {
+        mutation("only the cursor of the marker is committed", CRASHES, RIGHT, |it| {
             it.keeps_cursor = |_, is_complete| is_complete;
         }),
-        mutation("no cursor is ever kept", CRASHES, RIGHT, |it| it.keeps_cursor = |_, _| false),
-        mutation("a repair never ends", CRASHES, RIGHT, |it| it.completed = |phase| phase),
+        mutation("no cursor is committed", CRASHES, RIGHT, |it| it.keeps_cursor = |_, _| false),
+        mutation("a resync never ends", CRASHES, RIGHT, |it| it.completed = |phase| phase),
     ]
 }
 
@@ -133,10 +135,10 @@ fn comparisons() -> Vec<Mutation> {
         mutation("tombstones are not counted", VANISHES, RIGHT, |it| {
             it.agrees = |held, _, keys| held <= keys;
         }),
-        in_driver("a run resumes from a place without a comparison", VANISHES, RIGHT, |it| {
+        in_driver("a run resumes from a checkpoint without a comparison", VANISHES, RIGHT, |it| {
             it.compares_at_start = false;
         }),
-        in_driver("a place forgets the tombstones before it", VANISHES, RIGHT, |it| {
+        in_driver("a checkpoint forgets the tombstones before it", VANISHES, RIGHT, |it| {
             it.keeps_tombstones = false;
         }),
     ]
@@ -150,7 +152,7 @@ fn ends() -> Vec<Mutation> {
                 next => next,
             };
         }),
-        mutation("a repair goes on from the cursor before it", TROUBLE, COVERS, |it| {
+        mutation("a resync resumes from the cursor before it", TROUBLE, COVERS, |it| {
             it.go_on = |next, phase, kept, holds| match (next, kept) {
                 (Next::Again, Some(cursor)) => (phase, Some(cursor)),
                 _ => phase::go_on(next, phase, kept, holds),
@@ -161,24 +163,19 @@ fn ends() -> Vec<Mutation> {
 
 fn drivers() -> Vec<Mutation> {
     vec![
-        in_driver("a batch is kept before it is applied", CRASHES, COVERS, |it| {
+        in_driver("a batch is committed before it is applied", CRASHES, COVERS, |it| {
             it.applies_first = false
         }),
-        in_driver(
-            "what has vanished is dropped after later values",
-            CRASHES,
-            DELETION_FIRST,
-            |it| {
-                it.drops_first = false;
-            },
-        ),
-        in_driver("what came before counts for the next repair", TROUBLE, COVERS, |it| {
+        in_driver("vanished keys are dropped after later values", CRASHES, DELETION_FIRST, |it| {
+            it.drops_first = false;
+        }),
+        in_driver("keys delivered before count for the next resync", TROUBLE, COVERS, |it| {
             it.forgets_what_came = false;
         }),
-        in_driver("what is known has not come", CRASHES, COVERS, |it| {
+        in_driver("known versions do not count as delivered", CRASHES, COVERS, |it| {
             it.counts_what_is_known = false
         }),
-        in_driver("what was collected stays for the next watch", TROUBLE, IN_ORDER, |it| {
+        in_driver("collected updates stay for the next watch", TROUBLE, IN_ORDER, |it| {
             it.ends_batch_with_watch = false;
         }),
         in_driver("the marker is forgotten", CRASHES, COMES_TO_REST, |it| {

@@ -223,18 +223,18 @@ impl State {
 }
 
 // Guarantees that always hold.
-pub(super) const COVERS: &str = "a place covers only what was applied and kept";
-pub(super) const IN_ORDER: &str = "versions never go back, and no value comes twice";
-pub(super) const DELETION_FIRST: &str = "that a key vanished is told before its later value";
+pub(super) const COVERS: &str = "a checkpoint covers only applied and committed updates";
+pub(super) const IN_ORDER: &str = "versions never go back, and no value is applied twice";
+pub(super) const DELETION_FIRST: &str = "the deletion of a vanished key precedes its later value";
 pub(super) const RIGHT: &str =
-    "at rest storage and state are what the bucket has, and there is a place";
-pub(super) const COMES_TO_REST: &str = "who has nothing left to do is at rest";
-pub(super) const GIVES_UP: &str = "a cursor that was refused is not used again";
+    "at rest, storage and state equal the bucket, and a checkpoint exists";
+pub(super) const COMES_TO_REST: &str = "a replica without work is at rest";
+pub(super) const GIVES_UP: &str = "a rejected cursor is not used again";
 
 // Situations that have to be reached, because otherwise the guarantees say little.
-pub(super) const VANISHED: &str = "a repair finds that a key vanished";
-pub(super) const VANISHED_AND_BACK: &str = "it does while the key has a later value";
-pub(super) const CRASH_IN_REPAIR: &str = "a crash comes in the middle of a repair";
+pub(super) const VANISHED: &str = "a resync finds a vanished key";
+pub(super) const VANISHED_AND_BACK: &str = "a resync finds a vanished key that has a later value";
+pub(super) const CRASH_IN_REPAIR: &str = "a crash interrupts a resync";
 pub(super) const EXPIRY_IN_FILLING: &str = "a value expires while the state is filled";
 pub(super) const SAME_VERSION: &str =
     "a value of another bucket comes with the version that is held";

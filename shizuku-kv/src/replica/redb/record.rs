@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_record_shows_nothing_of_the_value() {
+    fn error_of_a_record_shows_nothing_of_the_value() {
         let mut bytes = Vec::new();
         write(&mut bytes, &entry());
         let last = bytes.len() - 1;

@@ -57,10 +57,11 @@ impl StoreCore {
     /// Waits for the acknowledgement, until the connection breaks or its share of the deadline has
     /// passed.
     pub(super) async fn await_verdict(&self, sent: &mut Sent, deadline: Deadline) -> Verdict {
+        let subjects = [sent.subject.as_str()];
         tokio::select! {
             biased;
             answer = &mut sent.acknowledgement => return self.verdict(&sent.write, answer),
-            interruption = self.link.interrupted_within(sent.mark, [sent.subject.as_str()], CROWD) => {
+            interruption = self.link.interrupted_within(sent.mark, subjects, CROWD) => {
                 if let Some(interruption) = interruption {
                     return self.interruption(sent, interruption);
                 }

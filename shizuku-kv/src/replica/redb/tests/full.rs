@@ -150,7 +150,7 @@ fn closing_makes_everything_durable_or_says_that_it_did_not() {
 /// If an operator deletes the file to make room, the replica must resync, and not continue without
 /// the lost content.
 #[test]
-fn a_file_that_was_deleted_while_the_disk_was_full_is_not_gone_on_with() {
+fn file_deleted_while_the_disk_was_full_is_not_used_again() {
     let disk = Disk::default();
     let mut storage = disk.open(RedbSync::EveryCheckpoint).unwrap();
     storage.commit(&batch(1), Some(&checkpoint(1))).unwrap();

@@ -186,7 +186,7 @@ async fn making_a_database_leaves_one_file() {
 
 /// One of several concurrent creators of the same file has it, and no other removes it.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_who_make_a_file_one_has_it() {
+async fn one_of_many_creators_of_a_file_has_it() {
     let directory = tempfile::tempdir().unwrap();
     for round in 0..5 {
         let path = directory.path().join(format!("{round}.redb"));
