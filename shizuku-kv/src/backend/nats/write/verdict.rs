@@ -57,10 +57,12 @@ impl StoreCore {
     /// Waits for the acknowledgement, until the connection breaks or its share of the deadline has
     /// passed.
     pub(super) async fn await_verdict(&self, sent: &mut Sent, deadline: Deadline) -> Verdict {
+        let subjects = [sent.subject.as_str()];
+        let interrupted = self.link.interrupted_within(sent.mark, subjects, CROWD);
         tokio::select! {
             biased;
             answer = &mut sent.acknowledgement => return self.verdict(&sent.write, answer),
-            interruption = self.link.interrupted_within(sent.mark, [sent.subject.as_str()], CROWD) => {
+            interruption = interrupted => {
                 if let Some(interruption) = interruption {
                     return self.interruption(sent, interruption);
                 }
