@@ -61,32 +61,3 @@ async fn write_deadline_passed_resumes_reads_and_watches() {
 async fn max_pending_reached_resumes_reads_and_watches() {
     slow_client_resumes("max_pending: 16MB", "Slow Consumer Detected: MaxPending").await;
 }
-
-/// Each reader requests less after a connection broke, until the server can hold the answer.
-#[tokio::test]
-async fn max_pending_below_a_request_delivers_everything() {
-    // The values of a request exceed the limit, or a value exceeds the smallest request.
-    for (size, values) in [(SIZE, 24), (900 * 1024, 8)] {
-        let server = NatsServer::builder().config("max_pending: 1MB").start();
-        let admin = connect(&server.url()).await.unwrap();
-        let config = || StoreConfig::new().deadline(super::PATIENCE);
-        let admin = admin.store_with_config("s", config()).await.unwrap();
-        for number in 0..values {
-            admin.put(format!("key-{number:03}"), vec![7; size]).await.unwrap();
-        }
-        // Each on a connection of its own, which knows nothing of the limit.
-        let store = async || {
-            let connection = connect(&server.url()).await.unwrap();
-            connection.store_with_config("s", config()).await.unwrap()
-        };
-        let watch = within("opening", store().await.watch(WatchScope::All)).await.unwrap();
-        let mut delivered = 0;
-        while within("a watch", watch.next()).await.unwrap().unwrap() != KvUpdate::CaughtUp {
-            delivered += 1;
-        }
-        assert_eq!(delivered, values);
-        let scan = store().await.scan(WatchScope::All).try_collect();
-        assert_eq!(within("a scan", scan).await.unwrap().len(), values);
-        assert!(server.log().contains("Slow Consumer Detected: MaxPending"), "{}", server.log());
-    }
-}
