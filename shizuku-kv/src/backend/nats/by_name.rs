@@ -218,8 +218,8 @@ impl StoreCore {
         let inbox = client.new_inbox();
         let mut answers = self.link.subscribe(operation, inbox.clone()).await?;
         let subjects: Vec<_> = keys.iter().map(|key| self.subject(key)).collect();
-        let bytes = ANSWER_BYTES.min(self.link.pull_size.bytes(self.link.max_payload()));
-        let query = json!({ "multi_last": subjects, "batch": subjects.len(), "max_bytes": bytes });
+        let query =
+            json!({ "multi_last": subjects, "batch": subjects.len(), "max_bytes": ANSWER_BYTES });
         let subject = self.link.space().api(&format!("DIRECT.GET.{}", self.bucket.stream));
         let query = Bytes::from(query.to_string());
         let _in_flight = self.link.requests().other(&query);
@@ -236,9 +236,8 @@ impl StoreCore {
                 biased;
                 message = answers.next() => message,
                 interruption = self.link.interrupted(mark, [subject.as_str(), inbox.as_str()]) => {
-                    match interruption {
-                        Interruption::Denied(_) => self.link.deny(Form::Batch, &self.bucket.stream),
-                        Interruption::Lost => self.link.pull_size.reduce(mark.epoch(), bytes),
+                    if let Interruption::Denied(_) = interruption {
+                        self.link.deny(Form::Batch, &self.bucket.stream);
                     }
                     break BatchEnd::Cut;
                 }

@@ -30,6 +30,10 @@ use crate::store::{KvError, KvResult, SuspendAwareInstant};
 /// arrived.
 const PULL: usize = 8 * 1024;
 
+/// Maximum number of bytes requested at a time. If one message can be larger, the server's limit on
+/// messages is used instead, because a request without room for a message delivers nothing.
+const PULL_BYTES: usize = 8 * 1024 * 1024;
+
 /// Interval of the heartbeats of an idle consumer. After two of these without a message it counts
 /// as lost.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -102,12 +106,6 @@ pub(super) struct OrderedConsumer {
     /// Maximum number of messages requested at a time: ours, or that of the server.
     batch: usize,
     bytes: usize,
-    /// The last request had no room for the next message, which is requested alone.
-    is_next_large: bool,
-    /// The last message at the last request.
-    requested_after: u64,
-    /// Number of messages that the server had to deliver after the last one, as far as it said.
-    pending: u64,
     /// The moment before its creation.
     mark: Mark,
     expires: Option<Duration>,
@@ -166,7 +164,6 @@ impl OrderedConsumer {
             () = self.link.broken(self.mark) => {}
             result = request => return result,
         }
-        self.reduce_if_filling();
         Err(self.link.over(operation).unwrap_or_else(|| KvError::Unavailable {
             operation,
             reason: "the connection broke before the consumer was ready".to_owned(),
@@ -185,7 +182,7 @@ impl OrderedConsumer {
     /// Waits for the next event. Requests more messages if few are left to arrive.
     pub(super) async fn next(&mut self) -> Delivery {
         loop {
-            if self.is_request_due() && self.pull().await.is_err() {
+            if self.outstanding <= self.batch / 2 && self.pull().await.is_err() {
                 return Delivery::Lost("the request for messages could not be sent");
             }
             // Gives way to other tasks here. The queue below must not, or a message in it would
@@ -207,7 +204,6 @@ impl OrderedConsumer {
                         trouble = self.liveness.trouble(patience) => {
                             return match trouble {
                                 Trouble::Interrupted(Interruption::Lost) => {
-                                    self.reduce_if_filling();
                                     Delivery::Lost("disconnected")
                                 }
                                 Trouble::Interrupted(Interruption::Denied(text)) => {
@@ -236,11 +232,6 @@ impl OrderedConsumer {
         }
     }
 
-    /// Whether few of the requested messages are left to arrive.
-    fn is_request_due(&self) -> bool {
-        self.outstanding <= if self.is_next_large { 0 } else { self.batch / 2 }
-    }
-
     fn receive(&mut self, message: Message) -> Option<Delivery> {
         // A stored message has its position in the reply subject, even if another client gave it a
         // status. A message of the server has none.
@@ -250,7 +241,6 @@ impl OrderedConsumer {
                 return Some(Delivery::Lost("a message is missing"));
             }
             self.last_sequence = place.consumer_sequence;
-            (self.pending, self.is_next_large) = (place.pending, false);
             return Some(Delivery::Message(message, place));
         }
         let Some(status) = message.status else {
@@ -277,13 +267,9 @@ impl OrderedConsumer {
                 self.outstanding = 0;
                 return None;
             }
-            // The request has no room for the next message, or was filled.
-            409 if description.contains("MaxBytes") => {
-                self.is_next_large = self.last_sequence == self.requested_after;
-            }
-            // 404: no message, 408: expired, 409 of this kind: filled.
+            // 404: no message, 408: expired, 409 of these kinds: filled.
             404 | 408 => {}
-            409 if description.contains("Batch Completed") => {}
+            409 if description.contains("MaxBytes") || description.contains("Batch Completed") => {}
             503 => return Some(Delivery::Lost("the consumer is gone")),
             _ => {
                 tracing::debug!(%status, description, "server ended a consumer");
@@ -343,29 +329,17 @@ impl OrderedConsumer {
         }
     }
 
-    /// Requests less at a time on the next connection if this one broke while the server was
-    /// filling a request.
-    fn reduce_if_filling(&self) {
-        if self.outstanding > 0 && self.pending > 0 {
-            self.link.pull_size.reduce(self.mark.epoch(), self.bytes);
-        }
-    }
-
     async fn pull(&mut self) -> Result<(), async_nats::PublishError> {
         let batch = self.batch.saturating_sub(self.outstanding).max(1);
         let expires = self.heartbeat * PULL_EXPIRES;
         let expires = self.expires.map_or(expires, |most| most.min(expires));
-        let batch = if self.is_next_large { 1 } else { batch };
-        let mut request = json!({
+        let request = json!({
             "batch": batch,
+            "max_bytes": self.bytes,
             "expires": nanos(expires),
             // The server takes at most half of it.
             "idle_heartbeat": nanos(self.heartbeat.min(expires / 2)),
         });
-        if !self.is_next_large {
-            request["max_bytes"] = json!(self.bytes);
-        }
-        self.requested_after = self.last_sequence;
         self.pulls += 1;
         let reply = format!("{}.{}", self.inbox, self.pulls);
         let payload = request.to_string().into();

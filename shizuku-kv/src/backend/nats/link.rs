@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use super::denials::{Denial, DeniedForms, Form};
 use super::link_events::{Deaf, LinkEvents, LinkState, STATE_POLL};
 use super::open_consumers::OpenConsumers;
-use super::pull_size::PullSize;
 use super::requests::Requests;
 use super::server_errors::Trouble;
 use super::session::Session;
@@ -36,6 +35,7 @@ const RENEWAL: Duration = Duration::from_secs(1);
 /// A moment of the connection, before a message was sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
+    /// Number of disconnections before.
     epoch: u64,
     denials: u64,
     pub(super) surplus: u64,
@@ -44,11 +44,6 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Identifies the connection: the number of disconnections before.
-    pub(super) fn epoch(self) -> u64 {
-        self.epoch
-    }
-
     /// Whether the connection has not broken between the two moments.
     pub(super) fn is_of_connection(self, other: Self) -> bool {
         self.epoch == other.epoch
@@ -76,7 +71,6 @@ pub(super) struct Link {
     operation_prefix: u64,
     operations: AtomicU64,
     denied_forms: DeniedForms,
-    pub(super) pull_size: PullSize,
     /// Locked by the operation that reconnects because no answers arrive; the time of the last
     /// reconnect.
     renewal: tokio::sync::Mutex<Option<Instant>>,
@@ -103,7 +97,6 @@ impl Link {
             operation_prefix: RandomState::new().hash_one(std::process::id()),
             operations: AtomicU64::new(0),
             denied_forms: DeniedForms::default(),
-            pull_size: PullSize::default(),
             renewal: tokio::sync::Mutex::default(),
             crowd: Semaphore::new(CHECKS_IN_CROWD),
         }))

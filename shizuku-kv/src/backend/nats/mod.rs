@@ -34,7 +34,6 @@
 //! | `figures` | how many keys have an entry, from the leader |
 //! | `outcome` | the outcome of a write whose acknowledgement was lost |
 //! | `consumer`, `arrival` | an ordered pull consumer: each message once and in order |
-//! | `pull_size` | number of bytes that a consumer requests at a time |
 //! | `filters` | the subjects that cover a scope |
 //! | `open_consumers`, `farewell` | the deletion of consumers whose reader was dropped |
 //! | `liveness` | the end of a connection, and its silence |
@@ -75,7 +74,6 @@ mod open_consumers;
 mod outage;
 mod outcome;
 mod pending;
-mod pull_size;
 mod rejections;
 mod requests;
 mod retry;

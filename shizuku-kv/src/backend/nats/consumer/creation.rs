@@ -12,7 +12,7 @@ use super::super::farewell::Farewell;
 use super::super::link::Link;
 use super::super::liveness::Liveness;
 use super::super::stream_info::Cluster;
-use super::{HEARTBEAT, OrderedConsumer, PULL, SHORT_HEARTBEAT, Spec, Start, nanos};
+use super::{HEARTBEAT, OrderedConsumer, PULL, PULL_BYTES, SHORT_HEARTBEAT, Spec, Start, nanos};
 use crate::store::{Deadline, KvError, KvResult, SuspendAwareInstant};
 
 impl OrderedConsumer {
@@ -90,10 +90,7 @@ impl OrderedConsumer {
             pulls: 0,
             outstanding: 0,
             batch: PULL,
-            bytes: link.pull_size.bytes(link.max_payload()),
-            is_next_large: false,
-            requested_after: 0,
-            pending: 0,
+            bytes: PULL_BYTES.max(link.max_payload() + 64 * 1024),
             mark,
             expires: None,
             asked: (SuspendAwareInstant::now(), Duration::ZERO),
@@ -115,7 +112,6 @@ impl OrderedConsumer {
                 Err(rejected) => return Ok(Err(rejected)),
             };
         consumer.pending_at_start = created.num_pending;
-        consumer.pending = created.num_pending;
         consumer.farewell.exists = true;
         consumer.server = created.cluster.and_then(|cluster| cluster.leader);
         // The server has said so before it answered.

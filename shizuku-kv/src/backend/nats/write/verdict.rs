@@ -58,18 +58,11 @@ impl StoreCore {
     /// passed.
     pub(super) async fn await_verdict(&self, sent: &mut Sent, deadline: Deadline) -> Verdict {
         let subjects = [sent.subject.as_str()];
-<<<<<<< HEAD
-        tokio::select! {
-            biased;
-            answer = &mut sent.acknowledgement => return self.verdict(&sent.write, answer),
-            interruption = self.link.interrupted_within(sent.mark, subjects, CROWD) => {
-=======
         let interrupted = self.link.interrupted_within(sent.mark, subjects, CROWD);
         tokio::select! {
             biased;
             answer = &mut sent.acknowledgement => return self.verdict(&sent.write, answer),
             interruption = interrupted => {
->>>>>>> w/nats
                 if let Some(interruption) = interruption {
                     return self.interruption(sent, interruption);
                 }
