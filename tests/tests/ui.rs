@@ -47,7 +47,7 @@ fn the_first_error_is_where_the_mistake_is() {
 #[test]
 fn reference_snippets_compile_under_the_prelude() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let source = fs::read_to_string(tests.join("seed_docs.rs")).unwrap();
+    let source = fs::read_to_string(tests.join("records/seed_docs.rs")).unwrap();
     let mut under_prelude = String::new();
     for line in source.lines().filter(|line| !line.starts_with("#[tokio::test]")) {
         let begins_module = line.trim_start().starts_with("mod ") && line.ends_with('{');

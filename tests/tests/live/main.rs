@@ -1,0 +1,4 @@
+//! Live values and live maps.
+
+mod map;
+mod value;

@@ -1,0 +1,29 @@
+//! Locks over a store that misbehaves at one exact point. A write is rejected, lost or answered
+//! late, a replica that is behind answers a read, a key is removed by hand, or a store is deleted.
+//! `locks::schedules` draws such faults at random. This binary has each of them that once went
+//! wrong, or is easy to get wrong.
+//!
+//! In memory the clock moves only while a test waits, so that seconds of it take no time.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests report by panicking, and their names say what they show"
+)]
+
+mod broken_tasks;
+mod denied_watches;
+mod faults;
+mod left_behind;
+mod limits;
+mod lost_writes;
+mod recreated_stores;
+mod sessions;
+mod short_lived;
+mod shutdown;
+mod stale_reads;
+mod store;
+mod stores_gone;
+mod world;

@@ -1,0 +1,109 @@
+//! Releasing everything before a connection is shut down, and sessions that cannot be opened.
+
+use std::time::Duration;
+
+use shizuku_kv::rw_lock::{DistroRwLockError, LockLoss};
+use shizuku_kv::{Deadline, KvError, OpenStores};
+
+use crate::adversity::faults::{Fate, Kind, broken, full, timeout, unavailable};
+use crate::adversity::world::{LEASE, World, within};
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// One held lock, and a waiting claim for another.
+#[tokio::test(start_paused = true)]
+async fn failed_release_at_shutdown_is_retried() {
+    let fates = [
+        Fate::Rejected(timeout()),
+        Fate::Rejected(unavailable()),
+        Fate::Rejected(full()),
+        Fate::Lost,
+        Fate::Unanswered,
+        Fate::Late,
+    ];
+    for fate in fates {
+        let world = World::in_memory().await;
+        let [process, other] = world.processes().await;
+        let handles = OpenStores::new();
+        handles.add(&process.store);
+        let held = process.lock().write().await.unwrap();
+        process.faults.next(Kind::Record, fate.clone());
+        handles.close(Deadline::after(LIMIT)).await.unwrap();
+        assert!(process.faults.are_over(), "{fate:?}");
+        assert_eq!(held.lost().await, LockLoss::StoreGone);
+        assert!(world.state().await.holders.is_empty(), "{fate:?}");
+        other.is_granted(&format!("{fate:?}")).await;
+        // A write that arrives late changes nothing.
+        process.backend.arrive().await;
+        assert!(world.state().await.holders.is_empty(), "{fate:?}");
+        let late = process.lock().try_write().await.unwrap_err();
+        let is_closed =
+            matches!(late, DistroRwLockError::Store { source: KvError::Closed { .. }, .. });
+        assert!(is_closed, "{late:?}");
+        handles.close(Deadline::after(LIMIT)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_of_unreachable_store_ends() {
+    let world = World::in_memory().await;
+    let [process] = world.processes().await;
+    let handles = OpenStores::new();
+    handles.add(&process.store);
+    let held = process.lock_for(Duration::from_secs(60)).write().await.unwrap();
+    process.faults.each(Kind::Record, Fate::Rejected(timeout()));
+    let error = within(6, "it ends", handles.close(Deadline::after(LIMIT))).await.unwrap_err();
+    assert!(matches!(error, KvError::Timeout { operation: "shutdown", .. }), "{error:?}");
+    assert!(!held.is_held());
+}
+
+/// The lease ends before the deadline of the shutdown does. Otherwise the caller would rely on a
+/// release that no other process sees.
+#[tokio::test(start_paused = true)]
+async fn shutdown_reports_release_that_was_given_up() {
+    let world = World::in_memory().await;
+    let [process] = world.processes().await;
+    let handles = OpenStores::new();
+    handles.add(&process.store);
+    let held = process.lock().write().await.unwrap();
+    process.faults.each(Kind::Record, Fate::Rejected(unavailable()));
+    process.faults.each(Kind::Renewal, Fate::Rejected(unavailable()));
+    let error = within(6, "it ends", handles.close(Deadline::after(LIMIT))).await.unwrap_err();
+    assert!(matches!(error, KvError::Unavailable { .. }), "{error:?}");
+    assert!(!held.is_held());
+    assert_eq!(world.state().await.holders.len(), 1);
+}
+
+/// It has no lock to release.
+#[tokio::test(start_paused = true)]
+async fn shutdown_of_deleted_store_ends_at_once() {
+    let world = World::in_memory().await;
+    let [process] = world.processes().await;
+    let handles = OpenStores::new();
+    handles.add(&process.store);
+    let held = process.lock_for(Duration::from_secs(60)).write().await.unwrap();
+    let gone = KvError::store_not_found("locks");
+    process.faults.each(Kind::Record, Fate::Rejected(gone));
+    within(1, "it ends", handles.close(Deadline::after(LIMIT))).await.unwrap();
+    assert!(!held.is_held());
+}
+
+/// The first claim needs a session that has yet to be created; the second has one, and is queued
+/// behind it.
+#[tokio::test(start_paused = true)]
+async fn claim_of_failed_session_blocks_no_other() {
+    for fate in [Fate::Rejected(broken()), Fate::Lost, Fate::Unanswered] {
+        let world = World::in_memory().await;
+        let [process] = world.processes().await;
+        let _alive = process.stay_alive().await;
+        process.faults.next(Kind::Other, fate.clone());
+        let claims = [process.lock_for(2 * LEASE), process.lock()]
+            .map(|lock| tokio::spawn(async move { lock.write().await?.release().await }));
+        let [first, second] = claims;
+        within(3, "the second is granted", second).await.unwrap().unwrap();
+        // It fails, or is queued again under another session.
+        let first = within(3, "the first has an answer", first).await.unwrap();
+        assert_eq!(first.is_err(), matches!(fate, Fate::Rejected(_)), "{first:?}");
+        assert!(process.faults.are_over(), "{fate:?}");
+    }
+}

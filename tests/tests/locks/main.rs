@@ -1,0 +1,6 @@
+//! Locks, elections and processors: use, faults at one point, random schedules, processes.
+
+mod adversity;
+mod faults;
+mod rw_lock;
+mod schedules;

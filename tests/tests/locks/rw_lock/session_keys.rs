@@ -1,0 +1,346 @@
+//! The keys that sessions leave in a store, and the number of messages for them.
+
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::stream::Stream;
+use futures_util::future::join_all;
+use shizuku_kv::rw_lock::{
+    DistroRwLock, DistroRwLockError, LeaderElection, LockOptions, WriteGuard,
+};
+use shizuku_kv::{Connection, KvUpdate, Store, StoreConfig, WatchScope, connect};
+use shizuku_kv_tests::{NatsServer, eventually, unique};
+use tokio::runtime::Runtime;
+
+const LEASE: Duration = Duration::from_secs(1);
+
+const PREFIX: &str = "rw_lock_session.";
+
+fn lock(store: &Store, resource: &str, lease: Duration) -> DistroRwLock {
+    let options = LockOptions::new().lease(lease).wait(Duration::from_secs(20));
+    DistroRwLock::with_options(store, resource, options).unwrap()
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// Returns the keys that sessions have left, those of ended ones included.
+async fn left(store: &Store) -> usize {
+    let watch = store.watch(WatchScope::prefix(PREFIX)).await.unwrap();
+    let mut keys = 0;
+    while !matches!(watch.next().await.unwrap().unwrap(), KvUpdate::CaughtUp) {
+        keys += 1;
+    }
+    keys
+}
+
+async fn alive(store: &Store) -> usize {
+    store.keys(WatchScope::prefix(PREFIX)).try_collect().await.unwrap().len()
+}
+
+/// Returns the keys that the first few sessions of a store use.
+async fn first_keys(lock: &DistroRwLock) -> Vec<String> {
+    let session = lock.inspect().await.unwrap().holders[0].claim.session.clone();
+    let (salt, _) = session.rsplit_once('.').unwrap();
+    (0..8).map(|number| format!("{PREFIX}{salt}.{number}")).collect()
+}
+
+/// Waits until no session has one of these keys.
+async fn no_session_is_left(store: &Store, keys: &[String]) {
+    let ended = async || store.get_many(keys).await.unwrap().iter().all(Option::is_none);
+    eventually("the sessions end", ended).await;
+}
+
+/// Returns the number of messages that the server has received from clients, or sent to them.
+async fn messages(server: &NatsServer) -> u64 {
+    let page = server.page("/varz").await.expect("the server answers on its monitoring port");
+    let number = |name: &str| page[name].as_u64().expect("it counts messages");
+    number("in_msgs") + number("out_msgs")
+}
+
+/// Entries of a store, and resources of its server and this process, while no operation runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Remains {
+    keys: usize,
+    messages: u64,
+    consumers: usize,
+    tasks: usize,
+}
+
+impl Remains {
+    async fn look(store: &Store, stream: &Stream) -> Self {
+        let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        let state = stream.get_info().await.unwrap().state;
+        let (messages, consumers) = (state.messages, state.consumer_count);
+        Self { keys: left(store).await, messages, consumers, tasks }
+    }
+}
+
+fn rounds() -> usize {
+    if std::env::var("SHIZUKU_LONG").is_ok_and(|long| long == "1") { 10_000 } else { 1000 }
+}
+
+/// Opens a handle, locks, and drops the handle, repeatedly.
+async fn sessions_come_and_go(connection: &dyn Connection, name: &str) -> Store {
+    let around = connection.store_with_config(name, StoreConfig::new().history(5)).await.unwrap();
+    let mut keys = Vec::new();
+    for _ in 0..rounds() {
+        let store = connection.store(name).await.unwrap();
+        let lock = lock(&store, "r", 10 * LEASE);
+        let held = lock.write().await.unwrap();
+        if keys.is_empty() {
+            keys = first_keys(&lock).await;
+        }
+        held.release().await.unwrap();
+        drop((store, lock));
+        no_session_is_left(&around, &keys).await;
+    }
+    assert_eq!(alive(&around).await, 0);
+    around
+}
+
+/// Otherwise a store without times to live would fill with tombstones, one for each process that
+/// ever existed.
+#[tokio::test]
+async fn successive_sessions_leave_one_key_in_memory() {
+    let connection = connect("memory:").await.unwrap();
+    let store = sessions_come_and_go(&*connection, "locks").await;
+    assert_eq!(left(&store).await, 1);
+}
+
+#[tokio::test]
+async fn successive_sessions_leave_one_key_on_nats() {
+    let server = NatsServer::shared();
+    let connection = connect(&server.url()).await.unwrap();
+    let name = unique("locks");
+    let store = sessions_come_and_go(&*connection, &name).await;
+    assert_eq!(left(&store).await, 1);
+    let context = async_nats::jetstream::new(server.client().await);
+    let mut stream = context.get_stream(format!("KV_{name}")).await.unwrap();
+    let state = &stream.info().await.unwrap().state;
+    // Five of the record of the lock, and five of the key of the sessions.
+    assert!(state.messages <= 10, "{} messages", state.messages);
+}
+
+/// There are no more keys than sessions were alive at once.
+#[tokio::test]
+async fn concurrent_sessions_have_separate_keys() {
+    let connection = connect("memory:").await.unwrap();
+    let around = connection.store("locks").await.unwrap();
+    for _ in 0..3 {
+        let stores = join_all((0..100).map(|_| connection.store("locks"))).await;
+        let stores: Vec<_> = stores.into_iter().map(Result::unwrap).collect();
+        let guards = join_all(stores.iter().enumerate().map(async |(number, store)| {
+            lock(store, &format!("r{number}"), 10 * LEASE).write().await.unwrap()
+        }));
+        let guards = guards.await;
+        assert_eq!(alive(&around).await, 100);
+        join_all(guards.into_iter().map(async |guard| guard.release().await.unwrap())).await;
+        drop(stores);
+        eventually("they end", async || alive(&around).await == 0).await;
+    }
+    assert_eq!(left(&around).await, 100);
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_ends_the_session() {
+    for stores in crate::rw_lock::handles(2).await {
+        let [one, around] = <[Store; 2]>::try_from(stores).unwrap();
+        let lock = lock(&one, "r", 60 * LEASE);
+        lock.write().await.unwrap().release().await.unwrap();
+        drop(one);
+        // The lock is a handle as well.
+        assert_eq!(alive(&around).await, 1);
+        drop(lock);
+        eventually("the session ends", async || alive(&around).await == 0).await;
+    }
+}
+
+/// Otherwise others would wait for as long as the lease.
+#[tokio::test]
+async fn shutdown_ends_sessions() {
+    let server = NatsServer::shared();
+    let (one, other) =
+        (connect(&server.url()).await.unwrap(), connect(&server.url()).await.unwrap());
+    let name = unique("locks");
+    let (store, around) = (one.store(&name).await.unwrap(), other.store(&name).await.unwrap());
+    let held = lock(&store, "r", 3600 * LEASE).write().await.unwrap();
+    one.shutdown().await.unwrap();
+    assert!(!held.is_held());
+    assert_eq!(alive(&around).await, 0);
+    lock(&around, "r", LEASE).write().await.unwrap().release().await.unwrap();
+}
+
+/// A process that crashes cannot delete its key. A later one does.
+#[test]
+fn keys_of_crashed_processes_are_deleted_by_a_later_session() {
+    let living = runtime();
+    for stores in living.block_on(crate::rw_lock::handles(6)) {
+        let (around, dead) = stores.split_last().unwrap();
+        for (number, store) in dead.iter().enumerate() {
+            let dying = runtime();
+            let resource = format!("r{number}");
+            let guard =
+                dying.block_on(async { lock(store, &resource, LEASE).write().await.unwrap() });
+            dying.shutdown_timeout(Duration::from_secs(5));
+            std::mem::forget(guard);
+        }
+        living.block_on(async {
+            assert_eq!(alive(around).await, dead.len());
+            let held = lock(around, "another", LEASE).write().await.unwrap();
+            eventually("only one is left", async || alive(around).await == 1).await;
+            held.release().await.unwrap();
+        });
+    }
+}
+
+fn is_rejected(claimed: Result<WriteGuard, DistroRwLockError>) -> bool {
+    match claimed {
+        Ok(_) => false,
+        Err(DistroRwLockError::WouldBlock { .. }) => true,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// Each attempt is by a process of its own, which ends when it is rejected.
+#[test]
+fn tries_of_short_processes_succeed_after_crash() {
+    let living = runtime();
+    for url in ["memory:".to_owned(), NatsServer::shared().url()] {
+        let (connection, name) = (living.block_on(connect(&url)).unwrap(), unique("locks"));
+        let open = || async { connection.store(&name).await.unwrap() };
+        let dying = runtime();
+        let guard =
+            dying.block_on(async { lock(&open().await, "r", LEASE).write().await.unwrap() });
+        dying.shutdown_timeout(Duration::from_secs(5));
+        std::mem::forget(guard);
+        let begin = Instant::now();
+        let mut rejected = 0;
+        loop {
+            let process = runtime();
+            let is_out = process.block_on(async {
+                let store = open().await;
+                is_rejected(lock(&store, "r", LEASE).try_write().await)
+            });
+            process.shutdown_timeout(Duration::from_secs(5));
+            if !is_out {
+                break;
+            }
+            rejected += 1;
+            assert!(begin.elapsed() < Duration::from_secs(20), "{rejected} processes are rejected");
+        }
+    }
+}
+
+/// Keys that no session reuses, for example of an earlier version of the library, are not read.
+#[tokio::test]
+async fn takeover_reads_no_old_sessions() {
+    const OLD: usize = 2000;
+    let server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let [one, other] =
+        [connection.store("locks").await.unwrap(), connection.store("locks").await.unwrap()];
+    let old = r#"{"shizuku_lock_session":1,"lease_ms":10000,"renewal":0}"#;
+    let keys = (0..OLD).map(|number| (format!("{PREFIX}{number:032x}"), old));
+    one.put_many(keys).await;
+    let guard = lock(&one, "r", LEASE).write().await.unwrap();
+    let before = messages(&server).await;
+    let waiting = lock(&other, "r", LEASE);
+    let waiting = tokio::spawn(async move { waiting.write().await });
+    crate::rw_lock::in_line(&lock(&one, "r", LEASE), 1).await;
+    guard.release().await.unwrap();
+    waiting.await.unwrap().unwrap().release().await.unwrap();
+    let sent = messages(&server).await - before;
+    assert!(sent < 1000, "{sent} messages to hand over");
+}
+
+/// The number of messages grows with the number of holders and waiters, not with their product.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes half a minute: scripts/test --long"]
+async fn many_holders_and_waiters_send_few_messages() {
+    const EACH: usize = 100;
+    const SECONDS: u64 = 15;
+    let server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let mut stores = Vec::new();
+    for _ in 0..2 * EACH {
+        stores.push(connection.store("locks").await.unwrap());
+    }
+    let options = LockOptions::new().wait(Duration::from_secs(600));
+    let locks: Vec<_> = stores
+        .iter()
+        .map(|store| DistroRwLock::with_options(store, "r", options.clone()).unwrap())
+        .collect();
+    let (holders, waiters) = locks.split_at(EACH);
+    let mut guards = Vec::new();
+    for lock in holders {
+        guards.push(lock.read().await.unwrap());
+    }
+    let mut waiting = Vec::new();
+    for lock in waiters {
+        let lock = lock.clone();
+        waiting.push(tokio::spawn(async move { lock.write().await }));
+        crate::rw_lock::in_line(&locks[0], waiting.len()).await;
+    }
+    // Each process watches the record, because it holds its lock for long or waits. Each waiter
+    // also watches the sessions before it, in at least one watch.
+    eventually("all watches are open", async || server.consumers("locks").await.len() >= 3 * EACH)
+        .await;
+    let before = messages(&server).await;
+    tokio::time::sleep(Duration::from_secs(SECONDS)).await;
+    let sent = messages(&server).await - before;
+    println!(
+        "{:.2} messages for each session and second",
+        sent as f64 / (2 * EACH) as f64 / SECONDS as f64
+    );
+    assert!(sent <= 5 * 2 * EACH as u64 * SECONDS, "{sent} messages in {SECONDS} s");
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(guards);
+}
+
+/// Successive processes open a handle, lock, hand over, are elected, and end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: scripts/test --long"]
+async fn ten_thousand_sessions_leave_as_much_as_hundred() {
+    const FIRST: usize = 100;
+    const ROUNDS: usize = 10_000;
+    let server = NatsServer::start();
+    let connection = connect(&server.url()).await.unwrap();
+    let config = StoreConfig::new().history(5);
+    let around = connection.store_with_config("locks", config).await.unwrap();
+    let context = async_nats::jetstream::new(server.client().await);
+    let stream = context.get_stream("KV_locks").await.unwrap();
+    let idle = Remains::look(&around, &stream).await;
+    let (mut keys, mut before) = (Vec::new(), None);
+    for round in 1..=ROUNDS {
+        let stores =
+            [connection.store("locks").await.unwrap(), connection.store("locks").await.unwrap()];
+        let [one, other] = [0, 1].map(|number| lock(&stores[number], "r", 10 * LEASE));
+        let held = one.write().await.unwrap();
+        if keys.is_empty() {
+            keys = first_keys(&one).await;
+        }
+        let waiting = tokio::spawn(async move { other.read().await?.release().await });
+        crate::rw_lock::in_line(&one, 1).await;
+        held.release().await.unwrap();
+        waiting.await.unwrap().unwrap();
+        if round % 10 == 0 {
+            let term =
+                LeaderElection::new(&stores[0], "job", "me").unwrap().campaign().await.unwrap();
+            term.resign().await.unwrap();
+        }
+        drop((stores, one));
+        no_session_is_left(&around, &keys).await;
+        if round == FIRST || round == ROUNDS {
+            // Tasks and watches end some time after their last use.
+            let mut remains = Remains::look(&around, &stream).await;
+            eventually("all tasks and watches end", async || {
+                remains = Remains::look(&around, &stream).await;
+                remains.consumers == 0 && remains.tasks <= idle.tasks
+            })
+            .await;
+            println!("after {round} rounds: {remains:?}");
+            assert_eq!(*before.get_or_insert(remains.clone()), remains);
+        }
+    }
+}

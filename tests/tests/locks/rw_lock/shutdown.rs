@@ -1,0 +1,112 @@
+//! Shutting a connection down releases its locks.
+
+use std::time::Duration;
+
+use shizuku_kv::rw_lock::{DistroRwLock, DistroRwLockError, LeaderElection, LockLoss, LockOptions};
+use shizuku_kv::{Connection, KvError, connect};
+use shizuku_kv_tests::{NatsServer, TcpProxy, unique};
+
+/// Live guards, guards that were just dropped, functions without guards, terms, and waiting claims.
+#[tokio::test]
+async fn shutdown_releases_locks_on_nats() {
+    let server = NatsServer::shared();
+    let name = unique("shutdown");
+    let other = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
+    let other = |resource: &str| DistroRwLock::new(&other, resource).unwrap();
+    let connection = connect(&server.url()).await.unwrap();
+    let [store, another] =
+        [connection.store(&name).await.unwrap(), connection.store(&name).await.unwrap()];
+    let guard = DistroRwLock::new(&store, "guard").unwrap().write().await.unwrap();
+    let reader = DistroRwLock::new(&another, "reader").unwrap().read().await.unwrap();
+    DistroRwLock::acquire_write(&store, "process").await.unwrap();
+    let term = LeaderElection::new(&store, "job", "me").unwrap().campaign().await.unwrap();
+    let busy = other("busy").write().await.unwrap();
+    let waiting = tokio::spawn({
+        let lock = DistroRwLock::new(&store, "busy").unwrap();
+        async move { lock.write().await.map(drop) }
+    });
+    crate::rw_lock::in_line(&other("busy"), 1).await;
+    drop(DistroRwLock::new(&store, "dropped").unwrap().write().await.unwrap());
+    // The handles are dropped too, as at the end of a program.
+    drop((store, another));
+    connection.shutdown().await.unwrap();
+
+    assert!(!guard.is_held() && !reader.is_held() && !term.is_leader());
+    assert_eq!(guard.lost().await, LockLoss::StoreGone);
+    for resource in ["guard", "reader", "process", "dropped"] {
+        other(resource).try_write().await.unwrap().release().await.unwrap();
+    }
+    assert!(other("busy").inspect().await.unwrap().waiting.is_empty());
+    let ended = waiting.await.unwrap().unwrap_err();
+    assert!(
+        matches!(&ended, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }),
+        "{ended:?}"
+    );
+    let lost = guard.release().await.unwrap_err();
+    assert!(
+        matches!(lost, DistroRwLockError::LeaseLost { reason: LockLoss::StoreGone, .. }),
+        "{lost:?}"
+    );
+    busy.release().await.unwrap();
+    connection.shutdown().await.unwrap();
+}
+
+/// A program that ends: its runtime ends right after the shutdown.
+#[test]
+fn shutdown_releases_guard_of_ended_runtime() {
+    let server = NatsServer::shared();
+    let name = unique("program");
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let connection = connect(&server.url()).await.unwrap();
+        let store = connection.store(&name).await.unwrap();
+        let _guard = DistroRwLock::new(&store, "r").unwrap().write().await.unwrap();
+        connection.shutdown().await.unwrap();
+    });
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let store = connect(&server.url()).await.unwrap().store(&name).await.unwrap();
+        DistroRwLock::new(&store, "r").unwrap().try_write().await.unwrap().release().await.unwrap();
+    });
+}
+
+#[tokio::test]
+async fn shutdown_releases_locks_in_memory() {
+    let connection = connect("memory:").await.unwrap();
+    let store = connection.store("s").await.unwrap();
+    let guard = DistroRwLock::new(&store, "r").unwrap().write().await.unwrap();
+    let waiting = tokio::spawn({
+        let lock = DistroRwLock::new(&store, "r").unwrap();
+        async move { lock.read().await.map(drop) }
+    });
+    crate::rw_lock::in_line(&DistroRwLock::new(&store, "r").unwrap(), 1).await;
+    connection.shutdown().await.unwrap();
+    assert!(!guard.is_held());
+    assert_eq!(guard.lost().await, LockLoss::StoreGone);
+    let ended = waiting.await.unwrap().unwrap_err();
+    assert!(
+        matches!(&ended, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }),
+        "{ended:?}"
+    );
+    let late = DistroRwLock::new(&store, "r").unwrap().try_write().await.unwrap_err();
+    assert!(
+        matches!(&late, DistroRwLockError::Store { source: KvError::Closed { .. }, .. }),
+        "{late:?}"
+    );
+}
+
+/// The server is gone: no lock can be released, and `shutdown` reports that within the deadline of
+/// the connection.
+#[tokio::test]
+async fn shutdown_without_a_server_ends_within_its_deadline() {
+    let server = NatsServer::start();
+    let proxy = TcpProxy::start(server.port()).await;
+    let connection = connect(&proxy.url()).await.unwrap();
+    let store = connection.store("s").await.unwrap();
+    let options = LockOptions::new().lease(Duration::from_secs(60));
+    let lock = DistroRwLock::with_options(&store, "r", options).unwrap();
+    let guard = lock.write().await.unwrap();
+    proxy.refuse(true);
+    proxy.cut();
+    let ended = tokio::time::timeout(Duration::from_secs(15), connection.shutdown()).await;
+    ended.expect("it ends").unwrap_err();
+    assert!(!guard.is_held());
+}
