@@ -17,6 +17,7 @@ mod lex;
 mod modules;
 mod names;
 mod openers;
+mod paths;
 mod prose;
 mod ratchet;
 mod recorded;
@@ -72,6 +73,13 @@ fn files_fit_the_length() {
     let Some(sources) = tree::sources("length of files") else { return };
     let mistakes = files::lengths(&sources, recorded::LONG_FILES);
     assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
+}
+
+#[test]
+fn paths_in_the_map_exist() {
+    let Some(sources) = tree::sources("paths in documents") else { return };
+    let missing = paths::missing(&sources);
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
 #[test]
